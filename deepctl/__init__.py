@@ -1,0 +1,36 @@
+"""deepctl: local multi-profile agent sessions, as a command and as a small library.
+
+`from deepctl import create_deep_agent, DeepAgentDeps, LocalBackend, StateBackend`: each name is imported on first
+use, because the agent stack behind them takes a second to load and most commands do without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pydantic_ai_backends import StateBackend
+
+    from deepctl.agent.assemble import DeepAgentDeps, create_deep_agent
+    from deepctl.agent.backend import LocalBackend
+    from deepctl.agent.offline import offline_model
+
+_MODULES = {
+    "DeepAgentDeps": "deepctl.agent.assemble",
+    "LocalBackend": "deepctl.agent.backend",
+    "StateBackend": "pydantic_ai_backends",
+    "create_deep_agent": "deepctl.agent.assemble",
+    "offline_model": "deepctl.agent.offline",
+}
+
+__all__ = ["DeepAgentDeps", "LocalBackend", "StateBackend", "__version__", "create_deep_agent", "offline_model"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,0 +1,6 @@
+"""`python -m deepctl`."""
+
+from deepctl.cli.main import run
+
+if __name__ == "__main__":
+    run()

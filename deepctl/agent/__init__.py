@@ -1,0 +1,1 @@
+"""The agent: the only package that imports pydantic-ai, its backends and its harness."""

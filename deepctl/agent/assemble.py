@@ -1,0 +1,142 @@
+"""The agent, put together once: for `deepctl chat` and for applications that use deepctl as a library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_ai import Agent, RunContext
+from pydantic_ai.agent.abstract import AgentInstructions
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.models import Model
+from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceRef
+from pydantic_ai_backends import PERMISSIVE_RULESET, ConsoleCapability, StateBackend
+from pydantic_ai_harness.memory import Memory
+from pydantic_ai_harness.planning import Planning
+from pydantic_ai_harness.tool_output_limits import Band, Spill, ToolOutputLimits, Truncate
+
+from deepctl.agent import stores
+from deepctl.agent.guards import Approvals, Approve, Ask, FailuresAreResults, OneAtATime
+from deepctl.agent.plans import plans_toolset
+from deepctl.domain import layout
+
+_TOOL_RETRIES = 3
+_EVICT_OVER = 20_000
+_EVICT_FILE_OVER = 100_000
+
+_INSTRUCTIONS = (
+    "You work for one user, in a workspace that is theirs alone and that keeps what you write from one conversation "
+    "to the next. Paths are relative to it; nothing outside it can be reached."
+)
+
+
+@dataclass(kw_only=True)
+class DeepAgentDeps:
+    """What one run works with: the state of one user. Two users need two of these.
+
+    `backend` is a `LocalBackend` (kept in a directory), a `StateBackend` (kept in this object) or any workspace
+    backend of pydantic-ai; memory, plans, files and evicted results all lie in it.
+    """
+
+    backend: WorkspaceBackend | StateBackend
+
+    def __post_init__(self) -> None:
+        self._workspace = stores.workspace_of(self.backend)
+
+    @property
+    def workspace(self) -> Workspace:
+        """The backend as tools see it."""
+        return self._workspace
+
+
+@dataclass
+class _BackendOfDeps(AbstractCapability[DeepAgentDeps]):
+    """Gives each run the backend in its deps, whatever place the message history was made in."""
+
+    def get_workspace(self, ctx: RunContext[DeepAgentDeps], *, ref: WorkspaceRef | None) -> WorkspaceBackend:
+        return ctx.deps.workspace
+
+
+@dataclass
+class _Console(ConsoleCapability):
+    """The console tools, described as they are offered here."""
+
+    def get_instructions(self) -> str:
+        shell = " and a shell (execute)" if self.include_execute else "; there is no shell"
+        return f"You have file tools (ls, read_file, write_file, edit_file, glob, grep){shell}."
+
+
+def create_deep_agent(
+    model: Model | str | None = None,
+    *,
+    instructions: AgentInstructions[DeepAgentDeps] = None,
+    include_memory: bool = True,
+    include_plans: bool = True,
+    include_execute: bool = False,
+    approve: Approve = "ask",
+    ask: Ask | None = None,
+    agent_name: str = layout.AGENT,
+    capabilities: Sequence[AbstractCapability[DeepAgentDeps]] = (),
+) -> Agent[DeepAgentDeps, str]:
+    """An agent with files, memory, plans, a to-do list, eviction of large results and context files.
+
+    It holds no user's state: every run takes `deps=DeepAgentDeps(backend=…)` and works in that backend only.
+
+    Args:
+        model: A pydantic-ai model or its name; without one, every run has to name its own.
+        instructions: What the agent is told in addition, as pydantic-ai's `Agent` takes it.
+        include_memory: Whether there are notebooks, in `.deep/memory/<agent_name>/`.
+        include_plans: Whether there are `save_plan` and the to-do list.
+        include_execute: Whether there is a shell. It runs where the backend runs commands.
+        approve: What happens to commands: `ask` (by `ask`; without one, no), `auto` (yes) or `never` (no).
+        ask: Shows a command to a person and returns the answer.
+        agent_name: Whose memory it is.
+        capabilities: More capabilities of pydantic-ai.
+    """
+    parts: list[AbstractCapability[Any]] = [
+        FailuresAreResults(),
+        OneAtATime(),
+        _BackendOfDeps(),
+        # The ruleset that allows everything keeps `execute` from being deferred until after the other calls of the
+        # same answer; `Approvals` asks inside the call instead.
+        _Console(include_execute=include_execute, permissions=PERMISSIVE_RULESET),
+        stores.ContextFiles(),
+        _eviction(),
+    ]
+    if include_execute:
+        parts.append(Approvals(approve=approve, ask=ask))
+    if include_memory:
+        parts.append(Memory(store_resolver=stores.memory_store, agent_name=agent_name))
+    if include_plans:
+        parts.append(Planning(store_resolver=lambda ctx: stores.TodoStore(stores.files_of(ctx.workspace))))
+    return Agent(
+        model,
+        name=agent_name,
+        deps_type=DeepAgentDeps,
+        instructions=[_INSTRUCTIONS, *_listed(instructions)],
+        toolsets=[plans_toolset()] if include_plans else [],
+        capabilities=[*parts, *capabilities],
+        retries={"tools": _TOOL_RETRIES},
+        defer_model_check=True,
+    )
+
+
+def _listed(instructions: AgentInstructions[DeepAgentDeps]) -> list[Any]:
+    if instructions is None:
+        return []
+    return (
+        list(instructions)
+        if isinstance(instructions, Sequence) and not isinstance(instructions, str)
+        else [instructions]
+    )
+
+
+def _eviction() -> ToolOutputLimits[Any]:
+    """Results over 20,000 characters go to a file; files themselves, which can be read in pages, over 100,000."""
+    action = Spill(then=Truncate())
+    return ToolOutputLimits(
+        bands=[Band(over=_EVICT_OVER, action=action)],
+        per_tool={"read_file": [Band(over=_EVICT_FILE_OVER, action=action)]},
+        store=stores.EvictedResults(),
+    )

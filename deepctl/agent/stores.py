@@ -1,0 +1,161 @@
+"""Where the harness' capabilities keep their state: in the workspace, so that it is rewound with everything else.
+
+All of these reach the workspace through a view that follows no links.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_ai.exceptions import ToolFailed, UserError
+from pydantic_ai.tools import RunContext
+from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceRef
+from pydantic_ai_backends import StateBackend
+from pydantic_ai_backends.workspaces import StateWorkspaceBackend
+from pydantic_ai_harness.memory import FileStore
+from pydantic_ai_harness.planning import InMemoryPlanStore, PlanItem
+from pydantic_ai_harness.repo_context import RepoContext
+from pydantic_ai_harness.tool_output_limits import WorkspaceStore
+
+from deepctl.agent.backend import LocalBackend
+from deepctl.domain import layout
+
+STATE_PROVIDER = "state"
+"""What pydantic-ai-backend calls workspaces that are a `StateBackend`."""
+
+_TODO_FORMAT = 1
+_MAX_CONTEXT_BYTES = 256 * 1024
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def workspace_of(backend: object) -> Workspace:
+    """What tools see of a backend. Takes a `LocalBackend`, a `StateBackend` or any workspace backend."""
+    if isinstance(backend, Workspace):
+        return backend
+    if isinstance(backend, StateBackend):
+        reference = WorkspaceRef(provider=STATE_PROVIDER, id=STATE_PROVIDER)
+        return Workspace(StateWorkspaceBackend({reference.id: backend}, ref=reference))
+    if isinstance(backend, WorkspaceBackend):
+        return Workspace(backend)
+    raise UserError(f"{type(backend).__name__} is not a backend an agent can work in.")
+
+
+def files_of(workspace: Workspace) -> Workspace:
+    """The same place as deepctl's own stores see it: files only, and no links where there can be any."""
+    return Workspace(workspace.files) if isinstance(workspace, LocalBackend) else workspace
+
+
+def memory_store(ctx: RunContext[Any]) -> FileStore:
+    """The Markdown notebooks below `.deep/memory`."""
+    return FileStore(layout.MEMORY_DIRECTORY, workspace=files_of(ctx.workspace))
+
+
+class TodoStore(InMemoryPlanStore):
+    """The to-do list in `.deep/todo.json`: read before and written after every change.
+
+    A file that is not such a list reads as an empty one, so that it does not keep the agent from answering, and is
+    never overwritten: a change to it is a failure the model is told of.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__()
+        self._workspace = workspace
+
+    async def _load(self, *, to_change: bool = True) -> None:
+        self._items = []
+        try:
+            document = json.loads(await self._workspace.read_bytes(layout.TODO_FILE))
+            if document["version"] > _TODO_FORMAT:
+                raise ValueError("it was written by a later version")
+            self._items = [PlanItem.model_validate(item) for item in document["items"]]
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if to_change:
+                raise ToolFailed(f"{layout.TODO_FILE} is not a to-do list: {error}. Repair or remove it.") from None
+
+    async def _save(self) -> None:
+        document = {"version": _TODO_FORMAT, "items": [item.model_dump(mode="json") for item in self._items]}
+        await self._workspace.write_bytes(layout.TODO_FILE, json.dumps(document, indent=1).encode() + b"\n")
+
+    async def get_items(self) -> list[PlanItem]:
+        await self._load(to_change=False)
+        return await super().get_items()
+
+    async def get_item(self, item_id: str) -> PlanItem | None:
+        await self._load(to_change=False)
+        return await super().get_item(item_id)
+
+    async def set_items(self, items: list[PlanItem]) -> None:
+        await self._load()
+        await super().set_items(items)
+        await self._save()
+
+    async def add_item(self, item: PlanItem) -> PlanItem:
+        await self._load()
+        added = await super().add_item(item)
+        await self._save()
+        return added
+
+    async def update_item(self, item_id: str, **changes: Any) -> PlanItem | None:
+        await self._load()
+        updated = await super().update_item(item_id, **changes)
+        await self._save()
+        return updated
+
+    async def remove_item(self, item_id: str) -> bool:
+        await self._load()
+        removed = await super().remove_item(item_id)
+        await self._save()
+        return removed
+
+
+@dataclass
+class EvictedResults(WorkspaceStore):
+    """Tool results too large for the context, as `large_tool_results/<call_id>`."""
+
+    async def write(self, workspace: Workspace, key: str, data: bytes) -> str:
+        files = files_of(workspace)
+        # The key is `<run>/<call id>.<retry>` with `.content` behind it for a result's second half.
+        call, _, rest = key.rpartition("/")[2].rpartition(".")
+        name = _UNSAFE.sub("_", call if rest.isdigit() else key.rpartition("/")[2]).lstrip(".") or "result"
+        path = posixpath.join(layout.EVICTED_DIRECTORY, name)
+        number = 2
+        while await files.exists(path):
+            # Some providers count their call ids anew in every answer.
+            path = posixpath.join(layout.EVICTED_DIRECTORY, f"{name}-{number}")
+            number += 1
+        await files.write_bytes(path, data)
+        return path
+
+    async def read(self, workspace: Workspace, handle: str) -> bytes:
+        directory, name = posixpath.split(posixpath.normpath(handle))
+        if posixpath.basename(directory) != layout.EVICTED_DIRECTORY or not name:
+            raise PermissionError(f"{handle!r} is no evicted result")
+        return await files_of(workspace).read_bytes(posixpath.join(layout.EVICTED_DIRECTORY, name))
+
+
+@dataclass
+class ContextFiles(RepoContext[Any]):
+    """`AGENTS.md` and `DEEP.md` of the workspace as instructions.
+
+    What is not a regular file, or is larger than 256 KiB, is left out: a planted link, FIFO or giant must not
+    keep the agent from starting.
+    """
+
+    async def before_run(self, ctx: RunContext[Any]) -> None:
+        files = files_of(ctx.workspace)
+        usable = []
+        for name in layout.CONTEXT_FILES:
+            try:
+                entry = await files.stat(name)
+            except OSError:
+                continue
+            if entry.size is not None and entry.size <= _MAX_CONTEXT_BYTES:
+                usable.append(name)
+        self.filenames = usable
+        await super().before_run(ctx)

@@ -1,0 +1,219 @@
+"""One turn: a prompt, everything the agent does to answer it, and its record in the session's log.
+
+What is complete is logged at once: the prompt's request before it is sent, the answer before its tools run, every
+tool result before the next tool starts. So a kill loses at most what was being received.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, Protocol
+
+from pydantic_ai import Agent
+from pydantic_ai.exceptions import ModelAPIError
+from pydantic_ai.messages import (
+    AgentStreamEvent,
+    FunctionToolCallEvent,
+    FunctionToolResultEvent,
+    ModelMessage,
+    ModelMessagesTypeAdapter,
+    ModelRequest,
+    ModelResponse,
+    PartDeltaEvent,
+    PartStartEvent,
+    TextPart,
+    TextPartDelta,
+    ThinkingPart,
+    ThinkingPartDelta,
+    ToolReturnPart,
+)
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.run import AgentRun
+from pydantic_ai.settings import ModelSettings
+
+from deepctl.agent.assemble import DeepAgentDeps
+from deepctl.files.durable import storage_error
+
+Event = dict[str, Any]
+Emit = Callable[[Event], None]
+
+
+class Usage(NamedTuple):
+    """What a turn used. Tokens as the provider counts them."""
+
+    input_tokens: int
+    output_tokens: int
+    requests: int
+
+
+class Outcome(NamedTuple):
+    """A finished turn."""
+
+    output: str
+    usage: Usage
+
+
+class Record(Protocol):
+    """Where a turn is recorded: `deepctl.domain.sessions.log.Writer`, or memory."""
+
+    def result(self, part: dict[str, Any]) -> None: ...
+
+    def message(self, message: dict[str, Any]) -> None: ...
+
+
+def to_json(messages: Sequence[ModelMessage]) -> list[dict[str, Any]]:
+    """Messages as pydantic-ai's own JSON."""
+    dumped: list[dict[str, Any]] = ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
+    return dumped
+
+
+async def run_turn(
+    agent: Agent[DeepAgentDeps, str],
+    deps: DeepAgentDeps,
+    prompt: str,
+    *,
+    model: Model,
+    history: Sequence[ModelMessage],
+    record: Record,
+    emit: Emit,
+) -> Outcome:
+    """Run one turn, telling `emit` of every event and `record` of every message as soon as it is complete.
+
+    Raises what pydantic-ai raises; what was complete by then is recorded. Raises `StorageError` if it cannot be.
+    """
+    recorder = _Recorder(record, len(history))
+    recorded_model = _RecordedModel(model, recorder)
+    async with agent.iter(prompt, deps=deps, model=recorded_model, message_history=list(history)) as run:
+        recorder.run = run
+        try:
+            node = run.next_node
+            while not Agent.is_end_node(node):
+                if Agent.is_model_request_node(node):
+                    async with node.stream(run.ctx) as stream:
+                        await _forward(stream, emit)
+                        _check_end(stream.response, model)
+                elif Agent.is_call_tools_node(node):
+                    recorder.catch_up()
+                    async with node.stream(run.ctx) as events:
+                        await _forward(events, emit, recorder)
+                node = await run.next(node)
+        finally:
+            recorder.catch_up()
+        assert run.result is not None
+        used = run.result.usage
+        return Outcome(run.result.output, Usage(used.input_tokens, used.output_tokens, used.requests))
+
+
+def _check_end(response: ModelResponse, model: Model) -> None:
+    """Tell an answer from one whose stream ended too early.
+
+    Anthropic's adapter, like others, takes a stream that is closed cleanly in mid-answer for complete.
+    """
+    if response.finish_reason is None and not isinstance(model, FunctionModel):
+        raise ModelAPIError(model.model_name, "the answer ended without a reason to stop")
+
+
+class _Recorder:
+    """Brings the record up to date with the messages of a run."""
+
+    def __init__(self, record: Record, known: int) -> None:
+        self._record = record
+        self._known = known
+        self.run: AgentRun[DeepAgentDeps, str] | None = None
+
+    def catch_up(self) -> None:
+        """Record the messages that have come since."""
+        if self.run is None:
+            return
+        new = self.run.all_messages()[self._known :]
+        for message in to_json(new):
+            with _storing():
+                self._record.message(message)
+            self._known += 1
+
+    def result(self, part: ToolReturnPart) -> None:
+        """Record a tool result on its own, before the request that will carry it is complete."""
+        dumped = to_json([ModelRequest(parts=[part])])[0]["parts"][0]
+        with _storing():
+            self._record.result(dumped)
+
+
+@contextlib.contextmanager
+def _storing() -> Any:
+    """Keeps trouble with the disk apart from trouble with the network or a tool."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, "The conversation up to here is kept.") from error
+
+
+class _RecordedModel(WrapperModel):
+    """A model whose requests are on disk before they are sent."""
+
+    def __init__(self, wrapped: Model, recorder: _Recorder) -> None:
+        super().__init__(wrapped)
+        self._recorder = recorder
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: Any = None,
+    ) -> AsyncIterator[StreamedResponse]:
+        self._recorder.catch_up()
+        async with self.wrapped.request_stream(
+            messages, model_settings, model_request_parameters, run_context
+        ) as response:
+            yield response
+
+
+async def _forward(events: AsyncIterator[AgentStreamEvent], emit: Emit, recorder: _Recorder | None = None) -> None:
+    async for event in events:
+        if recorder is not None and isinstance(event, FunctionToolResultEvent):
+            recorder.result(event.part)
+        for told in _told(event):
+            emit(told)
+
+
+def _told(event: AgentStreamEvent) -> list[Event]:
+    match event:
+        case (
+            PartStartEvent(part=TextPart(content=content)) | PartDeltaEvent(delta=TextPartDelta(content_delta=content))
+        ):
+            return [{"type": "text", "delta": content}] if content else []
+        case (
+            PartStartEvent(part=ThinkingPart(content=content))
+            | PartDeltaEvent(delta=ThinkingPartDelta(content_delta=content))
+        ):
+            return [{"type": "thinking", "delta": content}] if content else []
+        case FunctionToolCallEvent(part=part):
+            return [{"type": "tool_call", "id": part.tool_call_id, "name": part.tool_name, "args": part.args_as_dict()}]
+        case FunctionToolResultEvent(part=part):
+            content = part.content if isinstance(part.content, str) else part.model_response_str()
+            return [
+                {
+                    "type": "tool_result",
+                    "id": part.tool_call_id,
+                    "name": part.tool_name,
+                    "ok": succeeded(part.tool_name, content, part.outcome),
+                    "content": content,
+                }
+            ]
+        case _:
+            return []
+
+
+def succeeded(tool: str, content: str, outcome: str = "success") -> bool:
+    """Whether a tool did what it was called for.
+
+    The console tools of pydantic-ai-backend report their last failure, and a command's exit code, as text.
+    """
+    if outcome != "success":
+        return False
+    return not content.startswith("Command failed (exit code " if tool == "execute" else "Error: ")

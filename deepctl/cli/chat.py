@@ -1,0 +1,192 @@
+"""`deepctl chat`: one turn from a script, or a conversation at a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from deepctl.cli import options
+from deepctl.domain import names, profiles, settings
+from deepctl.domain.layout import ProfilePaths, Root
+from deepctl.domain.sessions import catalogue
+from deepctl.errors import DeepctlError, UsageError
+from deepctl.output.chat import Display, Events, Text
+from deepctl.output.text import is_terminal
+
+if TYPE_CHECKING:
+    from deepctl.agent.chat import Chat
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_UNNAMED = ""
+"""What `--new` without a NAME arrives as."""
+
+
+@app.command(epilog="Examples: deepctl chat --user alice 'remember I like tea' · git diff | deepctl chat 'review this'")
+def chat(
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="[PROMPT]", help="What to say. Piped stdin is added to it as context.")
+    ] = None,
+    user: options.User = None,
+    session: Annotated[
+        str | None, typer.Option("--session", "-s", metavar="NAME", help="Session to continue, begun if there is none.")
+    ] = None,
+    new: Annotated[
+        str | None, typer.Option("--new", metavar="[NAME]", help="Begin a new session.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="MODEL", help="Model, as provider:name.")
+    ] = None,
+    approve: Annotated[
+        Literal["ask", "auto", "never"] | None, typer.Option(help="What happens to commands that need a yes.")
+    ] = None,
+    sandbox: Annotated[
+        Literal["auto", "bubblewrap", "docker", "none"] | None, typer.Option(help="Where the agent's commands run.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0.001, help="Stop the turn after this time (exit 124).")
+    ] = None,
+    wait: options.Wait = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON event a line.")] = False,
+) -> None:
+    """Talk to the agent of a profile.
+
+    With a PROMPT or piped stdin: one turn, the answer on stdout, exit. Without either, at a terminal: a conversation.
+    """
+    display: Display = Events() if as_json else Text()
+    try:
+        name = names.check(options.user(user))
+        if session is not None and new is not None:
+            raise UsageError("--session and --new exclude each other.")
+        for wanted in (session, new):
+            if wanted:
+                names.check(wanted, "session")
+        said = _said(prompt)
+        root = options.root()
+        profile = profiles.find(root, name) if profiles.exists(root, name) else None
+        talk = Talk(root, name, _chat(profile, model, approve, sandbox, timeout), wait, display)
+        if said is not None:
+            talk.turn(said, session, new)
+        elif as_json:
+            raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")
+        else:
+            from deepctl.cli.interactive import converse
+
+            converse(talk, session, new)
+    except DeepctlError as error:
+        if not display.error(error):
+            raise
+        raise typer.Exit(error.exit_code) from error
+
+
+def _said(prompt: str | None) -> str | None:
+    """The prompt with what was piped in, or `None` for a conversation at a terminal."""
+    piped = "" if is_terminal(sys.stdin) else _stdin()
+    if prompt is not None and not prompt.strip() and not piped.strip():
+        raise UsageError("The prompt is empty.", "Say something, or leave the prompt out at a terminal.")
+    if prompt:
+        # The offline model knows this tag too: what is piped in is context, not commands.
+        return f"{prompt}\n\n<stdin>\n{piped}\n</stdin>" if piped.strip() else prompt
+    if piped.strip():
+        return piped
+    if is_terminal(sys.stdin) and is_terminal(sys.stdout):
+        return None
+    raise UsageError("There is no prompt: none was given, and stdin is empty.", "deepctl chat 'your prompt'")
+
+
+def _stdin() -> str:
+    raw = sys.stdin.buffer.read()
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"stdin is not UTF-8 text: byte 0x{raw[error.start]:02x} at offset {error.start}.",
+            "Convert it first, for instance with iconv.",
+            code="stdin_not_utf8",
+        ) from None
+
+
+def _chat(
+    profile: ProfilePaths | None, model: str | None, approve: str | None, sandbox: str | None, timeout: float | None
+) -> Chat:
+    given = {"model": model, "approve": approve, "sandbox": sandbox}
+    found = {
+        key: settings.resolve(key, environment=os.environ, profile=profile, option=given.get(key)).value
+        for key in ("model", "base_url", "instructions", "sandbox", "approve")
+    }
+    # pydantic-ai greets new users of the library on stderr; these are not.
+    os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
+    # A second of imports: only now that there is something to say.
+    from deepctl.agent.chat import Chat, Options
+
+    chosen = Options(
+        model=found["model"] or "offline",
+        base_url=found["base_url"],
+        instructions=found["instructions"],
+        sandbox=found["sandbox"] or "auto",
+        approve=cast("Literal['ask', 'auto', 'never']", found["approve"] or "ask"),
+        timeout=timeout,
+    )
+    ask = None
+    if is_terminal(sys.stdin) and is_terminal(sys.stderr):
+        from deepctl.cli.interactive import ask_at_terminal as ask
+    return Chat(chosen, environment=os.environ, ask=ask)
+
+
+class Talk:
+    """One profile's chat as the command line runs it: the lock for every turn, and every turn shown."""
+
+    def __init__(self, root: Root, user: str, chat: Chat, wait: float, display: Display) -> None:
+        self._chat = chat
+        self.root = root
+        self.wait = wait
+        self.user = user
+        self.display = display
+        self.model = chat.model
+        if chat.model == "offline":
+            display.notice(
+                "The offline model answers: it follows a few commands and is not an LLM. "
+                "Choose a model with --model or `deepctl config set model provider:name`."
+            )
+
+    def turn(self, prompt: str, session: str | None, new: str | None) -> str:
+        """Take the lock, run one turn and show it. Returns the name of the session it was in."""
+        with profiles.lock(self.root, self.user, command="chat", wait=self.wait):
+            profile = self.profile()
+            name = _session(profile, session, new, self.display)
+            start = {"type": "start", "profile": profile.name, "session": name, "model": self.model}
+            self.display.event(start)
+            done = self._chat.turn(profile, name, prompt, self.display.event)
+        for message in done.notices:
+            self.display.notice(message)
+        self.display.event(
+            {
+                "type": "result",
+                "output": done.outcome.output,
+                "session": done.session,
+                "checkpoint": None,
+                "usage": done.outcome.usage._asdict(),
+            }
+        )
+        return done.session
+
+    def profile(self) -> ProfilePaths:
+        """The profile, made if this is its first turn. The caller holds the lock."""
+        if profiles.exists(self.root, self.user):
+            return profiles.find(self.root, self.user)
+        return profiles.create(self.root, self.user)
+
+
+def _session(profile: ProfilePaths, session: str | None, new: str | None, display: Display) -> str:
+    if new is not None:
+        return catalogue.start(profile, new if new != _UNNAMED else catalogue.free_name(profile)).name
+    wanted = session if session is not None else catalogue.latest(profile) or catalogue.FIRST
+    found = catalogue.spelled(profile, wanted)
+    if found is not None:
+        return found
+    if session is not None:
+        display.notice(f"Began session {session}.")
+    return catalogue.start(profile, wanted).name

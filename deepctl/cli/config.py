@@ -1,0 +1,102 @@
+"""`deepctl config`."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from deepctl.cli import options
+from deepctl.domain import layout, profiles, settings
+from deepctl.domain.layout import ProfilePaths
+from deepctl.errors import BadSetting, NotFound
+from deepctl.locks import Lock
+from deepctl.output import config as views
+from deepctl.output.profiles import Path
+from deepctl.output.render import show
+
+app = typer.Typer(
+    help="Settings: of this machine's user, or with --user of one profile.", rich_markup_mode=None, add_completion=False
+)
+
+Key = Annotated[str, typer.Argument(help="Name of the setting.")]
+
+
+def _profile(user: str | None) -> ProfilePaths | None:
+    return None if user is None else options.existing_profile(user)
+
+
+def _file(profile: ProfilePaths | None) -> str:
+    return layout.config_file(os.environ) if profile is None else profile.settings
+
+
+def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lock:
+    root = options.root()
+    if profile is not None:
+        return profiles.lock(root, profile.name, command=command, wait=wait)
+    profiles.make_root(root)
+    # No profile can have this name, so no profile's lock can be meant.
+    return Lock(os.path.join(root.locks, ".config"), profile="config.toml", command=command, wait=wait)
+
+
+@app.command("show", epilog="Example: deepctl config show --user alice")
+def show_(user: options.User = None, as_json: options.Json = False) -> None:
+    """Show every setting that is in force, and where it comes from."""
+    profile = _profile(user)
+    values = [
+        settings.resolve(key, environment=os.environ, profile=profile)
+        for key, setting in settings.SETTINGS.items()
+        if profile is None or setting.in_profile
+    ]
+    unknown = settings.unknown(settings.read(_file(profile)))
+    show(views.Settings(profile.name if profile else None, _file(profile), values, unknown), as_json)
+
+
+@app.command(epilog="Example: deepctl config get model")
+def get(key: Key, user: options.User = None, as_json: options.Json = False) -> None:
+    """Print the value of a setting that is in force."""
+    settings.describe(key)
+    profile = _profile(user)
+    value = settings.resolve(key, environment=os.environ, profile=profile)
+    if value.value is None:
+        raise NotFound(f"Setting {key!r} is not set and has no default.", code="setting_not_set")
+    show(views.Setting(profile.name if profile else None, value), as_json)
+
+
+@app.command("set", epilog="Example: deepctl config set model anthropic:claude-sonnet-4-5 --user alice")
+def set_(
+    key: Key,
+    value: Annotated[str, typer.Argument(help="Its new value.")],
+    user: options.User = None,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Set a setting; comments in the file stay."""
+    settings.validate(key, value)
+    _change(key, value, user, "config set", wait, as_json)
+
+
+@app.command(epilog="Example: deepctl config unset model --user alice")
+def unset(key: Key, user: options.User = None, wait: options.Wait = 0.0, as_json: options.Json = False) -> None:
+    """Take a setting out of the file."""
+    settings.describe(key)
+    _change(key, None, user, "config unset", wait, as_json)
+
+
+def _change(key: str, value: str | None, user: str | None, command: str, wait: float, as_json: bool) -> None:
+    profile = _profile(user)
+    if profile is not None and not settings.SETTINGS[key].in_profile:
+        raise BadSetting(
+            f"Setting {key!r} is not a profile's own.", f"Set it without --user: deepctl config set {key} …"
+        )
+    with _lock(profile, command, wait):
+        settings.change(_file(profile), key, value)
+    show(views.Changed(profile.name if profile else None, _file(profile), key, value), as_json)
+
+
+@app.command(epilog='Example: $EDITOR "$(deepctl config path)"')
+def path(user: options.User = None, as_json: options.Json = False) -> None:
+    """Print the path of the settings file, whether it exists or not."""
+    profile = _profile(user)
+    show(Path(profile.name if profile else None, _file(profile)), as_json)

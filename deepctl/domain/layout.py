@@ -1,0 +1,96 @@
+"""Where everything lies: the one place that knows the layout of directories.
+
+`Root` is the state of this machine's user, `ProfilePaths` one profile in it. Neither touches the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from deepctl.domain import names
+from deepctl.errors import UsageError
+
+AGENT = "main"
+"""The name of the agent whose memory a profile has by default."""
+
+MEMORY_DIRECTORY = ".deep/memory"
+TODO_FILE = ".deep/todo.json"
+PLANS_DIRECTORY = "plans"
+EVICTED_DIRECTORY = "large_tool_results"
+CONTEXT_FILES = ("AGENTS.md", "DEEP.md")
+NOTEBOOK = "MEMORY.md"
+
+
+class ProfilePaths(NamedTuple):
+    """The directories and files of one profile. `name` is spelled as its directory is."""
+
+    name: str
+    directory: str
+    lock: str
+
+    @property
+    def settings(self) -> str:
+        return os.path.join(self.directory, "profile.toml")
+
+    @property
+    def workspace(self) -> str:
+        return os.path.join(self.directory, "workspace")
+
+    @property
+    def sessions(self) -> str:
+        return os.path.join(self.directory, "sessions")
+
+    @property
+    def checkpoints(self) -> str:
+        return os.path.join(self.directory, "checkpoints")
+
+    @property
+    def prompt_history(self) -> str:
+        return os.path.join(self.directory, "prompt_history")
+
+
+class Root(NamedTuple):
+    """The root of all state."""
+
+    path: str
+
+    @property
+    def profiles(self) -> str:
+        return os.path.join(self.path, "profiles")
+
+    @property
+    def locks(self) -> str:
+        return os.path.join(self.path, "locks")
+
+    def profile(self, name: str) -> ProfilePaths:
+        """The paths of a profile whose directory is spelled `name`."""
+        return ProfilePaths(name, os.path.join(self.profiles, name), os.path.join(self.locks, names.fold(name)))
+
+
+def root(environment: Mapping[str, str]) -> Root:
+    """`$DEEPCTL_HOME`, else the user data directory that platformdirs names. Always absolute."""
+    path = environment.get("DEEPCTL_HOME")
+    if path is None:
+        from platformdirs import user_data_dir
+
+        path = user_data_dir("deepctl", appauthor=False)
+    return Root(_absolute(path, "DEEPCTL_HOME"))
+
+
+def config_file(environment: Mapping[str, str]) -> str:
+    """`$DEEPCTL_CONFIG`, else `config.toml` in the user config directory that platformdirs names."""
+    path = environment.get("DEEPCTL_CONFIG")
+    if path is None:
+        from platformdirs import user_config_dir
+
+        path = os.path.join(user_config_dir("deepctl", appauthor=False), "config.toml")
+    # It may be a link into somebody's dotfiles: the link stays, what it leads to is read and changed.
+    return os.path.realpath(_absolute(path, "DEEPCTL_CONFIG"))
+
+
+def _absolute(path: str, variable: str) -> str:
+    if not path:
+        raise UsageError(f"${variable} is set but empty.", "Unset it, or give it a path.")
+    return os.path.abspath(os.path.expanduser(path))

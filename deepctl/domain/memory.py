@@ -1,0 +1,77 @@
+"""Memory: the Markdown notebooks that a profile's agent keeps in its workspace.
+
+They lie where the agent can reach them, so they are opened without following a link (`deepctl.files.beneath`).
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import NamedTuple
+
+from deepctl.domain import layout, names
+from deepctl.domain.profiles import timestamp
+from deepctl.errors import BadName, MemoryNotFound, Refused
+from deepctl.files.beneath import Outside, Tree
+
+
+class Notebook(NamedTuple):
+    """One memory file. `path` is relative to the workspace, `modified_at` RFC 3339 in UTC."""
+
+    name: str
+    path: str
+    bytes: int
+    modified_at: str
+    content: bytes
+
+
+class Memory:
+    """The notebooks of one agent of a profile."""
+
+    def __init__(self, profile: layout.ProfilePaths, agent: str = layout.AGENT) -> None:
+        self.agent = names.check(agent, "agent")
+        self._profile = profile
+        self._directory = posixpath.join(layout.MEMORY_DIRECTORY, self.agent)
+        self._tree = Tree(profile.workspace, follow=False)
+
+    def notebooks(self) -> list[Notebook]:
+        """All notebooks, sorted by name; none if the agent has written none. Links and other non-files are left out."""
+        try:
+            entries = self._tree.entries(self._directory)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._refused(error) from None
+        return [self.read(entry.name) for entry in entries if entry.size is not None and not entry.name.startswith(".")]
+
+    def read(self, file: str) -> Notebook:
+        """One notebook, whole; `.md` may be left out. Raises `MemoryNotFound`, or `Refused` for a link or a FIFO."""
+        name = _file_name(file)
+        path = posixpath.join(self._directory, name)
+        try:
+            content = self._tree.read(path)
+            modified = self._tree.entry(path).modified
+        except (FileNotFoundError, NotADirectoryError):
+            raise MemoryNotFound(
+                f"Profile {self._profile.name!r} has no memory file {name!r}.",
+                f"`deepctl memory list --user {self._profile.name}` shows those there are.",
+            ) from None
+        except OSError as error:
+            raise self._refused(error) from None
+        return Notebook(name, path, len(content), timestamp(modified), content)
+
+    def _refused(self, error: OSError) -> Refused:
+        reason = error.strerror or str(error)
+        return Refused(
+            f"Memory of profile {self._profile.name!r} cannot be read: {error.filename}: {reason}.",
+            "deepctl follows no links in a workspace. Look at what was put there."
+            if isinstance(error, Outside)
+            else None,
+            code="memory_refused",
+        )
+
+
+def _file_name(file: str) -> str:
+    name = file if file.endswith(".md") else f"{file}.md"
+    if "/" in name or "\0" in name or name.startswith(".") or name == ".md":
+        raise BadName(f"{file!a} cannot be the name of a memory file.", "Give the name alone, such as MEMORY.md.")
+    return name

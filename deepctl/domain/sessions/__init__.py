@@ -1,0 +1,1 @@
+"""Sessions: one conversation each, as an append-only log of messages."""

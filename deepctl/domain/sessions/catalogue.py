@@ -1,0 +1,220 @@
+"""The sessions of a profile: finding, starting and describing them.
+
+A session is the directory `sessions/<name>/`: `session.json` (one sealed line: the session's own random id, when
+it began and which log is its head) and its message logs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any, NamedTuple
+
+from deepctl.domain import names
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions import log
+from deepctl.errors import Damaged, DeepctlError, NewerFormat, Refused, SessionNotFound
+from deepctl.files import durable, sealed
+
+FORMAT = 1
+FIRST = "main"
+"""The session a profile starts with."""
+
+_RECORD = "session.json"
+_STAGING = ".new-"
+_TITLE_LENGTH = 80
+
+
+class Session(NamedTuple):
+    """Where a session is kept. `log` is the id of the log at its head."""
+
+    name: str
+    directory: str
+    id: str
+    created_at: str
+    log: str
+
+
+class Summary(NamedTuple):
+    """One session as lists show it. `head` is the id of its latest checkpoint; `problem` why it cannot be read."""
+
+    name: str
+    created_at: str | None
+    updated_at: str | None
+    turns: int
+    message_count: int
+    head: str | None
+    title: str
+    damage: int = 0
+    problem: str | None = None
+
+
+def all_names(paths: ProfilePaths) -> list[str]:
+    """The names of a profile's sessions, sorted."""
+    try:
+        return sorted(entry for entry in os.listdir(paths.sessions) if entry[:1].isalnum())
+    except FileNotFoundError:
+        return []
+
+
+def spelled(paths: ProfilePaths, name: str) -> str | None:
+    """How the session called `name`, in whatever case, is spelled; `None` if there is none."""
+    folded = names.fold(names.check(name, "session"))
+    return next((entry for entry in all_names(paths) if names.fold(entry) == folded), None)
+
+
+def latest(paths: ProfilePaths) -> str | None:
+    """The name of the session that was written to last, or `None` if there is none yet."""
+    return max(all_names(paths), key=lambda name: _written(os.path.join(paths.sessions, name)), default=None)
+
+
+def _written(directory: str) -> int:
+    newest = 0
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                newest = max(newest, entry.stat(follow_symlinks=False).st_mtime_ns)
+    except OSError:
+        pass
+    return newest
+
+
+def find(paths: ProfilePaths, name: str) -> Session:
+    """The session called `name`. Raises `SessionNotFound`, `Damaged` or `NewerFormat`."""
+    found = spelled(paths, name)
+    if found is None:
+        raise SessionNotFound(name, paths.name)
+    return _load(os.path.join(paths.sessions, found))
+
+
+def _load(directory: str) -> Session:
+    name = os.path.basename(directory)
+    path = os.path.join(directory, _RECORD)
+    try:
+        record = sealed.unseal(durable.read_file(path).rstrip(b"\n"))
+    except (FileNotFoundError, ValueError) as error:
+        return _without_record(name, directory, str(error) if isinstance(error, ValueError) else "missing")
+    if record.get("v", 0) > FORMAT:
+        raise NewerFormat(path, record["v"], FORMAT)
+    return Session(name, directory, record["id"], record["created_at"], record["log"])
+
+
+def _without_record(name: str, directory: str, reason: str) -> Session:
+    """A session whose record is gone, known by its only log; with several logs nobody can tell which is the head."""
+    logs = [entry for entry in os.listdir(directory) if entry.endswith(log.SUFFIX)]
+    if len(logs) != 1:
+        raise Damaged(
+            f"Session {name!r} is damaged: {os.path.join(directory, _RECORD)}: {reason}.",
+            "Its message logs are still there, and so are the profile's other sessions.",
+        )
+    identity = logs[0].removesuffix(log.SUFFIX)
+    first = next(iter(sealed.parse(durable.read_file(os.path.join(directory, logs[0])))), None)
+    at = first.value.get("at", "") if first and first.value else ""
+    return Session(name, directory, identity, at, identity)
+
+
+def start(paths: ProfilePaths, name: str) -> Session:
+    """Begin a new session. The caller holds the profile's lock. Raises `Refused` if the name is taken."""
+    if (taken := spelled(paths, name)) is not None:
+        raise Refused(
+            f"There is a session {taken!r} already.",
+            f"`--session {taken}` continues it; `--new` without a name picks a free one.",
+            code="session_exists",
+        )
+    durable.make_directory(paths.sessions)
+    staging = os.path.join(paths.sessions, _STAGING + names.fold(name))
+    shutil.rmtree(staging, ignore_errors=True)
+    durable.make_directory(staging)
+    identity, first_log = os.urandom(16).hex(), os.urandom(8).hex()
+    durable.write_file(log.log_path(staging, first_log), sealed.seal(log.header(first_log)))
+    directory = os.path.join(paths.sessions, name)
+    session = Session(name, directory, identity, log.now(), first_log)
+    _write_record(session, staging)
+    os.rename(staging, directory)
+    durable.sync_directory(paths.sessions)
+    return session
+
+
+def _write_record(session: Session, directory: str) -> None:
+    record: dict[str, Any] = {
+        "v": FORMAT,
+        "id": session.id,
+        "created_at": session.created_at,
+        "log": session.log,
+    }
+    durable.write_file(os.path.join(directory, _RECORD), sealed.seal(record))
+
+
+def free_name(paths: ProfilePaths) -> str:
+    """A name for a new session that nobody gave one: `session-2`, `session-3`, …"""
+    taken = {names.fold(entry) for entry in all_names(paths)}
+    number = len(taken) + 1
+    while f"session-{number}" in taken:
+        number += 1
+    return f"session-{number}"
+
+
+def read(session: Session) -> log.Conversation:
+    """The whole conversation of a session. Raises `Damaged` or `NewerFormat`."""
+    return log.read(session.directory, session.log)
+
+
+def summaries(paths: ProfilePaths) -> list[Summary]:
+    """All sessions of a profile, the one written to last first. Damage takes only its own session down."""
+    ordered = sorted(all_names(paths), key=lambda name: _written(os.path.join(paths.sessions, name)), reverse=True)
+    return [summary(paths, name) for name in ordered]
+
+
+def summary(paths: ProfilePaths, name: str) -> Summary:
+    """One session as lists show it; never raises for damage inside it."""
+    try:
+        session = find(paths, name)
+        conversation = read(session)
+    except SessionNotFound:
+        raise
+    except (DeepctlError, OSError) as error:
+        return Summary(name, None, None, 0, 0, None, "", problem=str(error))
+    return summarize(session, conversation)
+
+
+def summarize(session: Session, conversation: log.Conversation) -> Summary:
+    """The summary of a conversation that has been read already."""
+    messages = conversation.messages
+    return Summary(
+        session.name,
+        session.created_at,
+        messages[-1].at if messages else session.created_at,
+        len({entry.turn for entry in messages}),
+        len(messages),
+        None,
+        _title(conversation),
+        len(conversation.damage),
+    )
+
+
+def _title(conversation: log.Conversation) -> str:
+    for entry in conversation.messages:
+        text = prompt(entry.message)
+        if text is not None:
+            line = " ".join(text.split())
+            return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1] + "…"
+    return ""
+
+
+def prompt(message: dict[str, Any]) -> str | None:
+    """The text the user typed, if this message is the request that brought it.
+
+    Memory snapshots and other text that capabilities add are user-role parts too; they carry metadata.
+    """
+    if message.get("kind") != "request":
+        return None
+    for part in message.get("parts", ()):
+        if part.get("part_kind") != "user-prompt":
+            continue
+        content = part.get("content")
+        if isinstance(content, str):
+            return content
+        texts = [item for item in content or () if isinstance(item, str)]
+        if texts:
+            return "\n".join(texts)
+    return None

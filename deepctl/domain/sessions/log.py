@@ -1,0 +1,223 @@
+"""The message log of a session: what its lines mean, read and written.
+
+Every line is sealed (`deepctl.files.sealed`) and carries `v`, the version of the format:
+
+- the first: `{v, log, parent, at}`: the log's id and, where it continues another, `{log, offset}` of that one;
+- `{v, turn, at, message}`: one message, as pydantic-ai's own JSON. `"same_instructions": true` stands for the
+  instructions of the request before, which would otherwise repeat kilobytes a message;
+- `{v, turn, at, result}`: one tool result, written as soon as the tool is done. The request that sends the results
+  to the model follows as a message whose `"results": n` says that it begins with the last n of them, or, where it
+  was put together differently, `"replaces": n` that it takes their place.
+
+What a kill leaves is a prefix of what would have been written, at worst with a torn last line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from deepctl.errors import Damaged, NewerFormat
+from deepctl.files import durable, sealed
+
+FORMAT = 1
+SUFFIX = ".jsonl"
+
+
+class Message(NamedTuple):
+    """One message of a conversation. `at` is RFC 3339 in UTC, `message` pydantic-ai's JSON of it."""
+
+    turn: int
+    at: str
+    message: dict[str, Any]
+
+
+class Damage(NamedTuple):
+    """One line that could not be used: which file and line, and why. `torn` marks a line cut short by a kill."""
+
+    file: str
+    line: int
+    reason: str
+    torn: bool
+
+
+class Conversation(NamedTuple):
+    """What a log, together with those it continues, holds."""
+
+    messages: list[Message]
+    damage: list[Damage]
+    last_turn: int
+
+
+def now() -> str:
+    """The time, RFC 3339 in UTC with microseconds."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def log_path(directory: str, log: str) -> str:
+    return os.path.join(directory, log + SUFFIX)
+
+
+def header(log: str, parent: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The first line of a log. `parent` is `{"log": id, "offset": bytes}` of the log it continues."""
+    return {"v": FORMAT, "log": log, "parent": parent, "at": now()}
+
+
+def read(directory: str, log: str, end: int | None = None) -> Conversation:
+    """The conversation in a log and in those it continues, up to offset `end` in bytes.
+
+    Raises `Damaged` if the log's file is missing and `NewerFormat` if a later deepctl wrote it.
+    """
+    messages: list[Message] = []
+    damage: list[Damage] = []
+    last_turn = 0
+    for file, lines in reversed(_chain(directory, log, end, damage)):
+        reader = _Reader(file)
+        for line in lines:
+            reader.take(line)
+        reader.finish()
+        messages += reader.messages
+        damage += reader.damage
+        last_turn = max(last_turn, reader.last_turn)
+    return Conversation(messages, damage, last_turn)
+
+
+def _chain(directory: str, log: str, end: int | None, damage: list[Damage]) -> list[tuple[str, list[sealed.Line]]]:
+    chain = []
+    seen: set[str] = set()
+    while log not in seen:
+        seen.add(log)
+        path = log_path(directory, log)
+        try:
+            raw = durable.read_file(path)
+        except FileNotFoundError:
+            raise Damaged(
+                f"The message log {path} is missing.", "The files of the workspace are not affected."
+            ) from None
+        lines = list(sealed.parse(raw if end is None else raw[:end]))
+        first = lines[0].value if lines else None
+        _check_version(path, lines)
+        chain.append((os.path.basename(path), lines))
+        parent = first.get("parent") if first else None
+        if not parent:
+            break
+        log, end = parent["log"], parent["offset"]
+    return chain
+
+
+def _check_version(path: str, lines: Iterable[sealed.Line]) -> None:
+    for line in lines:
+        version = line.value.get("v") if line.value else None
+        if isinstance(version, int) and version > FORMAT:
+            raise NewerFormat(path, version, FORMAT)
+
+
+class _Reader:
+    """Puts the lines of one log together again."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._results: list[dict[str, Any]] = []
+        self._instructions: str | None = None
+        self._turn = 0
+        self._at = ""
+        self.messages: list[Message] = []
+        self.damage: list[Damage] = []
+        self.last_turn = 0
+
+    def take(self, line: sealed.Line) -> None:
+        entry = line.value
+        if entry is None:
+            torn = line.problem == "cut short"
+            self.damage.append(Damage(self._file, line.number, line.problem or "unreadable", torn))
+            return
+        if "log" in entry:
+            return
+        try:
+            if entry["turn"] != self._turn:
+                self._flush(len(self._results))
+            self._turn, self._at = entry["turn"], entry["at"]
+            if "result" in entry:
+                self._results.append(entry["result"])
+            else:
+                self._message(dict(entry["message"]), entry)
+        except (KeyError, TypeError, ValueError):
+            self.damage.append(Damage(self._file, line.number, "not an entry of a message log", False))
+            return
+        self.last_turn = max(self.last_turn, self._turn)
+
+    def _message(self, message: dict[str, Any], entry: dict[str, Any]) -> None:
+        joined = entry.get("results", 0)
+        if replaced := entry.get("replaces", 0):
+            del self._results[-replaced:]
+        if message["kind"] == "response" or joined < len(self._results):
+            # Results whose request was never written: a kill, or a line lost to damage.
+            self._flush(len(self._results) - joined)
+        if joined:
+            message["parts"] = self._results[-joined:] + message["parts"]
+            self._results = []
+        if message["kind"] == "request":
+            if entry.get("same_instructions"):
+                message["instructions"] = self._instructions
+            self._instructions = message.get("instructions")
+        self.messages.append(Message(self._turn, self._at, message))
+
+    def _flush(self, count: int) -> None:
+        if count > 0:
+            request = {"kind": "request", "parts": self._results[:count]}
+            self.messages.append(Message(self._turn, self._at, request))
+            del self._results[:count]
+
+    def finish(self) -> None:
+        self._flush(len(self._results))
+
+
+class Writer:
+    """Appends messages to a log, each on disk when the call returns. The caller holds the profile's lock.
+
+    `torn` is how many bytes of an unfinished last line were cut off on opening.
+    """
+
+    def __init__(self, directory: str, log: str, turn: int) -> None:
+        self._appender = sealed.Appender(log_path(directory, log))
+        self.turn = turn
+        self.torn = self._appender.torn
+        self._results: list[dict[str, Any]] = []
+        self._instructions: str | None = None
+
+    @property
+    def end(self) -> int:
+        """The offset in bytes behind the last line."""
+        return self._appender.end
+
+    def result(self, part: dict[str, Any]) -> None:
+        """Log one tool result."""
+        self._append({"result": part})
+        self._results.append(part)
+
+    def message(self, message: dict[str, Any]) -> None:
+        """Log one message; the results it begins with, if logged already, are not written twice."""
+        entry: dict[str, Any] = {"message": message}
+        if message["kind"] == "request":
+            joined = len(self._results)
+            if joined and message["parts"][:joined] == self._results:
+                message = {**message, "parts": message["parts"][joined:]}
+                entry = {"message": message, "results": joined}
+            elif joined:
+                # The request was put together differently: it stands for itself.
+                entry["replaces"] = joined
+            self._results = []
+            instructions = message.get("instructions")
+            if instructions is not None and instructions == self._instructions:
+                entry["message"] = {**message, "instructions": None}
+                entry["same_instructions"] = True
+            self._instructions = instructions
+        self._append(entry)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        self._appender.append({"v": FORMAT, "turn": self.turn, "at": now(), **entry})
+
+    def close(self) -> None:
+        self._appender.close()

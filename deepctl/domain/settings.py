@@ -1,0 +1,156 @@
+"""Settings: which there are, what they may be, and who wins.
+
+Two TOML files: `config.toml` for this machine's user, `profile.toml` for one profile. The command line and the
+environment come before both. Reading uses the standard library; changing a file keeps its comments (tomlkit).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from deepctl.domain import layout
+from deepctl.errors import BadSetting, Damaged, NewerFormat, NotFound
+from deepctl.files import durable
+
+FORMAT = 1
+"""Version of profile.toml that this deepctl writes and the newest it reads."""
+
+SANDBOXES = ("auto", "bubblewrap", "docker", "none")
+APPROVALS = ("ask", "auto", "never")
+_BOOKKEEPING = ("version", "created_at")
+
+
+class Setting(NamedTuple):
+    """One setting: what it is for, its default, the values it is limited to, the environment variable before it."""
+
+    help: str
+    default: str | None = None
+    choices: tuple[str, ...] = ()
+    variable: str | None = None
+    in_profile: bool = True
+    in_config: bool = True
+
+
+SETTINGS: dict[str, Setting] = {
+    "default_user": Setting(
+        "profile used where no --user is given", "default", variable="DEEPCTL_USER", in_profile=False
+    ),
+    "model": Setting("model, as provider:name", "offline", variable="DEEPCTL_MODEL"),
+    "base_url": Setting("address of an OpenAI-compatible server, for openai-chat: and openai: models"),
+    "instructions": Setting("what the agent is told before every conversation"),
+    "approve": Setting("what happens to commands that need a yes", "ask", APPROVALS),
+    "sandbox": Setting("where the agent's commands run", "auto", SANDBOXES),
+}
+
+
+class Value(NamedTuple):
+    """A setting's value and where it came from: option, environment, profile, config or default."""
+
+    key: str
+    value: str | None
+    source: str
+
+
+def describe(key: str) -> Setting:
+    """The setting called `key`. Raises `BadSetting`, with the nearest name, if there is none."""
+    try:
+        return SETTINGS[key]
+    except KeyError:
+        from difflib import get_close_matches
+
+        near = get_close_matches(key, SETTINGS, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Settings are: {', '.join(SETTINGS)}."
+        raise BadSetting(f"There is no setting {key!r}.", hint) from None
+
+
+def validate(key: str, value: object, where: str | None = None) -> str:
+    """`value` if `key` may have it. Raises `BadSetting`; `where` names the file it was found in."""
+    setting = describe(key)
+    place = f" in {where}" if where else ""
+    if not isinstance(value, str) or not value:
+        raise BadSetting(f"Setting {key!r}{place} must be text that is not empty, not {value!r}.")
+    if setting.choices and value not in setting.choices:
+        raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", f"It is one of: {', '.join(setting.choices)}.")
+    return value
+
+
+def read(path: str) -> dict[str, Any]:
+    """A settings file as a mapping; empty if there is none. Raises `Damaged` if it is not TOML."""
+    try:
+        raw = durable.read_file(path)
+    except FileNotFoundError:
+        return {}
+    import tomllib
+
+    try:
+        found = tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Damaged(
+            f"{path} is not valid TOML: {error}.",
+            "Correct the file with an editor. Commands that need no settings still work.",
+            code="bad_toml",
+        ) from None
+    version = found.get("version", FORMAT)
+    if isinstance(version, int) and version > FORMAT:
+        raise NewerFormat(path, version, FORMAT)
+    return found
+
+
+def resolve(
+    key: str,
+    *,
+    environment: Mapping[str, str],
+    profile: layout.ProfilePaths | None = None,
+    option: str | None = None,
+) -> Value:
+    """The value that is in force: option, environment, profile.toml, config.toml, default, in this order."""
+    setting = SETTINGS[key]
+    if option is not None:
+        return Value(key, validate(key, option), "option")
+    if setting.variable and environment.get(setting.variable):
+        return Value(key, validate(key, environment[setting.variable], f"${setting.variable}"), "environment")
+    files = [("config", layout.config_file(environment))] if setting.in_config else []
+    if profile is not None and setting.in_profile:
+        files.insert(0, ("profile", profile.settings))
+    for source, path in files:
+        found = read(path)
+        if key in found:
+            return Value(key, validate(key, found[key], path), source)
+    return Value(key, setting.default, "default")
+
+
+def current_user(option: str | None, environment: Mapping[str, str]) -> str:
+    """The profile name meant by `--user`, `$DEEPCTL_USER`, `default_user` or `default`; not checked yet."""
+    if option is not None:
+        return option
+    if "DEEPCTL_USER" in environment:
+        return environment["DEEPCTL_USER"]
+    return resolve("default_user", environment=environment).value or "default"
+
+
+def unknown(found: Mapping[str, Any]) -> list[str]:
+    """Keys of a settings file that mean nothing to this deepctl."""
+    return [key for key in found if key not in SETTINGS and key not in _BOOKKEEPING]
+
+
+def change(path: str, key: str, value: str | None) -> None:
+    """Set `key` in a settings file, or take it out (`None`), leaving everything else as it is written.
+
+    The caller holds the lock that guards the file. Raises `NotFound` when there is nothing to take out.
+    """
+    import tomlkit
+
+    if read(path):
+        document = tomlkit.parse(durable.read_file(path).decode())
+    else:
+        document = tomlkit.document()
+    if value is None:
+        if key not in document:
+            raise NotFound(f"Setting {key!r} is not set in {path}.", code="setting_not_set")
+        del document[key]
+    else:
+        document[key] = validate(key, value)
+    durable.make_root(os.path.dirname(path))
+    durable.write_file(path, tomlkit.dumps(document).encode())

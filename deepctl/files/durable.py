@@ -1,0 +1,146 @@
+"""Writing deepctl's own state so that a kill or a power cut leaves the old file or the new one.
+
+Everything here is private to the user whatever the umask: directories 0700, files 0600.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from deepctl.errors import Refused, StorageError
+
+DIRECTORY_MODE = 0o700
+FILE_MODE = 0o600
+
+_REASONS = {
+    "ENOSPC": "the disk is full",
+    "EDQUOT": "the disk quota is used up",
+    "EROFS": "the file system is read-only",
+    "EACCES": "permission denied",
+    "EPERM": "not permitted",
+    "EIO": "input/output error",
+    "ENOTDIR": "something on the way is not a directory",
+    "EEXIST": "something else is there already",
+    "EMFILE": "too many open files",
+    "ENAMETOOLONG": "the path is too long",
+    "ELOOP": "a symbolic link is in the way",
+}
+
+
+def storage_error(error: OSError, kept: str | None = None) -> StorageError:
+    """An `OSError` in words: what failed, where, and what was kept."""
+    import errno
+
+    name = errno.errorcode.get(error.errno or 0, "")
+    reason = _REASONS.get(name) or (error.strerror or str(error)).lower()
+    filename = error.filename
+    where = f" ({os.fsdecode(filename)})" if isinstance(filename, str | bytes) else ""
+    hint = kept
+    if name in ("ENOSPC", "EDQUOT"):
+        hint = f"{kept} Free some space and try again." if kept else "Free some space and try again."
+    return StorageError(f"Storage cannot be used: {reason}{where}.", hint, code=f"storage_{name.lower() or 'error'}")
+
+
+def make_directory(path: str) -> None:
+    """Create one private directory; nothing if it is there. Parents must exist."""
+    try:
+        os.mkdir(path, DIRECTORY_MODE)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise
+        return
+    os.chmod(path, DIRECTORY_MODE)
+
+
+def make_root(path: str) -> None:
+    """Create a root and the parents it lacks; what is created is private, what exists keeps its mode."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        parent = os.path.dirname(path)
+        if parent == path:
+            break
+        path = parent
+    for directory in reversed(missing):
+        make_directory(directory)
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte, however many calls it takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Replace a file as a whole: temporary name, fsync, rename, fsync of the directory.
+
+    Source of the order of steps: restic's local backend (`internal/backend/local`, Save).
+    """
+    directory = os.path.dirname(path)
+    temporary = os.path.join(directory, f".{os.path.basename(path)}.{os.urandom(4).hex()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+    try:
+        try:
+            os.fchmod(descriptor, FILE_MODE)
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except BaseException:
+        _unlink_if_there(temporary)
+        raise
+    sync_directory(directory)
+
+
+def _unlink_if_there(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def read_file(path: str) -> bytes:
+    """A regular file of deepctl's own, whole; a link or a FIFO in its place is refused.
+
+    Raises `FileNotFoundError` if it is not there and `Refused` if it is something else.
+    """
+    descriptor = open_regular(path, os.O_RDONLY)
+    with open(descriptor, "rb") as file:
+        return file.read()
+
+
+def open_regular(path: str, flags: int) -> int:
+    """A descriptor of a regular file, never through a link and never waiting for a FIFO's other end."""
+    import errno
+
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, FILE_MODE)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise Refused(
+                f"{path} is not a regular file.", "deepctl put a file there; find out what replaced it."
+            ) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Refused(f"{path} is not a regular file.", "deepctl put a file there; find out what replaced it.")
+    return descriptor
+
+
+def make_private_file(path: str) -> None:
+    """Make sure an empty private file is there, for a library that will append to it by name."""
+    descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT)
+    os.fchmod(descriptor, FILE_MODE)
+    os.close(descriptor)

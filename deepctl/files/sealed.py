@@ -1,0 +1,127 @@
+"""Sealed lines: one JSON object a line, each with a checksum of its own.
+
+A line is `{...,"crc":"xxxxxxxx"}` and a newline; the CRC-32 (zlib's, in hex) covers every byte before `,"crc"`.
+A damaged line takes only itself down, and a line that a kill cut short is told from one that was altered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from deepctl.files import durable
+
+_MARK = b',"crc":"'
+_TAIL = len(_MARK) + 8 + 2
+
+
+class Line(NamedTuple):
+    """One line that was read: its number from 1, the offset in bytes behind it, and its value or what is wrong."""
+
+    number: int
+    end: int
+    value: dict[str, Any] | None
+    problem: str | None
+
+
+def seal(value: dict[str, Any]) -> bytes:
+    """`value`, which must not be empty, as a sealed line with its newline."""
+    try:
+        body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        # Lone surrogates (names that are not UTF-8) survive only as escapes.
+        body = json.dumps(value, separators=(",", ":")).encode()
+    body = body[:-1]
+    return b'%s%s%08x"}\n' % (body, _MARK, zlib.crc32(body))
+
+
+def unseal(line: bytes) -> dict[str, Any]:
+    """The value of one line without its newline. Raises `ValueError`, saying what is wrong."""
+    body, tail = line[:-_TAIL], line[-_TAIL:]
+    if len(line) <= _TAIL or not tail.startswith(_MARK) or not tail.endswith(b'"}'):
+        raise ValueError("not a whole line")
+    if tail[len(_MARK) : -2] != b"%08x" % zlib.crc32(body):
+        raise ValueError("checksum does not match")
+    value = json.loads(body + b"}")
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def parse(raw: bytes) -> Iterator[Line]:
+    """Every line of a file's content; never raises. A last line without newline counts if it is whole."""
+    position = 0
+    number = 0
+    while position < len(raw):
+        number += 1
+        newline = raw.find(b"\n", position)
+        end = len(raw) if newline < 0 else newline
+        behind = end if newline < 0 else end + 1
+        try:
+            yield Line(number, behind, unseal(raw[position:end]), None)
+        except ValueError as error:
+            problem = "cut short" if newline < 0 else str(error)
+            yield Line(number, behind, None, problem)
+        position = behind
+
+
+class Appender:
+    """A file of sealed lines, open for appending; every `append` is on disk when it returns.
+
+    Opening cuts off a last line that a kill left unfinished; `torn` is the number of bytes that went, and the
+    bytes themselves are lost only because they never were a line. The caller holds the lock of the profile.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._descriptor = durable.open_regular(path, os.O_RDWR)
+        self.end = os.fstat(self._descriptor).st_size
+        self.torn = 0
+        self._mend()
+
+    def _mend(self) -> None:
+        if not self.end or os.pread(self._descriptor, 1, self.end - 1) == b"\n":
+            return
+        start = self._last_newline() + 1
+        try:
+            unseal(os.pread(self._descriptor, self.end - start, start))
+        except ValueError:
+            self.torn = self.end - start
+            os.ftruncate(self._descriptor, start)
+            self.end = start
+        else:
+            # Only the newline is missing: the line itself is whole and stays.
+            os.pwrite(self._descriptor, b"\n", self.end)
+            self.end += 1
+        os.fsync(self._descriptor)
+
+    def _last_newline(self) -> int:
+        position = self.end
+        while position > 0:
+            start = max(0, position - 65536)
+            found = os.pread(self._descriptor, position - start, start).rfind(b"\n")
+            if found >= 0:
+                return start + found
+            position = start
+        return -1
+
+    def append(self, value: dict[str, Any]) -> int:
+        """Write one line and sync it. Returns the offset behind it. A line that fails leaves no trace."""
+        line = seal(value)
+        try:
+            written = 0
+            while written < len(line):
+                written += os.pwrite(self._descriptor, line[written:], self.end + written)
+            os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
+        except OSError as error:
+            os.ftruncate(self._descriptor, self.end)
+            error.filename = self.path
+            raise
+        self.end += len(line)
+        return self.end
+
+    def close(self) -> None:
+        os.close(self._descriptor)

@@ -1,0 +1,93 @@
+"""How a turn looks while it happens: text streamed to stdout, or one JSON event a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from deepctl.errors import DeepctlError
+from deepctl.output.render import notice
+from deepctl.output.text import has_colour, is_terminal, printable, printable_lines
+
+_SHOWN_ARGUMENT = 100
+
+
+class Display(Protocol):
+    """Where the events of a turn go."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Show one event as it happens."""
+        ...
+
+    def notice(self, message: str) -> None:
+        """Tell something that is not the answer."""
+        ...
+
+    def error(self, problem: DeepctlError) -> bool:
+        """Show how a turn ended badly. False leaves it to the one exit."""
+        ...
+
+
+class Events:
+    """NDJSON: one event a line, flushed as it happens; the last is a `result` or an `error`."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        print(json.dumps(event), flush=True)
+
+    def notice(self, message: str) -> None:
+        """Nothing but events is printed."""
+
+    def error(self, problem: DeepctlError) -> bool:
+        self.event({"type": "error", **problem.document()})
+        return True
+
+
+class Text:
+    """The answer on stdout as it comes; what tools do, as a line each, on stderr if a person is watching."""
+
+    def __init__(self) -> None:
+        self._clean: Callable[[str], str] = printable_lines if is_terminal(sys.stdout) else str
+        self._watched = is_terminal(sys.stderr)
+        self._at_line_start = True
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        match event["type"]:
+            case "text":
+                self._write(event["delta"])
+            case "tool_call" if self._watched:
+                self._end_line()
+                arguments = ", ".join(f"{key}={_short(value)}" for key, value in event["args"].items())
+                self._progress(f"→ {event['name']}({arguments})")
+            case "tool_result" if self._watched and not event["ok"]:
+                self._progress(f"✗ {event['name']}: {_short(event['content'])}")
+            case "tool_result" | "result":
+                self._end_line()
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(self._clean(text))
+        sys.stdout.flush()
+        self._at_line_start = text.endswith("\n")
+
+    def _end_line(self) -> None:
+        if not self._at_line_start:
+            self._write("\n")
+
+    def _progress(self, line: str) -> None:
+        text = printable(line)
+        print(f"\x1b[2m{text}\x1b[0m" if has_colour(sys.stderr) else text, file=sys.stderr)
+
+    def notice(self, message: str) -> None:
+        self._end_line()
+        notice(message)
+
+    def error(self, problem: DeepctlError) -> bool:
+        self._end_line()
+        return False
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    return repr(text) if len(text) <= _SHOWN_ARGUMENT else repr(text[:_SHOWN_ARGUMENT]) + "…"

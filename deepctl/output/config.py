@@ -1,0 +1,62 @@
+"""How settings look."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+from deepctl.domain.settings import Value
+from deepctl.output.text import is_terminal, printable, table
+
+
+class Settings(NamedTuple):
+    """Every setting as it is in force, and keys of the file that mean nothing."""
+
+    profile: str | None
+    path: str
+    values: list[Value]
+    unknown: list[str]
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "path": self.path,
+            "settings": [value._asdict() for value in self.values],
+            "unknown": self.unknown,
+        }
+
+    def print(self) -> None:
+        rows = [(value.key, "" if value.value is None else value.value, value.source) for value in self.values]
+        rows += [(key, "", "unknown setting, ignored") for key in self.unknown]
+        table(("SETTING", "VALUE", "FROM"), rows)
+
+
+class Setting(NamedTuple):
+    """One setting. Piped, its value exactly as it is."""
+
+    profile: str | None
+    value: Value
+
+    def document(self) -> dict[str, Any]:
+        return {"profile": self.profile, **self.value._asdict()}
+
+    def print(self) -> None:
+        text = self.value.value or ""
+        print(printable(text) if is_terminal(sys.stdout) else text)
+
+
+class Changed(NamedTuple):
+    """A setting that was set, or (`None`) taken out."""
+
+    profile: str | None
+    path: str
+    key: str
+    value: str | None
+
+    def document(self) -> dict[str, Any]:
+        return {"profile": self.profile, "path": self.path, "key": self.key, "value": self.value}
+
+    def print(self) -> None:
+        where = f"profile {self.profile}" if self.profile else self.path
+        change = f"{self.key} = {self.value!r}" if self.value is not None else f"{self.key} is no longer set"
+        print(f"{printable(change)} in {printable(where)}")

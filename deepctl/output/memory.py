@@ -1,0 +1,68 @@
+"""How memory looks."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+from deepctl.domain.memory import Notebook
+from deepctl.output.render import notice
+from deepctl.output.text import ago, is_terminal, printable_lines, size, table
+
+
+def _document(notebook: Notebook, *, content: bool) -> dict[str, Any]:
+    found: dict[str, Any] = notebook._asdict()
+    if content:
+        found["content"] = notebook.content.decode("utf-8", "surrogateescape")
+    else:
+        del found["content"]
+    return found
+
+
+class NotebookShown(NamedTuple):
+    """One notebook, or none where nothing has been noted yet: the exact bytes when piped, rendered at a terminal."""
+
+    profile: str
+    agent: str
+    notebooks: list[Notebook]
+
+    def document(self) -> dict[str, Any]:
+        files = [_document(notebook, content=True) for notebook in self.notebooks]
+        return {"profile": self.profile, "agent": self.agent, "files": files}
+
+    def print(self) -> None:
+        if not self.notebooks:
+            notice(f"Nothing is noted yet in the memory of profile {self.profile}.")
+        for notebook in self.notebooks:
+            if not is_terminal(sys.stdout):
+                sys.stdout.flush()
+                sys.stdout.buffer.write(notebook.content)
+                continue
+            from rich.console import Console
+            from rich.markdown import Markdown
+
+            Console().print(Markdown(printable_lines(notebook.content.decode("utf-8", "replace"))))
+
+
+class NotebookList(NamedTuple):
+    profile: str
+    agent: str
+    notebooks: list[Notebook]
+
+    def document(self) -> dict[str, Any]:
+        files = [_document(notebook, content=False) for notebook in self.notebooks]
+        return {"profile": self.profile, "agent": self.agent, "files": files}
+
+    def print(self) -> None:
+        terminal = is_terminal(sys.stdout)
+        table(
+            ("FILE", "CHANGED", "SIZE"),
+            [
+                (
+                    notebook.name,
+                    ago(notebook.modified_at) if terminal else notebook.modified_at,
+                    size(notebook.bytes) if terminal else str(notebook.bytes),
+                )
+                for notebook in self.notebooks
+            ],
+        )

@@ -1,0 +1,99 @@
+"""Text that is safe and pleasant at a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL_OR_BREAK = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = ord(match[0])
+    if 0xDC80 <= character <= 0xDCFF:
+        character -= 0xDC00
+    return f"\\x{character:02x}" if character < 0x100 else f"\\u{character:04x}"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with every character that could move a cursor or reverse text shown as an escape."""
+    return _CONTROL_OR_BREAK.sub(_escaped, text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for text that may have several lines: newlines and tabs stay."""
+    return _CONTROL.sub(_escaped, text)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person is looking at `stream`."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
+
+
+def has_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether to colour what goes to `stream`: NO_COLOR, FORCE_COLOR and TERM=dumb are honoured, in this order."""
+    if environment.get("NO_COLOR"):
+        return False
+    if environment.get("FORCE_COLOR"):
+        return True
+    return is_terminal(stream) and environment.get("TERM") != "dumb"
+
+
+def size(count: int) -> str:
+    """A number of bytes for people: `512 B`, `1.5 KiB`."""
+    if count < 1024:
+        return f"{count} B"
+    amount = float(count)
+    for unit in ("KiB", "MiB", "GiB"):
+        amount /= 1024
+        if amount < 1024:
+            return f"{amount:.1f} {unit}"
+    return f"{amount / 1024:.1f} TiB"
+
+
+def ago(at: str | None) -> str:
+    """A time in RFC 3339 for people: `3 minutes ago`; `never` for `None`."""
+    if not at:
+        return "never"
+    from datetime import datetime, timezone
+
+    seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(at)).total_seconds()
+    if seconds < 60:
+        return "just now"
+    for unit, length in (("year", 31557600), ("month", 2629800), ("day", 86400), ("hour", 3600), ("minute", 60)):
+        count = int(seconds // length)
+        if count:
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"
+
+
+def home(path: str) -> str:
+    """A path with the home directory as `~`."""
+    start = os.path.expanduser("~")
+    return "~" + path[len(start) :] if path == start or path.startswith(start + os.sep) else path
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows: at a terminal as a table that fits it, otherwise tab-separated, whole and without a heading."""
+    if not is_terminal(sys.stdout):
+        for row in rows:
+            print("\t".join(printable(cell) for cell in row))
+        return
+    # Rich costs as much to import as Typer, and what is piped needs none of it.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        drawn.add_column(column, overflow="ellipsis", no_wrap=True, style="cyan" if number == 0 else "")
+    for row in rows:
+        drawn.add_row(*(Text(printable(cell)) for cell in row))
+    Console(highlight=False).print(drawn)
