@@ -12,7 +12,7 @@ import os
 import time
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from deepctl.errors import Locked
 from deepctl.files import durable
@@ -41,7 +41,7 @@ class Lock:
         self._wait = wait
         self._descriptor = -1
 
-    def __enter__(self) -> Lock:
+    def __enter__(self) -> Self:
         durable.make_root(os.path.dirname(self._path))
         descriptor = durable.open_regular(self._path, os.O_RDWR | os.O_CREAT)
         try:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_ai import Agent, RunContext
-from pydantic_ai.agent.abstract import AgentInstructions
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.models import Model
 from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceRef
@@ -50,6 +49,10 @@ class DeepAgentDeps:
         return self._workspace
 
 
+Instruction = str | Callable[[RunContext[DeepAgentDeps]], str | None]
+"""A text, or a function of the run that returns one."""
+
+
 @dataclass
 class _BackendOfDeps(AbstractCapability[DeepAgentDeps]):
     """Gives each run the backend in its deps, whatever place the message history was made in."""
@@ -70,7 +73,7 @@ class _Console(ConsoleCapability):
 def create_deep_agent(
     model: Model | str | None = None,
     *,
-    instructions: AgentInstructions[DeepAgentDeps] = None,
+    instructions: Instruction | Sequence[Instruction] | None = None,
     include_memory: bool = True,
     include_plans: bool = True,
     include_execute: bool = False,
@@ -122,7 +125,7 @@ def create_deep_agent(
     )
 
 
-def _listed(instructions: AgentInstructions[DeepAgentDeps]) -> list[Any]:
+def _listed(instructions: Instruction | Sequence[Instruction] | None) -> list[Instruction]:
     if instructions is None:
         return []
     return (

@@ -64,6 +64,7 @@ class Chat:
             ask=ask,
         )
         self._runner = asyncio.Runner()
+        self._entered = False
 
     @property
     def model(self) -> str:
@@ -76,7 +77,9 @@ class Chat:
         return self._options.sandbox == "none"
 
     def close(self) -> None:
-        """Close what the turns left open."""
+        """Close what the turns left open: connections to the provider and the event loop."""
+        if self._entered:
+            self._runner.run(self._model.__aexit__(None, None, None))
         self._runner.close()
 
     def turn(self, profile: ProfilePaths, session: str, prompt: str, emit: Emit) -> Done:
@@ -107,6 +110,9 @@ class Chat:
     async def _run(
         self, deps: DeepAgentDeps, prompt: str, history: list[ModelMessage], writer: log.Writer, emit: Emit
     ) -> Outcome:
+        if not self._entered:
+            await self._model.__aenter__()
+            self._entered = True
         caught: list[int] = []
         with _CancelOn((signal.SIGTERM, signal.SIGHUP), caught):
             try:

@@ -17,6 +17,8 @@ from deepctl.redaction import redact
 _OPENAI = ("openai", "openai-chat", "openai-responses")
 _EXTRA = re.compile(r"pydantic-ai-slim\[([a-z-]+)\]")
 _MAX_DETAIL = 300
+_EXTRAS = ("bedrock", "cohere", "google", "groq", "huggingface", "mistral", "xai")
+"""Extras of deepctl itself; pyproject.toml defines them."""
 
 _RETRYABLE = (
     exceptions.ModelRateLimitError,
@@ -53,9 +55,10 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
     except ImportError as error:
         extra = _EXTRA.search(str(error))
         wanted = extra[1] if extra else name.partition(":")[0]
+        package = "deepctl" if wanted in _EXTRAS else "pydantic-ai-slim"
         raise UsageError(
-            f"Model {name!r} needs a package that is not installed: {redact(str(error), environment)}",
-            f"Install it with: pip install 'pydantic-ai-slim[{wanted}]', or deepctl's extra {wanted!r}.",
+            f"Model {name!r} needs the client of its provider, which is not installed.",
+            f"Install it with: pip install '{package}[{wanted}]'",
             code="model_extra_missing",
         ) from None
     except ValueError as error:

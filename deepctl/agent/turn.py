@@ -7,7 +7,7 @@ tool result before the next tool starts. So a kill loses at most what was being 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -143,7 +143,7 @@ class _Recorder:
 
 
 @contextlib.contextmanager
-def _storing() -> Any:
+def _storing() -> Iterator[None]:
     """Keeps trouble with the disk apart from trouble with the network or a tool."""
     try:
         yield
@@ -173,7 +173,7 @@ class _RecordedModel(WrapperModel):
             yield response
 
 
-async def _forward(events: AsyncIterator[AgentStreamEvent], emit: Emit, recorder: _Recorder | None = None) -> None:
+async def _forward(events: AsyncIterable[AgentStreamEvent], emit: Emit, recorder: _Recorder | None = None) -> None:
     async for event in events:
         if recorder is not None and isinstance(event, FunctionToolResultEvent):
             recorder.result(event.part)

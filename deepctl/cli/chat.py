@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
@@ -12,7 +14,7 @@ from deepctl.cli import options
 from deepctl.domain import names, profiles, settings
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.domain.sessions import catalogue
-from deepctl.errors import DeepctlError, UsageError
+from deepctl.errors import DeepctlError, Terminated, UsageError
 from deepctl.output.chat import Display, Events, Text
 from deepctl.output.text import is_terminal
 
@@ -61,23 +63,26 @@ def chat(
         name = names.check(options.user(user))
         if session is not None and new is not None:
             raise UsageError("--session and --new exclude each other.")
-        for wanted in (session, new):
-            if wanted:
-                names.check(wanted, "session")
+        if session is not None:
+            names.check(session, "session")
+        if new is not None and new != _UNNAMED:
+            names.check(new, "session")
         said = _said(prompt)
         root = options.root()
         profile = profiles.find(root, name) if profiles.exists(root, name) else None
-        talk = Talk(root, name, _chat(profile, model, approve, sandbox, timeout), wait, display)
-        if said is not None:
-            talk.turn(said, session, new)
-        elif as_json:
+        if said is None and as_json:
             raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")
-        else:
-            from deepctl.cli.interactive import converse
+        with closing(_chat(profile, model, approve, sandbox, timeout)) as agent:
+            talk = Talk(root, name, agent, wait, display)
+            if said is not None:
+                talk.turn(said, session, new)
+            else:
+                from deepctl.cli.interactive import converse
 
-            converse(talk, session, new)
+                converse(talk, session, new)
     except DeepctlError as error:
-        if not display.error(error):
+        shown = display.error(error)
+        if not shown or isinstance(error, Terminated):
             raise
         raise typer.Exit(error.exit_code) from error
 
@@ -119,8 +124,13 @@ def _chat(
     }
     # pydantic-ai greets new users of the library on stderr; these are not.
     os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
-    # A second of imports: only now that there is something to say.
+    # A second of imports: only now that there is something to say. None of what they make is garbage, so looking for
+    # some meanwhile is a waste.
+    gc.disable()
     from deepctl.agent.chat import Chat, Options
+
+    gc.freeze()
+    gc.enable()
 
     chosen = Options(
         model=found["model"] or "offline",
@@ -130,10 +140,11 @@ def _chat(
         approve=cast("Literal['ask', 'auto', 'never']", found["approve"] or "ask"),
         timeout=timeout,
     )
-    ask = None
-    if is_terminal(sys.stdin) and is_terminal(sys.stderr):
-        from deepctl.cli.interactive import ask_at_terminal as ask
-    return Chat(chosen, environment=os.environ, ask=ask)
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        return Chat(chosen, environment=os.environ)
+    from deepctl.cli.interactive import ask_at_terminal
+
+    return Chat(chosen, environment=os.environ, ask=ask_at_terminal)
 
 
 class Talk:

@@ -52,5 +52,12 @@ async def ask_at_terminal(command: str) -> bool:
     """Show a command and wait for y or n; anything but yes is no."""
     print(f"The agent wants to run:\n  {printable_lines(command)}", file=sys.stderr)
     print("Run it? [y/N] ", end="", file=sys.stderr, flush=True)
-    answer = await asyncio.to_thread(sys.stdin.readline)
+    # Not a thread that reads: it could not be stopped by Ctrl-C and would take the next line away from the editor.
+    loop = asyncio.get_running_loop()
+    line = loop.create_future()
+    loop.add_reader(sys.stdin.fileno(), lambda: line.done() or line.set_result(sys.stdin.readline()))
+    try:
+        answer: str = await line
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
     return answer.strip().lower() in ("y", "yes")

@@ -15,11 +15,11 @@ from deepctl.files.beneath import Outside, Tree
 
 
 class Notebook(NamedTuple):
-    """One memory file. `path` is relative to the workspace, `modified_at` RFC 3339 in UTC."""
+    """One memory file. `path` is relative to the workspace, `size` in bytes, `modified_at` RFC 3339 in UTC."""
 
     name: str
     path: str
-    bytes: int
+    size: int
     modified_at: str
     content: bytes
 

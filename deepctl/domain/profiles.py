@@ -95,8 +95,9 @@ def all_names(root: Root) -> list[str]:
 
 def lock(root: Root, name: str, *, command: str, wait: float = 0.0) -> Lock:
     """The lock of the profile called `name`, which need not exist yet. `wait` is in seconds."""
+    names.check(name)
     make_root(root)
-    return Lock(root.profile(names.check(name)).lock, profile=name, command=command, wait=wait)
+    return Lock(root.profile(name).lock, profile=name, command=command, wait=wait)
 
 
 def make_root(root: Root) -> None:

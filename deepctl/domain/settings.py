@@ -142,9 +142,10 @@ def change(path: str, key: str, value: str | None) -> None:
     """
     import tomlkit
 
-    if read(path):
+    read(path)
+    try:
         document = tomlkit.parse(durable.read_file(path).decode())
-    else:
+    except FileNotFoundError:
         document = tomlkit.document()
     if value is None:
         if key not in document:

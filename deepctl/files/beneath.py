@@ -272,7 +272,12 @@ class Tree:
         except Outside:
             return "/"
         except (FileNotFoundError, NotADirectoryError):
-            return os.path.normpath(os.path.join(self.root, path))
+            normal = os.path.normpath(path)
+            if normal != path.rstrip("/"):
+                return self.real_path(normal)
+            head, tail = os.path.split(normal)
+            parent = self.real_path(head or ".")
+            return "/" if parent == "/" else os.path.join(parent, tail)
 
 
 def _link(parent: int, name: str) -> str | None:

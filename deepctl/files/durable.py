@@ -5,6 +5,7 @@ Everything here is private to the user whatever the umask: directories 0700, fil
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -30,8 +31,6 @@ _REASONS = {
 
 def storage_error(error: OSError, kept: str | None = None) -> StorageError:
     """An `OSError` in words: what failed, where, and what was kept."""
-    import errno
-
     name = errno.errorcode.get(error.errno or 0, "")
     reason = _REASONS.get(name) or (error.strerror or str(error)).lower()
     filename = error.filename
@@ -47,8 +46,8 @@ def make_directory(path: str) -> None:
     try:
         os.mkdir(path, DIRECTORY_MODE)
     except FileExistsError:
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            raise
+        if not os.path.isdir(path):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
         return
     os.chmod(path, DIRECTORY_MODE)
 
@@ -123,8 +122,6 @@ def read_file(path: str) -> bytes:
 
 def open_regular(path: str, flags: int) -> int:
     """A descriptor of a regular file, never through a link and never waiting for a FIFO's other end."""
-    import errno
-
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, FILE_MODE)
     except OSError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from deepctl.errors import DeepctlError
-from deepctl.output.render import notice
+from deepctl.output.render import notice, write
 from deepctl.output.text import has_colour, is_terminal, printable, printable_lines
 
 _SHOWN_ARGUMENT = 100
@@ -34,7 +34,7 @@ class Events:
     """NDJSON: one event a line, flushed as it happens; the last is a `result` or an `error`."""
 
     def event(self, event: Mapping[str, Any]) -> None:
-        print(json.dumps(event), flush=True)
+        write(json.dumps(event) + "\n")
 
     def notice(self, message: str) -> None:
         """Nothing but events is printed."""
@@ -66,8 +66,7 @@ class Text:
                 self._end_line()
 
     def _write(self, text: str) -> None:
-        sys.stdout.write(self._clean(text))
-        sys.stdout.flush()
+        write(self._clean(text))
         self._at_line_start = text.endswith("\n")
 
     def _end_line(self) -> None:

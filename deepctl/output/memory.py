@@ -11,11 +11,14 @@ from deepctl.output.text import ago, is_terminal, printable_lines, size, table
 
 
 def _document(notebook: Notebook, *, content: bool) -> dict[str, Any]:
-    found: dict[str, Any] = notebook._asdict()
+    found: dict[str, Any] = {
+        "name": notebook.name,
+        "path": notebook.path,
+        "bytes": notebook.size,
+        "modified_at": notebook.modified_at,
+    }
     if content:
         found["content"] = notebook.content.decode("utf-8", "surrogateescape")
-    else:
-        del found["content"]
     return found
 
 
@@ -61,7 +64,7 @@ class NotebookList(NamedTuple):
                 (
                     notebook.name,
                     ago(notebook.modified_at) if terminal else notebook.modified_at,
-                    size(notebook.bytes) if terminal else str(notebook.bytes),
+                    size(notebook.size) if terminal else str(notebook.size),
                 )
                 for notebook in self.notebooks
             ],

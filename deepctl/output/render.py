@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any, Protocol
 
-from deepctl.errors import DeepctlError
+from deepctl.errors import DeepctlError, StorageError
 from deepctl.output.text import has_colour, printable
 
 VERSION = 1
@@ -31,6 +32,30 @@ def show(view: View, as_json: bool) -> None:
         print(json.dumps({"version": VERSION, **view.document()}))
     else:
         view.print()
+
+
+def write(text: str) -> bool:
+    """Write to stdout at once. False once whoever read it has left: what follows goes nowhere, and nothing stops.
+
+    Raises `StorageError` (exit 8) if stdout cannot be written for another reason.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_stdout()
+        return False
+    except OSError as problem:
+        discard_stdout()
+        raise StorageError(f"stdout cannot be written: {problem.strerror}.", code="stdout") from None
+    return True
+
+
+def discard_stdout() -> None:
+    """Send what is written to, or still buffered for, a broken stdout nowhere, so that everything else can go on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def notice(message: str) -> None:

@@ -1,0 +1,47 @@
+# What a person types; CI types the same. Needs CPython 3.11 or later, make and a package index.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    a conversation with the offline model, in a throw-away root"
+	@echo "make test    all tests"
+	@echo "make lint    ruff, mypy and the import rules"
+	@echo "make bench   speed, as ratios measured in one run"
+	@echo "make clean   remove what the others made"
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit("deepctl needs CPython 3.11 or later; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(READY)
+
+demo: $(READY)
+	@PATH="$(abspath $(BIN)):$$PATH" sh examples/demo.sh
+
+test: $(DEV)
+	$(BIN)/pytest
+
+lint: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(DEV)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

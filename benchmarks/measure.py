@@ -1,0 +1,35 @@
+"""Measuring processes: medians of alternating runs, so that a busy moment falls on all alike."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+
+
+def medians(commands: Mapping[str, Sequence[str]], *, rounds: int, environment: Mapping[str, str]) -> dict[str, float]:
+    """The median wall time of each command in seconds, over `rounds` runs, one of each in turn. One run warms up."""
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for number in range(rounds + 1):
+        for name, command in commands.items():
+            began = time.perf_counter()
+            subprocess.run(
+                command,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=True,
+            )
+            if number:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(measured) for name, measured in times.items()}
+
+
+def promise(what: str, ratio: float, limit: float) -> bool:
+    """Print one promise with what was measured; whether it holds."""
+    held = ratio <= limit
+    print(f"  {what:<58} {ratio:5.2f} x   promised: {limit:.2f} x   {'held' if held else 'BROKEN'}")
+    return held

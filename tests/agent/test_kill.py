@@ -1,0 +1,82 @@
+"""SIGKILL at any moment of a turn: the next command continues, and nothing that was complete is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Command
+
+ROUNDS = 50
+
+
+@pytest.mark.timeout(600)
+def test_a_turn_of_three_tools_killed_at_fifty_random_moments(process: Command, home: Path) -> None:
+    """What has come out as an event was complete, so it must be in the log; the next turn must go through."""
+    randomness = random.Random(20261122)
+    prompt = "write a.txt: one\nremember two\nread a.txt"
+    began = time.monotonic()
+    process("chat", "--user", "warm", prompt).ok()
+    whole = time.monotonic() - began
+    cut_short = 0
+    for number in range(ROUNDS):
+        user = f"u{number}"
+        out = home.parent / f"out{number}"
+        with open(out, "wb") as stdout:
+            running = process.start("chat", "--user", user, "--json", prompt, stdout=stdout)
+            # Most of the time goes into imports; aim at what comes after them.
+            time.sleep(randomness.uniform(0.4, 1.1) * whole)
+            running.kill()
+            running.wait()
+        seen = [json.loads(line) for line in out.read_bytes().split(b"\n")[:-1]]
+        cut_short += bool(seen) and seen[-1]["type"] != "result"
+        if not (home / "profiles" / user).exists():
+            assert seen == []
+            continue
+        if any(event["type"] == "start" for event in seen):
+            shown = process("sessions", "show", "--user", user, "--json").ok().json
+            _nothing_is_missing(shown["messages"], seen, prompt)
+            assert all(damage["torn"] for damage in shown["damaged"])
+        after = process("chat", "--user", user, "--json", "hello").ok()
+        assert after.events[-1]["type"] == "result"
+        shown = process("sessions", "show", "--user", user, "--json").ok().json
+        _nothing_is_missing(shown["messages"], seen, prompt)
+        assert shown["damaged"] == []
+    print(f"{ROUNDS} kills, {cut_short} of them in the middle of the turn")
+    assert cut_short >= ROUNDS // 10, "the kills missed the turn; aim again"
+
+
+def _nothing_is_missing(messages: list[dict[str, object]], seen: list[dict[str, object]], prompt: str) -> None:
+    logged = json.dumps([entry["message"] for entry in messages])
+    for event in seen:
+        if event["type"] in ("tool_call", "tool_result"):
+            assert json.dumps(event["id"]) in logged
+            assert json.dumps(prompt)[1:-1] in logged
+        if event["type"] == "tool_result" and event["name"] == "read_file":
+            assert json.dumps(event["content"])[1:-1] in logged
+        if event["type"] == "result":
+            assert json.dumps(event["output"])[1:-1] in logged
+
+
+def test_a_log_cut_at_every_byte_of_its_last_lines_is_read_and_continued(process: Command, home: Path) -> None:
+    from deepctl.domain import layout
+    from deepctl.domain.sessions import catalogue, log
+
+    process("chat", "write a.txt: one\nread a.txt").ok()
+    paths = layout.root(os.environ).profile("default")
+    session = catalogue.find(paths, "main")
+    path = Path(log.log_path(session.directory, session.log))
+    raw = path.read_bytes()
+    start = raw.rindex(b"\n", 0, len(raw) - 1) + 1
+    whole = len(catalogue.read(session).messages)
+    for cut in range(start, len(raw) + 1, 7):
+        path.write_bytes(raw[:cut])
+        # The newline alone can be missing: the line before it is complete all the same.
+        assert len(catalogue.read(session).messages) == (whole if cut >= len(raw) - 1 else whole - 1)
+        log.Writer(session.directory, session.log, 2).close()
+        assert catalogue.read(session).damage == []

@@ -1,0 +1,300 @@
+"""`deepctl chat` for scripts: one turn, its answer on stdout, its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Command, InProcess
+
+
+def test_the_next_command_continues_the_conversation_and_bob_sees_none_of_it(
+    deepctl: InProcess, process: Command
+) -> None:
+    process("chat", "--user", "alice", "remember I like green tea\nwrite notes/a.txt: hello\nplan Trip: pack; go").ok()
+    again = process("chat", "--user", "alice", "recall tea").ok()
+    assert "I like green tea" in again.stdout
+    assert "can see 2 earlier turns" in deepctl("chat", "--user", "alice", "hello").ok().stdout
+    assert "green" not in deepctl("chat", "--user", "bob", "recall tea").ok().stdout
+    assert "can see 1 earlier turn " in deepctl("chat", "--user", "bob", "hello").ok().stdout
+    refused = deepctl("chat", "--user", "bob", "read ../../alice/workspace/notes/a.txt").ok().stdout
+    assert "outside the workspace" in refused
+    assert "1\thello" not in refused
+
+
+def test_the_answer_is_all_there_is_on_stdout_and_the_notice_is_on_stderr(deepctl: InProcess) -> None:
+    result = deepctl("chat", "write a.txt: hello\nread a.txt").ok()
+    assert result.stdout == "Wrote 1 lines to a.txt\n     1\thello\n"
+    assert "not an LLM" in result.stderr
+    assert "--model" in result.stderr
+
+
+def test_tools_run_in_the_order_of_the_prompt(deepctl: InProcess, home: Path) -> None:
+    lines = [line for n in range(10) for line in (f"write a.txt: {n}", "read a.txt")]
+    result = deepctl("chat", "--json", "\n".join(lines)).ok()
+    reads = [e["content"] for e in result.events if e["type"] == "tool_result" and e["name"] == "read_file"]
+    assert [read.split("\t")[1] for read in reads] == [str(n) for n in range(10)]
+    assert (home / "profiles/default/workspace/a.txt").read_text() == "9"
+
+
+def test_json_is_one_event_a_line_and_ends_in_the_result(deepctl: InProcess) -> None:
+    result = deepctl("chat", "--json", "--user", "alice", "write a.txt: hello").ok()
+    events = result.events
+    assert result.stderr == ""
+    assert events[0] == {"type": "start", "profile": "alice", "session": "main", "model": "offline"}
+    assert [event["type"] for event in events if event["type"] != "text"] == [
+        "start",
+        "tool_call",
+        "tool_result",
+        "result",
+    ]
+    call, returned = (next(e for e in events if e["type"] == kind) for kind in ("tool_call", "tool_result"))
+    assert (call["name"], call["args"]) == ("write_file", {"path": "a.txt", "content": "hello"})
+    assert (returned["id"], returned["ok"]) == (call["id"], True)
+    assert (
+        events[-1]["output"] == "".join(e["delta"] for e in events if e["type"] == "text") == "Wrote 1 lines to a.txt"
+    )
+    assert events[-1]["usage"]["requests"] == 2
+    assert set(events[-1]) == {"type", "output", "session", "checkpoint", "usage"}
+
+
+def test_json_ends_in_an_error_event_when_it_fails(deepctl: InProcess) -> None:
+    result = deepctl("chat", "--json", "--model", "nonsense", "hello")
+    assert result.code == 2
+    assert result.stderr == ""
+    assert result.events[-1]["type"] == "error"
+    assert result.events[-1]["code"] == "unknown_model"
+    assert set(result.events[-1]) == {"type", "code", "message", "hint", "exit_code", "retryable"}
+
+
+def test_piped_stdin_is_the_prompt_and_beside_a_prompt_its_context(deepctl: InProcess, home: Path) -> None:
+    deepctl("chat", stdin=b"write a.txt: from stdin\n").ok()
+    assert (home / "profiles/default/workspace/a.txt").read_text() == "from stdin"
+    deepctl("chat", "remember this", stdin=b"write b.txt: only context\n").ok()
+    assert not (home / "profiles/default/workspace/b.txt").exists()
+    asked = deepctl("sessions", "show", "--json").ok().json["messages"][4]["message"]["parts"][0]["content"]
+    assert asked == "remember this\n\n<stdin>\nwrite b.txt: only context\n\n</stdin>"
+
+
+def test_without_a_prompt_or_a_terminal_it_says_so(deepctl: InProcess, home: Path) -> None:
+    for arguments, stdin in ((("chat",), b""), (("chat", ""), b" \n"), (("chat", "--json"), b"")):
+        result = deepctl(*arguments, stdin=stdin)
+        assert result.code == 2, arguments
+        assert "prompt" in result.stderr + result.stdout
+    assert not home.exists()
+
+
+def test_sessions_are_begun_continued_and_listed(deepctl: InProcess) -> None:
+    deepctl("chat", "one").ok()
+    deepctl("chat", "--session", "work", "two").ok()
+    deepctl("chat", "three").ok()  # the latest
+    deepctl("chat", "four", "--new").ok()
+    deepctl("chat", "--new", "named", "five").ok()
+    deepctl("chat", "--session", "MAIN", "six").ok()
+    listed = deepctl("sessions", "list", "--json").ok().json["sessions"]
+    assert [(s["name"], s["turns"], s["title"]) for s in listed] == [
+        ("main", 2, "one"),
+        ("named", 1, "five"),
+        ("session-3", 1, "four"),
+        ("work", 2, "two"),
+    ]
+    taken = deepctl("chat", "--new=Work", "x")
+    assert taken.code == 6
+    assert deepctl("chat", "--new", "--session", "work", "x").code == 2
+    assert set(listed[0]) == {"name", "created_at", "updated_at", "turns", "message_count", "head", "title"}
+
+
+def test_show_is_a_transcript_and_an_unknown_session_is_exit_3(deepctl: InProcess) -> None:
+    deepctl("chat", "write a.txt: hello").ok()
+    shown = deepctl("sessions", "show").ok().stdout
+    assert "> write a.txt: hello" in shown
+    assert "→ write_file" in shown
+    assert "Wrote 1 lines" in shown
+    missing = deepctl("sessions", "show", "nope", "--json")
+    assert (missing.code, missing.error["code"]) == (3, "session_not_found")
+
+
+def test_a_bad_model_creates_no_profile(deepctl: InProcess, home: Path) -> None:
+    for model in ("nonsense", "nobody:x", "", "openai"):
+        assert deepctl("chat", "--user", "alice", "--model", model, "hello").code == 2
+    missing_key = deepctl("chat", "--user", "alice", "--model", "anthropic:claude-sonnet-4-5", "hello")
+    assert missing_key.code == 7
+    assert "ANTHROPIC_API_KEY" in missing_key.stderr
+    assert not home.exists()
+
+
+def test_a_provider_that_is_not_installed_is_named_with_its_extra(deepctl: InProcess) -> None:
+    result = deepctl("chat", "--model", "groq:llama", "hello")
+    assert result.code == 2
+    assert "deepctl[groq]" in result.stderr
+
+
+def test_commands_are_offered_only_with_sandbox_none_and_need_a_yes(deepctl: InProcess, home: Path) -> None:
+    workspace = home / "profiles/default/workspace"
+    no_tool = deepctl("chat", "run touch done").ok()
+    assert "no tool" in no_tool.stdout
+    asked = deepctl("chat", "--sandbox", "none", "run touch done").ok()
+    assert "did not run" in asked.stdout
+    never = deepctl("chat", "--sandbox", "none", "--approve", "never", "run touch done").ok()
+    assert "did not run" in never.stdout
+    assert not (workspace / "done").exists()
+    deepctl("chat", "--sandbox", "none", "--approve", "auto", "run touch done").ok()
+    assert (workspace / "done").exists()
+    unavailable = deepctl("chat", "--sandbox", "docker", "hello")
+    assert unavailable.code == 6
+
+
+def test_a_denied_command_does_not_run_after_what_follows_it(deepctl: InProcess, home: Path) -> None:
+    result = deepctl("chat", "--json", "--sandbox", "none", "run rm -f a.txt\nwrite a.txt: kept").ok()
+    assert [e["name"] for e in result.events if e["type"] == "tool_result"] == ["execute", "write_file"]
+    assert (home / "profiles/default/workspace/a.txt").read_text() == "kept"
+
+
+def test_commands_see_no_variable_of_deepctls_environment(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-canary-1234567890")
+    monkeypatch.setenv("MY_SECRET", "canary")
+    output = deepctl("chat", "--sandbox", "none", "--approve", "auto", "run env").ok().stdout
+    assert "canary" not in output
+    assert f"HOME={home}/profiles/default/workspace/.deep/home" in output
+    names = {line.split("=")[0] for line in output.splitlines() if "=" in line}
+    assert names <= {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "HOME", "PWD", "SHLVL", "_", "OLDPWD"}
+
+
+def test_a_turn_that_takes_too_long_is_stopped_and_kept(process: Command) -> None:
+    began = time.monotonic()
+    result = process(
+        "chat", "--json", "--timeout", "3", "--sandbox", "none", "--approve", "auto", "write a.txt: x\nrun sleep 31.7"
+    )
+    assert (result.code, result.events[-1]["code"]) == (124, "timeout")
+    assert time.monotonic() - began < 20
+    kinds = [e["message"]["kind"] for e in process("sessions", "show", "--json").ok().json["messages"]]
+    assert kinds[:3] == ["request", "response", "request"]
+    assert not _running("sleep 31.7")
+    assert process("chat", "hello").code == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1)])
+def test_an_interrupted_turn_keeps_what_is_complete_and_ends_its_command(
+    process: Command, number: signal.Signals, code: int
+) -> None:
+    prompt = f"write a.txt: x\nrun sleep 40.{number.value}"
+    running = process.start("chat", "--json", "--sandbox", "none", "--approve", "auto", prompt)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if json.loads(line)["type"] == "tool_result":
+            break
+    time.sleep(0.3)
+    running.send_signal(number)
+    out, err = running.communicate(timeout=20)
+    assert running.returncode == code
+    assert b"Traceback" not in err
+    if number == signal.SIGINT:
+        assert json.loads(out.splitlines()[-1])["code"] == "interrupted"
+    assert not _running(f"sleep 40.{number.value}")
+    messages = process("sessions", "show", "--json").ok().json["messages"]
+    assert messages[2]["message"]["parts"][0]["content"] == "Wrote 1 lines to a.txt"
+    assert "can see 1 earlier turn " in process("chat", "hello").ok().stdout
+
+
+def _running(command: str) -> bool:
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if line.strip() == command:
+            return True
+    return False
+
+
+def test_a_second_chat_on_the_same_profile_is_exit_4_and_names_the_first(process: Command) -> None:
+    slow = ("chat", "--sandbox", "none", "--approve", "auto", "--json")
+    first = process.start(*slow, "--user", "alice", "run sleep 30")
+    assert first.stdout is not None
+    assert json.loads(first.stdout.readline())["type"] == "start"
+    began = time.monotonic()
+    second = process("chat", "--user", "alice", "--json", "hello")
+    assert time.monotonic() - began < 10
+    assert (second.code, second.events[-1]["code"]) == (4, "locked")
+    assert f"pid {first.pid}, `deepctl chat`" in second.events[-1]["message"]
+    assert process("chat", "--user", "bob", "hello").code == 0, "another profile runs beside it"
+    for reader in (
+        ("memory", "show"),
+        ("sessions", "list"),
+        ("sessions", "show"),
+        ("profiles", "list"),
+        ("config", "show"),
+    ):
+        assert process(*reader, *(() if reader[0] == "profiles" else ("--user", "alice"))).code == 0, reader
+    waited = process("chat", "--user", "alice", "--wait", "0.5", "hello")
+    assert waited.code == 4
+    first.kill()
+    first.communicate()
+    assert process("chat", "--user", "alice", "hello").code == 0, "a killed holder leaves no lock"
+
+
+def test_two_at_once_that_wait_both_get_their_turn(process: Command) -> None:
+    running = [process.start("chat", "--wait", "30", f"remember fact {n}") for n in range(4)]
+    for one in running:
+        one.communicate(timeout=60)
+        assert one.returncode == 0
+    noted = process("memory", "show").ok().stdout
+    assert sorted(noted.splitlines()) == [f"- fact {n}" for n in range(4)]
+    assert process("sessions", "list", "--json").ok().json["sessions"][0]["turns"] == 4
+
+
+def test_a_ten_megabyte_prompt_is_a_prompt(process: Command) -> None:
+    prompt = b"remember the end\n" + b"x" * 10_000_000
+    process("chat", stdin=prompt).ok()
+    shown = process("sessions", "list", "--json").ok().json["sessions"][0]
+    assert len(shown["title"]) == 80
+    assert process("chat", "hello").code == 0
+
+
+def test_stdin_that_is_not_utf8_is_refused_whole(deepctl: InProcess, home: Path) -> None:
+    result = deepctl("chat", stdin=b"hello \xff world")
+    assert result.code == 2
+    assert "0xff at offset 6" in result.stderr
+    assert not home.exists()
+
+
+def test_a_reader_that_leaves_early_loses_nothing(process: Command) -> None:
+    prompt = "\n".join(f"write f{n}.txt: {n}" for n in range(30))
+    running = process.start("chat", "--json", prompt)
+    assert running.stdout is not None
+    running.stdout.readline()
+    running.stdout.close()
+    assert running.stderr is not None
+    assert running.stderr.read() == b""
+    assert running.wait(60) == 0
+    shown = process("sessions", "show", "--json").ok().json["messages"]
+    assert shown[-1]["message"]["kind"] == "response"
+    assert len(shown[2]["message"]["parts"]) == 30
+
+
+def test_a_list_whose_reader_leaves_early_is_quiet(process: Command) -> None:
+    for n in range(3):
+        process("profiles", "create", f"p{n}").ok()
+    command = " ".join((*process.argv, "profiles", "list"))
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"p0\t")
+
+
+def test_a_stdout_that_is_full_is_exit_8(process: Command) -> None:
+    process("profiles", "create", "alice").ok()
+    with open("/dev/full", "wb") as full:
+        for command in (("profiles", "list"), ("chat", "--user", "alice", "hello")):
+            running = process.start(*command, stdout=full)
+            _, err = running.communicate(timeout=60)
+            assert running.returncode == 8, command
+            assert err.decode().count("Error:") == 1
+            assert b"Traceback" not in err

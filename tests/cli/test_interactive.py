@@ -1,0 +1,196 @@
+"""The conversation at a terminal, on a real pseudo-terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pyte
+import pytest
+
+from tests.support.command import Command
+
+
+class Terminal:
+    """`deepctl chat` on a pseudo-terminal; `screen` is what a person would see of its last 60 lines."""
+
+    def __init__(self, *arguments: str, columns: int = 120) -> None:
+        self._child: Any = pexpect.spawn(
+            sys.executable,
+            ["-m", "deepctl", "chat", *arguments],
+            env={**os.environ, "TERM": "xterm-256color"},
+            dimensions=(60, columns),
+            timeout=30,
+        )
+        self.bytes = b""
+        self._screen = pyte.Screen(columns, 60)
+        # The line editor asks where the cursor is, as it would a real terminal.
+        self._screen.write_process_input = lambda answer: self._child.send(answer.encode())
+        self._stream = pyte.ByteStream(self._screen)
+
+    @property
+    def screen(self) -> str:
+        return "\n".join(line.rstrip() for line in self._screen.display).rstrip()
+
+    def _read(self, seconds: float) -> bool:
+        try:
+            piece = self._child.read_nonblocking(65536, seconds)
+        except (pexpect.TIMEOUT, pexpect.EOF):
+            return False
+        self.bytes += piece
+        self._stream.feed(piece)
+        return True
+
+    def expect(self, text: str, times: int = 1) -> None:
+        """Wait until `text` is on the screen, so many times."""
+        end = time.monotonic() + 30
+        while self.screen.count(text) < times:
+            assert time.monotonic() < end, f"{text!r} is not on the screen:\n{self.screen}"
+            self._read(0.2)
+
+    def prompt(self, name: str = "alice") -> None:
+        """Wait until the line editor is ready and its line empty."""
+        end = time.monotonic() + 30
+        while self._read(0.15) or self._screen.display[self._screen.cursor.y].rstrip() != f"{name}>":
+            assert time.monotonic() < end, f"no prompt:\n{self.screen}"
+
+    def type(self, text: str) -> None:
+        self._child.send(text.encode())
+
+    def close(self) -> None:
+        self._child.close(force=True)
+
+    def leave(self) -> int:
+        """Press Ctrl-D and return the exit code."""
+        self.type("\x04")
+        self._child.expect(pexpect.EOF)
+        self._child.close()
+        return int(self._child.exitstatus if self._child.exitstatus is not None else -self._child.signalstatus)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    opened = Terminal("--user", "alice")
+    yield opened
+    opened.close()
+
+
+def test_a_conversation_of_two_turns_and_ctrl_d(terminal: Terminal, process: Command) -> None:
+    terminal.prompt()
+    terminal.type("remember I like tea\r")
+    terminal.expect("Remembered.")
+    terminal.prompt()
+    terminal.type("hello\r")
+    terminal.expect("1 earlier turn ")
+    terminal.prompt()
+    assert terminal.leave() == 0
+    assert process("memory", "show", "--user", "alice").ok().stdout == "- I like tea\n"
+    assert process("sessions", "list", "--user", "alice", "--json").ok().json["sessions"][0]["turns"] == 2
+
+
+def test_history_is_the_profiles_own_and_private(terminal: Terminal, home: Path) -> None:
+    terminal.prompt()
+    terminal.type("secret plan\r")
+    terminal.expect("offline model, not an LLM")
+    terminal.prompt()
+    terminal.leave()
+    history = home / "profiles" / "alice" / "prompt_history"
+    assert "secret plan" in history.read_text()
+    assert history.stat().st_mode & 0o777 == 0o600
+    again = Terminal("--user", "alice")
+    again.prompt()
+    again.type("\x1b[A")
+    again.expect("secret plan")
+    again.close()
+    other = Terminal("--user", "bob")
+    other.prompt("bob")
+    other.type("\x1b[A\r")
+    other.type("hello\r")
+    other.expect("0 earlier turns")
+    other.close()
+
+
+def test_ctrl_c_empties_the_line_and_stops_a_turn(process: Command) -> None:
+    terminal = Terminal("--user", "alice", "--sandbox", "none", "--approve", "auto")
+    terminal.prompt()
+    terminal.type("half a line\x03")
+    terminal.prompt()
+    terminal.type("run sleep 44.4\r")
+    terminal.expect("execute")
+    time.sleep(0.5)
+    terminal.type("\x03")
+    terminal.expect("Stopped")
+    terminal.prompt()
+    terminal.type("hello\r")
+    terminal.expect("1 earlier turn ")
+    terminal.prompt()
+    assert terminal.leave() == 0
+
+
+def test_commands_are_asked_for_and_no_is_the_default(home: Path) -> None:
+    terminal = Terminal("--user", "alice", "--sandbox", "none")
+    terminal.prompt()
+    terminal.type("run touch yes.txt\r")
+    terminal.expect("[y/N]")
+    terminal.type("y\r")
+    terminal.expect("no output")
+    terminal.prompt()
+    terminal.type("run touch no.txt\r")
+    terminal.expect("[y/N]", times=2)
+    terminal.type("\r")
+    terminal.expect("did not run")
+    terminal.prompt()
+    terminal.type("run touch stopped.txt\r")
+    terminal.expect("[y/N]", times=3)
+    terminal.type("\x03")
+    terminal.expect("Stopped")
+    terminal.prompt()
+    terminal.type("hello\r")
+    terminal.expect("3 earlier turns")
+    terminal.prompt()
+    assert terminal.leave() == 0
+    assert (home / "profiles/alice/workspace/yes.txt").exists()
+    assert not (home / "profiles/alice/workspace/stopped.txt").exists()
+    assert not (home / "profiles/alice/workspace/no.txt").exists()
+
+
+def test_an_idle_conversation_blocks_nobody_and_sees_what_another_process_did(
+    terminal: Terminal, process: Command
+) -> None:
+    terminal.prompt()
+    process("chat", "--user", "alice", "from a script").ok()
+    terminal.type("hello\r")
+    terminal.expect("1 earlier turn ")
+    terminal.prompt()
+    assert terminal.leave() == 0
+
+
+def test_an_error_in_a_turn_does_not_end_the_conversation(terminal: Terminal, process: Command) -> None:
+    terminal.prompt()
+    busy = process.start("chat", "--user", "alice", "--json", "--sandbox", "none", "--approve", "auto", "run sleep 20")
+    assert busy.stdout is not None
+    busy.stdout.readline()
+    terminal.type("hello\r")
+    terminal.expect("Another process is working on profile")
+    terminal.prompt()
+    busy.kill()
+    busy.wait()
+    terminal.type("hello\r")
+    terminal.expect("1 earlier turn ")
+    terminal.prompt()
+    assert terminal.leave() == 0
+
+
+def test_escape_sequences_in_answers_do_not_reach_the_terminal(terminal: Terminal, process: Command) -> None:
+    terminal.prompt()
+    process("chat", "--user", "alice", stdin=b"write evil.txt: \x1b]0;owned\x07").ok()
+    terminal.type("read evil.txt\r")
+    terminal.expect("\\x1b]0;owned\\x07")
+    terminal.prompt()
+    assert b"\x1b]0;" not in terminal.bytes
+    assert terminal.leave() == 0

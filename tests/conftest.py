@@ -1,0 +1,44 @@
+"""Every test gets a root of its own; nothing of the machine's user is read or written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Command, InProcess
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The root of state, not made yet; the current directory and `$HOME` are empty directories."""
+    for variable in list(os.environ):
+        if variable.startswith(("DEEPCTL_", "OPENAI_", "ANTHROPIC_", "NO_COLOR", "FORCE_COLOR")):
+            monkeypatch.delenv(variable)
+    root = tmp_path / "root"
+    elsewhere = tmp_path / "cwd"
+    elsewhere.mkdir()
+    (tmp_path / "user").mkdir()
+    monkeypatch.setenv("DEEPCTL_HOME", str(root))
+    monkeypatch.setenv("DEEPCTL_CONFIG", str(tmp_path / "config" / "config.toml"))
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.chdir(elsewhere)
+    yield root
+    assert list(elsewhere.iterdir()) == [], "deepctl wrote to the current directory"
+    assert list((tmp_path / "user").iterdir()) == [], "deepctl wrote to $HOME"
+
+
+@pytest.fixture
+def deepctl() -> InProcess:
+    """Run a command in this process: fast, and everything but signals and the terminal is real."""
+    return InProcess()
+
+
+@pytest.fixture
+def process() -> Iterator[Command]:
+    """Run a command in a process of its own; what is still running when the test ends is ended."""
+    command = Command()
+    yield command
+    command.stop()

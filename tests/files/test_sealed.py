@@ -1,0 +1,106 @@
+"""Sealed lines: damage takes only its own line down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepctl.files import durable, sealed
+
+_JSON = st.dictionaries(
+    st.text(max_size=5),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(st.characters(), max_size=20),
+        lambda inner: st.lists(inner, max_size=3),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(_JSON)
+def test_what_is_sealed_is_read_back_exactly(value: dict[str, object]) -> None:
+    line = sealed.seal(value)
+    assert line.count(b"\n") == 1
+    assert sealed.unseal(line[:-1]) == {**value}
+
+
+@given(_JSON, st.data())
+def test_a_flipped_byte_never_passes_for_the_value(value: dict[str, object], data: st.DataObject) -> None:
+    line = bytearray(sealed.seal(value)[:-1])
+    position = data.draw(st.integers(0, len(line) - 1))
+    line[position] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(ValueError, match=r"whole line|checksum|Expecting|not an object"):
+        sealed.unseal(bytes(line))
+
+
+@given(st.lists(_JSON, min_size=2, max_size=5), st.data())
+def test_one_damaged_line_leaves_the_others(values: list[dict[str, object]], data: st.DataObject) -> None:
+    lines = [sealed.seal(value) for value in values]
+    victim = data.draw(st.integers(0, len(lines) - 1))
+    lines[victim] = b"rubbish" + lines[victim][7:]
+    found = list(sealed.parse(b"".join(lines)))
+    assert [line.value for line in found] == [value if n != victim else None for n, value in enumerate(values)]
+    assert found[victim].problem
+
+
+@given(st.lists(_JSON, min_size=1, max_size=3), st.data())
+def test_a_file_cut_anywhere_keeps_every_whole_line_and_can_be_appended_to(
+    tmp_path_factory: pytest.TempPathFactory, values: list[dict[str, object]], data: st.DataObject
+) -> None:
+    raw = b"".join(sealed.seal(value) for value in values)
+    cut = data.draw(st.integers(0, len(raw)))
+    path = tmp_path_factory.mktemp("log") / "log"
+    path.write_bytes(raw[:cut])
+    whole = [line.value for line in sealed.parse(raw[:cut]) if line.value is not None]
+    appender = sealed.Appender(str(path))
+    appender.append({"new": 1})
+    appender.close()
+    assert [line.value for line in sealed.parse(path.read_bytes())] == [*whole, {"new": 1}]
+
+
+def test_a_line_that_cannot_be_written_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(sealed.seal({"first": 1}))
+    before = path.read_bytes()
+    appender = sealed.Appender(str(path))
+    real = sealed.os.pwrite
+    calls = 0
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            return real(descriptor, data[:10], offset)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sealed.os, "pwrite", full)
+    with pytest.raises(OSError, match="No space"):
+        appender.append({"second": "x" * 100})
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    appender.append({"second": 2})
+    appender.close()
+    assert [line.value for line in sealed.parse(path.read_bytes())] == [{"first": 1}, {"second": 2}]
+
+
+def test_a_replaced_file_is_old_or_new_and_leaves_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state"
+    durable.write_file(str(path), b"old")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    for step in ("fsync", "rename", "write"):
+        with monkeypatch.context() as patch:
+            patch.setattr(durable.os, step, broken)
+            with pytest.raises(OSError, match="Input/output"):
+                durable.write_file(str(path), b"new")
+        assert path.read_bytes() == b"old"
+        assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["state"]

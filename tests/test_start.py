@@ -1,0 +1,45 @@
+"""What commands load: those that only read start without the agent stack, and when piped without Rich."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.command import InProcess
+
+READERS = [
+    ("profiles", "list"),
+    ("profiles", "show", "alice"),
+    ("profiles", "path", "alice"),
+    ("sessions", "list", "--user", "alice"),
+    ("sessions", "show", "--user", "alice"),
+    ("memory", "show", "--user", "alice"),
+    ("memory", "list", "--user", "alice"),
+    ("config", "show", "--user", "alice"),
+    ("config", "get", "model"),
+    ("config", "path"),
+]
+HEAVY = ("pydantic", "pydantic_ai", "pydantic_ai_backends", "pydantic_ai_harness", "rich", "prompt_toolkit", "tomlkit")
+
+_RUN = """
+import sys
+from deepctl.cli.main import main
+code = main(sys.argv[1:])
+print("loaded:", *(name for name in %r if name in sys.modules), file=sys.stderr)
+sys.exit(code)
+""" % (HEAVY,)
+
+
+@pytest.mark.parametrize("command", READERS, ids=" ".join)
+@pytest.mark.parametrize("extra", [(), ("--json",)], ids=["text", "json"])
+def test_a_command_that_reads_loads_nothing_heavy(
+    deepctl: InProcess, command: tuple[str, ...], extra: tuple[str, ...]
+) -> None:
+    deepctl("chat", "--user", "alice", "remember tea").ok()
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, *command, *extra], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr.splitlines()[-1] == "loaded:"
+    assert done.stdout
