@@ -23,13 +23,13 @@ READERS = [
 ]
 HEAVY = ("pydantic", "pydantic_ai", "pydantic_ai_backends", "pydantic_ai_harness", "rich", "prompt_toolkit", "tomlkit")
 
-_RUN = """
+_RUN = f"""
 import sys
 from deepctl.cli.main import main
 code = main(sys.argv[1:])
-print("loaded:", *(name for name in %r if name in sys.modules), file=sys.stderr)
+print("loaded:", *(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)
 sys.exit(code)
-""" % (HEAVY,)
+"""
 
 
 @pytest.mark.parametrize("command", READERS, ids=" ".join)

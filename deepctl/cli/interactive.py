@@ -54,10 +54,11 @@ async def ask_at_terminal(command: str) -> bool:
     print("Run it? [y/N] ", end="", file=sys.stderr, flush=True)
     # Not a thread that reads: it could not be stopped by Ctrl-C and would take the next line away from the editor.
     loop = asyncio.get_running_loop()
-    line = loop.create_future()
-    loop.add_reader(sys.stdin.fileno(), lambda: line.done() or line.set_result(sys.stdin.readline()))
+    ready = asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), ready.set)
     try:
-        answer: str = await line
+        await ready.wait()
     finally:
         loop.remove_reader(sys.stdin.fileno())
+    answer = sys.stdin.readline()
     return answer.strip().lower() in ("y", "yes")

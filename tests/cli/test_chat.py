@@ -226,14 +226,9 @@ def test_a_second_chat_on_the_same_profile_is_exit_4_and_names_the_first(process
     assert (second.code, second.events[-1]["code"]) == (4, "locked")
     assert f"pid {first.pid}, `deepctl chat`" in second.events[-1]["message"]
     assert process("chat", "--user", "bob", "hello").code == 0, "another profile runs beside it"
-    for reader in (
-        ("memory", "show"),
-        ("sessions", "list"),
-        ("sessions", "show"),
-        ("profiles", "list"),
-        ("config", "show"),
-    ):
-        assert process(*reader, *(() if reader[0] == "profiles" else ("--user", "alice"))).code == 0, reader
+    readers = [("memory", "show"), ("sessions", "list"), ("sessions", "show"), ("config", "show")]
+    for reader in [("profiles", "list"), *((*reader, "--user", "alice") for reader in readers)]:
+        assert process(*reader).code == 0, reader
     waited = process("chat", "--user", "alice", "--wait", "0.5", "hello")
     assert waited.code == 4
     first.kill()

@@ -16,6 +16,17 @@ import pytest
 from tests.support.command import Command
 
 
+class _Screen(pyte.Screen):
+    """A screen that answers where its cursor is, which the line editor asks."""
+
+    def __init__(self, columns: int, lines: int, child: Any) -> None:
+        super().__init__(columns, lines)
+        self._child = child
+
+    def write_process_input(self, data: str) -> None:
+        self._child.send(data.encode())
+
+
 class Terminal:
     """`deepctl chat` on a pseudo-terminal; `screen` is what a person would see of its last 60 lines."""
 
@@ -28,9 +39,7 @@ class Terminal:
             timeout=30,
         )
         self.bytes = b""
-        self._screen = pyte.Screen(columns, 60)
-        # The line editor asks where the cursor is, as it would a real terminal.
-        self._screen.write_process_input = lambda answer: self._child.send(answer.encode())
+        self._screen = _Screen(columns, 60, self._child)
         self._stream = pyte.ByteStream(self._screen)
 
     @property

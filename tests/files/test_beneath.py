@@ -122,7 +122,7 @@ def test_a_link_swapped_in_between_check_and_use_leads_nowhere(place: Path, tmp_
     stop = threading.Event()
 
     def swap() -> None:
-        for target in itertools.cycle((outside, "real")):
+        for target in itertools.cycle((str(outside), "real")):
             (place / "next").symlink_to(target)
             (place / "next").rename(place / "d")
             if stop.is_set():
@@ -131,7 +131,7 @@ def test_a_link_swapped_in_between_check_and_use_leads_nowhere(place: Path, tmp_
     thread = threading.Thread(target=swap)
     thread.start()
     tree = Tree(str(place), follow=True)
-    seen = set()
+    seen: set[object] = set()
     try:
         end = time.monotonic() + 1.5
         while time.monotonic() < end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_line_that_cannot_be_written_leaves_no_trace(tmp_path: Path, monkeypat
     path.write_bytes(sealed.seal({"first": 1}))
     before = path.read_bytes()
     appender = sealed.Appender(str(path))
-    real = sealed.os.pwrite
+    real = os.pwrite
     calls = 0
 
     def full(descriptor: int, data: bytes, offset: int) -> int:
@@ -77,7 +78,7 @@ def test_a_line_that_cannot_be_written_leaves_no_trace(tmp_path: Path, monkeypat
             return real(descriptor, data[:10], offset)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sealed.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space"):
         appender.append({"second": "x" * 100})
     monkeypatch.undo()
@@ -99,7 +100,7 @@ def test_a_replaced_file_is_old_or_new_and_leaves_nothing_beside_it(
 
     for step in ("fsync", "rename", "write"):
         with monkeypatch.context() as patch:
-            patch.setattr(durable.os, step, broken)
+            patch.setattr(os, step, broken)
             with pytest.raises(OSError, match="Input/output"):
                 durable.write_file(str(path), b"new")
         assert path.read_bytes() == b"old"
