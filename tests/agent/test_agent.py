@@ -1,0 +1,201 @@
+"""The agent's tools, driven by scripted models through the real workspace."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+
+from deepctl import DeepAgentDeps, LocalBackend, StateBackend, create_deep_agent
+
+Call = tuple[str, dict[str, Any]]
+
+
+class Script:
+    """A model that makes these calls, one answer each, and remembers what it was told."""
+
+    def __init__(self, *answers: list[Call]) -> None:
+        self._answers = list(answers)
+        self.instructions = ""
+        self.sent = ""
+
+    async def __call__(
+        self, messages: list[ModelMessage], info: AgentInfo
+    ) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        self.instructions = info.instructions or ""
+        self.sent = repr(messages)
+        calls = self._answers.pop(0) if self._answers else []
+        if not calls:
+            yield "done"
+        for number, (tool, arguments) in enumerate(calls):
+            yield {number: DeltaToolCall(tool, json.dumps(arguments), tool_call_id=f"c{len(self._answers)}-{number}")}
+
+
+def _run(backend: Any, *answers: list[Call], **options: Any) -> tuple[list[ToolReturnPart], Script]:
+    script = Script(*answers)
+    agent = create_deep_agent(FunctionModel(stream_function=script), **options)
+
+    async def run() -> list[ModelMessage]:
+        async with agent.run_stream("go", deps=DeepAgentDeps(backend=backend)) as result:
+            await result.get_output()
+            return result.all_messages()
+
+    messages = asyncio.run(run())
+    parts = [part for message in messages if isinstance(message, ModelRequest) for part in message.parts]
+    return [part for part in parts if isinstance(part, ToolReturnPart)], script
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    return tmp_path / "work"
+
+
+def test_a_large_result_goes_to_a_file_and_is_read_back_in_pages(work: Path) -> None:
+    backend = LocalBackend(work, commands=True)
+    (work / "big.txt").write_text("\n".join(f"line {n}" for n in range(9_000)))
+    results, _ = _run(
+        backend,
+        [("execute", {"command": "cat big.txt"})],
+        [("read_tool_result", {"handle": "large_tool_results/c1-0", "pattern": "line 8998"})],
+        include_execute=True,
+        approve="auto",
+    )
+    (evicted,) = (work / "large_tool_results").iterdir()
+    assert evicted.name == "c1-0"
+    assert "line 8999" in evicted.read_text()
+    assert len(str(results[0].content)) < 5_000
+    assert "large_tool_results/c1-0" in str(results[0].content)
+    assert "line 8998" in str(results[1].content)
+
+
+def test_an_evicted_result_does_not_replace_an_earlier_one_of_the_same_id(work: Path) -> None:
+    backend = LocalBackend(work, commands=True)
+    for word in ("first", "second"):
+        command = f"yes {word} | head -n 9000"
+        _run(backend, [("execute", {"command": command})], include_execute=True, approve="auto")
+    names = sorted(path.name for path in (work / "large_tool_results").iterdir())
+    assert names == ["c0-0", "c0-0-2"]
+    assert "first" in (work / "large_tool_results" / "c0-0").read_text()
+
+
+@pytest.mark.parametrize("handle", ["../secret", "large_tool_results/../../secret", "/etc/passwd", "plans/x", ""])
+def test_a_handle_reads_evicted_results_only(work: Path, tmp_path: Path, handle: str) -> None:
+    (tmp_path / "secret").write_text("secret")
+    results, _ = _run(LocalBackend(work), [("read_tool_result", {"handle": handle})])
+    assert results[0].outcome != "success" or "secret" not in str(results[0].content).replace(handle, "")
+    assert "root:" not in str(results[0].content)
+
+
+def test_plans_and_the_to_do_list_are_files_of_the_workspace(work: Path) -> None:
+    items = [{"content": "pack", "status": "pending", "active_form": "packing"}]
+    results, _ = _run(
+        LocalBackend(work),
+        [("save_plan", {"title": "Trip to ../Lisbon!", "content": "1. pack\n2. go"}), ("write_plan", {"items": items})],
+    )
+    assert [result.outcome for result in results] == ["success", "success"]
+    (plan,) = (work / "plans").iterdir()
+    assert plan.name.startswith("trip-to-lisbon-")
+    assert plan.read_text() == "# Trip to ../Lisbon!\n\n1. pack\n2. go\n"
+    results, script = _run(LocalBackend(work), [("read_plan", {})])
+    assert "pack" in str(results[0].content)
+    assert "pack" in script.sent, "the next run is reminded of the list"
+
+
+def test_context_files_are_instructions(work: Path) -> None:
+    backend = LocalBackend(work)
+    (work / "AGENTS.md").write_text("Speak like a pirate.")
+    (work / "DEEP.md").write_text("Be brief.")
+    _, script = _run(backend)
+    assert "Speak like a pirate." in script.instructions
+    assert "Be brief." in script.instructions
+
+
+PLANTED = ["AGENTS.md", "DEEP.md", ".deep/todo.json", ".deep/memory", "plans", "large_tool_results", ".deep"]
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory", "file", "garbage"])
+@pytest.mark.parametrize("name", PLANTED)
+def test_nothing_planted_keeps_the_agent_from_answering_or_leads_it_out(
+    work: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "main").mkdir()
+    (outside / "main" / "MEMORY.md").write_text("outside secret")
+    (outside / "items").write_text("outside secret")
+    backend = LocalBackend(work)
+    place = work / name
+    place.parent.mkdir(exist_ok=True)
+    match kind:
+        case "link":
+            place.symlink_to(outside if "." not in name[1:] else outside / "items")
+        case "fifo":
+            os.mkfifo(place)
+        case "directory":
+            place.mkdir()
+        case "file":
+            place.write_text("text")
+        case "garbage":
+            place.write_bytes(b"\xff\xfe{[" * 100)
+    before = sorted(str(path) for path in outside.rglob("*"))
+    calls: list[Call] = [
+        ("write_memory", {"content": "- note"}),
+        ("save_plan", {"title": "t", "content": "c"}),
+        ("write_plan", {"items": [{"content": "x"}]}),
+        ("read_plan", {}),
+        ("search_memory", {"query": "secret"}),
+        ("read_memory", {"file": "MEMORY.md"}),
+        ("read_tool_result", {"handle": "large_tool_results/items"}),
+        ("write_file", {"path": "after.txt", "content": "still here"}),
+    ]
+    results, script = _run(backend, calls)
+    assert len(results) == len(calls)
+    assert (work / "after.txt").read_text() == "still here"
+    assert "outside secret" not in script.sent + script.instructions
+    assert sorted(str(path) for path in outside.rglob("*")) == before
+    assert (outside / "main" / "MEMORY.md").read_text() == "outside secret"
+
+
+def test_a_tool_that_keeps_failing_does_not_end_the_run(work: Path) -> None:
+    answers: list[list[Call]] = [
+        [("edit_file", {"path": "nope.txt", "old_string": "a", "new_string": "b"})],
+        [("write_memory", {"content": "x", "old_text": "not there"})],
+        [("read_file", {"path": "../x"})],
+        [("no_such_tool", {})],
+        [("write_file", {"wrong": "arguments"})],
+    ]
+    results, _ = _run(LocalBackend(work), *[answer for answer in answers for _ in range(3)])
+    assert len(results) == 15
+    assert all(result.outcome != "success" or "rror" in str(result.content) for result in results)
+
+
+def test_two_users_of_one_agent_share_nothing(tmp_path: Path) -> None:
+    """The guide's patterns A and B: a backend of their own for every user, in memory or in a directory."""
+    for make in (lambda name: LocalBackend(root_dir=tmp_path / name), lambda _: StateBackend()):
+        script = Script(
+            [("write_memory", {"content": "- alice likes oolong"}), ("write_file", {"path": "a", "content": "x"})]
+        )
+        agent = create_deep_agent(FunctionModel(stream_function=script))
+        alice, bob = DeepAgentDeps(backend=make("alice")), DeepAgentDeps(backend=make("bob"))
+
+        async def say(deps: DeepAgentDeps, agent: Any = agent) -> str:
+            async with agent.run_stream("hello", deps=deps) as result:
+                return str(await result.get_output())
+
+        async def everyone(alice: DeepAgentDeps = alice, bob: DeepAgentDeps = bob, say: Any = say) -> None:
+            await say(alice)
+            await asyncio.gather(*(say(deps) for deps in (alice, bob) for _ in range(3)))
+
+        asyncio.run(everyone())
+        script.sent = ""
+        asyncio.run(say(bob))
+        assert "oolong" not in script.sent
+        asyncio.run(say(alice))
+        assert "alice likes oolong" in script.sent
