@@ -100,6 +100,13 @@ class SessionNotFound(NotFound):
         )
 
 
+class NoSession(NotFound):
+    code = "session_not_found"
+
+    def __init__(self, profile: str) -> None:
+        super().__init__(f"Profile {profile!r} has no sessions yet.", f"`deepctl chat --user {profile}` begins one.")
+
+
 class MemoryNotFound(NotFound):
     code = "memory_not_found"
 

@@ -9,7 +9,9 @@ unset DEEPCTL_USER DEEPCTL_MODEL 2>/dev/null || true
 
 say() {
     printf '\n$ deepctl'
-    printf " %s" "$@"
+    for argument; do
+        case "$argument" in *" "*) printf " '%s'" "$argument" ;; *) printf ' %s' "$argument" ;; esac
+    done
     printf '\n'
     # The notice that this is the offline model would come with every command; once is enough.
     deepctl "$@" 2>"$root/notices" </dev/null || { cat "$root/notices" >&2; exit 1; }
@@ -39,4 +41,4 @@ answer=$(deepctl chat --user bob "recall window" 2>/dev/null </dev/null)
 case "$answer" in *"window seats"*) echo "bob saw alice's memory" >&2; exit 1 ;; esac
 say profiles list
 echo
-echo "The demo went well. Next: deepctl chat --user YOU"
+echo "The demo went well. Next: .venv/bin/deepctl chat --user YOU"

@@ -144,3 +144,8 @@ class LocalBackend(ConfinedWorkspace):
         super().__init__(Workspace(backend))
         self.files: WorkspaceBackend = DirectoryBackend(self.root_dir, follow_links=False)
         """The same directory for deepctl's own stores: files only, no links."""
+
+    async def check(self, path: str) -> None:
+        """Refuse a path that leads out, without telling the model where on this machine the workspace is."""
+        if not await self.contains(path):
+            raise WorkspacePathError(f"{path!r} is outside the workspace")

@@ -66,9 +66,12 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
     except exceptions.UserError as error:
         text = str(error)
         if "environment variable" in text or "api_key" in text or "API key" in text:
+            variable = re.search(r"`([A-Z][A-Z0-9_]+)`", text)
+            missing = f"${variable[1]} is not set" if variable else _first_sentence(text)
+            own = ", or for a server of your own the setting base_url," if name.startswith("openai") else ""
             raise ModelFailed(
-                f"Model {name!r} has no API key: {_first_sentence(text)}",
-                "Set the variable and try again; `--model offline` needs no key.",
+                f"Model {name!r} cannot be used: {missing}.",
+                f"Set it{own} and try again; `--model offline` needs neither network nor key.",
                 code="model_key_missing",
             ) from None
         raise _unknown(name, error, environment) from None
@@ -122,7 +125,7 @@ def failure(error: BaseException, model: str, environment: Mapping[str, str]) ->
     if isinstance(error, exceptions.ModelConnectionError):
         return ModelFailed(
             f"The connection to the provider of {model} failed ({shown}).",
-            hint,
+            "Check the network and base_url; trying again later can help.",
             code="model_connection",
             retryable=True,
         )
@@ -171,4 +174,4 @@ def _one_line(text: str) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    return _one_line(text).partition(". ")[0].rstrip(".") + "."
+    return _one_line(text).partition(". ")[0].rstrip(".")

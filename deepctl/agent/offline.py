@@ -74,7 +74,8 @@ async def _stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterato
     text = _unmet(refused, others if commands else [])
     if not commands:
         text = (
-            "I am deepctl's offline model, not an LLM: I follow the commands in README and can see "
+            "I am deepctl's offline model, not an LLM: I understand `remember TEXT`, `write PATH: TEXT`, `read PATH`, "
+            "`list [PATH]`, `run COMMAND`, `plan TITLE: STEP; STEP` and `recall [WORDS]`, one a line, and can see "
             f"{_counted(len(prompts) - 1, 'earlier turn')} of this conversation."
         )
     for piece in _pieces(text):
@@ -112,13 +113,15 @@ def _unmet(refused: list[_Call], others: list[str]) -> str:
 
 
 def _told(part: ToolReturnPart) -> str:
-    content = part.model_response_str()
+    content = part.content if isinstance(part.content, str) else part.model_response_str()
     shown = content if len(content) <= _MAX_SHOWN else f"{content[:_MAX_SHOWN]}… ({len(content)} characters)"
     if part.outcome != "success":
-        return f"{part.tool_name} failed: {shown}"
+        return f"{part.tool_name} failed: {shown.removeprefix('Error: ')}"
     match part.tool_name, part.content:
         case "write_memory", _:
             return "Remembered."
+        case "read_memory", _ if not shown.strip():
+            return "Memory is empty."
         case "search_memory", {"matches": [*matches]}:
             return "\n".join(str(match.get("snippet", "")) for match in matches) or "Memory has nothing about that."
         case "execute", _:

@@ -5,29 +5,32 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 from deepctl.cli import options
+from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import names, profiles, settings
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.domain.sessions import catalogue
-from deepctl.errors import DeepctlError, Terminated, UsageError
+from deepctl.errors import BadName, DeepctlError, Interrupted, Terminated, UsageError
 from deepctl.output.chat import Display, Events, Text
 from deepctl.output.text import is_terminal
 
 if TYPE_CHECKING:
     from deepctl.agent.chat import Chat
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 
+_HOW = "deepctl chat 'your prompt'"
 _UNNAMED = ""
 """What `--new` without a NAME arrives as."""
 
 
-@app.command(epilog="Examples: deepctl chat --user alice 'remember I like tea' · git diff | deepctl chat 'review this'")
+@app.command(epilog="Example: git diff | deepctl chat --user alice 'review this'")
 def chat(
     prompt: Annotated[
         str | None, typer.Argument(metavar="[PROMPT]", help="What to say. Piped stdin is added to it as context.")
@@ -37,20 +40,31 @@ def chat(
         str | None, typer.Option("--session", "-s", metavar="NAME", help="Session to continue, begun if there is none.")
     ] = None,
     new: Annotated[
-        str | None, typer.Option("--new", metavar="[NAME]", help="Begin a new session.", show_default=False)
+        str | None,
+        typer.Option(
+            "--new",
+            metavar="[NAME]",
+            help="Begin a new session. The next word is its NAME, so write the prompt before --new.",
+            show_default=False,
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="MODEL", help="Model, as provider:name.")
     ] = None,
     approve: Annotated[
-        Literal["ask", "auto", "never"] | None, typer.Option(help="What happens to commands that need a yes.")
+        Literal["ask", "auto", "never"] | None,
+        typer.Option(
+            help="What happens to commands: ask at the terminal (the default; without one, no), auto is yes, never no."
+        ),
     ] = None,
     sandbox: Annotated[
-        Literal["auto", "bubblewrap", "docker", "none"] | None, typer.Option(help="Where the agent's commands run.")
+        Literal["auto", "bubblewrap", "docker", "none"] | None,
+        typer.Option(
+            help="Where the agent's commands run. none: with your own rights and nothing around them. bubblewrap and "
+            "docker are not in this version; with auto, the default, there is no shell."
+        ),
     ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=0.001, help="Stop the turn after this time (exit 124).")
-    ] = None,
+    timeout: options.Timeout = None,
     wait: options.Wait = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON event a line.")] = False,
 ) -> None:
@@ -60,19 +74,19 @@ def chat(
     """
     display: Display = Events() if as_json else Text()
     try:
-        name = names.check(options.user(user))
+        name = options.user(user)
         if session is not None and new is not None:
             raise UsageError("--session and --new exclude each other.")
         if session is not None:
             names.check(session, "session")
         if new is not None and new != _UNNAMED:
-            names.check(new, "session")
-        said = _said(prompt)
+            _check_new(new)
+        said = _said(prompt, new)
         root = options.root()
         profile = profiles.find(root, name) if profiles.exists(root, name) else None
         if said is None and as_json:
             raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")
-        with closing(_chat(profile, model, approve, sandbox, timeout)) as agent:
+        with _interruptible(), closing(_chat(profile, model, approve, sandbox, timeout)) as agent:
             talk = Talk(root, name, agent, wait, display)
             if said is not None:
                 talk.turn(said, session, new)
@@ -87,8 +101,29 @@ def chat(
         raise typer.Exit(error.exit_code) from error
 
 
-def _said(prompt: str | None) -> str | None:
+def _check_new(new: str) -> None:
+    try:
+        names.check(new, "session")
+    except BadName as error:
+        raise BadName(error.message, "The word after --new is its NAME: write the prompt before --new.") from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C while the agent is loaded, or the lock waited for, is the same error as in the middle of a turn."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("Interrupted before anything was said.") from None
+
+
+def _said(prompt: str | None, new: str | None) -> str | None:
     """The prompt with what was piped in, or `None` for a conversation at a terminal."""
+    if prompt is not None:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise UsageError("The prompt is not UTF-8 text.", code="prompt_not_utf8") from None
     piped = "" if is_terminal(sys.stdin) else _stdin()
     if prompt is not None and not prompt.strip() and not piped.strip():
         raise UsageError("The prompt is empty.", "Say something, or leave the prompt out at a terminal.")
@@ -99,7 +134,11 @@ def _said(prompt: str | None) -> str | None:
         return piped
     if is_terminal(sys.stdin) and is_terminal(sys.stdout):
         return None
-    raise UsageError("There is no prompt: none was given, and stdin is empty.", "deepctl chat 'your prompt'")
+    if new:
+        raise UsageError(f"There is no prompt; --new took {new!r} as its NAME.", "Write the prompt before --new.")
+    if is_terminal(sys.stdin):
+        raise UsageError("There is no prompt, and no conversation where stdout is not a terminal.", _HOW)
+    raise UsageError("There is no prompt: none was given, and stdin is empty.", _HOW)
 
 
 def _stdin() -> str:
@@ -157,17 +196,14 @@ class Talk:
         self.user = user
         self.display = display
         self.model = chat.model
-        if chat.model == "offline":
-            display.notice(
-                "The offline model answers: it follows a few commands and is not an LLM. "
-                "Choose a model with --model or `deepctl config set model provider:name`."
-            )
+        self._introduced = False
 
     def turn(self, prompt: str, session: str | None, new: str | None) -> str:
         """Take the lock, run one turn and show it. Returns the name of the session it was in."""
         with profiles.lock(self.root, self.user, command="chat", wait=self.wait):
             profile = self.profile()
             name = _session(profile, session, new, self.display)
+            self.introduce()
             start = {"type": "start", "profile": profile.name, "session": name, "model": self.model}
             self.display.event(start)
             done = self._chat.turn(profile, name, prompt, self.display.event)
@@ -184,11 +220,22 @@ class Talk:
         )
         return done.session
 
+    def introduce(self) -> None:
+        """Say once who answers, if it is no LLM."""
+        if self.model == "offline" and not self._introduced:
+            self.display.notice(
+                "The offline model answers: it follows a few commands and is not an LLM. "
+                "Choose a model with --model or `deepctl config set model provider:name`."
+            )
+        self._introduced = True
+
     def profile(self) -> ProfilePaths:
         """The profile, made if this is its first turn. The caller holds the lock."""
         if profiles.exists(self.root, self.user):
             return profiles.find(self.root, self.user)
-        return profiles.create(self.root, self.user)
+        made = profiles.create(self.root, self.user)
+        self.display.notice(f"Created profile {made.name}.")
+        return made
 
 
 def _session(profile: ProfilePaths, session: str | None, new: str | None, display: Display) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from deepctl.cli import options
-from deepctl.domain import layout, profiles, settings
+from deepctl.cli.options import HELP_OPTIONS
+from deepctl.domain import layout, names, profiles, settings
 from deepctl.domain.layout import ProfilePaths
 from deepctl.errors import BadSetting, NotFound
 from deepctl.locks import Lock
@@ -17,7 +18,10 @@ from deepctl.output.profiles import Path
 from deepctl.output.render import show
 
 app = typer.Typer(
-    help="Settings: of this machine's user, or with --user of one profile.", rich_markup_mode=None, add_completion=False
+    help="Settings: of this machine's user, or with --user of one profile.",
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings=HELP_OPTIONS,
 )
 
 Key = Annotated[str, typer.Argument(help="Name of the setting.")]
@@ -25,6 +29,14 @@ Key = Annotated[str, typer.Argument(help="Name of the setting.")]
 
 def _profile(user: str | None) -> ProfilePaths | None:
     return None if user is None else options.existing_profile(user)
+
+
+def _in_force(user: str | None) -> ProfilePaths | None:
+    """The profile that a chat would use, if there is one: its settings count too."""
+    if user is not None:
+        return options.existing_profile(user)
+    root, name = options.root(), options.user(None)
+    return profiles.find(root, name) if profiles.exists(root, name) else None
 
 
 def _file(profile: ProfilePaths | None) -> str:
@@ -43,7 +55,7 @@ def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lock:
 @app.command("show", epilog="Example: deepctl config show --user alice")
 def show_(user: options.User = None, as_json: options.Json = False) -> None:
     """Show every setting that is in force, and where it comes from."""
-    profile = _profile(user)
+    profile = _in_force(user)
     values = [
         settings.resolve(key, environment=os.environ, profile=profile)
         for key, setting in settings.SETTINGS.items()
@@ -57,7 +69,7 @@ def show_(user: options.User = None, as_json: options.Json = False) -> None:
 def get(key: Key, user: options.User = None, as_json: options.Json = False) -> None:
     """Print the value of a setting that is in force."""
     settings.describe(key)
-    profile = _profile(user)
+    profile = _in_force(user)
     value = settings.resolve(key, environment=os.environ, profile=profile)
     if value.value is None:
         raise NotFound(f"Setting {key!r} is not set and has no default.", code="setting_not_set")
@@ -74,19 +86,20 @@ def set_(
 ) -> None:
     """Set a setting; comments in the file stay."""
     settings.validate(key, value)
+    if key == "default_user":
+        names.check(value)
     _change(key, value, user, "config set", wait, as_json)
 
 
 @app.command(epilog="Example: deepctl config unset model --user alice")
 def unset(key: Key, user: options.User = None, wait: options.Wait = 0.0, as_json: options.Json = False) -> None:
-    """Take a setting out of the file."""
-    settings.describe(key)
+    """Take a setting out of the file, an unknown one too."""
     _change(key, None, user, "config unset", wait, as_json)
 
 
 def _change(key: str, value: str | None, user: str | None, command: str, wait: float, as_json: bool) -> None:
     profile = _profile(user)
-    if profile is not None and not settings.SETTINGS[key].in_profile:
+    if profile is not None and key in settings.SETTINGS and not settings.SETTINGS[key].in_profile:
         raise BadSetting(
             f"Setting {key!r} is not a profile's own.", f"Set it without --user: deepctl config set {key} …"
         )

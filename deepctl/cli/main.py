@@ -13,8 +13,10 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from deepctl import __version__
+from deepctl.cli.options import HELP_OPTIONS
 from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated, UsageError
 from deepctl.output import render
+from deepctl.output.chat import Events
 
 _COMMANDS = ("chat", "sessions", "memory", "profiles", "config")
 """Top-level commands in the order of `--help`; each is the module of that name in this package."""
@@ -54,7 +56,12 @@ class _Root(TyperGroup):
 
 
 app = typer.Typer(
-    name="deepctl", cls=_Root, help="Local agent sessions, one private directory a user.", rich_markup_mode=None
+    name="deepctl",
+    cls=_Root,
+    help="Local agent sessions, one private directory a user.",
+    epilog="State is kept below $DEEPCTL_HOME or the platform's user data directory; `deepctl profiles path` shows it.",
+    rich_markup_mode=None,
+    context_settings=HELP_OPTIONS,
 )
 
 
@@ -79,19 +86,26 @@ def main(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         command = get_command(app)
-        result = command.main(_with_optional_name(arguments) or ["--help"], "deepctl", standalone_mode=False)
+        result = command.main(_completed(arguments), "deepctl", standalone_mode=False)
         render.write("")  # so that what cannot be written is an error now, not at exit
         return result if isinstance(result, int) else 0
     except DeepctlError as error:
         return _report(error, as_json)
     except typer.TyperException as error:
-        return _report(_usage(error), as_json)
+        usage = _usage(error)
+        if as_json and arguments[0] == "chat":
+            Events().error(usage)
+            return usage.exit_code
+        return _report(usage, as_json)
     except (KeyboardInterrupt, typer.Abort):
         return _report(Interrupted("Interrupted."), as_json)
-    except BrokenPipeError:
-        # Whoever read stdout has seen enough. What the command was to do is done or recorded.
-        render.discard_stdout()
-        return 0
+    except SystemExit as error:
+        # Typer leaves like this, with 1, when whoever read stdout has gone. They have seen enough, and what the
+        # command was to do is done or recorded.
+        if isinstance(error.__context__, BrokenPipeError):
+            render.discard_stdout()
+            return 0
+        return error.code if isinstance(error.code, int) else 1
     except OSError as error:
         from deepctl.files.durable import storage_error
 
@@ -120,7 +134,13 @@ def _report(error: DeepctlError, as_json: bool) -> int:
 def _usage(error: typer.TyperException) -> UsageError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "deepctl"
-    return UsageError(error.format_message(), f"`{path} --help` shows how it is used.")
+    message = error.format_message()
+    hint = f"`{path} --help` shows how it is used."
+    if "unexpected extra argument" in message:
+        hint = f"Text of several words needs quotes around it; {hint}"
+    elif path == "deepctl" and "--json" in message:
+        hint = "--json comes after the command: deepctl profiles list --json"
+    return UsageError(message, hint)
 
 
 def _bug(error: Exception) -> DeepctlError:
@@ -131,9 +151,14 @@ def _bug(error: Exception) -> DeepctlError:
     )
 
 
-def _with_optional_name(arguments: list[str]) -> list[str]:
-    """`chat --new [NAME]`: Typer has no option whose value may be left out, so what is left out is filled in."""
-    if arguments[:1] != ["chat"]:
+def _completed(arguments: list[str]) -> list[str]:
+    """The arguments with what they leave out: `--help` of a group alone, and an empty NAME after `--new`.
+
+    Typer has no option whose value may be left out.
+    """
+    if not arguments or (len(arguments) == 1 and arguments[0] in _COMMANDS and arguments[0] != "chat"):
+        return [*arguments, "--help"]
+    if arguments[0] != "chat":
         return arguments
     filled = list(arguments)
     for position, argument in enumerate(arguments):
@@ -148,10 +173,15 @@ def _with_optional_name(arguments: list[str]) -> list[str]:
 
 
 def _prepare_streams() -> None:
-    """Text that the locale cannot say is escaped rather than fatal; a closed standard stream is an empty one."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open as long as the process)
+    """Text that the locale cannot say is escaped rather than fatal; a stream that is closed gets a stand-in."""
+    # In this order, so that a closed standard stream's own number is taken before a file of ours gets it.
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115 (open as long as the process)
+    if sys.stdout is None:
+        # Writing to it fails, as it would have: an answer that nobody can get is an error.
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 

@@ -7,13 +7,19 @@ from typing import Annotated
 import typer
 
 from deepctl.cli import options
+from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import layout
 from deepctl.domain.memory import Memory
 from deepctl.errors import MemoryNotFound
 from deepctl.output import memory as views
 from deepctl.output.render import show
 
-app = typer.Typer(help="What the agent of a profile has noted.", rich_markup_mode=None, add_completion=False)
+app = typer.Typer(
+    help="What the agent of a profile has noted.",
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings=HELP_OPTIONS,
+)
 
 Agent = Annotated[str, typer.Option("--agent", metavar="NAME", help="Whose memory.")]
 
@@ -31,7 +37,7 @@ def show_(
     try:
         notebooks = [memory.read(layout.NOTEBOOK if file is None else file)]
     except MemoryNotFound:
-        if file is not None:
+        if file is not None or memory.agent != layout.AGENT:
             raise
         notebooks = []
     show(views.NotebookShown(profile.name, memory.agent, notebooks), as_json)

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Annotated
 
 import typer
 
-from deepctl.domain import layout, profiles, settings
+from deepctl.domain import layout, names, profiles, settings
 from deepctl.domain.layout import ProfilePaths, Root
+from deepctl.errors import BadName, ProfileNotFound, UsageError
+
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("it must be a number of seconds")
+    return value
+
 
 User = Annotated[
     str | None,
-    typer.Option("--user", "-u", "--profile", metavar="NAME", help="Profile to work on.", show_default=False),
+    typer.Option(
+        "--user",
+        "-u",
+        "--profile",
+        metavar="NAME",
+        help="Profile to work on. Without it: $DEEPCTL_USER, the setting default_user, or `default`.",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Wait = Annotated[
-    float, typer.Option("--wait", metavar="SECONDS", min=0, help="How long to wait for another process to finish.")
+    float,
+    typer.Option(
+        "--wait", metavar="SECONDS", min=0, callback=_finite, help="How long to wait for another process to finish."
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", min=0.001, callback=_finite, help="Stop the turn after this time (exit 124)."),
 ]
 
 
@@ -26,10 +51,30 @@ def root() -> Root:
 
 
 def user(option: str | None) -> str:
-    """The profile name meant by `--user` and what stands behind it."""
-    return settings.current_user(option, os.environ)
+    """The profile name meant by `--user` and what stands behind it. Raises `BadName`, saying where it came from."""
+    if option is not None:
+        return names.check(option)
+    found = settings.resolve("default_user", environment=os.environ)
+    try:
+        return names.check(found.value or "default")
+    except BadName as error:
+        place = "$DEEPCTL_USER" if found.source == "environment" else "default_user of the settings"
+        raise BadName(f"{error.message} It comes from {place}.", error.hint) from None
 
 
 def existing_profile(option: str | None) -> ProfilePaths:
     """The profile meant by `--user`. Raises `ProfileNotFound` (exit 3) if there is none, creating nothing."""
-    return profiles.find(root(), user(option))
+    name = user(option)
+    try:
+        return profiles.find(root(), name)
+    except ProfileNotFound as error:
+        if option is None:
+            error.hint = "Name yours with --user NAME, or for good: deepctl config set default_user NAME"
+        raise
+
+
+def named_profile(argument: str | None, option: str | None) -> ProfilePaths:
+    """The profile meant by a NAME argument or `--user`; giving both is refused unless they agree."""
+    if argument is not None and option is not None and names.fold(argument) != names.fold(option):
+        raise UsageError(f"NAME is {argument!r} and --user is {option!r}.", "Give one of them.")
+    return existing_profile(argument if argument is not None else option)

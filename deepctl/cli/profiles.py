@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from deepctl.cli import options
+from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import profiles
 from deepctl.output import profiles as views
 from deepctl.output.render import show
@@ -15,6 +16,7 @@ app = typer.Typer(
     help="The users of this machine's deepctl, each in a directory of their own.",
     rich_markup_mode=None,
     add_completion=False,
+    context_settings=HELP_OPTIONS,
 )
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Profile; --user or the default without it.")]
@@ -31,7 +33,7 @@ def list_(as_json: options.Json = False) -> None:
 @app.command("show", epilog="Example: deepctl profiles show alice")
 def show_(name: Name = None, user: options.User = None, as_json: options.Json = False) -> None:
     """Show one profile: where it is and what uses space."""
-    show(views.ProfileShown(profiles.describe(options.existing_profile(name or user))), as_json)
+    show(views.ProfileShown(profiles.describe(options.named_profile(name, user))), as_json)
 
 
 @app.command(epilog="Example: deepctl profiles create alice")
@@ -50,5 +52,5 @@ def create(
 @app.command(epilog='Example: cd "$(deepctl profiles path alice)"')
 def path(name: Name = None, user: options.User = None, as_json: options.Json = False) -> None:
     """Print the directory of a profile."""
-    paths = options.existing_profile(name or user)
+    paths = options.named_profile(name, user)
     show(views.Path(paths.name, paths.directory), as_json)

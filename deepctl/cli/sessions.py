@@ -7,12 +7,15 @@ from typing import Annotated
 import typer
 
 from deepctl.cli import options
+from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain.sessions import catalogue
-from deepctl.errors import SessionNotFound
+from deepctl.errors import NoSession
 from deepctl.output import sessions as views
 from deepctl.output.render import show
 
-app = typer.Typer(help="The conversations of a profile.", rich_markup_mode=None, add_completion=False)
+app = typer.Typer(
+    help="The conversations of a profile.", rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS
+)
 
 
 @app.command("list", epilog="Example: deepctl sessions list --user alice")
@@ -32,7 +35,7 @@ def show_(
     profile = options.existing_profile(user)
     wanted = name if name is not None else catalogue.latest(profile)
     if wanted is None:
-        raise SessionNotFound(catalogue.FIRST, profile.name)
+        raise NoSession(profile.name)
     session = catalogue.find(profile, wanted)
     conversation = catalogue.read(session)
     show(views.SessionShown(profile.name, catalogue.summarize(session, conversation), conversation), as_json)

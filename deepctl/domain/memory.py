@@ -37,7 +37,8 @@ class Memory:
         """All notebooks, sorted by name; none if the agent has written none. Links and other non-files are left out."""
         try:
             entries = self._tree.entries(self._directory)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            self._check_agent()
             return []
         except OSError as error:
             raise self._refused(error) from None
@@ -51,6 +52,7 @@ class Memory:
             content = self._tree.read(path)
             modified = self._tree.entry(path).modified
         except (FileNotFoundError, NotADirectoryError):
+            self._check_agent()
             raise MemoryNotFound(
                 f"Profile {self._profile.name!r} has no memory file {name!r}.",
                 f"`deepctl memory list --user {self._profile.name}` shows those there are.",
@@ -58,6 +60,14 @@ class Memory:
         except OSError as error:
             raise self._refused(error) from None
         return Notebook(name, path, len(content), timestamp(modified), content)
+
+    def _check_agent(self) -> None:
+        """The agent that every profile has may have noted nothing yet; any other is known by its notes."""
+        if self.agent != layout.AGENT:
+            raise MemoryNotFound(
+                f"Profile {self._profile.name!r} has no agent {self.agent!r} with a memory.",
+                f"The agent is called {layout.AGENT!r} unless an application named it otherwise.",
+            )
 
     def _refused(self, error: OSError) -> Refused:
         reason = error.strerror or str(error)

@@ -110,7 +110,11 @@ def make_root(root: Root) -> None:
 def create(root: Root, name: str) -> ProfilePaths:
     """Make a profile. The caller holds its lock. Raises `Refused` if there is one already."""
     if (found := _lookup(root, names.check(name))) is not None:
-        raise Refused(f"There is a profile {found.name!r} already.", code="profile_exists")
+        raise Refused(
+            f"There is a profile {found.name!r} already; names differ in more than case.",
+            f"`deepctl chat --user {found.name}` uses it.",
+            code="profile_exists",
+        )
     make_root(root)
     staging = os.path.join(root.profiles, _STAGING + names.fold(name))
     # Under the lock, whatever lies there is what a killed `create` of the same profile left.

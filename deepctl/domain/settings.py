@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from deepctl.domain import layout
+from deepctl.domain import layout, names
 from deepctl.errors import BadSetting, Damaged, NewerFormat, NotFound
 from deepctl.files import durable
 
@@ -73,6 +73,8 @@ def validate(key: str, value: object, where: str | None = None) -> str:
         raise BadSetting(f"Setting {key!r}{place} must be text that is not empty, not {value!r}.")
     if setting.choices and value not in setting.choices:
         raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", f"It is one of: {', '.join(setting.choices)}.")
+    if key == "base_url" and not value.startswith(("http://", "https://")):
+        raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", "It begins with http:// or https://.")
     return value
 
 
@@ -109,7 +111,7 @@ def resolve(
     setting = SETTINGS[key]
     if option is not None:
         return Value(key, validate(key, option), "option")
-    if setting.variable and environment.get(setting.variable):
+    if setting.variable and setting.variable in environment:
         return Value(key, validate(key, environment[setting.variable], f"${setting.variable}"), "environment")
     files = [("config", layout.config_file(environment))] if setting.in_config else []
     if profile is not None and setting.in_profile:
@@ -121,18 +123,19 @@ def resolve(
     return Value(key, setting.default, "default")
 
 
-def current_user(option: str | None, environment: Mapping[str, str]) -> str:
-    """The profile name meant by `--user`, `$DEEPCTL_USER`, `default_user` or `default`; not checked yet."""
-    if option is not None:
-        return option
-    if "DEEPCTL_USER" in environment:
-        return environment["DEEPCTL_USER"]
-    return resolve("default_user", environment=environment).value or "default"
-
-
 def unknown(found: Mapping[str, Any]) -> list[str]:
     """Keys of a settings file that mean nothing to this deepctl."""
     return [key for key in found if key not in SETTINGS and key not in _BOOKKEEPING]
+
+
+def _checked(key: str, value: str) -> str:
+    """`value` if it may be written down for later: what would only fail in the next command is refused now."""
+    validate(key, value)
+    if key == "default_user":
+        names.check(value)
+    if key == "model" and value != "offline" and ":" not in value:
+        raise BadSetting(f"Setting 'model' cannot be {value!r}.", "It is `offline` or provider:name.")
+    return value
 
 
 def change(path: str, key: str, value: str | None) -> None:
@@ -147,11 +150,12 @@ def change(path: str, key: str, value: str | None) -> None:
         document = tomlkit.parse(durable.read_file(path).decode())
     except FileNotFoundError:
         document = tomlkit.document()
-    if value is None:
+    if value is not None:
+        document[key] = _checked(key, value)
+    else:
         if key not in document:
+            describe(key)
             raise NotFound(f"Setting {key!r} is not set in {path}.", code="setting_not_set")
         del document[key]
-    else:
-        document[key] = validate(key, value)
     durable.make_root(os.path.dirname(path))
     durable.write_file(path, tomlkit.dumps(document).encode())

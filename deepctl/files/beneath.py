@@ -265,17 +265,16 @@ class Tree:
                 os.unlink(place.name, dir_fd=place.parent)
 
     def real_path(self, path: str) -> str:
-        """The absolute path that `path` leads to, or `/` for one that leads out of the tree."""
+        """The absolute path that `path` leads to, or `/` for one that leads, or could lead, out of the tree."""
         try:
             with self._place(path) as place:
                 return os.path.join(self.root, *place.real)
         except Outside:
             return "/"
         except (FileNotFoundError, NotADirectoryError):
-            normal = os.path.normpath(path)
-            if normal != path.rstrip("/"):
-                return self.real_path(normal)
-            head, tail = os.path.split(normal)
+            if ".." in path.split("/"):
+                return "/"  # where `..` behind something that is missing leads to depends on what it will become
+            head, tail = os.path.split(os.path.normpath(path))
             parent = self.real_path(head or ".")
             return "/" if parent == "/" else os.path.join(parent, tail)
 

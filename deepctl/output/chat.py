@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from deepctl.errors import DeepctlError
-from deepctl.output.render import notice, write
+from deepctl.errors import DeepctlError, Interrupted
+from deepctl.output.render import new_line, notice, write
 from deepctl.output.text import has_colour, is_terminal, printable, printable_lines
 
 _SHOWN_ARGUMENT = 100
@@ -83,6 +83,8 @@ class Text:
 
     def error(self, problem: DeepctlError) -> bool:
         self._end_line()
+        if isinstance(problem, Interrupted):
+            new_line()
         return False
 
 

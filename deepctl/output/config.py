@@ -26,8 +26,8 @@ class Settings(NamedTuple):
         }
 
     def print(self) -> None:
-        rows = [(value.key, "" if value.value is None else value.value, value.source) for value in self.values]
-        rows += [(key, "", "unknown setting, ignored") for key in self.unknown]
+        rows = [(value.key, "-" if value.value is None else value.value, value.source) for value in self.values]
+        rows += [(key, "-", "unknown setting, ignored") for key in self.unknown]
         table(("SETTING", "VALUE", "FROM"), rows)
 
 

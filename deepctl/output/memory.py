@@ -9,6 +9,8 @@ from deepctl.domain.memory import Notebook
 from deepctl.output.render import notice
 from deepctl.output.text import ago, is_terminal, printable_lines, size, table
 
+_NOTHING = "Nothing is noted yet in the memory of profile {}."
+
 
 def _document(notebook: Notebook, *, content: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
@@ -35,7 +37,7 @@ class NotebookShown(NamedTuple):
 
     def print(self) -> None:
         if not self.notebooks:
-            notice(f"Nothing is noted yet in the memory of profile {self.profile}.")
+            notice(_NOTHING.format(self.profile))
         for notebook in self.notebooks:
             if not is_terminal(sys.stdout):
                 sys.stdout.flush()
@@ -58,6 +60,9 @@ class NotebookList(NamedTuple):
 
     def print(self) -> None:
         terminal = is_terminal(sys.stdout)
+        if terminal and not self.notebooks:
+            notice(_NOTHING.format(self.profile))
+            return
         table(
             ("FILE", "CHANGED", "SIZE"),
             [

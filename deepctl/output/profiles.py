@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 from deepctl.domain.profiles import Profile
+from deepctl.output.render import notice
 from deepctl.output.text import ago, home, is_terminal, printable, size, table
 
 
@@ -23,26 +25,24 @@ class ProfileList(NamedTuple):
         return {"profiles": [_document(profile) for profile in self.profiles]}
 
     def print(self) -> None:
+        terminal = is_terminal(sys.stdout)
+        if terminal and not self.profiles:
+            notice("There are no profiles yet; `deepctl chat --user NAME` makes one.")
+            return
         table(
             ("PROFILE", "USED", "MODEL", "SESSIONS", "SIZE", "PATH"),
             [
                 (
                     profile.name,
-                    profile.problem or _when(profile.last_used_at),
+                    profile.problem or (ago(profile.last_used_at) if terminal else profile.last_used_at or "-"),
                     profile.model or "-",
                     str(profile.sessions),
-                    size(profile.bytes.total),
-                    home(profile.path),
+                    size(profile.bytes.total) if terminal else str(profile.bytes.total),
+                    home(profile.path) if terminal else profile.path,
                 )
                 for profile in self.profiles
             ],
         )
-
-
-def _when(at: str | None) -> str:
-    import sys
-
-    return ago(at) if is_terminal(sys.stdout) else at or "-"
 
 
 class ProfileShown(NamedTuple):
@@ -79,7 +79,8 @@ class ProfileCreated(NamedTuple):
         return {"profile": self.name, "path": self.path, "created": True}
 
     def print(self) -> None:
-        print(f"Created profile {self.name}: {printable(home(self.path))}")
+        where = home(self.path) if is_terminal(sys.stdout) else self.path
+        print(f"Created profile {self.name}: {printable(where)}")
 
 
 class Path(NamedTuple):

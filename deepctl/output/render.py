@@ -8,7 +8,7 @@ import sys
 from typing import Any, Protocol
 
 from deepctl.errors import DeepctlError, StorageError
-from deepctl.output.text import has_colour, printable
+from deepctl.output.text import has_colour, is_terminal, printable
 
 VERSION = 1
 """Version of every JSON document on stdout."""
@@ -62,6 +62,12 @@ def notice(message: str) -> None:
     """Tell the user something on stderr that is not the answer."""
     text = printable(message)
     print(f"\x1b[2m{text}\x1b[0m" if has_colour(sys.stderr) else text, file=sys.stderr)
+
+
+def new_line() -> None:
+    """Leave the line in which the terminal has just echoed a key such as ^C."""
+    if is_terminal(sys.stderr):
+        print(file=sys.stderr)
 
 
 def error(problem: DeepctlError, as_json: bool) -> None:

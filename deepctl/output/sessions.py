@@ -64,20 +64,27 @@ class SessionShown(NamedTuple):
         }
 
     def print(self) -> None:
-        turn = 0
-        for entry in self.conversation.messages:
-            if entry.turn != turn:
-                turn = entry.turn
-                print(f"{'' if turn == self.conversation.messages[0].turn else chr(10)}--- turn {turn} · {entry.at}")
+        messages = self.conversation.messages
+        for number, entry in enumerate(messages):
+            if not number or entry.turn != messages[number - 1].turn:
+                print(f"{chr(10) if number else ''}--- turn {entry.turn} · {entry.at.partition('.')[0]}Z")
             typed = prompt(entry.message)
             if typed is not None:
-                print(f"> {printable_lines(typed)}")
+                print("\n".join(f"> {line}" for line in printable_lines(typed).split("\n")))
             for part in entry.message.get("parts", ()):
                 line = _part(part)
                 if line is not None:
                     print(line)
+            is_last = number + 1 == len(messages) or messages[number + 1].turn != entry.turn
+            if is_last and not _is_answer(entry.message):
+                print("(no whole answer: interrupted, failed, or still at work)")
         for damage in self.conversation.damage:
             notice(f"{damage.file} line {damage.line}: {damage.reason}; left out.")
+
+
+def _is_answer(message: dict[str, Any]) -> bool:
+    calls = any(part.get("part_kind") == "tool-call" for part in message.get("parts", ()))
+    return message.get("kind") == "response" and message.get("state") != "interrupted" and not calls
 
 
 def _part(part: dict[str, Any]) -> str | None:

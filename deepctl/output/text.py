@@ -93,7 +93,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
-        drawn.add_column(column, overflow="ellipsis", no_wrap=True, style="cyan" if number == 0 else "")
+        widest = max((len(row[number]) for row in rows), default=0)
+        # In a narrow window the name, in the first column, is the last to go.
+        least = min(widest, 24) if number == 0 else None
+        drawn.add_column(
+            column, overflow="ellipsis", no_wrap=True, min_width=least, style="cyan" if number == 0 else ""
+        )
     for row in rows:
         drawn.add_row(*(Text(printable(cell)) for cell in row))
     Console(highlight=False).print(drawn)

@@ -247,7 +247,7 @@ def test_two_at_once_that_wait_both_get_their_turn(process: Command) -> None:
 
 
 def test_a_ten_megabyte_prompt_is_a_prompt(process: Command) -> None:
-    prompt = b"remember the end\n" + b"x" * 10_000_000
+    prompt = b"remember the end " + b"x" * 10_000_000
     process("chat", stdin=prompt).ok()
     shown = process("sessions", "list", "--json").ok().json["sessions"][0]
     assert len(shown["title"]) == 80
@@ -275,13 +275,39 @@ def test_a_reader_that_leaves_early_loses_nothing(process: Command) -> None:
     assert len(shown[2]["message"]["parts"]) == 30
 
 
-def test_a_list_whose_reader_leaves_early_is_quiet(process: Command) -> None:
+def test_a_command_whose_reader_leaves_early_is_quiet_and_exits_0(process: Command) -> None:
+    process("chat", stdin=b"remember tea\nwrite big.txt: " + b"long " * 50_000).ok()
     for n in range(3):
         process("profiles", "create", f"p{n}").ok()
-    command = " ".join((*process.argv, "profiles", "list"))
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.startswith(b"p0\t")
+    commands = (
+        ("profiles", "list"),
+        ("sessions", "show"),
+        ("sessions", "show", "--json"),
+        ("memory", "show"),
+        ("--help",),
+    )
+    for arguments in commands:
+        for reader in ("head -c 5", "true"):
+            script = f"set -o pipefail; {' '.join((*process.argv, *arguments))} | {reader}"
+            done = subprocess.run(["bash", "-c", script], capture_output=True, check=False)
+            assert (done.returncode, done.stderr) == (0, b""), script
+
+
+def test_closed_standard_streams_are_survived(process: Command, home: Path) -> None:
+    command = " ".join(process.argv)
+    for script, code in (
+        (f"{command} chat hello <&-", 0),
+        (f"{command} chat hello >&- </dev/null", 8),
+        (f"{command} chat hello 2>&- </dev/null", 0),
+        (f"{command} chat hello <&- >&- 2>&-", 8),
+        (f"{command} profiles list >&-", 8),
+    ):
+        done = subprocess.run(["bash", "-c", script], capture_output=True, check=False)
+        assert done.returncode == code, (script, done)
+        assert b"Traceback" not in done.stderr
+    assert process("sessions", "list", "--json").ok().json["sessions"][0]["turns"] >= 2
+    lock = home / "locks" / "default"
+    assert lock.read_bytes() == b"", "nothing was printed into a file that took a closed stream's number"
 
 
 def test_a_stdout_that_is_full_is_exit_8(process: Command) -> None:
@@ -293,3 +319,47 @@ def test_a_stdout_that_is_full_is_exit_8(process: Command) -> None:
             assert running.returncode == 8, command
             assert err.decode().count("Error:") == 1
             assert b"Traceback" not in err
+
+
+def test_arguments_that_are_not_utf8_or_not_numbers_are_exit_2(process: Command, home: Path) -> None:
+    argv = [os.fsencode(part) for part in process.argv]
+    done = subprocess.run(
+        [*argv, b"chat", b"remember a\xffb"], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert b"UTF-8" in done.stderr
+    for option, value in (
+        ("--timeout", "nan"),
+        ("--timeout", "inf"),
+        ("--wait", "nan"),
+        ("--wait", "-1"),
+        ("--timeout", "0"),
+    ):
+        assert process("chat", "hi", option, value).code == 2, (option, value)
+    assert not home.exists()
+
+
+def test_usage_errors_of_chat_json_are_events_too(deepctl: InProcess) -> None:
+    result = deepctl("chat", "--json", "--bogus", "hello")
+    assert (result.code, result.stderr) == (2, "")
+    assert result.events[-1]["code"] == "usage"
+
+
+def test_new_says_that_it_took_the_prompt_as_its_name(deepctl: InProcess) -> None:
+    for arguments in (("--new", "hello"), ("--new", "what is up")):
+        result = deepctl("chat", *arguments)
+        assert result.code == 2
+        assert "before --new" in result.stderr
+    assert "quotes" in deepctl("chat", "hello", "there").stderr
+
+
+def test_ctrl_c_while_waiting_for_the_lock_is_exit_130_and_an_event(process: Command) -> None:
+    busy = process.start("chat", "--json", "--sandbox", "none", "--approve", "auto", "run sleep 30")
+    assert busy.stdout is not None
+    busy.stdout.readline()
+    waiting = process.start("chat", "--json", "--wait", "60", "hello")
+    time.sleep(3)
+    waiting.send_signal(signal.SIGINT)
+    out, err = waiting.communicate(timeout=20)
+    assert (waiting.returncode, err) == (130, b"")
+    assert json.loads(out.splitlines()[-1])["code"] == "interrupted"

@@ -116,3 +116,32 @@ def test_a_later_format_of_profile_toml_is_refused(deepctl: InProcess, home: Pat
     assert (result.code, result.events[-1]["code"]) == (5, "newer_format")
     assert deepctl("config", "set", "model", "offline", "--user", "alice").code == 5
     assert path.read_bytes() == before
+
+
+def test_get_and_show_tell_what_a_chat_would_use(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    deepctl("profiles", "create", "alice").ok()
+    deepctl("config", "set", "model", "a:alice", "--user", "alice").ok()
+    assert deepctl("config", "get", "model").ok().stdout == "offline\n"
+    monkeypatch.setenv("DEEPCTL_USER", "alice")
+    assert deepctl("config", "get", "model").ok().stdout == "a:alice\n"
+    assert {"key": "model", "value": "a:alice", "source": "profile"} in deepctl("config", "show", "--json").ok().json[
+        "settings"
+    ]
+
+
+def test_what_would_only_fail_later_is_refused_by_set(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in (("default_user", "a b"), ("model", "gpt"), ("base_url", "localhost:8000")):
+        assert deepctl("config", "set", key, value).code == 2, key
+    monkeypatch.setenv("DEEPCTL_USER", "a b")
+    refused = deepctl("memory", "show")
+    assert refused.code == 2
+    assert "$DEEPCTL_USER" in refused.stderr
+
+
+def test_an_unknown_key_can_be_taken_out(deepctl: InProcess, tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    path = tmp_path / "config" / "config.toml"
+    path.write_text('modle = "x"\nmodel = "offline"\n')
+    deepctl("config", "unset", "modle").ok()
+    assert path.read_text() == 'model = "offline"\n'
+    assert deepctl("config", "unset", "modle").code == 2

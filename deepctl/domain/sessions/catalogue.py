@@ -196,7 +196,7 @@ def _title(conversation: log.Conversation) -> str:
     for entry in conversation.messages:
         text = prompt(entry.message)
         if text is not None:
-            line = " ".join(text.split())
+            line = " ".join(text.strip().partition("\n")[0].split())
             return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1] + "…"
     return ""
 
