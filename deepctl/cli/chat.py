@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
@@ -16,7 +15,7 @@ from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import names, profiles, settings
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.domain.sessions import catalogue
-from deepctl.errors import BadName, DeepctlError, Interrupted, Terminated, UsageError
+from deepctl.errors import BadName, UsageError
 from deepctl.output.chat import Display, Events, Text
 from deepctl.output.text import is_terminal
 
@@ -73,32 +72,26 @@ def chat(
     With a PROMPT or piped stdin: one turn, the answer on stdout, exit. Without either, at a terminal: a conversation.
     """
     display: Display = Events() if as_json else Text()
-    try:
-        name = options.user(user)
-        if session is not None and new is not None:
-            raise UsageError("--session and --new exclude each other.")
-        if session is not None:
-            names.check(session, "session")
-        if new is not None and new != _UNNAMED:
-            _check_new(new)
-        said = _said(prompt, new)
-        root = options.root()
-        profile = profiles.find(root, name) if profiles.exists(root, name) else None
-        if said is None and as_json:
-            raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")
-        with _interruptible(), closing(_chat(profile, model, approve, sandbox, timeout)) as agent:
-            talk = Talk(root, name, agent, wait, display)
-            if said is not None:
-                talk.turn(said, session, new)
-            else:
-                from deepctl.cli.interactive import converse
+    name = options.user(user)
+    if session is not None and new is not None:
+        raise UsageError("--session and --new exclude each other.")
+    if session is not None:
+        names.check(session, "session")
+    if new is not None and new != _UNNAMED:
+        _check_new(new)
+    said = _said(prompt, new)
+    if said is None and as_json:
+        raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")
+    root = options.root()
+    profile = profiles.find(root, name) if profiles.exists(root, name) else None
+    with closing(display), closing(_chat(profile, model, approve, sandbox, timeout)) as agent:
+        talk = Talk(root, name, agent, wait, display)
+        if said is not None:
+            talk.turn(said, session, new)
+        else:
+            from deepctl.cli.interactive import converse
 
-                converse(talk, session, new)
-    except DeepctlError as error:
-        shown = display.error(error)
-        if not shown or isinstance(error, Terminated):
-            raise
-        raise typer.Exit(error.exit_code) from error
+            converse(talk, session, new)
 
 
 def _check_new(new: str) -> None:
@@ -106,15 +99,6 @@ def _check_new(new: str) -> None:
         names.check(new, "session")
     except BadName as error:
         raise BadName(error.message, "The word after --new is its NAME: write the prompt before --new.") from None
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C while the agent is loaded, or the lock waited for, is the same error as in the middle of a turn."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted("Interrupted before anything was said.") from None
 
 
 def _said(prompt: str | None, new: str | None) -> str | None:

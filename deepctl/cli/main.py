@@ -16,7 +16,6 @@ from deepctl import __version__
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated, UsageError
 from deepctl.output import render
-from deepctl.output.chat import Events
 
 _COMMANDS = ("chat", "sessions", "memory", "profiles", "config")
 """Top-level commands in the order of `--help`; each is the module of that name in this package."""
@@ -83,22 +82,34 @@ def _root(
 def main(arguments: list[str]) -> int:
     """Run one command. Returns its exit code; raises `Terminated` when a signal ended it."""
     _prepare_streams()
-    as_json = "--json" in arguments
     try:
-        command = get_command(app)
-        result = command.main(_completed(arguments), "deepctl", standalone_mode=False)
-        render.write("")  # so that what cannot be written is an error now, not at exit
-        return result if isinstance(result, int) else 0
+        return _run(arguments)
     except DeepctlError as error:
-        return _report(error, as_json)
+        problem = error
     except typer.TyperException as error:
-        usage = _usage(error)
-        if as_json and arguments[0] == "chat":
-            Events().error(usage)
-            return usage.exit_code
-        return _report(usage, as_json)
+        problem = _usage(error)
+        problem.__cause__ = error
     except (KeyboardInterrupt, typer.Abort):
-        return _report(Interrupted("Interrupted."), as_json)
+        problem = Interrupted("Interrupted.")
+    except OSError as error:
+        from deepctl.files.durable import storage_error
+
+        problem = storage_error(error)
+        problem.__cause__ = error
+    except Exception as error:
+        problem = _bug(error)
+        problem.__cause__ = error
+    try:
+        _report(problem, arguments)
+    except StorageError:
+        return StorageError.exit_code
+    return problem.exit_code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = get_command(app).main(_completed(arguments), "deepctl", standalone_mode=False)
+        render.write("")  # so that what cannot be written is an error now, not at exit
     except SystemExit as error:
         # Typer leaves like this, with 1, when whoever read stdout has gone. They have seen enough, and what the
         # command was to do is done or recorded.
@@ -106,15 +117,13 @@ def main(arguments: list[str]) -> int:
             render.discard_stdout()
             return 0
         return error.code if isinstance(error.code, int) else 1
-    except OSError as error:
-        from deepctl.files.durable import storage_error
-
-        return _report(storage_error(error), as_json)
-    except Exception as error:
-        return _report(_bug(error), as_json)
+    if code == Interrupted.exit_code:
+        # Typer turns Ctrl-C into this.
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
 
 
-def _report(error: DeepctlError, as_json: bool) -> int:
+def _report(problem: DeepctlError, arguments: list[str]) -> None:
     try:
         sys.stdout.flush()
     except OSError:
@@ -124,11 +133,12 @@ def _report(error: DeepctlError, as_json: bool) -> int:
 
         from deepctl.redaction import redact
 
-        print(redact(traceback.format_exc(), os.environ), file=sys.stderr)
-    if isinstance(error, Terminated):
-        raise error
-    render.error(error, as_json)
-    return error.exit_code
+        print(redact("".join(traceback.format_exception(problem)), os.environ), file=sys.stderr)
+    as_json = "--json" in arguments
+    if not isinstance(problem, Terminated) or as_json:
+        render.error(problem, as_json, as_event=as_json and arguments[0] == "chat")
+    if isinstance(problem, Terminated):
+        raise problem
 
 
 def _usage(error: typer.TyperException) -> UsageError:

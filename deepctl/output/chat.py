@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from deepctl.errors import DeepctlError, Interrupted
-from deepctl.output.render import new_line, notice, write
+from deepctl.output.render import notice, write
 from deepctl.output.text import has_colour, is_terminal, printable, printable_lines
 
 _SHOWN_ARGUMENT = 100
@@ -25,8 +24,8 @@ class Display(Protocol):
         """Tell something that is not the answer."""
         ...
 
-    def error(self, problem: DeepctlError) -> bool:
-        """Show how a turn ended badly. False leaves it to the one exit."""
+    def close(self) -> None:
+        """Leave the screen in order, however the turn ended."""
         ...
 
 
@@ -39,9 +38,8 @@ class Events:
     def notice(self, message: str) -> None:
         """Nothing but events is printed."""
 
-    def error(self, problem: DeepctlError) -> bool:
-        self.event({"type": "error", **problem.document()})
-        return True
+    def close(self) -> None:
+        """Every event is a whole line already."""
 
 
 class Text:
@@ -81,11 +79,8 @@ class Text:
         self._end_line()
         notice(message)
 
-    def error(self, problem: DeepctlError) -> bool:
+    def close(self) -> None:
         self._end_line()
-        if isinstance(problem, Interrupted):
-            new_line()
-        return False
 
 
 def _short(value: object) -> str:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any, Protocol
 
-from deepctl.errors import DeepctlError, StorageError
+from deepctl.errors import DeepctlError, Interrupted, StorageError
 from deepctl.output.text import has_colour, is_terminal, printable
 
 VERSION = 1
@@ -70,11 +70,16 @@ def new_line() -> None:
         print(file=sys.stderr)
 
 
-def error(problem: DeepctlError, as_json: bool) -> None:
-    """Report an error on stderr: `Error: …` and `Hint: …`, or one line of JSON."""
+def error(problem: DeepctlError, as_json: bool, *, as_event: bool = False) -> None:
+    """Report an error: `Error: …` and `Hint: …`, or one line of JSON, on stderr; as a chat's last event on stdout."""
+    if as_event:
+        write(json.dumps({"type": "error", **problem.document()}) + "\n")
+        return
     if as_json:
         print(json.dumps({"error": problem.document()}), file=sys.stderr)
         return
+    if isinstance(problem, Interrupted):
+        new_line()
     red, plain = ("\x1b[31m", "\x1b[0m") if has_colour(sys.stderr) else ("", "")
     print(f"{red}Error:{plain} {printable(problem.message)}", file=sys.stderr)
     if problem.hint:
