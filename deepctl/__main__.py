@@ -1,6 +1,20 @@
-"""`python -m deepctl`."""
+"""`deepctl` and `python -m deepctl`."""
 
-from deepctl.cli.main import run
+from __future__ import annotations
+
+import signal
+from typing import NoReturn
+
+
+def run() -> NoReturn:
+    """The console script."""
+    # While modules are imported there is nothing to put away: Ctrl-C ends the process at once, without a traceback.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from deepctl.cli.main import run as run_command
+
+    signal.signal(signal.SIGINT, before)
+    run_command()
+
 
 if __name__ == "__main__":
     run()

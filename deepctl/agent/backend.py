@@ -8,6 +8,7 @@ on today's parts: pydantic-ai's `LocalWorkspaceBackend` for commands, `deepctl.f
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -47,7 +48,8 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
 
     @property
     def ref(self) -> WorkspaceRef:
-        return WorkspaceRef(provider="local", id=self._tree.root)
+        # It goes into the message history, so it must not be a path: a root that is moved stays the same place.
+        return WorkspaceRef(provider="deepctl", id="workspace")
 
     async def working_dir(self) -> str:
         return self._tree.root
@@ -75,8 +77,10 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
     async def list_dir(self, path: str) -> Sequence[FileEntry]:
         found = await self._call(partial(self._tree.entries, path))
         return [
-            FileEntry(name=entry.name, path=os.path.join(path, entry.name), is_dir=entry.is_directory, size=entry.size)
+            FileEntry(name=name, path=os.path.join(path, name), is_dir=entry.is_directory, size=entry.size)
             for entry in found
+            # A name that is not UTF-8 cannot be said to a model; escaped, the others are still listed.
+            for name in (entry.name.encode("utf-8", "backslashreplace").decode(),)
         ]
 
     async def make_dir(self, path: str) -> None:
@@ -96,16 +100,16 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         return await self._call(partial(self._tree.real_path, path))
 
 
-class _CommandBackend(DirectoryBackend, SupportsCommands):
-    """The same with commands, which nothing confines. They get a fixed environment, none of deepctl's own."""
+class _SearchBackend(DirectoryBackend, SupportsCommands):
+    """The files, and of commands only `find` and `grep` as the console's `glob` and `grep` word them.
 
-    def __init__(self, root_dir: str | os.PathLike[str], *, home: str) -> None:
+    Without any command those two tools would match in this process, where a pattern such as `(a+)+$` cannot be
+    stopped. They are started without a shell, and what begins with a dash stays a path.
+    """
+
+    def __init__(self, root_dir: str | os.PathLike[str]) -> None:
         super().__init__(root_dir)
-        self._home = home
-        self._runner = LocalWorkspaceBackend(
-            self._tree.root,
-            env={"PATH": COMMAND_PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "LC_CTYPE": "C.UTF-8", "HOME": home},
-        )
+        self._runner = _runner(self._tree.root, self._tree.root)
 
     async def run(
         self,
@@ -115,8 +119,60 @@ class _CommandBackend(DirectoryBackend, SupportsCommands):
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> CommandResult:
+        search = search_command(command)
+        if search is None:
+            return CommandResult(exit_code=126, stdout="", stderr="Commands cannot be run in this workspace.\n")
+        return await self._runner.run(search, timeout=timeout)
+
+
+class _CommandBackend(DirectoryBackend, SupportsCommands):
+    """The files with commands, which nothing confines. They get a fixed environment, none of deepctl's own."""
+
+    def __init__(self, root_dir: str | os.PathLike[str], *, home: str) -> None:
+        super().__init__(root_dir)
+        self._home = home
+        self._runner = _runner(self._tree.root, home)
+
+    async def run(
+        self,
+        command: WorkspaceCommand,
+        *,
+        shell: bool = False,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> CommandResult:
+        # `glob` with a path such as `-delete` must not become an option of `find`.
+        search = search_command(command)
+        if search is not None:
+            return await self._runner.run(search, timeout=timeout)
         await anyio.to_thread.run_sync(partial(os.makedirs, self._home, mode=0o700, exist_ok=True))
         return await self._runner.run(command, shell=shell, env=env, timeout=timeout)
+
+
+def _runner(root: str, home: str) -> LocalWorkspaceBackend:
+    environment = {"PATH": COMMAND_PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "LC_CTYPE": "C.UTF-8", "HOME": home}
+    return LocalWorkspaceBackend(root, env=environment)
+
+
+def search_command(command: WorkspaceCommand) -> list[str] | None:
+    """The program and arguments of a search as pydantic-ai-backend words it for a shell; `None` for anything else."""
+    try:
+        words = shlex.split(command) if isinstance(command, str) else []
+    except ValueError:
+        return None
+    match words:
+        case ["find", root, "-path", pattern, "-type", "f", "2>/dev/null"]:
+            return ["find", "-P", _operand(root), "-path", pattern, "-type", "f"]
+        case ["grep", "-rnH", *options, "-e", pattern, root] if all(
+            option.startswith(("--exclude-dir=", "--include=")) for option in options
+        ):
+            return ["grep", "-rnH", *options, "-e", pattern, "--", _operand(root)]
+        case _:
+            return None
+
+
+def _operand(path: str) -> str:
+    return f"./{path}" if path.startswith("-") else path
 
 
 class LocalBackend(ConfinedWorkspace):
@@ -139,7 +195,7 @@ class LocalBackend(ConfinedWorkspace):
         backend = (
             _CommandBackend(self.root_dir, home=os.fspath(home or os.path.join(self.root_dir, HOME_DIRECTORY)))
             if commands
-            else DirectoryBackend(self.root_dir)
+            else _SearchBackend(self.root_dir)
         )
         super().__init__(Workspace(backend))
         self.files: WorkspaceBackend = DirectoryBackend(self.root_dir, follow_links=False)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, repair_messages
+from pydantic_ai.workspaces import WorkspaceError
 
 from deepctl.agent import models
 from deepctl.agent.assemble import DeepAgentDeps, create_deep_agent
@@ -19,7 +20,7 @@ from deepctl.agent.guards import Approve, Ask
 from deepctl.agent.turn import Emit, Outcome, run_turn
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log
-from deepctl.errors import Interrupted, Refused, Terminated, TimedOut
+from deepctl.errors import Interrupted, Refused, StorageError, Terminated, TimedOut
 
 
 class Options(NamedTuple):
@@ -82,6 +83,11 @@ class Chat:
             self._runner.run(self._model.__aexit__(None, None, None))
         self._runner.close()
 
+    def _restart(self) -> None:
+        self._runner.close()
+        self._runner = asyncio.Runner()
+        self._entered = False
+
     def turn(self, profile: ProfilePaths, session: str, prompt: str, emit: Emit) -> Done:
         """Run one turn of a session and record it. The caller holds the profile's lock.
 
@@ -97,7 +103,13 @@ class Chat:
             backend = LocalBackend(profile.workspace, commands=self.has_commands)
             outcome = self._runner.run(self._run(DeepAgentDeps(backend=backend), prompt, history, writer, emit))
         except KeyboardInterrupt:
+            # After a second Ctrl-C the turn is still there, half done: let it end before its log is closed.
+            self._restart()
             raise Interrupted("Interrupted; the conversation up to here is kept.") from None
+        except WorkspaceError as error:
+            raise StorageError(
+                f"The workspace cannot be used: {error}.", "The conversation up to here is kept.", code="workspace"
+            ) from error
         except Exception as error:  # every client has exceptions of its own; what is not theirs goes on
             failure = models.failure(error, self._options.model, self._environment)
             if failure is None:

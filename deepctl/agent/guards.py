@@ -81,6 +81,8 @@ class FailuresAreResults(AbstractCapability[Any]):
             raise
         except (
             OSError,
+            MemoryError,
+            RecursionError,
             ValueError,
             UserError,
             WorkspaceError,

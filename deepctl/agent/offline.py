@@ -156,7 +156,8 @@ def _typed(part: object) -> str | None:
     if not isinstance(part, UserPromptPart):
         return None
     if isinstance(part.content, str):
-        return part.content
+        # How pydantic-ai tells a model that takes no system messages of changed instructions.
+        return None if part.content.startswith("<system>") else part.content
     if any(isinstance(item, TextContent) and item.metadata for item in part.content):
         return None
     texts = [item for item in part.content if isinstance(item, str)]

@@ -29,6 +29,7 @@ STATE_PROVIDER = "state"
 
 _TODO_FORMAT = 1
 _MAX_CONTEXT_BYTES = 256 * 1024
+_MAX_TODO_BYTES = 1024 * 1024
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -68,13 +69,15 @@ class TodoStore(InMemoryPlanStore):
     async def _load(self, *, to_change: bool = True) -> None:
         self._items = []
         try:
+            if ((await self._workspace.stat(layout.TODO_FILE)).size or 0) > _MAX_TODO_BYTES:
+                raise ValueError("it is too large")
             document = json.loads(await self._workspace.read_bytes(layout.TODO_FILE))
             if document["version"] > _TODO_FORMAT:
                 raise ValueError("it was written by a later version")
             self._items = [PlanItem.model_validate(item) for item in document["items"]]
         except (FileNotFoundError, NotADirectoryError):
             pass
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             if to_change:
                 raise ToolFailed(f"{layout.TODO_FILE} is not a to-do list: {error}. Repair or remove it.") from None
 

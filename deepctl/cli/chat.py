@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from deepctl.cli import options
-from deepctl.cli.options import HELP_OPTIONS
+from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.domain import names, profiles, settings
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.domain.sessions import catalogue
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 
 _HOW = "deepctl chat 'your prompt'"
-_UNNAMED = ""
-"""What `--new` without a NAME arrives as."""
 
 
 @app.command(epilog="Example: git diff | deepctl chat --user alice 'review this'")
@@ -77,7 +76,7 @@ def chat(
         raise UsageError("--session and --new exclude each other.")
     if session is not None:
         names.check(session, "session")
-    if new is not None and new != _UNNAMED:
+    if new is not None and new != UNNAMED:
         _check_new(new)
     said = _said(prompt, new)
     if said is None and as_json:
@@ -118,7 +117,7 @@ def _said(prompt: str | None, new: str | None) -> str | None:
         return piped
     if is_terminal(sys.stdin) and is_terminal(sys.stdout):
         return None
-    if new:
+    if new is not None and new != UNNAMED:
         raise UsageError(f"There is no prompt; --new took {new!r} as its NAME.", "Write the prompt before --new.")
     if is_terminal(sys.stdin):
         raise UsageError("There is no prompt, and no conversation where stdout is not a terminal.", _HOW)
@@ -126,7 +125,12 @@ def _said(prompt: str | None, new: str | None) -> str | None:
 
 
 def _stdin() -> str:
-    raw = sys.stdin.buffer.read()
+    try:
+        raw = sys.stdin.buffer.read()
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return ""  # open, but not for reading: nothing was piped in
+        raise UsageError(f"stdin cannot be read: {error.strerror}.", code="stdin") from None
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -224,7 +228,7 @@ class Talk:
 
 def _session(profile: ProfilePaths, session: str | None, new: str | None, display: Display) -> str:
     if new is not None:
-        return catalogue.start(profile, new if new != _UNNAMED else catalogue.free_name(profile)).name
+        return catalogue.start(profile, new if new != UNNAMED else catalogue.free_name(profile)).name
     wanted = session if session is not None else catalogue.latest(profile) or catalogue.FIRST
     found = catalogue.spelled(profile, wanted)
     if found is not None:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from deepctl import __version__
-from deepctl.cli.options import HELP_OPTIONS
+from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated, UsageError
 from deepctl.output import render
 
@@ -112,7 +112,7 @@ def _run(arguments: list[str]) -> int:
         render.write("")  # so that what cannot be written is an error now, not at exit
     except SystemExit as error:
         # Typer leaves like this, with 1, when whoever read stdout has gone. They have seen enough, and what the
-        # command was to do is done or recorded.
+        # command was to do is done or recorded. (stderr never ends anything: `render.say`.)
         if isinstance(error.__context__, BrokenPipeError):
             render.discard_stdout()
             return 0
@@ -133,7 +133,7 @@ def _report(problem: DeepctlError, arguments: list[str]) -> None:
 
         from deepctl.redaction import redact
 
-        print(redact("".join(traceback.format_exception(problem)), os.environ), file=sys.stderr)
+        render.say(redact("".join(traceback.format_exception(problem)), os.environ))
     as_json = "--json" in arguments
     if not isinstance(problem, Terminated) or as_json:
         render.error(problem, as_json, as_event=as_json and arguments[0] == "chat")
@@ -177,7 +177,7 @@ def _completed(arguments: list[str]) -> list[str]:
         if argument == "--new":
             named = position + 1 < len(arguments) and not arguments[position + 1].startswith("-")
             if not named:
-                filled[position] = "--new="
+                filled[position] = f"--new={UNNAMED}"
             break
     return filled
 

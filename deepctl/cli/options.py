@@ -15,6 +15,10 @@ from deepctl.errors import BadName, ProfileNotFound, UsageError
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
+UNNAMED = "\0"
+"""What `--new` without a NAME arrives as: no shell can pass it."""
+
+
 def _finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter("it must be a number of seconds")

@@ -21,7 +21,7 @@ class Notebook(NamedTuple):
     path: str
     size: int
     modified_at: str
-    content: bytes
+    content: bytes = b""
 
 
 class Memory:
@@ -34,7 +34,7 @@ class Memory:
         self._tree = Tree(profile.workspace, follow=False)
 
     def notebooks(self) -> list[Notebook]:
-        """All notebooks, sorted by name; none if the agent has written none. Links and other non-files are left out."""
+        """All notebooks, sorted by name, without their content; none if there are none. Links are left out."""
         try:
             entries = self._tree.entries(self._directory)
         except (FileNotFoundError, NotADirectoryError):
@@ -42,7 +42,11 @@ class Memory:
             return []
         except OSError as error:
             raise self._refused(error) from None
-        return [self.read(entry.name) for entry in entries if entry.size is not None and not entry.name.startswith(".")]
+        return [
+            Notebook(entry.name, posixpath.join(self._directory, entry.name), entry.size, timestamp(entry.modified))
+            for entry in entries
+            if entry.size is not None and entry.name.endswith(".md") and not entry.name.startswith(".")
+        ]
 
     def read(self, file: str) -> Notebook:
         """One notebook, whole; `.md` may be left out. Raises `MemoryNotFound`, or `Refused` for a link or a FIFO."""

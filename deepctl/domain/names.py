@@ -34,6 +34,15 @@ def check(name: str, what: str = "profile") -> str:
     return name
 
 
+def is_good(name: str) -> bool:
+    """Whether `name` may be a name."""
+    try:
+        check(name)
+    except BadName:
+        return False
+    return True
+
+
 def fold(name: str) -> str:
     """The form in which names are compared: `Alice` and `alice` are the same name."""
     return name.lower()

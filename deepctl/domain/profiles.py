@@ -79,6 +79,15 @@ def _check_directory(paths: ProfilePaths) -> None:
             "Set $DEEPCTL_HOME to a root of your own.",
         )
 
+    for part in ("workspace", "sessions", "checkpoints"):
+        if os.path.islink(os.path.join(paths.directory, part)):
+            raise Refused(
+                f"The {part} of profile {paths.name!r} are a symbolic link."
+                if part != "workspace"
+                else f"The workspace of profile {paths.name!r} is a symbolic link.",
+                "Everything of a profile lies in its own directory. Find out what put the link there.",
+            )
+
 
 def _entries(root: Root) -> list[str]:
     try:
@@ -141,8 +150,8 @@ def describe(paths: ProfilePaths) -> Profile:
         _check_directory(paths)
         found = settings.read(paths.settings)
         problem = None
-    except Refused as error:
-        return Profile(paths.name, paths.directory, None, None, None, 0, 0, Bytes(0, 0, 0, 0), error.message)
+    except (Refused, OSError) as error:
+        return Profile(paths.name, paths.directory, None, None, None, 0, 0, Bytes(0, 0, 0, 0), str(error))
     except DeepctlError as error:
         problem = error.message
     created = found.get("created_at")
@@ -164,7 +173,7 @@ def describe(paths: ProfilePaths) -> Profile:
 def _count(directory: str) -> int:
     try:
         return sum(1 for entry in os.listdir(directory) if entry[:1].isalnum())
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 

@@ -69,6 +69,8 @@ def validate(key: str, value: object, where: str | None = None) -> str:
     """`value` if `key` may have it. Raises `BadSetting`; `where` names the file it was found in."""
     setting = describe(key)
     place = f" in {where}" if where else ""
+    if isinstance(value, str) and not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise BadSetting(f"Setting {key!r}{place} is not UTF-8 text.")
     if not isinstance(value, str) or not value:
         raise BadSetting(f"Setting {key!r}{place} must be text that is not empty, not {value!r}.")
     if setting.choices and value not in setting.choices:
@@ -88,7 +90,7 @@ def read(path: str) -> dict[str, Any]:
 
     try:
         found = tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise Damaged(
             f"{path} is not valid TOML: {error}.",
             "Correct the file with an editor. Commands that need no settings still work.",

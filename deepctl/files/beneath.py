@@ -25,6 +25,10 @@ from typing import NamedTuple
 from deepctl.files import durable
 
 _MAX_LINKS = 40
+_MAX_PARTS = 200
+_MAX_WHOLE = 64 << 20
+"""Bytes of the largest file that is read whole: a sparse giant must not take the process down."""
+
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -79,7 +83,10 @@ class Tree:
                     break
             else:
                 raise Outside(path, "outside the workspace")
-        return [part for part in path.split("/") if part not in ("", ".")]
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        if len(parts) > _MAX_PARTS:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path[:100] + "…")
+        return parts
 
     @contextmanager
     def _place(self, path: str, *, make_parents: bool = False, last_link: bool = True) -> Iterator[_Place]:
@@ -166,11 +173,14 @@ class Tree:
         finally:
             os.close(descriptor)
 
-    def read(self, path: str, limit: int | None = None) -> bytes:
-        """The content of a regular file, or its first `limit` bytes."""
+    def read(self, path: str) -> bytes:
+        """The content of a regular file, which may have up to 64 MiB."""
         with self._place(path) as place, self._regular(path, os.O_RDONLY, place) as descriptor:
             with open(descriptor, "rb", closefd=False) as file:
-                return file.read() if limit is None else file.read(limit)
+                data = file.read(_MAX_WHOLE + 1)
+        if len(data) > _MAX_WHOLE:
+            raise OSError(errno.EFBIG, "too large to be read whole", path)
+        return data
 
     def write(self, path: str, data: bytes) -> None:
         """Replace or create a file, with the parents it lacks. A failed write leaves the old content.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from deepctl.output.render import notice, write
-from deepctl.output.text import has_colour, is_terminal, printable, printable_lines
+from deepctl.output.text import is_terminal, printable_lines
 
 _SHOWN_ARGUMENT = 100
 
@@ -57,9 +57,9 @@ class Text:
             case "tool_call" if self._watched:
                 self._end_line()
                 arguments = ", ".join(f"{key}={_short(value)}" for key, value in event["args"].items())
-                self._progress(f"→ {event['name']}({arguments})")
+                notice(f"→ {event['name']}({arguments})")
             case "tool_result" if self._watched and not event["ok"]:
-                self._progress(f"✗ {event['name']}: {_short(event['content'])}")
+                notice(f"✗ {event['name']}: {_short(event['content'])}")
             case "tool_result" | "result":
                 self._end_line()
 
@@ -70,10 +70,6 @@ class Text:
     def _end_line(self) -> None:
         if not self._at_line_start:
             self._write("\n")
-
-    def _progress(self, line: str) -> None:
-        text = printable(line)
-        print(f"\x1b[2m{text}\x1b[0m" if has_colour(sys.stderr) else text, file=sys.stderr)
 
     def notice(self, message: str) -> None:
         self._end_line()

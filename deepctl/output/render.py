@@ -53,21 +53,33 @@ def write(text: str) -> bool:
 
 def discard_stdout() -> None:
     """Send what is written to, or still buffered for, a broken stdout nowhere, so that everything else can go on."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    _to_nowhere(sys.stdout.fileno())
 
 
 def notice(message: str) -> None:
     """Tell the user something on stderr that is not the answer."""
     text = printable(message)
-    print(f"\x1b[2m{text}\x1b[0m" if has_colour(sys.stderr) else text, file=sys.stderr)
+    say(f"\x1b[2m{text}\x1b[0m" if has_colour(sys.stderr) else text)
+
+
+def say(line: str) -> None:
+    """Write a line to stderr. Nobody reading it is no reason for anything to stop."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _to_nowhere(sys.stderr.fileno())
+
+
+def _to_nowhere(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def new_line() -> None:
     """Leave the line in which the terminal has just echoed a key such as ^C."""
     if is_terminal(sys.stderr):
-        print(file=sys.stderr)
+        say("")
 
 
 def error(problem: DeepctlError, as_json: bool, *, as_event: bool = False) -> None:
@@ -76,11 +88,11 @@ def error(problem: DeepctlError, as_json: bool, *, as_event: bool = False) -> No
         write(json.dumps({"type": "error", **problem.document()}) + "\n")
         return
     if as_json:
-        print(json.dumps({"error": problem.document()}), file=sys.stderr)
+        say(json.dumps({"error": problem.document()}))
         return
     if isinstance(problem, Interrupted):
         new_line()
     red, plain = ("\x1b[31m", "\x1b[0m") if has_colour(sys.stderr) else ("", "")
-    print(f"{red}Error:{plain} {printable(problem.message)}", file=sys.stderr)
+    say(f"{red}Error:{plain} {printable(problem.message)}")
     if problem.hint:
-        print(f"Hint: {printable(problem.hint)}", file=sys.stderr)
+        say(f"Hint: {printable(problem.hint)}")

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any, NamedTuple
 
-from deepctl.domain.sessions.catalogue import Summary, prompt
+from deepctl.domain.sessions.catalogue import Summary, parts, prompt
 from deepctl.domain.sessions.log import Conversation
 from deepctl.output.render import notice
 from deepctl.output.text import ago, is_terminal, printable, printable_lines, table
@@ -71,7 +71,7 @@ class SessionShown(NamedTuple):
             typed = prompt(entry.message)
             if typed is not None:
                 print("\n".join(f"> {line}" for line in printable_lines(typed).split("\n")))
-            for part in entry.message.get("parts", ()):
+            for part in parts(entry.message):
                 line = _part(part)
                 if line is not None:
                     print(line)
@@ -83,7 +83,7 @@ class SessionShown(NamedTuple):
 
 
 def _is_answer(message: dict[str, Any]) -> bool:
-    calls = any(part.get("part_kind") == "tool-call" for part in message.get("parts", ()))
+    calls = any(part.get("part_kind") == "tool-call" for part in parts(message))
     return message.get("kind") == "response" and message.get("state") != "interrupted" and not calls
 
 

@@ -199,3 +199,77 @@ def test_two_users_of_one_agent_share_nothing(tmp_path: Path) -> None:
         assert "oolong" not in script.sent
         asyncio.run(say(alice))
         assert "alice likes oolong" in script.sent
+
+
+def test_a_search_pattern_that_never_ends_is_stopped_with_the_turn(work: Path) -> None:
+    """A backtracking matcher takes 2^40 steps here; the search must not run in this process."""
+    backend = LocalBackend(work)
+    (work / "f").write_text("a" * 44 + "!")
+    results, _ = _run(backend, [("grep", {"pattern": "(a+)+$", "output_mode": "content"})])
+    assert "No matches" in str(results[0].content)
+
+
+def test_links_that_lead_round_in_circles_do_not_keep_a_search_busy(work: Path) -> None:
+    backend = LocalBackend(work)
+    (work / "s").mkdir()
+    (work / "s" / "found.txt").write_text("needle")
+    for name in ("l1", "l2", "l3"):
+        (work / "s" / name).symlink_to(".")
+    results, _ = _run(
+        backend, [("glob", {"pattern": "**/*.txt"}), ("grep", {"pattern": "needle"}), ("glob", {"pattern": "**/*.zzz"})]
+    )
+    assert "1 file(s)" in str(results[0].content)
+    assert "found.txt" in str(results[1].content)
+    assert "No files" in str(results[2].content)
+
+
+@pytest.mark.parametrize("commands", [False, True])
+def test_a_search_path_is_never_taken_for_an_option(work: Path, commands: bool) -> None:
+    backend = LocalBackend(work, commands=commands)
+    (work / "kept.txt").write_text("kept")
+    calls: list[Call] = [
+        ("glob", {"pattern": "*", "path": "-delete"}),
+        ("grep", {"pattern": "x", "path": "-f/etc/passwd"}),
+        ("glob", {"pattern": "' -delete '", "path": "."}),
+        ("glob", {"pattern": "*", "path": "; touch owned"}),
+        ("glob", {"pattern": "*", "path": "/etc"}),
+        ("grep", {"pattern": "root", "path": "/etc/passwd", "output_mode": "content"}),
+    ]
+    results, _ = _run(backend, calls)
+    assert [path.name for path in work.iterdir()] == ["kept.txt"]
+    assert all("root:x" not in str(result.content) for result in results)
+
+
+def test_without_a_shell_nothing_but_searches_runs(work: Path) -> None:
+    results, _ = _run(
+        LocalBackend(work), [("execute", {"command": "touch owned"})], include_execute=True, approve="auto"
+    )
+    assert "cannot be run" in str(results[0].content)
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 5000, '{"version": 1, "items": [{"id": 5}]}', '{"version": 99, "items": []}']
+)
+def test_a_to_do_file_that_is_none_is_reported_and_left_alone(work: Path, content: str) -> None:
+    backend = LocalBackend(work)
+    (work / ".deep").mkdir()
+    (work / ".deep" / "todo.json").write_text(content)
+    results, _ = _run(backend, [("write_plan", {"items": [{"content": "x"}]})])
+    assert results[0].outcome == "failed"
+    assert (work / ".deep" / "todo.json").read_text() == content
+
+
+def test_sparse_giants_are_refused_and_odd_names_listed(work: Path) -> None:
+    backend = LocalBackend(work)
+    for name in ("big.txt", ".deep/memory/main/BIG.md", ".deep/todo.json"):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        with open(work / name, "wb") as file:
+            file.truncate(1 << 42)
+    (work / os.fsdecode(b"z\xff")).write_text("x")
+    results, _ = _run(
+        backend, [("read_file", {"path": "big.txt"}), ("search_memory", {"query": "x"}), ("read_plan", {}), ("ls", {})]
+    )
+    assert "too large" in str(results[0].content)
+    assert "big.txt" in str(results[3].content)
+    assert "udcff" in str(results[3].content)

@@ -363,3 +363,69 @@ def test_ctrl_c_while_waiting_for_the_lock_is_exit_130_and_an_event(process: Com
     out, err = waiting.communicate(timeout=20)
     assert (waiting.returncode, err) == (130, b"")
     assert json.loads(out.splitlines()[-1])["code"] == "interrupted"
+
+
+def test_nobody_reading_stderr_stops_nothing(process: Command, home: Path) -> None:
+    command = " ".join(process.argv)
+    chat = f"{command} chat 'write a.txt: x' </dev/null 2>&1 >/dev/null"
+    script = f"( sleep 0.3; {chat}; echo $? >&7 ) 7>{home.parent}/code | true"
+    subprocess.run(["bash", "-c", script], check=False)
+    assert (home.parent / "code").read_text() == "0\n"
+    assert (home / "profiles/default/workspace/a.txt").exists()
+    with open("/dev/full", "wb") as full:
+        for arguments, code in ((("chat", "hello"), 0), (("profiles", "show", "nobody"), 3)):
+            running = process.start(*arguments, stderr=full)
+            running.communicate(timeout=60)
+            assert running.returncode == code
+
+
+def test_a_root_that_was_moved_goes_on(process: Command, home: Path) -> None:
+    process("chat", "write a.txt: x").ok()
+    moved = home.rename(home.parent / "moved")
+    assert "can see 1 earlier turn " in process("chat", "hello", env={"DEEPCTL_HOME": str(moved)}).ok().stdout
+
+
+def test_a_context_file_that_changed_does_not_take_the_prompts_place(deepctl: InProcess, home: Path) -> None:
+    deepctl("chat", "write f: hello").ok()
+    (home / "profiles/default/workspace/AGENTS.md").write_text("Be nice.")
+    assert deepctl("chat", "read f").ok().stdout == "     1\thello\n"
+    assert "can see 2 earlier turns" in deepctl("chat", "hm").ok().stdout
+
+
+def test_a_workspace_that_vanishes_in_mid_turn_is_exit_8(deepctl: InProcess) -> None:
+    prompt = 'run rm -rf "$PWD"\nwrite a.txt: x'
+    result = deepctl("chat", "--sandbox", "none", "--approve", "auto", prompt)
+    assert result.code == 8
+    assert "does not exist" in result.stderr
+    deepctl("chat", "write a.txt: x").ok()
+
+
+def test_what_lies_about_among_the_sessions_is_passed_over(deepctl: InProcess, home: Path) -> None:
+    deepctl("chat", "hello").ok()
+    sessions = home / "profiles/default/sessions"
+    (sessions / "b b").mkdir()
+    (sessions / "b b" / "x").write_text("x")
+    (sessions / "notes.txt").write_text("x")
+    assert "1 earlier turn " in deepctl("chat", "hello").ok().stdout
+    assert [s["name"] for s in deepctl("sessions", "list", "--json").ok().json["sessions"]] == ["main"]
+
+
+def test_an_empty_name_for_a_new_session_is_refused(deepctl: InProcess) -> None:
+    assert deepctl("chat", "--new=", "hello").code == 2
+    assert deepctl("chat", "hello", "--new", "").code == 2
+
+
+@pytest.mark.parametrize("delay", [0.06, 0.09, 0.2, 0.4])
+@pytest.mark.parametrize("command", [("profiles", "list"), ("chat", "hello")])
+def test_ctrl_c_while_starting_shows_no_traceback(process: Command, command: tuple[str, ...], delay: float) -> None:
+    running = process.start(*command)
+    time.sleep(delay)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=30)
+    assert running.returncode in (0, 130, -signal.SIGINT)
+    assert b"Traceback" not in err
+
+
+def test_stdin_that_cannot_be_read_is_no_prompt(process: Command) -> None:
+    script = f"{' '.join(process.argv)} chat hello 0>/dev/null"
+    assert subprocess.run(["bash", "-c", script], capture_output=True, check=False).returncode == 0

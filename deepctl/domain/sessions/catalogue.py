@@ -50,11 +50,13 @@ class Summary(NamedTuple):
 
 
 def all_names(paths: ProfilePaths) -> list[str]:
-    """The names of a profile's sessions, sorted."""
+    """The names of a profile's sessions, sorted: of the directories there that have the name of a session."""
     try:
-        return sorted(entry for entry in os.listdir(paths.sessions) if entry[:1].isalnum())
+        with os.scandir(paths.sessions) as entries:
+            found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
+    return sorted(name for name in found if names.is_good(name))
 
 
 def spelled(paths: ProfilePaths, name: str) -> str | None:
@@ -94,9 +96,13 @@ def _load(directory: str) -> Session:
         record = sealed.unseal(durable.read_file(path).rstrip(b"\n"))
     except (FileNotFoundError, ValueError) as error:
         return _without_record(name, directory, str(error) if isinstance(error, ValueError) else "missing")
-    if record.get("v", 0) > FORMAT:
-        raise NewerFormat(path, record["v"], FORMAT)
-    return Session(name, directory, record["id"], record["created_at"], record["log"])
+    match record:
+        case {"v": int(version)} if version > FORMAT:
+            raise NewerFormat(path, version, FORMAT)
+        case {"v": int(), "id": str(identity), "created_at": str(at), "log": str(head)} if log.is_id(head):
+            return Session(name, directory, identity, at, head)
+        case _:
+            return _without_record(name, directory, "not the record of a session")
 
 
 def _without_record(name: str, directory: str, reason: str) -> Session:
@@ -109,8 +115,8 @@ def _without_record(name: str, directory: str, reason: str) -> Session:
         )
     identity = logs[0].removesuffix(log.SUFFIX)
     first = next(iter(sealed.parse(durable.read_file(os.path.join(directory, logs[0])))), None)
-    at = first.value.get("at", "") if first and first.value else ""
-    return Session(name, directory, identity, at, identity)
+    at = first.value.get("at") if first and first.value else None
+    return Session(name, directory, identity, at if isinstance(at, str) else "", identity)
 
 
 def start(paths: ProfilePaths, name: str) -> Session:
@@ -201,6 +207,12 @@ def _title(conversation: log.Conversation) -> str:
     return ""
 
 
+def parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a message that are any."""
+    found = message.get("parts")
+    return [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []
+
+
 def prompt(message: dict[str, Any]) -> str | None:
     """The text the user typed, if this message is the request that brought it.
 
@@ -208,13 +220,13 @@ def prompt(message: dict[str, Any]) -> str | None:
     """
     if message.get("kind") != "request":
         return None
-    for part in message.get("parts", ()):
+    for part in parts(message):
         if part.get("part_kind") != "user-prompt":
             continue
         content = part.get("content")
         if isinstance(content, str):
             return content
-        texts = [item for item in content or () if isinstance(item, str)]
+        texts = [item for item in content if isinstance(item, str)] if isinstance(content, list) else []
         if texts:
             return "\n".join(texts)
     return None

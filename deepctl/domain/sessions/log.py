@@ -15,6 +15,7 @@ What a kill leaves is a prefix of what would have been written, at worst with a 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -54,6 +55,11 @@ class Conversation(NamedTuple):
 def now() -> str:
     """The time, RFC 3339 in UTC with microseconds."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` can be the id of a log: a plain word, never a path."""
+    return re.fullmatch(r"[0-9a-z]{1,64}", text) is not None
 
 
 def log_path(directory: str, log: str) -> str:
@@ -100,10 +106,14 @@ def _chain(directory: str, log: str, end: int | None, damage: list[Damage]) -> l
         first = lines[0].value if lines else None
         _check_version(path, lines)
         chain.append((os.path.basename(path), lines))
-        parent = first.get("parent") if first else None
-        if not parent:
-            break
-        log, end = parent["log"], parent["offset"]
+        match first.get("parent") if first else None:
+            case {"log": str(log), "offset": int(end)} if is_id(log):
+                continue
+            case None:
+                break
+            case _:
+                damage.append(Damage(os.path.basename(path), 1, "what it continues cannot be told", False))
+                break
     return chain
 
 
@@ -135,18 +145,22 @@ class _Reader:
             return
         if "log" in entry:
             return
-        try:
-            if entry["turn"] != self._turn:
-                self._flush(len(self._results))
-            self._turn, self._at = entry["turn"], entry["at"]
-            if "result" in entry:
-                self._results.append(entry["result"])
-            else:
-                self._message(dict(entry["message"]), entry)
-        except (KeyError, TypeError, ValueError):
-            self.damage.append(Damage(self._file, line.number, "not an entry of a message log", False))
-            return
+        match entry:
+            case {"turn": int(turn), "at": str(at), "result": {"part_kind": str()} as result}:
+                self._begin(turn, at)
+                self._results.append(result)
+            case {"turn": int(turn), "at": str(at), "message": {"kind": str(), "parts": list()} as message}:
+                self._begin(turn, at)
+                self._message(dict(message), entry)
+            case _:
+                self.damage.append(Damage(self._file, line.number, "not an entry of a message log", False))
+                return
         self.last_turn = max(self.last_turn, self._turn)
+
+    def _begin(self, turn: int, at: str) -> None:
+        if turn != self._turn:
+            self._flush(len(self._results))
+        self._turn, self._at = turn, at
 
     def _message(self, message: dict[str, Any], entry: dict[str, Any]) -> None:
         joined = entry.get("results", 0)
