@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import start
+from benchmarks import snapshot, start
 
 if __name__ == "__main__":
-    sys.exit(0 if all([start.run()]) else 1)
+    sys.exit(0 if all([start.run(), snapshot.run()]) else 1)

@@ -1,0 +1,120 @@
+"""What can be looked up faster than found out: where objects lie, and which directories have not changed.
+
+A SQLite file that may be deleted at any time, and is, by itself, when it cannot be read. Nothing in it is believed
+without a check: an object is compared with its hash when it is read, and a directory with its files' status.
+Killing a writer leaves it whole (SQLite's rollback journal); a power cut may not, which is why it is only a cache.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from deepctl.files import durable
+
+_FORMAT = 1
+_SCHEMA = """
+CREATE TABLE packs (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE objects (
+    hash BLOB PRIMARY KEY, pack TEXT NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL, size INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE directories (path BLOB PRIMARY KEY, key BLOB, tree BLOB NOT NULL, files BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Location(NamedTuple):
+    """Where an object lies: its pack, the offset and length in it, and the length of its content, in bytes."""
+
+    pack: str
+    offset: int
+    stored: int
+    size: int
+
+
+class Cache:
+    """The cache at `path`, opened for writing. The caller holds the lock of the profile."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            self._open()
+        except sqlite3.DatabaseError:
+            self.forget()
+
+    def _open(self) -> None:
+        durable.make_private_file(self._path)
+        self._database = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            self._database.execute("PRAGMA synchronous = OFF")
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            if version != _FORMAT:
+                for (table,) in self._database.execute(
+                    "SELECT name FROM sqlite_master WHERE type = 'table'"
+                ).fetchall():
+                    self._database.execute(f'DROP TABLE "{table}"')
+                self._database.executescript(_SCHEMA)
+                self._database.execute(f"PRAGMA user_version = {_FORMAT}")
+        except BaseException:
+            self._database.close()
+            raise
+
+    def forget(self) -> None:
+        """Throw everything away and begin anew."""
+        self.close()
+        for suffix in ("", "-journal"):
+            try:
+                os.unlink(self._path + suffix)
+            except FileNotFoundError:
+                pass
+        self._open()
+
+    def close(self) -> None:
+        if hasattr(self, "_database"):
+            self._database.close()
+
+    def packs(self) -> set[str]:
+        """The packs whose objects are in the cache."""
+        return {name for (name,) in self._database.execute("SELECT name FROM packs")}
+
+    def add_pack(self, name: str, objects: Iterable[tuple[bytes, int, int, int]]) -> None:
+        """Remember the objects of a pack: hash, offset, stored length and size of each."""
+        self._database.execute("BEGIN")
+        self._database.executemany(
+            "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?)",
+            ((digest, name, offset, stored, size) for digest, offset, stored, size in objects),
+        )
+        self._database.execute("INSERT OR REPLACE INTO packs VALUES (?)", (name,))
+        self._database.execute("COMMIT")
+
+    def drop_pack(self, name: str) -> None:
+        """Forget a pack that is gone."""
+        self._database.execute("BEGIN")
+        self._database.execute("DELETE FROM objects WHERE pack = ?", (name,))
+        self._database.execute("DELETE FROM packs WHERE name = ?", (name,))
+        self._database.execute("COMMIT")
+
+    def find(self, digest: bytes) -> Location | None:
+        """Where an object lies, or `None` if the cache does not know it."""
+        row = self._database.execute(
+            "SELECT pack, offset, stored, size FROM objects WHERE hash = ?", (digest,)
+        ).fetchone()
+        return None if row is None else Location(*row)
+
+    def directories(self) -> dict[bytes, tuple[bytes | None, bytes]]:
+        """The key and the tree of every directory that was seen, by path."""
+        rows = self._database.execute("SELECT path, key, tree FROM directories")
+        return {path: (key, tree) for path, key, tree in rows}
+
+    def files(self, path: bytes) -> bytes | None:
+        """What is known of the files of one directory."""
+        row = self._database.execute("SELECT files FROM directories WHERE path = ?", (path,)).fetchone()
+        return None if row is None else row[0]
+
+    def put_directories(self, rows: Iterable[tuple[bytes, bytes | None, bytes, bytes]], gone: Iterable[bytes]) -> None:
+        """Remember directories (path, key, tree, files), and forget those that are gone."""
+        self._database.execute("BEGIN")
+        self._database.executemany("INSERT OR REPLACE INTO directories VALUES (?, ?, ?, ?)", rows)
+        self._database.executemany("DELETE FROM directories WHERE path = ?", ((path,) for path in gone))
+        self._database.execute("COMMIT")
