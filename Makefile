@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TESTS ?= tests
 DEV := $(VENV)/.ready-dev
 
 .PHONY: help demo test lint bench clean
@@ -31,7 +32,7 @@ demo: $(READY)
 	@PATH="$(abspath $(BIN)):$$PATH" sh examples/demo.sh
 
 test: $(DEV)
-	$(BIN)/pytest
+	$(BIN)/pytest $(TESTS)
 
 lint: $(DEV)
 	$(BIN)/ruff check

@@ -169,15 +169,15 @@ def test_commands_see_no_variable_of_deepctls_environment(
 
 
 def test_a_turn_that_takes_too_long_is_stopped_and_kept(process: Command) -> None:
+    sleep = f"sleep 31.{os.getpid()}"
     began = time.monotonic()
-    result = process(
-        "chat", "--json", "--timeout", "3", "--sandbox", "none", "--approve", "auto", "write a.txt: x\nrun sleep 31.7"
-    )
+    prompt = f"write a.txt: x\nrun {sleep}"
+    result = process("chat", "--json", "--timeout", "3", "--sandbox", "none", "--approve", "auto", prompt)
     assert (result.code, result.events[-1]["code"]) == (124, "timeout")
     assert time.monotonic() - began < 20
     kinds = [e["message"]["kind"] for e in process("sessions", "show", "--json").ok().json["messages"]]
     assert kinds[:3] == ["request", "response", "request"]
-    assert not _running("sleep 31.7")
+    assert not _running(sleep)
     assert process("chat", "hello").code == 0
 
 
@@ -185,7 +185,8 @@ def test_a_turn_that_takes_too_long_is_stopped_and_kept(process: Command) -> Non
 def test_an_interrupted_turn_keeps_what_is_complete_and_ends_its_command(
     process: Command, number: signal.Signals, code: int
 ) -> None:
-    prompt = f"write a.txt: x\nrun sleep 40.{number.value}"
+    sleep = f"sleep 4{number.value}.{os.getpid()}"
+    prompt = f"write a.txt: x\nrun {sleep}"
     running = process.start("chat", "--json", "--sandbox", "none", "--approve", "auto", prompt)
     assert running.stdout is not None
     for line in running.stdout:
@@ -198,7 +199,7 @@ def test_an_interrupted_turn_keeps_what_is_complete_and_ends_its_command(
     assert b"Traceback" not in err
     if number == signal.SIGINT:
         assert json.loads(out.splitlines()[-1])["code"] == "interrupted"
-    assert not _running(f"sleep 40.{number.value}")
+    assert not _running(sleep)
     messages = process("sessions", "show", "--json").ok().json["messages"]
     assert messages[2]["message"]["parts"][0]["content"] == "Wrote 1 lines to a.txt"
     assert "can see 1 earlier turn " in process("chat", "hello").ok().stdout
