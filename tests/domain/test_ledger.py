@@ -1,0 +1,163 @@
+"""The ledger of checkpoints, and which of them a person means."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from deepctl.domain.checkpoints import ledger
+from deepctl.domain.checkpoints.ledger import Record, Rewind, Writer
+from deepctl.domain.checkpoints.reference import CheckpointNotFound, resolve
+from deepctl.errors import BadName, NewerFormat, Refused, UsageError
+from deepctl.files import sealed
+
+
+def _record(identity: str, turn: int = 1, parent: str | None = None, session: str = "s1") -> Record:
+    return Record(
+        id=identity, kind="turn", session=session, turn=turn, created_at="2026-01-01T00:00:00Z", log="a",
+        offset=turn * 100, message_count=turn * 2, parent=parent, previous=parent, author="agent", tree="0" * 64, files=1, bytes=2,
+        added_bytes=3, prompt="hello", unkept=[],
+    )  # fmt: skip
+
+
+def _rewind(identity: str, safety: str, to: str) -> Rewind:
+    return Rewind(identity, "2026-01-01T00:00:00Z", "s1", safety, to, "0" * 64, "b")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    """Three turns, the first labelled."""
+    directory = str(tmp_path / "checkpoints")
+    writer = Writer(directory)
+    parent = None
+    for turn, identity in enumerate(("aaaa000000000001", "aaaa000000000002", "bbbb000000000003"), 1):
+        writer.add(_record(identity, turn, parent))
+        parent = identity
+    writer.label("aaaa000000000001", "good")
+    writer.close()
+    return directory
+
+
+def test_what_was_written_is_read_by_anybody(place: str) -> None:
+    found = ledger.read(place)
+    assert list(found.records) == ["aaaa000000000001", "aaaa000000000002", "bbbb000000000003"]
+    assert found.records["aaaa000000000002"] == _record("aaaa000000000002", 2, "aaaa000000000001")
+    assert found.labels == {"aaaa000000000001": "good"}
+    assert found.heads == {"s1": "bbbb000000000003"}
+    assert ledger.read(place + "-nowhere").records == {}
+
+
+def test_the_writer_says_what_a_reader_would(place: str) -> None:
+    writer = Writer(place)
+    writer.label("aaaa000000000002", "Other")
+    writer.label("aaaa000000000001", None)
+    writer.remove(["bbbb000000000003"])
+    writer.begin(_rewind("r1", "aaaa000000000002", "aaaa000000000001"))
+    assert writer.ledger == ledger.read(place)
+    assert writer.ledger.unfinished is not None
+    writer.finish(writer.ledger.unfinished)
+    assert writer.ledger == ledger.read(place)
+    assert writer.ledger.unfinished is None
+    assert writer.ledger.labels == {"aaaa000000000002": "Other"}
+    writer.close()
+
+
+@pytest.mark.parametrize("label", ["", "..", "a b", "abcd", "1234", "DEADBEEF", "x" * 65, "con"])
+def test_a_bad_label_is_refused(place: str, label: str) -> None:
+    writer = Writer(place)
+    with pytest.raises(BadName):
+        writer.label("aaaa000000000002", label)
+    writer.close()
+    assert ledger.read(place).labels == {"aaaa000000000001": "good"}
+
+
+def test_a_label_names_one_checkpoint_in_whatever_case(place: str) -> None:
+    writer = Writer(place)
+    with pytest.raises(Refused):
+        writer.label("aaaa000000000002", "GOOD")
+    writer.label("aaaa000000000001", "Good")
+    writer.close()
+    assert resolve(ledger.read(place), "gOOD", "s1", 3).id == "aaaa000000000001"
+
+
+def test_a_reference_is_an_id_then_a_label_then_a_prefix(place: str) -> None:
+    found = ledger.read(place)
+    assert resolve(found, "bbbb000000000003", "s1", 3).turn == 3
+    assert resolve(found, "good", "s1", 3).turn == 1
+    assert resolve(found, "bbbb", "s1", 3).turn == 3
+    with pytest.raises(UsageError, match="aaaa000000000001, aaaa000000000002"):
+        resolve(found, "aaaa", "s1", 3)
+    for wrong in ("bbb", "cccc", "", "BBBB", "nope", "~", "~x", "../x", "bbbb000000000003x"):
+        with pytest.raises(CheckpointNotFound):
+            resolve(found, wrong, "s1", 3)
+
+
+def test_turns_are_counted_back_along_the_line_of_the_session(place: str) -> None:
+    found = ledger.read(place)
+    assert [resolve(found, f"~{n}", "s1", 3).turn for n in range(3)] == [3, 2, 1]
+    assert resolve(found, "~1", "s1", 4).turn == 3, "a turn without a checkpoint of its own"
+    for reference, session in (("~3", "s1"), ("~99", "s1"), ("~1", "s2")):
+        with pytest.raises(CheckpointNotFound):
+            resolve(found, reference, session, 3)
+
+
+def test_what_was_rewound_is_not_on_the_line_but_still_there(place: str) -> None:
+    writer = Writer(place)
+    writer.add(_record("cccc000000000004", 3, "bbbb000000000003"))
+    rewind = _rewind("r1", "cccc000000000004", "aaaa000000000001")
+    writer.begin(rewind)
+    assert writer.ledger.heads["s1"] == "cccc000000000004", "nothing has moved yet"
+    writer.finish(rewind)
+    assert [record.id for record in writer.ledger.line_of("s1")] == ["aaaa000000000001"]
+    writer.add(_record("dddd000000000005", 2, "aaaa000000000001"))
+    writer.close()
+    found = ledger.read(place)
+    assert [record.turn for record in found.line_of("s1")] == [2, 1]
+    assert resolve(found, "~1", "s1", 2).id == "aaaa000000000001"
+    assert "bbbb000000000003" in found.records
+    assert found.rewinds["r1"] == rewind
+
+
+def test_a_flipped_byte_takes_one_line_down_and_names_its_checkpoint(place: str) -> None:
+    path = Path(place) / "ledger.jsonl"
+    raw = path.read_bytes()
+    whole = ledger.read(place)
+    randomness = random.Random(3)
+    for position in randomness.sample(range(len(raw) - 1), 300):
+        path.write_bytes(raw[:position] + bytes([raw[position] ^ randomness.randrange(1, 256)]) + raw[position + 1 :])
+        found = ledger.read(place)
+        assert 1 <= len(found.damage) <= 2
+        for identity, record in found.records.items():
+            assert record == whole.records[identity]
+        assert len(found.records) >= 2 - (len(found.damage) - 1)
+        missing = whole.records.keys() - found.records.keys()
+        if len(missing) == 1 and b'"record":{"id":"%s"' % missing.copy().pop().encode() in path.read_bytes():
+            assert missing == {damage.id for damage in found.damage if damage.id}
+
+
+def test_a_torn_last_line_never_happened(place: str) -> None:
+    path = Path(place) / "ledger.jsonl"
+    raw = path.read_bytes()
+    last = raw.rindex(b"\n", 0, -1) + 1
+    for cut in range(last, len(raw) - 1, 5):
+        path.write_bytes(raw[:cut])
+        found = ledger.read(place)
+        assert (len(found.records), found.labels, found.damage) == (3, {}, [])
+        writer = Writer(place)
+        writer.label("aaaa000000000001", "good")
+        writer.close()
+        assert path.read_bytes() == raw
+
+
+def test_a_later_format_is_refused_and_senseless_lines_are_named(place: str) -> None:
+    path = Path(place) / "ledger.jsonl"
+    raw = path.read_bytes()
+    path.write_bytes(raw + sealed.seal({"v": 1, "record": {"id": 5}}) + sealed.seal({"v": 1, "rewound": "unknown"}))
+    found = ledger.read(place)
+    assert [damage.reason for damage in found.damage] == ["not an entry of a ledger"] * 2
+    assert len(found.records) == 3
+    path.write_bytes(raw + sealed.seal({"v": 2, "record": {}}))
+    with pytest.raises(NewerFormat):
+        ledger.read(place)
