@@ -16,10 +16,24 @@ from deepctl.files import sealed
 
 def _record(identity: str, turn: int = 1, parent: str | None = None, session: str = "s1") -> Record:
     return Record(
-        id=identity, kind="turn", session=session, turn=turn, created_at="2026-01-01T00:00:00Z", log="a",
-        offset=turn * 100, message_count=turn * 2, parent=parent, previous=parent, author="agent", tree="0" * 64, files=1, bytes=2,
-        added_bytes=3, prompt="hello", unkept=[],
-    )  # fmt: skip
+        id=identity,
+        kind="turn",
+        session=session,
+        turn=turn,
+        created_at="2026-01-01T00:00:00Z",
+        log="a",
+        offset=turn * 100,
+        message_count=turn * 2,
+        parent=parent,
+        previous=parent,
+        author="agent",
+        tree="0" * 64,
+        files=1,
+        bytes=2,
+        added_bytes=3,
+        prompt="hello",
+        unkept=[],
+    )
 
 
 def _rewind(identity: str, safety: str, to: str) -> Rewind:
