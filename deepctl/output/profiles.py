@@ -49,7 +49,7 @@ class ProfileShown(NamedTuple):
     profile: Profile
 
     def document(self) -> dict[str, Any]:
-        return {"profile": self.profile.name, "details": _document(self.profile)}
+        return {"profile": self.profile.name, "profiles": [_document(self.profile)]}
 
     def print(self) -> None:
         profile = self.profile

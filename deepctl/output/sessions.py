@@ -58,7 +58,7 @@ class SessionShown(NamedTuple):
     def document(self) -> dict[str, Any]:
         return {
             "profile": self.profile,
-            "session": _document(self.summary),
+            "sessions": [_document(self.summary)],
             "messages": [entry._asdict() for entry in self.conversation.messages],
             "damaged": [damage._asdict() for damage in self.conversation.damage],
         }

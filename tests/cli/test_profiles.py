@@ -49,7 +49,7 @@ def test_list_and_show_tell_what_there_is(deepctl: InProcess, home: Path) -> Non
         path.stat().st_size for path in (home / "profiles" / "bob").rglob("*") if path.is_file()
     )
     assert deepctl("profiles", "list").ok().stdout.startswith("alice\t")
-    assert deepctl("profiles", "show", "bob", "--json").ok().json["details"] == bob
+    assert deepctl("profiles", "show", "bob", "--json").ok().json["profiles"] == [bob]
     assert "bob" in deepctl("profiles", "show", "--user", "bob").ok().stdout
 
 
