@@ -128,10 +128,10 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
 class _CommandBackend(DirectoryBackend, SupportsCommands):
     """The files with commands, which nothing confines. They get a fixed environment, none of deepctl's own."""
 
-    def __init__(self, root_dir: str | os.PathLike[str], *, home: str) -> None:
+    def __init__(self, root_dir: str | os.PathLike[str]) -> None:
         super().__init__(root_dir)
-        self._home = home
-        self._runner = _runner(self._tree.root, home)
+        self._own = Tree(self._tree.root, follow=False)
+        self._runner = _runner(self._tree.root, os.path.join(self._tree.root, HOME_DIRECTORY))
 
     async def run(
         self,
@@ -145,7 +145,7 @@ class _CommandBackend(DirectoryBackend, SupportsCommands):
         search = search_command(command)
         if search is not None:
             return await self._runner.run(search, timeout=timeout)
-        await anyio.to_thread.run_sync(partial(os.makedirs, self._home, mode=0o700, exist_ok=True))
+        await self._call(partial(self._own.make_directory, HOME_DIRECTORY))
         return await self._runner.run(command, shell=shell, env=env, timeout=timeout)
 
 
@@ -166,7 +166,8 @@ def search_command(command: WorkspaceCommand) -> list[str] | None:
         case ["grep", "-rnH", *options, "-e", pattern, root] if all(
             option.startswith(("--exclude-dir=", "--include=")) for option in options
         ):
-            return ["grep", "-rnH", *options, "-e", pattern, "--", _operand(root)]
+            # A FIFO would be waited for.
+            return ["grep", "-rnH", "-D", "skip", *options, "-e", pattern, "--", _operand(root)]
         case _:
             return None
 
@@ -181,23 +182,16 @@ class LocalBackend(ConfinedWorkspace):
     Args:
         root_dir: The directory. File tools cannot leave it, by `..`, by an absolute path or by a link.
         commands: Whether commands can run. They run on this machine with nothing around them, in `root_dir`, with a
-            fixed `PATH` and `LANG` and `HOME` set to `home`; everything this process may do, they may do.
-        home: The `HOME` of commands, made when the first one runs; `.deep/home` in the root by default.
+            fixed `PATH` and `LANG` and a `HOME` of their own, `.deep/home` in it; everything this process may do, they
+            may do.
 
     Raises `OSError` if the directory cannot be made.
     """
 
-    def __init__(
-        self, root_dir: str | os.PathLike[str], *, commands: bool = False, home: str | os.PathLike[str] | None = None
-    ) -> None:
+    def __init__(self, root_dir: str | os.PathLike[str], *, commands: bool = False) -> None:
         os.makedirs(root_dir, mode=0o700, exist_ok=True)
         self.root_dir = os.path.realpath(root_dir)
-        backend = (
-            _CommandBackend(self.root_dir, home=os.fspath(home or os.path.join(self.root_dir, HOME_DIRECTORY)))
-            if commands
-            else _SearchBackend(self.root_dir)
-        )
-        super().__init__(Workspace(backend))
+        super().__init__(Workspace((_CommandBackend if commands else _SearchBackend)(self.root_dir)))
         self.files: WorkspaceBackend = DirectoryBackend(self.root_dir, follow_links=False)
         """The same directory for deepctl's own stores: files only, no links."""
 

@@ -273,3 +273,19 @@ def test_sparse_giants_are_refused_and_odd_names_listed(work: Path) -> None:
     assert "too large" in str(results[0].content)
     assert "big.txt" in str(results[3].content)
     assert "udcff" in str(results[3].content)
+
+
+def test_a_search_waits_for_no_fifo(work: Path) -> None:
+    backend = LocalBackend(work)
+    os.mkfifo(work / "fifo")
+    results, _ = _run(backend, [("grep", {"pattern": "x", "path": "fifo"}), ("grep", {"pattern": "x"})])
+    assert len(results) == 2
+
+
+def test_the_home_of_commands_is_not_made_through_a_link(work: Path, tmp_path: Path) -> None:
+    backend = LocalBackend(work, commands=True)
+    (tmp_path / "outside").mkdir()
+    (work / ".deep").symlink_to(tmp_path / "outside")
+    results, _ = _run(backend, [("execute", {"command": "true"})], include_execute=True, approve="auto")
+    assert "refused" in str(results[0].content)
+    assert list((tmp_path / "outside").iterdir()) == []
