@@ -104,12 +104,22 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
     """The files, and of commands only `find` and `grep` as the console's `glob` and `grep` word them.
 
     Without any command those two tools would match in this process, where a pattern such as `(a+)+$` cannot be
-    stopped. They are started without a shell, and what begins with a dash stays a path.
+    stopped. They are started without a shell, and what begins with a dash stays a path: `glob` with the path `-delete`
+    must not become an option of `find`.
     """
 
     def __init__(self, root_dir: str | os.PathLike[str]) -> None:
         super().__init__(root_dir)
-        self._runner = _runner(self._tree.root, self._tree.root)
+        self._runner = LocalWorkspaceBackend(
+            self._tree.root,
+            env={
+                "PATH": COMMAND_PATH,
+                "LANG": "C.UTF-8",
+                "LC_ALL": "C.UTF-8",
+                "LC_CTYPE": "C.UTF-8",
+                "HOME": os.path.join(self._tree.root, HOME_DIRECTORY),
+            },
+        )
 
     async def run(
         self,
@@ -120,38 +130,28 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         timeout: float | None = None,
     ) -> CommandResult:
         search = search_command(command)
-        if search is None:
-            return CommandResult(exit_code=126, stdout="", stderr="Commands cannot be run in this workspace.\n")
-        return await self._runner.run(search, timeout=timeout)
+        if search is not None:
+            return await self._runner.run(search, timeout=timeout)
+        return await self._run(command, shell, env, timeout)
+
+    async def _run(
+        self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
+    ) -> CommandResult:
+        return CommandResult(exit_code=126, stdout="", stderr="Commands cannot be run in this workspace.\n")
 
 
-class _CommandBackend(DirectoryBackend, SupportsCommands):
+class _CommandBackend(_SearchBackend):
     """The files with commands, which nothing confines. They get a fixed environment, none of deepctl's own."""
 
     def __init__(self, root_dir: str | os.PathLike[str]) -> None:
         super().__init__(root_dir)
         self._own = Tree(self._tree.root, follow=False)
-        self._runner = _runner(self._tree.root, os.path.join(self._tree.root, HOME_DIRECTORY))
 
-    async def run(
-        self,
-        command: WorkspaceCommand,
-        *,
-        shell: bool = False,
-        env: Mapping[str, str] | None = None,
-        timeout: float | None = None,
+    async def _run(
+        self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
     ) -> CommandResult:
-        # `glob` with a path such as `-delete` must not become an option of `find`.
-        search = search_command(command)
-        if search is not None:
-            return await self._runner.run(search, timeout=timeout)
         await self._call(partial(self._own.make_directory, HOME_DIRECTORY))
         return await self._runner.run(command, shell=shell, env=env, timeout=timeout)
-
-
-def _runner(root: str, home: str) -> LocalWorkspaceBackend:
-    environment = {"PATH": COMMAND_PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "LC_CTYPE": "C.UTF-8", "HOME": home}
-    return LocalWorkspaceBackend(root, env=environment)
 
 
 def search_command(command: WorkspaceCommand) -> list[str] | None:

@@ -226,14 +226,6 @@ class Tree:
                 return _entry(os.path.basename(self.root), os.stat(place.parent))
             return _entry(place.name, os.stat(place.name, dir_fd=place.parent, follow_symlinks=False))
 
-    def is_regular(self, path: str) -> bool:
-        """Whether `path` can be read as a file here and now."""
-        try:
-            with self._place(path) as place, self._regular(path, os.O_RDONLY, place):
-                return True
-        except OSError:
-            return False
-
     def entries(self, path: str = ".") -> list[Entry]:
         """The entries of a directory, sorted by name; a link that leads out or nowhere is a thing without a size."""
         with self._place(path) as place:
