@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepctl.domain.checkpoints import plan, restore
+from deepctl.domain.checkpoints import plan, restore, trees
 from deepctl.domain.checkpoints.plan import Interval, Plan
 from tests.domain.test_trees import _STEPS, Work, _edit
 
@@ -48,9 +48,12 @@ class Story(Work):
         return plan.own_work(self.objects, self.intervals, self.now)
 
     def rewind(self) -> list[bytes]:
-        """Do it, in spite of conflicts; returns those."""
+        """Do it, in spite of conflicts; returns those. What comes out is what was foretold."""
         planned = self.plan()
+        with self.objects.adding() as batch:
+            foretold = trees.patched(self.objects, batch, self.now, planned.changes)
         restore.apply(str(self.root), self.objects, planned.changes)
+        assert self.snapshot().tree == foretold
         return planned.conflicts
 
     def files(self) -> dict[str, str]:

@@ -87,6 +87,15 @@ def test_doing_it_twice_changes_nothing_the_second_time(work: Work) -> None:
     assert {path: os.lstat(path) for path in work.root.rglob("*")} == status
 
 
+def test_a_locked_directory_that_is_to_go_goes_with_what_is_in_it(work: Work) -> None:
+    then = work.snapshot().tree
+    (work.root / "locked").mkdir()
+    (work.root / "locked" / "file").write_text("x")
+    os.chmod(work.root / "locked", 0o500)
+    assert _back(work, work.snapshot().tree, then).kept == []
+    assert list(work.root.iterdir()) == []
+
+
 def test_a_directory_with_something_unknown_in_it_stays_and_is_reported(work: Work) -> None:
     then = work.snapshot().tree
     (work.root / "d").mkdir()

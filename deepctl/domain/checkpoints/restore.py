@@ -201,10 +201,13 @@ class _Work:
     def finish(self) -> None:
         """Give directories that had to be opened up their modes back, and make everything durable."""
         for path, mode in sorted(self._loosened.items(), reverse=True):
-            with self._parent(path) as (parent, name):
-                descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
-                os.fchmod(descriptor, mode)
-                os.close(descriptor)
+            try:
+                with self._parent(path) as (parent, name):
+                    descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+                    os.fchmod(descriptor, mode)
+                    os.close(descriptor)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # opened up to be emptied, and gone
         if len(self.written) > _FEW or len(self._touched) > _FEW:
             os.sync()
             return

@@ -15,7 +15,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from deepctl.domain.checkpoints.cache import Cache
@@ -96,6 +96,10 @@ def walk(objects: Objects, tree: bytes, prefix: bytes = b"") -> Iterator[tuple[b
             yield from walk(objects, entry.digest, path + b"/")
 
 
+_EMPTY = hashlib.sha256(_HEADER).digest()
+"""The hash of the tree with nothing in it."""
+
+
 class Change(NamedTuple):
     """One path at which two trees differ: what was there and what is there, `None` for nothing."""
 
@@ -124,6 +128,38 @@ def changes(objects: Objects, before: bytes | None, after: bytes | None, prefix:
             yield Change(path, was, now)
         if was_tree or now_tree:
             yield from changes(objects, was_tree, now_tree, path + b"/")
+
+
+def patched(objects: Objects, batch: Batch, tree: bytes | None, changes: Iterable[Change]) -> bytes:
+    """The tree that `tree` becomes when every path of `changes` is made its `after`, as `restore.apply` would.
+
+    Directories keep what is in them and in no change; so one that is to go but holds such a thing stays. New trees go
+    into `batch`.
+    """
+    here: dict[bytes, Change] = {}
+    below: dict[bytes, list[Change]] = {}
+    for change in changes:
+        first, _, rest = change.path.partition(b"/")
+        if rest:
+            below.setdefault(first, []).append(change._replace(path=rest))
+        else:
+            here[first] = change
+    entries = {entry.name: entry for entry in decode(objects.read(tree))} if tree is not None else {}
+    for name in here.keys() | below.keys():
+        current = entries.get(name)
+        wanted = here[name].after if name in here else current
+        was_directory = current is not None and current.kind == DIRECTORY
+        if wanted is not None and wanted.kind != DIRECTORY:
+            entries[name] = wanted._replace(name=name)
+            continue
+        inner = patched(objects, batch, current.digest if current and was_directory else None, below.get(name, ()))
+        if wanted is not None:
+            entries[name] = Entry(DIRECTORY, wanted.mode, 0, inner, name)
+        elif current is not None and was_directory and inner != _EMPTY:
+            entries[name] = current._replace(digest=inner)
+        else:
+            entries.pop(name, None)
+    return batch.add(encode(list(entries.values())))
 
 
 def snapshot(
