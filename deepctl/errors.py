@@ -44,7 +44,7 @@ class DeepctlError(Exception):
             self.retryable = retryable
 
     def document(self) -> dict[str, object]:
-        """The error as the JSON object that CONTRACT calls ``error``."""
+        """The error as the JSON object `error` that scripts get."""
         return {
             "code": self.code,
             "message": self.message,

@@ -1,6 +1,6 @@
 """The offline model: rules, no network and no key, good enough to try every feature and to rehearse scripts.
 
-It understands one command a line and drives the real tools with it; CONTRACT and README have the table.
+It understands one command a line and drives the real tools with it; README has the table.
 """
 
 from __future__ import annotations
