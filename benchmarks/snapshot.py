@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measure import promise
-from deepctl.domain.checkpoints import trees
+from deepctl.domain.checkpoints import snapshots
 from deepctl.domain.checkpoints.cache import Cache
 from deepctl.domain.checkpoints.objects import Objects
 
@@ -44,7 +44,7 @@ def _snapshot(root: Path, store: Path) -> int:
     """Take a snapshot as a new process would; returns the bytes it added."""
     cache = Cache(str(store / "cache"))
     with Objects(str(store / "packs"), cache).adding() as batch:
-        trees.snapshot(str(root), batch, cache)
+        snapshots.snapshot(str(root), batch, cache)
     cache.close()
     return batch.added_bytes
 

@@ -211,6 +211,6 @@ def run() -> NoReturn:
             stream.flush()
         except OSError:
             code = code or StorageError.exit_code
-    # Taking the agent stack apart object by object costs a sixth of a second that nobody gets anything for: all that
-    # is to last is on disk by now, and nothing of ours waits for the interpreter's end.
+    # Taking the agent stack apart object by object takes time that nobody gets anything for: all that is to last is on
+    # disk by now, and nothing of ours waits for the interpreter's end.
     os._exit(code)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepctl.domain.checkpoints import trees
-from deepctl.domain.checkpoints.trees import Snapshot
+from deepctl.domain.checkpoints import snapshots, trees
+from deepctl.domain.checkpoints.snapshots import Snapshot
 from tests.domain.test_objects import Store
 
 Model = dict[bytes, tuple[str, int, bytes]]
@@ -31,7 +31,7 @@ class Work(Store):
 
     def snapshot(self, **options: object) -> Snapshot:
         with self.objects.adding() as batch:
-            return trees.snapshot(str(self.root), batch, self.cache, **options)  # type: ignore[arg-type]
+            return snapshots.snapshot(str(self.root), batch, self.cache, **options)  # type: ignore[arg-type]
 
     def kept(self, tree: bytes) -> Model:
         """What the store holds of a tree."""
