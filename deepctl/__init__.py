@@ -15,17 +15,34 @@ if TYPE_CHECKING:
 
     from deepctl.agent.assemble import DeepAgentDeps, create_deep_agent
     from deepctl.agent.backend import LocalBackend
+    from deepctl.agent.checkpoint_stores import Checkpoint, FileCheckpointStore, InMemoryCheckpointStore
+    from deepctl.agent.checkpointing import RewindRequested
     from deepctl.agent.offline import offline_model
 
 _MODULES = {
+    "Checkpoint": "deepctl.agent.checkpoint_stores",
     "DeepAgentDeps": "deepctl.agent.assemble",
+    "FileCheckpointStore": "deepctl.agent.checkpoint_stores",
+    "InMemoryCheckpointStore": "deepctl.agent.checkpoint_stores",
     "LocalBackend": "deepctl.agent.backend",
+    "RewindRequested": "deepctl.agent.checkpointing",
     "StateBackend": "pydantic_ai_backends",
     "create_deep_agent": "deepctl.agent.assemble",
     "offline_model": "deepctl.agent.offline",
 }
 
-__all__ = ["DeepAgentDeps", "LocalBackend", "StateBackend", "__version__", "create_deep_agent", "offline_model"]
+__all__ = [
+    "Checkpoint",
+    "DeepAgentDeps",
+    "FileCheckpointStore",
+    "InMemoryCheckpointStore",
+    "LocalBackend",
+    "RewindRequested",
+    "StateBackend",
+    "__version__",
+    "create_deep_agent",
+    "offline_model",
+]
 
 
 def __getattr__(name: str) -> object:

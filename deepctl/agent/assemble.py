@@ -16,7 +16,10 @@ from pydantic_ai_harness.planning import Planning
 from pydantic_ai_harness.tool_output_limits import Band, Spill, ToolOutputLimits, Truncate
 
 from deepctl.agent import stores
+from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
+from deepctl.agent.checkpointing import AgentCheckpoints, checkpoints_toolset
 from deepctl.agent.guards import Approvals, Approve, Ask, FailuresAreResults, OneAtATime
+from deepctl.agent.library import Checkpointing, StoreCheckpoints, directory_of
 from deepctl.agent.plans import plans_toolset
 from deepctl.domain import layout
 
@@ -35,13 +38,24 @@ class DeepAgentDeps:
     """What one run works with: the state of one user. Two users need two of these.
 
     `backend` is a `LocalBackend` (kept in a directory), a `StateBackend` (kept in this object) or any workspace
-    backend of pydantic-ai; memory, plans, files and evicted results all lie in it.
+    backend of pydantic-ai; memory, plans, files and evicted results all lie in it. `checkpoint_store` keeps the
+    conversation and, of a backend with a directory here, the files.
     """
 
     backend: WorkspaceBackend | StateBackend
+    checkpoint_store: CheckpointStore | AgentCheckpoints | None = None
 
     def __post_init__(self) -> None:
         self._workspace = stores.workspace_of(self.backend)
+        store = self.checkpoint_store
+        if store is not None and not isinstance(store, AgentCheckpoints):
+            store = StoreCheckpoints(store, directory_of(self.backend))
+        self._checkpoints = store
+
+    @property
+    def checkpoints(self) -> AgentCheckpoints | None:
+        """The checkpoints as the agent's tools reach them."""
+        return self._checkpoints
 
     @property
     def workspace(self) -> Workspace:
@@ -77,6 +91,8 @@ def create_deep_agent(
     include_memory: bool = True,
     include_plans: bool = True,
     include_execute: bool = False,
+    include_checkpoints: bool = True,
+    checkpoint_frequency: CheckpointFrequency = "every_tool",
     approve: Approve = "ask",
     ask: Ask | None = None,
     agent_name: str = layout.AGENT,
@@ -92,6 +108,10 @@ def create_deep_agent(
         include_memory: Whether there are notebooks, in `.deep/memory/<agent_name>/`.
         include_plans: Whether there are `save_plan` and the to-do list.
         include_execute: Whether there is a shell. It runs where the backend runs commands.
+        include_checkpoints: Whether there are `save_checkpoint`, `list_checkpoints` and `rewind_to`, and checkpoints
+            are made in the `checkpoint_store` of the run's deps, if it has one.
+        checkpoint_frequency: When: `every_turn`, `every_tool` (when it starts and ends, and after every tool call that
+            could have changed something) or `manual_only`.
         approve: What happens to commands: `ask` (by `ask`; without one, no), `auto` (yes) or `never` (no).
         ask: Shows a command to a person and returns the answer.
         agent_name: Whose memory it is.
@@ -111,6 +131,10 @@ def create_deep_agent(
         parts.append(Approvals(approve=approve, ask=ask))
     if include_memory:
         parts.append(Memory(store_resolver=stores.memory_store, agent_name=agent_name))
+    toolsets = [plans_toolset()] if include_plans else []
+    if include_checkpoints:
+        parts.append(Checkpointing(checkpoint_frequency))
+        toolsets.append(checkpoints_toolset())
     if include_plans:
         parts.append(Planning(store_resolver=lambda ctx: stores.TodoStore(stores.files_of(ctx.workspace))))
     return Agent(
@@ -118,7 +142,7 @@ def create_deep_agent(
         name=agent_name,
         deps_type=DeepAgentDeps,
         instructions=[_INSTRUCTIONS, *_listed(instructions)],
-        toolsets=[plans_toolset()] if include_plans else [],
+        toolsets=toolsets,
         capabilities=[*parts, *capabilities],
         retries={"tools": _TOOL_RETRIES},
         defer_model_check=True,

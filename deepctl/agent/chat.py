@@ -10,16 +10,21 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 from pydantic_ai import Agent
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, repair_messages
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, UserContent, repair_messages
 from pydantic_ai.workspaces import WorkspaceError
 
 from deepctl.agent import models
 from deepctl.agent.assemble import DeepAgentDeps, create_deep_agent
 from deepctl.agent.backend import LocalBackend
+from deepctl.agent.checkpointing import RewindRequested
 from deepctl.agent.guards import Approve, Ask
+from deepctl.agent.keeping import TurnCheckpoints
 from deepctl.agent.turn import Emit, Outcome, run_turn
-from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.checkpoints import reading
+from deepctl.domain.checkpoints.store import Position
+from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.sessions import catalogue, log
+from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import Interrupted, Refused, StorageError, Terminated, TimedOut
 
 
@@ -35,10 +40,11 @@ class Options(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A finished turn, and what the user should know about the session's log."""
+    """A finished turn, the id of its last checkpoint, and what the user should know about the session's log."""
 
     outcome: Outcome
     session: str
+    checkpoint: str | None
     notices: list[str]
 
 
@@ -88,20 +94,68 @@ class Chat:
         self._runner = asyncio.Runner()
         self._entered = False
 
-    def turn(self, profile: ProfilePaths, session: str, prompt: str, emit: Emit) -> Done:
-        """Run one turn of a session and record it. The caller holds the profile's lock.
+    def turn(self, work: Work, session: str, prompt: str, emit: Emit) -> Done:
+        """Run one turn of a session, record it and keep its checkpoints. The caller holds the profile's lock.
 
         Raises `ModelFailed`, `StorageError`, `TimedOut`, `Interrupted` or `Terminated`; whatever was complete by then
-        is in the log.
+        is in the log, and the state in which the turn ended is kept.
         """
-        found = catalogue.find(profile, session)
-        conversation = catalogue.read(found)
-        history, unreadable = _history(conversation)
-        writer = log.Writer(found.directory, found.log, conversation.last_turn + 1)
-        notices = _notices(found.name, conversation, unreadable)
+        keeping = TurnCheckpoints(work, prompt, emit)
+        notices: list[str] = []
+        said: str | list[UserContent] = prompt
+        while True:
+            found = catalogue.find(work.paths, session)
+            conversation = catalogue.read(found)
+            before = reading.position(found, conversation)
+            history, unreadable = _history(conversation)
+            if said is prompt:
+                keeping.started(found, before)
+                notices = _notices(found.name, conversation, unreadable)
+            try:
+                outcome = self._attempt(keeping, found, before, said, history)
+            except RewindRequested as request:
+                said = request.prompt(prompt)
+                continue
+            return Done(outcome, found.name, keeping.latest.id if keeping.latest else None, notices)
+
+    def _attempt(
+        self,
+        keeping: TurnCheckpoints,
+        session: Session,
+        before: Position,
+        said: str | list[UserContent],
+        history: list[ModelMessage],
+    ) -> Outcome:
+        """Run a turn until it ends; raises `RewindRequested` if the agent wants it to begin again from before."""
+        writer = log.Writer(session.directory, session.log, before.turn + 1)
+        keeping.attempt(session, before, writer)
         try:
-            backend = LocalBackend(profile.workspace, commands=self.has_commands)
-            outcome = self._runner.run(self._run(DeepAgentDeps(backend=backend), prompt, history, writer, emit))
+            outcome = self._guarded(keeping, said, history, writer)
+        except RewindRequested as request:
+            keeping.go_back(request)
+            raise
+        except BaseException:
+            keeping.broke_off()
+            raise
+        finally:
+            writer.close()
+        keeping.ended()
+        return outcome
+
+    def _guarded(
+        self,
+        keeping: TurnCheckpoints,
+        said: str | list[UserContent],
+        history: list[ModelMessage],
+        writer: log.Writer,
+    ) -> Outcome:
+        """Run a turn; whatever can go wrong with providers and workspaces becomes an error of ours."""
+        try:
+            backend = LocalBackend(keeping.workspace, commands=self.has_commands)
+            deps = DeepAgentDeps(backend=backend, checkpoint_store=keeping)
+            return self._runner.run(self._run(deps, said, history, writer, keeping))
+        except RewindRequested:
+            raise
         except KeyboardInterrupt:
             # After a second Ctrl-C the turn is still there, half done: let it end before its log is closed.
             self._restart()
@@ -115,12 +169,14 @@ class Chat:
             if failure is None:
                 raise
             raise failure from error
-        finally:
-            writer.close()
-        return Done(outcome, found.name, notices)
 
     async def _run(
-        self, deps: DeepAgentDeps, prompt: str, history: list[ModelMessage], writer: log.Writer, emit: Emit
+        self,
+        deps: DeepAgentDeps,
+        said: str | list[UserContent],
+        history: list[ModelMessage],
+        writer: log.Writer,
+        keeping: TurnCheckpoints,
     ) -> Outcome:
         if not self._entered:
             await self._model.__aenter__()
@@ -130,7 +186,14 @@ class Chat:
             try:
                 async with asyncio.timeout(self._options.timeout) as deadline:
                     return await run_turn(
-                        self._agent, deps, prompt, model=self._model, history=history, record=writer, emit=emit
+                        self._agent,
+                        deps,
+                        said,
+                        model=self._model,
+                        history=history,
+                        record=writer,
+                        emit=keeping.emit,
+                        tool_done=keeping.tool_done,
                     )
             except TimeoutError:
                 if not deadline.expired():

@@ -28,6 +28,7 @@ from pydantic_ai.messages import (
     ThinkingPart,
     ThinkingPartDelta,
     ToolReturnPart,
+    UserContent,
 )
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.function import FunctionModel
@@ -74,15 +75,17 @@ def to_json(messages: Sequence[ModelMessage]) -> list[dict[str, Any]]:
 async def run_turn(
     agent: Agent[DeepAgentDeps, str],
     deps: DeepAgentDeps,
-    prompt: str,
+    prompt: str | Sequence[UserContent],
     *,
     model: Model,
     history: Sequence[ModelMessage],
     record: Record,
     emit: Emit,
+    tool_done: Callable[[str], None],
 ) -> Outcome:
     """Run one turn, telling `emit` of every event and `record` of every message as soon as it is complete.
 
+    `tool_done` is told the name of a tool once its result has been recorded and before the next one starts.
     Raises what pydantic-ai raises; what was complete by then is recorded. Raises `StorageError` if it cannot be.
     """
     recorder = _Recorder(record, len(history))
@@ -99,7 +102,7 @@ async def run_turn(
                 elif Agent.is_call_tools_node(node):
                     recorder.catch_up()
                     async with node.stream(run.ctx) as events:
-                        await _forward(events, emit, recorder)
+                        await _forward(events, emit, recorder, tool_done)
                 node = await run.next(node)
         finally:
             recorder.catch_up()
@@ -131,19 +134,19 @@ class _Recorder:
             return
         new = self.run.all_messages()[self._known :]
         for message in to_json(new):
-            with _storing():
+            with storing():
                 self._record.message(message)
             self._known += 1
 
     def result(self, part: ToolReturnPart) -> None:
         """Record a tool result on its own, before the request that will carry it is complete."""
         dumped = to_json([ModelRequest(parts=[part])])[0]["parts"][0]
-        with _storing():
+        with storing():
             self._record.result(dumped)
 
 
 @contextlib.contextmanager
-def _storing() -> Iterator[None]:
+def storing() -> Iterator[None]:
     """Keeps trouble with the disk apart from trouble with the network or a tool."""
     try:
         yield
@@ -173,12 +176,19 @@ class _RecordedModel(WrapperModel):
             yield response
 
 
-async def _forward(events: AsyncIterable[AgentStreamEvent], emit: Emit, recorder: _Recorder | None = None) -> None:
+async def _forward(
+    events: AsyncIterable[AgentStreamEvent],
+    emit: Emit,
+    recorder: _Recorder | None = None,
+    tool_done: Callable[[str], None] | None = None,
+) -> None:
     async for event in events:
         if recorder is not None and isinstance(event, FunctionToolResultEvent):
             recorder.result(event.part)
         for told in _told(event):
             emit(told)
+        if tool_done is not None and isinstance(event, FunctionToolResultEvent):
+            tool_done(event.part.tool_name)
 
 
 def _told(event: AgentStreamEvent) -> list[Event]:

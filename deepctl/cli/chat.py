@@ -194,7 +194,8 @@ class Talk:
             self.introduce()
             start = {"type": "start", "profile": profile.name, "session": name, "model": self.model}
             self.display.event(start)
-            done = self._chat.turn(profile, name, prompt, self.display.event)
+            with options.opened(profile, self.display.notice) as work:
+                done = self._chat.turn(work, name, prompt, self.display.event)
         for message in done.notices:
             self.display.notice(message)
         self.display.event(
@@ -202,7 +203,7 @@ class Talk:
                 "type": "result",
                 "output": done.outcome.output,
                 "session": done.session,
-                "checkpoint": None,
+                "checkpoint": done.checkpoint,
                 "usage": done.outcome.usage._asdict(),
             }
         )

@@ -17,7 +17,7 @@ from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated, UsageError
 from deepctl.output import render
 
-_COMMANDS = ("chat", "sessions", "memory", "profiles", "config")
+_COMMANDS = ("chat", "checkpoints", "sessions", "memory", "profiles", "config")
 """Top-level commands in the order of `--help`; each is the module of that name in this package."""
 
 

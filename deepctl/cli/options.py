@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deepctl.domain import layout, names, profiles, settings
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.errors import BadName, ProfileNotFound, UsageError
+from deepctl.output.render import notice
+
+if TYPE_CHECKING:
+    from deepctl.domain.checkpoints.work import Work
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -47,6 +53,36 @@ Timeout = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", min=0.001, callback=_finite, help="Stop the turn after this time (exit 124)."),
 ]
+
+
+def snapshot_settings(profile: ProfilePaths) -> tuple[list[str], str]:
+    """What checkpoints of a profile leave out, and when they are made without being asked for."""
+    exclude = settings.resolve("snapshot.exclude", environment=os.environ, profile=profile).value
+    policy = settings.resolve("checkpoints", environment=os.environ, profile=profile).value
+    return settings.patterns(exclude), policy or "every_tool"
+
+
+@contextmanager
+def opened(profile: ProfilePaths, tell: Callable[[str], None]) -> Iterator[Work]:
+    """A profile's checkpoints, open for changes; the caller holds its lock. `tell` hears what was left to finish."""
+    from deepctl.domain.checkpoints import opening
+    from deepctl.output.progress import Progress
+
+    exclude, policy = snapshot_settings(profile)
+    with Progress("Checkpoint") as progress:
+        with opening.opened(profile, exclude=exclude, policy=policy, report=progress) as found:
+            for note in found.notes:
+                tell(note)
+            yield found.work
+
+
+@contextmanager
+def working(user: str | None, command: str, wait: float, as_json: bool) -> Iterator[Work]:
+    """The profile meant by `--user`, locked and open for changes."""
+    profile = existing_profile(user)
+    with profiles.lock(root(), profile.name, command=command, wait=wait):
+        with opened(profile, (lambda note: None) if as_json else notice) as work:
+            yield work
 
 
 def root() -> Root:

@@ -8,6 +8,7 @@ import typer
 
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
+from deepctl.domain.checkpoints import reading
 from deepctl.domain.sessions import catalogue
 from deepctl.errors import NoSession
 from deepctl.output import sessions as views
@@ -22,7 +23,7 @@ app = typer.Typer(
 def list_(user: options.User = None, as_json: options.Json = False) -> None:
     """List the sessions of a profile, the latest first."""
     profile = options.existing_profile(user)
-    show(views.SessionList(profile.name, catalogue.summaries(profile)), as_json)
+    show(views.SessionList(profile.name, catalogue.summaries(profile, reading.heads(profile))), as_json)
 
 
 @app.command("show", epilog="Example: deepctl sessions show main --user alice")
@@ -38,4 +39,9 @@ def show_(
         raise NoSession(profile.name)
     session = catalogue.find(profile, wanted)
     conversation = catalogue.read(session)
-    show(views.SessionShown(profile.name, catalogue.summarize(session, conversation), conversation), as_json)
+    show(
+        views.SessionShown(
+            profile.name, catalogue.summarize(session, conversation, reading.heads(profile)), conversation
+        ),
+        as_json,
+    )

@@ -47,6 +47,24 @@ class ProfilePaths(NamedTuple):
         return os.path.join(self.directory, "checkpoints")
 
     @property
+    def packs(self) -> str:
+        return os.path.join(self.checkpoints, "packs")
+
+    @property
+    def cache(self) -> str:
+        """What can be found out again: it may be deleted at any time, and nothing vouches for its bytes."""
+        return os.path.join(self.directory, "cache")
+
+    @property
+    def snapshot_cache(self) -> str:
+        return os.path.join(self.cache, "snapshots.sqlite")
+
+    @property
+    def checkpoint_index(self) -> str:
+        """One line a checkpoint, for completion in a shell: id, label, session, separated by tabs."""
+        return os.path.join(self.cache, "index")
+
+    @property
     def prompt_history(self) -> str:
         return os.path.join(self.directory, "prompt_history")
 

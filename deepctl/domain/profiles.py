@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import NamedTuple
 
 from deepctl.domain import names, settings
+from deepctl.domain.checkpoints import ledger
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.errors import DeepctlError, ProfileNotFound, Refused
 from deepctl.files import durable
@@ -154,6 +155,11 @@ def describe(paths: ProfilePaths) -> Profile:
         return Profile(paths.name, paths.directory, None, None, None, 0, 0, Bytes(0, 0, 0, 0), str(error))
     except DeepctlError as error:
         problem = error.message
+    checkpoints = 0
+    try:
+        checkpoints = len(ledger.read(paths.checkpoints).records)
+    except (DeepctlError, OSError) as error:
+        problem = str(error)
     created = found.get("created_at")
     model = found.get("model")
     parts = {entry: _size(os.path.join(paths.directory, entry)) for entry in os.listdir(paths.directory)}
@@ -164,7 +170,7 @@ def describe(paths: ProfilePaths) -> Profile:
         _last_used(paths),
         model if isinstance(model, str) else None,
         _count(paths.sessions),
-        0,
+        checkpoints,
         Bytes(parts.get("workspace", 0), parts.get("sessions", 0), parts.get("checkpoints", 0), sum(parts.values())),
         problem,
     )

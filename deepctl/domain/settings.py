@@ -19,6 +19,7 @@ FORMAT = 1
 
 SANDBOXES = ("auto", "bubblewrap", "docker", "none")
 APPROVALS = ("ask", "auto", "never")
+CHECKPOINTS = ("every_tool", "every_turn", "manual_only")
 _BOOKKEEPING = ("version", "created_at")
 
 
@@ -42,6 +43,8 @@ SETTINGS: dict[str, Setting] = {
     "instructions": Setting("what the agent is told before every conversation"),
     "approve": Setting("what happens to commands that need a yes", "ask", APPROVALS),
     "sandbox": Setting("where the agent's commands run", "auto", SANDBOXES),
+    "checkpoints": Setting("when checkpoints are made without being asked for", "every_tool", CHECKPOINTS),
+    "snapshot.exclude": Setting("what of the workspace checkpoints leave out, as in a .gitignore, separated by commas"),
 }
 
 
@@ -99,7 +102,26 @@ def read(path: str) -> dict[str, Any]:
     version = found.get("version", FORMAT)
     if isinstance(version, int) and version > FORMAT:
         raise NewerFormat(path, version, FORMAT)
-    return found
+    return _flat(found)
+
+
+def _flat(found: dict[str, Any]) -> dict[str, Any]:
+    """The settings in a table under the names they go by: `exclude` of `[snapshot]` is `snapshot.exclude`."""
+    flat: dict[str, Any] = {}
+    for key, value in found.items():
+        if isinstance(value, dict) and any(name.startswith(f"{key}.") for name in SETTINGS):
+            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            flat[key] = value
+    for key in SETTINGS:
+        if "." in key and isinstance(flat.get(key), list) and all(isinstance(one, str) for one in flat[key]):
+            flat[key] = ",".join(flat[key])
+    return flat
+
+
+def patterns(value: str | None) -> list[str]:
+    """The value of a setting that is several, separated by commas."""
+    return [one.strip() for one in (value or "").split(",") if one.strip()]
 
 
 def resolve(
@@ -152,12 +174,21 @@ def change(path: str, key: str, value: str | None) -> None:
         document = tomlkit.parse(durable.read_file(path).decode())
     except FileNotFoundError:
         document = tomlkit.document()
+    table, _, name = key.rpartition(".")
+    place = (
+        document
+        if not table
+        else document.setdefault(table, tomlkit.table())
+        if value is not None
+        else document.get(table, {})
+    )
     if value is not None:
-        document[key] = _checked(key, value)
+        checked = _checked(key, value)
+        place[name] = patterns(checked) if table else checked
     else:
-        if key not in document:
+        if name not in place:
             describe(key)
             raise NotFound(f"Setting {key!r} is not set in {path}.", code="setting_not_set")
-        del document[key]
+        del place[name]
     durable.make_root(os.path.dirname(path))
     durable.write_file(path, tomlkit.dumps(document).encode())

@@ -25,6 +25,7 @@ _REASONS = {
     "EEXIST": "something else is there already",
     "EMFILE": "too many open files",
     "ENAMETOOLONG": "the path is too long",
+    "ENOENT": "it does not exist",
     "ELOOP": "a symbolic link is in the way",
 }
 

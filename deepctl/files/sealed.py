@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from deepctl.files import durable
@@ -68,6 +68,30 @@ def parse(raw: bytes) -> Iterator[Line]:
         position = behind
 
 
+def whole(descriptor: int) -> int:
+    """The offset behind the last whole line of an open file, with its newline or only lacking that."""
+    end = os.fstat(descriptor).st_size
+    if not end or os.pread(descriptor, 1, end - 1) == b"\n":
+        return end
+    start = _last_newline(descriptor, end) + 1
+    try:
+        unseal(os.pread(descriptor, end - start, start))
+    except ValueError:
+        return start
+    return end
+
+
+def _last_newline(descriptor: int, end: int) -> int:
+    position = end
+    while position > 0:
+        start = max(0, position - 65536)
+        found = os.pread(descriptor, position - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found
+        position = start
+    return -1
+
+
 class Appender:
     """A file of sealed lines, open for appending; every `append` is on disk when it returns.
 
@@ -85,10 +109,8 @@ class Appender:
     def _mend(self) -> None:
         if not self.end or os.pread(self._descriptor, 1, self.end - 1) == b"\n":
             return
-        start = self._last_newline() + 1
-        try:
-            unseal(os.pread(self._descriptor, self.end - start, start))
-        except ValueError:
+        start = whole(self._descriptor)
+        if start < self.end:
             self.torn = self.end - start
             os.ftruncate(self._descriptor, start)
             self.end = start
@@ -98,30 +120,28 @@ class Appender:
             self.end += 1
         os.fsync(self._descriptor)
 
-    def _last_newline(self) -> int:
-        position = self.end
-        while position > 0:
-            start = max(0, position - 65536)
-            found = os.pread(self._descriptor, position - start, start).rfind(b"\n")
-            if found >= 0:
-                return start + found
-            position = start
-        return -1
-
     def append(self, value: dict[str, Any]) -> int:
         """Write one line and sync it. Returns the offset behind it. A line that fails leaves no trace."""
-        line = seal(value)
+        return self.extend([value])[0]
+
+    def extend(self, values: Sequence[dict[str, Any]]) -> list[int]:
+        """Write several lines and sync them together. Returns the offset behind each."""
+        lines = [seal(value) for value in values]
+        raw = b"".join(lines)
         try:
             written = 0
-            while written < len(line):
-                written += os.pwrite(self._descriptor, line[written:], self.end + written)
+            while written < len(raw):
+                written += os.pwrite(self._descriptor, raw[written:], self.end + written)
             os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
         except OSError as error:
             os.ftruncate(self._descriptor, self.end)
             error.filename = self.path
             raise
-        self.end += len(line)
-        return self.end
+        ends = []
+        for line in lines:
+            self.end += len(line)
+            ends.append(self.end)
+        return ends
 
     def close(self) -> None:
         os.close(self._descriptor)

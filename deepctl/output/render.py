@@ -64,8 +64,14 @@ def notice(message: str) -> None:
 
 def say(line: str) -> None:
     """Write a line to stderr. Nobody reading it is no reason for anything to stop."""
+    say_part(line + "\n")
+
+
+def say_part(text: str) -> None:
+    """Write to stderr without ending the line."""
     try:
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(text)
+        sys.stderr.flush()
     except OSError:
         _to_nowhere(sys.stderr.fileno())
 

@@ -64,22 +64,27 @@ class SessionShown(NamedTuple):
         }
 
     def print(self) -> None:
-        messages = self.conversation.messages
-        for number, entry in enumerate(messages):
-            if not number or entry.turn != messages[number - 1].turn:
-                print(f"{chr(10) if number else ''}--- turn {entry.turn} · {entry.at.partition('.')[0]}Z")
-            typed = prompt(entry.message)
-            if typed is not None:
-                print("\n".join(f"> {line}" for line in printable_lines(typed).split("\n")))
-            for part in parts(entry.message):
-                line = _part(part)
-                if line is not None:
-                    print(line)
-            is_last = number + 1 == len(messages) or messages[number + 1].turn != entry.turn
-            if is_last and not _is_answer(entry.message):
-                print("(no whole answer: interrupted, failed, or still at work)")
-        for damage in self.conversation.damage:
-            notice(f"{damage.file} line {damage.line}: {damage.reason}; left out.")
+        print_conversation(self.conversation)
+
+
+def print_conversation(conversation: Conversation) -> None:
+    """Print a transcript, turn by turn."""
+    messages = conversation.messages
+    for number, entry in enumerate(messages):
+        if not number or entry.turn != messages[number - 1].turn:
+            print(f"{chr(10) if number else ''}--- turn {entry.turn} · {entry.at.partition('.')[0]}Z")
+        typed = prompt(entry.message)
+        if typed is not None:
+            print("\n".join(f"> {line}" for line in printable_lines(typed).split("\n")))
+        for part in parts(entry.message):
+            line = _part(part)
+            if line is not None:
+                print(line)
+        is_last = number + 1 == len(messages) or messages[number + 1].turn != entry.turn
+        if is_last and not _is_answer(entry.message):
+            print("(no whole answer: interrupted, failed, or still at work)")
+    for damage in conversation.damage:
+        notice(f"{damage.file} line {damage.line}: {damage.reason}; left out.")
 
 
 def _is_answer(message: dict[str, Any]) -> bool:

@@ -50,10 +50,16 @@ def test_json_is_one_event_a_line_and_ends_in_the_result(deepctl: InProcess) -> 
     assert events[0] == {"type": "start", "profile": "alice", "session": "main", "model": "offline"}
     assert [event["type"] for event in events if event["type"] != "text"] == [
         "start",
+        "checkpoint",
         "tool_call",
         "tool_result",
+        "checkpoint",
+        "checkpoint",
         "result",
     ]
+    kept = [event for event in events if event["type"] == "checkpoint"]
+    assert [event["kind"] for event in kept] == ["turn", "tool", "turn"]
+    assert events[-1]["checkpoint"] == kept[-1]["id"]
     call, returned = (next(e for e in events if e["type"] == kind) for kind in ("tool_call", "tool_result"))
     assert (call["name"], call["args"]) == ("write_file", {"path": "a.txt", "content": "hello"})
     assert (returned["id"], returned["ok"]) == (call["id"], True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain.checkpoints import ledger
-from deepctl.domain.checkpoints.ledger import Record, Rewind, Writer
+from deepctl.domain.checkpoints.ledger import Ledger, Record, Rewind, Writer
 from deepctl.domain.checkpoints.reference import CheckpointNotFound, resolve
 from deepctl.errors import BadName, NewerFormat, Refused, UsageError
 from deepctl.files import sealed
@@ -25,19 +25,21 @@ def _record(identity: str, turn: int = 1, parent: str | None = None, session: st
         offset=turn * 100,
         message_count=turn * 2,
         parent=parent,
-        previous=parent,
         author="agent",
         tree="0" * 64,
         files=1,
         bytes=2,
         added_bytes=3,
         prompt="hello",
-        unkept=[],
     )
 
 
 def _rewind(identity: str, safety: str, to: str) -> Rewind:
-    return Rewind(identity, "2026-01-01T00:00:00Z", "s1", safety, to, "0" * 64, "b")
+    return Rewind(identity, "2026-01-01T00:00:00Z", "s1", safety, to, "", "0" * 64, "b", to)
+
+
+def _all(found: Ledger) -> dict[str, object]:
+    return {key: value for key, value in vars(found).items() if key != "ends_in_removal"}
 
 
 @pytest.fixture
@@ -67,12 +69,12 @@ def test_the_writer_says_what_a_reader_would(place: str) -> None:
     writer = Writer(place)
     writer.label("aaaa000000000002", "Other")
     writer.label("aaaa000000000001", None)
-    writer.remove(["bbbb000000000003"])
-    writer.begin(_rewind("r1", "aaaa000000000002", "aaaa000000000001"))
-    assert writer.ledger == ledger.read(place)
+    writer.remove(["bbbb000000000003"], {}, [], "")
+    writer.begin(_record("cccc000000000004"), _rewind("r1", "cccc000000000004", "aaaa000000000001"))
+    assert _all(writer.ledger) == _all(ledger.read(place))
     assert writer.ledger.unfinished is not None
     writer.finish(writer.ledger.unfinished)
-    assert writer.ledger == ledger.read(place)
+    assert _all(writer.ledger) == _all(ledger.read(place))
     assert writer.ledger.unfinished is None
     assert writer.ledger.labels == {"aaaa000000000002": "Other"}
     writer.close()
@@ -93,45 +95,80 @@ def test_a_label_names_one_checkpoint_in_whatever_case(place: str) -> None:
         writer.label("aaaa000000000002", "GOOD")
     writer.label("aaaa000000000001", "Good")
     writer.close()
-    assert resolve(ledger.read(place), "gOOD", "s1", 3).id == "aaaa000000000001"
+    assert resolve(ledger.read(place), "gOOD", [], 3).id == "aaaa000000000001"
 
 
 def test_a_reference_is_an_id_then_a_label_then_a_prefix(place: str) -> None:
     found = ledger.read(place)
-    assert resolve(found, "bbbb000000000003", "s1", 3).turn == 3
-    assert resolve(found, "good", "s1", 3).turn == 1
-    assert resolve(found, "bbbb", "s1", 3).turn == 3
+    assert resolve(found, "bbbb000000000003", [], 3).turn == 3
+    assert resolve(found, "good", [], 3).turn == 1
+    assert resolve(found, "bbbb", [], 3).turn == 3
     with pytest.raises(UsageError, match="aaaa000000000001, aaaa000000000002"):
-        resolve(found, "aaaa", "s1", 3)
+        resolve(found, "aaaa", [], 3)
     for wrong in ("bbb", "cccc", "", "BBBB", "nope", "~", "~x", "../x", "bbbb000000000003x"):
         with pytest.raises(CheckpointNotFound):
-            resolve(found, wrong, "s1", 3)
+            resolve(found, wrong, [], 3)
 
 
 def test_turns_are_counted_back_along_the_line_of_the_session(place: str) -> None:
     found = ledger.read(place)
-    assert [resolve(found, f"~{n}", "s1", 3).turn for n in range(3)] == [3, 2, 1]
-    assert resolve(found, "~1", "s1", 4).turn == 3, "a turn without a checkpoint of its own"
-    for reference, session in (("~3", "s1"), ("~99", "s1"), ("~1", "s2")):
+    line = found.line_of(found.heads["s1"])
+    assert [resolve(found, f"~{n}", line, 3).turn for n in range(3)] == [3, 2, 1]
+    for reference in ("~3", "~99"):
         with pytest.raises(CheckpointNotFound):
-            resolve(found, reference, session, 3)
+            resolve(found, reference, line, 3)
+    with pytest.raises(CheckpointNotFound, match="nearest before it is bbbb000000000003"):
+        resolve(found, "~1", line, 5)
+    with pytest.raises(CheckpointNotFound):
+        resolve(found, "~1", [], 3)
 
 
 def test_what_was_rewound_is_not_on_the_line_but_still_there(place: str) -> None:
     writer = Writer(place)
-    writer.add(_record("cccc000000000004", 3, "bbbb000000000003"))
     rewind = _rewind("r1", "cccc000000000004", "aaaa000000000001")
-    writer.begin(rewind)
+    writer.begin(_record("cccc000000000004", 3, "bbbb000000000003"), rewind)
     assert writer.ledger.heads["s1"] == "cccc000000000004", "nothing has moved yet"
     writer.finish(rewind)
-    assert [record.id for record in writer.ledger.line_of("s1")] == ["aaaa000000000001"]
+    assert writer.ledger.last_rewind("s1") == rewind
+    assert [record.id for record in writer.ledger.line_of(writer.ledger.heads["s1"])] == ["aaaa000000000001"]
     writer.add(_record("dddd000000000005", 2, "aaaa000000000001"))
     writer.close()
     found = ledger.read(place)
-    assert [record.turn for record in found.line_of("s1")] == [2, 1]
-    assert resolve(found, "~1", "s1", 2).id == "aaaa000000000001"
+    line = found.line_of(found.heads["s1"])
+    assert [record.turn for record in line] == [2, 1]
+    assert resolve(found, "~1", line, 2).id == "aaaa000000000001"
     assert "bbbb000000000003" in found.records
     assert found.rewinds["r1"] == rewind
+
+
+def test_an_abandoned_rewind_never_happened(place: str) -> None:
+    writer = Writer(place)
+    rewind = _rewind("r1", "cccc000000000004", "aaaa000000000001")
+    writer.begin(_record("cccc000000000004", 3, "bbbb000000000003"), rewind)
+    writer.abandon(rewind)
+    writer.close()
+    found = ledger.read(place)
+    assert (found.unfinished, found.rewinds, found.last_rewind("s1")) == (None, {}, None)
+    assert found.heads["s1"] == "bbbb000000000003"
+    assert "cccc000000000004" not in found.records
+
+
+def test_a_later_checkpoint_means_that_the_rewind_before_it_was_finished(place: str) -> None:
+    writer = Writer(place)
+    rewind = _rewind("r1", "cccc000000000004", "aaaa000000000001")
+    writer.begin(_record("cccc000000000004", 3, "bbbb000000000003"), rewind)
+    writer.add(_record("dddd000000000005", 2, "aaaa000000000001"))
+    writer.close()
+    assert ledger.read(place).unfinished is None
+
+
+def test_the_line_goes_on_past_what_was_removed(place: str) -> None:
+    writer = Writer(place)
+    writer.remove(["aaaa000000000002"], {}, [], "")
+    writer.close()
+    found = ledger.read(place)
+    assert [record.turn for record in found.line_of(found.heads["s1"])] == [3, 1]
+    assert found.parent(found.records["bbbb000000000003"]) == "aaaa000000000001"
 
 
 def test_a_flipped_byte_takes_one_line_down_and_names_its_checkpoint(place: str) -> None:

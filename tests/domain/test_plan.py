@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepctl.domain.checkpoints import plan, restore, trees
+from deepctl.domain.checkpoints.objects import Scratch
 from deepctl.domain.checkpoints.plan import Interval, Plan
 from tests.domain.test_trees import _STEPS, Work, _edit
 
@@ -26,7 +27,7 @@ class Story(Work):
     def happened(self, *, own: bool) -> None:
         """Whatever changed since the last snapshot was done by the agent (`own`) or by somebody else."""
         before, self.now = self.now, self.snapshot().tree
-        self.intervals.append(Interval(before, self.now, own))
+        self.intervals.append(Interval(before, self.now, "s1" if own else ""))
 
     def agent(self, name: str, content: str | None) -> None:
         self._write(name, content)
@@ -45,12 +46,12 @@ class Story(Work):
         path.write_text(content)
 
     def plan(self) -> Plan:
-        return plan.own_work(self.objects, self.intervals, self.now)
+        return plan.own_work(self.objects, self.intervals, self.now, "s1", Scratch(self.objects))
 
     def rewind(self) -> list[bytes]:
         """Do it, in spite of conflicts; returns those. What comes out is what was foretold."""
-        planned = self.plan()
         with self.objects.adding() as batch:
+            planned = plan.own_work(self.objects, self.intervals, self.now, "s1", batch)
             foretold = trees.patched(self.objects, batch, self.now, planned.changes)
         restore.apply(str(self.root), self.objects, planned.changes)
         assert self.snapshot().tree == foretold
@@ -147,10 +148,76 @@ def test_only_what_is_wanted_is_planned(story: Story) -> None:
     story.agent(".deep/memory/main/MEMORY.md", "- note")
     story.agent("a.txt", "agent")
     planned = plan.own_work(
-        story.objects, story.intervals, story.now, wanted=lambda path: path.startswith(b".deep/memory/")
+        story.objects,
+        story.intervals,
+        story.now,
+        "s1",
+        Scratch(story.objects),
+        wanted=lambda path: path.startswith(b".deep/memory/"),
     )
     restore.apply(str(story.root), story.objects, planned.changes)
     assert story.files() == {"a.txt": "agent"}
+
+
+_NOTEBOOK = ".deep/memory/main/MEMORY.md"
+
+
+def test_a_note_added_by_hand_stays_while_the_agents_notes_go(story: Story) -> None:
+    story.user(_NOTEBOOK, "- old\n")
+    story.intervals.clear()
+    story.agent(_NOTEBOOK, "- old\n- first of the agent\n")
+    story.user(_NOTEBOOK, "# Mine\n- old\n- first of the agent\n")
+    story.agent(_NOTEBOOK, "# Mine\n- old\n- first of the agent\n- second of the agent\n")
+    story.user(_NOTEBOOK, "# Mine, really\n- old\n- first of the agent\n- second of the agent\n")
+    assert story.rewind() == []
+    assert story.files() == {_NOTEBOOK: "# Mine, really\n- old\n"}
+
+
+def test_a_notebook_that_only_the_agent_began_goes_unless_somebody_wrote_into_it(story: Story) -> None:
+    story.agent(_NOTEBOOK, "- agent\n")
+    story.user(_NOTEBOOK, "- agent\n\n- mine\n")
+    assert story.rewind() == []
+    assert story.files() == {_NOTEBOOK: "\n- mine\n"}
+
+
+def test_lines_that_collide_are_a_conflict(story: Story) -> None:
+    story.user(_NOTEBOOK, "- old\n")
+    story.intervals.clear()
+    story.agent(_NOTEBOOK, "- agent\n")
+    story.user(_NOTEBOOK, "- agent, corrected\n")
+    assert story.plan().conflicts == [_NOTEBOOK.encode()]
+
+
+def test_after_a_killed_turn_nobody_can_tell_so_everything_is_a_conflict(story: Story) -> None:
+    story.user("a.txt", "before")
+    story.intervals.clear()
+    story.user("a.txt", "after")
+    story.intervals[-1] = story.intervals[-1]._replace(by=None)
+    assert story.plan().conflicts == [b"a.txt"]
+    story.rewind()
+    assert story.files() == {"a.txt": "before"}
+
+
+def test_merged_intervals_tell_the_authors_path_by_path(story: Story) -> None:
+    for name in ("agents", "users", "both"):
+        story.user(name, "before")
+    story.intervals.clear()
+    for name in ("agents", "users", "both"):
+        story.agent(name, "after")
+    first, last = story.intervals[0], story.intervals[-1]
+    told = [("s1", frozenset({b"agents", b"both"})), ("", frozenset({b"users", b"both"}))]
+    story.intervals = [Interval(first.before, last.after, "s1", told)]
+    assert story.plan().conflicts == [b"both"]
+    story.rewind()
+    assert story.files() == {"agents": "before", "users": "after", "both": "before"}
+
+
+def test_what_a_snapshot_did_not_look_at_is_never_taken_back(story: Story) -> None:
+    story.agent("hidden/file", "was there, but could not be read")
+    story.intervals[-1] = story.intervals[-1]._replace(hidden=plan.hidden_by([["hidden", "no permission"]], None))
+    assert story.plan().blocked == [b"hidden", b"hidden/file"]
+    assert story.rewind() == []
+    assert story.files() == {"hidden/file": "was there, but could not be read"}
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
+from urllib.parse import quote
 
 from deepctl.files import durable
 
@@ -33,19 +34,45 @@ class Location(NamedTuple):
     size: int
 
 
-class Cache:
-    """The cache at `path`, opened for writing. The caller holds the lock of the profile."""
+_MEMORY = ":memory:"
 
-    def __init__(self, path: str) -> None:
+
+class Cache:
+    """The cache at `path`, opened for writing; without one, a cache that is gone when it is closed.
+
+    The caller holds the lock of the profile, if there is a path.
+    """
+
+    def __init__(self, path: str = _MEMORY) -> None:
         self._path = path
         try:
             self._open()
         except sqlite3.DatabaseError:
             self.forget()
 
+    @classmethod
+    def copy_of(cls, path: str) -> Cache:
+        """What the cache at `path` knows, in memory: for readers, who change nothing and hold no lock."""
+        copied = cls()
+        try:
+            # `mode=ro` fails where a killed writer left a journal: then nothing is known.
+            source = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)
+            try:
+                (version,) = source.execute("PRAGMA user_version").fetchone()
+                if version == _FORMAT:
+                    source.backup(copied._database)
+            finally:
+                source.close()
+        except sqlite3.Error:
+            copied.close()
+            return cls()
+        return copied
+
     def _open(self) -> None:
-        durable.make_private_file(self._path)
-        self._database = sqlite3.connect(self._path, isolation_level=None)
+        if self._path != _MEMORY:
+            durable.make_root(os.path.dirname(self._path))
+            durable.make_private_file(self._path)
+        self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             self._database.execute("PRAGMA synchronous = OFF")
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
@@ -63,6 +90,9 @@ class Cache:
     def forget(self) -> None:
         """Throw everything away and begin anew."""
         self.close()
+        if self._path == _MEMORY:
+            self._open()
+            return
         for suffix in ("", "-journal"):
             try:
                 os.unlink(self._path + suffix)
@@ -89,8 +119,9 @@ class Cache:
         self._database.execute("COMMIT")
 
     def drop_pack(self, name: str) -> None:
-        """Forget a pack that is gone."""
+        """Forget a pack that is gone, and with it the trees of directories, whose objects may have been in it."""
         self._database.execute("BEGIN")
+        self._database.execute("DELETE FROM directories")
         self._database.execute("DELETE FROM objects WHERE pack = ?", (name,))
         self._database.execute("DELETE FROM packs WHERE name = ?", (name,))
         self._database.execute("COMMIT")

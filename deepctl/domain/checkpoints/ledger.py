@@ -3,12 +3,13 @@
 `checkpoints/ledger.jsonl` holds a line for everything that happened to checkpoints, each synced before it counts:
 
 - `{v, record: {…}}`: a checkpoint was made;
-- `{v, label: {id, label}}`: one got a name, or lost it (`null`);
-- `{v, removed: [id, …]}`: some are gone;
-- `{v, rewind: {…}}`: a rewind is about to change the workspace; `{v, rewound: id}`: it is done.
+- `{v, record: {…}, rewind: {…}}`: a rewind is about to change the workspace, and this checkpoint is what was before;
+  `{v, rewound: id}`: it is done; `{v, abandoned: id}`: it could not be, and everything is as it was before it;
+- `{v, label: {id, label}}`: a checkpoint got a name, or lost it (`null`);
+- `{v, removed: [id, …], merged: {…}, gone: [pack, …], pack}`: some are gone, and how the packs changed.
 
-So a rewind that a kill interrupted is one without its second line, and the whole history of what was rewound, and how
-to take it back, is here.
+So an interrupted rewind is one without its second line, and the whole history of what was rewound, and how to take it
+back, is here. Every pack is named by the line that made it count: one that no line names is rubbish.
 
 A line that a kill cut short never happened; a damaged one takes only itself down.
 """
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, TypeVar
 
 from deepctl.domain import names
 from deepctl.errors import BadName, NewerFormat, Refused
@@ -25,18 +27,22 @@ from deepctl.files import durable, sealed
 
 FORMAT = 1
 KINDS = ("turn", "tool", "manual", "rewind")
+AGENT, OTHER, UNKNOWN = "agent", "other", "unknown"
+SCOPES = ("conversation", "files", "memory")
 
-_LEDGER = "ledger.jsonl"
-_ID = re.compile(rb'"id":"([0-9a-f]{16})"')
+LEDGER = "ledger.jsonl"
+_ID = re.compile(rb'"record":\{"id":"([^"\\]{1,200})"')
 _LIKE_AN_ID = re.compile(r"[0-9a-f]{4,}", re.IGNORECASE)
 
 
 class Record(NamedTuple):
     """One checkpoint. Times are RFC 3339 in UTC, sizes bytes, hashes lower-case hex.
 
-    `log` and `offset` say where the conversation stands, `tree` what the workspace is. `parent` is the checkpoint
-    before it in its session; `previous` the one before it in the workspace, whichever session's, and `author` who
-    changed the workspace in between: `agent`, or `other` for anybody else. `unkept` lists paths and reasons.
+    `log`, `offset` and `message_count` say where the conversation stands, `turn` how many turns of it there were, and
+    `prompt` how the last one began. `tree` is what the workspace was, empty if it was not kept. `author` is who changed
+    the workspace since the checkpoint before: `agent` for the session's own turn, `other` for somebody else, `unknown`
+    where that cannot be told. `parent` is the checkpoint before it in its session. `pack` holds what it added, in
+    `added_bytes`. `unkept` lists paths and reasons, `exclude` the patterns that were left out.
     """
 
     id: str
@@ -47,21 +53,25 @@ class Record(NamedTuple):
     log: str
     offset: int
     message_count: int
-    parent: str | None
-    previous: str | None
     author: str
-    tree: str
-    files: int
-    bytes: int
-    added_bytes: int
-    prompt: str
-    unkept: list[list[str]]
+    tree: str = ""
+    parent: str | None = None
+    files: int = 0
+    bytes: int = 0
+    added_bytes: int = 0
+    pack: str = ""
+    prompt: str = ""
+    label: str = ""
+    unkept: list[list[str]] = []
+    exclude: list[str] = []
+    metadata: dict[str, Any] = {}
 
 
 class Rewind(NamedTuple):
-    """One rewind: from the checkpoint `safety`, made just before it, to the checkpoint `to`, of the session `session`.
+    """One rewind of the session `session`: from the checkpoint `safety`, made just before it, to the checkpoint `to`.
 
-    `tree` is what the workspace becomes and `log` the id of the log in which the session goes on.
+    `only` is what was rewound, empty for everything. `tree` is what the workspace becomes, `log` the id of the log in
+    which the session goes on, and `head` the checkpoint at which it stands then. `pack` holds what it added.
     """
 
     id: str
@@ -69,8 +79,29 @@ class Rewind(NamedTuple):
     session: str
     safety: str
     to: str
+    only: str
     tree: str
     log: str
+    head: str
+    pack: str = ""
+
+
+_Checked = TypeVar("_Checked", Record, Rewind)
+
+
+class State(NamedTuple):
+    """What the workspace was at one time, after a checkpoint or a rewind (`id`), and who had brought it there.
+
+    `by` is a session, empty for somebody else, `None` where it cannot be told. `merged` says it path by path where
+    checkpoints in between are gone: `[by, [path, …]]`.
+    """
+
+    id: str
+    tree: str
+    by: str | None
+    unkept: list[list[str]]
+    exclude: list[str]
+    merged: list[tuple[str | None, list[str]]]
 
 
 class Damage(NamedTuple):
@@ -81,35 +112,162 @@ class Damage(NamedTuple):
     reason: str
 
 
-class Ledger(NamedTuple):
+class Ledger:
     """What the ledger says: records and rewinds in the order they were made, labels by checkpoint, what is damaged.
 
-    `heads` is the checkpoint at which each session stands, and `unfinished` the rewind that a kill interrupted.
+    `heads` is the checkpoint at which each session stands, `unfinished` the rewind that a kill interrupted, `packs`
+    the packs that count, `states` the workspace through time, `ends` how far each log is covered by checkpoints, and
+    `torn` whether the last line was cut short; `ends_in_removal` says that what was removed may still be on the disk.
     """
 
-    records: dict[str, Record]
-    labels: dict[str, str]
-    rewinds: dict[str, Rewind]
-    heads: dict[str, str]
-    damage: list[Damage]
-    unfinished: Rewind | None = None
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.labels: dict[str, str] = {}
+        self.rewinds: dict[str, Rewind] = {}
+        self.heads: dict[str, str] = {}
+        self.damage: list[Damage] = []
+        self.packs: set[str] = set()
+        self.gone: set[str] = set()
+        self.states: list[State] = []
+        self.unfinished: Rewind | None = None
+        self.torn = False
+        self.parents: dict[str, str | None] = {}
+        self.ends: dict[str, int] = {}
+        self.ends_in_removal = False
 
-    def line_of(self, session: str) -> list[Record]:
-        """The checkpoints that led to where a session stands, the latest first; what was rewound is not among them."""
+    def line_of(self, start: str | None) -> list[Record]:
+        """The checkpoints that led to `start`, the latest first; what was rewound is not among them."""
         found = []
         seen: set[str] = set()
-        identity = self.heads.get(session)
-        while identity is not None and identity not in seen and identity in self.records:
-            seen.add(identity)
-            found.append(self.records[identity])
-            identity = found[-1].parent
+        while start is not None and start not in seen:
+            seen.add(start)
+            if start in self.records:
+                found.append(self.records[start])
+            start = self.parents.get(start)
         return found
+
+    def parent(self, record: Record) -> str | None:
+        """The nearest checkpoint before it that is still there."""
+        before = self.line_of(record.parent)
+        return before[0].id if before else None
 
     def labelled(self, label: str) -> Record | None:
         """The checkpoint of that name, in whatever case."""
         folded = names.fold(label)
         found = next((identity for identity, given in self.labels.items() if names.fold(given) == folded), None)
         return self.records.get(found) if found is not None else None
+
+    def last_rewind(self, session: str) -> Rewind | None:
+        """The latest rewind of a session that was done, undos included."""
+        found = [rewind for rewind in self.rewinds.values() if rewind.session == session and rewind != self.unfinished]
+        return found[-1] if found else None
+
+    def apply(self, line: sealed.Line, path: str) -> None:
+        """Take one line into account. Raises `NewerFormat`."""
+        entry = line.value or {}
+        version = entry.get("v")
+        if isinstance(version, int) and version > FORMAT:
+            raise NewerFormat(path, version, FORMAT)
+        self.ends_in_removal = "removed" in entry
+        try:
+            self._applied(entry)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            self.damage.append(Damage(None, line.number, "not an entry of a ledger"))
+
+    def _applied(self, entry: dict[str, Any]) -> None:
+        match entry:
+            case {"record": dict(fields), "rewind": dict(intent)}:
+                rewind = _checked(Rewind(**intent))
+                self._add(_checked(Record(**fields)))
+                self.rewinds[rewind.id] = rewind
+                self._pack(rewind.pack)
+                self.unfinished = rewind
+            case {"record": dict(fields)}:
+                self._add(_checked(Record(**fields)))
+                # Whoever made it has finished what was unfinished, even if the line that says so is damaged.
+                self._finish(self.unfinished)
+            case {"rewound": str(identity)}:
+                self._finish(self.rewinds[identity])
+            case {"abandoned": str(identity)}:
+                self._abandon(self.rewinds.pop(identity))
+            case {"label": {"id": str(identity), "label": str(label)}}:
+                self.labels[identity] = label
+            case {"label": {"id": str(identity), "label": None}}:
+                self.labels.pop(identity, None)
+            case {"removed": list(identities), "merged": dict(merged), "gone": list(packs), "pack": str(pack)}:
+                self._remove(identities, merged)
+                self._pack(pack)
+                self.packs.difference_update(packs)
+                self.gone.update(packs)
+            case _:
+                raise ValueError("unknown entry")
+
+    def _pack(self, pack: str) -> None:
+        if pack:
+            self.packs.add(pack)
+
+    def _add(self, record: Record) -> None:
+        self.records[record.id] = record
+        self.parents[record.id] = record.parent
+        self.heads[record.session] = record.id
+        if record.label:
+            self.labels[record.id] = record.label
+        self.ends[record.log] = max(record.offset, self.ends.get(record.log, 0))
+        self._pack(record.pack)
+        if record.tree:
+            by = {AGENT: record.session, OTHER: ""}.get(record.author)
+            self.states.append(State(record.id, record.tree, by, record.unkept, record.exclude, []))
+
+    def _finish(self, rewind: Rewind | None) -> None:
+        if rewind is None or rewind != self.unfinished:
+            return
+        self.unfinished = None
+        self.heads[rewind.session] = rewind.head
+        if rewind.tree:
+            before = self.states[-1] if self.states else None
+            unkept = before.unkept if before else []
+            exclude = before.exclude if before else []
+            self.states.append(State(rewind.id, rewind.tree, rewind.session, unkept, exclude, []))
+
+    def _abandon(self, rewind: Rewind) -> None:
+        """As if it had never begun: what was kept of the state before it goes, too."""
+        self.unfinished = None
+        safety = self.records.pop(rewind.safety)
+        if safety.parent is not None:
+            self.heads[rewind.session] = safety.parent
+        else:
+            self.heads.pop(rewind.session, None)
+        self.states = [state for state in self.states if state.id != safety.id]
+        self.packs.discard(rewind.pack)
+        self.gone.add(rewind.pack)
+
+    def _remove(self, identities: list[str], merged: dict[str, list[list[Any]]]) -> None:
+        for identity in identities:
+            self.records.pop(identity, None)
+            self.labels.pop(identity, None)
+        gone = set(identities)
+        self.states = [
+            state._replace(merged=[(by, paths) for by, paths in merged[state.id]]) if state.id in merged else state
+            for state in self.states
+            if state.id not in gone
+        ]
+
+
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("turn", "offset", "message_count", "files", "bytes", "added_bytes"), int),
+    **dict.fromkeys(("unkept", "exclude"), list),
+    "metadata": dict,
+    "parent": (str, NoneType),
+}
+"""The types of the fields that are not text."""
+
+
+def _checked(value: _Checked) -> _Checked:
+    """A record or rewind whose fields have the types they must. Raises `TypeError`."""
+    for name, found in zip(value._fields, value, strict=True):
+        if not isinstance(found, _TYPES.get(name, str)):
+            raise TypeError(f"{name} cannot be {found!r}")
+    return value
 
 
 def new_id() -> str:
@@ -127,52 +285,24 @@ def check_label(label: str) -> str:
 
 def read(directory: str) -> Ledger:
     """The ledger below `directory`; empty if there is none. Raises `NewerFormat`."""
-    path = os.path.join(directory, _LEDGER)
+    found = Ledger()
+    path = os.path.join(directory, LEDGER)
     try:
         raw = durable.read_file(path)
     except FileNotFoundError:
         raw = b""
-    found = Ledger({}, {}, {}, {}, [])
     start = 0
     for line in sealed.parse(raw):
-        if line.value is None:
-            identity = _ID.search(raw, start, line.end)
-            torn = line.problem == "cut short"
-            if not torn:
-                known = identity[1].decode() if identity else None
-                found.damage.append(Damage(known, line.number, line.problem or "unreadable"))
+        if line.value is not None:
+            found.apply(line, path)
+        elif line.problem == "cut short":
+            found.torn = True
         else:
-            found = _applied(found, line, path)
+            known = _ID.search(raw, start, line.end)
+            identity = known[1].decode("ascii", "replace") if known else None
+            found.damage.append(Damage(identity, line.number, line.problem or "unreadable"))
         start = line.end
     return found
-
-
-def _applied(ledger: Ledger, line: sealed.Line, path: str) -> Ledger:
-    match line.value:
-        case {"v": int(version)} if version > FORMAT:
-            raise NewerFormat(path, version, FORMAT)
-        case {"record": dict(fields)} if fields.keys() == set(Record._fields):
-            record = Record(**fields)
-            ledger.records[record.id] = record
-            ledger.heads[record.session] = record.id
-        case {"rewind": dict(fields)} if fields.keys() == set(Rewind._fields):
-            rewind = Rewind(**fields)
-            ledger.rewinds[rewind.id] = rewind
-            return ledger._replace(unfinished=rewind)
-        case {"rewound": str(identity)} if identity in ledger.rewinds:
-            ledger.heads[ledger.rewinds[identity].session] = ledger.rewinds[identity].to
-            return ledger._replace(unfinished=None)
-        case {"label": {"id": str(identity), "label": str(label)}}:
-            ledger.labels[identity] = label
-        case {"label": {"id": str(identity), "label": None}}:
-            ledger.labels.pop(identity, None)
-        case {"removed": list(identities)}:
-            for identity in identities:
-                ledger.records.pop(identity, None)
-                ledger.labels.pop(identity, None)
-        case _:
-            ledger.damage.append(Damage(None, line.number, "not an entry of a ledger"))
-    return ledger
 
 
 class Writer:
@@ -180,38 +310,63 @@ class Writer:
 
     def __init__(self, directory: str) -> None:
         durable.make_root(directory)
-        self._path = os.path.join(directory, _LEDGER)
+        self._path = os.path.join(directory, LEDGER)
         durable.make_private_file(self._path)
         self._appender = sealed.Appender(self._path)
         self.ledger = read(directory)
 
+    @property
+    def end(self) -> int:
+        """The length of the ledger in bytes."""
+        return self._appender.end
+
     def add(self, record: Record) -> None:
         """A checkpoint was made; everything it points at is on disk already."""
-        self._append({"record": record._asdict()})
+        self._append({"record": _shortened(record)})
 
     def label(self, identity: str, label: str | None) -> None:
         """Name a checkpoint, or take its name away. Raises `BadName`, or `Refused` if another has that name."""
         if label is not None:
-            taken = self.ledger.labelled(check_label(label))
-            if taken is not None and taken.id != identity:
-                raise Refused(f"Checkpoint {taken.id} is labelled {label!r} already.", code="label_exists")
+            self.check_free(label, identity)
         self._append({"label": {"id": identity, "label": label}})
 
-    def remove(self, identities: list[str]) -> None:
-        """Checkpoints are gone. What only they pointed at is rubbish from now on."""
-        self._append({"removed": identities})
+    def check_free(self, label: str, identity: str | None = None) -> None:
+        """Raises `BadName`, or `Refused` if a checkpoint other than `identity` has that name."""
+        taken = self.ledger.labelled(check_label(label))
+        if taken is not None and taken.id != identity:
+            raise Refused(f"Checkpoint {taken.id} is labelled {label!r} already.", code="label_exists")
 
-    def begin(self, rewind: Rewind) -> None:
+    def remove(
+        self,
+        identities: list[str],
+        merged: dict[str, list[tuple[str | None, list[str]]]],
+        gone: list[str],
+        pack: str,
+    ) -> None:
+        """Checkpoints are gone; `merged` is how the states after them came about, `pack` what `gone` packs become."""
+        self._append({"removed": identities, "merged": merged, "gone": gone, "pack": pack})
+
+    def begin(self, safety: Record, rewind: Rewind) -> None:
         """A rewind is about to change the workspace; all it needs is on disk."""
-        self._append({"rewind": rewind._asdict()})
+        self._append({"record": _shortened(safety), "rewind": rewind._asdict()})
 
     def finish(self, rewind: Rewind) -> None:
         """The workspace and the session are what the rewind made of them."""
         self._append({"rewound": rewind.id})
 
+    def abandon(self, rewind: Rewind) -> None:
+        """The rewind could not be done; everything is as it was before."""
+        self._append({"abandoned": rewind.id})
+
     def _append(self, entry: dict[str, Any]) -> None:
         end = self._appender.append({"v": FORMAT, **entry})
-        self.ledger = _applied(self.ledger, sealed.Line(0, end, {"v": FORMAT, **entry}, None), self._path)
+        self.ledger.apply(sealed.Line(0, end, {"v": FORMAT, **entry}, None), self._path)
 
     def close(self) -> None:
         self._appender.close()
+
+
+def _shortened(record: Record) -> dict[str, Any]:
+    """The fields of a record but for those that are as they usually are."""
+    usual = Record._field_defaults
+    return {key: value for key, value in record._asdict().items() if key not in usual or value != usual[key]}

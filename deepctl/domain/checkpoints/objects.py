@@ -12,9 +12,9 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from deepctl.domain.checkpoints.cache import Cache, Location
 from deepctl.errors import Damaged
@@ -25,7 +25,7 @@ _HEADER = b"deepctl pack 1\n"
 _ENTRY = struct.Struct(">32sQQQ")
 _TRAILER = struct.Struct(">Q32s8s")
 _MAGIC = b"DCPACK1\n"
-_SUFFIX = ".pack"
+SUFFIX = ".pack"
 _CHUNK = 1 << 20
 _SMALL = 1 << 20
 _TINY = 4096
@@ -48,12 +48,20 @@ class Objects:
         self.directory = directory
         self._cache = cache
         self._known: set[str] | None = None
+        self._batch: Batch | None = None
+        self.scratch: dict[bytes, bytes] = {}
+
+    def names(self) -> set[str]:
+        """Names of the packs that are on the disk."""
+        try:
+            return {name for name in os.listdir(self.directory) if name.endswith(SUFFIX)}
+        except FileNotFoundError:
+            return set()
 
     def _packs(self) -> set[str]:
         """Names of the packs that are there, all of them in the cache."""
         if self._known is None:
-            durable.make_root(self.directory)
-            there = {name for name in os.listdir(self.directory) if name.endswith(_SUFFIX)}
+            there = self.names()
             cached = self._cache.packs()
             for name in cached - there:
                 self._cache.drop_pack(name)
@@ -67,6 +75,8 @@ class Objects:
 
     def find(self, digest: bytes) -> Location | None:
         """Where an object lies, or `None` if it is not kept."""
+        if self._batch is not None and (added := self._batch.find(digest)) is not None:
+            return added
         packs = self._packs()
         if not packs:
             return None
@@ -79,9 +89,14 @@ class Objects:
 
     def chunks(self, digest: bytes) -> Iterator[bytes]:
         """An object in pieces of about a mebibyte. `Damaged` comes with the last piece at the latest."""
+        if digest in self.scratch:
+            yield self.scratch[digest]
+            return
         location = self.find(digest)
         if location is None:
             raise Damaged(f"Object {digest.hex()[:16]} is missing from {self.directory}.")
+        if self._batch is not None:
+            self._batch.flush()
         path = os.path.join(self.directory, location.pack)
         descriptor = durable.open_regular(path, os.O_RDONLY)
         try:
@@ -90,14 +105,70 @@ class Objects:
             os.close(descriptor)
 
     def adding(self) -> Batch:
-        """A batch of objects that are added together, or not at all."""
+        """A batch of objects that are added together, or not at all. They can be read from the start."""
         self._packs()
-        return Batch(self)
+        self._batch = Batch(self)
+        return self._batch
 
     def added(self, name: str, table: list[Stored]) -> None:
         """A batch's pack is in place."""
         self._cache.add_pack(name, table)
         self._packs().add(name)
+
+    def batch_ended(self) -> None:
+        """What was in the batch is in its pack now, or nowhere."""
+        self._batch = None
+
+    def table(self, name: str) -> list[Stored]:
+        """The table of one pack. Raises `Damaged`."""
+        return read_table(os.path.join(self.directory, name))
+
+    def remove_pack(self, name: str) -> None:
+        """Delete a pack; the caller knows that nothing needs it. Nothing if it is gone already."""
+        if name in self._cache.packs():
+            self._cache.drop_pack(name)
+        if self._known is not None:
+            self._known.discard(name)
+        try:
+            os.unlink(os.path.join(self.directory, name))
+        except FileNotFoundError:
+            pass
+
+
+class Sink(Protocol):
+    """Where a snapshot puts what it finds: a `Batch`, or a `Scratch`."""
+
+    def add(self, data: bytes) -> bytes:
+        """Keep `data`; returns its hash."""
+        ...
+
+    def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:
+        """Keep the content of an open file of about `size` bytes; returns its hash and its real size."""
+        ...
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Do something once everything is kept; never, if it is not."""
+        ...
+
+
+class Scratch:
+    """For looking at a workspace without keeping it: trees can be read as long as `objects` lives, files cannot."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+
+    def add(self, data: bytes) -> bytes:
+        """Remember `data`; returns its hash."""
+        digest = hashlib.sha256(data).digest()
+        self._objects.scratch[digest] = data
+        return digest
+
+    def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:
+        """The hash and the size of an open file."""
+        return _hashed(descriptor)
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Nothing is kept, so nothing follows."""
 
 
 class Batch:
@@ -106,7 +177,10 @@ class Batch:
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._table: list[Stored] = []
-        self._new: set[bytes] = set()
+        self._new: dict[bytes, Location] = {}
+        self._afterwards: list[Callable[[], None]] = []
+        self.pack = ""
+        """The name of the pack, once there is one."""
         self._descriptor = -1
         self._path = ""
         self._end = 0
@@ -120,9 +194,17 @@ class Batch:
     def __enter__(self) -> Self:
         return self
 
+    def find(self, digest: bytes) -> Location | None:
+        """Where in the unfinished pack an object lies, if it is one that was added."""
+        return self._new.get(digest)
+
     def has(self, digest: bytes) -> bool:
         """Whether an object is kept already, or about to be."""
-        return digest in self._new or self._objects.find(digest) is not None
+        return self._objects.find(digest) is not None
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Do something once everything is in place; never, if it is not."""
+        self._afterwards.append(action)
 
     def add(self, data: bytes) -> bytes:
         """Keep `data`; returns its hash."""
@@ -144,13 +226,9 @@ class Batch:
             if len(data) <= _SMALL:
                 return self.add(data), len(data)
             os.lseek(descriptor, 0, os.SEEK_SET)
-        seen = hashlib.sha256()
-        length = 0
-        while chunk := os.read(descriptor, _CHUNK):
-            seen.update(chunk)
-            length += len(chunk)
-        if self.has(seen.digest()):
-            return seen.digest(), length
+        digest, length = _hashed(descriptor)
+        if self.has(digest):
+            return digest, length
         os.lseek(descriptor, 0, os.SEEK_SET)
         return self._add_large(descriptor)
 
@@ -168,8 +246,28 @@ class Batch:
         self._finish(stored.digest(), start, length, compressed=True)
         return stored.digest(), length
 
+    def copy(self, digest: bytes) -> None:
+        """Keep an object that lies in another pack here as well. Raises `Damaged` if it is not what it should be."""
+        for _ in self._objects.chunks(digest):
+            pass
+        location = self._objects.find(digest)
+        if location is None or digest in self._new:
+            return
+        start = self._begin()
+        descriptor = durable.open_regular(os.path.join(self._objects.directory, location.pack), os.O_RDONLY)
+        try:
+            position, end = location.offset, location.offset + location.stored
+            while position < end:
+                piece = os.pread(descriptor, min(_CHUNK, end - position), position)
+                self._write(piece)
+                position += len(piece)
+        finally:
+            os.close(descriptor)
+        self._finish(digest, start, location.size)
+
     def _begin(self) -> int:
         if self._descriptor < 0:
+            durable.make_root(self._objects.directory)
             self._path = os.path.join(self._objects.directory, f".{os.urandom(8).hex()}.tmp")
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(self._path, flags, durable.FILE_MODE)
@@ -180,6 +278,11 @@ class Batch:
         self._buffer += data
         self._end += len(data)
         if len(self._buffer) >= _CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is in memory to the unfinished pack, so that it can be read there."""
+        if self._buffer:
             durable.write_all(self._descriptor, bytes(self._buffer))
             self._buffer.clear()
 
@@ -189,24 +292,29 @@ class Batch:
             # The length tells how an object is stored; make this one tell the truth.
             self._write(b"\0")
             stored += 1
-        self._new.add(digest)
+        self._new[digest] = Location(os.path.basename(self._path), start, stored, size)
         self._table.append(Stored(digest, start, stored, size))
 
     def commit(self) -> None:
         """Sync what was added into place; nothing if nothing was."""
-        if not self._table:
-            return
+        if self._table:
+            self._seal()
+        for action in self._afterwards:
+            action()
+        self._afterwards = []
+
+    def _seal(self) -> None:
         table = b"".join(_ENTRY.pack(*entry) for entry in self._table)
         count = struct.pack(">Q", len(self._table))
         checksum = hashlib.sha256(_HEADER + table + count).digest()
         self._write(table + _TRAILER.pack(len(self._table), checksum, _MAGIC))
-        durable.write_all(self._descriptor, bytes(self._buffer))
-        self._buffer.clear()
+        self.flush()
         os.fsync(self._descriptor)
-        name = os.urandom(8).hex() + _SUFFIX
-        os.rename(self._path, os.path.join(self._objects.directory, name))
+        self.pack = os.urandom(8).hex() + SUFFIX
+        os.rename(self._path, os.path.join(self._objects.directory, self.pack))
         durable.sync_directory(self._objects.directory)
-        self._objects.added(name, self._table)
+        self._new = {}
+        self._objects.added(self.pack, self._table)
         self._table = []
 
     def __exit__(
@@ -216,6 +324,7 @@ class Batch:
             if kind is None:
                 self.commit()
         finally:
+            self._objects.batch_ended()
             if self._descriptor >= 0:
                 os.close(self._descriptor)
                 try:
@@ -230,6 +339,15 @@ def _compressed(data: bytes) -> bytes:
     # Making ready zlib's usual tables takes longer than compressing a small file; these are an eighth of them.
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 12, 5)
     return packer.compress(data) + packer.flush()
+
+
+def _hashed(descriptor: int) -> tuple[bytes, int]:
+    seen = hashlib.sha256()
+    length = 0
+    while chunk := os.read(descriptor, _CHUNK):
+        seen.update(chunk)
+        length += len(chunk)
+    return seen.digest(), length
 
 
 def _read_all(descriptor: int) -> bytes:
@@ -267,6 +385,11 @@ def _verified(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator[byt
         raise Damaged(f"Object {digest.hex()[:16]} in {path} is damaged.") from None
     if seen.digest() != digest:
         raise Damaged(f"Object {digest.hex()[:16]} in {path} is damaged.")
+
+
+def frame_size(count: int) -> tuple[int, int]:
+    """The bytes of a pack with `count` objects before and behind these."""
+    return len(_HEADER), count * _ENTRY.size + _TRAILER.size
 
 
 def read_table(path: str) -> list[Stored]:

@@ -3,83 +3,240 @@
 The time between a target and now is a row of intervals, each between two snapshots: what changed in it was done either
 by the session's own turns or by somebody else (the user's editor, another session). A path goes back to what it was
 before the session changed it first. Where somebody else changed it after that, going back would lose their edit: a
-conflict.
+conflict. Notebooks of memory are merged by line instead, as far as that goes.
 """
 
 from __future__ import annotations
 
+import os
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from deepctl.domain.checkpoints.objects import Objects
-from deepctl.domain.checkpoints.trees import DIRECTORY, Change, Entry, changes, decode
+from deepctl.domain import layout
+from deepctl.domain.checkpoints.objects import Objects, Sink
+from deepctl.domain.checkpoints.trees import DIRECTORY, FILE, Change, Entry, changes, decode
+
+_MEMORY = layout.MEMORY_DIRECTORY.encode()
+_RECEIPTS = b".memory-operations.json"
+"""The journal of the harness' memory store; it only keeps a call that is sent again from being done twice."""
+
+MERGED_UP_TO = 1 << 18
+"""Bytes of the largest notebook that is merged by line."""
 
 
 class Interval(NamedTuple):
-    """The time between two snapshots: the trees before and after, and whether the session's own turns fill it."""
+    """The time between two snapshots: the trees before and after, and who filled it.
+
+    `by` is a session's id, empty for somebody else, `None` where nobody can tell; `merged`, if there is any, says so
+    path by path. `hidden` tells which paths the first of the two snapshots did not look at.
+    """
 
     before: bytes
     after: bytes
-    own: bool
+    by: str | None
+    merged: Sequence[tuple[str | None, frozenset[bytes]]] = ()
+    hidden: Callable[[bytes], bool] = lambda path: False
+
+    def authors(self, path: bytes, session: str) -> tuple[bool, bool]:
+        """Whether the session changed this path, and whether somebody else did."""
+        by = {author for author, paths in self.merged if path in paths} if self.merged else {self.by}
+        return bool(by & {session, None}), bool(by - {session})
 
 
 class Plan(NamedTuple):
-    """The changes that a rewind makes, and the paths at which it would lose somebody's edit."""
+    """The changes that a rewind makes, and the paths at which it would lose somebody's edit.
+
+    `blocked` are paths of the session's that cannot be taken back, because what was there before was not kept.
+    """
 
     changes: list[Change]
     conflicts: list[bytes]
+    blocked: list[bytes] = []
 
 
-def exact(objects: Objects, now: bytes, target: bytes) -> Plan:
-    """Make the whole workspace what it was, whoever changed it."""
-    return Plan(list(changes(objects, now, target)), [])
+def in_memory(path: bytes) -> bool:
+    """Whether a path of a workspace belongs to memory."""
+    return path == _MEMORY or path.startswith(_MEMORY + b"/")
+
+
+def exact(
+    objects: Objects,
+    now: bytes,
+    target: bytes,
+    *,
+    wanted: Callable[[bytes], bool] = lambda path: True,
+    hidden: Callable[[bytes], bool] = lambda path: False,
+    unseen: Callable[[bytes], bool] = lambda path: False,
+) -> Plan:
+    """Make the whole workspace what it was, whoever changed it; but nothing that the snapshot did not look at.
+
+    `unseen` tells of paths that could not be looked at now: changing those would lose what is there.
+    """
+    found = [change for change in changes(objects, now, target) if wanted(change.path)]
+    return Plan(
+        [change for change in found if not hidden(change.path)],
+        [change.path for change in found if unseen(change.path)],
+        [change.path for change in found if hidden(change.path)],
+    )
 
 
 def own_work(
-    objects: Objects, intervals: Iterable[Interval], now: bytes, *, wanted: Callable[[bytes], bool] = lambda path: True
+    objects: Objects,
+    intervals: Iterable[Interval],
+    now: bytes,
+    session: str,
+    sink: Sink,
+    *,
+    wanted: Callable[[bytes], bool] = lambda path: True,
+    unseen: Callable[[bytes], bool] = lambda path: False,
 ) -> Plan:
-    """Take back what the session did in `intervals`, which lie in the order of time and end at the tree `now`.
+    """Take back what `session` did in `intervals`, which lie in the order of time and end at the tree `now`.
 
-    `wanted` tells which paths are meant at all. The changes are what to do in spite of conflicts; whoever does not
-    want to lose anything does nothing where there are any.
+    `wanted` tells which paths are meant at all, `unseen` which could not be looked at now. The changes are what to do
+    in spite of conflicts; whoever does not want to lose anything does nothing where there are any. Merged notebooks are
+    put into `sink`.
     """
-    goal: dict[bytes, Entry | None] = {}
-    conflicts: set[bytes] = set()
+    work = _Work(objects)
     for interval in intervals:
         for change in changes(objects, interval.before, interval.after):
-            if not wanted(change.path):
-                continue
-            if interval.own:
-                goal.setdefault(change.path, change.before)
-            elif change.path in goal:
-                conflicts.add(change.path)
-    present = _Lookup(objects, now)
-    found: dict[bytes, Change] = {}
-    for path, entry in goal.items():
-        current = present.entry(path)
-        if _same(current, entry):
-            conflicts.discard(path)
-            continue
-        found[path] = Change(path, current, entry)
-    for path in list(found):
-        for above in _above(path):
-            current = present.entry(above)
-            if above in found or above in goal:
-                continue
-            if found[path].after is not None and (current is None or current.kind != DIRECTORY):
-                # What is to come back has no place any more: somebody else took its directory away.
-                conflicts.add(path)
-            elif current is not None and current.kind == DIRECTORY:
-                # Named so that its mode is right in the end, whatever had to be opened up on the way.
-                found[above] = Change(above, current, current)
-    return Plan([found[path] for path in sorted(found)], sorted(conflicts))
+            if wanted(change.path):
+                work.take(change, interval, session)
+    return work.plan(now, sink, unseen)
 
 
-def _same(one: Entry | None, other: Entry | None) -> bool:
+class _Work:
+    """What a session did, path by path."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._goal: dict[bytes, Entry | None] = {}
+        self._steps: dict[bytes, list[tuple[Entry | None, Entry | None]]] = {}
+        self._conflicts: set[bytes] = set()
+        self._blocked: set[bytes] = set()
+
+    def take(self, change: Change, interval: Interval, session: str) -> None:
+        path = change.path
+        own, foreign = interval.authors(path, session)
+        if own and path not in self._goal:
+            if interval.hidden(path):
+                self._blocked.add(path)
+                return
+            self._goal[path] = change.before
+        if own and in_memory(path):
+            self._steps.setdefault(path, []).append((change.before, change.after))
+        if foreign and path in self._goal:
+            self._conflicts.add(path)
+
+    def plan(self, now: bytes, sink: Sink, unseen: Callable[[bytes], bool]) -> Plan:
+        present = _Lookup(self._objects, now)
+        found: dict[bytes, Change] = {}
+        for path, entry in self._goal.items():
+            current = present.entry(path)
+            if unseen(path):
+                self._conflicts.add(path)
+                found[path] = Change(path, current, entry)
+                continue
+            if same(current, entry):
+                self._conflicts.discard(path)
+                continue
+            if path in self._conflicts and in_memory(path):
+                if posixpath.basename(path) == _RECEIPTS:
+                    self._conflicts.discard(path)
+                    continue
+                merged = self._merged(path, current, sink)
+                if merged is not None:
+                    self._conflicts.discard(path)
+                    entry = merged[0]
+                    if same(current, entry):
+                        continue
+            found[path] = Change(path, current, entry)
+        for path in list(found):
+            for above in _above(path):
+                current = present.entry(above)
+                if above in found or above in self._goal:
+                    continue
+                if found[path].after is not None and (current is None or current.kind != DIRECTORY):
+                    # What is to come back has no place any more: somebody else took its directory away.
+                    self._conflicts.add(path)
+                elif current is not None and current.kind == DIRECTORY:
+                    # Named so that its mode is right in the end, whatever had to be opened up on the way.
+                    found[above] = Change(above, current, current)
+        return Plan([found[path] for path in sorted(found)], sorted(self._conflicts), sorted(self._blocked))
+
+    def _merged(self, path: bytes, current: Entry | None, sink: Sink) -> tuple[Entry | None] | None:
+        """The notebook without what the session wrote into it, or `None` if lines collide."""
+        steps = self._steps.get(path, [])
+        entries = [current, *(entry for step in steps for entry in step)]
+        if any(entry is not None and (entry.kind != FILE or entry.size > MERGED_UP_TO) for entry in entries):
+            return None
+        text = self._read(current)
+        for before, after in reversed(steps):
+            merged = take_back(self._read(before), self._read(after), text)
+            if merged is None:
+                return None
+            text = merged
+        if not text and self._goal[path] is None:
+            return (None,)
+        like = current or self._goal[path] or steps[-1][1]
+        if like is None:
+            return None
+        return (like._replace(size=len(text), digest=sink.add(text)),)
+
+    def _read(self, entry: Entry | None) -> bytes:
+        return self._objects.read(entry.digest) if entry is not None else b""
+
+
+def take_back(before: bytes, after: bytes, now: bytes) -> bytes | None:
+    """`now` without the change from `before` to `after`, line by line; `None` where both changed the same lines.
+
+    A three-way merge with `after` as the base. The usual ones (diff3, merge3) take changes that merely touch for a
+    conflict, and a note added below the agent's last one touches it; here only lines that both changed collide.
+    """
+    base = after.splitlines(keepends=True)
+    edits = sorted({*_edits(base, before), *_edits(base, now)})
+    merged: list[bytes] = []
+    position = 0
+    for start, end, lines in edits:
+        if start < position:
+            return None
+        merged += base[position:start]
+        merged += lines
+        position = end
+    return b"".join(merged + base[position:])
+
+
+def _edits(base: list[bytes], to: bytes) -> Iterator[tuple[int, int, tuple[bytes, ...]]]:
+    """The ranges of lines in `base` that differ, and the lines that are there instead."""
+    lines = to.splitlines(keepends=True)
+    for tag, start, end, first, last in SequenceMatcher(None, base, lines, autojunk=False).get_opcodes():
+        if tag != "equal":
+            yield start, end, tuple(lines[first:last])
+
+
+def same(one: Entry | None, other: Entry | None) -> bool:
+    """Whether two entries are the same thing; of directories, whatever is in them."""
     if one is None or other is None:
         return one is other
     return one[:2] == other[:2] and (one.kind == DIRECTORY or one.digest == other.digest)
+
+
+def hidden_by(unkept: list[list[str]], leave_out: Callable[[bytes, bool], bool] | None) -> Callable[[bytes], bool]:
+    """Tells which paths a snapshot did not look at: what it could not keep, and what was excluded."""
+    paths = {os.fsencode(path) for path, _ in unkept}
+    if not paths and leave_out is None:
+        return lambda path: False
+
+    def hidden(path: bytes) -> bool:
+        above = _above(path)
+        if not paths.isdisjoint((path, *above)):
+            return True
+        if leave_out is None:
+            return False
+        return leave_out(path, True) or leave_out(path, False) or any(leave_out(one, True) for one in above)
+
+    return hidden
 
 
 def _above(path: bytes) -> list[bytes]:
@@ -107,3 +264,8 @@ class _Lookup:
             is_directory = above is not None and above.kind == DIRECTORY
             self._read[directory] = self._entries(above.digest) if above is not None and is_directory else {}
         return self._read[directory].get(name)
+
+
+def entry_at(objects: Objects, tree: bytes, path: bytes) -> Entry | None:
+    """What is at `path` in a tree, or `None`."""
+    return _Lookup(objects, tree).entry(path)

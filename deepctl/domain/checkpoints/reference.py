@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from deepctl.domain.checkpoints.ledger import Ledger, Record
 from deepctl.errors import NotFound, UsageError
 
 _TURNS_BACK = re.compile(r"~([0-9]{1,9})")
-_PREFIX = re.compile(r"[0-9a-f]{4,16}")
+_PREFIX = re.compile(r"[0-9a-f-]{4,36}")
 _SHOWN = 8
 
 
@@ -16,22 +17,14 @@ class CheckpointNotFound(NotFound):
     code = "checkpoint_not_found"
 
 
-def resolve(ledger: Ledger, reference: str, session: str, turns: int) -> Record:
+def resolve(ledger: Ledger, reference: str, line: Sequence[Record], turns: int) -> Record:
     """The checkpoint that `reference` means: an id, then a label, then a prefix of at least 4 digits.
 
-    `~N` is the state before the last N turns of the session with id `session`, which has `turns` turns now: the
-    latest checkpoint on the way to where it stands that has no more than `turns - N`.
-    Raises `CheckpointNotFound`, or `UsageError` if a prefix fits several.
+    `~N` is the state before the last N turns of the session whose checkpoints are `line`, the latest first, and which
+    has `turns` turns now. Raises `CheckpointNotFound`, or `UsageError` if a prefix fits several.
     """
     if match := _TURNS_BACK.fullmatch(reference):
-        wanted = turns - int(match[1])
-        line = ledger.line_of(session)
-        back = next((record for record in line if record.turn <= wanted), None)
-        if wanted < 0 or back is None:
-            raise CheckpointNotFound(
-                f"No checkpoint of this session is {match[1]} turns back.", "`deepctl checkpoints list` shows them."
-            )
-        return back
+        return _back(line, int(match[1]), turns)
     found = ledger.records.get(reference) or ledger.labelled(reference)
     if found is not None:
         return found
@@ -49,6 +42,24 @@ def resolve(ledger: Ledger, reference: str, session: str, turns: int) -> Record:
     if not fitting:
         raise _missing(reference)
     return fitting[0]
+
+
+def _back(line: Sequence[Record], count: int, turns: int) -> Record:
+    wanted = turns - count
+    if wanted < 0:
+        raise CheckpointNotFound(
+            f"The session has {turns} turn{'' if turns == 1 else 's'}, so none is {count} back.",
+            "`deepctl checkpoints list` shows what there is.",
+        )
+    # Later checkpoints of the same number of turns are what somebody saved, or changed, before the next turn.
+    found = next((record for record in line if record.turn <= wanted and record.kind != "tool"), None)
+    if found is None or found.turn != wanted:
+        nearest = f" The nearest before it is {found.id}." if found is not None else ""
+        raise CheckpointNotFound(
+            f"No checkpoint was kept {count} turn{'' if count == 1 else 's'} back.{nearest}",
+            "`deepctl checkpoints list` shows what there is.",
+        )
+    return found
 
 
 def _missing(reference: str) -> CheckpointNotFound:

@@ -34,18 +34,23 @@ class Restored(NamedTuple):
     kept: list[tuple[bytes, str]]
 
 
-def apply(root: str, objects: Objects, changes: Iterable[Change]) -> Restored:
+def check(objects: Objects, changes: Iterable[Change]) -> None:
+    """Read everything that `changes` need. Raises `Damaged` if something cannot be."""
+    for change in changes:
+        if change.after is not None and change.after.kind != DIRECTORY:
+            for _ in objects.chunks(change.after.digest):
+                pass
+
+
+def apply(root: str, objects: Objects, changes: Iterable[Change], mark: str = "restore") -> Restored:
     """Make every path of `changes` what its `after` is, or nothing. `before` does not matter.
 
-    A directory that is to go but still holds something that is in no change is kept and reported. Raises `OSError`,
-    and `Damaged` before anything is touched if an object that is needed cannot be read.
+    A directory that is to go but still holds something that is in no change is kept and reported. Whoever calls has
+    made sure that the objects can be read (`check`). Temporary files are named after `mark`, so that those that a kill
+    leaves can be told (`sweep`). Raises `OSError`, and `Damaged`.
     """
     wanted = {change.path: change.after for change in changes}
-    for entry in wanted.values():
-        if entry is not None and entry.kind != DIRECTORY:
-            for _ in objects.chunks(entry.digest):
-                pass
-    work = _Work(root, objects)
+    work = _Work(root, objects, mark)
     # What has to go goes first, from the bottom up: a file may be where a directory is to be, or the reverse.
     for path in sorted(wanted, reverse=True):
         work.clear(path, wanted[path])
@@ -61,8 +66,56 @@ def apply(root: str, objects: Objects, changes: Iterable[Change]) -> Restored:
     return Restored(work.written, work.deleted, work.kept)
 
 
+def sweep(root: str, paths: Iterable[bytes], mark: str) -> None:
+    """Remove the temporary files that an `apply` of these paths with this `mark` left when it was killed."""
+    start = _prefix(mark)
+    for directory in sorted({os.path.dirname(path) for path in paths}):
+        try:
+            with _directory(root, directory) as descriptor:
+                for name in os.listdir(descriptor):
+                    if os.fsencode(name).startswith(start):
+                        os.unlink(name, dir_fd=descriptor)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+
+
+def unmet(root: str, objects: Objects, changes: Iterable[Change]) -> list[bytes]:
+    """The paths of `changes` that are not what their `after` is."""
+    found = []
+    for change in changes:
+        try:
+            with _directory(root, os.path.dirname(change.path)) as parent:
+                if not _is(parent, os.path.basename(change.path), change.after, objects):
+                    found.append(change.path)
+        except (FileNotFoundError, NotADirectoryError):
+            if change.after is not None:
+                found.append(change.path)
+    return found
+
+
+def _is(parent: int, name: bytes, entry: Entry | None, objects: Objects) -> bool:
+    try:
+        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return entry is None
+    if entry is None or _kind(mode) != entry.kind:
+        return False
+    if entry.kind == LINK:
+        return os.fsencode(os.readlink(name, dir_fd=parent)) == objects.read(entry.digest)
+    if stat.S_IMODE(mode) != entry.mode:
+        return False
+    if entry.kind == DIRECTORY:
+        return True
+    descriptor = os.open(name, _OPEN_FILE, dir_fd=parent)
+    try:
+        return _digest(descriptor, entry.size) == entry.digest
+    finally:
+        os.close(descriptor)
+
+
 class _Work:
-    def __init__(self, root: str, objects: Objects) -> None:
+    def __init__(self, root: str, objects: Objects, mark: str) -> None:
+        self._prefix = _prefix(mark)
         self._root = root
         self._objects = objects
         self._blocked: set[bytes] = set()
@@ -134,6 +187,9 @@ class _Work:
             self._touched.add(os.path.dirname(path))
             self.written.append(path)
 
+    def _temporary(self) -> bytes:
+        return self._prefix + os.urandom(6).hex().encode() + b".tmp"
+
     def _make_link(self, parent: int, name: bytes, entry: Entry) -> bool:
         target = self._objects.read(entry.digest)
         try:
@@ -141,9 +197,13 @@ class _Work:
                 return False
         except FileNotFoundError:
             pass
-        temporary = _temporary()
+        temporary = self._temporary()
         os.symlink(target, temporary, dir_fd=parent)
-        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        try:
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            os.unlink(temporary, dir_fd=parent)
+            raise
         return True
 
     def _make_file(self, parent: int, name: bytes, path: bytes, entry: Entry) -> bool:
@@ -157,7 +217,7 @@ class _Work:
                     return self._set_mode(descriptor, path, entry.mode)
             finally:
                 os.close(descriptor)
-        temporary = _temporary()
+        temporary = self._temporary()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600, dir_fd=parent)
         try:
@@ -213,19 +273,21 @@ class _Work:
             return
         for path in self._touched:
             try:
-                _sync_directory(self._root, path)
+                with _directory(self._root, path) as descriptor:
+                    os.fsync(descriptor)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # no directory any more; the one above it is in the set
 
 
-def _sync_directory(root: str, path: bytes) -> None:
+@contextmanager
+def _directory(root: str, path: bytes) -> Iterator[int]:
     descriptor = os.open(root, _OPEN_DIRECTORY)
     try:
         for part in filter(None, path.split(b"/")):
             inner = os.open(part, _OPEN_DIRECTORY, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = inner
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -246,8 +308,8 @@ def _kind(mode: int) -> bytes | None:
     return FILE if stat.S_ISREG(mode) else None
 
 
-def _temporary() -> bytes:
-    return f".deepctl-{os.urandom(6).hex()}.tmp".encode()
+def _prefix(mark: str) -> bytes:
+    return f".deepctl-{mark}-".encode()
 
 
 def _digest(descriptor: int, size: int) -> bytes | None:

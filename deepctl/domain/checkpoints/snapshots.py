@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from deepctl.domain.checkpoints.cache import Cache
-from deepctl.domain.checkpoints.objects import Batch
+from deepctl.domain.checkpoints.objects import Sink
 from deepctl.domain.checkpoints.trees import DIRECTORY, FILE, LINK, Entry, encode
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -23,11 +23,18 @@ _TICK = 20_000_000
 """Nanoseconds within which two changes can bear the same time: twice the slowest kernel's clock tick."""
 
 
+_REPORT_EVERY = 64
+
+
 class Unkept(NamedTuple):
-    """Something that a snapshot could not keep: its path, relative to the workspace, and why."""
+    """Something that a snapshot could not keep: its path, relative to the workspace, and why.
+
+    `is_content` tells files and directories that could not be read from what has no content to keep, such as a FIFO.
+    """
 
     path: bytes
     reason: str
+    is_content: bool = True
 
 
 class Snapshot(NamedTuple):
@@ -39,21 +46,27 @@ class Snapshot(NamedTuple):
     unkept: list[Unkept]
 
 
+LeaveOut = Callable[[bytes, bool], bool]
+"""Tells of a path, and of whether it is a directory, whether it is none of a snapshot's business."""
+Report = Callable[[int], None]
+"""Is told now and then how many files have been looked at."""
+
+
 def snapshot(
-    root: str, batch: Batch, cache: Cache, *, leave_out: Callable[[bytes], bool] = lambda path: False
+    root: str, sink: Sink, cache: Cache, *, leave_out: LeaveOut | None = None, report: Report | None = None
 ) -> Snapshot:
     """Keep the whole of a directory. The caller commits the batch before the tree's hash means anything.
 
     Links are never followed, and a directory is opened relative to the one above it, so nothing outside `root` gets
-    in, whatever is swapped meanwhile. `leave_out` tells which paths are none of the snapshot's business.
+    in, whatever is swapped meanwhile. Raises `OSError` if `root` cannot be opened.
     """
-    taking = _Taking(batch, cache, leave_out)
+    taking = _Taking(sink, cache, leave_out, report)
     descriptor = os.open(root, _OPEN_DIRECTORY)
     try:
         tree = taking.directory(descriptor, b"")
     finally:
         os.close(descriptor)
-    taking.remember()
+    sink.afterwards(taking.remember)
     return Snapshot(tree, taking.files, taking.bytes, taking.unkept)
 
 
@@ -68,15 +81,17 @@ class _Taking:
     is compared a directory, not one entry a file. Where it differs, only files whose own status differs are read.
     """
 
-    def __init__(self, batch: Batch, cache: Cache, leave_out: Callable[[bytes], bool]) -> None:
-        self._batch = batch
+    def __init__(self, sink: Sink, cache: Cache, leave_out: LeaveOut | None, report: Report | None) -> None:
+        self._sink = sink
         self._cache = cache
         self._leave_out = leave_out
+        self._report = report
         self._before = cache.directories()
         self._seen: set[bytes] = set()
         self._changed: list[tuple[bytes, bytes | None, bytes, bytes]] = []
         # Whoever changes a file within a tick of our look at it can leave its status as it is.
         self._trusted_before = time.time_ns() - _TICK
+        self._looked = 0
         self.files = 0
         self.bytes = 0
         self.unkept: list[Unkept] = []
@@ -91,13 +106,13 @@ class _Taking:
         with os.scandir(descriptor) as found:
             for item in found:
                 name = os.fsencode(item.name)
-                if self._leave_out(prefix + name):
-                    continue
                 try:
                     info = item.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
                 mode = info.st_mode
+                if self._leave_out is not None and self._leave_out(prefix + name, stat.S_ISDIR(mode)):
+                    continue
                 kind = mode & 0o170000
                 if kind == 0o040000:
                     tree = self._below(descriptor, name, prefix)
@@ -107,7 +122,7 @@ class _Taking:
                     status.append((name, mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino))
                     self.bytes += info.st_size
                 else:
-                    self.unkept.append(Unkept(prefix + name, _kind(mode)))
+                    self.unkept.append(Unkept(prefix + name, _kind(mode), is_content=False))
         self.files += len(status)
         status.sort()
         below.sort()
@@ -120,6 +135,8 @@ class _Taking:
     def _below(self, parent: int, name: bytes, prefix: bytes) -> bytes | None:
         try:
             descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+        except FileNotFoundError:
+            return None
         except OSError as error:
             self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be opened"))
             return None
@@ -147,6 +164,9 @@ class _Taking:
             name, mode, size, modified, changed, _ = one
             digest = before.get(one)
             if digest is None:
+                self._looked += 1
+                if self._report is not None and not self._looked % _REPORT_EVERY:
+                    self._report(self._looked)
                 kept = self._keep(descriptor, prefix, one)
                 if kept is None:
                     trusted = False
@@ -162,7 +182,7 @@ class _Taking:
                 trusted = False
             kind = LINK if stat.S_ISLNK(mode) else FILE
             entries.append(Entry(kind, 0 if kind == LINK else mode & 0o7777, size, digest, name))
-        tree = self._batch.add(encode(entries))
+        tree = self._sink.add(encode(entries))
         self._changed.append((path, key if trusted else None, tree, marshal.dumps(after)))
         return tree
 
@@ -171,13 +191,15 @@ class _Taking:
         try:
             if stat.S_ISLNK(mode):
                 target = os.fsencode(os.readlink(name, dir_fd=parent))
-                return self._batch.add(target), len(target)
+                return self._sink.add(target), len(target)
             descriptor = os.open(name, _OPEN_FILE, dir_fd=parent)
+        except FileNotFoundError:
+            return None
         except OSError as error:
             self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be read"))
             return None
         try:
-            return self._batch.add_file(descriptor, size)
+            return self._sink.add_file(descriptor, size)
         finally:
             os.close(descriptor)
 

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from deepctl.domain.checkpoints.objects import Batch, Objects
+from deepctl.domain.checkpoints.objects import Objects, Sink
 from deepctl.errors import Damaged
 
 FILE, LINK, DIRECTORY = b"f", b"l", b"d"
@@ -103,11 +103,11 @@ def changes(objects: Objects, before: bytes | None, after: bytes | None, prefix:
             yield from changes(objects, was_tree, now_tree, path + b"/")
 
 
-def patched(objects: Objects, batch: Batch, tree: bytes | None, changes: Iterable[Change]) -> bytes:
+def patched(objects: Objects, sink: Sink, tree: bytes | None, changes: Iterable[Change]) -> bytes:
     """The tree that `tree` becomes when every path of `changes` is made its `after`, as `restore.apply` would.
 
     Directories keep what is in them and in no change; so one that is to go but holds such a thing stays. New trees go
-    into `batch`.
+    into `sink`.
     """
     here: dict[bytes, Change] = {}
     below: dict[bytes, list[Change]] = {}
@@ -125,11 +125,11 @@ def patched(objects: Objects, batch: Batch, tree: bytes | None, changes: Iterabl
         if wanted is not None and wanted.kind != DIRECTORY:
             entries[name] = wanted._replace(name=name)
             continue
-        inner = patched(objects, batch, current.digest if current and was_directory else None, below.get(name, ()))
+        inner = patched(objects, sink, current.digest if current and was_directory else None, below.get(name, ()))
         if wanted is not None:
             entries[name] = Entry(DIRECTORY, wanted.mode, 0, inner, name)
         elif current is not None and was_directory and inner != _EMPTY:
             entries[name] = current._replace(digest=inner)
         else:
             entries.pop(name, None)
-    return batch.add(encode(list(entries.values())))
+    return sink.add(encode(list(entries.values())))

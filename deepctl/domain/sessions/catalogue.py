@@ -1,13 +1,15 @@
 """The sessions of a profile: finding, starting and describing them.
 
 A session is the directory `sessions/<name>/`: `session.json` (one sealed line: the session's own random id, when
-it began and which log is its head) and its message logs.
+it began, which log is its head and from which checkpoint it was forked) and its message logs.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from deepctl.domain import names
@@ -26,13 +28,14 @@ _TITLE_LENGTH = 80
 
 
 class Session(NamedTuple):
-    """Where a session is kept. `log` is the id of the log at its head."""
+    """Where a session is kept. `log` is the id of the log at its head, `forked_from` the checkpoint it began at."""
 
     name: str
     directory: str
     id: str
     created_at: str
     log: str
+    forked_from: str | None = None
 
 
 class Summary(NamedTuple):
@@ -71,13 +74,17 @@ def latest(paths: ProfilePaths) -> str | None:
 
 
 def _written(directory: str) -> int:
-    newest = 0
+    """When a session was written to, in nanoseconds: its record or the log at its head, as others may be shared."""
     try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                newest = max(newest, entry.stat(follow_symlinks=False).st_mtime_ns)
-    except OSError:
-        pass
+        files = [_RECORD, _load(directory).log + log.SUFFIX]
+    except (DeepctlError, OSError):
+        files = []
+    newest = 0
+    for file in files or os.listdir(directory):
+        try:
+            newest = max(newest, os.lstat(os.path.join(directory, file)).st_mtime_ns)
+        except OSError:
+            continue
     return newest
 
 
@@ -100,7 +107,8 @@ def _load(directory: str) -> Session:
         case {"v": int(version)} if version > FORMAT:
             raise NewerFormat(path, version, FORMAT)
         case {"v": int(), "id": str(identity), "created_at": str(at), "log": str(head)} if log.is_id(head):
-            return Session(name, directory, identity, at, head)
+            origin = record.get("forked_from")
+            return Session(name, directory, identity, at, head, origin if isinstance(origin, str) else None)
         case _:
             return _without_record(name, directory, "not the record of a session")
 
@@ -121,6 +129,33 @@ def _without_record(name: str, directory: str, reason: str) -> Session:
 
 def start(paths: ProfilePaths, name: str) -> Session:
     """Begin a new session. The caller holds the profile's lock. Raises `Refused` if the name is taken."""
+    return _begin(paths, name, lambda staging: None)
+
+
+def fork(paths: ProfilePaths, name: str, source: str, origin: str, log_id: str, offset: int) -> Session:
+    """Begin a new session that goes on from `offset` of a log in the directory `source`.
+
+    The logs are shared by hard links, so nothing is copied and either can be deleted. `origin` is the checkpoint. The
+    caller holds the profile's lock.
+    """
+
+    def share(staging: str) -> dict[str, Any]:
+        for shared in log.chain(source, log_id, offset):
+            path = log.log_path(staging, shared)
+            try:
+                os.link(log.log_path(source, shared), path)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS):
+                    raise
+                durable.write_file(path, durable.read_file(log.log_path(source, shared)))
+        return {"log": log_id, "offset": offset}
+
+    return _begin(paths, name, share, origin)
+
+
+def _begin(
+    paths: ProfilePaths, name: str, fill: Callable[[str], dict[str, Any] | None], origin: str | None = None
+) -> Session:
     if (taken := spelled(paths, name)) is not None:
         raise Refused(
             f"There is a session {taken!r} already.",
@@ -132,13 +167,47 @@ def start(paths: ProfilePaths, name: str) -> Session:
     shutil.rmtree(staging, ignore_errors=True)
     durable.make_directory(staging)
     identity, first_log = os.urandom(16).hex(), os.urandom(8).hex()
-    durable.write_file(log.log_path(staging, first_log), sealed.seal(log.header(first_log)))
+    durable.write_file(log.log_path(staging, first_log), sealed.seal(log.header(first_log, fill(staging))))
     directory = os.path.join(paths.sessions, name)
-    session = Session(name, directory, identity, log.now(), first_log)
+    session = Session(name, directory, identity, log.now(), first_log, origin)
     _write_record(session, staging)
     os.rename(staging, directory)
     durable.sync_directory(paths.sessions)
     return session
+
+
+def branch(session: Session, log_id: str, parent: str, offset: int) -> Session:
+    """Let a session go on in the log `log_id`, from `offset` of the log `parent`. Doing it again changes nothing.
+
+    The old log stays. The caller holds the profile's lock.
+    """
+    if session.log == log_id:
+        return session
+    path = log.log_path(session.directory, log_id)
+    if not os.path.exists(path):
+        durable.write_file(path, sealed.seal(log.header(log_id, {"log": parent, "offset": offset})))
+    moved = session._replace(log=log_id)
+    _write_record(moved, session.directory)
+    return moved
+
+
+def unbranch(session: Session, log_id: str, unused: str) -> None:
+    """Let a session go on in the log `log_id` after all; the log `unused`, if it is another, goes."""
+    _write_record(session._replace(log=log_id), session.directory)
+    if unused != log_id:
+        try:
+            os.unlink(log.log_path(session.directory, unused))
+        except FileNotFoundError:
+            pass
+
+
+def tidy(paths: ProfilePaths) -> None:
+    """Remove what writers that were killed left. The caller holds the profile's lock."""
+    for name in all_names(paths):
+        directory = os.path.join(paths.sessions, name)
+        for entry in os.listdir(directory):
+            if entry.startswith(".") and entry.endswith(".tmp"):
+                os.unlink(os.path.join(directory, entry))
 
 
 def _write_record(session: Session, directory: str) -> None:
@@ -148,6 +217,8 @@ def _write_record(session: Session, directory: str) -> None:
         "created_at": session.created_at,
         "log": session.log,
     }
+    if session.forked_from is not None:
+        record["forked_from"] = session.forked_from
     durable.write_file(os.path.join(directory, _RECORD), sealed.seal(record))
 
 
@@ -160,18 +231,32 @@ def free_name(paths: ProfilePaths) -> str:
     return f"session-{number}"
 
 
+def by_id(paths: ProfilePaths) -> dict[str, str]:
+    """The names of a profile's sessions by their ids; those that cannot be read are left out."""
+    found = {}
+    for name in all_names(paths):
+        try:
+            found[_load(os.path.join(paths.sessions, name)).id] = name
+        except (DeepctlError, OSError):
+            continue
+    return found
+
+
 def read(session: Session) -> log.Conversation:
     """The whole conversation of a session. Raises `Damaged` or `NewerFormat`."""
     return log.read(session.directory, session.log)
 
 
-def summaries(paths: ProfilePaths) -> list[Summary]:
-    """All sessions of a profile, the one written to last first. Damage takes only its own session down."""
+def summaries(paths: ProfilePaths, heads: Mapping[str, str]) -> list[Summary]:
+    """All sessions of a profile, the one written to last first. Damage takes only its own session down.
+
+    `heads` has the checkpoint at which each stands, by its id.
+    """
     ordered = sorted(all_names(paths), key=lambda name: _written(os.path.join(paths.sessions, name)), reverse=True)
-    return [summary(paths, name) for name in ordered]
+    return [summary(paths, name, heads) for name in ordered]
 
 
-def summary(paths: ProfilePaths, name: str) -> Summary:
+def summary(paths: ProfilePaths, name: str, heads: Mapping[str, str] = {}) -> Summary:
     """One session as lists show it; never raises for damage inside it."""
     try:
         session = find(paths, name)
@@ -180,10 +265,10 @@ def summary(paths: ProfilePaths, name: str) -> Summary:
         raise
     except (DeepctlError, OSError) as error:
         return Summary(name, None, None, 0, 0, None, "", problem=str(error))
-    return summarize(session, conversation)
+    return summarize(session, conversation, heads)
 
 
-def summarize(session: Session, conversation: log.Conversation) -> Summary:
+def summarize(session: Session, conversation: log.Conversation, heads: Mapping[str, str]) -> Summary:
     """The summary of a conversation that has been read already."""
     messages = conversation.messages
     return Summary(
@@ -192,7 +277,7 @@ def summarize(session: Session, conversation: log.Conversation) -> Summary:
         messages[-1].at if messages else session.created_at,
         len({entry.turn for entry in messages}),
         len(messages),
-        None,
+        heads.get(session.id, session.forked_from),
         _title(conversation),
         len(conversation.damage),
     )

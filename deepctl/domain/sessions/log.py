@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -90,6 +90,64 @@ def read(directory: str, log: str, end: int | None = None) -> Conversation:
     return Conversation(messages, damage, last_turn)
 
 
+def chain(directory: str, log: str, end: int | None = None) -> list[str]:
+    """The ids of a log and of those it continues, itself first. Raises `Damaged` if one is missing."""
+    return [file.removesuffix(SUFFIX) for file, _ in _chain(directory, log, end, [])]
+
+
+def parent_of(directory: str, log: str) -> tuple[str, int] | None:
+    """The log that a log continues, and from which offset, if it continues one. Raises `Damaged` if nobody can tell."""
+    path = log_path(directory, log)
+    first = next(sealed.parse(durable.read_file(path)), None)
+    match first.value if first is not None else None:
+        case {"parent": {"log": str(parent), "offset": int(offset)}} if is_id(parent):
+            return parent, offset
+        case {"parent": None}:
+            return None
+        case _:
+            raise Damaged(f"The first line of {path} is damaged.")
+
+
+class Plain(NamedTuple):
+    """One line of a log that has whole messages only: the offset behind it, and its message unless it is the first."""
+
+    end: int
+    message: dict[str, Any] | None
+
+
+def plain_lines(directory: str, log: str) -> Iterator[Plain]:
+    """The lines of a log without results of their own, up to the first that is damaged."""
+    instructions = None
+    for line in sealed.parse(durable.read_file(log_path(directory, log))):
+        match line.value:
+            case {"log": str()}:
+                yield Plain(line.end, None)
+            case {"message": {"kind": str(kind), "parts": list()} as message} if line.value is not None:
+                if line.value.get("same_instructions"):
+                    message["instructions"] = instructions
+                if kind == "request":
+                    instructions = message.get("instructions")
+                yield Plain(line.end, message)
+            case _:
+                return
+
+
+def end_of(directory: str, log: str) -> tuple[int, int]:
+    """The offsets behind the first line of a log, which says what it continues, and behind its last whole line.
+
+    Raises `Damaged` if its file is missing.
+    """
+    path = log_path(directory, log)
+    try:
+        descriptor = durable.open_regular(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise _missing(path) from None
+    try:
+        return os.pread(descriptor, 4096, 0).find(b"\n") + 1, sealed.whole(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _chain(directory: str, log: str, end: int | None, damage: list[Damage]) -> list[tuple[str, list[sealed.Line]]]:
     chain = []
     seen: set[str] = set()
@@ -99,9 +157,7 @@ def _chain(directory: str, log: str, end: int | None, damage: list[Damage]) -> l
         try:
             raw = durable.read_file(path)
         except FileNotFoundError:
-            raise Damaged(
-                f"The message log {path} is missing.", "The files of the workspace are not affected."
-            ) from None
+            raise _missing(path) from None
         lines = list(sealed.parse(raw if end is None else raw[:end]))
         first = lines[0].value if lines else None
         _check_version(path, lines)
@@ -115,6 +171,10 @@ def _chain(directory: str, log: str, end: int | None, damage: list[Damage]) -> l
                 damage.append(Damage(os.path.basename(path), 1, "what it continues cannot be told", False))
                 break
     return chain
+
+
+def _missing(path: str) -> Damaged:
+    return Damaged(f"The message log {path} is missing.", "The files of the workspace are not affected.")
 
 
 def _check_version(path: str, lines: Iterable[sealed.Line]) -> None:
@@ -200,6 +260,12 @@ class Writer:
         self.torn = self._appender.torn
         self._results: list[dict[str, Any]] = []
         self._instructions: str | None = None
+        self._written = 0
+
+    @property
+    def count(self) -> int:
+        """How many messages have been written; results whose request is yet to come are one."""
+        return self._written + bool(self._results)
 
     @property
     def end(self) -> int:
@@ -229,6 +295,7 @@ class Writer:
                 entry["same_instructions"] = True
             self._instructions = instructions
         self._append(entry)
+        self._written += 1
 
     def _append(self, entry: dict[str, Any]) -> None:
         self._appender.append({"v": FORMAT, "turn": self.turn, "at": now(), **entry})

@@ -1,0 +1,127 @@
+"""The checkpoints of one turn of a profile's session: made as it goes, and reached by its agent."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from pydantic_ai import RunContext
+
+from deepctl.agent.checkpointing import READ_ONLY_TOOLS, RewindRequested
+from deepctl.agent.turn import Emit, storing
+from deepctl.domain.checkpoints import reading, rewinding
+from deepctl.domain.checkpoints.ledger import AGENT, Record
+from deepctl.domain.checkpoints.objects import Scratch
+from deepctl.domain.checkpoints.rewinding import Conflicts, Wish
+from deepctl.domain.checkpoints.store import Position
+from deepctl.domain.checkpoints.work import Work
+from deepctl.domain.sessions import log
+from deepctl.domain.sessions.catalogue import Session
+from deepctl.errors import DeepctlError, Refused
+
+_SHOWN = 50
+
+
+class TurnCheckpoints:
+    """Keeps a turn. `attempt` begins it, and begins it again after the agent has rewound it."""
+
+    def __init__(self, work: Work, prompt: str, emit: Emit) -> None:
+        self._work = work
+        self._prompt = prompt
+        self.emit = emit
+        self.workspace = work.paths.workspace
+        self._rewound: set[str] = set()
+        self.latest: Record | None = None
+
+    def attempt(self, session: Session, before: Position, writer: log.Writer) -> None:
+        """The turn begins, or begins again, where the conversation stands at `before`."""
+        self._session = session
+        self._before = before
+        self._writer = writer
+        self._is_over = False
+
+    def started(self, session: Session, before: Position) -> None:
+        """Keep the state before the turn."""
+        self._tell(self._work.before_turn(session, before))
+
+    def tool_done(self, name: str) -> None:
+        """Keep the state after a tool call that could have changed something."""
+        if name not in READ_ONLY_TOOLS:
+            with storing():
+                self._tell(self._work.after_tool(self._session, self._position()))
+
+    def ended(self) -> None:
+        """Keep the state after the turn, unless it came to nothing or has been rewound."""
+        if self._writer.count and not self._is_over:
+            self._tell(self._work.after_turn(self._session, self._position()))
+
+    def broke_off(self) -> None:
+        """The same for a turn that failed. What went wrong there is told; not that its end could not be kept."""
+        try:
+            self.ended()
+        except (DeepctlError, OSError):
+            pass  # the next command finds the turn without its end, and knows what that means
+
+    def _position(self) -> Position:
+        before, writer = self._before, self._writer
+        return Position(
+            before.session,
+            writer.turn,
+            self._session.log,
+            writer.end,
+            before.message_count + writer.count,
+            self._prompt,
+        )
+
+    def _tell(self, record: Record | None) -> None:
+        if record is not None:
+            self.latest = record
+            self.emit({"type": "checkpoint", "id": record.id, "kind": record.kind})
+
+    async def save_labelled(self, ctx: RunContext[Any], label: str) -> str:
+        """Make a checkpoint in the middle of the turn."""
+        self._work.store.writer.check_free(label)
+        with storing():
+            record = self._work.save(self._session, "manual", self._position(), author=AGENT, label=label)
+        self._tell(record)
+        return record.id
+
+    async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
+        """The session's checkpoints that led here, oldest first."""
+        found = self._work.ledger
+        line = found.line_of(reading.head(found, self._session))[:_SHOWN]
+        return [
+            f"{record.id} {found.labels.get(record.id, '')} turn {record.turn}, {record.message_count} messages, "
+            f"{record.files} files, {record.created_at}: {record.prompt[:60]}"
+            for record in reversed(line)
+        ]
+
+    async def rewind(self, ctx: RunContext[Any], reference: str, reason: str) -> NoReturn:
+        """End the turn, to go back; refused if that would lose an edit, or for the second time."""
+        work = self._work
+        target = reading.find(work.paths, work.ledger, reference, self._session.name)
+        rewinding.check_session(work.ledger, self._session, target, {})
+        if target.id in self._rewound:
+            raise Refused(f"You have rewound to {target.id} once for this request already. Go on from here.")
+        scratch = Scratch(work.store.objects)
+        foretold = rewinding.plan_files(
+            work.ledger,
+            work.store.objects,
+            scratch,
+            work.store.snapshot(work.workspace, scratch),
+            self._session.id,
+            Wish(target),
+            exclude=work.workspace.exclude,
+            author=self._session.id,
+        )
+        work.store.objects.scratch.clear()
+        if foretold.plan.conflicts:
+            raise Conflicts(foretold.plan.conflicts)
+        self._rewound.add(target.id)
+        raise RewindRequested(target.id, work.ledger.labels.get(target.id, ""), [], reason)
+
+    def go_back(self, request: RewindRequested) -> None:
+        """Do what the agent asked for."""
+        self._is_over = True
+        target = self._work.ledger.records[request.checkpoint_id]
+        done = rewinding.rewind(self._work, self._session, Wish(target), position=self._position(), author=AGENT)
+        self._tell(done.safety)

@@ -1,0 +1,160 @@
+"""Checkpoints of an application's runs: what the command line does for a session, for any `CheckpointStore`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+from pydantic_ai import RunContext
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.messages import ModelMessage, ModelRequest, ToolCallPart, ToolReturnPart, UserPromptPart
+from pydantic_ai.run import AgentRunResult
+from pydantic_ai.tools import ToolDefinition
+
+from deepctl.agent.checkpoint_stores import (
+    Checkpoint,
+    CheckpointFrequency,
+    CheckpointStore,
+    FileCheckpointStore,
+    new_checkpoint,
+)
+from deepctl.agent.checkpointing import READ_ONLY_TOOLS, RewindRequested
+from deepctl.domain.checkpoints.ledger import check_label
+from deepctl.domain.checkpoints.reference import CheckpointNotFound
+from deepctl.errors import Refused
+
+
+def directory_of(backend: object) -> str | None:
+    """The directory on this machine that a backend works in, if there is one."""
+    root = getattr(backend, "root_dir", None)
+    return os.fspath(root) if root is not None and os.path.isdir(root) else None
+
+
+def _turns(conversation: list[ModelMessage]) -> int:
+    """How many prompts there were; what capabilities add in the user's role comes with metadata."""
+    return sum(
+        any(
+            isinstance(part, UserPromptPart)
+            and (isinstance(part.content, str) or any(isinstance(item, str) for item in part.content))
+            for part in message.parts
+        )
+        for message in conversation
+        if isinstance(message, ModelRequest)
+    )
+
+
+class StoreCheckpoints:
+    """The checkpoints of a store as an agent reaches them, and makes them in the course of its runs.
+
+    `directory` is where the backend's files are on this machine, `None` if they are not; they are kept by a
+    `FileCheckpointStore` only.
+    """
+
+    def __init__(self, store: CheckpointStore, directory: str | None) -> None:
+        self.store = store
+        self._directory = directory
+        self._rewound: set[tuple[str, str]] = set()
+
+    async def save(
+        self, label: str, conversation: list[ModelMessage], metadata: dict[str, Any], *, by_agent: bool = True
+    ) -> str:
+        """Make a checkpoint; returns its id."""
+        made = new_checkpoint(label, _turns(conversation), conversation, metadata)
+        if isinstance(self.store, FileCheckpointStore):
+            await self.store.save(made, workspace=self._directory, by_agent=by_agent)
+        else:
+            await self.store.save(made)
+        return made.id
+
+    async def save_labelled(self, ctx: RunContext[Any], label: str) -> str:
+        """Make a checkpoint that the agent asked for. Raises `BadName`, or `Refused` if the label is taken."""
+        check_label(label)
+        if await self.store.get_by_label(label) is not None:
+            raise Refused(f"There is a checkpoint called {label!r} already.", code="label_exists")
+        return await self.save(label, list(ctx.messages), {"kind": "manual"})
+
+    async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
+        """A line for each checkpoint, oldest first."""
+        return [
+            f"{found.id} {found.label} turn {found.turn}, {found.message_count} messages, {found.created_at:%F %T %z}"
+            for found in await self.store.list_all()
+        ]
+
+    async def rewind(self, ctx: RunContext[Any], reference: str, reason: str) -> NoReturn:
+        """Put the files back and raise `RewindRequested`; refused the second time for the same prompt."""
+        target = await self.store.get(reference) or await self.store.get_by_label(reference)
+        if target is None:
+            raise CheckpointNotFound(f"There is no checkpoint {reference!r}.", "`list_checkpoints` shows them.")
+        asked = (_asked(ctx), target.id)
+        if asked in self._rewound:
+            raise Refused(f"You have rewound to {target.id} once for this request already. Go on from here.")
+        await self._restore(target)
+        self._rewound.add(asked)
+        raise RewindRequested(target.id, target.label, target.messages, reason)
+
+    async def _restore(self, target: Checkpoint) -> None:
+        if isinstance(self.store, FileCheckpointStore) and self._directory and target.metadata.get("workspace") is True:
+            await self.store.rewind(target.id, self._directory)
+
+
+def _asked(ctx: RunContext[Any]) -> str:
+    prompt = ctx.prompt
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(item for item in prompt or () if isinstance(item, str))
+
+
+@dataclass
+class Checkpointing(AbstractCapability[Any]):
+    """Makes checkpoints in the store of a run's deps: when it starts, after tool calls, and when it ends.
+
+    `frequency` is `every_tool`, `every_turn` (not after tool calls) or `manual_only`. Where the deps have no store, or
+    one that looks after itself, nothing is made.
+    """
+
+    frequency: CheckpointFrequency = "every_tool"
+    _done: list[ToolReturnPart] = field(default_factory=list, init=False, repr=False)
+
+    async def for_run(self, ctx: RunContext[Any]) -> Checkpointing:
+        """One for each run, so that runs at the same time do not mix."""
+        return replace(self)
+
+    def _store(self, ctx: RunContext[Any]) -> StoreCheckpoints | None:
+        found = getattr(ctx.deps, "checkpoints", None)
+        return found if isinstance(found, StoreCheckpoints) and self.frequency != "manual_only" else None
+
+    async def before_run(self, ctx: RunContext[Any]) -> None:
+        """Keep the state before the turn, which is the user's."""
+        store = self._store(ctx)
+        if store is not None:
+            before = [message for message in ctx.messages if message.run_id != ctx.run_id]
+            await store.save(f"turn-{_turns(before)}", before, {"kind": "turn"}, by_agent=False)
+
+    async def after_tool_execute(
+        self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any], result: Any
+    ) -> Any:
+        """Keep the state after a tool call that could have changed something, its result included."""
+        store = self._store(ctx)
+        self._done.append(ToolReturnPart(call.tool_name, result, call.tool_call_id))
+        if store is not None and self.frequency == "every_tool" and call.tool_name not in READ_ONLY_TOOLS:
+            so_far = list(ctx.messages)
+            waiting = (
+                {part.tool_call_id for part in so_far[-1].parts if isinstance(part, ToolCallPart)} if so_far else set()
+            )
+            results = [part for part in self._done if part.tool_call_id in waiting]
+            conversation = [*so_far, ModelRequest(parts=results)]
+            await store.save(
+                f"tool-{_turns(conversation)}-{call.tool_name}",
+                conversation,
+                {"kind": "tool", "last_tool": call.tool_name},
+            )
+        return result
+
+    async def after_run(self, ctx: RunContext[Any], *, result: AgentRunResult[Any]) -> AgentRunResult[Any]:
+        """Keep the state after the turn."""
+        store = self._store(ctx)
+        if store is not None:
+            conversation = result.all_messages()
+            await store.save(f"turn-{_turns(conversation)}", conversation, {"kind": "turn"})
+        return result

@@ -1,0 +1,132 @@
+"""Choosing a checkpoint at the terminal: the list above, what the rewind would do below."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from deepctl.cli.checkpoints import foretell
+from deepctl.domain.checkpoints import comparing, reading
+from deepctl.domain.checkpoints.ledger import Record
+from deepctl.domain.checkpoints.reading import Reader
+from deepctl.domain.checkpoints.rewinding import Wish
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions.catalogue import Session
+from deepctl.errors import DeepctlError, Interrupted, NotFound
+from deepctl.output.checkpoints import preview_line
+from deepctl.output.progress import Progress
+from deepctl.output.text import ago, printable
+
+if TYPE_CHECKING:
+    from prompt_toolkit.formatted_text import StyleAndTextTuples
+
+_PREVIEWED = 12
+_SHOWN = 12
+
+
+def pick(profile: ProfilePaths, session: str | None, only: str, force: bool, exact: bool) -> str:
+    """Let the user choose; returns the id. Raises `Interrupted` if nothing was chosen, `NotFound` if there is none."""
+    with closing(Reader(profile)) as reader:
+        at_hand = reading.session_at_hand(profile, session)
+        line = reader.ledger.line_of(reading.head(reader.ledger, at_hand))
+        records = [record for record in line if record.kind != "tool"]
+        if not records:
+            raise NotFound(f"Session {at_hand.name!r} has no checkpoints.", code="checkpoint_not_found")
+        return _Picker(reader, at_hand, records, (only, force, exact)).run()
+
+
+class _Picker:
+    """One choice. Arrow keys or j and k move, Enter takes, Escape, q and Ctrl-C leave."""
+
+    def __init__(self, reader: Reader, session: Session, records: list[Record], wish: tuple[str, bool, bool]) -> None:
+        self._reader = reader
+        self._session = session
+        self._records = records
+        self._wish = wish
+        # The first is where the session stands; the one before it is what is usually meant.
+        self._at = min(1, len(records) - 1)
+        self._previews: dict[str, list[str]] = {}
+
+    def run(self) -> str:
+        from prompt_toolkit.application import Application
+        from prompt_toolkit.input import create_input
+        from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+        from prompt_toolkit.layout import FormattedTextControl, HSplit, Layout, Window
+        from prompt_toolkit.output import create_output
+
+        keys = KeyBindings()
+
+        def move(by: int) -> None:
+            self._at = max(0, min(len(self._records) - 1, self._at + by))
+
+        for key, step in (("up", -1), ("k", -1), ("down", 1), ("j", 1), ("pageup", -_SHOWN), ("pagedown", _SHOWN)):
+            keys.add(key)(lambda event, step=step: move(step))
+
+        @keys.add("enter")
+        def _take(event: KeyPressEvent) -> None:
+            event.app.exit(result=self._records[self._at].id)
+
+        @keys.add("escape", eager=True)
+        @keys.add("q")
+        @keys.add("c-c")
+        @keys.add("c-d")
+        def _leave(event: KeyPressEvent) -> None:
+            event.app.exit(result=None)
+
+        choices = Window(
+            FormattedTextControl(self._choices, focusable=True, show_cursor=False), dont_extend_height=True
+        )
+        preview = Window(FormattedTextControl(self._preview), dont_extend_height=True, wrap_lines=False)
+        application: Application[str | None] = Application(
+            Layout(HSplit([choices, preview])),
+            key_bindings=keys,
+            erase_when_done=True,
+            input=create_input(sys.stdin),
+            output=create_output(sys.stderr),
+        )
+        chosen = application.run()
+        if chosen is None:
+            raise Interrupted("Nothing was chosen, so nothing was rewound.")
+        return chosen
+
+    def _choices(self) -> StyleAndTextTuples:
+        shown: StyleAndTextTuples = [("bold", f"Rewind session {self._session.name} to (Enter takes, Esc leaves):\n")]
+        first = max(0, min(self._at - _SHOWN // 2, len(self._records) - _SHOWN))
+        for number in range(first, min(first + _SHOWN, len(self._records))):
+            record = self._records[number]
+            label = self._reader.ledger.labels.get(record.id, "")
+            what = f"after {printable(record.prompt)[:50]!r}" if record.prompt else "the beginning"
+            words = f"{record.id[:8]} {ago(record.created_at):<16} turn {record.turn:<3} {label:<12} {what}"
+            chosen = number == self._at
+            shown.append(("reverse" if chosen else "", f"{'>' if chosen else ' '} {words}\n"))
+        return shown
+
+    def _preview(self) -> StyleAndTextTuples:
+        return [("", "\n".join(self._lines(self._records[self._at])))]
+
+    def _lines(self, record: Record) -> list[str]:
+        if record.id not in self._previews:
+            try:
+                self._previews[record.id] = self._foretold(record)
+            except (DeepctlError, OSError) as error:
+                self._previews[record.id] = [f"This one cannot be looked at: {printable(str(error))}"]
+        return self._previews[record.id]
+
+    def _foretold(self, record: Record) -> list[str]:
+        reader = self._reader
+        with Progress("Looking") as progress:
+            outline = foretell(reader, self._session, Wish(record, *self._wish), progress)
+        now = comparing.present(reader.paths.workspace, reader.objects)
+        found = list(comparing.differences(outline.changes, now, comparing.kept(reader.objects)))
+        files = f"{len(found)} file{'' if len(found) == 1 else 's'} would change"
+        turns = f"{outline.turns_removed} turn{'' if outline.turns_removed == 1 else 's'} would leave the conversation"
+        lines = ["", f"{files}, {turns}."]
+        lines += [f"  {preview_line(one)}" for one in found[:_PREVIEWED]]
+        if len(found) > _PREVIEWED:
+            lines.append(f"  … and {len(found) - _PREVIEWED} more")
+        if outline.conflicts:
+            lines.append(
+                f"Changed by somebody else after the agent: {len(outline.conflicts)}; --force takes these back."
+            )
+        return lines

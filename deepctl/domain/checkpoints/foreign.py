@@ -1,0 +1,86 @@
+"""Checkpoints as pydantic-deep's `FileCheckpointStore` writes them: one `<id>.json` each, in a directory.
+
+Source of the format: pydantic-deep 0.3.50, `features/checkpointing/store.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from deepctl.errors import Damaged, DeepctlError
+from deepctl.files import durable
+
+_SUFFIX = ".json"
+
+
+class Header(NamedTuple):
+    """What a checkpoint is, without its messages. `created_at` is RFC 3339."""
+
+    id: str
+    label: str
+    turn: int
+    created_at: str
+
+
+class Foreign(NamedTuple):
+    """One checkpoint: `messages` are pydantic-ai's JSON."""
+
+    header: Header
+    messages: list[dict[str, Any]]
+    metadata: dict[str, Any]
+
+
+def find(directory: str) -> dict[str, str]:
+    """The paths of the checkpoints in a directory by their file names, which are their ids."""
+    try:
+        found = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return {}
+    return {name.removesuffix(_SUFFIX): os.path.join(directory, name) for name in found if name.endswith(_SUFFIX)}
+
+
+def headers(directory: str) -> list[Header]:
+    """Those in a directory that can be read."""
+    found = []
+    for path in find(directory).values():
+        try:
+            found.append(read(path).header)
+        except (DeepctlError, OSError):
+            continue
+    return found
+
+
+def read(path: str) -> Foreign:
+    """One checkpoint. Raises `Damaged` if the file is none."""
+    try:
+        value = json.loads(durable.read_file(path))
+        datetime.fromisoformat(value["created_at"])
+        match value:
+            case {
+                "id": str(identity),
+                "label": str(label),
+                "turn": int(turn),
+                "messages": list(messages),
+                "created_at": str(at),
+            } if all(isinstance(message, dict) for message in messages):
+                metadata = value.get("metadata")
+                name = os.path.basename(path).removesuffix(_SUFFIX)
+                if identity != name:
+                    raise Damaged(f"{path} holds checkpoint {identity!r}.")
+                return Foreign(
+                    Header(identity, label, turn, at), messages, metadata if isinstance(metadata, dict) else {}
+                )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damaged(f"{path} is no checkpoint of pydantic-deep: {error}.") from None
+    raise Damaged(f"{path} is no checkpoint of pydantic-deep.")
+
+
+def in_utc(at: str) -> str:
+    """A time of theirs as RFC 3339 in UTC; one without a zone is taken for UTC."""
+    found = datetime.fromisoformat(at)
+    if found.tzinfo is not None:
+        found = found.astimezone(timezone.utc)
+    return found.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,104 @@
+"""Taking over what pydantic-deep's `FileCheckpointStore` kept: a session with the conversations, and their checkpoints.
+
+The files are only read. Checkpoints that are there already are passed over, so an import that was interrupted can be
+done again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from deepctl.domain import names
+from deepctl.domain.checkpoints import foreign, index, messages
+from deepctl.domain.checkpoints.foreign import Foreign
+from deepctl.domain.checkpoints.ledger import OTHER, Ledger, Record, check_label
+from deepctl.domain.checkpoints.messages import Messages
+from deepctl.domain.checkpoints.reading import Problem
+from deepctl.domain.checkpoints.store import Position
+from deepctl.domain.checkpoints.work import Work
+from deepctl.domain.sessions import catalogue
+from deepctl.errors import BadName, Damaged, NotFound
+
+_AUTOMATIC = re.compile(r"(turn|tool|auto)-\d+.*")
+_NO_FILES = "it was taken over from pydantic-deep, which keeps no files"
+
+
+class Taken(NamedTuple):
+    """What was taken over: the session's name, the checkpoints, and the files that could not be read."""
+
+    session: str
+    records: list[Record]
+    problems: list[Problem]
+
+
+def take_over(work: Work, directory: str, name: str | None) -> Taken:
+    """Take over the checkpoints in `directory`, into a new session.
+
+    Raises `NotFound` if there are none (or no new ones), and `Refused` if there is a session called `name`.
+    """
+    found: list[Foreign] = []
+    problems: list[Problem] = []
+    known = work.ledger.records
+    for identity, path in foreign.find(directory).items():
+        try:
+            one = foreign.read(path)
+            if identity not in known:
+                found.append(one)
+        except Damaged as error:
+            problems.append(Problem(identity, path, error.message))
+    if not found:
+        what = "new checkpoints" if foreign.find(directory) else "checkpoints (<id>.json)"
+        raise NotFound(f"There are no {what} in {directory}.", code="nothing_to_import")
+    found.sort(key=lambda one: one.header.created_at)
+    session = catalogue.start(work.paths, name if name is not None else _free_name(work))
+    logs = Messages(session.directory)
+    records = []
+    for one in found:
+        place = _kept(logs, one)
+        if place.log:
+            session = catalogue.branch(session, place.log, "", 0)
+        typed = [text for message in one.messages if (text := catalogue.prompt(message)) is not None]
+        label = _label(work.ledger, one.header.label)
+        saved = work.store.save(
+            Position(session.id, len(typed), place.log, place.offset, place.messages, typed[-1] if typed else ""),
+            "manual",
+            author=OTHER,
+            workspace=None,
+            id=one.header.id,
+            created_at=foreign.in_utc(one.header.created_at),
+            label=label,
+            metadata={**one.metadata, "label": one.header.label},
+            unkept=[["", _NO_FILES]],
+        )
+        assert saved is not None
+        records.append(saved)
+    index.rewrite(work.paths, work.ledger)
+    return Taken(session.name, records, problems)
+
+
+def _kept(logs: Messages, one: Foreign) -> messages.Place:
+    chain = [messages.START]
+    turns = [0]
+    for message in one.messages:
+        chain.append(messages.digest(chain[-1], message))
+        turns.append(turns[-1] + (catalogue.prompt(message) is not None))
+    kept, _ = logs.find(chain[1:])
+    return logs.keep(chain[1:], one.messages[kept:], turns[kept + 1 :])
+
+
+def _label(ledger: Ledger, label: str) -> str:
+    """The label, if somebody gave it and it may be one here; otherwise none."""
+    try:
+        check_label(label)
+    except BadName:
+        return ""
+    return "" if _AUTOMATIC.fullmatch(label) or ledger.labelled(label) is not None else label
+
+
+def _free_name(work: Work) -> str:
+    taken = {names.fold(name) for name in catalogue.all_names(work.paths)}
+    number = 1
+    while (name := "imported" if number == 1 else f"imported-{number}") in taken:
+        number += 1
+    return name

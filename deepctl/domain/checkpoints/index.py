@@ -1,0 +1,61 @@
+"""`cache/index`: what a shell needs to complete a reference, without starting Python.
+
+One line a checkpoint, in the order they were made: id, label (or nothing) and session, separated by tabs. It is made
+from the ledger and may be deleted at any time; the next change makes it anew.
+"""
+
+from __future__ import annotations
+
+import os
+
+from deepctl.domain.checkpoints.ledger import Ledger, Record
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions import catalogue
+from deepctl.errors import Refused
+from deepctl.files import durable
+
+
+def add(paths: ProfilePaths, ledger: Ledger, record: Record, session: str) -> None:
+    """A checkpoint was made: add its line. Trouble with the disk costs the index, not the checkpoint."""
+    try:
+        descriptor = durable.open_regular(paths.checkpoint_index, os.O_WRONLY | os.O_APPEND)
+        try:
+            durable.write_all(descriptor, _line(record, ledger, session))
+        finally:
+            os.close(descriptor)
+    except (OSError, Refused):
+        _drop(paths)
+
+
+def rewrite(paths: ProfilePaths, ledger: Ledger) -> None:
+    """Make the index anew."""
+    names = catalogue.by_id(paths)
+    lines = [_line(record, ledger, names.get(record.session, "")) for record in ledger.records.values()]
+    try:
+        durable.make_root(paths.cache)
+        durable.write_file(paths.checkpoint_index, b"".join(lines))
+    except OSError:
+        _drop(paths)
+
+
+def refresh(paths: ProfilePaths, ledger: Ledger) -> None:
+    """Make the index anew if it is not there or has not as many lines as there are checkpoints."""
+    try:
+        lines = durable.read_file(paths.checkpoint_index).count(b"\n")
+    except (OSError, Refused):
+        lines = -1
+    if lines != len(ledger.records):
+        _drop(paths)
+        rewrite(paths, ledger)
+
+
+def _drop(paths: ProfilePaths) -> None:
+    try:
+        os.unlink(paths.checkpoint_index)
+    except OSError:
+        pass  # it is not there, or stays wrong until the disk can be written again
+
+
+def _line(record: Record, ledger: Ledger, session: str) -> bytes:
+    words = (record.id, ledger.labels.get(record.id, ""), session)
+    return "\t".join(" ".join(word.split()) for word in words).encode(errors="replace") + b"\n"

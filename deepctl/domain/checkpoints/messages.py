@@ -1,0 +1,126 @@
+"""Conversations that an application hands over whole with every checkpoint, kept without repeating anything.
+
+They lie in logs of the same form as a session's (`deepctl.domain.sessions.log`). Every message stands for all that came
+before it, by a digest over the chain; so of a conversation only what is new is written, and one that goes on from the
+middle of another gets a log that continues it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from deepctl.domain.sessions import log
+from deepctl.errors import Damaged
+from deepctl.files import durable, sealed
+
+MESSAGES = "messages"
+"""The directory beside the ledger in which they lie."""
+
+START = b""
+"""The digest of the empty conversation."""
+
+
+class Place(NamedTuple):
+    """Where a conversation ends: the log, the offset in bytes behind its last message, and how many there are."""
+
+    log: str
+    offset: int
+    messages: int
+
+
+def digest(before: bytes, message: dict[str, Any]) -> bytes:
+    """The digest of a conversation that goes on with `message`."""
+    raw = json.dumps(message, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.blake2b(before + raw, digest_size=16).digest()
+
+
+class Messages:
+    """The conversations below `directory`. The caller holds the lock that guards it."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._known: dict[bytes, Place] = {}
+        self._ends: dict[str, bytes] = {}
+        self._instructions: dict[str, Any] = {}
+        if os.path.isdir(directory):
+            waiting = {name.removesuffix(log.SUFFIX) for name in os.listdir(directory) if name.endswith(log.SUFFIX)}
+            chains: dict[tuple[str, int], bytes] = {}
+            while waiting:
+                self._load(waiting.pop(), waiting, chains)
+
+    def _load(self, one: str, waiting: set[str], chains: dict[tuple[str, int], bytes]) -> None:
+        try:
+            parent = log.parent_of(self.directory, one)
+        except Damaged:
+            return
+        chain, count, instructions, end = START, 0, None, 0
+        if parent is not None:
+            if parent[0] in waiting:
+                waiting.discard(parent[0])
+                self._load(parent[0], waiting, chains)
+            if parent not in chains:
+                return  # what it continues is damaged: it is read, but nothing is added to it
+            chain = chains[parent]
+            count = self._known[chain].messages
+        for line in log.plain_lines(self.directory, one):
+            end = line.end
+            if line.message is not None:
+                if line.message["kind"] == "request":
+                    instructions = line.message.get("instructions")
+                chain, count = digest(chain, line.message), count + 1
+                self._known.setdefault(chain, Place(one, end, count))
+            chains[one, end] = chain
+        if end == log.end_of(self.directory, one)[1]:
+            self._ends[one] = chain
+            self._instructions[one] = instructions
+
+    def find(self, chain: Sequence[bytes]) -> tuple[int, Place | None]:
+        """How much of a conversation, given by the digests up to each message, is kept already, and where that ends."""
+        for count in range(len(chain), 0, -1):
+            if (place := self._known.get(chain[count - 1])) is not None:
+                return count, place
+        return 0, None
+
+    def keep(self, chain: Sequence[bytes], new: Sequence[dict[str, Any]], turns: Sequence[int]) -> Place:
+        """Keep a conversation; `new` are its messages beyond what `find` told, each in one of `turns`.
+
+        Synced when it returns.
+        """
+        kept, place = self.find(chain)
+        if not new:
+            return place or Place("", 0, 0)
+        before = chain[kept - 1] if kept else START
+        one = self._open(before, place)
+        entries = []
+        for message, turn in zip(new, turns, strict=True):
+            entry: dict[str, Any] = {"v": log.FORMAT, "turn": turn, "at": log.now(), "message": message}
+            if message.get("kind") == "request":
+                instructions = message.get("instructions")
+                if instructions is not None and instructions == self._instructions.get(one):
+                    entry["message"] = {**message, "instructions": None}
+                    entry["same_instructions"] = True
+                self._instructions[one] = instructions
+            entries.append(entry)
+        appender = sealed.Appender(log.log_path(self.directory, one))
+        try:
+            ends = appender.extend(entries)
+        finally:
+            appender.close()
+        for number, end in enumerate(ends, kept):
+            self._known[chain[number]] = Place(one, end, number + 1)
+        self._ends[one] = chain[-1]
+        return self._known[chain[-1]]
+
+    def _open(self, before: bytes, place: Place | None) -> str:
+        """The log that ends where the conversation does so far, or a new one that goes on from there."""
+        if place is not None and self._ends.get(place.log) == before:
+            return place.log
+        one = os.urandom(8).hex()
+        durable.make_root(self.directory)
+        parent = {"log": place.log, "offset": place.offset} if place is not None else None
+        durable.write_file(log.log_path(self.directory, one), sealed.seal(log.header(one, parent)))
+        return one

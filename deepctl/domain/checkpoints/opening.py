@@ -1,0 +1,39 @@
+"""Opening a profile for changes: what killed commands left is finished or removed first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from deepctl.domain.checkpoints import pruning, rewinding
+from deepctl.domain.checkpoints.snapshots import Report
+from deepctl.domain.checkpoints.work import EVERY_TOOL, Work, remove_leftovers
+from deepctl.domain.layout import ProfilePaths
+
+
+class Opened(NamedTuple):
+    """A profile open for changes, and what the user should know about what was left."""
+
+    work: Work
+    notes: list[str]
+
+
+@contextmanager
+def opened(
+    paths: ProfilePaths,
+    *,
+    exclude: Sequence[str] = (),
+    policy: str = EVERY_TOOL,
+    report: Report | None = None,
+) -> Iterator[Opened]:
+    """Open a profile. The caller holds its lock. Raises `StorageError` if what was left cannot be finished."""
+    remove_leftovers(paths)
+    work = Work(paths, exclude=exclude, policy=policy, report=report)
+    try:
+        notes = rewinding.recover(work)
+        if work.ledger.ends_in_removal:
+            pruning.collect_logs(paths, work.ledger)
+        yield Opened(work, notes)
+    finally:
+        work.close()

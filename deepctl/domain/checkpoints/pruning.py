@@ -1,0 +1,220 @@
+"""Removing checkpoints, and with them what only they needed.
+
+    what stays -> which objects are needed -> packs that hold none go; packs with much that is not needed, and small
+    ones, are written anew into one -> one line in the ledger -> the old packs and logs are deleted
+
+What the line calls gone and a kill left on the disk is deleted by whoever opens the profile next. Where something that
+stays cannot be read, nothing but the records goes: unreadable never means deletable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from deepctl.domain.checkpoints import index, trees
+from deepctl.domain.checkpoints.ledger import Ledger, Record, Rewind, State
+from deepctl.domain.checkpoints.objects import Objects
+from deepctl.domain.checkpoints.store import Checkpoints
+from deepctl.domain.checkpoints.trees import DIRECTORY
+from deepctl.domain.checkpoints.work import Work
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions import catalogue, log
+from deepctl.errors import Damaged, DeepctlError, Refused
+
+_SMALL = 1 << 20
+_MANY_SMALL = 8
+_DEAD = 4
+
+
+class Removal(NamedTuple):
+    """Checkpoints that go or went, and the bytes on disk that this frees."""
+
+    records: list[Record]
+    bytes: int
+
+
+class _Repacking(NamedTuple):
+    """Packs that go, the objects of theirs that stay, and the bytes that this frees."""
+
+    gone: list[str]
+    moved: list[bytes]
+    freed: int
+
+
+Merged = dict[str, list[tuple[str | None, list[str]]]]
+
+
+def to_prune(found: Ledger, keep: int) -> list[Record]:
+    """The checkpoints beyond the latest `keep`; tool-level ones count with the one after them.
+
+    Labelled ones stay, the newest stays, and so does what the last rewind of a session can be undone with.
+    """
+    stay = set(found.labels) | {rewind.safety for rewind in _last_rewinds(found)}
+    left = max(keep, 1)
+    gone = []
+    for record in reversed(found.records.values()):
+        if left == 0 and record.id not in stay:
+            gone.append(record)
+        if left and record.kind != "tool":
+            left -= 1
+    newest = next(reversed(found.records), None)
+    return [record for record in reversed(gone) if record.id != newest]
+
+
+def _last_rewinds(found: Ledger) -> list[Rewind]:
+    return [last for session in found.heads if (last := found.last_rewind(session)) is not None]
+
+
+def check_removable(found: Ledger, records: Iterable[Record]) -> None:
+    """Raises `Refused` if one of the checkpoints is labelled, or the newest."""
+    newest = next(reversed(found.records), None)
+    for record in records:
+        if record.id in found.labels:
+            raise Refused(
+                f"Checkpoint {record.id} is labelled {found.labels[record.id]!r}.",
+                f"`deepctl checkpoints label {record.id} ''` takes the label away.",
+                code="labelled",
+            )
+        if record.id == newest:
+            raise Refused(f"Checkpoint {record.id} is the newest, which always stays.", code="newest")
+
+
+def forecast(found: Ledger, objects: Objects, records: Sequence[Record]) -> Removal:
+    """What removing checkpoints would free."""
+    identities = {record.id for record in records}
+    return Removal(list(records), _repacking(found, objects, _after(found, identities)[0], identities).freed)
+
+
+def remove(work: Work, records: Sequence[Record]) -> Removal:
+    """Remove checkpoints of a profile. The caller has asked `check_removable`."""
+    removal = remove_from(work.store, records)
+    collect_logs(work.paths, work.ledger)
+    index.rewrite(work.paths, work.ledger)
+    return removal
+
+
+def remove_from(store: Checkpoints, records: Sequence[Record]) -> Removal:
+    """Remove checkpoints, whichever they are, with everything that only they needed."""
+    if not records:
+        return Removal([], 0)
+    identities = {record.id for record in records}
+    states, merged = _after(store.ledger, identities, store.objects)
+    plan = _repacking(store.ledger, store.objects, states, identities)
+    with store.adding() as batch:
+        for digest in plan.moved:
+            batch.copy(digest)
+    dropped = {state.id for state in store.ledger.states} - {state.id for state in states}
+    store.writer.remove(sorted(identities | dropped), merged, plan.gone, batch.pack)
+    for name in plan.gone:
+        store.objects.remove_pack(name)
+    return Removal(list(records), plan.freed)
+
+
+def _after(found: Ledger, identities: set[str], objects: Objects | None = None) -> tuple[list[State], Merged]:
+    """The states that stay, and for each after a gap who changed what in the gap, where that was not one alone."""
+    gone = identities | {rewind.id for rewind in found.rewinds.values() if rewind.safety in identities}
+    states: list[State] = []
+    merged: Merged = {}
+    gap: list[tuple[str, State]] = []
+    before = ""
+    for number, state in enumerate(found.states):
+        is_last = number == len(found.states) - 1
+        gap.append((before, state))
+        before = state.tree
+        if state.id in gone and not is_last:
+            continue
+        if (
+            states
+            and objects is not None
+            and len({(one.by, bool(one.merged)) for _, one in gap} | {(state.by, False)}) > 1
+        ):
+            merged[state.id] = _authors(objects, gap)
+        states.append(state)
+        gap = []
+    return states, merged
+
+
+def _authors(objects: Objects, gap: list[tuple[str, State]]) -> list[tuple[str | None, list[str]]]:
+    by: dict[str | None, set[str]] = {}
+    for before, state in gap:
+        for change in trees.changes(objects, bytes.fromhex(before), bytes.fromhex(state.tree)):
+            path = os.fsdecode(change.path)
+            known = [author for author, paths in state.merged if path in paths]
+            for author in known if state.merged else [state.by]:
+                by.setdefault(author, set()).add(path)
+    return [(author, sorted(paths)) for author, paths in by.items()]
+
+
+def _repacking(found: Ledger, objects: Objects, states: list[State], identities: set[str]) -> _Repacking:
+    roots = {state.tree for state in states}
+    roots |= {record.tree for record in found.records.values() if record.tree and record.id not in identities}
+    try:
+        if found.damage:
+            raise Damaged("The ledger is damaged.")
+        needed = _needed(objects, roots)
+        tables = {name: objects.table(name) for name in objects.names() & found.packs}
+    except Damaged:
+        return _Repacking([], [], 0)
+    gone: list[str] = []
+    again: list[str] = []
+    small: list[str] = []
+    freed = 0
+    for name, table in tables.items():
+        size = os.path.getsize(os.path.join(objects.directory, name))
+        live = sum(entry.stored for entry in table if entry.digest in needed)
+        if not live:
+            gone.append(name)
+            freed += size
+        elif (size - live) * _DEAD > size and any(entry.digest not in needed for entry in table):
+            again.append(name)
+            freed += size - live
+        elif size < _SMALL:
+            small.append(name)
+    if len(small) >= _MANY_SMALL:
+        again += small
+    moved = {entry.digest for name in again for entry in tables[name] if entry.digest in needed}
+    return _Repacking(sorted(gone + again), sorted(moved), freed)
+
+
+def _needed(objects: Objects, roots: Iterable[str]) -> set[bytes]:
+    """Every object that the trees `roots` consist of."""
+    needed: set[bytes] = set()
+    pending = [bytes.fromhex(root) for root in roots]
+    while pending:
+        tree = pending.pop()
+        if tree in needed:
+            continue
+        needed.add(tree)
+        for entry in trees.decode(objects.read(tree)):
+            if entry.kind == DIRECTORY:
+                pending.append(entry.digest)
+            else:
+                needed.add(entry.digest)
+    return needed
+
+
+def collect_logs(paths: ProfilePaths, found: Ledger) -> None:
+    """Delete message logs that no checkpoint and no session needs; none where anything is damaged."""
+    if found.damage:
+        return
+    wanted = {record.log for record in found.records.values()}
+    for name in catalogue.all_names(paths):
+        try:
+            session = catalogue.find(paths, name)
+            logs = {
+                entry.removesuffix(log.SUFFIX) for entry in os.listdir(session.directory) if entry.endswith(log.SUFFIX)
+            }
+            needed: set[str] = set()
+            pending: list[str | None] = [session.log, *(wanted & logs)]
+            while pending:
+                one = pending.pop()
+                if one is not None and one not in needed:
+                    needed.add(one)
+                    parent = log.parent_of(session.directory, one)
+                    pending.append(parent[0] if parent is not None else None)
+        except (DeepctlError, OSError):
+            continue
+        for one in logs - needed:
+            os.unlink(log.log_path(session.directory, one))

@@ -1,0 +1,183 @@
+"""Looking at a profile's checkpoints without changing anything: no lock, no cache written, while a chat is running."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from deepctl.domain.checkpoints import ledger, snapshots
+from deepctl.domain.checkpoints.cache import Cache
+from deepctl.domain.checkpoints.ledger import Ledger, Record
+from deepctl.domain.checkpoints.messages import MESSAGES
+from deepctl.domain.checkpoints.objects import Objects, Scratch
+from deepctl.domain.checkpoints.reference import resolve
+from deepctl.domain.checkpoints.store import Position, Workspace, excluding
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions import catalogue, log
+from deepctl.domain.sessions.catalogue import Session
+from deepctl.errors import Damaged, NoSession
+
+
+class Listed(NamedTuple):
+    """One checkpoint with what lists tell beside its record: label, name of the session, the one before it."""
+
+    record: Record
+    label: str | None
+    session: str
+    parent: str | None
+
+
+class Problem(NamedTuple):
+    """Something that is damaged: the checkpoint if it can be told, the file, and why."""
+
+    id: str | None
+    file: str
+    reason: str
+
+
+def read(paths: ProfilePaths) -> Ledger:
+    """What checkpoints a profile has."""
+    return ledger.read(paths.checkpoints)
+
+
+def heads(paths: ProfilePaths) -> dict[str, str]:
+    """The checkpoint at which each session stands, by the session's id. Damage is for others to report."""
+    try:
+        return read(paths).heads
+    except Damaged:
+        return {}
+
+
+def session_at_hand(paths: ProfilePaths, name: str | None) -> Session:
+    """The session called `name`; without a name, the one written to last. Raises `NoSession` if there is none."""
+    wanted = name if name is not None else catalogue.latest(paths)
+    if wanted is None:
+        raise NoSession(paths.name)
+    return catalogue.find(paths, wanted)
+
+
+def described(found: Ledger, names: dict[str, str]) -> Callable[[Record], Listed]:
+    """What lists tell of a record; `names` are those of the sessions by their ids."""
+
+    def describe(record: Record) -> Listed:
+        session = names.get(record.session, record.session)
+        return Listed(record, found.labels.get(record.id), session, found.parent(record))
+
+    return describe
+
+
+def find(paths: ProfilePaths, found: Ledger, reference: str, session: str | None) -> Record:
+    """The checkpoint that `reference` means; `~N` counts in the session called `session`, or the latest."""
+    if not reference.startswith("~"):
+        return resolve(found, reference, [], 0)
+    at_hand = session_at_hand(paths, session)
+    turns = catalogue.read(at_hand).last_turn
+    return resolve(found, reference, found.line_of(head(found, at_hand)), turns)
+
+
+def head(found: Ledger, session: Session) -> str | None:
+    """The checkpoint at which a session stands."""
+    return found.heads.get(session.id, session.forked_from)
+
+
+def position(session: Session, conversation: log.Conversation) -> Position:
+    """Where a session's conversation stands."""
+    messages = conversation.messages
+    typed = [text for entry in messages if (text := catalogue.prompt(entry.message)) is not None]
+    _, end = log.end_of(session.directory, session.log)
+    return Position(session.id, conversation.last_turn, session.log, end, len(messages), typed[-1] if typed else "")
+
+
+def conversation_at(paths: ProfilePaths, record: Record) -> log.Conversation:
+    """The conversation up to a checkpoint. Raises `Damaged` if its log is missing or cut short."""
+    if not record.log:
+        return log.Conversation([], [], 0)
+    directory = directory_of(paths, record.log)
+    if directory is None:
+        raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.")
+    _, end = log.end_of(directory, record.log)
+    if end < record.offset:
+        raise Damaged(f"The message log {record.log} of checkpoint {record.id} is cut short.")
+    return log.read(directory, record.log, record.offset)
+
+
+def directory_of(paths: ProfilePaths, wanted: str) -> str | None:
+    """The directory of a session that has the log `wanted`, or `None`."""
+    if not log.is_id(wanted):
+        return None
+    own = os.path.join(paths.checkpoints, MESSAGES)
+    if os.path.exists(log.log_path(own, wanted)):
+        return own
+    for name in catalogue.all_names(paths):
+        directory = os.path.join(paths.sessions, name)
+        if os.path.exists(log.log_path(directory, wanted)):
+            return directory
+    return None
+
+
+def structural(paths: ProfilePaths, found: Ledger) -> list[Problem]:
+    """What is damaged as far as one can tell without reading contents: lines, missing or cut packs and logs."""
+    path = os.path.join(paths.checkpoints, ledger.LEDGER)
+    problems = [Problem(damage.id, f"{path} line {damage.line}", damage.reason) for damage in found.damage]
+    sizes: dict[str, int] = {}
+    own = os.path.join(paths.checkpoints, MESSAGES)
+    sessions = [os.path.join(paths.sessions, name) for name in catalogue.all_names(paths)]
+    for directory in sessions + ([own] if os.path.isdir(own) else []):
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+    packs: dict[str, int] = {}
+    if os.path.isdir(paths.packs):
+        with os.scandir(paths.packs) as entries:
+            packs = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}
+    for record in found.records.values():
+        if record.log and sizes.get(record.log + log.SUFFIX, -1) < record.offset:
+            reason = "cut short" if record.log + log.SUFFIX in sizes else "missing"
+            problems.append(Problem(record.id, record.log + log.SUFFIX, f"its message log is {reason}"))
+        elif record.pack in found.packs and packs.get(record.pack, -1) < record.added_bytes:
+            reason = "cut short" if record.pack in packs else "missing"
+            problems.append(Problem(record.id, os.path.join(paths.packs, record.pack), f"its pack is {reason}"))
+    unnamed = {name for name in packs if name.endswith(".pack")} - found.packs - found.gone
+    if len(unnamed) > 1:
+        problems.append(Problem(None, path, f"lines are missing: nothing names {len(unnamed)} packs"))
+    return problems
+
+
+def goes_on(session: Session, found: Ledger) -> bool:
+    """Whether a session has messages that no checkpoint covers: a turn that was killed, or has none."""
+    first, end = log.end_of(session.directory, session.log)
+    return end > max(first, found.ends.get(session.log, 0))
+
+
+def last_author(paths: ProfilePaths, found: Ledger) -> str | None:
+    """Who changed the workspace since it was last looked at (`State.by`): nobody can tell after a killed turn."""
+    for name in catalogue.all_names(paths):
+        try:
+            if goes_on(catalogue.find(paths, name), found):
+                return None
+        except Damaged:
+            continue
+    return ""
+
+
+class Reader:
+    """The objects of a profile and what its workspace is now, in memory. Close it in the end."""
+
+    def __init__(self, paths: ProfilePaths) -> None:
+        self.paths = paths
+        self.ledger = read(paths)
+        self.cache = Cache.copy_of(paths.snapshot_cache)
+        self.objects = Objects(paths.packs, self.cache)
+        self.sink = Scratch(self.objects)
+
+    def present(self, exclude: Sequence[str], report: snapshots.Report | None = None) -> snapshots.Snapshot:
+        """The workspace as it is now. Its trees can be read from `objects`, its files in the workspace itself."""
+        workspace = Workspace(self.paths.workspace, exclude, report)
+        return snapshots.snapshot(
+            workspace.root, self.sink, self.cache, leave_out=excluding(exclude), report=workspace.report
+        )
+
+    def close(self) -> None:
+        """Let go of the cache."""
+        self.cache.close()

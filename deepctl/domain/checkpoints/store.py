@@ -1,0 +1,210 @@
+"""`Checkpoints`: one directory of them, open for changes. The plain, synchronous core of everything that saves any.
+
+A checkpoint is made in two steps: what is new goes into one pack, synced and renamed into place; then one line in the
+ledger makes it count. What a kill leaves between the two is rubbish, and opening the directory again collects it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from deepctl.domain.checkpoints import snapshots
+from deepctl.domain.checkpoints.cache import Cache
+from deepctl.domain.checkpoints.ledger import LEDGER, Ledger, Record, Writer, new_id
+from deepctl.domain.checkpoints.objects import SUFFIX, Batch, Objects, Sink
+from deepctl.domain.checkpoints.snapshots import LeaveOut, Report, Snapshot
+from deepctl.errors import StorageError
+
+PACKS = "packs"
+_PROMPT_LENGTH = 200
+
+
+class Position(NamedTuple):
+    """A point in a conversation: the session's id, turns and messages up to there, where in which log, last prompt."""
+
+    session: str
+    turn: int
+    log: str
+    offset: int
+    message_count: int
+    prompt: str
+
+
+class Workspace(NamedTuple):
+    """The directory that is kept, the patterns of what is left out, and who is told how far a long snapshot is."""
+
+    root: str
+    exclude: Sequence[str] = ()
+    report: Report | None = None
+
+
+def now() -> str:
+    """The time, RFC 3339 in UTC."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def excluding(patterns: Sequence[str]) -> LeaveOut | None:
+    """Which paths the patterns of `snapshot.exclude` leave out; they mean what they mean in a .gitignore."""
+    if not patterns:
+        return None
+    from pathspec import GitIgnoreSpec
+
+    spec = GitIgnoreSpec.from_lines(patterns)
+    return lambda path, is_directory: spec.match_file(os.fsdecode(path) + ("/" if is_directory else ""))
+
+
+class Checkpoints:
+    """The checkpoints in `directory`. The caller holds the lock that guards it, and closes this in the end.
+
+    `cache` is the path of the cache, which lies elsewhere; without one, it lasts as long as this object.
+    Raises `NewerFormat`, `StorageError` or `OSError`.
+    """
+
+    def __init__(self, directory: str, *, cache: str = ":memory:") -> None:
+        self.directory = directory
+        self._writer = Writer(directory)
+        self.cache = Cache(cache)
+        self.objects = Objects(os.path.join(directory, PACKS), self.cache)
+        self._collect()
+
+    @property
+    def ledger(self) -> Ledger:
+        """What there is."""
+        return self._writer.ledger
+
+    @property
+    def writer(self) -> Writer:
+        """The ledger itself."""
+        return self._writer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def is_current(self) -> bool:
+        """Whether nobody else has written to the ledger since."""
+        try:
+            return os.stat(os.path.join(self.directory, LEDGER)).st_size == self._writer.end
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._writer.close()
+        self.cache.close()
+
+    def _collect(self) -> None:
+        """Remove what killed writers left.
+
+        A kill leaves at most one pack that no line names. More of them, or a damaged line, mean that the ledger has
+        lost something: then nothing is deleted.
+        """
+        try:
+            found = os.listdir(self.objects.directory)
+        except FileNotFoundError:
+            return
+        for name in found:
+            if name.startswith(".") and name.endswith(".tmp"):
+                os.unlink(os.path.join(self.objects.directory, name))
+        unnamed = {name for name in found if name.endswith(SUFFIX)} - self.ledger.packs
+        for name in unnamed & self.ledger.gone:
+            self.objects.remove_pack(name)
+        unnamed -= self.ledger.gone
+        if len(unnamed) == 1 and not self.ledger.damage:
+            self.objects.remove_pack(unnamed.pop())
+
+    @contextmanager
+    def adding(self) -> Iterator[Batch]:
+        """A batch of objects; trouble with the cache ends in an error that a second try does not have."""
+        try:
+            with self.objects.adding() as batch:
+                yield batch
+        except sqlite3.Error as error:
+            self.cache.forget()
+            raise StorageError(
+                f"The cache of checkpoints cannot be used: {error}. It was deleted.",
+                "Try again: a new one is made.",
+                code="cache",
+                retryable=True,
+            ) from error
+
+    def snapshot(self, workspace: Workspace, sink: Sink) -> Snapshot:
+        """The whole of a workspace; what is new of it goes into `sink`."""
+        return snapshots.snapshot(
+            workspace.root, sink, self.cache, leave_out=excluding(workspace.exclude), report=workspace.report
+        )
+
+    def save(
+        self,
+        position: Position,
+        kind: str,
+        *,
+        author: str,
+        workspace: Workspace | None,
+        wanted: Callable[[str], bool] = lambda tree: True,
+        **fields: Any,
+    ) -> Record | None:
+        """Make a checkpoint; none if `wanted` says of the workspace's tree that there need be none.
+
+        Without a workspace, only the conversation is kept. `fields` are further fields of the `Record`; `None` leaves
+        one as it is.
+        """
+        with self.adding() as batch:
+            taken = self.snapshot(workspace, batch) if workspace is not None else None
+            if taken is not None and not wanted(taken.tree.hex()):
+                return None
+        record = self.record(position, kind, author, taken, batch, workspace, **fields)
+        self._writer.add(record)
+        return record
+
+    def record(
+        self,
+        position: Position,
+        kind: str,
+        author: str,
+        taken: Snapshot | None,
+        batch: Batch,
+        workspace: Workspace | None,
+        **fields: Any,
+    ) -> Record:
+        """The record of a checkpoint whose objects are in `batch`, which has been committed."""
+        prompt = " ".join(position.prompt[: 4 * _PROMPT_LENGTH].split())[:_PROMPT_LENGTH]
+        record = Record(
+            id=new_id(),
+            kind=kind,
+            session=position.session,
+            turn=position.turn,
+            created_at=now(),
+            log=position.log,
+            offset=position.offset,
+            message_count=position.message_count,
+            author=author,
+            parent=self.ledger.heads.get(position.session),
+            added_bytes=batch.added_bytes,
+            pack=batch.pack,
+            prompt=prompt,
+        )
+        if taken is not None and workspace is not None:
+            record = record._replace(
+                tree=taken.tree.hex(),
+                files=taken.files,
+                bytes=taken.bytes,
+                unkept=[[os.fsdecode(one.path), one.reason] for one in taken.unkept],
+                exclude=list(workspace.exclude),
+            )
+        return record._replace(**{key: value for key, value in fields.items() if value is not None})
+
+    @property
+    def tree(self) -> str:
+        """What the workspace was when it was last looked at; empty if it never was."""
+        return self.ledger.states[-1].tree if self.ledger.states else ""

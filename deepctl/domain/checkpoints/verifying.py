@@ -1,0 +1,142 @@
+"""Reading and checking every byte that is kept of a profile's checkpoints and conversations."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from deepctl.domain.checkpoints import reading, trees
+from deepctl.domain.checkpoints.cache import Cache
+from deepctl.domain.checkpoints.ledger import LEDGER, Ledger
+from deepctl.domain.checkpoints.objects import Objects, frame_size
+from deepctl.domain.checkpoints.reading import Problem
+from deepctl.domain.checkpoints.trees import DIRECTORY
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions import catalogue, log
+from deepctl.errors import Damaged, DeepctlError
+from deepctl.files import durable, sealed
+
+
+class Verified(NamedTuple):
+    """What was read, and what is wrong. `notes` are unfinished operations, which are no damage. `bytes` were read."""
+
+    checkpoints: int
+    objects: int
+    bytes: int
+    problems: list[Problem]
+    notes: list[str]
+
+
+def verify(paths: ProfilePaths) -> Verified:
+    """Check everything. Never raises for damage; a later format is `NewerFormat`."""
+    found = reading.read(paths)
+    problems = reading.structural(paths, found)
+    objects = Objects(paths.packs, Cache())
+    good: set[bytes] = set()
+    size = 0
+    for name in sorted(objects.names()):
+        size += _pack(paths, objects, name, good, problems)
+    problems += _trees(paths, found, objects, good)
+    size += _logs(paths, problems)
+    notes = []
+    if found.unfinished is not None:
+        notes.append("A rewind was interrupted; the next command that changes something finishes it.")
+    if found.torn:
+        notes.append(
+            f"The last line of {os.path.join(paths.checkpoints, LEDGER)} was never finished; it does not count."
+        )
+    return Verified(len(found.records), len(good), size, problems, notes)
+
+
+def _pack(paths: ProfilePaths, objects: Objects, name: str, good: set[bytes], problems: list[Problem]) -> int:
+    path = os.path.join(paths.packs, name)
+    try:
+        table = objects.table(name)
+    except (DeepctlError, OSError) as error:
+        problems.append(Problem(None, path, str(error)))
+        return 0
+    for entry in table:
+        try:
+            for _ in objects.chunks(entry.digest):
+                pass
+        except (DeepctlError, OSError) as error:
+            problems.append(Problem(None, path, str(error)))
+        else:
+            good.add(entry.digest)
+    size = os.path.getsize(path)
+    if not _is_tight(path, [(entry.offset, entry.stored) for entry in table], len(table)):
+        problems.append(Problem(None, path, "there are bytes in it that belong to nothing"))
+    return size
+
+
+def _is_tight(path: str, spans: list[tuple[int, int]], count: int) -> bool:
+    """Whether a pack is its header, its objects one after another, its table and its trailer, and nothing else."""
+    before, behind = frame_size(count)
+    position = before
+    for offset, length in sorted(spans):
+        if offset != position:
+            return False
+        position += length
+    return position + behind == os.path.getsize(path)
+
+
+def _trees(paths: ProfilePaths, found: Ledger, objects: Objects, good: set[bytes]) -> list[Problem]:
+    """The checkpoints that cannot be restored in full, each named once."""
+    problems = []
+    verdicts: dict[bytes, str | None] = {}
+
+    def verdict(tree: bytes) -> str | None:
+        if tree not in verdicts:
+            verdicts[tree] = _first_flaw(tree)
+        return verdicts[tree]
+
+    def _first_flaw(tree: bytes) -> str | None:
+        if tree not in good:
+            return f"the list of a directory ({tree.hex()[:16]}) is missing or damaged"
+        try:
+            entries = trees.decode(objects.read(tree))
+        except Damaged as error:
+            return error.message
+        for entry in entries:
+            if entry.kind == DIRECTORY:
+                flaw = verdict(entry.digest)
+                if flaw is not None:
+                    return flaw
+            elif entry.digest not in good:
+                return f"the content of {os.fsdecode(entry.name)!r} is missing or damaged"
+        return None
+
+    for record in found.records.values():
+        flaw = verdict(bytes.fromhex(record.tree)) if record.tree else None
+        if flaw is not None:
+            problems.append(Problem(record.id, paths.packs, flaw))
+    return problems
+
+
+def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
+    size = 0
+    seen: set[tuple[int, int]] = set()
+    for name in catalogue.all_names(paths):
+        try:
+            catalogue.find(paths, name)
+        except (DeepctlError, OSError) as error:
+            problems.append(Problem(None, os.path.join(paths.sessions, name), str(error)))
+        directory = os.path.join(paths.sessions, name)
+        for entry in sorted(os.listdir(directory)):
+            path = os.path.join(directory, entry)
+            status = os.lstat(path)
+            if not entry.endswith((log.SUFFIX, ".json")) or (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            size += status.st_size
+            try:
+                raw = durable.read_file(path)
+            except (DeepctlError, OSError) as error:
+                problems.append(Problem(None, path, str(error)))
+                continue
+            problems += [
+                Problem(None, f"{path} line {line.number}", line.problem or "unreadable")
+                for line in sealed.parse(raw)
+                if line.value is None and line.problem != "cut short"
+            ]
+    return size

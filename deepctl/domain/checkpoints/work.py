@@ -1,0 +1,148 @@
+"""A profile at work: its sessions, its workspace and its checkpoints together, under the profile's lock.
+
+Opening it first finishes what a killed command left: see `recovery`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from deepctl.domain.checkpoints import index, reading
+from deepctl.domain.checkpoints.ledger import AGENT, OTHER, UNKNOWN, Ledger, Record
+from deepctl.domain.checkpoints.snapshots import Report
+from deepctl.domain.checkpoints.store import Checkpoints, Position, Workspace
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions import catalogue
+from deepctl.domain.sessions.catalogue import Session
+from deepctl.errors import Damaged, DeepctlError
+from deepctl.files import durable
+
+EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"
+
+
+class Work:
+    """The checkpoints of one profile, open for changes. The caller holds the lock and closes this in the end.
+
+    `policy` says when checkpoints are made without being asked for, `exclude` what of the workspace is left out.
+    """
+
+    def __init__(
+        self,
+        paths: ProfilePaths,
+        *,
+        exclude: Sequence[str] = (),
+        policy: str = EVERY_TOOL,
+        report: Report | None = None,
+    ) -> None:
+        self.paths = paths
+        self.policy = policy
+        # Whoever took it away takes nothing with it: a rewind brings the files back.
+        durable.make_directory(paths.workspace)
+        self.workspace = Workspace(paths.workspace, exclude, report)
+        self.store = Checkpoints(paths.checkpoints, cache=paths.snapshot_cache)
+        index.refresh(paths, self.ledger)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What checkpoints there are."""
+        return self.store.ledger
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.store.close()
+
+    def session(self, name: str) -> Session | None:
+        """The session of that name, or `None` if it is damaged."""
+        try:
+            return catalogue.find(self.paths, name)
+        except DeepctlError:
+            return None
+
+    def head(self, session: Session) -> Record | None:
+        """The checkpoint at which a session stands."""
+        line = self.ledger.line_of(reading.head(self.ledger, session))
+        return line[0] if line else None
+
+    def save(self, session: Session, kind: str, position: Position, *, author: str, **fields: Any) -> Record:
+        """Make a checkpoint of a session as it stands and of the workspace as it is."""
+        saved = self._save(session, kind, position, author, **fields)
+        assert saved is not None
+        return saved
+
+    def _save(self, session: Session, kind: str, position: Position, author: str, **fields: Any) -> Record | None:
+        fields.setdefault("parent", reading.head(self.ledger, session))
+        saved = self.store.save(position, kind, author=author, workspace=self.workspace, **fields)
+        if saved is not None:
+            index.add(self.paths, self.ledger, saved, session.name)
+        return saved
+
+    def save_now(self, session: Session, label: str | None = None) -> Record:
+        """A checkpoint by hand, between turns. Raises `BadName` or `Refused` for the label, before anything is made."""
+        if label is not None:
+            self.store.writer.check_free(label)
+        author = self.between()
+        position = reading.position(session, catalogue.read(session))
+        return self.save(session, "manual", position, author=author, label=label or "")
+
+    def label(self, record: Record, label: str | None) -> None:
+        """Name a checkpoint, or take its name away. Raises `BadName` or `Refused`."""
+        self.store.writer.label(record.id, label)
+        index.rewrite(self.paths, self.ledger)
+
+    def before_turn(self, session: Session, position: Position) -> Record | None:
+        """Keep the state in which a turn begins, if it is not that of a checkpoint already."""
+        if self.policy == MANUAL_ONLY:
+            return None
+        author = self.between()
+        head = self.head(session)
+        known = self.store.tree
+        if head is not None and head.message_count == position.message_count and head.turn == position.turn:
+            return self._save(session, "turn", position, author, wanted=lambda tree: tree != known)
+        return self._save(session, "turn", position, author)
+
+    def after_tool(self, session: Session, position: Position) -> Record | None:
+        """Keep the state after a tool call, if it changed anything."""
+        if self.policy != EVERY_TOOL:
+            return None
+        known = self.store.tree
+        return self._save(session, "tool", position, AGENT, wanted=lambda tree: tree != known)
+
+    def after_turn(self, session: Session, position: Position) -> Record | None:
+        """Keep the state in which a turn ends."""
+        return None if self.policy == MANUAL_ONLY else self._save(session, "turn", position, AGENT)
+
+    def between(self) -> str:
+        """Who changed the workspace since it was last looked at, when no turn is at work.
+
+        A killed turn has messages that no checkpoint covers. It gets its end now, and what changed since then is
+        nobody's and everybody's; where no checkpoints are made by themselves, that cannot be told at all.
+        """
+        author = OTHER
+        for name in catalogue.all_names(self.paths):
+            try:
+                session = catalogue.find(self.paths, name)
+                if not reading.goes_on(session, self.ledger):
+                    continue
+                author = UNKNOWN
+                if self.policy != MANUAL_ONLY:
+                    ended = reading.position(session, catalogue.read(session))
+                    self._save(session, "turn", ended, UNKNOWN)
+                    author = OTHER
+            except Damaged:
+                continue  # no turn can be at work in it
+        return author
+
+
+def remove_leftovers(paths: ProfilePaths) -> None:
+    """Remove the temporary files that killed writers left beside the profile's own."""
+    catalogue.tidy(paths)
+    for directory in (paths.directory, paths.checkpoints, paths.cache):
+        try:
+            entries = os.listdir(directory)
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            if entry.startswith(".") and entry.endswith(".tmp"):
+                os.unlink(os.path.join(directory, entry))

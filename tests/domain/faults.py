@@ -1,0 +1,93 @@
+"""Faults in the file system, at a chosen call: the process is killed right before it, or the call fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+CALLS = (
+    "chmod", "fchmod", "fdatasync", "fsync", "ftruncate", "link", "listdir", "lstat", "mkdir", "open", "pread",
+    "pwrite", "read", "readlink", "rename", "rmdir", "scandir", "stat", "symlink", "sync", "unlink", "write",
+)  # fmt: skip
+
+
+class Counter:
+    """Counts the calls, and does something right before the call number `at`, from 1."""
+
+    def __init__(self, at: int = 0, action: Callable[[], None] | None = None) -> None:
+        self.seen = 0
+        self._at = at
+        self._action = action
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """While entered, the calls of `os` go through this."""
+        real = {name: getattr(os, name) for name in CALLS}
+        for name, call in real.items():
+            setattr(os, name, self._counting(call))
+        try:
+            yield
+        finally:
+            for name, call in real.items():
+                setattr(os, name, call)
+
+    def _counting(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.seen += 1
+            if self.seen == self._at and self._action is not None:
+                self._action()
+            return call(*arguments, **options)
+
+        return counted
+
+
+def count(operation: Callable[[], object]) -> int:
+    """How many calls an operation makes."""
+    counter = Counter()
+    with counter.installed():
+        operation()
+    return counter.seen
+
+
+def kill() -> None:
+    """End this process as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def failing(number: int) -> Callable[[], None]:
+    """The call fails with this error."""
+
+    def fail() -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def in_child(operation: Callable[[], object], at: int, action: Callable[[], None]) -> str:
+    """Run an operation in a process of its own with a fault. Returns `killed`, `done` or the name of what it raised."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        said = "done"
+        try:
+            with Counter(at, action).installed():
+                operation()
+        except BaseException as error:
+            said = type(error).__name__
+            if not isinstance(error, OSError) and "deepctl" not in type(error).__module__:
+                import traceback
+
+                said += "\n" + traceback.format_exc()
+        os.write(writer, said.encode())
+        sys.stdout.flush()
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return "killed" if os.WIFSIGNALED(status) else said
