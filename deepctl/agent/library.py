@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pydantic_ai import RunContext
-from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.messages import ModelMessage, ModelRequest, ToolCallPart, ToolReturnPart, UserPromptPart
+from pydantic_ai.capabilities import AbstractCapability, WrapRunHandler
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+    repair_messages,
+)
 from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import ToolDefinition
 
@@ -55,6 +62,23 @@ class StoreCheckpoints:
         self.store = store
         self._directory = directory
         self._rewound: set[tuple[str, str]] = set()
+        self._results: dict[str | None, list[ToolReturnPart]] = {}
+
+    def tool_done(self, ctx: RunContext[Any], part: ToolReturnPart) -> None:
+        """A tool has returned; pydantic-ai adds that to the messages only when all of the same answer have."""
+        self._results.setdefault(ctx.run_id, []).append(part)
+
+    def run_done(self, ctx: RunContext[Any]) -> None:
+        """A run has ended."""
+        self._results.pop(ctx.run_id, None)
+
+    def conversation(self, ctx: RunContext[Any]) -> list[ModelMessage]:
+        """The messages of a run with the results there are so far."""
+        so_far = list(ctx.messages)
+        last = so_far[-1] if so_far else None
+        waiting = {part.tool_call_id for part in last.parts if isinstance(part, ToolCallPart)} if last else set()
+        results = [part for part in self._results.get(ctx.run_id, ()) if part.tool_call_id in waiting]
+        return [*so_far, ModelRequest(parts=results)] if results else so_far
 
     async def save(
         self, label: str, conversation: list[ModelMessage], metadata: dict[str, Any], *, by_agent: bool = True
@@ -72,7 +96,7 @@ class StoreCheckpoints:
         check_label(label)
         if await self.store.get_by_label(label) is not None:
             raise Refused(f"There is a checkpoint called {label!r} already.", code="label_exists")
-        return await self.save(label, list(ctx.messages), {"kind": "manual"})
+        return await self.save(label, self.conversation(ctx), {"kind": "manual"})
 
     async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
         """A line for each checkpoint, oldest first."""
@@ -91,7 +115,7 @@ class StoreCheckpoints:
             raise Refused(f"You have rewound to {target.id} once for this request already. Go on from here.")
         await self._restore(target)
         self._rewound.add(asked)
-        raise RewindRequested(target.id, target.label, target.messages, reason)
+        raise RewindRequested(target.id, target.label, repair_messages(target.messages), reason)
 
     async def _restore(self, target: Checkpoint) -> None:
         if isinstance(self.store, FileCheckpointStore) and self._directory and target.metadata.get("workspace") is True:
@@ -114,15 +138,19 @@ class Checkpointing(AbstractCapability[Any]):
     """
 
     frequency: CheckpointFrequency = "every_tool"
-    _done: list[ToolReturnPart] = field(default_factory=list, init=False, repr=False)
-
-    async def for_run(self, ctx: RunContext[Any]) -> Checkpointing:
-        """One for each run, so that runs at the same time do not mix."""
-        return replace(self)
 
     def _store(self, ctx: RunContext[Any]) -> StoreCheckpoints | None:
         found = getattr(ctx.deps, "checkpoints", None)
         return found if isinstance(found, StoreCheckpoints) and self.frequency != "manual_only" else None
+
+    async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
+        """Forget what was remembered for the run, however it ends."""
+        try:
+            return await handler()
+        finally:
+            store = self._store(ctx)
+            if store is not None:
+                store.run_done(ctx)
 
     async def before_run(self, ctx: RunContext[Any]) -> None:
         """Keep the state before the turn, which is the user's."""
@@ -136,19 +164,12 @@ class Checkpointing(AbstractCapability[Any]):
     ) -> Any:
         """Keep the state after a tool call that could have changed something, its result included."""
         store = self._store(ctx)
-        self._done.append(ToolReturnPart(call.tool_name, result, call.tool_call_id))
-        if store is not None and self.frequency == "every_tool" and call.tool_name not in READ_ONLY_TOOLS:
-            so_far = list(ctx.messages)
-            waiting = (
-                {part.tool_call_id for part in so_far[-1].parts if isinstance(part, ToolCallPart)} if so_far else set()
-            )
-            results = [part for part in self._done if part.tool_call_id in waiting]
-            conversation = [*so_far, ModelRequest(parts=results)]
-            await store.save(
-                f"tool-{_turns(conversation)}-{call.tool_name}",
-                conversation,
-                {"kind": "tool", "last_tool": call.tool_name},
-            )
+        if store is not None:
+            store.tool_done(ctx, ToolReturnPart(call.tool_name, result, call.tool_call_id))
+            if self.frequency == "every_tool" and call.tool_name not in READ_ONLY_TOOLS:
+                conversation = store.conversation(ctx)
+                label = f"tool-{_turns(conversation)}-{call.tool_name}"
+                await store.save(label, conversation, {"kind": "tool", "last_tool": call.tool_name})
         return result
 
     async def after_run(self, ctx: RunContext[Any], *, result: AgentRunResult[Any]) -> AgentRunResult[Any]:

@@ -44,19 +44,24 @@ class Work(Store):
 
     def real(self) -> Model:
         """What is on the disk."""
-        found: Model = {}
-        root = os.fsencode(self.root)
-        for directory, _, _ in os.walk(root):
-            for item in os.scandir(directory):
-                mode = item.stat(follow_symlinks=False).st_mode
-                path = os.path.relpath(item.path, root)
-                if stat.S_ISLNK(mode):
-                    found[path] = ("l", 0, os.readlink(item.path))
-                elif stat.S_ISDIR(mode):
-                    found[path] = ("d", stat.S_IMODE(mode), b"")
-                elif stat.S_ISREG(mode):
-                    found[path] = ("f", stat.S_IMODE(mode), Path(os.fsdecode(item.path)).read_bytes())
-        return found
+        return real(self.root)
+
+
+def real(place: Path) -> Model:
+    """What is in a directory."""
+    found: Model = {}
+    root = os.fsencode(place)
+    for directory, _, _ in os.walk(root):
+        for item in os.scandir(directory):
+            mode = item.stat(follow_symlinks=False).st_mode
+            path = os.path.relpath(item.path, root)
+            if stat.S_ISLNK(mode):
+                found[path] = ("l", 0, os.readlink(item.path))
+            elif stat.S_ISDIR(mode):
+                found[path] = ("d", stat.S_IMODE(mode), b"")
+            elif stat.S_ISREG(mode):
+                found[path] = ("f", stat.S_IMODE(mode), Path(os.fsdecode(item.path)).read_bytes())
+    return found
 
 
 @pytest.fixture

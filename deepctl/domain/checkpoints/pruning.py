@@ -163,11 +163,12 @@ def _repacking(found: Ledger, objects: Objects, states: list[State], identities:
     freed = 0
     for name, table in tables.items():
         size = os.path.getsize(os.path.join(objects.directory, name))
-        live = sum(entry.stored for entry in table if entry.digest in needed)
-        if not live:
+        stay = [entry for entry in table if entry.digest in needed]
+        live = sum(entry.stored for entry in stay)
+        if not stay:  # not `live`: the empty file takes no bytes
             gone.append(name)
             freed += size
-        elif (size - live) * _DEAD > size and any(entry.digest not in needed for entry in table):
+        elif (size - live) * _DEAD > size and len(stay) < len(table):
             again.append(name)
             freed += size - live
         elif size < _SMALL:

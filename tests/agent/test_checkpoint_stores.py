@@ -1,0 +1,351 @@
+"""`FileCheckpointStore` and `InMemoryCheckpointStore`, as an application uses them, and the agent's own tools."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolReturnPart, UserPromptPart
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+
+from deepctl import (
+    Checkpoint,
+    DeepAgentDeps,
+    FileCheckpointStore,
+    InMemoryCheckpointStore,
+    LocalBackend,
+    RewindRequested,
+    StateBackend,
+    create_deep_agent,
+    offline_model,
+)
+from deepctl.agent.checkpoint_stores import CheckpointStore
+from deepctl.domain.checkpoints.rewinding import Conflicts
+from deepctl.errors import Damaged, Refused
+from tests.support.command import InProcess
+
+_BEGAN = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+def _conversation(turns: int, flavour: str = "") -> list[ModelMessage]:
+    found: list[ModelMessage] = []
+    for number in range(turns):
+        found.append(
+            ModelRequest(parts=[UserPromptPart(f"prompt {number}{flavour}", timestamp=_BEGAN)], timestamp=_BEGAN)
+        )
+        found.append(ModelResponse(parts=[TextPart(f"answer {number}")], timestamp=_BEGAN))
+    return found
+
+
+def _checkpoint(identity: str, turns: int, label: str = "", flavour: str = "") -> Checkpoint:
+    conversation = _conversation(turns, flavour)
+    return Checkpoint(
+        identity, label, turns, conversation, len(conversation), _BEGAN + timedelta(minutes=turns), {"n": turns}
+    )
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStore:
+    return InMemoryCheckpointStore() if request.param == "memory" else FileCheckpointStore(tmp_path / "store")
+
+
+def _run(operation: Any) -> Any:
+    return asyncio.run(operation)
+
+
+def test_a_store_keeps_lists_and_removes(store: CheckpointStore) -> None:
+    async def story() -> None:
+        for identity, turns, label in (("c", 3, "auto"), ("a", 1, "auto"), ("b", 2, "before refactor")):
+            await store.save(_checkpoint(identity, turns, label))
+        assert await store.count() == 3
+        assert [found.id for found in await store.list_all()] == ["a", "b", "c"], (
+            "oldest first, whatever was saved first"
+        )
+        found = await store.get("b")
+        assert found is not None
+        assert (found.label, found.turn, found.message_count) == ("before refactor", 2, 4)
+        assert found.messages == _conversation(2)
+        assert found.created_at == _BEGAN + timedelta(minutes=2)
+        assert found.metadata["n"] == 2
+        by_label = await store.get_by_label("auto")
+        assert by_label is not None
+        assert by_label.id == "a", "the oldest of that label"
+        assert await store.get("nope") is None
+        assert await store.get_by_label("nope") is None
+        found.messages.clear()
+        again = await store.get("b")
+        assert again is not None
+        assert len(again.messages) == 4, "what a caller does to its list is its own business"
+        await store.save(_checkpoint("b", 2, "renamed"))
+        assert (await store.count(), await store.get_by_label("before refactor")) == (3, None)
+        assert await store.remove("c") is True, "a library removes any, the newest too"
+        assert await store.remove("c") is False
+        assert await store.remove_oldest() is True
+        assert [one.label for one in await store.list_all()] == ["renamed"]
+        await store.clear()
+        assert (await store.count(), await store.list_all(), await store.remove_oldest()) == (0, [], False)
+
+    _run(story())
+
+
+def test_what_was_saved_is_there_for_the_next_process_and_for_others_at_once(tmp_path: Path) -> None:
+    async def story() -> None:
+        one, other = FileCheckpointStore(tmp_path / "s"), FileCheckpointStore(tmp_path / "s")
+        await one.save(_checkpoint("a", 1))
+        await other.save(_checkpoint("b", 2))
+        await one.save(_checkpoint("c", 3))
+        await asyncio.gather(*(store.save(_checkpoint(f"{n}", n)) for n, store in enumerate([one, other] * 5, 4)))
+        for store in (one, other, FileCheckpointStore(tmp_path / "s")):
+            found = await store.list_all()
+            assert [checkpoint.turn for checkpoint in found] == list(range(1, 14))
+            assert all(checkpoint.messages == _conversation(checkpoint.turn) for checkpoint in found)
+            assert await store.damaged() == []
+
+    _run(story())
+    logs = [path for path in (tmp_path / "s" / "messages").iterdir() if path.suffix == ".jsonl"]
+    assert len(logs) == 1, "one conversation that goes on is one log, whoever saves it"
+    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "s").rglob("*")} == {"0o600", "0o700"}
+
+
+def test_conversations_that_part_share_what_they_have_in_common(tmp_path: Path) -> None:
+    async def story() -> None:
+        store = FileCheckpointStore(tmp_path / "s")
+        for number in range(1, 20):
+            await store.save(_checkpoint(f"x{number}", number))
+            await store.save(_checkpoint(f"y{number}", number, flavour="" if number < 3 else " other"))
+        fork = _conversation(10)[:7] + _conversation(9, " other")[7:]
+        await store.save(Checkpoint("fork", "", 9, fork, len(fork), _BEGAN))
+        for again in (store, FileCheckpointStore(tmp_path / "s")):
+            found = {one.id: one.messages for one in await again.list_all()}
+            assert found["x19"] == _conversation(19)
+            assert found["y19"] == _conversation(19, " other")
+            assert found["fork"] == fork
+
+    _run(story())
+    size = sum(path.stat().st_size for path in (tmp_path / "s" / "messages").iterdir())
+    assert size < 80 * 700, "each message once"
+
+
+def test_a_message_that_was_changed_in_place_is_saved_as_it_is_now(tmp_path: Path) -> None:
+    async def story() -> None:
+        store = FileCheckpointStore(tmp_path / "s")
+        conversation = _conversation(2)
+        await store.save(Checkpoint("a", "", 2, conversation, 4, _BEGAN))
+        conversation[-1].parts[0].content = "changed"  # type: ignore[union-attr,misc]
+        await store.save(Checkpoint("b", "", 2, conversation, 4, _BEGAN))
+        found = await store.get("b")
+        assert found is not None
+        assert found.messages[-1].parts[0] == TextPart("changed")
+        before = await store.get("a")
+        assert before is not None
+        assert before.messages == _conversation(2)
+
+    _run(story())
+
+
+def test_what_pydantic_deep_wrote_is_read_and_a_bad_file_takes_only_itself_down(tmp_path: Path) -> None:
+    def write(identity: str, turns: int) -> None:
+        from pydantic_ai.messages import ModelMessagesTypeAdapter
+
+        document = {
+            "id": identity,
+            "label": f"turn-{turns}",
+            "turn": turns,
+            "messages": ModelMessagesTypeAdapter.dump_python(_conversation(turns), mode="json"),
+            "message_count": turns * 2,
+            "created_at": (_BEGAN + timedelta(minutes=turns)).isoformat(),
+            "metadata": {"last_tool": "x"},
+        }
+        (tmp_path / f"{identity}.json").write_text(json.dumps(document))
+
+    async def story() -> None:
+        write("old-1", 1)
+        write("old-2", 2)
+        (tmp_path / "bad.json").write_bytes(b'{"id": "ba')
+        (tmp_path / "other.json").write_text('{"id": "../other"}')
+        store = FileCheckpointStore(tmp_path)
+        await store.save(_checkpoint("new", 3))
+        assert [one.id for one in await store.list_all()] == ["old-1", "old-2", "new"]
+        found = await store.get_by_label("turn-2")
+        assert found is not None
+        assert (found.messages, found.metadata["last_tool"]) == (_conversation(2), "x")
+        assert {problem.id for problem in await store.damaged()} == {"bad", "other"}
+        with pytest.raises(Damaged):
+            await store.get("bad")
+        assert await store.remove("../other") is False
+        assert await store.remove_oldest()
+        assert not (tmp_path / "old-1.json").exists()
+        await store.save(_checkpoint("old-2", 2, "taken over"))
+        assert not (tmp_path / "old-2.json").exists()
+        assert [one.label for one in await store.list_all()] == ["taken over", ""]
+        assert (tmp_path / "bad.json").exists(), "unreadable never means deletable"
+
+    _run(story())
+
+
+def test_one_damaged_message_takes_down_only_the_checkpoints_after_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        store = FileCheckpointStore(tmp_path)
+        for number in range(1, 6):
+            await store.save(_checkpoint(f"c{number}", number))
+        (path,) = (path for path in (tmp_path / "messages").iterdir())
+        lines = path.read_bytes().splitlines(keepends=True)
+        lines[5] = lines[5].replace(b"prompt", b"promqt")
+        path.write_bytes(b"".join(lines))
+        fresh = FileCheckpointStore(tmp_path)
+        assert [one.id for one in await fresh.list_all()] == ["c1", "c2"]
+        assert {problem.id for problem in await fresh.damaged()} == {"c3", "c4", "c5"}
+        assert await fresh.count() == 5
+        await fresh.save(_checkpoint("c6", 6))
+        found = await FileCheckpointStore(tmp_path).get("c6")
+        assert found is not None
+        assert found.messages == _conversation(6)
+
+    _run(story())
+
+
+def test_files_are_kept_and_only_the_agents_work_is_taken_back(tmp_path: Path) -> None:
+    place = tmp_path / "work"
+    place.mkdir()
+
+    async def story() -> None:
+        store = FileCheckpointStore(tmp_path / "s")
+        (place / "a.txt").write_text("one")
+        await store.save(_checkpoint("first", 1), workspace=place, by_agent=False)
+        (place / "a.txt").write_text("two")
+        (place / "agent.txt").write_text("x")
+        await store.save(_checkpoint("second", 2), workspace=place)
+        (place / "mine.txt").write_text("mine")
+        await store.save(_checkpoint("third", 3), workspace=place, by_agent=False)
+        assert await store.rewind("first", place) == ["a.txt", "agent.txt"]
+        assert {path.name: path.read_text() for path in place.iterdir()} == {"a.txt": "one", "mine.txt": "mine"}
+        assert await store.rewind("first", place) == []
+        assert await store.count() == 4, "what was before has been kept"
+        (place / "a.txt").write_text("the user's")
+        await store.save(_checkpoint("fourth", 4), workspace=place, by_agent=False)
+        with pytest.raises(Conflicts):
+            await store.rewind("second", place)
+        assert (place / "a.txt").read_text() == "the user's"
+        await store.save(_checkpoint("words", 4))
+        with pytest.raises(Refused):
+            await store.rewind("words", place)
+        found = await store.get("words")
+        assert found is not None
+        assert "no directory" in found.metadata["workspace"]
+
+    _run(story())
+
+
+def _agent(*answers: list[tuple[str, dict[str, Any]]] | str) -> tuple[FunctionModel, list[list[ModelMessage]]]:
+    """A model that gives these answers in turn: tool calls, or text. And the histories it was sent."""
+    seen: list[list[ModelMessage]] = []
+    left = list(answers)
+
+    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        seen.append(list(messages))
+        answer = left.pop(0)
+        if isinstance(answer, str):
+            yield answer
+            return
+        for number, (name, arguments) in enumerate(answer):
+            yield {
+                number: DeltaToolCall(name=name, json_args=json.dumps(arguments), tool_call_id=f"c{len(left)}-{number}")
+            }
+
+    return FunctionModel(stream_function=stream), seen
+
+
+def _results(messages: list[ModelMessage]) -> list[str]:
+    return [
+        str(part.content)
+        for message in messages
+        if isinstance(message, ModelRequest)
+        for part in message.parts
+        if isinstance(part, ToolReturnPart)
+    ]
+
+
+def test_an_applications_runs_make_checkpoints_and_its_agent_goes_back(tmp_path: Path) -> None:
+    store = FileCheckpointStore(tmp_path / "s")
+    deps = DeepAgentDeps(backend=LocalBackend(tmp_path / "work"), checkpoint_store=store)
+    model, seen = _agent(
+        [("write_file", {"path": "a.txt", "content": "good"}), ("save_checkpoint", {"label": "good"})],
+        [("write_file", {"path": "a.txt", "content": "bad"}), ("list_checkpoints", {})],
+        [("rewind_to", {"checkpoint": "good", "reason": "bad was worse"})],
+        [("rewind_to", {"checkpoint": "good"})],
+        "Done.",
+    )
+    agent = create_deep_agent(model)
+
+    async def story() -> None:
+        with pytest.raises(RewindRequested) as caught:
+            await agent.run("improve it", deps=deps)
+        assert (tmp_path / "work" / "a.txt").read_text() == "good"
+        assert caught.value.label == "good"
+        prompt = caught.value.prompt("improve it")
+        result = await agent.run(prompt, deps=deps, message_history=caught.value.messages)
+        assert result.output == "Done."
+
+    _run(story())
+    assert "good turn 1" in _results(seen[2])[-1]
+    assert "once for this request already" in _results(seen[-1])[-1]
+    assert "bad was worse" in str(seen[3])
+    found = _run(store.list_all())
+    assert [one.metadata.get("kind") for one in found][:3] == ["turn", "tool", "manual"]
+    assert found[0].messages == []
+    assert all(one.metadata["workspace"] is True for one in found)
+
+
+def test_two_users_share_an_agent_and_nothing_else(tmp_path: Path) -> None:
+    agent = create_deep_agent(offline_model())
+    users = {
+        name: DeepAgentDeps(
+            backend=LocalBackend(tmp_path / name / "work"), checkpoint_store=FileCheckpointStore(tmp_path / name / "s")
+        )
+        for name in ("alice", "bob")
+    }
+
+    async def story() -> None:
+        await asyncio.gather(*(agent.run(f"write {name}.txt: {name}", deps=deps) for name, deps in users.items()))
+
+    _run(story())
+    for name in users:
+        kept = b"".join(path.read_bytes() for path in (tmp_path / name / "s").rglob("*") if path.is_file())
+        other = {"alice": b"bob", "bob": b"alice"}[name]
+        assert name.encode() in kept
+        assert other not in kept
+
+
+@pytest.mark.parametrize("make", [InMemoryCheckpointStore, lambda: FileCheckpointStore("store")])
+def test_without_a_directory_conversations_alone_are_kept(make: Callable[[], CheckpointStore], tmp_path: Path) -> None:
+    previous = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        store = make()
+        agent = create_deep_agent(offline_model(), checkpoint_frequency="every_turn")
+        _run(agent.run("write a.txt: x", deps=DeepAgentDeps(backend=StateBackend(), checkpoint_store=store)))
+        found = _run(store.list_all())
+    finally:
+        os.chdir(previous)
+    assert [one.label for one in found] == ["turn-0", "turn-1"]
+    assert len(found[1].messages) == 4
+
+
+def test_a_profiles_checkpoints_can_be_read_as_a_library(deepctl: InProcess, home: Path) -> None:
+    deepctl("chat", "write a.txt: x", "--user", "alice").ok()
+    store = FileCheckpointStore(home / "profiles/alice/checkpoints")
+    found = _run(store.list_all())
+    assert [len(one.messages) for one in found] == [0, 3, 4]
+    _run(store.save(_checkpoint("mine", 2, "mine")))
+    listed = deepctl("checkpoints", "list", "--user", "alice", "--json").ok().json
+    assert "mine" in {one["id"] for one in listed["checkpoints"]}
+    assert listed["damaged"] == []
+    assert deepctl("checkpoints", "verify", "--user", "alice").code == 0
+    shown = deepctl("checkpoints", "show", "mine", "--user", "alice", "--json").ok().json
+    assert len(shown["messages"]) == 4
