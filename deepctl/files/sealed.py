@@ -19,7 +19,10 @@ _TAIL = len(_MARK) + 8 + 2
 
 
 class Line(NamedTuple):
-    """One line that was read: its number from 1, the offset in bytes behind it, and its value or what is wrong."""
+    """One line that was read: its number from 1, the offset in bytes behind it, and its value or what is wrong.
+
+    A last line that is whole but for its newline, which is another byte, has both.
+    """
 
     number: int
     end: int
@@ -51,6 +54,15 @@ def unseal(line: bytes) -> dict[str, Any]:
     return value
 
 
+def is_whole(line: bytes) -> bool:
+    """Whether a line without its newline is as it was written."""
+    try:
+        unseal(line)
+    except ValueError:
+        return False
+    return True
+
+
 def parse(raw: bytes) -> Iterator[Line]:
     """Every line of a file's content; never raises. A last line without newline counts if it is whole."""
     position = 0
@@ -63,8 +75,12 @@ def parse(raw: bytes) -> Iterator[Line]:
         try:
             yield Line(number, behind, unseal(raw[position:end]), None)
         except ValueError as error:
-            problem = "cut short" if newline < 0 else str(error)
-            yield Line(number, behind, None, problem)
+            if newline >= 0:
+                yield Line(number, behind, None, str(error))
+            elif is_whole(raw[position : end - 1]):
+                yield Line(number, behind, unseal(raw[position : end - 1]), "its newline is damaged")
+            else:
+                yield Line(number, behind, None, "cut short")
         position = behind
 
 
@@ -74,11 +90,10 @@ def whole(descriptor: int) -> int:
     if not end or os.pread(descriptor, 1, end - 1) == b"\n":
         return end
     start = _last_newline(descriptor, end) + 1
-    try:
-        unseal(os.pread(descriptor, end - start, start))
-    except ValueError:
-        return start
-    return end
+    line = os.pread(descriptor, end - start, start)
+    if is_whole(line):
+        return end
+    return end - 1 if is_whole(line[:-1]) else start
 
 
 def _last_newline(descriptor: int, end: int) -> int:
@@ -110,14 +125,14 @@ class Appender:
         if not self.end or os.pread(self._descriptor, 1, self.end - 1) == b"\n":
             return
         start = whole(self._descriptor)
-        if start < self.end:
+        if start and os.pread(self._descriptor, 1, start - 1) != b"\n":
+            # Only the newline is missing, or is another byte: the line itself is whole and stays.
+            os.pwrite(self._descriptor, b"\n", start)
+            self.end = start + 1
+        else:
             self.torn = self.end - start
             os.ftruncate(self._descriptor, start)
             self.end = start
-        else:
-            # Only the newline is missing: the line itself is whole and stays.
-            os.pwrite(self._descriptor, b"\n", self.end)
-            self.end += 1
         os.fsync(self._descriptor)
 
     def append(self, value: dict[str, Any]) -> int:

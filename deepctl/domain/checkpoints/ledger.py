@@ -275,6 +275,11 @@ def new_id() -> str:
     return os.urandom(8).hex()
 
 
+def is_id(text: str) -> bool:
+    """Whether `text` is an id as `new_id` makes them; an application's own may look otherwise."""
+    return re.fullmatch(r"[0-9a-f]{16}", text) is not None
+
+
 def check_label(label: str) -> str:
     """`label` if it may be one: a name that does not look like an id. Raises `BadName`."""
     names.check(label, "label")
@@ -295,6 +300,8 @@ def read(directory: str) -> Ledger:
     for line in sealed.parse(raw):
         if line.value is not None:
             found.apply(line, path)
+            if line.problem is not None:
+                found.damage.append(Damage(None, line.number, line.problem))
         elif line.problem == "cut short":
             found.torn = True
         else:

@@ -2,8 +2,9 @@ r"""Objects: bytes kept once, by their SHA-256, in immutable packs.
 
 A pack (`packs/<id>.pack`) is `deepctl pack 1\n`, the objects one after another, a table with an entry for each, and a
 trailer: the number of entries and the SHA-256 of header, table and number. Each object is stored as it is or
-compressed by zlib, whichever is shorter, and checked against its hash whenever it is read; the table against the
-trailer. So every byte is covered. What one checkpoint adds is one pack, synced once.
+compressed by zlib, whichever is shorter, and checked against its hash whenever it is read; the table has a CRC-32 of
+what is stored (several compressed forms can mean the same) and is checked against the trailer. So every byte is
+covered. What one checkpoint adds is one pack, synced once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from deepctl.files import durable
 
 HASH_SIZE = 32
 _HEADER = b"deepctl pack 1\n"
-_ENTRY = struct.Struct(">32sQQQ")
+_ENTRY = struct.Struct(">32sQQQI")
 _TRAILER = struct.Struct(">Q32s8s")
 _MAGIC = b"DCPACK1\n"
 SUFFIX = ".pack"
@@ -33,12 +34,16 @@ _LEVEL = 1
 
 
 class Stored(NamedTuple):
-    """One object of a pack's table: its hash, where it lies in the pack and how long it is there and in itself."""
+    """One object of a pack's table: its hash, where it lies in the pack, how long it is there and in itself.
+
+    `crc` is the CRC-32 of what is stored.
+    """
 
     digest: bytes
     offset: int
     stored: int
     size: int
+    crc: int
 
 
 class Objects:
@@ -67,7 +72,7 @@ class Objects:
                 self._cache.drop_pack(name)
             for name in there - cached:
                 try:
-                    self._cache.add_pack(name, read_table(os.path.join(self.directory, name)))
+                    self._cache.add_pack(name, (entry[:4] for entry in self.table(name)))
                 except Damaged:
                     continue  # `verify` names it; its objects are looked for elsewhere
             self._known = there
@@ -112,7 +117,7 @@ class Objects:
 
     def added(self, name: str, table: list[Stored]) -> None:
         """A batch's pack is in place."""
-        self._cache.add_pack(name, table)
+        self._cache.add_pack(name, (entry[:4] for entry in table))
         self._packs().add(name)
 
     def batch_ended(self) -> None:
@@ -122,6 +127,19 @@ class Objects:
     def table(self, name: str) -> list[Stored]:
         """The table of one pack. Raises `Damaged`."""
         return read_table(os.path.join(self.directory, name))
+
+    def is_as_stored(self, name: str, entry: Stored) -> bool:
+        """Whether the bytes of an object in a pack are those that were written."""
+        found = 0
+        descriptor = durable.open_regular(os.path.join(self.directory, name), os.O_RDONLY)
+        try:
+            position, end = entry.offset, entry.offset + entry.stored
+            while position < end and (piece := os.pread(descriptor, min(_CHUNK, end - position), position)):
+                found = zlib.crc32(piece, found)
+                position += len(piece)
+        finally:
+            os.close(descriptor)
+        return found == entry.crc
 
     def remove_pack(self, name: str) -> None:
         """Delete a pack; the caller knows that nothing needs it. Nothing if it is gone already."""
@@ -184,6 +202,7 @@ class Batch:
         self._descriptor = -1
         self._path = ""
         self._end = 0
+        self._crc = 0
         self._buffer = bytearray()
 
     @property
@@ -272,9 +291,11 @@ class Batch:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(self._path, flags, durable.FILE_MODE)
             self._write(_HEADER)
+        self._crc = 0
         return self._end
 
     def _write(self, data: bytes) -> None:
+        self._crc = zlib.crc32(data, self._crc)
         self._buffer += data
         self._end += len(data)
         if len(self._buffer) >= _CHUNK:
@@ -293,7 +314,7 @@ class Batch:
             self._write(b"\0")
             stored += 1
         self._new[digest] = Location(os.path.basename(self._path), start, stored, size)
-        self._table.append(Stored(digest, start, stored, size))
+        self._table.append(Stored(digest, start, stored, size, self._crc))
 
     def commit(self) -> None:
         """Sync what was added into place; nothing if nothing was."""

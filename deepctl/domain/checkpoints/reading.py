@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from deepctl.domain.checkpoints import ledger, snapshots
+from deepctl.domain.checkpoints import index, ledger, snapshots
 from deepctl.domain.checkpoints.cache import Cache
 from deepctl.domain.checkpoints.ledger import Ledger, Record
 from deepctl.domain.checkpoints.messages import MESSAGES
@@ -99,7 +99,11 @@ def conversation_at(paths: ProfilePaths, record: Record) -> log.Conversation:
     _, end = log.end_of(directory, record.log)
     if end < record.offset:
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is cut short.")
-    return log.read(directory, record.log, record.offset)
+    found = log.read(directory, record.log, record.offset)
+    lost = next((damage for damage in found.damage if damage.line == 1), None)
+    if lost is not None:
+        raise Damaged(f"The conversation of checkpoint {record.id} is lost: {lost.file}: {lost.reason}.")
+    return found
 
 
 def directory_of(paths: ProfilePaths, wanted: str) -> str | None:
@@ -138,6 +142,7 @@ def structural(paths: ProfilePaths, found: Ledger) -> list[Problem]:
         elif record.pack in found.packs and packs.get(record.pack, -1) < record.added_bytes:
             reason = "cut short" if record.pack in packs else "missing"
             problems.append(Problem(record.id, os.path.join(paths.packs, record.pack), f"its pack is {reason}"))
+    problems += [Problem(identity, path, "its line is missing") for identity in index.lost(paths, found)]
     unnamed = {name for name in packs if name.endswith(".pack")} - found.packs - found.gone
     if len(unnamed) > 1:
         problems.append(Problem(None, path, f"lines are missing: nothing names {len(unnamed)} packs"))

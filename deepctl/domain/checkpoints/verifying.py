@@ -59,6 +59,8 @@ def _pack(paths: ProfilePaths, objects: Objects, name: str, good: set[bytes], pr
         try:
             for _ in objects.chunks(entry.digest):
                 pass
+            if not objects.is_as_stored(name, entry):
+                raise Damaged(f"Object {entry.digest.hex()[:16]} in {path} is not as it was written.")
         except (DeepctlError, OSError) as error:
             problems.append(Problem(None, path, str(error)))
         else:
@@ -137,6 +139,6 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
             problems += [
                 Problem(None, f"{path} line {line.number}", line.problem or "unreadable")
                 for line in sealed.parse(raw)
-                if line.value is None and line.problem != "cut short"
+                if line.problem is not None and (line.problem != "cut short" or line.number == 1)
             ]
     return size

@@ -160,6 +160,10 @@ def _chain(directory: str, log: str, end: int | None, damage: list[Damage]) -> l
             raise _missing(path) from None
         lines = list(sealed.parse(raw if end is None else raw[:end]))
         first = lines[0].value if lines else None
+        if first is None:
+            # Written as a whole, so no kill can have cut it.
+            damage.append(Damage(os.path.basename(path), 1, "what it continues cannot be told", False))
+            lines = lines[1:]
         _check_version(path, lines)
         chain.append((os.path.basename(path), lines))
         match first.get("parent") if first else None:
