@@ -7,11 +7,12 @@ READY := $(VENV)/.ready
 TESTS ?= tests
 DEV := $(VENV)/.ready-dev
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test soak lint bench clean
 
 help:
 	@echo "make demo    a conversation with the offline model, in a throw-away root"
 	@echo "make test    all tests"
+	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make bench   speed, as ratios measured in one run"
 	@echo "make clean   remove what the others made"
@@ -34,6 +35,9 @@ demo: $(READY)
 test: $(DEV)
 	$(BIN)/pytest $(TESTS)
 
+soak: $(DEV)
+	DEEPCTL_SOAK=1 $(BIN)/pytest tests/domain/test_crash.py tests/domain/test_checkpoint_damage.py tests/domain/test_stories.py
+
 lint: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -44,5 +48,5 @@ bench: $(DEV)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peer build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -17,7 +17,7 @@ def medians(commands: Mapping[str, Sequence[str]], *, rounds: int, environment: 
             began = time.perf_counter()
             subprocess.run(
                 command,
-                env={**os.environ, **environment},
+                env=environment_of(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -28,8 +28,15 @@ def medians(commands: Mapping[str, Sequence[str]], *, rounds: int, environment: 
     return {name: statistics.median(measured) for name, measured in times.items()}
 
 
+def environment_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of this process and more, with compiled modules kept, as where a package is installed."""
+    found = {**os.environ, **environment}
+    found.pop("PYTHONDONTWRITEBYTECODE", None)
+    return found
+
+
 def promise(what: str, ratio: float, limit: float) -> bool:
     """Print one promise with what was measured; whether it holds."""
     held = ratio <= limit
-    print(f"  {what:<58} {ratio:5.2f} x   promised: {limit:.2f} x   {'held' if held else 'BROKEN'}")
+    print(f"  {what:<58} {ratio:6.3f} x   promised: {limit:.3f} x   {'held' if held else 'BROKEN'}")
     return held

@@ -19,7 +19,8 @@ from deepctl.domain.checkpoints.objects import Objects
 _DIRECTORIES, _FILES, _SIZE = 100, 100, 2048
 
 
-def _fill(root: Path, randomness: random.Random) -> None:
+def fill(root: Path, randomness: random.Random) -> None:
+    """10,000 files of 2 KB in 100 directories."""
     words = [f"{randomness.getrandbits(40):x}" for _ in range(3000)]
     for directory in range(_DIRECTORIES):
         (root / f"d{directory}").mkdir(parents=True)
@@ -28,7 +29,8 @@ def _fill(root: Path, randomness: random.Random) -> None:
             (root / f"d{directory}" / f"f{file}.txt").write_text(text)
 
 
-def _walk(root: Path) -> None:
+def walk(root: Path) -> None:
+    """A bare walk with one `lstat` a file."""
     for directory, _, files in os.walk(root):
         for file in files:
             os.lstat(os.path.join(directory, file))
@@ -60,7 +62,7 @@ def run() -> bool:
     randomness = random.Random(20261122)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "work"
-        _fill(root, randomness)
+        fill(root, randomness)
         time.sleep(0.1)
         gits, firsts = [], []
         for number in range(3):
@@ -70,7 +72,7 @@ def run() -> bool:
             gits.append(_timed(lambda number=number: _git(root, Path(place) / f"git{number}")))  # type: ignore[misc]
         walks, same, changed, added = [], [], [], []
         for _ in range(9):
-            walks.append(_timed(lambda: _walk(root)))
+            walks.append(_timed(lambda: walk(root)))
             same.append(_timed(lambda: _snapshot(root, store)))
             with open(root / f"d{randomness.randrange(_DIRECTORIES)}" / "f7.txt", "a") as file:
                 file.write(str(randomness.random()))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.measure import medians, promise
 
-_BARE_TYPER = """
+BARE_TYPER = """
 import typer
 app = typer.Typer()
 @app.command()
@@ -30,6 +30,7 @@ from pydantic_ai_harness.tool_output_limits import ToolOutputLimits
 """
 _READERS = {
     "memory show": ("memory", "show", "--user", "alice"),
+    "checkpoints list": ("checkpoints", "list", "--user", "alice"),
     "sessions list": ("sessions", "list", "--user", "alice"),
     "profiles list": ("profiles", "list"),
 }
@@ -42,7 +43,7 @@ def run() -> bool:
         environment = {"DEEPCTL_HOME": f"{place}/state", "DEEPCTL_CONFIG": f"{place}/config.toml"}
         for said in ("remember I like tea", "write a.txt: hello", "hello"):
             medians({"": (deepctl, "chat", "--user", "alice", said)}, rounds=1, environment=environment)
-        (Path(place) / "bare.py").write_text(_BARE_TYPER)
+        (Path(place) / "bare.py").write_text(BARE_TYPER)
         commands = {
             "bare Python": (sys.executable, "-c", "pass"),
             "bare Typer": (sys.executable, f"{place}/bare.py", "one"),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from operator import is_
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import anyio.to_thread
@@ -21,11 +22,11 @@ from pydantic import ValidationError
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRequest
 
 from deepctl.domain.checkpoints import foreign, messages, pruning, rewinding
-from deepctl.domain.checkpoints.ledger import AGENT, OTHER, Record
-from deepctl.domain.checkpoints.messages import MESSAGES, Messages
+from deepctl.domain.checkpoints.ledger import AGENT, MESSAGES, OTHER, Position, Record
+from deepctl.domain.checkpoints.messages import Messages
 from deepctl.domain.checkpoints.reading import Problem
 from deepctl.domain.checkpoints.reference import CheckpointNotFound
-from deepctl.domain.checkpoints.store import Checkpoints, Position, Workspace
+from deepctl.domain.checkpoints.store import Checkpoints, Workspace
 from deepctl.domain.sessions import catalogue, log
 from deepctl.errors import Damaged, Refused
 from deepctl.files import durable
@@ -277,9 +278,8 @@ class FileCheckpointStore:
         """The store; opened anew if another process has written to it. After an error it is opened anew, too."""
         if self._store is not None and not self._store.is_current():
             self._close()
-        if self._store is None or self._messages is None:
+        if self._store is None:
             self._store = Checkpoints(self._directory, cache=self._cache)
-            self._messages = Messages(os.path.join(self._directory, MESSAGES))
         try:
             yield self._store
         except BaseException:
@@ -294,8 +294,9 @@ class FileCheckpointStore:
         self._parsed = {}
 
     def _save(self, store: Checkpoints, checkpoint: Checkpoint, workspace: Workspace | None, author: str) -> None:
-        assert self._messages is not None
         _check_id(checkpoint.id)
+        if self._messages is None:
+            self._messages = Messages(os.path.join(self._directory, MESSAGES))
         if workspace is not None:
             self._finish(store, workspace)
         chain, new = self._chained(checkpoint.messages)
@@ -324,9 +325,9 @@ class FileCheckpointStore:
         """
         assert self._messages is not None
         before, digests = self._recent
-        same = 0
-        while same < min(len(before) - 2, len(conversation)) and before[same] is conversation[same]:
-            same += 1
+        same = min(max(len(before) - 2, 0), len(conversation))
+        if not all(map(is_, before[:same], conversation)):
+            same = next(number for number in range(same) if before[number] is not conversation[number])
         chain = digests[:same]
         rest: list[dict[str, Any]] = ModelMessagesTypeAdapter.dump_python(list(conversation[same:]), mode="json")
         for message in rest:

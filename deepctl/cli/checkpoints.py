@@ -1,10 +1,11 @@
-"""`deepctl checkpoints`."""
+"""`deepctl checkpoints`.
+
+What only some commands need is imported where they need it: listing a thousand checkpoints takes less than that.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import closing
 from typing import Annotated, Literal
 
 import typer
@@ -12,16 +13,11 @@ import typer
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import names
-from deepctl.domain.checkpoints import comparing, importing, pruning, reading, rewinding, trees, verifying
+from deepctl.domain.checkpoints import reading
 from deepctl.domain.checkpoints.ledger import Ledger, Record, check_label
-from deepctl.domain.checkpoints.reading import Listed, Reader
-from deepctl.domain.checkpoints.rewinding import Done, Outline, Wish
-from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.sessions import catalogue, log
-from deepctl.domain.sessions.catalogue import Session
-from deepctl.errors import Damaged, NotFound
+from deepctl.domain.sessions import catalogue
+from deepctl.errors import Damaged
 from deepctl.output import checkpoints as views
-from deepctl.output.progress import Progress
 from deepctl.output.render import show
 from deepctl.output.text import is_terminal
 
@@ -38,10 +34,6 @@ SessionName = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")]
 Force = Annotated[bool, typer.Option("--force", help="Take back what somebody else changed after the agent, too.")]
-
-
-def _listed(profile: ProfilePaths, found: Ledger, record: Record) -> Listed:
-    return reading.described(found, catalogue.by_id(profile))(record)
 
 
 @app.command("list", epilog="Example: deepctl checkpoints list --user alice --limit 10")
@@ -74,19 +66,15 @@ def list_(
 
 
 def _shown_parent(found: Ledger, record: Record, shown: set[str]) -> str | None:
-    return next((one.id for one in found.line_of(record.parent) if one.id in shown), None)
+    return next((one.id for one in found.line(record.parent) if one.id in shown), None)
 
 
 @app.command("show", epilog="Example: deepctl checkpoints show ~1 --user alice")
 def show_(ref: Ref, user: options.User = None, session: SessionName = None, as_json: options.Json = False) -> None:
     """Show a checkpoint: its record, its files and its conversation."""
-    profile = options.existing_profile(user)
-    with closing(Reader(profile)) as reader:
-        record = reading.find(profile, reader.ledger, ref, session)
-        walked = trees.walk(reader.objects, bytes.fromhex(record.tree)) if record.tree else iter(())
-        files = [(os.fsdecode(path), entry) for path, entry in walked]
-        conversation = reading.conversation_at(profile, record)
-        show(views.CheckpointShown(profile.name, _listed(profile, reader.ledger, record), files, conversation), as_json)
+    from deepctl.cli.checkpoint_views import shown
+
+    show(shown(options.existing_profile(user), ref, session), as_json)
 
 
 @app.command(epilog="Example: deepctl checkpoints diff ~2 --user alice --stat")
@@ -99,57 +87,9 @@ def diff(
     as_json: options.Json = False,
 ) -> None:
     """Compare two checkpoints, or one with what is now: the files, and the turns that differ."""
-    profile = options.existing_profile(user)
-    exclude, _ = options.snapshot_settings(profile)
-    with closing(Reader(profile)) as reader, Progress("Comparing") as progress:
-        first = _from(profile, reader.ledger, before, session)
-        second = reading.find(profile, reader.ledger, after, session) if after is not None else None
-        new = bytes.fromhex(second.tree) if second is not None else reader.present(exclude, progress).tree
-        old = bytes.fromhex(first.tree)
-        content = comparing.kept(reader.objects)
-        changed = trees.changes(reader.objects, old, new) if old and new else iter(())
-        later = content if second is not None else comparing.present(profile.workspace, reader.objects)
-        found = list(comparing.differences(changed, content, later))
-        describe = reading.described(reader.ledger, catalogue.by_id(profile))
-        removed, added = _turns(profile, first, second, session)
-        to = describe(second) if second is not None else None
-        show(views.Compared(profile.name, describe(first), to, found, removed, added, stat), as_json)
+    from deepctl.cli.checkpoint_views import compared
 
-
-def _from(profile: ProfilePaths, found: Ledger, reference: str | None, session: str | None) -> Record:
-    if reference is not None:
-        return reading.find(profile, found, reference, session)
-    records = [record for record in found.records.values() if record.tree]
-    if session is not None:
-        wanted = catalogue.find(profile, session).id
-        records = [record for record in records if record.session == wanted]
-    if not records:
-        raise NotFound(
-            "There is no checkpoint to compare with.",
-            "`deepctl checkpoints save` makes one.",
-            code="checkpoint_not_found",
-        )
-    return records[-1]
-
-
-def _turns(
-    profile: ProfilePaths, first: Record, second: Record | None, session: str | None
-) -> tuple[list[views.Turn], list[views.Turn]]:
-    before = reading.conversation_at(profile, first).messages
-    if second is not None:
-        after = reading.conversation_at(profile, second).messages
-    else:
-        name = session if session is not None else catalogue.by_id(profile).get(first.session)
-        after = catalogue.read(reading.session_at_hand(profile, name)).messages
-    shared = 0
-    while shared < min(len(before), len(after)) and before[shared].message == after[shared].message:
-        shared += 1
-    removed, added = (_prompts(messages[shared:]) for messages in (before, after))
-    return removed, added
-
-
-def _prompts(messages: list[log.Message]) -> list[views.Turn]:
-    return [views.Turn(entry.turn, text) for entry in messages if (text := catalogue.prompt(entry.message)) is not None]
+    show(compared(options.existing_profile(user), before, after, session, stat), as_json)
 
 
 @app.command(epilog="Example: deepctl checkpoints save before-refactoring --user alice")
@@ -167,7 +107,7 @@ def save(
         if session is None and catalogue.latest(work.paths) is None:
             catalogue.start(work.paths, catalogue.FIRST)
         record = work.save_now(reading.session_at_hand(work.paths, session), label)
-        view = views.CheckpointSaved(work.paths.name, _listed(work.paths, work.ledger, record))
+        view = views.CheckpointSaved(work.paths.name, reading.listed(work.paths, work.ledger, record))
     show(view, as_json)
 
 
@@ -186,7 +126,7 @@ def label_(
     with options.working(user, "checkpoints label", wait, as_json) as work:
         record = reading.find(work.paths, work.ledger, ref, session)
         work.label(record, label or None)
-        view = views.Labelled(work.paths.name, _listed(work.paths, work.ledger, record))
+        view = views.Labelled(work.paths.name, reading.listed(work.paths, work.ledger, record))
     show(view, as_json)
 
 
@@ -216,79 +156,16 @@ def rewind(
         from deepctl.cli.picker import pick
 
         ref = pick(options.existing_profile(user), session, only or "", force, exact)
+    from deepctl.cli.checkpoint_views import foretold_rewind, rewound
+
     wanted = ref if ref is not None else "~1"
     wish = (only or "", force, exact)
     if dry_run:
-        show(_foretold(options.existing_profile(user), session, wanted, wish), as_json)
+        show(foretold_rewind(options.existing_profile(user), session, wanted, wish), as_json)
         return
     with options.working(user, "checkpoints rewind", wait, as_json) as work:
-        at_hand, target = _target(work.paths, work.ledger, session, wanted)
-        done = rewinding.rewind(work, at_hand, Wish(target, *wish))
-        view = _rewound(work.paths, work.ledger, done)
+        view = rewound(work, session, wanted, wish)
     show(view, as_json)
-
-
-def _target(paths: ProfilePaths, found: Ledger, session: str | None, reference: str) -> tuple[Session, Record]:
-    """The session at hand and the checkpoint in it. Raises `UsageError` for a checkpoint of another session."""
-    at_hand = reading.session_at_hand(paths, session)
-    target = reading.find(paths, found, reference, at_hand.name)
-    rewinding.check_session(found, at_hand, target, catalogue.by_id(paths))
-    return at_hand, target
-
-
-def _foretold(
-    profile: ProfilePaths, session: str | None, reference: str, wish: tuple[str, bool, bool]
-) -> views.Rewound:
-    with closing(Reader(profile)) as reader, Progress("Looking") as progress:
-        at_hand, target = _target(profile, reader.ledger, session, reference)
-        foretold = foretell(reader, at_hand, Wish(target, *wish), progress)
-        return _foreseen(reader, foretold)
-
-
-def foretell(reader: Reader, session: Session, wish: Wish, progress: Progress) -> Outline:
-    """What a rewind would do, without the lock and without changing anything."""
-    exclude, _ = options.snapshot_settings(reader.paths)
-    present = reader.present(exclude, progress)
-    author = reading.last_author(reader.paths, reader.ledger)
-    files = rewinding.plan_files(
-        reader.ledger, reader.objects, reader.sink, present, session.id, wish, exclude=exclude, author=author
-    )
-    position = reading.position(session, catalogue.read(session))
-    return rewinding.outline(reader.paths, session, position, present, wish, files)
-
-
-def _foreseen(reader: Reader, foretold: Outline) -> views.Rewound:
-    now = comparing.present(reader.paths.workspace, reader.objects)
-    preview = list(comparing.differences(foretold.changes, now, comparing.kept(reader.objects)))
-    changed = [change for change in foretold.changes if change.before != change.after]
-    return views.Rewound(
-        reader.paths.name,
-        True,
-        foretold,
-        _listed(reader.paths, reader.ledger, foretold.wish.to),
-        None,
-        [change.path for change in changed if change.after is not None],
-        [change.path for change in changed if change.after is None],
-        foretold.kept,
-        [],
-        preview,
-    )
-
-
-def _rewound(paths: ProfilePaths, found: Ledger, done: Done) -> views.Rewound:
-    describe = reading.described(found, catalogue.by_id(paths))
-    return views.Rewound(
-        paths.name,
-        False,
-        done.outline,
-        describe(done.outline.wish.to),
-        describe(done.safety) if done.safety is not None else None,
-        done.restored,
-        done.deleted,
-        [*done.outline.kept, *(path for path, _ in done.in_the_way)],
-        [f"{os.fsdecode(path)!r} is not as it was: {reason}." for path, reason in done.in_the_way],
-        [],
-    )
 
 
 @app.command(epilog="Example: deepctl checkpoints undo --user alice")
@@ -301,16 +178,13 @@ def undo(
     as_json: options.Json = False,
 ) -> None:
     """Take back the last rewind of the session; an undo too, which does it again."""
+    from deepctl.cli.checkpoint_views import foretold_undo, undone
+
     if dry_run:
-        profile = options.existing_profile(user)
-        with closing(Reader(profile)) as reader, Progress("Looking") as progress:
-            at_hand = reading.session_at_hand(profile, session)
-            foretold = foretell(reader, at_hand, rewinding.undoing(reader.ledger, at_hand), progress)
-            show(_foreseen(reader, foretold), as_json)
+        show(foretold_undo(options.existing_profile(user), session), as_json)
         return
     with options.working(user, "checkpoints undo", wait, as_json) as work:
-        done = rewinding.undo(work, reading.session_at_hand(work.paths, session), force=force)
-        view = _rewound(work.paths, work.ledger, done)
+        view = undone(work, session, force)
     show(view, as_json)
 
 
@@ -327,11 +201,8 @@ def fork(
     names.check(name, "session")
     with options.working(user, "checkpoints fork", wait, as_json) as work:
         record = reading.find(work.paths, work.ledger, ref, session)
-        reading.conversation_at(work.paths, record)
-        directory = reading.directory_of(work.paths, record.log)
-        assert directory is not None
-        forked = catalogue.fork(work.paths, name, directory, record.id, record.log, record.offset)
-        view = views.Forked(work.paths.name, forked.name, _listed(work.paths, work.ledger, record))
+        forked = work.fork(record, name)
+        view = views.Forked(work.paths.name, forked.name, reading.listed(work.paths, work.ledger, record))
     show(view, as_json)
 
 
@@ -345,7 +216,7 @@ def remove(
     as_json: options.Json = False,
 ) -> None:
     """Remove checkpoints and free what only they needed; never the newest, never a labelled one."""
-    _remove(refs, None, user, session, dry_run, wait, as_json)
+    _remove("checkpoints remove", (refs, session, None), user, dry_run, wait, as_json)
 
 
 @app.command(epilog="Example: deepctl checkpoints prune --keep 100 --user alice --dry-run")
@@ -357,35 +228,24 @@ def prune(
     as_json: options.Json = False,
 ) -> None:
     """Remove all but the newest N checkpoints; labelled ones stay, and what the last rewind is undone with."""
-    _remove([], keep, user, None, dry_run, wait, as_json)
+    _remove("checkpoints prune", ([], None, keep), user, dry_run, wait, as_json)
 
 
 def _remove(
-    refs: list[str],
-    keep: int | None,
+    command: str,
+    which: tuple[list[str], str | None, int | None],
     user: str | None,
-    session: str | None,
     dry_run: bool,
     wait: float,
     as_json: bool,
 ) -> None:
-    def chosen(paths: ProfilePaths, found: Ledger) -> list[Record]:
-        if keep is not None:
-            return pruning.to_prune(found, keep)
-        records = {record.id: record for record in (reading.find(paths, found, ref, session) for ref in refs)}
-        pruning.check_removable(found, records.values())
-        return list(records.values())
+    from deepctl.cli.checkpoint_views import Chosen, foretold_removal, removed
 
     if dry_run:
-        profile = options.existing_profile(user)
-        with closing(Reader(profile)) as reader:
-            removal = pruning.forecast(reader.ledger, reader.objects, chosen(profile, reader.ledger))
-        show(views.Removed(profile.name, True, removal), as_json)
+        show(foretold_removal(options.existing_profile(user), Chosen(*which)), as_json)
         return
-    command = "checkpoints remove" if keep is None else "checkpoints prune"
     with options.working(user, command, wait, as_json) as work:
-        removal = pruning.remove(work, chosen(work.paths, work.ledger))
-        view = views.Removed(work.paths.name, False, removal)
+        view = removed(work, Chosen(*which))
     show(view, as_json)
 
 
@@ -402,6 +262,8 @@ def import_(
     as_json: options.Json = False,
 ) -> None:
     """Take over the checkpoints of a pydantic-deep application, as a session of its own. DIR stays as it is."""
+    from deepctl.domain.checkpoints import importing
+
     if session is not None:
         names.check(session, "session")
     with options.working(user, "checkpoints import", wait, as_json) as work:
@@ -414,6 +276,8 @@ def import_(
 @app.command(epilog="Example: deepctl checkpoints verify --user alice")
 def verify(user: options.User = None, as_json: options.Json = False) -> None:
     """Read and check every byte that is kept; exit 5 if any is damaged."""
+    from deepctl.domain.checkpoints import verifying
+
     profile = options.existing_profile(user)
     found = verifying.verify(profile)
     show(views.Checked(profile.name, found), as_json)

@@ -6,10 +6,10 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from deepctl.cli.checkpoints import foretell
-from deepctl.domain.checkpoints import comparing, reading
+from deepctl.cli.checkpoint_views import foretell, previewed
+from deepctl.domain.checkpoints import reading
 from deepctl.domain.checkpoints.ledger import Record
-from deepctl.domain.checkpoints.reading import Reader
+from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.rewinding import Wish
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions.catalogue import Session
@@ -117,8 +117,7 @@ class _Picker:
         reader = self._reader
         with Progress("Looking") as progress:
             outline = foretell(reader, self._session, Wish(record, *self._wish), progress)
-        now = comparing.present(reader.paths.workspace, reader.objects)
-        found = list(comparing.differences(outline.changes, now, comparing.kept(reader.objects)))
+        found = previewed(reader, outline)
         files = f"{len(found)} file{'' if len(found) == 1 else 's'} would change"
         turns = f"{outline.turns_removed} turn{'' if outline.turns_removed == 1 else 's'} would leave the conversation"
         lines = ["", f"{files}, {turns}."]

@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.domain.checkpoints.comparing import Difference, describe
-from deepctl.domain.checkpoints.pruning import Removal
 from deepctl.domain.checkpoints.reading import Listed, Problem
-from deepctl.domain.checkpoints.rewinding import Outline
-from deepctl.domain.checkpoints.trees import DIRECTORY, Entry
-from deepctl.domain.checkpoints.verifying import Verified
 from deepctl.domain.sessions.log import Conversation
 from deepctl.output.graph import rails
 from deepctl.output.render import notice
 from deepctl.output.sessions import print_conversation
 from deepctl.output.text import ago, has_colour, is_terminal, printable, size, table
 
-_SHORT = 8
+if TYPE_CHECKING:
+    # What only some commands have; importing it takes longer than listing a thousand checkpoints.
+    from deepctl.domain.checkpoints.comparing import Difference
+    from deepctl.domain.checkpoints.pruning import Removal
+    from deepctl.domain.checkpoints.rewinding import Outline
+    from deepctl.domain.checkpoints.trees import Entry
+    from deepctl.domain.checkpoints.verifying import Verified
+
 _PROMPT = 48
 
 
@@ -122,7 +124,7 @@ class CheckpointShown(NamedTuple):
             "profile": self.profile,
             "checkpoint": document(self.checkpoint),
             "files": [
-                {"path": path, "kind": describe(entry), "mode": f"{entry.mode:04o}", "bytes": entry.size}
+                {"path": path, "kind": entry.what, "mode": f"{entry.mode:04o}", "bytes": entry.size}
                 for path, entry in self.files
             ],
             "unkept": [{"path": path, "reason": reason} for path, reason in record.unkept],
@@ -281,7 +283,7 @@ def preview_line(one: Difference) -> str:
         counts = _modes(one)
     elif one.added_lines is None:
         counts = one.remark or ""
-    elif any(entry is not None and entry.kind == DIRECTORY for entry in (one.before, one.after)):
+    elif any(entry is not None and entry.what == "directory" for entry in (one.before, one.after)):
         counts = "directory"
     else:
         counts = f"+{one.added_lines} -{one.removed_lines}"
@@ -345,10 +347,10 @@ def _print_difference(one: Difference, colour: bool, terminal: bool) -> None:
     if one.before is not None and one.after is not None and one.before.mode != one.after.mode:
         print(f"# {name}: mode {_modes(one)}")
     if one.change == "type" and one.before is not None and one.after is not None:
-        print(f"# {name}: a {describe(one.before)} became a {describe(one.after)}")
+        print(f"# {name}: a {one.before.what} became a {one.after.what}")
     elif not one.lines and one.change in ("added", "deleted"):
         entry = one.after or one.before
-        print(f"# {name}: {describe(entry) if entry else ''} {one.change}{f', {one.remark}' if one.remark else ''}")
+        print(f"# {name}: {entry.what if entry else ''} {one.change}{f', {one.remark}' if one.remark else ''}")
     elif one.remark:
         print(f"# {name}: {one.remark}")
     for number, line in enumerate(one.lines):

@@ -21,6 +21,8 @@ def _escaped(match: re.Match[str]) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line, with every character that could move a cursor or reverse text shown as an escape."""
+    if text.isprintable():
+        return text
     return _CONTROL_OR_BREAK.sub(_escaped, text)
 
 

@@ -16,17 +16,29 @@ CALLS = (
 
 
 class Counter:
-    """Counts the calls, and does something right before the call number `at`, from 1."""
+    """Counts the calls, and does something right before the call number `at`, from 1.
 
-    def __init__(self, at: int = 0, action: Callable[[], None] | None = None) -> None:
+    With `beneath`, only calls on something in that directory count; with `only`, only calls of these names.
+    """
+
+    def __init__(
+        self,
+        at: int = 0,
+        action: Callable[[], None] | None = None,
+        *,
+        only: tuple[str, ...] = CALLS,
+        beneath: str | None = None,
+    ) -> None:
         self.seen = 0
         self._at = at
         self._action = action
+        self._only = only
+        self._beneath = beneath
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """While entered, the calls of `os` go through this."""
-        real = {name: getattr(os, name) for name in CALLS}
+        real = {name: getattr(os, name) for name in self._only}
         for name, call in real.items():
             setattr(os, name, self._counting(call))
         try:
@@ -37,12 +49,19 @@ class Counter:
 
     def _counting(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:
-            self.seen += 1
+            self.seen += self._beneath is None or _is_beneath(self._beneath, arguments, options)
             if self.seen == self._at and self._action is not None:
+                self.seen += 1
                 self._action()
             return call(*arguments, **options)
 
         return counted
+
+
+def _is_beneath(directory: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    descriptor = options.get("dst_dir_fd", arguments[0])
+    place = os.readlink(f"/proc/self/fd/{descriptor}") if isinstance(descriptor, int) else str(arguments[0])
+    return place.startswith(directory)
 
 
 def count(operation: Callable[[], object]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain.checkpoints import reading, verifying
-from deepctl.domain.checkpoints.reading import Reader
+from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.trees import DIRECTORY, walk
 from deepctl.domain.sessions import catalogue
 from deepctl.errors import DeepctlError

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from deepctl.domain.checkpoints import pruning, reading, verifying
-from deepctl.domain.checkpoints.reading import Reader
+from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.trees import DIRECTORY, walk
 from deepctl.domain.sessions import catalogue
 from tests.domain.faults import count, failing, in_child, kill

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from deepctl.domain.checkpoints import pruning, reading, rewinding, verifying
-from deepctl.domain.checkpoints.reading import Reader
+from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.rewinding import Wish
 from deepctl.domain.sessions import catalogue
 from tests.domain.scene import Scene, leftovers
@@ -109,9 +109,7 @@ class Stories(RuleBasedStateMachine):
         name = f"fork-{len(self.sessions)}"
         with self.scene.work() as work:
             record = work.ledger.records[target]
-            directory = reading.directory_of(self.scene.paths, record.log)
-            assert directory is not None
-            catalogue.fork(self.scene.paths, name, directory, record.id, record.log, record.offset)
+            work.fork(record, name)
         self.sessions.append(name)
         assert self.scene.prompts(name) == self.known[target].prompts
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from deepctl.domain.checkpoints.objects import Objects
-from deepctl.domain.checkpoints.trees import DIRECTORY, FILE, LINK, Change, Entry
+from deepctl.domain.checkpoints.trees import DIRECTORY, LINK, Change, Entry
 from deepctl.errors import Damaged
 from deepctl.files.beneath import Tree
 
@@ -127,8 +127,3 @@ def _compared(
         if not line.endswith("\n"):
             lines.append("\\ No newline at end of file")
     return Difference(name, kind, old, new, added, removed, lines, None)
-
-
-def describe(entry: Entry) -> str:
-    """What an entry is, in a word."""
-    return {FILE: "file", LINK: "link", DIRECTORY: "directory"}[entry.kind]

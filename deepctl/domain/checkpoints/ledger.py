@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,6 +32,8 @@ AGENT, OTHER, UNKNOWN = "agent", "other", "unknown"
 SCOPES = ("conversation", "files", "memory")
 
 LEDGER = "ledger.jsonl"
+MESSAGES = "messages"
+"""The directory beside the ledger with the conversations of applications."""
 _ID = re.compile(rb'"record":\{"id":"([^"\\]{1,200})"')
 _LIKE_AN_ID = re.compile(r"[0-9a-f]{4,}", re.IGNORECASE)
 
@@ -104,6 +107,17 @@ class State(NamedTuple):
     merged: list[tuple[str | None, list[str]]]
 
 
+class Position(NamedTuple):
+    """A point in a conversation: the session's id, turns and messages up to there, where in which log, last prompt."""
+
+    session: str
+    turn: int
+    log: str
+    offset: int
+    message_count: int
+    prompt: str
+
+
 class Damage(NamedTuple):
     """One line that could not be used. `id` is the checkpoint's if it can still be told."""
 
@@ -135,21 +149,23 @@ class Ledger:
         self.ends: dict[str, int] = {}
         self.ends_in_removal = False
 
-    def line_of(self, start: str | None) -> list[Record]:
+    def line(self, start: str | None) -> Iterator[Record]:
         """The checkpoints that led to `start`, the latest first; what was rewound is not among them."""
-        found = []
         seen: set[str] = set()
         while start is not None and start not in seen:
             seen.add(start)
             if start in self.records:
-                found.append(self.records[start])
+                yield self.records[start]
             start = self.parents.get(start)
-        return found
+
+    def line_of(self, start: str | None) -> list[Record]:
+        """The same as a list."""
+        return list(self.line(start))
 
     def parent(self, record: Record) -> str | None:
         """The nearest checkpoint before it that is still there."""
-        before = self.line_of(record.parent)
-        return before[0].id if before else None
+        before = next(self.line(record.parent), None)
+        return before.id if before is not None else None
 
     def labelled(self, label: str) -> Record | None:
         """The checkpoint of that name, in whatever case."""
@@ -253,20 +269,33 @@ class Ledger:
         ]
 
 
-_TYPES: dict[str, Any] = {
-    **dict.fromkeys(("turn", "offset", "message_count", "files", "bytes", "added_bytes"), int),
-    **dict.fromkeys(("unkept", "exclude"), list),
-    "metadata": dict,
-    "parent": (str, NoneType),
+def _shapes(kind: Any, **others: type) -> set[tuple[type, ...]]:
+    """The types that the fields of a `Record` or `Rewind` have: text but for `others`, and a `parent` or none."""
+    fields: tuple[str, ...] = kind._fields
+    return {tuple({**others, "parent": parent}.get(name, str) for name in fields) for parent in (str, NoneType)}
+
+
+_SHAPES: dict[type, set[tuple[type, ...]]] = {
+    Record: _shapes(
+        Record,
+        turn=int,
+        offset=int,
+        message_count=int,
+        files=int,
+        bytes=int,
+        added_bytes=int,
+        unkept=list,
+        exclude=list,
+        metadata=dict,
+    ),
+    Rewind: _shapes(Rewind),
 }
-"""The types of the fields that are not text."""
 
 
 def _checked(value: _Checked) -> _Checked:
     """A record or rewind whose fields have the types they must. Raises `TypeError`."""
-    for name, found in zip(value._fields, value, strict=True):
-        if not isinstance(found, _TYPES.get(name, str)):
-            raise TypeError(f"{name} cannot be {found!r}")
+    if tuple(map(type, value)) not in _SHAPES[type(value)]:
+        raise TypeError("a field is not of its type")
     return value
 
 

@@ -17,9 +17,6 @@ from deepctl.domain.sessions import log
 from deepctl.errors import Damaged
 from deepctl.files import durable, sealed
 
-MESSAGES = "messages"
-"""The directory beside the ledger in which they lie."""
-
 START = b""
 """The digest of the empty conversation."""
 

@@ -1,18 +1,17 @@
-"""Looking at a profile's checkpoints without changing anything: no lock, no cache written, while a chat is running."""
+"""What a profile's checkpoints are, read from the ledger and the logs: no lock, and none of the contents.
+
+Lists need no more than this, so it imports nothing that takes long; `reader` has the contents.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
-from deepctl.domain.checkpoints import index, ledger, snapshots
-from deepctl.domain.checkpoints.cache import Cache
-from deepctl.domain.checkpoints.ledger import Ledger, Record
-from deepctl.domain.checkpoints.messages import MESSAGES
-from deepctl.domain.checkpoints.objects import Objects, Scratch
+from deepctl.domain.checkpoints import index, ledger
+from deepctl.domain.checkpoints.ledger import MESSAGES, Ledger, Position, Record
 from deepctl.domain.checkpoints.reference import resolve
-from deepctl.domain.checkpoints.store import Position, Workspace, excluding
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log
 from deepctl.domain.sessions.catalogue import Session
@@ -65,6 +64,11 @@ def described(found: Ledger, names: dict[str, str]) -> Callable[[Record], Listed
         return Listed(record, found.labels.get(record.id), session, found.parent(record))
 
     return describe
+
+
+def listed(paths: ProfilePaths, found: Ledger, record: Record) -> Listed:
+    """What lists tell of one record."""
+    return described(found, catalogue.by_id(paths))(record)
 
 
 def find(paths: ProfilePaths, found: Ledger, reference: str, session: str | None) -> Record:
@@ -164,25 +168,3 @@ def last_author(paths: ProfilePaths, found: Ledger) -> str | None:
         except Damaged:
             continue
     return ""
-
-
-class Reader:
-    """The objects of a profile and what its workspace is now, in memory. Close it in the end."""
-
-    def __init__(self, paths: ProfilePaths) -> None:
-        self.paths = paths
-        self.ledger = read(paths)
-        self.cache = Cache.copy_of(paths.snapshot_cache)
-        self.objects = Objects(paths.packs, self.cache)
-        self.sink = Scratch(self.objects)
-
-    def present(self, exclude: Sequence[str], report: snapshots.Report | None = None) -> snapshots.Snapshot:
-        """The workspace as it is now. Its trees can be read from `objects`, its files in the workspace itself."""
-        workspace = Workspace(self.paths.workspace, exclude, report)
-        return snapshots.snapshot(
-            workspace.root, self.sink, self.cache, leave_out=excluding(exclude), report=workspace.report
-        )
-
-    def close(self) -> None:
-        """Let go of the cache."""
-        self.cache.close()

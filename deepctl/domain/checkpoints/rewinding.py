@@ -18,11 +18,11 @@ from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 from deepctl.domain.checkpoints import index, plan, reading, restore, trees
-from deepctl.domain.checkpoints.ledger import AGENT, OTHER, Ledger, Record, Rewind, State, new_id
+from deepctl.domain.checkpoints.ledger import AGENT, OTHER, Ledger, Position, Record, Rewind, State, new_id
 from deepctl.domain.checkpoints.objects import Objects, Scratch, Sink
 from deepctl.domain.checkpoints.plan import Interval, Plan
 from deepctl.domain.checkpoints.snapshots import Snapshot
-from deepctl.domain.checkpoints.store import Checkpoints, Position, Workspace, excluding
+from deepctl.domain.checkpoints.store import Checkpoints, Workspace, excluding
 from deepctl.domain.checkpoints.trees import DIRECTORY, Change
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.layout import ProfilePaths

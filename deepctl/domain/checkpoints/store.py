@@ -16,24 +16,13 @@ from typing import Any, NamedTuple, Self
 
 from deepctl.domain.checkpoints import snapshots
 from deepctl.domain.checkpoints.cache import Cache
-from deepctl.domain.checkpoints.ledger import LEDGER, Ledger, Record, Writer, new_id
+from deepctl.domain.checkpoints.ledger import LEDGER, Ledger, Position, Record, Writer, new_id
 from deepctl.domain.checkpoints.objects import SUFFIX, Batch, Objects, Sink
 from deepctl.domain.checkpoints.snapshots import LeaveOut, Report, Snapshot
 from deepctl.errors import StorageError
 
 PACKS = "packs"
 _PROMPT_LENGTH = 200
-
-
-class Position(NamedTuple):
-    """A point in a conversation: the session's id, turns and messages up to there, where in which log, last prompt."""
-
-    session: str
-    turn: int
-    log: str
-    offset: int
-    message_count: int
-    prompt: str
 
 
 class Workspace(NamedTuple):

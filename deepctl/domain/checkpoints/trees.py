@@ -21,6 +21,9 @@ _HEADER = b"deepctl tree 1\n"
 _ENTRY = struct.Struct(">cHQ32sH")
 
 
+_WORDS = {FILE: "file", LINK: "link", DIRECTORY: "directory"}
+
+
 class Entry(NamedTuple):
     """One name in a tree. `mode` is the permission bits, `size` in bytes, 0 for directories."""
 
@@ -29,6 +32,11 @@ class Entry(NamedTuple):
     size: int
     digest: bytes
     name: bytes
+
+    @property
+    def what(self) -> str:
+        """What it is, in a word."""
+        return _WORDS[self.kind]
 
 
 def encode(entries: list[Entry]) -> bytes:

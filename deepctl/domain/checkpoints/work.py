@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepctl.domain.checkpoints import index, reading
-from deepctl.domain.checkpoints.ledger import AGENT, OTHER, UNKNOWN, Ledger, Record
+from deepctl.domain.checkpoints.ledger import AGENT, OTHER, UNKNOWN, Ledger, Position, Record
 from deepctl.domain.checkpoints.snapshots import Report
-from deepctl.domain.checkpoints.store import Checkpoints, Position, Workspace
+from deepctl.domain.checkpoints.store import Checkpoints, Workspace
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue
 from deepctl.domain.sessions.catalogue import Session
-from deepctl.errors import Damaged, DeepctlError
+from deepctl.errors import Damaged, DeepctlError, Refused
 from deepctl.files import durable
 
 EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"
@@ -62,8 +62,7 @@ class Work:
 
     def head(self, session: Session) -> Record | None:
         """The checkpoint at which a session stands."""
-        line = self.ledger.line_of(reading.head(self.ledger, session))
-        return line[0] if line else None
+        return next(self.ledger.line(reading.head(self.ledger, session)), None)
 
     def save(self, session: Session, kind: str, position: Position, *, author: str, **fields: Any) -> Record:
         """Make a checkpoint of a session as it stands and of the workspace as it is."""
@@ -90,6 +89,14 @@ class Work:
         """Name a checkpoint, or take its name away. Raises `BadName` or `Refused`."""
         self.store.writer.label(record.id, label)
         index.rewrite(self.paths, self.ledger)
+
+    def fork(self, record: Record, name: str) -> Session:
+        """Begin a session with the conversation of a checkpoint. Raises `Damaged`, or `Refused` for the name."""
+        reading.conversation_at(self.paths, record)
+        directory = reading.directory_of(self.paths, record.log)
+        if directory is None:
+            raise Refused(f"Checkpoint {record.id} has no messages.", "`deepctl chat --new` begins an empty session.")
+        return catalogue.fork(self.paths, name, directory, record.id, record.log, record.offset)
 
     def before_turn(self, session: Session, position: Position) -> Record | None:
         """Keep the state in which a turn begins, if it is not that of a checkpoint already."""

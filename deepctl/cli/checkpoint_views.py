@@ -1,0 +1,202 @@
+"""What the commands on checkpoints show that takes the contents to tell: comparisons, and what a rewind does or did."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from typing import NamedTuple
+
+from deepctl.cli import options
+from deepctl.domain.checkpoints import comparing, pruning, reading, rewinding, trees
+from deepctl.domain.checkpoints.comparing import Difference
+from deepctl.domain.checkpoints.ledger import Ledger, Record
+from deepctl.domain.checkpoints.reader import Reader
+from deepctl.domain.checkpoints.rewinding import Done, Outline, Wish
+from deepctl.domain.checkpoints.work import Work
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions import catalogue, log
+from deepctl.domain.sessions.catalogue import Session
+from deepctl.errors import NotFound
+from deepctl.output import checkpoints as views
+from deepctl.output.progress import Progress
+
+
+def compared(
+    profile: ProfilePaths, before: str | None, after: str | None, session: str | None, stat: bool
+) -> views.Compared:
+    """Two checkpoints, or one and what is now; `before` is the latest if it is not given."""
+    exclude, _ = options.snapshot_settings(profile)
+    with closing(Reader(profile)) as reader, Progress("Comparing") as progress:
+        first = _from(profile, reader.ledger, before, session)
+        second = reading.find(profile, reader.ledger, after, session) if after is not None else None
+        new = bytes.fromhex(second.tree) if second is not None else reader.present(exclude, progress).tree
+        old = bytes.fromhex(first.tree)
+        content = comparing.kept(reader.objects)
+        changed = trees.changes(reader.objects, old, new) if old and new else iter(())
+        later = content if second is not None else comparing.present(profile.workspace, reader.objects)
+        found = list(comparing.differences(changed, content, later))
+        describe = reading.described(reader.ledger, catalogue.by_id(profile))
+        removed, added = _turns(profile, first, second, session)
+        to = describe(second) if second is not None else None
+        return views.Compared(profile.name, describe(first), to, found, removed, added, stat)
+
+
+def _from(profile: ProfilePaths, found: Ledger, reference: str | None, session: str | None) -> Record:
+    if reference is not None:
+        return reading.find(profile, found, reference, session)
+    records = [record for record in found.records.values() if record.tree]
+    if session is not None:
+        wanted = catalogue.find(profile, session).id
+        records = [record for record in records if record.session == wanted]
+    if not records:
+        raise NotFound(
+            "There is no checkpoint to compare with.",
+            "`deepctl checkpoints save` makes one.",
+            code="checkpoint_not_found",
+        )
+    return records[-1]
+
+
+def _turns(
+    profile: ProfilePaths, first: Record, second: Record | None, session: str | None
+) -> tuple[list[views.Turn], list[views.Turn]]:
+    before = reading.conversation_at(profile, first).messages
+    if second is not None:
+        after = reading.conversation_at(profile, second).messages
+    else:
+        name = session if session is not None else catalogue.by_id(profile).get(first.session)
+        after = catalogue.read(reading.session_at_hand(profile, name)).messages
+    shared = 0
+    while shared < min(len(before), len(after)) and before[shared].message == after[shared].message:
+        shared += 1
+    removed, added = (_prompts(messages[shared:]) for messages in (before, after))
+    return removed, added
+
+
+def _prompts(messages: list[log.Message]) -> list[views.Turn]:
+    return [views.Turn(entry.turn, text) for entry in messages if (text := catalogue.prompt(entry.message)) is not None]
+
+
+def shown(profile: ProfilePaths, reference: str, session: str | None) -> views.CheckpointShown:
+    """A checkpoint in full."""
+    with closing(Reader(profile)) as reader:
+        record = reading.find(profile, reader.ledger, reference, session)
+        walked = trees.walk(reader.objects, bytes.fromhex(record.tree)) if record.tree else iter(())
+        files = [(os.fsdecode(path), entry) for path, entry in walked]
+        conversation = reading.conversation_at(profile, record)
+        return views.CheckpointShown(profile.name, reading.listed(profile, reader.ledger, record), files, conversation)
+
+
+def foretold_rewind(
+    profile: ProfilePaths, session: str | None, reference: str, wish: tuple[str, bool, bool]
+) -> views.Rewound:
+    """What a rewind to `reference` would do."""
+    with closing(Reader(profile)) as reader, Progress("Looking") as progress:
+        at_hand, target = _target(profile, reader.ledger, session, reference)
+        return _foreseen(reader, foretell(reader, at_hand, Wish(target, *wish), progress))
+
+
+def foretold_undo(profile: ProfilePaths, session: str | None) -> views.Rewound:
+    """What taking back the last rewind would do."""
+    with closing(Reader(profile)) as reader, Progress("Looking") as progress:
+        at_hand = reading.session_at_hand(profile, session)
+        return _foreseen(reader, foretell(reader, at_hand, rewinding.undoing(reader.ledger, at_hand), progress))
+
+
+def _target(paths: ProfilePaths, found: Ledger, session: str | None, reference: str) -> tuple[Session, Record]:
+    """The session at hand and the checkpoint in it. Raises `UsageError` for a checkpoint of another session."""
+    at_hand = reading.session_at_hand(paths, session)
+    target = reading.find(paths, found, reference, at_hand.name)
+    rewinding.check_session(found, at_hand, target, catalogue.by_id(paths))
+    return at_hand, target
+
+
+def foretell(reader: Reader, session: Session, wish: Wish, progress: Progress) -> Outline:
+    """What a rewind would do, without the lock and without changing anything."""
+    exclude, _ = options.snapshot_settings(reader.paths)
+    present = reader.present(exclude, progress)
+    author = reading.last_author(reader.paths, reader.ledger)
+    files = rewinding.plan_files(
+        reader.ledger, reader.objects, reader.sink, present, session.id, wish, exclude=exclude, author=author
+    )
+    position = reading.position(session, catalogue.read(session))
+    return rewinding.outline(reader.paths, session, position, present, wish, files)
+
+
+def previewed(reader: Reader, outline: Outline) -> list[Difference]:
+    """The files that a rewind would change, with the lines they would gain and lose."""
+    now = comparing.present(reader.paths.workspace, reader.objects)
+    return list(comparing.differences(outline.changes, now, comparing.kept(reader.objects)))
+
+
+def _foreseen(reader: Reader, outline: Outline) -> views.Rewound:
+    changed = [change for change in outline.changes if change.before != change.after]
+    return views.Rewound(
+        reader.paths.name,
+        True,
+        outline,
+        reading.listed(reader.paths, reader.ledger, outline.wish.to),
+        None,
+        [change.path for change in changed if change.after is not None],
+        [change.path for change in changed if change.after is None],
+        outline.kept,
+        [],
+        previewed(reader, outline),
+    )
+
+
+def rewound(work: Work, session: str | None, reference: str, wish: tuple[str, bool, bool]) -> views.Rewound:
+    """Rewind, and tell what came of it."""
+    at_hand, target = _target(work.paths, work.ledger, session, reference)
+    return _done(work, rewinding.rewind(work, at_hand, Wish(target, *wish)))
+
+
+def undone(work: Work, session: str | None, force: bool) -> views.Rewound:
+    """Take the last rewind back, and tell what came of it."""
+    return _done(work, rewinding.undo(work, reading.session_at_hand(work.paths, session), force=force))
+
+
+def _done(work: Work, done: Done) -> views.Rewound:
+    describe = reading.described(work.ledger, catalogue.by_id(work.paths))
+    return views.Rewound(
+        work.paths.name,
+        False,
+        done.outline,
+        describe(done.outline.wish.to),
+        describe(done.safety) if done.safety is not None else None,
+        done.restored,
+        done.deleted,
+        [*done.outline.kept, *(path for path, _ in done.in_the_way)],
+        [f"{os.fsdecode(path)!r} is not as it was: {reason}." for path, reason in done.in_the_way],
+        [],
+    )
+
+
+class Chosen(NamedTuple):
+    """Which checkpoints are to go: these of a session at hand, or all but the newest `keep`."""
+
+    references: list[str]
+    session: str | None
+    keep: int | None
+
+    def records(self, paths: ProfilePaths, found: Ledger) -> list[Record]:
+        """The checkpoints. Raises `Refused` for one that stays."""
+        if self.keep is not None:
+            return pruning.to_prune(found, self.keep)
+        named = (reading.find(paths, found, reference, self.session) for reference in self.references)
+        records = {record.id: record for record in named}
+        pruning.check_removable(found, records.values())
+        return list(records.values())
+
+
+def foretold_removal(profile: ProfilePaths, chosen: Chosen) -> views.Removed:
+    """What removing would free."""
+    with closing(Reader(profile)) as reader:
+        records = chosen.records(profile, reader.ledger)
+        return views.Removed(profile.name, True, pruning.forecast(reader.ledger, reader.objects, records))
+
+
+def removed(work: Work, chosen: Chosen) -> views.Removed:
+    """Remove, and tell what that freed."""
+    records = chosen.records(work.paths, work.ledger)
+    return views.Removed(work.paths.name, False, pruning.remove(work, records))

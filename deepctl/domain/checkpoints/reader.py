@@ -1,0 +1,32 @@
+"""The contents of a profile's checkpoints, without changing anything: no lock, no cache written, while a chat runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deepctl.domain.checkpoints import reading, snapshots
+from deepctl.domain.checkpoints.cache import Cache
+from deepctl.domain.checkpoints.objects import Objects, Scratch
+from deepctl.domain.checkpoints.store import excluding
+from deepctl.domain.layout import ProfilePaths
+
+
+class Reader:
+    """The objects of a profile and what its workspace is now, in memory. Close it in the end."""
+
+    def __init__(self, paths: ProfilePaths) -> None:
+        self.paths = paths
+        self.ledger = reading.read(paths)
+        self.cache = Cache.copy_of(paths.snapshot_cache)
+        self.objects = Objects(paths.packs, self.cache)
+        self.sink = Scratch(self.objects)
+
+    def present(self, exclude: Sequence[str], report: snapshots.Report | None = None) -> snapshots.Snapshot:
+        """The workspace as it is now. Its trees can be read from `objects`, its files in the workspace itself."""
+        return snapshots.snapshot(
+            self.paths.workspace, self.sink, self.cache, leave_out=excluding(exclude), report=report
+        )
+
+    def close(self) -> None:
+        """Let go of the cache."""
+        self.cache.close()

@@ -1,0 +1,85 @@
+"""A pseudo-terminal, and what a person would see on it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+import pexpect
+import pyte
+
+
+class _Screen(pyte.Screen):
+    """A screen that answers where its cursor is, which the line editor asks."""
+
+    def __init__(self, columns: int, lines: int, child: Any) -> None:
+        super().__init__(columns, lines)
+        self._child = child
+
+    def write_process_input(self, data: str) -> None:
+        self._child.send(data.encode())
+
+
+class Terminal:
+    """A command on a pseudo-terminal; `screen` is what a person would see of its last 60 lines."""
+
+    def __init__(self, *arguments: str, columns: int = 120) -> None:
+        self._child: Any = pexpect.spawn(
+            sys.executable,
+            ["-m", "deepctl", *arguments],
+            env={**os.environ, "TERM": "xterm-256color"},
+            dimensions=(60, columns),
+            timeout=30,
+        )
+        self.bytes = b""
+        self._screen = _Screen(columns, 60, self._child)
+        self._stream = pyte.ByteStream(self._screen)
+
+    @property
+    def screen(self) -> str:
+        return "\n".join(line.rstrip() for line in self._screen.display).rstrip()
+
+    def _read(self, seconds: float) -> bool:
+        try:
+            piece = self._child.read_nonblocking(65536, seconds)
+        except (pexpect.TIMEOUT, pexpect.EOF):
+            return False
+        self.bytes += piece
+        self._stream.feed(piece)
+        return True
+
+    def expect(self, text: str, times: int = 1) -> None:
+        """Wait until `text` is on the screen, so many times."""
+        end = time.monotonic() + 30
+        while self.screen.count(text) < times:
+            assert time.monotonic() < end, f"{text!r} is not on the screen:\n{self.screen}"
+            self._read(0.2)
+
+    def prompt(self, name: str = "alice") -> None:
+        """Wait until the line editor is ready and its line empty."""
+        end = time.monotonic() + 30
+        while self._read(0.15) or self._screen.display[self._screen.cursor.y].rstrip() != f"{name}>":
+            assert time.monotonic() < end, f"no prompt:\n{self.screen}"
+
+    def type(self, text: str) -> None:
+        self._child.send(text.encode())
+
+    def close(self) -> None:
+        self._child.close(force=True)
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit code."""
+        while self._read(5.0):
+            pass
+        self._child.expect(pexpect.EOF)
+        self._child.close()
+        return int(self._child.exitstatus)
+
+    def leave(self) -> int:
+        """Press Ctrl-D and return the exit code."""
+        self.type("\x04")
+        self._child.expect(pexpect.EOF)
+        self._child.close()
+        return int(self._child.exitstatus if self._child.exitstatus is not None else -self._child.signalstatus)
