@@ -17,7 +17,7 @@ from benchmarks.snapshot import fill, walk
 from benchmarks.start import BARE_TYPER
 from deepctl.domain import profiles
 from deepctl.domain.checkpoints import opening, reading, rewinding
-from deepctl.domain.checkpoints.ledger import AGENT, Position
+from deepctl.domain.checkpoints.records import AGENT, Position
 from deepctl.domain.checkpoints.rewinding import Wish
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.domain.sessions import catalogue

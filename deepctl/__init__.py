@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
     from deepctl.agent.assemble import DeepAgentDeps, create_deep_agent
     from deepctl.agent.backend import LocalBackend
-    from deepctl.agent.checkpoint_stores import Checkpoint, FileCheckpointStore, InMemoryCheckpointStore
+    from deepctl.agent.checkpoint_stores import Checkpoint, InMemoryCheckpointStore
     from deepctl.agent.checkpointing import RewindRequested
+    from deepctl.agent.file_store import FileCheckpointStore
     from deepctl.agent.offline import offline_model
 
 _MODULES = {
     "Checkpoint": "deepctl.agent.checkpoint_stores",
     "DeepAgentDeps": "deepctl.agent.assemble",
-    "FileCheckpointStore": "deepctl.agent.checkpoint_stores",
+    "FileCheckpointStore": "deepctl.agent.file_store",
     "InMemoryCheckpointStore": "deepctl.agent.checkpoint_stores",
     "LocalBackend": "deepctl.agent.backend",
     "RewindRequested": "deepctl.agent.checkpointing",

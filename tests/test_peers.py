@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain import profiles
-from deepctl.domain.checkpoints.ledger import Record
+from deepctl.domain.checkpoints.records import Record
 from deepctl.domain.checkpoints.rewinding import Conflicts
 from deepctl.errors import StorageError
 from tests.domain.faults import Counter, failing

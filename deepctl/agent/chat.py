@@ -21,7 +21,7 @@ from deepctl.agent.guards import Approve, Ask
 from deepctl.agent.keeping import TurnCheckpoints
 from deepctl.agent.turn import Emit, Outcome, run_turn
 from deepctl.domain.checkpoints import reading
-from deepctl.domain.checkpoints.ledger import Position
+from deepctl.domain.checkpoints.records import Position
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.sessions import catalogue, log
 from deepctl.domain.sessions.catalogue import Session

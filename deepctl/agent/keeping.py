@@ -9,8 +9,8 @@ from pydantic_ai import RunContext
 from deepctl.agent.checkpointing import READ_ONLY_TOOLS, RewindRequested
 from deepctl.agent.turn import Emit, storing
 from deepctl.domain.checkpoints import reading, rewinding
-from deepctl.domain.checkpoints.ledger import AGENT, Position, Record
 from deepctl.domain.checkpoints.objects import Scratch
+from deepctl.domain.checkpoints.records import AGENT, Position, Record
 from deepctl.domain.checkpoints.rewinding import Conflicts, Wish
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.sessions import log

@@ -23,11 +23,11 @@ from deepctl.agent.checkpoint_stores import (
     Checkpoint,
     CheckpointFrequency,
     CheckpointStore,
-    FileCheckpointStore,
     new_checkpoint,
 )
 from deepctl.agent.checkpointing import READ_ONLY_TOOLS, RewindRequested
-from deepctl.domain.checkpoints.ledger import check_label
+from deepctl.agent.file_store import FileCheckpointStore
+from deepctl.domain.checkpoints.records import check_label
 from deepctl.domain.checkpoints.reference import CheckpointNotFound
 from deepctl.errors import Refused
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from deepctl.cli import options
 from deepctl.domain.checkpoints import comparing, pruning, reading, rewinding, trees
 from deepctl.domain.checkpoints.comparing import Difference
-from deepctl.domain.checkpoints.ledger import Ledger, Record
+from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.reader import Reader
+from deepctl.domain.checkpoints.records import Record
 from deepctl.domain.checkpoints.rewinding import Done, Outline, Wish
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.layout import ProfilePaths

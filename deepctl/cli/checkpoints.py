@@ -14,7 +14,8 @@ from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import names
 from deepctl.domain.checkpoints import reading
-from deepctl.domain.checkpoints.ledger import Ledger, Record, check_label
+from deepctl.domain.checkpoints.ledger import Ledger
+from deepctl.domain.checkpoints.records import Record, check_label
 from deepctl.domain.sessions import catalogue
 from deepctl.errors import Damaged
 from deepctl.output import checkpoints as views

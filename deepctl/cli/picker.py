@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from deepctl.cli.checkpoint_views import foretell, previewed
 from deepctl.domain.checkpoints import reading
-from deepctl.domain.checkpoints.ledger import Record
 from deepctl.domain.checkpoints.reader import Reader
+from deepctl.domain.checkpoints.records import Record
 from deepctl.domain.checkpoints.rewinding import Wish
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions.catalogue import Session

@@ -10,8 +10,8 @@ from typing import Any
 
 from deepctl.domain import profiles
 from deepctl.domain.checkpoints import opening, reading, rewinding
-from deepctl.domain.checkpoints.ledger import Record
 from deepctl.domain.checkpoints.objects import Scratch
+from deepctl.domain.checkpoints.records import Record
 from deepctl.domain.checkpoints.rewinding import Done, Wish
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.layout import ProfilePaths, Root

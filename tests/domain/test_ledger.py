@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain.checkpoints import ledger
-from deepctl.domain.checkpoints.ledger import Ledger, Record, Rewind, Writer
+from deepctl.domain.checkpoints.ledger import Ledger, Writer
+from deepctl.domain.checkpoints.records import Record, Rewind
 from deepctl.domain.checkpoints.reference import CheckpointNotFound, resolve
 from deepctl.errors import BadName, NewerFormat, Refused, UsageError
 from deepctl.files import sealed

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain.checkpoints.cache import Cache
-from deepctl.domain.checkpoints.objects import Objects, read_table
+from deepctl.domain.checkpoints.objects import Objects
+from deepctl.domain.checkpoints.packs import read_table
 from deepctl.errors import Damaged
 
 

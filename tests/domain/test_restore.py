@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepctl.domain.checkpoints import restore, trees
+from deepctl.domain.checkpoints import checks, restore, trees
 from deepctl.errors import Damaged
 from tests.domain.test_trees import _STEPS, Work, _edit
 
@@ -138,7 +138,7 @@ def test_a_damaged_object_is_known_before_anything_is_touched(work: Work) -> Non
     raw[300] ^= 0xFF
     first.write_bytes(bytes(raw))
     with pytest.raises(Damaged):
-        restore.check(work.objects, changes)
+        checks.readable(work.objects, changes)
     assert (work.root / "a").read_text() == (work.root / "b").read_text() == "new"
 
 

@@ -12,9 +12,10 @@ from typing import NamedTuple
 from deepctl.domain import names
 from deepctl.domain.checkpoints import foreign, index, messages
 from deepctl.domain.checkpoints.foreign import Foreign
-from deepctl.domain.checkpoints.ledger import OTHER, Ledger, Position, Record, check_label
+from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.messages import Messages
 from deepctl.domain.checkpoints.reading import Problem
+from deepctl.domain.checkpoints.records import OTHER, Position, Record, check_label
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.sessions import catalogue
 from deepctl.errors import BadName, Damaged, NotFound

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 
-from deepctl.domain.checkpoints.ledger import Ledger, Record, is_id
+from deepctl.domain.checkpoints.ledger import Ledger
+from deepctl.domain.checkpoints.records import Record, is_id
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue
 from deepctl.errors import Refused

@@ -19,111 +19,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from types import NoneType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from deepctl.domain import names
-from deepctl.errors import BadName, NewerFormat, Refused
+from deepctl.domain.checkpoints.records import AGENT, OTHER, Damage, Record, Rewind, State, check_label, checked
+from deepctl.errors import NewerFormat, Refused
 from deepctl.files import durable, sealed
 
 FORMAT = 1
-KINDS = ("turn", "tool", "manual", "rewind")
-AGENT, OTHER, UNKNOWN = "agent", "other", "unknown"
-SCOPES = ("conversation", "files", "memory")
 
 LEDGER = "ledger.jsonl"
 MESSAGES = "messages"
 """The directory beside the ledger with the conversations of applications."""
 _ID = re.compile(rb'"record":\{"id":"([^"\\]{1,200})"')
-_LIKE_AN_ID = re.compile(r"[0-9a-f]{4,}", re.IGNORECASE)
-
-
-class Record(NamedTuple):
-    """One checkpoint. Times are RFC 3339 in UTC, sizes bytes, hashes lower-case hex.
-
-    `log`, `offset` and `message_count` say where the conversation stands, `turn` how many turns of it there were, and
-    `prompt` how the last one began. `tree` is what the workspace was, empty if it was not kept. `author` is who changed
-    the workspace since the checkpoint before: `agent` for the session's own turn, `other` for somebody else, `unknown`
-    where that cannot be told. `parent` is the checkpoint before it in its session. `pack` holds what it added, in
-    `added_bytes`. `unkept` lists paths and reasons, `exclude` the patterns that were left out.
-    """
-
-    id: str
-    kind: str
-    session: str
-    turn: int
-    created_at: str
-    log: str
-    offset: int
-    message_count: int
-    author: str
-    tree: str = ""
-    parent: str | None = None
-    files: int = 0
-    bytes: int = 0
-    added_bytes: int = 0
-    pack: str = ""
-    prompt: str = ""
-    label: str = ""
-    unkept: list[list[str]] = []
-    exclude: list[str] = []
-    metadata: dict[str, Any] = {}
-
-
-class Rewind(NamedTuple):
-    """One rewind of the session `session`: from the checkpoint `safety`, made just before it, to the checkpoint `to`.
-
-    `only` is what was rewound, empty for everything. `tree` is what the workspace becomes, `log` the id of the log in
-    which the session goes on, and `head` the checkpoint at which it stands then. `pack` holds what it added.
-    """
-
-    id: str
-    at: str
-    session: str
-    safety: str
-    to: str
-    only: str
-    tree: str
-    log: str
-    head: str
-    pack: str = ""
-
-
-_Checked = TypeVar("_Checked", Record, Rewind)
-
-
-class State(NamedTuple):
-    """What the workspace was at one time, after a checkpoint or a rewind (`id`), and who had brought it there.
-
-    `by` is a session, empty for somebody else, `None` where it cannot be told. `merged` says it path by path where
-    checkpoints in between are gone: `[by, [path, …]]`.
-    """
-
-    id: str
-    tree: str
-    by: str | None
-    unkept: list[list[str]]
-    exclude: list[str]
-    merged: list[tuple[str | None, list[str]]]
-
-
-class Position(NamedTuple):
-    """A point in a conversation: the session's id, turns and messages up to there, where in which log, last prompt."""
-
-    session: str
-    turn: int
-    log: str
-    offset: int
-    message_count: int
-    prompt: str
-
-
-class Damage(NamedTuple):
-    """One line that could not be used. `id` is the checkpoint's if it can still be told."""
-
-    id: str | None
-    line: int
-    reason: str
 
 
 class Ledger:
@@ -193,13 +101,13 @@ class Ledger:
     def _applied(self, entry: dict[str, Any]) -> None:
         match entry:
             case {"record": dict(fields), "rewind": dict(intent)}:
-                rewind = _checked(Rewind(**intent))
-                self._add(_checked(Record(**fields)))
+                rewind = checked(Rewind(**intent))
+                self._add(checked(Record(**fields)))
                 self.rewinds[rewind.id] = rewind
                 self._pack(rewind.pack)
                 self.unfinished = rewind
             case {"record": dict(fields)}:
-                self._add(_checked(Record(**fields)))
+                self._add(checked(Record(**fields)))
                 # Whoever made it has finished what was unfinished, even if the line that says so is damaged.
                 self._finish(self.unfinished)
             case {"rewound": str(identity)}:
@@ -267,54 +175,6 @@ class Ledger:
             for state in self.states
             if state.id not in gone
         ]
-
-
-def _shapes(kind: Any, **others: type) -> set[tuple[type, ...]]:
-    """The types that the fields of a `Record` or `Rewind` have: text but for `others`, and a `parent` or none."""
-    fields: tuple[str, ...] = kind._fields
-    return {tuple({**others, "parent": parent}.get(name, str) for name in fields) for parent in (str, NoneType)}
-
-
-_SHAPES: dict[type, set[tuple[type, ...]]] = {
-    Record: _shapes(
-        Record,
-        turn=int,
-        offset=int,
-        message_count=int,
-        files=int,
-        bytes=int,
-        added_bytes=int,
-        unkept=list,
-        exclude=list,
-        metadata=dict,
-    ),
-    Rewind: _shapes(Rewind),
-}
-
-
-def _checked(value: _Checked) -> _Checked:
-    """A record or rewind whose fields have the types they must. Raises `TypeError`."""
-    if tuple(map(type, value)) not in _SHAPES[type(value)]:
-        raise TypeError("a field is not of its type")
-    return value
-
-
-def new_id() -> str:
-    """A random id: 16 hex digits, so that four of them nearly always tell two apart."""
-    return os.urandom(8).hex()
-
-
-def is_id(text: str) -> bool:
-    """Whether `text` is an id as `new_id` makes them; an application's own may look otherwise."""
-    return re.fullmatch(r"[0-9a-f]{16}", text) is not None
-
-
-def check_label(label: str) -> str:
-    """`label` if it may be one: a name that does not look like an id. Raises `BadName`."""
-    names.check(label, "label")
-    if _LIKE_AN_ID.fullmatch(label):
-        raise BadName(f"{label!r} looks like the id of a checkpoint.", "A label has a letter after f, or a dash.")
-    return label
 
 
 def read(directory: str) -> Ledger:

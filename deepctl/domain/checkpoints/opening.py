@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from deepctl.domain.checkpoints import pruning, rewinding
+from deepctl.domain.checkpoints import carrying, pruning
 from deepctl.domain.checkpoints.snapshots import Report
 from deepctl.domain.checkpoints.work import EVERY_TOOL, Work, remove_leftovers
 from deepctl.domain.layout import ProfilePaths
@@ -31,7 +31,7 @@ def opened(
     remove_leftovers(paths)
     work = Work(paths, exclude=exclude, policy=policy, report=report)
     try:
-        notes = rewinding.recover(work)
+        notes = carrying.recover(work)
         if work.ledger.ends_in_removal:
             pruning.collect_logs(paths, work.ledger)
         yield Opened(work, notes)

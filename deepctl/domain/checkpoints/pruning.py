@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from deepctl.domain.checkpoints import index, trees
-from deepctl.domain.checkpoints.ledger import Ledger, Record, Rewind, State
+from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.objects import Objects
+from deepctl.domain.checkpoints.records import Record, Rewind, State
 from deepctl.domain.checkpoints.store import Checkpoints
 from deepctl.domain.checkpoints.trees import DIRECTORY
 from deepctl.domain.checkpoints.work import Work

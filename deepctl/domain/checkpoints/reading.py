@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from deepctl.domain.checkpoints import index, ledger
-from deepctl.domain.checkpoints.ledger import MESSAGES, Ledger, Position, Record
+from deepctl.domain.checkpoints.ledger import MESSAGES, Ledger
+from deepctl.domain.checkpoints.records import Position, Record
 from deepctl.domain.checkpoints.reference import resolve
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log

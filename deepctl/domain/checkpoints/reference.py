@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from deepctl.domain.checkpoints.ledger import Ledger, Record
+from deepctl.domain.checkpoints.ledger import Ledger
+from deepctl.domain.checkpoints.records import Record
 from deepctl.errors import NotFound, UsageError
 
 _TURNS_BACK = re.compile(r"~([0-9]{1,9})")

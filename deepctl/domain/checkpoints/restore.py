@@ -20,7 +20,7 @@ from deepctl.domain.checkpoints.trees import DIRECTORY, FILE, LINK, Change, Entr
 from deepctl.files import durable
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNK = 1 << 20
 _FEW = 8
 """Up to so many changed paths are synced one by one; more, all at once."""
@@ -34,20 +34,12 @@ class Restored(NamedTuple):
     kept: list[tuple[bytes, str]]
 
 
-def check(objects: Objects, changes: Iterable[Change]) -> None:
-    """Read everything that `changes` need. Raises `Damaged` if something cannot be."""
-    for change in changes:
-        if change.after is not None and change.after.kind != DIRECTORY:
-            for _ in objects.chunks(change.after.digest):
-                pass
-
-
 def apply(root: str, objects: Objects, changes: Iterable[Change], mark: str = "restore") -> Restored:
     """Make every path of `changes` what its `after` is, or nothing. `before` does not matter.
 
     A directory that is to go but still holds something that is in no change is kept and reported. Whoever calls has
-    made sure that the objects can be read (`check`). Temporary files are named after `mark`, so that those that a kill
-    leaves can be told (`sweep`). Raises `OSError`, and `Damaged`.
+    made sure that the objects can be read (`checks.readable`). Temporary files are named after `mark`, so that those
+    that a kill leaves can be told (`sweep`). Raises `OSError`, and `Damaged`.
     """
     wanted = {change.path: change.after for change in changes}
     work = _Work(root, objects, mark)
@@ -69,48 +61,14 @@ def apply(root: str, objects: Objects, changes: Iterable[Change], mark: str = "r
 def sweep(root: str, paths: Iterable[bytes], mark: str) -> None:
     """Remove the temporary files that an `apply` of these paths with this `mark` left when it was killed."""
     start = _prefix(mark)
-    for directory in sorted({os.path.dirname(path) for path in paths}):
+    for above in sorted({os.path.dirname(path) for path in paths}):
         try:
-            with _directory(root, directory) as descriptor:
+            with directory(root, above) as descriptor:
                 for name in os.listdir(descriptor):
                     if os.fsencode(name).startswith(start):
                         os.unlink(name, dir_fd=descriptor)
         except (FileNotFoundError, NotADirectoryError):
             continue
-
-
-def unmet(root: str, objects: Objects, changes: Iterable[Change]) -> list[bytes]:
-    """The paths of `changes` that are not what their `after` is."""
-    found = []
-    for change in changes:
-        try:
-            with _directory(root, os.path.dirname(change.path)) as parent:
-                if not _is(parent, os.path.basename(change.path), change.after, objects):
-                    found.append(change.path)
-        except (FileNotFoundError, NotADirectoryError):
-            if change.after is not None:
-                found.append(change.path)
-    return found
-
-
-def _is(parent: int, name: bytes, entry: Entry | None, objects: Objects) -> bool:
-    try:
-        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
-    except FileNotFoundError:
-        return entry is None
-    if entry is None or _kind(mode) != entry.kind:
-        return False
-    if entry.kind == LINK:
-        return os.fsencode(os.readlink(name, dir_fd=parent)) == objects.read(entry.digest)
-    if stat.S_IMODE(mode) != entry.mode:
-        return False
-    if entry.kind == DIRECTORY:
-        return True
-    descriptor = os.open(name, _OPEN_FILE, dir_fd=parent)
-    try:
-        return _digest(descriptor, entry.size) == entry.digest
-    finally:
-        os.close(descriptor)
 
 
 class _Work:
@@ -148,11 +106,11 @@ class _Work:
         try:
             with self._parent(path) as (parent, name):
                 mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
-                if wanted is not None and _kind(mode) == wanted.kind:
+                if wanted is not None and kind_of(mode) == wanted.kind:
                     return
                 if stat.S_ISDIR(mode):
                     os.rmdir(name, dir_fd=parent)
-                elif _kind(mode) is None:
+                elif kind_of(mode) is None:
                     self._keep(path, "it is neither file, link nor directory")
                     return
                 else:
@@ -208,12 +166,12 @@ class _Work:
 
     def _make_file(self, parent: int, name: bytes, path: bytes, entry: Entry) -> bool:
         try:
-            descriptor = os.open(name, _OPEN_FILE, dir_fd=parent)
+            descriptor = os.open(name, OPEN_FILE, dir_fd=parent)
         except (FileNotFoundError, PermissionError):
             descriptor = -1
         if descriptor >= 0:
             try:
-                if _digest(descriptor, entry.size) == entry.digest:
+                if digest_of(descriptor, entry.size) == entry.digest:
                     return self._set_mode(descriptor, path, entry.mode)
             finally:
                 os.close(descriptor)
@@ -273,14 +231,15 @@ class _Work:
             return
         for path in self._touched:
             try:
-                with _directory(self._root, path) as descriptor:
+                with directory(self._root, path) as descriptor:
                     os.fsync(descriptor)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # no directory any more; the one above it is in the set
 
 
 @contextmanager
-def _directory(root: str, path: bytes) -> Iterator[int]:
+def directory(root: str, path: bytes) -> Iterator[int]:
+    """A directory of a workspace, open, reached without following links."""
     descriptor = os.open(root, _OPEN_DIRECTORY)
     try:
         for part in filter(None, path.split(b"/")):
@@ -300,7 +259,8 @@ def _make_directory(parent: int, name: bytes) -> bool:
     return True
 
 
-def _kind(mode: int) -> bytes | None:
+def kind_of(mode: int) -> bytes | None:
+    """What a tree calls something of this mode; `None` if it is neither file, link nor directory."""
     if stat.S_ISDIR(mode):
         return DIRECTORY
     if stat.S_ISLNK(mode):
@@ -312,7 +272,7 @@ def _prefix(mark: str) -> bytes:
     return f".deepctl-{mark}-".encode()
 
 
-def _digest(descriptor: int, size: int) -> bytes | None:
+def digest_of(descriptor: int, size: int) -> bytes | None:
     """The hash of an open file, or `None` if its size alone tells it apart."""
     if os.fstat(descriptor).st_size != size:
         return None

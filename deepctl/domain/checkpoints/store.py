@@ -15,9 +15,12 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from deepctl.domain.checkpoints import snapshots
+from deepctl.domain.checkpoints.batch import Batch
 from deepctl.domain.checkpoints.cache import Cache
-from deepctl.domain.checkpoints.ledger import LEDGER, Ledger, Position, Record, Writer, new_id
-from deepctl.domain.checkpoints.objects import SUFFIX, Batch, Objects, Sink
+from deepctl.domain.checkpoints.ledger import LEDGER, Ledger, Writer
+from deepctl.domain.checkpoints.objects import Objects, Sink
+from deepctl.domain.checkpoints.packs import SUFFIX
+from deepctl.domain.checkpoints.records import Position, Record, new_id
 from deepctl.domain.checkpoints.snapshots import LeaveOut, Report, Snapshot
 from deepctl.errors import StorageError
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from deepctl.domain.checkpoints import reading, trees
 from deepctl.domain.checkpoints.cache import Cache
 from deepctl.domain.checkpoints.ledger import LEDGER, Ledger
-from deepctl.domain.checkpoints.objects import Objects, frame_size
+from deepctl.domain.checkpoints.objects import Objects
+from deepctl.domain.checkpoints.packs import frame_size
 from deepctl.domain.checkpoints.reading import Problem
 from deepctl.domain.checkpoints.trees import DIRECTORY
 from deepctl.domain.layout import ProfilePaths

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepctl.domain.checkpoints import index, reading
-from deepctl.domain.checkpoints.ledger import AGENT, OTHER, UNKNOWN, Ledger, Position, Record
+from deepctl.domain.checkpoints.ledger import Ledger
+from deepctl.domain.checkpoints.records import AGENT, OTHER, UNKNOWN, Position, Record
 from deepctl.domain.checkpoints.snapshots import Report
 from deepctl.domain.checkpoints.store import Checkpoints, Workspace
 from deepctl.domain.layout import ProfilePaths

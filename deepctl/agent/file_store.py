@@ -1,0 +1,392 @@
+"""`FileCheckpointStore`: an application's checkpoints in a directory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from operator import is_
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from pydantic import ValidationError
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRequest
+
+from deepctl.agent.checkpoint_stores import Checkpoint
+from deepctl.domain.checkpoints import carrying, foreign, messages, pruning, rewinding
+from deepctl.domain.checkpoints.ledger import MESSAGES
+from deepctl.domain.checkpoints.messages import Messages
+from deepctl.domain.checkpoints.reading import Problem
+from deepctl.domain.checkpoints.records import AGENT, OTHER, Position, Record
+from deepctl.domain.checkpoints.reference import CheckpointNotFound
+from deepctl.domain.checkpoints.store import Checkpoints, Workspace
+from deepctl.domain.layout import Root
+from deepctl.domain.sessions import catalogue, log
+from deepctl.errors import Damaged, Refused
+from deepctl.files import durable
+from deepctl.locks import Lock
+
+T = TypeVar("T")
+
+_SESSION = "library"
+_WAIT_SECONDS = 30.0
+_NO_DIRECTORY = "the backend has no directory on this machine"
+
+
+class FileCheckpointStore:
+    """Checkpoints in a directory: conversations without repetition, and the files of a workspace if there is one.
+
+    Every save is on disk when it returns; a kill at any moment leaves every checkpoint that was saved. Several objects
+    and processes may use one directory: a kernel lock makes them take turns. It may be the `checkpoints` directory of a
+    deepctl profile.
+
+    Args:
+        directory: Where they are kept; made (0700) if it is missing.
+        cache: A file for what can be found out again, which speeds up snapshots by later processes. It must lie outside
+            of `directory`. Without it, such a cache lasts as long as this object.
+
+    Methods raise `Damaged` where what they need cannot be read, `Locked` if another process does not let go for half a
+    minute, `StorageError` or `OSError` where the disk fails.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None) -> None:
+        self._directory = os.path.abspath(directory)
+        self._cache = os.fspath(cache) if cache is not None else ":memory:"
+        self._mutex = threading.Lock()
+        self._store: Checkpoints | None = None
+        self._messages: Messages | None = None
+        self._recent: tuple[list[ModelMessage], list[bytes]] = ([], [])
+        self._parsed: dict[str, tuple[list[int], list[ModelMessage]]] = {}
+        durable.make_root(self._directory)
+
+    async def save(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        workspace: str | os.PathLike[str] | None = None,
+        by_agent: bool = True,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        """Keep a checkpoint; one of the same id is replaced.
+
+        Args:
+            checkpoint: The checkpoint.
+            workspace: A directory that is kept with it, whole.
+            by_agent: Whether what changed there since the last checkpoint is the agent's work, which a rewind takes
+                back, or somebody else's.
+            exclude: What of the workspace is left out, as in a .gitignore.
+        """
+        place = Workspace(os.path.abspath(workspace), exclude) if workspace is not None else None
+        await self._run(lambda store: self._save(store, checkpoint, place, AGENT if by_agent else OTHER))
+
+    async def get(self, checkpoint_id: str) -> Checkpoint | None:
+        """The checkpoint of that id, or `None`."""
+        return await self._run(lambda store: self._get(store, checkpoint_id))
+
+    async def get_by_label(self, label: str) -> Checkpoint | None:
+        """The oldest checkpoint of that label, or `None`."""
+
+        def find(store: Checkpoints) -> Checkpoint | None:
+            fitting = [(at, one) for at, one, called in self._all(store) if called == label]
+            return self._get(store, min(fitting)[1]) if fitting else None
+
+        return await self._run(find)
+
+    async def list_all(self) -> list[Checkpoint]:
+        """All checkpoints, oldest first. Those that are damaged are left out; `damaged` names them."""
+        return await self._run(lambda store: self._list(store)[0])
+
+    async def damaged(self) -> list[Problem]:
+        """What cannot be read, and why."""
+        return await self._run(lambda store: self._list(store)[1])
+
+    async def remove(self, checkpoint_id: str) -> bool:
+        """Remove a checkpoint, labelled or the newest too; whether there was one."""
+        return await self._run(lambda store: self._remove(store, [checkpoint_id]))
+
+    async def remove_oldest(self) -> bool:
+        """Remove the oldest checkpoint; whether there was one."""
+
+        def remove(store: Checkpoints) -> bool:
+            found = sorted(self._all(store))
+            return bool(found) and self._remove(store, [found[0][1]])
+
+        return await self._run(remove)
+
+    async def count(self) -> int:
+        """How many checkpoints there are, damaged ones included."""
+        return await self._run(lambda store: len(self._all(store)))
+
+    async def clear(self) -> None:
+        """Remove all checkpoints."""
+        await self._run(lambda store: self._remove(store, [one for _, one, _ in self._all(store)]))
+
+    async def rewind(self, checkpoint_id: str, workspace: str | os.PathLike[str], *, force: bool = False) -> list[str]:
+        """Make the files in `workspace` what they were: the agent's work is taken back, somebody else's stays.
+
+        A checkpoint of what was before is made first. Returns the paths that changed. Raises `CheckpointNotFound`,
+        `Refused` if it has no files, or `Conflicts` (nothing is touched) where somebody changed a file after the agent.
+        """
+        place = Workspace(os.path.abspath(workspace))
+        return await self._run(lambda store: self._rewind(store, checkpoint_id, place, force))
+
+    async def _run(self, action: Callable[[Checkpoints], T]) -> T:
+        def work() -> T:
+            with self._mutex, self._lock(), self._opened() as store:
+                return action(store)
+
+        return await anyio.to_thread.run_sync(work)
+
+    def _lock(self) -> Lock:
+        profile = os.path.dirname(self._directory)
+        if os.path.exists(os.path.join(profile, "profile.toml")):
+            name = os.path.basename(profile)
+            root = Root(os.path.dirname(os.path.dirname(profile)))
+            return Lock(root.profile(name).lock, profile=name, command="library", wait=_WAIT_SECONDS)
+        path = os.path.join(self._directory, ".lock")
+        return Lock(path, profile=self._directory, command="library", wait=_WAIT_SECONDS)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Checkpoints]:
+        """The store; opened anew if another process has written to it. After an error it is opened anew, too."""
+        if self._store is not None and not self._store.is_current():
+            self._close()
+        if self._store is None:
+            self._store = Checkpoints(self._directory, cache=self._cache)
+        try:
+            self._recover(self._store)
+            yield self._store
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+        self._store = self._messages = None
+        self._recent = ([], [])
+        self._parsed = {}
+
+    def _save(self, store: Checkpoints, checkpoint: Checkpoint, workspace: Workspace | None, author: str) -> None:
+        _check_id(checkpoint.id)
+        if self._messages is None:
+            self._messages = Messages(os.path.join(self._directory, MESSAGES))
+        chain, new = self._chained(checkpoint.messages)
+        place = self._messages.keep(chain, new, [checkpoint.turn] * len(new))
+        at = checkpoint.created_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        old = foreign.find(self._directory).get(checkpoint.id)
+        store.save(
+            Position(_SESSION, checkpoint.turn, place.log, place.offset, place.messages, _prompt(checkpoint.messages)),
+            "manual",
+            author=author,
+            workspace=workspace,
+            id=checkpoint.id,
+            created_at=at,
+            label=checkpoint.label,
+            metadata=dict(checkpoint.metadata),
+            unkept=None if workspace is not None else [["", _NO_DIRECTORY]],
+        )
+        if old is not None:
+            os.unlink(old)
+
+    def _chained(self, conversation: Sequence[ModelMessage]) -> tuple[list[bytes], list[dict[str, Any]]]:
+        """The digests of a conversation up to each message, and the JSON of the messages that are not kept yet.
+
+        Messages that were saved last time are known by their identity, all but the last two: those may still have been
+        changed in place.
+        """
+        assert self._messages is not None
+        before, digests = self._recent
+        same = min(max(len(before) - 2, 0), len(conversation))
+        if not all(map(is_, before[:same], conversation)):
+            same = next(number for number in range(same) if before[number] is not conversation[number])
+        chain = digests[:same]
+        rest: list[dict[str, Any]] = ModelMessagesTypeAdapter.dump_python(list(conversation[same:]), mode="json")
+        for message in rest:
+            chain.append(messages.digest(chain[-1] if chain else messages.START, message))
+        self._recent = (list(conversation), list(chain))
+        kept, _ = self._messages.find(chain)
+        return chain, rest[len(rest) - (len(chain) - kept) :] if kept < len(chain) else []
+
+    def _all(self, store: Checkpoints) -> list[tuple[datetime, str, str]]:
+        """When each checkpoint was made, its id and its label."""
+        labels = store.ledger.labels
+        own = [
+            (_time(record.created_at), record.id, labels.get(record.id, "")) for record in store.ledger.records.values()
+        ]
+        return own + [
+            (_time(header.created_at), header.id, header.label)
+            for header in foreign.headers(self._directory)
+            if header.id not in store.ledger.records
+        ]
+
+    def _list(self, store: Checkpoints) -> tuple[list[Checkpoint], list[Problem]]:
+        found: list[Checkpoint] = []
+        ledger = store.ledger
+        problems = [Problem(damage.id, f"ledger line {damage.line}", damage.reason) for damage in ledger.damage]
+        for record in ledger.records.values():
+            try:
+                found.append(self._checkpoint(store, record))
+            except Damaged as error:
+                problems.append(Problem(record.id, record.log + log.SUFFIX, error.message))
+        for name, path in foreign.find(self._directory).items():
+            if name not in ledger.records:
+                try:
+                    found.append(_imported(path))
+                except Damaged as error:
+                    problems.append(Problem(name, path, error.message))
+        return sorted(found, key=lambda checkpoint: checkpoint.created_at), problems
+
+    def _get(self, store: Checkpoints, identity: str) -> Checkpoint | None:
+        record = store.ledger.records.get(identity)
+        if record is not None:
+            return self._checkpoint(store, record)
+        if any(damage.id == identity for damage in store.ledger.damage):
+            raise Damaged(f"Checkpoint {identity} is damaged.")
+        path = foreign.find(self._directory).get(identity)
+        return _imported(path) if path is not None else None
+
+    def _checkpoint(self, store: Checkpoints, record: Record) -> Checkpoint:
+        conversation = self._conversation(record)
+        kept = True if record.tree else (record.unkept[0][1] if record.unkept else _NO_DIRECTORY)
+        return Checkpoint(
+            record.id,
+            store.ledger.labels.get(record.id, ""),
+            record.turn,
+            conversation,
+            len(conversation),
+            _time(record.created_at),
+            {**record.metadata, "workspace": kept},
+        )
+
+    def _conversation(self, record: Record) -> list[ModelMessage]:
+        if not record.log:
+            return []
+        if record.session == _SESSION:
+            return self._conversation_in(os.path.join(self._directory, MESSAGES), record.log, record.offset)
+        sessions = os.path.join(os.path.dirname(self._directory), "sessions")
+        for name in sorted(os.listdir(sessions)) if os.path.isdir(sessions) else []:
+            directory = os.path.join(sessions, name)
+            if os.path.exists(log.log_path(directory, record.log)):
+                return _validated(log.read(directory, record.log, record.offset), record.id)
+        raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.")
+
+    def _conversation_in(self, directory: str, one: str, offset: int) -> list[ModelMessage]:
+        """The messages of a log up to an offset; what has been read of it is kept."""
+        ends, known = self._parsed.get(one, ([], []))
+        if not ends or offset > ends[-1]:
+            ends, known = self._parsed[one] = _parsed(directory, one)
+            if not ends or offset > ends[-1]:
+                raise Damaged(f"The message log {one} is damaged, or cut short.")
+        return known[: bisect_right(ends, offset)]
+
+    def _remove(self, store: Checkpoints, identities: list[str]) -> bool:
+        records = [store.ledger.records[one] for one in identities if one in store.ledger.records]
+        old = foreign.find(self._directory)
+        paths = [old[one] for one in identities if one in old]
+        pruning.remove_from(store, records)
+        for path in paths:
+            os.unlink(path)
+        return bool(records or paths)
+
+    def _recover(self, store: Checkpoints) -> None:
+        """Finish a rewind that was killed. Raises `Refused` if it is one of a profile's sessions."""
+        intent = store.ledger.unfinished
+        if intent is None:
+            return
+        if not intent.root:
+            raise Refused(
+                "A rewind of this profile was interrupted.",
+                "`deepctl checkpoints save`, like every command that changes the profile, finishes it.",
+                code="interrupted_rewind",
+            )
+        carrying.finish_files(store, Workspace(intent.root), intent, _Stays())
+
+    def _rewind(self, store: Checkpoints, identity: str, workspace: Workspace, force: bool) -> list[str]:
+        target = store.ledger.records.get(identity)
+        if target is None:
+            raise CheckpointNotFound(f"There is no checkpoint {identity!r}.")
+        wish = rewinding.Wish(target, force=force)
+        if not target.tree:
+            raise Refused(f"Checkpoint {identity!r} keeps the conversation only, no files.", code="no_files")
+        with store.adding() as batch:
+            present = store.snapshot(workspace, batch)
+            files = rewinding.plan_files(
+                store.ledger, store.objects, batch, present, _SESSION, wish, exclude=(), author=_SESSION
+            )
+            if files.plan.conflicts and not force:
+                raise rewinding.Conflicts(files.plan.conflicts)
+            if present.tree.hex() == files.goal:
+                return []
+        position = Position(_SESSION, target.turn, target.log, target.offset, target.message_count, target.prompt)
+        safety = store.record(position, "rewind", AGENT, present, batch, workspace)
+        intent = rewinding.begin(store, safety, wish, files.goal, target.log, batch.pack, workspace.root)
+        done = carrying.carry_out(store, workspace.root, intent, files.plan.changes, _Stays())
+        return sorted(os.fsdecode(path) for path in done.written + done.deleted)
+
+
+class _Stays:
+    """An application's conversation is its own: nothing moves but the files."""
+
+    def there(self, intent: object) -> None:
+        pass
+
+    def back(self, intent: object) -> None:
+        pass
+
+
+def _check_id(identity: str) -> None:
+    if not identity or len(identity) > 200 or not identity.isprintable():
+        raise Refused(f"{identity[:40]!r} cannot be the id of a checkpoint.", code="bad_id")
+
+
+def _time(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+
+
+def _prompt(conversation: Sequence[ModelMessage]) -> str:
+    for message in reversed(conversation):
+        if isinstance(message, ModelRequest):
+            text = catalogue.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0])
+            if text is not None:
+                return text
+    return ""
+
+
+def _parsed(directory: str, one: str) -> tuple[list[int], list[ModelMessage]]:
+    """Every message of a log, and of those it continues, with the offset behind it in this one (0 in those)."""
+    entries = list(log.plain_lines(directory, one))
+    inherited: list[ModelMessage] = []
+    if entries and log.parent_of(directory, one) is not None:
+        inherited = _validated(log.read(directory, one, entries[0].end), one)
+    own = [entry for entry in entries if entry.message is not None]
+    try:
+        validated = ModelMessagesTypeAdapter.validate_python([entry.message for entry in own])
+    except ValidationError as error:
+        raise Damaged(f"The message log {one} has messages that cannot be understood: {error}.") from None
+    return [0] * len(inherited) + [entry.end for entry in own], inherited + validated
+
+
+def _validated(conversation: log.Conversation, what: str) -> list[ModelMessage]:
+    if any(not damage.torn for damage in conversation.damage):
+        raise Damaged(f"The conversation of {what} is damaged: {conversation.damage[0].reason}.")
+    try:
+        return ModelMessagesTypeAdapter.validate_python([entry.message for entry in conversation.messages])
+    except ValidationError as error:
+        raise Damaged(f"The conversation of {what} cannot be understood: {error}.") from None
+
+
+def _imported(path: str) -> Checkpoint:
+    found = foreign.read(path)
+    try:
+        conversation = ModelMessagesTypeAdapter.validate_python(found.messages)
+    except ValidationError as error:
+        raise Damaged(f"The messages in {path} cannot be understood: {error}.") from None
+    header = found.header
+    return Checkpoint(
+        header.id, header.label, header.turn, conversation, len(conversation), _time(header.created_at), found.metadata
+    )

@@ -1,0 +1,114 @@
+r"""Packs: immutable files that objects are kept in.
+
+A pack (`packs/<id>.pack`) is `deepctl pack 1\n`, the objects one after another, a table with an entry for each, and a
+trailer: the number of entries and the SHA-256 of header, table and number. Each object is stored as it is or
+compressed by zlib, whichever is shorter, and checked against its hash whenever it is read; the table has a CRC-32 of
+what is stored (several compressed forms can mean the same) and is checked against the trailer. So every byte is
+covered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from deepctl.domain.checkpoints.cache import Location
+from deepctl.errors import Damaged
+from deepctl.files import durable
+
+HEADER = b"deepctl pack 1\n"
+SUFFIX = ".pack"
+CHUNK = 1 << 20
+_ENTRY = struct.Struct(">32sQQQI")
+_TRAILER = struct.Struct(">Q32s8s")
+_MAGIC = b"DCPACK1\n"
+
+
+class Stored(NamedTuple):
+    """One object of a pack's table: its hash, where it lies in the pack, how long it is there and in itself.
+
+    `crc` is the CRC-32 of what is stored.
+    """
+
+    digest: bytes
+    offset: int
+    stored: int
+    size: int
+    crc: int
+
+
+def pieces(descriptor: int, location: Location) -> Iterator[bytes]:
+    """The content of one object of an open pack, in pieces of about a mebibyte, unchecked."""
+    unpacker = zlib.decompressobj() if location.stored != location.size else None
+    position, end = location.offset, location.offset + location.stored
+    while position < end:
+        raw = os.pread(descriptor, min(CHUNK, end - position), position)
+        if not raw:
+            return
+        position += len(raw)
+        if unpacker is None:
+            yield raw
+            continue
+        while raw and not unpacker.eof:
+            yield unpacker.decompress(raw, CHUNK)
+            raw = unpacker.unconsumed_tail
+
+
+def verified(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator[bytes]:
+    """The same pieces; raises `Damaged` with the last at the latest if they are not what the hash says."""
+    seen = hashlib.sha256()
+    try:
+        for piece in pieces:
+            seen.update(piece)
+            yield piece
+    except zlib.error:
+        raise Damaged(f"Object {digest.hex()[:16]} in {path} is damaged.") from None
+    if seen.digest() != digest:
+        raise Damaged(f"Object {digest.hex()[:16]} in {path} is damaged.")
+
+
+def frame_size(count: int) -> tuple[int, int]:
+    """The bytes of a pack with `count` objects before and behind these."""
+    return len(HEADER), count * _ENTRY.size + _TRAILER.size
+
+
+def read_table(path: str) -> list[Stored]:
+    """The table of a pack. Raises `Damaged` if header, table or trailer are not what they were."""
+    descriptor = durable.open_regular(path, os.O_RDONLY)
+    try:
+        end = os.fstat(descriptor).st_size
+        trailer = os.pread(descriptor, _TRAILER.size, max(0, end - _TRAILER.size))
+        if len(trailer) != _TRAILER.size:
+            raise Damaged(f"Pack {path} is cut short.")
+        count, checksum, magic = _TRAILER.unpack(trailer)
+        start = end - _TRAILER.size - count * _ENTRY.size
+        if magic != _MAGIC or start < len(HEADER):
+            raise Damaged(f"Pack {path} is damaged at its end.")
+        table = os.pread(descriptor, count * _ENTRY.size, start)
+        header = os.pread(descriptor, len(HEADER), 0)
+    finally:
+        os.close(descriptor)
+    if hashlib.sha256(header + table + struct.pack(">Q", count)).digest() != checksum:
+        raise Damaged(f"The table of pack {path} is damaged.")
+    return [Stored(*entry) for entry in _ENTRY.iter_unpack(table)]
+
+
+def tail(table: list[Stored]) -> bytes:
+    """What follows the objects of a pack: their table and the trailer."""
+    entries = b"".join(_ENTRY.pack(*entry) for entry in table)
+    checksum = hashlib.sha256(HEADER + entries + struct.pack(">Q", len(table))).digest()
+    return entries + _TRAILER.pack(len(table), checksum, _MAGIC)
+
+
+def hashed(descriptor: int) -> tuple[bytes, int]:
+    """The hash and the length of an open file."""
+    seen = hashlib.sha256()
+    length = 0
+    while chunk := os.read(descriptor, CHUNK):
+        seen.update(chunk)
+        length += len(chunk)
+    return seen.digest(), length
