@@ -48,17 +48,17 @@ def _rewind() -> bool:
         for number in range(_ROUNDS):
             with opening.opened(paths) as found:
                 position = reading.position(session, catalogue.read(session))
-                target = found.work.save(session, "turn", position, author=AGENT)
+                target = found.save(session, "turn", position, author=AGENT)
             with open(root / f"d{randomness.randrange(100)}" / "f7.txt", "a") as file:
                 file.write(f"round {number}")
             time.sleep(0.05)
             with opening.opened(paths) as found:
-                found.work.save(session, "turn", position, author=AGENT)
+                found.save(session, "turn", position, author=AGENT)
             time.sleep(0.05)
             walks.append(_timed_walk(root))
             began = time.perf_counter()
             with _Syncs() as counted, opening.opened(paths) as found:
-                done = rewinding.rewind(found.work, session, Wish(target))
+                done = rewinding.rewind(found, session, Wish(target))
             rewinds.append(time.perf_counter() - began)
             syncs.append(counted.count)
             assert len(done.restored) == 1
@@ -108,7 +108,7 @@ def _list() -> bool:
                 if not number % 2:
                     (Path(paths.workspace) / "file.txt").write_text(f"version {number}")
                 position = Position(session.id, number, session.log, 0, number * 2, f"prompt number {number}")
-                found.work.save(session, "turn", position, author=AGENT)
+                found.save(session, "turn", position, author=AGENT)
         (Path(place) / "bare.py").write_text(BARE_TYPER)
         environment = {"DEEPCTL_HOME": f"{place}/state", "DEEPCTL_CONFIG": f"{place}/config.toml"}
         commands = {

@@ -116,7 +116,8 @@ class Chat:
             except RewindRequested as request:
                 said = request.prompt(prompt)
                 continue
-            return Done(outcome, found.name, keeping.latest.id if keeping.latest else None, notices)
+            latest = keeping.latest.id if keeping.latest else None
+            return Done(outcome, found.name, latest, notices + keeping.unkept())
 
     def _attempt(
         self,

@@ -18,6 +18,7 @@ from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import DeepctlError, Refused
 
 _SHOWN = 50
+_UNKEPT_SHOWN = 3
 
 
 class TurnCheckpoints:
@@ -29,6 +30,7 @@ class TurnCheckpoints:
         self.emit = emit
         self.workspace = work.paths.workspace
         self._rewound: set[str] = set()
+        self._first: Record | None = None
         self.latest: Record | None = None
 
     def attempt(self, session: Session, before: Position, writer: log.Writer) -> None:
@@ -40,6 +42,7 @@ class TurnCheckpoints:
 
     def started(self, session: Session, before: Position) -> None:
         """Keep the state before the turn."""
+        self._first = self._work.head(session)
         self._tell(self._work.before_turn(session, before))
 
     def tool_done(self, name: str) -> None:
@@ -52,6 +55,12 @@ class TurnCheckpoints:
         """Keep the state after the turn, unless it came to nothing or has been rewound."""
         if self._writer.count and not self._is_over:
             self._tell(self._work.after_turn(self._session, self._position()))
+
+    def unkept(self) -> list[str]:
+        """What the last checkpoint could not keep and the turn's first did not name, for the user."""
+        known = self._first.unkept if self._first is not None else []
+        new = [one for one in (self.latest.unkept if self.latest is not None else []) if one not in known]
+        return [f"Not kept in checkpoints: {path} ({reason})." for path, reason in new[:_UNKEPT_SHOWN]]
 
     def broke_off(self) -> None:
         """The same for a turn that failed. What went wrong there is told; not that its end could not be kept."""
@@ -114,7 +123,7 @@ class TurnCheckpoints:
         )
         work.store.objects.scratch.clear()
         if foretold.plan.conflicts:
-            raise Conflicts(foretold.plan.conflicts)
+            raise Conflicts(foretold.plan.conflicts, foretold.plan.unknown)
         self._rewound.add(target.id)
         raise RewindRequested(target.id, work.ledger.labels.get(target.id, ""), [], reason)
 

@@ -17,7 +17,7 @@ from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log
 from deepctl.domain.sessions.catalogue import Session
-from deepctl.errors import NotFound
+from deepctl.errors import NotFound, Refused
 from deepctl.output import checkpoints as views
 from deepctl.output.progress import Progress
 
@@ -94,6 +94,7 @@ def foretold_rewind(
     """What a rewind to `reference` would do."""
     with closing(Reader(profile)) as reader, Progress("Looking") as progress:
         at_hand, target = _target(profile, reader.ledger, session, reference)
+        _check_finished(reader)
         return _foreseen(reader, foretell(reader, at_hand, Wish(target, *wish), progress))
 
 
@@ -101,7 +102,17 @@ def foretold_undo(profile: ProfilePaths, session: str | None) -> views.Rewound:
     """What taking back the last rewind would do."""
     with closing(Reader(profile)) as reader, Progress("Looking") as progress:
         at_hand = reading.session_at_hand(profile, session)
+        _check_finished(reader)
         return _foreseen(reader, foretell(reader, at_hand, rewinding.undoing(reader.ledger, at_hand), progress))
+
+
+def _check_finished(reader: Reader) -> None:
+    if reader.ledger.unfinished is not None:
+        raise Refused(
+            "A rewind was interrupted, so what is there now is neither the one nor the other.",
+            "The next command that changes something finishes it, such as `deepctl checkpoints save`.",
+            code="interrupted_rewind",
+        )
 
 
 def _target(paths: ProfilePaths, found: Ledger, session: str | None, reference: str) -> tuple[Session, Record]:
@@ -118,7 +129,15 @@ def foretell(reader: Reader, session: Session, wish: Wish, progress: Progress) -
     present = reader.present(exclude, progress)
     author = reading.last_author(reader.paths, reader.ledger)
     files = rewinding.plan_files(
-        reader.ledger, reader.objects, reader.sink, present, session.id, wish, exclude=exclude, author=author
+        reader.ledger,
+        reader.objects,
+        reader.sink,
+        present,
+        session.id,
+        wish,
+        exclude=exclude,
+        author=author,
+        content=comparing.present(reader.paths.workspace, reader.objects),
     )
     position = reading.position(session, catalogue.read(session))
     return rewinding.outline(reader.paths, session, position, present, wish, files)
@@ -147,7 +166,16 @@ def _foreseen(reader: Reader, outline: Outline) -> views.Rewound:
 
 
 def rewound(work: Work, session: str | None, reference: str, wish: tuple[str, bool, bool]) -> views.Rewound:
-    """Rewind, and tell what came of it."""
+    """Rewind, and tell what came of it.
+
+    Raises `Refused` where a rewind that was interrupted has just been finished: turns are counted from there then.
+    """
+    if work.notes and reference.startswith("~"):
+        raise Refused(
+            f"{' '.join(work.notes)} So {reference} is counted from there, and nothing more was rewound.",
+            "Say it again if you want to go back further; `deepctl checkpoints undo` takes back what was finished.",
+            code="rewind_finished",
+        )
     at_hand, target = _target(work.paths, work.ledger, session, reference)
     return _done(work, rewinding.rewind(work, at_hand, Wish(target, *wish)))
 
@@ -167,7 +195,7 @@ def _done(work: Work, done: Done) -> views.Rewound:
         describe(done.safety) if done.safety is not None else None,
         done.restored,
         done.deleted,
-        [*done.outline.kept, *(path for path, _ in done.in_the_way)],
+        sorted({*done.outline.kept, *(path for path, _ in done.in_the_way)}),
         [f"{os.fsdecode(path)!r} is not as it was: {reason}." for path, reason in done.in_the_way],
         [],
     )

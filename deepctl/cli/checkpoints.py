@@ -63,14 +63,19 @@ def list_(
     notes = (
         ["A rewind was interrupted; the next command that changes something finishes it."] if found.unfinished else []
     )
-    show(views.CheckpointList(profile.name, listed, reading.structural(profile, found), notes, graph), as_json)
+    show(
+        views.CheckpointList(
+            profile.name, listed, reading.structural(profile, found), notes, frozenset(found.heads.values()), graph
+        ),
+        as_json,
+    )
 
 
 def _shown_parent(found: Ledger, record: Record, shown: set[str]) -> str | None:
     return next((one.id for one in found.line(record.parent) if one.id in shown), None)
 
 
-@app.command("show", epilog="Example: deepctl checkpoints show ~1 --user alice")
+@app.command("show", epilog="Example: deepctl checkpoints show '~1' --user alice")
 def show_(ref: Ref, user: options.User = None, session: SessionName = None, as_json: options.Json = False) -> None:
     """Show a checkpoint: its record, its files and its conversation."""
     from deepctl.cli.checkpoint_views import shown
@@ -78,7 +83,7 @@ def show_(ref: Ref, user: options.User = None, session: SessionName = None, as_j
     show(shown(options.existing_profile(user), ref, session), as_json)
 
 
-@app.command(epilog="Example: deepctl checkpoints diff ~2 --user alice --stat")
+@app.command(epilog="Example: deepctl checkpoints diff '~2' --user alice --stat")
 def diff(
     before: Annotated[str | None, typer.Argument(metavar="[FROM]", help="The latest checkpoint without it.")] = None,
     after: Annotated[str | None, typer.Argument(metavar="[TO]", help="What is now, without it.")] = None,
@@ -131,7 +136,7 @@ def label_(
     show(view, as_json)
 
 
-@app.command(epilog="Example: deepctl checkpoints rewind ~1 --user alice --dry-run")
+@app.command(epilog="Example: deepctl checkpoints rewind '~1' --user alice --dry-run")
 def rewind(
     ref: Annotated[
         str | None,
@@ -189,7 +194,7 @@ def undo(
     show(view, as_json)
 
 
-@app.command(epilog="Example: deepctl checkpoints fork ~3 another-try --user alice")
+@app.command(epilog="Example: deepctl checkpoints fork '~3' another-try --user alice")
 def fork(
     ref: Ref,
     name: Annotated[str, typer.Argument(help="Name of the new session.")],

@@ -70,10 +70,10 @@ def opened(profile: ProfilePaths, tell: Callable[[str], None]) -> Iterator[Work]
 
     exclude, policy = snapshot_settings(profile)
     with Progress("Checkpoint") as progress:
-        with opening.opened(profile, exclude=exclude, policy=policy, report=progress) as found:
-            for note in found.notes:
+        with opening.opened(profile, exclude=exclude, policy=policy, report=progress) as work:
+            for note in work.notes:
                 tell(note)
-            yield found.work
+            yield work
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -44,8 +45,9 @@ class _Picker:
         self._session = session
         self._records = records
         self._wish = wish
-        # The first is where the session stands; the one before it is what is usually meant.
-        self._at = min(1, len(records) - 1)
+        # What a script would take: where the last turn began.
+        turns = records[0].turn
+        self._at = next((number for number, record in enumerate(records) if record.turn < turns), 0)
         self._previews: dict[str, list[str]] = {}
 
     def run(self) -> str:
@@ -60,7 +62,9 @@ class _Picker:
         def move(by: int) -> None:
             self._at = max(0, min(len(self._records) - 1, self._at + by))
 
-        for key, step in (("up", -1), ("k", -1), ("down", 1), ("j", 1), ("pageup", -_SHOWN), ("pagedown", _SHOWN)):
+        far = len(self._records)
+        steps = {"up": -1, "k": -1, "down": 1, "j": 1, "pageup": -_SHOWN, "pagedown": _SHOWN, "home": -far, "end": far}
+        for key, step in steps.items():
             keys.add(key)(lambda event, step=step: move(step))
 
         @keys.add("enter")
@@ -92,18 +96,33 @@ class _Picker:
 
     def _choices(self) -> StyleAndTextTuples:
         shown: StyleAndTextTuples = [("bold", f"Rewind session {self._session.name} to (Enter takes, Esc leaves):\n")]
-        first = max(0, min(self._at - _SHOWN // 2, len(self._records) - _SHOWN))
-        for number in range(first, min(first + _SHOWN, len(self._records))):
-            record = self._records[number]
-            label = self._reader.ledger.labels.get(record.id, "")
-            what = f"after {printable(record.prompt)[:50]!r}" if record.prompt else "the beginning"
-            words = f"{record.id[:8]} {ago(record.created_at):<16} turn {record.turn:<3} {label:<12} {what}"
+        height = self._height()
+        first = max(0, min(self._at - height // 2, len(self._records) - height))
+        for number in range(first, min(first + height, len(self._records))):
+            words = self._words(self._records[number])
             chosen = number == self._at
             shown.append(("reverse" if chosen else "", f"{'>' if chosen else ' '} {words}\n"))
         return shown
 
+    def _height(self) -> int:
+        """How many choices there is room for: at most half of the screen."""
+        from prompt_toolkit.application import get_app
+
+        return max(1, min(_SHOWN, get_app().output.get_size().rows // 2 - 1))
+
+    def _words(self, record: Record) -> str:
+        label = self._reader.ledger.labels.get(record.id)
+        kind = "" if record.kind == "turn" else f" ({record.kind})"
+        what = f"after {printable(record.prompt)[:60]!r}" if record.prompt else "the beginning"
+        named = f" {label}" if label else ""
+        return f"{record.id[:8]} turn {record.turn}{kind}{named}, {what}, {ago(record.created_at)}"
+
     def _preview(self) -> StyleAndTextTuples:
-        return [("", "\n".join(self._lines(self._records[self._at])))]
+        from prompt_toolkit.application import get_app
+
+        room = max(1, get_app().output.get_size().rows - self._height() - 2)
+        lines = self._lines(self._records[self._at])
+        return [("", "\n".join(lines if len(lines) <= room else [*lines[: room - 1], "  …"]))]
 
     def _lines(self, record: Record) -> list[str]:
         if record.id not in self._previews:
@@ -120,12 +139,14 @@ class _Picker:
         found = previewed(reader, outline)
         files = f"{len(found)} file{'' if len(found) == 1 else 's'} would change"
         turns = f"{outline.turns_removed} turn{'' if outline.turns_removed == 1 else 's'} would leave the conversation"
-        lines = ["", f"{files}, {turns}."]
+        lines = [f"{files}, {turns}."]
+        if outline.conflicts:
+            shown = ", ".join(printable(os.fsdecode(path)) for path in outline.conflicts[:3])
+            more = f" and {len(outline.conflicts) - 3} more" if len(outline.conflicts) > 3 else ""
+            lines.append(f"CONFLICT, needs --force: changed by somebody else after the agent: {shown}{more}")
         lines += [f"  {preview_line(one)}" for one in found[:_PREVIEWED]]
         if len(found) > _PREVIEWED:
             lines.append(f"  … and {len(found) - _PREVIEWED} more")
-        if outline.conflicts:
-            lines.append(
-                f"Changed by somebody else after the agent: {len(outline.conflicts)}; --force takes these back."
-            )
+        if outline.kept:
+            lines.append(f"  {len(outline.kept)} more differ from it and stay, because they are not the agent's")
         return lines

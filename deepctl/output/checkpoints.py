@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deepctl.domain.checkpoints.trees import Entry
     from deepctl.domain.checkpoints.verifying import Verified
 
+_SHORT = 8
 _PROMPT = 48
 
 
@@ -57,12 +58,13 @@ def _counted(count: int, noun: str) -> str:
 
 
 class CheckpointList(NamedTuple):
-    """Newest first. With `graph`, `line` has every checkpoint of the list with what came before it."""
+    """Newest first. `heads` are where the sessions stand. With `graph`, parents are of those in the list."""
 
     profile: str
     checkpoints: list[Listed]
     damaged: list[Problem]
     notes: list[str]
+    heads: frozenset[str]
     graph: bool = False
 
     def document(self) -> dict[str, Any]:
@@ -70,17 +72,21 @@ class CheckpointList(NamedTuple):
             "profile": self.profile,
             "checkpoints": [document(listed) for listed in self.checkpoints],
             "damaged": [_problem(problem) for problem in self.damaged],
+            "notes": self.notes,
         }
 
     def print(self) -> None:
         terminal = is_terminal(sys.stdout)
-        if terminal and not self.checkpoints and not self.damaged:
-            notice(f"Profile {self.profile} has no checkpoints yet; every turn of `deepctl chat` makes some.")
-        if self.graph:
+        if not self.checkpoints:
+            if terminal and not self.damaged:
+                notice(f"Profile {self.profile} has no checkpoints here yet; every turn of `deepctl chat` makes some.")
+        elif self.graph:
             self._print_graph()
+        elif terminal:
+            rows = [_row_at_terminal(listed) for listed in self.checkpoints]
+            table(("CHECKPOINT", "LABEL", "KIND", "SESSION", "TURN", "WHEN", "PROMPT"), rows)
         else:
-            rows = [_row(listed, terminal) for listed in self.checkpoints]
-            table(("CHECKPOINT", "LABEL", "KIND", "SESSION", "TURN", "WHEN", "FILES", "ADDED", "PROMPT"), rows)
+            table((), [_row(listed) for listed in self.checkpoints])
         for problem in self.damaged:
             notice(f"Damaged: {problem.id or 'a checkpoint'} ({problem.file}: {problem.reason}).")
         for note in self.notes:
@@ -93,11 +99,18 @@ class CheckpointList(NamedTuple):
             for line in joins:
                 print(line)
             label = f" ({listed.label})" if listed.label else ""
-            words = f"{record.id}{label} {record.kind} {listed.session}:{record.turn} {_short(record.prompt)}"
+            here = f" <- {listed.session} is here" if record.id in self.heads else ""
+            words = f"{record.id}{label} {record.kind} {listed.session}:{record.turn}{here} {_short(record.prompt)}"
             print(f"{lead} {printable(words).rstrip()}")
 
 
-def _row(listed: Listed, terminal: bool) -> tuple[str, ...]:
+def _row_at_terminal(listed: Listed) -> tuple[str, ...]:
+    record = listed.record
+    when = ago(record.created_at)
+    return record.id[:_SHORT], listed.label or "", record.kind, listed.session, str(record.turn), when, record.prompt
+
+
+def _row(listed: Listed) -> tuple[str, ...]:
     record = listed.record
     return (
         record.id,
@@ -105,10 +118,10 @@ def _row(listed: Listed, terminal: bool) -> tuple[str, ...]:
         record.kind,
         listed.session,
         str(record.turn),
-        ago(record.created_at) if terminal else record.created_at,
+        record.created_at,
         str(record.files),
-        size(record.added_bytes) if terminal else str(record.added_bytes),
-        _short(record.prompt) if terminal else record.prompt,
+        str(record.added_bytes),
+        record.prompt,
     )
 
 
@@ -161,7 +174,8 @@ class CheckpointSaved(NamedTuple):
     checkpoint: Listed
 
     def document(self) -> dict[str, Any]:
-        return {"profile": self.profile, "checkpoint": document(self.checkpoint)}
+        unkept = [{"path": path, "reason": reason} for path, reason in self.checkpoint.record.unkept]
+        return {"profile": self.profile, "checkpoint": document(self.checkpoint), "unkept": unkept}
 
     def print(self) -> None:
         label = f" labelled {self.checkpoint.label}" if self.checkpoint.label else ""
@@ -216,6 +230,8 @@ class Rewound(NamedTuple):
             "safety": document(self.safety) if self.safety is not None else None,
             "messages_removed": self.outline.messages_removed,
             "turns_removed": self.outline.turns_removed,
+            "messages_restored": self.outline.messages_restored,
+            "turns_restored": self.outline.turns_restored,
             "prompt": self.outline.undone,
             "files": {
                 "restored": _names(self.restored),
@@ -232,7 +248,9 @@ class Rewound(NamedTuple):
         record = self.target.record
         label = f" ({self.target.label})" if self.target.label else ""
         if self.outline.is_nothing:
-            print(f"Nothing to do: session {self.outline.session.name} is as it was at {record.id}{label}.")
+            what = "there is nothing of the agent's to take back" if self.kept else "everything is as it was"
+            print(f"Nothing to do since {record.id}{label}: {what}.")
+            self._print_paths()
             return
         verb = "Would rewind" if self.dry_run else "Rewound"
         print(f"{verb} session {self.outline.session.name} to {record.id}{label}, turn {record.turn}.")
@@ -241,16 +259,17 @@ class Rewound(NamedTuple):
             leave = "would leave" if self.dry_run else "left"
             turns = self.outline.turns_removed
             print(f"{_counted(turns, 'turn')} ({_counted(removed, 'message')}) {leave} the conversation.")
+        back = self.outline.messages_restored
+        if back:
+            come = "would come back" if self.dry_run else "came back"
+            print(f"{_counted(self.outline.turns_restored, 'turn')} ({_counted(back, 'message')}) {come}.")
         if self.dry_run:
             _print_preview(self.preview)
         else:
             for verb, paths in (("restored", self.restored), ("deleted", self.deleted)):
                 for path in paths:
                     print(f"  {verb:<9} {printable(os.fsdecode(path))}")
-        for path in self.outline.conflicts:
-            print(f"  conflict  {printable(os.fsdecode(path))}")
-        for path in self.kept:
-            print(f"  kept      {printable(os.fsdecode(path))} (changed by somebody else)")
+        self._print_paths()
         for remark in self.remarks:
             notice(remark)
         if self.outline.undone is not None:
@@ -259,8 +278,19 @@ class Rewound(NamedTuple):
         if self.safety is not None:
             before = self.safety.record.id
             notice(f"`deepctl checkpoints undo --user {self.profile}` takes this back; before it was {before}.")
-        elif self.dry_run and self.outline.conflicts:
-            notice("Changed by somebody else after the agent: without --force, the rewind is refused.")
+        elif self.dry_run and self.outline.conflicts and not self.outline.wish.force:
+            notice(
+                "Where there is a conflict, somebody changed the file after the agent: without --force, it is refused."
+            )
+
+    def _print_paths(self) -> None:
+        for path in self.outline.conflicts:
+            done = "conflict  {}" if self.dry_run else "overrode  {} (what was there is in the checkpoint before this)"
+            print("  " + done.format(printable(os.fsdecode(path))))
+        for path in self.kept:
+            print(f"  kept      {printable(os.fsdecode(path))} (not as in the checkpoint, and not the agent's)")
+        if self.kept and not self.outline.wish.exact:
+            notice("--exact changes what was kept, too.")
 
 
 def _names(paths: Sequence[bytes]) -> list[str]:
@@ -370,7 +400,8 @@ class Forked(NamedTuple):
     def print(self) -> None:
         record = self.checkpoint.record
         print(f"Session {self.session} begins with the conversation of {record.id}, turn {record.turn}.")
-        notice(f"The workspace is as it is now. `deepctl chat --session {self.session}` goes on in it.")
+        where = f"--user {self.profile} --session {self.session}"
+        notice(f"The workspace is as it is now. `deepctl chat {where}` goes on in it.")
 
 
 class Removed(NamedTuple):
@@ -391,6 +422,10 @@ class Removed(NamedTuple):
         for record in self.removal.records:
             print(f"{record.id}\t{record.kind}\t{record.created_at}\t{printable(_short(record.prompt))}")
         print(f"{verb} {_counted(len(self.removal.records), 'checkpoint')}, {size(self.removal.bytes)}.")
+        if self.removal.is_blocked:
+            notice(
+                "Parts of what stays are damaged (`deepctl checkpoints verify` names them), so nothing else is freed."
+            )
 
 
 class Checked(NamedTuple):
@@ -436,4 +471,4 @@ class Imported(NamedTuple):
     def print(self) -> None:
         print(f"Took over {_counted(len(self.checkpoints), 'checkpoint')} into session {self.session}.")
         for problem in self.damaged:
-            notice(f"Left out {problem.file}: {problem.reason}.")
+            notice(f"Left out: {problem.reason}")

@@ -96,8 +96,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
         widest = max((len(row[number]) for row in rows), default=0)
-        # In a narrow window the name, in the first column, is the last to go.
-        least = min(widest, 24) if number == 0 else None
+        # In a narrow window the last column gives way first; it is prose, or a path.
+        is_last = number + 1 == len(columns)
+        least = None if is_last else max(min(widest, 24), min(len(column), widest))
         drawn.add_column(
             column, overflow="ellipsis", no_wrap=True, min_width=least, style="cyan" if number == 0 else ""
         )

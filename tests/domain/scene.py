@@ -33,8 +33,8 @@ class Scene:
 
     @contextmanager
     def work(self, **options: Any) -> Iterator[Work]:
-        with opening.opened(self.paths, **options) as found:
-            yield found.work
+        with opening.opened(self.paths, **options) as work:
+            yield work
 
     @contextmanager
     def turn(self, prompt: str, session: str = "main", **options: Any) -> Iterator[None]:

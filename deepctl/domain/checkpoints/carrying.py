@@ -17,7 +17,7 @@ from deepctl.domain.checkpoints.trees import DIRECTORY, Change
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.sessions import catalogue
 from deepctl.domain.sessions.catalogue import Session
-from deepctl.errors import Damaged
+from deepctl.errors import Damaged, Interrupted
 from deepctl.files.durable import storage_error
 
 
@@ -62,15 +62,30 @@ def carry_out(
             wrong = [path for path in checks.unmet(root, store.objects, changes) if path not in excused]
             restored.kept.extend((path, "somebody changed it meanwhile") for path in wrong)
         conversation.there(intent)
-    except OSError as error:
+    except (OSError, KeyboardInterrupt) as error:
+        _take_back(store, root, intent, changes, conversation)
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted("Interrupted; nothing was rewound, and everything is as it was.") from None
+        raise storage_error(error, "Nothing was rewound; everything is as it was.") from error
+    store.writer.finish(intent)
+    return restored
+
+
+def _take_back(
+    store: Checkpoints, root: str, intent: Rewind, changes: list[Change], conversation: Conversation
+) -> None:
+    try:
         back = [Change(change.path, change.after, change.before) for change in changes]
         restore.sweep(root, (change.path for change in changes), intent.id)
         restore.apply(root, store.objects, back, intent.id)
         conversation.back(intent)
         store.writer.abandon(intent)
-        raise storage_error(error, "Nothing was rewound; everything is as it was.") from error
-    store.writer.finish(intent)
-    return restored
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Interrupted twice, in the middle of a rewind.",
+            "The next command that changes something in this profile finishes it; `deepctl checkpoints undo` takes it "
+            "back.",
+        ) from None
 
 
 def recover(work: Work) -> list[str]:

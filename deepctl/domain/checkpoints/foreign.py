@@ -37,7 +37,7 @@ def find(directory: str) -> dict[str, str]:
     """The paths of the checkpoints in a directory by their file names, which are their ids."""
     try:
         found = sorted(os.listdir(directory))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     return {name.removesuffix(_SUFFIX): os.path.join(directory, name) for name in found if name.endswith(_SUFFIX)}
 

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from deepctl.domain.checkpoints import carrying, pruning
 from deepctl.domain.checkpoints.snapshots import Report
 from deepctl.domain.checkpoints.work import EVERY_TOOL, Work, remove_leftovers
 from deepctl.domain.layout import ProfilePaths
-
-
-class Opened(NamedTuple):
-    """A profile open for changes, and what the user should know about what was left."""
-
-    work: Work
-    notes: list[str]
 
 
 @contextmanager
@@ -26,14 +18,17 @@ def opened(
     exclude: Sequence[str] = (),
     policy: str = EVERY_TOOL,
     report: Report | None = None,
-) -> Iterator[Opened]:
-    """Open a profile. The caller holds its lock. Raises `StorageError` if what was left cannot be finished."""
+) -> Iterator[Work]:
+    """Open a profile; `notes` of what is yielded say what was left to do.
+
+    The caller holds its lock. Raises `StorageError` if what was left cannot be finished.
+    """
     remove_leftovers(paths)
     work = Work(paths, exclude=exclude, policy=policy, report=report)
     try:
-        notes = carrying.recover(work)
+        work.notes = carrying.recover(work)
         if work.ledger.ends_in_removal:
             pruning.collect_logs(paths, work.ledger)
-        yield Opened(work, notes)
+        yield work
     finally:
         work.close()

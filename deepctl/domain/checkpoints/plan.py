@@ -39,21 +39,22 @@ class Interval(NamedTuple):
     merged: Sequence[tuple[str | None, frozenset[bytes]]] = ()
     hidden: Callable[[bytes], bool] = lambda path: False
 
-    def authors(self, path: bytes, session: str) -> tuple[bool, bool]:
-        """Whether the session changed this path, and whether somebody else did."""
-        by = {author for author, paths in self.merged if path in paths} if self.merged else {self.by}
-        return bool(by & {session, None}), bool(by - {session})
+    def authors(self, path: bytes) -> set[str | None]:
+        """Who changed this path."""
+        return {author for author, paths in self.merged if path in paths} if self.merged else {self.by}
 
 
 class Plan(NamedTuple):
     """The changes that a rewind makes, and the paths at which it would lose somebody's edit.
 
-    `blocked` are paths of the session's that cannot be taken back, because what was there before was not kept.
+    Of these, `unknown` are those where nobody can tell whose edit it was. `blocked` are paths of the session's that
+    cannot be taken back, because what was there before was not kept.
     """
 
     changes: list[Change]
     conflicts: list[bytes]
     blocked: list[bytes] = []
+    unknown: list[bytes] = []
 
 
 def in_memory(path: bytes) -> bool:
@@ -91,14 +92,15 @@ def own_work(
     *,
     wanted: Callable[[bytes], bool] = lambda path: True,
     unseen: Callable[[bytes], bool] = lambda path: False,
+    content: Callable[[bytes, Entry], bytes] | None = None,
 ) -> Plan:
     """Take back what `session` did in `intervals`, which lie in the order of time and end at the tree `now`.
 
     `wanted` tells which paths are meant at all, `unseen` which could not be looked at now. The changes are what to do
     in spite of conflicts; whoever does not want to lose anything does nothing where there are any. Merged notebooks are
-    put into `sink`.
+    put into `sink`; `content` reads what is there now, where `objects` does not have it.
     """
-    work = _Work(objects)
+    work = _Work(objects, content or (lambda path, entry: objects.read(entry.digest)))
     for interval in intervals:
         for change in changes(objects, interval.before, interval.after):
             if wanted(change.path):
@@ -109,16 +111,19 @@ def own_work(
 class _Work:
     """What a session did, path by path."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, content: Callable[[bytes, Entry], bytes]) -> None:
         self._objects = objects
+        self._content = content
         self._goal: dict[bytes, Entry | None] = {}
         self._steps: dict[bytes, list[tuple[Entry | None, Entry | None]]] = {}
         self._conflicts: set[bytes] = set()
+        self._certain: set[bytes] = set()
         self._blocked: set[bytes] = set()
 
     def take(self, change: Change, interval: Interval, session: str) -> None:
         path = change.path
-        own, foreign = interval.authors(path, session)
+        authors = interval.authors(path)
+        own = bool(authors & {session, None})
         if own and path not in self._goal:
             if interval.hidden(path):
                 self._blocked.add(path)
@@ -126,8 +131,9 @@ class _Work:
             self._goal[path] = change.before
         if own and in_memory(path):
             self._steps.setdefault(path, []).append((change.before, change.after))
-        if foreign and path in self._goal:
+        if authors - {session} and path in self._goal:
             self._conflicts.add(path)
+            self._certain.update({path} if authors - {session, None} else ())
 
     def plan(self, now: bytes, sink: Sink, unseen: Callable[[bytes], bool]) -> Plan:
         present = _Lookup(self._objects, now)
@@ -163,7 +169,12 @@ class _Work:
                 elif current is not None and current.kind == DIRECTORY:
                     # Named so that its mode is right in the end, whatever had to be opened up on the way.
                     found[above] = Change(above, current, current)
-        return Plan([found[path] for path in sorted(found)], sorted(self._conflicts), sorted(self._blocked))
+        return Plan(
+            [found[path] for path in sorted(found)],
+            sorted(self._conflicts),
+            sorted(self._blocked),
+            sorted(self._conflicts - self._certain),
+        )
 
     def _merged(self, path: bytes, current: Entry | None, sink: Sink) -> tuple[Entry | None] | None:
         """The notebook without what the session wrote into it, or `None` if lines collide."""
@@ -171,7 +182,7 @@ class _Work:
         entries = [current, *(entry for step in steps for entry in step)]
         if any(entry is not None and (entry.kind != FILE or entry.size > MERGED_UP_TO) for entry in entries):
             return None
-        text = self._read(current)
+        text = self._content(path, current) if current is not None else b""
         for before, after in reversed(steps):
             merged = take_back(self._read(before), self._read(after), text)
             if merged is None:

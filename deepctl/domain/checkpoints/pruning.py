@@ -30,10 +30,14 @@ _DEAD = 4
 
 
 class Removal(NamedTuple):
-    """Checkpoints that go or went, and the bytes on disk that this frees."""
+    """Checkpoints that go or went, and the bytes on disk that this frees.
+
+    `is_blocked` says that nothing but the records goes, because something that stays cannot be read.
+    """
 
     records: list[Record]
     bytes: int
+    is_blocked: bool = False
 
 
 class _Repacking(NamedTuple):
@@ -42,6 +46,7 @@ class _Repacking(NamedTuple):
     gone: list[str]
     moved: list[bytes]
     freed: int
+    is_blocked: bool = False
 
 
 Merged = dict[str, list[tuple[str | None, list[str]]]]
@@ -85,7 +90,8 @@ def check_removable(found: Ledger, records: Iterable[Record]) -> None:
 def forecast(found: Ledger, objects: Objects, records: Sequence[Record]) -> Removal:
     """What removing checkpoints would free."""
     identities = {record.id for record in records}
-    return Removal(list(records), _repacking(found, objects, _after(found, identities)[0], identities).freed)
+    foreseen = _repacking(found, objects, _after(found, identities)[0], identities)
+    return Removal(list(records), foreseen.freed, foreseen.is_blocked)
 
 
 def remove(work: Work, records: Sequence[Record]) -> Removal:
@@ -110,7 +116,7 @@ def remove_from(store: Checkpoints, records: Sequence[Record]) -> Removal:
     store.writer.remove(sorted(identities | dropped), merged, plan.gone, batch.pack)
     for name in plan.gone:
         store.objects.remove_pack(name)
-    return Removal(list(records), plan.freed)
+    return Removal(list(records), plan.freed, plan.is_blocked)
 
 
 def _after(found: Ledger, identities: set[str], objects: Objects | None = None) -> tuple[list[State], Merged]:
@@ -157,7 +163,7 @@ def _repacking(found: Ledger, objects: Objects, states: list[State], identities:
         needed = _needed(objects, roots)
         tables = {name: objects.table(name) for name in objects.names() & found.packs}
     except Damaged:
-        return _Repacking([], [], 0)
+        return _Repacking([], [], 0, True)
     gone: list[str] = []
     again: list[str] = []
     small: list[str] = []

@@ -29,6 +29,7 @@ def resolve(ledger: Ledger, reference: str, line: Sequence[Record], turns: int) 
     found = ledger.records.get(reference) or ledger.labelled(reference)
     if found is not None:
         return found
+    reference = reference.lower()
     if not _PREFIX.fullmatch(reference):
         raise _missing(reference)
     fitting = [record for record in ledger.records.values() if record.id.startswith(reference)]
@@ -52,8 +53,10 @@ def _back(line: Sequence[Record], count: int, turns: int) -> Record:
             f"The session has {turns} turn{'' if turns == 1 else 's'}, so none is {count} back.",
             "`deepctl checkpoints list` shows what there is.",
         )
-    # Later checkpoints of the same number of turns are what somebody saved, or changed, before the next turn.
-    found = next((record for record in line if record.turn <= wanted and record.kind != "tool"), None)
+    # Of several with as many turns, the latest is the state in which the next turn began. Where there is none yet, what
+    # was kept before a rewind is not meant.
+    passed = ("tool",) if count else ("tool", "rewind")
+    found = next((record for record in line if record.turn <= wanted and record.kind not in passed), None)
     if found is None or found.turn != wanted:
         nearest = f" The nearest before it is {found.id}." if found is not None else ""
         raise CheckpointNotFound(
@@ -64,6 +67,10 @@ def _back(line: Sequence[Record], count: int, turns: int) -> Record:
 
 
 def _missing(reference: str) -> CheckpointNotFound:
+    if reference.startswith("/"):
+        return CheckpointNotFound(
+            f"There is no checkpoint {reference!r}.", "Where the shell makes a path of ~N, quote it: '~1'."
+        )
     return CheckpointNotFound(
         f"There is no checkpoint {reference!r}.",
         "A reference is an id, 4 or more digits it begins with, a label, or ~N for N turns back.",

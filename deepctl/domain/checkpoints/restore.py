@@ -26,6 +26,10 @@ _FEW = 8
 """Up to so many changed paths are synced one by one; more, all at once."""
 
 
+IN_USE = "something else is in it"
+"""Why a directory stays that was to go."""
+
+
 class Restored(NamedTuple):
     """What was done: paths that were written or changed, deleted, and left where they were, with the reason."""
 
@@ -120,7 +124,7 @@ class _Work:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            self._keep(path, "something else is in it")
+            self._keep(path, IN_USE)
             return
         self._touched.add(os.path.dirname(path))
         if wanted is None:

@@ -13,11 +13,11 @@ written) is taken back, so a rewind is done entirely or not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from deepctl.domain.checkpoints import carrying, checks, index, plan, reading, trees
+from deepctl.domain.checkpoints import carrying, checks, index, plan, reading, restore, trees
 from deepctl.domain.checkpoints.carrying import Move
 from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.objects import Objects, Sink
@@ -25,7 +25,7 @@ from deepctl.domain.checkpoints.plan import Interval, Plan
 from deepctl.domain.checkpoints.records import AGENT, OTHER, Position, Record, Rewind, State, new_id
 from deepctl.domain.checkpoints.snapshots import Snapshot
 from deepctl.domain.checkpoints.store import Checkpoints, excluding
-from deepctl.domain.checkpoints.trees import DIRECTORY, Change
+from deepctl.domain.checkpoints.trees import DIRECTORY, Change, Entry
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue
@@ -38,14 +38,21 @@ class Conflicts(Refused):
 
     code = "conflicts"
 
-    def __init__(self, paths: Sequence[bytes]) -> None:
+    def __init__(self, paths: Sequence[bytes], unknown: Sequence[bytes] = ()) -> None:
         shown = ", ".join(repr(os.fsdecode(path))[1:-1] for path in paths[:5])
         more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+        why = "Changed by somebody else after the agent"
+        if len(unknown) == len(paths):
+            why = "Nobody can tell who changed these (a turn was killed, or kept no checkpoints)"
         super().__init__(
-            f"Changed by somebody else after the agent, so nothing was touched: {shown}{more}.",
-            "--force takes these back too; the checkpoint made first keeps what is there now.",
+            f"{why}, so nothing was touched: {shown}{more}.",
+            "--dry-run lists them all; --force takes these back too, and the checkpoint made first keeps them.",
         )
         self.paths = list(paths)
+
+    def document(self) -> dict[str, object]:
+        """The error as JSON, with all the paths."""
+        return {**super().document(), "paths": [os.fsdecode(path) for path in self.paths]}
 
 
 class Wish(NamedTuple):
@@ -60,7 +67,8 @@ class Wish(NamedTuple):
 class Outline(NamedTuple):
     """What a rewind does. Paths are relative to the workspace; `changes` are what is made different there.
 
-    `kept` differ from the checkpoint and stay as they are. `undone` is the first prompt that is taken back.
+    `kept` differ from the checkpoint and stay as they are. `undone` is the first prompt that is taken back. Messages
+    and turns leave the conversation (`removed`), or come back into it (`restored`).
     """
 
     session: Session
@@ -73,17 +81,14 @@ class Outline(NamedTuple):
     kept: list[bytes]
     messages_removed: int
     turns_removed: int
+    messages_restored: int
+    turns_restored: int
     undone: str | None
 
     @property
     def moves(self) -> bool:
         """Whether the conversation changes."""
-        return self.wish.only in ("", "conversation") and not self._stands_there
-
-    @property
-    def _stands_there(self) -> bool:
-        target = self.wish.to
-        return (target.log, target.offset) == (self.position.log, self.position.offset)
+        return bool(self.messages_removed or self.messages_restored)
 
     @property
     def is_nothing(self) -> bool:
@@ -134,11 +139,12 @@ def plan_files(
     *,
     exclude: Sequence[str],
     author: str | None,
+    content: Callable[[bytes, Entry], bytes] | None = None,
 ) -> Files:
     """Find out what a rewind of a session (by its id) does to the files, changing nothing.
 
-    `author` is who changed the workspace last: `State.by`. Raises `Damaged` if what it needs cannot be read, `Refused`
-    if files are wanted and the checkpoint has none.
+    `author` is who changed the workspace last: `State.by`; `content` as in `plan.own_work`. Raises `Damaged` if what it
+    needs cannot be read, `Refused` if files are wanted and the checkpoint has none.
     """
     target = wish.to
     if wish.only == "conversation" or (not wish.only and not target.tree):
@@ -161,11 +167,12 @@ def plan_files(
         planned = plan.exact(objects, now, bytes.fromhex(target.tree), wanted=wanted, hidden=hidden, unseen=unseen)
     else:
         intervals = _intervals(found, target, now, author)
-        planned = plan.own_work(objects, intervals, now, session, sink, wanted=wanted, unseen=unseen)
+        planned = plan.own_work(objects, intervals, now, session, sink, wanted=wanted, unseen=unseen, content=content)
     checks.readable(objects, planned.changes)
     tree = trees.patched(objects, sink, now, planned.changes)
     left = trees.changes(objects, tree, bytes.fromhex(target.tree))
-    kept = [change.path for change in left if wanted(change.path) and not _both_directories(change)]
+    changed = {change.path for change in planned.changes}
+    kept = [one.path for one in left if wanted(one.path) and one.path not in changed and not _is_directory(one)]
     return Files(tree.hex(), planned, kept)
 
 
@@ -173,8 +180,8 @@ def outline(
     paths: ProfilePaths, session: Session, position: Position, present: Snapshot, wish: Wish, files: Files
 ) -> Outline:
     """What a rewind does, to the files and to the conversation. Raises `Damaged` if that cannot be read."""
-    lost = _lost(paths, session, wish.to) if wish.only in ("", "conversation") else []
-    removed = [text for message in lost if (text := catalogue.prompt(message)) is not None]
+    lost, found = _parted(paths, session, wish.to) if wish.only in ("", "conversation") else ([], [])
+    removed, restored = _prompts(lost), _prompts(found)
     return Outline(
         session,
         wish,
@@ -186,22 +193,28 @@ def outline(
         files.kept,
         len(lost),
         len(removed),
+        len(found),
+        len(restored),
         removed[0] if removed else None,
     )
 
 
-def _lost(paths: ProfilePaths, session: Session, target: Record) -> list[dict[str, Any]]:
-    """The messages of the session that are not in the target's conversation."""
+def _prompts(messages: list[dict[str, Any]]) -> list[str]:
+    return [text for message in messages if (text := catalogue.prompt(message)) is not None]
+
+
+def _parted(paths: ProfilePaths, session: Session, target: Record) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The messages of the session that are not in the target's conversation, and the reverse."""
     now = [entry.message for entry in catalogue.read(session).messages]
     then = [entry.message for entry in reading.conversation_at(paths, target).messages]
     shared = 0
     while shared < min(len(now), len(then)) and now[shared] == then[shared]:
         shared += 1
-    return now[shared:]
+    return now[shared:], then[shared:]
 
 
-def _both_directories(change: Change) -> bool:
-    return all(entry is not None and entry.kind == DIRECTORY for entry in change[1:])
+def _is_directory(change: Change) -> bool:
+    return any(entry is not None and entry.kind == DIRECTORY for entry in change[1:])
 
 
 def _intervals(found: Ledger, target: Record, now: bytes, author: str | None) -> list[Interval]:
@@ -241,7 +254,7 @@ def rewind(
         files = plan_files(work.ledger, store.objects, batch, present, session.id, wish, exclude=exclude, author=by)
         done = outline(work.paths, session, position, present, wish, files)
         if done.conflicts and not wish.force:
-            raise Conflicts(done.conflicts)
+            raise Conflicts(done.conflicts, files.plan.unknown)
         if done.is_nothing:
             return Done(done, None, [], [], [])
     parent = reading.head(work.ledger, session)
@@ -250,7 +263,9 @@ def rewind(
     intent = begin(store, safety, wish, done.goal, moved, batch.pack)
     index.add(work.paths, work.ledger, safety, session.name)
     restored = carrying.carry_out(store, work.paths.workspace, intent, done.changes, Move(work, session))
-    return Done(done, safety, restored.written, restored.deleted, restored.kept)
+    # A directory that stays because somebody's file is in it is no news; the file is.
+    in_the_way = [(path, reason) for path, reason in restored.kept if reason != restore.IN_USE]
+    return Done(done, safety, restored.written, restored.deleted, in_the_way)
 
 
 def begin(store: Checkpoints, safety: Record, wish: Wish, goal: str, log_id: str, pack: str, root: str = "") -> Rewind:

@@ -38,6 +38,8 @@ class Work:
         report: Report | None = None,
     ) -> None:
         self.paths = paths
+        self.notes: list[str] = []
+        """What the user should know about what a killed command left, and was done about it."""
         self.policy = policy
         # Whoever took it away takes nothing with it: a rewind brings the files back.
         durable.make_directory(paths.workspace)
@@ -105,9 +107,9 @@ class Work:
             return None
         author = self.between()
         head = self.head(session)
-        known = self.store.tree
         if head is not None and head.message_count == position.message_count and head.turn == position.turn:
-            return self._save(session, "turn", position, author, wanted=lambda tree: tree != known)
+            # Not the tree that was seen last: after rewinding only files, that is not the head's.
+            return self._save(session, "turn", position, author, wanted=lambda tree: tree != head.tree)
         return self._save(session, "turn", position, author)
 
     def after_tool(self, session: Session, position: Position) -> Record | None:

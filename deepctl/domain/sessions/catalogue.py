@@ -274,7 +274,7 @@ def summarize(session: Session, conversation: log.Conversation, heads: Mapping[s
     return Summary(
         session.name,
         session.created_at,
-        messages[-1].at if messages else session.created_at,
+        max(messages[-1].at, session.created_at) if messages else session.created_at,
         len({entry.turn for entry in messages}),
         len(messages),
         heads.get(session.id, session.forked_from),
