@@ -98,6 +98,10 @@ class CheckpointStore(Protocol):
         ...
 
 
+def _copied(checkpoint: Checkpoint) -> Checkpoint:
+    return replace(checkpoint, messages=list(checkpoint.messages), metadata=dict(checkpoint.metadata))
+
+
 class InMemoryCheckpointStore:
     """Checkpoints that last as long as this object: conversations only, no files."""
 
@@ -106,14 +110,13 @@ class InMemoryCheckpointStore:
 
     async def save(self, checkpoint: Checkpoint) -> None:
         """Keep a checkpoint; one of the same id is replaced."""
-        self._checkpoints[checkpoint.id] = replace(
-            checkpoint, messages=list(checkpoint.messages), metadata=dict(checkpoint.metadata)
-        )
+        metadata = {**checkpoint.metadata, "workspace": "this store keeps no files"}
+        self._checkpoints[checkpoint.id] = replace(checkpoint, messages=list(checkpoint.messages), metadata=metadata)
 
     async def get(self, checkpoint_id: str) -> Checkpoint | None:
         """The checkpoint of that id."""
         found = self._checkpoints.get(checkpoint_id)
-        return replace(found, messages=list(found.messages)) if found is not None else None
+        return _copied(found) if found is not None else None
 
     async def get_by_label(self, label: str) -> Checkpoint | None:
         """The oldest checkpoint of that label."""
@@ -122,7 +125,7 @@ class InMemoryCheckpointStore:
     async def list_all(self) -> list[Checkpoint]:
         """All checkpoints, oldest first."""
         found = sorted(self._checkpoints.values(), key=lambda checkpoint: checkpoint.created_at)
-        return [replace(checkpoint, messages=list(checkpoint.messages)) for checkpoint in found]
+        return [_copied(checkpoint) for checkpoint in found]
 
     async def remove(self, checkpoint_id: str) -> bool:
         """Remove a checkpoint; whether there was one."""

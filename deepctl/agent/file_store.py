@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRequest
 
 from deepctl.agent.checkpoint_stores import Checkpoint
-from deepctl.domain.checkpoints import carrying, foreign, messages, pruning, rewinding
+from deepctl.domain.checkpoints import carrying, checks, foreign, messages, pruning, rewinding
 from deepctl.domain.checkpoints.ledger import MESSAGES
 from deepctl.domain.checkpoints.messages import Messages
 from deepctl.domain.checkpoints.reading import Problem
@@ -118,20 +118,42 @@ class FileCheckpointStore:
 
     async def count(self) -> int:
         """How many checkpoints there are, damaged ones included."""
-        return await self._run(lambda store: len(self._all(store)))
+        return await self._run(lambda store: len(store.ledger.records.keys() | foreign.find(self._directory).keys()))
 
     async def clear(self) -> None:
         """Remove all checkpoints."""
-        await self._run(lambda store: self._remove(store, [one for _, one, _ in self._all(store)]))
+        await self._run(lambda store: self._remove(store, [one for _, one, _ in self._all(store)]) and None)
 
-    async def rewind(self, checkpoint_id: str, workspace: str | os.PathLike[str], *, force: bool = False) -> list[str]:
+    async def rewind(
+        self,
+        checkpoint_id: str,
+        workspace: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        by_agent: bool = False,
+        exclude: Sequence[str] | None = None,
+    ) -> list[str]:
         """Make the files in `workspace` what they were: the agent's work is taken back, somebody else's stays.
 
         A checkpoint of what was before is made first. Returns the paths that changed. Raises `CheckpointNotFound`,
         `Refused` if it has no files, or `Conflicts` (nothing is touched) where somebody changed a file after the agent.
+
+        Args:
+            checkpoint_id: The checkpoint.
+            workspace: The directory.
+            force: Whether conflicts are overridden.
+            by_agent: Whether what changed since the last checkpoint is the agent's work, too.
+            exclude: What is left alone, as in a .gitignore; what the checkpoint left out, if it is not given.
         """
-        place = Workspace(os.path.abspath(workspace))
-        return await self._run(lambda store: self._rewind(store, checkpoint_id, place, force))
+
+        def rewind(store: Checkpoints) -> list[str]:
+            target = store.ledger.records.get(checkpoint_id)
+            if target is None:
+                raise CheckpointNotFound(f"There is no checkpoint {checkpoint_id!r}.")
+            place = Workspace(os.path.abspath(workspace), target.exclude if exclude is None else exclude)
+            return self._rewind(store, target, place, force, AGENT if by_agent else OTHER)
+
+        return await self._run(rewind)
 
     async def _run(self, action: Callable[[Checkpoints], T]) -> T:
         def work() -> T:
@@ -172,8 +194,9 @@ class FileCheckpointStore:
 
     def _save(self, store: Checkpoints, checkpoint: Checkpoint, workspace: Workspace | None, author: str) -> None:
         _check_id(checkpoint.id)
-        if self._messages is None:
+        if self._messages is None or not self._messages.is_current():
             self._messages = Messages(os.path.join(self._directory, MESSAGES))
+            self._recent = ([], [])
         chain, new = self._chained(checkpoint.messages)
         place = self._messages.keep(chain, new, [checkpoint.turn] * len(new))
         at = checkpoint.created_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -285,11 +308,16 @@ class FileCheckpointStore:
 
     def _remove(self, store: Checkpoints, identities: list[str]) -> bool:
         records = [store.ledger.records[one] for one in identities if one in store.ledger.records]
+        readable = {header.id for header in foreign.headers(self._directory)}
         old = foreign.find(self._directory)
-        paths = [old[one] for one in identities if one in old]
+        paths = [old[one] for one in identities if one in readable]
         pruning.remove_from(store, records)
         for path in paths:
             os.unlink(path)
+        if records:
+            pruning.collect_messages(os.path.join(self._directory, MESSAGES), store.ledger)
+            self._messages = None
+            self._parsed = {}
         return bool(records or paths)
 
     def _recover(self, store: Checkpoints) -> None:
@@ -305,25 +333,26 @@ class FileCheckpointStore:
             )
         carrying.finish_files(store, Workspace(intent.root), intent, _Stays())
 
-    def _rewind(self, store: Checkpoints, identity: str, workspace: Workspace, force: bool) -> list[str]:
-        target = store.ledger.records.get(identity)
-        if target is None:
-            raise CheckpointNotFound(f"There is no checkpoint {identity!r}.")
+    def _rewind(self, store: Checkpoints, target: Record, workspace: Workspace, force: bool, author: str) -> list[str]:
         wish = rewinding.Wish(target, force=force)
         if not target.tree:
-            raise Refused(f"Checkpoint {identity!r} keeps the conversation only, no files.", code="no_files")
+            raise Refused(f"Checkpoint {target.id!r} keeps the conversation only, no files.", code="no_files")
         with store.adding() as batch:
             present = store.snapshot(workspace, batch)
+            by = _SESSION if author == AGENT else ""
             files = rewinding.plan_files(
-                store.ledger, store.objects, batch, present, _SESSION, wish, exclude=(), author=_SESSION
+                store.ledger, store.objects, batch, present, _SESSION, wish, exclude=workspace.exclude, author=by
             )
             if files.plan.conflicts and not force:
                 raise rewinding.Conflicts(files.plan.conflicts)
             if present.tree.hex() == files.goal:
+                batch.drop()
                 return []
+            checks.reachable(workspace.root, files.plan.changes)
         position = Position(_SESSION, target.turn, target.log, target.offset, target.message_count, target.prompt)
-        safety = store.record(position, "rewind", AGENT, present, batch, workspace)
-        intent = rewinding.begin(store, safety, wish, files.goal, target.log, batch.pack, workspace.root)
+        with store.counting(batch):
+            safety = store.record(position, "rewind", author, present, batch, workspace)
+            intent = rewinding.begin(store, safety, wish, files.goal, target.log, batch.pack, workspace.root)
         done = carrying.carry_out(store, workspace.root, intent, files.plan.changes, _Stays())
         return sorted(os.fsdecode(path) for path in done.written + done.deleted)
 

@@ -8,7 +8,7 @@ from pydantic_ai import RunContext
 
 from deepctl.agent.checkpointing import READ_ONLY_TOOLS, RewindRequested
 from deepctl.agent.turn import Emit, storing
-from deepctl.domain.checkpoints import reading, rewinding
+from deepctl.domain.checkpoints import comparing, reading, rewinding
 from deepctl.domain.checkpoints.objects import Scratch
 from deepctl.domain.checkpoints.records import AGENT, Position, Record
 from deepctl.domain.checkpoints.rewinding import Conflicts, Wish
@@ -120,6 +120,7 @@ class TurnCheckpoints:
             Wish(target),
             exclude=work.workspace.exclude,
             author=self._session.id,
+            content=comparing.present(self.workspace, work.store.objects),
         )
         work.store.objects.scratch.clear()
         if foretold.plan.conflicts:

@@ -119,7 +119,7 @@ class StoreCheckpoints:
 
     async def _restore(self, target: Checkpoint) -> None:
         if isinstance(self.store, FileCheckpointStore) and self._directory and target.metadata.get("workspace") is True:
-            await self.store.rewind(target.id, self._directory)
+            await self.store.rewind(target.id, self._directory, by_agent=True)
 
 
 def _asked(ctx: RunContext[Any]) -> str:

@@ -78,6 +78,8 @@ def validate(key: str, value: object, where: str | None = None) -> str:
         raise BadSetting(f"Setting {key!r}{place} must be text that is not empty, not {value!r}.")
     if setting.choices and value not in setting.choices:
         raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", f"It is one of: {', '.join(setting.choices)}.")
+    if key == "snapshot.exclude":
+        _check_patterns(value, place)
     if key == "base_url" and not value.startswith(("http://", "https://")):
         raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", "It begins with http:// or https://.")
     return value
@@ -117,6 +119,15 @@ def _flat(found: dict[str, Any]) -> dict[str, Any]:
         if "." in key and isinstance(flat.get(key), list) and all(isinstance(one, str) for one in flat[key]):
             flat[key] = ",".join(flat[key])
     return flat
+
+
+def _check_patterns(value: str, place: str) -> None:
+    from pathspec import GitIgnoreSpec
+
+    try:
+        GitIgnoreSpec.from_lines(patterns(value))
+    except ValueError as error:
+        raise BadSetting(f"Setting 'snapshot.exclude'{place} cannot be {value!r}: {error}.") from None
 
 
 def patterns(value: str | None) -> list[str]:

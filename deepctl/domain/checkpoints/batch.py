@@ -148,6 +148,10 @@ class Batch:
         self._new[digest] = Location(os.path.basename(self._path), start, stored, size)
         self._table.append(Stored(digest, start, stored, size, self._crc))
 
+    def drop(self) -> None:
+        """Keep nothing of this after all."""
+        self._table, self._new, self._afterwards = [], {}, []
+
     def commit(self) -> None:
         """Sync what was added into place; nothing if nothing was."""
         if self._table:

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import quote
 
+from deepctl.errors import Refused
 from deepctl.files import durable
 
-_FORMAT = 1
+_FORMAT = 2
 _SCHEMA = """
 CREATE TABLE packs (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE objects (
-    hash BLOB PRIMARY KEY, pack TEXT NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL, size INTEGER NOT NULL
+    hash BLOB PRIMARY KEY, pack TEXT NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL, size INTEGER NOT NULL,
+    sum INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE directories (path BLOB PRIMARY KEY, key BLOB, tree BLOB NOT NULL, files BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE directories (
+    path BLOB PRIMARY KEY, key BLOB, tree BLOB NOT NULL, files BLOB NOT NULL, sum INTEGER NOT NULL
+) WITHOUT ROWID;
 """
 
 
@@ -37,6 +42,14 @@ class Location(NamedTuple):
 _MEMORY = ":memory:"
 
 
+def _object_sum(digest: bytes, pack: str, offset: int, stored: int, size: int) -> int:
+    return zlib.crc32(b"%s %s %d %d %d" % (digest, pack.encode(), offset, stored, size))
+
+
+def _directory_sum(path: bytes, key: bytes | None, tree: bytes, files: bytes) -> int:
+    return zlib.crc32(files, zlib.crc32(b"%s %s %s" % (path, key or b"", tree)))
+
+
 class Cache:
     """The cache at `path`, opened for writing; without one, a cache that is gone when it is closed.
 
@@ -49,6 +62,10 @@ class Cache:
             self._open()
         except sqlite3.DatabaseError:
             self.forget()
+        except (OSError, Refused):
+            # Something else is in its place. It can be done without.
+            self._path = _MEMORY
+            self._open()
 
     @classmethod
     def copy_of(cls, path: str) -> Cache:
@@ -112,26 +129,35 @@ class Cache:
         """Remember the objects of a pack: hash, offset, stored length and size of each."""
         self._database.execute("BEGIN")
         self._database.executemany(
-            "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?)",
-            ((digest, name, offset, stored, size) for digest, offset, stored, size in objects),
+            "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (digest, name, offset, stored, size, _object_sum(digest, name, offset, stored, size))
+                for digest, offset, stored, size in objects
+            ),
         )
         self._database.execute("INSERT OR REPLACE INTO packs VALUES (?)", (name,))
         self._database.execute("COMMIT")
 
-    def drop_pack(self, name: str) -> None:
-        """Forget a pack that is gone, and with it the trees of directories, whose objects may have been in it."""
+    def drop_packs(self) -> None:
+        """A pack is gone: forget them all, and the trees of directories.
+
+        What was in it may be in another, too, and only one place of an object is known.
+        """
         self._database.execute("BEGIN")
-        self._database.execute("DELETE FROM directories")
-        self._database.execute("DELETE FROM objects WHERE pack = ?", (name,))
-        self._database.execute("DELETE FROM packs WHERE name = ?", (name,))
+        for table in ("directories", "objects", "packs"):
+            self._database.execute(f"DELETE FROM {table}")
         self._database.execute("COMMIT")
 
     def find(self, digest: bytes) -> Location | None:
-        """Where an object lies, or `None` if the cache does not know it."""
+        """Where an object lies, or `None` if the cache does not know it. Raises `sqlite3.DatabaseError` if damaged."""
         row = self._database.execute(
-            "SELECT pack, offset, stored, size FROM objects WHERE hash = ?", (digest,)
+            "SELECT pack, offset, stored, size, sum FROM objects WHERE hash = ?", (digest,)
         ).fetchone()
-        return None if row is None else Location(*row)
+        if row is None:
+            return None
+        if _object_sum(digest, *row[:4]) != row[4]:
+            raise sqlite3.DatabaseError("a row is not as it was written")
+        return Location(*row[:4])
 
     def directories(self) -> dict[bytes, tuple[bytes | None, bytes]]:
         """The key and the tree of every directory that was seen, by path."""
@@ -139,13 +165,15 @@ class Cache:
         return {path: (key, tree) for path, key, tree in rows}
 
     def files(self, path: bytes) -> bytes | None:
-        """What is known of the files of one directory."""
-        row = self._database.execute("SELECT files FROM directories WHERE path = ?", (path,)).fetchone()
-        return None if row is None else row[0]
+        """What is known of the files of one directory; nothing if it is not as it was written."""
+        row = self._database.execute("SELECT key, tree, files, sum FROM directories WHERE path = ?", (path,)).fetchone()
+        return row[2] if row is not None and _directory_sum(path, *row[:3]) == row[3] else None
 
     def put_directories(self, rows: Iterable[tuple[bytes, bytes | None, bytes, bytes]], gone: Iterable[bytes]) -> None:
         """Remember directories (path, key, tree, files), and forget those that are gone."""
         self._database.execute("BEGIN")
-        self._database.executemany("INSERT OR REPLACE INTO directories VALUES (?, ?, ?, ?)", rows)
+        self._database.executemany(
+            "INSERT OR REPLACE INTO directories VALUES (?, ?, ?, ?, ?)", ((*row, _directory_sum(*row)) for row in rows)
+        )
         self._database.executemany("DELETE FROM directories WHERE path = ?", ((path,) for path in gone))
         self._database.execute("COMMIT")

@@ -98,8 +98,19 @@ def recover(work: Work) -> list[str]:
         return []
     name = catalogue.by_id(work.paths).get(intent.session)
     if name is None:
-        raise Damaged("A rewind was interrupted, and its session is gone.", "`deepctl checkpoints verify` tells more.")
-    return finish_files(work.store, work.workspace, intent, Move(work, catalogue.find(work.paths, name)))
+        return [_gave_up(work, intent, "its session is gone.")]
+    try:
+        return finish_files(work.store, work.workspace, intent, Move(work, catalogue.find(work.paths, name)))
+    except Damaged as error:
+        return [_gave_up(work, intent, error.message)]
+
+
+def _gave_up(work: Work, intent: Rewind, reason: str) -> str:
+    work.store.writer.give_up(intent)
+    return (
+        f"A rewind that was interrupted can be neither finished nor taken back: {reason} What was before it is "
+        f"checkpoint {intent.safety}, what it led to {intent.to}."
+    )
 
 
 def finish_files(store: Checkpoints, workspace: Workspace, intent: Rewind, conversation: Conversation) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from deepctl.domain.checkpoints.objects import Objects
 from deepctl.domain.checkpoints.restore import OPEN_FILE, digest_of, directory, kind_of
 from deepctl.domain.checkpoints.trees import DIRECTORY, LINK, Change, Entry
+from deepctl.errors import Refused
 
 
 def readable(objects: Objects, changes: Iterable[Change]) -> None:
@@ -17,6 +18,22 @@ def readable(objects: Objects, changes: Iterable[Change]) -> None:
         if change.after is not None and change.after.kind != DIRECTORY:
             for _ in objects.chunks(change.after.digest):
                 pass
+
+
+def reachable(root: str, changes: Iterable[Change]) -> None:
+    """Raises `Refused` if a directory in which something is to be changed cannot be opened."""
+    for above in sorted({os.path.dirname(change.path) for change in changes}):
+        try:
+            with directory(root, above):
+                pass
+        except PermissionError:
+            raise Refused(
+                f"{os.fsdecode(above)!r} in the workspace cannot be opened, so nothing was touched.",
+                "Give yourself its permissions back (chmod u+rwx), and try again.",
+                code="no_permission",
+            ) from None
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # it will be made
 
 
 def unmet(root: str, objects: Objects, changes: Iterable[Change]) -> list[bytes]:

@@ -65,15 +65,16 @@ def read(path: str) -> Foreign:
                 "turn": int(turn),
                 "messages": list(messages),
                 "created_at": str(at),
-            } if all(isinstance(message, dict) for message in messages):
+            } if all(_is_message(message) for message in messages):
                 metadata = value.get("metadata")
                 name = os.path.basename(path).removesuffix(_SUFFIX)
-                if identity != name:
+                if identity != name or not identity.isprintable() or len(identity) > 200:
                     raise Damaged(f"{path} holds checkpoint {identity!r}.")
+                in_utc(at)
                 return Foreign(
                     Header(identity, label, turn, at), messages, metadata if isinstance(metadata, dict) else {}
                 )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Damaged(f"{path} is no checkpoint of pydantic-deep: {error}.") from None
     raise Damaged(f"{path} is no checkpoint of pydantic-deep.")
 
@@ -83,4 +84,12 @@ def in_utc(at: str) -> str:
     found = datetime.fromisoformat(at)
     if found.tzinfo is not None:
         found = found.astimezone(timezone.utc)
-    return found.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return found.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def _is_message(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.get("kind") in ("request", "response")
+        and isinstance(value.get("parts"), list)
+    )

@@ -6,6 +6,7 @@ done again.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from deepctl.domain.checkpoints.messages import Messages
 from deepctl.domain.checkpoints.reading import Problem
 from deepctl.domain.checkpoints.records import OTHER, Position, Record, check_label
 from deepctl.domain.checkpoints.work import Work
-from deepctl.domain.sessions import catalogue
+from deepctl.domain.sessions import catalogue, log
 from deepctl.errors import BadName, Damaged, NotFound
 
 _AUTOMATIC = re.compile(r"(turn|tool|auto)-\d+.*")
@@ -73,6 +74,9 @@ def take_over(work: Work, directory: str, name: str | None) -> Taken:
         )
         assert saved is not None
         records.append(saved)
+    if place.log and place.offset != log.end_of(session.directory, place.log)[1]:
+        # The last conversation is the beginning of another.
+        catalogue.branch(session, os.urandom(8).hex(), place.log, place.offset)
     index.rewrite(work.paths, work.ledger)
     return Taken(session.name, records, problems)
 

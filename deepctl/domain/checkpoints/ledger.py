@@ -5,6 +5,7 @@
 - `{v, record: {…}}`: a checkpoint was made;
 - `{v, record: {…}, rewind: {…}}`: a rewind is about to change the workspace, and this checkpoint is what was before;
   `{v, rewound: id}`: it is done; `{v, abandoned: id}`: it could not be, and everything is as it was before it;
+  `{v, gave_up: id}`: it could be neither done nor taken back;
 - `{v, label: {id, label}}`: a checkpoint got a name, or lost it (`null`);
 - `{v, removed: [id, …], merged: {…}, gone: [pack, …], pack}`: some are gone, and how the packs changed.
 
@@ -56,6 +57,7 @@ class Ledger:
         self.parents: dict[str, str | None] = {}
         self.ends: dict[str, int] = {}
         self.ends_in_removal = False
+        self._gap = False
 
     def line(self, start: str | None) -> Iterator[Record]:
         """The checkpoints that led to `start`, the latest first; what was rewound is not among them."""
@@ -86,6 +88,11 @@ class Ledger:
         found = [rewind for rewind in self.rewinds.values() if rewind.session == session and rewind != self.unfinished]
         return found[-1] if found else None
 
+    def lose(self, damage: Damage) -> None:
+        """A line cannot be read. What it said of the workspace is lost, so nobody can tell whose the next change is."""
+        self.damage.append(damage)
+        self._gap = True
+
     def apply(self, line: sealed.Line, path: str) -> None:
         """Take one line into account. Raises `NewerFormat`."""
         entry = line.value or {}
@@ -96,7 +103,7 @@ class Ledger:
         try:
             self._applied(entry)
         except (KeyError, TypeError, ValueError, AttributeError):
-            self.damage.append(Damage(None, line.number, "not an entry of a ledger"))
+            self.lose(Damage(None, line.number, "not an entry of a ledger"))
 
     def _applied(self, entry: dict[str, Any]) -> None:
         match entry:
@@ -114,6 +121,9 @@ class Ledger:
                 self._finish(self.rewinds[identity])
             case {"abandoned": str(identity)}:
                 self._abandon(self.rewinds.pop(identity))
+            case {"gave_up": str(identity)}:
+                self.unfinished = None
+                self.rewinds.pop(identity)
             case {"label": {"id": str(identity), "label": str(label)}}:
                 self.labels[identity] = label
             case {"label": {"id": str(identity), "label": None}}:
@@ -136,10 +146,13 @@ class Ledger:
         self.heads[record.session] = record.id
         if record.label:
             self.labels[record.id] = record.label
+        else:
+            self.labels.pop(record.id, None)
         self.ends[record.log] = max(record.offset, self.ends.get(record.log, 0))
         self._pack(record.pack)
         if record.tree:
-            by = {AGENT: record.session, OTHER: ""}.get(record.author)
+            by = {AGENT: record.session, OTHER: ""}.get(record.author) if not self._gap else None
+            self._gap = False
             self.states.append(State(record.id, record.tree, by, record.unkept, record.exclude, []))
 
     def _finish(self, rewind: Rewind | None) -> None:
@@ -151,7 +164,9 @@ class Ledger:
             before = self.states[-1] if self.states else None
             unkept = before.unkept if before else []
             exclude = before.exclude if before else []
-            self.states.append(State(rewind.id, rewind.tree, rewind.session, unkept, exclude, []))
+            by = rewind.session if not self._gap else None
+            self._gap = False
+            self.states.append(State(rewind.id, rewind.tree, by, unkept, exclude, []))
 
     def _abandon(self, rewind: Rewind) -> None:
         """As if it had never begun: what was kept of the state before it goes, too."""
@@ -162,6 +177,9 @@ class Ledger:
         else:
             self.heads.pop(rewind.session, None)
         self.states = [state for state in self.states if state.id != safety.id]
+        self.ends = {}
+        for record in self.records.values():
+            self.ends[record.log] = max(record.offset, self.ends.get(record.log, 0))
         self.packs.discard(rewind.pack)
         self.gone.add(rewind.pack)
 
@@ -170,11 +188,17 @@ class Ledger:
             self.records.pop(identity, None)
             self.labels.pop(identity, None)
         gone = set(identities)
-        self.states = [
-            state._replace(merged=[(by, paths) for by, paths in merged[state.id]]) if state.id in merged else state
-            for state in self.states
-            if state.id not in gone
-        ]
+        last = self.states[-1:]
+        # The last state stays in any case: what is now is compared with it.
+        self.states = [_joined(state, merged) for state in self.states if state.id not in gone or state is last[0]]
+
+
+def _joined(state: State, merged: dict[str, list[list[Any]]]) -> State:
+    """A state that follows a gap; an empty account of the gap means that it could not be read."""
+    if state.id not in merged:
+        return state
+    account = [(by, paths) for by, paths in merged[state.id]]
+    return state._replace(merged=account, by=state.by if account else None)
 
 
 def read(directory: str) -> Ledger:
@@ -196,7 +220,7 @@ def read(directory: str) -> Ledger:
         else:
             known = _ID.search(raw, start, line.end)
             identity = known[1].decode("ascii", "replace") if known else None
-            found.damage.append(Damage(identity, line.number, line.problem or "unreadable"))
+            found.lose(Damage(identity, line.number, line.problem or "unreadable"))
         start = line.end
     return found
 
@@ -249,6 +273,10 @@ class Writer:
     def finish(self, rewind: Rewind) -> None:
         """The workspace and the session are what the rewind made of them."""
         self._append({"rewound": rewind.id})
+
+    def give_up(self, rewind: Rewind) -> None:
+        """The rewind can be neither done nor taken back; what was before it is kept."""
+        self._append({"gave_up": rewind.id})
 
     def abandon(self, rewind: Rewind) -> None:
         """The rewind could not be done; everything is as it was before."""

@@ -43,9 +43,12 @@ class Messages:
         self._known: dict[bytes, Place] = {}
         self._ends: dict[str, bytes] = {}
         self._instructions: dict[str, Any] = {}
+        self._sizes: dict[str, int] = {}
         if os.path.isdir(directory):
             waiting = {name.removesuffix(log.SUFFIX) for name in os.listdir(directory) if name.endswith(log.SUFFIX)}
             chains: dict[tuple[str, int], bytes] = {}
+            for one in waiting:
+                self._sizes[one + log.SUFFIX] = os.lstat(log.log_path(directory, one)).st_size
             while waiting:
                 self._load(waiting.pop(), waiting, chains)
 
@@ -74,6 +77,15 @@ class Messages:
         if end == log.end_of(self.directory, one)[1]:
             self._ends[one] = chain
             self._instructions[one] = instructions
+
+    def is_current(self) -> bool:
+        """Whether the logs are as this object knows them: nobody else has written, and no write of ours failed."""
+        try:
+            names = [name for name in os.listdir(self.directory) if name.endswith(log.SUFFIX)]
+        except FileNotFoundError:
+            names = []
+        sizes = {name: os.lstat(os.path.join(self.directory, name)).st_size for name in names}
+        return sizes == self._sizes
 
     def find(self, chain: Sequence[bytes]) -> tuple[int, Place | None]:
         """How much of a conversation, given by the digests up to each message, is kept already, and where that ends."""
@@ -110,6 +122,7 @@ class Messages:
         for number, end in enumerate(ends, kept):
             self._known[chain[number]] = Place(one, end, number + 1)
         self._ends[one] = chain[-1]
+        self._sizes[one + log.SUFFIX] = appender.end
         return self._known[chain[-1]]
 
     def _open(self, before: bytes, place: Place | None) -> str:

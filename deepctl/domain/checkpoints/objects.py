@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -38,8 +39,9 @@ class Objects:
         if self._known is None:
             there = self.names()
             cached = self._cache.packs()
-            for name in cached - there:
-                self._cache.drop_pack(name)
+            if cached - there:
+                self._cache.drop_packs()
+                cached = set()
             for name in there - cached:
                 try:
                     self._cache.add_pack(name, (entry[:4] for entry in self.table(name)))
@@ -55,7 +57,14 @@ class Objects:
         there = self._packs()
         if not there:
             return None
-        found = self._cache.find(digest)
+        try:
+            found = self._cache.find(digest)
+        except sqlite3.DatabaseError:
+            # It is only a cache: made anew from the packs.
+            self._cache.forget()
+            self._known = None
+            there = self._packs()
+            found = self._cache.find(digest)
         return found if found is not None and found.pack in there else None
 
     def read(self, digest: bytes) -> bytes:
@@ -114,9 +123,8 @@ class Objects:
     def remove_pack(self, name: str) -> None:
         """Delete a pack; the caller knows that nothing needs it. Nothing if it is gone already."""
         if name in self._cache.packs():
-            self._cache.drop_pack(name)
-        if self._known is not None:
-            self._known.discard(name)
+            self._cache.drop_packs()
+        self._known = None
         try:
             os.unlink(os.path.join(self.directory, name))
         except FileNotFoundError:
@@ -128,6 +136,10 @@ class Sink(Protocol):
 
     def add(self, data: bytes) -> bytes:
         """Keep `data`; returns its hash."""
+        ...
+
+    def has(self, digest: bytes) -> bool:
+        """Whether an object is kept already, or about to be."""
         ...
 
     def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:
@@ -150,6 +162,10 @@ class Scratch:
         digest = hashlib.sha256(data).digest()
         self._objects.scratch[digest] = data
         return digest
+
+    def has(self, digest: bytes) -> bool:
+        """Whether an object can be read."""
+        return digest in self._objects.scratch or self._objects.find(digest) is not None
 
     def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:
         """The hash and the size of an open file."""

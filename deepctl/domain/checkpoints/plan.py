@@ -30,7 +30,7 @@ class Interval(NamedTuple):
     """The time between two snapshots: the trees before and after, and who filled it.
 
     `by` is a session's id, empty for somebody else, `None` where nobody can tell; `merged`, if there is any, says so
-    path by path. `hidden` tells which paths the first of the two snapshots did not look at.
+    path by path. `hidden` tells which paths the first of the two snapshots did not look at, `hidden_after` the second.
     """
 
     before: bytes
@@ -38,6 +38,7 @@ class Interval(NamedTuple):
     by: str | None
     merged: Sequence[tuple[str | None, frozenset[bytes]]] = ()
     hidden: Callable[[bytes], bool] = lambda path: False
+    hidden_after: Callable[[bytes], bool] = lambda path: False
 
     def authors(self, path: bytes) -> set[str | None]:
         """Who changed this path."""
@@ -105,7 +106,7 @@ def own_work(
         for change in changes(objects, interval.before, interval.after):
             if wanted(change.path):
                 work.take(change, interval, session)
-    return work.plan(now, sink, unseen)
+    return work.plan(now, sink, unseen, wanted)
 
 
 class _Work:
@@ -122,6 +123,8 @@ class _Work:
 
     def take(self, change: Change, interval: Interval, session: str) -> None:
         path = change.path
+        if interval.hidden_after(path):
+            return  # it only seems to be gone
         authors = interval.authors(path)
         own = bool(authors & {session, None})
         if own and path not in self._goal:
@@ -135,7 +138,7 @@ class _Work:
             self._conflicts.add(path)
             self._certain.update({path} if authors - {session, None} else ())
 
-    def plan(self, now: bytes, sink: Sink, unseen: Callable[[bytes], bool]) -> Plan:
+    def plan(self, now: bytes, sink: Sink, unseen: Callable[[bytes], bool], wanted: Callable[[bytes], bool]) -> Plan:
         present = _Lookup(self._objects, now)
         found: dict[bytes, Change] = {}
         for path, entry in self._goal.items():
@@ -160,21 +163,34 @@ class _Work:
             found[path] = Change(path, current, entry)
         for path in list(found):
             for above in _above(path):
-                current = present.entry(above)
-                if above in found or above in self._goal:
-                    continue
-                if found[path].after is not None and (current is None or current.kind != DIRECTORY):
-                    # What is to come back has no place any more: somebody else took its directory away.
-                    self._conflicts.add(path)
-                elif current is not None and current.kind == DIRECTORY:
-                    # Named so that its mode is right in the end, whatever had to be opened up on the way.
-                    found[above] = Change(above, current, current)
+                self._place(path, above, found, present, wanted)
         return Plan(
             [found[path] for path in sorted(found)],
             sorted(self._conflicts),
             sorted(self._blocked),
             sorted(self._conflicts - self._certain),
         )
+
+    def _place(
+        self,
+        path: bytes,
+        above: bytes,
+        found: dict[bytes, Change],
+        present: _Lookup,
+        wanted: Callable[[bytes], bool],
+    ) -> None:
+        """See to it that the directory `above` is there, and right, when `path` has been changed."""
+        current = present.entry(above)
+        there = found[above].after if above in found else current
+        if there is not None and there.kind == DIRECTORY:
+            # Named so that its mode is right in the end, whatever had to be opened up on the way.
+            found.setdefault(above, Change(above, current, current))
+        elif found[path].after is not None:
+            if above not in self._goal and wanted(above):
+                # What is to come back has no place any more: somebody else took its directory away.
+                self._conflicts.add(path)
+                self._certain.add(path)
+            found[above] = Change(above, current, Entry(DIRECTORY, 0o755, 0, bytes(32), posixpath.basename(above)))
 
     def _merged(self, path: bytes, current: Entry | None, sink: Sink) -> tuple[Entry | None] | None:
         """The notebook without what the session wrote into it, or `None` if lines collide."""
@@ -215,7 +231,10 @@ def take_back(before: bytes, after: bytes, now: bytes) -> bytes | None:
         merged += base[position:start]
         merged += lines
         position = end
-    return b"".join(merged + base[position:])
+    merged += base[position:]
+    # A last line without its newline may have others behind it now.
+    ended = [line if line.endswith((b"\n", b"\r")) else line + b"\n" for line in merged[:-1]]
+    return b"".join(ended + merged[-1:])
 
 
 def _edits(base: list[bytes], to: bytes) -> Iterator[tuple[int, int, tuple[bytes, ...]]]:

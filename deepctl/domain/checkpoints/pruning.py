@@ -113,7 +113,8 @@ def remove_from(store: Checkpoints, records: Sequence[Record]) -> Removal:
         for digest in plan.moved:
             batch.copy(digest)
     dropped = {state.id for state in store.ledger.states} - {state.id for state in states}
-    store.writer.remove(sorted(identities | dropped), merged, plan.gone, batch.pack)
+    with store.counting(batch):
+        store.writer.remove(sorted(identities | dropped), merged, plan.gone, batch.pack)
     for name in plan.gone:
         store.objects.remove_pack(name)
     return Removal(list(records), plan.freed, plan.is_blocked)
@@ -122,6 +123,7 @@ def remove_from(store: Checkpoints, records: Sequence[Record]) -> Removal:
 def _after(found: Ledger, identities: set[str], objects: Objects | None = None) -> tuple[list[State], Merged]:
     """The states that stay, and for each after a gap who changed what in the gap, where that was not one alone."""
     gone = identities | {rewind.id for rewind in found.rewinds.values() if rewind.safety in identities}
+    gone |= {state.id for state in found.states} - found.records.keys() - found.rewinds.keys()
     states: list[State] = []
     merged: Merged = {}
     gap: list[tuple[str, State]] = []
@@ -137,7 +139,10 @@ def _after(found: Ledger, identities: set[str], objects: Objects | None = None) 
             and objects is not None
             and len({(one.by, bool(one.merged)) for _, one in gap} | {(state.by, False)}) > 1
         ):
-            merged[state.id] = _authors(objects, gap)
+            try:
+                merged[state.id] = _authors(objects, gap)
+            except Damaged:
+                merged[state.id] = []
         states.append(state)
         gap = []
     return states, merged
@@ -203,6 +208,32 @@ def _needed(objects: Objects, roots: Iterable[str]) -> set[bytes]:
     return needed
 
 
+def collect_messages(directory: str, found: Ledger) -> None:
+    """Delete the conversations of an application that no checkpoint needs; none where anything is damaged."""
+    if found.damage or not os.path.isdir(directory):
+        return
+    logs = {entry.removesuffix(log.SUFFIX) for entry in os.listdir(directory) if entry.endswith(log.SUFFIX)}
+    try:
+        needed = _with_parents(directory, {record.log for record in found.records.values()} & logs)
+    except Damaged:
+        return
+    for one in logs - needed:
+        os.unlink(log.log_path(directory, one))
+
+
+def _with_parents(directory: str, logs: Iterable[str]) -> set[str]:
+    """These logs and those they continue. Raises `Damaged`."""
+    needed: set[str] = set()
+    pending = list(logs)
+    while pending:
+        one = pending.pop()
+        if one not in needed:
+            needed.add(one)
+            parent = log.parent_of(directory, one)
+            pending += [parent[0]] if parent is not None else []
+    return needed
+
+
 def collect_logs(paths: ProfilePaths, found: Ledger) -> None:
     """Delete message logs that no checkpoint and no session needs; none where anything is damaged."""
     if found.damage:
@@ -214,14 +245,7 @@ def collect_logs(paths: ProfilePaths, found: Ledger) -> None:
             logs = {
                 entry.removesuffix(log.SUFFIX) for entry in os.listdir(session.directory) if entry.endswith(log.SUFFIX)
             }
-            needed: set[str] = set()
-            pending: list[str | None] = [session.log, *(wanted & logs)]
-            while pending:
-                one = pending.pop()
-                if one is not None and one not in needed:
-                    needed.add(one)
-                    parent = log.parent_of(session.directory, one)
-                    pending.append(parent[0] if parent is not None else None)
+            needed = _with_parents(session.directory, {session.log, *(wanted & logs)})
         except (DeepctlError, OSError):
             continue
         for one in logs - needed:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from deepctl.domain.checkpoints import reading, snapshots
 from deepctl.domain.checkpoints.cache import Cache
 from deepctl.domain.checkpoints.objects import Objects, Scratch
 from deepctl.domain.checkpoints.store import excluding
+from deepctl.domain.checkpoints.trees import encode
 from deepctl.domain.layout import ProfilePaths
 
 
@@ -23,6 +25,8 @@ class Reader:
 
     def present(self, exclude: Sequence[str], report: snapshots.Report | None = None) -> snapshots.Snapshot:
         """The workspace as it is now. Its trees can be read from `objects`, its files in the workspace itself."""
+        if not os.path.isdir(self.paths.workspace):
+            return snapshots.Snapshot(self.sink.add(encode([])), 0, 0, [])
         return snapshots.snapshot(
             self.paths.workspace, self.sink, self.cache, leave_out=excluding(exclude), report=report
         )

@@ -71,7 +71,7 @@ def sweep(root: str, paths: Iterable[bytes], mark: str) -> None:
                 for name in os.listdir(descriptor):
                     if os.fsencode(name).startswith(start):
                         os.unlink(name, dir_fd=descriptor)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
 
 
@@ -138,6 +138,9 @@ class _Work:
         """Make `path` what `entry` says, if it is not so already. Directories get their mode later."""
         if path in self._blocked:
             return
+        if any(path.startswith(above + b"/") for above in self._blocked):
+            self._keep(path, "something else is in the place of its directory")
+            return
         with self._parent(path) as (parent, name):
             if entry.kind == DIRECTORY:
                 done = _make_directory(parent, name)
@@ -175,7 +178,10 @@ class _Work:
             descriptor = -1
         if descriptor >= 0:
             try:
-                if digest_of(descriptor, entry.size) == entry.digest:
+                status = os.fstat(descriptor)
+                is_right = stat.S_IMODE(status.st_mode) == entry.mode
+                # The mode of a file with other names is theirs, too, and they may lie outside the workspace.
+                if (is_right or status.st_nlink == 1) and digest_of(descriptor, entry.size) == entry.digest:
                     return self._set_mode(descriptor, path, entry.mode)
             finally:
                 os.close(descriptor)

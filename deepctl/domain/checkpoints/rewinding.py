@@ -28,7 +28,7 @@ from deepctl.domain.checkpoints.store import Checkpoints, excluding
 from deepctl.domain.checkpoints.trees import DIRECTORY, Change, Entry
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.sessions import catalogue
+from deepctl.domain.sessions import catalogue, log
 from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import Damaged, NotFound, Refused, UsageError
 
@@ -167,7 +167,13 @@ def plan_files(
         planned = plan.exact(objects, now, bytes.fromhex(target.tree), wanted=wanted, hidden=hidden, unseen=unseen)
     else:
         intervals = _intervals(found, target, now, author)
-        planned = plan.own_work(objects, intervals, now, session, sink, wanted=wanted, unseen=unseen, content=content)
+        try:
+            planned = plan.own_work(
+                objects, intervals, now, session, sink, wanted=wanted, unseen=unseen, content=content
+            )
+        except Damaged as error:
+            error.hint = error.hint or "`--exact` needs only the checkpoint itself, not what happened since."
+            raise
     checks.readable(objects, planned.changes)
     tree = trees.patched(objects, sink, now, planned.changes)
     left = trees.changes(objects, tree, bytes.fromhex(target.tree))
@@ -180,6 +186,12 @@ def outline(
     paths: ProfilePaths, session: Session, position: Position, present: Snapshot, wish: Wish, files: Files
 ) -> Outline:
     """What a rewind does, to the files and to the conversation. Raises `Damaged` if that cannot be read."""
+    if wish.only in ("", "conversation") and wish.to.log and not log.is_in(session.directory, wish.to.log):
+        raise Refused(
+            f"The messages of checkpoint {wish.to.id} are not part of session {session.name!r}.",
+            "`deepctl checkpoints fork` begins a session with them.",
+            code="other_session",
+        )
     lost, found = _parted(paths, session, wish.to) if wish.only in ("", "conversation") else ([], [])
     removed, restored = _prompts(lost), _prompts(found)
     return Outline(
@@ -219,7 +231,8 @@ def _is_directory(change: Change) -> bool:
 
 def _intervals(found: Ledger, target: Record, now: bytes, author: str | None) -> list[Interval]:
     """The time since the target: from one look at the workspace to the next, and to now."""
-    start = next((number for number, state in enumerate(found.states) if state.id == target.id), None)
+    # The last of that id: an application may save one again.
+    start = max((number for number, state in enumerate(found.states) if state.id == target.id), default=None)
     if start is None:
         raise Damaged(f"Checkpoint {target.id} has lost its place in time.", "`deepctl checkpoints verify` tells more.")
     states = [*found.states[start:], State("", now.hex(), author, [], [], [])]
@@ -230,6 +243,7 @@ def _intervals(found: Ledger, target: Record, now: bytes, author: str | None) ->
             after.by,
             [(by, frozenset(map(os.fsencode, paths))) for by, paths in after.merged],
             plan.hidden_by(before.unkept, excluding(before.exclude)),
+            plan.hidden_by(after.unkept, excluding(after.exclude)),
         )
         for before, after in pairwise(states)
     ]
@@ -256,11 +270,14 @@ def rewind(
         if done.conflicts and not wish.force:
             raise Conflicts(done.conflicts, files.plan.unknown)
         if done.is_nothing:
+            batch.drop()
             return Done(done, None, [], [], [])
-    parent = reading.head(work.ledger, session)
-    safety = store.record(position, "rewind", author, present, batch, work.workspace, parent=parent)
-    moved = os.urandom(8).hex() if done.moves else position.log
-    intent = begin(store, safety, wish, done.goal, moved, batch.pack)
+        checks.reachable(work.paths.workspace, done.changes)
+    with store.counting(batch):
+        parent = reading.head(work.ledger, session)
+        safety = store.record(position, "rewind", author, present, batch, work.workspace, parent=parent)
+        moved = os.urandom(8).hex() if done.moves else position.log
+        intent = begin(store, safety, wish, done.goal, moved, batch.pack)
     index.add(work.paths, work.ledger, safety, session.name)
     restored = carrying.carry_out(store, work.paths.workspace, intent, done.changes, Move(work, session))
     # A directory that stays because somebody's file is in it is no news; the file is.

@@ -24,6 +24,7 @@ _TICK = 20_000_000
 
 
 _REPORT_EVERY = 64
+_MAX_DEPTH = 200
 
 
 class Unkept(NamedTuple):
@@ -110,6 +111,9 @@ class _Taking:
                     info = item.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
+                except OSError as error:
+                    self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be looked at"))
+                    continue
                 mode = info.st_mode
                 if self._leave_out is not None and self._leave_out(prefix + name, stat.S_ISDIR(mode)):
                     continue
@@ -128,11 +132,14 @@ class _Taking:
         below.sort()
         key = hashlib.blake2b(marshal.dumps((status, below)), digest_size=16).digest()
         known = self._before.get(path)
-        if known is not None and known[0] == key:
+        if known is not None and known[0] == key and self._sink.has(known[1]):
             return known[1]
         return self._afresh(descriptor, path, status, below, key, trusted=len(self.unkept) == odd)
 
     def _below(self, parent: int, name: bytes, prefix: bytes) -> bytes | None:
+        if prefix.count(b"/") >= _MAX_DEPTH:
+            self.unkept.append(Unkept(prefix + name, f"more than {_MAX_DEPTH} directories in one another"))
+            return None
         try:
             descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
@@ -156,14 +163,14 @@ class _Taking:
         trusted: bool,
     ) -> bytes:
         raw = self._cache.files(path) if path in self._before else None
-        before: dict[_Status, bytes] = marshal.loads(raw) if raw else {}
+        before: dict[_Status, bytes] = _loaded(raw)
         after: dict[_Status, bytes] = {}
         entries = [Entry(DIRECTORY, mode, 0, tree, name) for name, mode, tree in below]
         prefix = path + b"/" if path else b""
         for one in status:
             name, mode, size, modified, changed, _ = one
             digest = before.get(one)
-            if digest is None:
+            if digest is None or not self._sink.has(digest):
                 self._looked += 1
                 if self._report is not None and not self._looked % _REPORT_EVERY:
                     self._report(self._looked)
@@ -208,6 +215,14 @@ class _Taking:
         gone = self._before.keys() - self._seen
         if self._changed or gone:
             self._cache.put_directories(self._changed, gone)
+
+
+def _loaded(raw: bytes | None) -> dict[_Status, bytes]:
+    try:
+        found = marshal.loads(raw) if raw else {}
+    except (ValueError, EOFError, TypeError):
+        return {}  # it is a cache
+    return found if isinstance(found, dict) else {}
 
 
 def _kind(mode: int) -> str:

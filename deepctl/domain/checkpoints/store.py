@@ -54,16 +54,18 @@ def excluding(patterns: Sequence[str]) -> LeaveOut | None:
 class Checkpoints:
     """The checkpoints in `directory`. The caller holds the lock that guards it, and closes this in the end.
 
-    `cache` is the path of the cache, which lies elsewhere; without one, it lasts as long as this object.
+    `cache` is the path of the cache, which lies elsewhere; without one, it lasts as long as this object. `collect` says
+    whether what killed writers left is removed at once.
     Raises `NewerFormat`, `StorageError` or `OSError`.
     """
 
-    def __init__(self, directory: str, *, cache: str = ":memory:") -> None:
+    def __init__(self, directory: str, *, cache: str = ":memory:", collect: bool = True) -> None:
         self.directory = directory
         self._writer = Writer(directory)
         self.cache = Cache(cache)
         self.objects = Objects(os.path.join(directory, PACKS), self.cache)
-        self._collect()
+        if collect:
+            self.collect()
 
     @property
     def ledger(self) -> Ledger:
@@ -95,7 +97,7 @@ class Checkpoints:
         self._writer.close()
         self.cache.close()
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
         """Remove what killed writers left.
 
         A kill leaves at most one pack that no line names. More of them, or a damaged line, mean that the ledger has
@@ -154,10 +156,22 @@ class Checkpoints:
         with self.adding() as batch:
             taken = self.snapshot(workspace, batch) if workspace is not None else None
             if taken is not None and not wanted(taken.tree.hex()):
+                batch.drop()
                 return None
-        record = self.record(position, kind, author, taken, batch, workspace, **fields)
-        self._writer.add(record)
+        with self.counting(batch):
+            record = self.record(position, kind, author, taken, batch, workspace, **fields)
+            self._writer.add(record)
         return record
+
+    @contextmanager
+    def counting(self, batch: Batch) -> Iterator[None]:
+        """While entered, a line is written that makes the pack of `batch` count. Without that line, the pack goes."""
+        try:
+            yield
+        except BaseException:
+            if batch.pack and batch.pack not in self.ledger.packs:
+                self.objects.remove_pack(batch.pack)
+            raise
 
     def record(
         self,

@@ -130,10 +130,11 @@ def patched(objects: Objects, sink: Sink, tree: bytes | None, changes: Iterable[
         current = entries.get(name)
         wanted = here[name].after if name in here else current
         was_directory = current is not None and current.kind == DIRECTORY
-        if wanted is not None and wanted.kind != DIRECTORY:
-            entries[name] = wanted._replace(name=name)
-            continue
         inner = patched(objects, sink, current.digest if current and was_directory else None, below.get(name, ()))
+        if wanted is not None and wanted.kind != DIRECTORY:
+            stays = current is not None and was_directory and inner != _EMPTY
+            entries[name] = current._replace(digest=inner) if current and stays else wanted._replace(name=name)
+            continue
         if wanted is not None:
             entries[name] = Entry(DIRECTORY, wanted.mode, 0, inner, name)
         elif current is not None and was_directory and inner != _EMPTY:

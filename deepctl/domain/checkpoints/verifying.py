@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from deepctl.domain.checkpoints import reading, trees
 from deepctl.domain.checkpoints.cache import Cache
-from deepctl.domain.checkpoints.ledger import LEDGER, Ledger
+from deepctl.domain.checkpoints.ledger import LEDGER, MESSAGES, Ledger
 from deepctl.domain.checkpoints.objects import Objects
 from deepctl.domain.checkpoints.packs import frame_size
 from deepctl.domain.checkpoints.reading import Problem
@@ -124,7 +124,9 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
             catalogue.find(paths, name)
         except (DeepctlError, OSError) as error:
             problems.append(Problem(None, os.path.join(paths.sessions, name), str(error)))
-        directory = os.path.join(paths.sessions, name)
+    own = os.path.join(paths.checkpoints, MESSAGES)
+    places = [os.path.join(paths.sessions, name) for name in catalogue.all_names(paths)]
+    for directory in [*places, own] if os.path.isdir(own) else places:
         for entry in sorted(os.listdir(directory)):
             path = os.path.join(directory, entry)
             status = os.lstat(path)

@@ -44,7 +44,9 @@ class Work:
         # Whoever took it away takes nothing with it: a rewind brings the files back.
         durable.make_directory(paths.workspace)
         self.workspace = Workspace(paths.workspace, exclude, report)
-        self.store = Checkpoints(paths.checkpoints, cache=paths.snapshot_cache)
+        self.store = Checkpoints(paths.checkpoints, cache=paths.snapshot_cache, collect=False)
+        if not index.lost(paths, self.ledger):
+            self.store.collect()
         index.refresh(paths, self.ledger)
 
     @property

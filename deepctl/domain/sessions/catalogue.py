@@ -185,7 +185,8 @@ def branch(session: Session, log_id: str, parent: str, offset: int) -> Session:
         return session
     path = log.log_path(session.directory, log_id)
     if not os.path.exists(path):
-        durable.write_file(path, sealed.seal(log.header(log_id, {"log": parent, "offset": offset})))
+        begins = {"log": parent, "offset": offset} if parent else None
+        durable.write_file(path, sealed.seal(log.header(log_id, begins)))
     moved = session._replace(log=log_id)
     _write_record(moved, session.directory)
     return moved

@@ -66,6 +66,11 @@ def log_path(directory: str, log: str) -> str:
     return os.path.join(directory, log + SUFFIX)
 
 
+def is_in(directory: str, log: str) -> bool:
+    """Whether a session's directory has this log."""
+    return is_id(log) and os.path.exists(log_path(directory, log))
+
+
 def header(log: str, parent: dict[str, Any] | None = None) -> dict[str, Any]:
     """The first line of a log. `parent` is `{"log": id, "offset": bytes}` of the log it continues."""
     return {"v": FORMAT, "log": log, "parent": parent, "at": now()}
