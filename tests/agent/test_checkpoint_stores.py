@@ -349,3 +349,140 @@ def test_a_profiles_checkpoints_can_be_read_as_a_library(deepctl: InProcess, hom
     assert deepctl("checkpoints", "verify", "--user", "alice").code == 0
     shown = deepctl("checkpoints", "show", "mine", "--user", "alice", "--json").ok().json
     assert len(shown["messages"]) == 4
+
+
+def test_a_rewind_with_nothing_to_do_leaves_nothing_that_later_saves_rely_on(tmp_path: Path) -> None:
+    place = tmp_path / "work"
+    place.mkdir()
+    (place / "b.log").write_text("precious")
+
+    async def story() -> None:
+        store = FileCheckpointStore(tmp_path / "s")
+        await store.save(_checkpoint("a", 1), workspace=place, exclude=["*.log"])
+        assert await store.rewind("a", place, exclude=[]) == []
+        await store.save(_checkpoint("b", 2), workspace=place)
+        again = FileCheckpointStore(tmp_path / "s")
+        (place / "b.log").unlink()
+        assert await again.rewind("b", place, by_agent=True) == ["b.log"]
+
+    _run(story())
+    assert (place / "b.log").read_text() == "precious"
+
+
+def test_a_save_that_failed_elsewhere_does_not_get_into_another_conversation(tmp_path: Path) -> None:
+    async def story() -> None:
+        one, other = FileCheckpointStore(tmp_path / "s"), FileCheckpointStore(tmp_path / "s")
+        await one.save(_checkpoint("a", 1))
+        with pytest.raises(OSError, match="nonexistent"):
+            await other.save(_checkpoint("b", 2, flavour=" other"), workspace=tmp_path / "nonexistent")
+        await one.save(_checkpoint("c", 2))
+        found = await one.get("c")
+        assert found is not None
+        assert found.messages == _conversation(2)
+
+    _run(story())
+
+
+def test_an_id_that_is_saved_again_means_the_later_state(tmp_path: Path) -> None:
+    place = tmp_path / "work"
+    place.mkdir()
+
+    async def story() -> None:
+        store = FileCheckpointStore(tmp_path / "s")
+        for text, identity, label in (("v1", "a", "old"), ("v2", "a", ""), ("v3", "b", "")):
+            (place / "f").write_text(text)
+            await store.save(_checkpoint(identity, 1, label), workspace=place)
+        await store.rewind("a", place)
+        assert await store.get_by_label("old") is None
+
+    _run(story())
+    assert (place / "f").read_text() == "v2"
+
+
+def test_what_changed_since_the_last_save_is_somebody_elses_unless_said_otherwise(tmp_path: Path) -> None:
+    place = tmp_path / "work"
+    place.mkdir()
+
+    async def story() -> None:
+        store = FileCheckpointStore(tmp_path / "s")
+        (place / "f").write_text("before")
+        await store.save(_checkpoint("a", 1), workspace=place, by_agent=False)
+        (place / "f").write_text("agent")
+        await store.save(_checkpoint("b", 2), workspace=place)
+        (place / "f").write_text("the user's")
+        with pytest.raises(Conflicts):
+            await store.rewind("a", place)
+        assert (place / "f").read_text() == "the user's"
+        assert await store.rewind("a", place, by_agent=True) == ["f"]
+
+    _run(story())
+
+
+def test_what_was_excluded_is_never_taken_for_deleted(tmp_path: Path) -> None:
+    place = tmp_path / "work"
+    place.mkdir()
+    (place / "b.log").write_text("log")
+
+    async def story() -> None:
+        store = FileCheckpointStore(tmp_path / "s")
+        (place / "f").write_text("one")
+        await store.save(_checkpoint("a", 1), workspace=place, exclude=["*.log"], by_agent=False)
+        (place / "f").write_text("two")
+        await store.save(_checkpoint("b", 2), workspace=place, exclude=["*.log"])
+        await store.rewind("a", place, exclude=[])
+        await store.save(_checkpoint("c", 3), workspace=place, exclude=["*.log"])
+        (place / "b.log").write_text("the user's")
+        await store.rewind("a", place, exclude=[])
+
+    _run(story())
+    assert (place / "b.log").read_text() == "the user's"
+
+
+def test_a_rewind_that_was_killed_is_finished_before_anything_else(tmp_path: Path) -> None:
+    from tests.domain.faults import in_child, kill
+
+    place = tmp_path / "work"
+    place.mkdir()
+
+    def again() -> FileCheckpointStore:
+        return FileCheckpointStore(tmp_path / "s")
+
+    async def story() -> None:
+        for number in range(2):
+            for name in "fg":
+                (place / name).write_text(f"{name}{number}")
+            await again().save(_checkpoint(f"c{number}", 1), workspace=place, by_agent=bool(number))
+
+    _run(story())
+    killed = 0
+    for at in range(40, 140, 7):
+        for name in "fg":
+            (place / name).write_text(f"{name}1")
+        _run(again().save(_checkpoint("c1", 1), workspace=place))
+        killed += in_child(lambda: _run(again().rewind("c0", place)), at, kill) == "killed"
+        _run(again().save(_checkpoint(f"later-{at}", 1)))
+        assert {path.read_text() for path in place.iterdir()} in ({"f0", "g0"}, {"f1", "g1"})
+        assert _run(again().damaged()) == []
+    assert killed > 5
+
+
+def test_what_is_cleared_is_in_no_file_any_more(tmp_path: Path) -> None:
+    async def story() -> None:
+        store = FileCheckpointStore(tmp_path / "s")
+        (tmp_path / "s" / "package.json").write_text("{}")
+        await store.save(_checkpoint("a", 1, flavour=" canary-1"))
+        await store.save(_checkpoint("b", 1, flavour=" canary-2"))
+        assert await store.count() == 3, "what cannot be read counts, too"
+        assert await store.remove("package") is False
+        await store.remove("a")
+        found = await store.get("b")
+        assert found is not None
+        await store.save(_checkpoint("c", 2, flavour=" canary-2"))
+        await store.clear()
+
+    _run(story())
+    kept = b"".join(
+        path.read_bytes() for path in (tmp_path / "s").rglob("*") if "messages" in str(path) and path.is_file()
+    )
+    assert b"canary" not in kept
+    assert (tmp_path / "s" / "package.json").exists()

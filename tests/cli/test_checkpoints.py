@@ -450,3 +450,80 @@ def _write_theirs(place: Path, identity: str, label: str, turn: int, messages: l
         "metadata": {},
     }
     (place / f"{identity}.json").write_text(json.dumps(document))
+
+
+def test_a_rewind_that_was_interrupted_is_not_followed_by_another_unasked(alice: Alice, process: Command) -> None:
+    ledger = alice.profile / "checkpoints" / "ledger.jsonl"
+    alice("rewind", "~1").ok()
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    assert b'"rewound"' in lines[-1]
+    ledger.write_bytes(b"".join(lines[:-1]))
+    assert "was interrupted" in alice("list").ok().stderr
+    assert alice("list", "--json").ok().json["notes"]
+    assert alice("rewind", "--dry-run", "--json").error["code"] == "interrupted_rewind"
+    again = alice("rewind", "--json")
+    assert (again.code, again.error["code"]) == (6, "rewind_finished")
+    assert len(alice.prompts()) == 2
+    assert alice("list").ok().stderr == ""
+
+
+def test_dry_run_merges_notebooks_as_the_rewind_does(alice: Alice) -> None:
+    notebook = alice.workspace / ".deep/memory/main/MEMORY.md"
+    alice.says("remember coffee")
+    with notebook.open("a") as file:
+        file.write("- my own note\n")
+    told = alice("rewind", "--dry-run", "--json").ok().json
+    assert told["files"]["conflicts"] == []
+    alice("rewind").ok()
+    assert notebook.read_text() == "- I like tea\n- my own note\n"
+
+
+def test_a_pattern_that_means_nothing_is_refused(deepctl: InProcess) -> None:
+    deepctl("profiles", "create", "alice").ok()
+    for wrong in ("!", "\\"):
+        refused = deepctl("config", "set", "snapshot.exclude", wrong, "--user", "alice")
+        assert refused.code == 2, wrong
+    (file,) = deepctl("config", "path", "--user", "alice").ok().stdout.splitlines()
+    Path(file).write_text('[snapshot]\nexclude = ["!"]\n')
+    assert deepctl("checkpoints", "save", "--user", "alice").code == 2
+
+
+def test_an_import_of_odd_things_says_what_is_wrong(alice: Alice, tmp_path: Path) -> None:
+    place = tmp_path / "theirs"
+    place.mkdir()
+    _write_theirs(place, "good", "", 1, [_theirs("request", 0), _theirs("response", 0)])
+    _write_theirs(place, "empty", "", 2, [])
+    _write_theirs(place, "nonsense", "", 3, [{"foo": 1}])
+    (place / "early.json").write_text(
+        (place / "good.json")
+        .read_text()
+        .replace("2026-01-01T00", "0001-01-01T00")
+        .replace('"good"', '"early"')
+        .replace("+00:00", "+14:00")
+    )
+    taken = alice("import", str(place), "--json").ok().json
+    assert {one["id"] for one in taken["checkpoints"]} == {"good", "empty"}
+    assert {one["id"] for one in taken["damaged"]} == {"nonsense", "early"}
+    assert alice("fork", "empty", "other").code == 6
+    alice("rewind", "empty", "--session", "imported").ok()
+    assert alice.prompts("imported") == []
+    alice("undo", "--session", "imported").ok()
+    assert alice("import", str(place / "good.json")).code == 3
+    assert alice("verify").code == 0
+
+
+def test_verify_reads_the_conversations_of_applications_too(alice: Alice) -> None:
+    import asyncio
+    from datetime import datetime, timezone
+
+    from pydantic_ai.messages import ModelRequest, UserPromptPart
+
+    from deepctl import Checkpoint, FileCheckpointStore
+
+    store = FileCheckpointStore(alice.profile / "checkpoints")
+    made = Checkpoint("app", "", 1, [ModelRequest(parts=[UserPromptPart("hello")])], 1, datetime.now(timezone.utc))
+    asyncio.run(store.save(made))
+    assert alice("verify").code == 0
+    (path,) = (alice.profile / "checkpoints" / "messages").iterdir()
+    path.write_bytes(path.read_bytes().replace(b"hello", b"hallo"))
+    assert alice("verify").code == 5

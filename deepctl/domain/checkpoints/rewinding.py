@@ -23,7 +23,7 @@ from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.objects import Objects, Sink
 from deepctl.domain.checkpoints.plan import Interval, Plan
 from deepctl.domain.checkpoints.records import AGENT, OTHER, Position, Record, Rewind, State, new_id
-from deepctl.domain.checkpoints.snapshots import Snapshot
+from deepctl.domain.checkpoints.snapshots import NO_CONTENT, Snapshot
 from deepctl.domain.checkpoints.store import Checkpoints, excluding
 from deepctl.domain.checkpoints.trees import DIRECTORY, Change, Entry
 from deepctl.domain.checkpoints.work import Work
@@ -243,7 +243,7 @@ def _intervals(found: Ledger, target: Record, now: bytes, author: str | None) ->
             after.by,
             [(by, frozenset(map(os.fsencode, paths))) for by, paths in after.merged],
             plan.hidden_by(before.unkept, excluding(before.exclude)),
-            plan.hidden_by(after.unkept, excluding(after.exclude)),
+            plan.hidden_by([one for one in after.unkept if one[1] not in NO_CONTENT], excluding(after.exclude)),
         )
         for before, after in pairwise(states)
     ]

@@ -23,19 +23,23 @@ _TICK = 20_000_000
 """Nanoseconds within which two changes can bear the same time: twice the slowest kernel's clock tick."""
 
 
+NO_CONTENT = ("a FIFO", "a socket", "a device")
+"""Why something has no content to keep; whatever was in its place before is really gone."""
+
 _REPORT_EVERY = 64
 _MAX_DEPTH = 200
 
 
 class Unkept(NamedTuple):
-    """Something that a snapshot could not keep: its path, relative to the workspace, and why.
-
-    `is_content` tells files and directories that could not be read from what has no content to keep, such as a FIFO.
-    """
+    """Something that a snapshot could not keep: its path, relative to the workspace, and why."""
 
     path: bytes
     reason: str
-    is_content: bool = True
+
+    @property
+    def is_content(self) -> bool:
+        """Whether there is something in it that could not be read."""
+        return self.reason not in NO_CONTENT
 
 
 class Snapshot(NamedTuple):
@@ -126,7 +130,7 @@ class _Taking:
                     status.append((name, mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino))
                     self.bytes += info.st_size
                 else:
-                    self.unkept.append(Unkept(prefix + name, _kind(mode), is_content=False))
+                    self.unkept.append(Unkept(prefix + name, _kind(mode)))
         self.files += len(status)
         status.sort()
         below.sort()
@@ -227,7 +231,5 @@ def _loaded(raw: bytes | None) -> dict[_Status, bytes]:
 
 def _kind(mode: int) -> str:
     if stat.S_ISFIFO(mode):
-        return "a FIFO"
-    if stat.S_ISSOCK(mode):
-        return "a socket"
-    return "a device"
+        return NO_CONTENT[0]
+    return NO_CONTENT[1] if stat.S_ISSOCK(mode) else NO_CONTENT[2]

@@ -153,7 +153,7 @@ def remove_leftovers(paths: ProfilePaths) -> None:
     for directory in (paths.directory, paths.checkpoints, paths.cache):
         try:
             entries = os.listdir(directory)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         for entry in entries:
             if entry.startswith(".") and entry.endswith(".tmp"):
