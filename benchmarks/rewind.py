@@ -122,6 +122,7 @@ def _list() -> bool:
 
 _SNAPSHOT = """
 import resource, sys
+from deepctl.domain.checkpoints.records import Position
 from deepctl.domain.checkpoints.store import Checkpoints, Workspace
 with Checkpoints(sys.argv[2]) as store:
     store.save(Position("s", 0, "", 0, 0, ""), "turn", author="agent", workspace=Workspace(sys.argv[1]))

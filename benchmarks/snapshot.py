@@ -80,15 +80,15 @@ def run() -> bool:
             began = time.perf_counter()
             added.append(_snapshot(root, store) - _SIZE)
             changed.append(time.perf_counter() - began)
-    walk = statistics.median(walks)
+    bare = statistics.median(walks)
     first = statistics.median(firsts) / statistics.median(gits)
     print(f"Snapshots of {_DIRECTORIES * _FILES} files of {_SIZE} bytes (medians in one run):")
-    print(f"  bare walk with one lstat a file {walk * 1000:.0f} ms")
+    print(f"  bare walk with one lstat a file {bare * 1000:.0f} ms")
     return all(
         [
             promise("first snapshot / git add -A and write-tree", first, 1 / 3),
-            promise("snapshot with nothing changed / bare walk", statistics.median(same) / walk, 1.5),
-            promise("snapshot with one file changed / bare walk", statistics.median(changed) / walk, 1.7),
+            promise("snapshot with nothing changed / bare walk", statistics.median(same) / bare, 1.5),
+            promise("snapshot with one file changed / bare walk", statistics.median(changed) / bare, 1.7),
             promise("bytes added beyond the changed file / 16 KiB", max(added) / 16384, 1.0),
         ]
     )

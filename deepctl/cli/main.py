@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
-from typer.main import get_command
+from typer.main import get_command, get_command_from_info, get_command_name, get_group
 
 from deepctl import __version__
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
@@ -22,36 +22,59 @@ _COMMANDS = ("chat", "checkpoints", "sessions", "memory", "profiles", "config")
 
 
 class _OnDemand(MutableMapping[str, Any]):
-    """Commands that are imported when they are asked for: all of them at once would double the start."""
+    """Commands that are made when they are asked for: all of them at once would double the start."""
 
-    def __init__(self) -> None:
-        self._loaded: dict[str, Any] = {}
+    def __init__(self, names: Iterable[str], make: Callable[[str], Any]) -> None:
+        self._names = tuple(names)
+        self._make = make
+        self._made: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        if name not in _COMMANDS:
+        if name not in self._names:
             raise KeyError(name)
-        if name not in self._loaded:
-            self._loaded[name] = get_command(import_module(f"deepctl.cli.{name}").app)
-            self._loaded[name].name = name
-        return self._loaded[name]
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
 
     def __setitem__(self, name: str, command: Any) -> None:
-        self._loaded[name] = command
+        self._made[name] = command
 
     def __delitem__(self, name: str) -> None:
-        del self._loaded[name]
+        del self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_COMMANDS)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(_COMMANDS)
+        return len(self._names)
+
+
+def _imported(name: str) -> Any:
+    """The command or group `name` of `--help`; of a group, the commands are made on demand as well."""
+    found: typer.Typer = import_module(f"deepctl.cli.{name}").app
+    infos = {
+        info.name or get_command_name(info.callback.__name__): info
+        for info in found.registered_commands
+        if info.callback is not None
+    }
+    if len(infos) == 1:
+        command: Any = get_command(found)
+    else:
+        found.registered_commands = []
+        command = get_group(found)
+        command.commands = _OnDemand(
+            infos,
+            lambda wanted: get_command_from_info(infos[wanted], pretty_exceptions_short=True, rich_markup_mode=None),
+        )
+        found.registered_commands = list(infos.values())
+    command.name = name
+    return command
 
 
 class _Root(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**{**attributes, "commands": {}})
-        self.commands = _OnDemand()
+        self.commands = _OnDemand(_COMMANDS, _imported)
 
 
 app = typer.Typer(

@@ -65,6 +65,10 @@ def is_whole(line: bytes) -> bool:
 
 def parse(raw: bytes) -> Iterator[Line]:
     """Every line of a file's content; never raises. A last line without newline counts if it is whole."""
+    whole = _all_whole(raw)
+    if whole is not None:
+        yield from whole
+        return
     position = 0
     number = 0
     while position < len(raw):
@@ -105,6 +109,29 @@ def _last_newline(descriptor: int, end: int) -> int:
             return start + found
         position = start
     return -1
+
+
+def _all_whole(raw: bytes) -> list[Line] | None:
+    """Every line of a file in which nothing is wrong, decoded in one go, which takes half the time; else `None`."""
+    if not raw.endswith(b"\n"):
+        return None
+    lines = raw[:-1].split(b"\n")
+    for line in lines:
+        if line[-2:] != b'"}' or line[-_TAIL:-10] != _MARK or line[-10:-2] != b"%08x" % zlib.crc32(line[:-_TAIL]):
+            return None
+    try:
+        values = json.loads(b"[%s]" % b",".join(lines))
+    except ValueError:
+        return None
+    if len(values) != len(lines) or not all(isinstance(value, dict) for value in values):
+        return None
+    found = []
+    end = 0
+    for number, (line, value) in enumerate(zip(lines, values, strict=True), 1):
+        end += len(line) + 1
+        del value["crc"]
+        found.append(Line(number, end, value, None))
+    return found
 
 
 class Appender:

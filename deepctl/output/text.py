@@ -85,8 +85,7 @@ def home(path: str) -> str:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows: at a terminal as a table that fits it, otherwise tab-separated, whole and without a heading."""
     if not is_terminal(sys.stdout):
-        for row in rows:
-            print("\t".join(printable(cell) for cell in row))
+        sys.stdout.write("".join("\t".join([printable(cell) for cell in row]) + "\n" for row in rows))
         return
     # Rich costs as much to import as Typer, and what is piped needs none of it.
     from rich.console import Console

@@ -100,8 +100,15 @@ class Ledger:
         if isinstance(version, int) and version > FORMAT:
             raise NewerFormat(path, version, FORMAT)
         self.ends_in_removal = "removed" in entry
+        record = entry.get("record")
         try:
-            self._applied(entry)
+            if type(record) is dict and "rewind" not in entry:
+                # By far the most lines are these. Whoever made one has finished what was unfinished, even if the line
+                # that says so is damaged.
+                self._add(checked(Record(**record)))
+                self._finish(self.unfinished)
+            else:
+                self._applied(entry)
         except (KeyError, TypeError, ValueError, AttributeError):
             self.lose(Damage(None, line.number, "not an entry of a ledger"))
 
@@ -113,10 +120,6 @@ class Ledger:
                 self.rewinds[rewind.id] = rewind
                 self._pack(rewind.pack)
                 self.unfinished = rewind
-            case {"record": dict(fields)}:
-                self._add(checked(Record(**fields)))
-                # Whoever made it has finished what was unfinished, even if the line that says so is damaged.
-                self._finish(self.unfinished)
             case {"rewound": str(identity)}:
                 self._finish(self.rewinds[identity])
             case {"abandoned": str(identity)}:
