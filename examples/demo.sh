@@ -34,6 +34,17 @@ list plans"
 say sessions list --user alice
 
 echo
+echo "A turn that went wrong, taken back and brought again, files and memory and conversation together:"
+say chat --user alice "write trip.txt: Porto in June
+remember I prefer the aisle"
+say checkpoints diff "~1" --stat --user alice
+say checkpoints rewind --user alice
+say chat --user alice "read trip.txt"
+case "$(deepctl memory show --user alice)" in *aisle*) echo "the rewind left the memory" >&2; exit 1 ;; esac
+say checkpoints undo --user alice
+case "$(deepctl memory show --user alice)" in *aisle*) ;; *) echo "the undo lost the memory" >&2; exit 1 ;; esac
+
+echo
 echo "Bob, on the same machine:"
 say chat --user bob "recall window
 read ../../alice/workspace/trip.txt"
