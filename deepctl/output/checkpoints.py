@@ -12,7 +12,7 @@ from deepctl.domain.sessions.log import Conversation
 from deepctl.output.graph import rails
 from deepctl.output.render import notice
 from deepctl.output.sessions import print_conversation
-from deepctl.output.text import ago, has_colour, is_terminal, printable, size, table
+from deepctl.output.text import ago, fitted, has_colour, is_terminal, printable, size, table
 
 if TYPE_CHECKING:
     # What only some commands have; importing it takes longer than listing a thousand checkpoints.
@@ -84,7 +84,8 @@ class CheckpointList(NamedTuple):
             self._print_graph()
         elif terminal:
             rows = [_row_at_terminal(listed) for listed in self.checkpoints]
-            table(("CHECKPOINT", "LABEL", "KIND", "SESSION", "TURN", "WHEN", "PROMPT"), rows)
+            columns = ("CHECKPOINT", "LABEL", "KIND", "SESSION", "TURN", "WHEN", "PROMPT")
+            table(columns, rows, dispensable=("SESSION", "KIND", "WHEN"))
         else:
             table((), [_row(listed) for listed in self.checkpoints])
         for problem in self.damaged:
@@ -100,8 +101,8 @@ class CheckpointList(NamedTuple):
                 print(line)
             label = f" ({listed.label})" if listed.label else ""
             here = f" <- {listed.session} is here" if record.id in self.heads else ""
-            words = f"{record.id}{label} {record.kind} {listed.session}:{record.turn}{here} {_short(record.prompt)}"
-            print(f"{lead} {printable(words).rstrip()}")
+            words = f"{record.id}{label} {record.kind} {listed.session}:{record.turn}{here} {record.prompt}"
+            print(fitted(f"{lead} {printable(words).rstrip()}"))
 
 
 def _row_at_terminal(listed: Listed) -> tuple[str, ...]:

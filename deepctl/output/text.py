@@ -82,8 +82,29 @@ def home(path: str) -> str:
     return "~" + path[len(start) :] if path == start or path.startswith(start + os.sep) else path
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows: at a terminal as a table that fits it, otherwise tab-separated, whole and without a heading."""
+def width() -> int | None:
+    """How many characters fit on a line of stdout; `None` where it is no terminal."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None if is_terminal(sys.stdout) else None
+    except (OSError, ValueError):
+        return None
+
+
+def fitted(line: str) -> str:
+    """`line`, cut where the terminal's does not hold it."""
+    room = width()
+    return line if room is None or len(line) <= room else line[: room - 1] + "…"
+
+
+_WIDEST = 24
+_LAST = 16
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], dispensable: Sequence[str] = ()) -> None:
+    """Print rows: at a terminal as a table that fits it, otherwise tab-separated, whole and without a heading.
+
+    In a narrow window the last column, which is prose or a path, gives way first; then those that are `dispensable`.
+    """
     if not is_terminal(sys.stdout):
         sys.stdout.write("".join("\t".join([printable(cell) for cell in row]) + "\n" for row in rows))
         return
@@ -92,15 +113,22 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        widest = max((len(row[number]) for row in rows), default=0)
-        # In a narrow window the last column gives way first; it is prose, or a path.
-        is_last = number + 1 == len(columns)
-        least = None if is_last else max(min(widest, 24), min(len(column), widest))
-        drawn.add_column(
-            column, overflow="ellipsis", no_wrap=True, min_width=least, style="cyan" if number == 0 else ""
-        )
+    console = Console(highlight=False)
+    last = len(columns) - 1
+    widths = [
+        min(max(len(column), *(len(printable(row[number])) for row in rows), 0), _WIDEST) if rows else len(column)
+        for number, column in enumerate(columns)
+    ]
+    shown = list(range(len(columns)))
+    for name in dispensable:
+        if sum(widths[number] + 2 for number in shown if number != last) + _LAST > console.width:
+            shown.remove(columns.index(name))
+    # Rich would take the space from whichever column it can.
+    widths[last] = max(1, console.width - sum(widths[number] + 2 for number in shown if number != last))
+    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for number in shown:
+        style = "cyan" if number == 0 else ""
+        drawn.add_column(columns[number], overflow="ellipsis", no_wrap=True, width=widths[number], style=style)
     for row in rows:
-        drawn.add_row(*(Text(printable(cell)) for cell in row))
-    Console(highlight=False).print(drawn)
+        drawn.add_row(*(Text(printable(row[number])) for number in shown))
+    console.print(drawn)

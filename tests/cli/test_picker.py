@@ -61,3 +61,15 @@ def test_leaving_touches_nothing(picker: Terminal, workspace: Path, key: str) ->
     picker.expect("Nothing was chosen")
     assert picker.wait() == 130
     assert (workspace / "a.txt").read_text() == "two"
+
+
+@pytest.mark.parametrize("columns", [50, 80])
+def test_labels_and_turns_can_be_read_in_a_narrow_window(workspace: Path, deepctl: InProcess, columns: int) -> None:
+    deepctl("checkpoints", "label", "~1", "before-refactoring", "--user", "alice").ok()
+    terminal = Terminal("checkpoints", "list", "--user", "alice", columns=columns)
+    assert terminal.wait() == 0
+    (line,) = [line for line in terminal.screen.splitlines() if "before-refactoring" in line]
+    assert "  2  " in line
+    assert "write a.t" in line
+    assert all(len(line) <= columns for line in terminal.screen.splitlines())
+    terminal.close()
