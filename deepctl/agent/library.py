@@ -68,6 +68,11 @@ class StoreCheckpoints:
         """A tool has returned; pydantic-ai adds that to the messages only when all of the same answer have."""
         self._results.setdefault(ctx.run_id, []).append(part)
 
+    def answered(self, ctx: RunContext[Any]) -> None:
+        """A prompt has got its answer: should it be said again, the agent may rewind again."""
+        asked = _asked(ctx)
+        self._rewound = {one for one in self._rewound if one[0] != asked}
+
     def run_done(self, ctx: RunContext[Any]) -> None:
         """A run has ended."""
         self._results.pop(ctx.run_id, None)
@@ -176,6 +181,7 @@ class Checkpointing(AbstractCapability[Any]):
         """Keep the state after the turn."""
         store = self._store(ctx)
         if store is not None:
+            store.answered(ctx)
             conversation = result.all_messages()
             await store.save(f"turn-{_turns(conversation)}", conversation, {"kind": "turn"})
         return result

@@ -39,7 +39,8 @@ def compared(
         describe = reading.described(reader.ledger, catalogue.by_id(profile))
         removed, added = _turns(profile, first, second, session)
         to = describe(second) if second is not None else None
-        return views.Compared(profile.name, describe(first), to, found, removed, added, stat)
+        remark = None if old and new else "A checkpoint that keeps no files is compared: only the turns are."
+        return views.Compared(profile.name, describe(first), to, found, removed, added, stat, remark)
 
 
 def _from(profile: ProfilePaths, found: Ledger, reference: str | None, session: str | None) -> Record:

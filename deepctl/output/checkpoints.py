@@ -345,6 +345,7 @@ class Compared(NamedTuple):
     turns_removed: list[Turn]
     turns_added: list[Turn]
     stat: bool
+    remark: str | None
 
     def document(self) -> dict[str, Any]:
         return {
@@ -358,9 +359,12 @@ class Compared(NamedTuple):
                 "removed": [turn._asdict() for turn in self.turns_removed],
                 "added": [turn._asdict() for turn in self.turns_added],
             },
+            "remark": self.remark,
         }
 
     def print(self) -> None:
+        if self.remark is not None:
+            notice(self.remark)
         for sign, turns in (("-", self.turns_removed), ("+", self.turns_added)):
             for turn in turns:
                 print(f"# {sign} turn {turn.turn}: {printable(_short(' '.join(turn.prompt.split()), 100))}")

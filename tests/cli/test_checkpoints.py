@@ -508,6 +508,7 @@ def test_an_import_of_odd_things_says_what_is_wrong(alice: Alice, tmp_path: Path
     alice("rewind", "empty", "--session", "imported").ok()
     assert alice.prompts("imported") == []
     alice("undo", "--session", "imported").ok()
+    assert "only the turns are" in alice("diff", "good", "empty").ok().stderr
     assert alice("import", str(place / "good.json")).code == 3
     assert alice("verify").code == 0
 
