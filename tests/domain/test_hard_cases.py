@@ -13,8 +13,8 @@ from deepctl.domain.checkpoints import ledger, pruning, reading, rewinding, veri
 from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.rewinding import Conflicts
 from deepctl.domain.sessions import catalogue
-from deepctl.errors import Damaged, Refused, StorageError
-from tests.domain.faults import in_child, kill
+from deepctl.errors import Damaged, Interrupted, Refused, StorageError
+from tests.domain.faults import Counter, in_child, kill
 from tests.domain.scene import Scene
 
 NOTEBOOK = ".deep/memory/main/MEMORY.md"
@@ -344,3 +344,23 @@ def test_the_last_line_of_a_ledger_that_is_lost_costs_no_contents(scene: Scene) 
     assert set(os.listdir(scene.paths.packs)) == kept
     path.write_bytes(whole)
     _whole(scene)
+
+
+@pytest.mark.parametrize("call", range(1, 8))
+def test_ctrl_c_in_the_middle_of_a_rewind_takes_it_back(scene: Scene, call: int) -> None:
+    for number in range(3):
+        with scene.turn(f"turn {number}"):
+            for name in "abcd":
+                scene.write(f"{name}/file.txt", f"{name}{number}")
+    before = (scene.files(), scene.prompts(), len(scene.records()))
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    counter = Counter(call, interrupt, only=("rename", "fsync", "fchmod"), beneath=str(scene.workspace))
+    with counter.installed(), pytest.raises(Interrupted, match="nothing was rewound"):
+        scene.rewind("~2")
+    assert (scene.files(), scene.prompts(), len(scene.records())) == before
+    _whole(scene)
+    scene.rewind("~2")
+    assert scene.files()["a/file.txt"] == "a0"
