@@ -12,9 +12,9 @@ from operator import is_
 from typing import Any, TypeVar
 
 import anyio.to_thread
-from pydantic import ValidationError
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRequest
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 
+from deepctl.agent import conversations
 from deepctl.agent.checkpoint_stores import Checkpoint
 from deepctl.domain.checkpoints import carrying, checks, foreign, messages, pruning, rewinding
 from deepctl.domain.checkpoints.ledger import MESSAGES
@@ -24,7 +24,7 @@ from deepctl.domain.checkpoints.records import AGENT, OTHER, Position, Record
 from deepctl.domain.checkpoints.reference import CheckpointNotFound
 from deepctl.domain.checkpoints.store import Checkpoints, Workspace
 from deepctl.domain.layout import Root
-from deepctl.domain.sessions import catalogue, log
+from deepctl.domain.sessions import log
 from deepctl.errors import Damaged, Refused
 from deepctl.files import durable
 from deepctl.locks import Lock
@@ -202,7 +202,14 @@ class FileCheckpointStore:
         at = checkpoint.created_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         old = foreign.find(self._directory).get(checkpoint.id)
         store.save(
-            Position(_SESSION, checkpoint.turn, place.log, place.offset, place.messages, _prompt(checkpoint.messages)),
+            Position(
+                _SESSION,
+                checkpoint.turn,
+                place.log,
+                place.offset,
+                place.messages,
+                conversations.last_prompt(checkpoint.messages),
+            ),
             "manual",
             author=author,
             workspace=workspace,
@@ -238,10 +245,11 @@ class FileCheckpointStore:
         """When each checkpoint was made, its id and its label."""
         labels = store.ledger.labels
         own = [
-            (_time(record.created_at), record.id, labels.get(record.id, "")) for record in store.ledger.records.values()
+            (conversations.time_of(record.created_at), record.id, labels.get(record.id, ""))
+            for record in store.ledger.records.values()
         ]
         return own + [
-            (_time(header.created_at), header.id, header.label)
+            (conversations.time_of(header.created_at), header.id, header.label)
             for header in foreign.headers(self._directory)
             if header.id not in store.ledger.records
         ]
@@ -258,7 +266,7 @@ class FileCheckpointStore:
         for name, path in foreign.find(self._directory).items():
             if name not in ledger.records:
                 try:
-                    found.append(_imported(path))
+                    found.append(conversations.imported(path))
                 except Damaged as error:
                     problems.append(Problem(name, path, error.message))
         return sorted(found, key=lambda checkpoint: checkpoint.created_at), problems
@@ -270,7 +278,7 @@ class FileCheckpointStore:
         if any(damage.id == identity for damage in store.ledger.damage):
             raise Damaged(f"Checkpoint {identity} is damaged.")
         path = foreign.find(self._directory).get(identity)
-        return _imported(path) if path is not None else None
+        return conversations.imported(path) if path is not None else None
 
     def _checkpoint(self, store: Checkpoints, record: Record) -> Checkpoint:
         conversation = self._conversation(record)
@@ -281,7 +289,7 @@ class FileCheckpointStore:
             record.turn,
             conversation,
             len(conversation),
-            _time(record.created_at),
+            conversations.time_of(record.created_at),
             {**record.metadata, "workspace": kept},
         )
 
@@ -294,14 +302,14 @@ class FileCheckpointStore:
         for name in sorted(os.listdir(sessions)) if os.path.isdir(sessions) else []:
             directory = os.path.join(sessions, name)
             if os.path.exists(log.log_path(directory, record.log)):
-                return _validated(log.read(directory, record.log, record.offset), record.id)
+                return conversations.validated(log.read(directory, record.log, record.offset), record.id)
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.")
 
     def _conversation_in(self, directory: str, one: str, offset: int) -> list[ModelMessage]:
         """The messages of a log up to an offset; what has been read of it is kept."""
         ends, known = self._parsed.get(one, ([], []))
         if not ends or offset > ends[-1]:
-            ends, known = self._parsed[one] = _parsed(directory, one)
+            ends, known = self._parsed[one] = conversations.parsed(directory, one)
             if not ends or offset > ends[-1]:
                 raise Damaged(f"The message log {one} is damaged, or cut short.")
         return known[: bisect_right(ends, offset)]
@@ -370,52 +378,3 @@ class _Stays:
 def _check_id(identity: str) -> None:
     if not identity or len(identity) > 200 or not identity.isprintable():
         raise Refused(f"{identity[:40]!r} cannot be the id of a checkpoint.", code="bad_id")
-
-
-def _time(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
-
-
-def _prompt(conversation: Sequence[ModelMessage]) -> str:
-    for message in reversed(conversation):
-        if isinstance(message, ModelRequest):
-            text = catalogue.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0])
-            if text is not None:
-                return text
-    return ""
-
-
-def _parsed(directory: str, one: str) -> tuple[list[int], list[ModelMessage]]:
-    """Every message of a log, and of those it continues, with the offset behind it in this one (0 in those)."""
-    entries = list(log.plain_lines(directory, one))
-    inherited: list[ModelMessage] = []
-    if entries and log.parent_of(directory, one) is not None:
-        inherited = _validated(log.read(directory, one, entries[0].end), one)
-    own = [entry for entry in entries if entry.message is not None]
-    try:
-        validated = ModelMessagesTypeAdapter.validate_python([entry.message for entry in own])
-    except ValidationError as error:
-        raise Damaged(f"The message log {one} has messages that cannot be understood: {error}.") from None
-    return [0] * len(inherited) + [entry.end for entry in own], inherited + validated
-
-
-def _validated(conversation: log.Conversation, what: str) -> list[ModelMessage]:
-    if any(not damage.torn for damage in conversation.damage):
-        raise Damaged(f"The conversation of {what} is damaged: {conversation.damage[0].reason}.")
-    try:
-        return ModelMessagesTypeAdapter.validate_python([entry.message for entry in conversation.messages])
-    except ValidationError as error:
-        raise Damaged(f"The conversation of {what} cannot be understood: {error}.") from None
-
-
-def _imported(path: str) -> Checkpoint:
-    found = foreign.read(path)
-    try:
-        conversation = ModelMessagesTypeAdapter.validate_python(found.messages)
-    except ValidationError as error:
-        raise Damaged(f"The messages in {path} cannot be understood: {error}.") from None
-    header = found.header
-    return Checkpoint(
-        header.id, header.label, header.turn, conversation, len(conversation), _time(header.created_at), found.metadata
-    )

@@ -19,12 +19,13 @@ from deepctl.domain.sessions import catalogue, log
 from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import NotFound, Refused
 from deepctl.output import checkpoints as views
+from deepctl.output import rewinds
 from deepctl.output.progress import Progress
 
 
 def compared(
     profile: ProfilePaths, before: str | None, after: str | None, session: str | None, stat: bool
-) -> views.Compared:
+) -> rewinds.Compared:
     """Two checkpoints, or one and what is now; `before` is the latest if it is not given."""
     exclude, _ = options.snapshot_settings(profile)
     with closing(Reader(profile)) as reader, Progress("Comparing") as progress:
@@ -40,7 +41,7 @@ def compared(
         removed, added = _turns(profile, first, second, session)
         to = describe(second) if second is not None else None
         remark = None if old and new else "A checkpoint that keeps no files is compared: only the turns are."
-        return views.Compared(profile.name, describe(first), to, found, removed, added, stat, remark)
+        return rewinds.Compared(profile.name, describe(first), to, found, removed, added, stat, remark)
 
 
 def _from(profile: ProfilePaths, found: Ledger, reference: str | None, session: str | None) -> Record:
@@ -61,7 +62,7 @@ def _from(profile: ProfilePaths, found: Ledger, reference: str | None, session: 
 
 def _turns(
     profile: ProfilePaths, first: Record, second: Record | None, session: str | None
-) -> tuple[list[views.Turn], list[views.Turn]]:
+) -> tuple[list[rewinds.Turn], list[rewinds.Turn]]:
     before = reading.conversation_at(profile, first).messages
     if second is not None:
         after = reading.conversation_at(profile, second).messages
@@ -75,8 +76,10 @@ def _turns(
     return removed, added
 
 
-def _prompts(messages: list[log.Message]) -> list[views.Turn]:
-    return [views.Turn(entry.turn, text) for entry in messages if (text := catalogue.prompt(entry.message)) is not None]
+def _prompts(messages: list[log.Message]) -> list[rewinds.Turn]:
+    return [
+        rewinds.Turn(entry.turn, text) for entry in messages if (text := catalogue.prompt(entry.message)) is not None
+    ]
 
 
 def shown(profile: ProfilePaths, reference: str, session: str | None) -> views.CheckpointShown:
@@ -91,7 +94,7 @@ def shown(profile: ProfilePaths, reference: str, session: str | None) -> views.C
 
 def foretold_rewind(
     profile: ProfilePaths, session: str | None, reference: str, wish: tuple[str, bool, bool]
-) -> views.Rewound:
+) -> rewinds.Rewound:
     """What a rewind to `reference` would do."""
     with closing(Reader(profile)) as reader, Progress("Looking") as progress:
         at_hand, target = _target(profile, reader.ledger, session, reference)
@@ -99,7 +102,7 @@ def foretold_rewind(
         return _foreseen(reader, foretell(reader, at_hand, Wish(target, *wish), progress))
 
 
-def foretold_undo(profile: ProfilePaths, session: str | None) -> views.Rewound:
+def foretold_undo(profile: ProfilePaths, session: str | None) -> rewinds.Rewound:
     """What taking back the last rewind would do."""
     with closing(Reader(profile)) as reader, Progress("Looking") as progress:
         at_hand = reading.session_at_hand(profile, session)
@@ -150,9 +153,9 @@ def previewed(reader: Reader, outline: Outline) -> list[Difference]:
     return list(comparing.differences(outline.changes, now, comparing.kept(reader.objects)))
 
 
-def _foreseen(reader: Reader, outline: Outline) -> views.Rewound:
+def _foreseen(reader: Reader, outline: Outline) -> rewinds.Rewound:
     changed = [change for change in outline.changes if change.before != change.after]
-    return views.Rewound(
+    return rewinds.Rewound(
         reader.paths.name,
         True,
         outline,
@@ -166,7 +169,7 @@ def _foreseen(reader: Reader, outline: Outline) -> views.Rewound:
     )
 
 
-def rewound(work: Work, session: str | None, reference: str, wish: tuple[str, bool, bool]) -> views.Rewound:
+def rewound(work: Work, session: str | None, reference: str, wish: tuple[str, bool, bool]) -> rewinds.Rewound:
     """Rewind, and tell what came of it.
 
     Raises `Refused` where a rewind that was interrupted has just been finished: turns are counted from there then.
@@ -181,14 +184,14 @@ def rewound(work: Work, session: str | None, reference: str, wish: tuple[str, bo
     return _done(work, rewinding.rewind(work, at_hand, Wish(target, *wish)))
 
 
-def undone(work: Work, session: str | None, force: bool) -> views.Rewound:
+def undone(work: Work, session: str | None, force: bool) -> rewinds.Rewound:
     """Take the last rewind back, and tell what came of it."""
     return _done(work, rewinding.undo(work, reading.session_at_hand(work.paths, session), force=force))
 
 
-def _done(work: Work, done: Done) -> views.Rewound:
+def _done(work: Work, done: Done) -> rewinds.Rewound:
     describe = reading.described(work.ledger, catalogue.by_id(work.paths))
-    return views.Rewound(
+    return rewinds.Rewound(
         work.paths.name,
         False,
         done.outline,

@@ -15,8 +15,8 @@ from deepctl.domain.checkpoints.rewinding import Wish
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import DeepctlError, Interrupted, NotFound
-from deepctl.output.checkpoints import preview_line
 from deepctl.output.progress import Progress
+from deepctl.output.rewinds import preview_line
 from deepctl.output.text import ago, printable
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from deepctl.domain import layout
+from deepctl.domain.checkpoints.notebooks import take_back
 from deepctl.domain.checkpoints.objects import Objects, Sink
 from deepctl.domain.checkpoints.trees import DIRECTORY, FILE, Change, Entry, changes, decode
 
@@ -213,36 +213,6 @@ class _Work:
 
     def _read(self, entry: Entry | None) -> bytes:
         return self._objects.read(entry.digest) if entry is not None else b""
-
-
-def take_back(before: bytes, after: bytes, now: bytes) -> bytes | None:
-    """`now` without the change from `before` to `after`, line by line; `None` where both changed the same lines.
-
-    A three-way merge with `after` as the base. The usual ones (diff3, merge3) take changes that merely touch for a
-    conflict, and a note added below the agent's last one touches it; here only lines that both changed collide.
-    """
-    base = after.splitlines(keepends=True)
-    edits = sorted({*_edits(base, before), *_edits(base, now)})
-    merged: list[bytes] = []
-    position = 0
-    for start, end, lines in edits:
-        if start < position:
-            return None
-        merged += base[position:start]
-        merged += lines
-        position = end
-    merged += base[position:]
-    # A last line without its newline may have others behind it now.
-    ended = [line if line.endswith((b"\n", b"\r")) else line + b"\n" for line in merged[:-1]]
-    return b"".join(ended + merged[-1:])
-
-
-def _edits(base: list[bytes], to: bytes) -> Iterator[tuple[int, int, tuple[bytes, ...]]]:
-    """The ranges of lines in `base` that differ, and the lines that are there instead."""
-    lines = to.splitlines(keepends=True)
-    for tag, start, end, first, last in SequenceMatcher(None, base, lines, autojunk=False).get_opcodes():
-        if tag != "equal":
-            yield start, end, tuple(lines[first:last])
 
 
 def same(one: Entry | None, other: Entry | None) -> bool:

@@ -1,0 +1,73 @@
+"""Conversations that are kept, as pydantic-ai's messages again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from pydantic import ValidationError
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRequest
+
+from deepctl.agent.checkpoint_stores import Checkpoint
+from deepctl.domain.checkpoints import foreign
+from deepctl.domain.sessions import catalogue, log
+from deepctl.errors import Damaged
+
+
+def time_of(text: str) -> datetime:
+    """A time in RFC 3339; one without a zone is taken for UTC."""
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+
+
+def last_prompt(conversation: Sequence[ModelMessage]) -> str:
+    """What the user said last; empty if nothing."""
+    for message in reversed(conversation):
+        if isinstance(message, ModelRequest):
+            text = catalogue.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0])
+            if text is not None:
+                return text
+    return ""
+
+
+def parsed(directory: str, one: str) -> tuple[list[int], list[ModelMessage]]:
+    """Every message of a log, and of those it continues, with the offset behind it in this one (0 in those)."""
+    entries = list(log.plain_lines(directory, one))
+    inherited: list[ModelMessage] = []
+    if entries and log.parent_of(directory, one) is not None:
+        inherited = validated(log.read(directory, one, entries[0].end), one)
+    own = [entry for entry in entries if entry.message is not None]
+    try:
+        messages = ModelMessagesTypeAdapter.validate_python([entry.message for entry in own])
+    except ValidationError as error:
+        raise Damaged(f"The message log {one} has messages that cannot be understood: {error}.") from None
+    return [0] * len(inherited) + [entry.end for entry in own], inherited + messages
+
+
+def validated(conversation: log.Conversation, what: str) -> list[ModelMessage]:
+    """A conversation as messages. Raises `Damaged`; `what` names it."""
+    if any(not damage.torn for damage in conversation.damage):
+        raise Damaged(f"The conversation of {what} is damaged: {conversation.damage[0].reason}.")
+    try:
+        return ModelMessagesTypeAdapter.validate_python([entry.message for entry in conversation.messages])
+    except ValidationError as error:
+        raise Damaged(f"The conversation of {what} cannot be understood: {error}.") from None
+
+
+def imported(path: str) -> Checkpoint:
+    """A checkpoint that pydantic-deep wrote. Raises `Damaged`."""
+    found = foreign.read(path)
+    try:
+        conversation = ModelMessagesTypeAdapter.validate_python(found.messages)
+    except ValidationError as error:
+        raise Damaged(f"The messages in {path} cannot be understood: {error}.") from None
+    header = found.header
+    return Checkpoint(
+        header.id,
+        header.label,
+        header.turn,
+        conversation,
+        len(conversation),
+        time_of(header.created_at),
+        found.metadata,
+    )
