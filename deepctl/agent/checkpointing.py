@@ -59,6 +59,10 @@ class RewindRequested(Exception):
 class AgentCheckpoints(Protocol):
     """The checkpoints of a run as its agent reaches them. Methods raise `DeepctlError` for what cannot be done."""
 
+    async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
+        """A tool is about to run: what has changed by now is not its work."""
+        ...
+
     async def save_labelled(self, ctx: RunContext[Any], label: str) -> str:
         """Make a checkpoint called `label`; returns its id."""
         ...

@@ -69,6 +69,7 @@ class FileCheckpointStore:
         workspace: str | os.PathLike[str] | None = None,
         by_agent: bool = True,
         exclude: Sequence[str] = (),
+        only_changed: bool = False,
     ) -> None:
         """Keep a checkpoint; one of the same id is replaced.
 
@@ -78,9 +79,11 @@ class FileCheckpointStore:
             by_agent: Whether what changed there since the last checkpoint is the agent's work, which a rewind takes
                 back, or somebody else's.
             exclude: What of the workspace is left out, as in a .gitignore.
+            only_changed: Whether nothing is kept if the workspace is as it was last.
         """
         place = Workspace(os.path.abspath(workspace), exclude) if workspace is not None else None
-        await self._run(lambda store: self._save(store, checkpoint, place, AGENT if by_agent else OTHER))
+        author = AGENT if by_agent else OTHER
+        await self._run(lambda store: self._save(store, checkpoint, place, author, only_changed))
 
     async def get(self, checkpoint_id: str) -> Checkpoint | None:
         """The checkpoint of that id, or `None`."""
@@ -192,7 +195,14 @@ class FileCheckpointStore:
         self._recent = ([], [])
         self._parsed = {}
 
-    def _save(self, store: Checkpoints, checkpoint: Checkpoint, workspace: Workspace | None, author: str) -> None:
+    def _save(
+        self,
+        store: Checkpoints,
+        checkpoint: Checkpoint,
+        workspace: Workspace | None,
+        author: str,
+        only_changed: bool,
+    ) -> None:
         _check_id(checkpoint.id)
         if self._messages is None or not self._messages.is_current():
             self._messages = Messages(os.path.join(self._directory, MESSAGES))
@@ -201,6 +211,7 @@ class FileCheckpointStore:
         place = self._messages.keep(chain, new, [checkpoint.turn] * len(new))
         at = checkpoint.created_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         old = foreign.find(self._directory).get(checkpoint.id)
+        known = store.tree
         store.save(
             Position(
                 _SESSION,
@@ -217,6 +228,7 @@ class FileCheckpointStore:
             created_at=at,
             label=checkpoint.label,
             metadata=dict(checkpoint.metadata),
+            wanted=lambda tree: not only_changed or tree != known,
             unkept=None if workspace is not None else [["", _NO_DIRECTORY]],
         )
         if old is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NoReturn
 
 from pydantic_ai import RunContext
 
 from deepctl.agent.checkpointing import READ_ONLY_TOOLS, RewindRequested
 from deepctl.agent.turn import Emit, storing
+from deepctl.domain import layout
 from deepctl.domain.checkpoints import comparing, reading, rewinding
 from deepctl.domain.checkpoints.objects import Scratch
 from deepctl.domain.checkpoints.records import AGENT, Position, Record
@@ -31,6 +33,8 @@ class TurnCheckpoints:
         self.workspace = work.paths.workspace
         self._rewound: set[str] = set()
         self._first: Record | None = None
+        self._at_work = False
+        self._evicted = 0
         self.latest: Record | None = None
 
     def attempt(self, session: Session, before: Position, writer: log.Writer) -> None:
@@ -39,22 +43,39 @@ class TurnCheckpoints:
         self._before = before
         self._writer = writer
         self._is_over = False
+        self._at_work = False
 
     def started(self, session: Session, before: Position) -> None:
         """Keep the state before the turn."""
         self._first = self._work.head(session)
         self._tell(self._work.before_turn(session, before))
 
-    def tool_done(self, name: str) -> None:
-        """Keep the state after a tool call that could have changed something."""
+    async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
+        """Keep the state before a tool call that can change something, if somebody else has changed it."""
+        self._evicted = self._last_eviction()
         if name not in READ_ONLY_TOOLS:
             with storing():
+                self._tell(self._work.before_tool(self._session, self._position()))
+            self._at_work = True
+
+    def tool_done(self, name: str) -> None:
+        """Keep the state after a tool call that could have changed something."""
+        self._at_work = False
+        if name not in READ_ONLY_TOOLS or self._evicted != self._last_eviction():
+            with storing():
                 self._tell(self._work.after_tool(self._session, self._position()))
+
+    def _last_eviction(self) -> int:
+        """When a result was last put into a file, in nanoseconds: reading can be what changes the workspace, too."""
+        try:
+            return os.lstat(os.path.join(self.workspace, layout.EVICTED_DIRECTORY)).st_mtime_ns
+        except OSError:
+            return 0
 
     def ended(self) -> None:
         """Keep the state after the turn, unless it came to nothing or has been rewound."""
         if self._writer.count and not self._is_over:
-            self._tell(self._work.after_turn(self._session, self._position()))
+            self._tell(self._work.after_turn(self._session, self._position(), tool_at_work=self._at_work))
 
     def unkept(self) -> list[str]:
         """What the last checkpoint could not keep and the turn's first did not name, for the user."""
@@ -89,7 +110,8 @@ class TurnCheckpoints:
         """Make a checkpoint in the middle of the turn."""
         self._work.store.writer.check_free(label)
         with storing():
-            record = self._work.save(self._session, "manual", self._position(), author=AGENT, label=label)
+            author = self._work.in_turn(tool_at_work=False)
+            record = self._work.save(self._session, "manual", self._position(), author=author, label=label)
         self._tell(record)
         return record.id
 

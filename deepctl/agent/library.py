@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pydantic_ai import RunContext
-from pydantic_ai.capabilities import AbstractCapability, WrapRunHandler
+from pydantic_ai.capabilities import (
+    AbstractCapability,
+    CapabilityOrdering,
+    WrapRunHandler,
+    WrapToolExecuteHandler,
+)
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -63,6 +68,15 @@ class StoreCheckpoints:
         self._directory = directory
         self._rewound: set[tuple[str, str]] = set()
         self._results: dict[str | None, list[ToolReturnPart]] = {}
+        self.around_tools = False
+        """Whether the files are kept around every tool call, so that what changes in between is somebody else's."""
+
+    async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
+        """Keep what somebody else changed since the last tool call."""
+        if self.around_tools and name not in READ_ONLY_TOOLS and isinstance(self.store, FileCheckpointStore):
+            made = new_checkpoint(f"before-{name}", _turns(ctx.messages), self.conversation(ctx), {"kind": "tool"})
+            if self._directory is not None:
+                await self.store.save(made, workspace=self._directory, by_agent=False, only_changed=True)
 
     def tool_done(self, ctx: RunContext[Any], part: ToolReturnPart) -> None:
         """A tool has returned; pydantic-ai adds that to the messages only when all of the same answer have."""
@@ -101,7 +115,7 @@ class StoreCheckpoints:
         check_label(label)
         if await self.store.get_by_label(label) is not None:
             raise Refused(f"There is a checkpoint called {label!r} already.", code="label_exists")
-        return await self.save(label, self.conversation(ctx), {"kind": "manual"})
+        return await self.save(label, self.conversation(ctx), {"kind": "manual"}, by_agent=not self.around_tools)
 
     async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
         """A line for each checkpoint, oldest first."""
@@ -146,7 +160,10 @@ class Checkpointing(AbstractCapability[Any]):
 
     def _store(self, ctx: RunContext[Any]) -> StoreCheckpoints | None:
         found = getattr(ctx.deps, "checkpoints", None)
-        return found if isinstance(found, StoreCheckpoints) and self.frequency != "manual_only" else None
+        if not isinstance(found, StoreCheckpoints) or self.frequency == "manual_only":
+            return None
+        found.around_tools = self.frequency == "every_tool"
+        return found
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         """Forget what was remembered for the run, however it ends."""
@@ -163,6 +180,25 @@ class Checkpointing(AbstractCapability[Any]):
         if store is not None:
             before = [message for message in ctx.messages if message.run_id != ctx.run_id]
             await store.save(f"turn-{_turns(before)}", before, {"kind": "turn"}, by_agent=False)
+
+    def get_ordering(self) -> CapabilityOrdering:
+        """Closest to the tool: whoever is asked first may think for long."""
+        return CapabilityOrdering(position="innermost")
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: WrapToolExecuteHandler,
+    ) -> Any:
+        """Tell the checkpoints of the run, whosever they are, that a tool starts."""
+        found = getattr(ctx.deps, "checkpoints", None)
+        if found is not None:
+            await found.tool_starts(ctx, call.tool_name)
+        return await handler(args)
 
     async def after_tool_execute(
         self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any], result: Any
@@ -183,5 +219,6 @@ class Checkpointing(AbstractCapability[Any]):
         if store is not None:
             store.answered(ctx)
             conversation = result.all_messages()
-            await store.save(f"turn-{_turns(conversation)}", conversation, {"kind": "turn"})
+            by_agent = not store.around_tools
+            await store.save(f"turn-{_turns(conversation)}", conversation, {"kind": "turn"}, by_agent=by_agent)
         return result

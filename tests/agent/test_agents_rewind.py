@@ -81,3 +81,43 @@ def test_what_the_agent_cannot_do_with_checkpoints_it_is_told(deepctl: InProcess
     assert not any(event["ok"] for event in done.events if event["type"] == "tool_result")
     assert (home / "profiles/default/workspace/a.txt").read_text() == "the user's"
     assert len(requests) == 3
+
+
+def test_what_you_edit_while_the_model_thinks_is_yours(deepctl: InProcess, home: Path, chat) -> None:  # type: ignore[no-untyped-def]
+    workspace = home / "profiles/default/workspace"
+    deepctl("chat", "write old.txt: old").ok()
+
+    def edit() -> None:
+        (workspace / "mine.txt").write_text("the user's")
+        (workspace / "old.txt").write_text("the user's")
+
+    chat("go", ToolCalls([_write("agent")]), Text(["Let me ", "think."], gate=edit))[0].ok()
+    done = deepctl("checkpoints", "rewind", "--json").ok().json
+    assert done["files"]["deleted"] == ["a.txt"]
+    assert {path.name: path.read_text() for path in workspace.iterdir()} == {
+        "mine.txt": "the user's",
+        "old.txt": "the user's",
+    }
+
+
+def test_what_you_edit_after_the_agent_in_the_same_turn_is_a_conflict(deepctl: InProcess, home: Path, chat) -> None:  # type: ignore[no-untyped-def]
+    workspace = home / "profiles/default/workspace"
+    deepctl("chat", "hello").ok()
+
+    def edit() -> None:
+        (workspace / "a.txt").write_text("the user's")
+
+    chat("go", ToolCalls([_write("agent")]), Text(["Let me ", "think."], gate=edit))[0].ok()
+    refused = deepctl("checkpoints", "rewind", "--json")
+    assert (refused.code, refused.error["paths"]) == (6, ["a.txt"])
+    assert (workspace / "a.txt").read_text() == "the user's"
+
+
+def test_a_large_result_that_reading_put_into_a_file_is_the_agents(deepctl: InProcess, home: Path) -> None:
+    workspace = home / "profiles/default/workspace"
+    deepctl("chat", "hello").ok()
+    (workspace / "large.txt").write_text("x" * 70 + "\n" + ("y" * 70 + "\n") * 3000)
+    deepctl("chat", "read large.txt").ok()
+    assert list((workspace / "large_tool_results").iterdir())
+    deepctl("checkpoints", "rewind").ok()
+    assert [path.name for path in workspace.iterdir()] == ["large.txt"]

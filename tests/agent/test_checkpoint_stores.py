@@ -486,3 +486,26 @@ def test_what_is_cleared_is_in_no_file_any_more(tmp_path: Path) -> None:
     )
     assert b"canary" not in kept
     assert (tmp_path / "s" / "package.json").exists()
+
+
+def test_what_changes_between_two_tool_calls_of_a_run_is_not_the_agents(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    answers = 0
+
+    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        nonlocal answers
+        answers += 1
+        if answers == 3:
+            yield "Done."
+            return
+        (work / f"mine-{answers}.txt").write_text("the user's, while the model was thinking")
+        arguments = json.dumps({"path": f"agents-{answers}.txt", "content": "x"})
+        yield {0: DeltaToolCall(name="write_file", json_args=arguments, tool_call_id=f"c{answers}")}
+
+    store = FileCheckpointStore(tmp_path / "s")
+    deps = DeepAgentDeps(backend=LocalBackend(work), checkpoint_store=store)
+    _run(create_deep_agent(FunctionModel(stream_function=stream)).run("go", deps=deps))
+    first = _run(store.list_all())[0]
+    assert _run(store.rewind(first.id, work)) == ["agents-1.txt", "agents-2.txt"]
+    assert sorted(path.name for path in work.iterdir()) == ["mine-1.txt", "mine-2.txt"]

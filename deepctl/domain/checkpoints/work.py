@@ -114,6 +114,13 @@ class Work:
             return self._save(session, "turn", position, author, wanted=lambda tree: tree != head.tree)
         return self._save(session, "turn", position, author)
 
+    def before_tool(self, session: Session, position: Position) -> Record | None:
+        """Keep what somebody else changed while no tool was at work: the model may have thought for minutes."""
+        if self.policy != EVERY_TOOL:
+            return None
+        known = self.store.tree
+        return self._save(session, "tool", position, OTHER, wanted=lambda tree: tree != known)
+
     def after_tool(self, session: Session, position: Position) -> Record | None:
         """Keep the state after a tool call, if it changed anything."""
         if self.policy != EVERY_TOOL:
@@ -121,9 +128,19 @@ class Work:
         known = self.store.tree
         return self._save(session, "tool", position, AGENT, wanted=lambda tree: tree != known)
 
-    def after_turn(self, session: Session, position: Position) -> Record | None:
-        """Keep the state in which a turn ends."""
-        return None if self.policy == MANUAL_ONLY else self._save(session, "turn", position, AGENT)
+    def in_turn(self, *, tool_at_work: bool) -> str:
+        """Whose what changed since the last look is, in the middle of a turn.
+
+        The tree is kept around every tool call, so it is the agent's only while a tool is at work; where it is kept for
+        turns only, all of a turn is the agent's.
+        """
+        return AGENT if tool_at_work or self.policy != EVERY_TOOL else OTHER
+
+    def after_turn(self, session: Session, position: Position, *, tool_at_work: bool = False) -> Record | None:
+        """Keep the state in which a turn ends, in the middle of a tool if it was broken off there."""
+        if self.policy == MANUAL_ONLY:
+            return None
+        return self._save(session, "turn", position, self.in_turn(tool_at_work=tool_at_work))
 
     def between(self) -> str:
         """Who changed the workspace since it was last looked at, when no turn is at work.
