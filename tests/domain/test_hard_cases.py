@@ -129,7 +129,8 @@ def test_next_to_a_damaged_line_nobody_can_tell_whose_an_edit_is(scene: Scene) -
     scene.agent("b.txt", "2")
     path = Path(scene.paths.checkpoints) / "ledger.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    number = next(n for n, line in enumerate(lines) if b'"author":"other"' in line and n > 1)
+    after = next(number for number, line in enumerate(lines) if target.id.encode() in line) + 1
+    number = next(number for number in range(after, len(lines)) if b'"author":"other"' in lines[number])
     lines[number] = lines[number].replace(b'"author":"other"', b'"author":"othar"')
     path.write_bytes(b"".join(lines))
     with pytest.raises(Conflicts):
