@@ -62,6 +62,10 @@ class FileCheckpointStore:
         self._parsed: dict[str, tuple[list[int], list[ModelMessage]]] = {}
         durable.make_root(self._directory)
 
+    def __del__(self) -> None:
+        if hasattr(self, "_parsed"):
+            self._close()
+
     async def save(
         self,
         checkpoint: Checkpoint,

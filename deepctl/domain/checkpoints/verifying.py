@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from typing import NamedTuple
 
 from deepctl.domain.checkpoints import reading, trees
@@ -32,7 +33,11 @@ def verify(paths: ProfilePaths) -> Verified:
     """Check everything. Never raises for damage; a later format is `NewerFormat`."""
     found = reading.read(paths)
     problems = reading.structural(paths, found)
-    objects = Objects(paths.packs, Cache())
+    with closing(Cache()) as cache:
+        return _verified(paths, found, problems, Objects(paths.packs, cache))
+
+
+def _verified(paths: ProfilePaths, found: Ledger, problems: list[Problem], objects: Objects) -> Verified:
     good: set[bytes] = set()
     size = 0
     for name in sorted(objects.names()):
