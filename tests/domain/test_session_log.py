@@ -133,3 +133,20 @@ def test_text_that_is_not_utf8_survives(directory: str) -> None:
     odd = {**END, "parts": [{"part_kind": "text", "content": "name \udcff\u2028 end"}]}
     _write(directory, ASK, odd)
     assert _messages(directory)[-1] == odd
+
+
+def test_a_log_that_lost_what_another_continues_is_damaged(tmp_path: Path) -> None:
+    first = log.log_path(str(tmp_path), "a")
+    Path(first).write_bytes(sealed.seal(log.header("a")))
+    writer = log.Writer(str(tmp_path), "a", 1)
+    writer.message({"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "hello"}]})
+    end = writer.end
+    writer.close()
+    Path(log.log_path(str(tmp_path), "b")).write_bytes(sealed.seal(log.header("b", {"log": "a", "offset": end})))
+    assert log.read(str(tmp_path), "b").damage == []
+    whole = Path(first).read_bytes()
+    for cut in (whole.index(b"\n"), whole.index(b"\n") + 1, len(whole) - 30):
+        Path(first).write_bytes(whole[:cut])
+        found = log.read(str(tmp_path), "b")
+        assert found.messages == []
+        assert log.MISSING in {damage.reason for damage in found.damage}

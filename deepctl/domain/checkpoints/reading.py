@@ -105,7 +105,7 @@ def conversation_at(paths: ProfilePaths, record: Record) -> log.Conversation:
     if end < record.offset:
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is cut short.")
     found = log.read(directory, record.log, record.offset)
-    lost = next((damage for damage in found.damage if damage.line == 1), None)
+    lost = next((damage for damage in found.damage if damage.line == 1 or damage.reason == log.MISSING), None)
     if lost is not None:
         raise Damaged(f"The conversation of checkpoint {record.id} is lost: {lost.file}: {lost.reason}.")
     return found

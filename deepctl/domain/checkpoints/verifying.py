@@ -144,6 +144,8 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
             except (DeepctlError, OSError) as error:
                 problems.append(Problem(None, path, str(error)))
                 continue
+            if entry.endswith(".json") and not raw.endswith(b"\n"):
+                problems.append(Problem(None, path, "cut short"))
             problems += [
                 Problem(None, f"{path} line {line.number}", line.problem or "unreadable")
                 for line in sealed.parse(raw)

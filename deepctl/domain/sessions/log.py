@@ -25,6 +25,7 @@ from deepctl.files import durable, sealed
 
 FORMAT = 1
 SUFFIX = ".jsonl"
+MISSING = "messages are missing at its end"
 
 
 class Message(NamedTuple):
@@ -164,6 +165,8 @@ def _chain(directory: str, log: str, end: int | None, damage: list[Damage]) -> l
         except FileNotFoundError:
             raise _missing(path) from None
         lines = list(sealed.parse(raw if end is None else raw[:end]))
+        if end is not None and len(raw) < end:
+            damage.append(Damage(os.path.basename(path), len(lines) + 1, MISSING, False))
         first = lines[0].value if lines else None
         if first is None:
             # Written as a whole, so no kill can have cut it.
