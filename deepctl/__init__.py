@@ -19,13 +19,19 @@ if TYPE_CHECKING:
     from deepctl.agent.checkpointing import RewindRequested
     from deepctl.agent.file_store import FileCheckpointStore
     from deepctl.agent.offline import offline_model
+    from deepctl.agent.sandboxes import Bubblewrap, Docker, NoSandbox
+    from deepctl.sandbox.policy import Limits
 
 _MODULES = {
+    "Bubblewrap": "deepctl.agent.sandboxes",
     "Checkpoint": "deepctl.agent.checkpoint_stores",
     "DeepAgentDeps": "deepctl.agent.assemble",
+    "Docker": "deepctl.agent.sandboxes",
     "FileCheckpointStore": "deepctl.agent.file_store",
     "InMemoryCheckpointStore": "deepctl.agent.checkpoint_stores",
+    "Limits": "deepctl.sandbox.policy",
     "LocalBackend": "deepctl.agent.backend",
+    "NoSandbox": "deepctl.agent.sandboxes",
     "RewindRequested": "deepctl.agent.checkpointing",
     "StateBackend": "pydantic_ai_backends",
     "create_deep_agent": "deepctl.agent.assemble",
@@ -33,11 +39,15 @@ _MODULES = {
 }
 
 __all__ = [
+    "Bubblewrap",
     "Checkpoint",
     "DeepAgentDeps",
+    "Docker",
     "FileCheckpointStore",
     "InMemoryCheckpointStore",
+    "Limits",
     "LocalBackend",
+    "NoSandbox",
     "RewindRequested",
     "StateBackend",
     "__version__",

@@ -20,6 +20,8 @@ READERS = [
     ("config", "show", "--user", "alice"),
     ("config", "get", "model"),
     ("config", "path"),
+    ("sandbox", "show", "--user", "alice"),
+    ("doctor", "--user", "alice"),
 ]
 HEAVY = ("pydantic", "pydantic_ai", "pydantic_ai_backends", "pydantic_ai_harness", "rich", "prompt_toolkit", "tomlkit")
 

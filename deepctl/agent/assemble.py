@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +11,20 @@ from pydantic_ai import Agent, RunContext
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.models import Model
 from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceRef
-from pydantic_ai_backends import PERMISSIVE_RULESET, ConsoleCapability, StateBackend
+from pydantic_ai_backends import ConsoleCapability, PermissionRuleset, StateBackend, create_console_toolset
 from pydantic_ai_harness.memory import Memory
 from pydantic_ai_harness.planning import Planning
 from pydantic_ai_harness.tool_output_limits import Band, Spill, ToolOutputLimits, Truncate
 
 from deepctl.agent import stores
+from deepctl.agent.approvals import Approvals, Approve, Ask, search_rules
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.agent.checkpointing import AgentCheckpoints, checkpoints_toolset
-from deepctl.agent.guards import Approvals, Approve, Ask, FailuresAreResults, OneAtATime
+from deepctl.agent.guards import FailuresAreResults, NoSecrets, OneAtATime
 from deepctl.agent.library import Checkpointing, StoreCheckpoints, directory_of
 from deepctl.agent.plans import plans_toolset
 from deepctl.domain import layout
+from deepctl.domain.permissions import Permissions
 
 _TOOL_RETRIES = 3
 _EVICT_OVER = 20_000
@@ -77,7 +80,23 @@ class _BackendOfDeps(AbstractCapability[DeepAgentDeps]):
 
 @dataclass
 class _Console(ConsoleCapability):
-    """The console tools, described as they are offered here."""
+    """The console tools, described as they are offered here.
+
+    A tool that has to ask is put off until after the other calls of the same answer, so these ask for nothing:
+    `Approvals` asks inside the call instead.
+    """
+
+    searches: PermissionRuleset | None = None
+    """What `grep` hides."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._toolset = create_console_toolset(
+            include_execute=self.include_execute,
+            require_execute_approval=False,
+            profile=self.profile,
+            permissions=self.searches,
+        )
 
     def get_instructions(self) -> str:
         shell = " and a shell (execute)" if self.include_execute else "; there is no shell"
@@ -95,6 +114,8 @@ def create_deep_agent(
     checkpoint_frequency: CheckpointFrequency = "every_tool",
     approve: Approve = "ask",
     ask: Ask | None = None,
+    permissions: Permissions | None = None,
+    environment: Mapping[str, str] | None = None,
     agent_name: str = layout.AGENT,
     capabilities: Sequence[AbstractCapability[DeepAgentDeps]] = (),
 ) -> Agent[DeepAgentDeps, str]:
@@ -112,8 +133,11 @@ def create_deep_agent(
             are made in the `checkpoint_store` of the run's deps, if it has one.
         checkpoint_frequency: When: `every_turn`, `every_tool` (when it starts and ends, and after every tool call that
             could have changed something) or `manual_only`.
-        approve: What happens to commands: `ask` (by `ask`; without one, no), `auto` (yes) or `never` (no).
-        ask: Shows a command to a person and returns the answer.
+        approve: What happens to commands outside a sandbox, and to what `permissions` mark so: `ask` (by `ask`; without
+            one, no), `auto` (yes) or `never` (no).
+        ask: Shows a command, or the diff of a change, to a person and returns the answer.
+        permissions: Rules for reading, writing, editing and commands; `deepctl.domain.permissions.parse` reads them.
+        environment: Where the keys are that results of tools are rid of; this process's own environment by default.
         agent_name: Whose memory it is.
         capabilities: More capabilities of pydantic-ai.
     """
@@ -121,14 +145,13 @@ def create_deep_agent(
         FailuresAreResults(),
         OneAtATime(),
         _BackendOfDeps(),
-        # The ruleset that allows everything keeps `execute` from being deferred until after the other calls of the
-        # same answer; `Approvals` asks inside the call instead.
-        _Console(include_execute=include_execute, permissions=PERMISSIVE_RULESET),
+        _Console(include_execute=include_execute, searches=search_rules(permissions or {})),
         stores.ContextFiles(),
         _eviction(),
+        # Behind eviction, so that what goes into a file is rid of them too.
+        NoSecrets(os.environ if environment is None else environment),
     ]
-    if include_execute:
-        parts.append(Approvals(approve=approve, ask=ask))
+    parts.append(Approvals(approve=approve, ask=ask, permissions=permissions or {}))
     if include_memory:
         parts.append(Memory(store_resolver=stores.memory_store, agent_name=agent_name))
     toolsets = [plans_toolset()] if include_plans else []

@@ -7,34 +7,42 @@ on today's parts: pydantic-ai's `LocalWorkspaceBackend` for commands, `deepctl.f
 
 from __future__ import annotations
 
+import contextlib
 import os
+import posixpath
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import anyio
 import anyio.to_thread
 from pydantic_ai.workspaces import (
     CommandResult,
     FileEntry,
-    LocalWorkspaceBackend,
     SupportsCommands,
     SupportsFilesystem,
     SupportsRealpath,
     Workspace,
     WorkspaceBackend,
     WorkspaceCommand,
+    WorkspaceError,
     WorkspaceRef,
     WorkspaceUnavailableError,
 )
 from pydantic_ai_backends import ConfinedWorkspace, WorkspacePathError
 
+from deepctl.agent.sandboxes import NoSandbox, Sandbox, refused
 from deepctl.files.beneath import Outside, Tree
+from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable
 
 T = TypeVar("T")
 
-HOME_DIRECTORY = ".deep/home"
-COMMAND_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SEARCH = 'ulimit -v "$1"; cd -P "$2" || exit 2; shift 2; exec "$@"'
+_SEARCH_MEMORY = 2 << 30
+_SEARCH_SECONDS = 120.0
+_WATCH_SECONDS = 0.2
 
 
 class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
@@ -44,7 +52,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
     """
 
     def __init__(self, root_dir: str | os.PathLike[str], *, follow_links: bool = True) -> None:
-        self._tree = Tree(os.fspath(root_dir), follow=follow_links)
+        self._tree = Tree(os.fspath(root_dir), follow=follow_links, mount=MOUNT)
 
     @property
     def ref(self) -> WorkspaceRef:
@@ -52,7 +60,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         return WorkspaceRef(provider="deepctl", id="workspace")
 
     async def working_dir(self) -> str:
-        return self._tree.root
+        return MOUNT
 
     async def _call(self, operation: Callable[[], T]) -> T:
         try:
@@ -104,22 +112,13 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
     """The files, and of commands only `find` and `grep` as the console's `glob` and `grep` word them.
 
     Without any command those two tools would match in this process, where a pattern such as `(a+)+$` cannot be
-    stopped. They are started without a shell, and what begins with a dash stays a path: `glob` with the path `-delete`
-    must not become an option of `find`.
+    stopped. They are started in the directory itself, which nobody can swap for another meanwhile; what begins with a
+    dash stays a path: `glob` with the path `-delete` must not become an option of `find`.
     """
 
     def __init__(self, root_dir: str | os.PathLike[str]) -> None:
         super().__init__(root_dir)
-        self._runner = LocalWorkspaceBackend(
-            self._tree.root,
-            env={
-                "PATH": COMMAND_PATH,
-                "LANG": "C.UTF-8",
-                "LC_ALL": "C.UTF-8",
-                "LC_CTYPE": "C.UTF-8",
-                "HOME": os.path.join(self._tree.root, HOME_DIRECTORY),
-            },
-        )
+        self._searcher = NoSandbox().commands(self._tree.root)
 
     async def run(
         self,
@@ -131,8 +130,25 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
     ) -> CommandResult:
         search = search_command(command)
         if search is not None:
-            return await self._runner.run(search, timeout=timeout)
+            return await self._search(search, timeout=min(timeout or _SEARCH_SECONDS, _SEARCH_SECONDS))
         return await self._run(command, shell, env, timeout)
+
+    async def _search(self, search: Search, *, timeout: float) -> CommandResult:
+        with contextlib.ExitStack() as stack:
+            try:
+                # As every other tool takes it: `..` before links.
+                where = posixpath.normpath(search.where)
+                descriptor, name = await self._call(lambda: stack.enter_context(self._tree.opened(where)))
+            except OSError as error:
+                return CommandResult(exit_code=2, stdout="", stderr=f"{error.strerror}\n")
+            directory = f"/proc/{os.getpid()}/fd/{descriptor}"
+            if not os.path.exists(directory):
+                directory = os.path.join(self._tree.root, search.where)  # macOS has no way to name a descriptor
+            argv = [*search.before, name, *search.behind]
+            result = await self._searcher.run(
+                ["/bin/sh", "-c", _SEARCH, "sh", str(_SEARCH_MEMORY // 1024), directory, *argv], timeout=timeout
+            )
+        return replace(result, stdout=_prefixed(result.stdout, name, search.where))
 
     async def _run(
         self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
@@ -141,59 +157,112 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
 
 
 class _CommandBackend(_SearchBackend):
-    """The files with commands, which nothing confines. They get a fixed environment, none of deepctl's own."""
+    """The files with commands, in a sandbox or none. They get a fixed environment, none of deepctl's own."""
 
-    def __init__(self, root_dir: str | os.PathLike[str]) -> None:
+    def __init__(self, root_dir: str | os.PathLike[str], sandbox: Sandbox) -> None:
         super().__init__(root_dir)
         self._own = Tree(self._tree.root, follow=False)
+        self._limits = sandbox.limits
+        self.runner = sandbox.commands(self._tree.root)
 
     async def _run(
         self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
     ) -> CommandResult:
         await self._call(partial(self._own.make_directory, HOME_DIRECTORY))
-        return await self._runner.run(command, shell=shell, env=env, timeout=timeout)
+        seconds = min(timeout or self._limits.seconds, self._limits.seconds)
+        before = self._used()
+        result: CommandResult | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+
+                async def watch() -> None:
+                    while self._used() - before <= self._limits.disk:
+                        await anyio.sleep(_WATCH_SECONDS)
+                    tasks.cancel_scope.cancel()
+
+                tasks.start_soon(watch)
+                result = await self.runner.run(command, shell=shell, env=env, timeout=seconds)
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        if result is None:
+            raise WorkspaceError(
+                f"the command was ended: more than {self._limits.disk >> 20} MiB were written while it ran"
+            )
+        return result
+
+    def _used(self) -> int:
+        """Bytes in use where the workspace lies, whoever uses them."""
+        found = os.statvfs(self._tree.root)
+        return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
-def search_command(command: WorkspaceCommand) -> list[str] | None:
-    """The program and arguments of a search as pydantic-ai-backend words it for a shell; `None` for anything else."""
+class Search(NamedTuple):
+    """The words of a search before and behind the place that is searched, and that place."""
+
+    before: list[str]
+    behind: list[str]
+    where: str
+
+
+def search_command(command: WorkspaceCommand) -> Search | None:
+    """A search as pydantic-ai-backend words it for a shell; `None` for anything else."""
     try:
         words = shlex.split(command) if isinstance(command, str) else []
     except ValueError:
         return None
     match words:
         case ["find", root, "-path", pattern, "-type", "f", "2>/dev/null"]:
-            return ["find", "-P", _operand(root), "-path", pattern, "-type", "f"]
+            return Search(["find", "-P"], ["-path", pattern, "-type", "f"], root)
         case ["grep", "-rnH", *options, "-e", pattern, root] if all(
             option.startswith(("--exclude-dir=", "--include=")) for option in options
         ):
             # A FIFO would be waited for.
-            return ["grep", "-rnH", "-D", "skip", *options, "-e", pattern, "--", _operand(root)]
+            return Search(["grep", "-rnH", "-D", "skip", *options, "-e", pattern, "--"], [], root)
         case _:
             return None
 
 
-def _operand(path: str) -> str:
-    return f"./{path}" if path.startswith("-") else path
+def _prefixed(found: str, name: str, where: str) -> str:
+    """What a search below `name` printed, as if it had been told `where`."""
+    if name == where:
+        return found
+    behind = len(name)
+    return "".join(
+        f"{where}{line[behind:]}" if line.startswith(name) else line for line in found.splitlines(keepends=True)
+    )
 
 
 class LocalBackend(ConfinedWorkspace):
     """A directory of this machine as an agent's workspace, created (0700) if it is missing.
 
     Args:
-        root_dir: The directory. File tools cannot leave it, by `..`, by an absolute path or by a link.
-        commands: Whether commands can run. They run on this machine with nothing around them, in `root_dir`, with a
-            fixed `PATH` and `LANG` and a `HOME` of their own, `.deep/home` in it; everything this process may do, they
-            may do.
+        root_dir: The directory. File tools cannot leave it, by `..`, by an absolute path or by a link. They know it as
+            `/workspace`, too.
+        sandbox: Where commands run: `Bubblewrap()`, `Docker(…)`, or `NoSandbox()`, on this machine with nothing around
+            them. Without one there are no commands. They get a fixed `PATH` and `LANG`, and a `HOME` of their own,
+            `.deep/home` in the workspace.
 
-    Raises `OSError` if the directory cannot be made.
+    Raises `OSError` if the directory cannot be made, `Refused` if the sandbox is not there.
     """
 
-    def __init__(self, root_dir: str | os.PathLike[str], *, commands: bool = False) -> None:
+    def __init__(self, root_dir: str | os.PathLike[str], *, sandbox: Sandbox | None = None) -> None:
         os.makedirs(root_dir, mode=0o700, exist_ok=True)
         self.root_dir = os.path.realpath(root_dir)
-        super().__init__(Workspace((_CommandBackend if commands else _SearchBackend)(self.root_dir)))
+        self.sandbox = sandbox
+        try:
+            inner = _SearchBackend(self.root_dir) if sandbox is None else _CommandBackend(self.root_dir, sandbox)
+        except Unavailable as problem:
+            raise refused(sandbox.name if sandbox is not None else "none", problem) from None
+        super().__init__(Workspace(inner))
+        self._runner = inner.runner if isinstance(inner, _CommandBackend) else None
         self.files: WorkspaceBackend = DirectoryBackend(self.root_dir, follow_links=False)
         """The same directory for deepctl's own stores: files only, no links."""
+
+    def close(self) -> None:
+        """End what commands left running, where the sandbox can: in a container. It can be used again."""
+        if self._runner is not None:
+            self._runner.close()
 
     async def check(self, path: str) -> None:
         """Refuse a path that leads out, without telling the model where on this machine the workspace is."""

@@ -1,10 +1,10 @@
-"""What stands around every tool call: order, approval, and failures that stay failures of the tool."""
+"""What stands around every tool call: order, failures that stay failures of the tool, and secrets kept out."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_ai import RunContext
@@ -21,9 +21,7 @@ from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.workspaces import WorkspaceError
 from pydantic_ai_backends import PermissionAskError, PermissionDeniedError
 
-Approve = Literal["ask", "auto", "never"]
-Ask = Callable[[str], Awaitable[bool]]
-"""Shows a command to the person at the terminal and returns the answer."""
+from deepctl.redaction import redact
 
 
 @dataclass
@@ -93,24 +91,30 @@ class FailuresAreResults(AbstractCapability[Any]):
 
 
 @dataclass
-class Approvals(AbstractCapability[Any]):
-    """Commands need a yes: asked for inside the call, so that nothing after it runs before it.
+class NoSecrets(AbstractCapability[Any]):
+    """What a tool returns is told to the model, logged and shown without the keys in this process's environment.
 
-    `approve` is `auto` (yes), `never` (no) or `ask`, which uses `ask` and, without one, means no.
+    Commands do not get them; where nothing is around commands, one can still find them, in `/proc` for instance.
     """
 
-    approve: Approve = "ask"
-    ask: Ask | None = None
-    tools: tuple[str, ...] = ("execute",)
+    environment: Mapping[str, str]
 
-    async def before_tool_execute(
-        self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any]
-    ) -> dict[str, Any]:
-        if call.tool_name not in self.tools or self.approve == "auto":
-            return args
-        if self.approve == "ask" and self.ask is not None and await self.ask(str(args.get("command", ""))):
-            return args
-        who = "The user did not allow" if self.approve == "ask" and self.ask is not None else "Nobody is there to allow"
-        if self.approve == "never":
-            who = "The settings do not allow"
-        raise ToolFailed(f"{who} this command; it did not run. Go on without it.")
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: WrapToolExecuteHandler,
+    ) -> Any:
+        try:
+            return await handler(args)
+        except (ToolFailed, ModelRetry) as error:
+            raise type(error)(redact(error.message, self.environment)) from error
+
+    async def after_tool_execute(
+        self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any], result: Any
+    ) -> Any:
+        """Here, because eviction to a file happens here too, after this: later capabilities come first."""
+        return redact(result, self.environment) if isinstance(result, str) else result

@@ -104,10 +104,10 @@ def _strict_about_ends(model: Model, providers: list[Provider[Any]]) -> Model:
 
 def failure(error: BaseException, model: str, environment: Mapping[str, str]) -> DeepctlError | None:
     """A failed run in one line, with exit 7 and whether a retry can help; `None` if it is no model's failure."""
-    detail = _detail(error)
+    # Before it is cut, so that no half of a key is left at the end.
+    shown = _one_line(redact(_detail(error), environment))
     if isinstance(error, exceptions.ModelHTTPError):
-        detail = f"HTTP {error.status_code}: {detail}"
-    shown = redact(detail, environment)
+        shown = f"HTTP {error.status_code}: {shown}"
     retryable = isinstance(error, _RETRYABLE)
     hint = "Trying again later can help." if retryable else None
     if isinstance(error, exceptions.ModelAuthenticationError):
@@ -164,8 +164,8 @@ def _detail(error: BaseException) -> str:
     if isinstance(body, Mapping):
         inner = body.get("error", body)
         if isinstance(inner, Mapping) and isinstance(inner.get("message"), str):
-            return _one_line(inner["message"])
-    return _one_line(str(error) or type(error).__name__)
+            return str(inner["message"])
+    return str(error) or type(error).__name__
 
 
 def _one_line(text: str) -> str:

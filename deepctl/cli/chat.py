@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import errno
-import gc
-import os
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import typer
 
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
-from deepctl.domain import names, profiles, settings
-from deepctl.domain.layout import ProfilePaths, Root
-from deepctl.domain.sessions import catalogue
+from deepctl.cli.talking import Start
+from deepctl.domain import names
 from deepctl.errors import BadName, UsageError
 from deepctl.output.chat import Display, Events, Text
 from deepctl.output.text import is_terminal
-
-if TYPE_CHECKING:
-    from deepctl.agent.chat import Chat
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 
@@ -52,16 +46,21 @@ def chat(
     approve: Annotated[
         Literal["ask", "auto", "never"] | None,
         typer.Option(
-            help="What happens to commands: ask at the terminal (the default; without one, no), auto is yes, never no."
+            help="What happens to commands outside a sandbox, and to what the profile's rules mark: ask at the "
+            "terminal (the default; without one, no), auto is yes, never no."
         ),
     ] = None,
     sandbox: Annotated[
         Literal["auto", "bubblewrap", "docker", "none"] | None,
         typer.Option(
-            help="Where the agent's commands run. none: with your own rights and nothing around them. bubblewrap and "
-            "docker are not in this version; with auto, the default, there is no shell."
+            help="Where the agent's commands run. auto: in bubblewrap, and where that does not work, asked about one "
+            "by one. none: with your own rights and nothing around them."
         ),
     ] = None,
+    network: Annotated[bool, typer.Option("--network", help="Let commands in a sandbox use the network.")] = False,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="Keep everything in memory: nothing is read from or written to disk.")
+    ] = False,
     timeout: options.Timeout = None,
     wait: options.Wait = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON event a line.")] = False,
@@ -71,26 +70,36 @@ def chat(
     With a PROMPT or piped stdin: one turn, the answer on stdout, exit. Without either, at a terminal: a conversation.
     """
     display: Display = Events() if as_json else Text()
-    name = options.user(user)
+    name = names.check(user or "ephemeral") if ephemeral else options.user(user)
     if session is not None and new is not None:
         raise UsageError("--session and --new exclude each other.")
     if session is not None:
         names.check(session, "session")
     if new is not None and new != UNNAMED:
         _check_new(new)
+    if ephemeral and (session is not None or new is not None):
+        raise UsageError("--ephemeral has no sessions: --session and --new mean nothing there.")
+    if ephemeral and (sandbox not in (None, "auto") or network):
+        raise UsageError(
+            "--ephemeral has no directory that commands could run in: --sandbox and --network mean nothing there."
+        )
     said = _said(prompt, new)
     if said is None and as_json:
         raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")
-    root = options.root()
-    profile = profiles.find(root, name) if profiles.exists(root, name) else None
-    with closing(display), closing(_chat(profile, model, approve, sandbox, timeout)) as agent:
-        talk = Talk(root, name, agent, wait, display)
-        if said is not None:
-            talk.turn(said, session, new)
-        else:
-            from deepctl.cli.interactive import converse
+    given = {"model": model, "approve": approve, "sandbox": sandbox}
+    asking = is_terminal(sys.stdin) and is_terminal(sys.stderr)
+    with closing(display):
+        start = Start(name, given, timeout, asking=asking)
+        opened = (
+            start.ephemeral(display) if ephemeral else start.profile(display, options.root(), wait, network=network)
+        )
+        with closing(opened) as talk:
+            if said is not None:
+                talk.turn(said, session, new)
+            else:
+                from deepctl.cli.interactive import converse
 
-            converse(talk, session, new)
+                converse(talk, session, new)
 
 
 def _check_new(new: str) -> None:
@@ -139,101 +148,3 @@ def _stdin() -> str:
             "Convert it first, for instance with iconv.",
             code="stdin_not_utf8",
         ) from None
-
-
-def _chat(
-    profile: ProfilePaths | None, model: str | None, approve: str | None, sandbox: str | None, timeout: float | None
-) -> Chat:
-    given = {"model": model, "approve": approve, "sandbox": sandbox}
-    found = {
-        key: settings.resolve(key, environment=os.environ, profile=profile, option=given.get(key)).value
-        for key in ("model", "base_url", "instructions", "sandbox", "approve")
-    }
-    # pydantic-ai greets new users of the library on stderr; these are not.
-    os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
-    # A second of imports: only now that there is something to say. None of what they make is garbage, so looking for
-    # some meanwhile is a waste.
-    gc.disable()
-    from deepctl.agent.chat import Chat, Options
-
-    gc.freeze()
-    gc.enable()
-
-    chosen = Options(
-        model=found["model"] or "offline",
-        base_url=found["base_url"],
-        instructions=found["instructions"],
-        sandbox=found["sandbox"] or "auto",
-        approve=cast("Literal['ask', 'auto', 'never']", found["approve"] or "ask"),
-        timeout=timeout,
-    )
-    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
-        return Chat(chosen, environment=os.environ)
-    from deepctl.cli.interactive import ask_at_terminal
-
-    return Chat(chosen, environment=os.environ, ask=ask_at_terminal)
-
-
-class Talk:
-    """One profile's chat as the command line runs it: the lock for every turn, and every turn shown."""
-
-    def __init__(self, root: Root, user: str, chat: Chat, wait: float, display: Display) -> None:
-        self._chat = chat
-        self.root = root
-        self.wait = wait
-        self.user = user
-        self.display = display
-        self.model = chat.model
-        self._introduced = False
-
-    def turn(self, prompt: str, session: str | None, new: str | None) -> str:
-        """Take the lock, run one turn and show it. Returns the name of the session it was in."""
-        with profiles.lock(self.root, self.user, command="chat", wait=self.wait):
-            profile = self.profile()
-            name = _session(profile, session, new, self.display)
-            self.introduce()
-            start = {"type": "start", "profile": profile.name, "session": name, "model": self.model}
-            self.display.event(start)
-            with options.opened(profile, self.display.notice) as work:
-                done = self._chat.turn(work, name, prompt, self.display.event)
-        for message in done.notices:
-            self.display.notice(message)
-        self.display.event(
-            {
-                "type": "result",
-                "output": done.outcome.output,
-                "session": done.session,
-                "checkpoint": done.checkpoint,
-                "usage": done.outcome.usage._asdict(),
-            }
-        )
-        return done.session
-
-    def introduce(self) -> None:
-        """Say once who answers, if it is no LLM."""
-        if self.model == "offline" and not self._introduced:
-            self.display.notice(
-                "The offline model answers: it follows a few commands and is not an LLM. "
-                "Choose a model with --model or `deepctl config set model provider:name`."
-            )
-        self._introduced = True
-
-    def profile(self) -> ProfilePaths:
-        """The profile, made if this is its first turn. The caller holds the lock."""
-        if profiles.exists(self.root, self.user):
-            return profiles.find(self.root, self.user)
-        made = profiles.create(self.root, self.user)
-        self.display.notice(f"Created profile {made.name}.")
-        return made
-
-
-def _session(profile: ProfilePaths, session: str | None, new: str | None, display: Display) -> str:
-    if new is not None:
-        return catalogue.start(profile, new if new != UNNAMED else catalogue.free_name(profile)).name
-    wanted = session if session is not None else catalogue.latest(profile) or catalogue.FIRST
-    found = catalogue.spelled(profile, wanted)
-    if found is not None:
-        return found
-    if session is not None:
-        display.notice(f"Began session {session}.")
-    return catalogue.start(profile, wanted).name

@@ -6,16 +6,13 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from deepctl.domain import profiles
-from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.sessions import catalogue
 from deepctl.errors import DeepctlError, Interrupted, Terminated
-from deepctl.files import durable
 from deepctl.output import render
-from deepctl.output.text import printable_lines
+from deepctl.output.text import printable
 
 if TYPE_CHECKING:
-    from deepctl.cli.chat import Talk
+    from deepctl.agent.approvals import Answer, Question
+    from deepctl.cli.talking import Talk
 
 
 _HELP = "Ctrl-C stops an answer; Ctrl-D or /exit leaves."
@@ -27,17 +24,12 @@ def converse(talk: Talk, session: str | None, new: str | None) -> None:
     The lock is held during turns only, so an idle conversation keeps nobody waiting.
     """
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory
 
-    with profiles.lock(talk.root, talk.user, command="chat", wait=talk.wait):
-        profile = talk.profile()
-    durable.make_private_file(profile.prompt_history)
-    editor: PromptSession[str] = PromptSession(history=FileHistory(profile.prompt_history), enable_suspend=True)
-    talk.introduce()
-    talk.display.notice(f"{_where(profile, session, new)}, model {talk.model}. {_HELP}")
+    talk.display.notice(f"{talk.begin(session, new)} {_HELP}")
+    editor: PromptSession[str] = PromptSession(history=talk.history(), enable_suspend=True)
     while True:
         try:
-            prompt = editor.prompt(f"{profile.name}> ")
+            prompt = editor.prompt(f"{talk.name}> ")
         except KeyboardInterrupt:
             continue
         except EOFError:
@@ -62,27 +54,35 @@ def converse(talk: Talk, session: str | None, new: str | None) -> None:
             render.error(error, as_json=False)
 
 
-def _where(profile: ProfilePaths, session: str | None, new: str | None) -> str:
-    """Which session the conversation goes on in, and how long it is."""
-    if new is not None:
-        return "A new session"
-    name = session if session is not None else catalogue.latest(profile) or catalogue.FIRST
-    found = catalogue.spelled(profile, name)
-    turns = catalogue.summary(profile, found).turns if found else 0
-    return f"Session {found or name}, {turns} turn{'' if turns == 1 else 's'}"
+_WANTS = {"execute": "run", "write": "write", "edit": "edit", "read": "read"}
 
 
-async def ask_at_terminal(command: str) -> bool:
-    """Show a command and wait for y or n; Enter alone is no, and anything else is asked again."""
-    print(f"The agent wants to run:\n  {printable_lines(command)}", file=sys.stderr)
+async def ask_at_terminal(question: Question) -> Answer:
+    """Show a command, or what changes in a file, and wait for an answer; Enter alone is no."""
+    from deepctl.agent.approvals import Answer
+
+    what = "this command" if question.operation == "execute" else "this file"
+    render.say(f"The agent wants to {_WANTS[question.operation]}:")
+    for line in [*question.target.splitlines(), *question.preview.splitlines()]:
+        render.say(f"  {printable(line)}")
     while True:
-        print("Run it? [y/N] ", end="", file=sys.stderr, flush=True)
+        print(
+            "Allow it? [y]es, [a]lways " + what + ", [N]o, or n and a word to the agent: ",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
         answer = await _line()
         if not answer:
             render.new_line()
-        word = answer.strip().lower()
-        if word in ("", "y", "yes", "n", "no"):
-            return word in ("y", "yes")
+        first, _, word = answer.strip().partition(" ")
+        match first.lower():
+            case "y" | "yes" if not word:
+                return Answer(allow=True)
+            case "a" | "always" if not word:
+                return Answer(allow=True, always=True)
+            case "" | "n" | "no":
+                return Answer(allow=False, word=word.strip())
 
 
 async def _line() -> str:

@@ -17,8 +17,11 @@ from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated, UsageError
 from deepctl.output import render
 
-_COMMANDS = ("chat", "checkpoints", "sessions", "memory", "profiles", "config")
+_COMMANDS = ("chat", "checkpoints", "sessions", "memory", "profiles", "sandbox", "config", "doctor")
 """Top-level commands in the order of `--help`; each is the module of that name in this package."""
+
+
+_GROUPS = frozenset(_COMMANDS) - {"chat", "doctor"}
 
 
 class _OnDemand(MutableMapping[str, Any]):
@@ -189,7 +192,7 @@ def _completed(arguments: list[str]) -> list[str]:
 
     Typer has no option whose value may be left out.
     """
-    if not arguments or (len(arguments) == 1 and arguments[0] in _COMMANDS and arguments[0] != "chat"):
+    if not arguments or (len(arguments) == 1 and arguments[0] in _GROUPS):
         return [*arguments, "--help"]
     if arguments[0] != "chat":
         return arguments
@@ -223,6 +226,8 @@ def run() -> NoReturn:
     """The console script: `main` with this process's arguments, then leave."""
     try:
         code = main(sys.argv[1:])
+    except KeyboardInterrupt:  # before `main` had come to its first line
+        code = Interrupted.exit_code
     except Terminated as error:
         import signal
 

@@ -7,12 +7,15 @@ environment come before both. Reading uses the standard library; changing a file
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from deepctl.domain import layout, names
+from deepctl.domain.permissions import Permissions, parse
 from deepctl.errors import BadSetting, Damaged, NewerFormat, NotFound
 from deepctl.files import durable
+from deepctl.sandbox.policy import Limits
 
 FORMAT = 1
 """Version of profile.toml that this deepctl writes and the newest it reads."""
@@ -20,15 +23,23 @@ FORMAT = 1
 SANDBOXES = ("auto", "bubblewrap", "docker", "none")
 APPROVALS = ("ask", "auto", "never")
 CHECKPOINTS = ("every_tool", "every_turn", "manual_only")
-_BOOKKEEPING = ("version", "created_at")
+_BOOKKEEPING = ("version", "created_at", "permissions")
+_SIZE = re.compile(r"([0-9]{1,12})([KMG]?)")
+_LARGEST = 1 << 50
+_SMALLEST = {"limits.memory": 16 << 20, "limits.tmp": 1 << 20, "limits.disk": 1 << 20, "limits.processes": 4}
 
 
 class Setting(NamedTuple):
-    """One setting: what it is for, its default, the values it is limited to, the environment variable before it."""
+    """One setting: what it is for, its default, the values it is limited to, the environment variable before it.
+
+    `kind` says what its text stands for: `text`, `patterns` (several, separated by commas), `count` (a whole number),
+    `seconds`, or `size` (bytes, with K, M or G behind the number for their 1024-fold).
+    """
 
     help: str
     default: str | None = None
     choices: tuple[str, ...] = ()
+    kind: str = "text"
     variable: str | None = None
     in_profile: bool = True
     in_config: bool = True
@@ -44,7 +55,15 @@ SETTINGS: dict[str, Setting] = {
     "approve": Setting("what happens to commands that need a yes", "ask", APPROVALS),
     "sandbox": Setting("where the agent's commands run", "auto", SANDBOXES),
     "checkpoints": Setting("when checkpoints are made without being asked for", "every_tool", CHECKPOINTS),
-    "snapshot.exclude": Setting("what of the workspace checkpoints leave out, as in a .gitignore, separated by commas"),
+    "snapshot.exclude": Setting(
+        "what of the workspace checkpoints leave out, as in a .gitignore, separated by commas", kind="patterns"
+    ),
+    "docker.image": Setting("image of the container that the docker sandbox is", "python:3.12-slim"),
+    "limits.seconds": Setting("how long a command may take, in seconds", "600", kind="seconds"),
+    "limits.memory": Setting("memory a command may use", "2G", kind="size"),
+    "limits.processes": Setting("processes a command may have at once", "256", kind="count"),
+    "limits.tmp": Setting("size of /tmp in a sandbox", "256M", kind="size"),
+    "limits.disk": Setting("what a command may write to the workspace's file system", "10G", kind="size"),
 }
 
 
@@ -78,8 +97,10 @@ def validate(key: str, value: object, where: str | None = None) -> str:
         raise BadSetting(f"Setting {key!r}{place} must be text that is not empty, not {value!r}.")
     if setting.choices and value not in setting.choices:
         raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", f"It is one of: {', '.join(setting.choices)}.")
-    if key == "snapshot.exclude":
+    if setting.kind == "patterns":
         _check_patterns(value, place)
+    if setting.kind in ("count", "seconds", "size"):
+        _check_number(key, setting.kind, value, place)
     if key == "base_url" and not value.startswith(("http://", "https://")):
         raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", "It begins with http:// or https://.")
     return value
@@ -104,21 +125,80 @@ def read(path: str) -> dict[str, Any]:
     version = found.get("version", FORMAT)
     if isinstance(version, int) and version > FORMAT:
         raise NewerFormat(path, version, FORMAT)
-    return _flat(found)
+    return _flat(found, path)
 
 
-def _flat(found: dict[str, Any]) -> dict[str, Any]:
+def _flat(found: dict[str, Any], path: str) -> dict[str, Any]:
     """The settings in a table under the names they go by: `exclude` of `[snapshot]` is `snapshot.exclude`."""
     flat: dict[str, Any] = {}
     for key, value in found.items():
-        if isinstance(value, dict) and any(name.startswith(f"{key}.") for name in SETTINGS):
+        if any(name.startswith(f"{key}.") for name in SETTINGS):
+            if not isinstance(value, dict):
+                raise BadSetting(
+                    f"{key!r} in {path} must be a table, not {value!r}.", "Correct the file with an editor."
+                )
             flat.update({f"{key}.{name}": inner for name, inner in value.items()})
         else:
             flat[key] = value
-    for key in SETTINGS:
-        if "." in key and isinstance(flat.get(key), list) and all(isinstance(one, str) for one in flat[key]):
-            flat[key] = ",".join(flat[key])
+    for key, setting in SETTINGS.items():
+        value = flat.get(key)
+        if setting.kind == "patterns" and isinstance(value, list) and all(isinstance(one, str) for one in value):
+            flat[key] = ",".join(value)
+        elif setting.kind not in ("text", "patterns") and isinstance(value, int) and not isinstance(value, bool):
+            flat[key] = str(value)
     return flat
+
+
+def _check_number(key: str, kind: str, value: str, place: str) -> None:
+    try:
+        number = size(value) if kind == "size" else size(value, units="")
+    except ValueError:
+        hint = (
+            "It is a number of bytes, or one with K, M or G behind it." if kind == "size" else "It is a whole number."
+        )
+        raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", hint) from None
+    least = _SMALLEST.get(key, 1)
+    if not least <= number < _LARGEST:
+        between = f"It is at least {least}, and less than {_LARGEST}."
+        raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", between)
+
+
+def size(value: str, *, units: str = "KMG") -> int:
+    """The bytes that the value of a setting of kind `size` stands for. Raises `ValueError`."""
+    found = _SIZE.fullmatch(value)
+    if found is None or found[2] not in units:
+        raise ValueError(f"{value!r} is no size")
+    return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]
+
+
+def limits(environment: Mapping[str, str], profile: layout.ProfilePaths | None) -> Limits:
+    """What one command of a profile may use."""
+
+    def of(name: str) -> str:
+        return resolve(f"limits.{name}", environment=environment, profile=profile).value or ""
+
+    return Limits(
+        seconds=int(of("seconds")),
+        memory=size(of("memory")),
+        processes=int(of("processes")),
+        tmp=size(of("tmp")),
+        disk=size(of("disk")),
+    )
+
+
+def permissions(environment: Mapping[str, str], profile: layout.ProfilePaths | None) -> Permissions:
+    """The rules of a profile: its own for an operation, else those in config.toml. Raises `BadSetting`."""
+    from difflib import get_close_matches
+
+    rules: Permissions = {}
+    for path in [layout.config_file(environment), *([profile.settings] if profile is not None else [])]:
+        found = read(path)
+        for key in found:
+            if key != "permissions" and get_close_matches(key.lower(), ["permissions"], cutoff=0.85):
+                raise BadSetting(f"[{key}] in {path} means nothing.", "Did you mean [permissions]?")
+        if "permissions" in found:
+            rules |= parse(found["permissions"], path)
+    return rules
 
 
 def _check_patterns(value: str, place: str) -> None:
@@ -144,10 +224,9 @@ def resolve(
 ) -> Value:
     """The value that is in force: option, environment, profile.toml, config.toml, default, in this order."""
     setting = SETTINGS[key]
-    if option is not None:
-        return Value(key, validate(key, option), "option")
-    if setting.variable and setting.variable in environment:
-        return Value(key, validate(key, environment[setting.variable], f"${setting.variable}"), "environment")
+    given = without_files(key, environment=environment, option=option)
+    if given.source != "default":
+        return given
     files = [("config", layout.config_file(environment))] if setting.in_config else []
     if profile is not None and setting.in_profile:
         files.insert(0, ("profile", profile.settings))
@@ -155,6 +234,16 @@ def resolve(
         found = read(path)
         if key in found:
             return Value(key, validate(key, found[key], path), source)
+    return Value(key, setting.default, "default")
+
+
+def without_files(key: str, *, environment: Mapping[str, str], option: str | None = None) -> Value:
+    """The value by option, environment or default, whatever the files say."""
+    setting = SETTINGS[key]
+    if option is not None:
+        return Value(key, validate(key, option), "option")
+    if setting.variable and setting.variable in environment:
+        return Value(key, validate(key, environment[setting.variable], f"${setting.variable}"), "environment")
     return Value(key, setting.default, "default")
 
 
@@ -195,7 +284,10 @@ def change(path: str, key: str, value: str | None) -> None:
     )
     if value is not None:
         checked = _checked(key, value)
-        place[name] = patterns(checked) if table else checked
+        kind = describe(key).kind
+        place[name] = (
+            patterns(checked) if kind == "patterns" else int(checked) if kind in ("count", "seconds") else checked
+        )
     else:
         if name not in place:
             describe(key)

@@ -63,13 +63,16 @@ class _Place(NamedTuple):
 class Tree:
     """The directory `root` and what is below it. Paths are relative to it, or absolute and below it.
 
+    `mount` is another absolute path it goes by, and what `real_path` answers with.
+
     The directory is opened afresh for every operation, so a tree that is gone is noticed.
     Operations raise the usual `OSError`s, and `Outside` for what leads out.
     """
 
-    def __init__(self, root: str, *, follow: bool) -> None:
+    def __init__(self, root: str, *, follow: bool, mount: str | None = None) -> None:
         self.root = os.path.realpath(root)
-        self._spellings = (self.root, os.path.abspath(root))
+        self.mount = mount or self.root
+        self._spellings = (self.root, os.path.abspath(root), self.mount)
         self._follow = follow
 
     def _parts(self, path: str) -> list[str]:
@@ -250,6 +253,22 @@ class Tree:
         except OSError:
             return Entry(name, False, None, 0.0)
 
+    @contextmanager
+    def opened(self, path: str) -> Iterator[tuple[int, str]]:
+        """The directory at `path` as a descriptor and `.`, or of anything else its parent's and its name.
+
+        Somewhere to start a search from: whatever becomes of the names that led there, it stays what was found.
+        """
+        with self._place(path) as place:
+            if place.name and not stat.S_ISDIR(os.stat(place.name, dir_fd=place.parent, follow_symlinks=False).st_mode):
+                yield place.parent, f"./{place.name}"
+                return
+            descriptor = os.open(place.name or ".", _DIRECTORY, dir_fd=place.parent)
+            try:
+                yield descriptor, "."
+            finally:
+                os.close(descriptor)
+
     def make_directory(self, path: str) -> None:
         """Make a directory and the parents it lacks; nothing if it is there."""
         with self._place(path, make_parents=True) as place:
@@ -270,7 +289,7 @@ class Tree:
         """The absolute path that `path` leads to, or `/` for one that leads, or could lead, out of the tree."""
         try:
             with self._place(path) as place:
-                return os.path.join(self.root, *place.real)
+                return os.path.join(self.mount, *place.real)
         except Outside:
             return "/"
         except (FileNotFoundError, NotADirectoryError):

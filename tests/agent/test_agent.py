@@ -13,7 +13,7 @@ import pytest
 from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
-from deepctl import DeepAgentDeps, LocalBackend, StateBackend, create_deep_agent
+from deepctl import DeepAgentDeps, LocalBackend, NoSandbox, StateBackend, create_deep_agent
 
 Call = tuple[str, dict[str, Any]]
 
@@ -58,7 +58,7 @@ def work(tmp_path: Path) -> Path:
 
 
 def test_a_large_result_goes_to_a_file_and_is_read_back_in_pages(work: Path) -> None:
-    backend = LocalBackend(work, commands=True)
+    backend = LocalBackend(work, sandbox=NoSandbox())
     (work / "big.txt").write_text("\n".join(f"line {n}" for n in range(9_000)))
     results, _ = _run(
         backend,
@@ -76,7 +76,7 @@ def test_a_large_result_goes_to_a_file_and_is_read_back_in_pages(work: Path) -> 
 
 
 def test_an_evicted_result_does_not_replace_an_earlier_one_of_the_same_id(work: Path) -> None:
-    backend = LocalBackend(work, commands=True)
+    backend = LocalBackend(work, sandbox=NoSandbox())
     for word in ("first", "second"):
         command = f"yes {word} | head -n 9000"
         _run(backend, [("execute", {"command": command})], include_execute=True, approve="auto")
@@ -225,7 +225,7 @@ def test_links_that_lead_round_in_circles_do_not_keep_a_search_busy(work: Path) 
 
 @pytest.mark.parametrize("commands", [False, True])
 def test_a_search_path_is_never_taken_for_an_option(work: Path, commands: bool) -> None:
-    backend = LocalBackend(work, commands=commands)
+    backend = LocalBackend(work, sandbox=NoSandbox() if commands else None)
     (work / "kept.txt").write_text("kept")
     calls: list[Call] = [
         ("glob", {"pattern": "*", "path": "-delete"}),
@@ -283,7 +283,7 @@ def test_a_search_waits_for_no_fifo(work: Path) -> None:
 
 
 def test_the_home_of_commands_is_not_made_through_a_link(work: Path, tmp_path: Path) -> None:
-    backend = LocalBackend(work, commands=True)
+    backend = LocalBackend(work, sandbox=NoSandbox())
     (tmp_path / "outside").mkdir()
     (work / ".deep").symlink_to(tmp_path / "outside")
     results, _ = _run(backend, [("execute", {"command": "true"})], include_execute=True, approve="auto")

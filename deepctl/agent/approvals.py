@@ -1,0 +1,254 @@
+"""Who may do what: a profile's rules, and a person's answers, before a tool call is carried out."""
+
+from __future__ import annotations
+
+import difflib
+import posixpath
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, cast
+
+from pydantic_ai import RunContext
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import ToolFailed
+from pydantic_ai.messages import ToolCallPart
+from pydantic_ai.tools import ToolDefinition
+from pydantic_ai.workspaces import Workspace
+from pydantic_ai_backends.permissions import (
+    OperationPermissions,
+    PermissionAction,
+    PermissionChecker,
+    PermissionOperation,
+    PermissionRule,
+    PermissionRuleset,
+)
+from pydantic_ai_backends.permissions.checker import MATCHES_NOTHING, glob_to_regex
+
+from deepctl.agent.backend import LocalBackend
+from deepctl.domain.permissions import ACTIONS, OPERATIONS, Permissions, Rule, Rules
+from deepctl.errors import BadSetting
+from deepctl.sandbox.policy import MOUNT
+
+Approve = Literal["ask", "auto", "never"]
+
+_TOOLS: dict[str, PermissionOperation] = {
+    "read_file": "read",
+    "write_file": "write",
+    "edit_file": "edit",
+    "execute": "execute",
+}
+_SEVERAL = re.compile(r"[;&|<>()`$\n\r]+")
+"""What makes of one command several, or has it do more than its words say."""
+_MAX_COMPARED = 1 << 20
+_MAX_PREVIEW = 80
+_MAX_LINE = 200
+
+
+class Question(NamedTuple):
+    """What a person is asked: the operation, the path or command, and for a change to a file its diff."""
+
+    operation: str
+    target: str
+    preview: str = ""
+
+
+class Answer(NamedTuple):
+    """What they said. `always` means from now on as well, for the same path or command; `word` is for the agent."""
+
+    allow: bool
+    always: bool = False
+    word: str = ""
+
+
+Ask = Callable[[Question], Awaitable[Answer]]
+"""Asks the person at the terminal."""
+
+
+def ruleset(permissions: Permissions) -> PermissionRuleset:
+    """A profile's rules as pydantic-ai-backend's. Raises `BadSetting` for a pattern that would match nothing."""
+    return PermissionRuleset(
+        default="allow",
+        **{
+            operation: OperationPermissions(
+                default=_action(rules.default or "allow"),
+                rules=[_rule(rule.pattern, rule, _action(rule.action)) for rule in rules.rules],
+            )
+            for operation, rules in permissions.items()
+        },
+    )
+
+
+def search_rules(permissions: Permissions) -> PermissionRuleset | None:
+    """What `grep` hides: lines of files that may not be read without a question. `None` if that is nothing.
+
+    A match is told by the path the search was given, which is relative or begins where the workspace does.
+    """
+    rules = permissions.get("read")
+    if rules is None:
+        return None
+    hidden = [
+        _rule(f"{place}{rule.pattern}", rule, "allow" if rule.action == "allow" else "deny")
+        for rule in rules.rules
+        for place in ("", f"{MOUNT}/", "/")
+    ]
+    default: PermissionAction = "allow" if rules.default in (None, "allow") else "deny"
+    return PermissionRuleset(default="allow", grep=OperationPermissions(default=default, rules=hidden))
+
+
+def _action(action: str) -> PermissionAction:
+    return cast("PermissionAction", action)
+
+
+def _rule(pattern: str, rule: Rule, action: PermissionAction) -> PermissionRule:
+    if glob_to_regex(pattern) is MATCHES_NOTHING:
+        raise BadSetting(f"Pattern {rule.pattern!r} of [permissions] cannot be understood.")
+    return PermissionRule(pattern=pattern, action=action, description=rule.description)
+
+
+class _Decision(NamedTuple):
+    action: str
+    reason: str = ""
+
+
+def _strictness(decision: _Decision) -> int:
+    return ACTIONS.index(decision.action)
+
+
+@dataclass
+class Approvals(AbstractCapability[Any]):
+    """Decides about every file operation and command inside its call, so that nothing after it runs before it.
+
+    The profile's rules come first. Where they are silent, file tools may do what they like inside the workspace, and
+    so may commands in a sandbox; other commands are asked about. A question is answered by `approve`: `auto` is yes,
+    `never` no, `ask` what `ask` says and, where nobody can be asked, no. A no is told to the model and ends nothing.
+    """
+
+    approve: Approve = "ask"
+    ask: Ask | None = None
+    permissions: Permissions = field(default_factory=dict)
+    _always: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._checker = PermissionChecker(ruleset(self.permissions))
+
+    async def prepare_tools(self, ctx: RunContext[Any], tool_defs: list[ToolDefinition]) -> list[ToolDefinition]:
+        """Leave out tools that could do nothing: all of their operation is denied."""
+        denied = {operation for operation, rules in self.permissions.items() if rules == Rules("deny")}
+        return [definition for definition in tool_defs if _TOOLS.get(definition.name) not in denied]
+
+    async def before_tool_execute(
+        self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any]
+    ) -> dict[str, Any]:
+        operation = _TOOLS.get(call.tool_name)
+        if operation is None:
+            return args
+        if operation == "execute":
+            command = str(args.get("command", ""))
+            decision = self._about_command(command, confined=_confined(ctx.workspace))
+            target = real = command
+        else:
+            target = str(args.get("path", ""))
+            written, real = await _spellings(ctx.workspace, target)
+            if real == "/":
+                return args  # it leads out, which the tool refuses by itself
+            decision = self._about_path(operation, {written, real})
+            if operation == "edit":
+                # What an edit says about a file tells what is in it.
+                decision = max(decision, self._about_path("read", {written, real}), key=_strictness)
+            if written != real:
+                target = f"{target} (which is {real})"
+        if decision.action == "deny":
+            reason = f" ({decision.reason})" if decision.reason else ""
+            raise ToolFailed(f"The rules of this profile do not allow this{reason}. It was not done; go on without it.")
+        if decision.action == "ask" and (operation, real) not in self._always:
+            await self._approved(ctx, operation, target, real, args)
+        return args
+
+    def _about_path(self, operation: PermissionOperation, spellings: Iterable[str]) -> _Decision:
+        return max((self._ruled(operation, one) or self._default(operation) for one in spellings), key=_strictness)
+
+    def _about_command(self, command: str, *, confined: bool) -> _Decision:
+        whole = self._ruled("execute", command.strip())
+        if whole is not None and whole.action == "allow" and _SEVERAL.search(command):
+            # What a rule allows is one command, not whatever is tied to it.
+            whole = None
+        parts = [self._ruled("execute", " ".join(part.split())) for part in _SEVERAL.split(command)]
+        denied = [part for part in parts if part is not None and part.action != "allow"]
+        usual = self._default("execute", otherwise="allow" if confined else "ask")
+        return max([whole or usual, *denied], key=_strictness)
+
+    def _ruled(self, operation: PermissionOperation, target: str) -> _Decision | None:
+        rule = self._checker.find_matching_rule(operation, target)
+        return None if rule is None else _Decision(rule.action, rule.description)
+
+    def _default(self, operation: str, otherwise: str = "allow") -> _Decision:
+        rules = self.permissions.get(operation)
+        return _Decision((rules.default if rules is not None else None) or otherwise)
+
+    async def _approved(
+        self, ctx: RunContext[Any], operation: str, target: str, real: str, args: dict[str, Any]
+    ) -> None:
+        """Return if the answer is yes. Raises `ToolFailed`, for the model, if it is no."""
+        what = (
+            "this command; it did not run" if operation == "execute" else f"to {operation} this file; it was not done"
+        )
+        if self.approve == "never":
+            raise ToolFailed(f"The settings do not allow {what}. Go on without it.")
+        if self.approve == "auto":
+            return
+        if self.ask is None:
+            raise ToolFailed(f"Nobody is there to allow {what}. Go on without it.")
+        preview = await _preview(ctx.workspace, operation, target, args)
+        answer = await self.ask(Question(operation, target, preview))
+        if not answer.allow:
+            word = f" They say: {answer.word}" if answer.word else " Go on without it."
+            raise ToolFailed(f"The user did not allow {what}.{word}")
+        if answer.always:
+            self._always.add((operation, real))
+
+
+def _confined(workspace: Workspace) -> bool:
+    sandbox = workspace.sandbox if isinstance(workspace, LocalBackend) else None
+    return sandbox is not None and sandbox.confined
+
+
+async def _spellings(workspace: Workspace, path: str) -> tuple[str, str]:
+    """A path as it is written, and where it really leads, both relative to the workspace where they can be."""
+    base = await workspace.working_dir()
+    written = posixpath.normpath(await workspace.resolve(path))
+    try:
+        real = await workspace.realpath(written)
+    except OSError:
+        real = written
+    beginning = f"{base.rstrip('/')}/"
+    return written.removeprefix(beginning), real.removeprefix(beginning)
+
+
+async def _preview(workspace: Workspace, operation: str, path: str, args: dict[str, Any]) -> str:
+    if operation not in ("write", "edit"):
+        return ""
+    try:
+        if ((await workspace.stat(path)).size or 0) > _MAX_COMPARED:
+            return "(the file is too large to show what changes)"
+        before = (await workspace.read_bytes(path)).decode("utf-8", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+        before = ""
+    except (OSError, ValueError) as error:
+        return f"(what is there now cannot be shown: {error})"
+    if operation == "write":
+        after = str(args.get("content", ""))
+    else:
+        old, new = str(args.get("old_string", "")), str(args.get("new_string", ""))
+        after = before.replace(old, new, -1 if args.get("replace_all") else 1) if old else before
+    if len(after) > _MAX_COMPARED:
+        return "(what is written is too large to show)"
+    lines = list(difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm=""))[2:]
+    if not lines and before != after:
+        return "(only the ends of lines change)"
+    if len(lines) > _MAX_PREVIEW:
+        lines = [*lines[:_MAX_PREVIEW], f"… and {len(lines) - _MAX_PREVIEW} lines more"]
+    return "\n".join(line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}…" for line in lines)
+
+
+assert set(_TOOLS.values()) == set(OPERATIONS)

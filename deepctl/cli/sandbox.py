@@ -1,0 +1,36 @@
+"""`deepctl sandbox`."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from deepctl.cli import options
+from deepctl.cli.options import HELP_OPTIONS
+from deepctl.domain import profiles, sandboxes
+from deepctl.output import sandbox as views
+from deepctl.output.render import show
+
+app = typer.Typer(
+    help="Where the commands of a profile's agent run.",
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings=HELP_OPTIONS,
+)
+
+
+@app.command("show", epilog="Example: deepctl sandbox show --user alice")
+def show_(user: options.User = None, as_json: options.Json = False) -> None:
+    """Show where commands run, what they may use, and the rules about them."""
+    profile = options.existing_profile(user)
+    show(views.Shown(sandboxes.describe(os.environ, profile)), as_json)
+
+
+@app.command(epilog="Example: deepctl sandbox remove --user alice")
+def remove(user: options.User = None, wait: options.Wait = 0.0, as_json: options.Json = False) -> None:
+    """Remove the profile's Docker container. The next command of a chat makes another; the workspace stays."""
+    profile = options.existing_profile(user)
+    with profiles.lock(options.root(), profile.name, command="sandbox remove", wait=wait):
+        name, removed = sandboxes.remove_container(profile)
+    show(views.Removed(profile.name, name, removed), as_json)

@@ -1,0 +1,130 @@
+"""Rules about what the agent may do, from `[permissions]` of a settings file.
+
+    [permissions.execute]
+    default = "ask"
+    rules = [{ pattern = "git push**", action = "deny", description = "…" }, { pattern = "git **", action = "allow" }]
+
+    [permissions]
+    write = "ask"                                   # short for a default without rules
+
+The names and their meaning are pydantic-ai-backend's `PermissionRuleset`: the first rule that matches decides, else the
+default. Patterns match paths relative to the workspace, or whole commands; `*` stops at a slash, `**` does not.
+Rules about commands look at their text, and a shell can say a thing in many ways: they are for order, a sandbox is for
+safety. A rule that allows a command does not allow several in one.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any, NamedTuple
+
+from deepctl.errors import BadSetting
+from deepctl.sandbox.policy import MOUNT
+
+OPERATIONS = ("read", "write", "edit", "execute")
+ACTIONS = ("allow", "ask", "deny")
+_CLASS = re.compile(r"\[[!^]?\]?[^\]]*\]")
+
+
+class Rule(NamedTuple):
+    """What to do about what a pattern matches."""
+
+    pattern: str
+    action: str
+    description: str = ""
+
+
+class Rules(NamedTuple):
+    """The rules of one operation. Without a `default` of its own, it is what deepctl does by itself."""
+
+    default: str | None = None
+    rules: tuple[Rule, ...] = ()
+
+
+Permissions = dict[str, Rules]
+"""By operation; those without rules are missing."""
+
+
+def parse(found: object, where: str) -> Permissions:
+    """The rules in a settings file's table. Raises `BadSetting`: a rule that is misspelled must not be ignored."""
+    place = f"[permissions] in {where}"
+    if not isinstance(found, dict):
+        raise BadSetting(f"{place} must be a table.")
+    return {operation: _rules(_known(operation, OPERATIONS, place), rules, place) for operation, rules in found.items()}
+
+
+def _rules(operation: str, found: object, place: str) -> Rules:
+    place = f"{operation!r} of {place}"
+    if isinstance(found, str):
+        return Rules(_known(found, ACTIONS, place))
+    table = _table(found, ("default", "rules"), place)
+    rules = table.get("rules", [])
+    if not isinstance(rules, list):
+        raise BadSetting(f"The rules of {place} must be a list.")
+    default = table.get("default")
+    return Rules(
+        None if default is None else _known(default, ACTIONS, place),
+        tuple(_rule(operation, rule, place) for rule in rules),
+    )
+
+
+def _rule(operation: str, found: object, place: str) -> Rule:
+    table = _table(found, ("pattern", "action", "description"), f"a rule of {place}")
+    pattern = table.get("pattern")
+    if not isinstance(pattern, str) or not pattern:
+        raise BadSetting(f"A rule of {place} needs a pattern.")
+    description = table.get("description", "")
+    if not isinstance(description, str):
+        raise BadSetting(f"The description of a rule of {place} must be text.")
+    _check_classes(pattern, place)
+    if operation != "execute":
+        pattern = _path(pattern, place)
+    return Rule(pattern, _known(table.get("action"), ACTIONS, f"rule {pattern!r} of {place}"), description)
+
+
+def _path(pattern: str, place: str) -> str:
+    """A pattern for paths as they are compared; one that could match none is refused."""
+    relative = pattern.removeprefix(f"{MOUNT}/")
+    while relative.startswith("./"):
+        relative = relative.removeprefix("./")
+    if relative.endswith("/"):
+        relative += "**"  # as in a .gitignore: what is in that directory
+    if relative.startswith("~") or any(part in ("", ".", "..") for part in relative.split("/")):
+        raise BadSetting(
+            f"Pattern {pattern!r} of {place} would match nothing.",
+            "Patterns are relative to the workspace, without `.` and `..`; `**` is everything.",
+        )
+    return relative
+
+
+def _check_classes(pattern: str, place: str) -> None:
+    """Refuse a `[…]` that pydantic-ai-backend could not compile, and would then never match."""
+    for found in _CLASS.findall(pattern):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                re.compile(found.replace("[!", "[^", 1))
+        except (re.error, FutureWarning):
+            raise BadSetting(f"{found!r} in pattern {pattern!r} of {place} cannot be understood.") from None
+
+
+def without_sandbox(permissions: Permissions) -> Permissions:
+    """The same rules where a sandbox was expected and there is none: no rule allows a command there by itself."""
+    rules = permissions.get("execute", Rules())
+    asking = tuple(rule._replace(action="ask") if rule.action == "allow" else rule for rule in rules.rules)
+    return {**permissions, "execute": Rules("deny" if rules.default == "deny" else "ask", asking)}
+
+
+def _table(found: object, keys: tuple[str, ...], place: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise BadSetting(f"In {place} there must be a table, not {found!r}.")
+    for key in found:
+        _known(key, keys, place)
+    return found
+
+
+def _known(word: object, words: tuple[str, ...], place: str) -> str:
+    if not isinstance(word, str) or word not in words:
+        raise BadSetting(f"{word!r} means nothing in {place}.", f"It is one of: {', '.join(words)}.")
+    return word

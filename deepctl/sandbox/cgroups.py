@@ -1,0 +1,99 @@
+"""Limits that hold for root, whom `ulimit -u` does not bind: a control group for each command.
+
+Both versions of the kernel's interface, at its usual place. Only root can make a group there; where it cannot either
+(in many containers), commands run without, and `available` says so.
+Source: `Documentation/admin-guide/cgroup-v1` and `cgroup-v2.rst` of Linux.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+from typing import NamedTuple
+
+_ROOT = "/sys/fs/cgroup"
+_PREFIX = "deepctl-"
+_numbers = itertools.count()
+
+
+class _Control(NamedTuple):
+    """A file of a controller, by the name it has in the one version and the other."""
+
+    controller: str
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+
+
+_MEMORY = _Control("memory", ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"), ("memory.max",))
+_PROCESSES = _Control("pids", ("pids.max",), ("pids.max",))
+
+
+@functools.cache
+def _unified() -> bool:
+    return os.path.exists(os.path.join(_ROOT, "cgroup.controllers"))
+
+
+def _parents() -> dict[str, _Control]:
+    if _unified():
+        return {_ROOT: _MEMORY._replace(second=(*_MEMORY.second, *_PROCESSES.second))}
+    return {os.path.join(_ROOT, one.controller): one for one in (_MEMORY, _PROCESSES)}
+
+
+def available() -> bool:
+    """Whether this process can limit a command by control groups."""
+    try:
+        Group(memory=1 << 30, processes=16).close()
+    except OSError:
+        return False
+    return True
+
+
+class Group:
+    """A control group, or one a controller, for one command. Raises `OSError` if it cannot be made."""
+
+    def __init__(self, *, memory: int, processes: int) -> None:
+        self.directories: list[str] = []
+        name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
+        try:
+            for parent, control in _parents().items():
+                _remove_left(parent)
+                directory = os.path.join(parent, name)
+                os.mkdir(directory)
+                self.directories.append(directory)
+                for file in control.second if _unified() else control.first:
+                    value = processes if file == "pids.max" else memory
+                    if file != "memory.memsw.limit_in_bytes" or os.path.exists(os.path.join(directory, file)):
+                        _write(os.path.join(directory, file), str(value))
+                if _unified() and os.path.exists(os.path.join(directory, "memory.swap.max")):
+                    _write(os.path.join(directory, "memory.swap.max"), "0")
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Remove it. What is still ending in it is left to the next one made."""
+        for directory in self.directories:
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+
+
+def _write(path: str, text: str) -> None:
+    # Never created: in a directory that is no control group the file is missing, and that is an error.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _remove_left(parent: str) -> None:
+    """Remove groups that are empty and whose process has gone, or that ended a moment too late."""
+    for name in os.listdir(parent):
+        number = name.removeprefix(_PREFIX).partition("-")[0]
+        if name.startswith(_PREFIX) and number.isdigit():
+            if int(number) != os.getpid() and os.path.exists(f"/proc/{number}"):
+                continue
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.join(parent, name))

@@ -1,0 +1,313 @@
+"""A profile's Docker container: made, held for as long as this process lives, ended, removed.
+
+The container's main process does nothing but read its stdin, and this process holds the other end. When the end
+is closed, by `Held.close` or because the process died of whatever cause, the main process ends, and with it, as
+the kernel has it, every process in the container's pid namespace. The container itself stays, stopped.
+
+The caller holds the profile's lock: a container that is found running belongs to a process that is gone, and is
+ended. Needs the extra `deepctl[docker]`, which is imported only when a function here is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+from typing import Any, NamedTuple
+
+from deepctl.sandbox.daemon import connect, sdk, translated
+from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable, environment
+
+_LABEL_PROFILE = "deepctl.profile"
+_LABEL_SPEC = "deepctl.spec"
+_SECONDS_TO_END = 10
+
+# What `docker start` by anyone but us starts ends by itself, as nobody greets it. The answer proves, before any
+# command runs, that our end of stdin is the one that keeps the container up.
+_MAIN = "timeout 5 head -n 1 >/dev/null && echo held && exec cat >/dev/null"
+_GREETING = b"\n"
+_ANSWER = b"held"
+
+
+class Spec(NamedTuple):
+    """What a profile's container is made of."""
+
+    name: str
+    """The container's name, from `container_name`."""
+    image: str
+    """An image that is on this machine; none is ever pulled. It needs `sh`, `timeout`, `head` and `cat`."""
+    workspace: str
+    """The host directory that the container sees, read-write, as `/workspace`. It must exist."""
+    network: bool
+    """Whether it is on Docker's default network, rather than on none."""
+    memory: int
+    """Bytes of memory, swap included."""
+    processes: int
+    """Processes and threads at once."""
+    tmp: int
+    """Bytes of `/tmp`, and as many of `/dev/shm`; both count as memory."""
+    profile: str
+    """The profile's name, for a label."""
+
+
+class Held:
+    """A running container that lives no longer than this object, or this process. Safe to use from any thread."""
+
+    def __init__(self, name: str, identity: str, api: Any) -> None:
+        """Of `open_container` only: starts the container `identity`, and keeps `api` until `close`."""
+        self.name = name
+        self._identity = identity
+        self._api = api
+        self._lock = threading.Lock()
+        self._closed = False
+        self._line = _start(api, name, identity)
+
+    def close(self) -> None:
+        """End every process in the container, and wait until they are gone. The container stays, stopped.
+
+        Closing it again does nothing. Raises `Unavailable` if the daemon does not confirm the end; stdin is closed
+        even then, so that the container ends all the same if the daemon still works.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                with translated():
+                    self._line.close()
+                    _end(self._api, self._identity)
+                self._closed = True
+            finally:
+                self._api.close()
+
+    def kill_all(self) -> None:
+        """End every process in the container, and start it again: empty, under the same name and id.
+
+        `/tmp` is empty afterwards. Does nothing once closed. Raises `Unavailable` if that fails; nothing runs
+        in the container then, as far as the daemon can be told anything, and `close` is still to be called.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            with translated():
+                self._line.close()
+                _end(self._api, self._identity)
+                self._line = _start(self._api, self.name, self._identity)
+
+
+class _Line:
+    """The connection that carries the container's stdin, and its first words back."""
+
+    def __init__(self, api: Any, identity: str) -> None:
+        stream = api.attach_socket(identity, params={"stdin": 1, "stdout": 1, "stream": 1})
+        # The SDK hands out a reader of the socket, the socket itself (TLS) or an SSH channel; the last two send.
+        self._sending = getattr(stream, "_sock", stream)
+        # Each of these keeps the connection open on its own. The response goes first: it fails on a closed stream.
+        self._holding = [getattr(stream, "_response", None), stream]
+
+    def greet(self, seconds: float) -> bool:
+        """Say the word the main process waits for. True once it has answered, False if it ended instead.
+
+        Raises `TimeoutError` if neither happens.
+        """
+        self._sending.sendall(_GREETING)
+        heard = b""
+        deadline = time.monotonic() + seconds
+        while _ANSWER not in heard:
+            self._sending.settimeout(max(deadline - time.monotonic(), 0.001))
+            some = self._sending.recv(4096)
+            if not some:
+                return False
+            heard += some
+        return True
+
+    def close(self) -> None:
+        """Close stdin, now: the daemon is told even if something else still refers to the connection."""
+        try:
+            self._sending.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # The other end was first.
+        for held in self._holding:
+            if held is not None:
+                held.close()
+
+
+def container_name(profile_directory: str) -> str:
+    """The name of the one container of the profile in `profile_directory`; symlinks make no difference."""
+    real = os.path.realpath(profile_directory)
+    return f"deepctl-{hashlib.sha256(os.fsencode(real)).hexdigest()[:16]}"
+
+
+def open_container(spec: Spec) -> Held:
+    """The container of `spec`, running and empty, for as long as the result is not closed and this process lives.
+
+    One that exists is started again if it was made of the same; otherwise it is removed and made anew. Nothing is
+    pulled. Raises `Unavailable`, also if a container of that name is not one of deepctl's: that is never touched.
+    """
+    with translated():
+        api = connect()
+        try:
+            return Held(spec.name, _prepare(api, spec), api)
+        except BaseException:
+            api.close()
+            raise
+
+
+def remove(name: str) -> bool:
+    """Remove the container called `name`, ending what runs in it; its workspace is not touched.
+
+    False if there is none. Raises `Unavailable` if the daemon is, or if the container is not one of deepctl's.
+    """
+    with translated():
+        api = connect()
+        try:
+            existing = _find(api, name)
+            if existing is None:
+                return False
+            _remove(api, existing["Id"])
+            return True
+        finally:
+            api.close()
+
+
+def check(image: str) -> str:
+    """The version of the Docker daemon. Raises `Unavailable` if containers of `image` cannot be had."""
+    with translated():
+        api = connect()
+        try:
+            _refuse_other_uids(api)
+            _image_id(api, image)
+            return str(api.version()["Version"])
+        finally:
+            api.close()
+
+
+def _find(api: Any, name: str) -> Any:
+    """What the daemon knows of deepctl's container `name`, or `None`. Raises `Unavailable` if it is somebody else's."""
+    try:
+        existing = api.inspect_container(name)
+    except sdk().errors.NotFound:
+        return None
+    if _LABEL_PROFILE not in (existing["Config"].get("Labels") or {}):
+        raise Unavailable(
+            f"There is a container called {name}, and deepctl did not make it.",
+            f"Rename it, or remove it if nobody needs it: docker rm {name}",
+        )
+    return existing
+
+
+def _image_id(api: Any, image: str) -> str:
+    try:
+        return str(api.inspect_image(image)["Id"])
+    except sdk().errors.NotFound:
+        raise Unavailable(f"The image {image} is not on this machine.", f"Get it with: docker pull {image}") from None
+
+
+def _refuse_other_uids(api: Any) -> None:
+    """Raise `Unavailable` if the container's uids are not the host's: the workspace would not be its user's own."""
+    options = api.info().get("SecurityOptions") or []
+    for kind in ("rootless", "userns"):
+        if any(option.split(",")[0] == f"name={kind}" for option in options):
+            raise Unavailable(
+                f"The Docker daemon maps user ids ({kind}), so that commands could not write to the workspace.",
+                "Let DOCKER_HOST name a daemon that does not.",
+            )
+
+
+def _prepare(api: Any, spec: Spec) -> str:
+    """The id of a stopped container of `spec`: the one there is, or a new one."""
+    options = _options(api, spec)
+    # With the image's id: a tag that has moved on is another image.
+    made_of = json.dumps([_image_id(api, spec.image), options], sort_keys=True)
+    digest = hashlib.sha256(made_of.encode()).hexdigest()
+    existing = _find(api, spec.name)
+    if existing is not None:
+        identity = str(existing["Id"])
+        state = existing["State"]["Status"]
+        if existing["Config"]["Labels"].get(_LABEL_SPEC) == digest and state in ("created", "exited", "running"):
+            if state == "running":
+                _end(api, identity)
+            return identity
+        _remove(api, identity)
+    _refuse_other_uids(api)
+    options["Labels"][_LABEL_SPEC] = digest
+    return str(api.create_container_from_config(options, spec.name)["Id"])
+
+
+def _options(api: Any, spec: Spec) -> Any:
+    package = sdk()
+    host = api.create_host_config(
+        network_mode="bridge" if spec.network else "none",
+        mem_limit=spec.memory,
+        memswap_limit=spec.memory,
+        pids_limit=spec.processes,
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges:true"],
+        read_only=True,
+        tmpfs={"/tmp": f"size={spec.tmp},mode=1777,exec"},
+        shm_size=spec.tmp,
+        ipc_mode="private",
+        init=True,
+        log_config=package.types.LogConfig(type="none"),
+        # Not a volume in `-v` style: that splits the path at colons, and makes a directory that is missing.
+        mounts=[package.types.Mount(MOUNT, os.path.abspath(spec.workspace), type="bind")],
+    )
+    # Not by `create_container`, which adds the proxies of the user's Docker configuration to the environment, and
+    # a proxy's address may hold a password. `detach=False` with `stdin_open` is how the SDK spells StdinOnce.
+    return api.create_container_config(
+        spec.image,
+        entrypoint=["sh", "-c", _MAIN],
+        command=[],
+        hostname="workspace",
+        user=f"{os.getuid()}:{os.getgid()}",
+        working_dir=MOUNT,
+        environment=[f"{key}={value}" for key, value in environment(f"{MOUNT}/{HOME_DIRECTORY}").items()],
+        stdin_open=True,
+        detach=False,
+        labels={_LABEL_PROFILE: spec.profile},
+        # What the image would have the daemon run now and then.
+        healthcheck={"test": ["NONE"]},
+        host_config=host,
+    )
+
+
+def _start(api: Any, name: str, identity: str) -> _Line:
+    """Start a stopped container. Attached first, so that it never runs without somebody to hold it."""
+    line = _Line(api, identity)
+    try:
+        api.start(identity)
+        if line.greet(_SECONDS_TO_END):
+            return line
+    except BaseException:
+        # Where the start did succeed, this ends it.
+        line.close()
+        raise
+    line.close()
+    raise Unavailable(
+        f"The container {name} ended at once.",
+        "Its image needs the commands sh, timeout, head and cat; choose another.",
+    )
+
+
+def _end(api: Any, identity: str) -> None:
+    """Kill the container, if there is one and it runs, and wait until it has ended."""
+    errors = sdk().errors
+    try:
+        try:
+            api.kill(identity)
+        except errors.APIError as error:
+            if error.status_code != 409:  # 409: it does not run.
+                raise
+        api.wait(identity, timeout=_SECONDS_TO_END, condition="not-running")
+    except errors.NotFound:
+        pass
+
+
+def _remove(api: Any, identity: str) -> None:
+    try:
+        # `v`: the unnamed volumes that some images ask for.
+        api.remove_container(identity, v=True, force=True)
+    except sdk().errors.NotFound:
+        pass

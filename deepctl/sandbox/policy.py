@@ -1,0 +1,44 @@
+"""What every sandbox promises: the same place, the same environment, the same limits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MOUNT = "/workspace"
+"""Where commands in a sandbox find the workspace, wherever it lies on this machine."""
+
+HOME_DIRECTORY = ".deep/home"
+"""`$HOME` of commands, relative to the workspace."""
+
+COMMAND_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+OUTPUT_BYTES = 10 << 20
+"""What a command may print, both streams together, before it is ended; pydantic-ai's own limit."""
+
+
+def environment(home: str) -> dict[str, str]:
+    """All the variables that a command gets; nothing of this process's own environment is among them."""
+    return {"PATH": COMMAND_PATH, "LANG": "C.UTF-8", "HOME": home}
+
+
+class Limits(NamedTuple):
+    """What one command may use: time in seconds, everything else but `processes` in bytes.
+
+    `memory` is for all its processes together where cgroups hold it (Docker; bubblewrap for root), else for each.
+    `disk` is what it may add to the workspace, `tmp` the size of `/tmp` and of `/dev/shm`.
+    """
+
+    seconds: float = 600
+    memory: int = 2 << 30
+    processes: int = 256
+    tmp: int = 256 << 20
+    disk: int = 10 << 30
+
+
+class Unavailable(Exception):
+    """A sandbox that cannot be used here: why, and what would help."""
+
+    def __init__(self, reason: str, fix: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.fix = fix

@@ -1,0 +1,94 @@
+"""The Docker daemon that tests may use: whichever DOCKER_HOST names, with an image of `.ci/docker` in it.
+
+With DEEPCTL_TEST_DOCKER=1 a missing one is a failure, otherwise the test is skipped.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from deepctl.sandbox import containers, policy
+
+IMAGE = "deepctl-test:latest"
+
+# Read now: tests run without any DEEPCTL_ variable.
+_REQUIRED = os.environ.get("DEEPCTL_TEST_DOCKER") == "1"
+
+
+def require() -> None:
+    """Skip the test, or fail it, unless containers of `IMAGE` can be had."""
+    try:
+        containers.check(IMAGE)
+    except policy.Unavailable as error:
+        message = f"{error.reason} (.ci/docker DIR starts a daemon with that image)"
+        if _REQUIRED:
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+@contextmanager
+def library_client() -> Iterator[None]:
+    """Afterwards, nothing is left of the client that pydantic-ai-backend keeps for the process, nor of its sockets."""
+    from pydantic_ai_backends.backends.docker import _client
+
+    yield
+    if _client._client is not None:
+        _client._client.close()
+        _client._client = None
+    gc.collect()
+
+
+def docker(*arguments: str, check: bool = True, timeout: float = 60) -> str:
+    """What the client prints, without the last line's end."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=timeout)
+    assert done.returncode == 0 or not check, (arguments, done.stdout, done.stderr)
+    return done.stdout.rstrip("\n")
+
+
+def inside(name: str, script: str, *, check: bool = True) -> str:
+    """What a shell script prints in the container."""
+    return docker("exec", name, "sh", "-c", script, check=check)
+
+
+def detached(name: str, script: str) -> None:
+    """Start a shell script in the container, and do not wait for it."""
+    docker("exec", "--detach", name, "sh", "-c", script)
+
+
+def inspected(name: str, template: str) -> str:
+    return docker("inspect", "--type", "container", "--format", template, name)
+
+
+def exists(name: str) -> bool:
+    return docker("ps", "--all", "--quiet", "--filter", f"name=^{name}$") != ""
+
+
+def processes(*command: str) -> list[int]:
+    """Processes of this machine with that command line; those in containers are among them."""
+    wanted = "\0".join(command).encode() + b"\0"
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    if file.read() == wanted:
+                        found.append(int(entry))
+            except OSError:
+                pass  # It has just ended.
+    return found
+
+
+def until(condition: Callable[[], bool], seconds: float, what: str) -> float:
+    """How long it took until `condition` held; fails after `seconds`."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds, f"not within {seconds} s: {what}"
+        time.sleep(0.01)
+    return time.monotonic() - begun
