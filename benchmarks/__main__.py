@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import rewind, snapshot, start, store
+from benchmarks import rewind, sandbox, snapshot, start, store
 
 if __name__ == "__main__":
-    sys.exit(0 if all([start.run(), snapshot.run(), rewind.run(), store.run()]) else 1)
+    sys.exit(0 if all([start.run(), snapshot.run(), rewind.run(), store.run(), sandbox.run()]) else 1)

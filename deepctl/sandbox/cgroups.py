@@ -7,14 +7,17 @@ Source: `Documentation/admin-guide/cgroup-v1` and `cgroup-v2.rst` of Linux.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import functools
 import itertools
 import os
+import time
 from typing import NamedTuple
 
 _ROOT = "/sys/fs/cgroup"
 _PREFIX = "deepctl-"
+_TRIES = 20
+_PAUSE = 0.01
 _numbers = itertools.count()
 
 
@@ -73,10 +76,12 @@ class Group:
             raise
 
     def close(self) -> None:
-        """Remove it. What is still ending in it is left to the next one made."""
-        for directory in self.directories:
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)
+        """Remove it, waiting a moment for what is still ending in it. One that stays is left to a later process."""
+        for _ in range(_TRIES):
+            self.directories = [directory for directory in self.directories if not _removed(directory)]
+            if not self.directories:
+                return
+            time.sleep(_PAUSE)
 
 
 def _write(path: str, text: str) -> None:
@@ -89,11 +94,16 @@ def _write(path: str, text: str) -> None:
 
 
 def _remove_left(parent: str) -> None:
-    """Remove groups that are empty and whose process has gone, or that ended a moment too late."""
+    """Remove groups that are empty and whose process has gone."""
     for name in os.listdir(parent):
         number = name.removeprefix(_PREFIX).partition("-")[0]
-        if name.startswith(_PREFIX) and number.isdigit():
-            if int(number) != os.getpid() and os.path.exists(f"/proc/{number}"):
-                continue
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.join(parent, name))
+        if name.startswith(_PREFIX) and number.isdigit() and not os.path.exists(f"/proc/{number}"):
+            _removed(os.path.join(parent, name))
+
+
+def _removed(directory: str) -> bool:
+    try:
+        os.rmdir(directory)
+    except OSError as error:
+        return error.errno != errno.EBUSY
+    return True

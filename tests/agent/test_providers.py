@@ -160,6 +160,22 @@ def test_debug_output_shows_where_and_no_key(deepctl: InProcess, monkeypatch: py
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_key_that_a_command_finds_is_told_nobody(
+    process: Command, home: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    command = "tr '\\0' '\\n' </proc/$PPID/environ; echo; seq 9000; cat /proc/$PPID/environ"
+    calls = ToolCalls([("execute", {"command": command.replace("; seq 9000", "")}), ("execute", {"command": command})])
+    with provider(calls, Text(["Done."])) as server:
+        model = _point_at(server, kind, monkeypatch)
+        result = process("chat", "--json", "--sandbox", "none", "--approve", "auto", "--model", model, "go").ok()
+    assert "_API_KEY=[" in result.stdout, "the command did find it"
+    assert KEY not in result.stdout
+    assert KEY not in json.dumps(server.requests)
+    assert (home / "profiles/default/workspace/large_tool_results").is_dir()
+    _no_key_below(home)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_key_is_in_any_file(deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     calls = ToolCalls([("execute", {"command": "env; cat /proc/self/environ"})])
     with provider(calls, Text(["Done."])) as server:

@@ -1,0 +1,129 @@
+"""The patterns of pydantic-deep's guide to multi-user applications, with deepctl's parts: A in memory, B a directory a
+user (also in `test_agent.py` and `test_checkpoint_stores.py`), C a container a user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deepctl import (
+    Bubblewrap,
+    DeepAgentDeps,
+    Docker,
+    FileCheckpointStore,
+    InMemoryCheckpointStore,
+    Limits,
+    LocalBackend,
+    StateBackend,
+    create_deep_agent,
+    offline_model,
+)
+from deepctl.agent.sandboxes import Sandbox
+from deepctl.errors import Refused
+from deepctl.sandbox import containers
+from tests.support import docker
+
+agent = create_deep_agent(offline_model(), include_execute=True)
+
+
+async def _said(deps: DeepAgentDeps, message: str) -> str:
+    return (await agent.run(message, deps=deps)).output
+
+
+def test_pattern_a_a_fresh_backend_in_memory_a_session(tmp_path: Path) -> None:
+    async def handle_request() -> None:
+        alice, again, bob = (
+            DeepAgentDeps(backend=StateBackend(), checkpoint_store=InMemoryCheckpointStore()) for _ in range(3)
+        )
+        await _said(alice, "remember tea\nwrite a.txt: hers")
+        assert "tea" in await _said(alice, "recall tea")
+        assert "hers" in await _said(alice, "read a.txt")
+        for other in (again, bob):
+            assert "tea" not in await _said(other, "recall tea")
+            assert "not found" in await _said(other, "read a.txt")
+            assert isinstance(other.checkpoint_store, InMemoryCheckpointStore)
+        assert isinstance(alice.checkpoint_store, InMemoryCheckpointStore)
+        assert await alice.checkpoint_store.count() > 4
+
+    asyncio.run(handle_request())
+    assert {path.name for path in tmp_path.iterdir()} == {"cwd", "user"}
+
+
+@pytest.fixture
+def container() -> Iterator[str]:
+    """The beginning of the names of a test's containers, which are removed afterwards."""
+    docker.require()
+    name = containers.container_name("/test-of-the-guide")
+    with docker.library_client():
+        yield name
+        for user in ("alice", "bob"):
+            containers.remove(f"{name}-{user}")
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+def test_pattern_c_a_container_a_user(tmp_path: Path, container: str) -> None:
+    def sandbox(user: str) -> Sandbox:
+        return Docker(f"{container}-{user}", docker.IMAGE, limits=Limits(memory=128 << 20))
+
+    asyncio.run(_isolated_and_kept(tmp_path, sandbox))
+
+
+def test_pattern_b_with_commands_in_bubblewrap(tmp_path: Path) -> None:
+    asyncio.run(_isolated_and_kept(tmp_path, lambda user: Bubblewrap()))
+
+
+async def _isolated_and_kept(tmp_path: Path, sandbox: object) -> None:
+    def deps(user: str) -> DeepAgentDeps:
+        return DeepAgentDeps(
+            backend=LocalBackend(root_dir=tmp_path / "workspaces" / user, sandbox=sandbox(user)),  # type: ignore[operator]
+            checkpoint_store=FileCheckpointStore(tmp_path / "checkpoints" / user),
+        )
+
+    alice, bob = deps("alice"), deps("bob")
+    try:
+        assert "made" in await _said(alice, "run echo made > made; cat made")
+        assert "tea" not in await _said(alice, "remember tea")
+        looked = await _said(
+            bob, f"run ls -A /workspace; cat ../alice/made {tmp_path}/workspaces/alice/made\nrecall tea"
+        )
+        assert "made\n" not in looked
+        assert "tea" not in looked
+        store = alice.checkpoint_store
+        assert isinstance(store, FileCheckpointStore)
+        before = (await store.list_all())[-1]
+        await _said(alice, "run rm -f made; echo new > new")
+        await store.rewind(before.id, tmp_path / "workspaces/alice", by_agent=True)
+        assert sorted(path.name for path in (tmp_path / "workspaces/alice").iterdir()) == [".deep", "made"]
+        assert "made" in await _said(deps("alice"), "run cat made"), "another request finds it"
+    finally:
+        for one in (alice, bob):
+            assert isinstance(one.backend, LocalBackend)
+            one.backend.close()
+
+
+def test_a_sandbox_that_is_missing_is_refused_where_the_backend_is_made(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="bubblewrap sandbox cannot be used"):
+        LocalBackend(tmp_path / "w", sandbox=Bubblewrap(variables={"DEEPCTL_BWRAP": "/nonexistent"}))
+
+
+def test_commands_of_several_users_at_once_do_not_mix(tmp_path: Path) -> None:
+    async def all_at_once() -> list[str]:
+        backends = [
+            LocalBackend(tmp_path / str(n), sandbox=Bubblewrap(limits=Limits(processes=8 + n))) for n in range(8)
+        ]
+        results = await asyncio.gather(
+            *(
+                backend.run(f"echo {n} > mine; sleep 0.2; cat mine; grep processes /proc/self/limits", shell=True)
+                for n, backend in enumerate(backends)
+            )
+        )
+        return [result.stdout for result in results]
+
+    for number, stdout in enumerate(asyncio.run(all_at_once())):
+        first, limit = stdout.splitlines()
+        assert first == str(number)
+        assert limit.split()[2] == str(8 + number)
