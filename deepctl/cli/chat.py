@@ -11,7 +11,7 @@ import typer
 
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
-from deepctl.cli.talking import Start
+from deepctl.cli.starting import Start
 from deepctl.domain import names
 from deepctl.errors import BadName, UsageError
 from deepctl.output.chat import Display, Events, Text

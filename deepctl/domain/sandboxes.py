@@ -51,4 +51,4 @@ def remove_container(profile: ProfilePaths) -> tuple[str, bool]:
     try:
         return name, containers.remove(name)
     except Unavailable as problem:
-        raise Refused(problem.reason, problem.fix, code="sandbox_unavailable") from None
+        raise Refused(f"{problem.reason}.", problem.fix, code="sandbox_unavailable") from None

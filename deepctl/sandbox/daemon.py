@@ -38,7 +38,8 @@ def connect() -> Any:
     address = package.utils.parse_host(options.get("base_url"))
     if not address.startswith("http+unix://"):
         raise Unavailable(
-            "$DOCKER_HOST names a daemon that may be on another machine", "Let it name a socket of this machine's."
+            f"$DOCKER_HOST is {options.get('base_url')}, a daemon that may be on another machine.",
+            "Let it name a socket of this machine's.",
         )
     # The SDK leaves a socket open if it cannot connect, and wraps the reason three times.
     with socket.socket(socket.AF_UNIX) as probe:

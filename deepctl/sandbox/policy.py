@@ -36,9 +36,9 @@ class Limits(NamedTuple):
 
 
 class Unavailable(Exception):
-    """A sandbox that cannot be used here: why, and what would help."""
+    """A sandbox that cannot be used here: why, without a full stop, and what would help, in sentences."""
 
     def __init__(self, reason: str, fix: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = reason.rstrip(".")
         self.fix = fix

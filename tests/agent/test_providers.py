@@ -62,6 +62,7 @@ def test_a_tool_call_runs_and_its_result_goes_back(
     calls = ToolCalls(
         [("write_file", {"path": "a.txt", "content": "from the model"}), ("read_file", {"path": "a.txt"})]
     )
+    monkeypatch.setenv("DEEPCTL_BWRAP", "/nonexistent")
     with provider(calls, Text(["Done."])) as server:
         model = _point_at(server, kind, monkeypatch)
         result = deepctl("chat", "--json", "--model", model, "write it").ok()

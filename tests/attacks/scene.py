@@ -13,7 +13,6 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from deepctl.agent.sandboxes import Sandbox
 from deepctl.domain import layout, profiles
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.sandbox.policy import Limits
+from tests.support.sockets import server
 
 Call = tuple[str, dict[str, Any]]
 
@@ -101,33 +101,13 @@ class Scene:
         self._process = process
         return process.pid
 
-    def _server(self, family: int, address: Any) -> Any:
+    def _server(self, family: socket.AddressFamily, address: Any) -> Any:
         """A server that tells the secret to whoever connects; for IPv6 nothing, where there is none."""
-        server = socket.socket(family, socket.SOCK_STREAM)
-        self._started.callback(server.close)
         try:
-            server.bind(address)
+            return self._started.enter_context(server(family, address, self.canary))
         except OSError:
             assert family == socket.AF_INET6
             return ("::1", 9)
-        server.listen()
-        server.settimeout(0.2)
-        ended = threading.Event()
-
-        def serve() -> None:
-            while not ended.is_set():
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    continue
-                with connection:
-                    connection.sendall(self.canary.encode())
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        self._started.callback(thread.join)
-        self._started.callback(ended.set)
-        return server.getsockname()
 
     def _keep_in_keyring(self) -> None:
         """A key in the keyring that children inherit, where the machine has keyrings."""

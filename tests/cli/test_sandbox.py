@@ -6,10 +6,8 @@ import json
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from deepctl.domain import layout
 from deepctl.sandbox import containers
 from tests.support import docker
 from tests.support.command import Command, InProcess
+from tests.support.sockets import server
 from tests.support.terminal import Terminal
 
 MISSING = "/nonexistent/bwrap"
@@ -134,35 +133,8 @@ def test_nobody_to_ask_is_said_at_the_start(deepctl: InProcess) -> None:
     assert (allowed.events[0]["questions"], allowed.events[0]["notice"]) == ("allowed", None)
 
 
-@contextmanager
-def _server(family: socket.AddressFamily, address: Any) -> Iterator[Any]:
-    """Says `reached` to whoever connects."""
-    with socket.socket(family, socket.SOCK_STREAM) as server:
-        server.bind(address)
-        server.listen()
-        server.settimeout(0.1)
-        ended = threading.Event()
-
-        def serve() -> None:
-            while not ended.is_set():
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    continue
-                with connection:
-                    connection.sendall(b"reached")
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield server.getsockname()
-        finally:
-            ended.set()
-            thread.join()
-
-
 def test_the_network_is_there_only_if_asked_for(deepctl: InProcess) -> None:
-    with _server(socket.AF_INET, ("127.0.0.1", 0)) as (_, port):
+    with server(socket.AF_INET, ("127.0.0.1", 0), "reached") as (_, port):
         command = f"run bash -c 'head -c 7 </dev/tcp/127.0.0.1/{port}'"
         assert "reached" not in deepctl("chat", command).ok().stdout
         result = deepctl("chat", "--json", "--network", command).ok()
@@ -171,7 +143,7 @@ def test_the_network_is_there_only_if_asked_for(deepctl: InProcess) -> None:
 
 
 def test_with_the_network_abstract_sockets_stay_closed(deepctl: InProcess) -> None:
-    with _server(socket.AF_UNIX, f"\0deepctl-{os.getpid()}"):
+    with server(socket.AF_UNIX, f"\0deepctl-{os.getpid()}", "reached"):
         script = (
             "socket(S,PF_UNIX,SOCK_STREAM,0) or die $!; "
             f'connect(S,pack("Sa*",1,"\\0deepctl-{os.getpid()}")) or die $!; print scalar <S>'

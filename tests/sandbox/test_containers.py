@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from deepctl.sandbox import containers
+from deepctl.sandbox import containers, daemon
 from deepctl.sandbox.containers import Spec
 from deepctl.sandbox.policy import Unavailable
 from tests.support import docker
@@ -310,7 +310,7 @@ def test_nothing_is_pulled(spec: Spec) -> None:
     ):
         with pytest.raises(Unavailable) as caught:
             attempt()
-        assert caught.value.reason == "The image deepctl-no-such-image:1 is not on this machine."
+        assert caught.value.reason == "The image deepctl-no-such-image:1 is not on this machine"
         assert caught.value.fix == "Get it with: docker pull deepctl-no-such-image:1"
     assert not docker.exists(spec.name)
 
@@ -348,7 +348,7 @@ def test_without_a_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("DOCKER_HOST", address)
     with pytest.raises(Unavailable) as caught:
         containers.check(docker.IMAGE)
-    assert caught.value.reason == f"No Docker daemon answers at {address}."
+    assert caught.value.reason == f"No Docker daemon answers at {address}"
     assert caught.value.fix.startswith("Start the Docker daemon")
 
 
@@ -374,7 +374,7 @@ def test_a_daemon_out_of_reach(failure: OSError, reason: str, monkeypatch: pytes
 
 @pytest.mark.usefixtures("without_daemon")
 def test_a_daemon_that_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "_SECONDS_FOR_THE_DAEMON", 1)
+    monkeypatch.setattr(daemon, "SECONDS", 1)
     with socket.socket(socket.AF_UNIX) as listener:
         monkeypatch.chdir(tmp_path)
         listener.bind("silent")
