@@ -8,6 +8,7 @@ on today's parts: pydantic-ai's `LocalWorkspaceBackend` for commands, `deepctl.f
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import posixpath
 import shlex
@@ -39,10 +40,11 @@ from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable
 
 T = TypeVar("T")
 
-_SEARCH = 'ulimit -v "$1"; cd -P "$2" || exit 2; shift 2; exec "$@"'
+_SEARCH = 'ulimit -t 130; ulimit -v "$1"; cd -P "$2" || exit 2; shift 2; exec "$@"'
 _SEARCH_MEMORY = 2 << 30
 _SEARCH_SECONDS = 120.0
 _WATCH_SECONDS = 0.2
+_INODE = 4096
 
 
 class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
@@ -138,13 +140,23 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
             try:
                 # As every other tool takes it: `..` before links.
                 where = posixpath.normpath(search.where)
-                descriptor, name = await self._call(lambda: stack.enter_context(self._tree.opened(where)))
+                descriptor, is_directory = await self._call(lambda: stack.enter_context(self._tree.opened(where)))
             except OSError as error:
-                return CommandResult(exit_code=2, stdout="", stderr=f"{error.strerror}\n")
-            directory = f"/proc/{os.getpid()}/fd/{descriptor}"
-            if not os.path.exists(directory):
-                directory = os.path.join(self._tree.root, search.where)  # macOS has no way to name a descriptor
-            argv = [*search.before, name, *search.behind]
+                return CommandResult(exit_code=2, stdout="", stderr=f"{error.strerror or error}\n")
+            before = search.before
+            if not is_directory:
+                # Its name is in the pattern, and what is searched has none: matched here.
+                if not search.matches(where):
+                    return CommandResult(exit_code=1, stdout="", stderr="")
+                if before[0] == "find":
+                    return CommandResult(exit_code=0, stdout=f"{search.where}\n", stderr="")
+                before = [word for word in before if not word.startswith("--include=")]
+            found = f"/proc/{os.getpid()}/fd/{descriptor}"
+            if not os.path.exists(found):
+                found = self._tree.real_path(where)  # macOS has no way to name a descriptor
+            # Never by its name: `grep -r` follows a link that it is told to search.
+            directory, name = (found, ".") if is_directory else (self._tree.root, found)
+            argv = [*before, name, *search.behind]
             result = await self._searcher.run(
                 ["/bin/sh", "-c", _SEARCH, "sh", str(_SEARCH_MEMORY // 1024), directory, *argv], timeout=timeout
             )
@@ -192,9 +204,9 @@ class _CommandBackend(_SearchBackend):
         return result
 
     def _used(self) -> int:
-        """Bytes in use where the workspace lies, whoever uses them."""
+        """Bytes in use where the workspace lies, whoever uses them; a file costs something even if it is empty."""
         found = os.statvfs(self._tree.root)
-        return (found.f_blocks - found.f_bfree) * found.f_frsize
+        return (found.f_blocks - found.f_bfree) * found.f_frsize + (found.f_files - found.f_ffree) * _INODE
 
 
 class Search(NamedTuple):
@@ -203,6 +215,11 @@ class Search(NamedTuple):
     before: list[str]
     behind: list[str]
     where: str
+    pattern: str = "*"
+
+    def matches(self, path: str) -> bool:
+        """Whether a single file is one that is looked for, as `find -path` and `grep --include` take it."""
+        return fnmatch.fnmatchcase(path if "/" in self.pattern else posixpath.basename(path), self.pattern)
 
 
 def search_command(command: WorkspaceCommand) -> Search | None:
@@ -213,12 +230,13 @@ def search_command(command: WorkspaceCommand) -> Search | None:
         return None
     match words:
         case ["find", root, "-path", pattern, "-type", "f", "2>/dev/null"]:
-            return Search(["find", "-P"], ["-path", pattern, "-type", "f"], root)
+            return Search(["find", "-P"], ["-path", pattern, "-type", "f"], root, pattern)
         case ["grep", "-rnH", *options, "-e", pattern, root] if all(
             option.startswith(("--exclude-dir=", "--include=")) for option in options
         ):
             # A FIFO would be waited for.
-            return Search(["grep", "-rnH", "-D", "skip", *options, "-e", pattern, "--"], [], root)
+            included = next((word.partition("=")[2] for word in options if word.startswith("--include=")), "*")
+            return Search(["grep", "-rnH", "-D", "skip", *options, "-e", pattern, "--"], [], root, included)
         case _:
             return None
 

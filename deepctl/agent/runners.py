@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import anyio.to_thread
 from pydantic_ai.workspaces import (
@@ -13,17 +14,25 @@ from pydantic_ai.workspaces import (
     LocalWorkspaceBackend,
     Workspace,
     WorkspaceCommand,
+    WorkspaceOutputLimitError,
+    WorkspaceTimeoutError,
     WorkspaceUnavailableError,
 )
-from pydantic_ai_backends import DockerSandbox
-from pydantic_ai_backends.workspaces import DockerWorkspaceBackend
 from pydantic_ai_harness.bubblewrap_sandbox import BubblewrapWorkspace
 
 from deepctl.sandbox import bubblewrap, cgroups, containers
-from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Limits, Unavailable, environment
+from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, OUTPUT_BYTES, Limits, Unavailable, environment
 
-_GROUPS: ContextVar[tuple[str, ...]] = ContextVar("deepctl_groups", default=())
-"""The control groups of the command that is being started, between two methods of the harness' workspace."""
+
+class _Started(NamedTuple):
+    """What the command that is being started is bound to."""
+
+    alive: int
+    groups: tuple[str, ...]
+
+
+_STARTED: ContextVar[_Started] = ContextVar("deepctl_started")
+"""From one method of the harness' workspace to another."""
 
 
 class Runner(Protocol):
@@ -74,7 +83,9 @@ class Bubblewrapped(BubblewrapWorkspace):
     def _launch(self, bwrap: list[str], *, working_dir: str) -> list[str]:
         # `run` gives the variables of the call, `--` and the command.
         split = bwrap.index("--")
-        return self._policy.command(bwrap[split + 1 :], groups=_GROUPS.get(), variables=bwrap[:split])
+        started = _STARTED.get()
+        argv, variables = bwrap[split + 1 :], bwrap[:split]
+        return self._policy.command(argv, started.alive, groups=started.groups, variables=variables)
 
     async def run(
         self,
@@ -84,14 +95,12 @@ class Bubblewrapped(BubblewrapWorkspace):
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> CommandResult:
-        group = _group(self._policy.limits)
-        token = _GROUPS.set(tuple(group.directories) if group is not None else ())
-        try:
-            return await super().run(command, shell=shell, env=env, timeout=timeout)
-        finally:
-            _GROUPS.reset(token)
-            if group is not None:
-                group.close()
+        with bubblewrap.pipe() as alive, _grouped(self._policy.limits) as groups:
+            token = _STARTED.set(_Started(alive, groups))
+            try:
+                return await super().run(command, shell=shell, env=env, timeout=timeout)
+            finally:
+                _STARTED.reset(token)
 
     def close(self) -> None:
         """Every sandbox has ended with its command."""
@@ -101,33 +110,36 @@ if not {"_sandbox", "_launch"} <= vars(BubblewrapWorkspace).keys():
     raise ImportError("this version of pydantic-ai-harness starts bubblewrap in a way that deepctl does not know")
 
 
-def _group(limits: Limits) -> cgroups.Group | None:
+@contextmanager
+def _grouped(limits: Limits) -> Iterator[tuple[str, ...]]:
+    """The control groups of a command, where there can be any."""
     if os.geteuid() != 0:
-        return None
+        yield ()
+        return
     try:
-        return cgroups.Group(memory=limits.memory, processes=limits.processes)
+        group = cgroups.Group(memory=limits.memory, processes=limits.processes)
     except OSError:
-        return None
+        yield ()  # `doctor` says so
+        return
+    try:
+        yield tuple(group.directories)
+    finally:
+        group.close()
 
 
 _ALONE = """"$@"
 code=$?
-main=
 for process in /proc/[0-9]*; do
     id=${process#/proc/}
-    if [ "$id" -gt 1 ] && { [ -z "$main" ] || [ "$id" -lt "$main" ]; }; then main=$id; fi
-done
-for process in /proc/[0-9]*; do
-    id=${process#/proc/}
-    case $id in 1|"$main"|$$|"$PPID") ;; *) kill -9 "$id" 2>/dev/null ;; esac
+    case $id in 1|$$) ;; *) kill -9 "$id" 2>/dev/null ;; esac
 done
 exit $code
 """
 """Runs a command in a container, and ends what it leaves running: as in bubblewrap, where the kernel does.
 
-A process that evades this stays in the container, and ends with the turn. What is spared: the container's init, its
-main process (the oldest behind that), this shell and the one that started it.
+A process that evades this stays in the container, and ends with the turn. The container's own are another user's.
 """
+_PARTIAL = 64 << 10
 
 
 class Contained:
@@ -145,38 +157,67 @@ class Contained:
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> CommandResult:
-        if self._held is None:
-            try:
-                self._held = await anyio.to_thread.run_sync(containers.open_container, self._spec)
-            except Unavailable as problem:
-                raise WorkspaceUnavailableError(f"{problem.reason}. {problem.fix}") from None
-            self._backend = self._attached()
-        finished = False
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        output = _Output()
+        code: int | None = None
         try:
-            result = await self._backend.run(["/bin/sh", "-c", _ALONE, "sh", *argv], env=env, timeout=timeout)
-            finished = True
-        except WorkspaceUnavailableError:
+            if self._held is None:
+                self._held = await anyio.to_thread.run_sync(containers.open_container, self._spec)
+            with anyio.move_on_after(timeout) as deadline:
+                code = await anyio.to_thread.run_sync(
+                    self._held.execute,
+                    ["/bin/sh", "-c", _ALONE, "sh", *argv],
+                    {**environment(f"{MOUNT}/{HOME_DIRECTORY}"), **(env or {})},
+                    output.add,
+                    abandon_on_cancel=True,
+                )
+        except Unavailable as problem:
             # Whoever ended the container: the next command may have another.
             self.close()
-            raise
+            raise WorkspaceUnavailableError(f"{problem.reason}. {problem.fix}") from None
         finally:
-            if not finished and self._held is not None:
-                # The backend stops the command's process group; a child in a session of its own is not in it, and where
-                # no process can be added any more, neither can the one that would stop the others.
-                self._held.kill_all()
-        return result
+            if code is None:
+                self._kill_all()
+        stdout, stderr = output.text(None if code is not None else _PARTIAL)
+        if deadline.cancelled_caught:
+            said = f"the command took longer than {timeout:g} s and was ended"
+            raise WorkspaceTimeoutError(said, stdout=stdout, stderr=stderr)
+        if output.is_full:
+            said = f"the command printed more than {OUTPUT_BYTES} bytes and was ended"
+            raise WorkspaceOutputLimitError(said, limit=OUTPUT_BYTES, stdout=stdout, stderr=stderr)
+        if code is None:
+            raise WorkspaceUnavailableError("the container ended while the command was running")
+        return CommandResult(exit_code=code, stdout=stdout, stderr=stderr)
 
-    def _attached(self) -> DockerWorkspaceBackend:
-        # Never to make a container of its own: that would be on the network, with root's capabilities.
-        return DockerWorkspaceBackend(
-            sandbox_factory=lambda name: DockerSandbox(
-                image=self._spec.image, container_name=name, work_dir=MOUNT, reattach_only=True
-            ),
-            container_name=self._spec.name,
-        )
+    def _kill_all(self) -> None:
+        try:
+            if self._held is not None:
+                self._held.kill_all()
+        except Unavailable:
+            self.close()
 
     def close(self) -> None:
         held, self._held = self._held, None
         if held is not None:
-            held.close()
+            with suppress(Unavailable):  # the daemon has gone, and nobody else can end what runs there
+                held.close()
+
+
+class _Output:
+    """What a command prints: filled by the thread that reads it, read when that has ended or has been left behind."""
+
+    def __init__(self) -> None:
+        self._streams = (bytearray(), bytearray())
+
+    @property
+    def is_full(self) -> bool:
+        return sum(map(len, self._streams)) > OUTPUT_BYTES
+
+    def add(self, out: bytes, err: bytes) -> bool:
+        self._streams[0].extend(out)
+        self._streams[1].extend(err)
+        return not self.is_full
+
+    def text(self, most: int | None) -> tuple[str, str]:
+        out, err = (bytes(stream[:most]).decode("utf-8", "replace") for stream in self._streams)
+        return out, err

@@ -68,7 +68,9 @@ class Bubblewrap:
 
     def _policy(self, root: str | None) -> bubblewrap.Policy:
         program = bubblewrap.find(self.variables, outside=(*self.outside, *([root] if root is not None else [])))
-        return bubblewrap.Policy(program, root, self.limits, self.network)
+        home = self.variables.get("HOME")
+        hidden = (*self.outside, *([home] if home else []))
+        return bubblewrap.Policy(program, root, self.limits, self.network, hidden)
 
     def check(self) -> None:
         bubblewrap.check(self._policy(None))
@@ -105,6 +107,7 @@ class Docker:
                 self.network,
                 self.limits.memory,
                 self.limits.processes,
+                self.limits.disk,
                 self.limits.tmp,
                 self.profile,
             )

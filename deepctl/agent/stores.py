@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic_ai.exceptions import ToolFailed, UserError
 from pydantic_ai.tools import RunContext
-from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceRef
+from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceError, WorkspaceRef
 from pydantic_ai_backends import StateBackend
 from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 from pydantic_ai_harness.memory import FileStore
@@ -30,6 +30,8 @@ STATE_PROVIDER = "state"
 _TODO_FORMAT = 1
 _MAX_CONTEXT_BYTES = 256 * 1024
 _MAX_TODO_BYTES = 1024 * 1024
+_TAG = re.compile(r"<(?=\s*/?\s*\w)")
+_BLOCK = re.compile(r"<(?=\s*/?\s*(context-file|context|memory|plan-reminder|stdin|system)\b)", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -87,7 +89,9 @@ class TodoStore(InMemoryPlanStore):
 
     async def get_items(self) -> list[PlanItem]:
         await self._load(to_change=False)
-        return await super().get_items()
+        items = await super().get_items()
+        # They are shown to the model in a block, which they cannot end.
+        return [item.model_copy(update={"content": _TAG.sub("&lt;", item.content)}) for item in items]
 
     async def get_item(self, item_id: str) -> PlanItem | None:
         await self._load(to_change=False)
@@ -161,4 +165,11 @@ class ContextFiles(RepoContext[Any]):
             if entry.size is not None and entry.size <= _MAX_CONTEXT_BYTES:
                 usable.append(name)
         self.filenames = usable
-        await super().before_run(ctx)
+        try:
+            await super().before_run(replace(ctx, workspace=files))
+        except (OSError, WorkspaceError):
+            pass  # somebody is swapping it: none this time
+        # The harness sees to it that a file does not end its block; nor can it begin another.
+        self._context_files = [
+            replace(found, content=_BLOCK.sub("&lt;", found.content)) for found in self._context_files or []
+        ]

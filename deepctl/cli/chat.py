@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from contextlib import closing
 from typing import Annotated, Literal
@@ -20,6 +21,8 @@ from deepctl.output.text import is_terminal
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 
 _HOW = "deepctl chat 'your prompt'"
+_TAG = re.compile(r"<(?=\s*/?\s*stdin)", re.IGNORECASE)
+"""What is piped in cannot end the block it is shown in."""
 
 
 @app.command(epilog="Example: git diff | deepctl chat --user alice 'review this'")
@@ -121,7 +124,7 @@ def _said(prompt: str | None, new: str | None) -> str | None:
         raise UsageError("The prompt is empty.", "Say something, or leave the prompt out at a terminal.")
     if prompt:
         # The offline model knows this tag too: what is piped in is context, not commands.
-        return f"{prompt}\n\n<stdin>\n{piped}\n</stdin>" if piped.strip() else prompt
+        return f"{prompt}\n\n<stdin>\n{_TAG.sub('&lt;', piped)}\n</stdin>" if piped.strip() else prompt
     if piped.strip():
         return piped
     if is_terminal(sys.stdin) and is_terminal(sys.stdout):

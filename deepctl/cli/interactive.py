@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import termios
 from typing import TYPE_CHECKING
 
 from deepctl.errors import DeepctlError, Interrupted, Terminated
 from deepctl.output import render
-from deepctl.output.text import printable
+from deepctl.output.text import visible
 
 if TYPE_CHECKING:
     from deepctl.agent.approvals import Answer, Question
@@ -54,6 +55,24 @@ def converse(talk: Talk, session: str | None, new: str | None) -> None:
             render.error(error, as_json=False)
 
 
+def _shown(text: str, most: int) -> list[str]:
+    """What is asked about, so that it is what is seen: no line is out of sight, and nothing in one is invisible."""
+    lines = [visible(line) for line in text.split("\n")] if text else []
+    left_out = len(lines) - most
+    if left_out > 0:
+        half = most // 2
+        lines = [*lines[:half], f"… {left_out} lines are not shown here; say no if that matters …", *lines[-half:]]
+    return [line if len(line) <= _MAX_WIDTH else _cut(line) for line in lines]
+
+
+def _cut(line: str) -> str:
+    half = _MAX_WIDTH // 2
+    return f"{line[:half]} … {len(line) - _MAX_WIDTH} characters are not shown … {line[-half:]}"
+
+
+_MAX_LINES = 20
+_MAX_DIFF = 100
+_MAX_WIDTH = 600
 _WANTS = {"execute": "run", "write": "write", "edit": "edit", "read": "read"}
 
 
@@ -63,8 +82,10 @@ async def ask_at_terminal(question: Question) -> Answer:
 
     what = "this command" if question.operation == "execute" else "this file"
     render.say(f"The agent wants to {_WANTS[question.operation]}:")
-    for line in [*question.target.splitlines(), *question.preview.splitlines()]:
-        render.say(f"  {printable(line)}")
+    for line in [*_shown(question.target, _MAX_LINES), *_shown(question.preview, _MAX_DIFF)]:
+        render.say(f"  {line}")
+    # What was typed before the question could be read is no answer to it.
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)
     while True:
         print(
             "Allow it? [y]es, [a]lways " + what + ", [N]o, or n and a word to the agent: ",

@@ -183,6 +183,10 @@ def _count(directory: str) -> int:
         return 0
 
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_DEPTH = 200
+
+
 def _files(path: str) -> Iterator[os.stat_result]:
     """The status of every regular file at or below `path`, links not followed, what cannot be read left out."""
     try:
@@ -193,17 +197,24 @@ def _files(path: str) -> Iterator[os.stat_result]:
             return
     except OSError:
         return
-    pending = [path]
+    # By descriptors: the agent may put a link, or a FIFO, in the place of a directory meanwhile.
+    try:
+        pending = [(os.open(path, _DIRECTORY), 0)]
+    except OSError:
+        return
     while pending:
+        descriptor, depth = pending.pop()
         try:
-            with os.scandir(pending.pop()) as entries:
+            with os.scandir(descriptor) as entries:
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                    elif entry.is_file(follow_symlinks=False):
+                    if entry.is_file(follow_symlinks=False):
                         yield entry.stat(follow_symlinks=False)
+                    elif entry.is_dir(follow_symlinks=False) and depth < _MAX_DEPTH:
+                        pending.append((os.open(entry.name, _DIRECTORY, dir_fd=descriptor), depth + 1))
         except OSError:
-            continue
+            pass  # what cannot be read is left out
+        finally:
+            os.close(descriptor)
 
 
 def _size(path: str) -> int:

@@ -254,20 +254,31 @@ class Tree:
             return Entry(name, False, None, 0.0)
 
     @contextmanager
-    def opened(self, path: str) -> Iterator[tuple[int, str]]:
-        """The directory at `path` as a descriptor and `.`, or of anything else its parent's and its name.
+    def opened(self, path: str) -> Iterator[tuple[int, bool]]:
+        """What is at `path`, a directory or a regular file, as a descriptor, and whether it is a directory.
 
         Somewhere to start a search from: whatever becomes of the names that led there, it stays what was found.
         """
         with self._place(path) as place:
-            if place.name and not stat.S_ISDIR(os.stat(place.name, dir_fd=place.parent, follow_symlinks=False).st_mode):
-                yield place.parent, f"./{place.name}"
-                return
-            descriptor = os.open(place.name or ".", _DIRECTORY, dir_fd=place.parent)
             try:
-                yield descriptor, "."
+                descriptor = os.open(place.name or ".", _DIRECTORY, dir_fd=place.parent)
+            except NotADirectoryError:
+                with self._regular(path, os.O_RDONLY, place) as descriptor:
+                    yield descriptor, False
+                return
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise Outside(path, "a symbolic link is in the way") from None
+                raise
+            try:
+                yield descriptor, True
             finally:
                 os.close(descriptor)
+
+    def link_target(self, path: str) -> str:
+        """Where the link at `path` leads, as it is written."""
+        with self._place(path, last_link=False) as place:
+            return os.readlink(place.name, dir_fd=place.parent)
 
     def make_directory(self, path: str) -> None:
         """Make a directory and the parents it lacks; nothing if it is there."""

@@ -43,10 +43,18 @@ class NotebookShown(NamedTuple):
                 sys.stdout.flush()
                 sys.stdout.buffer.write(notebook.content)
                 continue
-            from rich.console import Console
-            from rich.markdown import Markdown
+            _render(notebook.content.decode("utf-8", "replace"))
 
-            Console().print(Markdown(printable_lines(notebook.content.decode("utf-8", "replace"))))
+
+def _render(text: str) -> None:
+    """Show Markdown at a terminal. What it decodes, such as `&#x1b;`, is made harmless as well."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.segment import Segment, Segments
+
+    console = Console()
+    rendered = console.render(Markdown(printable_lines(text)))
+    console.print(Segments(Segment(printable_lines(one.text), one.style, one.control) for one in rendered), end="")
 
 
 class NotebookList(NamedTuple):

@@ -97,7 +97,7 @@ def _part(part: dict[str, Any]) -> str | None:
         case "text":
             return printable_lines(str(part.get("content", "")))
         case "tool-call":
-            return f"  → {part.get('tool_name')} {_folded(part.get('args'))}"
+            return f"  → {printable(str(part.get('tool_name')))} {_folded(part.get('args'))}"
         case "tool-return":
             mark = "←" if part.get("outcome", "success") == "success" else "✗"
             return f"  {mark} {_folded(part.get('content'))}"

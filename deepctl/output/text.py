@@ -12,8 +12,17 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud
 _CONTROL_OR_BREAK = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and signs that look like nothing."""
+_RUN = re.compile(r" {40,}")
+
+
 def _escaped(match: re.Match[str]) -> str:
-    character = ord(match[0])
+    return _escaped_character(match[0])
+
+
+def _escaped_character(one: str) -> str:
+    character = ord(one)
     if 0xDC80 <= character <= 0xDCFF:
         character -= 0xDC00
     return f"\\x{character:02x}" if character < 0x100 else f"\\u{character:04x}"
@@ -24,6 +33,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return _CONTROL_OR_BREAK.sub(_escaped, text)
+
+
+def visible(text: str) -> str:
+    """`text` on one line, with everything that cannot be told by looking shown as an escape: invisible characters,
+    spaces that are none, and runs of spaces long enough to push something out of sight.
+    """
+    shown = "".join(
+        one if (one.isprintable() and one not in _BLANK) or one == " " else _escaped_character(one) for one in text
+    )
+    return _RUN.sub(lambda found: f" …{len(found[0])} spaces… ", shown)
 
 
 def printable_lines(text: str) -> str:

@@ -14,11 +14,12 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from deepctl.sandbox import seccomp
-from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Limits, Unavailable, environment
+from deepctl.sandbox.policy import COMMAND_PATH, HOME_DIRECTORY, MOUNT, Limits, Unavailable, environment
 
 VARIABLE = "DEEPCTL_BWRAP"
 """The environment variable that names the program."""
@@ -63,19 +64,30 @@ _ETC_NETWORK = ("resolv.conf", "gai.conf")
 _SEALED = ("/dev", "/proc", "/")
 
 _LIMITED = (
+    "( ( while read -r _ <&4; do :; done; kill -9 $$ ) >/dev/null 2>&1 </dev/null & ); exec 4<&-\n"
     'ulimit -c 0 && ulimit -d "$1" && ulimit -f "$2" || exit 126\n'
     'if (ulimit -u "$3") 2>/dev/null; then ulimit -u "$3"; else ulimit -p "$3"; fi || exit 126\n'
     'shift 3; exec "$@"'
 )
-"""Inside: bash counts processes with -u, dash with -p. Set there, because only the sandbox's own are to count."""
+"""Inside: a guard, no child of the command, that ends it, and so the sandbox, once our process has closed its end of
+descriptor 4, or died. (`bwrap` does that too, but from a moment on only at which we may be dead already.) Then the
+limits: bash counts processes with -u, dash with -p; set there, because only the sandbox's own are to count.
+"""
 
 _LAUNCH = (
-    'exec 3<"$1" || exit 126\n'
+    'exec 3<"$1" 4<"$2" || exit 126\n'
     "{ echo 1000 > /proc/self/oom_score_adj; } 2>/dev/null\n"
-    'for group in $2; do echo 0 > "$group/cgroup.procs" || exit 126; done\n'
-    'shift 2; exec "$@"'
+    'for group in $3; do echo 0 > "$group/cgroup.procs" || exit 126; done\n'
+    'shift 3; exec "$@"'
 )
-"""Outside: the filter on descriptor 3, then `bwrap` in the place of this shell, so that its parent is our process."""
+"""Outside: the filter on descriptor 3, what tells that we live on 4, then `bwrap` in the place of this shell."""
+
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_OWN_DEVICES = (
+    f"for name in {' '.join(_DEVICES)}; do mount -o bind,ro /dev/$name /dev/$name || exit 126; done\n"
+    'exec </dev/null; exec "$@"'
+)
+"""For root, to whom the devices belong that the sandbox is given: read-only, or a command could change their modes."""
 
 
 class Policy(NamedTuple):
@@ -85,6 +97,8 @@ class Policy(NamedTuple):
     workspace: str | None
     limits: Limits
     network: bool
+    hidden: tuple[str, ...] = ()
+    """Directories that must not be seen, should they lie in what is shown of the system."""
 
     def arguments(self) -> list[str]:
         """What `bwrap` is told, up to the command."""
@@ -97,6 +111,7 @@ class Policy(NamedTuple):
             "--clearenv",
             *(word for name, value in variables.items() for word in ("--setenv", name, value)),
             *("--ro-bind", "/usr", "/usr"),
+            *(word for directory in self._in_the_way() for word in ("--tmpfs", directory, "--remount-ro", directory)),
             *(word for directory in _SYSTEM for word in _system(directory)),
             *(word for name in _etc_names(self.network) for word in _etc(name)),
             *("--proc", "/proc", "--dev", "/dev"),
@@ -109,13 +124,25 @@ class Policy(NamedTuple):
             *("--chdir", MOUNT),
         ]
 
-    def command(self, argv: Sequence[str], *, groups: Sequence[str] = (), variables: Sequence[str] = ()) -> list[str]:
+    def _in_the_way(self) -> list[str]:
+        hidden = [*self.hidden, *([os.path.dirname(self.workspace)] if self.workspace is not None else [])]
+        real = {os.path.realpath(directory) for directory in hidden}
+        shown = sorted(one for one in real if one.startswith("/usr/") and os.path.isdir(one))
+        return [one for one in shown if not any(one.startswith(f"{other}/") for other in shown)]
+
+    def command(
+        self, argv: Sequence[str], alive: int, *, groups: Sequence[str] = (), variables: Sequence[str] = ()
+    ) -> list[str]:
         """The command line that runs `argv` in the sandbox, in these control groups.
 
-        `variables` are more arguments of `bwrap`: `--setenv NAME VALUE`. This process has to start it.
+        `alive` is the reading end of a pipe of this process: the sandbox ends when the other end is closed, by this
+        process or by its death. `variables` are more arguments of `bwrap`: `--setenv NAME VALUE`. This process has to
+        start it.
         """
         return [
-            *("/bin/sh", "-c", _LAUNCH, "sh", seccomp.path(network=self.network), " ".join(groups)),
+            *("/bin/sh", "-c", _LAUNCH, "sh", seccomp.path(network=self.network), f"/proc/{os.getpid()}/fd/{alive}"),
+            " ".join(groups),
+            *(("unshare", "--mount", "--propagation", "private", "sh", "-c", _OWN_DEVICES, "sh") if _is_root() else ()),
             *(self.program, *self.arguments(), *variables, "--"),
             *("/bin/sh", "-c", _LIMITED, "sh"),
             str(_bound(resource.RLIMIT_DATA, self.limits.memory) // 1024),
@@ -123,6 +150,21 @@ class Policy(NamedTuple):
             str(_bound(resource.RLIMIT_NPROC, self.limits.processes)),
             *argv,
         ]
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+@contextmanager
+def pipe() -> Iterator[int]:
+    """The `alive` of a command that runs within."""
+    reading, writing = os.pipe()
+    try:
+        yield reading
+    finally:
+        os.close(writing)
+        os.close(reading)
 
 
 def _bound(which: int, wanted: int) -> int:
@@ -182,15 +224,18 @@ def _runnable(path: str) -> bool:
 def check(policy: Policy) -> None:
     """Run a command in the sandbox, with all it has. Raises `Unavailable`, saying what stands in the way."""
     try:
-        done = subprocess.run(
-            policy.command(["/bin/sh", "-c", _PROBE]),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_PROBE_SECONDS,
-            start_new_session=True,
-            env={},
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        with pipe() as alive:
+            done = subprocess.run(
+                policy.command(["/bin/sh", "-c", _PROBE], alive),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_PROBE_SECONDS,
+                start_new_session=True,
+                env={"PATH": COMMAND_PATH},
+            )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"bubblewrap did not come to an end within {_PROBE_SECONDS:g} s", _INSTALL) from None
+    except OSError as error:
         raise Unavailable(f"bubblewrap cannot be started: {error}", _INSTALL) from None
     if done.returncode == 0 and done.stdout == b"works\n":
         return

@@ -16,6 +16,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from deepctl.sandbox.daemon import connect, sdk, translated
@@ -28,6 +29,9 @@ _SECONDS_TO_END = 10
 # What `docker start` by anyone but us starts ends by itself, as nobody greets it. The answer proves, before any
 # command runs, that our end of stdin is the one that keeps the container up.
 _MAIN = "timeout 5 head -n 1 >/dev/null && echo held && exec cat >/dev/null"
+_STDERR = 2
+_KEEPER = 65534
+"""The user of the main process: nobody."""
 _GREETING = b"\n"
 _ANSWER = b"held"
 
@@ -47,6 +51,8 @@ class Spec(NamedTuple):
     """Bytes of memory, swap included."""
     processes: int
     """Processes and threads at once."""
+    disk: int
+    """Bytes of the largest file."""
     tmp: int
     """Bytes of `/tmp`, and as many of `/dev/shm`; both count as memory."""
     profile: str
@@ -96,6 +102,38 @@ class Held:
                 _end(self._api, self._identity)
                 self._line = _start(self._api, self.name, self._identity)
 
+    def execute(self, argv: list[str], variables: Mapping[str, str], sink: Sink) -> int | None:
+        """Run a command as the user this process belongs to, what it prints going to `sink`. Returns its exit code.
+
+        `None` if it was broken off: because `sink` had enough, or because the container ended, by `kill_all` for
+        instance. Raises `Unavailable` if it could not be started.
+        """
+        with translated():
+            api = connect()
+            try:
+                made = api.exec_create(
+                    self._identity,
+                    argv,
+                    environment=dict(variables),
+                    workdir=MOUNT,
+                    user=f"{os.getuid()}:{os.getgid()}",
+                )
+                stream = api.exec_start(made["Id"], socket=True)
+                try:
+                    for number, data in sdk().utils.socket.frames_iter(stream, tty=False):
+                        if not sink(*((b"", data) if number == _STDERR else (data, b""))):
+                            return None
+                finally:
+                    _close(stream)
+                code = api.exec_inspect(made["Id"])["ExitCode"]
+                return None if code is None else int(code)
+            finally:
+                api.close()
+
+
+Sink = Callable[[bytes, bytes], bool]
+"""Takes what came on stdout and on stderr; whether it wants more."""
+
 
 class _Line:
     """The connection that carries the container's stdin, and its first words back."""
@@ -104,8 +142,7 @@ class _Line:
         stream = api.attach_socket(identity, params={"stdin": 1, "stdout": 1, "stream": 1})
         # The SDK hands out a reader of the socket, the socket itself (TLS) or an SSH channel; the last two send.
         self._sending = getattr(stream, "_sock", stream)
-        # Each of these keeps the connection open on its own. The response goes first: it fails on a closed stream.
-        self._holding = [getattr(stream, "_response", None), stream]
+        self._stream = stream
 
     def greet(self, seconds: float) -> bool:
         """Say the word the main process waits for. True once it has answered, False if it ended instead.
@@ -129,9 +166,15 @@ class _Line:
             self._sending.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # The other end was first.
-        for held in self._holding:
-            if held is not None:
-                held.close()
+        _close(self._stream)
+
+
+def _close(stream: Any) -> None:
+    """Close a connection that the SDK has handed out."""
+    # Each of these keeps it open on its own. The response goes first: it fails on a closed stream.
+    for held in (getattr(stream, "_response", None), getattr(stream, "_sock", None), stream):
+        if held is not None:
+            held.close()
 
 
 def container_name(profile_directory: str) -> str:
@@ -178,7 +221,7 @@ def check(image: str) -> str:
         api = connect()
         try:
             _refuse_other_uids(api)
-            _image_id(api, image)
+            _image(api, image)
             return str(api.version()["Version"])
         finally:
             api.close()
@@ -198,9 +241,10 @@ def _find(api: Any, name: str) -> Any:
     return existing
 
 
-def _image_id(api: Any, image: str) -> str:
+def _image(api: Any, image: str) -> Any:
+    """What the daemon knows of an image."""
     try:
-        return str(api.inspect_image(image)["Id"])
+        return api.inspect_image(image)
     except sdk().errors.NotFound:
         raise Unavailable(f"The image {image} is not on this machine.", f"Get it with: docker pull {image}") from None
 
@@ -218,9 +262,10 @@ def _refuse_other_uids(api: Any) -> None:
 
 def _prepare(api: Any, spec: Spec) -> str:
     """The id of a stopped container of `spec`: the one there is, or a new one."""
-    options = _options(api, spec)
+    image = _image(api, spec.image)
+    options = _options(api, spec, sorted(image["Config"].get("Volumes") or {}))
     # With the image's id: a tag that has moved on is another image.
-    made_of = json.dumps([_image_id(api, spec.image), options], sort_keys=True)
+    made_of = json.dumps([image["Id"], options], sort_keys=True)
     digest = hashlib.sha256(made_of.encode()).hexdigest()
     existing = _find(api, spec.name)
     if existing is not None:
@@ -236,7 +281,7 @@ def _prepare(api: Any, spec: Spec) -> str:
     return str(api.create_container_from_config(options, spec.name)["Id"])
 
 
-def _options(api: Any, spec: Spec) -> Any:
+def _options(api: Any, spec: Spec, volumes: list[str]) -> Any:
     package = sdk()
     host = api.create_host_config(
         network_mode="bridge" if spec.network else "none",
@@ -246,7 +291,12 @@ def _options(api: Any, spec: Spec) -> Any:
         cap_drop=["ALL"],
         security_opt=["no-new-privileges:true"],
         read_only=True,
-        tmpfs={"/tmp": f"size={spec.tmp},mode=1777,exec"},
+        # Volumes of the image would be disk that nobody limits and no checkpoint keeps.
+        tmpfs=dict.fromkeys(("/tmp", *volumes), f"size={spec.tmp},mode=1777,exec"),
+        ulimits=[
+            package.types.Ulimit(name="fsize", soft=spec.disk, hard=spec.disk),
+            package.types.Ulimit(name="core", soft=0, hard=0),
+        ],
         shm_size=spec.tmp,
         ipc_mode="private",
         init=True,
@@ -261,8 +311,9 @@ def _options(api: Any, spec: Spec) -> Any:
         entrypoint=["sh", "-c", _MAIN],
         command=[],
         hostname="workspace",
-        user=f"{os.getuid()}:{os.getgid()}",
-        working_dir=MOUNT,
+        # Not the user of the commands, who could stop it: it would not see then that we are gone.
+        user=f"{_KEEPER}:{_KEEPER}" if os.getuid() != _KEEPER else f"{_KEEPER - 1}:{_KEEPER - 1}",
+        working_dir="/",
         environment=[f"{key}={value}" for key, value in environment(f"{MOUNT}/{HOME_DIRECTORY}").items()],
         stdin_open=True,
         detach=False,

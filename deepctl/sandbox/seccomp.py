@@ -25,13 +25,13 @@ _DENIED = {
     "x86_64": {
         "tracing": (101, 310, 311, 312, 438),  # ptrace, process_vm_readv, process_vm_writev, kcmp, pidfd_getfd
         "keyrings": (248, 249, 250),  # add_key, request_key, keyctl
-        "kernel": (298, 321, 323, 425, 426, 427),  # perf_event_open, bpf, userfaultfd, io_uring
+        "kernel": (103, 298, 321, 323, 425, 426, 427),  # syslog, perf_event_open, bpf, userfaultfd, io_uring
         "namespaces": (155, 161, 165, 166, 272, 308),  # pivot_root, chroot, mount, umount2, unshare, setns
     },
     "aarch64": {
         "tracing": (117, 270, 271, 272, 438),
         "keyrings": (217, 218, 219),
-        "kernel": (241, 280, 282, 425, 426, 427),
+        "kernel": (116, 241, 280, 282, 425, 426, 427),
         "namespaces": (39, 40, 41, 51, 97, 268),
     },
 }
@@ -51,7 +51,7 @@ _REACHING = {
 _CLONE_NEWUSER = 0x10000000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
-_SOCK_DGRAM, _SOCK_TYPE_MASK = 2, 0xF
+_SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 5, 0xF
 
 _NR, _ARCH, _ARG0, _ARG1 = 0, 4, 16, 24
 """Offsets in `struct seccomp_data`; of the arguments, the lower halves (both machines are little-endian)."""
@@ -134,10 +134,12 @@ def program(machine: str, *, network: bool) -> bytes:
         (_LOAD, "", "", _ARG0),
         (_JEQ, "stream", "deny", _AF_UNIX),
         "stream",
-        # With a datagram socket, `sendmsg`, which passes descriptors, names any path without `connect`.
+        # With a datagram socket, as a raw one is too, `sendmsg`, which passes descriptors, names any path without
+        # `connect`.
         (_LOAD, "", "", _ARG1),
         (_AND, "", "", _SOCK_TYPE_MASK),
-        (_JEQ, "deny", "allow", _SOCK_DGRAM),
+        (_JEQ, "allow", "", _SOCK_STREAM),
+        (_JEQ, "allow", "deny", _SOCK_SEQPACKET),
         "allow",
         (_RETURN, "", "", _ALLOW),
         "deny",

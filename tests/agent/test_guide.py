@@ -58,13 +58,11 @@ def container() -> Iterator[str]:
     """The beginning of the names of a test's containers, which are removed afterwards."""
     docker.require()
     name = containers.container_name("/test-of-the-guide")
-    with docker.library_client():
-        yield name
-        for user in ("alice", "bob"):
-            containers.remove(f"{name}-{user}")
+    yield name
+    for user in ("alice", "bob"):
+        containers.remove(f"{name}-{user}")
 
 
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_pattern_c_a_container_a_user(tmp_path: Path, container: str) -> None:
     def sandbox(user: str) -> Sandbox:
         return Docker(f"{container}-{user}", docker.IMAGE, limits=Limits(memory=128 << 20))
@@ -98,7 +96,10 @@ async def _isolated_and_kept(tmp_path: Path, sandbox: object) -> None:
         await _said(alice, "run rm -f made; echo new > new")
         await store.rewind(before.id, tmp_path / "workspaces/alice", by_agent=True)
         assert sorted(path.name for path in (tmp_path / "workspaces/alice").iterdir()) == [".deep", "made"]
-        assert "made" in await _said(deps("alice"), "run cat made"), "another request finds it"
+        again = deps("alice")
+        assert "made" in await _said(again, "run cat made"), "another request finds it"
+        assert isinstance(again.backend, LocalBackend)
+        again.backend.close()
     finally:
         for one in (alice, bob):
             assert isinstance(one.backend, LocalBackend)

@@ -16,9 +16,6 @@ from tests.attacks.attempts import ATTEMPTS, NONE, ONLY_BY_GROUPS, ONLY_FOR_ROOT
 from tests.attacks.scene import LIMITS, Scene, Seen, opened
 from tests.support import docker
 
-# The client of pydantic-ai-backend leaves sockets to the collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
@@ -35,10 +32,9 @@ def backend(request: pytest.FixtureRequest, scene: Scene) -> Iterator[LocalBacke
         return
     docker.require()
     name = containers.container_name(scene.alice.directory)
-    with docker.library_client():
-        with opened(scene, Docker(name, docker.IMAGE, limits=LIMITS)) as made:
-            yield made
-        assert containers.remove(name)
+    with opened(scene, Docker(name, docker.IMAGE, limits=LIMITS)) as made:
+        yield made
+    assert containers.remove(name)
 
 
 @pytest.mark.parametrize("attempt", [one for one in ATTEMPTS if one.holds_in_none is False], ids=lambda one: one.name)

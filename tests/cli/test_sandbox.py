@@ -175,6 +175,23 @@ def test_sandboxed_processes_are_gone_when_deepctl_is(process: Command, number: 
     assert process("chat", "hello").code == 0, "the lock is free"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_giants_in_the_workspace_cannot_keep_a_turn_from_being_ended(
+    process: Command, home: Path, number: signal.Signals
+) -> None:
+    """Files of nothing but holes cost the agent nothing, and a checkpoint minutes."""
+    running = process.start("chat", "--json", *BUBBLEWRAP, "run truncate -s 9G a b c d e f")
+    docker.until(lambda: (_workspace(home) / "f").exists(), 20, "the giants are there")
+    time.sleep(1)
+    began = time.monotonic()
+    running.send_signal(number)
+    running.wait(timeout=60)
+    assert time.monotonic() - began < 10
+    for name in "abcdef":
+        (_workspace(home) / name).unlink()
+    assert process("chat", "hello").code == 0, "the lock is free"
+
+
 def test_a_command_that_takes_too_long_is_ended_with_all_it_started(deepctl: InProcess) -> None:
     deepctl("profiles", "create", "alice").ok()
     deepctl("config", "set", "limits.seconds", "1", "--user", "alice").ok()
@@ -230,11 +247,8 @@ class TestDocker:
         for key, value in (("sandbox", "docker"), ("docker.image", docker.IMAGE), ("limits.memory", "128M")):
             deepctl("config", "set", key, value, "--user", "alice").ok()
         name = containers.container_name(layout.Root(str(home)).profile("alice").directory)
-        with docker.library_client():
-            yield name
-            containers.remove(name)
-
-    pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+        yield name
+        containers.remove(name)
 
     def test_commands_run_in_one_container_that_is_kept(self, deepctl: InProcess, home: Path, alice: str) -> None:
         result = deepctl(
@@ -270,7 +284,9 @@ class TestDocker:
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     def test_its_processes_are_gone_when_deepctl_is(self, process: Command, alice: str, number: signal.Signals) -> None:
         own, other = f"sleep 55.{os.getpid()}", f"sleep 56.{os.getpid()}"
-        running = process.start("chat", "--json", "--user", "alice", f"run setsid {other} & {own}")
+        # What keeps the container up cannot be stopped or ended from inside.
+        stop = "for p in 1 2 3 4 5 6 7 8 9; do kill -STOP $p; kill -9 $p; done 2>/dev/null"
+        running = process.start("chat", "--json", "--user", "alice", f"run {stop}; setsid {other} & {own}")
         _until_there(own, other)
         running.send_signal(number)
         running.wait(timeout=20)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from deepctl.sandbox import bubblewrap, cgroups, seccomp
 from deepctl.sandbox.policy import Limits, Unavailable
+from tests.support import docker
 
 _CLOSED = {
+    "syslog": 103,
     "ptrace": 101,
     "keyctl": 250,
     "add_key": 248,
@@ -47,16 +51,16 @@ def policy(tmp_path: Path) -> bubblewrap.Policy:
 
 
 def _run(policy: bubblewrap.Policy, script: str, *, groups: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    command = policy.command(["/bin/sh", "-c", script], groups=groups)
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        start_new_session=True,
-        check=False,
-    )
+    with bubblewrap.pipe() as alive:
+        return subprocess.run(
+            policy.command(["/bin/sh", "-c", script], alive, groups=groups),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            start_new_session=True,
+            check=False,
+        )
 
 
 @pytest.mark.parametrize("network", [False, True])
@@ -84,7 +88,10 @@ def test_pairs_of_sockets_stay(policy: bubblewrap.Policy) -> None:
     script = "socketpair(A,B,PF_UNIX,SOCK_STREAM,0) or die; syswrite(A,q(hi)); sysread(B,$x,2); print $x"
     assert _run(policy, f"perl -MSocket -e '{script}'").stdout == "hi"
     datagram = "print socketpair(A,B,PF_UNIX,SOCK_DGRAM,0) ? 1 : 0+$!"
-    assert _run(policy, f"perl -MSocket -e '{datagram}'").stdout == "1", "EPERM"
+    for kind in ("SOCK_DGRAM", "SOCK_RAW"):
+        for network in (False, True):
+            script = datagram.replace("SOCK_DGRAM", kind)
+            assert _run(policy._replace(network=network), f"perl -MSocket -e '{script}'").stdout == "1", "EPERM"
 
 
 def test_every_filter_is_a_program_the_kernel_takes() -> None:
@@ -119,6 +126,70 @@ def test_nothing_but_the_system_and_the_workspace_is_there(policy: bubblewrap.Po
 def test_the_environment_is_what_is_listed(policy: bubblewrap.Policy) -> None:
     names = {line.split("=")[0] for line in _run(policy, "env").stdout.splitlines()}
     assert names == {"HOME", "LANG", "PATH", "PWD"}
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.002, 0.004, 0.006, 0.008, 0.012, 0.02] * 4)
+def test_a_kill_at_any_moment_of_the_start_leaves_nothing(policy: bubblewrap.Policy, moment: float) -> None:
+    """`bwrap` asks to be ended with its parent; before it has asked, the parent may be gone."""
+    mark = f"sleep 58.{os.getpid()}"
+    code = (
+        "import os, sys, time, subprocess\n"
+        "from deepctl.sandbox import bubblewrap, policy\n"
+        f"made = bubblewrap.Policy({policy.program!r}, {policy.workspace!r}, policy.Limits(), network=False)\n"
+        "alive = bubblewrap.pipe().__enter__()\n"
+        f"subprocess.Popen(made.command(['/bin/sh', '-c', 'exec {mark}'], alive), start_new_session=True)\n"
+        f"time.sleep({moment})\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.DEVNULL)
+    assert killed.returncode == -9
+    end = time.monotonic() + 5
+    while docker.processes(*mark.split()) or _launchers(str(policy.workspace)):
+        assert time.monotonic() < end, "something is still there"
+        time.sleep(0.02)
+
+
+def _launchers(workspace: str) -> list[str]:
+    """Processes that have the workspace among their arguments: shells on the way to bwrap, and bwrap."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = line.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if workspace.encode() in words:
+            found.append(str(line))
+    return found
+
+
+def test_the_devices_of_this_machine_cannot_be_changed(policy: bubblewrap.Policy) -> None:
+    before = [os.stat(f"/dev/{name}") for name in ("null", "zero", "full")]
+    done = _run(
+        policy,
+        "for d in /dev/null /dev/zero /dev/full /proc/self/fd/0; do chmod 666 $d; touch -d 2001-01-01 $d; done; "
+        "echo works > /dev/null && head -c1 /dev/zero | wc -c",
+    )
+    assert done.stdout == "1\n", done
+    assert done.stderr.count("chmod: ") == 4
+    after = [os.stat(f"/dev/{name}") for name in ("null", "zero", "full")]
+    assert [one.st_mtime_ns for one in before] == [one.st_mtime_ns for one in after]
+    assert [one.st_ctime_ns for one in before] == [one.st_ctime_ns for one in after]
+
+
+def test_state_that_lies_among_the_system_s_files_is_not_shown(policy: bubblewrap.Policy) -> None:
+    if os.geteuid() != 0:
+        with pytest.raises(PermissionError):
+            os.mkdir("/usr/deepctl-test")
+        return
+    root = Path(f"/usr/local/share/deepctl-test-{os.getpid()}")
+    (root / "profiles/alice/workspace").mkdir(parents=True)
+    (root / "profiles/bob").mkdir()
+    try:
+        hiding = policy._replace(workspace=str(root / "profiles/alice/workspace"), hidden=(str(root),))
+        assert _run(hiding, f"ls {root} {root}/profiles; touch here").stdout == f"{root}:\n"
+        assert (root / "profiles/alice/workspace/here").exists()
+    finally:
+        shutil.rmtree(root)
 
 
 def test_limits_are_set(policy: bubblewrap.Policy) -> None:

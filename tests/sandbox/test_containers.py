@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
@@ -29,7 +28,8 @@ HOLDER = """
 import sys, time
 from deepctl.sandbox import containers, policy
 name, image, workspace = sys.argv[1:]
-held = containers.open_container(containers.Spec(name, image, workspace, False, 256 << 20, 64, 16 << 20, "alice"))
+spec = containers.Spec(name, image, workspace, False, 256 << 20, 64, 1 << 30, 16 << 20, "alice")
+held = containers.open_container(spec)
 print("held", flush=True)
 time.sleep(600)
 """
@@ -41,7 +41,7 @@ def spec(tmp_path: Path) -> Iterator[Spec]:
     workspace = tmp_path / "profile" / "workspace"
     workspace.mkdir(parents=True)
     name = containers.container_name(str(workspace.parent))
-    yield Spec(name, docker.IMAGE, str(workspace), False, 256 * MIB, 64, 16 * MIB, "alice")
+    yield Spec(name, docker.IMAGE, str(workspace), False, 256 * MIB, 64, 1024 * MIB, 16 * MIB, "alice")
     containers.remove(name)
 
 
@@ -135,7 +135,15 @@ def test_the_user_is_the_caller(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(os, "getgid", lambda: 23456)
     os.chown(spec.workspace, 12345, 23456)
     held = containers.open_container(spec)
-    assert docker.inside(spec.name, "touch made; stat -c %u:%g made; touch /tmp/x && echo tmp") == "12345:23456\ntmp"
+    said: list[bytes] = []
+    script = "touch made; stat -c %u:%g made; touch /tmp/x && echo tmp; echo wrong >&2; exit 3"
+
+    def sink(out: bytes, err: bytes) -> bool:
+        said.append(out + err)
+        return True
+
+    code = held.execute(["sh", "-c", script], {}, sink)
+    assert (code, b"".join(said)) == (3, b"12345:23456\ntmp\nwrong\n")
     held.close()
 
 
@@ -411,41 +419,3 @@ def test_the_package_is_imported_only_when_needed() -> None:
 
 
 # With the library that runs the commands
-
-
-@pytest.fixture
-def library_client() -> Iterator[None]:
-    with docker.library_client():
-        yield
-
-
-@pytest.mark.usefixtures("library_client")
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-def test_the_library_runs_commands_in_it(spec: Spec, sleeper: list[str]) -> None:
-    from pydantic_ai.workspaces import WorkspaceTimeoutError, WorkspaceUnavailableError
-    from pydantic_ai_backends.workspaces import DockerWorkspace
-
-    held = containers.open_container(spec)
-    identity = docker.inspected(spec.name, "{{.Id}}")
-    line = " ".join(sleeper)
-
-    async def talk() -> None:
-        backend = DockerWorkspace(container_name=spec.name, image=spec.image).backend()
-        assert (await backend.run(["sh", "-c", "echo $0; pwd", "a b"])).stdout == "a b\n/workspace\n"
-        with pytest.raises(WorkspaceTimeoutError):
-            await backend.run(["sh", "-c", f"trap '' TERM; {line}; {line}"], timeout=1)
-        assert docker.processes(*sleeper) == []
-        # What has a session of its own outlives the library's stop, and not ours.
-        with pytest.raises(WorkspaceTimeoutError):
-            await backend.run(["sh", "-c", f"setsid {line} & {line}"], timeout=1)
-        assert len(docker.processes(*sleeper)) == 1
-        await asyncio.to_thread(held.kill_all)
-        assert docker.processes(*sleeper) == []
-        assert (await backend.run(["sh", "-c", "echo again"])).stdout == "again\n"
-        held.close()
-        with pytest.raises(WorkspaceUnavailableError):
-            await backend.run(["true"])
-
-    asyncio.run(talk())
-    assert docker.inspected(spec.name, "{{.Id}}") == identity
-    held.close()

@@ -5,18 +5,17 @@ With DEEPCTL_TEST_DOCKER=1 a missing one is a failure, otherwise the test is ski
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
 from deepctl.sandbox import containers, policy
 
 IMAGE = "deepctl-test:latest"
+_USER = f"{os.getuid()}:{os.getgid()}"
 
 # Read now: tests run without any DEEPCTL_ variable.
 _REQUIRED = os.environ.get("DEEPCTL_TEST_DOCKER") == "1"
@@ -33,18 +32,6 @@ def require() -> None:
         pytest.skip(message)
 
 
-@contextmanager
-def library_client() -> Iterator[None]:
-    """Afterwards, nothing is left of the client that pydantic-ai-backend keeps for the process, nor of its sockets."""
-    from pydantic_ai_backends.backends.docker import _client
-
-    yield
-    if _client._client is not None:
-        _client._client.close()
-        _client._client = None
-    gc.collect()
-
-
 def docker(*arguments: str, check: bool = True, timeout: float = 60) -> str:
     """What the client prints, without the last line's end."""
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=timeout)
@@ -54,12 +41,12 @@ def docker(*arguments: str, check: bool = True, timeout: float = 60) -> str:
 
 def inside(name: str, script: str, *, check: bool = True) -> str:
     """What a shell script prints in the container."""
-    return docker("exec", name, "sh", "-c", script, check=check)
+    return docker("exec", "--user", _USER, "--workdir", policy.MOUNT, name, "sh", "-c", script, check=check)
 
 
 def detached(name: str, script: str) -> None:
     """Start a shell script in the container, and do not wait for it."""
-    docker("exec", "--detach", name, "sh", "-c", script)
+    docker("exec", "--detach", "--user", _USER, "--workdir", policy.MOUNT, name, "sh", "-c", script)
 
 
 def inspected(name: str, template: str) -> str:

@@ -48,7 +48,7 @@ def present(root: str, objects: Objects) -> Content:
 
     def read(path: bytes, entry: Entry) -> bytes:
         if entry.kind == LINK:
-            return os.fsencode(os.readlink(os.path.join(os.fsencode(root), path)))
+            return os.fsencode(tree.link_target(os.fsdecode(path)))
         if objects.find(entry.digest) is not None:
             return objects.read(entry.digest)
         return tree.read(os.fsdecode(path))

@@ -70,9 +70,16 @@ def sweep(root: str, paths: Iterable[bytes], mark: str) -> None:
             with directory(root, above) as descriptor:
                 for name in os.listdir(descriptor):
                     if os.fsencode(name).startswith(start):
-                        os.unlink(name, dir_fd=descriptor)
+                        _unlink_file(name, descriptor)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
+
+
+def _unlink_file(name: str, directory: int) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except IsADirectoryError:
+        pass  # not ours, whatever it is called
 
 
 class _Work:

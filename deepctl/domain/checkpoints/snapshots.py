@@ -96,6 +96,7 @@ class _Taking:
         self._changed: list[tuple[bytes, bytes | None, bytes, bytes]] = []
         # Whoever changes a file within a tick of our look at it can leave its status as it is.
         self._trusted_before = time.time_ns() - _TICK
+        self._linked: dict[tuple[int, int], tuple[bytes, int]] = {}
         self._looked = 0
         self.files = 0
         self.bytes = 0
@@ -210,7 +211,19 @@ class _Taking:
             self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be read"))
             return None
         try:
-            return self._sink.add_file(descriptor, size)
+            status = os.fstat(descriptor)
+            kind = status.st_mode
+            if not stat.S_ISREG(kind):
+                # It was a file a moment ago; a FIFO could be read for ever.
+                self.unkept.append(Unkept(prefix + name, "is being replaced" if stat.S_ISDIR(kind) else _kind(kind)))
+                return None
+            if status.st_nlink == 1:
+                return self._sink.add_file(descriptor, size)
+            # The other names of a file are read once.
+            inode = (status.st_dev, status.st_ino)
+            if inode not in self._linked:
+                self._linked[inode] = self._sink.add_file(descriptor, size)
+            return self._linked[inode]
         finally:
             os.close(descriptor)
 
