@@ -81,8 +81,10 @@ class Bubblewrapped(BubblewrapWorkspace):
         return []
 
     def _launch(self, bwrap: list[str], *, working_dir: str) -> list[str]:
-        # `run` gives the variables of the call, `--` and the command.
-        split = bwrap.index("--")
+        # `run` gives the variables of the call, `--setenv NAME VALUE` each, then `--` and the command.
+        split = 0
+        while bwrap[split] == "--setenv":
+            split += 3
         started = _STARTED.get()
         argv, variables = bwrap[split + 1 :], bwrap[:split]
         return self._policy.command(argv, started.alive, groups=started.groups, variables=variables)
