@@ -39,8 +39,8 @@ async def _measured() -> bool:
     print(f"{_FILES} reads by open {reads['open'] * 1000:.1f} ms, by the workspace {reads['tool'] * 1000:.1f} ms")
     return all(
         [
-            promise("a command in bubblewrap / the same without", commands["sandboxed"] / commands["bare"], 8),
-            promise(f"{_FILES} reads by the workspace / by open", reads["tool"] / reads["open"], 60),
+            promise("a command in bubblewrap / the same without", commands["sandboxed"] / commands["bare"], 20),
+            promise(f"{_FILES} reads by the workspace / by open", reads["tool"] / reads["open"], 80),
         ]
     )
 

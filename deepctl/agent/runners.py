@@ -20,7 +20,7 @@ from pydantic_ai.workspaces import (
 )
 from pydantic_ai_harness.bubblewrap_sandbox import BubblewrapWorkspace
 
-from deepctl.sandbox import bubblewrap, cgroups, containers
+from deepctl.sandbox import bubblewrap, cgroups, containers, holding
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, OUTPUT_BYTES, Limits, Unavailable, environment
 
 
@@ -149,7 +149,7 @@ class Contained:
 
     def __init__(self, spec: containers.Spec) -> None:
         self._spec = spec
-        self._held: containers.Held | None = None
+        self._held: holding.Held | None = None
 
     async def run(
         self,

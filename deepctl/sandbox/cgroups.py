@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 _ROOT = "/sys/fs/cgroup"
 _PREFIX = "deepctl-"
-_TRIES = 20
-_PAUSE = 0.01
+_TRIES = 200
+_PAUSE = 0.001
 _numbers = itertools.count()
 
 

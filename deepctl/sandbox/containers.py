@@ -1,8 +1,4 @@
-"""A profile's Docker container: made, held for as long as this process lives, ended, removed.
-
-The container's main process does nothing but read its stdin, and this process holds the other end. When the end
-is closed, by `Held.close` or because the process died of whatever cause, the main process ends, and with it, as
-the kernel has it, every process in the container's pid namespace. The container itself stays, stopped.
+"""A profile's Docker container: made, held for as long as this process lives (`holding`), removed.
 
 The caller holds the profile's lock: a container that is found running belongs to a process that is gone, and is
 ended. Needs the extra `deepctl[docker]`, which is imported only when a function here is called.
@@ -13,27 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
-import threading
-import time
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from deepctl.sandbox.daemon import connect, sdk, translated
+from deepctl.sandbox.holding import MAIN, Held, end
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable, environment
 
 _LABEL_PROFILE = "deepctl.profile"
 _LABEL_SPEC = "deepctl.spec"
-_SECONDS_TO_END = 10
 
-# What `docker start` by anyone but us starts ends by itself, as nobody greets it. The answer proves, before any
-# command runs, that our end of stdin is the one that keeps the container up.
-_MAIN = "timeout 5 head -n 1 >/dev/null && echo held && exec cat >/dev/null"
-_STDERR = 2
 _KEEPER = 65534
 """The user of the main process: nobody."""
-_GREETING = b"\n"
-_ANSWER = b"held"
 
 
 class Spec(NamedTuple):
@@ -57,124 +43,6 @@ class Spec(NamedTuple):
     """Bytes of `/tmp`, and as many of `/dev/shm`; both count as memory."""
     profile: str
     """The profile's name, for a label."""
-
-
-class Held:
-    """A running container that lives no longer than this object, or this process. Safe to use from any thread."""
-
-    def __init__(self, name: str, identity: str, api: Any) -> None:
-        """Of `open_container` only: starts the container `identity`, and keeps `api` until `close`."""
-        self.name = name
-        self._identity = identity
-        self._api = api
-        self._lock = threading.Lock()
-        self._closed = False
-        self._line = _start(api, name, identity)
-
-    def close(self) -> None:
-        """End every process in the container, and wait until they are gone. The container stays, stopped.
-
-        Closing it again does nothing. Raises `Unavailable` if the daemon does not confirm the end; stdin is closed
-        even then, so that the container ends all the same if the daemon still works.
-        """
-        with self._lock:
-            if self._closed:
-                return
-            try:
-                with translated():
-                    self._line.close()
-                    _end(self._api, self._identity)
-                self._closed = True
-            finally:
-                self._api.close()
-
-    def kill_all(self) -> None:
-        """End every process in the container, and start it again: empty, under the same name and id.
-
-        `/tmp` is empty afterwards. Does nothing once closed. Raises `Unavailable` if that fails; nothing runs
-        in the container then, as far as the daemon can be told anything, and `close` is still to be called.
-        """
-        with self._lock:
-            if self._closed:
-                return
-            with translated():
-                self._line.close()
-                _end(self._api, self._identity)
-                self._line = _start(self._api, self.name, self._identity)
-
-    def execute(self, argv: list[str], variables: Mapping[str, str], sink: Sink) -> int | None:
-        """Run a command as the user this process belongs to, what it prints going to `sink`. Returns its exit code.
-
-        `None` if it was broken off: because `sink` had enough, or because the container ended, by `kill_all` for
-        instance. Raises `Unavailable` if it could not be started.
-        """
-        with translated():
-            api = connect()
-            try:
-                made = api.exec_create(
-                    self._identity,
-                    argv,
-                    environment=dict(variables),
-                    workdir=MOUNT,
-                    user=f"{os.getuid()}:{os.getgid()}",
-                )
-                stream = api.exec_start(made["Id"], socket=True)
-                try:
-                    for number, data in sdk().utils.socket.frames_iter(stream, tty=False):
-                        if not sink(*((b"", data) if number == _STDERR else (data, b""))):
-                            return None
-                finally:
-                    _close(stream)
-                code = api.exec_inspect(made["Id"])["ExitCode"]
-                return None if code is None else int(code)
-            finally:
-                api.close()
-
-
-Sink = Callable[[bytes, bytes], bool]
-"""Takes what came on stdout and on stderr; whether it wants more."""
-
-
-class _Line:
-    """The connection that carries the container's stdin, and its first words back."""
-
-    def __init__(self, api: Any, identity: str) -> None:
-        stream = api.attach_socket(identity, params={"stdin": 1, "stdout": 1, "stream": 1})
-        # The SDK hands out a reader of the socket, the socket itself (TLS) or an SSH channel; the last two send.
-        self._sending = getattr(stream, "_sock", stream)
-        self._stream = stream
-
-    def greet(self, seconds: float) -> bool:
-        """Say the word the main process waits for. True once it has answered, False if it ended instead.
-
-        Raises `TimeoutError` if neither happens.
-        """
-        self._sending.sendall(_GREETING)
-        heard = b""
-        deadline = time.monotonic() + seconds
-        while _ANSWER not in heard:
-            self._sending.settimeout(max(deadline - time.monotonic(), 0.001))
-            some = self._sending.recv(4096)
-            if not some:
-                return False
-            heard += some
-        return True
-
-    def close(self) -> None:
-        """Close stdin, now: the daemon is told even if something else still refers to the connection."""
-        try:
-            self._sending.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # The other end was first.
-        _close(self._stream)
-
-
-def _close(stream: Any) -> None:
-    """Close a connection that the SDK has handed out."""
-    # Each of these keeps it open on its own. The response goes first: it fails on a closed stream.
-    for held in (getattr(stream, "_response", None), getattr(stream, "_sock", None), stream):
-        if held is not None:
-            held.close()
 
 
 def container_name(profile_directory: str) -> str:
@@ -273,7 +141,7 @@ def _prepare(api: Any, spec: Spec) -> str:
         state = existing["State"]["Status"]
         if existing["Config"]["Labels"].get(_LABEL_SPEC) == digest and state in ("created", "exited", "running"):
             if state == "running":
-                _end(api, identity)
+                end(api, identity)
             return identity
         _remove(api, identity)
     _refuse_other_uids(api)
@@ -308,7 +176,7 @@ def _options(api: Any, spec: Spec, volumes: list[str]) -> Any:
     # a proxy's address may hold a password. `detach=False` with `stdin_open` is how the SDK spells StdinOnce.
     return api.create_container_config(
         spec.image,
-        entrypoint=["sh", "-c", _MAIN],
+        entrypoint=["sh", "-c", MAIN],
         command=[],
         hostname="workspace",
         # Not the user of the commands, who could stop it: it would not see then that we are gone.
@@ -322,38 +190,6 @@ def _options(api: Any, spec: Spec, volumes: list[str]) -> Any:
         healthcheck={"test": ["NONE"]},
         host_config=host,
     )
-
-
-def _start(api: Any, name: str, identity: str) -> _Line:
-    """Start a stopped container. Attached first, so that it never runs without somebody to hold it."""
-    line = _Line(api, identity)
-    try:
-        api.start(identity)
-        if line.greet(_SECONDS_TO_END):
-            return line
-    except BaseException:
-        # Where the start did succeed, this ends it.
-        line.close()
-        raise
-    line.close()
-    raise Unavailable(
-        f"The container {name} ended at once.",
-        "Its image needs the commands sh, timeout, head and cat; choose another.",
-    )
-
-
-def _end(api: Any, identity: str) -> None:
-    """Kill the container, if there is one and it runs, and wait until it has ended."""
-    errors = sdk().errors
-    try:
-        try:
-            api.kill(identity)
-        except errors.APIError as error:
-            if error.status_code != 409:  # 409: it does not run.
-                raise
-        api.wait(identity, timeout=_SECONDS_TO_END, condition="not-running")
-    except errors.NotFound:
-        pass
 
 
 def _remove(api: Any, identity: str) -> None:

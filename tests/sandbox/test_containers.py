@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from deepctl.sandbox import containers, daemon
+from deepctl.sandbox import containers, daemon, holding
 from deepctl.sandbox.containers import Spec
 from deepctl.sandbox.policy import Unavailable
 from tests.support import docker
@@ -330,14 +330,14 @@ def test_without_its_workspace_it_is_refused(spec: Spec, tmp_path: Path) -> None
 
 
 def test_an_image_that_cannot_wait(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "_MAIN", "no-such-command && echo held")
+    monkeypatch.setattr(containers, "MAIN", "no-such-command && echo held")
     with pytest.raises(Unavailable, match="ended at once"):
         containers.open_container(spec)
 
 
 def test_an_image_that_does_not_answer(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "_MAIN", "cat >/dev/null")
-    monkeypatch.setattr(containers, "_SECONDS_TO_END", 1)
+    monkeypatch.setattr(containers, "MAIN", "cat >/dev/null")
+    monkeypatch.setattr(holding, "_SECONDS_TO_END", 1)
     with pytest.raises(Unavailable, match="in time"):
         containers.open_container(spec)
     docker.until(lambda: not running(spec.name), 5, "the end of a container whose start failed")
