@@ -523,3 +523,35 @@ def test_what_is_piped_in_cannot_end_its_block(deepctl: InProcess, monkeypatch: 
     (block,) = (text for text in listener.texts if text.startswith("review this"))
     assert _ORDER in block
     assert len(_closing("stdin", block)) == 1
+
+
+def test_git_in_the_workspace_runs_nothing_here(deepctl: InProcess, home: Path, tmp_path: Path) -> None:
+    """Hooks, filters and helpers of a repository the agent made: nothing of deepctl's runs git there, or them."""
+    owned = tmp_path / "owned"
+    deepctl("chat", "write a.txt: one").ok()
+    workspace = home / "profiles/default/workspace"
+    hooks = workspace / ".git/hooks"
+    hooks.mkdir(parents=True)
+    for name in ("pre-commit", "post-checkout", "post-index-change", "fsmonitor", "pager", "filter"):
+        (hooks / name).write_text(f"#!/bin/sh\ntouch {owned}\n")
+        (hooks / name).chmod(0o755)
+    (workspace / ".git/HEAD").write_text("ref: refs/heads/main\n")
+    (workspace / ".git/objects").mkdir()
+    (workspace / ".git/refs").mkdir()
+    (workspace / ".git/config").write_text(
+        f"[core]\n\trepositoryformatversion = 0\n\tfsmonitor = {hooks}/fsmonitor\n\tpager = {hooks}/pager\n"
+        f'\thooksPath = {hooks}\n[diff]\n\texternal = {hooks}/pager\n[filter "x"]\n\tclean = {hooks}/filter\n'
+    )
+    (workspace / ".gitattributes").write_text("* filter=x\n")
+    for command in (
+        ("chat", "list\nwrite a.txt: two\nrun true\nread a.txt"),
+        ("checkpoints", "save", "before"),
+        ("checkpoints", "diff"),
+        ("checkpoints", "rewind", "~1", "--exact"),
+        ("checkpoints", "undo"),
+        ("checkpoints", "verify"),
+        ("profiles", "show"),
+        ("doctor",),
+    ):
+        deepctl(*command).ok()
+    assert not owned.exists()
