@@ -7,10 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import pyte
 import pytest
 
 from deepctl.domain.checkpoints.reader import Reader
-from deepctl.output.progress import Progress
+from deepctl.output.progress import BYTES, Progress
 from tests.domain.scene import Scene
 
 
@@ -32,6 +33,7 @@ def test_a_snapshot_counts_files_at_a_terminal_once_it_takes_longer_than_a_secon
         scene.write(f"f{number}", str(number))
     screen = _Screen(terminal)
     monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
     began = time.monotonic()
     reader = Reader(scene.paths)
     with Progress("Looking") as progress:
@@ -39,6 +41,19 @@ def test_a_snapshot_counts_files_at_a_terminal_once_it_takes_longer_than_a_secon
         reader.present((), progress)
     reader.close()
     written = screen.getvalue()
-    assert ("Looking: 64 files read" in written) == shown
-    assert written.endswith("\r\x1b[K") == shown, "the line is gone when it is done"
+    assert ("64 files read" in written) == shown
     assert bool(written) == shown
+    terminal_screen = pyte.Screen(80, 5)
+    pyte.Stream(terminal_screen).feed(written.replace("\n", "\r\n"))
+    assert not "".join(terminal_screen.display).strip(), "the line is gone when it is done"
+
+
+def test_a_total_that_is_known_is_told_and_bytes_are_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = _Screen(True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    began = time.monotonic()
+    with Progress("Exporting", BYTES, total=4 << 20) as progress:
+        monkeypatch.setattr(time, "monotonic", lambda: began + 5)
+        progress(1 << 20)
+    assert "1.0 MiB of 4.0 MiB" in screen.getvalue()

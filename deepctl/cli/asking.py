@@ -1,0 +1,34 @@
+"""A yes before something that cannot be taken back; at a terminal only, elsewhere `--yes` says it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from deepctl.errors import Refused
+from deepctl.output.render import say_part
+from deepctl.output.text import is_terminal, printable
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
+
+
+def confirm(question: str, *, yes: bool, as_json: bool, typed: str | None = None) -> None:
+    """Return if the user agrees. Raises `Refused` (exit 6) otherwise, and where nobody can be asked.
+
+    With `typed`, that very word has to be typed. With `--json` nobody is asked: whoever reads JSON is a script.
+    """
+    if yes:
+        return
+    if as_json or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
+        raise Refused(
+            "This cannot be taken back, and there is nobody to ask.",
+            "--yes does it without a question; --dry-run, where there is one, only says what would happen.",
+            code="needs_yes",
+        )
+    wanted = f"type {typed} to go on" if typed is not None else "y/N"
+    say_part(f"{printable(question)} [{wanted}] ")
+    answer = sys.stdin.readline().strip()
+    if answer != typed if typed is not None else answer.lower() not in ("y", "yes"):
+        raise Refused("Nothing was done.", code="declined")
