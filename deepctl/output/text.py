@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _CONTROL_OR_BREAK = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -112,42 +112,89 @@ def width() -> int | None:
 def fitted(line: str) -> str:
     """`line`, cut where the terminal's does not hold it."""
     room = width()
-    return line if room is None or len(line) <= room else line[: room - 1] + "…"
+    if room is None or (line.isascii() and len(line) <= room):
+        return line
+    from rich.cells import cell_len, set_cell_size
+
+    return line if cell_len(line) <= room else set_cell_size(line, room - 1).rstrip() + "…"
+
+
+MEANINGS = {"name": "cyan", "good": "green", "warning": "yellow", "bad": "red", "faint": "dim", "strong": "bold"}
+"""What a colour says, the same in every list."""
+
+
+class Cell(NamedTuple):
+    """A cell of a table that says something by its colour: one of `MEANINGS`."""
+
+    text: str
+    meaning: str
 
 
 _WIDEST = 24
 _LAST = 16
+_GAP = 2
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], dispensable: Sequence[str] = ()) -> None:
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | Cell]],
+    dispensable: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+) -> None:
     """Print rows: at a terminal as a table that fits it, otherwise tab-separated, whole and without a heading.
 
-    In a narrow window the last column, which is prose or a path, gives way first; then those that are `dispensable`.
+    In a narrow window the last column, which is prose or a path, gives way first; then those that are `dispensable`;
+    then whichever is wider than a name usually is. Columns of `numbers` are aligned at their right.
     """
+    cells = [[cell if isinstance(cell, Cell) else Cell(cell, "") for cell in row] for row in rows]
     if not is_terminal(sys.stdout):
-        sys.stdout.write("".join("\t".join([printable(cell) for cell in row]) + "\n" for row in rows))
+        sys.stdout.write("".join("\t".join([printable(cell.text) for cell in row]) + "\n" for row in cells))
         return
     # Rich costs as much to import as Typer, and what is piped needs none of it.
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=width())
     last = len(columns) - 1
     widths = [
-        min(max(len(column), *(len(printable(row[number])) for row in rows), 0), _WIDEST) if rows else len(column)
+        max(cell_len(column), *(cell_len(printable(row[number].text)) for row in cells)) if cells else cell_len(column)
         for number, column in enumerate(columns)
     ]
     shown = list(range(len(columns)))
+
+    def room() -> int:
+        return console.width - sum(widths[number] + _GAP for number in shown if number != last)
+
     for name in dispensable:
-        if sum(widths[number] + 2 for number in shown if number != last) + _LAST > console.width:
+        if room() < min(widths[last], _LAST):
             shown.remove(columns.index(name))
+    for number in sorted(shown, key=lambda number: -widths[number]):
+        if number != last and room() < min(widths[last], _LAST):
+            widths[number] = min(widths[number], _WIDEST)
     # Rich would take the space from whichever column it can.
-    widths[last] = max(1, console.width - sum(widths[number] + 2 for number in shown if number != last))
-    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    widths[last] = max(1, room())
+    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for number in shown:
-        style = "cyan" if number == 0 else ""
-        drawn.add_column(columns[number], overflow="ellipsis", no_wrap=True, width=widths[number], style=style)
-    for row in rows:
-        drawn.add_row(*(Text(printable(row[number])) for number in shown))
+        drawn.add_column(
+            columns[number],
+            overflow="ellipsis",
+            no_wrap=True,
+            width=widths[number],
+            style=MEANINGS["name"] if number == 0 else "",
+            justify="right" if columns[number] in numbers else "left",
+        )
+    for row in cells:
+        drawn.add_row(
+            *(Text(printable(row[number].text), style=MEANINGS.get(row[number].meaning, "")) for number in shown)
+        )
     console.print(drawn)
+
+
+def tinted(text: str, meaning: str) -> str:
+    """`text` for stdout in the colour of what it means, where there are colours."""
+    if not has_colour(sys.stdout):
+        return text
+    code = {"name": 36, "good": 32, "warning": 33, "bad": 31, "faint": 2, "strong": 1}[meaning]
+    return f"\x1b[{code}m{text}\x1b[0m"
