@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTS ?= tests
 DEV := $(VENV)/.ready-dev
+SOAK := $(addprefix tests/domain/test_,crash.py checkpoint_damage.py stories.py memory_changes.py purging.py session_delete.py wiping.py)
 
-.PHONY: help demo test soak lint bench clean
+.PHONY: help demo test soak lint bench completions clean
 
 help:
 	@echo "make demo    a conversation with the offline model, in a throw-away root"
@@ -15,6 +16,7 @@ help:
 	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make bench   speed, as ratios measured in one run"
+	@echo "make completions   the scripts in completions/, anew from the commands"
 	@echo "make clean   remove what the others made"
 
 $(BIN)/pip:
@@ -36,7 +38,7 @@ test: $(DEV)
 	$(BIN)/pytest $(TESTS)
 
 soak: $(DEV)
-	DEEPCTL_SOAK=1 $(BIN)/pytest tests/domain/test_crash.py tests/domain/test_checkpoint_damage.py tests/domain/test_stories.py
+	DEEPCTL_SOAK=1 $(BIN)/pytest $(SOAK)
 
 lint: $(DEV)
 	$(BIN)/ruff check
@@ -46,6 +48,9 @@ lint: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python -m benchmarks
+
+completions: $(DEV)
+	$(BIN)/python -m deepctl.cli.completion_scripts completions
 
 clean:
 	rm -rf $(VENV) .venv-peer build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

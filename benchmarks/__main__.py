@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import rewind, sandbox, snapshot, start, store
+from benchmarks import completion, rewind, sandbox, snapshot, start, store, wipe
 
 if __name__ == "__main__":
-    sys.exit(0 if all([start.run(), snapshot.run(), rewind.run(), store.run(), sandbox.run()]) else 1)
+    sys.exit(
+        0
+        if all([start.run(), completion.run(), snapshot.run(), rewind.run(), store.run(), sandbox.run(), wipe.run()])
+        else 1
+    )

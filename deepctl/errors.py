@@ -90,6 +90,18 @@ class ProfileNotFound(NotFound):
         )
 
 
+class ProfileGone(NotFound):
+    """The profile of a conversation was renamed or wiped by another command; it is not made anew behind their back."""
+
+    code = "profile_gone"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Profile {name!r} is gone: it was renamed or wiped meanwhile.",
+            "`deepctl profiles list` shows those there are.",
+        )
+
+
 class SessionNotFound(NotFound):
     code = "session_not_found"
 
@@ -180,7 +192,7 @@ class Terminated(DeepctlError):
 
     code = "terminated"
 
-    def __init__(self, signal: int) -> None:
-        super().__init__(f"Ended by signal {signal}; the conversation up to here is kept.")
+    def __init__(self, signal: int, kept: str | None = None) -> None:
+        super().__init__(f"Ended by signal {signal}.", kept)
         self.signal = signal
         self.exit_code = 128 + signal

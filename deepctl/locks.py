@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -48,8 +49,10 @@ class Lock:
             self._acquire(descriptor)
             now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
             holder = Holder(os.getpid(), self._command, now)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(holder._asdict()).encode() + b"\n", 0)
+            # Only for the message of whoever finds it taken: on a full disk there must be a way to free space.
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(holder._asdict()).encode() + b"\n", 0)
         except BaseException:
             os.close(descriptor)
             raise

@@ -1,15 +1,102 @@
-"""Keeping secrets of the environment out of what is shown."""
+"""Keeping secrets out of what is shown (`redact`), and secrets and home directories out of what is given away.
+
+Two ways to know a secret: it is the value of one of this process's variables that is named like one, or it has the
+shape of a key that some service gives out. Only shapes that ordinary text does not have are listed: a hash, a UUID or
+a picture in base64 is none. A password that is just a word cannot be told from one.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 _SECRET_VARIABLE = re.compile(
     r"(^|_)([A-Z]*(KEY|TOKEN|SECRET|PASSWORD|PASSWD)|PAT|PASS|CREDENTIAL)S?(_|$)", re.IGNORECASE
 )
 _IN_ADDRESS = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 _SHORTEST = 8
+
+REDACTED = "[redacted]"
+
+_TOKENS = {
+    # How they begin, and what follows.
+    "sk-ant-": r"[A-Za-z0-9_-]{16,}",  # Anthropic
+    "sk-": r"(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}",  # OpenAI and its like; ordinary words with dashes have no digits
+    **dict.fromkeys(("sk_live_", "sk_test_", "rk_live_", "rk_test_"), r"[A-Za-z0-9]{16,}"),  # Stripe
+    "whsec_": r"[A-Za-z0-9+/]{24,}",
+    **dict.fromkeys(("ghp_", "gho_", "ghr_", "ghs_", "ghu_"), r"[A-Za-z0-9]{20,}"),  # GitHub
+    "github_pat_": r"[A-Za-z0-9_]{20,}",
+    **dict.fromkeys(("glpat-", "gldt-", "glrt-", "glptt-", "glcbt-"), r"[A-Za-z0-9_.-]{20,}"),  # GitLab
+    **dict.fromkeys(("AKIA", "ASIA"), r"[A-Z0-9]{16}(?![A-Za-z0-9])"),  # AWS; what belongs to it is below
+    **dict.fromkeys(("xoxa-", "xoxb-", "xoxe-", "xoxp-", "xoxr-", "xoxs-"), r"[A-Za-z0-9-]{10,}"),  # Slack
+    "xapp-": r"[0-9]-[A-Za-z0-9-]{10,}",
+    "AIza": r"[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])",  # Google
+    "ya29.": r"[A-Za-z0-9_-]{20,}",
+    "GOCSPX-": r"[A-Za-z0-9_-]{20,}",
+    "hf_": r"[A-Za-z0-9]{20,}",  # Hugging Face
+    "gsk_": r"[A-Za-z0-9]{20,}",  # Groq
+    "xai-": r"[A-Za-z0-9]{20,}",
+    "r8_": r"[A-Za-z0-9]{20,}",  # Replicate
+    "npm_": r"[A-Za-z0-9]{30,}",
+    "pypi-": r"[A-Za-z0-9_-]{30,}",
+    "dop_v1_": r"[a-f0-9]{40,}",  # DigitalOcean
+    "SG.": r"[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",  # SendGrid
+    "eyJ": r"[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]+){0,2}",  # JWT
+}
+_BEGINNINGS = tuple(_TOKENS)
+# What JSON or a program's source writes for a character; its last letter is not part of the word behind it.
+_ESCAPED = r"(?<=\\[abefnrtv0])|(?<=\\u[0-9A-Fa-f]{4})|(?<=\\x[0-9A-Fa-f]{2})|(?<=\\[0-7]{3})"
+_TOKEN = re.compile(
+    rf"(?=[{''.join(sorted({key[0] for key in _TOKENS}))}])(?:(?<![A-Za-z0-9_-])|{_ESCAPED})"
+    rf"(?:{'|'.join(re.escape(key) + rest for key, rest in _TOKENS.items())})"
+)
+_AFTER = re.compile(
+    # What stands behind a word that says what it is; the word stays.
+    rf"(?i)((?=[ab])(?:\b|{_ESCAPED})"
+    r"(?:bearer\s+|authorization\\{0,3}[\"']?\s*[:=]\s*\\{0,3}[\"']?(?:basic|token)\s+))"
+    r"(?=[A-Za-z._~+/=-]*[0-9])[A-Za-z0-9._~+/=-]{16,}"
+    rf"|((?=a)(?:\b|{_ESCAPED})aws_?(?:secret_?(?:access_?)?key|session_?token)"
+    r"\\{0,3}[\"']?\s*[:=]\s*\\{0,3}[\"']?)[A-Za-z0-9/+=]{40,}"
+)
+_PASSWORD = re.compile(
+    r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{0,31}://[^\s/:@\"'<>\\\[]{0,256}):"
+    r"(?!\[\w+\]@)[^\s/\"'<>\\]{1,512}@"  # what is a name in brackets has been taken out already
+)
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    # Whole, or cut off: then as far as it looks like one. Its lines may end in an escaped newline.
+    r"(?:(?:(?!-----BEGIN)[\s\S]){0,32768}?-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    r"|(?:(?:\s|\\[nr])*[A-Za-z0-9+/=]{16,})+)"
+)
+# Not `/workspace/.deep/home/x`, and not a path of a web page.
+_HOME = re.compile(rf"(?=/)(?:(?<![\w.~-])|{_ESCAPED})/(?:home|Users)/[\w@+-](?:[\w.@+-]*[\w@+-])?(?!\w)")
+_HOME_ELSEWHERE = re.compile(
+    rf"(?=[A-Za-z]:)(?:(?<![A-Za-z0-9])|{_ESCAPED})"
+    r"[A-Za-z]:(?:\\{1,4}|/)Users(?:\\{1,4}|/)[\w@+-](?:[\w.@+-]*[\w@+-])?"
+)
+# What tells a terminal to change the colour, to erase, to begin a link; itself, or as JSON and source write it.
+_CONTROL = re.compile(
+    r"(?:\x1b|\\(?:u001[bB]|x1[bB]|033|e)|\^\[)"
+    r"(?:\[[0-?]{0,64}[ -/]{0,4}[@-~]|\][^\x07\x1b\\\s]*(?:\x07|\x1b\\|\\u0007|\\u001[bB]\\\\)|[()*+][0-9A-Z])"
+    r"|\[(?:[0-9;]{1,64}m(?:\[K)?|m\[K)"  # what is left where its first character has been taken out
+)
+_MARK = "\ufdd0"
+"""Stands in no text (it is none of Unicode's characters), and is no part of a word."""
+
+# fmt: off
+_KINDS = frozenset((
+    "request", "response", "user-prompt", "system-prompt", "text", "thinking", "tool-call", "tool-return",
+    "retry-prompt", "file", "compaction", "speech", "builtin-tool-call", "builtin-tool-return", "instruction",
+    "instruction-baseline", "instruction-delta", "instruction-digest", "retry-feedback", "model-settings-delta",
+    "tool-availability-delta", "binary", "image-url", "audio-url", "video-url", "document-url", "uploaded-file",
+    "cache-point", "text-content", "structured-content", "web", "document", "content", "marker",
+))
+# fmt: on
+"""What Pydantic AI calls its messages, their parts, and what stands in these."""
 
 
 def redact(text: str, environment: Mapping[str, str]) -> str:
@@ -18,6 +105,173 @@ def redact(text: str, environment: Mapping[str, str]) -> str:
     for variable, value in sorted(environment.items(), key=lambda one: -len(one[1])):
         for password in _IN_ADDRESS.findall(value):
             text = text.replace(f":{password}@", f":[{variable}]@")
-        if len(value) >= _SHORTEST and _SECRET_VARIABLE.search(variable):
+        if _is_secret(variable, value):
             text = text.replace(value, f"[{variable}]")
     return text
+
+
+def _is_secret(variable: str, value: str) -> bool:
+    return len(value) >= _SHORTEST and _SECRET_VARIABLE.search(variable) is not None
+
+
+class Redaction:
+    """Takes secrets and home directories out of text; `secrets` and `homes` count what was taken out.
+
+    A secret of a variable becomes the variable's name in brackets, another one `[redacted]`, a home directory `~`.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.secrets = 0
+        self.homes = 0
+        self._names = {form: name for name, value in _secrets(environment) for form in _forms(value)}
+        known = sorted(self._names, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+        home = environment.get("HOME", "").rstrip("/")
+        self._home = home if len(home) > 1 else None
+        self._looks = tuple(self._all_looks())
+
+    def _all_looks(self) -> Iterator[_Look]:
+        """What is looked for, in this order."""
+        if self._known is not None:
+            names = self._names
+            yield _Look(
+                lambda text: any(form in text for form in names), self._known, lambda found: f"[{names[found[0]]}]"
+            )
+        yield _Look(lambda text: "-----BEGIN" in text, _PRIVATE_KEY, lambda found: REDACTED)
+        yield _Look(lambda text: "://" in text, _PASSWORD, lambda found: f"{found[1]}:{REDACTED}@")
+        yield _Look(_may_say, _AFTER, lambda found: f"{found[1] or found[2]}{REDACTED}")
+        yield _Look(lambda text: any(start in text for start in _BEGINNINGS), _TOKEN, lambda found: REDACTED)
+        if self._home is not None:
+            home = self._home
+            own = re.compile(rf"(?={re.escape(home[0])})(?:(?<![\w.~-])|{_ESCAPED}){re.escape(home)}(?![\w-])")
+            yield _Look(lambda text: home in text, own, _tilde)
+        yield _Look(lambda text: "/home/" in text or "/Users/" in text, _HOME, _tilde)
+        yield _Look(lambda text: "Users" in text, _HOME_ELSEWHERE, _tilde)
+
+    def text(self, text: str) -> str:
+        """`text` without them."""
+        coloured = _CONTROL.search(text) is not None
+        plain = _CONTROL.sub("", text) if coloured else text
+        for look in self._looks:
+            # Colours may cut a secret in two, and may be all that parts it from a word.
+            if coloured and look.may_be_in(plain):
+                text = self._counted(look, text, _without_colours)
+            # Looking for what they begin with first takes a tenth of the time: nearly all text has none of it.
+            if look.may_be_in(text):
+                text = self._counted(look, text, _with_marks) if coloured else text
+                text = self._counted(look, text, re.Pattern.subn)
+        return text
+
+    def _counted(self, look: _Look, text: str, replaced: _Replaced) -> str:
+        text, count = replaced(look.pattern, look.by, text)
+        if look.by is _tilde:
+            self.homes += count
+        else:
+            self.secrets += count
+        return text
+
+    def value(self, value: Any) -> Any:
+        """A JSON value without them, in every string, keys too; two keys that become one are told apart by a number."""
+        if isinstance(value, str):
+            # What JSON in a string says of a secret by the name of its key shows only in the string.
+            return self.text(self._inside(value))
+        if isinstance(value, list):
+            return [self.value(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        found: dict[str, Any] = {}
+        numbers: dict[str, int] = {}
+        for key, one in value.items():
+            plain = wanted = self.text(key)
+            while wanted in found or (wanted != key and wanted in value):
+                numbers[plain] = numbers.get(plain, 1) + 1
+                wanted = f"{plain} ({numbers[plain]})"
+            found[wanted] = one if key in ("kind", "part_kind") and _is_kind(one) else self.value(one)
+        return found
+
+    def _inside(self, text: str) -> str:
+        """`text` without them if it is an object or array in JSON; it is as it was if there are none in it."""
+        if text.lstrip()[:1] not in ("{", "["):
+            return text
+        before = self.secrets, self.homes
+        try:
+            value = json.loads(text)
+            found = self.value(value)
+            return text if (self.secrets, self.homes) == before else _dumped_like(text, value, found)
+        except (ValueError, RecursionError):
+            self.secrets, self.homes = before
+            return text
+
+
+_By = Callable[[re.Match[str]], str]
+_Replaced = Callable[[re.Pattern[str], _By, str], tuple[str, int]]
+
+
+class _Look(NamedTuple):
+    may_be_in: Callable[[str], bool]
+    pattern: re.Pattern[str]
+    by: _By
+
+
+def _tilde(found: re.Match[str]) -> str:
+    return "~"
+
+
+def _may_say(text: str) -> bool:
+    lower = text.lower()
+    return any(word in lower for word in ("bearer", "authorization", "aws"))
+
+
+def _is_kind(value: Any) -> bool:
+    return isinstance(value, str) and value in _KINDS
+
+
+def _without_colours(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str, int]:
+    """Replace what is there without the colours; those that are not in the midst of it stay."""
+    controls = list(_CONTROL.finditer(text))
+    widths = [0, *accumulate(len(one[0]) for one in controls)]
+    places = [one.start() - width for one, width in zip(controls, widths, strict=False)]  # in the text without them
+    pieces: list[str] = []
+    done = count = 0
+    for found in pattern.finditer(_CONTROL.sub("", text)):
+        start = found.start() + widths[bisect_right(places, found.start())]
+        end = found.end() + widths[bisect_left(places, found.end())]
+        pieces += text[done:start], by(found)
+        done = end
+        count += 1
+    return "".join([*pieces, text[done:]]), count
+
+
+def _with_marks(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str, int]:
+    """Replace what stands right behind a colour, whose last letter is not part of the word."""
+    changed, count = pattern.subn(by, _CONTROL.sub(lambda found: found[0] + _MARK, text))
+    return (changed.replace(_MARK, ""), count) if count else (text, 0)
+
+
+def _dumped_like(text: str, value: Any, found: Any) -> str:
+    """`found` in JSON, written as `value` is in `text`, as far as that can be told."""
+    body = text.strip()
+    for ascii_only in (True, False):
+        for indent, separators in ((None, (", ", ": ")), (None, (",", ":")), (2, (",", ": ")), (4, (",", ": "))):
+            if json.dumps(value, ensure_ascii=ascii_only, indent=indent, separators=separators) == body:
+                return text.replace(
+                    body, json.dumps(found, ensure_ascii=ascii_only, indent=indent, separators=separators), 1
+                )
+    before, _, after = text.partition(body)
+    return before + json.dumps(found, ensure_ascii=body.isascii(), indent=2 if "\n" in body else None) + after
+
+
+def _secrets(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for variable, value in environment.items():
+        if _is_secret(variable, value):
+            yield variable, value
+
+
+def _forms(value: str) -> Iterator[str]:
+    """How a secret may be written: as it is, inside JSON in a string, inside an address."""
+    from urllib.parse import quote
+
+    yield value
+    yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
+    yield quote(value, safe="", errors="surrogateescape")

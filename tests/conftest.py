@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.command import Command, InProcess
+
+# Examples write and sync files: how long that takes says nothing about the code where a machine is busy.
+settings.register_profile("deepctl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("deepctl")
 
 
 @pytest.fixture(autouse=True)

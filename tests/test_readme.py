@@ -72,7 +72,9 @@ def test_the_top_level_help_lists_every_group(deepctl: InProcess) -> None:
 def test_a_mistyped_command_or_option_is_exit_2_with_a_hint(deepctl: InProcess) -> None:
     mistyped = deepctl("profile", "list", "--json")
     assert (mistyped.code, mistyped.error["code"]) == (2, "usage")
-    assert "profiles" in mistyped.error["message"]
+    assert "Did you mean 'profiles'?" in mistyped.error["hint"]
     option = deepctl("profiles", "list", "--jsn")
     assert option.code == 2
-    assert option.stderr.splitlines()[-1] == "Hint: `deepctl profiles list --help` shows how it is used."
+    assert option.stderr.splitlines()[-1] == (
+        "Hint: Did you mean --json? `deepctl profiles list --help` shows how it is used."
+    )

@@ -73,7 +73,8 @@ class World:
 
 
 @pytest.fixture
-def world(deepctl: InProcess, tmp_path: Path) -> World:
+def world(deepctl: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setenv("VISUAL", "sed -i s/tea/coffee/")
     made = World(deepctl, tmp_path)
     made.fill()
     return made
@@ -135,16 +136,73 @@ _RUNS: _Runs = {
     ],
     "checkpoints fork": [_say("checkpoints", "fork", "good", "other")],
     "checkpoints remove": [_say("checkpoints", "remove", "~2", "--dry-run"), _say("checkpoints", "remove", "~2")],
-    "checkpoints prune": [_say("checkpoints", "prune", "--keep", "1")],
+    "checkpoints prune": [_say("checkpoints", "prune", "--keep", "1", "--older-than", "1d")],
     "checkpoints verify": [_say("checkpoints", "verify")],
     "checkpoints import": [_foreign_store],
     "sessions list": [_say("sessions", "list")],
-    "sessions show": [_say("sessions", "show")],
-    "memory show": [_say("memory", "show")],
+    "sessions show": [_say("sessions", "show"), _say("sessions", "show", "--full")],
+    "sessions rename": [_say("sessions", "rename", "main", "first")],
+    "sessions delete": [
+        _say("sessions", "delete", "main", "--dry-run"),
+        _say("sessions", "delete", "main", "--yes"),
+        _after("checkpoints", "fork", "good", "other")("sessions", "delete", "main", "--yes"),
+    ],
+    "sessions search": [
+        _say("sessions", "search", "tea"),
+        _say("sessions", "search", "tw.", "--regex", "-C", "1", "--role", "tool"),
+        _say("sessions", "search", "nothing-like-it"),
+    ],
+    "sessions export": [
+        _say("sessions", "export"),
+        _say("sessions", "export", "--format", "markdown", "--redact"),
+        lambda world: ("sessions", "export", "--output", str(world.directory / "out.json"), "--redact", *_A),
+    ],
+    "sessions import": [
+        lambda world: (
+            "sessions",
+            "import",
+            world.exported("sessions", "export", "--user", "alice", "--output"),
+            "--as",
+            "again",
+            *_A,
+        )
+    ],
+    "memory show": [_say("memory", "show"), _say("memory", "show", "--at", "good")],
     "memory list": [_say("memory", "list")],
+    "memory add": [_say("memory", "add", "by hand"), _say("memory", "add", "x", "--file", "trip")],
+    "memory edit": [_say("memory", "edit")],
+    "memory search": [_say("memory", "search", "tea", "-C", "1")],
+    "memory forget": [
+        _say("memory", "forget", "tea", "--dry-run"),
+        _say("memory", "forget", "tea", "--yes"),
+        _say("memory", "forget", "tea", "--purge", "--dry-run"),
+        _say("memory", "forget", "tea", "--purge", "--yes"),
+    ],
+    "memory history": [_say("memory", "history"), _after("memory", "add", "x")("memory", "history")],
+    "memory diff": [_say("memory", "diff"), _say("memory", "diff", "~3"), _say("memory", "diff", "~2", "good")],
     "profiles list": [lambda world: ("profiles", "list", "--json")],
     "profiles show": [_say("profiles", "show")],
     "profiles create": [lambda world: ("profiles", "create", "bob", "--json")],
+    "profiles rename": [lambda world: ("profiles", "rename", "alice", "bob", "--json")],
+    "profiles export": [
+        lambda world: ("profiles", "export", str(world.directory / "archive"), *_A),
+    ],
+    "profiles import": [
+        lambda world: (
+            "profiles",
+            "import",
+            world.exported("profiles", "export", "--user", "alice"),
+            "--as",
+            "bob",
+            "--json",
+        ),
+    ],
+    "wipe": [
+        _say("wipe", "--dry-run"),
+        _say("wipe", "--yes"),
+        _say("wipe", "--only", "memory,plans", "--yes"),
+        lambda world: ("wipe", "--all", "--dry-run", "--json"),
+    ],
     "profiles path": [_say("profiles", "path")],
     "sandbox show": [_say("sandbox", "show")],
     "sandbox remove": [],  # needs Docker: tests/sandbox/test_containers.py

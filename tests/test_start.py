@@ -22,6 +22,16 @@ READERS = [
     ("config", "path"),
     ("sandbox", "show", "--user", "alice"),
     ("doctor", "--user", "alice"),
+    ("memory", "show", "--at", "~0", "--user", "alice"),
+    ("memory", "search", "tea", "--user", "alice"),
+    ("memory", "history", "--user", "alice"),
+    ("memory", "diff", "~1", "--user", "alice"),
+    ("memory", "forget", "tea", "--dry-run", "--user", "alice"),
+    ("sessions", "search", "tea", "--user", "alice"),
+    ("sessions", "export", "--user", "alice"),
+    ("sessions", "delete", "main", "--dry-run", "--user", "alice"),
+    ("checkpoints", "prune", "--keep", "1", "--dry-run", "--user", "alice"),
+    ("wipe", "--dry-run", "--user", "alice"),
 ]
 HEAVY = ("pydantic", "pydantic_ai", "pydantic_ai_backends", "pydantic_ai_harness", "rich", "prompt_toolkit", "tomlkit")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRequest
@@ -11,7 +12,10 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRe
 from deepctl.agent.checkpoint_stores import Checkpoint
 from deepctl.domain.checkpoints import foreign
 from deepctl.domain.sessions import catalogue, log
-from deepctl.errors import Damaged
+from deepctl.errors import Damaged, Refused
+
+_REASON = 100
+"""Characters of why a message cannot be understood: pydantic lists all there might have been."""
 
 
 def time_of(text: str) -> datetime:
@@ -71,3 +75,32 @@ def imported(path: str) -> Checkpoint:
         time_of(header.created_at),
         found.metadata,
     )
+
+
+def check(messages: Sequence[dict[str, Any]], what: str) -> None:
+    """Whether a conversation from elsewhere can be gone on with; `what` names it. Raises `Damaged` or `Refused`.
+
+    Pictures and other files by address are for the model's provider to fetch. Whoever wrote the conversation does not
+    get to have them fetched from this machine's own network.
+    """
+    try:
+        ModelMessagesTypeAdapter.validate_python(messages)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        number = first["loc"][0] if first["loc"] else None
+        which = f"message {number + 1}" if isinstance(number, int) else "a message"
+        reason = first["msg"] if len(first["msg"]) <= _REASON else first["msg"][:_REASON] + "…"
+        raise Damaged(f"{what} is damaged: {which} cannot be understood ({reason}).", "Nothing was imported.") from None
+    pending: list[object] = list(messages)
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            if value.get("force_download") == "allow-local":
+                raise Refused(
+                    f"{what} asks for files from this machine's own network ({value.get('url')}).",
+                    "Nothing was imported.",
+                    code="local_download",
+                )
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value

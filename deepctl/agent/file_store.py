@@ -16,6 +16,7 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 
 from deepctl.agent import conversations
 from deepctl.agent.checkpoint_stores import Checkpoint
+from deepctl.domain import profiles
 from deepctl.domain.checkpoints import carrying, checks, foreign, messages, pruning, rewinding
 from deepctl.domain.checkpoints.ledger import MESSAGES
 from deepctl.domain.checkpoints.messages import Messages
@@ -174,7 +175,7 @@ class FileCheckpointStore:
         if os.path.exists(os.path.join(profile, "profile.toml")):
             name = os.path.basename(profile)
             root = Root(os.path.dirname(os.path.dirname(profile)))
-            return Lock(root.profile(name).lock, profile=name, command="library", wait=_WAIT_SECONDS)
+            return profiles.lock(root, name, command="library", wait=_WAIT_SECONDS)
         path = os.path.join(self._directory, ".lock")
         return Lock(path, profile=self._directory, command="library", wait=_WAIT_SECONDS)
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from pydantic_ai import RunContext
 
 from deepctl.agent.checkpointing import READ_ONLY_TOOLS, RewindRequested
-from deepctl.agent.turn import Emit, storing
+from deepctl.agent.turn import KEPT, Emit, storing
 from deepctl.domain import layout
 from deepctl.domain.checkpoints import comparing, reading, rewinding
 from deepctl.domain.checkpoints.objects import Scratch
@@ -100,7 +100,7 @@ class TurnCheckpoints:
             self._is_over = True
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
-            raise Terminated(number)
+            raise Terminated(number, KEPT)
 
         numbers = [one for one in _ENDING if signal.getsignal(one) not in (signal.SIG_IGN, None)]
         before = {number: signal.signal(number, stop) for number in numbers}

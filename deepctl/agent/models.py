@@ -11,6 +11,7 @@ from pydantic_ai.models import Model, infer_model
 from pydantic_ai.providers import Provider, infer_provider
 
 from deepctl.agent import offline
+from deepctl.domain.doctor.keys import VARIABLES
 from deepctl.errors import DeepctlError, ModelFailed, UsageError
 from deepctl.redaction import redact
 
@@ -38,6 +39,7 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
     """
     if name == offline.NAME:
         return offline.offline_model()
+    _check_key(name, base_url, environment)
     providers: list[Provider[Any]] = []
 
     def provider_of(provider: str) -> Provider[Any]:
@@ -78,9 +80,23 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
     return _strict_about_ends(model, providers)
 
 
+def _check_key(name: str, base_url: str | None, environment: Mapping[str, str]) -> None:
+    """Raises `ModelFailed` for a key that is set but empty: every client fails about that in its own way."""
+    provider = name.partition(":")[0].removesuffix("-chat").removesuffix("-responses")
+    found = [variable for variable in VARIABLES.get(provider, ()) if variable in environment]
+    if found and not any(environment[variable] for variable in found) and not (provider == "openai" and base_url):
+        raise ModelFailed(
+            f"Model {name!r} cannot be used: ${found[0]} is empty.",
+            "Give it a value and try again; `--model offline` needs neither network nor key.",
+            code="model_key_missing",
+        )
+
+
 def _unknown(name: str, error: Exception, environment: Mapping[str, str]) -> UsageError:
+    shown = _one_line(redact(str(error), environment)).rstrip(".")
+    why = "" if name in shown else f": {shown[:1].lower()}{shown[1:]}"
     return UsageError(
-        f"{redact(str(error), environment)}" if name in str(error) else f"Unknown model {name!r}: {error}",
+        f"There is no model {name!r}{why}.",
         "Models are named provider:name, such as anthropic:claude-sonnet-4-5, openai:gpt-5 or ollama:llama3.2; "
         "`offline` needs no provider.",
         code="unknown_model",
@@ -142,7 +158,11 @@ def failure(error: BaseException, model: str, environment: Mapping[str, str]) ->
     if isinstance(error, _FINAL):
         return ModelFailed(f"The provider of {model} refused the request ({shown}).", code="model_request_refused")
     if isinstance(error, exceptions.UsageLimitExceeded):
-        return ModelFailed(f"A usage limit was reached ({shown}).", code="usage_limit")
+        return ModelFailed(
+            f"The turn was stopped at a limit ({_first_sentence(shown)}).",
+            "Tell the agent to go on, or give it less to do at a time.",
+            code="usage_limit",
+        )
     if isinstance(error, exceptions.AgentRunError) or _is_clients(error):
         return ModelFailed(
             f"The answer of {model} could not be used ({shown}).",

@@ -17,7 +17,7 @@ from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.assemble import DeepAgentDeps, create_deep_agent
 from deepctl.agent.checkpointing import RewindRequested
 from deepctl.agent.sandboxes import Sandbox
-from deepctl.agent.turn import Emit, Outcome, Record, run_turn
+from deepctl.agent.turn import KEPT, Emit, Outcome, Record, run_turn
 from deepctl.domain.permissions import Permissions
 from deepctl.errors import Interrupted, StorageError, Terminated, TimedOut
 
@@ -46,7 +46,7 @@ class Running:
         *,
         environment: Mapping[str, str],
         ask: Ask | None = None,
-        kept: str | None = "The conversation up to here is kept.",
+        kept: str | None = KEPT,
     ) -> None:
         self.options = options
         self._kept = kept
@@ -138,7 +138,7 @@ class Running:
                 ) from None
             except asyncio.CancelledError:
                 if caught:
-                    raise Terminated(caught[0]) from None
+                    raise Terminated(caught[0], self._kept) from None
                 raise
 
 

@@ -42,6 +42,9 @@ from deepctl.files.durable import storage_error
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
 
+KEPT = "The conversation up to here is kept."
+"""What is said of a turn that broke off."""
+
 
 class Usage(NamedTuple):
     """What a turn used. Tokens as the provider counts them."""
@@ -151,7 +154,7 @@ def storing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise storage_error(error, "The conversation up to here is kept.") from error
+        raise storage_error(error, KEPT) from error
 
 
 class _RecordedModel(WrapperModel):

@@ -8,14 +8,18 @@ from typing import Annotated
 import typer
 
 from deepctl.errors import Refused
-from deepctl.output.render import say_part
+from deepctl.output.render import say, say_part
 from deepctl.output.text import is_terminal, printable
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
 
 
-def confirm(question: str, *, yes: bool, as_json: bool, typed: str | None = None) -> None:
+def confirm(
+    question: str, *, yes: bool, as_json: bool, typed: str | None = None, reason: str = "This cannot be taken back"
+) -> None:
     """Return if the user agrees. Raises `Refused` (exit 6) otherwise, and where nobody can be asked.
+
+    `reason` is why it is asked at all.
 
     With `typed`, that very word has to be typed. With `--json` nobody is asked: whoever reads JSON is a script.
     """
@@ -23,12 +27,19 @@ def confirm(question: str, *, yes: bool, as_json: bool, typed: str | None = None
         return
     if as_json or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
         raise Refused(
-            "This cannot be taken back, and there is nobody to ask.",
-            "--yes does it without a question; --dry-run, where there is one, only says what would happen.",
+            f"{reason}, and there is nobody to ask.",
+            "--yes does it without a question; --dry-run only says what would happen.",
             code="needs_yes",
         )
     wanted = f"type {typed} to go on" if typed is not None else "y/N"
     say_part(f"{printable(question)} [{wanted}] ")
-    answer = sys.stdin.readline().strip()
-    if answer != typed if typed is not None else answer.lower() not in ("y", "yes"):
-        raise Refused("Nothing was done.", code="declined")
+    line = sys.stdin.readline()
+    if not line.endswith("\n"):
+        say("")  # Ctrl-D leaves the cursor behind the question
+    answer = line.strip()
+    if typed is not None and answer != typed:
+        raise Refused(
+            f"That is not {typed!r}, so nothing was done.", "Type it exactly as it is asked for.", code="declined"
+        )
+    if typed is None and answer.lower() not in ("y", "yes"):
+        raise Refused("Declined; nothing was done.", code="declined")

@@ -75,16 +75,21 @@ def chat(
     display: Display = Events() if as_json else Text()
     name = names.check(user or "ephemeral") if ephemeral else options.user(user)
     if session is not None and new is not None:
-        raise UsageError("--session and --new exclude each other.")
+        raise UsageError(
+            "--session and --new exclude each other.", "--session NAME continues a session, --new [NAME] begins one."
+        )
     if session is not None:
         names.check(session, "session")
     if new is not None and new != UNNAMED:
         _check_new(new)
     if ephemeral and (session is not None or new is not None):
-        raise UsageError("--ephemeral has no sessions: --session and --new mean nothing there.")
+        raise UsageError(
+            "--ephemeral has no sessions: --session and --new mean nothing there.", "Leave out the one or the other."
+        )
     if ephemeral and (sandbox not in (None, "auto") or network):
         raise UsageError(
-            "--ephemeral has no directory that commands could run in: --sandbox and --network mean nothing there."
+            "--ephemeral has no directory that commands could run in: --sandbox and --network mean nothing there.",
+            "Leave out the one or the other.",
         )
     said = _said(prompt, new)
     if said is None and as_json:
@@ -118,7 +123,9 @@ def _said(prompt: str | None, new: str | None) -> str | None:
         try:
             prompt.encode()
         except UnicodeEncodeError:
-            raise UsageError("The prompt is not UTF-8 text.", code="prompt_not_utf8") from None
+            raise UsageError(
+                "The prompt is not UTF-8 text.", "Convert it first, for instance with iconv.", code="prompt_not_utf8"
+            ) from None
     piped = "" if is_terminal(sys.stdin) else _stdin()
     if prompt is not None and not prompt.strip() and not piped.strip():
         raise UsageError("The prompt is empty.", "Say something, or leave the prompt out at a terminal.")

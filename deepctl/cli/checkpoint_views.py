@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import closing
+from datetime import datetime
 from typing import NamedTuple
 
 from deepctl.cli import options
-from deepctl.domain.checkpoints import comparing, pruning, reading, rewinding, trees
+from deepctl.domain.checkpoints import comparing, importing, pruning, reading, rewinding, trees
 from deepctl.domain.checkpoints.comparing import Difference
 from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.reader import Reader
@@ -174,9 +176,9 @@ def rewound(work: Work, session: str | None, reference: str, wish: tuple[str, bo
 
     Raises `Refused` where a rewind that was interrupted has just been finished: turns are counted from there then.
     """
-    if work.notes and reference.startswith("~"):
+    if work.rewound and reference.startswith("~"):
         raise Refused(
-            f"{' '.join(work.notes)} So {reference} is counted from there, and nothing more was rewound.",
+            f"{' '.join(work.rewound)} So {reference} is counted from there, and nothing more was rewound.",
             "Say it again if you want to go back further; `deepctl checkpoints undo` takes back what was finished.",
             code="rewind_finished",
         )
@@ -206,16 +208,17 @@ def _done(work: Work, done: Done) -> rewinds.Rewound:
 
 
 class Chosen(NamedTuple):
-    """Which checkpoints are to go: these of a session at hand, or all but the newest `keep`."""
+    """Which checkpoints are to go: these of a session at hand, or what is beyond the newest `keep` and too old."""
 
-    references: list[str]
-    session: str | None
-    keep: int | None
+    references: Sequence[str] = ()
+    session: str | None = None
+    keep: int | None = None
+    older_than: datetime | None = None
 
     def records(self, paths: ProfilePaths, found: Ledger) -> list[Record]:
         """The checkpoints. Raises `Refused` for one that stays."""
-        if self.keep is not None:
-            return pruning.to_prune(found, self.keep)
+        if self.keep is not None or self.older_than is not None:
+            return pruning.to_prune(found, self.keep, self.older_than)
         named = (reading.find(paths, found, reference, self.session) for reference in self.references)
         records = {record.id: record for record in named}
         pruning.check_removable(found, records.values())
@@ -224,12 +227,20 @@ class Chosen(NamedTuple):
 
 def foretold_removal(profile: ProfilePaths, chosen: Chosen) -> views.Removed:
     """What removing would free."""
-    with closing(Reader(profile)) as reader:
+    with closing(Reader(profile)) as reader, Progress("Looking", "objects read") as progress:
         records = chosen.records(profile, reader.ledger)
-        return views.Removed(profile.name, True, pruning.forecast(reader.ledger, reader.objects, records))
+        return views.Removed(profile.name, True, pruning.forecast(reader.ledger, reader.objects, records, progress))
 
 
 def removed(work: Work, chosen: Chosen) -> views.Removed:
     """Remove, and tell what that freed."""
     records = chosen.records(work.paths, work.ledger)
-    return views.Removed(work.paths.name, False, pruning.remove(work, records))
+    with Progress("Removing", "objects read") as progress:
+        return views.Removed(work.paths.name, False, pruning.remove(work, records, progress))
+
+
+def taken_over(work: Work, directory: str, session: str | None) -> views.Imported:
+    """Take over what an application kept in `directory`, and tell what came of it."""
+    taken = importing.take_over(work, directory, session)
+    describe = reading.described(work.ledger, catalogue.by_id(work.paths))
+    return views.Imported(work.paths.name, taken.session, [describe(one) for one in taken.records], taken.problems)

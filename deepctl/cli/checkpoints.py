@@ -6,7 +6,7 @@ What only some commands need is imported where they need it: listing a thousand 
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,13 +14,15 @@ from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import names
 from deepctl.domain.checkpoints import reading
-from deepctl.domain.checkpoints.ledger import Ledger
-from deepctl.domain.checkpoints.records import Record, check_label
+from deepctl.domain.checkpoints.records import check_label
 from deepctl.domain.sessions import catalogue
-from deepctl.errors import Damaged
+from deepctl.errors import Damaged, UsageError
 from deepctl.output import checkpoints as views
 from deepctl.output.render import show
 from deepctl.output.text import is_terminal
+
+if TYPE_CHECKING:
+    from deepctl.cli.checkpoint_views import Chosen
 
 app = typer.Typer(
     help="Points in time of a conversation, its files and its memory; going back to them, and back again.",
@@ -47,32 +49,9 @@ def list_(
     as_json: options.Json = False,
 ) -> None:
     """List checkpoints, the newest first."""
-    profile = options.existing_profile(user)
-    wanted = catalogue.find(profile, session).id if session is not None else None
-    found = reading.read(profile)
-    describe = reading.described(found, catalogue.by_id(profile))
-    records = [
-        record
-        for record in reversed(found.records.values())
-        if (all_ or record.kind != "tool") and wanted in (None, record.session)
-    ][:limit]
-    shown = {record.id for record in records}
-    listed = [describe(record) for record in records]
-    if graph:
-        listed = [one._replace(parent=_shown_parent(found, one.record, shown)) for one in listed]
-    notes = (
-        ["A rewind was interrupted; the next command that changes something finishes it."] if found.unfinished else []
-    )
-    show(
-        views.CheckpointList(
-            profile.name, listed, reading.structural(profile, found), notes, frozenset(found.heads.values()), graph
-        ),
-        as_json,
-    )
+    from deepctl.cli.checkpoint_list import listed
 
-
-def _shown_parent(found: Ledger, record: Record, shown: set[str]) -> str | None:
-    return next((one.id for one in found.line(record.parent) if one.id in shown), None)
+    show(listed(options.existing_profile(user), session, limit, tools=all_, graph=graph), as_json)
 
 
 @app.command("show", epilog="Example: deepctl checkpoints show '~1' --user alice")
@@ -222,36 +201,44 @@ def remove(
     as_json: options.Json = False,
 ) -> None:
     """Remove checkpoints and free what only they needed; never the newest, never a labelled one."""
-    _remove("checkpoints remove", (refs, session, None), user, dry_run, wait, as_json)
+    from deepctl.cli.checkpoint_views import Chosen
+
+    _remove("checkpoints remove", Chosen(refs, session), user, dry_run, wait, as_json)
 
 
-@app.command(epilog="Example: deepctl checkpoints prune --keep 100 --user alice --dry-run")
+@app.command(epilog="Example: deepctl checkpoints prune --older-than 30d --user alice --dry-run")
 def prune(
-    keep: Annotated[int, typer.Option(min=1, metavar="N", help="How many of the newest stay.")],
+    keep: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many of the newest stay.")] = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option(metavar="AGE", help="Only those made longer ago: 90m, 12h, 30d, 2w, 6mo, 1y."),
+    ] = None,
     user: options.User = None,
     dry_run: DryRun = False,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Remove all but the newest N checkpoints; labelled ones stay, and what the last rewind is undone with."""
-    _remove("checkpoints prune", ([], None, keep), user, dry_run, wait, as_json)
+    """Remove all but the newest N checkpoints, or those older than AGE; with both, only what is both.
+
+    What has a label stays, the newest, and what the last rewind of each session is undone with.
+    """
+    from deepctl.cli.checkpoint_views import Chosen
+    from deepctl.domain.checkpoints import ages
+
+    if keep is None and older_than is None:
+        raise UsageError("Nothing says which checkpoints go.", "Give --keep N, --older-than AGE, or both.")
+    chosen = Chosen(keep=keep, older_than=ages.before(older_than) if older_than is not None else None)
+    _remove("checkpoints prune", chosen, user, dry_run, wait, as_json)
 
 
-def _remove(
-    command: str,
-    which: tuple[list[str], str | None, int | None],
-    user: str | None,
-    dry_run: bool,
-    wait: float,
-    as_json: bool,
-) -> None:
-    from deepctl.cli.checkpoint_views import Chosen, foretold_removal, removed
+def _remove(command: str, chosen: Chosen, user: str | None, dry_run: bool, wait: float, as_json: bool) -> None:
+    from deepctl.cli.checkpoint_views import foretold_removal, removed
 
     if dry_run:
-        show(foretold_removal(options.existing_profile(user), Chosen(*which)), as_json)
+        show(foretold_removal(options.existing_profile(user), chosen), as_json)
         return
     with options.working(user, command, wait, as_json) as work:
-        view = removed(work, Chosen(*which))
+        view = removed(work, chosen)
     show(view, as_json)
 
 
@@ -268,14 +255,12 @@ def import_(
     as_json: options.Json = False,
 ) -> None:
     """Take over the checkpoints of a pydantic-deep application, as a session of its own. DIR stays as it is."""
-    from deepctl.domain.checkpoints import importing
+    from deepctl.cli.checkpoint_views import taken_over
 
     if session is not None:
         names.check(session, "session")
     with options.working(user, "checkpoints import", wait, as_json) as work:
-        taken = importing.take_over(work, directory, session)
-        describe = reading.described(work.ledger, catalogue.by_id(work.paths))
-        view = views.Imported(work.paths.name, taken.session, [describe(one) for one in taken.records], taken.problems)
+        view = taken_over(work, directory, session)
     show(view, as_json)
 
 
@@ -283,9 +268,11 @@ def import_(
 def verify(user: options.User = None, as_json: options.Json = False) -> None:
     """Read and check every byte that is kept; exit 5 if any is damaged."""
     from deepctl.domain.checkpoints import verifying
+    from deepctl.output.progress import BYTES, Progress
 
     profile = options.existing_profile(user)
-    found = verifying.verify(profile)
+    with Progress("Checking", BYTES, verifying.packed(profile)) as progress:
+        found = verifying.verify(profile, progress)
     show(views.Checked(profile.name, found), as_json)
     if found.problems:
         count = len(found.problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
 import typer
 
@@ -10,7 +11,6 @@ from deepctl import __version__
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import doctor as domain
-from deepctl.domain import profiles
 from deepctl.errors import Damaged
 from deepctl.output.doctor import Diagnosis
 from deepctl.output.render import show
@@ -18,17 +18,22 @@ from deepctl.output.render import show
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 
 
-@app.command(epilog="Example: deepctl doctor --user alice --json")
-def doctor(user: options.User = None, as_json: options.Json = False) -> None:
-    """See whether deepctl can work here: versions, paths, and the sandbox, in which a command is run.
+Only = Annotated[
+    str | None,
+    typer.Option("--user", "-u", "--profile", metavar="NAME", help="Only this profile; all without it."),
+]
 
-    Exit code 0, or 5 if something does not work.
+
+@app.command(epilog="Example: deepctl doctor --user alice --json")
+def doctor(user: Only = None, as_json: options.Json = False) -> None:
+    """See whether deepctl can work here: versions, paths, model and key, the sandbox, locks, damage, leftovers, space.
+
+    All profiles are looked at, or with --user that one. Nothing is changed. Exit code 0, or 5 if something does not
+    work.
     """
-    root, name = options.root(), options.user(user)
-    profile = options.existing_profile(user) if user is not None else None
-    if profile is None and profiles.exists(root, name):
-        profile = profiles.find(root, name)
-    found = Diagnosis(domain.examine(os.environ, profile, __version__))
+    checks = list(domain.examine(os.environ, user, __version__))
+    several = len({check.profile for check in checks} - {None}) > 1
+    found = Diagnosis(checks, in_full=not several)
     show(found, as_json)
-    if any(check.status == "problem" for check in found.checks):
+    if found.has_problems:
         raise typer.Exit(Damaged.exit_code)

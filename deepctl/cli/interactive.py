@@ -7,7 +7,7 @@ import sys
 import termios
 from typing import TYPE_CHECKING
 
-from deepctl.errors import DeepctlError, Interrupted, Terminated
+from deepctl.errors import DeepctlError, Interrupted, ProfileGone, Terminated
 from deepctl.output import render
 from deepctl.output.text import visible
 
@@ -46,7 +46,7 @@ def converse(talk: Talk, session: str | None, new: str | None) -> None:
             continue
         try:
             session, new = talk.turn(prompt, session, new), None
-        except Terminated:
+        except (Terminated, ProfileGone):
             raise
         except Interrupted:
             render.new_line()

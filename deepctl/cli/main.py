@@ -13,15 +13,17 @@ from typer.core import TyperGroup
 from typer.main import get_command, get_command_from_info, get_command_name, get_group
 
 from deepctl import __version__
+from deepctl.cli import usage
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
-from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated, UsageError
+from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated
 from deepctl.output import render
 
-_COMMANDS = ("chat", "checkpoints", "sessions", "memory", "profiles", "sandbox", "config", "doctor")
+_COMMANDS = ("chat", "checkpoints", "sessions", "memory", "profiles", "wipe", "sandbox", "config", "doctor")
 """Top-level commands in the order of `--help`; each is the module of that name in this package."""
 
 
-_GROUPS = frozenset(_COMMANDS) - {"chat", "doctor"}
+_GROUPS = frozenset(_COMMANDS) - {"chat", "doctor", "wipe"}
+_SHELL_LEFT_OUT = ("--install-completion", "--show-completion")
 
 
 class _OnDemand(MutableMapping[str, Any]):
@@ -79,6 +81,9 @@ class _Root(TyperGroup):
         super().__init__(**{**attributes, "commands": {}})
         self.commands = _OnDemand(_COMMANDS, _imported)
 
+    def _main_shell_completion(self, *_: Any, **__: Any) -> None:
+        """Nothing: completion is static scripts, and no variable of the environment turns Typer's on."""
+
 
 app = typer.Typer(
     name="deepctl",
@@ -86,6 +91,7 @@ app = typer.Typer(
     help="Local agent sessions, one private directory a user.",
     epilog="State is kept below $DEEPCTL_HOME or the platform's user data directory; `deepctl profiles path` shows it.",
     rich_markup_mode=None,
+    add_completion=False,  # Typer's starts Python for every Tab
     context_settings=HELP_OPTIONS,
 )
 
@@ -96,11 +102,45 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _install_completion(shell: str | None) -> None:
+    if shell is not None:
+        from deepctl.cli import completion
+
+        completion.install(shell)
+        raise typer.Exit
+
+
+def _show_completion(shell: str | None) -> None:
+    if shell is not None:
+        from deepctl.cli import completion
+
+        completion.show(shell)
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
+    install_completion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[SHELL]",
+            callback=_install_completion,
+            is_eager=True,
+            help="Install completion for bash, zsh or fish; without SHELL for the one in $SHELL.",
+        ),
+    ] = None,
+    show_completion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[SHELL]",
+            callback=_show_completion,
+            is_eager=True,
+            help="Print that completion, to put it where you like.",
+        ),
+    ] = None,
 ) -> None:
     pass
 
@@ -113,7 +153,7 @@ def main(arguments: list[str]) -> int:
     except DeepctlError as error:
         problem = error
     except typer.TyperException as error:
-        problem = _usage(error)
+        problem = usage.error(error, get_command(app), arguments)
         problem.__cause__ = error
     except (KeyboardInterrupt, typer.Abort):
         problem = Interrupted("Interrupted.")
@@ -167,18 +207,6 @@ def _report(problem: DeepctlError, arguments: list[str]) -> None:
         raise problem
 
 
-def _usage(error: typer.TyperException) -> UsageError:
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "deepctl"
-    message = error.format_message()
-    hint = f"`{path} --help` shows how it is used."
-    if "unexpected extra argument" in message:
-        hint = f"Text of several words needs quotes around it; {hint}"
-    elif path == "deepctl" and "--json" in message:
-        hint = "--json comes after the command: deepctl profiles list --json"
-    return UsageError(message, hint)
-
-
 def _bug(error: Exception) -> DeepctlError:
     return DeepctlError(
         f"Unexpected {type(error).__name__}: {error}. This is a bug in deepctl.",
@@ -188,12 +216,14 @@ def _bug(error: Exception) -> DeepctlError:
 
 
 def _completed(arguments: list[str]) -> list[str]:
-    """The arguments with what they leave out: `--help` of a group alone, and an empty NAME after `--new`.
+    """The arguments with what they leave out: `--help` of a group alone, NAME after `--new`, SHELL after what takes it.
 
     Typer has no option whose value may be left out.
     """
     if not arguments or (len(arguments) == 1 and arguments[0] in _GROUPS):
         return [*arguments, "--help"]
+    if arguments[0] in _SHELL_LEFT_OUT and (len(arguments) == 1 or arguments[1].startswith("-")):
+        return [f"{arguments[0]}={UNNAMED}", *arguments[1:]]
     if arguments[0] != "chat":
         return arguments
     filled = list(arguments)

@@ -1,18 +1,27 @@
-"""`deepctl memory`."""
+"""`deepctl memory`.
+
+What looks into checkpoints is imported by the commands that do: showing and listing notebooks takes less than that.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import sys
+from contextlib import closing
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from deepctl.cli import options
+from deepctl.cli.asking import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import layout
-from deepctl.domain.memory import Memory
-from deepctl.errors import MemoryNotFound
+from deepctl.domain.memory.directory import MAX_BYTES, Memory, check_new, file_name
+from deepctl.errors import MemoryNotFound, UsageError
 from deepctl.output import memory as views
 from deepctl.output.render import show
+from deepctl.output.text import is_terminal
 
 app = typer.Typer(
     help="What the agent of a profile has noted.",
@@ -22,11 +31,25 @@ app = typer.Typer(
 )
 
 Agent = Annotated[str, typer.Option("--agent", metavar="NAME", help="Whose memory.")]
+File = Annotated[str | None, typer.Argument(metavar="[FILE]", help="Memory file; MEMORY.md without it.")]
 
 
-@app.command("show", epilog="Example: deepctl memory show --user alice")
+class _OfText(TyperCommand):
+    """A command whose argument is text, such as `- a line of a list`: a dash does not make an option of it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        texts = [word for word in args[:end] if word[:1] == "-" and word[:2] != "--" and " " in word]
+        options = [word for word in args[:end] if word not in texts]
+        return super().parse_args(ctx, [*options, "--", *texts, *args[end + 1 :]] if texts else args)
+
+
+@app.command("show", epilog="Example: deepctl memory show --user alice --at '~2'")
 def show_(
-    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="Memory file; MEMORY.md without it.")] = None,
+    file: File = None,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="REF", help="As of a checkpoint: an id, its beginning, a label or ~N.")
+    ] = None,
     user: options.User = None,
     agent: Agent = layout.AGENT,
     as_json: options.Json = False,
@@ -34,13 +57,24 @@ def show_(
     """Print a notebook: rendered at a terminal, byte for byte when piped."""
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
+    name = file_name(layout.NOTEBOOK if file is None else file)
+    checkpoint = None
     try:
-        notebooks = [memory.read(layout.NOTEBOOK if file is None else file)]
+        if at is None:
+            notebooks = [memory.read(name)]
+        else:
+            from deepctl.domain.checkpoints.reader import Reader
+            from deepctl.domain.memory import history
+
+            with closing(Reader(profile)) as reader:
+                record = history.kept(reader, at)
+                checkpoint = record.id
+                notebooks = [history.at(reader, memory, name, record)]
     except MemoryNotFound:
         if file is not None or memory.agent != layout.AGENT:
             raise
         notebooks = []
-    show(views.NotebookShown(profile.name, memory.agent, notebooks), as_json)
+    show(views.NotebookShown(profile.name, memory.agent, notebooks, checkpoint), as_json)
 
 
 @app.command("list", epilog="Example: deepctl memory list --user alice --json")
@@ -49,3 +83,197 @@ def list_(user: options.User = None, agent: Agent = layout.AGENT, as_json: optio
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     show(views.NotebookList(profile.name, memory.agent, memory.notebooks()), as_json)
+
+
+@app.command("add", cls=_OfText, epilog="Example: deepctl memory add 'Alice prefers window seats.' --user alice")
+def add(
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="The note; - or nothing for what is piped in.")
+    ] = None,
+    file: Annotated[
+        str, typer.Option("--file", metavar="FILE", help="Memory file; made if there is none.")
+    ] = layout.NOTEBOOK,
+    user: options.User = None,
+    agent: Agent = layout.AGENT,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Append a note to a notebook, as it is."""
+    profile = options.existing_profile(user)
+    memory = Memory(profile, agent)
+    name = file_name(file)
+    if memory.find(name) is None:
+        check_new(name)
+    note = _note(text)
+    from deepctl.domain.memory import changes
+    from deepctl.output.memory_changes import Added
+
+    with options.working(profile.name, "memory add", wait, as_json) as work:
+        view = Added(profile.name, memory.agent, changes.add(work, Memory(work.paths, agent), name, note))
+    show(view, as_json)
+
+
+def _note(text: str | None) -> bytes:
+    """The note on the command line, or piped in. Raises `UsageError` if there is none."""
+    if text is not None and text != "-":
+        note = os.fsencode(text)
+    elif text is None and is_terminal(sys.stdin):
+        raise UsageError("There is no TEXT to note.", "Give it, or pipe it in: echo TEXT | deepctl memory add")
+    else:
+        note = sys.stdin.buffer.read(MAX_BYTES + 1)
+        if len(note) > MAX_BYTES:
+            raise UsageError(f"The note is larger than {MAX_BYTES >> 20} MiB.", "Notebooks are for notes.")
+    if not note.strip():
+        raise UsageError("The TEXT is empty.", "Give what is to be noted.")
+    return note
+
+
+@app.command("edit", epilog="Example: EDITOR='code --wait' deepctl memory edit trip.md --user alice")
+def edit(
+    file: File = None,
+    user: options.User = None,
+    agent: Agent = layout.AGENT,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Edit a notebook, or a new one, with your editor.
+
+    That is $VISUAL, else $EDITOR, else the first there is of editor, nano and vi. It edits a copy: what somebody else
+    changes in the notebook meanwhile is merged, line by line; where both changed the same lines, nothing is written,
+    and your text is kept (exit 6).
+    """
+    from deepctl.cli import editing, memory_edits
+
+    profile = options.existing_profile(user)
+    memory = Memory(profile, agent)
+    name = file_name(layout.NOTEBOOK if file is None else file)
+    found = memory.find(name)
+    if found is None:
+        check_new(name)
+    command = editing.editor(os.environ)
+    show(memory_edits.edited(memory, name, found, command, wait, as_json), as_json)
+
+
+@app.command("search", cls=_OfText, epilog="Example: deepctl memory search 'window seat' --user alice")
+def search(
+    query: Annotated[
+        str, typer.Argument(metavar="QUERY", help="Words that a line has, all of them, in any order and case.")
+    ],
+    regex: Annotated[
+        bool, typer.Option("--regex", help="QUERY is a regular expression of Python's; case counts unless it has (?i).")
+    ] = False,
+    context: Annotated[int, typer.Option("-C", "--context", metavar="N", min=0, help="N lines around each, too.")] = 0,
+    user: options.User = None,
+    agent: Agent = layout.AGENT,
+    as_json: options.Json = False,
+) -> None:
+    """Look for lines in all notebooks."""
+    from deepctl.domain.memory import searching
+    from deepctl.output.memory_history import Found
+
+    profile = options.existing_profile(user)
+    memory = Memory(profile, agent)
+    find = searching.pattern(query) if regex else searching.words(query)
+    show(Found(profile.name, memory.agent, query, searching.search(memory, find, context)), as_json)
+
+
+@app.command("forget", cls=_OfText, epilog="Example: deepctl memory forget 'window seats' --user alice --dry-run")
+def forget(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="Lines that have this in them go.")],
+    file: Annotated[str | None, typer.Option("--file", metavar="FILE", help="Only in this memory file.")] = None,
+    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="In whatever case.")] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="From every checkpoint, too, for good; says where TEXT still stands.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Yes = False,
+    user: options.User = None,
+    agent: Agent = layout.AGENT,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Take the lines with TEXT out of the notebooks.
+
+    A checkpoint is made first, so that this can be taken back. It and the conversations still have the text. With
+    --purge, the lines leave every checkpoint as well, which nothing takes back.
+    """
+    from deepctl.domain.memory import forgetting
+    from deepctl.output.memory_changes import LinesForgotten
+
+    profile = options.existing_profile(user)
+    memory = Memory(profile, agent)
+    wish = forgetting.wish(text, file, ignore_case=ignore_case)
+    if purge:
+        from deepctl.cli.purging import purged
+
+        show(purged(profile, memory.agent, wish, dry_run=dry_run, yes=yes, wait=wait, as_json=as_json), as_json)
+        return
+    lines = forgetting.foreseen(memory, wish)
+    view = LinesForgotten(profile.name, memory.agent, wish, lines, None, None)
+    if dry_run:
+        show(view, as_json)
+        return
+    if not yes:
+        if not as_json:
+            view.tell()
+        exclude, _ = options.snapshot_settings(profile)
+        lost = "" if forgetting.undoable(memory, exclude) else " Checkpoints leave them out, so this is for good."
+        one = len(lines) == 1
+        confirm(
+            f"Forget {'this line' if one else f'these {len(lines)} lines'}?{lost}",
+            yes=False,
+            as_json=as_json,
+            reason="Forgetting needs a yes",
+        )
+    with options.working(profile.name, "memory forget", wait, as_json) as work:
+        done = forgetting.forget(work, Memory(work.paths, agent), wish, lines)
+    show(view._replace(forgotten=done, undo=forgetting.undo_command(profile.name, done), is_shown=not yes), as_json)
+
+
+@app.command("history", epilog="Example: deepctl memory history --user alice")
+def history(
+    file: File = None, user: options.User = None, agent: Agent = layout.AGENT, as_json: options.Json = False
+) -> None:
+    """List the versions of a notebook, the newest first."""
+    from deepctl.domain.checkpoints.reader import Reader
+    from deepctl.domain.memory import history
+    from deepctl.output.memory_history import Versions
+
+    profile = options.existing_profile(user)
+    memory = Memory(profile, agent)
+    name = file_name(layout.NOTEBOOK if file is None else file)
+    with closing(Reader(profile)) as reader:
+        try:
+            found = history.history(reader, memory, name)
+        except MemoryNotFound:
+            if file is not None or memory.agent != layout.AGENT:
+                raise
+            found = history.History(name, [], [])
+    show(Versions(profile.name, memory.agent, found), as_json)
+
+
+@app.command("diff", epilog="Example: deepctl memory diff '~2' --user alice")
+def diff(
+    before: Annotated[str | None, typer.Argument(metavar="[FROM]", help="The latest checkpoint without it.")] = None,
+    after: Annotated[str | None, typer.Argument(metavar="[TO]", help="What is now, without it.")] = None,
+    user: options.User = None,
+    agent: Agent = layout.AGENT,
+    as_json: options.Json = False,
+) -> None:
+    """Compare the notebooks of two points in time.
+
+    Piped, it is for `patch -p1` in a workspace.
+    """
+    from deepctl.domain.checkpoints import reading
+    from deepctl.domain.checkpoints.reader import Reader
+    from deepctl.domain.memory import comparing
+    from deepctl.domain.sessions import catalogue
+    from deepctl.output.memory_history import Compared
+
+    profile = options.existing_profile(user)
+    memory = Memory(profile, agent)
+    with closing(Reader(profile)) as reader:
+        found = comparing.compare(reader, memory, before, after)
+        describe = reading.described(reader.ledger, catalogue.by_id(profile))
+    later = describe(found.after) if found.after is not None else None
+    show(Compared(profile.name, memory.agent, describe(found.before), later, found.differences), as_json)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepctl.domain import layout, names, profiles, settings
+from deepctl.domain import budget, layout, names, profiles, settings
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.errors import BadName, ProfileNotFound, UsageError
 from deepctl.output.render import notice
+from deepctl.output.text import size
 
 if TYPE_CHECKING:
     from deepctl.domain.checkpoints.work import Work
@@ -81,8 +82,23 @@ def working(user: str | None, command: str, wait: float, as_json: bool) -> Itera
     """The profile meant by `--user`, locked and open for changes."""
     profile = existing_profile(user)
     with profiles.lock(root(), profile.name, command=command, wait=wait):
+        limit = budget.limit(os.environ, profile)
         with opened(profile, (lambda note: None) if as_json else notice) as work:
             yield work
+        if not as_json and (warning := over_budget(profile, limit)) is not None:
+            notice(warning)
+
+
+def over_budget(profile: ProfilePaths, limit: int) -> str | None:
+    """What the user should know, once, if a profile's checkpoints take more than `limit` bytes; holds its lock."""
+    passed = budget.passed(profile, limit)
+    if passed is None:
+        return None
+    return (
+        f"The checkpoints of {profile.name} take {size(passed.bytes)}, more than limits.checkpoints "
+        f"({size(passed.limit)}). What that would free: "
+        f"deepctl checkpoints prune --keep 50 --dry-run --user {profile.name}"
+    )
 
 
 def root() -> Root:
@@ -102,11 +118,11 @@ def user(option: str | None) -> str:
         raise BadName(f"{error.message} It comes from {place}.", error.hint) from None
 
 
-def existing_profile(option: str | None) -> ProfilePaths:
+def existing_profile(option: str | None, find: Callable[[Root, str], ProfilePaths] = profiles.find) -> ProfilePaths:
     """The profile meant by `--user`. Raises `ProfileNotFound` (exit 3) if there is none, creating nothing."""
     name = user(option)
     try:
-        return profiles.find(root(), name)
+        return find(root(), name)
     except ProfileNotFound as error:
         if option is None:
             error.hint = "Name yours with --user NAME, or for good: deepctl config set default_user NAME"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from contextlib import AbstractContextManager, ExitStack, suppress
+from typing import Annotated, BinaryIO
 
 import typer
 
-from deepctl.cli import options
+from deepctl import __version__
+from deepctl.cli import archives, options
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import profiles
+from deepctl.domain import layout, names, profiles, settings
+from deepctl.errors import DeepctlError
 from deepctl.output import profiles as views
+from deepctl.output import transfers
+from deepctl.output.progress import BYTES, Progress
 from deepctl.output.render import show
 
 app = typer.Typer(
@@ -54,3 +60,102 @@ def path(name: Name = None, user: options.User = None, as_json: options.Json = F
     """Print the directory of a profile."""
     paths = options.named_profile(name, user)
     show(views.Path(paths.name, paths.directory), as_json)
+
+
+@app.command(epilog="Example: deepctl profiles rename alice alicia")
+def rename(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="What it is called.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="What it is to be called.")],
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Give a profile another name. Everything in it stays as it is; a Docker container is made anew when needed."""
+    from deepctl.domain import sandboxes
+
+    root = options.root()
+    profiles.find(root, old)
+    names.check(new)
+    with ExitStack() as held:
+        # In one order whoever renames what, so that two of them never wait for each other.
+        for name in sorted({names.fold(old), names.fold(new)}):
+            held.enter_context(profiles.lock(root, name, command="profiles rename", wait=wait))
+        paths = profiles.find(root, old)
+        profiles.check_free(root, new, by=paths)
+        container = sandboxes.remove_container_if_any(os.environ, paths)
+        renamed = profiles.rename(root, paths, new)
+    show(views.ProfileRenamed(paths.name, renamed.name, renamed.directory, container, _naming(paths.name)), as_json)
+
+
+def _naming(name: str) -> list[str]:
+    """What names the profile `name` for commands without `--user`."""
+    found = []
+    if names.fold(os.environ.get("DEEPCTL_USER", "")) == names.fold(name):
+        found.append("$DEEPCTL_USER")
+    with suppress(DeepctlError, OSError):  # whatever is wrong with config.toml, it is not in the way
+        if names.fold(str(settings.read(layout.config_file(os.environ)).get("default_user"))) == names.fold(name):
+            found.append("default_user in config.toml")
+    return found
+
+
+@app.command(epilog="Example: deepctl profiles export alice.tgz --user alice")
+def export(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The archive to make; - for stdout.")],
+    user: options.User = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a whole profile to one file: settings, workspace, sessions and checkpoints. A chat may go on meanwhile."""
+    from deepctl.domain import destination
+    from deepctl.domain.transfer.exporting import Export
+
+    paths = options.existing_profile(user)
+    if file == "-":
+        target: AbstractContextManager[BinaryIO] = archives.stdout(as_json)
+    else:
+        destination.check(options.root(), file, force=force)
+        target = destination.opened(file, force=force)
+    export = Export(paths, __version__)
+    with Progress("Export", BYTES, export.measure().bytes) as progress, target as stream:
+        done = export.write(stream, progress)
+    view = transfers.Exported(paths.name, file, destination.absolute(file), done)
+    if file == "-":
+        view.notices()
+    else:
+        show(view, as_json)
+
+
+@app.command("import", epilog="Example: deepctl profiles import alice.tgz --as bob")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="An archive that export made; - for stdin.")],
+    name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Name of the new profile; what it was called without it.")
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-size", metavar="SIZE", help="Bytes of content to allow, with K, M or G; 1G or 100 times FILE's size."
+        ),
+    ] = None,
+    max_files: Annotated[
+        int, typer.Option("--max-files", metavar="N", min=1, help="Files and directories to allow.")
+    ] = 250_000,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Make a profile of an archive. One that is damaged, or not what an export makes, leaves nothing."""
+    from deepctl.domain.transfer import importing
+
+    limits = importing.Limits(max_files, archives.bytes_of(max_size))
+    if name is not None:
+        names.check(name)
+    root = options.root()
+    with archives.opened(file) as archive:
+        opened = importing.examine(root, archive.stream, archive.name, name=name, size=archive.size, limits=limits)
+        with Progress("Import", BYTES, opened.bytes) as progress:
+            done = importing.take_in(
+                root,
+                opened,
+                lambda: profiles.lock(root, opened.name, command="profiles import", wait=wait),
+                progress,
+            )
+    show(transfers.Imported(done), as_json)

@@ -1,22 +1,36 @@
-"""`deepctl sessions`."""
+"""`deepctl sessions`.
+
+What only some commands need is imported where they need it: a list costs what starting a command costs.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from deepctl.cli import options
+from deepctl.cli.asking import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
+from deepctl.domain import names
 from deepctl.domain.checkpoints import reading
 from deepctl.domain.sessions import catalogue
-from deepctl.errors import NoSession
+from deepctl.errors import UsageError
 from deepctl.output import sessions as views
-from deepctl.output.render import show
+from deepctl.output.render import notice, show
+from deepctl.output.text import is_terminal
+
+if TYPE_CHECKING:
+    from deepctl.domain.sessions.exporting import Export
 
 app = typer.Typer(
     help="The conversations of a profile.", rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS
 )
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Session.")]
+Latest = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Session; the latest without it.")]
 
 
 @app.command("list", epilog="Example: deepctl sessions list --user alice")
@@ -26,22 +40,209 @@ def list_(user: options.User = None, as_json: options.Json = False) -> None:
     show(views.SessionList(profile.name, catalogue.summaries(profile, reading.heads(profile))), as_json)
 
 
-@app.command("show", epilog="Example: deepctl sessions show main --user alice")
+@app.command("show", epilog="Example: deepctl sessions show main --user alice | less")
 def show_(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Session; the latest without it.")] = None,
+    name: Latest = None,
     user: options.User = None,
+    full: Annotated[bool, typer.Option("--full", help="Fold nothing, and show thoughts, too.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show a conversation."""
+    """Show a conversation, with long calls and results folded."""
     profile = options.existing_profile(user)
-    wanted = name if name is not None else catalogue.latest(profile)
-    if wanted is None:
-        raise NoSession(profile.name)
-    session = catalogue.find(profile, wanted)
+    session = reading.session_at_hand(profile, name)
     conversation = catalogue.read(session)
-    show(
-        views.SessionShown(
-            profile.name, catalogue.summarize(session, conversation, reading.heads(profile)), conversation
-        ),
-        as_json,
-    )
+    summary = catalogue.summarize(session, conversation, reading.heads(profile))
+    show(views.SessionShown(profile.name, summary, conversation, full), as_json)
+
+
+@app.command(epilog="Example: deepctl sessions rename main trip-to-lisbon --user alice")
+def rename(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="What it is called now.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="What to call it.")],
+    user: options.User = None,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Give a session another name."""
+    from deepctl.domain.sessions import renaming
+
+    for name in (old, new):
+        names.check(name, "session")
+    with options.working(user, "sessions rename", wait, as_json) as work:
+        view = views.SessionRenamed(work.paths.name, renaming.rename(work, old, new))
+    show(view, as_json)
+
+
+@app.command(epilog="Example: deepctl sessions delete old-trip --user alice --dry-run")
+def delete(
+    name: Name,
+    user: options.User = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Yes = False,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Delete a session with its checkpoints.
+
+    Labelled ones go, too. The workspace stays as it is, with what the session's agent did in it.
+    """
+    from contextlib import closing
+
+    from deepctl.domain.checkpoints.reader import Reader
+    from deepctl.domain.sessions import deleting
+
+    profile = options.existing_profile(user)
+    asked = None
+    if dry_run or not yes:
+        with closing(Reader(profile)) as reader:
+            asked = deleting.plan(profile, reader.ledger, reader.objects, name)
+        view = views.SessionDeleted(profile.name, True, asked)
+        if dry_run:
+            show(view, as_json)
+            return
+        if not as_json:
+            view.foretell()
+        confirm(f"Delete session {asked.session}, for good?", yes=False, as_json=as_json)
+    with options.working(user, "sessions delete", wait, as_json) as work:
+        deletion = deleting.plan(work.paths, work.ledger, work.store.objects, name)
+        if asked is not None:
+            deleting.check_same(asked, deletion)
+        deletion = deleting.delete(work, deletion)
+    show(views.SessionDeleted(profile.name, False, deletion), as_json)
+
+
+@app.command(epilog="Example: deepctl sessions search 'window seat' --user alice -C 2")
+def search(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="Words, in one argument; all must be in a message.")],
+    user: options.User = None,
+    session: Annotated[str | None, typer.Option("--session", "-s", metavar="NAME", help="Only this one.")] = None,
+    regex: Annotated[
+        bool, typer.Option("--regex", help="QUERY is a regular expression of Python's; case counts unless it has (?i).")
+    ] = False,
+    role: Annotated[
+        Literal["user", "assistant", "tool"] | None,
+        typer.Option(help="Only prompts; only answers, thoughts and calls; only results."),
+    ] = None,
+    context: Annotated[
+        int, typer.Option("--context", "-C", min=0, max=1000, metavar="N", help="Lines around each that is found.")
+    ] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most so many lines found.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Search what was said in all sessions.
+
+    Prompts, answers, thoughts, calls and their results are searched. Lines with any of the words are shown, of messages
+    that have all of them, without regard to case.
+    """
+    from deepctl.domain.sessions import searching
+    from deepctl.output.progress import Progress
+    from deepctl.output.sessions_search import SessionMatches
+
+    pattern = searching.expression(query) if regex else searching.words(query)
+    profile = options.existing_profile(user)
+    with Progress("Searching", "sessions") as progress:
+        found = searching.search(
+            profile, pattern, session=session, role=role, context=context, limit=limit, report=progress
+        )
+    show(SessionMatches(profile.name, query, found), as_json)
+
+
+@app.command(epilog="Example: deepctl sessions export main --user alice --output main.json")
+def export(
+    name: Latest = None,
+    user: options.User = None,
+    format_: Annotated[
+        Literal["json", "markdown"],
+        typer.Option("--format", "-f", help="json is for import, markdown to be read."),
+    ] = "json",
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; stdout without it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if there is one.")] = False,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Take out keys, tokens, passwords in addresses, and home directories.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a session to a file or to stdout.
+
+    As JSON, `sessions import` takes it over again, in another profile or on another machine, exactly as it was.
+    """
+    from deepctl.domain import destination
+    from deepctl.domain.sessions import exporting
+    from deepctl.redaction import Redaction
+
+    profile = options.existing_profile(user)
+    exported = exporting.export(profile, reading.session_at_hand(profile, name).name)
+    if output is not None and output != "-":
+        destination.check(options.root(), output, force=force)
+    redaction = Redaction(os.environ) if redact else None
+    if redaction is not None:
+        exported = exporting.redacted(exported, redaction)
+    if format_ == "json":
+        content = exporting.as_json(exported)
+    else:
+        from deepctl.output.sessions_markdown import markdown
+
+        content = markdown(exported)
+    view: views.SessionExported | views.Exported = views.Exported(profile.name, exported.name, format_, content)
+    if output is not None and output != "-":
+        raw = content.encode(errors="surrogateescape")
+        counts = {"secrets": redaction.secrets, "homes": redaction.homes} if redaction is not None else None
+        path = exporting.write(output, raw, replace=force)
+        lost = len(exported.damaged)
+        view = views.SessionExported(
+            profile.name, exported.name, format_, path, len(raw), len(exported.messages), lost, counts
+        )
+    # JSON that goes to stdout is the export itself, whether somebody says --json or not.
+    show(view, as_json and not (isinstance(view, views.Exported) and format_ == "json"))
+    if not as_json:
+        for line in (exporting.lost_note(exported), views.redaction_note(redaction)):
+            if line is not None:
+                notice(line)
+
+
+@app.command("import", epilog="Example: deepctl sessions import main.json --user bob --as from-alice")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What `sessions export` wrote; - for stdin.")],
+    user: options.User = None,
+    as_: Annotated[str | None, typer.Option("--as", metavar="NAME", help="What to call it here.")] = None,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Take over a session from an export.
+
+    The profile is made if it does not exist. What is damaged, or not an export, is refused before anything is made.
+    """
+    from deepctl.domain import profiles
+    from deepctl.domain.sessions import importing
+
+    if as_ is not None:
+        names.check(as_, "session")
+    profile_name = options.user(user)
+    export = _checked(file)
+    root = options.root()
+    with profiles.lock(root, profile_name, command="sessions import", wait=wait):
+        if profiles.exists(root, profile_name):
+            profile = profiles.find(root, profile_name)
+        else:
+            profile = profiles.create(root, profile_name)
+            if not as_json:
+                notice(f"Created profile {profile.name}.")
+        with options.opened(profile, (lambda note: None) if as_json else notice) as work:
+            imported = importing.take_over(work.paths, export, as_)
+    show(views.SessionImported(profile.name, imported), as_json)
+
+
+def _checked(file: str) -> Export:
+    """The session in FILE, with messages that can be gone on with. Nothing has been made by then."""
+    from deepctl.domain.sessions import importing
+
+    if file == "-" and is_terminal(sys.stdin):
+        raise UsageError("- means stdin, and that is a terminal.", "Name a file, or pipe an export in.")
+    what = "What stdin has" if file == "-" else file
+    export = importing.parse(importing.read(sys.stdin.buffer if file == "-" else file), what)
+    from deepctl.agent.conversations import check
+
+    check([entry.message for entry in export.messages], what)
+    return export

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from deepctl.cli import options
 from deepctl.cli.options import UNNAMED
-from deepctl.domain import profiles
+from deepctl.cli.prompts import profile_history
+from deepctl.domain import budget, profiles
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.domain.sessions import catalogue
+from deepctl.errors import ProfileGone
 from deepctl.output.chat import Display
 
 if TYPE_CHECKING:
@@ -101,55 +104,67 @@ class ProfileTalk(_Shown):
         self._root = root
         self._wait = wait
         self._user = user
+        self._begun = False
+        self._at: tuple[str, str] | None = None
+        """Name and id of the session that the last turn was in."""
 
     @property
     def name(self) -> str:
-        return self._profile().name
+        return self._user
 
     def turn(self, prompt: str, session: str | None, new: str | None) -> str:
         """Take the lock, run one turn and show it. Returns the name of the session it was in."""
         with profiles.lock(self._root, self._user, command="chat", wait=self._wait):
             profile = self._profile()
-            name = _session(profile, session, new, self.display)
+            name = _session(profile, self._renamed(profile, session), new, self.display)
             self._introduce()
+            limit = budget.limit(os.environ, profile)
             self._start(profile.name, name)
             with options.opened(profile, self.display.notice) as work:
                 done = self._chat.turn(work, name, prompt, self.display.event)
+            warning = options.over_budget(profile, limit)
+            self._at = done.session, catalogue.find(profile, done.session).id
         for message in done.notices:
             self.display.notice(message)
-        self.display.event(
-            {
-                "type": "result",
-                "output": done.outcome.output,
-                "session": done.session,
-                "checkpoint": done.checkpoint,
-                "usage": done.outcome.usage._asdict(),
-            }
-        )
+        result: dict[str, Any] = {
+            "type": "result",
+            "output": done.outcome.output,
+            "session": done.session,
+            "checkpoint": done.checkpoint,
+            "usage": done.outcome.usage._asdict(),
+        }
+        if warning is not None:
+            self.display.notice(warning)
+            result["notice"] = warning
+        self.display.event(result)
         return done.session
 
     def begin(self, session: str | None, new: str | None) -> str:
         with profiles.lock(self._root, self._user, command="chat", wait=self._wait):
             profile = self._profile()
+            self._user = profile.name
         self._introduce()
         return f"{_where(profile, session, new)}, model {self._running.options.model}."
 
     def history(self) -> History:
-        from prompt_toolkit.history import FileHistory
-
-        from deepctl.files import durable
-
-        profile = self._profile()
-        durable.make_private_file(profile.prompt_history)
-        return FileHistory(profile.prompt_history)
+        return profile_history(profiles.find(self._root, self._user).prompt_history)
 
     def _profile(self) -> ProfilePaths:
-        """The profile, made if this is its first turn. The caller holds the lock."""
-        if profiles.exists(self._root, self._user):
-            return profiles.find(self._root, self._user)
-        made = profiles.create(self._root, self._user)
-        self.display.notice(f"Created profile {made.name}.")
-        return made
+        """The profile, made if this is its first turn. The caller holds the lock. Raises `ProfileGone`."""
+        is_new = not profiles.exists(self._root, self._user)
+        if is_new and self._begun:
+            raise ProfileGone(self._user)
+        found = profiles.create(self._root, self._user) if is_new else profiles.find(self._root, self._user)
+        if is_new:
+            self.display.notice(f"Created profile {found.name}.")
+        self._begun = True
+        return found
+
+    def _renamed(self, profile: ProfilePaths, session: str | None) -> str | None:
+        """What the session of the last turn is called by now; `session` as it is otherwise."""
+        if self._at is None or session != self._at[0] or catalogue.spelled(profile, session) is not None:
+            return session
+        return catalogue.by_id(profile).get(self._at[1], session)
 
 
 class EphemeralTalk(_Shown):

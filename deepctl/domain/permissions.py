@@ -42,6 +42,8 @@ class Rules(NamedTuple):
     rules: tuple[Rule, ...] = ()
 
 
+_SUCH_AS = 'Such as: write = "ask", or: execute = { rules = [{ pattern = "git **", action = "allow" }] }.'
+
 Permissions = dict[str, Rules]
 """By operation; those without rules are missing."""
 
@@ -50,7 +52,7 @@ def parse(found: object, where: str) -> Permissions:
     """The rules in a settings file's table. Raises `BadSetting`: a rule that is misspelled must not be ignored."""
     place = f"[permissions] in {where}"
     if not isinstance(found, dict):
-        raise BadSetting(f"{place} must be a table.")
+        raise BadSetting(f"{place} must be a table.", _SUCH_AS)
     return {operation: _rules(_known(operation, OPERATIONS, place), rules, place) for operation, rules in found.items()}
 
 
@@ -61,7 +63,7 @@ def _rules(operation: str, found: object, place: str) -> Rules:
     table = _table(found, ("default", "rules"), place)
     rules = table.get("rules", [])
     if not isinstance(rules, list):
-        raise BadSetting(f"The rules of {place} must be a list.")
+        raise BadSetting(f"The rules of {place} must be a list.", _SUCH_AS)
     default = table.get("default")
     return Rules(
         None if default is None else _known(default, ACTIONS, place),
@@ -73,10 +75,10 @@ def _rule(operation: str, found: object, place: str) -> Rule:
     table = _table(found, ("pattern", "action", "description"), f"a rule of {place}")
     pattern = table.get("pattern")
     if not isinstance(pattern, str) or not pattern:
-        raise BadSetting(f"A rule of {place} needs a pattern.")
+        raise BadSetting(f"A rule of {place} needs a pattern.", _SUCH_AS)
     description = table.get("description", "")
     if not isinstance(description, str):
-        raise BadSetting(f"The description of a rule of {place} must be text.")
+        raise BadSetting(f"The description of a rule of {place} must be text.", _SUCH_AS)
     _check_classes(pattern, place)
     if operation != "execute":
         pattern = _path(pattern, place)
@@ -118,7 +120,7 @@ def without_sandbox(permissions: Permissions) -> Permissions:
 
 def _table(found: object, keys: tuple[str, ...], place: str) -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise BadSetting(f"In {place} there must be a table, not {found!r}.")
+        raise BadSetting(f"In {place} there must be a table, not {found!r}.", _SUCH_AS)
     for key in found:
         _known(key, keys, place)
     return found

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from deepctl.domain import names, settings
+from deepctl.domain import layout, names, settings
 from deepctl.domain.checkpoints import ledger
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.errors import DeepctlError, ProfileNotFound, Refused
@@ -19,13 +20,21 @@ from deepctl.locks import Lock
 _STAGING = ".new-"
 
 
-class Bytes(NamedTuple):
-    """Space a profile takes, in bytes of file content."""
+class Parts(NamedTuple):
+    """One count for each part of a profile, of files or of bytes in them.
 
-    workspace: int
-    sessions: int
-    checkpoints: int
-    total: int
+    `memory`, `plans` and `evicted` are of what lies in the workspace, and in its count already; `total` is of all.
+    """
+
+    workspace: int = 0
+    sessions: int = 0
+    checkpoints: int = 0
+    total: int = 0
+    memory: int = 0
+    plans: int = 0
+    evicted: int = 0
+    cache: int = 0
+    prompt_history: int = 0
 
 
 class Profile(NamedTuple):
@@ -38,12 +47,20 @@ class Profile(NamedTuple):
     model: str | None
     sessions: int
     checkpoints: int
-    bytes: Bytes
+    bytes: Parts
+    files: Parts
     problem: str | None = None
 
 
 def find(root: Root, name: str) -> ProfilePaths:
     """The profile called `name`, in whatever case. Raises `BadName`, `ProfileNotFound` or `Refused`."""
+    found = locate(root, name)
+    _check_parts(found)
+    return found
+
+
+def locate(root: Root, name: str) -> ProfilePaths:
+    """The same, whatever lies in the places of its parts: for who takes it away, links and all."""
     names.check(name)
     found = _lookup(root, name)
     if found is None:
@@ -80,6 +97,8 @@ def _check_directory(paths: ProfilePaths) -> None:
             "Set $DEEPCTL_HOME to a root of your own.",
         )
 
+
+def _check_parts(paths: ProfilePaths) -> None:
     for part in ("workspace", "sessions", "checkpoints"):
         if os.path.islink(os.path.join(paths.directory, part)):
             raise Refused(
@@ -104,10 +123,15 @@ def all_names(root: Root) -> list[str]:
 
 
 def lock(root: Root, name: str, *, command: str, wait: float = 0.0) -> Lock:
-    """The lock of the profile called `name`, which need not exist yet. `wait` is in seconds."""
+    """The lock of the profile called `name`, which need not exist yet. `wait` is in seconds.
+
+    Whoever gets it first finishes what interrupted wipes left, of any profile.
+    """
+    from deepctl.domain.wiping.trash import FinishingLock  # commands that only read need none of it
+
     names.check(name)
     make_root(root)
-    return Lock(root.profile(name).lock, profile=name, command=command, wait=wait)
+    return FinishingLock(root, name, command=command, wait=wait)
 
 
 def make_root(root: Root) -> None:
@@ -121,7 +145,7 @@ def create(root: Root, name: str) -> ProfilePaths:
     """Make a profile. The caller holds its lock. Raises `Refused` if there is one already."""
     if (found := _lookup(root, names.check(name))) is not None:
         raise Refused(
-            f"There is a profile {found.name!r} already; names differ in more than case.",
+            _taken(found.name, name),
             f"`deepctl chat --user {found.name}` uses it.",
             code="profile_exists",
         )
@@ -144,15 +168,40 @@ def create(root: Root, name: str) -> ProfilePaths:
     return paths
 
 
+def check_free(root: Root, name: str, *, by: ProfilePaths | None = None) -> None:
+    """Raises `Refused` if there is a profile called `name`; the profile `by` itself, in another case, is none."""
+    found = _lookup(root, names.check(name))
+    if found is not None and (by is None or found.name == name or names.fold(name) != names.fold(by.name)):
+        raise Refused(
+            _taken(found.name, name),
+            "`deepctl profiles list` shows those there are.",
+            code="profile_exists",
+        )
+
+
+def _taken(found: str, wanted: str) -> str:
+    return f"There is a profile {found!r} already{'' if found == wanted else '; names differ in more than case'}."
+
+
+def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:
+    """Give a profile another name, in one step. The caller holds the locks of both. Raises `Refused` if it is taken."""
+    check_free(root, name, by=paths)
+    renamed = root.profile(name)
+    os.rename(paths.directory, renamed.directory)
+    durable.sync_directory(root.profiles)
+    return renamed
+
+
 def describe(paths: ProfilePaths) -> Profile:
     """What lists and `profiles show` tell of a profile. Never raises for damage inside it."""
     found: dict[str, object] = {}
     try:
         _check_directory(paths)
+        _check_parts(paths)
         found = settings.read(paths.settings)
         problem = None
     except (Refused, OSError) as error:
-        return Profile(paths.name, paths.directory, None, None, None, 0, 0, Bytes(0, 0, 0, 0), str(error))
+        return Profile(paths.name, paths.directory, None, None, None, 0, 0, Parts(), Parts(), str(error))
     except DeepctlError as error:
         problem = error.message
     checkpoints = 0
@@ -162,7 +211,7 @@ def describe(paths: ProfilePaths) -> Profile:
         problem = str(error)
     created = found.get("created_at")
     model = found.get("model")
-    parts = {entry: _size(os.path.join(paths.directory, entry)) for entry in os.listdir(paths.directory)}
+    size, files = _measured(paths.directory)
     return Profile(
         paths.name,
         paths.directory,
@@ -171,7 +220,8 @@ def describe(paths: ProfilePaths) -> Profile:
         model if isinstance(model, str) else None,
         _count(paths.sessions),
         checkpoints,
-        Bytes(parts.get("workspace", 0), parts.get("sessions", 0), parts.get("checkpoints", 0), sum(parts.values())),
+        size,
+        files,
         problem,
     )
 
@@ -185,44 +235,72 @@ def _count(directory: str) -> int:
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 200
+_WITHIN = {
+    f"workspace/{layout.MEMORY_DIRECTORY}/": "memory",
+    f"workspace/{layout.PLANS_DIRECTORY}/": "plans",
+    f"workspace/{layout.EVICTED_DIRECTORY}/": "evicted",
+}
+"""Where the parts of a workspace lie that have counts of their own."""
 
 
-def _files(path: str) -> Iterator[os.stat_result]:
-    """The status of every regular file at or below `path`, links not followed, what cannot be read left out."""
-    try:
-        status = os.lstat(path)
-        if stat.S_ISREG(status.st_mode):
-            yield status
-        if not stat.S_ISDIR(status.st_mode):
-            return
-    except OSError:
-        return
+def _measured(directory: str) -> tuple[Parts, Parts]:
+    """Bytes and files of the parts of a profile."""
+    size, files = Counter[str](), Counter[str]()
+    for path, status in _files(directory):
+        counted = ["total", path.partition("/")[0]]
+        if counted[1] == "workspace":
+            counted += [part for start, part in _WITHIN.items() if path.startswith(start)]
+        for part in counted:
+            size[part] += status.st_size
+            files[part] += 1
+    return (
+        Parts._make(size[part] for part in Parts._fields),
+        Parts._make(files[part] for part in Parts._fields),
+    )
+
+
+def _files(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Every regular file below `path` and its status, links not followed, what cannot be read left out."""
     # By descriptors: the agent may put a link, or a FIFO, in the place of a directory meanwhile.
     try:
-        pending = [(os.open(path, _DIRECTORY), 0)]
+        way = [(os.open(path, _DIRECTORY), "", list[str]())]
     except OSError:
         return
-    while pending:
-        descriptor, depth = pending.pop()
-        try:
-            with os.scandir(descriptor) as entries:
-                for entry in entries:
-                    if entry.is_file(follow_symlinks=False):
-                        yield entry.stat(follow_symlinks=False)
-                    elif entry.is_dir(follow_symlinks=False) and depth < _MAX_DEPTH:
-                        pending.append((os.open(entry.name, _DIRECTORY, dir_fd=descriptor), depth + 1))
-        except OSError:
-            pass  # what cannot be read is left out
-        finally:
+    try:
+        yield from _listed(way[0])
+        while way:
+            descriptor, prefix, pending = way[-1]
+            if not pending or len(way) > _MAX_DEPTH:
+                os.close(descriptor)
+                way.pop()
+                continue
+            name = pending.pop()
+            try:
+                way.append((os.open(name, _DIRECTORY, dir_fd=descriptor), f"{prefix}{name}/", []))
+            except OSError:
+                continue
+            yield from _listed(way[-1])
+    finally:
+        for descriptor, _, _ in way:
             os.close(descriptor)
 
 
-def _size(path: str) -> int:
-    return sum(status.st_size for status in _files(path))
+def _listed(directory: tuple[int, str, list[str]]) -> Iterator[tuple[str, os.stat_result]]:
+    """The regular files in one directory; the names of directories in it are added to its third."""
+    descriptor, prefix, below = directory
+    try:
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(entry.name)
+                elif entry.is_file(follow_symlinks=False):
+                    yield prefix + entry.name, entry.stat(follow_symlinks=False)
+    except OSError:
+        return
 
 
 def _last_used(paths: ProfilePaths) -> str | None:
-    newest = max((status.st_mtime for status in _files(paths.sessions)), default=None)
+    newest = max((status.st_mtime for _, status in _files(paths.sessions)), default=None)
     return None if newest is None else timestamp(newest)
 
 

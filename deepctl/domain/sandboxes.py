@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from deepctl.domain import settings
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.permissions import Permissions
-from deepctl.errors import Refused
+from deepctl.errors import DeepctlError, Refused
 from deepctl.sandbox import containers
 from deepctl.sandbox.policy import Limits, Unavailable
+
+_SOCKET = "/var/run/docker.sock"
+"""Where a Docker daemon answers unless `$DOCKER_HOST` names another place."""
 
 
 class Described(NamedTuple):
@@ -52,3 +56,33 @@ def remove_container(profile: ProfilePaths) -> tuple[str, bool]:
         return name, containers.remove(name)
     except Unavailable as problem:
         raise Refused(f"{problem.reason}.", problem.fix, code="sandbox_unavailable") from None
+
+
+def remove_container_if_any(environment: Mapping[str, str], profile: ProfilePaths) -> str | None:
+    """Remove the container of a profile that is about to go or to move; its name, or `None` if there was none.
+
+    A container's name follows from the profile's directory, so none could be found afterwards. The caller holds the
+    profile's lock. Docker is asked where there is any sign of it. Raises `Refused` if it cannot be asked and the
+    profile's settings say `docker`; with other settings, a profile does not depend on Docker's being there.
+    """
+    uses_docker = _uses_docker(environment, profile)
+    if not (uses_docker or environment.get("DOCKER_HOST") or os.path.exists(_SOCKET)):
+        return None
+    try:
+        name, removed = remove_container(profile)
+    except Refused as problem:
+        if not uses_docker:
+            return None
+        raise Refused(
+            f"The container of profile {profile.name!r} cannot be removed: {problem.message}",
+            problem.hint,
+            code=problem.code,
+        ) from None
+    return name if removed else None
+
+
+def _uses_docker(environment: Mapping[str, str], profile: ProfilePaths) -> bool:
+    try:
+        return settings.resolve("sandbox", environment=environment, profile=profile).value == "docker"
+    except (DeepctlError, OSError):
+        return False  # what cannot be read has started no container

@@ -11,14 +11,14 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from deepctl.domain import layout, names
+from deepctl.domain import formats, layout, names
 from deepctl.domain.permissions import Permissions, parse
-from deepctl.errors import BadSetting, Damaged, NewerFormat, NotFound
+from deepctl.errors import BadSetting, Damaged, NotFound
 from deepctl.files import durable
 from deepctl.sandbox.policy import Limits
 
-FORMAT = 1
-"""Version of profile.toml that this deepctl writes and the newest it reads."""
+FORMAT = formats.SETTINGS.current
+"""Version of settings files that this deepctl writes and the newest it reads."""
 
 SANDBOXES = ("auto", "bubblewrap", "docker", "none")
 APPROVALS = ("ask", "auto", "never")
@@ -64,6 +64,7 @@ SETTINGS: dict[str, Setting] = {
     "limits.processes": Setting("processes a command may have at once", "256", kind="count"),
     "limits.tmp": Setting("size of /tmp in a sandbox", "256M", kind="size"),
     "limits.disk": Setting("what a command may write to the workspace's file system", "10G", kind="size"),
+    "limits.checkpoints": Setting("what checkpoints may take before chats warn of it", "5G", kind="size"),
 }
 
 
@@ -122,9 +123,13 @@ def read(path: str) -> dict[str, Any]:
             "Correct the file with an editor. Commands that need no settings still work.",
             code="bad_toml",
         ) from None
-    version = found.get("version", FORMAT)
-    if isinstance(version, int) and version > FORMAT:
-        raise NewerFormat(path, version, FORMAT)
+    try:
+        formats.bring_up(formats.SETTINGS, found, path)
+    except formats.BadVersion:
+        raise Damaged(
+            f"{path} says version = {found['version']!r}, which is none.",
+            f"It is {formats.SETTINGS.current}, or not there at all; correct the file with an editor.",
+        ) from None
     return _flat(found, path)
 
 
@@ -274,6 +279,7 @@ def change(path: str, key: str, value: str | None) -> None:
         document = tomlkit.parse(durable.read_file(path).decode())
     except FileNotFoundError:
         document = tomlkit.document()
+    formats.bring_up(formats.SETTINGS, document, path)
     table, _, name = key.rpartition(".")
     place = (
         document

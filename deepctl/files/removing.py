@@ -1,19 +1,23 @@
 """Removing a directory and all that is in it, whoever made it and however it looks.
 
 By descriptors, so that no link is followed, whatever is swapped meanwhile; without recursion, and with what lies very
-deep moved up first, so that no depth is too much; and a directory that may not be read or written is made so first.
-`shutil.rmtree` recurses and stops at those.
+deep moved up first, so that no depth is too much; a directory that may not be read or written is made so first; and
+what cannot go keeps nothing else from going. `shutil.rmtree` recurses, and stops at the first trouble.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
 from collections.abc import Callable
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ALL = 0o700
 _DEEP = 64
 """How many directories are open at once."""
+_ROUNDS = 100
+"""How often a directory is emptied again in which somebody makes new names meanwhile."""
+_OFTEN = 0x3FF
 
 Report = Callable[[int], None]
 
@@ -21,99 +25,177 @@ Report = Callable[[int], None]
 def remove_tree(path: str, report: Report | None = None) -> int:
     """Remove a directory with all that is in it, or a file or a link (never its target); nothing if it is gone.
 
-    Returns how many names went, `path` itself included; `report` hears of it on the way. Raises `OSError`; what has
-    gone by then is gone, and a second call goes on.
+    Returns how many names went, `path` itself included; `report` hears of it on the way. Raises the first `OSError`
+    there was, naming the file, when everything else is gone; a second call goes on. The way to `path` is the caller's:
+    links in it are followed.
     """
-    parent = os.open(os.path.dirname(path) or ".", _DIRECTORY)
+    above = os.path.dirname(path)
+    parent = os.open(above or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return remove_entry(parent, os.path.basename(path), report)
+        return _Removal(above, report).run(parent, os.path.basename(path))
     finally:
         os.close(parent)
 
 
 def remove_entry(parent: int, name: str, report: Report | None = None) -> int:
     """The same for `name` in the directory that `parent` is a descriptor of."""
-    count = 0
-    # The way down to the directory at hand: its descriptor, and the names of directories in it that are still to go.
-    way: list[tuple[int, str, list[str]]] = []
+    return _Removal("", report).run(parent, name)
+
+
+def move_entry(parent: int, name: str, to: int, new_name: str) -> None:
+    """Rename `name` in the directory `parent` to `new_name` in the directory `to`, whatever it is. Raises `OSError`."""
     try:
-        if not _is_directory(parent, name):
-            return _unlink(parent, name)
-        way.append((*_opened(parent, name), []))
-        while way:
-            descriptor, here, pending = way[-1]
-            if not pending:
-                # The second time round, there is nothing in it any more.
-                count += _empty(descriptor, pending)
-                if report is not None:
-                    report(count)
-            if pending:
-                below = pending.pop()
-                if len(way) >= _DEEP:
-                    up = f".deep-{os.urandom(8).hex()}"
-                    os.rename(below, up, src_dir_fd=descriptor, dst_dir_fd=way[0][0])
-                    way[0][2].append(up)
-                    continue
-                way.append((*_opened(descriptor, below), []))
-                continue
-            os.close(descriptor)
-            way.pop()
-            os.rmdir(here, dir_fd=way[-1][0] if way else parent)
-            count += 1
-    except FileNotFoundError:
-        pass  # somebody else is removing it, too
-    finally:
-        for descriptor, _, _ in way:
-            os.close(descriptor)
-    return count
+        os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=to)
+    except PermissionError as error:
+        # To move a directory is to write its `..`, which takes the right to write it.
+        try:
+            allow(parent, name)
+        except OSError:
+            raise error from None
+        os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=to)
 
 
-def _empty(descriptor: int, directories: list[str]) -> int:
-    """Unlink everything in a directory but directories, which are added to `directories`; how many names went."""
-    count = 0
-    with os.scandir(descriptor) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                directories.append(entry.name)
-            else:
-                count += _unlink(descriptor, entry.name)
-    return count
-
-
-def _unlink(parent: int, name: str) -> int:
-    try:
-        os.unlink(name, dir_fd=parent)
-    except FileNotFoundError:
-        return 0
-    return 1
-
-
-def _is_directory(parent: int, name: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
-
-
-def _opened(parent: int, name: str) -> tuple[int, str]:
-    """A directory as a descriptor, with all that its owner may do to it."""
-    try:
-        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
-    except PermissionError:
-        _allow(parent, name)
-        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
-    if os.fstat(descriptor).st_mode & 0o300 != 0o300:
-        os.fchmod(descriptor, 0o700)
-    return descriptor, name
-
-
-def _allow(parent: int, name: str) -> None:
-    """Let the owner of a directory read it; a link in its place is left alone."""
+def allow(parent: int, name: str) -> None:
+    """Let its owner do everything in a directory. A link in its place is left alone, which is an `OSError`."""
     if not hasattr(os, "O_PATH"):
-        os.chmod(name, 0o700, dir_fd=parent, follow_symlinks=False)
+        os.chmod(name, _ALL, dir_fd=parent, follow_symlinks=False)
         return
     held = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        os.chmod(f"/proc/self/fd/{held}", 0o700)
+        os.chmod(f"/proc/self/fd/{held}", _ALL)
     finally:
         os.close(held)
+
+
+class _Level:
+    """A directory on the way down: the directories in it that are still to go, and whether something has to stay."""
+
+    __slots__ = ("descriptor", "directories", "name", "rounds", "stays")
+
+    def __init__(self, descriptor: int, name: str, rounds: int) -> None:
+        self.descriptor = descriptor
+        self.name = name
+        self.directories: list[str] = []
+        self.rounds = rounds
+        self.stays = False
+
+
+class _Removal:
+    def __init__(self, place: str, report: Report | None) -> None:
+        self._place = place
+        self._report = report
+        self._count = 0
+        self._way: list[_Level] = []
+        self._problem: OSError | None = None
+
+    def run(self, parent: int, name: str) -> int:
+        try:
+            self._enter(parent, name)
+            while self._way:
+                level = self._way[-1]
+                if level.directories:
+                    self._go_below(level, level.directories.pop())
+                else:
+                    self._leave(level, self._way[-2].descriptor if len(self._way) > 1 else parent)
+        finally:
+            for level in self._way:
+                os.close(level.descriptor)
+        if self._problem is not None:
+            raise self._problem
+        return self._count
+
+    def _enter(self, parent: int, name: str, rounds: int = 0) -> None:
+        """Empty a directory of everything but directories, and have these gone through; what is none is unlinked."""
+        try:
+            level = _Level(_opened(parent, name), name, rounds)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                self._unlink(parent, name)
+            else:
+                self._keep(error, name)
+            return
+        self._way.append(level)
+        try:
+            with os.scandir(level.descriptor) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        level.directories.append(entry.name)
+                    else:
+                        self._unlink(level.descriptor, entry.name)
+        except OSError as error:
+            self._keep(error, "")
+        if self._report is not None:
+            self._report(self._count)
+
+    def _unlink(self, parent: int, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=parent)
+        except OSError as error:
+            if error.errno == errno.EISDIR and self._way:
+                self._way[-1].directories.append(name)  # it was none a moment ago
+            else:
+                self._keep(error, name)
+            return
+        self._count += 1
+        if self._report is not None and not self._count & _OFTEN:
+            self._report(self._count)
+
+    def _go_below(self, level: _Level, name: str) -> None:
+        if len(self._way) < _DEEP:
+            self._enter(level.descriptor, name)
+            return
+        up = f".deep-{os.urandom(8).hex()}"
+        top = self._way[0]
+        try:
+            move_entry(level.descriptor, name, top.descriptor, up)
+        except OSError as error:
+            self._keep(error, name)
+        else:
+            top.directories.append(up)
+
+    def _leave(self, level: _Level, parent: int) -> None:
+        """Remove a directory that has nothing in it any more."""
+        self._way.pop()
+        os.close(level.descriptor)
+        if level.stays:
+            self._mark()
+            return
+        try:
+            os.rmdir(level.name, dir_fd=parent)
+            self._count += 1
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and level.rounds < _ROUNDS:
+                # Somebody made new names in it, or put something else in its place.
+                self._enter(parent, level.name, level.rounds + 1)
+            else:
+                self._keep(error, level.name)
+
+    def _keep(self, error: OSError, name: str) -> None:
+        """Something cannot go, so that what it is in cannot either. What somebody else has removed is no trouble."""
+        if isinstance(error, FileNotFoundError):
+            return
+        self._mark()
+        if self._problem is None:
+            error.filename = os.path.join(self._place, *(level.name for level in self._way), name).rstrip("/")
+            error.filename2 = None
+            self._problem = error
+
+    def _mark(self) -> None:
+        if self._way:
+            self._way[-1].stays = True
+
+
+def _opened(parent: int, name: str) -> int:
+    """A descriptor of a directory in which its owner may do everything."""
+    try:
+        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        allow(parent, name)
+        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+    try:
+        if os.fstat(descriptor).st_mode & 0o300 != 0o300:
+            os.fchmod(descriptor, _ALL)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -16,6 +16,7 @@ from deepctl.files import durable
 
 _MARK = b',"crc":"'
 _TAIL = len(_MARK) + 8 + 2
+TOO_DEEP = "nested too deeply"
 
 
 class Line(NamedTuple):
@@ -48,7 +49,10 @@ def unseal(line: bytes) -> dict[str, Any]:
         raise ValueError("not a whole line")
     if tail[len(_MARK) : -2] != b"%08x" % zlib.crc32(body):
         raise ValueError("checksum does not match")
-    value = json.loads(body + b"}")
+    try:
+        value = json.loads(body + b"}")
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value
@@ -121,7 +125,7 @@ def _all_whole(raw: bytes) -> list[Line] | None:
             return None
     try:
         values = json.loads(b"[%s]" % b",".join(lines))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if len(values) != len(lines) or not all(isinstance(value, dict) for value in values):
         return None
@@ -144,7 +148,9 @@ class Appender:
     def __init__(self, path: str) -> None:
         self.path = path
         self._descriptor = durable.open_regular(path, os.O_RDWR)
-        self.end = os.fstat(self._descriptor).st_size
+        status = os.fstat(self._descriptor)
+        self._identity = status.st_dev, status.st_ino
+        self.end = status.st_size
         self.torn = 0
         self._mend()
 
@@ -161,6 +167,10 @@ class Appender:
             os.ftruncate(self._descriptor, start)
             self.end = start
         os.fsync(self._descriptor)
+
+    def is_current(self, status: os.stat_result) -> bool:
+        """Whether `status`, of what is at the path now, is that of this file with nothing added by others."""
+        return (status.st_dev, status.st_ino, status.st_size) == (*self._identity, self.end)
 
     def append(self, value: dict[str, Any]) -> int:
         """Write one line and sync it. Returns the offset behind it. A line that fails leaves no trace."""

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.domain.checkpoints.reading import Listed, Problem
 from deepctl.domain.sessions.log import Conversation
+from deepctl.domain.words import counted
 from deepctl.output.graph import rails
 from deepctl.output.render import notice
 from deepctl.output.sessions import print_conversation
-from deepctl.output.text import ago, fitted, is_terminal, printable, size, table
+from deepctl.output.text import Cell, ago, fitted, is_terminal, printable, size, table
 
 if TYPE_CHECKING:
     # What only some commands have; importing it takes longer than listing a thousand checkpoints.
@@ -51,11 +52,6 @@ def short(text: str, length: int = _PROMPT) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def counted(count: int, noun: str) -> str:
-    """So many of something: `1 turn`, `2,000 turns`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 class CheckpointList(NamedTuple):
     """Newest first. `heads` are where the sessions stand. With `graph`, parents are of those in the list."""
 
@@ -84,7 +80,7 @@ class CheckpointList(NamedTuple):
         elif terminal:
             rows = [_row_at_terminal(listed) for listed in self.checkpoints]
             columns = ("CHECKPOINT", "LABEL", "KIND", "SESSION", "TURN", "WHEN", "PROMPT")
-            table(columns, rows, dispensable=("SESSION", "KIND", "WHEN"))
+            table(columns, rows, dispensable=("SESSION", "KIND", "WHEN"), numbers=("TURN",))
         else:
             table((), [_row(listed) for listed in self.checkpoints])
         for problem in self.damaged:
@@ -104,10 +100,20 @@ class CheckpointList(NamedTuple):
             print(fitted(f"{lead} {printable(words).rstrip()}"))
 
 
-def _row_at_terminal(listed: Listed) -> tuple[str, ...]:
+_KINDS = {"manual": "good", "rewind": "warning", "tool": "faint"}
+
+
+def _row_at_terminal(listed: Listed) -> tuple[str | Cell, ...]:
     record = listed.record
-    when = ago(record.created_at)
-    return record.id[:_SHORT], listed.label or "", record.kind, listed.session, str(record.turn), when, record.prompt
+    return (
+        record.id[:_SHORT],
+        Cell(listed.label or "", "strong"),
+        Cell(record.kind, _KINDS.get(record.kind, "")),
+        listed.session,
+        str(record.turn),
+        Cell(ago(record.created_at), "faint"),
+        record.prompt,
+    )
 
 
 def _row(listed: Listed) -> tuple[str, ...]:
@@ -237,10 +243,25 @@ class Removed(NamedTuple):
         }
 
     def print(self) -> None:
-        verb = "Would remove" if self.dry_run else "Removed"
-        for record in self.removal.records:
-            print(f"{record.id}\t{record.kind}\t{record.created_at}\t{printable(short(record.prompt))}")
-        print(f"{verb} {counted(len(self.removal.records), 'checkpoint')}, {size(self.removal.bytes)}.")
+        if not self.removal.records:
+            print("Nothing to remove.")
+            return
+        for record in reversed(self.removal.records) if not is_terminal(sys.stdout) else ():
+            print("\t".join([record.id, record.kind, record.created_at, printable(record.prompt)]))
+        if is_terminal(sys.stdout):
+            rows = [
+                (
+                    record.id[:_SHORT],
+                    Cell(record.kind, _KINDS.get(record.kind, "")),
+                    ago(record.created_at),
+                    record.prompt,
+                )
+                for record in reversed(self.removal.records)
+            ]
+            table(("CHECKPOINT", "KIND", "WHEN", "PROMPT"), rows)
+        what = counted(len(self.removal.records), "checkpoint")
+        freed = size(self.removal.bytes)
+        print(f"Would remove {what} and free {freed}." if self.dry_run else f"Removed {what} and freed {freed}.")
         if self.removal.is_blocked:
             notice(
                 "Parts of what stays are damaged (`deepctl checkpoints verify` names them), so nothing else is freed."

@@ -6,7 +6,9 @@ import sys
 from typing import Any, NamedTuple
 
 from deepctl.domain.settings import Value
-from deepctl.output.text import is_terminal, printable, table
+from deepctl.output.text import Cell, is_terminal, printable, table
+
+_SOURCES = {"default": "faint"}
 
 
 class Settings(NamedTuple):
@@ -26,8 +28,11 @@ class Settings(NamedTuple):
         }
 
     def print(self) -> None:
-        rows = [(value.key, "-" if value.value is None else value.value, value.source) for value in self.values]
-        rows += [(key, "-", "unknown setting, ignored") for key in self.unknown]
+        rows: list[tuple[str | Cell, ...]] = [
+            (value.key, "-" if value.value is None else value.value, Cell(value.source, _SOURCES.get(value.source, "")))
+            for value in self.values
+        ]
+        rows += [(key, "-", Cell("unknown setting, ignored", "warning")) for key in self.unknown]
         table(("SETTING", "VALUE", "FROM"), rows)
 
 

@@ -1,18 +1,19 @@
-"""How memory looks."""
+"""How notebooks look: one of them, and the list of all."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any, NamedTuple
 
-from deepctl.domain.memory import Notebook
+from deepctl.domain.memory.directory import Notebook
 from deepctl.output.render import notice
-from deepctl.output.text import ago, is_terminal, printable_lines, size, table
+from deepctl.output.text import Cell, ago, is_terminal, printable_lines, size, table
 
 _NOTHING = "Nothing is noted yet in the memory of profile {}."
 
 
-def _document(notebook: Notebook, *, content: bool) -> dict[str, Any]:
+def document(notebook: Notebook, *, content: bool = False) -> dict[str, Any]:
+    """A notebook as JSON."""
     found: dict[str, Any] = {
         "name": notebook.name,
         "path": notebook.path,
@@ -25,19 +26,25 @@ def _document(notebook: Notebook, *, content: bool) -> dict[str, Any]:
 
 
 class NotebookShown(NamedTuple):
-    """One notebook, or none where nothing has been noted yet: the exact bytes when piped, rendered at a terminal."""
+    """One notebook, or none where nothing has been noted yet: the exact bytes when piped, rendered at a terminal.
+
+    `checkpoint` is the one as of which it is shown.
+    """
 
     profile: str
     agent: str
     notebooks: list[Notebook]
+    checkpoint: str | None = None
 
     def document(self) -> dict[str, Any]:
-        files = [_document(notebook, content=True) for notebook in self.notebooks]
-        return {"profile": self.profile, "agent": self.agent, "files": files}
+        files = [document(notebook, content=True) for notebook in self.notebooks]
+        as_of = {"checkpoint": self.checkpoint} if self.checkpoint is not None else {}
+        return {"profile": self.profile, "agent": self.agent, **as_of, "files": files}
 
     def print(self) -> None:
         if not self.notebooks:
-            notice(_NOTHING.format(self.profile))
+            as_of = f"Nothing had been noted in the memory of profile {self.profile} at checkpoint {self.checkpoint}."
+            notice(as_of if self.checkpoint else _NOTHING.format(self.profile))
         for notebook in self.notebooks:
             if not is_terminal(sys.stdout):
                 sys.stdout.flush()
@@ -63,7 +70,7 @@ class NotebookList(NamedTuple):
     notebooks: list[Notebook]
 
     def document(self) -> dict[str, Any]:
-        files = [_document(notebook, content=False) for notebook in self.notebooks]
+        files = [document(notebook) for notebook in self.notebooks]
         return {"profile": self.profile, "agent": self.agent, "files": files}
 
     def print(self) -> None:
@@ -76,9 +83,10 @@ class NotebookList(NamedTuple):
             [
                 (
                     notebook.name,
-                    ago(notebook.modified_at) if terminal else notebook.modified_at,
+                    Cell(ago(notebook.modified_at) if terminal else notebook.modified_at, "faint"),
                     size(notebook.size) if terminal else str(notebook.size),
                 )
                 for notebook in self.notebooks
             ],
+            numbers=("SIZE",),
         )

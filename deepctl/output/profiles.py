@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from deepctl.domain.profiles import Profile
 from deepctl.output.render import notice
-from deepctl.output.text import ago, home, is_terminal, printable, size, table
+from deepctl.output.text import Cell, ago, home, is_terminal, printable, size, table
 
 
 def _document(profile: Profile) -> dict[str, Any]:
     found = profile._asdict()
     found["bytes"] = profile.bytes._asdict()
+    found["files"] = profile.files._asdict()
     if found["problem"] is None:
         del found["problem"]
     return found
@@ -34,7 +35,9 @@ class ProfileList(NamedTuple):
             [
                 (
                     profile.name,
-                    profile.problem or (ago(profile.last_used_at) if terminal else profile.last_used_at or "-"),
+                    Cell(profile.problem, "bad")
+                    if profile.problem
+                    else Cell(ago(profile.last_used_at) if terminal else profile.last_used_at or "-", "faint"),
                     profile.model or "-",
                     str(profile.sessions),
                     size(profile.bytes.total) if terminal else str(profile.bytes.total),
@@ -42,6 +45,8 @@ class ProfileList(NamedTuple):
                 )
                 for profile in self.profiles
             ],
+            dispensable=("MODEL", "SESSIONS"),
+            numbers=("SESSIONS", "SIZE"),
         )
 
 
@@ -53,17 +58,26 @@ class ProfileShown(NamedTuple):
 
     def print(self) -> None:
         profile = self.profile
+
+        def part(name: str) -> str:
+            count = getattr(profile.files, name)
+            return f"{size(getattr(profile.bytes, name))} in {count:,} {'file' if count == 1 else 'files'}"
+
         rows = [
             ("Profile", profile.name),
             ("Path", profile.path),
             ("Created", profile.created_at or "unknown"),
             ("Last used", profile.last_used_at or "never"),
             ("Model", profile.model or "not set here"),
-            ("Sessions", str(profile.sessions)),
-            ("Workspace", size(profile.bytes.workspace)),
-            ("Message logs", size(profile.bytes.sessions)),
-            ("Checkpoints", size(profile.bytes.checkpoints)),
-            ("In all", size(profile.bytes.total)),
+            ("Workspace", part("workspace")),
+            ("  memory", part("memory")),
+            ("  plans", part("plans")),
+            ("  evicted", part("evicted")),
+            ("Sessions", f"{profile.sessions}; {part('sessions')}"),
+            ("Checkpoints", f"{profile.checkpoints}; {part('checkpoints')}"),
+            ("Cache", part("cache")),
+            ("Prompts", part("prompt_history")),
+            ("In all", part("total")),
         ]
         if profile.problem:
             rows.append(("Problem", profile.problem))
@@ -81,6 +95,38 @@ class ProfileCreated(NamedTuple):
     def print(self) -> None:
         where = home(self.path) if is_terminal(sys.stdout) else self.path
         print(f"Created profile {self.name}: {printable(where)}")
+
+
+class ProfileRenamed(NamedTuple):
+    """A profile that has another name now; `container` was removed, and `naming` still means the old name."""
+
+    before: str
+    name: str
+    path: str
+    container: str | None
+    naming: list[str]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is left to do."""
+        change = f"; `deepctl config set default_user {self.name}` changes that"
+        return [f"{place} is still {self.before}{'' if place[0] == '$' else change}." for place in self.naming]
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.name,
+            "path": self.path,
+            "from": self.before,
+            "container": self.container,
+            "notes": self.notes,
+        }
+
+    def print(self) -> None:
+        if self.container is not None:
+            notice(f"Removed its container {self.container}; the next chat makes another.")
+        for note in self.notes:
+            notice(note)
+        print(f"Renamed {self.before} to {self.name}.")
 
 
 class Path(NamedTuple):

@@ -27,11 +27,22 @@ class View(Protocol):
 
 
 def show(view: View, as_json: bool) -> None:
-    """Print a result to stdout, as one JSON document or as text."""
-    if as_json:
-        print(json.dumps({"version": VERSION, **view.document()}))
-    else:
-        view.print()
+    """Print a result to stdout, as one JSON document or as text.
+
+    Raises `StorageError` (exit 8) if stdout cannot be written, and `BrokenPipeError` if nobody reads it any more.
+    """
+    try:
+        if as_json:
+            print(json.dumps({"version": VERSION, **view.document()}))
+        else:
+            view.print()
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        if problem.filename is not None:
+            raise
+        discard_stdout()
+        raise _unwritable(problem) from None
 
 
 def write(text: str) -> bool:
@@ -47,8 +58,12 @@ def write(text: str) -> bool:
         return False
     except OSError as problem:
         discard_stdout()
-        raise StorageError(f"stdout cannot be written: {problem.strerror}.", code="stdout") from None
+        raise _unwritable(problem) from None
     return True
+
+
+def _unwritable(problem: OSError) -> StorageError:
+    return StorageError(f"stdout cannot be written: {problem.strerror}.", code="stdout")
 
 
 def discard_stdout() -> None:

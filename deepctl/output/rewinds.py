@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.domain.checkpoints.reading import Listed
-from deepctl.output.checkpoints import counted, document, short
+from deepctl.domain.words import counted
+from deepctl.output.checkpoints import document, short
 from deepctl.output.render import notice
-from deepctl.output.text import has_colour, is_terminal, printable
+from deepctl.output.text import printable
+from deepctl.output.unified import print_diff
 
 if TYPE_CHECKING:
     from deepctl.domain.checkpoints.comparing import Difference
@@ -161,7 +162,8 @@ class Compared(NamedTuple):
             "from": document(self.before) if self.before is not None else None,
             "to": document(self.after) if self.after is not None else None,
             "files": [
-                _difference(one) | ({} if self.stat else {"diff": "\n".join(one.lines)}) for one in self.differences
+                _difference(one) | ({} if self.stat else {"diff": one.diff.decode("utf-8", "surrogateescape")})
+                for one in self.differences
             ],
             "turns": {
                 "removed": [turn._asdict() for turn in self.turns_removed],
@@ -179,24 +181,19 @@ class Compared(NamedTuple):
         if self.stat:
             _print_preview(self.differences)
             return
-        colour = has_colour(sys.stdout)
-        terminal = is_terminal(sys.stdout)
         for one in self.differences:
-            _print_difference(one, colour, terminal)
+            _print_difference(one)
 
 
-def _print_difference(one: Difference, colour: bool, terminal: bool) -> None:
+def _print_difference(one: Difference) -> None:
     name = one.path if one.path.isprintable() else repr(one.path)
     if one.before is not None and one.after is not None and one.before.mode != one.after.mode:
         print(f"# {name}: mode {_modes(one)}")
     if one.change == "type" and one.before is not None and one.after is not None:
         print(f"# {name}: a {one.before.what} became a {one.after.what}")
-    elif not one.lines and one.change in ("added", "deleted"):
+    elif not one.diff and one.change in ("added", "deleted"):
         entry = one.after or one.before
         print(f"# {name}: {entry.what if entry else ''} {one.change}{f', {one.remark}' if one.remark else ''}")
     elif one.remark:
         print(f"# {name}: {one.remark}")
-    for number, line in enumerate(one.lines):
-        shown = printable(line) if terminal else line
-        code = {"+": "32", "-": "31", "@": "36"}.get(line[:1], "") if number > 1 else "1"
-        print(f"\x1b[{code}m{shown}\x1b[0m" if colour and code else shown)
+    print_diff(one.diff)

@@ -1,17 +1,23 @@
-"""How sessions look."""
+"""How sessions look: lists, a transcript, and what was renamed, deleted, exported or imported."""
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.domain.sessions.catalogue import Summary, parts, prompt
+from deepctl.domain.sessions.catalogue import Summary
 from deepctl.domain.sessions.log import Conversation
+from deepctl.domain.words import counted
 from deepctl.output.render import notice
-from deepctl.output.text import ago, is_terminal, printable, printable_lines, table
+from deepctl.output.sessions_transcript import print_conversation as print_conversation
+from deepctl.output.text import Cell, ago, is_terminal, printable, size, table
 
-_FOLD_AT = 200
+if TYPE_CHECKING:
+    # What only some commands have.
+    from deepctl.domain.sessions.deleting import Deletion
+    from deepctl.domain.sessions.importing import Imported
+    from deepctl.domain.sessions.renaming import Renamed
+    from deepctl.redaction import Redaction
 
 
 def _document(session: Summary) -> dict[str, Any]:
@@ -39,12 +45,13 @@ class SessionList(NamedTuple):
             [
                 (
                     session.name,
-                    ago(session.updated_at) if terminal else session.updated_at or "-",
+                    Cell(ago(session.updated_at), "faint") if terminal else session.updated_at or "-",
                     str(session.turns),
-                    f"(damaged: {session.problem})" if session.problem else session.title,
+                    Cell(f"(damaged: {session.problem})", "bad") if session.problem else session.title,
                 )
                 for session in self.sessions
             ],
+            numbers=("TURNS",),
         )
 
 
@@ -54,6 +61,7 @@ class SessionShown(NamedTuple):
     profile: str
     summary: Summary
     conversation: Conversation
+    full: bool = False
 
     def document(self) -> dict[str, Any]:
         return {
@@ -64,48 +72,144 @@ class SessionShown(NamedTuple):
         }
 
     def print(self) -> None:
-        print_conversation(self.conversation)
+        folded = print_conversation(self.conversation, full=self.full)
+        if is_terminal(sys.stdout):
+            if not self.conversation.messages:
+                notice(f"Session {self.summary.name} is empty.")
+            if folded:
+                notice(f"{counted(folded, 'long call or result')} folded; --full shows everything.")
 
 
-def print_conversation(conversation: Conversation) -> None:
-    """Print a transcript, turn by turn."""
-    messages = conversation.messages
-    for number, entry in enumerate(messages):
-        if not number or entry.turn != messages[number - 1].turn:
-            print(f"{chr(10) if number else ''}--- turn {entry.turn} · {entry.at.partition('.')[0]}Z")
-        typed = prompt(entry.message)
-        if typed is not None:
-            print("\n".join(f"> {line}" for line in printable_lines(typed).split("\n")))
-        for part in parts(entry.message):
-            line = _part(part)
-            if line is not None:
-                print(line)
-        is_last = number + 1 == len(messages) or messages[number + 1].turn != entry.turn
-        if is_last and not _is_answer(entry.message):
-            print("(no whole answer: interrupted, failed, or still at work)")
-    for damage in conversation.damage:
-        notice(f"{damage.file} line {damage.line}: {damage.reason}; left out.")
+class SessionRenamed(NamedTuple):
+    profile: str
+    renamed: Renamed
+
+    def document(self) -> dict[str, Any]:
+        return {"profile": self.profile, "session": self.renamed.now, "before": self.renamed.before}
+
+    def print(self) -> None:
+        if self.renamed.before == self.renamed.now:
+            print(f"Session {self.renamed.now} is called that already.")
+        else:
+            print(f"Session {self.renamed.before} is now called {self.renamed.now}.")
 
 
-def _is_answer(message: dict[str, Any]) -> bool:
-    calls = any(part.get("part_kind") == "tool-call" for part in parts(message))
-    return message.get("kind") == "response" and message.get("state") != "interrupted" and not calls
+class SessionDeleted(NamedTuple):
+    """What goes with a session, or went."""
+
+    profile: str
+    dry_run: bool
+    deletion: Deletion
+
+    def document(self) -> dict[str, Any]:
+        gone = self.deletion
+        found: dict[str, Any] = {
+            "profile": self.profile,
+            "dry_run": self.dry_run,
+            "session": gone.session,
+            "turns": gone.turns,
+            "message_count": gone.message_count,
+            "checkpoints": [record.id for record in gone.records],
+            "labels": [{"id": one, "label": label} for one, label in gone.labels.items()],
+            "forks": gone.forks,
+            "bytes": gone.bytes,
+        }
+        return {**found, "problem": gone.problem} if gone.problem else found
+
+    def what(self) -> str:
+        """What goes, in a line."""
+        gone = self.deletion
+        parts = [counted(gone.turns, "turn"), counted(gone.message_count, "message")]
+        if gone.problem:
+            parts = ["a conversation that cannot be read"]
+        labels = f" (labelled {', '.join(gone.labels.values())})" if gone.labels else ""
+        return f"{', '.join(parts)}, {counted(len(gone.records), 'checkpoint')}{labels}, {size(gone.bytes)}"
+
+    def consequences(self) -> list[str]:
+        """What somebody should know before."""
+        gone = self.deletion
+        found = ["The workspace stays as it is, with what this session's agent did in it."]
+        if gone.problem:
+            found.append(f"The session is damaged: {gone.problem}")
+        if gone.forks:
+            found.append(f"Forked from it, and staying, without checkpoints of before that: {', '.join(gone.forks)}.")
+        return found + self._blocked()
+
+    def _blocked(self) -> list[str]:
+        if not self.deletion.is_blocked:
+            return []
+        return [
+            "Parts of what stays are damaged (`deepctl checkpoints verify` names them), so the contents of its "
+            "checkpoints are not freed."
+        ]
+
+    def foretell(self) -> None:
+        """Say on stderr what would go, before a question."""
+        notice(f"Session {self.deletion.session} of profile {self.profile}: {self.what()}.")
+        for line in self.consequences():
+            notice(line)
+
+    def print(self) -> None:
+        verb = "Would delete" if self.dry_run else "Deleted"
+        print(f"{verb} session {self.deletion.session}: {printable(self.what())}.")
+        for line in self.consequences() if self.dry_run else self._blocked():
+            notice(line)
 
 
-def _part(part: dict[str, Any]) -> str | None:
-    match part.get("part_kind"):
-        case "text":
-            return printable_lines(str(part.get("content", "")))
-        case "tool-call":
-            return f"  → {printable(str(part.get('tool_name')))} {_folded(part.get('args'))}"
-        case "tool-return":
-            mark = "←" if part.get("outcome", "success") == "success" else "✗"
-            return f"  {mark} {_folded(part.get('content'))}"
-        case _:
-            return None
+class SessionExported(NamedTuple):
+    """An export that went to a file. `secrets` and `homes` were taken out, if that was asked for."""
+
+    profile: str
+    session: str
+    format: str
+    path: str
+    bytes: int
+    message_count: int
+    damaged: int
+    redacted: dict[str, int] | None
+
+    def document(self) -> dict[str, Any]:
+        return self._asdict()
+
+    def print(self) -> None:
+        what = f"{counted(self.message_count, 'message')}, {size(self.bytes)}"
+        print(f"Exported session {self.session} to {printable(self.path)}: {what}.")
 
 
-def _folded(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    shown = printable(text)
-    return shown if len(shown) <= _FOLD_AT else f"{shown[:_FOLD_AT]}… ({len(text)} characters)"
+class Exported(NamedTuple):
+    """An export that goes to stdout: for JSON the document itself."""
+
+    profile: str
+    session: str
+    format: str
+    content: str
+
+    def document(self) -> dict[str, Any]:
+        return {"profile": self.profile, "session": self.session, "format": self.format, "content": self.content}
+
+    def print(self) -> None:
+        sys.stdout.write(self.content)
+
+
+def redaction_note(redaction: Redaction | None) -> str | None:
+    """How much was taken out of an export, for who has to look whether that is all."""
+    if redaction is None:
+        return None
+    homes = f"{redaction.homes:,} home director{'y' if redaction.homes == 1 else 'ies'}"
+    return f"Taken out: {counted(redaction.secrets, 'secret')} and {homes}. Look through it before you give it away."
+
+
+class SessionImported(NamedTuple):
+    profile: str
+    imported: Imported
+
+    def document(self) -> dict[str, Any]:
+        return {"profile": self.profile, **self.imported._asdict()}
+
+    def print(self) -> None:
+        taken = self.imported
+        what = f"{counted(taken.turns, 'turn')}, {counted(taken.message_count, 'message')}"
+        print(f"Imported session {taken.session} into profile {self.profile}: {what}.")
+        if taken.lost:
+            notice(f"It was damaged when it was exported: {counted(taken.lost, 'line')} of its log could not be read.")
+        notice(f"`deepctl chat --user {self.profile} --session {taken.session}` continues it.")

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
 
+from deepctl.domain.words import size as size
+
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _CONTROL_OR_BREAK = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -65,18 +67,6 @@ def has_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> b
     if environment.get("FORCE_COLOR"):
         return True
     return is_terminal(stream) and environment.get("TERM") != "dumb"
-
-
-def size(count: int) -> str:
-    """A number of bytes for people: `512 B`, `1.5 KiB`."""
-    if count < 1024:
-        return f"{count} B"
-    amount = float(count)
-    for unit in ("KiB", "MiB", "GiB"):
-        amount /= 1024
-        if amount < 1024:
-            return f"{amount:.1f} {unit}"
-    return f"{amount / 1024:.1f} TiB"
 
 
 def ago(at: str | None) -> str:
@@ -174,7 +164,7 @@ def table(
         if number != last and room() < min(widths[last], _LAST):
             widths[number] = min(widths[number], _WIDEST)
     # Rich would take the space from whichever column it can.
-    widths[last] = max(1, room())
+    widths[last] = max(1, min(widths[last], room()))
     drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for number in shown:
         drawn.add_column(

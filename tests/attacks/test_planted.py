@@ -166,9 +166,20 @@ EVERY_COMMAND = (
     ("memory", "show", "--json"),
     ("memory", "show", "other"),
     ("memory", "list", "--json"),
+    ("memory", "add", "a note"),
+    ("memory", "search", "note"),
+    ("memory", "history"),
+    ("memory", "diff"),
+    ("memory", "forget", "note", "--yes"),
+    ("memory", "forget", "note", "--purge", "--yes"),
     ("sessions", "list"),
     ("sessions", "show"),
+    ("sessions", "search", "x"),
+    ("sessions", "export"),
     ("profiles", "list"),
+    ("profiles", "show"),
+    ("profiles", "export", "-"),
+    ("wipe", "--dry-run"),
     ("profiles", "path"),
     ("config", "show", "--user", "default"),
     ("sandbox", "show"),
@@ -318,7 +329,12 @@ LISTINGS = (
     ("checkpoints", "rewind", "start", "--exact", "--dry-run"),
     ("sessions", "list"),
     ("sessions", "show"),
+    ("sessions", "search", "x"),
     ("memory", "list"),
+    ("memory", "search", "x"),
+    ("memory", "history"),
+    ("doctor",),
+    ("wipe", "--dry-run"),
     ("profiles", "show"),
     ("profiles", "list"),
     ("checkpoints", "show", EVIL),
@@ -337,7 +353,7 @@ LISTINGS = (
 
 
 def test_nothing_listed_commands_a_terminal(evil: Path) -> None:
-    for command in (*LISTINGS[:12], ("checkpoints", "diff", "start"), ("memory", "show"), *LISTINGS[12:]):
+    for command in (*LISTINGS[:17], ("checkpoints", "diff", "start"), ("memory", "show"), *LISTINGS[17:]):
         _neutral(_on_terminal(*command), str(command))
 
 
@@ -362,7 +378,7 @@ def test_a_comparison_behind_a_pipe_is_exact(evil: Path, deepctl: InProcess) -> 
 
 
 def test_json_is_ascii(evil: Path, deepctl: InProcess) -> None:
-    for command in (*LISTINGS[:12], ("checkpoints", "diff", "start"), ("memory", "show")):
+    for command in (*LISTINGS[:17], ("checkpoints", "diff", "start"), ("memory", "show")):
         done = deepctl(*command, "--json") if "--graph" not in command else deepctl(*command)
         assert (done.stdout + done.stderr).isascii(), command
         assert "\x1b" not in done.stdout + done.stderr, command

@@ -28,7 +28,7 @@ from deepctl.domain.checkpoints.records import Position
 from deepctl.domain.checkpoints.snapshots import snapshot
 from deepctl.domain.checkpoints.store import Checkpoints, Workspace
 from deepctl.domain.checkpoints.trees import LINK, Change, Entry
-from deepctl.domain.memory import Memory
+from deepctl.domain.memory.directory import Memory
 from deepctl.errors import DeepctlError
 from deepctl.files.beneath import Tree
 from tests.attacks.scene import Call, Scene
@@ -595,7 +595,7 @@ def test_the_size_of_a_profile_is_that_of_its_own_files(
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert sum(status.st_size for status in profiles._files(str(calm))) < 1 << 20
+    assert sum(status.st_size for _, status in profiles._files(str(calm))) < 1 << 20
 
 
 def test_a_search_of_one_file_still_heeds_the_pattern_of_names(scene: Scene, workspace: Path) -> None:
@@ -619,4 +619,4 @@ def test_the_size_of_a_profile_waits_for_no_fifo(calm: Path, monkeypatch: pytest
         return real(path, flags, *arguments, **options)
 
     monkeypatch.setattr(os, "open", opened)
-    assert sum(status.st_size for status in profiles._files(str(calm))) == len("public")
+    assert sum(status.st_size for _, status in profiles._files(str(calm))) == len("public")

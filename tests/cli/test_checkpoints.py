@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -528,3 +530,25 @@ def test_verify_reads_the_conversations_of_applications_too(alice: Alice) -> Non
     (path,) = (alice.profile / "checkpoints" / "messages").iterdir()
     path.write_bytes(path.read_bytes().replace(b"hello", b"hallo"))
     assert alice("verify").code == 5
+
+
+def test_a_piped_diff_is_exact_bytes_for_patch(alice: Alice, process: Command, tmp_path: Path) -> None:
+    odd = b"one\x0cstill one\rand still\r\ntwo \xff\xe2\x80\xa8two\nno end"
+    before = tmp_path / "before"
+    before.mkdir()
+    for place in (alice.workspace, before):
+        (place / "odd.txt").write_bytes(odd)
+    alice("save", "odd").ok()
+    (alice.workspace / "odd.txt").write_bytes(odd.replace(b"two \xff", b"2 \xfe") + b"\n")
+    (alice.workspace / "new file").write_bytes(b"\x0c\n")
+    piped = subprocess.run(
+        [sys.executable, "-m", "deepctl", "checkpoints", "diff", "odd", "--user", "alice"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    subprocess.run(["patch", "-p1", "--binary", "--quiet"], cwd=before, input=piped, check=True)
+    assert {path.name: path.read_bytes() for path in before.iterdir()} == {
+        name: (alice.workspace / name).read_bytes() for name in ("odd.txt", "new file")
+    }
+    told = alice("diff", "odd", "--json").ok().json["files"]
+    assert "".join(one["diff"] for one in told).encode("utf-8", "surrogateescape") == piped

@@ -109,6 +109,38 @@ def test_an_idle_conversation_blocks_nobody_and_sees_what_another_process_did(
     assert terminal.leave() == 0
 
 
+@pytest.mark.parametrize("command", [("wipe", "--yes", "--user", "alice"), ("profiles", "rename", "alice", "carol")])
+def test_a_profile_that_is_wiped_or_renamed_meanwhile_is_not_made_anew(
+    terminal: Terminal, process: Command, home: Path, command: tuple[str, ...]
+) -> None:
+    terminal.prompt()
+    terminal.type("hello\r")
+    terminal.expect("0 earlier turns")
+    terminal.prompt()
+    process(*command).ok()
+    terminal.type("a secret that is typed too late\r")
+    assert terminal.wait() == 3
+    assert "Profile 'alice' is gone" in terminal.screen
+    assert "Traceback" not in terminal.screen
+    assert not (home / "profiles" / "alice").exists()
+    for path in home.rglob("*"):
+        assert path.is_dir() or b"too late" not in path.read_bytes(), path
+
+
+def test_a_session_that_is_renamed_meanwhile_goes_on_under_its_new_name(terminal: Terminal, process: Command) -> None:
+    terminal.prompt()
+    terminal.type("hello\r")
+    terminal.expect("0 earlier turns")
+    terminal.prompt()
+    process("sessions", "rename", "main", "first", "--user", "alice").ok()
+    terminal.type("hello\r")
+    terminal.expect("1 earlier turn ")
+    terminal.prompt()
+    terminal.leave()
+    found = process("sessions", "list", "--user", "alice", "--json").ok().json["sessions"]
+    assert [(one["name"], one["turns"]) for one in found] == [("first", 2)]
+
+
 def test_an_error_in_a_turn_does_not_end_the_conversation(terminal: Terminal, process: Command) -> None:
     terminal.prompt()
     busy = process.start("chat", "--user", "alice", "--json", "--sandbox", "none", "--approve", "auto", "run sleep 20")

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import Command, InProcess
+from tests.support.command import Command, InProcess, Result
+from tests.support.terminal import Terminal
+
+_PLACE = "profiles/default/workspace/.deep/memory/main"
+
+
+@pytest.fixture
+def notebook(deepctl: InProcess, home: Path) -> Path:
+    """The agent's MEMORY.md, in which it has noted tea."""
+    deepctl("chat", "remember tea").ok()
+    return home / _PLACE / "MEMORY.md"
 
 
 def test_show_prints_the_exact_bytes(deepctl: InProcess, process: Command, home: Path) -> None:
@@ -50,30 +62,421 @@ def test_an_empty_notebook_is_no_error_and_an_unknown_one_is(deepctl: InProcess)
     assert deepctl("memory", "show", "--agent", "../x", "--user", "alice").code == 2
 
 
-@pytest.mark.parametrize("kind", ["link", "fifo", "directory", "link above"])
-def test_what_is_not_a_plain_file_is_refused_and_never_hangs(
-    deepctl: InProcess, home: Path, tmp_path: Path, kind: str
+# Adding
+
+
+def test_a_note_is_appended_as_it_is_and_nothing_else_changes(deepctl: InProcess, notebook: Path) -> None:
+    notebook.write_bytes(b"- tea\r\nno end \xff")
+    assert deepctl("memory", "add", "  *by hand*  ").ok().stdout == "Noted in MEMORY.md.\n"
+    assert notebook.read_bytes() == b"- tea\r\nno end \xff\n  *by hand*  \n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("-",)])
+@pytest.mark.parametrize("piped", [b"note", b"note\n", b"two\r\nlines \xff\n"])
+def test_a_note_can_be_piped_in(process: Command, notebook: Path, arguments: tuple[str, ...], piped: bytes) -> None:
+    assert process("memory", "add", *arguments, stdin=piped).code == 0
+    assert notebook.read_bytes() == b"- tea\n" + piped.removesuffix(b"\n") + b"\n"
+
+
+@pytest.mark.parametrize("text", ["- a line of a list", "-u alice", "-5 degrees outside", "- --json"])
+def test_text_that_begins_with_a_dash_is_text(deepctl: InProcess, notebook: Path, text: str) -> None:
+    deepctl("memory", "add", text, "--user", "default").ok()
+    assert notebook.read_text() == f"- tea\n{text}\n"
+    found = deepctl("memory", "search", "--json", text).ok().json
+    assert [match["text"] for match in found["matches"]] == [text]
+    deepctl("memory", "forget", text, "--yes").ok()
+    deepctl("memory", "add", "--", "--json").ok()
+    assert notebook.read_text() == "- tea\n--json\n"
+    assert deepctl("memory", "add", "-x").code == 2
+
+
+@pytest.mark.parametrize("arguments", [("",), (" ",), ("\n",), (), ("-",)])
+def test_an_empty_note_is_refused(deepctl: InProcess, notebook: Path, arguments: tuple[str, ...]) -> None:
+    assert deepctl("memory", "add", *arguments).code == 2
+    assert notebook.read_bytes() == b"- tea\n"
+
+
+def test_without_a_note_at_a_terminal_nothing_waits_for_one(notebook: Path) -> None:
+    terminal = Terminal("memory", "add")
+    assert terminal.wait() == 2
+    assert "There is no TEXT" in terminal.screen
+
+
+def test_a_note_makes_its_notebook_and_nothing_else(deepctl: InProcess, home: Path) -> None:
+    deepctl("profiles", "create", "default").ok()
+    added = deepctl("memory", "add", "Lisbon", "--file", "trip", "--json").ok().json
+    file = added["file"]
+    assert (file["name"], file["path"], file["bytes"]) == ("trip.md", ".deep/memory/main/trip.md", 7)
+    assert (added["checkpoint"], added["notes"]) == (None, [])
+    workspace = home / "profiles/default/workspace"
+    assert [path for path in workspace.rglob("*") if path.is_file()] == [home / _PLACE / "trip.md"]
+    assert deepctl("sessions", "list", "--json").ok().json["sessions"] == []
+    deepctl("memory", "add", "x", "--agent", "other").ok()
+    assert (workspace / ".deep/memory/other/MEMORY.md").read_text() == "x\n"
+
+
+def test_the_agent_finds_what_was_added(deepctl: InProcess, notebook: Path) -> None:
+    deepctl("memory", "add", "Alice prefers window seats").ok()
+    assert "window seats" in deepctl("chat", "recall window").ok().stdout
+    deepctl("chat", "remember aisle").ok()
+    assert notebook.read_text() == "- tea\nAlice prefers window seats\n- aisle\n"
+
+
+def test_a_note_by_hand_survives_a_rewind_of_the_turn_after_it(deepctl: InProcess, notebook: Path) -> None:
+    added = deepctl("memory", "add", "by hand", "--json").ok().json
+    kept = notebook.read_bytes()
+    newest = deepctl("checkpoints", "list", "--json").ok().json["checkpoints"][0]
+    assert (newest["id"], newest["kind"]) == (added["checkpoint"], "manual")
+    deepctl("chat", "remember coffee").ok()
+    deepctl("checkpoints", "rewind", "~1").ok()
+    assert notebook.read_bytes() == kept
+
+
+def test_what_is_no_text_is_noted_with_a_warning(deepctl: InProcess, notebook: Path) -> None:
+    added = deepctl("memory", "add", stdin=b"\xff").ok()
+    assert "Line 2 of MEMORY.md is not UTF-8" in added.stderr
+    assert notebook.read_bytes() == b"- tea\n\xff\n"
+
+
+@pytest.mark.timeout(170)
+def test_no_note_of_several_processes_is_lost(process: Command, notebook: Path) -> None:
+    """Four writers at once, and a turn of the agent in the middle of it."""
+    script = 'for n in $(seq 15); do "$@" memory add "writer $W note $n" --wait 60 || exit 1; done'
+    writers = [
+        subprocess.Popen(
+            ["sh", "-c", script, "sh", *process.argv],
+            env={**os.environ, "W": str(writer)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        for writer in range(4)
+    ]
+    try:
+        said = process("chat", "remember from a turn", "--wait", "60")
+        assert (said.code, "Remembered." in said.stdout) == (0, True)
+        assert [writer.wait(150) for writer in writers] == [0] * 4
+    finally:
+        for one in writers:
+            one.kill()
+            one.wait()
+    lines = notebook.read_text().splitlines()
+    notes = [f"writer {writer} note {number}" for writer in range(4) for number in range(1, 16)]
+    assert sorted(lines) == sorted([*notes, "- tea", "- from a turn"])
+    for writer in range(4):
+        own = [line for line in lines if line.startswith(f"writer {writer} ")]
+        assert own == notes[writer * 15 : writer * 15 + 15]
+
+
+def test_a_note_waits_for_nobody_unless_it_is_told_to(process: Command, notebook: Path, home: Path) -> None:
+    import fcntl
+
+    with open(home / "locks/default", "r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for arguments in (("add", "x"), ("forget", "tea", "--yes")):
+            done = process("memory", *arguments, "--json")
+            assert (done.code, done.error["code"]) == (4, "locked")
+    assert notebook.read_bytes() == b"- tea\n"
+
+
+# Searching
+
+
+@pytest.fixture
+def library(deepctl: InProcess, notebook: Path) -> Path:
+    notebook.write_bytes(b"# Drinks\r\n- Tea at FOUR\r\nfour cups\n\nsix\nCaf\xc3\xa9 \xff four\n")
+    (notebook.parent / "trip.md").write_text("Lisbon, four days, no tea")
+    return notebook
+
+
+def _found(result: Result) -> list[tuple[str, int]]:
+    return [(match["file"], match["line"]) for match in result.ok().json["matches"]]
+
+
+def test_all_words_are_found_in_one_line_in_any_case_and_order(deepctl: InProcess, library: Path) -> None:
+    def search(*arguments: str) -> list[tuple[str, int]]:
+        return _found(deepctl("memory", "search", *arguments, "--json"))
+
+    assert search("four TEA") == [("MEMORY.md", 2), ("trip.md", 1)]
+    assert search("CAFÉ") == [("MEMORY.md", 6)]
+    assert search("cups six") == []
+    assert search("^.{3}$", "--regex") == [("MEMORY.md", 5)]
+    assert search("(?i)tea AT (?-i:FOUR)", "--regex") == [("MEMORY.md", 2)]
+    assert search(".*") == []
+
+
+def test_a_match_comes_with_the_lines_around_it(deepctl: InProcess, library: Path) -> None:
+    found = deepctl("memory", "search", "caf", "-C", "2", "--json").ok()
+    assert found.stdout.isascii()
+    assert {key: found.json[key] for key in ("profile", "agent", "query")} == {
+        "profile": "default",
+        "agent": "main",
+        "query": "caf",
+    }
+    (match,) = found.json["matches"]
+    assert match == {
+        "file": "MEMORY.md",
+        "line": 6,
+        "text": "Caf\xe9 \udcff four",
+        "before": ["", "six"],
+        "after": [],
+    }
+    shown = deepctl("memory", "search", "four", "-C1").ok().stdout.splitlines()
+    assert shown == [
+        "MEMORY.md-1-# Drinks",
+        "MEMORY.md:2:- Tea at FOUR",
+        "MEMORY.md:3:four cups",
+        "MEMORY.md-4-",
+        "MEMORY.md-5-six",
+        "MEMORY.md:6:Caf\xe9 \\xff four",
+        "--",
+        "trip.md:1:Lisbon, four days, no tea",
+    ]
+
+
+def test_what_is_not_found_is_no_error_and_what_is_no_query_is(deepctl: InProcess, library: Path) -> None:
+    nothing = deepctl("memory", "search", "coffee").ok()
+    assert (nothing.stdout, nothing.stderr) == ("", "")
+    for arguments in (("",), (" ",), ("(", "--regex"), ("", "--regex"), ("x", "-C", "-1")):
+        assert deepctl("memory", "search", *arguments).code == 2, arguments
+    terminal = Terminal("memory", "search", "coffee")
+    assert terminal.wait() == 0
+    assert "Nothing was found." in terminal.screen
+
+
+# Forgetting
+
+
+def test_forgotten_lines_are_named_and_brought_back_by_the_command_that_is_named(
+    deepctl: InProcess, library: Path
 ) -> None:
-    deepctl("chat", "remember tea").ok()
-    secret = tmp_path / "secret"
-    secret.mkdir()
-    (secret / "MEMORY.md").write_text("secret key")
-    place = home / "profiles/default/workspace/.deep/memory/main"
-    (place / "MEMORY.md").unlink()
-    match kind:
-        case "link":
-            (place / "MEMORY.md").symlink_to(secret / "MEMORY.md")
-        case "fifo":
-            os.mkfifo(place / "MEMORY.md")
-        case "directory":
-            (place / "MEMORY.md").mkdir()
-        case "link above":
-            place.rmdir()
-            place.symlink_to(secret)
-    shown = deepctl("memory", "show")
-    assert (shown.code, shown.stdout) == (6, "")
-    assert "MEMORY.md" in shown.stderr
-    listed = deepctl("memory", "list", "--json")
-    assert "secret" not in listed.stdout.replace(str(home), "")
-    assert listed.code in (0, 6)
+    before = library.read_bytes(), (library.parent / "trip.md").read_bytes()
+    foreseen = deepctl("memory", "forget", "four", "--dry-run", "--json").ok().json
+    removed = [(one["file"], one["line"]) for one in foreseen["removed"]]
+    assert removed == [("MEMORY.md", 3), ("MEMORY.md", 6), ("trip.md", 1)]
+    assert (foreseen["dry_run"], foreseen["checkpoint"], foreseen["undo"]) == (True, None, None)
+    assert library.read_bytes() == before[0]
+    done = deepctl("memory", "forget", "four", "--yes", "--json").ok().json
+    assert done["removed"] == foreseen["removed"]
+    assert library.read_bytes() == b"# Drinks\r\n- Tea at FOUR\r\n\nsix\n"
+    assert (library.parent / "trip.md").read_bytes() == b""
+    newest = [one["id"] for one in deepctl("checkpoints", "list", "--json").ok().json["checkpoints"]]
+    assert newest[:2] == [done["after"], done["checkpoint"]]
+    deepctl("chat", "--new", "other", "remember water").ok()
+    program, *command = done["undo"].split(" ")
+    assert program == "deepctl"
+    deepctl(*command).ok()
+    assert (library.read_bytes(), (library.parent / "trip.md").read_bytes()) == before
+
+
+def test_one_notebook_can_be_meant_and_any_case(deepctl: InProcess, library: Path) -> None:
+    said = deepctl("memory", "forget", "FOUR", "--file", "trip", "--ignore-case", "--yes").ok()
+    assert said.stdout == "trip.md:1: Lisbon, four days, no tea\nForgot 1 line in 1 notebook.\n"
+    assert "checkpoints rewind" in said.stderr
+    assert b"FOUR" in library.read_bytes()
+
+
+def test_a_text_that_is_nowhere_is_not_found(deepctl: InProcess, library: Path) -> None:
+    missing = deepctl("memory", "forget", "LISBON", "--yes", "--json")
+    assert (missing.code, missing.error["code"]) == (3, "memory_text_not_found")
+    assert "--ignore-case" in missing.error["hint"]
+    assert "--ignore-case" not in deepctl("memory", "forget", "Rome", "--yes").stderr
+    nowhere = deepctl("memory", "forget", "four", "--file", "nope", "--yes", "--json")
+    assert (nowhere.code, nowhere.error["code"]) == (3, "memory_not_found")
+    for text in ("", " ", "a\nb"):
+        assert deepctl("memory", "forget", text, "--yes").code == 2, text
+    assert deepctl("checkpoints", "list", "--json").ok().json["checkpoints"][0]["kind"] == "turn"
+
+
+def test_nothing_is_forgotten_without_a_yes(deepctl: InProcess, library: Path) -> None:
+    before = library.read_bytes()
+    for extra in ((), ("--json",)):
+        asked = deepctl("memory", "forget", "six", *extra)
+        assert asked.code == 6
+    terminal = Terminal("memory", "forget", "six")
+    terminal.expect("[y/N]")
+    assert "MEMORY.md:5: six" in terminal.screen
+    terminal.type("n\r")
+    assert terminal.wait() == 6
+    terminal = Terminal("memory", "forget", "six")
+    terminal.expect("[y/N]")
+    terminal.type("\x03")
+    assert terminal.wait() == 130
+    assert library.read_bytes() == before
+
+
+def test_the_lock_is_not_held_while_the_question_is_open(deepctl: InProcess, library: Path) -> None:
+    terminal = Terminal("memory", "forget", "six")
+    terminal.expect("[y/N]")
+    deepctl("memory", "add", "seven").ok()
+    terminal.type("y\r")
+    assert terminal.wait() == 0
+    assert terminal.screen.count("MEMORY.md:5: six") == 1
+    assert library.read_bytes().endswith(b"FOUR\r\nfour cups\n\nCaf\xc3\xa9 \xff four\nseven\n")
+    terminal = Terminal("memory", "forget", "seven")
+    terminal.expect("[y/N]")
+    deepctl("memory", "add", "seven too").ok()
+    terminal.type("y\r")
+    assert terminal.wait() == 6
+    assert library.read_bytes().endswith(b"seven\nseven too\n")
+
+
+# What an agent can leave in the way
+
+
+def _link(place: Path, outside: Path) -> None:
+    place.symlink_to(outside / "MEMORY.md")
+
+
+def _fifo(place: Path, outside: Path) -> None:
+    os.mkfifo(place)
+
+
+def _directory(place: Path, outside: Path) -> None:
+    place.mkdir()
+
+
+def _file(place: Path, outside: Path) -> None:
+    place.write_text("in the way\n")
+
+
+def _link_to_directory(place: Path, outside: Path) -> None:
+    place.symlink_to(outside)
+
+
+COMMANDS = (
+    ("show",),
+    ("list",),
+    ("add", "x"),
+    ("edit",),
+    ("search", "x"),
+    ("forget", "tea", "--yes"),
+    ("forget", "tea", "--dry-run"),
+    ("history",),
+    ("diff",),
+)
+
+
+@pytest.mark.timeout(30, method="signal")
+@pytest.mark.parametrize(
+    ("place", "plant"),
+    [
+        ("main/MEMORY.md", _link),
+        ("main/MEMORY.md", _fifo),
+        ("main/MEMORY.md", _directory),
+        ("main", _link_to_directory),
+        ("main", _fifo),
+        ("main", _file),
+        (".", _link_to_directory),
+        (".", _fifo),
+        (".", _file),
+    ],
+)
+def test_what_is_in_the_way_of_memory_is_refused_by_every_command(
+    deepctl: InProcess,
+    notebook: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    plant: Callable[[Path, Path], None],
+) -> None:
+    monkeypatch.setenv("EDITOR", "true")
+    outside = tmp_path / "outside"
+    (outside / "main").mkdir(parents=True)
+    for path in (outside / "MEMORY.md", outside / "main/MEMORY.md"):
+        path.write_text("tea secret key\n")
+    notebook.unlink()
+    where = notebook.parent.parent / place
+    if place != "main/MEMORY.md":
+        notebook.parent.rmdir()
+    if place == ".":
+        for left in where.iterdir():
+            left.unlink()
+        where.rmdir()
+    plant(where, outside)
+    for command in COMMANDS:
+        done = deepctl("memory", *command, "--json")
+        assert (done.code, done.error["code"]) == (6, "memory_refused"), (command, done)
+        assert ".deep/memory" in done.error["message"]
+        assert "secret" not in done.stdout + done.stderr
+    assert (outside / "MEMORY.md").read_text() == "tea secret key\n"
     assert deepctl("chat", "recall key").ok().stdout.count("secret") == 0
+
+
+def test_another_notebook_that_is_none_is_refused_rather_than_left_out(deepctl: InProcess, notebook: Path) -> None:
+    (notebook.parent / "trip.md").symlink_to("/etc/passwd")
+    for command in (("list",), ("search", "tea"), ("forget", "tea", "--yes")):
+        done = deepctl("memory", *command, "--json")
+        assert (done.code, done.error["code"]) == (6, "memory_refused"), command
+        assert "trip.md" in done.error["message"]
+    deepctl("memory", "show").ok()
+    deepctl("memory", "forget", "tea", "--file", "MEMORY.md", "--yes").ok()
+
+
+@pytest.mark.parametrize(
+    "command", [("add", "x"), ("edit",), ("search", "x"), ("forget", "x", "--yes"), ("history",), ("diff",), ("list",)]
+)
+def test_bad_names_are_refused_and_unknown_profiles_make_nothing(
+    deepctl: InProcess, home: Path, command: tuple[str, ...]
+) -> None:
+    missing = deepctl("memory", *command, "--user", "nobody", "--json")
+    assert (missing.code, missing.error["code"]) == (3, "profile_not_found")
+    assert not (home / "profiles").exists()
+    deepctl("profiles", "create", "alice").ok()
+    for agent in ("../x", "", "a/b", "con"):
+        assert deepctl("memory", *command, "--agent", agent, "--user", "alice").code == 2, agent
+    if command[0] in ("add", "forget"):
+        for file in ("../secret", "/etc/passwd", ".hidden", "a/b", "", "x" * 300):
+            assert deepctl("memory", *command, "--file", file, "--user", "alice").code == 2, file
+    if command[0] in ("edit", "history"):
+        for file in ("../secret", "/etc/passwd", ".hidden", "a/b", "", "x" * 300):
+            assert deepctl("memory", *command, file, "--user", "alice").code == 2, file
+    assert os.listdir(home / "profiles/alice/workspace") == []
+
+
+_EVIL = "\x1b]0;owned\x07\x1b[2J\u202eevil"
+
+
+def test_names_and_lines_are_neutralised(deepctl: InProcess, notebook: Path) -> None:
+    notebook.write_text(f"tea {_EVIL}\n")
+    (notebook.parent / f"{_EVIL}.md").write_text(f"tea {_EVIL}\n")
+    for command in (
+        ("search", "tea", "-C1"),
+        ("forget", "tea", "--dry-run"),
+        ("list",),
+        ("history", _EVIL),
+        ("diff",),
+        ("forget", "tea", "--yes"),
+    ):
+        terminal = Terminal("memory", *command)
+        assert terminal.wait() == 0
+        for bad in (b"\x1b]0;", b"\x07", b"\x1b[2J", "\u202e".encode()):
+            assert bad not in terminal.bytes, (command, terminal.bytes)
+
+
+READERS = (("search", "tea"), ("forget", "tea", "--dry-run"), ("history",), ("diff",), ("show", "--at", "~1"))
+
+
+@pytest.mark.parametrize("command", READERS, ids=" ".join)
+def test_what_only_reads_loads_nothing_heavy_and_works_beside_a_writer(
+    deepctl: InProcess, home: Path, notebook: Path, command: tuple[str, ...]
+) -> None:
+    import fcntl
+
+    from tests.test_start import HEAVY
+
+    deepctl("chat", "remember coffee").ok()
+    deepctl("memory", "add", "water").ok()
+    notebook.write_bytes(notebook.read_bytes() + b"unsaved tea\n")
+    program = (
+        "import sys\nfrom deepctl.cli.main import main\ncode = main(sys.argv[1:])\n"
+        f"print('loaded:', *(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)\nsys.exit(code)"
+    )
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
+    with open(home / "locks/default", "r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [sys.executable, "-c", program, "memory", *command], capture_output=True, text=True, timeout=60, check=True
+        )
+    assert done.stderr.splitlines()[-1] == "loaded:"
+    assert done.stdout
+    assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before

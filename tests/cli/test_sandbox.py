@@ -281,6 +281,25 @@ class TestDocker:
         assert "coffee" not in memory
         assert "one" in deepctl("chat", "--user", "alice", "run cat a").ok().stdout, "the container sees it at once"
 
+    @pytest.mark.parametrize("command", [("wipe", "--yes"), ("wipe", "--only", "workspace", "--yes")])
+    def test_a_wipe_takes_it_along(self, deepctl: InProcess, home: Path, alice: str, command: tuple[str, ...]) -> None:
+        deepctl("chat", "--user", "alice", "run echo secret > /workspace/file").ok()
+        assert docker.inspected(alice, "{{.Name}}") == f"/{alice}"
+        planned = deepctl(*command[:-1], "--dry-run", "--user", "alice", "--json").ok().json
+        assert docker.inspected(alice, "{{.Name}}") == f"/{alice}", "a plan changes nothing"
+        assert planned["dry_run"]
+        assert deepctl(*command, "--user", "alice", "--json").ok().json["container"] == alice
+        assert not containers.remove(alice), "it is gone already"
+
+    def test_a_rename_takes_it_along_and_the_next_chat_makes_another(
+        self, deepctl: InProcess, home: Path, alice: str
+    ) -> None:
+        deepctl("chat", "--user", "alice", "run echo one > file").ok()
+        assert deepctl("profiles", "rename", "alice", "carol", "--json").ok().json["container"] == alice
+        assert not containers.remove(alice), "it is gone already"
+        assert "one" in deepctl("chat", "--user", "carol", "run cat file").ok().stdout
+        assert deepctl("wipe", "--yes", "--user", "carol", "--json").ok().json["container"]
+
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     def test_its_processes_are_gone_when_deepctl_is(self, process: Command, alice: str, number: signal.Signals) -> None:
         own, other = f"sleep 55.{os.getpid()}", f"sleep 56.{os.getpid()}"

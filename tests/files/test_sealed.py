@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,11 @@ def test_a_replaced_file_is_old_or_new_and_leaves_nothing_beside_it(
                 durable.write_file(str(path), b"new")
         assert path.read_bytes() == b"old"
         assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["state"]
+
+
+def test_a_line_that_is_nested_too_deeply_is_damage_and_only_itself() -> None:
+    body = b'{"v":' + b"[" * 200_000 + b"]" * 200_000
+    deep = b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+    lines = list(sealed.parse(sealed.seal({"a": 1}) + deep + sealed.seal({"b": 2})))
+    assert [line.value for line in lines] == [{"a": 1}, None, {"b": 2}]
+    assert lines[1].problem == "nested too deeply"

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import quote
 
+from deepctl.domain import formats
 from deepctl.errors import Refused
 from deepctl.files import durable
 
-_FORMAT = 2
+_FORMAT = formats.CACHE.current
 _SCHEMA = """
 CREATE TABLE packs (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE objects (
@@ -40,6 +42,14 @@ class Location(NamedTuple):
 
 
 _MEMORY = ":memory:"
+
+
+def _is_file(path: str) -> bool:
+    """Whether SQLite may open it: for a FIFO it would wait, and no signal would end that."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _object_sum(digest: bytes, pack: str, offset: int, stored: int, size: int) -> int:
@@ -71,6 +81,8 @@ class Cache:
     def copy_of(cls, path: str) -> Cache:
         """What the cache at `path` knows, in memory: for readers, who change nothing and hold no lock."""
         copied = cls()
+        if not _is_file(path):
+            return copied
         try:
             # `mode=ro` fails where a killed writer left a journal: then nothing is known.
             source = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)
@@ -115,7 +127,12 @@ class Cache:
                 os.unlink(self._path + suffix)
             except FileNotFoundError:
                 pass
-        self._open()
+        try:
+            self._open()
+        except sqlite3.Error:
+            # The disk may be full. It can be done without.
+            self._path = _MEMORY
+            self._open()
 
     def close(self) -> None:
         if hasattr(self, "_database"):

@@ -22,12 +22,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from deepctl.domain import names
+from deepctl.domain import formats, names
 from deepctl.domain.checkpoints.records import AGENT, OTHER, Damage, Record, Rewind, State, check_label, checked
-from deepctl.errors import NewerFormat, Refused
+from deepctl.errors import Refused
 from deepctl.files import durable, sealed
 
-FORMAT = 1
+FORMAT = formats.LEDGER.current
 
 LEDGER = "ledger.jsonl"
 MESSAGES = "messages"
@@ -96,12 +96,10 @@ class Ledger:
     def apply(self, line: sealed.Line, path: str) -> None:
         """Take one line into account. Raises `NewerFormat`."""
         entry = line.value or {}
-        version = entry.get("v")
-        if isinstance(version, int) and version > FORMAT:
-            raise NewerFormat(path, version, FORMAT)
         self.ends_in_removal = "removed" in entry
-        record = entry.get("record")
         try:
+            formats.bring_up(formats.LEDGER, entry, path)
+            record = entry.get("record")
             if type(record) is dict and "rewind" not in entry:
                 # By far the most lines are these. Whoever made one has finished what was unfinished, even if the line
                 # that says so is damaged.
@@ -206,12 +204,16 @@ def _joined(state: State, merged: dict[str, list[list[Any]]]) -> State:
 
 def read(directory: str) -> Ledger:
     """The ledger below `directory`; empty if there is none. Raises `NewerFormat`."""
-    found = Ledger()
     path = os.path.join(directory, LEDGER)
     try:
-        raw = durable.read_file(path)
+        return parsed(durable.read_file(path), path)
     except FileNotFoundError:
-        raw = b""
+        return Ledger()
+
+
+def parsed(raw: bytes, path: str) -> Ledger:
+    """What the ledger at `path` says that has the bytes `raw`. Raises `NewerFormat`."""
+    found = Ledger()
     start = 0
     for line in sealed.parse(raw):
         if line.value is not None:
@@ -238,10 +240,9 @@ class Writer:
         self._appender = sealed.Appender(self._path)
         self.ledger = read(directory)
 
-    @property
-    def end(self) -> int:
-        """The length of the ledger in bytes."""
-        return self._appender.end
+    def is_current(self, status: os.stat_result) -> bool:
+        """Whether `status`, of the ledger at its path, is that of this one as it was last written here."""
+        return self._appender.is_current(status)
 
     def add(self, record: Record) -> None:
         """A checkpoint was made; everything it points at is on disk already."""
@@ -284,6 +285,21 @@ class Writer:
     def abandon(self, rewind: Rewind) -> None:
         """The rewind could not be done; everything is as it was before."""
         self._append({"abandoned": rewind.id})
+
+    def content(self) -> bytes:
+        """The whole ledger, as it is on the disk."""
+        return durable.read_file(self._path)
+
+    def replace(self, raw: bytes) -> None:
+        """Put another ledger in the place of this one, as a whole; what a purge does, and nothing else.
+
+        Where an error comes of it, either may be in place.
+        """
+        after = parsed(raw, self._path)
+        durable.write_file(self._path, raw)
+        self._appender.close()
+        self._appender = sealed.Appender(self._path)
+        self.ledger = after
 
     def _append(self, entry: dict[str, Any]) -> None:
         end = self._appender.append({"v": FORMAT, **entry})

@@ -13,7 +13,7 @@ from deepctl.domain.checkpoints import packs
 from deepctl.domain.checkpoints.batch import Batch
 from deepctl.domain.checkpoints.cache import Cache, Location
 from deepctl.domain.checkpoints.packs import Stored
-from deepctl.errors import Damaged
+from deepctl.errors import Damaged, NewerFormat
 from deepctl.files import durable
 
 
@@ -45,6 +45,8 @@ class Objects:
             for name in there - cached:
                 try:
                     self._cache.add_pack(name, (entry[:4] for entry in self.table(name)))
+                except NewerFormat:
+                    raise  # nobody can tell what is in it, and whether more would be lost by going on
                 except Damaged:
                     continue  # `verify` names it; its objects are looked for elsewhere
             self._known = there
@@ -119,6 +121,11 @@ class Objects:
         finally:
             os.close(descriptor)
         return found == entry.crc
+
+    def forget(self) -> None:
+        """Know nothing any more of where objects are; it is found out again when it is needed."""
+        self._cache.forget()
+        self._known = None
 
     def remove_pack(self, name: str) -> None:
         """Delete a pack; the caller knows that nothing needs it. Nothing if it is gone already."""

@@ -9,6 +9,7 @@ from deepctl.domain.checkpoints import carrying, pruning
 from deepctl.domain.checkpoints.snapshots import Report
 from deepctl.domain.checkpoints.work import EVERY_TOOL, Work, remove_leftovers
 from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions import deleting
 
 
 @contextmanager
@@ -26,7 +27,8 @@ def opened(
     remove_leftovers(paths)
     work = Work(paths, exclude=exclude, policy=policy, report=report)
     try:
-        work.notes = carrying.recover(work)
+        work.rewound = carrying.recover(work)
+        work.notes = [*work.rewound, *deleting.recover(work)]
         if work.ledger.ends_in_removal:
             pruning.collect_logs(paths, work.ledger)
         yield work

@@ -5,6 +5,8 @@ trailer: the number of entries and the SHA-256 of header, table and number. Each
 compressed by zlib, whichever is shorter, and checked against its hash whenever it is read; the table has a CRC-32 of
 what is stored (several compressed forms can mean the same) and is checked against the trailer. So every byte is
 covered.
+
+The first packs have no CRC in their tables; nothing else tells them apart than that their checksum fits.
 """
 
 from __future__ import annotations
@@ -16,14 +18,16 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from deepctl.domain import formats
 from deepctl.domain.checkpoints.cache import Location
 from deepctl.errors import Damaged
 from deepctl.files import durable
 
-HEADER = b"deepctl pack 1\n"
+HEADER = formats.header(formats.PACK)
 SUFFIX = ".pack"
 CHUNK = 1 << 20
 _ENTRY = struct.Struct(">32sQQQI")
+_ENTRY_WITHOUT_CRC = struct.Struct(">32sQQQ")
 _TRAILER = struct.Struct(">Q32s8s")
 _MAGIC = b"DCPACK1\n"
 
@@ -42,7 +46,11 @@ class Stored(NamedTuple):
 
 
 def pieces(descriptor: int, location: Location) -> Iterator[bytes]:
-    """The content of one object of an open pack, in pieces of about a mebibyte, unchecked."""
+    """The content of one object of an open pack, in pieces of about a mebibyte, unchecked but for its length.
+
+    Raises `zlib.error` where it is longer than its table says: a pack that was tampered with must not fill the memory.
+    """
+    left = location.size
     unpacker = zlib.decompressobj() if location.stored != location.size else None
     position, end = location.offset, location.offset + location.stored
     while position < end:
@@ -54,7 +62,11 @@ def pieces(descriptor: int, location: Location) -> Iterator[bytes]:
             yield raw
             continue
         while raw and not unpacker.eof:
-            yield unpacker.decompress(raw, CHUNK)
+            piece = unpacker.decompress(raw, CHUNK)
+            left -= len(piece)
+            if left < 0:
+                raise zlib.error("longer than it should be")
+            yield piece
             raw = unpacker.unconsumed_tail
 
 
@@ -71,30 +83,64 @@ def verified(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator[byte
         raise Damaged(f"Object {digest.hex()[:16]} in {path} is damaged.")
 
 
-def frame_size(count: int) -> tuple[int, int]:
-    """The bytes of a pack with `count` objects before and behind these."""
-    return len(HEADER), count * _ENTRY.size + _TRAILER.size
+def frame_size(count: int) -> tuple[int, tuple[int, int]]:
+    """The bytes of a pack with `count` objects before these, and behind them in either form of its table."""
+    behind = (count * form.size + _TRAILER.size for form in (_ENTRY, _ENTRY_WITHOUT_CRC))
+    return len(HEADER), (next(behind), next(behind))
 
 
 def read_table(path: str) -> list[Stored]:
-    """The table of a pack. Raises `Damaged` if header, table or trailer are not what they were."""
+    """The table of a pack. Raises `Damaged` if header, table or trailer are not what they were, or `NewerFormat`."""
     descriptor = durable.open_regular(path, os.O_RDONLY)
     try:
         end = os.fstat(descriptor).st_size
-        trailer = os.pread(descriptor, _TRAILER.size, max(0, end - _TRAILER.size))
-        if len(trailer) != _TRAILER.size:
-            raise Damaged(f"Pack {path} is cut short.")
-        count, checksum, magic = _TRAILER.unpack(trailer)
-        start = end - _TRAILER.size - count * _ENTRY.size
-        if magic != _MAGIC or start < len(HEADER):
-            raise Damaged(f"Pack {path} is damaged at its end.")
-        table = os.pread(descriptor, count * _ENTRY.size, start)
         header = os.pread(descriptor, len(HEADER), 0)
+        trailer = os.pread(descriptor, _TRAILER.size, max(0, end - _TRAILER.size))
+        if len(trailer) == _TRAILER.size:
+            for form in (_ENTRY, _ENTRY_WITHOUT_CRC):
+                table = _table(descriptor, end - _TRAILER.size, trailer, form)
+                if table is None:
+                    continue
+                if header != HEADER:
+                    raise Damaged(f"The header of pack {path} is damaged.")
+                return _entries(descriptor, table, form)
     finally:
         os.close(descriptor)
-    if hashlib.sha256(header + table + struct.pack(">Q", count)).digest() != checksum:
-        raise Damaged(f"The table of pack {path} is damaged.")
-    return [Stored(*entry) for entry in _ENTRY.iter_unpack(table)]
+    # Only where nothing of it is ours: a flipped bit makes another number, too.
+    formats.check_header(formats.PACK, header, path)
+    if len(trailer) != _TRAILER.size:
+        raise Damaged(f"Pack {path} is cut short.")
+    if trailer[-len(_MAGIC) :] != _MAGIC:
+        raise Damaged(f"Pack {path} is damaged at its end.")
+    raise Damaged(f"The table of pack {path} is damaged.")
+
+
+def _table(descriptor: int, end: int, trailer: bytes, form: struct.Struct) -> bytes | None:
+    """The table that ends at `end`, if it has entries of this form and is what the trailer says."""
+    count, checksum, magic = _TRAILER.unpack(trailer)
+    start = end - count * form.size
+    if magic != _MAGIC or start < len(HEADER):
+        return None
+    table = os.pread(descriptor, count * form.size, start)
+    return table if hashlib.sha256(HEADER + table + struct.pack(">Q", count)).digest() == checksum else None
+
+
+def _entries(descriptor: int, table: bytes, form: struct.Struct) -> list[Stored]:
+    if form is _ENTRY:
+        return [Stored(*entry) for entry in form.iter_unpack(table)]
+    # What is stored cannot be checked, only what it means.
+    return [
+        Stored(digest, offset, stored, size, _crc(descriptor, offset, stored))
+        for digest, offset, stored, size in form.iter_unpack(table)
+    ]
+
+
+def _crc(descriptor: int, position: int, length: int) -> int:
+    found, end = 0, position + length
+    while position < end and (piece := os.pread(descriptor, min(CHUNK, end - position), position)):
+        found = zlib.crc32(piece, found)
+        position += len(piece)
+    return found
 
 
 def tail(table: list[Stored]) -> bytes:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from deepctl.domain.checkpoints import index, trees
 from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.objects import Objects
 from deepctl.domain.checkpoints.records import Record, Rewind, State
+from deepctl.domain.checkpoints.snapshots import Report
 from deepctl.domain.checkpoints.store import Checkpoints
 from deepctl.domain.checkpoints.trees import DIRECTORY
 from deepctl.domain.checkpoints.work import Work
@@ -49,24 +51,49 @@ class _Repacking(NamedTuple):
     is_blocked: bool = False
 
 
+class _Reading:
+    """Counts the objects that are read."""
+
+    def __init__(self, report: Report | None) -> None:
+        self._report = report
+        self._count = 0
+
+    def one_more(self) -> None:
+        self._count += 1
+        if self._report is not None:
+            self._report(self._count)
+
+
 Merged = dict[str, list[tuple[str | None, list[str]]]]
 
 
-def to_prune(found: Ledger, keep: int) -> list[Record]:
-    """The checkpoints beyond the latest `keep`; tool-level ones count with the one after them.
+def to_prune(found: Ledger, keep: int | None, older_than: datetime | None = None) -> list[Record]:
+    """The checkpoints beyond the latest `keep`, or made before `older_than`; with both, those that are both.
 
-    Labelled ones stay, the newest stays, and so does what the last rewind of a session can be undone with.
+    Tool-level ones count, and are as old, as the one after them. Labelled ones stay, the newest stays, and so does what
+    the last rewind of a session can be undone with.
     """
     stay = set(found.labels) | {rewind.safety for rewind in _last_rewinds(found)}
-    left = max(keep, 1)
+    left = max(keep, 1) if keep is not None else 0
+    is_old = older_than is None
     gone = []
     for record in reversed(found.records.values()):
-        if left == 0 and record.id not in stay:
+        if older_than is not None and record.kind != "tool":
+            is_old = _is_before(record, older_than)
+        if left == 0 and is_old and record.id not in stay:
             gone.append(record)
         if left and record.kind != "tool":
             left -= 1
     newest = next(reversed(found.records), None)
     return [record for record in reversed(gone) if record.id != newest]
+
+
+def _is_before(record: Record, time: datetime) -> bool:
+    """Whether a checkpoint was made before a time; where nobody can tell, it was not."""
+    try:
+        return datetime.fromisoformat(record.created_at) < time
+    except (ValueError, TypeError):
+        return False
 
 
 def _last_rewinds(found: Ledger) -> list[Rewind]:
@@ -87,31 +114,35 @@ def check_removable(found: Ledger, records: Iterable[Record]) -> None:
             raise Refused(f"Checkpoint {record.id} is the newest, which always stays.", code="newest")
 
 
-def forecast(found: Ledger, objects: Objects, records: Sequence[Record]) -> Removal:
-    """What removing checkpoints would free."""
+def forecast(found: Ledger, objects: Objects, records: Sequence[Record], report: Report | None = None) -> Removal:
+    """What removing checkpoints would free. `report` is told how many objects have been read."""
+    if not records:
+        return Removal([], 0)
     identities = {record.id for record in records}
-    foreseen = _repacking(found, objects, _after(found, identities)[0], identities)
+    foreseen = _repacking(found, objects, _after(found, identities)[0], identities, _Reading(report))
     return Removal(list(records), foreseen.freed, foreseen.is_blocked)
 
 
-def remove(work: Work, records: Sequence[Record]) -> Removal:
+def remove(work: Work, records: Sequence[Record], report: Report | None = None) -> Removal:
     """Remove checkpoints of a profile. The caller has asked `check_removable`."""
-    removal = remove_from(work.store, records)
+    removal = remove_from(work.store, records, report)
     collect_logs(work.paths, work.ledger)
     index.rewrite(work.paths, work.ledger)
     return removal
 
 
-def remove_from(store: Checkpoints, records: Sequence[Record]) -> Removal:
+def remove_from(store: Checkpoints, records: Sequence[Record], report: Report | None = None) -> Removal:
     """Remove checkpoints, whichever they are, with everything that only they needed."""
     if not records:
         return Removal([], 0)
     identities = {record.id for record in records}
     states, merged = _after(store.ledger, identities, store.objects)
-    plan = _repacking(store.ledger, store.objects, states, identities)
+    reading = _Reading(report)
+    plan = _repacking(store.ledger, store.objects, states, identities, reading)
     with store.adding() as batch:
         for digest in plan.moved:
             batch.copy(digest)
+            reading.one_more()
     dropped = {state.id for state in store.ledger.states} - {state.id for state in states}
     with store.counting(batch):
         store.writer.remove(sorted(identities | dropped), merged, plan.gone, batch.pack)
@@ -159,13 +190,15 @@ def _authors(objects: Objects, gap: list[tuple[str, State]]) -> list[tuple[str |
     return [(author, sorted(paths)) for author, paths in by.items()]
 
 
-def _repacking(found: Ledger, objects: Objects, states: list[State], identities: set[str]) -> _Repacking:
+def _repacking(
+    found: Ledger, objects: Objects, states: list[State], identities: set[str], reading: _Reading
+) -> _Repacking:
     roots = {state.tree for state in states}
     roots |= {record.tree for record in found.records.values() if record.tree and record.id not in identities}
     try:
         if found.damage:
             raise Damaged("The ledger is damaged.")
-        needed = _needed(objects, roots)
+        needed = _needed(objects, roots, reading)
         tables = {name: objects.table(name) for name in objects.names() & found.packs}
     except Damaged:
         return _Repacking([], [], 0, True)
@@ -191,7 +224,7 @@ def _repacking(found: Ledger, objects: Objects, states: list[State], identities:
     return _Repacking(sorted(gone + again), sorted(moved), freed)
 
 
-def _needed(objects: Objects, roots: Iterable[str]) -> set[bytes]:
+def _needed(objects: Objects, roots: Iterable[str], reading: _Reading) -> set[bytes]:
     """Every object that the trees `roots` consist of."""
     needed: set[bytes] = set()
     pending = [bytes.fromhex(root) for root in roots]
@@ -200,6 +233,7 @@ def _needed(objects: Objects, roots: Iterable[str]) -> set[bytes]:
         if tree in needed:
             continue
         needed.add(tree)
+        reading.one_more()
         for entry in trees.decode(objects.read(tree)):
             if entry.kind == DIRECTORY:
                 pending.append(entry.digest)

@@ -16,6 +16,7 @@ from deepctl.domain.checkpoints.reference import resolve
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log
 from deepctl.domain.sessions.catalogue import Session
+from deepctl.domain.sessions.leaving import leaving
 from deepctl.errors import Damaged, NoSession
 
 
@@ -37,8 +38,13 @@ class Problem(NamedTuple):
 
 
 def read(paths: ProfilePaths) -> Ledger:
-    """What checkpoints a profile has."""
-    return ledger.read(paths.checkpoints)
+    """What checkpoints a profile has; without those of a session that is being deleted."""
+    found = ledger.read(paths.checkpoints)
+    if gone := leaving(paths):
+        for record in [one for one in found.records.values() if one.session in gone]:
+            del found.records[record.id]
+            found.labels.pop(record.id, None)
+    return found
 
 
 def heads(paths: ProfilePaths) -> dict[str, str]:

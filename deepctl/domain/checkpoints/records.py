@@ -129,9 +129,12 @@ _SHAPES: dict[type, set[tuple[type, ...]]] = {
 
 
 def checked(value: _Checked) -> _Checked:
-    """A record or rewind whose fields have the types they must. Raises `TypeError`."""
+    """A record or rewind whose fields have the types they must. Raises `TypeError`, or `ValueError` for a path."""
     if tuple(map(type, value)) not in _SHAPES[type(value)]:
         raise TypeError("a field is not of its type")
+    if "/" in value.log or "/" in value.pack:
+        # They become names of files: whoever wrote this line may not choose where.
+        raise ValueError("a path where an id should be")
     return value
 
 

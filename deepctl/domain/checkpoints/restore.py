@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from deepctl.domain.checkpoints.objects import Objects
@@ -174,7 +174,9 @@ class _Work:
         try:
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
-            os.unlink(temporary, dir_fd=parent)
+            # Gone, if a signal came right after the rename.
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=parent)
             raise
         return True
 
@@ -206,7 +208,9 @@ class _Work:
                 os.close(descriptor)
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
-            os.unlink(temporary, dir_fd=parent)
+            # Gone, if a signal came right after the rename.
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=parent)
             raise
         return True
 

@@ -19,7 +19,6 @@ from deepctl.domain.checkpoints.batch import Batch
 from deepctl.domain.checkpoints.cache import Cache
 from deepctl.domain.checkpoints.ledger import LEDGER, Ledger, Writer
 from deepctl.domain.checkpoints.objects import Objects, Sink
-from deepctl.domain.checkpoints.packs import SUFFIX
 from deepctl.domain.checkpoints.records import Position, Record, new_id
 from deepctl.domain.checkpoints.snapshots import LeaveOut, Report, Snapshot
 from deepctl.errors import StorageError
@@ -86,9 +85,9 @@ class Checkpoints:
         self.close()
 
     def is_current(self) -> bool:
-        """Whether nobody else has written to the ledger since."""
+        """Whether nobody else has written to the ledger since, or put another in its place."""
         try:
-            return os.stat(os.path.join(self.directory, LEDGER)).st_size == self._writer.end
+            return self._writer.is_current(os.stat(os.path.join(self.directory, LEDGER)))
         except FileNotFoundError:
             return False
 
@@ -101,8 +100,15 @@ class Checkpoints:
         """Remove what killed writers left.
 
         A kill leaves at most one pack that no line names. More of them, or a damaged line, mean that the ledger has
-        lost something: then nothing is deleted.
+        lost something: then nothing is deleted but what the ledger itself calls gone.
         """
+        self.sweep()
+        strays = self.strays()
+        if len(strays) == 1 and not self.ledger.damage:
+            self.objects.remove_pack(strays.pop())
+
+    def sweep(self) -> None:
+        """Remove unfinished packs, and those that the ledger calls gone."""
         try:
             found = os.listdir(self.objects.directory)
         except FileNotFoundError:
@@ -110,12 +116,12 @@ class Checkpoints:
         for name in found:
             if name.startswith(".") and name.endswith(".tmp"):
                 os.unlink(os.path.join(self.objects.directory, name))
-        unnamed = {name for name in found if name.endswith(SUFFIX)} - self.ledger.packs
-        for name in unnamed & self.ledger.gone:
+        for name in (self.ledger.gone - self.ledger.packs).intersection(found):
             self.objects.remove_pack(name)
-        unnamed -= self.ledger.gone
-        if len(unnamed) == 1 and not self.ledger.damage:
-            self.objects.remove_pack(unnamed.pop())
+
+    def strays(self) -> set[str]:
+        """The packs on the disk that no line names."""
+        return self.objects.names() - self.ledger.packs - self.ledger.gone
 
     @contextmanager
     def adding(self) -> Iterator[Batch]:

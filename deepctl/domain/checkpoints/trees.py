@@ -12,12 +12,13 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from deepctl.domain import formats
 from deepctl.domain.checkpoints.objects import Objects, Sink
 from deepctl.errors import Damaged
 
 FILE, LINK, DIRECTORY = b"f", b"l", b"d"
 
-_HEADER = b"deepctl tree 1\n"
+_HEADER = formats.header(formats.TREE)
 _ENTRY = struct.Struct(">cHQ32sH")
 
 
@@ -49,7 +50,8 @@ def encode(entries: list[Entry]) -> bytes:
 
 
 def decode(data: bytes) -> list[Entry]:
-    """A tree from bytes. Raises `Damaged` if it is none."""
+    """A tree from bytes. Raises `Damaged` if it is none, or `NewerFormat`."""
+    formats.check_header(formats.TREE, data, "The list of a directory in a checkpoint")
     entries = []
     position = len(_HEADER)
     try:

@@ -12,10 +12,11 @@ from deepctl.domain.checkpoints.ledger import LEDGER, MESSAGES, Ledger
 from deepctl.domain.checkpoints.objects import Objects
 from deepctl.domain.checkpoints.packs import frame_size
 from deepctl.domain.checkpoints.reading import Problem
+from deepctl.domain.checkpoints.snapshots import Report
 from deepctl.domain.checkpoints.trees import DIRECTORY
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log
-from deepctl.errors import Damaged, DeepctlError
+from deepctl.errors import Damaged, DeepctlError, NewerFormat
 from deepctl.files import durable, sealed
 
 
@@ -29,19 +30,33 @@ class Verified(NamedTuple):
     notes: list[str]
 
 
-def verify(paths: ProfilePaths) -> Verified:
-    """Check everything. Never raises for damage; a later format is `NewerFormat`."""
+def verify(paths: ProfilePaths, report: Report | None = None) -> Verified:
+    """Check everything. Never raises for damage; a later format is `NewerFormat`.
+
+    `report` is told how many of `packed` bytes have been read.
+    """
     found = reading.read(paths)
     problems = reading.structural(paths, found)
     with closing(Cache()) as cache:
-        return _verified(paths, found, problems, Objects(paths.packs, cache))
+        return _verified(paths, found, problems, Objects(paths.packs, cache), report)
 
 
-def _verified(paths: ProfilePaths, found: Ledger, problems: list[Problem], objects: Objects) -> Verified:
+def packed(paths: ProfilePaths) -> int:
+    """How many bytes the packs have, which nearly all the time goes into."""
+    try:
+        with os.scandir(paths.packs) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    except FileNotFoundError:
+        return 0
+
+
+def _verified(
+    paths: ProfilePaths, found: Ledger, problems: list[Problem], objects: Objects, report: Report | None
+) -> Verified:
     good: set[bytes] = set()
     size = 0
     for name in sorted(objects.names()):
-        size += _pack(paths, objects, name, good, problems)
+        size += _pack(paths, objects, name, good, problems, _from(size, report))
     problems += _trees(paths, found, objects, good)
     size += _logs(paths, problems)
     notes = []
@@ -54,19 +69,31 @@ def _verified(paths: ProfilePaths, found: Ledger, problems: list[Problem], objec
     return Verified(len(found.records), len(good), size, problems, notes)
 
 
-def _pack(paths: ProfilePaths, objects: Objects, name: str, good: set[bytes], problems: list[Problem]) -> int:
+def _from(start: int, report: Report | None) -> Report:
+    return (lambda count: report(start + count)) if report is not None else lambda count: None
+
+
+def _pack(
+    paths: ProfilePaths, objects: Objects, name: str, good: set[bytes], problems: list[Problem], tell: Report
+) -> int:
     path = os.path.join(paths.packs, name)
     try:
         table = objects.table(name)
+    except NewerFormat:
+        raise
     except (DeepctlError, OSError) as error:
         problems.append(Problem(None, path, str(error)))
         return 0
     for entry in table:
         try:
-            for _ in objects.chunks(entry.digest):
-                pass
+            read = 0
+            for piece in objects.chunks(entry.digest):
+                read += len(piece)
+                tell(entry.offset + entry.stored * read // max(1, entry.size))
             if not objects.is_as_stored(name, entry):
                 raise Damaged(f"Object {entry.digest.hex()[:16]} in {path} is not as it was written.")
+        except NewerFormat:
+            raise
         except (DeepctlError, OSError) as error:
             problems.append(Problem(None, path, str(error)))
         else:
@@ -85,7 +112,7 @@ def _is_tight(path: str, spans: list[tuple[int, int]], count: int) -> bool:
         if offset != position:
             return False
         position += length
-    return position + behind == os.path.getsize(path)
+    return os.path.getsize(path) - position in behind
 
 
 def _trees(paths: ProfilePaths, found: Ledger, objects: Objects, good: set[bytes]) -> list[Problem]:

@@ -40,12 +40,16 @@ class Work:
         self.paths = paths
         self.notes: list[str] = []
         """What the user should know about what a killed command left, and was done about it."""
+        self.rewound: list[str] = []
+        """Those of them about a rewind that was finished."""
         self.policy = policy
         # Whoever took it away takes nothing with it: a rewind brings the files back.
         durable.make_directory(paths.workspace)
         self.workspace = Workspace(paths.workspace, exclude, report)
         self.store = Checkpoints(paths.checkpoints, cache=paths.snapshot_cache, collect=False)
-        if not index.lost(paths, self.ledger):
+        if index.lost(paths, self.ledger):
+            self.store.sweep()
+        else:
             self.store.collect()
         index.refresh(paths, self.ledger)
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from deepctl.domain import names
+from deepctl.domain import formats, names
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import log
-from deepctl.errors import Damaged, DeepctlError, NewerFormat, Refused, SessionNotFound
+from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
 from deepctl.files import durable, sealed
 
-FORMAT = 1
+FORMAT = formats.SESSION.current
 FIRST = "main"
 """The session a profile starts with."""
 
@@ -73,6 +73,11 @@ def latest(paths: ProfilePaths) -> str | None:
     return max(all_names(paths), key=lambda name: _written(os.path.join(paths.sessions, name)), default=None)
 
 
+def newest_first(paths: ProfilePaths) -> list[str]:
+    """The names of a profile's sessions, the one written to last first."""
+    return sorted(all_names(paths), key=lambda name: _written(os.path.join(paths.sessions, name)), reverse=True)
+
+
 def _written(directory: str) -> int:
     """When a session was written to, in nanoseconds: its record or the log at its head, as others may be shared."""
     try:
@@ -101,12 +106,11 @@ def _load(directory: str) -> Session:
     path = os.path.join(directory, _RECORD)
     try:
         record = sealed.unseal(durable.read_file(path).rstrip(b"\n"))
+        formats.bring_up(formats.SESSION, record, path)
     except (FileNotFoundError, ValueError) as error:
         return _without_record(name, directory, str(error) if isinstance(error, ValueError) else "missing")
     match record:
-        case {"v": int(version)} if version > FORMAT:
-            raise NewerFormat(path, version, FORMAT)
-        case {"v": int(), "id": str(identity), "created_at": str(at), "log": str(head)} if log.is_id(head):
+        case {"id": str(identity), "created_at": str(at), "log": str(head)} if log.is_id(head):
             origin = record.get("forked_from")
             return Session(name, directory, identity, at, head, origin if isinstance(origin, str) else None)
         case _:
@@ -153,13 +157,34 @@ def fork(paths: ProfilePaths, name: str, source: str, origin: str, log_id: str, 
     return _begin(paths, name, share, origin)
 
 
+def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: str) -> Session:
+    """Begin a session with a conversation from elsewhere: the lines of a log after its first one.
+
+    It goes on in a log of its own, so that what came from elsewhere is not taken for a turn that was killed. The caller
+    holds the profile's lock. Raises `Refused` if the name is taken.
+    """
+
+    def fill(staging: str) -> dict[str, Any]:
+        brought = os.urandom(8).hex()
+        raw = b"".join([sealed.seal(log.header(brought)), *lines])
+        durable.write_file(log.log_path(staging, brought), raw)
+        return {"log": brought, "offset": len(raw)}
+
+    return _begin(paths, name, fill, created_at=created_at)
+
+
 def _begin(
-    paths: ProfilePaths, name: str, fill: Callable[[str], dict[str, Any] | None], origin: str | None = None
+    paths: ProfilePaths,
+    name: str,
+    fill: Callable[[str], dict[str, Any] | None],
+    origin: str | None = None,
+    *,
+    created_at: str | None = None,
 ) -> Session:
     if (taken := spelled(paths, name)) is not None:
         raise Refused(
             f"There is a session {taken!r} already.",
-            f"`--session {taken}` continues it; `--new` without a name picks a free one.",
+            f"`--session {taken}` continues it; choose another name for a new one.",
             code="session_exists",
         )
     durable.make_directory(paths.sessions)
@@ -169,7 +194,7 @@ def _begin(
     identity, first_log = os.urandom(16).hex(), os.urandom(8).hex()
     durable.write_file(log.log_path(staging, first_log), sealed.seal(log.header(first_log, fill(staging))))
     directory = os.path.join(paths.sessions, name)
-    session = Session(name, directory, identity, log.now(), first_log, origin)
+    session = Session(name, directory, identity, created_at or log.now(), first_log, origin)
     _write_record(session, staging)
     os.rename(staging, directory)
     durable.sync_directory(paths.sessions)
@@ -253,8 +278,7 @@ def summaries(paths: ProfilePaths, heads: Mapping[str, str]) -> list[Summary]:
 
     `heads` has the checkpoint at which each stands, by its id.
     """
-    ordered = sorted(all_names(paths), key=lambda name: _written(os.path.join(paths.sessions, name)), reverse=True)
-    return [summary(paths, name, heads) for name in ordered]
+    return [summary(paths, name, heads) for name in newest_first(paths)]
 
 
 def summary(paths: ProfilePaths, name: str, heads: Mapping[str, str] = {}) -> Summary:

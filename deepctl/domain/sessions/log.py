@@ -20,12 +20,14 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from deepctl.errors import Damaged, NewerFormat
+from deepctl.domain import formats
+from deepctl.errors import Damaged
 from deepctl.files import durable, sealed
 
-FORMAT = 1
+FORMAT = formats.LOG.current
 SUFFIX = ".jsonl"
 MISSING = "messages are missing at its end"
+_NO_ENTRY = "not an entry of a message log"
 
 
 class Message(NamedTuple):
@@ -77,6 +79,19 @@ def header(log: str, parent: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"v": FORMAT, "log": log, "parent": parent, "at": now()}
 
 
+def lines(messages: Iterable[Message]) -> Iterator[bytes]:
+    """Whole messages as the lines of a log, without its first."""
+    instructions = None
+    for turn, at, message in messages:
+        entry: dict[str, Any] = {"v": FORMAT, "turn": turn, "at": at, "message": message}
+        if message["kind"] == "request":
+            if message.get("instructions") is not None and message["instructions"] == instructions:
+                entry["message"] = {**message, "instructions": None}
+                entry["same_instructions"] = True
+            instructions = message.get("instructions")
+        yield sealed.seal(entry)
+
+
 def read(directory: str, log: str, end: int | None = None) -> Conversation:
     """The conversation in a log and in those it continues, up to offset `end` in bytes.
 
@@ -105,7 +120,7 @@ def parent_of(directory: str, log: str) -> tuple[str, int] | None:
     """The log that a log continues, and from which offset, if it continues one. Raises `Damaged` if nobody can tell."""
     path = log_path(directory, log)
     first = next(sealed.parse(durable.read_file(path)), None)
-    match first.value if first is not None else None:
+    match _present(first, path).value if first is not None else None:
         case {"parent": {"log": str(parent), "offset": int(offset)}} if is_id(parent):
             return parent, offset
         case {"parent": None}:
@@ -124,7 +139,11 @@ class Plain(NamedTuple):
 def plain_lines(directory: str, log: str) -> Iterator[Plain]:
     """The lines of a log without results of their own, up to the first that is damaged."""
     instructions = None
-    for line in sealed.parse(durable.read_file(log_path(directory, log))):
+    path = log_path(directory, log)
+    for line in sealed.parse(durable.read_file(path)):
+        if line.value is not None and formats.is_newer(formats.LOG, line.value):
+            return
+        line = _present(line, path)
         match line.value:
             case {"log": str()}:
                 yield Plain(line.end, None)
@@ -164,7 +183,7 @@ def _chain(directory: str, log: str, end: int | None, damage: list[Damage]) -> l
             raw = durable.read_file(path)
         except FileNotFoundError:
             raise _missing(path) from None
-        lines = list(sealed.parse(raw if end is None else raw[:end]))
+        lines = [_present(line, path) for line in sealed.parse(raw if end is None else raw[:end])]
         if end is not None and len(raw) < end:
             damage.append(Damage(os.path.basename(path), len(lines) + 1, MISSING, False))
         first = lines[0].value if lines else None
@@ -172,7 +191,6 @@ def _chain(directory: str, log: str, end: int | None, damage: list[Damage]) -> l
             # Written as a whole, so no kill can have cut it.
             damage.append(Damage(os.path.basename(path), 1, "what it continues cannot be told", False))
             lines = lines[1:]
-        _check_version(path, lines)
         chain.append((os.path.basename(path), lines))
         match first.get("parent") if first else None:
             case {"log": str(log), "offset": int(end)} if is_id(log):
@@ -189,11 +207,14 @@ def _missing(path: str) -> Damaged:
     return Damaged(f"The message log {path} is missing.", "The files of the workspace are not affected.")
 
 
-def _check_version(path: str, lines: Iterable[sealed.Line]) -> None:
-    for line in lines:
-        version = line.value.get("v") if line.value else None
-        if isinstance(version, int) and version > FORMAT:
-            raise NewerFormat(path, version, FORMAT)
+def _present(line: sealed.Line, path: str) -> sealed.Line:
+    """A line in the present format; one without the number of any is damaged. Raises `NewerFormat`."""
+    if line.value is not None:
+        try:
+            formats.bring_up(formats.LOG, line.value, path)
+        except formats.BadVersion:
+            return line._replace(value=None, problem=_NO_ENTRY)
+    return line
 
 
 class _Reader:
@@ -225,7 +246,7 @@ class _Reader:
                 self._begin(turn, at)
                 self._message(dict(message), entry)
             case _:
-                self.damage.append(Damage(self._file, line.number, "not an entry of a message log", False))
+                self.damage.append(Damage(self._file, line.number, _NO_ENTRY, False))
                 return
         self.last_turn = max(self.last_turn, self._turn)
 

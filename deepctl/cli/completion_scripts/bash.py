@@ -1,0 +1,55 @@
+"""The bash script's table: one `case` a command, words of it ready to be compared."""
+
+from __future__ import annotations
+
+from deepctl.cli.completion_scripts.tree import Command, Kind, Option, Values, commands, settings
+
+_USER = "--user=profile --profile=profile -u=profile"
+"""What most commands have."""
+
+
+def parts() -> dict[str, str]:
+    """What the template's `@NAME@` lines become."""
+    return {
+        "USER": _USER,
+        "TABLE": "\n".join(_row(command) for command in commands()),
+        "SETTINGS": "\n".join(
+            f"\t{key}) kind={_kind(values)} ;;"
+            for key, values in {"''": Values(Kind.WORD, tuple(settings())), **_limited()}.items()
+        ),
+    }
+
+
+def _limited() -> dict[str, Values]:
+    return {key: values for key, (_, values) in settings().items() if values.kind is not Kind.NOTHING}
+
+
+def _row(command: Command) -> str:
+    path = "".join(f" {word}" for word in command.path)
+    fields = {
+        "commands": " ".join(name for name, _ in command.children),
+        "arguments": " ".join(_kind(one.values) + ("*" if one.rest else "") for one in command.arguments),
+        # `--help` every command has.
+        "options": " ".join(word for option in command.options[:-1] for word in _words(option)),
+    }
+    sets = " ".join(f"{name}={_short(text)}" for name, text in fields.items() if text)
+    return f"\t'{path}') {sets or ':'} ;;"
+
+
+def _short(text: str) -> str:
+    """A word of shell; bash reads the script anew in every terminal, and its length is what that costs."""
+    return f'"{text.replace(_USER, "$user")}"' if _USER in text else f"'{text}'"
+
+
+def _words(option: Option) -> list[str]:
+    if option.values is None:
+        return list(option.names)
+    return [f"{name}={'?' if option.optional else ''}{_kind(option.values)}" for name in option.names]
+
+
+def _kind(values: Values) -> str:
+    if values.kind is Kind.WORD:
+        return f",{','.join(values.words)}"
+    if values.kind is Kind.WORDS:
+        return f"+,{','.join(values.words)}"
+    return "-" if values.kind is Kind.NOTHING else values.kind.value

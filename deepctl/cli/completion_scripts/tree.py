@@ -1,0 +1,222 @@
+"""The command tree, reduced to what a shell has to know, and the one table of what each parameter takes.
+
+Commands, options and choices come from the commands themselves. What a text stands for (a checkpoint, a profile, a
+file) does not follow from its type, so `TAKES` says it, by command and parameter name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, NamedTuple
+
+from typer.main import get_command
+
+from deepctl.cli.completion import SHELLS
+from deepctl.cli.main import app
+from deepctl.domain.settings import SETTINGS
+from deepctl.domain.wiping.planning import PARTS
+
+
+class Kind(Enum):
+    """What can be completed by looking at the disk or at a table; `NOTHING` is free text, a number, a new name."""
+
+    NOTHING = "nothing"
+    PROFILE = "profile"
+    SESSION = "session"
+    CHECKPOINT = "checkpoint"
+    MEMORY = "memory"
+    AGENT = "agent"
+    SETTING = "setting"
+    SETTING_VALUE = "value"
+    FILE = "file"
+    DIRECTORY = "directory"
+    WORD = "word"
+    WORDS = "words"
+
+
+class Values(NamedTuple):
+    """What a parameter takes. `words` are the choices: of `WORD` it takes one, of `WORDS` several with commas."""
+
+    kind: Kind
+    words: tuple[str, ...] = ()
+
+
+class Option(NamedTuple):
+    """An option. `values` is `None` for a flag; `optional`: the value may be left out; `again`: it may repeat."""
+
+    names: tuple[str, ...]
+    help: str
+    values: Values | None
+    metavar: str
+    optional: bool
+    again: bool
+
+
+class Argument(NamedTuple):
+    """A positional parameter; `rest` when it takes all words that follow."""
+
+    name: str
+    metavar: str
+    values: Values
+    rest: bool
+
+
+class Command(NamedTuple):
+    """A command or a group, which has `children` (names and their help) instead of arguments."""
+
+    path: tuple[str, ...]
+    help: str
+    options: tuple[Option, ...]
+    arguments: tuple[Argument, ...]
+    children: tuple[tuple[str, str], ...]
+
+
+NOTHING = Values(Kind.NOTHING)
+_CHECKPOINT = Values(Kind.CHECKPOINT)
+_PROFILE = Values(Kind.PROFILE)
+_SESSION = Values(Kind.SESSION)
+_FILE = Values(Kind.FILE)
+
+TAKES: dict[tuple[str, str], Values] = {
+    # The first of (command, parameter), (group, parameter) and ("", parameter) that is here counts.
+    ("", "user"): _PROFILE,
+    ("", "profile"): _PROFILE,
+    ("", "session"): _SESSION,
+    ("", "agent"): Values(Kind.AGENT),
+    ("", "at"): _CHECKPOINT,
+    ("", "ref"): _CHECKPOINT,
+    ("", "refs"): _CHECKPOINT,
+    ("", "before"): _CHECKPOINT,
+    ("", "after"): _CHECKPOINT,
+    ("", "directory"): Values(Kind.DIRECTORY),
+    ("", "output"): _FILE,
+    ("", "path"): _FILE,
+    ("", "query"): NOTHING,
+    ("", "text"): NOTHING,
+    ("", "label"): NOTHING,
+    ("", "model"): NOTHING,
+    ("", "older_than"): NOTHING,
+    ("", "max_size"): NOTHING,
+    ("", "as_"): NOTHING,
+    ("chat", "prompt"): NOTHING,
+    ("chat", "new"): NOTHING,
+    ("checkpoints fork", "name"): NOTHING,
+    ("checkpoints import", "session"): NOTHING,
+    ("sessions", "name"): _SESSION,
+    ("sessions", "old"): _SESSION,
+    ("sessions", "new"): NOTHING,
+    ("sessions export", "file"): _FILE,
+    ("sessions import", "file"): _FILE,
+    ("sessions import", "name"): NOTHING,
+    ("sessions import", "session"): NOTHING,
+    ("memory", "file"): Values(Kind.MEMORY),
+    ("profiles", "name"): _PROFILE,
+    ("profiles", "old"): _PROFILE,
+    ("profiles", "new"): NOTHING,
+    ("profiles create", "name"): NOTHING,
+    ("profiles export", "file"): _FILE,
+    ("profiles import", "file"): _FILE,
+    ("profiles import", "name"): NOTHING,
+    ("profiles import", "user"): NOTHING,
+    ("config", "key"): Values(Kind.SETTING),
+    ("config set", "value"): Values(Kind.SETTING_VALUE),
+    ("wipe", "only"): Values(Kind.WORDS, tuple(PARTS)),
+    ("deepctl", "install_completion"): Values(Kind.WORD, SHELLS),
+    ("deepctl", "show_completion"): Values(Kind.WORD, SHELLS),
+}
+
+
+_NUMBERS = ("int", "int range", "float", "float range")
+
+
+def settings() -> dict[str, tuple[str, Values]]:
+    """Every setting: its help, and what it can be set to."""
+    return {
+        key: (
+            setting.help,
+            _PROFILE if key == "default_user" else Values(Kind.WORD, setting.choices) if setting.choices else NOTHING,
+        )
+        for key, setting in SETTINGS.items()
+    }
+
+
+def commands() -> list[Command]:
+    """Every command and group, the root first, in the order of `--help`; hidden ones are left out."""
+    return list(_below(get_command(app), ()))
+
+
+def unknown() -> list[str]:
+    """Parameters of text, `command: name`, of which `TAKES` does not say what they take."""
+    return sorted(
+        f"{' '.join(path) or 'deepctl'}: {parameter.name}"
+        for path, command in _raw(get_command(app), ())
+        for parameter in command.params
+        if _is_text(parameter) and _taken(path, parameter.name) is None
+    )
+
+
+def _raw(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if command.hidden:
+        return
+    yield path, command
+    for name, child in (getattr(command, "commands", None) or {}).items():
+        yield from _raw(child, (*path, name))
+
+
+def _below(command: Any, path: tuple[str, ...]) -> Iterator[Command]:
+    for own, found in _raw(command, path):
+        children = getattr(found, "commands", None) or {}
+        yield Command(
+            own,
+            _sentence(found.help),
+            (
+                *(_option(own, one) for one in found.params if one.param_type_name == "option" and not one.hidden),
+                Option(("--help", "-h"), "Show how it is used", None, "", False, False),
+            ),
+            tuple(_argument(own, one) for one in found.params if one.param_type_name == "argument"),
+            tuple((name, _sentence(child.help)) for name, child in children.items() if not child.hidden),
+        )
+
+
+def _option(path: tuple[str, ...], option: Any) -> Option:
+    names = (*option.opts, *option.secondary_opts)
+    metavar = option.metavar or ""
+    return Option(
+        tuple(sorted(names, key=lambda name: not name.startswith("--"))),
+        _sentence(option.help),
+        None if option.is_flag else _values(path, option),
+        metavar.strip("[]"),
+        metavar.startswith("["),
+        bool(option.multiple),
+    )
+
+
+def _argument(path: tuple[str, ...], argument: Any) -> Argument:
+    metavar = (argument.metavar or argument.name).strip("[].").upper()
+    return Argument(argument.name, metavar, _values(path, argument), argument.nargs == -1)
+
+
+def _values(path: tuple[str, ...], parameter: Any) -> Values:
+    choices = getattr(parameter.type, "choices", None)
+    if choices is not None:
+        return Values(Kind.WORD, tuple(str(getattr(one, "value", one)) for one in choices))
+    return (_taken(path, parameter.name) if _is_text(parameter) else None) or NOTHING
+
+
+def _taken(path: tuple[str, ...], parameter: str) -> Values | None:
+    places = (" ".join(path) or "deepctl", path[0] if path else "", "")
+    return next((TAKES[place, parameter] for place in places if (place, parameter) in TAKES), None)
+
+
+def _is_text(parameter: Any) -> bool:
+    """Whether a parameter takes words that its type says nothing about."""
+    kind = parameter.type
+    return not getattr(parameter, "is_flag", False) and not hasattr(kind, "choices") and kind.name not in _NUMBERS
+
+
+def _sentence(text: str | None) -> str:
+    """The first sentence of a help text, without its full stop."""
+    first = " ".join((text or "").split("\n\n")[0].split())
+    cut = min((at for mark in (". ", "; ", ": ") if (at := first.find(mark)) > 0), default=len(first))
+    return first[:cut].rstrip(".")

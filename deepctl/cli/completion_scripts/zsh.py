@@ -1,0 +1,80 @@
+"""The zsh script's table: what `_arguments` is told of each command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deepctl.cli.completion_scripts.tree import Argument, Command, Kind, Option, Values, commands, settings
+
+_ACTIONS = {
+    # Not a blank, which shows what is wanted here: beside that, zsh does not insert the one option that fits.
+    Kind.NOTHING: "()",
+    Kind.PROFILE: "_deepctl_profiles",
+    Kind.SESSION: "_deepctl_sessions",
+    Kind.CHECKPOINT: "_deepctl_checkpoints",
+    Kind.MEMORY: "_deepctl_memory",
+    Kind.AGENT: "_deepctl_agents",
+    Kind.SETTING: "_deepctl_settings",
+    Kind.SETTING_VALUE: "_deepctl_value",
+    Kind.FILE: "_files",
+    Kind.DIRECTORY: "_path_files -/",
+}
+
+
+def parts() -> dict[str, str]:
+    """What the template's `@NAME@` lines become."""
+    limited = {key: values for key, (_, values) in settings().items() if values.kind is not Kind.NOTHING}
+    return {
+        "TABLE": "\n".join(line for command in commands() for line in _rows(command)),
+        "SETTINGS": "\n".join(f"        {_quoted(f'{key}:{_plain(text)}')}" for key, (text, _) in settings().items()),
+        "VALUES": "\n".join(f"    {key}) {_value(values)} ;;" for key, values in limited.items()),
+    }
+
+
+def _value(values: Values) -> str:
+    return f"compadd {' '.join(values.words)}" if values.kind is Kind.WORD else _ACTIONS[values.kind]
+
+
+def _rows(command: Command) -> Iterator[str]:
+    yield f"    '{' '.join(command.path)}')"
+    yield "        specs=("
+    for option in command.options:
+        yield from (f"            {_quoted(spec)}" for spec in _option(option))
+    yield from (f"            {_quoted(_argument(one))}" for one in command.arguments)
+    yield "        )"
+    if command.children:
+        yield "        commands=("
+        yield from (f"            {_quoted(f'{name}:{_plain(text)}')}" for name, text in command.children)
+        yield "        )"
+    yield "        ;;"
+
+
+def _option(option: Option) -> Iterator[str]:
+    others = "*" if option.again else f"({' '.join(option.names)})"
+    for name in option.names:
+        takes = ""
+        if option.values is not None:
+            takes = f"{'::' if option.optional else ':'}{option.metavar or 'value'}:{_action(option.values)}"
+            name += "=" if name.startswith("--") else "+"
+        yield f"{others}{name}[{_plain(option.help)}]{takes}"
+
+
+def _argument(argument: Argument) -> str:
+    return f"{'*' if argument.rest else ''}:{argument.metavar}:{_action(argument.values)}"
+
+
+def _action(values: Values) -> str:
+    if values.kind is Kind.WORD:
+        return f"({' '.join(values.words)})"
+    if values.kind is Kind.WORDS:
+        return f"_values -s , part {' '.join(values.words)}"
+    return _ACTIONS[values.kind]
+
+
+def _plain(text: str) -> str:
+    """Without what `_arguments` and `_describe` would take for their own."""
+    return "".join(f"\\{one}" if one in "[]:\\" else one for one in text)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"

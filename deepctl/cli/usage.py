@@ -1,0 +1,68 @@
+"""Typer's complaints about a command line, in the words of deepctl's other errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from deepctl.errors import UsageError
+
+_MAX_LENGTH = 300
+_OURS = {
+    "a valid float range": "a number",
+    "a valid int range": "a whole number",
+    "is not in the range x>=": "is not at least ",
+}
+
+
+def error(complaint: Any, root: Any, arguments: Sequence[str]) -> UsageError:
+    """One sentence, and how to see the help of the command that was meant.
+
+    `complaint` is Typer's exception, `root` the command with all others below it.
+    """
+    context = getattr(complaint, "ctx", None)
+    command = context.command_path if context is not None else _typed(root, arguments)
+    see = f"`{command} --help` shows how it is used."
+    message, hint = _said(complaint, command)
+    for theirs, ours in _OURS.items():
+        message = message.replace(theirs, ours)
+    if len(message) > _MAX_LENGTH:
+        message = message[: _MAX_LENGTH - 1] + "…"
+    return UsageError(f"{message}.", f"{hint} {see}" if hint else see)
+
+
+def _said(complaint: Any, command: str) -> tuple[str, str]:
+    """What is wrong, without the full stop, and what would be right, if that can be told."""
+    message = complaint.format_message().rstrip(".")
+    option, missing = getattr(complaint, "option_name", None), getattr(complaint, "param", None)
+    if message.startswith("No such option"):
+        near = sorted(getattr(complaint, "possibilities", None) or ())
+        if option == "--json" and command == "deepctl":
+            return "--json stands before the command", "It comes after it: `deepctl profiles list --json`."
+        return f"`{command}` has no option {option}", f"Did you mean {' or '.join(near)}?" if near else ""
+    if message.startswith("No such command"):
+        name, _, near = message.removeprefix("No such command ").partition(". ")
+        return f"`{command}` has no command {name}", near
+    if message.startswith("Missing ") and missing is not None:
+        shown = missing.opts[0] if missing.param_type_name == "option" else missing.make_metavar(complaint.ctx).upper()
+        return f"{shown} is missing", ""
+    if option is not None and message.endswith("requires an argument"):
+        return f"{option} needs a value", ""
+    if option is not None and message.endswith("does not take a value"):
+        return f"{option} takes no value", ""
+    if "unexpected extra argument" in message:
+        found = message.partition("(s) (")[2].removesuffix(")")
+        return f"`{command}` takes fewer arguments; this is too much: {found}", "Several words need quotes around them."
+    return message, ""
+
+
+def _typed(root: Any, arguments: Sequence[str]) -> str:
+    """The command that was meant, as far as there is one: Typer does not always say where an option went wrong."""
+    words, found = ["deepctl"], root
+    for argument in arguments:
+        below = getattr(found, "commands", {})
+        if argument not in below:
+            break
+        found = below[argument]
+        words.append(argument)
+    return " ".join(words)

@@ -1,0 +1,187 @@
+"""`deepctl wipe`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Annotated
+
+import typer
+
+from deepctl.cli import options
+from deepctl.cli.asking import Yes, confirm
+from deepctl.cli.options import HELP_OPTIONS
+from deepctl.domain import names, profiles, settings
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.wiping import planning, trash
+from deepctl.domain.wiping.planning import PARTS
+from deepctl.errors import DeepctlError, ProfileNotFound, Refused, UsageError
+from deepctl.output import wipe as views
+from deepctl.output.progress import Progress
+from deepctl.output.render import notice, say, show
+from deepctl.output.text import is_terminal
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
+
+_EVERY_PROFILE = "all profiles"
+
+
+@app.command(epilog="Example: deepctl wipe --user alice --only memory,history --dry-run")
+def wipe(
+    user: options.User = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PARTS", help=f"Only these, separated by commas: {', '.join(PARTS)}.", show_default=False),
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every profile there is.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Yes = False,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Remove everything of a profile, or parts of it, for good.
+
+    What goes is shown first, and at a terminal the profile's name has to be typed. With sessions go their checkpoints.
+    """
+    parts = planning.chosen(only) if only is not None else ()
+    if all_ and user is not None:
+        raise UsageError("--all means every profile, and --user one of them.", "Give one of the two.")
+    targets = _targets(user, wait, all_=all_, finish=not dry_run)
+    if not targets and not all_:
+        show(views.Finished(options.user(user)), as_json)
+        return
+    if dry_run:
+        found = [_foreseen(target, parts, dry_run=True) for target in targets]
+    else:
+        agreed = None if yes else _agreed(targets, parts, wait, as_json, all_=all_)
+        found = _wiped(targets, parts, agreed, wait, as_json)
+    show(views.AllWiped(found, dry_run) if all_ else found[0], as_json)
+
+
+def _targets(user: str | None, wait: float, *, all_: bool, finish: bool) -> list[ProfilePaths]:
+    """The profiles that are meant; none if what was meant is what an interrupted wipe had left, and is gone now.
+
+    Raises `ProfileNotFound`, and what is the matter with any of the profiles before one of them is touched.
+    """
+    root = options.root()
+    if all_:
+        targets = [profiles.locate(root, name) for name in profiles.all_names(root) if names.is_good(name)]
+        if finish and not targets:
+            _finish({left.profile for left in trash.unfinished(root)}, wait)
+        return targets
+    try:
+        return [options.existing_profile(user, profiles.locate)]
+    except ProfileNotFound:
+        folded = names.fold(options.user(user))
+        if not finish or folded not in {left.profile for left in trash.unfinished(root)}:
+            raise
+    _finish({folded}, wait)
+    return []
+
+
+def _finish(left: Iterable[str], wait: float) -> None:
+    """Finish what interrupted wipes left of these profiles. Raises what stands in the way."""
+    root = options.root()
+    for name in sorted(left):
+        with profiles.lock(root, name, command="wipe", wait=wait):  # whoever has it has tried already
+            for one in trash.unfinished(root):
+                if one.profile == name:
+                    trash.finish_one(root, one, name)
+
+
+@contextmanager
+def _locked(targets: Sequence[ProfilePaths], wait: float) -> Iterator[None]:
+    """All of these profiles locked, and still there."""
+    root = options.root()
+    with ExitStack() as stack:
+        for target in targets:
+            stack.enter_context(profiles.lock(root, target.name, command="wipe", wait=wait))
+            profiles.locate(root, target.name)
+        yield
+
+
+def _foreseen(target: ProfilePaths, parts: tuple[str, ...], *, dry_run: bool) -> views.Wiped:
+    planned = planning.plan(options.root(), target, parts)
+    return views.Wiped(
+        planned,
+        dry_run,
+        copies=planning.copies(target, planned),
+        history_stays="sessions" in parts and "history" not in parts and planning.has_history(target),
+        is_default=not parts and _is_default(target),
+        leaves_rewound=planning.leaves_rewound(target, parts),
+        rewinding=dry_run and planning.is_rewinding(target, parts),
+    )
+
+
+def _is_default(target: ProfilePaths) -> bool:
+    """Whether config.toml names the profile as the default user."""
+    environment = {key: value for key, value in os.environ.items() if key != "DEEPCTL_USER"}
+    try:
+        found = settings.resolve("default_user", environment=environment)
+    except DeepctlError:
+        return False  # what cannot be read keeps nobody from wiping
+    return found.source != "default" and found.value is not None and names.fold(found.value) == names.fold(target.name)
+
+
+def _agreed(
+    targets: Sequence[ProfilePaths], parts: tuple[str, ...], wait: float, as_json: bool, *, all_: bool
+) -> list[views.Wiped]:
+    """What somebody has seen and agreed to. The lock is taken to look, and let go while they think."""
+    with _locked(targets, wait):
+        found = _prepared(targets, parts, as_json)
+    if all(one.plan.is_nothing for one in found):
+        return found
+    if not as_json and is_terminal(sys.stderr):
+        for one in found:
+            for line in [] if one.plan.is_nothing else one.announce():
+                say(line)
+    typed = _EVERY_PROFILE if all_ else found[0].plan.profile
+    confirm("Remove this for good?", yes=False, as_json=as_json, typed=typed)
+    return found
+
+
+def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: bool) -> list[views.Wiped]:
+    """What goes, after an interrupted rewind has been finished: it would bring back some of it."""
+    for target in targets:
+        if planning.is_rewinding(target, parts):
+            with options.opened(target, (lambda note: None) if as_json else notice):
+                pass
+    return [_foreseen(target, parts, dry_run=False) for target in targets]
+
+
+def _wiped(
+    targets: Sequence[ProfilePaths],
+    parts: tuple[str, ...],
+    agreed: list[views.Wiped] | None,
+    wait: float,
+    as_json: bool,
+) -> list[views.Wiped]:
+    """Take everything out of sight, let go of the locks, and delete it."""
+    root = options.root()
+    away: list[planning.PutAway] = []
+    problem: DeepctlError | OSError | None = None
+    with _locked(targets, wait):
+        found = _prepared(targets, parts, as_json)
+        if agreed is not None and [one.plan for one in found] != [one.plan for one in agreed]:
+            raise Refused(
+                "Something has changed since you were shown what goes; nothing was removed.",
+                "Look at it again. If it keeps changing, --yes removes whatever is there.",
+                code="changed",
+            )
+        for position, (target, one) in enumerate(zip(targets, found, strict=True)):
+            if one.plan.is_nothing:
+                continue
+            try:
+                away.append(planning.put_away(root, target, one.plan, os.environ))
+            except (DeepctlError, OSError) as error:
+                problem = error
+                break
+            found[position] = one._replace(container=away[-1].container, seen=agreed is not None)
+    total = sum(one.plan.entries for one in found)
+    with Progress("Deleting", "files and directories", total) as progress:
+        planning.delete(away, progress)
+    if problem is not None:
+        raise problem
+    return found

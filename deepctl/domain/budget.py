@@ -1,0 +1,182 @@
+"""What uses the space of a profile, and whether its checkpoints take more than they should.
+
+`limits.checkpoints` refuses nothing and deletes nothing: whoever passes it is told so, once, until they are below it
+again or it is another number. That it has been told is in `cache/budget`, so deleting the cache may tell it again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from deepctl.domain import settings
+from deepctl.domain.layout import ProfilePaths
+from deepctl.errors import Refused
+from deepctl.files import durable
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_DEPTH = 200
+_NAMED = ("workspace", "sessions", "checkpoints", "cache")
+
+
+class Passed(NamedTuple):
+    """Checkpoints take more than they should: what they take and what they should at most, in bytes."""
+
+    bytes: int
+    limit: int
+
+
+class Part(NamedTuple):
+    """One part of a profile: bytes of file content, how many files, and directories that could not be read.
+
+    Files with several names count once, as do the logs that a fork shares with its origin.
+    """
+
+    name: str
+    bytes: int
+    files: int
+    unread: int
+
+
+def limit(environment: Mapping[str, str], profile: ProfilePaths | None) -> int:
+    """How many bytes checkpoints may take. Raises `BadSetting` or `Damaged`."""
+    return settings.size(settings.resolve("limits.checkpoints", environment=environment, profile=profile).value or "")
+
+
+def checkpoint_bytes(paths: ProfilePaths) -> int:
+    """What the checkpoints of a profile take: their contents and the ledger. One directory is looked through."""
+    total = 0
+    for directory in (paths.packs, paths.checkpoints):
+        try:
+            with os.scandir(directory) as entries:
+                total += sum(
+                    entry.stat(follow_symlinks=False).st_size
+                    for entry in entries
+                    if entry.is_file(follow_symlinks=False)
+                )
+        except OSError:
+            continue  # there are none yet; what is wrong, if anything is, others say
+    return total
+
+
+def passed(paths: ProfilePaths, limit: int) -> Passed | None:
+    """Whether checkpoints take more than `limit` bytes and nobody has been told. It counts as told from now on.
+
+    The caller holds the profile's lock and tells it. Trouble with the disk is no reason not to tell it twice.
+    """
+    taken = checkpoint_bytes(paths)
+    told = os.path.join(paths.cache, "budget")
+    if taken <= limit:
+        try:
+            os.unlink(told)
+        except OSError:
+            pass
+        return None
+    if _told(told) == limit:
+        return None
+    try:
+        durable.make_root(paths.cache)
+        durable.write_file(told, b"%d\n" % limit)
+    except OSError:
+        pass
+    return Passed(taken, limit)
+
+
+def _told(path: str) -> int | None:
+    try:
+        return int(durable.read_file(path)[:32])
+    except (OSError, ValueError, Refused):
+        return None
+
+
+def parts(paths: ProfilePaths) -> list[Part]:
+    """What uses the space of a profile, the biggest part first. Links are not followed; never raises."""
+    seen: set[tuple[int, int]] = set()
+    counted: dict[str, Part] = {name: Part(name, 0, 0, 0) for name in (*_NAMED, "other")}
+    try:
+        descriptor = os.open(paths.directory, _DIRECTORY)
+    except OSError:
+        return [Part("other", 0, 0, 1)]
+    try:
+        names = os.listdir(descriptor)
+    finally:
+        os.close(descriptor)
+    for name in names:
+        kind = name if name in _NAMED else "other"
+        found = _measured(os.path.join(paths.directory, name), kind, seen)
+        before = counted[kind]
+        counted[kind] = Part(kind, before.bytes + found.bytes, before.files + found.files, before.unread + found.unread)
+    return sorted((part for part in counted.values() if part.files or part.unread), key=lambda part: -part.bytes)
+
+
+def _measured(path: str, name: str, seen: set[tuple[int, int]]) -> Part:
+    total = files = unread = 0
+    for status in _statuses(path):
+        if status is None:
+            unread += 1
+        elif status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
+            files += 1
+            total += status.st_size
+            if status.st_nlink > 1:
+                seen.add((status.st_dev, status.st_ino))
+    return Part(name, total, files, unread)
+
+
+def _statuses(path: str) -> Iterator[os.stat_result | None]:
+    """The status of every regular file at or below `path`, and `None` for each directory that cannot be read.
+
+    By descriptors, as the agent may put a link in the place of a directory meanwhile, and only those on the way down
+    are open.
+    """
+    try:
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode):
+            yield status
+        if not stat.S_ISDIR(status.st_mode):
+            return
+        way: list[tuple[int, list[str]]] = [(os.open(path, _DIRECTORY), [])]
+    except FileNotFoundError:
+        return
+    except OSError:
+        yield None
+        return
+    try:
+        yield from _files(*way[0])
+        while way:
+            descriptor, pending = way[-1]
+            if not pending:
+                os.close(descriptor)
+                way.pop()
+                continue
+            if len(way) > _MAX_DEPTH:
+                pending.clear()
+                yield None
+                continue
+            try:
+                below = os.open(pending.pop(), _DIRECTORY, dir_fd=descriptor)
+            except OSError:
+                yield None
+                continue
+            way.append((below, []))
+            yield from _files(*way[-1])
+    finally:
+        for descriptor, _ in way:
+            os.close(descriptor)
+
+
+def _files(descriptor: int, directories: list[str]) -> Iterator[os.stat_result | None]:
+    """The status of the regular files in a directory; the names of directories in it are added to `directories`."""
+    try:
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(entry.name)
+                elif entry.is_file(follow_symlinks=False):
+                    try:
+                        yield entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue  # it has just gone
+    except OSError:
+        yield None

@@ -1,0 +1,61 @@
+"""What a check says, and how checks go on when what they look at cannot be read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+from deepctl.errors import DeepctlError
+
+Status = Literal["ok", "warning", "problem"]
+_SHOWN = 3
+_HELP = {
+    errno.ENOTDIR: "Find out what is in its place.",
+    errno.ELOOP: "Find out what put a link there.",
+    errno.EACCES: "Give yourself its permissions back (chmod u+rwX).",
+    errno.EPERM: "Find out who may change it.",
+}
+
+
+class Check(NamedTuple):
+    """One thing that was looked at, of a profile if it is about one.
+
+    A `warning` is something to know, a `problem` something that does not work. `hint` is what helps.
+    """
+
+    name: str
+    status: Status
+    found: str
+    hint: str | None = None
+    profile: str | None = None
+
+
+def guarded(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
+    """The checks that `look` makes; what it trips over is a problem like any other, and those before it stay."""
+    found: list[Check] = []
+    try:
+        found += look()
+    except DeepctlError as error:
+        found.append(Check(name, "problem", error.message, error.hint))
+    except OSError as error:
+        found.append(Check(name, "problem", told(error), _HELP.get(error.errno or 0, "Is the disk as it should be?")))
+    except RecursionError as error:
+        found.append(Check(name, "problem", told(error), "Something in it is nested too deep to be ours."))
+    return found
+
+
+def told(error: Exception) -> str:
+    """An error in words, with the path that it is about."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return f"{where}{error.strerror.lower()}"
+    return str(error) or type(error).__name__
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    known = list(names)
+    more = len(known) - _SHOWN
+    return ", ".join(known[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,94 @@
+"""Which environment variables a provider's key comes from. Only whether they are set is looked at, never what they say.
+
+Source of the names: pydantic-ai's providers, which a test compares them with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+OFFLINE = "offline"
+
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "alibaba": ("ALIBABA_API_KEY", "DASHSCOPE_API_KEY"),
+    "anthropic": ("ANTHROPIC_API_KEY",),
+    "azure": ("AZURE_OPENAI_API_KEY",),
+    "bedrock": ("AWS_BEARER_TOKEN_BEDROCK", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"),
+    "cerebras": ("CEREBRAS_API_KEY",),
+    "cohere": ("CO_API_KEY",),
+    "crusoe": ("CRUSOE_API_KEY",),
+    "deepseek": ("DEEPSEEK_API_KEY",),
+    "fireworks": ("FIREWORKS_API_KEY",),
+    "gateway": ("PYDANTIC_AI_GATEWAY_API_KEY", "PAIG_API_KEY"),
+    "github": ("GITHUB_API_KEY",),
+    "github-copilot": ("GITHUB_COPILOT_API_KEY", "GITHUB_COPILOT_API_TOKEN", "COPILOT_GITHUB_TOKEN"),
+    "google": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+    "google-cloud": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_API_KEY", "GEMINI_API_KEY"),
+    "groq": ("GROQ_API_KEY",),
+    "heroku": ("HEROKU_INFERENCE_KEY",),
+    "huggingface": ("HF_TOKEN",),
+    "meta": ("META_API_KEY",),
+    "mistral": ("MISTRAL_API_KEY",),
+    "moonshotai": ("MOONSHOTAI_API_KEY",),
+    "nebius": ("NEBIUS_API_KEY",),
+    "ollama": ("OLLAMA_BASE_URL",),
+    "openai": ("OPENAI_API_KEY",),
+    "openrouter": ("OPENROUTER_API_KEY",),
+    "ovhcloud": ("OVHCLOUD_API_KEY",),
+    "sambanova": ("SAMBANOVA_API_KEY",),
+    "snowflake": ("SNOWFLAKE_TOKEN",),
+    "together": ("TOGETHER_API_KEY",),
+    "vercel": ("VERCEL_AI_GATEWAY_API_KEY", "VERCEL_OIDC_TOKEN"),
+    "vllm": ("VLLM_BASE_URL",),
+    "xai": ("XAI_API_KEY",),
+    "zai": ("ZAI_API_KEY",),
+}
+"""By provider: any of these will do."""
+
+CLIENTS = {
+    "bedrock": "boto3",
+    "cohere": "cohere",
+    "google": "google-genai",
+    "groq": "groq",
+    "huggingface": "huggingface-hub",
+    "mistral": "mistralai",
+    "xai": "xai-sdk",
+}
+"""Packages that come with the extras of deepctl, by provider and extra."""
+
+ELSEWHERE = ("bedrock", "google-cloud")
+"""Providers whose clients find keys in files of their own, too."""
+
+OPENAI = ("openai", "openai-chat", "openai-responses")
+_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]*@")
+
+
+class Key(NamedTuple):
+    """Where the key of a provider would be: which variables are asked for, those that are set, those that are empty."""
+
+    wanted: tuple[str, ...]
+    found: tuple[str, ...]
+    empty: tuple[str, ...]
+
+
+def provider(model: str) -> str:
+    """The provider of a model: what stands before the colon; of `openai` in one form or another, that."""
+    prefix = model.partition(":")[0].partition("/")[0]
+    return "openai" if prefix in OPENAI else prefix
+
+
+def look(provider: str, environment: Mapping[str, str]) -> Key | None:
+    """Which variables have the key of a provider; `None` for a provider that nobody here knows."""
+    wanted = VARIABLES.get(provider)
+    if wanted is None:
+        return None
+    present = tuple(name for name in wanted if name in environment)
+    found = tuple(name for name in present if environment[name])
+    return Key(wanted, found, tuple(name for name in present if name not in found))
+
+
+def without_password(address: str) -> str:
+    """An address that may hold a name and a password, without the password."""
+    return _PASSWORD.sub(r"\1:…@", address)

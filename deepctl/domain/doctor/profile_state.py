@@ -1,0 +1,194 @@
+"""One profile: its settings, model and sandbox, who is at work on it, what it holds and what it takes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+
+from deepctl import locks
+from deepctl.domain import budget, settings
+from deepctl.domain.budget import Part
+from deepctl.domain.doctor import keys, leftovers, stored
+from deepctl.domain.doctor.check import Check, guarded
+from deepctl.domain.doctor.commands import Sandboxes
+from deepctl.domain.doctor.rights import rights
+from deepctl.domain.doctor.settings_files import settings_file
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.words import counted, size
+from deepctl.errors import DeepctlError
+from deepctl.files import durable
+
+
+def checks_of(
+    environment: Mapping[str, str], paths: ProfilePaths, sandboxes: Sandboxes, parts: list[Part]
+) -> list[Check]:
+    """All checks of a profile, which need not be one; `parts` is what uses its space."""
+    if (odd := _not_a_directory(paths)) is not None:
+        return [odd._replace(profile=paths.name)]
+    unset = f"config unset KEY --user {paths.name}"
+    found = [
+        *guarded("settings", lambda: settings_file("settings", paths.settings, paths, unset)),
+        *by_settings("model", lambda: model(environment, paths)),
+        *by_settings("sandbox", lambda: sandboxes.in_force(paths)),
+        *guarded("lock", lambda: _lock(paths)),
+        *guarded("rights", lambda: rights(paths)),
+        *guarded("sessions", lambda: stored.sessions(paths)),
+        *guarded("checkpoints", lambda: stored.checkpoints(paths)),
+        *guarded("leftovers", lambda: leftovers.in_profile(paths)),
+        *guarded("space", lambda: _space(parts)),
+        *by_settings("budget", lambda: _budget(environment, paths)),
+    ]
+    return [check._replace(profile=paths.name) for check in found]
+
+
+def by_settings(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
+    """What follows from settings, if they can be used."""
+    try:
+        return list(look())
+    except DeepctlError:
+        # The checks of the files say what is wrong with them.
+        return [Check(name, "warning", "cannot be told: the settings cannot be used")]
+
+
+def _not_a_directory(paths: ProfilePaths) -> Check | None:
+    try:
+        status = os.lstat(paths.directory)
+    except OSError as error:
+        return Check("profile", "problem", f"{paths.directory}: {(error.strerror or 'cannot be looked at').lower()}")
+    if not stat.S_ISDIR(status.st_mode):
+        kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
+        return Check("profile", "problem", f"{paths.directory} is {kind}", "A profile is a directory of its own.")
+    if status.st_uid != os.geteuid():
+        return Check(
+            "profile",
+            "problem",
+            f"{paths.directory} belongs to another user of this machine (uid {status.st_uid})",
+            "Set $DEEPCTL_HOME to a root of your own.",
+        )
+    return None
+
+
+def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Iterator[Check]:
+    """The model that a chat would use, and whether the key of its provider is in sight. No key is ever shown."""
+    found = settings.resolve("model", environment=environment, profile=profile)
+    name = found.value or keys.OFFLINE
+    where = "" if found.source == "default" else f" (from {_SOURCES.get(found.source, found.source)})"
+    address = settings.resolve("base_url", environment=environment, profile=profile).value
+    if name == keys.OFFLINE:
+        yield Check("model", "ok", f"{name}{where}: needs no key", "It is not an LLM: `deepctl config set model …`.")
+        return
+    provider = keys.provider(name)
+    if provider == "openai":
+        address = address or environment.get("OPENAI_BASE_URL")
+        if address:
+            where += f" at {keys.without_password(address)}"
+    if (client := keys.CLIENTS.get(provider)) is not None and not _is_installed(client):
+        yield Check(
+            "model",
+            "problem",
+            f"{name}{where}: the client of its provider is not installed",
+            f"pip install 'deepctl[{provider}]'",
+        )
+        return
+    key = keys.look(provider, environment)
+    if ":" not in name or key is None:
+        yield Check(
+            "model",
+            "warning",
+            f"{name}{where}: where the key of its provider would be is not known here",
+            "Models are named provider:name. `deepctl chat hello` tells whether this one answers.",
+        )
+        return
+    if key.found:
+        yield Check("model", "ok", f"{name}{where}: {' and '.join('$' + one for one in key.found)} set")
+    elif provider == "openai" and address:
+        yield Check(
+            "model", "ok", f"{name}{where}: $OPENAI_API_KEY is not set, which a server of your own may not need"
+        )
+    elif provider in keys.ELSEWHERE:
+        yield Check("model", "ok", f"{name}{where}: no key in the environment; its client looks in files, too")
+    else:
+        empty = f" ({', '.join('$' + one for one in key.empty)} empty)" if key.empty else ""
+        yield Check(
+            "model",
+            "warning",
+            f"{name}{where}: no key in sight{empty}",
+            f"Set {' or '.join('$' + one for one in key.wanted)}.",
+        )
+
+
+_SOURCES = {"environment": "$DEEPCTL_MODEL", "profile": "profile.toml", "config": "config.toml"}
+
+
+def _is_installed(package: str) -> bool:
+    from importlib import metadata
+
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _lock(paths: ProfilePaths) -> Iterator[Check]:
+    """Who holds the lock. A file in which nobody stands is not even tried, so that nobody is kept from taking it."""
+    try:
+        said = durable.read_file(paths.lock)
+    except FileNotFoundError:
+        said = b""
+    holder = locks.holder(paths.lock) if said.strip() else None
+    if holder is None:
+        killed = "; what stands in it is of a command that was killed" if said.strip() else ""
+        yield Check("lock", "ok", f"free{killed}")
+        return
+    if holder.pid <= 0:
+        yield Check("lock", "warning", "held; by whom cannot be told", "--wait SECONDS waits for it.")
+        return
+    who = f"pid {holder.pid}, `deepctl {holder.command}`, since {holder.since}"
+    if _is_alive(holder.pid):
+        yield Check("lock", "ok", f"held by {who}", "--wait SECONDS waits for it.")
+    else:
+        yield Check(
+            "lock",
+            "warning",
+            f"held, but not by {who}, which is not there any more",
+            "A process that it started may hold it, or it runs in another container.",
+        )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _space(parts: list[Part]) -> Iterator[Check]:
+    total, unread = sum(part.bytes for part in parts), sum(part.unread for part in parts)
+    shown = ", ".join(f"{part.name} {size(part.bytes)}" for part in parts)
+    if unread:
+        yield Check(
+            "space",
+            "warning",
+            f"at least {size(total)}: {shown}; {counted(unread, 'place')} in it cannot be looked into",
+        )
+    else:
+        yield Check("space", "ok", f"{size(total)}: {shown}")
+
+
+def _budget(environment: Mapping[str, str], paths: ProfilePaths) -> Iterator[Check]:
+    limit = budget.limit(environment, paths)
+    taken = budget.checkpoint_bytes(paths)
+    if taken > limit:
+        yield Check(
+            "budget",
+            "warning",
+            f"checkpoints take {size(taken)}, more than limits.checkpoints ({size(limit)})",
+            f"What that would free: deepctl checkpoints prune --keep 50 --dry-run --user {paths.name}",
+        )
+    else:
+        yield Check("budget", "ok", f"checkpoints take {size(taken)} of {size(limit)}")

@@ -1,0 +1,114 @@
+"""What is damaged in a profile, or was written by a later deepctl, as far as one can tell without reading contents."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from deepctl.domain.checkpoints import packs, reading
+from deepctl.domain.checkpoints.ledger import LEDGER
+from deepctl.domain.doctor.check import Check, some, told
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions import catalogue
+from deepctl.domain.words import counted
+from deepctl.errors import Damaged, DeepctlError, NewerFormat
+from deepctl.files import durable
+
+
+def sessions(paths: ProfilePaths) -> Iterator[Check]:
+    """Every session and its messages, which are all read."""
+    names = catalogue.all_names(paths)
+    turns = messages = 0
+    whole = True
+    for name in names:
+        try:
+            conversation = catalogue.read(catalogue.find(paths, name))
+        except (DeepctlError, OSError) as error:
+            whole = False
+            hint = error.hint if isinstance(error, DeepctlError) else None
+            yield Check("sessions", "problem", f"{name}: {told(error)}", hint)
+            continue
+        turns += len({message.turn for message in conversation.messages})
+        messages += len(conversation.messages)
+        damaged = [f"{one.file} line {one.line} ({one.reason})" for one in conversation.damage if not one.torn]
+        if damaged:
+            whole = False
+            yield Check(
+                "sessions",
+                "problem",
+                f"{name}: {some(damaged)}",
+                "These lines are left out; everything else of the conversation is used.",
+            )
+        elif conversation.damage:
+            yield Check(
+                "sessions", "warning", f"{name}: its last line was cut short by a kill", "The next turn cuts it off."
+            )
+    if whole:
+        yield Check(
+            "sessions", "ok", f"{counted(len(names), 'session')}, {counted(turns, 'turn')}, {messages:,} messages"
+        )
+
+
+def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
+    """The ledger, and whether the packs and the logs that it names are there and long enough."""
+    found = reading.read(paths)
+    if found.unfinished is not None:
+        yield Check(
+            "unfinished",
+            "warning",
+            f"a rewind to {found.unfinished.to} was interrupted",
+            "The next command that changes something in this profile finishes it.",
+        )
+    problems = reading.structural(paths, found)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        alike.setdefault((problem.reason, problem.file), []).extend([problem.id] if problem.id else [])
+    for (reason, file), ids in list(alike.items())[:_MOST]:
+        whose = f"; checkpoint{'' if len(ids) == 1 else 's'} {some(ids)}" if ids else ""
+        yield Check("checkpoints", "problem", f"{file}: {reason}{whose}", _VERIFY.format(paths.name))
+    if len(alike) > _MOST:
+        yield Check("checkpoints", "problem", f"{len(alike) - _MOST} more like these", _VERIFY.format(paths.name))
+    newer = list(_later_packs(paths))
+    if newer:
+        yield Check("checkpoints", "problem", f"{newer[0].message} It is one of {len(newer)}.", newer[0].hint)
+    if found.torn:
+        yield Check(
+            "checkpoints",
+            "ok",
+            f"the last line of {os.path.join(paths.checkpoints, LEDGER)} was never finished and does not count",
+        )
+    if not problems and not newer:
+        total = counted(len(found.records), "checkpoint")
+        yield Check(
+            "checkpoints",
+            "ok",
+            f"{total}, {counted(len(found.labels), 'label')}; their contents are read by `deepctl checkpoints verify`",
+        )
+
+
+_MOST = 5
+_VERIFY = "`deepctl checkpoints verify --user {}` names everything that is damaged; the rest still works."
+
+
+def _later_packs(paths: ProfilePaths) -> Iterator[NewerFormat]:
+    """The packs of a later format. Of those of this one only the first bytes are looked at."""
+    try:
+        names = sorted(os.listdir(paths.packs))
+    except FileNotFoundError:
+        return
+    for name in names:
+        if not name.endswith(packs.SUFFIX):
+            continue
+        path = os.path.join(paths.packs, name)
+        try:
+            descriptor = durable.open_regular(path, os.O_RDONLY)
+            try:
+                begins = os.pread(descriptor, len(packs.HEADER), 0)
+            finally:
+                os.close(descriptor)
+            if begins != packs.HEADER:
+                packs.read_table(path)
+        except NewerFormat as error:
+            yield error
+        except (Damaged, FileNotFoundError):
+            continue  # for `verify`

@@ -1,0 +1,247 @@
+"""Memory: the Markdown notebooks that a profile's agent keeps in its workspace.
+
+They lie where the agent can reach them, so they are opened without following a link (`deepctl.files.beneath`), and what
+is in the place of a notebook or of its directory and is neither is refused, never passed over.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from deepctl.domain import layout, names
+from deepctl.domain.profiles import timestamp
+from deepctl.errors import BadName, MemoryNotFound, Refused
+from deepctl.files import durable
+from deepctl.files.beneath import Outside, Tree
+
+MAX_BYTES = 64 << 20
+"""The largest notebook; larger files are not read whole."""
+
+_NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", re.ASCII)
+"""The names that the agent's own tools can open."""
+
+_NOT_A_NOTEBOOK = (errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EFBIG)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Notebook(NamedTuple):
+    """One memory file. `path` is relative to the workspace, `size` in bytes, `modified_at` RFC 3339 in UTC."""
+
+    name: str
+    path: str
+    size: int
+    modified_at: str
+    content: bytes = b""
+
+
+class Memory:
+    """The notebooks of one agent of a profile. Raises `BadName` for an agent that cannot be one."""
+
+    def __init__(self, profile: layout.ProfilePaths, agent: str = layout.AGENT) -> None:
+        self.agent = names.check(agent, "agent")
+        self.profile = profile
+        self.directory = posixpath.join(layout.MEMORY_DIRECTORY, self.agent)
+        self._tree = Tree(profile.workspace, follow=False)
+
+    def path(self, name: str) -> str:
+        """Where a notebook lies, relative to the workspace."""
+        return posixpath.join(self.directory, name)
+
+    def notebooks(self) -> list[Notebook]:
+        """All notebooks, sorted by name, without their content; none if there are none.
+
+        Raises `Refused` if something else has the name of one.
+        """
+        with self._refusing(self.directory, "read"):
+            try:
+                entries = self._tree.entries(self.directory)
+            except FileNotFoundError:
+                self._check_agent()
+                return []
+        found = []
+        for entry in entries:
+            if not entry.name.endswith(".md") or entry.name.startswith("."):
+                continue
+            if entry.size is None:
+                raise self._refused(self.path(entry.name), "read", "not a regular file")
+            found.append(Notebook(entry.name, self.path(entry.name), entry.size, timestamp(entry.modified)))
+        return found
+
+    def read(self, file: str) -> Notebook:
+        """One notebook, whole; `.md` may be left out. Raises `MemoryNotFound`, or `Refused` for a link or a FIFO."""
+        name = file_name(file)
+        found = self.find(name)
+        if found is None:
+            self._check_agent()
+            raise MemoryNotFound(
+                f"Profile {self.profile.name!r} has no memory file {name!r}.",
+                f"`deepctl memory list --user {self.profile.name}` shows those there are.",
+            )
+        return found
+
+    def find(self, file: str) -> Notebook | None:
+        """The same, or `None` if there is none of that name."""
+        name = file_name(file)
+        path = self.path(name)
+        with self._refusing(path, "read"):
+            try:
+                content = self._tree.read(path)
+                modified = self._tree.entry(path).modified
+            except FileNotFoundError:
+                return None
+        return Notebook(name, path, len(content), timestamp(modified), content)
+
+    def write(self, file: str, content: bytes, *, expected: bytes | None) -> Notebook:
+        """Replace a notebook as a whole, or make it with the directories it lacks. The caller holds the lock.
+
+        `expected` is what it is to have been until now, `None` for nothing. A notebook keeps its mode; its other names,
+        if it has hard links, keep the old content. Raises `BadName` for a new name that the agent could not open,
+        `Refused` if the notebook is not as expected, or no file, and `OSError`.
+        """
+        name = file_name(file) if expected is not None else check_new(file)
+        path = self.path(name)
+        if len(content) > MAX_BYTES:
+            raise self._refused(path, "written", f"more than {MAX_BYTES >> 20} MiB")
+        temporary = f".notebook-{os.urandom(6).hex()}.tmp"
+        with self._refusing(path, "written"):
+            self._tree.make_directory(self.directory)
+            with self._tree.opened(self.directory) as (parent, _), self._beside(parent) as place:
+                mode = _mode(parent, name, path)
+                try:
+                    modified = _stage(place, temporary, content, mode)
+                    now = self.find(name)
+                    if (now.content if now is not None else None) != expected:
+                        raise Changed(name)
+                    os.rename(temporary, name, src_dir_fd=place, dst_dir_fd=parent)
+                except BaseException:
+                    _unlink(place, temporary)
+                    raise
+                _sync(parent)
+        return Notebook(name, path, len(content), timestamp(modified), content)
+
+    @contextmanager
+    def _beside(self, parent: int) -> Iterator[int]:
+        """A directory for temporary files from which they can be renamed into `parent`.
+
+        The profile's own, in which the next command removes what a kill leaves; what lies in the workspace would get
+        into checkpoints. It can only be another file system if something is mounted in the workspace.
+        """
+        place = os.open(self.profile.directory, _DIRECTORY)
+        try:
+            other = os.fstat(place).st_dev != os.fstat(parent).st_dev
+            yield parent if other else place
+        finally:
+            os.close(place)
+
+    def _check_agent(self) -> None:
+        """The agent that every profile has may have noted nothing yet; any other is known by its notes."""
+        if self.agent == layout.AGENT:
+            return
+        with self._refusing(self.directory, "read"):
+            try:
+                self._tree.entries(self.directory)
+            except FileNotFoundError:
+                raise MemoryNotFound(
+                    f"Profile {self.profile.name!r} has no agent {self.agent!r} with a memory.",
+                    f"The agent is called {layout.AGENT!r} unless an application named it otherwise.",
+                ) from None
+
+    @contextmanager
+    def _refusing(self, path: str, what: str) -> Iterator[None]:
+        """Turn what cannot be a notebook into `Refused`, and name `path` in what is wrong with the disk."""
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, Outside) or error.errno in _NOT_A_NOTEBOOK:
+                in_the_way = "something that is no directory is in the way" if error.errno == errno.ENOTDIR else None
+                raise self._refused(path, what, in_the_way or error.strerror or str(error)) from None
+            error.filename = path
+            raise
+
+    def _refused(self, path: str, what: str, reason: str) -> Refused:
+        return Refused(
+            f"Memory of profile {self.profile.name!r} cannot be {what}: {path}: {reason}.",
+            "deepctl follows no links in a workspace, and opens only files. Look at what was put there.",
+            code="memory_refused",
+        )
+
+
+class Changed(Refused):
+    """Somebody else changed a notebook meanwhile; it has been left as it is."""
+
+    code = "memory_changed"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Memory file {name!r} was changed by somebody else meanwhile, so nothing was done.", "Try again."
+        )
+
+
+def _stage(place: int, name: str, content: bytes, mode: int) -> float:
+    """Make a synced file in the directory `place`; returns its time, in seconds since the epoch."""
+    descriptor = os.open(name, _CREATE, durable.FILE_MODE, dir_fd=place)
+    try:
+        durable.write_all(descriptor, content)
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+        return os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
+
+
+def _unlink(place: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=place)
+    except FileNotFoundError:
+        pass
+
+
+def _sync(directory: int) -> None:
+    """Make the names in a directory durable; the descriptor may be one that cannot be synced itself."""
+    descriptor = os.open(".", _DIRECTORY, dir_fd=directory)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _mode(parent: int, name: str, path: str) -> int:
+    """The permission bits for a notebook that is written: those it has. Raises `OSError` if it may not be written."""
+    try:
+        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return durable.FILE_MODE
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    if not mode & stat.S_IWUSR:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    return stat.S_IMODE(mode)
+
+
+def file_name(file: str) -> str:
+    """The name of the notebook that `file` means; `.md` may be left out. Raises `BadName`."""
+    name = file if file.endswith(".md") else f"{file}.md"
+    if "/" in name or "\0" in name or name.startswith(".") or len(os.fsencode(name)) > 255:
+        shown = file if len(file) <= 80 else file[:80] + "…"
+        raise BadName(f"{shown!a} cannot be the name of a memory file.", "Give the name alone, such as MEMORY.md.")
+    return name
+
+
+def check_new(file: str) -> str:
+    """The same for a notebook that is to be made: one that the agent's own tools can open, too."""
+    name = file_name(file)
+    if not _NEW_NAME.fullmatch(name) or ".." in name:
+        shown = name if len(name) <= 80 else name[:80] + "…"
+        raise BadName(
+            f"{shown!a} cannot be the name of a new memory file.",
+            "The agent can open names of up to 80 characters of A-Z a-z 0-9 . _ - that start with a letter or a digit.",
+        )
+    return name

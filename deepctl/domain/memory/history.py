@@ -1,0 +1,239 @@
+"""Notebooks through time, read from the checkpoints: as of one of them, and every version.
+
+Without the lock, and without writing anything. Only what differs from one checkpoint to the next is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from deepctl.domain.checkpoints import reading
+from deepctl.domain.checkpoints.objects import Objects
+from deepctl.domain.checkpoints.plan import hidden_by
+from deepctl.domain.checkpoints.reader import Reader
+from deepctl.domain.checkpoints.reading import Problem
+from deepctl.domain.checkpoints.records import Record, State
+from deepctl.domain.checkpoints.snapshots import NO_CONTENT
+from deepctl.domain.checkpoints.store import excluding
+from deepctl.domain.checkpoints.trees import DIRECTORY, FILE, Entry, decode
+from deepctl.domain.memory import notebooks
+from deepctl.domain.memory.directory import Memory, Notebook, file_name
+from deepctl.domain.sessions import catalogue
+from deepctl.errors import Damaged, MemoryNotFound, Refused
+
+NOW, REWOUND = "now", "rewound"
+
+
+class Version(NamedTuple):
+    """What a notebook was from one time on.
+
+    `checkpoint` is the one that has it, `None` if none has; `kind` that checkpoint's, or `rewound` where a rewind
+    brought the content back, or `now`. `at` is RFC 3339 in UTC, `None` for a notebook that has gone since the last
+    checkpoint. `size` is in bytes, `None` for a notebook that is not there; lines are `None` where they cannot be told.
+    """
+
+    checkpoint: str | None
+    kind: str
+    session: str | None
+    at: str | None
+    size: int | None
+    added: int | None
+    removed: int | None
+
+
+class History(NamedTuple):
+    """The versions of one notebook, the newest first, and the checkpoints that cannot say."""
+
+    file: str
+    versions: list[Version]
+    damaged: list[Problem]
+
+
+class Past:
+    """Looks into the trees of checkpoints; a directory that two of them share is looked into once."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._known: dict[tuple[bytes, bytes], Entry | None] = {}
+        self._rules: dict[tuple[str, ...], Callable[[bytes], bool]] = {}
+
+    def entry(self, tree: bytes, path: str) -> Entry | None:
+        """What is at `path` in a tree, or in the way to it; `None` for nothing. Raises `Damaged`."""
+        found: Entry | None = None
+        for name in os.fsencode(path).split(b"/"):
+            if found is not None and found.kind != DIRECTORY:
+                return found
+            digest = found.digest if found is not None else tree
+            if (digest, name) not in self._known:
+                there = {entry.name: entry for entry in decode(self._objects.read(digest))}
+                self._known[digest, name] = there.get(name)
+            found = self._known[digest, name]
+            if found is None:
+                return None
+        return found
+
+    def entries(self, tree: bytes, path: str) -> list[Entry]:
+        """The entries of a directory in a tree; none if there is none."""
+        found = self.entry(tree, path)
+        return decode(self._objects.read(found.digest)) if found is not None and found.kind == DIRECTORY else []
+
+    def unseen(self, state: State | Record, path: str) -> bool:
+        """Whether the checkpoint did not look at `path`, so that it only seems not to be there."""
+        exclude = tuple(state.exclude)
+        if exclude not in self._rules:
+            self._rules[exclude] = hidden_by([], excluding(exclude))
+        unread = [one for one in state.unkept if one[1] not in NO_CONTENT]
+        return self._rules[exclude](os.fsencode(path)) or (bool(unread) and hidden_by(unread, None)(os.fsencode(path)))
+
+
+def at(reader: Reader, memory: Memory, file: str, record: Record) -> Notebook:
+    """A notebook as it was at a checkpoint that keeps files (`kept`); its `modified_at` is the checkpoint's time.
+
+    Raises `MemoryNotFound`, `Damaged`, or `Refused` if the checkpoint cannot tell, or had something else there.
+    """
+    name = file_name(file)
+    path = memory.path(name)
+    past = Past(reader.objects)
+    check_seen(past, record, path)
+    entry = past.entry(bytes.fromhex(record.tree), path)
+    odd = next((reason for unkept, reason in record.unkept if unkept == path or path.startswith(f"{unkept}/")), None)
+    if entry is not None and entry.kind != FILE:
+        odd = f"a {entry.what}"
+    if odd is not None:
+        raise Refused(
+            f"In checkpoint {record.id}, {path} cannot be read as a notebook: there was {odd}.", code="memory_refused"
+        )
+    if entry is None:
+        raise MemoryNotFound(
+            f"Checkpoint {record.id} has no memory file {name!r} of agent {memory.agent!r}.",
+            f"`deepctl memory history {name} --user {memory.profile.name}` shows when there was one.",
+        )
+    content = reader.objects.read(entry.digest)
+    return Notebook(name, path, len(content), record.created_at, content)
+
+
+def kept(reader: Reader, reference: str) -> Record:
+    """The checkpoint that `reference` means. Raises `CheckpointNotFound`, or `Refused` if it keeps no files."""
+    record = reading.find(reader.paths, reader.ledger, reference, None)
+    if not record.tree:
+        raise Refused(
+            f"Checkpoint {record.id} keeps the conversation only, so no notebooks.",
+            "`deepctl checkpoints list` shows the others.",
+            code="no_files",
+        )
+    return record
+
+
+def check_seen(past: Past, record: Record, path: str) -> None:
+    """Raises `Refused` if a checkpoint did not look at `path`."""
+    if past.unseen(record, path):
+        raise Refused(
+            f"Checkpoint {record.id} leaves {path} out.",
+            "The setting snapshot.exclude says what checkpoints leave out; `deepctl checkpoints show` what they lack.",
+            code="not_kept",
+        )
+
+
+def history(reader: Reader, memory: Memory, file: str) -> History:
+    """Every version of a notebook, from the checkpoints and from what is now.
+
+    Raises `MemoryNotFound` if there never was one, `Refused` if something else is in its place now.
+    """
+    name = file_name(file)
+    past = Past(reader.objects)
+    telling = _Telling(reader, past, memory.path(name))
+    for state in reader.ledger.states:
+        if not past.unseen(state, memory.path(name)):
+            telling.take(state)
+    present = memory.find(name)
+    telling.take_present(present)
+    if not telling.versions and not telling.damaged:
+        memory.read(name)  # raises what is to be said of a notebook that is not there
+    return History(name, telling.versions[::-1], telling.damaged)
+
+
+class _Telling:
+    """The history of one notebook, state by state."""
+
+    def __init__(self, reader: Reader, past: Past, path: str) -> None:
+        self._objects = reader.objects
+        self._ledger = reader.ledger
+        self._names = catalogue.by_id(reader.paths)
+        self._past = past
+        self._path = path
+        self._digest: bytes | None = None
+        self._content = b""
+        self.versions: list[Version] = []
+        self.damaged: list[Problem] = []
+
+    def take(self, state: State) -> None:
+        """What a checkpoint or a rewind says."""
+        try:
+            entry = self._past.entry(bytes.fromhex(state.tree), self._path)
+        except Damaged as error:
+            self._damage(state, error)
+            return
+        digest = entry.digest if entry is not None and entry.kind == FILE else None
+        if digest == self._digest:
+            return
+        content: bytes | None = b""
+        try:
+            content = self._objects.read(digest) if digest is not None else b""
+        except Damaged as error:
+            self._damage(state, error)
+            content = None
+        self._add(content, entry.size if entry is not None and digest is not None else None, *self._told(state, digest))
+        self._digest = digest
+
+    def take_present(self, present: Notebook | None) -> None:
+        """What is there now."""
+        digest = hashlib.sha256(present.content).digest() if present is not None else None
+        if digest == self._digest:
+            return
+        if present is None:
+            self._add(b"", None, None, NOW, None, None)
+        else:
+            self._add(present.content, present.size, None, NOW, None, present.modified_at)
+
+    def _add(
+        self,
+        content: bytes | None,
+        size: int | None,
+        checkpoint: str | None,
+        kind: str,
+        session: str | None,
+        at: str | None,
+    ) -> None:
+        lines = notebooks.counts(self._content, content) if content is not None else None
+        added, removed = lines if lines is not None else (None, None)
+        self.versions.append(Version(checkpoint, kind, session, at, size, added, removed))
+        # What cannot be read is passed over: the next version is compared with the last that can.
+        self._content = content if content is not None else self._content
+
+    def _told(self, state: State, digest: bytes | None) -> tuple[str | None, str, str | None, str | None]:
+        """Which checkpoint has it, of which kind, of which session, and since when."""
+        record = self._ledger.records.get(state.id)
+        if record is not None:
+            return record.id, record.kind, self._session(record.session), record.created_at
+        rewind = self._ledger.rewinds.get(state.id)
+        if rewind is None:
+            return None, REWOUND, None, None
+        target = self._ledger.records.get(rewind.to)
+        has_it = target is not None and self._same(target, digest)
+        return target.id if target and has_it else None, REWOUND, self._session(rewind.session), rewind.at
+
+    def _same(self, record: Record, digest: bytes | None) -> bool:
+        try:
+            entry = self._past.entry(bytes.fromhex(record.tree), self._path) if record.tree else None
+        except Damaged:
+            return False
+        return digest == (entry.digest if entry is not None and entry.kind == FILE else None)
+
+    def _session(self, identity: str) -> str:
+        return self._names.get(identity, identity)
+
+    def _damage(self, state: State, error: Damaged) -> None:
+        self.damaged.append(Problem(state.id, self._path, error.message))

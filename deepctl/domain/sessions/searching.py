@@ -1,0 +1,168 @@
+"""Searching what was said in the sessions of a profile. Reads only; damage takes only its own session down."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions import catalogue, transcript
+from deepctl.domain.sessions.log import Message
+from deepctl.domain.sessions.transcript import Piece, Role
+from deepctl.errors import DeepctlError, UsageError
+
+
+class Pattern(NamedTuple):
+    """What is looked for: `all_of` must be in the same message, `any_of` tells the lines that are shown."""
+
+    all_of: list[re.Pattern[str]]
+    any_of: re.Pattern[str]
+
+
+class Match(NamedTuple):
+    """One line that was found: `line` is its number from 1 in the prompt, answer, call or result it is in.
+
+    `message` is the place of its message in the session, from 0; `before` and `after` are lines around it, and `spans`
+    where in it the matches are, in characters.
+    """
+
+    session: str
+    turn: int
+    at: str
+    role: Role
+    message: int
+    part: str
+    tool: str
+    line: int
+    text: str
+    before: list[str]
+    after: list[str]
+    spans: list[tuple[int, int]]
+
+
+class Problem(NamedTuple):
+    """A session that could not be searched, or not all of it."""
+
+    session: str
+    reason: str
+
+
+class Found(NamedTuple):
+    """What was found; `more` says that there is more than was asked for."""
+
+    matches: list[Match]
+    more: bool
+    damaged: list[Problem]
+
+
+def words(query: str) -> Pattern:
+    """All words of `query`, without regard to case. Raises `UsageError` if there are none."""
+    found = query.split()
+    if not found:
+        raise UsageError("The query is empty.", "Give one or more words: deepctl sessions search 'window seat'")
+    escaped = [re.escape(word) for word in found]
+    return Pattern(
+        [re.compile(word, re.IGNORECASE) for word in escaped],
+        # The longest first: one may be the beginning of another.
+        re.compile("|".join(sorted(escaped, key=len, reverse=True)), re.IGNORECASE),
+    )
+
+
+def expression(query: str) -> Pattern:
+    """A regular expression, matched line by line. Raises `UsageError` if it is none."""
+    if not query:
+        raise UsageError(
+            "The query is empty.", "Give a regular expression: deepctl sessions search --regex 'tea|coffee'"
+        )
+    try:
+        compiled = re.compile(query)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(
+            f"{query!r} is not a regular expression: {error}.",
+            "It is in the syntax of Python's `re`; without --regex, words are searched for as they are.",
+            code="bad_regex",
+        ) from None
+    return Pattern([], compiled)
+
+
+def search(
+    paths: ProfilePaths,
+    pattern: Pattern,
+    *,
+    session: str | None = None,
+    role: Role | None = None,
+    context: int = 0,
+    limit: int | None = None,
+    report: Callable[[int], None] = lambda count: None,
+) -> Found:
+    """Search all sessions, the one written to last first, or one; each from its beginning to its end.
+
+    `context` is how many lines around a match are given, `report` hears how many sessions are done. Raises
+    `SessionNotFound` if there is no session called `session`.
+    """
+    damaged: list[Problem] = []
+    names = catalogue.newest_first(paths) if session is None else [catalogue.find(paths, session).name]
+    found = _matches(paths, names, pattern, role, context, damaged, report)
+    matches = list(found if limit is None else islice(found, limit))
+    more = limit is not None and next(found, None) is not None
+    return Found(matches, more, damaged)
+
+
+def _matches(
+    paths: ProfilePaths,
+    names: list[str],
+    pattern: Pattern,
+    role: Role | None,
+    context: int,
+    damaged: list[Problem],
+    report: Callable[[int], None],
+) -> Iterator[Match]:
+    for count, name in enumerate(names):
+        report(count)
+        try:
+            conversation = catalogue.read(catalogue.find(paths, name))
+        except (DeepctlError, OSError) as error:
+            damaged.append(Problem(name, str(error)))
+            continue
+        lost = [damage for damage in conversation.damage if not damage.torn]
+        if lost:
+            where = ", ".join(f"{os.path.basename(damage.file)} line {damage.line}" for damage in lost[:5])
+            damaged.append(Problem(name, f"Damaged lines were left out: {where}{', …' if len(lost) > 5 else ''}."))
+        for number, entry in enumerate(conversation.messages):
+            said = [piece for piece in transcript.pieces(entry.message) if role in (None, piece.role)]
+            if all(any(one.search(_whole(piece)) for piece in said) for one in pattern.all_of):
+                for piece in said:
+                    yield from _lines(name, number, entry, piece, pattern.any_of, context)
+
+
+def _whole(piece: Piece) -> str:
+    """What is searched: the name of the tool is part of a call, but not of its result."""
+    if piece.kind != "call":
+        return piece.text
+    return f"{piece.tool}\n{piece.text}" if piece.text else piece.tool
+
+
+def _lines(
+    session: str, number: int, entry: Message, piece: Piece, wanted: re.Pattern[str], context: int
+) -> Iterator[Match]:
+    lines = _whole(piece).split("\n")
+    for position, line in enumerate(lines):
+        spans = [match.span() for match in wanted.finditer(line)]
+        if spans:
+            yield Match(
+                session,
+                entry.turn,
+                entry.at,
+                piece.role,
+                number,
+                piece.kind,
+                piece.tool,
+                position + 1,
+                line,
+                lines[max(0, position - context) : position],
+                lines[position + 1 : position + 1 + context],
+                spans,
+            )

@@ -1,0 +1,192 @@
+"""What an archive of a profile is, as far as the writer and the reader have to agree on it.
+
+An archive is a tar file in the POSIX pax format, compressed by gzip:
+
+- first `deepctl-profile.json`, one sealed line (`deepctl.files.sealed`): `{format, deepctl, profile, created_at, files,
+  bytes, entries}`. The totals are those of a look at the profile just before. A workspace may grow while it is read,
+  so the content may be a little more (`allowance`), and never more than that;
+- then the profile, a directory right before what is in it. Names are UTF-8, other bytes as they are;
+- last `MANIFEST.jsonl`, a sealed line for each entry: `{path, kind, mode, size, sha256}`, where the hash of a link is
+  that of what it says, and in the end `{entries, files, bytes}` as they really are.
+
+Times of modification are kept to the nanosecond: which session was used last is known by them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Literal, NamedTuple
+
+from deepctl.domain import names
+from deepctl.domain.sessions import log
+from deepctl.errors import NewerFormat
+from deepctl.files import sealed
+from deepctl.sandbox.policy import MOUNT
+
+FORMAT = 1
+
+HEADER = "deepctl-profile.json"
+MANIFEST = "MANIFEST.jsonl"
+MAX_HEADER = 64 << 10
+"""Bytes of the largest header that is read."""
+MAX_DEPTH = 200
+"""How many directories of a workspace are in one another at most; the same as in checkpoints."""
+
+Kind = Literal["file", "directory", "link"]
+
+_PACK = re.compile(r"[0-9a-f]{16}\.pack", re.ASCII)
+
+
+class Header(NamedTuple):
+    """The first member. `created_at` is RFC 3339 in UTC, `bytes` those of all content, `deepctl` a version."""
+
+    deepctl: str
+    profile: str
+    created_at: str
+    files: int
+    bytes: int
+    entries: int
+
+
+class Entry(NamedTuple):
+    """One file, directory or link of an archive. `path` is relative to the profile, undecodable bytes as surrogates.
+
+    `mode` is the permission bits, `size` in bytes (of a link: of what it says), `modified` in nanoseconds since the
+    epoch, `target` what a link says.
+    """
+
+    path: str
+    kind: Kind
+    mode: int
+    size: int
+    modified: int
+    target: str = ""
+
+
+class Totals(NamedTuple):
+    """How much there is: of everything, of files (links among them), of bytes in them."""
+
+    entries: int
+    files: int
+    bytes: int
+
+    def with_(self, kind: Kind, size: int) -> Totals:
+        """These and one entry more."""
+        return Totals(self.entries + 1, self.files + (kind != "directory"), self.bytes + size)
+
+
+class LeftOut(NamedTuple):
+    """Something of a profile that is not in the archive: its path, relative to the profile, and why."""
+
+    path: str
+    reason: str
+
+
+def raw(text: str) -> bytes:
+    """The bytes that a path or a link's target stands for."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def text(raw: bytes) -> str:
+    """Bytes of a path or of a link's target as text; `raw` takes it back."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def allowance(declared: Totals) -> Totals:
+    """The most an archive may hold whose header says `declared`."""
+    return Totals(
+        declared.entries + max(1000, declared.entries // 8),
+        declared.files + max(1000, declared.files // 8),
+        declared.bytes + max(16 << 20, declared.bytes // 8),
+    )
+
+
+def header_line(header: Header) -> bytes:
+    """The content of the first member."""
+    return sealed.seal({"format": FORMAT, **header._asdict()})
+
+
+def parse_header(line: bytes, where: str) -> Header:
+    """The first member of the archive `where`. Raises `NewerFormat`, and `ValueError` if it is damaged."""
+    try:
+        # Before the seal is looked at: a later format may have another.
+        found = json.loads(line)
+        if isinstance(found, dict) and type(version := found.get("format")) is int and version > FORMAT:
+            raise NewerFormat(where, version, FORMAT)
+        found = sealed.unseal(line.removesuffix(b"\n"))
+    except RecursionError:
+        raise ValueError("not a header") from None
+    match found:
+        case {
+            "format": 1,
+            "deepctl": str(version),
+            "profile": str(profile),
+            "created_at": str(at),
+            "files": int(files),
+            "bytes": int(size),
+            "entries": int(entries),
+        } if min(files, size, entries) >= 0:
+            return Header(version, profile, at, files, size, entries)
+        case _:
+            raise ValueError("not a header")
+
+
+def manifest_line(entry: Entry, digest: str | None) -> bytes:
+    """The line of one entry; `digest` is the SHA-256 of its content in hex, `None` for a directory."""
+    return sealed.seal(
+        {
+            "path": entry.path,
+            "kind": entry.kind,
+            "mode": f"{entry.mode:04o}",
+            "size": entry.size,
+            "sha256": digest,
+        }
+    )
+
+
+def manifest_end(totals: Totals) -> bytes:
+    """The last line of the manifest."""
+    return sealed.seal(totals._asdict())
+
+
+def is_of_a_profile(path: str, kind: Kind) -> bool:
+    """Whether an entry of that path and kind has a place in a profile: the whole layout that archives know."""
+    match path.split("/"):
+        case ["profile.toml" | "prompt_history"]:
+            return kind == "file"
+        case ["workspace" | "sessions" | "checkpoints"] | ["checkpoints", "packs" | "messages"]:
+            return kind == "directory"
+        case ["workspace", *_]:
+            return True
+        case ["sessions", name]:
+            return kind == "directory" and names.is_good(name)
+        case ["sessions", name, file]:
+            return kind == "file" and names.is_good(name) and (file == "session.json" or _is_log(file))
+        case ["checkpoints", "ledger.jsonl"]:
+            return kind == "file"
+        case ["checkpoints", "packs", file]:
+            return kind == "file" and _PACK.fullmatch(file) is not None
+        case ["checkpoints", "messages", file]:
+            return kind == "file" and _is_log(file)
+        case _:
+            return False
+
+
+def _is_log(file: str) -> bool:
+    return file.endswith(log.SUFFIX) and log.is_id(file.removesuffix(log.SUFFIX))
+
+
+def leads_out(path: str, target: str) -> bool:
+    """Whether the link at `path`, which begins with `workspace/`, may lead out of the workspace.
+
+    Known by what it says alone: `..` is only allowed at its beginning, where it goes up real directories; behind a
+    name that is a link itself, it could lead anywhere. `/workspace` is what agents call their workspace.
+    """
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    if target.startswith("/"):
+        return parts[:1] != [MOUNT.strip("/")] or ".." in parts
+    up = 0
+    while up < len(parts) and parts[up] == "..":
+        up += 1
+    return up > path.count("/") - 1 or ".." in parts[up:]

@@ -1,0 +1,220 @@
+"""What is wiped goes here first: it is renamed to `profiles/.wipe-…`, out of everybody's sight, and deleted there.
+
+- A whole profile becomes `.wipe-<8 hex>-<name>` in one step.
+- Parts of a profile are renamed into `.wipe-parts-<8 hex>-<name>`, one by one: see `moving`.
+
+Whoever deletes holds a kernel lock on that directory itself, so that the profile's name is free again at once, and no
+two do the same. What a killed command leaves is finished by the next that takes the lock of any profile
+(`FinishingLock`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import NamedTuple, Self
+
+from deepctl.domain import names
+from deepctl.domain.layout import ProfilePaths, Root
+from deepctl.domain.wiping import moving
+from deepctl.domain.wiping.moving import Move
+from deepctl.errors import Interrupted, Locked, Refused, StorageError
+from deepctl.files import durable, removing
+from deepctl.locks import Lock
+
+PREFIX = ".wipe-"
+"""How the names of what is out of sight begin; no profile's does."""
+_NAME = re.compile(r"\.wipe-(parts-)?[0-9a-f]{8}-(.+)", re.DOTALL)
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Report = Callable[[int], None]
+
+
+class Leftover(NamedTuple):
+    """What an interrupted wipe left to be finished. `is_partial` says that the profile itself stays."""
+
+    profile: str
+    path: str
+    is_partial: bool
+
+
+class Trash(NamedTuple):
+    """Something out of sight, held until it has been deleted."""
+
+    root: Root
+    path: str
+    descriptor: int | None
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+
+
+def leftovers(root: Root) -> list[Leftover]:
+    """Everything that is out of sight and still there, also what somebody is just deleting."""
+    try:
+        entries = os.listdir(root.profiles)
+    except FileNotFoundError:
+        return []
+    return [
+        Leftover(match[2], os.path.join(root.profiles, entry), bool(match[1]))
+        for entry in sorted(entries)
+        if (match := _NAME.fullmatch(entry)) and names.is_good(match[2])
+    ]
+
+
+def unfinished(root: Root) -> list[Leftover]:
+    """What interrupted wipes left and nobody is at work on. Changes nothing."""
+    return [leftover for leftover in leftovers(root) if not is_held(leftover.path)]
+
+
+def is_held(path: str) -> bool:
+    """Whether somebody is at work on a directory that is locked for that; so it is for one that is gone."""
+    try:
+        descriptor = _held(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError):
+        return True
+    if descriptor is not None:
+        os.close(descriptor)
+    return False
+
+
+def put_away(root: Root, paths: ProfilePaths) -> Trash:
+    """Rename a whole profile out of sight, for good. The caller holds its lock. Raises `OSError`: then it is there."""
+    trash = Trash(root, _new_path(root, "", paths.name), _held(paths.directory, fcntl.LOCK_EX))
+    try:
+        os.rename(paths.directory, trash.path)
+        durable.sync_directory(root.profiles)
+    except BaseException:
+        trash.close()
+        raise
+    return trash
+
+
+def put_away_parts(root: Root, paths: ProfilePaths, moves: Sequence[Move]) -> Trash:
+    """Rename parts of a profile out of sight, for good. The caller holds its lock.
+
+    Raises `OSError`, and `Refused` for a link in the way: then everything is as it was.
+    """
+    path = _new_path(root, "parts-", paths.name)
+    durable.make_directory(path)
+    durable.sync_directory(root.profiles)
+    trash = Trash(root, path, _held(path, fcntl.LOCK_EX))
+    try:
+        moving.begin(path, paths, moves)
+    except BaseException:
+        trash.close()
+        raise
+    return trash
+
+
+def delete(trash: Trash, report: Report | None = None) -> int:
+    """Delete what is out of sight, so that it stays deleted after a power cut; returns how many names went.
+
+    Raises `StorageError` or `Interrupted`.
+    """
+    try:
+        count = removing.remove_tree(trash.path, report)
+        durable.sync_directory(trash.root.profiles)
+        return count
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Interrupted while deleting; what is wiped is out of sight already.",
+            "The next command that changes something, in whichever profile, finishes it.",
+        ) from None
+    except OSError as error:
+        problem = durable.storage_error(
+            error,
+            "Everything else is gone. Once it can be deleted, the next command that changes something does it; "
+            "`deepctl doctor` shows what is left.",
+        )
+        reason = problem.message.partition(": ")[2]
+        raise StorageError(f"Something cannot be deleted: {reason}", problem.hint, code=problem.code) from error
+    finally:
+        trash.close()
+
+
+def finish(root: Root, holding: str) -> None:
+    """Finish what interrupted wipes left. The caller holds the lock of the profile `holding`.
+
+    What somebody else is at work on is left to them, and what cannot be finished to the next; `unfinished` has it.
+    """
+    for leftover in leftovers(root):
+        with suppress(OSError, Refused, StorageError, Locked):
+            finish_one(root, leftover, holding)
+
+
+def finish_one(root: Root, leftover: Leftover, holding: str) -> None:
+    """The same for one; raises what stands in the way: `OSError`, `StorageError`, `Refused` or `Locked`."""
+    if not leftover.is_partial:
+        _delete(root, leftover)
+        return
+    with _owned(root, leftover.profile, holding):
+        _go_on(root, leftover)
+
+
+class FinishingLock(Lock):
+    """The lock of a profile; whoever gets it first finishes what interrupted wipes left, of any profile."""
+
+    def __init__(self, root: Root, name: str, *, command: str, wait: float) -> None:
+        super().__init__(root.profile(name).lock, profile=name, command=command, wait=wait)
+        self._root = root
+        self._name = names.fold(name)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        try:
+            finish(self._root, self._name)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+
+def _owned(root: Root, profile: str, holding: str) -> AbstractContextManager[object]:
+    if profile == holding:
+        return nullcontext()
+    return Lock(root.profile(profile).lock, profile=profile, command="wipe")
+
+
+def _delete(root: Root, leftover: Leftover) -> None:
+    try:
+        descriptor = _held(leftover.path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    delete(Trash(root, leftover.path, descriptor))
+
+
+def _go_on(root: Root, leftover: Leftover) -> None:
+    """Finish renaming parts, if that was interrupted, and delete them. The profile's lock is held."""
+    moving.go_on(leftover.path, root)
+    _delete(root, leftover)
+
+
+def _new_path(root: Root, kind: str, name: str) -> str:
+    return os.path.join(root.profiles, f"{PREFIX}{kind}{os.urandom(4).hex()}-{names.fold(name)}")
+
+
+def _held(path: str, kind: int) -> int | None:
+    """A descriptor of a directory that is locked by it, `None` for what is no directory of ours.
+
+    Raises `FileNotFoundError`, and with `LOCK_NB` `BlockingIOError` if somebody else holds it.
+    """
+    try:
+        descriptor = os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, kind)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        pass  # not every file system can lock a directory; deleting the same twice does no harm
+    return descriptor

@@ -1,0 +1,317 @@
+"""Errors of checkpoints: which one is meant, going back, removing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+from deepctl.domain.checkpoints import reading
+from deepctl.domain.sessions import catalogue
+from tests.domain.faults import Counter, kill
+from tests.errors.situation import Situation, case
+from tests.support.command import Result
+
+ALICE = ("--user", "alice")
+
+
+def on(*words: str) -> list[str]:
+    """A command on alice's checkpoints."""
+    return ["checkpoints", *words, *ALICE]
+
+
+@case("checkpoints list", "there is no such session")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("list", "--session", "other")
+
+
+@case("checkpoints show", "there is no such checkpoint")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("show", "nothing")
+
+
+@case("checkpoints show", "the shell has made a path of `~N`")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("show", "/home/alice")
+
+
+@case("checkpoints show", "several ids begin with REF")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    with scene.work() as work:
+        session = scene.session()
+        position = reading.position(session, catalogue.read(session))
+        for end in ("00", "01"):
+            work.save(session, "manual", position, author="", id=f"abcdef{end}")
+    return on("show", "abcdef")
+
+
+@case("checkpoints show", "the session has fewer turns")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("show", "~9")
+
+
+@case("checkpoints show", "no checkpoint was kept so many turns back")
+def _(s: Situation) -> list[str]:
+    scene = s.alice()
+    with scene.turn("one", policy="manual_only"):
+        pass
+    with scene.turn("two", policy="manual_only"):
+        pass
+    with scene.work() as work:
+        work.save_now(scene.session())
+    return on("show", "~2")
+
+
+@case("checkpoints show", "there is no session in which to count back")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return on("show", "~1")
+
+
+@case("checkpoints diff", "there is no checkpoint yet")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return on("diff")
+
+
+@case("checkpoints save", "the label looks like an id")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("save", "abcd")
+
+
+@case("checkpoints save", "the label is no good name")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("save", "a/b")
+
+
+@case("checkpoints save", "the label is empty")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("save", "")
+
+
+@case("checkpoints save", "there is a checkpoint of that label")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    with scene.work() as work:
+        work.save_now(scene.session(), "good")
+    return on("save", "Good")
+
+
+@case("checkpoints save", "the workspace may not be entered")
+def _(s: Situation) -> Result:
+    s.story()
+    s.workspace.chmod(0)
+    try:
+        return s.confined(*on("save"), unprivileged=True)
+    finally:
+        s.workspace.chmod(0o700)
+
+
+@case("checkpoints label", "there is a checkpoint of that label")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    with scene.work() as work:
+        work.save_now(scene.session(), "good")
+    return on("label", "~1", "good")
+
+
+@case("checkpoints rewind", "somebody changed a file after the agent did")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    scene.write("a.txt", "mine\n")
+    return on("rewind", "~1")
+
+
+@case("checkpoints rewind", "nobody can tell who changed a file")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    with scene.turn("killed", policy="manual_only"):
+        scene.write("a.txt", "somebody's\n")
+    return on("rewind", "~1")
+
+
+@case("checkpoints rewind", "the checkpoint is another session's")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    scene.agent("b.txt", "x\n", session="other")
+    return on("rewind", scene.last().id, "--session", "main")
+
+
+@case("checkpoints rewind", "the checkpoint's session is gone")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    gone = scene.last().id
+    scene.agent("b.txt", "x\n", session="other")
+    shutil.rmtree(s.profile / "sessions" / "main")
+    return on("rewind", gone)
+
+
+def taken_over(s: Situation) -> str:
+    """A checkpoint that came from pydantic-deep, which kept no files; its id."""
+    place = s.place / "foreign"
+    place.mkdir()
+    request = {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "hello"}]}
+    for name in ("one", "two"):
+        one = {"id": name, "label": name, "turn": 1, "messages": [request], "created_at": "2026-01-01T00:00:00Z"}
+        (place / f"{name}.json").write_text(json.dumps(one))
+    return str(place)
+
+
+@case("checkpoints rewind", "the checkpoint has no files")
+def _(s: Situation) -> list[str]:
+    s.story()
+    assert s.run("checkpoints", "import", taken_over(s), *ALICE).code == 0
+    return on("rewind", "one", "--only", "files")
+
+
+@case("checkpoints rewind", "there are no checkpoints to choose from", only="text")
+def _(s: Situation) -> Result:
+    scene = s.alice()
+    scene.session()
+    terminal = s.terminal(*on("rewind"))
+    terminal.expect("Error:")
+    return s.left(terminal, terminal.wait())
+
+
+@case("checkpoints rewind", "nothing is chosen", only="text")
+def _(s: Situation) -> Result:
+    s.story()
+    terminal = s.terminal(*on("rewind"))
+    terminal.expect("Enter takes, Esc leaves")
+    terminal.type("q")
+    return s.left(terminal, terminal.wait())
+
+
+def _interrupted_rewind(s: Situation) -> None:
+    """A rewind that is killed right before it puts the first file in place."""
+    scene = s.story()
+    child = os.fork()
+    if child == 0:
+        with Counter(1, kill, only=("rename",), beneath=str(s.workspace)).installed():
+            scene.rewind("~1")
+        os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), "it was not interrupted"
+
+
+@case("checkpoints rewind", "an earlier rewind was interrupted, and this is a dry run")
+def _(s: Situation) -> list[str]:
+    _interrupted_rewind(s)
+    return on("rewind", "~1", "--dry-run")
+
+
+@case("checkpoints rewind", "an earlier rewind was interrupted, and has just been finished")
+def _(s: Situation) -> list[str]:
+    _interrupted_rewind(s)
+    return on("rewind", "~1")
+
+
+@case("checkpoints rewind", "a directory of the workspace may not be opened")
+def _(s: Situation) -> Result:
+    scene = s.alice()
+    scene.agent("d/a.txt", "one\n")
+    scene.agent("d/a.txt", "two\n")
+    with scene.work() as work:
+        work.save_now(scene.session())
+    closed = s.workspace / "d"
+    closed.chmod(0)
+    try:
+        return s.confined(*on("rewind", "~1", "--force"), unprivileged=True)
+    finally:
+        closed.chmod(0o700)
+
+
+@case("checkpoints rewind", "a directory of the workspace may not be written")
+def _(s: Situation) -> Result:
+    scene = s.alice()
+    scene.agent("d/a.txt", "one\n")
+    scene.agent("d/a.txt", "two\n")
+    return s.confined(*on("rewind", "~1"), around=("--ro-bind", str(s.workspace / "d"), str(s.workspace / "d")))
+
+
+@case("checkpoints prune", "nothing says which go")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("prune")
+
+
+@case("checkpoints prune", "AGE is no age")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("prune", "--older-than", "long")
+
+
+@case("checkpoints prune", "AGE is older than time")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("prune", "--older-than", "99999y")
+
+
+@case("checkpoints undo", "there is no rewind to undo")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("undo")
+
+
+@case("checkpoints undo", "what was before the rewind has been removed")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    done = scene.rewind("~1")
+    assert done.safety is not None
+    scene.agent("c.txt", "x\n")
+    assert s.run(*on("remove", done.safety.id)).code == 0
+    return on("undo")
+
+
+@case("checkpoints fork", "the name is no good name")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("fork", "~1", "a/b")
+
+
+@case("checkpoints fork", "there is a session of that name")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("fork", "~1", "main")
+
+
+@case("checkpoints remove", "the checkpoint has a label")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    with scene.work() as work:
+        work.save_now(scene.session(), "good")
+    scene.agent("c.txt", "x\n")
+    return on("remove", "good")
+
+
+@case("checkpoints remove", "the checkpoint is the newest")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    return on("remove", scene.records()[-1].id)
+
+
+@case("checkpoints import", "there is nothing to take over")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return on("import", str(s.place / "foreign"))
+
+
+@case("checkpoints import", "everything has been taken over already")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    place = taken_over(s)
+    assert s.run("checkpoints", "import", place, *ALICE).code == 0
+    return on("import", place)
+
+
+@case("checkpoints import", "there is a session of that name")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return on("import", taken_over(s), "--session", "main")

@@ -1,0 +1,198 @@
+"""Errors of commands that move, search and remove sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from deepctl.domain.sessions import exporting
+from deepctl.domain.sessions.exporting import Export
+from deepctl.domain.sessions.log import Message
+from tests.errors.situation import Situation, case
+from tests.support.command import Result
+
+ALICE = ("--user", "alice")
+AT = "2026-01-01T00:00:00Z"
+
+
+def sessions(*words: str) -> list[str]:
+    """A command on alice's sessions."""
+    return ["sessions", *words, *ALICE]
+
+
+@case("sessions rename", "there is no such session")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return sessions("rename", "other", "new")
+
+
+@case("sessions rename", "there is a session of that name")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    scene.session("other")
+    return sessions("rename", "main", "Other")
+
+
+@case("sessions rename", "the new name is no good name")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return sessions("rename", "main", "a/b")
+
+
+@case("sessions delete", "there is no such session")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return sessions("delete", "other", "--yes")
+
+
+@case("sessions delete", "nobody can be asked")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return sessions("delete", "main")
+
+
+@case("sessions delete", "the answer is no", only="text")
+def _(s: Situation) -> Result:
+    return _answered(s, "n")
+
+
+@case("sessions delete", "the session changes before the answer", only="text")
+def _(s: Situation) -> Result:
+    return _answered(s, "y", changed=True)
+
+
+def _answered(s: Situation, answer: str, *, changed: bool = False) -> Result:
+    scene = s.story()
+    terminal = s.terminal(*sessions("delete", "main"))
+    terminal.expect("[y/N]")
+    if changed:
+        scene.agent("b.txt", "new\n")
+    terminal.type(f"{answer}\r")
+    terminal.expect("Error:")
+    return s.left(terminal, terminal.wait())
+
+
+@case("sessions delete", "nobody can tell which checkpoints are the session's")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    assert s.run("checkpoints", "fork", "~0", "other", *ALICE).code == 0
+    scene.agent("b.txt", "x\n", session="other")
+    for name in ("main", "other"):
+        (s.profile / "sessions" / name / "session.json").write_text("rubbish")
+    return sessions("delete", "other", "--yes")
+
+
+@case("sessions search", "QUERY is empty")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return sessions("search", " ")
+
+
+@case("sessions search", "QUERY is empty and `--regex` given")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return sessions("search", "", "--regex")
+
+
+@case("sessions search", "QUERY is no regular expression")
+def _(s: Situation) -> list[str]:
+    s.story()
+    return sessions("search", "(", "--regex")
+
+
+def _export(s: Situation, path: Path | str, *more: str) -> list[str]:
+    s.story()
+    return sessions("export", "main", "--output", str(path), *more)
+
+
+@case("sessions export", "there is a file already")
+def _(s: Situation) -> list[str]:
+    (s.place / "there").write_text("")
+    return _export(s, s.place / "there")
+
+
+@case("sessions export", "FILE is a directory")
+def _(s: Situation) -> list[str]:
+    return _export(s, s.place)
+
+
+@case("sessions export", "FILE's directory is not there")
+def _(s: Situation) -> list[str]:
+    return _export(s, s.place / "nowhere" / "file")
+
+
+@case("sessions export", "FILE's directory is something else")
+def _(s: Situation) -> list[str]:
+    (s.place / "there").write_text("")
+    return _export(s, s.place / "there" / "file")
+
+
+@case("sessions export", "FILE is no regular file")
+def _(s: Situation) -> list[str]:
+    (s.place / "there").write_text("")
+    (s.place / "link").symlink_to("there")
+    return _export(s, s.place / "link", "--force")
+
+
+@case("sessions export", "FILE would be among deepctl's own")
+def _(s: Situation) -> list[str]:
+    return _export(s, s.home / "profiles" / "alice" / "workspace" / "main.json")
+
+
+def _import(s: Situation, content: str | bytes, *more: str) -> list[str]:
+    s.story()
+    file = s.place / "session.json"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return sessions("import", str(file), *more)
+
+
+def _document(*messages: dict[str, Any], name: str = "imported") -> str:
+    return exporting.as_json(Export(name, AT, [Message(1, AT, message) for message in messages]))
+
+
+def _prompt(content: Any) -> dict[str, Any]:
+    return {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": content}]}
+
+
+@case("sessions import", "there is no such file")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return sessions("import", str(s.place / "nothing"))
+
+
+@case("sessions import", "FILE is something else")
+def _(s: Situation) -> list[str]:
+    return _import(s, "hello")
+
+
+@case("sessions import", "FILE is damaged")
+def _(s: Situation) -> list[str]:
+    return _import(s, _document(_prompt("hello")).replace("hello", "HELLO"))
+
+
+@case("sessions import", "a message in FILE makes no sense")
+def _(s: Situation) -> list[str]:
+    return _import(s, _document(_prompt({"no": "text"})))
+
+
+@case("sessions import", "FILE is of a later deepctl")
+def _(s: Situation) -> list[str]:
+    return _import(s, _document(_prompt("hello")).replace('"format": 1', '"format": 99'))
+
+
+@case("sessions import", "a message in FILE wants files from this machine's network")
+def _(s: Situation) -> list[str]:
+    image = {"kind": "image-url", "url": "http://127.0.0.1/secret", "force_download": "allow-local"}
+    return _import(s, _document(_prompt([image])))
+
+
+@case("sessions import", "there is a session of that name")
+def _(s: Situation) -> list[str]:
+    return _import(s, _document(_prompt("hello"), name="main"))
+
+
+@case("sessions import", "FILE is `-`, and stdin a terminal", only="text")
+def _(s: Situation) -> Result:
+    terminal = s.terminal("sessions", "import", "-", "--user", "alice")
+    terminal.expect("Error:")
+    return s.left(terminal, terminal.wait())

@@ -1,0 +1,168 @@
+"""Errors of what is kept and has been damaged, or written by a later deepctl."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from deepctl.domain.checkpoints import packs
+from tests.domain.scene import Scene
+from tests.errors.checkpoints import on
+from tests.errors.situation import Situation, case
+from tests.support.command import Result
+
+ANY = "any command"
+MAIN = ("sessions", "show", "main", "--user", "alice")
+
+
+def _pack(s: Situation) -> tuple[Path, str]:
+    """The pack that the oldest checkpoint with content of its own brought, and the checkpoint's id."""
+    scene = s.story()
+    first = next(record for record in scene.records() if record.pack)
+    return s.profile / "checkpoints" / "packs" / first.pack, first.id
+
+
+def _log(s: Situation) -> Path:
+    """The one message log of alice's one session."""
+    s.story()
+    (found,) = (s.profile / "sessions" / "main").glob("*.jsonl")
+    return found
+
+
+def _flip(path: Path, *places: int) -> None:
+    raw = bytearray(path.read_bytes())
+    for place in places:
+        raw[place] ^= 0xFF
+    path.write_bytes(raw)
+
+
+def spoil(pack: Path) -> None:
+    """Damage every object in a pack."""
+    _flip(pack, *{entry.offset for entry in packs.read_table(str(pack)) if entry.stored})
+
+
+@case("checkpoints list", "the ledger is of a later deepctl")
+def _(s: Situation) -> list[str]:
+    s.story()
+    s.seal(s.profile / "checkpoints" / "ledger.jsonl", {"v": 99}, append=True)
+    return on("list")
+
+
+@case("checkpoints show", "the pack with its contents is gone")
+def _(s: Situation) -> list[str]:
+    pack, identity = _pack(s)
+    pack.unlink()
+    return on("show", identity)
+
+
+@case("checkpoints show", "its contents are damaged")
+def _(s: Situation) -> list[str]:
+    pack, identity = _pack(s)
+    spoil(pack)
+    return on("show", identity)
+
+
+@case("checkpoints show", "the messages are gone")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    identity = scene.last().id
+    shutil.rmtree(s.profile / "sessions" / "main")
+    return on("show", identity)
+
+
+@case("checkpoints show", "the messages are cut short")
+def _(s: Situation) -> list[str]:
+    log = _log(s)
+    log.write_bytes(log.read_bytes()[:-40])
+    return on("show", Scene(s.home).last().id)
+
+
+@case("checkpoints show", "nobody can tell which messages came before")
+def _(s: Situation) -> list[str]:
+    _flip(_log(s), 5)
+    return on("show", Scene(s.home).last().id)
+
+
+@case("checkpoints verify", "something is damaged", prints=True)
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    for record in scene.records()[-2:]:
+        if record.pack:
+            spoil(s.profile / "checkpoints" / "packs" / record.pack)
+    return on("verify")
+
+
+@case("checkpoints rewind", "what is needed for it is damaged")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    scene.agent("a.txt", "three\n")
+    record = next(record for record in scene.records() if record.turn == 2 and record.kind == "tool")
+    spoil(s.profile / "checkpoints" / "packs" / record.pack)
+    return on("rewind", "~1")
+
+
+@case("checkpoints rewind", "Ctrl-C while files are changed")
+def _(s: Situation) -> Result:
+    scene = s.alice()
+    large = s.workspace / "large"
+    with scene.turn("one"), large.open("wb") as file:
+        file.truncate(100_000_000)
+    scene.agent("large", "two\n")
+    running = s.start(*on("rewind", "~1"))
+    end = time.monotonic() + 30
+    while not any(name.startswith(".deepctl-") for name in os.listdir(s.workspace)):
+        assert time.monotonic() < end
+        assert running.poll() is None, "it is over already"
+    running.send_signal(signal.SIGINT)
+    return s.ended(running)
+
+
+@case("checkpoints fork", "the checkpoint has no messages")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    place = s.place / "foreign"
+    place.mkdir()
+    one = {"id": "one", "label": "one", "turn": 0, "messages": [], "created_at": "2026-01-01T00:00:00Z"}
+    (place / "one.json").write_text(json.dumps(one))
+    assert s.run("checkpoints", "import", str(place), "--user", "alice").code == 0
+    return on("fork", "one", "other")
+
+
+@case("sessions show", "the record of the session is damaged, and there are several message logs")
+def _(s: Situation) -> list[str]:
+    log = _log(s)
+    (log.parent / "0000.jsonl").write_bytes(log.read_bytes())
+    (log.parent / "session.json").write_text("rubbish")
+    return list(MAIN)
+
+
+@case("sessions show", "the session is of a later deepctl")
+def _(s: Situation) -> list[str]:
+    log = _log(s)
+    s.seal(log.parent / "session.json", {"v": 99})
+    return list(MAIN)
+
+
+@case("sessions show", "the message log is of a later deepctl")
+def _(s: Situation) -> list[str]:
+    s.seal(_log(s), {"v": 99}, append=True)
+    return list(MAIN)
+
+
+@case("sessions show", "the message log is gone")
+def _(s: Situation) -> list[str]:
+    _log(s).unlink()
+    return list(MAIN)
+
+
+@case("checkpoints save", "the cache is damaged")
+def _(s: Situation) -> list[str]:
+    s.story()
+    cache = s.profile / "cache" / "snapshots.sqlite"
+    raw = cache.read_bytes()
+    cache.write_bytes(raw[:4096] + b"\xff" * (len(raw) - 4096))
+    return on("save")

@@ -1,0 +1,58 @@
+"""Errors of memory."""
+
+from __future__ import annotations
+
+import os
+
+from tests.errors.situation import Situation, case
+
+ALICE = ("--user", "alice")
+SHOW = ["memory", "show", *ALICE]
+
+
+@case("memory show", "there is no such file")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return ["memory", "show", "other", *ALICE]
+
+
+@case("memory show", "the name is no good name of a file")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return ["memory", "show", "../secrets", *ALICE]
+
+
+@case("memory show", "there is no such agent")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return [*SHOW, "--agent", "other"]
+
+
+@case("memory show", "the agent's name is no good name")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return [*SHOW, "--agent", "../main"]
+
+
+@case("memory show", "the file is a symbolic link")
+def _(s: Situation) -> list[str]:
+    scene = s.alice()
+    scene.write(".deep/memory/main/other.md", "x")
+    (s.workspace / ".deep/memory/main/MEMORY.md").symlink_to("other.md")
+    return SHOW
+
+
+@case("memory show", "the file is a FIFO")
+def _(s: Situation) -> list[str]:
+    scene = s.alice()
+    scene.write(".deep/memory/main/other.md", "x")
+    os.mkfifo(s.workspace / ".deep/memory/main/MEMORY.md")
+    return SHOW
+
+
+@case("memory list", "memory is a symbolic link")
+def _(s: Situation) -> list[str]:
+    scene = s.alice()
+    scene.write(".deep/x", "x")
+    (s.workspace / ".deep/memory").symlink_to(s.place)
+    return ["memory", "list", *ALICE]

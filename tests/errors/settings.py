@@ -1,0 +1,234 @@
+"""Errors of settings: on the command line of `config`, and in the files that any command reads."""
+
+from __future__ import annotations
+
+import os
+
+from tests.errors.situation import Situation, case
+
+ANY = "any command"
+
+
+@case("config get", "there is no such setting")
+def _(s: Situation) -> list[str]:
+    return ["config", "get", "weather"]
+
+
+@case("config get", "the setting is nearly right")
+def _(s: Situation) -> list[str]:
+    return ["config", "get", "modle"]
+
+
+@case("config get", "the setting has no value and no default")
+def _(s: Situation) -> list[str]:
+    return ["config", "get", "base_url"]
+
+
+@case("config set", "there is no such setting")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "weather", "fine"]
+
+
+@case("config set", "the value is empty")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "instructions", ""]
+
+
+@case("config set", "the value is not UTF-8")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "instructions", "caf\udce9"]
+
+
+@case("config set", "the value is none of those there are")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "sandbox", "cardboard"]
+
+
+@case("config set", "the value is no whole number")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "limits.seconds", "soon"]
+
+
+@case("config set", "the value is no size")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "limits.memory", "2GB"]
+
+
+@case("config set", "the number is too small or too large")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "limits.memory", "1K"]
+
+
+@case("config set", "`base_url` is no address")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "base_url", "localhost:8080"]
+
+
+@case("config set", "`model` is no model's name")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "model", "gpt-5"]
+
+
+@case("config set", "`snapshot.exclude` is no pattern")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "snapshot.exclude", "!"]
+
+
+@case("config set", "`default_user` is no good name")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "default_user", "a/b"]
+
+
+@case("config set", "the setting is not a profile's")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return ["config", "set", "default_user", "alice", "--user", "alice"]
+
+
+@case("config set", "another process changes `config.toml`")
+def _(s: Situation) -> list[str]:
+    from deepctl.cli import config
+
+    s.until_the_end(config._lock(None, "config set", 0.0))
+    return ["config", "set", "model", "offline"]
+
+
+@case("config unset", "the setting is not in the file")
+def _(s: Situation) -> list[str]:
+    return ["config", "unset", "model"]
+
+
+@case("config unset", "there is no such setting")
+def _(s: Situation) -> list[str]:
+    return ["config", "unset", "weather"]
+
+
+@case(ANY, "a settings file is not TOML")
+def _(s: Situation) -> list[str]:
+    s.configure("model = \n")
+    return ["config", "get", "model"]
+
+
+@case(ANY, "a settings file is of a later deepctl")
+def _(s: Situation) -> list[str]:
+    s.configure("version = 99\n")
+    return ["config", "get", "model"]
+
+
+@case(ANY, "the version of a settings file is none")
+def _(s: Situation) -> list[str]:
+    s.configure('version = "one"\n')
+    return ["config", "get", "model"]
+
+
+@case(ANY, "a settings file may not be read")
+def _(s: Situation):  # type: ignore[no-untyped-def]
+    s.configure("")
+    os.chmod(s.config, 0)
+    return s.confined("config", "get", "model", unprivileged=True)
+
+
+@case(ANY, "a value in a settings file is not text")
+def _(s: Situation) -> list[str]:
+    s.configure("model = 5\n")
+    return ["config", "get", "model"]
+
+
+@case(ANY, "a value in a settings file is none of those there are")
+def _(s: Situation) -> list[str]:
+    s.configure('sandbox = "cardboard"\n')
+    return ["config", "get", "sandbox"]
+
+
+@case(ANY, "a table in a settings file is no table")
+def _(s: Situation) -> list[str]:
+    s.configure("limits = 5\n")
+    return ["config", "get", "limits.seconds"]
+
+
+@case(ANY, "a number in a settings file is too small or too large")
+def _(s: Situation) -> list[str]:
+    s.configure("[limits]\nseconds = 0\n")
+    return ["config", "get", "limits.seconds"]
+
+
+@case(ANY, "a number in a settings file is none")
+def _(s: Situation) -> list[str]:
+    s.configure('[limits]\nseconds = "soon"\n')
+    return ["config", "get", "limits.seconds"]
+
+
+@case(ANY, "a pattern in a settings file is none")
+def _(s: Situation) -> list[str]:
+    s.configure('[snapshot]\nexclude = ["!"]\n')
+    return ["config", "get", "snapshot.exclude"]
+
+
+RULES = "sandbox show"
+
+
+def _rules(s: Situation, text: str) -> list[str]:
+    s.alice()
+    with s.settings.open("a") as file:
+        file.write(text)
+    return ["sandbox", "show", "--user", "alice"]
+
+
+@case(RULES, "`permissions` is misspelled")
+def _(s: Situation) -> list[str]:
+    return _rules(s, "[permission]\n")
+
+
+@case(RULES, "`permissions` is no table")
+def _(s: Situation) -> list[str]:
+    return _rules(s, "permissions = 5\n")
+
+
+@case(RULES, "there is no such operation")
+def _(s: Situation) -> list[str]:
+    return _rules(s, '[permissions]\nfly = "ask"\n')
+
+
+@case(RULES, "there is no such action")
+def _(s: Situation) -> list[str]:
+    return _rules(s, '[permissions]\nread = "perhaps"\n')
+
+
+@case(RULES, "what is said of an operation is neither an action nor a table")
+def _(s: Situation) -> list[str]:
+    return _rules(s, "[permissions]\nread = 5\n")
+
+
+@case(RULES, "the rules are no list")
+def _(s: Situation) -> list[str]:
+    return _rules(s, '[permissions.read]\nrules = "all"\n')
+
+
+@case(RULES, "a rule is no table")
+def _(s: Situation) -> list[str]:
+    return _rules(s, '[permissions.read]\nrules = ["all"]\n')
+
+
+@case(RULES, "a rule has no pattern")
+def _(s: Situation) -> list[str]:
+    return _rules(s, '[permissions.read]\nrules = [{ action = "deny" }]\n')
+
+
+@case(RULES, "the description of a rule is no text")
+def _(s: Situation) -> list[str]:
+    return _rules(s, '[permissions.read]\nrules = [{ pattern = "**", action = "deny", description = 5 }]\n')
+
+
+@case(RULES, "a rule has a word that means nothing")
+def _(s: Situation) -> list[str]:
+    return _rules(s, '[permissions.read]\nrules = [{ pattern = "**", acton = "deny" }]\n')
+
+
+@case(RULES, "the pattern of a rule would match nothing")
+def _(s: Situation) -> list[str]:
+    return _rules(s, '[permissions.read]\nrules = [{ pattern = "../secrets", action = "deny" }]\n')
+
+
+@case(RULES, "a class of characters in a pattern is none")
+def _(s: Situation) -> list[str]:
+    return _rules(s, '[permissions.read]\nrules = [{ pattern = "[z-a]", action = "deny" }]\n')

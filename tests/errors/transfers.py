@@ -1,0 +1,175 @@
+"""Errors of commands that move a profile: to another name, to a file, from one."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+from tests.errors.situation import Situation, case
+from tests.support.command import Result
+
+ALICE = ("--user", "alice")
+
+
+@case("profiles rename", "there is no such profile")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "rename", "nobody", "somebody"]
+
+
+@case("profiles rename", "there is a profile of that name")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    assert s.run("profiles", "create", "bob").code == 0
+    return ["profiles", "rename", "alice", "Bob"]
+
+
+@case("profiles rename", "the new name is no good name")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return ["profiles", "rename", "alice", "a/b"]
+
+
+@case("profiles rename", "the profile's container cannot be removed")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    with s.settings.open("a") as file:
+        file.write('sandbox = "docker"\n')
+    s.patch.setenv("DOCKER_HOST", f"unix://{s.place}/docker.sock")
+    return ["profiles", "rename", "alice", "alicia"]
+
+
+def _export(s: Situation, file: Path | str, *more: str) -> list[str]:
+    s.alice()
+    return ["profiles", "export", str(file), *ALICE, *more]
+
+
+@case("profiles export", "there is a file already")
+def _(s: Situation) -> list[str]:
+    (s.place / "there").write_text("")
+    return _export(s, s.place / "there")
+
+
+@case("profiles export", "FILE is a directory")
+def _(s: Situation) -> list[str]:
+    return _export(s, s.place)
+
+
+@case("profiles export", "FILE's directory is not there")
+def _(s: Situation) -> list[str]:
+    return _export(s, s.place / "nowhere" / "alice.tgz")
+
+
+@case("profiles export", "FILE's directory is something else")
+def _(s: Situation) -> list[str]:
+    (s.place / "there").write_text("")
+    return _export(s, s.place / "there" / "alice.tgz")
+
+
+@case("profiles export", "FILE is no regular file")
+def _(s: Situation) -> list[str]:
+    os.mkfifo(s.place / "fifo")
+    return _export(s, s.place / "fifo", "--force")
+
+
+@case("profiles export", "FILE would be among deepctl's own")
+def _(s: Situation) -> list[str]:
+    return _export(s, s.home / "profiles" / "alice" / "alice.tgz")
+
+
+@case("profiles export", "FILE is `-`, and so is the document of `--json`", only="json")
+def _(s: Situation) -> list[str]:
+    return _export(s, "-")
+
+
+@case("profiles export", "FILE is `-`, and stdout a terminal", only="text")
+def _(s: Situation) -> Result:
+    terminal = s.terminal(*_export(s, "-"))
+    terminal.expect("Error:")
+    return s.left(terminal, terminal.wait())
+
+
+@case("profiles export", "FILE is `-`, and whoever read stdout leaves", only="text")
+def _(s: Situation) -> Result:
+    argv = _export(s, "-")
+    s.workspace.joinpath("large").write_bytes(os.urandom(300_000))
+    reading, writing = os.pipe()
+    running = s.start(*argv, stdout=writing)
+    os.close(writing)
+    os.close(reading)
+    return s.ended(running)
+
+
+def archive(s: Situation) -> Path:
+    """An archive of alice's profile."""
+    s.story()
+    path = s.place / "alice.tgz"
+    assert s.run("profiles", "export", str(path), *ALICE).code == 0
+    return path
+
+
+@case("profiles import", "there is no such file")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "import", str(s.place / "nothing")]
+
+
+@case("profiles import", "FILE is a directory")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "import", str(s.place)]
+
+
+@case("profiles import", "FILE is `-`, and stdin a terminal", only="text")
+def _(s: Situation) -> Result:
+    terminal = s.terminal("profiles", "import", "-")
+    terminal.expect("Error:")
+    return s.left(terminal, terminal.wait())
+
+
+@case("profiles import", "FILE is something else")
+def _(s: Situation) -> list[str]:
+    (s.place / "file").write_text("hello")
+    return ["profiles", "import", str(s.place / "file")]
+
+
+@case("profiles import", "FILE is damaged")
+def _(s: Situation) -> list[str]:
+    path = archive(s)
+    path.write_bytes(path.read_bytes()[:-20])
+    return ["profiles", "import", str(path), "--as", "bob"]
+
+
+@case("profiles import", "FILE is not what an export makes")
+def _(s: Situation) -> list[str]:
+    path = archive(s)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + b"more" * 1000))
+    return ["profiles", "import", str(path), "--as", "bob"]
+
+
+@case("profiles import", "there is a profile of that name")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "import", str(archive(s))]
+
+
+@case("profiles import", "the name is no good name")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "import", str(archive(s)), "--as", "a/b"]
+
+
+@case("profiles import", "FILE holds more than is allowed")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "import", str(archive(s)), "--as", "bob", "--max-files", "3"]
+
+
+@case("profiles import", "`--max-size` is no size")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "import", str(s.place / "file"), "--max-size", "much"]
+
+
+@case("profiles import", "the disk is too small")
+def _(s: Situation) -> Result:
+    path = archive(s)
+    small = s.place / "small"
+    small.mkdir()
+    s.patch.setenv("DEEPCTL_HOME", str(small / "root"))
+    around = ("--size", "8192", "--tmpfs", str(small))
+    return s.confined("profiles", "import", str(path), around=around)

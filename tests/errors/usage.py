@@ -1,0 +1,238 @@
+"""Errors of any command: its command line, names, profiles, and whoever else is at work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from tests.errors.situation import Situation, case
+from tests.support.command import Result
+
+ANY = "any command"
+
+
+@case(ANY, "there is no such command")
+def _(s: Situation) -> list[str]:
+    return ["nonsense"]
+
+
+@case(ANY, "the command is nearly right")
+def _(s: Situation) -> list[str]:
+    return ["checkpoint", "list"]
+
+
+@case(ANY, "there is no such option")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "list", "--nonsense"]
+
+
+@case(ANY, "the option is nearly right")
+def _(s: Situation) -> list[str]:
+    return ["sessions", "list", "--usr", "alice"]
+
+
+@case(ANY, "an argument is missing")
+def _(s: Situation) -> list[str]:
+    return ["config", "get"]
+
+
+@case(ANY, "an option is given without its value")
+def _(s: Situation) -> list[str]:
+    return ["sessions", "list", *(["--json"] if s.as_json else []), "--user"]
+
+
+@case(ANY, "an option is given a value and takes none")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "list", "--help=1"]
+
+
+@case(ANY, "there is an argument too many")
+def _(s: Situation) -> list[str]:
+    return ["checkpoints", "save", "two", "words", "--user", "alice"]
+
+
+@case(ANY, "a value is none of those there are")
+def _(s: Situation) -> list[str]:
+    return ["checkpoints", "rewind", "--only", "everything"]
+
+
+@case(ANY, "a value is no number")
+def _(s: Situation) -> list[str]:
+    return ["checkpoints", "save", "--wait", "long"]
+
+
+@case(ANY, "a number is not whole")
+def _(s: Situation) -> list[str]:
+    return ["checkpoints", "prune", "--keep", "1.5"]
+
+
+@case(ANY, "a number is too small")
+def _(s: Situation) -> list[str]:
+    return ["checkpoints", "prune", "--keep", "0"]
+
+
+@case(ANY, "a number of seconds is infinite, or none")
+def _(s: Situation) -> list[str]:
+    return ["checkpoints", "save", "--wait", "nan"]
+
+
+@case(ANY, "`--json` stands before the command", only="json")
+def _(s: Situation) -> list[str]:
+    return ["--json", "profiles", "list"]
+
+
+@case(ANY, "`$DEEPCTL_HOME` is empty")
+def _(s: Situation) -> list[str]:
+    s.patch.setenv("DEEPCTL_HOME", "")
+    return ["profiles", "list"]
+
+
+@case(ANY, "`$DEEPCTL_CONFIG` is empty")
+def _(s: Situation) -> list[str]:
+    s.patch.setenv("DEEPCTL_CONFIG", "")
+    return ["config", "path"]
+
+
+@case(ANY, "the name of the profile is empty")
+def _(s: Situation) -> list[str]:
+    return ["sessions", "list", "--user", ""]
+
+
+@case(ANY, "the name of the profile is too long")
+def _(s: Situation) -> list[str]:
+    return ["sessions", "list", "--user", "a" * 65]
+
+
+@case(ANY, "the name of the profile has other characters")
+def _(s: Situation) -> list[str]:
+    return ["sessions", "list", "--user", "../alice"]
+
+
+@case(ANY, "Windows reserves the name of the profile")
+def _(s: Situation) -> list[str]:
+    return ["sessions", "list", "--user", "nul.txt"]
+
+
+@case(ANY, "`$DEEPCTL_USER` is no good name")
+def _(s: Situation) -> list[str]:
+    s.patch.setenv("DEEPCTL_USER", "../alice")
+    return ["sessions", "list"]
+
+
+@case(ANY, "`$DEEPCTL_USER` is empty")
+def _(s: Situation) -> list[str]:
+    s.patch.setenv("DEEPCTL_USER", "")
+    return ["sessions", "list"]
+
+
+@case(ANY, "`default_user` of `config.toml` is no good name")
+def _(s: Situation) -> list[str]:
+    s.configure('default_user = "../alice"\n')
+    return ["sessions", "list"]
+
+
+@case(ANY, "there is no such profile")
+def _(s: Situation) -> list[str]:
+    return ["sessions", "list", "--user", "nobody"]
+
+
+@case(ANY, "there is no profile of the default name")
+def _(s: Situation) -> list[str]:
+    return ["sessions", "list"]
+
+
+@case(ANY, "the profile is a symbolic link")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    s.profile.rename(s.place / "moved")
+    s.profile.symlink_to(s.place / "moved")
+    return ["sessions", "list", "--user", "alice"]
+
+
+@case(ANY, "the profile is not a directory")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    (s.home / "profiles" / "bob").write_text("")
+    return ["sessions", "list", "--user", "bob"]
+
+
+@case(ANY, "the profile is another user's")
+def _(s: Situation) -> Result:
+    s.alice()
+    if os.geteuid() == 0:
+        os.chown(s.profile, 4242, 4242)
+        return s.confined("sessions", "list", "--user", "alice")
+    # Root's.
+    return s.confined("sessions", "list", "--user", "alice", around=("--ro-bind", "/usr", str(s.profile)))
+
+
+@case(ANY, "the workspace is a symbolic link")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    s.workspace.rmdir()
+    s.workspace.symlink_to(s.place)
+    return ["sessions", "list", "--user", "alice"]
+
+
+@case(ANY, "`sessions` or `checkpoints` is a symbolic link")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    (s.profile / "sessions").rmdir()
+    (s.profile / "sessions").symlink_to(s.place)
+    return ["sessions", "list", "--user", "alice"]
+
+
+@case(ANY, "another process is at work on the profile")
+def _(s: Situation) -> list[str]:
+    s.story()
+    s.lock()
+    return ["checkpoints", "save", "--user", "alice", "--wait", "0.1"]
+
+
+@case(ANY, "a file of the profile is not a regular one")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    s.settings.unlink()
+    os.mkfifo(s.settings)
+    return ["config", "get", "model", "--user", "alice"]
+
+
+@case(ANY, "the lock is not a regular file")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    (s.home / "locks").mkdir(exist_ok=True)
+    (s.home / "locks" / "alice").symlink_to(s.place / "elsewhere")
+    return ["checkpoints", "save", "--user", "alice"]
+
+
+@case(ANY, "Ctrl-C")
+def _(s: Situation) -> Result:
+    s.story()
+    s.lock()
+    running = s.start("checkpoints", "save", "--user", "alice", "--wait", "60")
+    until_waiting(s, running.pid)
+    running.send_signal(signal.SIGINT)
+    return s.ended(running)
+
+
+def until_waiting(s: Situation, process: int) -> None:
+    """Until it has opened the lock's file."""
+    lock = str(s.home / "locks" / "alice")
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        for descriptor in os.listdir(f"/proc/{process}/fd"):
+            try:
+                if os.readlink(f"/proc/{process}/fd/{descriptor}") == lock:
+                    return
+            except OSError:
+                continue
+        time.sleep(0.01)
+    raise AssertionError("it does not wait for the lock")
+
+
+@case(ANY, "stdout is full")
+def _(s: Situation) -> Result:
+    s.alice()
+    with open("/dev/full", "wb") as full:
+        return s.process("profiles", "list", stdout=full)
