@@ -96,7 +96,7 @@ def over_budget(profile: ProfilePaths, limit: int) -> str | None:
         return None
     return (
         f"The checkpoints of {profile.name} take {size(passed.bytes)}, more than limits.checkpoints "
-        f"({size(passed.limit)}). What that would free: "
+        f"({size(passed.limit)}). What pruning would free: "
         f"deepctl checkpoints prune --keep 50 --dry-run --user {profile.name}"
     )
 

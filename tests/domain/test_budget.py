@@ -180,7 +180,7 @@ class TestCommands:
     """The warning where people see it."""
 
     _TOLD = "more than limits.checkpoints (2.0 KiB)"
-    _HOW = "deepctl checkpoints prune --keep 100 --older-than 30d --user alice"
+    _HOW = "deepctl checkpoints prune --keep 50 --dry-run --user alice"
 
     @pytest.fixture(autouse=True)
     def alice(self, deepctl: InProcess) -> None:

@@ -188,7 +188,7 @@ def _budget(environment: Mapping[str, str], paths: ProfilePaths) -> Iterator[Che
             "budget",
             "warning",
             f"checkpoints take {size(taken)}, more than limits.checkpoints ({size(limit)})",
-            f"What that would free: deepctl checkpoints prune --keep 50 --dry-run --user {paths.name}",
+            f"What pruning would free: deepctl checkpoints prune --keep 50 --dry-run --user {paths.name}",
         )
     else:
         yield Check("budget", "ok", f"checkpoints take {size(taken)} of {size(limit)}")
