@@ -11,8 +11,14 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.command import Command, InProcess
 
-# Examples write and sync files: how long that takes says nothing about the code where a machine is busy.
-settings.register_profile("deepctl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Examples write and sync files: how long that takes says nothing about the code where a machine is busy. They are the
+# same in every run, so that a change fails for what it changes; `make soak` draws others each time.
+settings.register_profile(
+    "deepctl",
+    deadline=None,
+    derandomize=os.environ.get("DEEPCTL_SOAK") != "1",
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("deepctl")
 
 

@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
 
 def seal(value: dict[str, Any]) -> bytes:
-    """`value`, which must not be empty, as a sealed line with its newline."""
+    """`value`, which must neither be empty nor have a `crc` of its own, as a sealed line with its newline."""
     try:
         body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
