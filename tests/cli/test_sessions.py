@@ -18,6 +18,8 @@ from deepctl.domain.sessions.log import Message
 from tests.support.command import Command, InProcess
 from tests.support.terminal import Terminal
 
+_IMAGE = "http://169.254.169.254/x"
+
 LONG = "\n".join(f"row {number}" for number in range(1, 31))
 KEY = "sk-ant-api03-Ab1Cd2Ef3Gh4Ij5Kl6"
 
@@ -458,7 +460,7 @@ HOSTILE: dict[str, tuple[Any, int]] = {
     ),
     "a picture from this machine's own network": (
         lambda it: _first_part(it).update(
-            content=[{"kind": "image-url", "url": "http://169.254.169.254/x", "force_download": "allow-local"}]
+            content=[{"kind": "image-url", "url": _IMAGE, "force_download": "allow-local"}]
         ),
         6,
     ),

@@ -205,7 +205,7 @@ def test_limits_are_raised_by_options(deepctl: InProcess, tmp_path: Path) -> Non
 
 
 def test_notes_on_what_an_import_brings_are_on_stderr_and_in_json(deepctl: InProcess, tmp_path: Path) -> None:
-    settings = b'version = 1\nsandbox = "none"\nbase_url = "http://evil.example/\\u001b[31m"\n'
+    settings = b'version = 1\nsandbox = "none"\nbase_url = "%s"\n' % b"http://evil.example/\\u001b[31m"
     (tmp_path / "a.tgz").write_bytes(forged([file("profile.toml", settings), *START[1:]]))
     shown = deepctl("profiles", "import", str(tmp_path / "a.tgz")).ok()
     assert "sandbox = none" in shown.stderr

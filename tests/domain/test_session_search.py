@@ -13,6 +13,8 @@ from deepctl.domain.sessions.searching import Found, Match
 from deepctl.errors import SessionNotFound, UsageError
 from tests.domain.scene import Scene
 
+_IMAGE = "https://tea.example.org/x.png"
+
 MESSAGES: list[tuple[int, dict[str, Any]]] = [
     (1, {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "I want Tea\nand a cake\nwith cream"}]}),
     (
@@ -178,7 +180,7 @@ def test_messages_of_odd_shapes_do_no_harm(tmp_path: Path) -> None:
             "part_kind": "user-prompt",
             "content": [5, None, {"kind": "binary", "media_type": "tea", "data": "AAAA"}],
         },
-        {"part_kind": "user-prompt", "content": [{"kind": "image-url", "url": "https://tea.example.org/x.png"}]},
+        {"part_kind": "user-prompt", "content": [{"kind": "image-url", "url": _IMAGE}]},
         {"part_kind": "tool-call", "tool_name": ["tea"], "args": "{not json tea"},
         {"part_kind": "tool-return", "content": [["tea"], {"a": {"b": "tea"}}]},
         {"part_kind": "tool-return"},

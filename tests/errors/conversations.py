@@ -11,6 +11,8 @@ from deepctl.domain.sessions.log import Message
 from tests.errors.situation import Situation, case
 from tests.support.command import Result
 
+_IMAGE = "http://127.0.0.1/secret"
+
 ALICE = ("--user", "alice")
 AT = "2026-01-01T00:00:00Z"
 
@@ -182,7 +184,7 @@ def _(s: Situation) -> list[str]:
 
 @case("sessions import", "a message in FILE wants files from this machine's network")
 def _(s: Situation) -> list[str]:
-    image = {"kind": "image-url", "url": "http://127.0.0.1/secret", "force_download": "allow-local"}
+    image = {"kind": "image-url", "url": _IMAGE, "force_download": "allow-local"}
     return _import(s, _document(_prompt([image])))
 
 
