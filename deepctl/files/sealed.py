@@ -6,6 +6,7 @@ A damaged line takes only itself down, and a line that a kill cut short is told 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import zlib
@@ -180,20 +181,20 @@ class Appender:
         """Write several lines and sync them together. Returns the offset behind each."""
         lines = [seal(value) for value in values]
         raw = b"".join(lines)
+        start = self.end
         try:
             written = 0
             while written < len(raw):
-                written += os.pwrite(self._descriptor, raw[written:], self.end + written)
+                written += os.pwrite(self._descriptor, raw[written:], start + written)
             os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
-        except OSError as error:
+            self.end = start + len(raw)
+        except BaseException as error:
+            # An interrupt, too: what is written next must not be laid over this.
             os.ftruncate(self._descriptor, self.end)
-            error.filename = self.path
+            if isinstance(error, OSError):
+                error.filename = self.path
             raise
-        ends = []
-        for line in lines:
-            self.end += len(line)
-            ends.append(self.end)
-        return ends
+        return list(itertools.accumulate(map(len, lines), initial=start))[1:]
 
     def close(self) -> None:
         os.close(self._descriptor)

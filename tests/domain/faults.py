@@ -1,4 +1,6 @@
-"""Faults in the file system, at a chosen call: the process is killed right before it, or the call fails."""
+"""Faults at a chosen point: a call to the file system before which the process is killed, or which fails, or a line of
+the code at which Ctrl-C comes.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,60 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, Protocol
 
 CALLS = (
     "chmod", "fchmod", "fdatasync", "fsync", "ftruncate", "link", "listdir", "lstat", "mkdir", "open", "pread",
     "pwrite", "read", "readlink", "rename", "rmdir", "scandir", "stat", "symlink", "sync", "unlink", "write",
 )  # fmt: skip
+
+
+class Points(Protocol):
+    """Counts what happens while it is installed, and makes the fault at one of them."""
+
+    seen: int
+
+    def installed(self) -> contextlib.AbstractContextManager[None]: ...
+
+
+class Lines:
+    """Counts the lines of `function`, and of all that it calls, and raises `KeyboardInterrupt` at number `at`, from 1.
+
+    What a function returns counts as a line, too: that is where what it did can get lost.
+    """
+
+    def __init__(self, function: Callable[..., Any], at: int = 0) -> None:
+        self.seen = 0
+        self._code: CodeType = function.__code__
+        self._at = at
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """While entered, every line goes through this."""
+        before = sys.gettrace()
+        sys.settrace(self._called)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+    def _called(self, frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code is not self._code and not self._depth:
+            return None
+        self._depth += 1
+        return self._within
+
+    def _within(self, frame: FrameType, event: str, argument: object) -> Any:
+        if event in ("line", "return"):
+            self.seen += 1
+        if event == "return":
+            self._depth -= 1
+        if self.seen == self._at and event in ("line", "return"):
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return self._within
 
 
 class Counter:
@@ -64,9 +114,9 @@ def _is_beneath(directory: str, arguments: tuple[Any, ...], options: dict[str, A
     return place.startswith(directory)
 
 
-def count(operation: Callable[[], object]) -> int:
-    """How many calls an operation makes."""
-    counter = Counter()
+def count(operation: Callable[[], object], points: Points | None = None) -> int:
+    """How many calls an operation makes, or how many other points there are in it."""
+    counter = points or Counter()
     with counter.installed():
         operation()
     return counter.seen
@@ -88,17 +138,22 @@ def failing(number: int) -> Callable[[], None]:
 
 def in_child(operation: Callable[[], object], at: int, action: Callable[[], None]) -> str:
     """Run an operation in a process of its own with a fault. Returns `killed`, `done` or the name of what it raised."""
+    return in_child_with(operation, Counter(at, action))
+
+
+def in_child_with(operation: Callable[[], object], fault: Points) -> str:
+    """The same with a fault of whatever kind."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         said = "done"
         try:
-            with Counter(at, action).installed():
+            with fault.installed():
                 operation()
         except BaseException as error:
             said = type(error).__name__
-            if not isinstance(error, OSError) and "deepctl" not in type(error).__module__:
+            if not isinstance(error, (OSError, KeyboardInterrupt)) and "deepctl" not in type(error).__module__:
                 import traceback
 
                 said += "\n" + traceback.format_exc()

@@ -1,4 +1,5 @@
-"""Killed before, or failing at, any call to the file system: entirely old or entirely new, and nothing lost.
+"""Killed before, or failing at, any call to the file system, or interrupted at any line that makes something count:
+entirely old or entirely new, and nothing lost.
 
 `make soak` tries every call; otherwise a sample is tried, the same every time.
 """
@@ -15,11 +16,11 @@ from typing import NamedTuple
 
 import pytest
 
-from deepctl.domain.checkpoints import pruning, reading, verifying
+from deepctl.domain.checkpoints import ledger, pruning, reading, verifying
 from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.trees import DIRECTORY, walk
 from deepctl.domain.sessions import catalogue
-from tests.domain.faults import count, failing, in_child, kill
+from tests.domain.faults import Lines, count, failing, in_child, in_child_with, kill
 from tests.domain.scene import Scene, leftovers
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
@@ -54,6 +55,7 @@ def _story(place: Path) -> Scene:
     with scene.turn("last"):
         scene.write("f.txt", "five\n")
         os.chmod(scene.workspace / "a.txt", 0o600)
+    scene.write("mine.txt", "the user's, edited\n")
     return scene
 
 
@@ -153,6 +155,29 @@ def test_after_any_fault_the_profile_is_entirely_old_or_entirely_new(
     with capfd.disabled():
         print(f" {name}: {len(points)} of {calls * len(FAULTS)} points tried", end="")
     assert seen >= {old, new} or not _SOAK
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_after_ctrl_c_at_any_line_that_makes_something_count(name: str, tmp_path: Path) -> None:
+    operation = OPERATIONS[name]
+    _story(tmp_path / "story")
+    earlier = {record.id for record in Scene(tmp_path / "story").records()}
+    old = _state(_copy(tmp_path, "old"))
+    scene = _copy(tmp_path, "new")
+    counting = ledger.Writer._append
+    points = range(1, count(lambda: operation(scene), Lines(counting)) + 1)
+    new = _state(scene)
+    assert len(points) > 50
+    seen: set[State] = set()
+    for at in points if _SOAK else points[:: len(points) // _SAMPLE]:
+        scene = _copy(tmp_path, "try")
+        said = in_child_with(lambda: operation(scene), Lines(counting, at))  # noqa: B023 (called here and now)
+        assert said in ("KeyboardInterrupt", "Interrupted"), (at, said)
+        removed = set() if name not in ("prune", "remove") else {record.id for record in scene.records()} ^ earlier
+        _check_readable(scene, earlier - removed)
+        seen.add(_state(scene))
+        _check_nothing_is_left(scene)
+    assert seen == {old, new}
 
 
 def _only_saved(found: State, old: State, name: str) -> bool:

@@ -302,8 +302,13 @@ class Writer:
         self.ledger = after
 
     def _append(self, entry: dict[str, Any]) -> None:
-        end = self._appender.append({"v": FORMAT, **entry})
-        self.ledger.apply(sealed.Line(0, end, {"v": FORMAT, **entry}, None), self._path)
+        try:
+            end = self._appender.append({"v": FORMAT, **entry})
+            self.ledger.apply(sealed.Line(0, end, {"v": FORMAT, **entry}, None), self._path)
+        except BaseException:
+            # Whoever is interrupted here cannot know whether it had happened; the disk does.
+            self.ledger = parsed(self.content(), self._path)
+            raise
 
     def close(self) -> None:
         self._appender.close()
