@@ -8,7 +8,7 @@ TESTS ?= tests
 DEV := $(VENV)/.ready-dev
 SOAK := $(addprefix tests/domain/test_,crash.py checkpoint_damage.py stories.py memory_changes.py purging.py session_delete.py wiping.py)
 
-.PHONY: help demo test soak lint bench completions clean
+.PHONY: help demo test soak lint bench completions pictures clean
 
 help:
 	@echo "make demo    a conversation with the offline model, in a throw-away root"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make bench   speed, as ratios measured in one run"
 	@echo "make completions   the scripts in completions/, anew from the commands"
+	@echo "make pictures   the pictures in docs/pictures/, anew from real runs"
 	@echo "make clean   remove what the others made"
 
 $(BIN)/pip:
@@ -51,6 +52,9 @@ bench: $(DEV)
 
 completions: $(DEV)
 	$(BIN)/python -m deepctl.cli.completion_scripts completions
+
+pictures: $(DEV)
+	$(BIN)/python -m docs.pictures.make
 
 clean:
 	rm -rf $(VENV) .venv-peer build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import completion, rewind, sandbox, snapshot, start, store, wipe
+from benchmarks import completion, conversation, rewind, sandbox, snapshot, start, store, streaming, wipe
 
 if __name__ == "__main__":
     sys.exit(
         0
-        if all([start.run(), completion.run(), snapshot.run(), rewind.run(), store.run(), sandbox.run(), wipe.run()])
+        if all(
+            [
+                start.run(),
+                conversation.run(),
+                completion.run(),
+                snapshot.run(),
+                rewind.run(),
+                store.run(),
+                sandbox.run(),
+                wipe.run(),
+                streaming.run(),
+            ]
+        )
         else 1
     )

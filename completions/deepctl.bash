@@ -9,8 +9,8 @@ _deepctl_table() {
 	commands= arguments= options=
 	local user='--user=profile --profile=profile -u=profile'
 	case $1 in
-	'') commands='chat checkpoints sessions memory profiles wipe sandbox config doctor' options='--version --install-completion=?,bash,zsh,fish --show-completion=?,bash,zsh,fish' ;;
-	' chat') arguments='-' options="$user --session=session -s=session --new=?- --model=- -m=- --approve=,ask,auto,never --sandbox=,auto,bubblewrap,docker,none --network --ephemeral --timeout=- --wait=- --json" ;;
+	'') commands='chat checkpoints sessions memory profiles wipe sandbox models config doctor' options='--version --install-completion=?,bash,zsh,fish --show-completion=?,bash,zsh,fish' ;;
+	' chat') arguments='-' options="$user --session=session -s=session --new=?- --file=file -f=file --model=- -m=- --approve=,ask,auto,never --sandbox=,auto,bubblewrap,docker,none --network --ephemeral --timeout=- --wait=- --json" ;;
 	' checkpoints') commands='list show diff save label rewind undo fork remove prune import verify' ;;
 	' checkpoints list') options="$user --session=session -s=session --limit=- --all --graph --json" ;;
 	' checkpoints show') arguments='checkpoint' options="$user --session=session -s=session --json" ;;
@@ -53,6 +53,7 @@ _deepctl_table() {
 	' sandbox') commands='show remove' ;;
 	' sandbox show') options="$user --json" ;;
 	' sandbox remove') options="$user --wait=- --json" ;;
+	' models') options="$user --all --json" ;;
 	' config') commands='show get set unset path' ;;
 	' config show') options="$user --json" ;;
 	' config get') arguments='setting' options="$user --json" ;;
@@ -66,7 +67,7 @@ _deepctl_table() {
 
 _deepctl_setting() {
 	case $1 in
-	'') kind=,default_user,model,base_url,instructions,approve,sandbox,checkpoints,snapshot.exclude,docker.image,limits.seconds,limits.memory,limits.processes,limits.tmp,limits.disk,limits.checkpoints ;;
+	'') kind=,default_user,model,base_url,instructions,context_window,compact_at,approve,sandbox,checkpoints,snapshot.exclude,docker.image,max_requests,max_tokens,max_cost,retries,limits.seconds,limits.memory,limits.processes,limits.tmp,limits.disk,limits.checkpoints ;;
 	default_user) kind=profile ;;
 	approve) kind=,ask,auto,never ;;
 	sandbox) kind=,auto,bubblewrap,docker,none ;;

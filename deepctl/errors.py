@@ -6,6 +6,8 @@ JSON line, and into the exit code of the process. README shows ``EXIT_CODES`` an
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 EXIT_CODES: dict[int, str] = {
     0: "done",
     1: "unexpected failure (a bug)",
@@ -196,3 +198,8 @@ class Terminated(DeepctlError):
         super().__init__(f"Ended by signal {signal}.", kept)
         self.signal = signal
         self.exit_code = 128 + signal
+
+
+def terminate(number: int, frame: object) -> NoReturn:
+    """A handler for signals that raises `Terminated`."""
+    raise Terminated(number)

@@ -154,6 +154,8 @@ def test_hostile_arguments(
         for parameter in _given(command):
             # What reads a pipe waits for its writer, as `cat` does.
             values = [one for one in (*HOSTILE, *files) if not (words.endswith(" import") and one.endswith("fifo"))]
+            if words.endswith(" export"):
+                values = [one for one in values if not one.endswith("/missing")]  # a good name for a new file
             chosen = randomness.sample(values, 4 if words == _CHAT else 12)
             for value in chosen:
                 argv = _line(words, command, parameter, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from typer.main import get_command
 
 from deepctl import errors
 from deepctl.cli.main import app
+from deepctl.cli.usage import near_to
+from deepctl.domain.doctor import keys
 from deepctl.domain.settings import SETTINGS
 from tests.support.command import InProcess
 
@@ -55,6 +58,26 @@ def test_every_command_is_in_readme_and_has_help_with_an_example(deepctl: InProc
     assert "--json" in shown
 
 
+def test_the_first_commands_of_readme_do_what_it_says(deepctl: InProcess, home: Path) -> None:
+    block = README.partition("**Without a key**")[2].partition("```sh\n")[2].partition("```")[0]
+    commands = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+    assert len(commands) == 6
+    *_, recalled, of_bob, rewound, undone = [deepctl(*command).ok().stdout for command in commands]
+    assert "window seats" in recalled
+    assert of_bob == "Memory is empty.\n"
+    assert "deleted   trip.md" in rewound
+    assert "restored  trip.md" in undone
+    assert (home / "profiles/alice/workspace/trip.md").read_text() == "Rome in May"
+
+
+def test_the_variables_that_readme_names_are_those_of_the_providers() -> None:
+    rows = README.partition("| model | what it needs |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    named = {name: re.findall(r"`([A-Z]\w+)`", row) for row in rows for name in re.findall(r"`([\w-]+):…`", row)}
+    assert {"anthropic", "openai", "google", "groq", "ollama", "openai-chat"} <= set(named)
+    for name, variables in named.items():
+        assert name == "ollama" or set(keys.VARIABLES[keys.provider(name)]) & set(variables), name
+
+
 def test_the_versions_agree(deepctl: InProcess) -> None:
     from deepctl import __version__
 
@@ -73,8 +96,41 @@ def test_a_mistyped_command_or_option_is_exit_2_with_a_hint(deepctl: InProcess) 
     mistyped = deepctl("profile", "list", "--json")
     assert (mistyped.code, mistyped.error["code"]) == (2, "usage")
     assert "Did you mean 'profiles'?" in mistyped.error["hint"]
+    assert "Did you mean" not in deepctl("checkpoints", "restore").stderr, "remove is not what that is a slip of"
     option = deepctl("profiles", "list", "--jsn")
     assert option.code == 2
     assert option.stderr.splitlines()[-1] == (
         "Hint: Did you mean --json? `deepctl profiles list --help` shows how it is used."
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--usr", "--user"),
+        ("--usre", "--user"),
+        ("--us", "--user"),
+        ("--user-name", "--user"),
+        ("--sesion", "--session"),
+        ("--sess", "--session"),
+        ("--models", "--model"),
+        ("--no-network", "--network"),
+    ],
+)
+def test_a_slip_in_an_option_is_told_by_its_letters(deepctl: InProcess, typed: str, meant: str) -> None:
+    assert f"Did you mean {meant}? `deepctl chat --help`" in deepctl("chat", typed, "hello").stderr
+
+
+@pytest.mark.parametrize(
+    "typed", ["--url", "--quiet", "--purge", "--super", "--key", "--yes", "--list", "--stat", "--u"]
+)
+def test_an_option_that_is_like_no_other_is_taken_for_no_slip(deepctl: InProcess, typed: str) -> None:
+    refused = deepctl("chat", typed, "hello")
+    assert refused.code == 2
+    assert "Did you mean" not in refused.stderr
+
+
+def test_the_likeliest_comes_first_and_what_stands_before_a_name_makes_it_no_likelier() -> None:
+    assert near_to("/rewnd", ["/retry", "/rewind", "/undo"]) == ["/rewind"]
+    assert near_to("/list", ["/quit", "/edit"]) == []
+    assert near_to("--sess", ["--session-file", "--session", "--json"]) == ["--session", "--session-file"]

@@ -206,6 +206,7 @@ _RUNS: _Runs = {
     "profiles path": [_say("profiles", "path")],
     "sandbox show": [_say("sandbox", "show")],
     "sandbox remove": [],  # needs Docker: tests/sandbox/test_containers.py
+    "models": [_say("models"), lambda world: ("models", "--all", "--json")],
     "config show": [_say("config", "show"), lambda world: ("config", "show", "--json")],
     "config get": [_say("config", "get", "model")],
     "config set": [_say("config", "set", "model", "offline"), _say("config", "set", "limits.processes", "99")],

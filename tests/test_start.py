@@ -21,6 +21,7 @@ READERS = [
     ("config", "get", "model"),
     ("config", "path"),
     ("sandbox", "show", "--user", "alice"),
+    ("models", "--user", "alice"),
     ("doctor", "--user", "alice"),
     ("memory", "show", "--at", "~0", "--user", "alice"),
     ("memory", "search", "tea", "--user", "alice"),

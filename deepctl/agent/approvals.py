@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import posixpath
 import re
 from collections.abc import Awaitable, Callable, Iterable
@@ -26,6 +27,7 @@ from pydantic_ai_backends.permissions import (
 from pydantic_ai_backends.permissions.checker import MATCHES_NOTHING, glob_to_regex
 
 from deepctl.agent.backend import LocalBackend
+from deepctl.agent.mcp import asks
 from deepctl.domain.permissions import ACTIONS, OPERATIONS, Permissions, Rule, Rules
 from deepctl.errors import BadSetting
 from deepctl.sandbox.policy import MOUNT
@@ -38,15 +40,17 @@ _TOOLS: dict[str, PermissionOperation] = {
     "edit_file": "edit",
     "execute": "execute",
 }
+_WHAT = {"execute": "this command; it did not run", "mcp": "this tool; it was not used"}
 _SEVERAL = re.compile(r"[;&|<>()`$\n\r]+")
 """What makes of one command several, or has it do more than its words say."""
 _MAX_COMPARED = 1 << 20
-_MAX_PREVIEW = 80
-_MAX_LINE = 200
 
 
 class Question(NamedTuple):
-    """What a person is asked: the operation, the path or command, and for a change to a file its diff."""
+    """What a person is asked: the operation, the path or command, and for a change to a file its diff.
+
+    For a tool of an MCP server (`mcp`), the target is its name and the preview are its arguments, as JSON.
+    """
 
     operation: str
     target: str
@@ -54,7 +58,9 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What they said. `always` means from now on as well, for the same path or command; `word` is for the agent."""
+    """What they said. `always` means from now on as well, for the same path, command or MCP tool; `word` is for the
+    agent.
+    """
 
     allow: bool
     always: bool = False
@@ -120,8 +126,9 @@ class Approvals(AbstractCapability[Any]):
     """Decides about every file operation and command inside its call, so that nothing after it runs before it.
 
     The profile's rules come first. Where they are silent, file tools may do what they like inside the workspace, and
-    so may commands in a sandbox; other commands are asked about. A question is answered by `approve`: `auto` is yes,
-    `never` no, `ask` what `ask` says and, where nobody can be asked, no. A no is told to the model and ends nothing.
+    so may commands in a sandbox; other commands are asked about, and so are tools of MCP servers, unless their table
+    says otherwise. A question is answered by `approve`: `auto` is yes, `never` no, `ask` what `ask` says and, where
+    nobody can be asked, no. A no is told to the model and ends nothing.
     """
 
     approve: Approve = "ask"
@@ -142,6 +149,8 @@ class Approvals(AbstractCapability[Any]):
     ) -> dict[str, Any]:
         operation = _TOOLS.get(call.tool_name)
         if operation is None:
+            if asks(tool_def) and ("mcp", call.tool_name) not in self._always:
+                await self._approved(ctx, "mcp", call.tool_name, call.tool_name, args)
             return args
         if operation == "execute":
             command = str(args.get("command", ""))
@@ -156,8 +165,8 @@ class Approvals(AbstractCapability[Any]):
             if operation == "edit":
                 # What an edit says about a file tells what is in it.
                 decision = max(decision, self._about_path("read", {written, real}), key=_strictness)
-            if written != real:
-                target = f"{target} (which is {real})"
+            # As the user knows it, however the model spells it.
+            target = written if written == real else f"{written} (which is {real})"
         if decision.action == "deny":
             reason = f" ({decision.reason})" if decision.reason else ""
             raise ToolFailed(f"The rules of this profile do not allow this{reason}. It was not done; go on without it.")
@@ -190,16 +199,14 @@ class Approvals(AbstractCapability[Any]):
         self, ctx: RunContext[Any], operation: str, target: str, real: str, args: dict[str, Any]
     ) -> None:
         """Return if the answer is yes. Raises `ToolFailed`, for the model, if it is no."""
-        what = (
-            "this command; it did not run" if operation == "execute" else f"to {operation} this file; it was not done"
-        )
+        what = _WHAT.get(operation, f"to {operation} this file; it was not done")
         if self.approve == "never":
             raise ToolFailed(f"The settings do not allow {what}. Go on without it.")
         if self.approve == "auto":
             return
         if self.ask is None:
             raise ToolFailed(f"Nobody is there to allow {what}. Go on without it.")
-        preview = await _preview(ctx.workspace, operation, target, args)
+        preview = await _preview(ctx.workspace, operation, str(args.get("path", "")), args)
         answer = await self.ask(Question(operation, target, preview))
         if not answer.allow:
             word = f" They say: {answer.word}" if answer.word else " Go on without it."
@@ -226,14 +233,17 @@ async def _spellings(workspace: Workspace, path: str) -> tuple[str, str]:
 
 
 async def _preview(workspace: Workspace, operation: str, path: str, args: dict[str, Any]) -> str:
+    if operation == "mcp":
+        return json.dumps(args, indent=2, ensure_ascii=False)
     if operation not in ("write", "edit"):
         return ""
+    is_new = False
     try:
         if ((await workspace.stat(path)).size or 0) > _MAX_COMPARED:
             return "(the file is too large to show what changes)"
         before = (await workspace.read_bytes(path)).decode("utf-8", "replace")
     except (FileNotFoundError, NotADirectoryError):
-        before = ""
+        before, is_new = "", True
     except (OSError, ValueError) as error:
         return f"(what is there now cannot be shown: {error})"
     if operation == "write":
@@ -243,12 +253,16 @@ async def _preview(workspace: Workspace, operation: str, path: str, args: dict[s
         after = before.replace(old, new, -1 if args.get("replace_all") else 1) if old else before
     if len(after) > _MAX_COMPARED:
         return "(what is written is too large to show)"
-    lines = list(difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm=""))[2:]
-    if not lines and before != after:
-        return "(only the ends of lines change)"
-    if len(lines) > _MAX_PREVIEW:
-        lines = [*lines[:_MAX_PREVIEW], f"… and {len(lines) - _MAX_PREVIEW} lines more"]
-    return "\n".join(line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}…" for line in lines)
+    lines = list(difflib.unified_diff(_lines(before), _lines(after), "before", "after", lineterm=""))[2:]
+    if not lines:
+        nothing = "(a new, empty file)" if is_new else "(unchanged)"
+        return "(only the ends of lines change)" if before != after else nothing
+    return "\n".join(lines)
+
+
+def _lines(text: str) -> list[str]:
+    # `splitlines` would make two of a line with a form feed in it.
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 assert set(_TOOLS.values()) == set(OPERATIONS)

@@ -5,20 +5,24 @@ from __future__ import annotations
 from contextlib import closing
 from typing import NamedTuple
 
-from pydantic import ValidationError
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, UserContent, repair_messages
+from pydantic_ai.messages import UserContent
 
+from deepctl.agent import history
 from deepctl.agent.assemble import DeepAgentDeps
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.checkpointing import RewindRequested
+from deepctl.agent.compacting import Compacted
+from deepctl.agent.history import History
 from deepctl.agent.keeping import TurnCheckpoints
+from deepctl.agent.mentioned_files import DirectoryFiles
 from deepctl.agent.running import Running
-from deepctl.agent.turn import Emit, Outcome
+from deepctl.agent.turn import Emit, Outcome, storing, to_json
 from deepctl.domain.checkpoints import reading
 from deepctl.domain.checkpoints.records import Position
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.sessions import catalogue, log
 from deepctl.domain.sessions.catalogue import Session
+from deepctl.domain.words import counted
 
 
 class Done(NamedTuple):
@@ -45,21 +49,49 @@ class Chat:
         keeping = TurnCheckpoints(work, prompt, emit)
         notices: list[str] = []
         said: str | list[UserContent] = prompt
+        brought: list[UserContent] | None = None
         while True:
             found = catalogue.find(work.paths, session)
             conversation = catalogue.read(found)
             before = reading.position(found, conversation)
-            history, unreadable = _history(conversation)
-            if said is prompt:
+            sent = history.of(conversation)
+            if brought is None:
                 keeping.started(found, before)
-                notices = _notices(found.name, conversation, unreadable)
+                notices = _notices(found.name, conversation, sent.unreadable)
+                brought = self._running.attaching.brought(prompt, DirectoryFiles(work.paths.workspace), emit)
+                said = [prompt, *brought] if brought else prompt
             try:
-                outcome = self._attempt(keeping, found, before, said, history)
+                outcome = self._attempt(keeping, found, before, said, sent)
             except RewindRequested as request:
-                said = request.prompt(prompt)
+                self._running.again()
+                said = [*request.prompt(prompt), *brought]
                 continue
             latest = keeping.latest.id if keeping.latest else None
             return Done(outcome, found.name, latest, notices + keeping.unkept())
+
+    def compact(self, work: Work, session: str, focus: str | None, emit: Emit) -> Compacted:
+        """Summarise a session's conversation for the model; `focus` says what it is about above all.
+
+        Nothing is taken out of the session, and its state before is a checkpoint to rewind to. The caller holds the
+        profile's lock. Raises `NotFound` if there is nothing to summarise, and what `turn` raises; nothing has changed
+        then.
+        """
+        found = catalogue.find(work.paths, session)
+        conversation = catalogue.read(found)
+        done, shortened = self._running.compact(history.of(conversation), focus, emit)
+        before = reading.position(found, conversation)
+        author, head = work.between(), work.head(found)
+        if head is None or (head.log, head.offset) != (before.log, before.offset):
+            head = work.save(found, "manual", before, author=author)
+            emit({"type": "checkpoint", "id": head.id, "kind": head.kind})
+        writer = log.Writer(found.directory, found.log, conversation.last_turn)
+        with closing(writer), storing():
+            writer.compacted(to_json([shortened.summary])[0], len(conversation.messages) - shortened.begins)
+            after = before._replace(offset=writer.end, message_count=before.message_count + 1)
+        emit(done.event())
+        record = work.save(found, "manual", after, author=author)
+        emit({"type": "checkpoint", "id": record.id, "kind": record.kind})
+        return done._replace(checkpoint=head.id)
 
     def _attempt(
         self,
@@ -67,7 +99,7 @@ class Chat:
         session: Session,
         before: Position,
         said: str | list[UserContent],
-        history: list[ModelMessage],
+        sent: History,
     ) -> Outcome:
         """Run a turn until it ends; raises `RewindRequested` if the agent wants it to begin again from before."""
         writer = log.Writer(session.directory, session.log, before.turn + 1)
@@ -75,7 +107,7 @@ class Chat:
         try:
             with closing(LocalBackend(keeping.workspace, sandbox=self._running.options.sandbox)) as backend:
                 deps = DeepAgentDeps(backend=backend, checkpoint_store=keeping)
-                outcome = self._running.run(deps, said, history, writer, keeping.emit, keeping.tool_done)
+                outcome = self._running.run(deps, said, sent, writer, keeping.emit, keeping.tool_done)
         except RewindRequested as request:
             keeping.go_back(request)
             raise
@@ -88,18 +120,6 @@ class Chat:
         return outcome
 
 
-def _history(conversation: log.Conversation) -> tuple[list[ModelMessage], int]:
-    """The messages a model can be sent, repaired where a turn was killed, and how many could not be understood."""
-    messages: list[ModelMessage] = []
-    unreadable = 0
-    for entry in conversation.messages:
-        try:
-            messages += ModelMessagesTypeAdapter.validate_python([entry.message])
-        except ValidationError:
-            unreadable += 1
-    return repair_messages(messages), unreadable
-
-
 def _notices(session: str, conversation: log.Conversation, unreadable: int) -> list[str]:
     notices = []
     torn = sum(damage.torn for damage in conversation.damage)
@@ -108,7 +128,7 @@ def _notices(session: str, conversation: log.Conversation, unreadable: int) -> l
         notices.append(f"Session {session!r}: an earlier turn was cut short; the unfinished last line was cut off.")
     if damaged:
         lines = ", ".join(f"{damage.file} line {damage.line}" for damage in conversation.damage if not damage.torn)
-        notices.append(f"Session {session!r}: {damaged} damaged line(s) left out: {lines}. The rest is used.")
+        notices.append(f"Session {session!r}: {counted(damaged, 'damaged line')} left out: {lines}. The rest is used.")
     if unreadable:
-        notices.append(f"Session {session!r}: {unreadable} message(s) could not be understood and were left out.")
+        notices.append(f"Session {session!r}: {counted(unreadable, 'message')} left out that could not be understood.")
     return notices

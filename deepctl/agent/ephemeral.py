@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, UserContent, repair_messages
+from pydantic_ai.messages import UserContent
 from pydantic_ai_backends import StateBackend
 
+from deepctl.agent import history
 from deepctl.agent.assemble import DeepAgentDeps
 from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
 from deepctl.agent.checkpointing import RewindRequested
+from deepctl.agent.compacting import Compacted
+from deepctl.agent.mentioned_files import StateFiles
 from deepctl.agent.running import Running
-from deepctl.agent.turn import Emit, Outcome
+from deepctl.agent.turn import Emit, Outcome, to_json
+from deepctl.domain import attaching
+from deepctl.domain.sessions.log import Compaction, Conversation, Message
 
 
 class _Messages:
     """The record of a turn, in memory. Results of a turn that breaks off are lost with it, as its answer is."""
 
-    def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
+    def __init__(self, conversation: Conversation, turn: int) -> None:
+        self._turn = turn
+        self.conversation = conversation
 
     def result(self, part: dict[str, Any]) -> None:
         """It comes again, in the message that has all of the same answer."""
 
     def message(self, message: dict[str, Any]) -> None:
-        self.messages.append(message)
+        self.conversation.messages.append(Message(self._turn, "", message))
+
+    def compacted(self, summary: dict[str, Any], keeps: int) -> None:
+        self.conversation.compactions.append(Compaction(len(self.conversation.messages), keeps))
+        self.message(summary)
 
 
 class EphemeralChat:
@@ -32,20 +44,54 @@ class EphemeralChat:
 
     def __init__(self, running: Running) -> None:
         self._running = running
-        self._deps = DeepAgentDeps(backend=StateBackend(), checkpoint_store=InMemoryCheckpointStore())
-        self._history: list[ModelMessage] = []
+        self._state = StateBackend()
+        self._deps = DeepAgentDeps(backend=self._state, checkpoint_store=InMemoryCheckpointStore())
+        self._conversation = _of([], 0)
+
+    def attach(self, files: Sequence[str], tell: Callable[[str], None] = lambda message: None) -> list[str]:
+        """Take files of the user's into memory; returns their paths there. See `deepctl.domain.attaching.attach`."""
+        contents = [attaching.content(path) for path in files]
+        names = [attaching.settle(name, partial(self._take, content), tell) for name, content in contents]
+        return list(dict.fromkeys(names))
+
+    def _take(self, content: bytes, name: str, new: bool) -> bool:
+        if self._state.exists(name):
+            return self._state.is_file(name) and self._state.read_bytes(name) == content
+        if new:
+            self._state.write_bytes(name, content)
+        return new
+
+    def answered_by(self, running: Running) -> EphemeralChat:
+        """The same conversation, gone on with by another agent."""
+        other = EphemeralChat(running)
+        other._state, other._deps, other._conversation = self._state, self._deps, self._conversation
+        return other
 
     def turn(self, prompt: str, emit: Emit) -> Outcome:
         """Run one turn. Raises what `Running.run` raises; what was complete by then is remembered."""
-        said: str | list[UserContent] = prompt
+        brought = self._running.attaching.brought(prompt, StateFiles(self._state), emit)
+        said: str | list[UserContent] = [prompt, *brought] if brought else prompt
+        turn = self._conversation.last_turn + 1
         while True:
-            record = _Messages()
+            self._conversation = self._conversation._replace(last_turn=turn)
+            record = _Messages(self._conversation, turn)
             try:
-                return self._running.run(self._deps, said, self._history, record, emit)
+                return self._running.run(self._deps, said, history.of(self._conversation), record, emit)
             except RewindRequested as request:
-                record.messages.clear()
-                self._history = request.messages
-                said = request.prompt(prompt)
-            finally:
-                new = ModelMessagesTypeAdapter.validate_python(record.messages)
-                self._history = repair_messages([*self._history, *new])
+                self._running.again()
+                self._conversation = _of(to_json(request.messages), turn - 1)
+                said = [*request.prompt(prompt), *brought]
+
+    def compact(self, focus: str | None, emit: Emit) -> Compacted:
+        """Summarise the conversation for the model: see `Chat.compact`. It cannot be taken back."""
+        sent = history.of(self._conversation)
+        done, shortened = self._running.compact(sent, focus, emit)
+        record = _Messages(self._conversation, self._conversation.last_turn)
+        record.compacted(to_json([shortened.summary])[0], sent.total - shortened.begins)
+        emit(done.event())
+        return done
+
+
+def _of(messages: Sequence[dict[str, Any]], turn: int) -> Conversation:
+    """A conversation in memory, which grows in place."""
+    return Conversation([Message(turn, "", message) for message in messages], [], turn, [])

@@ -22,6 +22,7 @@ from deepctl.domain.checkpoints.rewinding import Conflicts, Wish
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.sessions import log
 from deepctl.domain.sessions.catalogue import Session
+from deepctl.domain.words import counted
 from deepctl.errors import DeepctlError, Refused, Terminated
 
 _SHOWN = 50
@@ -153,8 +154,9 @@ class TurnCheckpoints:
         found = self._work.ledger
         line = found.line_of(reading.head(found, self._session))[:_SHOWN]
         return [
-            f"{record.id} {found.labels.get(record.id, '')} turn {record.turn}, {record.message_count} messages, "
-            f"{record.files} files, {record.created_at}: {record.prompt[:60]}"
+            f"{record.id} {found.labels.get(record.id, '')} turn {record.turn}, "
+            f"{counted(record.message_count, 'message')}, {counted(record.files, 'file')}, "
+            f"{record.created_at}: {record.prompt[:60]}"
             for record in reversed(line)
         ]
 

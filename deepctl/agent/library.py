@@ -34,6 +34,7 @@ from deepctl.agent.checkpointing import READ_ONLY_TOOLS, RewindRequested
 from deepctl.agent.file_store import FileCheckpointStore
 from deepctl.domain.checkpoints.records import check_label
 from deepctl.domain.checkpoints.reference import CheckpointNotFound
+from deepctl.domain.words import counted
 from deepctl.errors import Refused
 
 
@@ -120,7 +121,8 @@ class StoreCheckpoints:
     async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
         """A line for each checkpoint, oldest first."""
         return [
-            f"{found.id} {found.label} turn {found.turn}, {found.message_count} messages, {found.created_at:%F %T %z}"
+            f"{found.id} {found.label} turn {found.turn}, {counted(found.message_count, 'message')}, "
+            f"{found.created_at:%F %T %z}"
             for found in await self.store.list_all()
         ]
 

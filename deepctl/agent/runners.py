@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,7 +12,6 @@ from typing import NamedTuple, Protocol
 import anyio.to_thread
 from pydantic_ai.workspaces import (
     CommandResult,
-    LocalWorkspaceBackend,
     Workspace,
     WorkspaceCommand,
     WorkspaceOutputLimitError,
@@ -20,6 +20,7 @@ from pydantic_ai.workspaces import (
 )
 from pydantic_ai_harness.bubblewrap_sandbox import BubblewrapWorkspace
 
+from deepctl.agent.command_output import Hear, StreamingBackend, listener
 from deepctl.sandbox import bubblewrap, cgroups, containers, holding
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, OUTPUT_BYTES, Limits, Unavailable, environment
 
@@ -51,7 +52,7 @@ class Runner(Protocol):
         """End what is still running there. It can be used again."""
 
 
-class Bare(LocalWorkspaceBackend):
+class Bare(StreamingBackend):
     def __init__(self, root: str) -> None:
         super().__init__(root, env=_exactly(environment(os.path.join(root, HOME_DIRECTORY))))
 
@@ -60,7 +61,7 @@ class Bare(LocalWorkspaceBackend):
 
 
 def _exactly(variables: Mapping[str, str]) -> dict[str, str]:
-    """With these, `LocalWorkspaceBackend` passes nothing on of this process's own."""
+    """With these, pydantic-ai's `LocalWorkspaceBackend` passes nothing on of this process's own."""
     return {**variables, "LC_ALL": variables["LANG"], "LC_CTYPE": variables["LANG"]}
 
 
@@ -74,7 +75,7 @@ class Bubblewrapped(BubblewrapWorkspace):
 
     def __init__(self, policy: bubblewrap.Policy) -> None:
         assert policy.workspace is not None
-        super().__init__(Workspace(LocalWorkspaceBackend(policy.workspace, env=_exactly(environment("/")))))
+        super().__init__(Workspace(StreamingBackend(policy.workspace, env=_exactly(environment("/")))))
         self._policy = policy
 
     async def _sandbox(self) -> list[str]:
@@ -160,7 +161,7 @@ class Contained:
         timeout: float | None = None,
     ) -> CommandResult:
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
-        output = _Output()
+        output = _Output(_in_this_loop(listener()))
         code: int | None = None
         try:
             if self._held is None:
@@ -205,10 +206,23 @@ class Contained:
                 held.close()
 
 
+def _in_this_loop(hear: Hear | None) -> Hear | None:
+    """The same, to be called by another thread."""
+    if hear is None:
+        return None
+    loop = asyncio.get_running_loop()
+
+    def told(out: bytes, err: bytes) -> None:
+        loop.call_soon_threadsafe(hear, out, err)
+
+    return told
+
+
 class _Output:
     """What a command prints: filled by the thread that reads it, read when that has ended or has been left behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, hear: Hear | None) -> None:
+        self._hear = hear
         self._streams = (bytearray(), bytearray())
 
     @property
@@ -218,6 +232,8 @@ class _Output:
     def add(self, out: bytes, err: bytes) -> bool:
         self._streams[0].extend(out)
         self._streams[1].extend(err)
+        if self._hear is not None:
+            self._hear(out, err)
         return not self.is_full
 
     def text(self, most: int | None) -> tuple[str, str]:

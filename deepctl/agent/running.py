@@ -5,25 +5,47 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic_ai import Agent
-from pydantic_ai.messages import ModelMessage, UserContent
+from pydantic_ai.messages import UserContent
+from pydantic_ai.usage import RunUsage
 from pydantic_ai.workspaces import WorkspaceError
 
-from deepctl.agent import models
+from deepctl.agent import compacting, models
 from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.assemble import DeepAgentDeps, create_deep_agent
-from deepctl.agent.checkpointing import RewindRequested
+from deepctl.agent.compacting import COMPACT_AT, Compacted, Policy, Shortened
+from deepctl.agent.history import History
+from deepctl.agent.limits import Limits, cost, limits_of
+from deepctl.agent.mcp import Servers
+from deepctl.agent.mentions import Attaching
+from deepctl.agent.retrying import Retries, RetryingModel
 from deepctl.agent.sandboxes import Sandbox
-from deepctl.agent.turn import KEPT, Emit, Outcome, Record, run_turn
+from deepctl.agent.turn import KEPT, Emit, Outcome, Record, Usage, run_turn
+from deepctl.domain.mcp_servers import Server
 from deepctl.domain.permissions import Permissions
-from deepctl.errors import Interrupted, StorageError, Terminated, TimedOut
+from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated, TimedOut, terminate
+
+_T = TypeVar("_T")
+_ENDING_SECONDS = 1.0
+"""How long a turn that Ctrl-C has stopped is left to end what it has started, before another Ctrl-C cuts that short."""
+
+
+_CLOSING_SECONDS = 2.0
+"""How long connections of a stopped turn may take to be closed."""
 
 
 class Options(NamedTuple):
-    """What a chat was started with, settings resolved. `timeout` is in seconds."""
+    """What a chat was started with, settings resolved. `timeout` is in seconds.
+
+    `compact_at` is the share of the context window, in percent, at which conversations are compacted, `None` for never;
+    `context_window` is that window in tokens, if the model is not to be asked.
+    """
 
     model: str
     base_url: str | None = None
@@ -32,12 +54,18 @@ class Options(NamedTuple):
     approve: Approve = "ask"
     permissions: Permissions = {}
     timeout: float | None = None
+    compact_at: int | None = COMPACT_AT
+    context_window: int | None = None
+    retries: int = 3
+    limits: Limits = Limits()
+    mcp_servers: Sequence[Server] = ()
 
 
 class Running:
     """An agent that runs one turn after the other.
 
-    Raises `UsageError` or `ModelFailed` at once if the model cannot be used, `BadSetting` if a rule cannot.
+    Raises `UsageError` or `ModelFailed` at once if the model cannot be used, or has no price and money is limited, and
+    `BadSetting` if a rule cannot be used.
     """
 
     def __init__(
@@ -52,6 +80,11 @@ class Running:
         self._kept = kept
         self._environment = environment
         self._model = models.resolve(options.model, base_url=options.base_url, environment=environment)
+        self._servers = Servers(options.mcp_servers, environment)
+        self.attaching = Attaching(self._model, options.permissions, environment)
+        self._limits = limits_of(options.limits, self._model, options.model)
+        self._used = RunUsage()
+        self._spent = RunUsage()
         self._agent: Agent[DeepAgentDeps, str] = create_deep_agent(
             instructions=options.instructions,
             include_execute=options.sandbox is not None,
@@ -59,26 +92,38 @@ class Running:
             ask=ask,
             permissions=options.permissions,
             environment=environment,
+            capabilities=[self._servers.capability()],
         )
         self._runner = asyncio.Runner()
         self._entered = False
 
     def close(self) -> None:
-        """Close what the turns left open: connections to the provider and the event loop."""
+        """Close what the turns left open: MCP servers, connections to the provider and the event loop."""
+        if self._servers.are_connected:
+            self._runner.run(self._servers.close())
         if self._entered:
             self._runner.run(self._model.__aexit__(None, None, None))
         self._runner.close()
 
     def _restart(self) -> None:
-        self._runner.close()
-        self._runner = asyncio.Runner()
-        self._entered = False
+        """Go on with another event loop; the old one is left behind even if another Ctrl-C comes while it is closed."""
+        old, self._runner = self._runner, asyncio.Runner()
+        entered, self._entered = self._entered, False
+        self._servers.lost()
+        try:
+            if entered:
+                # Connections that are kept alive belong to this loop: in another they would fail. Every client has
+                # exceptions of its own, and the turn is over in any case.
+                with suppress(Exception):
+                    old.run(asyncio.wait_for(self._model.__aexit__(None, None, None), _CLOSING_SECONDS))
+        finally:
+            old.close()
 
     def run(
         self,
         deps: DeepAgentDeps,
         said: str | Sequence[UserContent],
-        history: list[ModelMessage],
+        history: History,
         record: Record,
         emit: Emit,
         tool_done: Callable[[str], None] = lambda name: None,
@@ -87,10 +132,40 @@ class Running:
 
         Raises `RewindRequested` if the agent wants it to begin again from before.
         """
+        used, self._used = self._used, RunUsage()
+        self._spent = used
+        return self._guarded(self._run(deps, said, history, record, emit, tool_done, used))
+
+    def again(self) -> None:
+        """What comes next is the same turn, begun again, and counts against the same limits."""
+        self._used = self._spent
+
+    def spent(self) -> tuple[Usage, float | None]:
+        """What was used since this was asked last, however the turn ended, and what it cost in USD, if that is known.
+
+        What a turn began anew after a rewind of the agent's has used is counted with the whole turn.
+        """
+        used, self._spent = self._spent, RunUsage()
+        usage = Usage(used.input_tokens, used.output_tokens, used.requests)
+        return usage, cost(used, self._model) if used.input_tokens or used.output_tokens else 0.0
+
+    def compact(self, history: History, focus: str | None, emit: Emit) -> tuple[Compacted, Shortened]:
+        """Summarise a conversation between two turns. Raises as `run` does, or `NotFound` if that makes no sense."""
+        sent = RetryingModel(self._model, Retries(self.options.retries, emit, self._reason))
+        done, shortened = self._guarded(compacting.by_hand(sent, history, self._policy, focus))
+        return done._replace(cost=cost(done.usage, self._model)), shortened
+
+    @property
+    def _policy(self) -> Policy:
+        return Policy(self.options.compact_at, self.options.context_window)
+
+    def _explain(self, error: Exception) -> DeepctlError | None:
+        """What a failure of the model is called; `None` for whatever else went wrong."""
+        return models.failure(error, self.options.model, self._environment, self._model.base_url)
+
+    def _guarded(self, work: Coroutine[Any, Any, _T]) -> _T:
         try:
-            return self._runner.run(self._run(deps, said, history, record, emit, tool_done))
-        except RewindRequested:
-            raise
+            return self._runner.run(self._bounded(work, signal.getsignal(signal.SIGINT)))
         except KeyboardInterrupt:
             # After a second Ctrl-C the turn is still there, half done: let it end before its log is closed.
             self._restart()
@@ -98,7 +173,7 @@ class Running:
         except WorkspaceError as error:
             raise StorageError(f"The workspace cannot be used: {error}.", self._kept, code="workspace") from error
         except Exception as error:  # every client has exceptions of its own; what is not theirs goes on
-            failure = models.failure(error, self.options.model, self._environment)
+            failure = self._explain(error)
             if failure is None:
                 raise
             raise failure from error
@@ -107,28 +182,42 @@ class Running:
         self,
         deps: DeepAgentDeps,
         said: str | Sequence[UserContent],
-        history: list[ModelMessage],
+        history: History,
         record: Record,
         emit: Emit,
         tool_done: Callable[[str], None],
+        used: RunUsage,
     ) -> Outcome:
+        await self._servers.ready(emit)
+        return await run_turn(
+            self._agent,
+            deps,
+            said,
+            model=self._model,
+            history=history,
+            record=record,
+            emit=emit,
+            tool_done=tool_done,
+            retries=Retries(self.options.retries, emit, self._reason),
+            usage_limits=self._limits,
+            used=used,
+            policy=self._policy,
+            explain=self._explain,
+        )
+
+    async def _bounded(self, work: Coroutine[Any, Any, _T], on_ctrl_c: object) -> _T:
+        """Do something that talks to the model, until it takes too long or a signal comes.
+
+        `on_ctrl_c` is what SIGINT did before the loop ran.
+        """
         if not self._entered:
             await self._model.__aenter__()
             self._entered = True
         caught: list[int] = []
-        with _CancelOn((signal.SIGTERM, signal.SIGHUP), caught):
+        with _one_ctrl_c(on_ctrl_c), CancelOn((signal.SIGTERM, signal.SIGHUP), caught):
             try:
                 async with asyncio.timeout(self.options.timeout) as deadline:
-                    return await run_turn(
-                        self._agent,
-                        deps,
-                        said,
-                        model=self._model,
-                        history=history,
-                        record=record,
-                        emit=emit,
-                        tool_done=tool_done,
-                    )
+                    return await work
             except TimeoutError:
                 if not deadline.expired():
                     raise
@@ -141,17 +230,50 @@ class Running:
                     raise Terminated(caught[0], self._kept) from None
                 raise
 
+    def _reason(self, error: BaseException) -> str:
+        return models.reason(error, self._environment, self._model.base_url)
 
-class _CancelOn:
+
+@contextmanager
+def _one_ctrl_c(before: object) -> Iterator[None]:
+    """Meanwhile Ctrl-C that is pressed twice at once is one: the second would break into what ends the commands.
+
+    asyncio takes the first for cancelling and raises the second wherever the loop is. An application that has a handler
+    of its own keeps it.
+    """
+    asyncios = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before is not signal.default_int_handler or not callable(asyncios):
+        yield
+        return
+    first: list[float] = []
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if first and now - first[0] < _ENDING_SECONDS:
+            return
+        first.append(now)
+        asyncios(number, frame)
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, asyncios)
+
+
+class CancelOn:
     """While entered, these signals cancel the current task instead of ending the process at once."""
 
     def __init__(self, signals: tuple[signal.Signals, ...], caught: list[int]) -> None:
-        self._signals = [number for number in signals if signal.getsignal(number) is signal.SIG_DFL]
+        before = {number: signal.getsignal(number) for number in signals}
+        # An application that has handlers of its own keeps them.
+        self._before = {number: handler for number, handler in before.items() if handler in (signal.SIG_DFL, terminate)}
         self._caught = caught
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
-            self._signals = []
+            self._before = {}
         task = asyncio.current_task()
         assert task is not None
 
@@ -159,9 +281,10 @@ class _CancelOn:
             self._caught.append(number)
             task.cancel()
 
-        for number in self._signals:
+        for number in self._before:
             asyncio.get_running_loop().add_signal_handler(number, cancel, number)
 
     def __exit__(self, *_: object) -> None:
-        for number in self._signals:
+        for number, handler in self._before.items():
             asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -35,8 +35,16 @@ from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.run import AgentRun
 from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RunUsage, UsageLimits
 
+from deepctl.agent import limits
 from deepctl.agent.assemble import DeepAgentDeps
+from deepctl.agent.compacting import Compaction, Policy, Shortened, window_of
+from deepctl.agent.history import History, Places
+from deepctl.agent.limits import Context
+from deepctl.agent.media import SeeingModel
+from deepctl.agent.retrying import Retries, RetryingModel
+from deepctl.errors import DeepctlError
 from deepctl.files.durable import storage_error
 
 Event = dict[str, Any]
@@ -55,10 +63,21 @@ class Usage(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A finished turn."""
+    """A finished turn. `cost` is in USD, `None` where no price is known."""
 
     output: str
     usage: Usage
+    cost: float | None = None
+    context: Context = Context(0, None)
+
+    def document(self) -> dict[str, Any]:
+        """What the event `result` says of a turn."""
+        return {
+            "output": self.output,
+            "usage": self.usage._asdict(),
+            "cost": self.cost,
+            "context": self.context._asdict(),
+        }
 
 
 class Record(Protocol):
@@ -67,6 +86,8 @@ class Record(Protocol):
     def result(self, part: dict[str, Any]) -> None: ...
 
     def message(self, message: dict[str, Any]) -> None: ...
+
+    def compacted(self, summary: dict[str, Any], keeps: int) -> None: ...
 
 
 def to_json(messages: Sequence[ModelMessage]) -> list[dict[str, Any]]:
@@ -81,19 +102,37 @@ async def run_turn(
     prompt: str | Sequence[UserContent],
     *,
     model: Model,
-    history: Sequence[ModelMessage],
+    history: History,
     record: Record,
     emit: Emit,
     tool_done: Callable[[str], None],
+    retries: Retries,
+    usage_limits: UsageLimits,
+    used: RunUsage,
+    policy: Policy,
+    explain: Callable[[Exception], DeepctlError | None],
 ) -> Outcome:
     """Run one turn, telling `emit` of every event and `record` of every message as soon as it is complete.
 
-    `tool_done` is told the name of a tool once its result has been recorded and before the next one starts.
+    `tool_done` is told the name of a tool once its result has been recorded and before the next one starts. `used` is
+    what the turn has used before, which is added to. The history is compacted by `policy`; `explain` tells of an
+    exception whether it is the model's.
     Raises what pydantic-ai raises; what was complete by then is recorded. Raises `StorageError` if it cannot be.
     """
-    recorder = _Recorder(record, len(history))
-    recorded_model = _RecordedModel(model, recorder)
-    async with agent.iter(prompt, deps=deps, model=recorded_model, message_history=list(history)) as run:
+    recorder = _Recorder(record, history, emit)
+    # Written down first and once, however often it is sent.
+    sent = SeeingModel(RetryingModel(model, retries))
+    recorded_model = _RecordedModel(sent, recorder)
+    compaction = Compaction(sent, policy, recorder, explain, lambda text: emit({"type": "notice", "message": text}))
+    async with agent.iter(
+        prompt,
+        deps=deps,
+        model=recorded_model,
+        message_history=list(history.messages),
+        capabilities=[compaction],
+        usage_limits=usage_limits,
+        usage=used,
+    ) as run:
         recorder.run = run
         try:
             node = run.next_node
@@ -110,8 +149,12 @@ async def run_turn(
         finally:
             recorder.catch_up()
         assert run.result is not None
-        used = run.result.usage
-        return Outcome(run.result.output, Usage(used.input_tokens, used.output_tokens, used.requests))
+        return Outcome(
+            run.result.output,
+            Usage(used.input_tokens, used.output_tokens, used.requests),
+            limits.cost(used, model),
+            limits.context(run.all_messages(), model)._replace(window=window_of(model, policy.window)),
+        )
 
 
 def _check_end(response: ModelResponse, model: Model) -> None:
@@ -124,22 +167,47 @@ def _check_end(response: ModelResponse, model: Model) -> None:
 
 
 class _Recorder:
-    """Brings the record up to date with the messages of a run."""
+    """Brings the record up to date with the messages of a run.
 
-    def __init__(self, record: Record, known: int) -> None:
+    Messages only come at the end of a run's list, but for a compaction, which replaces the list. What the list had by
+    then is recorded as it was, and then the summary; so the record has both, or not yet the compaction.
+    """
+
+    def __init__(self, record: Record, history: History, emit: Emit) -> None:
         self._record = record
-        self._known = known
+        self._emit = emit
+        self._known = len(history.messages)
+        self._compaction: tuple[Shortened, Event] | None = None
+        self.places = Places(history)
         self.run: AgentRun[DeepAgentDeps, str] | None = None
 
     def catch_up(self) -> None:
-        """Record the messages that have come since."""
+        """Record the messages that have come since, and that those before them have been compacted."""
         if self.run is None:
             return
-        new = self.run.all_messages()[self._known :]
-        for message in to_json(new):
+        self._messages(self.run.all_messages())
+        if self._compaction is not None:
+            shortened, event = self._compaction
             with storing():
-                self._record.message(message)
+                self._record.compacted(to_json([shortened.summary])[0], self.places.total - shortened.begins)
+            self._compaction = None
+            self.places.summarized()
+            self._emit(event)
+
+    def _messages(self, messages: Sequence[ModelMessage]) -> None:
+        new = messages[self._known :]
+        for message, dumped in zip(new, to_json(new), strict=True):
+            with storing():
+                self._record.message(dumped)
             self._known += 1
+            self.places.add(message)
+
+    def compacting(self, before: Sequence[ModelMessage], shortened: Shortened, event: Event) -> None:
+        """The run's list becomes another one. The last message is still to be sent, and may be added to until then."""
+        self._messages(before[:-1])
+        self._known = len(shortened.messages) - 1
+        self.places.compacted(shortened.begins, before, shortened.kept)
+        self._compaction = (shortened, event)
 
     def result(self, part: ToolReturnPart) -> None:
         """Record a tool result on its own, before the request that will carry it is complete."""

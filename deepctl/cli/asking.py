@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deepctl.errors import Refused
+from deepctl.errors import Interrupted, Refused
 from deepctl.output.render import say, say_part
 from deepctl.output.text import is_terminal, printable
 
@@ -17,7 +17,8 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question
 def confirm(
     question: str, *, yes: bool, as_json: bool, typed: str | None = None, reason: str = "This cannot be taken back"
 ) -> None:
-    """Return if the user agrees. Raises `Refused` (exit 6) otherwise, and where nobody can be asked.
+    """Return if the user agrees. Raises `Refused` (exit 6) otherwise, and where nobody can be asked; `Interrupted`
+    (exit 130) after Ctrl-C.
 
     `reason` is why it is asked at all.
 
@@ -33,7 +34,15 @@ def confirm(
         )
     wanted = f"type {typed} to go on" if typed is not None else "y/N"
     say_part(f"{printable(question)} [{wanted}] ")
-    line = sys.stdin.readline()
+    # In a conversation, what is typed while a command runs is not shown: an answer is.
+    from deepctl.cli.conversation import terminal
+
+    try:
+        with terminal.plain():
+            line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        # Whatever asks changes nothing before it has the answer.
+        raise Interrupted("Stopped; nothing was changed.") from None
     if not line.endswith("\n"):
         say("")  # Ctrl-D leaves the cursor behind the question
     answer = line.strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import re
+import os
 import sys
 from contextlib import closing
 from typing import Annotated, Literal
@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 import typer
 
 from deepctl.cli import options
+from deepctl.cli.conversation.approving import ask_at_terminal
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.cli.starting import Start
-from deepctl.domain import names
+from deepctl.cli.talking import EphemeralTalk, ProfileTalk
+from deepctl.domain import attaching, blocks, names
 from deepctl.errors import BadName, UsageError
 from deepctl.output.chat import Display, Events, Text
 from deepctl.output.text import is_terminal
@@ -21,8 +23,6 @@ from deepctl.output.text import is_terminal
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 
 _HOW = "deepctl chat 'your prompt'"
-_TAG = re.compile(r"<(?=\s*/?\s*stdin)", re.IGNORECASE)
-"""What is piped in cannot end the block it is shown in."""
 
 
 @app.command(epilog="Example: git diff | deepctl chat --user alice 'review this'")
@@ -40,6 +40,16 @@ def chat(
             "--new",
             metavar="[NAME]",
             help="Begin a new session. The next word is its NAME, so write the prompt before --new.",
+            show_default=False,
+        ),
+    ] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="PATH",
+            help="Copy a file into the workspace and show it to the model; can be given several times.",
             show_default=False,
         ),
     ] = None,
@@ -72,7 +82,6 @@ def chat(
 
     With a PROMPT or piped stdin: one turn, the answer on stdout, exit. Without either, at a terminal: a conversation.
     """
-    display: Display = Events() if as_json else Text()
     name = names.check(user or "ephemeral") if ephemeral else options.user(user)
     if session is not None and new is not None:
         raise UsageError(
@@ -91,23 +100,34 @@ def chat(
             "--ephemeral has no directory that commands could run in: --sandbox and --network mean nothing there.",
             "Leave out the one or the other.",
         )
+    files = files or []
+    attaching.check(files)
     said = _said(prompt, new)
     if said is None and as_json:
         raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")
     given = {"model": model, "approve": approve, "sandbox": sandbox}
     asking = is_terminal(sys.stdin) and is_terminal(sys.stderr)
-    with closing(display):
-        start = Start(name, given, timeout, asking=asking)
-        opened = (
-            start.ephemeral(display) if ephemeral else start.profile(display, options.root(), wait, network=network)
-        )
+    with closing(_display(as_json, said)) as display:
+        start = Start(name, given, timeout, network, ask_at_terminal(display) if asking else None)
+        opened = EphemeralTalk(start, display) if ephemeral else ProfileTalk(start, options.root(), wait, display)
         with closing(opened) as talk:
             if said is not None:
-                talk.turn(said, session, new)
+                talk.turn(said, session, new, files or ())
             else:
-                from deepctl.cli.interactive import converse
+                from deepctl.cli.conversation.loop import converse
 
-                converse(talk, session, new)
+                converse(talk, session, new, files or ())
+
+
+def _display(as_json: bool, said: str | None) -> Display:
+    if as_json:
+        return Events()
+    if said is not None or os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
+        return Text()
+    from deepctl.cli.conversation import terminal
+    from deepctl.output.live import Live
+
+    return Live(terminal.typed_ahead)
 
 
 def _check_new(new: str) -> None:
@@ -131,7 +151,7 @@ def _said(prompt: str | None, new: str | None) -> str | None:
         raise UsageError("The prompt is empty.", "Say something, or leave the prompt out at a terminal.")
     if prompt:
         # The offline model knows this tag too: what is piped in is context, not commands.
-        return f"{prompt}\n\n<stdin>\n{_TAG.sub('&lt;', piped)}\n</stdin>" if piped.strip() else prompt
+        return f"{prompt}{blocks.PIPED}{blocks.contained(piped)}\n</stdin>" if piped.strip() else prompt
     if piped.strip():
         return piped
     if is_terminal(sys.stdin) and is_terminal(sys.stdout):

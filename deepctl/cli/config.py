@@ -9,7 +9,7 @@ import typer
 
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import layout, names, profiles, settings
+from deepctl.domain import layout, mcp_tables, names, profiles, settings
 from deepctl.domain.layout import ProfilePaths
 from deepctl.errors import BadSetting, NotFound
 from deepctl.locks import Lock
@@ -54,7 +54,7 @@ def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lock:
 
 @app.command("show", epilog="Example: deepctl config show --user alice")
 def show_(user: options.User = None, as_json: options.Json = False) -> None:
-    """Show every setting that is in force, and where it comes from."""
+    """Show every setting that is in force, and where it comes from; MCP servers too."""
     profile = _in_force(user)
     values = [
         settings.resolve(key, environment=os.environ, profile=profile)
@@ -62,7 +62,8 @@ def show_(user: options.User = None, as_json: options.Json = False) -> None:
         if profile is None or setting.in_profile
     ]
     unknown = settings.unknown(settings.read(_file(profile)))
-    show(views.Settings(profile.name if profile else None, _file(profile), values, unknown), as_json)
+    servers = mcp_tables.of_profile(os.environ, profile)
+    show(views.Settings(profile.name if profile else None, _file(profile), values, unknown, servers), as_json)
 
 
 @app.command(epilog="Example: deepctl config get model")
@@ -76,7 +77,7 @@ def get(key: Key, user: options.User = None, as_json: options.Json = False) -> N
     show(views.Setting(profile.name if profile else None, value), as_json)
 
 
-@app.command("set", epilog="Example: deepctl config set model anthropic:claude-sonnet-4-5 --user alice")
+@app.command("set", epilog="Example: deepctl config set model anthropic:claude-sonnet-4-6 --user alice")
 def set_(
     key: Key,
     value: Annotated[str, typer.Argument(help="Its new value.")],

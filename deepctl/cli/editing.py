@@ -53,7 +53,10 @@ def edit(command: list[str], path: str) -> str | None:
     """
     # What it prints is not the answer of a command whose stdout goes elsewhere.
     stdout = None if os.isatty(1) else 2
-    with _keys_are_the_editors():
+    # In a conversation, the terminal is not set for programs of its own.
+    from deepctl.cli.conversation import terminal
+
+    with _keys_are_the_editors(), terminal.plain():
         try:
             process = subprocess.Popen([*command, path], stdout=stdout)
         except OSError as error:

@@ -18,11 +18,11 @@ from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated
 from deepctl.output import render
 
-_COMMANDS = ("chat", "checkpoints", "sessions", "memory", "profiles", "wipe", "sandbox", "config", "doctor")
+_COMMANDS = ("chat", "checkpoints", "sessions", "memory", "profiles", "wipe", "sandbox", "models", "config", "doctor")
 """Top-level commands in the order of `--help`; each is the module of that name in this package."""
 
 
-_GROUPS = frozenset(_COMMANDS) - {"chat", "doctor", "wipe"}
+_GROUPS = frozenset(_COMMANDS) - {"chat", "doctor", "models", "wipe"}
 _SHELL_LEFT_OUT = ("--install-completion", "--show-completion")
 
 
@@ -149,13 +149,10 @@ def main(arguments: list[str]) -> int:
     """Run one command. Returns its exit code; raises `Terminated` when a signal ended it."""
     _prepare_streams()
     try:
-        return _run(arguments)
+        return call(arguments)
     except DeepctlError as error:
         problem = error
-    except typer.TyperException as error:
-        problem = usage.error(error, get_command(app), arguments)
-        problem.__cause__ = error
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         problem = Interrupted("Interrupted.")
     except OSError as error:
         from deepctl.files.durable import storage_error
@@ -170,6 +167,16 @@ def main(arguments: list[str]) -> int:
     except StorageError:
         return StorageError.exit_code
     return problem.exit_code
+
+
+def call(arguments: list[str]) -> int:
+    """Run one command in this process. Returns its exit code, and raises what `main` would report."""
+    try:
+        return _run(arguments)
+    except typer.TyperException as error:
+        raise usage.error(error, get_command(app), arguments) from error
+    except typer.Abort:
+        raise KeyboardInterrupt from None
 
 
 def _run(arguments: list[str]) -> int:

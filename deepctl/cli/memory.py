@@ -120,7 +120,11 @@ def _note(text: str | None) -> bytes:
     elif text is None and is_terminal(sys.stdin):
         raise UsageError("There is no TEXT to note.", "Give it, or pipe it in: echo TEXT | deepctl memory add")
     else:
-        note = sys.stdin.buffer.read(MAX_BYTES + 1)
+        # In a conversation, the terminal is set so that Ctrl-D ends nothing.
+        from deepctl.cli.conversation import terminal
+
+        with terminal.plain():
+            note = sys.stdin.buffer.read(MAX_BYTES + 1)
         if len(note) > MAX_BYTES:
             raise UsageError(f"The note is larger than {MAX_BYTES >> 20} MiB.", "Notebooks are for notes.")
     if not note.strip():

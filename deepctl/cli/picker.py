@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PREVIEWED = 12
 _SHOWN = 12
+_SHORTEST = 16
 
 
 def pick(profile: ProfilePaths, session: str | None, only: str, force: bool, exact: bool) -> str:
@@ -95,13 +96,19 @@ class _Picker:
         return chosen
 
     def _choices(self) -> StyleAndTextTuples:
-        shown: StyleAndTextTuples = [("bold", f"Rewind session {self._session.name} to (Enter takes, Esc leaves):\n")]
+        from rich.cells import cell_len
+
+        heading = f"Rewind session {self._session.name} to (Enter takes, Esc leaves):"
+        if cell_len(heading) >= _columns():
+            heading = "To where? (Enter takes, Esc leaves)"
+        shown: StyleAndTextTuples = [("bold", f"{_cut(heading)}\n")]
         height = self._height()
         first = max(0, min(self._at - height // 2, len(self._records) - height))
         for number in range(first, min(first + height, len(self._records))):
             words = self._words(self._records[number])
             chosen = number == self._at
-            shown.append(("reverse" if chosen else "", f"{'>' if chosen else ' '} {words}\n"))
+            line = _cut(f"{'>' if chosen else ' '} {words}")
+            shown.append(("reverse" if chosen else "", f"{line}\n"))
         return shown
 
     def _height(self) -> int:
@@ -111,17 +118,25 @@ class _Picker:
         return max(1, min(_SHOWN, get_app().output.get_size().rows // 2 - 1))
 
     def _words(self, record: Record) -> str:
+        from rich.cells import cell_len, set_cell_size
+
         label = self._reader.ledger.labels.get(record.id)
         kind = "" if record.kind == "turn" else f" ({record.kind})"
-        what = f"after {printable(record.prompt)[:60]!r}" if record.prompt else "the beginning"
         named = f" {label}" if label else ""
-        return f"{record.id[:8]} turn {record.turn}{kind}{named}, {what}, {ago(record.created_at)}"
+        before, after = f"{record.id[:8]} turn {record.turn}{kind}{named}, ", f", {ago(record.created_at)}"
+        if not record.prompt:
+            return f"{before}the beginning{after}"
+        room = _columns() - cell_len(f"> {before}after ''{after}")
+        prompt = printable(record.prompt)
+        if cell_len(prompt) > max(room, _SHORTEST):
+            prompt = set_cell_size(prompt, max(room, _SHORTEST) - 1).rstrip() + "…"
+        return f"{before}after '{prompt}'{after}"
 
     def _preview(self) -> StyleAndTextTuples:
         from prompt_toolkit.application import get_app
 
         room = max(1, get_app().output.get_size().rows - self._height() - 2)
-        lines = self._lines(self._records[self._at])
+        lines = [_cut(line) for line in self._lines(self._records[self._at])]
         return [("", "\n".join(lines if len(lines) <= room else [*lines[: room - 1], "  …"]))]
 
     def _lines(self, record: Record) -> list[str]:
@@ -150,3 +165,17 @@ class _Picker:
         if outline.kept:
             lines.append(f"  {len(outline.kept)} more differ from it and stay, because they are not the agent's")
         return lines
+
+
+def _columns() -> int:
+    from prompt_toolkit.application import get_app
+
+    return get_app().output.get_size().columns
+
+
+def _cut(line: str) -> str:
+    """A line of the list, in the window's width; what is left out has a sign."""
+    from rich.cells import cell_len, set_cell_size
+
+    width = _columns() - 1
+    return line if cell_len(line) <= width else f"{set_cell_size(line, max(width - 1, 0)).rstrip()}…"

@@ -6,91 +6,157 @@ import gc
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
-from deepctl.cli.talking import Commands, EphemeralTalk, ProfileTalk, Talk
-from deepctl.domain import profiles, settings
-from deepctl.domain.layout import Root
+from deepctl.domain import mcp_servers, mcp_tables, profiles, settings
+from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.domain.permissions import without_sandbox
-from deepctl.output.chat import Display
 from deepctl.sandbox.containers import container_name
 
 if TYPE_CHECKING:
+    from deepctl.agent.approvals import Ask
+    from deepctl.agent.chat import Chat
+    from deepctl.agent.ephemeral import EphemeralChat
     from deepctl.agent.running import Options, Running
     from deepctl.agent.sandboxes import Choice, Sandbox
 
 Approve = Literal["ask", "auto", "never"]
 
 
-class Start:
-    """What a chat was told on the command line, on the way to a `Talk`."""
+class Commands(NamedTuple):
+    """What becomes of the agent's commands: where they run, and what is said about it at the start."""
 
-    def __init__(self, name: str, given: Mapping[str, str | None], timeout: float | None, *, asking: bool) -> None:
-        self._name = name
-        self._given = given
-        self._timeout = timeout
-        self._asking = asking
+    sandbox: str | None
+    network: bool
+    questions: str
+    """What happens to what needs a yes: `asked`, `allowed` or `denied`."""
+    notice: str | None = None
 
-    def ephemeral(self, display: Display) -> Talk:
+
+class ProfileEngine(NamedTuple):
+    """Who answers in a profile, and where commands run."""
+
+    running: Running
+    chat: Chat
+    commands: Commands
+
+
+class EphemeralEngine(NamedTuple):
+    """Who answers in a conversation that is kept nowhere."""
+
+    running: Running
+    chat: EphemeralChat
+    commands: Commands
+
+
+class Start(NamedTuple):
+    """What a chat was told on the command line, and later by `/model`, `/approve` and `/sandbox`.
+
+    Making an engine of it imports the agent stack and tries the sandbox, which takes a second.
+    """
+
+    name: str
+    given: Mapping[str, str | None]
+    timeout: float | None = None
+    network: bool = False
+    ask: Ask | None = None
+    """How a person at the terminal is asked; `None` where there is none."""
+
+    def changed(self, **given: str) -> Start:
+        """The same, told something else."""
+        return self._replace(given={**self.given, **given})
+
+    def value(self, key: str, root: Root | None) -> str | None:
+        """A setting that is in force; without a root, whatever the files say."""
+        return self._resolved(key, root).value
+
+    def _resolved(self, key: str, root: Root | None) -> settings.Value:
+        option = self.given.get(key)
+        if root is None:
+            return settings.without_files(key, environment=os.environ, option=option)
+        return settings.resolve(key, environment=os.environ, profile=self._known(root), option=option)
+
+    def model(self, root: Root | None) -> str:
+        """The model's name."""
+        return self.value("model", root) or "offline"
+
+    def approve(self, root: Root | None) -> Approve:
+        """What happens to what needs a yes."""
+        return cast("Approve", self.value("approve", root) or "ask")
+
+    def _known(self, root: Root) -> ProfilePaths | None:
+        return profiles.find(root, self.name) if profiles.exists(root, self.name) else None
+
+    def ephemeral(self) -> EphemeralEngine:
         """A conversation in memory. Settings files are not read, the environment is."""
-
-        def value(key: str) -> str | None:
-            return settings.without_files(key, environment=os.environ, option=self._given.get(key)).value
-
+        model, approve = self.model(None), self.approve(None)
         _load()
         from deepctl.agent.ephemeral import EphemeralChat
         from deepctl.agent.running import Options
 
-        approve = cast("Approve", value("approve") or "ask")
-        chosen = Options(value("model") or "offline", approve=approve, timeout=self._timeout)
+        chosen = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
         running = self._running(chosen, kept=None)
-        return EphemeralTalk(self._name, running, EphemeralChat(running), self._commands(None, approve), display)
+        return EphemeralEngine(running, EphemeralChat(running), self._commands(None, approve))
 
-    def profile(self, display: Display, root: Root, wait: float, *, network: bool) -> Talk:
+    def profile(self, root: Root) -> ProfileEngine:
         """A conversation of a profile. Raises `Refused` if its sandbox cannot be used."""
-        known = profiles.find(root, self._name) if profiles.exists(root, self._name) else None
-
-        def value(key: str) -> str | None:
-            return settings.resolve(key, environment=os.environ, profile=known, option=self._given.get(key)).value
-
+        known = self._known(root)
         permissions = settings.permissions(os.environ, known)
         limits = settings.limits(os.environ, known)
-        named, model = value("sandbox") or "auto", value("model") or "offline"
-        base_url, instructions, image = value("base_url"), value("instructions"), value("docker.image") or ""
-        approve = cast("Approve", value("approve") or "ask")
+        named, model = self.value("sandbox", root) or "auto", self.model(root)
+        base_url, instructions = self.value("base_url", root), self.value("instructions", root)
+        image = self.value("docker.image", root) or ""
+        servers = mcp_tables.of_profile(os.environ, known)
+        approve = self.approve(root)
         _load()
         from deepctl.agent import sandboxes
         from deepctl.agent.chat import Chat
         from deepctl.agent.running import Options
 
-        paths = known or root.profile(self._name)
+        if any(server.enabled for server in servers):
+            from deepctl.agent import mcp
+
+            with suppress(ImportError):  # said in the first turn
+                mcp.load()
+        paths = known or root.profile(self.name)
         offered: dict[str, Sandbox] = {
             "none": sandboxes.NoSandbox(limits),
-            "bubblewrap": sandboxes.Bubblewrap(network, limits, dict(os.environ), (root.path,)),
-            "docker": sandboxes.Docker(container_name(paths.directory), image, network, limits, paths.name),
+            "bubblewrap": sandboxes.Bubblewrap(self.network, limits, dict(os.environ), (root.path,)),
+            "docker": sandboxes.Docker(container_name(paths.directory), image, self.network, limits, paths.name),
         }
-        chosen = sandboxes.choose(named, offered, can_ask=self._asking)
+        chosen = sandboxes.choose(named, offered, can_ask=self.ask is not None)
         if chosen.problem is not None:
             # Nobody has chosen to do without a sandbox, so nobody has allowed commands outside of one.
             approve = "ask" if approve == "auto" else approve
             permissions = without_sandbox(permissions)
-        running = self._running(
-            Options(model, base_url, instructions, chosen.sandbox, approve, permissions, self._timeout)
+        told = Options(model, base_url, instructions, chosen.sandbox, approve, permissions, self.timeout)
+        running = self._running(self._bounded(told._replace(mcp_servers=servers), root))
+        commands = self._commands(chosen, approve)
+        notices = [notice for notice in (commands.notice, mcp_servers.notice(servers)) if notice is not None]
+        return ProfileEngine(running, Chat(running), commands._replace(notice=" ".join(notices) or None))
+
+    def _bounded(self, told: Options, root: Root | None) -> Options:
+        """The same, with what bounds a turn and a conversation."""
+        from deepctl.agent.limits import configured
+
+        def number(key: str) -> int | None:
+            return settings.number(self.value(key, root))
+
+        return told._replace(
+            compact_at=number("compact_at"),
+            context_window=number("context_window"),
+            retries=number("retries") or 0,
+            limits=configured(lambda key: self._resolved(key, root), self.name if root else None),
         )
-        commands = self._commands(chosen, approve, network=network)
-        return ProfileTalk(root, self._name, running, Chat(running), commands, wait, display)
 
     def _running(self, chosen: Options, kept: str | None = "The conversation up to here is kept.") -> Running:
         from deepctl.agent.running import Running
 
-        if not self._asking:
-            return Running(chosen, environment=os.environ, kept=kept)
-        from deepctl.cli.interactive import ask_at_terminal
+        return Running(chosen, environment=os.environ, ask=self.ask, kept=kept)
 
-        return Running(chosen, environment=os.environ, ask=ask_at_terminal, kept=kept)
-
-    def _commands(self, chosen: Choice | None, approve: Approve, *, network: bool = False) -> Commands:
-        questions = "allowed" if approve == "auto" else "asked" if approve == "ask" and self._asking else "denied"
+    def _commands(self, chosen: Choice | None, approve: Approve) -> Commands:
+        questions = "allowed" if approve == "auto" else "asked" if approve == "ask" and self.ask else "denied"
         if chosen is None:
             return Commands(None, False, questions)
         problem = f" ({chosen.problem.reason}). {chosen.problem.fix}" if chosen.problem is not None else ""
@@ -103,7 +169,7 @@ class Start:
             notice = "Commands outside a sandbox need a yes, and " + (
                 "--approve never is none." if approve == "never" else "nobody can be asked here: they are refused."
             )
-        return Commands(chosen.sandbox.name, network and chosen.sandbox.confined, questions, notice)
+        return Commands(chosen.sandbox.name, self.network and chosen.sandbox.confined, questions, notice)
 
 
 def _load() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from deepctl.errors import UsageError
 
 _MAX_LENGTH = 300
+_ALIKE = 0.7
+"""From this share of common letters on, in order, one word is taken for a slip of another."""
 _OURS = {
     "a valid float range": "a number",
     "a valid int range": "a whole number",
@@ -36,13 +38,15 @@ def _said(complaint: Any, command: str) -> tuple[str, str]:
     message = complaint.format_message().rstrip(".")
     option, missing = getattr(complaint, "option_name", None), getattr(complaint, "param", None)
     if message.startswith("No such option"):
-        near = sorted(getattr(complaint, "possibilities", None) or ())
+        near = near_to(option or "", getattr(complaint, "possibilities", None) or ())
         if option == "--json" and command == "deepctl":
             return "--json stands before the command", "It comes after it: `deepctl profiles list --json`."
         return f"`{command}` has no option {option}", f"Did you mean {' or '.join(near)}?" if near else ""
     if message.startswith("No such command"):
-        name, _, near = message.removeprefix("No such command ").partition(". ")
-        return f"`{command}` has no command {name}", near
+        name = message.removeprefix("No such command ").partition(". Did you mean ")[0]
+        known = getattr(getattr(complaint.ctx, "command", None), "commands", ()) if complaint.ctx is not None else ()
+        near = [repr(one) for one in near_to(name.strip("'"), known)]
+        return f"`{command}` has no command {name}", f"Did you mean {' or '.join(near)}?" if near else ""
     if message.startswith("Missing ") and missing is not None:
         shown = missing.opts[0] if missing.param_type_name == "option" else missing.make_metavar(complaint.ctx).upper()
         return f"{shown} is missing", ""
@@ -54,6 +58,23 @@ def _said(complaint: Any, command: str) -> tuple[str, str]:
         found = message.partition("(s) (")[2].removesuffix(")")
         return f"`{command}` takes fewer arguments; this is too much: {found}", "Several words need quotes around them."
     return message, ""
+
+
+def near_to(typed: str, names: Iterable[str]) -> list[str]:
+    """Which of `names` somebody may have meant by `typed`, the likeliest first: what it is short for or adds to, or
+    what has nearly the same letters. Dashes and slashes before them do not count: they make all options somewhat alike.
+    """
+    from difflib import SequenceMatcher
+
+    wanted = typed.lstrip("-/")
+    found = []
+    for name in names:
+        letters = name.lstrip("-/")
+        begins = min(len(wanted), len(letters)) > 1 and (letters.startswith(wanted) or wanted.startswith(letters))
+        alike = SequenceMatcher(None, wanted, letters).ratio()
+        if begins or alike >= _ALIKE:
+            found.append((-alike, name))
+    return [name for _, name in sorted(found)]
 
 
 def _typed(root: Any, arguments: Sequence[str]) -> str:

@@ -23,17 +23,27 @@ FORMAT = formats.SETTINGS.current
 SANDBOXES = ("auto", "bubblewrap", "docker", "none")
 APPROVALS = ("ask", "auto", "never")
 CHECKPOINTS = ("every_tool", "every_turn", "manual_only")
-_BOOKKEEPING = ("version", "created_at", "permissions")
+_BOOKKEEPING = ("version", "created_at", "permissions", "mcp_servers")
 _SIZE = re.compile(r"([0-9]{1,12})([KMG]?)")
 _LARGEST = 1 << 50
-_SMALLEST = {"limits.memory": 16 << 20, "limits.tmp": 1 << 20, "limits.disk": 1 << 20, "limits.processes": 4}
+_SMALLEST = {
+    "limits.memory": 16 << 20,
+    "limits.tmp": 1 << 20,
+    "limits.disk": 1 << 20,
+    "limits.processes": 4,
+    "retries": 0,
+    "context_window": 1000,
+}
+_PERCENT = range(10, 96)
+_COST = re.compile(r"(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?")
 
 
 class Setting(NamedTuple):
     """One setting: what it is for, its default, the values it is limited to, the environment variable before it.
 
     `kind` says what its text stands for: `text`, `patterns` (several, separated by commas), `count` (a whole number),
-    `seconds`, or `size` (bytes, with K, M or G behind the number for their 1024-fold).
+    `seconds`, `size` (bytes, with K, M or G behind the number for their 1024-fold), or `cost` (USD, up to six places).
+    A `percent` is a whole number from 10 to 95, or `never`.
     """
 
     help: str
@@ -52,6 +62,12 @@ SETTINGS: dict[str, Setting] = {
     "model": Setting("model, as provider:name", "offline", variable="DEEPCTL_MODEL"),
     "base_url": Setting("address of an OpenAI-compatible server, for openai-chat: and openai: models"),
     "instructions": Setting("what the agent is told before every conversation"),
+    "context_window": Setting("context window of the model in tokens, where it is not known or wrong", kind="count"),
+    "compact_at": Setting(
+        "how much of the context window a conversation may take before it is summarised, in percent, or never",
+        "80",
+        kind="percent",
+    ),
     "approve": Setting("what happens to commands that need a yes", "ask", APPROVALS),
     "sandbox": Setting("where the agent's commands run", "auto", SANDBOXES),
     "checkpoints": Setting("when checkpoints are made without being asked for", "every_tool", CHECKPOINTS),
@@ -59,6 +75,10 @@ SETTINGS: dict[str, Setting] = {
         "what of the workspace checkpoints leave out, as in a .gitignore, separated by commas", kind="patterns"
     ),
     "docker.image": Setting("image of the container that the docker sandbox is", "python:3.12-slim"),
+    "max_requests": Setting("requests a turn may make to the model", "100", kind="count"),
+    "max_tokens": Setting("tokens a turn may send and receive", kind="count"),
+    "max_cost": Setting("what a turn may cost, in USD", kind="cost"),
+    "retries": Setting("how often a request is sent again when the provider is busy or failing", "3", kind="count"),
     "limits.seconds": Setting("how long a command may take, in seconds", "600", kind="seconds"),
     "limits.memory": Setting("memory a command may use", "2G", kind="size"),
     "limits.processes": Setting("processes a command may have at once", "256", kind="count"),
@@ -83,7 +103,7 @@ def describe(key: str) -> Setting:
     except KeyError:
         from difflib import get_close_matches
 
-        near = get_close_matches(key, SETTINGS, 1)
+        near = get_close_matches(key, SETTINGS, 1, 0.7)
         hint = f"Did you mean {near[0]!r}?" if near else f"Settings are: {', '.join(SETTINGS)}."
         raise BadSetting(f"There is no setting {key!r}.", hint) from None
 
@@ -100,6 +120,15 @@ def validate(key: str, value: object, where: str | None = None) -> str:
         raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", f"It is one of: {', '.join(setting.choices)}.")
     if setting.kind == "patterns":
         _check_patterns(value, place)
+    if setting.kind == "cost" and not (_COST.fullmatch(value) and value.strip("0.")):
+        raise BadSetting(
+            f"Setting {key!r}{place} cannot be {value!r}.", "It is a sum in USD above 0, such as 0.50, below 1000000."
+        )
+    if setting.kind == "percent" and value not in ("never", *map(str, _PERCENT)):
+        raise BadSetting(
+            f"Setting {key!r}{place} cannot be {value!r}.",
+            f"It is a percentage from {_PERCENT.start} to {_PERCENT.stop - 1}, or never.",
+        )
     if setting.kind in ("count", "seconds", "size"):
         _check_number(key, setting.kind, value, place)
     if key == "base_url" and not value.startswith(("http://", "https://")):
@@ -149,6 +178,8 @@ def _flat(found: dict[str, Any], path: str) -> dict[str, Any]:
         value = flat.get(key)
         if setting.kind == "patterns" and isinstance(value, list) and all(isinstance(one, str) for one in value):
             flat[key] = ",".join(value)
+        elif setting.kind == "cost" and isinstance(value, float):
+            flat[key] = f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) < 1e7 else str(value)
         elif setting.kind not in ("text", "patterns") and isinstance(value, int) and not isinstance(value, bool):
             flat[key] = str(value)
     return flat
@@ -166,6 +197,11 @@ def _check_number(key: str, kind: str, value: str, place: str) -> None:
     if not least <= number < _LARGEST:
         between = f"It is at least {least}, and less than {_LARGEST}."
         raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", between)
+
+
+def number(value: str | None) -> int | None:
+    """The number that a setting is; `None` where it is not set, or `never`."""
+    return None if value in (None, "never") else int(value or 0)
 
 
 def size(value: str, *, units: str = "KMG") -> int:
@@ -292,7 +328,13 @@ def change(path: str, key: str, value: str | None) -> None:
         checked = _checked(key, value)
         kind = describe(key).kind
         place[name] = (
-            patterns(checked) if kind == "patterns" else int(checked) if kind in ("count", "seconds") else checked
+            patterns(checked)
+            if kind == "patterns"
+            else int(checked)
+            if kind in ("count", "seconds") or (kind == "percent" and checked != "never")
+            else tomlkit.value(checked)
+            if kind == "cost"
+            else checked
         )
     else:
         if name not in place:

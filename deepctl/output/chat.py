@@ -60,6 +60,12 @@ class Text:
                 notice(f"→ {event['name']}({arguments})")
             case "tool_result" if self._watched and not event["ok"]:
                 notice(f"✗ {event['name']}: {_short(event['content'])}")
+            case "retry" if self._watched:
+                self._end_line()
+                wait = f"{event['seconds']:.1f} s"
+                notice(f"↻ {event['reason']}: again in {wait} ({event['attempt']} of {event['attempts']})")
+            case "notice":
+                self.notice(event["message"])
             case "tool_result" | "result":
                 self._end_line()
 

@@ -12,7 +12,8 @@ from deepctl.domain.words import counted
 from deepctl.output.graph import rails
 from deepctl.output.render import notice
 from deepctl.output.sessions import print_conversation
-from deepctl.output.text import Cell, ago, fitted, is_terminal, printable, size, table
+from deepctl.output.text import Cell, ago, fitted, is_terminal, printable, size, table, tinted, wrapped
+from deepctl.output.wording import is_conversation
 
 if TYPE_CHECKING:
     # What only some commands have; importing it takes longer than listing a thousand checkpoints.
@@ -52,6 +53,11 @@ def short(text: str, length: int = _PROMPT) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def print_sentence(sentence: str) -> None:
+    """Print a sentence to stdout, at a terminal broken between words."""
+    print(wrapped(sentence, sys.stdout))
+
+
 class CheckpointList(NamedTuple):
     """Newest first. `heads` are where the sessions stand. With `graph`, parents are of those in the list."""
 
@@ -74,7 +80,7 @@ class CheckpointList(NamedTuple):
         terminal = is_terminal(sys.stdout)
         if not self.checkpoints:
             if terminal and not self.damaged:
-                notice(f"Profile {self.profile} has no checkpoints here yet; every turn of `deepctl chat` makes some.")
+                notice(f"Profile {self.profile} has no checkpoints here yet; every turn of a chat makes some.")
         elif self.graph:
             self._print_graph()
         elif terminal:
@@ -96,11 +102,31 @@ class CheckpointList(NamedTuple):
                 print(line)
             label = f" ({listed.label})" if listed.label else ""
             here = f" <- {listed.session} is here" if record.id in self.heads else ""
-            words = f"{record.id}{label} {record.kind} {listed.session}:{record.turn}{here} {record.prompt}"
-            print(fitted(f"{lead} {printable(words).rstrip()}"))
+            print(
+                _line(
+                    Cell(f"{lead} ", ""),
+                    Cell(record.id, "name"),
+                    Cell(label, "strong"),
+                    Cell(f" {record.kind}", _KINDS.get(record.kind, "")),
+                    Cell(f" {listed.session}:{record.turn}", ""),
+                    Cell(here, "strong"),
+                    Cell(f" {record.prompt}", ""),
+                )
+            )
 
 
 _KINDS = {"manual": "good", "rewind": "warning", "tool": "faint"}
+
+
+def _line(*pieces: Cell) -> str:
+    """The pieces as one line that fits, each in its colour where there are colours."""
+    safe = [piece._replace(text=printable(piece.text)) for piece in pieces]
+    left = fitted("".join(piece.text for piece in safe).rstrip())
+    drawn = ""
+    for piece in safe:
+        text, left = left[: len(piece.text)], left[len(piece.text) :]
+        drawn += tinted(text, piece.meaning) if text and piece.meaning else text
+    return drawn + left
 
 
 def _row_at_terminal(listed: Listed) -> tuple[str | Cell, ...]:
@@ -187,7 +213,9 @@ class CheckpointSaved(NamedTuple):
         label = f" labelled {self.checkpoint.label}" if self.checkpoint.label else ""
         if is_terminal(sys.stdout):
             record = self.checkpoint.record
-            print(f"Saved checkpoint {record.id}{label}: {counted(record.files, 'file')}, {size(record.bytes)}.")
+            print_sentence(
+                f"Saved checkpoint {record.id}{label}: {counted(record.files, 'file')}, {size(record.bytes)}."
+            )
         else:
             print(self.checkpoint.record.id)
         print_unkept(self.checkpoint.record.unkept)
@@ -211,7 +239,9 @@ class Labelled(NamedTuple):
     def print(self) -> None:
         label = self.checkpoint.label
         identity = self.checkpoint.record.id
-        print(f"Checkpoint {identity} is now called {label}." if label else f"Checkpoint {identity} has no label now.")
+        print_sentence(
+            f"Checkpoint {identity} is now called {label}." if label else f"Checkpoint {identity} has no label now."
+        )
 
 
 class Forked(NamedTuple):
@@ -224,9 +254,13 @@ class Forked(NamedTuple):
 
     def print(self) -> None:
         record = self.checkpoint.record
-        print(f"Session {self.session} begins with the conversation of {record.id}, turn {record.turn}.")
-        where = f"--user {self.profile} --session {self.session}"
-        notice(f"The workspace is as it is now. `deepctl chat {where}` goes on in it.")
+        print_sentence(f"Session {self.session} begins with the conversation of {record.id}, turn {record.turn}.")
+        kept = "The workspace is as it is now."
+        if is_conversation():
+            # That goes on in the new session by itself, and says so.
+            notice(kept)
+        else:
+            notice(f"{kept} `deepctl chat --user {self.profile} --session {self.session}` goes on in it.")
 
 
 class Removed(NamedTuple):
@@ -261,7 +295,9 @@ class Removed(NamedTuple):
             table(("CHECKPOINT", "KIND", "WHEN", "PROMPT"), rows)
         what = counted(len(self.removal.records), "checkpoint")
         freed = size(self.removal.bytes)
-        print(f"Would remove {what} and free {freed}." if self.dry_run else f"Removed {what} and freed {freed}.")
+        print_sentence(
+            f"Would remove {what} and free {freed}." if self.dry_run else f"Removed {what} and freed {freed}."
+        )
         if self.removal.is_blocked:
             notice(
                 "Parts of what stays are damaged (`deepctl checkpoints verify` names them), so nothing else is freed."
@@ -291,7 +327,7 @@ class Checked(NamedTuple):
             notice(note)
         what = f"{counted(found.checkpoints, 'checkpoint')} and {counted(found.objects, 'object')}"
         verdict = f"{counted(len(found.problems), 'problem')}." if found.problems else "nothing is damaged."
-        print(f"{what}, {size(found.bytes)} read: {verdict}")
+        print_sentence(f"{what}, {size(found.bytes)} read: {verdict}")
 
 
 class Imported(NamedTuple):
@@ -309,6 +345,6 @@ class Imported(NamedTuple):
         }
 
     def print(self) -> None:
-        print(f"Took over {counted(len(self.checkpoints), 'checkpoint')} into session {self.session}.")
+        print_sentence(f"Took over {counted(len(self.checkpoints), 'checkpoint')} into session {self.session}.")
         for problem in self.damaged:
             notice(f"Left out: {problem.reason}")

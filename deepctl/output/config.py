@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
+from deepctl.domain import mcp_servers
+from deepctl.domain.mcp_servers import Server
 from deepctl.domain.settings import Value
 from deepctl.output.text import Cell, is_terminal, printable, table
 
@@ -12,12 +14,13 @@ _SOURCES = {"default": "faint"}
 
 
 class Settings(NamedTuple):
-    """Every setting as it is in force, and keys of the file that mean nothing."""
+    """Every setting as it is in force, keys of the file that mean nothing, and MCP servers."""
 
     profile: str | None
     path: str
     values: list[Value]
     unknown: list[str]
+    servers: list[Server] = []
 
     def document(self) -> dict[str, Any]:
         return {
@@ -25,6 +28,7 @@ class Settings(NamedTuple):
             "path": self.path,
             "settings": [value._asdict() for value in self.values],
             "unknown": self.unknown,
+            "mcp_servers": [_server(server) for server in self.servers],
         }
 
     def print(self) -> None:
@@ -32,8 +36,24 @@ class Settings(NamedTuple):
             (value.key, "-" if value.value is None else value.value, Cell(value.source, _SOURCES.get(value.source, "")))
             for value in self.values
         ]
+        rows += [
+            (f"mcp_servers.{server.name}", server.target if server.enabled else "switched off", server.source)
+            for server in self.servers
+        ]
         rows += [(key, "-", Cell("unknown setting, ignored", "warning")) for key in self.unknown]
         table(("SETTING", "VALUE", "FROM"), rows)
+
+
+def _server(server: Server) -> dict[str, Any]:
+    """No arguments and no headers: they may hold secrets. Of variables, the names."""
+    return {
+        "name": server.name,
+        "source": server.source,
+        "enabled": server.enabled,
+        "command": server.command,
+        "url": server.target if server.url is not None else None,
+        "variables": mcp_servers.named(server),
+    }
 
 
 class Setting(NamedTuple):

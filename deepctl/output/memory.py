@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any, NamedTuple
 
 from deepctl.domain.memory.directory import Notebook
 from deepctl.output.render import notice
-from deepctl.output.text import Cell, ago, is_terminal, printable_lines, size, table
+from deepctl.output.text import Cell, ago, is_terminal, size, table
 
+_ITEM = re.compile(r" {0,3}(?:(?:[-*+]|\d{1,9}[.)])(?:[ \t]|$)|>)")
+"""How a line begins that text below it would go on with: an item of a list, or a quotation."""
+_FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 _NOTHING = "Nothing is noted yet in the memory of profile {}."
 
 
@@ -54,14 +58,35 @@ class NotebookShown(NamedTuple):
 
 
 def _render(text: str) -> None:
-    """Show Markdown at a terminal. What it decodes, such as `&#x1b;`, is made harmless as well."""
-    from rich.console import Console
-    from rich.markdown import Markdown
-    from rich.segment import Segment, Segments
+    """Show Markdown at a terminal as answers are shown: a note is a line, so line breaks stay."""
+    from deepctl.output import look
+    from deepctl.output.markdown import Markdown
 
-    console = Console()
-    rendered = console.render(Markdown(printable_lines(text)))
-    console.print(Segments(Segment(printable_lines(one.text), one.style, one.control) for one in rendered), end="")
+    drawn, (width, _) = look.of_stdout(), look.size()
+    markdown = Markdown(drawn)
+    markdown.feed(_apart(text))
+    for line in markdown.finish(width):
+        print(drawn.ansi(line))
+
+
+def _apart(text: str) -> str:
+    """`text` with an empty line between a list and a note below it, which Markdown would take for more of the item."""
+    lines: list[str] = []
+    fence, is_item = "", False
+    for line in text.split("\n"):
+        mark = _FENCE.match(line)
+        if not fence and not _ITEM.match(line):
+            if is_item and line[:1].strip():
+                lines.append("")
+            is_item = is_item and line[:1] in (" ", "\t")
+        elif not fence:
+            is_item = True
+        if mark is not None and not fence:
+            fence = mark[1]
+        elif mark is not None and mark[1].startswith(fence) and not line[mark.end() :].strip():
+            fence = ""
+        lines.append(line)
+    return "\n".join(lines)
 
 
 class NotebookList(NamedTuple):

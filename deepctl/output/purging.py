@@ -121,6 +121,6 @@ class LinesPurged(NamedTuple):
         for place in self.places[:_SHOWN]:
             print(f"  {_shown(place)}")
         if len(self.places) > _SHOWN:
-            notice(f"And in {len(self.places) - _SHOWN} more places; --json names them all.")
+            notice(f"And in {counted(len(self.places) - _SHOWN, 'more place')}; --json names them all.")
         if not self.dry_run:
             notice("The blocks of deleted files are not overwritten: that is the disk's business, and its backups'.")

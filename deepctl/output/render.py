@@ -8,7 +8,8 @@ import sys
 from typing import Any, Protocol
 
 from deepctl.errors import DeepctlError, Interrupted, StorageError
-from deepctl.output.text import has_colour, is_terminal, printable
+from deepctl.output.text import has_colour, is_terminal, printable, wrapped
+from deepctl.output.wording import worded
 
 VERSION = 1
 """Version of every JSON document on stdout."""
@@ -73,7 +74,7 @@ def discard_stdout() -> None:
 
 def notice(message: str) -> None:
     """Tell the user something on stderr that is not the answer."""
-    text = printable(message)
+    text = wrapped(printable(worded(message)), sys.stderr)
     say(f"\x1b[2m{text}\x1b[0m" if has_colour(sys.stderr) else text)
 
 
@@ -114,6 +115,7 @@ def error(problem: DeepctlError, as_json: bool, *, as_event: bool = False) -> No
     if isinstance(problem, Interrupted):
         new_line()
     red, plain = ("\x1b[31m", "\x1b[0m") if has_colour(sys.stderr) else ("", "")
-    say(f"{red}Error:{plain} {printable(problem.message)}")
+    said = wrapped(f"Error: {printable(worded(problem.message))}", sys.stderr)
+    say(f"{red}Error:{plain}{said.removeprefix('Error:')}")
     if problem.hint:
-        say(f"Hint: {printable(problem.hint)}")
+        say(wrapped(f"Hint: {printable(worded(problem.hint))}", sys.stderr))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.domain.checkpoints.reading import Listed
 from deepctl.domain.words import counted
-from deepctl.output.checkpoints import document, short
+from deepctl.output.checkpoints import document, print_sentence, short
 from deepctl.output.render import notice
-from deepctl.output.text import printable
+from deepctl.output.text import is_terminal, printable
 from deepctl.output.unified import print_diff
+from deepctl.output.wording import is_conversation
 
 if TYPE_CHECKING:
     from deepctl.domain.checkpoints.comparing import Difference
@@ -59,20 +61,20 @@ class Rewound(NamedTuple):
         label = f" ({self.target.label})" if self.target.label else ""
         if self.outline.is_nothing:
             what = "there is nothing of the agent's to take back" if self.kept else "everything is as it was"
-            print(f"Nothing to do since {record.id}{label}: {what}.")
+            print_sentence(f"Nothing to do since {record.id}{label}: {what}.")
             self._print_paths()
             return
         verb = "Would rewind" if self.dry_run else "Rewound"
-        print(f"{verb} session {self.outline.session.name} to {record.id}{label}, turn {record.turn}.")
+        print_sentence(f"{verb} session {self.outline.session.name} to {record.id}{label}, turn {record.turn}.")
         removed = self.outline.messages_removed
         if removed:
             leave = "would leave" if self.dry_run else "left"
             turns = self.outline.turns_removed
-            print(f"{counted(turns, 'turn')} ({counted(removed, 'message')}) {leave} the conversation.")
+            print_sentence(f"{counted(turns, 'turn')} ({counted(removed, 'message')}) {leave} the conversation.")
         back = self.outline.messages_restored
         if back:
             come = "would come back" if self.dry_run else "came back"
-            print(f"{counted(self.outline.turns_restored, 'turn')} ({counted(back, 'message')}) {come}.")
+            print_sentence(f"{counted(self.outline.turns_restored, 'turn')} ({counted(back, 'message')}) {come}.")
         if self.dry_run:
             _print_preview(self.preview)
         else:
@@ -82,7 +84,8 @@ class Rewound(NamedTuple):
         self._print_paths()
         for remark in self.remarks:
             notice(remark)
-        if self.outline.undone is not None:
+        # A conversation puts it into the line that is typed next.
+        if self.outline.undone is not None and (self.dry_run or not is_conversation()):
             print("The prompt that was undone:" if not self.dry_run else "The prompt that would be undone:")
             print("\n".join(f"> {printable(line)}" for line in self.outline.undone.split("\n")))
         if self.safety is not None:
@@ -96,9 +99,11 @@ class Rewound(NamedTuple):
     def _print_paths(self) -> None:
         for path in self.outline.conflicts:
             done = "conflict  {}" if self.dry_run else "overrode  {} (what was there is in the checkpoint before this)"
-            print("  " + done.format(printable(os.fsdecode(path))))
+            print_sentence("  " + done.format(printable(os.fsdecode(path))))
         for path in self.kept:
-            print(f"  kept      {printable(os.fsdecode(path))} (not as in the checkpoint, and not the agent's)")
+            print_sentence(
+                f"  kept      {printable(os.fsdecode(path))} (not as in the checkpoint, and not the agent's)"
+            )
         if self.kept and not self.outline.wish.exact:
             notice("--exact changes what was kept, too.")
 
@@ -175,6 +180,8 @@ class Compared(NamedTuple):
     def print(self) -> None:
         if self.remark is not None:
             notice(self.remark)
+        if is_terminal(sys.stdout) and not (self.differences or self.turns_removed or self.turns_added):
+            notice("Nothing differs.")
         for sign, turns in (("-", self.turns_removed), ("+", self.turns_added)):
             for turn in turns:
                 print(f"# {sign} turn {turn.turn}: {printable(short(' '.join(turn.prompt.split()), 100))}")

@@ -13,7 +13,8 @@ from deepctl.domain.sessions import catalogue, transcript
 from deepctl.domain.sessions.exporting import Export
 from deepctl.domain.sessions.log import Message
 from deepctl.domain.sessions.transcript import Piece
-from deepctl.output.sessions_transcript import INTERRUPTED
+from deepctl.domain.words import counted
+from deepctl.output.sessions_transcript import COMPACTED, INTERRUPTED
 from deepctl.output.text import printable, printable_lines
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
@@ -23,16 +24,17 @@ _RUN = re.compile(r"`{3,}")
 def markdown(export: Export) -> str:
     """The document, with a newline at its end."""
     turns = len({entry.turn for entry in export.messages})
-    blocks = [f"# Session {export.name}", f"Began {export.created_at}; {turns} turn{'' if turns == 1 else 's'}."]
+    blocks = [f"# Session {export.name}", f"Began {export.created_at}; {counted(turns, 'turn')}."]
     if export.damaged:
-        blocks.append(f"**{len(export.damaged)} lines of its log are damaged, and what was in them is not here.**")
+        lost = counted(len(export.damaged), "damaged line")
+        blocks.append(f"**Its log has {lost}; what was there is not here.**")
     messages = export.messages
     for number, entry in enumerate(messages):
         if not number or entry.turn != messages[number - 1].turn:
             blocks.append(f"## Turn {entry.turn} · {entry.at.partition('.')[0].rstrip('Z')}Z")
         blocks += _message(entry)
         is_last = number + 1 == len(messages) or messages[number + 1].turn != entry.turn
-        if is_last and not transcript.is_answer(entry.message):
+        if is_last and not transcript.is_answered(messages, number):
             blocks.append(f"*{INTERRUPTED}*")
     return "\n\n".join(blocks) + "\n"
 
@@ -56,6 +58,8 @@ def _block(piece: Piece) -> str:
         case "result":
             what = "Result" if piece.ok else "Failed"
             return f"{what} of {_code(piece.tool)}" + (f":\n\n{fenced(text)}" if text else ": nothing.")
+        case "summary":
+            return f"*{COMPACTED}*\n\n{_closed(text)}"
         case _:
             return _closed(text)
 

@@ -90,7 +90,12 @@ def _lines(matches: list[Match]) -> list[_Line]:
 
 
 def _heading(match: Match) -> str:
-    who = {"call": f"call of {match.tool}", "result": f"result of {match.tool}", "thinking": "assistant, thinking"}
+    who = {
+        "call": f"call of {match.tool}",
+        "result": f"result of {match.tool}",
+        "thinking": "assistant, thinking",
+        "summary": "summary of what was said before",
+    }
     return printable(f"{match.session} · turn {match.turn} · {ago(match.at)} · {who.get(match.part, match.role)}")
 
 

@@ -8,10 +8,12 @@ from typing import Any
 from deepctl.domain.sessions import catalogue, transcript
 from deepctl.domain.sessions.log import Conversation
 from deepctl.domain.sessions.transcript import Piece
+from deepctl.domain.words import counted
 from deepctl.output.render import notice
 from deepctl.output.text import has_colour, printable, printable_lines
 
 INTERRUPTED = "(no whole answer: interrupted, failed, or still at work)"
+COMPACTED = "Compacted: from here on the model sees this summary instead of what was said first."
 
 _FOLD_LINES = 6
 _FOLD_LENGTH = 400
@@ -31,7 +33,7 @@ def print_conversation(conversation: Conversation, *, full: bool = False) -> int
             printer.line(_HEADING, f"--- turn {entry.turn} · {entry.at.partition('.')[0].rstrip('Z')}Z")
         printer.message(entry.message)
         is_last = number + 1 == len(messages) or messages[number + 1].turn != entry.turn
-        if is_last and not transcript.is_answer(entry.message):
+        if is_last and not transcript.is_answered(messages, number):
             printer.line(_QUIET, INTERRUPTED)
     for damage in conversation.damage:
         notice(f"{damage.file} line {damage.line}: {damage.reason}; left out.")
@@ -63,6 +65,8 @@ class _Printer:
                         self.line(_PROMPT, "\n".join(f"> {line}" for line in printable_lines(piece.text).split("\n")))
                 case "text":
                     self.line("", printable_lines(piece.text))
+                case "summary":
+                    self.line(_QUIET, _indented("  ≡ ", f"{COMPACTED}\n{self._fold(piece)}"))
                 case "thinking":
                     if self._full:
                         self.line(_QUIET, _indented("  ~ ", printable_lines(piece.text)))
@@ -82,7 +86,7 @@ class _Printer:
         shown = "\n".join(lines[:_FOLD_LINES])
         if len(shown) > _FOLD_LENGTH:
             return f"{printable_lines(shown[:_FOLD_LENGTH])}… ({len(text):,} characters)"
-        return f"{printable_lines(shown)}\n… ({len(lines) - _FOLD_LINES:,} more lines)"
+        return f"{printable_lines(shown)}\n… ({counted(len(lines) - _FOLD_LINES, 'more line')})"
 
 
 def _joined(arguments: str) -> str:

@@ -10,9 +10,10 @@ from typing import NamedTuple, TextIO
 
 from deepctl.domain.words import size as size
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_CONTROL_OR_BREAK = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
+# Marks of direction, and characters that nobody sees; not those that join emoji and letters.
+_UNSEEN = "\xad\u061c\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f"
+_CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_UNSEEN}]")
+_CONTROL_OR_BREAK = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029{_UNSEEN}]")
 
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters and signs that look like nothing."""
@@ -27,6 +28,8 @@ def _escaped_character(one: str) -> str:
     character = ord(one)
     if 0xDC80 <= character <= 0xDCFF:
         character -= 0xDC00
+    if character > 0xFFFF:
+        return f"\\U{character:08x}"
     return f"\\x{character:02x}" if character < 0x100 else f"\\u{character:04x}"
 
 
@@ -107,6 +110,27 @@ def fitted(line: str) -> str:
     from rich.cells import cell_len, set_cell_size
 
     return line if cell_len(line) <= room else set_cell_size(line, room - 1).rstrip() + "…"
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """`text` with its lines broken between words where `stream` is a terminal that would break them anywhere."""
+    try:
+        room = os.get_terminal_size(stream.fileno()).columns if is_terminal(stream) else 0
+    except (OSError, ValueError):
+        return text
+    if not room or (text.isascii() and len(text) <= room):
+        return text
+    from unicodedata import east_asian_width
+
+    lines, used = [""], 0
+    for word in re.findall(r" *[^ ]+", text):
+        cells = sum(2 if east_asian_width(one) in "WF" else 1 for one in word)
+        if lines[-1] and used + cells > room:
+            word, cells, used = word.lstrip(), cells - (len(word) - len(word.lstrip())), 0
+            lines.append("")
+        lines[-1] += word
+        used += cells
+    return "\n".join(lines)
 
 
 MEANINGS = {"name": "cyan", "good": "green", "warning": "yellow", "bad": "red", "faint": "dim", "strong": "bold"}

@@ -13,6 +13,7 @@ from tests.support.loopback import Broken, Provider, Status, Text, ToolCalls, pr
 
 KEY = "sk-canary-0123456789abcdef"
 KINDS = ("openai", "anthropic")
+QUICKLY = {"retry-after-ms": "5"}
 
 
 def _point_at(server: Provider, kind: str, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -92,8 +93,8 @@ def test_the_next_process_sends_the_whole_history(
 
 FAILURES = [
     (Status(401, f"bad key {KEY}"), "model_key_refused", False),
-    (Status(429, "slow down"), "model_rate_limited", True),
-    (Status(500, "oops"), "model_provider_failed", True),
+    (Status(429, "slow down", QUICKLY), "model_rate_limited", True),
+    (Status(500, "oops", QUICKLY), "model_provider_failed", True),
     (Status(400, "nonsense"), "model_request_refused", False),
     (Broken("cut"), "model_connection", True),
     (Broken("clean"), "model_failed", True),
@@ -138,6 +139,7 @@ def test_a_failing_provider_is_one_clear_line_and_exit_7_and_the_conversation_is
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_refused_connection_is_exit_7(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    deepctl("config", "set", "retries", "0").ok()
     result = deepctl("chat", "--json", "--model", _point("http://127.0.0.1:9", kind, monkeypatch), "hello")
     error = result.events[-1]
     assert (result.code, error["code"], error["retryable"]) == (7, "model_connection", True)

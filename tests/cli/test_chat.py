@@ -30,9 +30,19 @@ def test_the_next_command_continues_the_conversation_and_bob_sees_none_of_it(
 
 def test_the_answer_is_all_there_is_on_stdout_and_the_notice_is_on_stderr(deepctl: InProcess) -> None:
     result = deepctl("chat", "write a.txt: hello\nread a.txt").ok()
-    assert result.stdout == "Wrote 1 lines to a.txt\n     1\thello\n"
+    assert result.stdout == "Wrote 1 line to a.txt\n     1\thello\n"
     assert "not an LLM" in result.stderr
     assert "--model" in result.stderr
+
+
+def test_the_offline_model_answers_in_words_that_a_newcomer_understands(deepctl: InProcess, home: Path) -> None:
+    assert deepctl("chat", "write a.txt: one").ok().stdout == "Wrote 1 line to a.txt\n"
+    (home / "profiles/default/workspace/b c.txt").write_text("hers\n")
+    assert "one" in deepctl("chat", "read @a.txt").ok().stdout
+    assert deepctl("chat", "recall").ok().stdout == "Memory is empty.\n"
+    assert "hers" in deepctl("chat", 'read @"b c.txt"').ok().stdout
+    assert deepctl("chat", "write @two.txt:").ok().stdout == "Wrote 0 lines to two.txt\n"
+    assert "two.txt" in deepctl("chat", "list @./").ok().stdout
 
 
 def test_tools_run_in_the_order_of_the_prompt(deepctl: InProcess, home: Path) -> None:
@@ -72,11 +82,9 @@ def test_json_is_one_event_a_line_and_ends_in_the_result(deepctl: InProcess) -> 
     call, returned = (next(e for e in events if e["type"] == kind) for kind in ("tool_call", "tool_result"))
     assert (call["name"], call["args"]) == ("write_file", {"path": "a.txt", "content": "hello"})
     assert (returned["id"], returned["ok"]) == (call["id"], True)
-    assert (
-        events[-1]["output"] == "".join(e["delta"] for e in events if e["type"] == "text") == "Wrote 1 lines to a.txt"
-    )
+    assert events[-1]["output"] == "".join(e["delta"] for e in events if e["type"] == "text") == "Wrote 1 line to a.txt"
     assert events[-1]["usage"]["requests"] == 2
-    assert set(events[-1]) == {"type", "output", "session", "checkpoint", "usage"}
+    assert set(events[-1]) == {"type", "output", "session", "checkpoint", "usage", "cost", "context"}
 
 
 def test_json_ends_in_an_error_event_when_it_fails(deepctl: InProcess) -> None:
@@ -95,6 +103,8 @@ def test_piped_stdin_is_the_prompt_and_beside_a_prompt_its_context(deepctl: InPr
     assert not (home / "profiles/default/workspace/b.txt").exists()
     asked = deepctl("sessions", "show", "--json").ok().json["messages"][4]["message"]["parts"][0]["content"]
     assert asked == "remember this\n\n<stdin>\nwrite b.txt: only context\n\n</stdin>"
+    listed = deepctl("checkpoints", "list", "--json").ok().json["checkpoints"]
+    assert {one["prompt"] for one in listed} == {"", "write a.txt: from stdin", "remember this"}
 
 
 def test_without_a_prompt_or_a_terminal_it_says_so(deepctl: InProcess, home: Path) -> None:
@@ -138,7 +148,7 @@ def test_show_is_a_transcript_and_an_unknown_session_is_exit_3(deepctl: InProces
 def test_a_bad_model_creates_no_profile(deepctl: InProcess, home: Path) -> None:
     for model in ("nonsense", "nobody:x", "", "openai"):
         assert deepctl("chat", "--user", "alice", "--model", model, "hello").code == 2
-    missing_key = deepctl("chat", "--user", "alice", "--model", "anthropic:claude-sonnet-4-5", "hello")
+    missing_key = deepctl("chat", "--user", "alice", "--model", "anthropic:claude-sonnet-4-6", "hello")
     assert missing_key.code == 7
     assert "ANTHROPIC_API_KEY" in missing_key.stderr
     assert not home.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.command import Command, InProcess, Result
+from tests.support.terminal import Terminal
 
 _SHELL = ("--sandbox", "none", "--approve", "auto")
 
@@ -232,12 +234,31 @@ def test_diff_shows_files_and_turns(alice: Alice) -> None:
     assert "--- a/a.txt\n+++ b/a.txt\n@@ -1 +1 @@\n-one\n" in shown
     assert "# + turn 2: write a.txt: two write b.txt: new" in shown
     assert "MEMORY.md" not in shown
-    assert alice("diff").ok().stdout == ""
+    assert (alice("diff").ok().stdout, alice("diff").ok().stderr) == ("", "")
     (alice.workspace / "a.txt").write_bytes(b"\0\1")
     os.chmod(alice.workspace / "b.txt", 0o600)
     stat = alice("diff", "--stat").ok().stdout
     assert "modified  a.txt  binary files differ" in stat
     assert "mode      b.txt  0644 to 0600" in stat
+
+
+def test_at_a_terminal_it_is_said_that_nothing_differs(alice: Alice) -> None:
+    for stat in ((), ("--stat",)):
+        terminal = Terminal("checkpoints", "diff", "--user", "alice", *stat)
+        assert terminal.wait() == 0
+        assert terminal.screen == "Nothing differs."
+    terminal = Terminal("checkpoints", "diff", "~1", "--user", "alice")
+    assert terminal.wait() == 0
+    assert "Nothing differs" not in terminal.screen
+
+
+def test_what_a_rewind_did_is_broken_between_words_in_a_narrow_window(alice: Alice) -> None:
+    terminal = Terminal("checkpoints", "rewind", "~2", "--user", "alice", columns=40)
+    assert terminal.wait() == 0
+    first, second, removed, rest, *_ = terminal.screen.splitlines()
+    assert first == "Rewound session main to"
+    assert re.fullmatch(r"[0-9a-f]{16}, turn 1\.", second)
+    assert [removed, rest] == ["2 turns (9 messages) left the", "conversation."]
 
 
 def test_show_has_the_record_the_files_and_the_conversation(alice: Alice) -> None:
@@ -296,6 +317,29 @@ def test_the_picture_of_a_rewind_has_both_branches(alice: Alice) -> None:
     assert any(line.startswith("| *") for line in shown)
     assert "| /" in shown
     assert len([line for line in shown if "*" in line]) == len(alice.records())
+
+
+def test_the_picture_sets_off_names_and_labels_at_a_terminal_and_is_plain_elsewhere(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice("label", "~1", "good").ok()
+    plain = alice("list", "--graph").ok().stdout
+    assert "\x1b" not in plain
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    coloured = alice("list", "--graph").ok().stdout
+    newest = alice.records()[0]["id"]
+    assert coloured.splitlines()[0].startswith(f"* \x1b[36m{newest}\x1b[0m turn main:3\x1b[1m <- main is here\x1b[0m")
+    assert "\x1b[1m (good)\x1b[0m" in coloured
+    assert re.sub(r"\x1b\[\d*m", "", coloured) == plain, "only the colours are added"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert alice("list", "--graph").ok().stdout == plain
+    monkeypatch.delenv("NO_COLOR")
+    for columns in (20, 44, 60):
+        terminal = Terminal("checkpoints", "list", "--graph", "--user", "alice", columns=columns)
+        assert terminal.wait() == 0
+        assert terminal.screen.splitlines() == [
+            line if len(line) <= columns else line[: columns - 1].rstrip() + "…" for line in plain.splitlines()
+        ]
 
 
 def test_the_list_is_short_if_you_like(alice: Alice) -> None:

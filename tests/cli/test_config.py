@@ -14,10 +14,10 @@ def test_set_keeps_comments_and_the_order_of_the_file(deepctl: InProcess, tmp_pa
     path = tmp_path / "config" / "config.toml"
     path.parent.mkdir()
     path.write_text('# mine\nmodel = "openai:gpt-5"  # the good one\n\n# later\n')
-    deepctl("config", "set", "model", "anthropic:claude-sonnet-4-5").ok()
+    deepctl("config", "set", "model", "anthropic:claude-sonnet-4-6").ok()
     deepctl("config", "set", "approve", "never").ok()
     assert path.read_text() == (
-        '# mine\nmodel = "anthropic:claude-sonnet-4-5"  # the good one\n\n# later\napprove = "never"\n'
+        '# mine\nmodel = "anthropic:claude-sonnet-4-6"  # the good one\n\n# later\napprove = "never"\n'
     )
     deepctl("config", "unset", "approve").ok()
     deepctl("config", "unset", "model").ok()

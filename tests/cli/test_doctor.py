@@ -483,7 +483,7 @@ class TestModel:
         return check
 
     def test_a_key_is_looked_for_and_never_shown(self, deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("DEEPCTL_MODEL", "anthropic:claude-sonnet-4-5")
+        monkeypatch.setenv("DEEPCTL_MODEL", "anthropic:claude-sonnet-4-6")
         found = self._model(deepctl)
         assert (found["status"], "no key in sight" in found["found"]) == ("warning", True)
         assert found["hint"] == "Set $ANTHROPIC_API_KEY."
@@ -571,6 +571,43 @@ class TestLeftovers:
         path.write_bytes(b"".join(lines[:-1]))
         (check,) = _of(_all(deepctl("doctor", "--json")), "unfinished", "alice")
         assert (check["status"], "a rewind to" in check["found"]) == ("warning", True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "status", "found"),
+    [
+        ({}, "ok", "at http://127.0.0.1:11434: needs no key"),
+        ({"OLLAMA_HOST": ":99"}, "ok", "at http://127.0.0.1:99: needs no key"),
+        ({"OLLAMA_BASE_URL": "http://me:pw@box:1/v1"}, "ok", "at http://me:…@box:1: needs no key"),
+        ({"OLLAMA_BASE_URL": ""}, "warning", "$OLLAMA_BASE_URL empty"),
+    ],
+)
+def test_ollama_needs_no_variable_but_no_empty_one(
+    deepctl: InProcess,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    status: str,
+    found: str,
+) -> None:
+    monkeypatch.setenv("DEEPCTL_MODEL", "ollama:llama3.2")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (check,) = _of(_all(deepctl("doctor", "--json")), "model")
+    assert (check["status"], found in check["found"]) == (status, True), check
+
+
+def test_servers_that_the_model_does_not_use_are_no_matter(
+    deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = deepctl("doctor", "--json").json
+    monkeypatch.setenv("OLLAMA_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    after = deepctl("doctor", "--json").json
+    assert [check for check in after["checks"] if check["name"] == "model"] == [
+        check for check in before["checks"] if check["name"] == "model"
+    ]
+    assert after["ok"] is before["ok"] is True
 
 
 class TestTerminal:

@@ -82,7 +82,7 @@ def test_rules_and_settings_do_not_count(deepctl: InProcess, tmp_path: Path) -> 
         'model = "nobody:x"\napprove = "never"\nsandbox = "docker"\n'
         '[limits]\nmemory = 1\n[permissions]\nwrite = "deny"\n'
     )
-    assert "Wrote 1 lines" in deepctl("chat", "--ephemeral", "write a.txt: x").ok().stdout
+    assert "Wrote 1 line " in deepctl("chat", "--ephemeral", "write a.txt: x").ok().stdout
 
 
 def test_it_works_where_no_state_can_be_kept(process: Command, tmp_path: Path) -> None:
@@ -105,13 +105,13 @@ def test_two_turns_at_a_terminal_know_of_each_other_and_nothing_is_kept(untouche
     terminal.expect("Remembered.")
     terminal.prompt("ephemeral")
     terminal.type("recall tea\r")
-    terminal.expect("- tea")
+    terminal.expect("• tea")
     terminal.prompt("ephemeral")
     terminal.type("write a.txt: kept for now\r")
-    terminal.expect("Wrote 1 lines")
+    terminal.expect("Wrote 1 line ")
     terminal.prompt("ephemeral")
     terminal.type("read a.txt\r")
-    terminal.expect("kept for now", times=3)
+    terminal.expect("kept for now", times=2)
     terminal.prompt("ephemeral")
     terminal.type("hello\r")
     terminal.expect("4 earlier turns")
@@ -199,8 +199,8 @@ def test_json_has_no_profile_session_or_checkpoint(deepctl: InProcess, untouched
     assert {event["type"] for event in events} == {"tool_call", "tool_result", "text"}
     assert all(event["ok"] for event in events if event["type"] == "tool_result")
     assert (last["type"], last["session"], last["checkpoint"]) == ("result", None, None)
-    assert last["output"] == "Wrote 1 lines to a.txt\n     1\thello"
-    assert set(last) == {"type", "output", "session", "checkpoint", "usage"}
+    assert last["output"] == "Wrote 1 line to a.txt\n     1\thello"
+    assert set(last) == {"type", "output", "session", "checkpoint", "usage", "cost", "context"}
 
 
 def test_there_is_no_shell(deepctl: InProcess, untouched: None) -> None:
@@ -250,7 +250,7 @@ def test_a_failing_provider_is_exit_7(
 def test_a_missing_key_and_a_refused_connection_are_exit_7(
     deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, untouched: None
 ) -> None:
-    assert deepctl("chat", "--ephemeral", "--model", "anthropic:claude-sonnet-4-5", "hi").code == 7
+    assert deepctl("chat", "--ephemeral", "--model", "anthropic:claude-sonnet-4-6", "hi").code == 7
     assert deepctl("chat", "--ephemeral", "--model", _point_at("http://127.0.0.1:9", monkeypatch), "hi").code == 7
 
 

@@ -39,6 +39,22 @@ def test_show_prints_the_exact_bytes(deepctl: InProcess, process: Command, home:
     assert set(file) == {"name", "path", "bytes", "modified_at", "content"}
 
 
+def test_at_a_terminal_every_note_is_a_line_of_its_own(deepctl: InProcess, notebook: Path) -> None:
+    deepctl("memory", "add", "first note").ok()
+    deepctl("memory", "add", "second note").ok()
+    prose = "- *bullet*\n  of two lines\n1. one\n2. two\n> said\nplain\n"
+    more = f"{prose}```\n- code\n```py\n- more\nend\n```\nlast &#x1b;[31m\x1b[2J"
+    notebook.write_text(notebook.read_text() + more)
+    terminal = Terminal("memory", "show")
+    assert terminal.wait() == 0
+    *lines, last = [line for line in terminal.screen.splitlines() if line]
+    assert lines[:5] == ["• tea", "first note", "second note", "• bullet", "  of two lines"]
+    assert lines[-6:-4] == ["│ said", "plain"]
+    assert lines[-4:] == ["- code", "```py", "- more", "end"]
+    assert last.endswith("[31m\\x1b[2J")
+    assert b"\x1b[2J" not in terminal.bytes
+
+
 def test_list_names_every_notebook_and_no_bookkeeping(deepctl: InProcess, home: Path) -> None:
     deepctl("chat", "remember tea").ok()
     (home / "profiles/default/workspace/.deep/memory/main/trip.md").write_text("Lisbon")

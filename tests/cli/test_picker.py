@@ -26,6 +26,17 @@ def picker(workspace: Path, request: pytest.FixtureRequest) -> Iterator[Terminal
     terminal.close()
 
 
+def test_what_a_narrow_window_does_not_hold_is_cut_with_a_sign(workspace: Path) -> None:
+    terminal = Terminal("checkpoints", "rewind", "--user", "alice", columns=36)
+    terminal.expect("1 turn would…")
+    lines = terminal.screen.splitlines()
+    assert any(line.startswith("To where? (Enter takes, Esc leaves)") for line in lines)
+    assert all(line.endswith("…") for line in lines if "turn 2, after" in line or "would change" in line)
+    terminal.type("q")
+    assert terminal.wait() == 130
+    terminal.close()
+
+
 def test_the_turn_before_the_last_is_offered_first_and_enter_takes_it(
     picker: Terminal, workspace: Path, deepctl: InProcess
 ) -> None:

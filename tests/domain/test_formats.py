@@ -289,13 +289,13 @@ def _newer_session(place: Path) -> None:
 
 def _newer_log_line(place: Path) -> None:
     (path,) = _logs(place, "bad")
-    path.write_bytes(path.read_bytes() + sealed.seal({"v": 2, "turn": 2, "at": "x", "thing": {}}))
+    path.write_bytes(path.read_bytes() + sealed.seal({"v": 3, "turn": 2, "at": "x", "thing": {}}))
 
 
 def _newer_log_header(place: Path) -> None:
     (path,) = _logs(place, "bad")
     first, *rest = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(sealed.seal({**sealed.unseal(first[:-1]), "v": 2}) + b"".join(rest))
+    path.write_bytes(sealed.seal({**sealed.unseal(first[:-1]), "v": 3}) + b"".join(rest))
 
 
 def _newer_ledger(place: Path) -> None:
@@ -332,7 +332,7 @@ class TestNewer:
         talked = deepctl("chat", "--user", "alice", "--session", "bad", "hello", "--json")
         assert (talked.code, talked.events[-1]["code"]) == (5, "newer_format")
         listed = deepctl("sessions", "list", "--user", "alice", "--json").ok().json["sessions"]
-        assert {one["name"]: "format 2" in one.get("problem", "") for one in listed} == {"bad": True, "good": False}
+        assert {one["name"]: "in format " in one.get("problem", "") for one in listed} == {"bad": True, "good": False}
         deepctl("sessions", "show", "good", "--user", "alice").ok()
         deepctl("chat", "--user", "alice", "--session", "good", "hello").ok()
         deepctl("checkpoints", "list", "--user", "alice").ok()
@@ -350,7 +350,7 @@ class TestNewer:
         deepctl("sessions", "list", "--user", "alice").ok()
         deepctl("memory", "list", "--user", "alice").ok()
         listed = deepctl("profiles", "list", "--json").ok().json["profiles"]
-        assert {one["name"]: "format 2" in one.get("problem", "") for one in listed} == {"alice": True, "bob": False}
+        assert {one["name"]: "in format " in one.get("problem", "") for one in listed} == {"alice": True, "bob": False}
         deepctl("chat", "--user", "bob", "hello").ok()
         assert _contents(profiles / "alice") == before
 

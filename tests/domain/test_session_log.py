@@ -124,7 +124,7 @@ def test_a_log_that_continues_another_begins_with_it_up_to_the_offset(directory:
 def test_a_later_format_is_refused_and_a_missing_log_is_damage(directory: str, tmp_path: Path) -> None:
     with pytest.raises(Damaged):
         log.read(directory, "b")
-    (tmp_path / "a.jsonl").write_bytes(sealed.seal({**log.header("a"), "v": 2}))
+    (tmp_path / "a.jsonl").write_bytes(sealed.seal({**log.header("a"), "v": log.FORMAT + 1}))
     with pytest.raises(NewerFormat):
         log.read(directory, "a")
 

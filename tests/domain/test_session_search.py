@@ -190,7 +190,7 @@ def test_messages_of_odd_shapes_do_no_harm(tmp_path: Path) -> None:
     writer.close()
     found = _search(scene.paths, "tea").matches
     assert [match.text for match in found] == [
-        "[tea, 3 bytes]",
+        "[tea, 3 B]",
         "[https://tea.example.org/x.png]",
         "['tea']",
         "{not json tea",

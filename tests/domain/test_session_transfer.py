@@ -187,7 +187,7 @@ def test_an_exchanged_line_or_byte_of_text_is_refused(scene: Scene) -> None:
         (b'{"kind": "deepctl session", "a": \xff}', "damaged"),
         (b'{"kind": "deepctl session", "kind": "deepctl session"}', "damaged"),
         (b'{"kind": "deepctl session", "version": 2}', "newer_format"),
-        (b'{"kind": "deepctl session", "version": 1, "format": 2}', "newer_format"),
+        (b'{"kind": "deepctl session", "version": 1, "format": 3}', "newer_format"),
         (b'{"kind": "deepctl session", "version": true, "format": 1}', "damaged"),
         (b'{"kind": "deepctl session", "version": 1, "format": "1"}', "damaged"),
         (b'{"kind": "deepctl session", "a": ' + b"[" * 100_000, "damaged"),
@@ -401,6 +401,6 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_later_formats_are_refused_whatever_else_is_in_them() -> None:
-    document = {**_document(), "format": 2, "new": {}, "messages": "elsewhere"}
+    document = {**_document(), "format": 3, "new": {}, "messages": "elsewhere"}
     with pytest.raises(NewerFormat):
         _parse(json.dumps(document).encode())

@@ -179,7 +179,7 @@ def _(s: Situation) -> list[str]:
 
 @case("sessions import", "FILE is of a later deepctl")
 def _(s: Situation) -> list[str]:
-    return _import(s, _document(_prompt("hello")).replace('"format": 1', '"format": 99'))
+    return _import(s, _document(_prompt("hello")).replace('"format": 2', '"format": 99'))
 
 
 @case("sessions import", "a message in FILE wants files from this machine's network")

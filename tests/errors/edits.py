@@ -216,6 +216,16 @@ def _(s: Situation) -> Result:
     return s.left(terminal, terminal.wait())
 
 
+@case("memory forget", "Ctrl-C at the question", only="text")
+def _(s: Situation) -> Result:
+    notes(s)
+    terminal = s.terminal(*memory("forget", "tea"))
+    terminal.expect("[y/N]")
+    terminal.type("\x03")
+    terminal.expect("Error:")
+    return s.left(terminal, terminal.wait())
+
+
 @case("memory forget", "the notebooks change before the answer", only="text")
 def _(s: Situation) -> Result:
     return _changed(s, "[y/N]", "y", *memory("forget", "tea"))

@@ -13,6 +13,11 @@ def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", "nonsense"]
 
 
+@case("chat", "a model's name without its provider")
+def _(s: Situation) -> list[str]:
+    return [*HELLO, "--model", "gpt-4o"]
+
+
 @case("chat", "no such provider of models")
 def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", "nobody:large"]
@@ -23,6 +28,13 @@ def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", ""]
 
 
+@case("chat", "the address of the model's server is no URL")
+def _(s: Situation) -> list[str]:
+    s.patch.setenv("OPENAI_API_KEY", "sk-nothing")
+    s.patch.setenv("OPENAI_BASE_URL", "http://someone:hunter2@[::1")
+    return [*HELLO, "--model", "openai-chat:gpt-4o"]
+
+
 @case("chat", "the provider's client is not installed")
 def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", "groq:llama"]
@@ -30,7 +42,7 @@ def _(s: Situation) -> list[str]:
 
 @case("chat", "the provider's key is not set")
 def _(s: Situation) -> list[str]:
-    return [*HELLO, "--model", "anthropic:claude-sonnet-4-5"]
+    return [*HELLO, "--model", "anthropic:claude-sonnet-4-6"]
 
 
 @case("chat", "the provider's key is set but empty")
@@ -74,6 +86,7 @@ def _(s: Situation) -> list[str]:
 def _(s: Situation) -> list[str]:
     options = s.provider(Status(500))
     s.patch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    s.configure("retries = 0\n")
     return [*HELLO, *options]
 
 
@@ -92,8 +105,40 @@ def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(Broken("json"), repeat_last=True)]
 
 
-# Fifty requests take their time.
-@case("chat", "the model goes on calling tools", only="json")
+@case("chat", "the provider asks to wait for long", prints=True)
 def _(s: Situation) -> list[str]:
-    model = s.provider(ToolCalls([("ls", {"path": "."})]), repeat_last=True)
-    return ["chat", "hello", "--ephemeral", *model]
+    return [*HELLO, *s.provider(Status(429, "slow down", {"Retry-After": "90"}), repeat_last=True)]
+
+
+def _limited(s: Situation, setting: str, calls: ToolCalls, model: str = "openai-chat:loopback") -> list[str]:
+    s.configure(f"{setting}\n")
+    s.provider(calls, repeat_last=True)
+    return [*HELLO, "--model", model]
+
+
+_LIST = [("ls", {"path": "."})]
+
+
+@case("chat", "the model goes on calling tools", prints=True)
+def _(s: Situation) -> list[str]:
+    return _limited(s, "max_requests = 2", ToolCalls(_LIST))
+
+
+@case("chat", "the turn has used its tokens", prints=True)
+def _(s: Situation) -> list[str]:
+    return _limited(s, "max_tokens = 20", ToolCalls(_LIST))
+
+
+@case("chat", "the turn has cost what it may", prints=True)
+def _(s: Situation) -> list[str]:
+    return _limited(s, "max_cost = 0.000001", ToolCalls(_LIST), "openai-chat:gpt-4o")
+
+
+@case("chat", "the provider does not say what a turn takes, which is limited", prints=True)
+def _(s: Situation) -> list[str]:
+    return _limited(s, "max_tokens = 1000", ToolCalls(_LIST, used=None))
+
+
+@case("chat", "money is limited, and nobody knows the model's price")
+def _(s: Situation) -> list[str]:
+    return _limited(s, "max_cost = 0.50", ToolCalls(_LIST))

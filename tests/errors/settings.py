@@ -49,6 +49,16 @@ def _(s: Situation) -> list[str]:
     return ["config", "set", "limits.seconds", "soon"]
 
 
+@case("config set", "the value is no sum")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "max_cost", "little"]
+
+
+@case("config set", "the value is no percentage")
+def _(s: Situation) -> list[str]:
+    return ["config", "set", "compact_at", "100"]
+
+
 @case("config set", "the value is no size")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "limits.memory", "2GB"]

@@ -1,12 +1,17 @@
 """Providers on 127.0.0.1: an HTTP server that speaks OpenAI's and Anthropic's streaming formats.
 
-The formats are those of the providers' public API references (chat completions and messages, server-sent events).
+The formats are those of the providers' public API references (chat completions, responses and messages, server-sent
+events).
 A test gives the server a script, one answer a request.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +22,14 @@ from typing import Any
 
 @dataclass
 class Text:
-    """An answer in pieces; `gate`, if given, is called before each piece but the first."""
+    """An answer in pieces; `gate`, if given, is called before each piece but the first.
+
+    `used` is the tokens it says were sent and received; with `None` it says nothing of that.
+    """
 
     pieces: list[str]
     gate: Callable[[], None] | None = None
+    used: tuple[int, int] | None = (11, 7)
 
     def gated(self) -> Iterator[str]:
         """The pieces, each but the first held back until `gate` returns."""
@@ -35,6 +44,7 @@ class ToolCalls:
     """An answer that calls tools: (name, arguments) each."""
 
     calls: list[tuple[str, dict[str, Any]]]
+    used: tuple[int, int] | None = (11, 7)
 
 
 @dataclass
@@ -43,11 +53,16 @@ class Status:
 
     code: int
     message: str = "no"
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Broken:
-    """A stream that begins with `pieces` and then breaks: `cut` in the middle, `clean` end, or `json` that is none."""
+    """A stream that begins with `pieces` and then breaks: `cut` in the middle, `clean` end, or `json` that is none.
+
+    With `reset`, the connection is reset before any of the response; with `refused`, a request that was accepted turns
+    out to be one too many before any of the answer.
+    """
 
     how: str
     pieces: list[str] = field(default_factory=lambda: ["Half an "])
@@ -104,13 +119,23 @@ class Provider:
         self.requests.append(body)
         self.headers.append({key.lower(): value for key, value in handler.headers.items()})
         answer = self._next()
-        anthropic = handler.path.startswith("/v1/messages")
+        write = _FORMATS[handler.path.partition("?")[0]]
+        model = body["model"]
+        if isinstance(answer, Broken) and answer.how == "reset":
+            handler.close_connection = True
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            # The handler's files hold the socket open as well, and would end it in good order.
+            handler.rfile.detach()
+            os.close(handler.connection.detach())
+            return
         if isinstance(answer, Status):
             error = {"type": "error", "message": answer.message, "code": None}
             raw = json.dumps({"type": "error", "error": error}).encode()
             handler.send_response(answer.code)
             handler.send_header("Content-Type", "application/json")
             handler.send_header("Content-Length", str(len(raw)))
+            for name, value in answer.headers.items():
+                handler.send_header(name, value)
             handler.end_headers()
             handler.wfile.write(raw)
             return
@@ -118,9 +143,8 @@ class Provider:
         handler.send_header("Content-Type", "text/event-stream")
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
-        stream = _anthropic(answer) if anthropic else _openai(answer)
         try:
-            for chunk in stream:
+            for chunk in write(answer, model):
                 handler.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
                 handler.wfile.flush()
             if isinstance(answer, Broken) and answer.how == "cut":
@@ -132,13 +156,13 @@ class Provider:
             handler.close_connection = True
 
 
-def _openai(answer: Answer) -> Iterator[bytes]:
+def _openai(answer: Answer, model: str) -> Iterator[bytes]:
     def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
         document = {
             "id": "chatcmpl-1",
             "object": "chat.completion.chunk",
             "created": 1,
-            "model": "loopback",
+            "model": model,
             "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
         }
         return b"data: " + json.dumps(document).encode() + b"\n\n"
@@ -159,6 +183,10 @@ def _openai(answer: Answer) -> Iterator[bytes]:
                 for part in (text[:half], text[half:]):
                     yield chunk({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
             yield chunk({}, "tool_calls")
+        case Broken(how="refused"):
+            error = {"message": "too busy", "type": "server_error", "code": "server_error", "param": None}
+            yield b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+            return
         case Broken(how=how, pieces=pieces):
             for piece in pieces:
                 yield chunk({"role": "assistant", "content": piece})
@@ -167,37 +195,105 @@ def _openai(answer: Answer) -> Iterator[bytes]:
             return
         case _:
             raise AssertionError(answer)
-    usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
-    yield (
-        b"data: "
-        + json.dumps(
-            {
-                "id": "1",
-                "object": "chat.completion.chunk",
-                "created": 1,
-                "model": "loopback",
-                "choices": [],
-                "usage": usage,
-            }
-        ).encode()
-        + b"\n\n"
-    )
+    if answer.used is not None:
+        sent, received = answer.used
+        usage = {"prompt_tokens": sent, "completion_tokens": received, "total_tokens": sent + received}
+        last = {
+            "id": "1",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": model,
+            "choices": [],
+            "usage": usage,
+        }
+        yield b"data: " + json.dumps(last).encode() + b"\n\n"
     yield b"data: [DONE]\n\n"
 
 
-def _anthropic(answer: Answer) -> Iterator[bytes]:
+def _responses(answer: Answer, model: str) -> Iterator[bytes]:
+    numbers = itertools.count()
+
+    def event(kind: str, **fields: Any) -> bytes:
+        document = {"type": kind, "sequence_number": next(numbers), **fields}
+        return f"event: {kind}\ndata: {json.dumps(document)}\n\n".encode()
+
+    response: dict[str, Any] = {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1,
+        "model": model,
+        "status": "in_progress",
+        "output": [],
+        "parallel_tool_calls": False,
+        "tool_choice": "auto",
+        "tools": [],
+    }
+    yield event("response.created", response=response)
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+    item = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    match answer:
+        case Text(pieces=pieces) | Broken(pieces=pieces):
+            if isinstance(answer, Broken) and answer.how == "refused":
+                error = {"code": "server_error", "message": "too busy"}
+                yield event("response.failed", response={**response, "status": "failed", "error": error})
+                return
+            part = {"type": "output_text", "text": "", "annotations": []}
+            yield event("response.output_item.added", output_index=0, item=message)
+            yield event("response.content_part.added", **item, part=part)
+            for piece in answer.gated() if isinstance(answer, Text) else pieces:
+                yield event("response.output_text.delta", **item, delta=piece, logprobs=[])
+            if isinstance(answer, Broken):
+                if answer.how == "json":
+                    yield b"data: {this is not JSON\n\n"
+                return
+            whole = {**part, "text": "".join(pieces)}
+            yield event("response.output_text.done", **item, text=whole["text"], logprobs=[])
+            yield event("response.content_part.done", **item, part=whole)
+            outputs = [{**message, "status": "completed", "content": [whole]}]
+            yield event("response.output_item.done", output_index=0, item=outputs[0])
+        case ToolCalls(calls=calls):
+            outputs = []
+            for index, (name, arguments) in enumerate(calls):
+                call = {"id": f"fc_{index}", "type": "function_call", "call_id": f"call_{name}_{index}", "name": name}
+                text = json.dumps(arguments)
+                outputs.append({**call, "arguments": text, "status": "completed"})
+                yield event("response.output_item.added", output_index=index, item={**call, "arguments": ""})
+                place = {"item_id": call["id"], "output_index": index}
+                yield event("response.function_call_arguments.delta", **place, delta=text)
+                yield event("response.function_call_arguments.done", **place, arguments=text, name=name)
+                yield event("response.output_item.done", output_index=index, item=outputs[-1])
+        case _:
+            raise AssertionError(answer)
+    done = {**response, "status": "completed", "output": outputs}
+    if answer.used is not None:
+        sent, received = answer.used
+        done["usage"] = {
+            "input_tokens": sent,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": received,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": sent + received,
+        }
+    yield event("response.completed", response=done)
+
+
+def _anthropic(answer: Answer, model: str) -> Iterator[bytes]:
     def event(kind: str, **fields: Any) -> bytes:
         return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
 
+    if isinstance(answer, Broken) and answer.how == "refused":
+        yield event("error", error={"type": "overloaded_error", "message": "too busy"})
+        return
+    sent, received = (None if isinstance(answer, (Broken, Status)) else answer.used) or (11, 7)
     message: dict[str, Any] = {
         "id": "msg_1",
         "type": "message",
         "role": "assistant",
-        "model": "loopback",
+        "model": model,
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": {"input_tokens": 11, "output_tokens": 1},
+        "usage": {"input_tokens": sent, "output_tokens": 1},
     }
     yield event("message_start", message=message)
     reason = "end_turn"
@@ -224,8 +320,14 @@ def _anthropic(answer: Answer) -> Iterator[bytes]:
                 yield event("content_block_stop", index=index)
         case _:
             raise AssertionError(answer)
-    yield event("message_delta", delta={"stop_reason": reason, "stop_sequence": None}, usage={"output_tokens": 7})
+    yield event(
+        "message_delta", delta={"stop_reason": reason, "stop_sequence": None}, usage={"output_tokens": received}
+    )
     yield event("message_stop")
+
+
+_FORMATS = {"/v1/chat/completions": _openai, "/v1/responses": _responses, "/v1/messages": _anthropic}
+"""By path, how an answer to it is written."""
 
 
 @contextmanager

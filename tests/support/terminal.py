@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+import termios
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pexpect
 import pyte
 
 
-class _Screen(pyte.Screen):
+class _Screen(pyte.HistoryScreen):
     """A screen that answers where its cursor is, which the line editor asks."""
 
     def __init__(self, columns: int, lines: int, child: Any) -> None:
-        super().__init__(columns, lines)
+        super().__init__(columns, lines, history=2000)
         self._child = child
 
     def write_process_input(self, data: str) -> None:
@@ -23,23 +25,46 @@ class _Screen(pyte.Screen):
 
 
 class Terminal:
-    """A command on a pseudo-terminal; `screen` is what a person would see of its last 60 lines."""
+    """A command on a pseudo-terminal; `screen` is what a person would see of its last `rows` lines."""
 
-    def __init__(self, *arguments: str, columns: int = 120) -> None:
+    def __init__(
+        self, *arguments: str, columns: int = 120, rows: int = 60, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._child: Any = pexpect.spawn(
             sys.executable,
             ["-m", "deepctl", *arguments],
-            env={**os.environ, "TERM": "xterm-256color"},
-            dimensions=(60, columns),
+            env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
+            dimensions=(rows, columns),
             timeout=30,
         )
+        self.before = termios.tcgetattr(self._child.child_fd)
+        """How the terminal was set at the start."""
+        self.after: list[Any] = []
+        """How it was left by `leave` and `wait`."""
         self.bytes = b""
-        self._screen = _Screen(columns, 60, self._child)
+        self._screen = _Screen(columns, rows, self._child)
         self._stream = pyte.ByteStream(self._screen)
 
     @property
     def screen(self) -> str:
         return "\n".join(line.rstrip() for line in self._screen.display).rstrip()
+
+    @property
+    def scrolled(self) -> str:
+        """What a person would see who scrolls up to the beginning."""
+        columns = range(self._screen.columns)
+        above = ["".join(line[column].data for column in columns).rstrip() for line in self._screen.history.top]
+        return "\n".join([*above, self.screen])
+
+    @property
+    def line(self) -> str:
+        """The row with the cursor."""
+        return str(self._screen.display[self._screen.cursor.y]).rstrip()
+
+    def resize(self, columns: int, rows: int) -> None:
+        """The window gets another size."""
+        self._screen.resize(rows, columns)
+        self._child.setwinsize(rows, columns)
 
     def _read(self, seconds: float) -> bool:
         try:
@@ -74,6 +99,8 @@ class Terminal:
         while self._read(5.0):
             pass
         self._child.expect(pexpect.EOF)
+        self.bytes += self._child.before
+        self.after = termios.tcgetattr(self._child.child_fd)
         self._child.close()
         return int(self._child.exitstatus)
 
@@ -81,5 +108,7 @@ class Terminal:
         """Press Ctrl-D and return the exit code."""
         self.type("\x04")
         self._child.expect(pexpect.EOF)
+        self.bytes += self._child.before
+        self.after = termios.tcgetattr(self._child.child_fd)
         self._child.close()
         return int(self._child.exitstatus if self._child.exitstatus is not None else -self._child.signalstatus)

@@ -100,6 +100,7 @@ TAKES: dict[tuple[str, str], Values] = {
     ("", "max_size"): NOTHING,
     ("", "as_"): NOTHING,
     ("chat", "prompt"): NOTHING,
+    ("chat", "files"): _FILE,
     ("chat", "new"): NOTHING,
     ("checkpoints fork", "name"): NOTHING,
     ("checkpoints import", "session"): NOTHING,

@@ -307,7 +307,11 @@ def undoing(found: Ledger, session: Session) -> Wish:
     """What taking back the last rewind of a session means. Raises `NotFound`."""
     last = found.last_rewind(session.id)
     if last is None:
-        raise NotFound(f"Session {session.name!r} has no rewind to undo.", code="nothing_to_undo")
+        raise NotFound(
+            f"Session {session.name!r} has no rewind to undo.",
+            "It takes back a rewind; `deepctl checkpoints rewind '~1'` goes back a turn.",
+            code="nothing_to_undo",
+        )
     safety = found.records.get(last.safety)
     if safety is None:
         raise NotFound(

@@ -14,10 +14,11 @@ from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from deepctl.domain import blocks
 from deepctl.domain.checkpoints import snapshots
 from deepctl.domain.checkpoints.batch import Batch
 from deepctl.domain.checkpoints.cache import Cache
-from deepctl.domain.checkpoints.ledger import LEDGER, Ledger, Writer
+from deepctl.domain.checkpoints.ledger import LEDGER, Ledger, Writer, read
 from deepctl.domain.checkpoints.objects import Objects, Sink
 from deepctl.domain.checkpoints.records import Position, Record, new_id
 from deepctl.domain.checkpoints.snapshots import LeaveOut, Report, Snapshot
@@ -175,7 +176,8 @@ class Checkpoints:
         try:
             yield
         except BaseException:
-            if batch.pack and batch.pack not in self.ledger.packs:
+            # The disk is asked: an interrupt may have come when the line was there and nothing here knew of it.
+            if batch.pack and batch.pack not in read(self.directory).packs:
                 self.objects.remove_pack(batch.pack)
             raise
 
@@ -190,7 +192,7 @@ class Checkpoints:
         **fields: Any,
     ) -> Record:
         """The record of a checkpoint whose objects are in `batch`, which has been committed."""
-        prompt = " ".join(position.prompt[: 4 * _PROMPT_LENGTH].split())[:_PROMPT_LENGTH]
+        prompt = " ".join(blocks.said(position.prompt)[: 4 * _PROMPT_LENGTH].split())[:_PROMPT_LENGTH]
         record = Record(
             id=new_id(),
             kind=kind,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from deepctl.domain import budget, layout, names
 from deepctl.domain.budget import Part
-from deepctl.domain.doctor import leftovers, machine
+from deepctl.domain.doctor import leftovers, machine, mcp
 from deepctl.domain.doctor.check import Check, Status, guarded
 from deepctl.domain.doctor.commands import Sandboxes
 from deepctl.domain.doctor.profile_state import by_settings, checks_of, model
@@ -46,6 +46,7 @@ def _checks(
         # What the first profile would find.
         yield from by_settings("sandbox", lambda: sandboxes.in_force(None))
         yield from by_settings("model", lambda: model(environment, None))
+        yield from guarded("mcp", lambda: mcp.servers(environment, None))
     parts = {paths: budget.parts(paths) for paths in wanted}
     if len(wanted) > 1:
         yield _space(parts)

@@ -12,7 +12,7 @@ from deepctl.domain.doctor.check import Check, some, told
 from deepctl.domain.doctor.leftovers import KNOWN
 from deepctl.domain.doctor.settings_files import settings_file
 from deepctl.domain.layout import Root
-from deepctl.domain.words import size
+from deepctl.domain.words import counted, size
 
 PACKAGES = (
     "pydantic-ai-slim",
@@ -123,6 +123,8 @@ def disk(found: Root) -> Iterator[Check]:
     elif free < _LITTLE:
         yield Check("disk", "warning", room, "A turn that cannot be kept ends. Free some space.")
     elif status.f_files and status.f_favail < _FEW:
-        yield Check("disk", "warning", f"{room}, but room for {status.f_favail} files only", "Remove some files.")
+        yield Check(
+            "disk", "warning", f"{room}, but room for {counted(status.f_favail, 'file')} only", "Remove some files."
+        )
     else:
         yield Check("disk", "ok", room)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from deepctl import locks
 from deepctl.domain import budget, settings
 from deepctl.domain.budget import Part
-from deepctl.domain.doctor import keys, leftovers, stored
+from deepctl.domain.doctor import keys, leftovers, mcp, stored
 from deepctl.domain.doctor.check import Check, guarded
 from deepctl.domain.doctor.commands import Sandboxes
 from deepctl.domain.doctor.rights import rights
@@ -31,6 +31,7 @@ def checks_of(
         *guarded("settings", lambda: settings_file("settings", paths.settings, paths, unset)),
         *by_settings("model", lambda: model(environment, paths)),
         *by_settings("sandbox", lambda: sandboxes.in_force(paths)),
+        *guarded("mcp", lambda: mcp.servers(environment, paths)),
         *guarded("lock", lambda: _lock(paths)),
         *guarded("rights", lambda: rights(paths)),
         *guarded("sessions", lambda: stored.sessions(paths)),
@@ -79,6 +80,15 @@ def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Itera
         yield Check("model", "ok", f"{name}{where}: needs no key", "It is not an LLM: `deepctl config set model …`.")
         return
     provider = keys.provider(name)
+    if provider == "ollama" and environment.get("OLLAMA_BASE_URL") != "":
+        # Not above: it imports this package for its `keys`.
+        from deepctl.domain.providers import ollama_address
+
+        url = keys.without_password(ollama_address(environment))
+        yield Check(
+            "model", "ok", f"{name}{where} at {url}: needs no key", "`deepctl models` tells whether the server answers."
+        )
+        return
     if provider == "openai":
         address = address or environment.get("OPENAI_BASE_URL")
         if address:

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from deepctl.domain import settings
+from deepctl.domain import mcp_tables, settings
 from deepctl.domain.doctor.check import Check, told
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.permissions import parse
@@ -49,6 +49,8 @@ def _impossible(found: dict[str, object], path: str, *, in_profile: bool) -> Ite
         try:
             if key == "permissions":
                 parse(value, path)
+            elif key == mcp_tables.TABLE:
+                mcp_tables.parse(value, path)
             elif key in settings.SETTINGS and (not in_profile or settings.SETTINGS[key].in_profile):
                 settings.validate(key, value, path)
         except DeepctlError as error:

@@ -1,7 +1,9 @@
 """A session as one document: everything that was said, and nothing of this machine but what was said.
 
-    {"version": 1, "kind": "deepctl session", "format": 1, "session": {"name", "created_at"},
+    {"version": 1, "kind": "deepctl session", "format": 2, "session": {"name", "created_at"},
      "messages": [{"turn", "at", "message"}], "damaged": [{"line", "reason"}], "sha256"}
+
+A message that is the summary of a compaction has `keeps` as well: see `deepctl.domain.sessions.log`. Format 1 had none.
 
 The same session always gives the same bytes, in ASCII, one message a line. `sha256` is over all the rest in a form of
 its own (`digest`), so another indentation or order of keys does no harm. `importing` reads it.
@@ -18,12 +20,12 @@ from deepctl.domain import destination, formats, names
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue
 from deepctl.domain.sessions.catalogue import Session
-from deepctl.domain.sessions.log import Conversation, Message
+from deepctl.domain.sessions.log import Compaction, Conversation, Message
 from deepctl.redaction import Redaction
 
 KIND = "deepctl session"
 VERSION = 1
-FORMAT = formats.Format("session export", 1, key="format")
+FORMAT = formats.Format("session export", 2, key="format")
 
 _NO_TIME = "1970-01-01T00:00:00Z"
 
@@ -42,6 +44,7 @@ class Export(NamedTuple):
     created_at: str
     messages: list[Message]
     damaged: list[Lost] = []
+    compactions: list[Compaction] = []
 
 
 def export(paths: ProfilePaths, name: str) -> Export:
@@ -49,7 +52,8 @@ def export(paths: ProfilePaths, name: str) -> Export:
     session = catalogue.find(paths, name)
     conversation = catalogue.read(session)
     messages = [entry._replace(message=_finite(entry.message)) for entry in conversation.messages]
-    return Export(session.name, _created(session, conversation), messages, _lost(conversation))
+    created = _created(session, conversation)
+    return Export(session.name, created, messages, _lost(conversation), conversation.compactions)
 
 
 def _created(session: Session, conversation: Conversation) -> str:
@@ -74,11 +78,10 @@ def _finite(value: Any) -> Any:
 def redacted(export: Export, redaction: Redaction) -> Export:
     """The same without secrets and home directories, in every string; `redaction` counts them."""
     name = redaction.text(export.name)
-    return Export(
-        name if names.is_good(name) else "redacted",
-        export.created_at,
-        [entry._replace(message=redaction.value(entry.message)) for entry in export.messages],
-        [damaged._replace(reason=redaction.text(damaged.reason)) for damaged in export.damaged],
+    return export._replace(
+        name=name if names.is_good(name) else "redacted",
+        messages=[entry._replace(message=redaction.value(entry.message)) for entry in export.messages],
+        damaged=[damaged._replace(reason=redaction.text(damaged.reason)) for damaged in export.damaged],
     )
 
 
@@ -91,6 +94,9 @@ def as_json(export: Export) -> str:
         "session": {"name": export.name, "created_at": export.created_at},
     }
     messages = [entry._asdict() for entry in export.messages]
+    for compaction in export.compactions:
+        # Of a damaged log there may be less than what was kept.
+        messages[compaction.place]["keeps"] = min(compaction.keeps, compaction.place)
     damaged = [one._asdict() for one in export.damaged]
     checksum = digest({**head, "messages": messages, "damaged": damaged})
     lines = ",\n".join(json.dumps(message, allow_nan=False) for message in messages)

@@ -18,7 +18,7 @@ from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log
 from deepctl.domain.sessions.catalogue import Session
 from deepctl.domain.sessions.exporting import FORMAT, KIND, VERSION, Export, Lost, digest
-from deepctl.domain.sessions.log import Message
+from deepctl.domain.sessions.log import Compaction, Message
 from deepctl.errors import BadName, Damaged, NewerFormat, NotFound, Refused, UsageError
 
 MAX_BYTES = 256 << 20
@@ -173,17 +173,29 @@ def _export(document: dict[str, Any], what: str) -> Export:
     if len(entries) > MAX_MESSAGES:
         raise _damaged(what, f"it has more than {MAX_MESSAGES:,} messages")
     messages: list[Message] = []
+    compactions: list[Compaction] = []
     for number, entry in enumerate(entries, 1):
         message = _message(entry)
         if message is None or (messages and message.turn < messages[-1].turn):
             raise _damaged(what, f"message {number} is none")
+        if isinstance(entry, dict) and "keeps" in entry:
+            if not _is_summary(message, entry["keeps"], len(messages)):
+                raise _damaged(what, f"message {number} is no summary of those before it")
+            compactions.append(Compaction(len(messages), entry["keeps"]))
         messages.append(message)
-    return Export(name, created_at, messages, [_lost(one, what) for one in lost])
+    return Export(name, created_at, messages, [_lost(one, what) for one in lost], compactions)
+
+
+def _is_summary(message: Message, keeps: object, before: int) -> bool:
+    """Whether a message can stand for all but the last `keeps` of the `before` messages before it."""
+    fits = isinstance(keeps, int) and not isinstance(keeps, bool) and 0 <= keeps <= before
+    return fits and message.message["kind"] == "request"
 
 
 def _message(entry: object) -> Message | None:
     match entry:
         case {"turn": int(turn), "at": str(at), "message": dict(message), **more}:
+            more.pop("keeps", None)
             fits = not more and not isinstance(turn, bool) and 0 <= turn <= _MAX_TURN and _is_time(at)
             is_one = message.get("kind") in ("request", "response") and isinstance(message.get("parts"), list)
             return Message(turn, at, message) if fits and is_one else None
@@ -228,6 +240,6 @@ def take_over(paths: ProfilePaths, export: Export, name: str | None = None) -> I
         raise Refused(
             f"There is a session {taken!r} already.", "--as NAME imports it under another name.", code="session_exists"
         )
-    made: Session = catalogue.bring(paths, wanted, log.lines(export.messages), export.created_at)
+    made: Session = catalogue.bring(paths, wanted, log.lines(export.messages, export.compactions), export.created_at)
     turns = len({message.turn for message in export.messages})
     return Imported(made.name, turns, len(export.messages), len(export.damaged))

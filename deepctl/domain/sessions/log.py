@@ -7,7 +7,9 @@ Every line is sealed (`deepctl.files.sealed`) and carries `v`, the version of th
   instructions of the request before, which would otherwise repeat kilobytes a message;
 - `{v, turn, at, result}`: one tool result, written as soon as the tool is done. The request that sends the results
   to the model follows as a message whose `"results": n` says that it begins with the last n of them, or, where it
-  was put together differently, `"replaces": n` that it takes their place.
+  was put together differently, `"replaces": n` that it takes their place;
+- `{v, turn, at, message, keeps}`: a compaction. The message is a summary of what came before; from here on the model
+  sees it, and the last `keeps` messages before it, instead of all of them (`deepctl.domain.sessions.context`).
 
 What a kill leaves is a prefix of what would have been written, at worst with a torn last line.
 """
@@ -38,6 +40,13 @@ class Message(NamedTuple):
     message: dict[str, Any]
 
 
+class Compaction(NamedTuple):
+    """Where a conversation was compacted: the place of the summary among its messages, and how many before it stay."""
+
+    place: int
+    keeps: int
+
+
 class Damage(NamedTuple):
     """One line that could not be used: which file and line, and why. `torn` marks a line cut short by a kill."""
 
@@ -53,6 +62,7 @@ class Conversation(NamedTuple):
     messages: list[Message]
     damage: list[Damage]
     last_turn: int
+    compactions: list[Compaction] = []
 
 
 def now() -> str:
@@ -79,11 +89,14 @@ def header(log: str, parent: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"v": FORMAT, "log": log, "parent": parent, "at": now()}
 
 
-def lines(messages: Iterable[Message]) -> Iterator[bytes]:
+def lines(messages: Iterable[Message], compactions: Iterable[Compaction] = ()) -> Iterator[bytes]:
     """Whole messages as the lines of a log, without its first."""
     instructions = None
-    for turn, at, message in messages:
+    keeps = {compaction.place: compaction.keeps for compaction in compactions}
+    for place, (turn, at, message) in enumerate(messages):
         entry: dict[str, Any] = {"v": FORMAT, "turn": turn, "at": at, "message": message}
+        if place in keeps:
+            entry["keeps"] = keeps[place]
         if message["kind"] == "request":
             if message.get("instructions") is not None and message["instructions"] == instructions:
                 entry["message"] = {**message, "instructions": None}
@@ -98,6 +111,7 @@ def read(directory: str, log: str, end: int | None = None) -> Conversation:
     Raises `Damaged` if the log's file is missing and `NewerFormat` if a later deepctl wrote it.
     """
     messages: list[Message] = []
+    compactions: list[Compaction] = []
     damage: list[Damage] = []
     last_turn = 0
     for file, lines in reversed(_chain(directory, log, end, damage)):
@@ -105,10 +119,11 @@ def read(directory: str, log: str, end: int | None = None) -> Conversation:
         for line in lines:
             reader.take(line)
         reader.finish()
+        compactions += [Compaction(len(messages) + place, keeps) for place, keeps in reader.compactions]
         messages += reader.messages
         damage += reader.damage
         last_turn = max(last_turn, reader.last_turn)
-    return Conversation(messages, damage, last_turn)
+    return Conversation(messages, damage, last_turn, compactions)
 
 
 def chain(directory: str, log: str, end: int | None = None) -> list[str]:
@@ -217,6 +232,12 @@ def _present(line: sealed.Line, path: str) -> sealed.Line:
     return line
 
 
+def _fits(entry: dict[str, Any]) -> bool:
+    """Whether what an entry says of a compaction makes sense, if it says anything."""
+    keeps = entry.get("keeps", 0)
+    return isinstance(keeps, int) and not isinstance(keeps, bool) and keeps >= 0
+
+
 class _Reader:
     """Puts the lines of one log together again."""
 
@@ -227,6 +248,7 @@ class _Reader:
         self._turn = 0
         self._at = ""
         self.messages: list[Message] = []
+        self.compactions: list[Compaction] = []
         self.damage: list[Damage] = []
         self.last_turn = 0
 
@@ -242,9 +264,13 @@ class _Reader:
             case {"turn": int(turn), "at": str(at), "result": {"part_kind": str()} as result}:
                 self._begin(turn, at)
                 self._results.append(result)
-            case {"turn": int(turn), "at": str(at), "message": {"kind": str(), "parts": list()} as message}:
+            case {"turn": int(turn), "at": str(at), "message": {"kind": str(), "parts": list()} as message} if _fits(
+                entry
+            ):
                 self._begin(turn, at)
                 self._message(dict(message), entry)
+                if "keeps" in entry:
+                    self.compactions.append(Compaction(len(self.messages) - 1, entry["keeps"]))
             case _:
                 self.damage.append(Damage(self._file, line.number, _NO_ENTRY, False))
                 return
@@ -328,6 +354,12 @@ class Writer:
                 entry["same_instructions"] = True
             self._instructions = instructions
         self._append(entry)
+        self._written += 1
+
+    def compacted(self, summary: dict[str, Any], keeps: int) -> None:
+        """Log that from here on the model sees `summary` and the last `keeps` messages instead of all before it."""
+        self._append({"message": summary, "keeps": keeps})
+        self._instructions = summary.get("instructions")
         self._written += 1
 
     def _append(self, entry: dict[str, Any]) -> None:

@@ -6,17 +6,22 @@ What capabilities add in the user's role (memory snapshots) and what only the mo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from deepctl.domain.sessions import catalogue
+from deepctl.domain.sessions.log import Message
+from deepctl.domain.words import size
 
 Role = Literal["user", "assistant", "tool"]
-Kind = Literal["prompt", "text", "thinking", "call", "result"]
+Kind = Literal["prompt", "text", "thinking", "call", "result", "summary"]
 
 
 class Piece(NamedTuple):
-    """One prompt, piece of an answer, tool call or result. `tool` is the tool's name, `ok` whether it succeeded."""
+    """One prompt, piece of an answer, tool call, result, or summary that a compaction left.
+
+    `tool` is the tool's name, `ok` whether it succeeded.
+    """
 
     role: Role
     kind: Kind
@@ -39,12 +44,27 @@ def is_answer(message: dict[str, Any]) -> bool:
     return message.get("kind") == "response" and message.get("state") != "interrupted" and not calls
 
 
+def is_answered(messages: Sequence[Message], place: int) -> bool:
+    """Whether the turn that ends at `place` has come to its end; a compaction since then changes nothing about it."""
+    turn = messages[place].turn
+    while place and messages[place - 1].turn == turn and _is_summary(messages[place].message):
+        place -= 1
+    return is_answer(messages[place].message)
+
+
+def _is_summary(message: dict[str, Any]) -> bool:
+    kinds = {part.get("part_kind") for part in catalogue.parts(message)}
+    return message.get("kind") == "request" and kinds == {"compaction"}
+
+
 def _piece(part: dict[str, Any]) -> Piece | None:
     match part.get("part_kind"):
         case "user-prompt":
             return Piece("user", "prompt", _prompt(part.get("content")))
         case "text":
             return Piece("assistant", "text", as_text(part.get("content")))
+        case "compaction":
+            return Piece("assistant", "summary", as_text(part.get("content")))
         case "thinking":
             return Piece("assistant", "thinking", as_text(part.get("content")))
         case "tool-call" | "builtin-tool-call" | "native-tool-call":
@@ -75,18 +95,25 @@ def _item(item: object) -> str:
     match item:
         case str():
             return item
+        case {"kind": "text-content", "metadata": {"deepctl": "attached", "path": str(path), "kind": "text"} as about}:
+            return f"[{path}{_of_size(about.get('bytes'))}]"
         case {"kind": "text-content", "metadata": dict()}:
             return ""  # a capability's
         case {"kind": "text-content", "content": str(text)}:
             return text
         case {"kind": "binary", "media_type": str(media), "data": str(data)}:
-            return f"[{media}, {len(data) * 3 // 4:,} bytes]"
+            what = "image" if media.startswith("image/") else media
+            return f"[{what}{_of_size(len(data.rstrip('=')) * 3 // 4)}]"
         case {"url": str(url)}:
             return f"[{url}]"
         case {"kind": str(kind)}:
             return f"[{kind}]"
         case _:
             return ""
+
+
+def _of_size(found: object) -> str:
+    return f", {size(found)}" if isinstance(found, int) else ""
 
 
 def _parsed(arguments: object) -> object:

@@ -1,0 +1,206 @@
+"""The MCP servers of a chat: started before its first turn, kept from turn to turn, ended with it.
+
+A server that cannot be used is a notice, and its tools are not there; the chat goes on. One that has died is tried
+again before the next turn. Nothing of the protocol's client is imported until there is a server to start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic_ai import RunContext
+from pydantic_ai.capabilities import AbstractCapability, Toolset
+from pydantic_ai.exceptions import ToolFailed
+from pydantic_ai.tools import ToolDefinition
+from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
+from pydantic_core import SchemaValidator, core_schema
+
+from deepctl.domain import mcp_servers
+from deepctl.domain.mcp_servers import Server
+
+if TYPE_CHECKING:
+    from deepctl.agent.mcp_connection import Connection
+
+Emit = Callable[[dict[str, Any]], None]
+
+METADATA = "deepctl_mcp"
+"""Under this key, a tool's metadata say that it is an MCP server's: `server`, `tool`, and whether it `asks`."""
+
+_PATIENCE = 1.5
+"""Seconds after which it is said that a server is being waited for: one that is installed as it starts takes long."""
+_TRIES = 2
+"""How many times in a row a server may fail to start until it is left alone for the rest of the chat."""
+
+_ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema()))
+"""The server checks them; only it knows all of its rules."""
+
+
+class Servers:
+    """The servers of one chat, those that are switched off left out."""
+
+    def __init__(self, servers: Sequence[Server], environment: Mapping[str, str]) -> None:
+        self._servers = [server for server in servers if server.enabled]
+        self._environment = environment
+        self._connections: dict[str, Connection] = {}
+        self._failed: dict[str, int] = {}
+        self._said: dict[str, str] = {}
+
+    def capability(self) -> AbstractCapability[Any]:
+        """What gives an agent their tools, as they are when a run begins."""
+        return Toolset(_Tools(self._connections))
+
+    async def ready(self, emit: Emit) -> None:
+        """Start those that are not running, all at once, and tell `emit` of those that cannot be used."""
+        waiting = [server for server in self._servers if self._failed.get(server.name, 0) < _TRIES]
+        if waiting and not self._load(emit):
+            return
+        starting = [asyncio.create_task(self._one_ready(server, emit), name=server.name) for server in waiting]
+        try:
+            if starting:
+                _, late = await asyncio.wait(starting, timeout=_PATIENCE)
+                if late:
+                    names = ", ".join(sorted(repr(task.get_name()) for task in late))
+                    servers = "server" if len(late) == 1 else "servers"
+                    emit({"type": "notice", "message": f"Waiting for MCP {servers} {names} to start."})
+            await asyncio.gather(*starting)
+        finally:
+            for task in starting:
+                task.cancel()
+            # Each ends what it has started, and the loop does not run between two turns.
+            await asyncio.gather(*starting, return_exceptions=True)
+
+    def _load(self, emit: Emit) -> bool:
+        try:
+            load()
+        except ImportError:
+            names = ", ".join(server.name for server in self._servers)
+            self._tell(
+                emit, "", f"MCP servers need a package that is not installed (pip install 'deepctl[mcp]'): {names}."
+            )
+            return False
+        return True
+
+    async def _one_ready(self, server: Server, emit: Emit) -> None:
+        from deepctl.agent.mcp_connection import Connection, Unusable
+
+        unset = mcp_servers.missing(server, self._environment)
+        if unset:
+            self._tell(emit, server.name, f"{_said(server)} is left out: {_unset(unset)}.")
+            return
+        known = self._connections.get(server.name)
+        try:
+            if known is not None and known.is_alive:
+                await known.refresh()
+            else:
+                if known is not None:
+                    del self._connections[server.name]
+                    await known.close()
+                known = Connection(server, self._environment)
+                await known.open()
+                self._connections[server.name] = known
+        except Unusable as error:
+            failed = self._failed[server.name] = self._failed.get(server.name, 0) + 1
+            again = " It is not tried again in this chat." if failed >= _TRIES else ""
+            self._tell(emit, server.name, f"{_said(server)} is left out: {error}.{again}")
+            return
+        self._failed.pop(server.name, None)
+        remarks = "; ".join(known.remarks)
+        if remarks:
+            self._tell(emit, server.name, f"{_said(server)} {remarks}.")
+        else:
+            self._said.pop(server.name, None)
+
+    def _tell(self, emit: Emit, name: str, message: str) -> None:
+        """Once, until there is something else to say."""
+        if self._said.get(name) != message:
+            self._said[name] = message
+            emit({"type": "notice", "message": message})
+
+    async def close(self) -> None:
+        """End them all."""
+        connections = list(self._connections.values())
+        self._connections.clear()
+        await asyncio.gather(*(connection.close() for connection in connections))
+
+    @property
+    def are_connected(self) -> bool:
+        """Whether there is anything to close."""
+        return bool(self._connections)
+
+    def lost(self) -> None:
+        """The event loop has been closed, and every connection with it: the next turn opens them anew."""
+        self._connections.clear()
+
+
+def asks(definition: ToolDefinition) -> bool:
+    """Whether a person is asked before this tool is used: an MCP server's, unless its table says otherwise."""
+    known = (definition.metadata or {}).get(METADATA)
+    return known is not None and bool(known["asks"])
+
+
+def _said(server: Server) -> str:
+    return f"MCP server {server.name!r}"
+
+
+def _unset(names: Sequence[str]) -> str:
+    verb = "is" if len(names) == 1 else "are"
+    return f"{', '.join(f'${name}' for name in names)} {verb} not set"
+
+
+def load() -> None:
+    """Import the protocol's client, which takes as long as the agent stack. Raises `ImportError` without the extra."""
+    with _undisturbed():
+        import deepctl.agent.mcp_connection  # noqa: F401
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keeps what is meant for the client's own programs from it: its variables, and a `.env` of this directory.
+
+    By itself it also writes its log to the terminal.
+    """
+    names = [name for name in os.environ if name.upper().startswith("FASTMCP_")]
+    kept = {name: os.environ.pop(name) for name in names}
+    ours = {
+        "FASTMCP_ENV_FILE": os.devnull,
+        "FASTMCP_LOG_ENABLED": "false",
+        "FASTMCP_DEPRECATION_WARNINGS": "false",
+    }
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+        os.environ.update(kept)
+
+
+class _Tools(AbstractToolset[Any]):
+    """The tools of all servers that are connected."""
+
+    def __init__(self, connections: Mapping[str, Connection]) -> None:
+        self._connections = connections
+
+    @property
+    def id(self) -> str:
+        return "mcp"
+
+    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+        return {
+            name: ToolsetTool(toolset=self, tool_def=definition, max_retries=1, args_validator=_ANY_ARGUMENTS)
+            for _, connection in sorted(self._connections.items())
+            for name, definition in connection.tools.items()
+        }
+
+    async def call_tool(
+        self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
+    ) -> str:
+        named = (tool.tool_def.metadata or {})[METADATA]
+        connection = self._connections.get(named["server"])
+        if connection is None:
+            raise ToolFailed(f"MCP server {named['server']!r} is not there any more. Go on without it.")
+        return await connection.call(named["tool"], tool_args)

@@ -1,0 +1,275 @@
+"""A local MCP server: a process that speaks the protocol on its stdin and stdout, a message a line.
+
+It has a session of its own, so neither the terminal nor its Ctrl-C reach it. What it says on stderr is kept, as far as
+it tells why the server failed, and shown nowhere else. It ends with this process, however that ends, and so does
+whatever it started that has not left its process group.
+
+Source: https://modelcontextprotocol.io/specification/2025-11-25/basic/transports and …/lifecycle#shutdown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from fastmcp.client.transports.base import ClientTransport, SessionKwargs, TransportOptions
+from mcp import ClientSession
+from mcp.shared.message import SessionMessage
+from mcp_types import jsonrpc_message_adapter
+from pydantic import ValidationError
+from typing_extensions import Unpack
+
+MOST_BYTES = 16 << 20
+"""The longest message that is taken from a server."""
+
+_KEPT_BYTES = 4096
+_MOST_NONSENSE = 1000
+_SECONDS_TO_LEAVE = 1.0
+_SECONDS_TO_DIE = 0.5
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+_LAUNCH = """exec 3<"$1" || exit 126
+shift
+(trap '' TERM INT HUP
+{ read -r _ <&3; sleep 1; kill -TERM 0; sleep 1; kill -KILL 0; } </dev/null >/dev/null 2>&1 &)
+exec "$@" 3<&-
+"""
+"""A guard in the server's process group that is no child of the server, then the server in the place of this shell.
+
+The guard reads from a pipe whose other end nobody but we hold. Once we are dead, by whatever signal, it gives the
+server the second it needs to see that its stdin has ended, then ends the group. While it is there, the number of the
+group is nobody else's.
+"""
+
+
+class Stdio(ClientTransport):
+    """How a local server is started and spoken to. For one connection."""
+
+    # The later form of the protocol has no handshake and is served over HTTP; asking for it would cost a local server
+    # that does not answer what it does not know its whole time to start.
+    legacy_only = True
+
+    def __init__(self, argv: list[str], variables: Mapping[str, str], directory: str) -> None:
+        self._argv = argv
+        self._variables = dict(variables)
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stderr = b""
+        self._nonsense: list[str] = []
+        self._broken: str | None = None
+        self._silent = False
+        self._closing = False
+        self._ended: int | None = None
+        """How it had ended, when we were about to end it."""
+
+    @contextlib.asynccontextmanager
+    async def connect_session(
+        self, *, transport_options: TransportOptions | None = None, **session_kwargs: Unpack[SessionKwargs]
+    ) -> AsyncGenerator[ClientSession, None]:
+        """Start the server; it has ended when this ends. Raises `OSError` if it cannot be started."""
+        session_class = (transport_options or TransportOptions()).session_class
+        async with (
+            self._running() as (stdin, stdout, stderr),
+            _streams() as (incoming, received, sending, outgoing),
+            anyio.create_task_group() as pumps,
+        ):
+            pumps.start_soon(self._receive, stdout, incoming)
+            pumps.start_soon(self._send, outgoing, stdin)
+            pumps.start_soon(self._listen, stderr)
+            pumps.start_soon(self._watch, incoming)
+            try:
+                async with session_class(received, sending, **session_kwargs) as session:
+                    yield session
+            finally:
+                pumps.cancel_scope.cancel()
+
+    @property
+    def is_running(self) -> bool:
+        known = self._process is not None and not self._closing and self._broken is None
+        return known and self._process is not None and self._process.poll() is None
+
+    async def failure(self) -> str:
+        """Why it is of no use any more; empty if it may be. It may say anything, secrets too."""
+        if self._silent and self._process is not None:
+            # The end of its stdout comes before its own.
+            await _gone(self._process, _SECONDS_TO_DIE)
+        if self._broken is not None:
+            return self._broken
+        code = self._ended if self._closing or self._process is None else self._process.poll()
+        if code is None:
+            return ""
+        how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+        return f"it ended with {how}{self._last_words}"
+
+    @property
+    def said(self) -> str:
+        """What it has said that no protocol asks for, and that may tell why it does not answer."""
+        if self._nonsense:
+            return f"it says what is not MCP: {self._nonsense[0]!r}"
+        return f"it says{self._last_words or ' nothing'}"
+
+    @property
+    def _last_words(self) -> str:
+        said = self._stderr.decode("utf-8", "replace").strip().splitlines()
+        return f": {said[-1]}" if said else ""
+
+    @contextlib.asynccontextmanager
+    async def _running(
+        self,
+    ) -> AsyncIterator[tuple[asyncio.StreamWriter, asyncio.StreamReader, asyncio.StreamReader]]:
+        alive, held = os.pipe()
+        try:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", _LAUNCH, "sh", f"/dev/fd/{alive}", *self._argv],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self._variables,
+                cwd=self._directory,
+                pass_fds=(alive,),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(held)
+            raise
+        finally:
+            os.close(alive)
+        self._process = process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        opened: list[asyncio.BaseTransport] = []
+        try:
+            stdin = await _writer(process.stdin, opened)
+            stdout = await _reader(process.stdout, opened)
+            stderr = await _reader(process.stderr, opened)
+            try:
+                yield stdin, stdout, stderr
+            finally:
+                if self._silent:
+                    with anyio.CancelScope(shield=True):
+                        await _gone(process, _SECONDS_TO_DIE)
+                self._ended = process.poll()
+                self._closing = True
+                stdin.close()
+                with anyio.CancelScope(shield=True):
+                    await _ended(process)
+        finally:
+            # Whatever has broken off the waiting: nothing of it is left.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            os.close(held)
+            process.wait()
+            for transport in opened:
+                transport.close()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    async def _receive(self, stdout: asyncio.StreamReader, incoming: MemoryObjectSendStream[Any]) -> None:
+        async with incoming:
+            while True:
+                try:
+                    line = await stdout.readline()
+                except ValueError:
+                    self._broken = f"it sent a message of more than {MOST_BYTES >> 20} MiB"
+                    return
+                except OSError:
+                    return
+                if not line.strip():
+                    if line:
+                        continue
+                    self._silent = True
+                    return
+                try:
+                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+                except ValidationError:
+                    # Some greet, or log to stdout. What is no message is not passed on.
+                    self._nonsense.append(line[:80].decode("utf-8", "replace").strip())
+                    if len(self._nonsense) > _MOST_NONSENSE:
+                        self._broken = f"it says what is not MCP: {self._nonsense[0]!r}"
+                        return
+                    continue
+                try:
+                    await incoming.send(SessionMessage(message))
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    return
+
+    async def _send(self, outgoing: MemoryObjectReceiveStream[SessionMessage], stdin: asyncio.StreamWriter) -> None:
+        async with outgoing:
+            async for message in outgoing:
+                stdin.write(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
+                try:
+                    await stdin.drain()
+                except OSError:
+                    return  # it has ended, which its stdout tells
+
+    async def _watch(self, incoming: MemoryObjectSendStream[Any]) -> None:
+        """Tell the session of the server's end, should something that it started keep its stdout open."""
+        while self.is_running:
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+        await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)  # for what it has said already
+        incoming.close()
+
+    async def _listen(self, stderr: asyncio.StreamReader) -> None:
+        with contextlib.suppress(OSError):
+            while said := await stderr.read(65536):
+                self._stderr = (self._stderr + said)[-_KEPT_BYTES:]
+
+
+@contextlib.asynccontextmanager
+async def _streams() -> AsyncIterator[
+    tuple[
+        MemoryObjectSendStream[SessionMessage | Exception],
+        MemoryObjectReceiveStream[SessionMessage | Exception],
+        MemoryObjectSendStream[SessionMessage],
+        MemoryObjectReceiveStream[SessionMessage],
+    ]
+]:
+    """What the session reads from, and what it writes to, with both ends each."""
+    incoming, received = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+    sending, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
+    with incoming, received, sending, outgoing:
+        yield incoming, received, sending, outgoing
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a server whose stdin has been closed; one that stays is asked to go."""
+    for ask in (None, signal.SIGTERM):
+        if ask is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, ask)
+        if await _gone(process, _SECONDS_TO_LEAVE):
+            return
+
+
+async def _gone(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether a process has ended by itself, after so many seconds at most."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while process.poll() is None and loop.time() < deadline:
+        await asyncio.sleep(0.005)
+    return process.poll() is not None
+
+
+async def _reader(pipe: Any, opened: list[asyncio.BaseTransport]) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader(limit=MOST_BYTES)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    opened.append(transport)
+    return reader
+
+
+async def _writer(pipe: Any, opened: list[asyncio.BaseTransport]) -> asyncio.StreamWriter:
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
+    opened.append(transport)
+    return asyncio.StreamWriter(transport, protocol, None, loop)

@@ -1,0 +1,191 @@
+"""Files named in a prompt, as parts of the message that brings it: text, listings, and pictures for models that see.
+
+What is sent is bounded, rid of keys, and only what the profile's rules let the agent read without a question. The rest
+is named to the model, which can read it with its tools, where the rules are asked again.
+
+The parts carry metadata, or are no text: whoever looks for what the user typed passes them over.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Any, NamedTuple
+
+from pydantic_ai.messages import BinaryContent, TextContent, UserContent
+from pydantic_ai.models import Model
+from pydantic_ai_backends.permissions import PermissionChecker
+
+from deepctl.agent.approvals import ruleset
+from deepctl.agent.media import HEAD, METADATA, PDF, media_type, takes
+from deepctl.agent.mentioned_files import Files, Found
+from deepctl.domain import attaching, blocks
+from deepctl.domain.permissions import Permissions, Rules
+from deepctl.domain.words import size
+from deepctl.redaction import redact
+
+MAX_TEXT = 100 << 10
+"""Bytes of text and listings that a prompt brings along in all."""
+MAX_PICTURE = 5 << 20
+MAX_PICTURES = 20 << 20
+"""Bytes of one picture or PDF, and of all of a prompt's."""
+MAX_FILES = 50
+MAX_LISTED = 200
+
+_BREAKING = ("Cc", "Zl", "Zp")
+"""Unicode's categories of control characters and of what ends a line."""
+
+
+class Attached(NamedTuple):
+    """What goes with a prompt: parts of its message, and what the user should know about files that do not."""
+
+    parts: list[UserContent]
+    notices: list[str]
+
+
+class Attaching:
+    """Attaches files for one model, by one profile's rules. `environment` has the keys that text is rid of."""
+
+    def __init__(self, model: Model, permissions: Permissions, environment: Mapping[str, str]) -> None:
+        self._model = model
+        self._environment = environment
+        self._rules = permissions.get("read", Rules())
+        self._checker = PermissionChecker(ruleset(permissions))
+
+    def attached(self, prompt: str, files: Files) -> Attached:
+        """What the files that a prompt names come to. A word that names none is just a word."""
+        taking = _Taking(self._model, self._environment)
+        seen: set[str] = set()
+        for readings in attaching.mentions(prompt):
+            found = next((one for reading in readings if (one := files.find(reading)) is not None), None)
+            if found is None or found.path in seen:
+                continue
+            seen.add(found.path)
+            if len(seen) > MAX_FILES:
+                taking.notices.append(f"Only the first {MAX_FILES} files of a prompt are sent with it.")
+                break
+            action = self._action(found.path)
+            if found.problem is not None:
+                taking.notices.append(f"{found.path} is not sent: {found.problem}.")
+            elif action == "deny":
+                taking.notices.append(f"{found.path} is not sent: the rules of this profile do not let it be read.")
+            elif action == "ask":
+                taking.name_only(found, "the rules of this profile want a question first, which the agent can ask")
+            else:
+                taking.take(found)
+        return Attached(taking.parts, taking.notices)
+
+    def brought(self, prompt: str, files: Files, emit: Callable[[dict[str, Any]], None]) -> list[UserContent]:
+        """The same, with the notices as events."""
+        found = self.attached(prompt, files)
+        for message in found.notices:
+            emit({"type": "notice", "message": message})
+        return found.parts
+
+    def _action(self, path: str) -> str:
+        rule = self._checker.find_matching_rule("read", path)
+        return rule.action if rule is not None else self._rules.default or "allow"
+
+
+class _Taking:
+    """The files of one prompt, as far as there is room for them."""
+
+    def __init__(self, model: Model, environment: Mapping[str, str]) -> None:
+        self._model = model
+        self._environment = environment
+        self._text = MAX_TEXT
+        self._pictures = MAX_PICTURES
+        self.parts: list[UserContent] = []
+        self.notices: list[str] = []
+
+    def take(self, found: Found) -> None:
+        """Send a file or directory, or name it."""
+        try:
+            if found.is_directory:
+                self._listing(found)
+                return
+            head = found.read(HEAD)
+            kind = media_type(head)
+            if kind is not None:
+                self._binary(found, kind)
+                return
+            whole = found.read(self._text + 1)
+        except OSError as error:
+            self.notices.append(f"{found.path} is not sent: {(error.strerror or str(error)).lower()}.")
+            return
+        text = _as_text(whole)
+        if text is None:
+            self.name_only(found, "it is not text")
+        elif len(whole) > self._text:
+            self.name_only(found, f"a prompt brings up to {size(MAX_TEXT)} of text along")
+        else:
+            self._text -= len(whole)
+            self._add(found, redact(text, self._environment))
+
+    def _listing(self, found: Found) -> None:
+        entries = found.entries(MAX_LISTED)
+        lines = [
+            f"{_said(entry.name)}/" if entry.is_directory else f"{_said(entry.name)} ({_amount(entry.size)})"
+            for entry in entries.shown
+        ]
+        if entries.more:
+            lines.append(f"… and {entries.more:,} more")
+        text = redact("\n".join(lines) or "(empty)", self._environment)
+        if len(text.encode()) > self._text:
+            self.name_only(found, f"a prompt brings up to {size(MAX_TEXT)} of text along")
+            return
+        self._text -= len(text.encode())
+        self._add(found, text, kind="directory")
+
+    def _binary(self, found: Found, kind: str) -> None:
+        what = "PDF" if kind == PDF else "picture"
+        if not takes(self._model, kind):
+            self.name_only(found, f"model {self._model.model_name} takes no {what}s")
+        elif found.size > MAX_PICTURE:
+            self.name_only(found, f"a {what} that is sent has up to {size(MAX_PICTURE)}")
+        elif found.size > self._pictures:
+            self.name_only(found, f"a prompt brings up to {size(MAX_PICTURES)} of pictures along")
+        else:
+            data = found.read(MAX_PICTURE)
+            self._pictures -= len(data)
+            self._add(found, "It is next.", kind=kind)
+            self.parts.append(BinaryContent(data, media_type=kind))
+
+    def name_only(self, found: Found, why: str) -> None:
+        """Tell the model the path and the size, and the user that this is all."""
+        what = "directory" if found.is_directory else size(found.size)
+        self.notices.append(f"Of {found.path} ({what}) only the path is sent: {why}.")
+        self._add(found, f"Its content is not here: {why}. Use your tools if you need it.", kind="path")
+
+    def _add(self, found: Found, text: str, kind: str = "text") -> None:
+        path = escape(redact(_said(found.path), self._environment))
+        shown = blocks.contained(text) or "(empty)"
+        metadata = {"deepctl": METADATA, "path": _said(found.path), "bytes": found.size, "kind": kind}
+        self.parts.append(
+            TextContent(f'<attached-file path="{path}" kind="{kind}">\n{shown}\n</attached-file>', metadata=metadata)
+        )
+
+
+def _as_text(data: bytes) -> str | None:
+    """Bytes as text; a character that was cut off at the end is left out."""
+    if b"\0" in data:
+        return None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        cut = error.start >= len(data) - 3 and error.reason == "unexpected end of data"
+        return data[: error.start].decode("utf-8-sig") if cut else None
+
+
+def _said(name: str) -> str:
+    """A name as it can be said to a model: what is not UTF-8, or ends a line, escaped."""
+    plain = name.encode("utf-8", "backslashreplace").decode()
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _BREAKING else character
+        for character in plain
+    )
+
+
+def _amount(found: int | None) -> str:
+    return "not a regular file" if found is None else size(found)

@@ -1,0 +1,103 @@
+"""A command of the user's own, run where the agent's commands run: same place, same environment, same limits.
+
+Nobody is asked about it, because nobody but the user has typed it. It has no terminal and an empty stdin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import closing
+from typing import NamedTuple
+
+from pydantic_ai.workspaces import (
+    WorkspaceError,
+    WorkspaceOutputLimitError,
+    WorkspaceTimeoutError,
+    WorkspaceUnavailableError,
+)
+
+from deepctl.agent.backend import LocalBackend
+from deepctl.agent.command_output import heard_by
+from deepctl.agent.running import CancelOn
+from deepctl.agent.sandboxes import Sandbox
+from deepctl.domain.words import size
+from deepctl.errors import Interrupted, StorageError, Terminated, UsageError
+from deepctl.sandbox.holding import Sink
+from deepctl.sandbox.policy import OUTPUT_BYTES
+
+_LONGEST = 100_000
+"""Bytes; Linux takes 128 KiB as one argument of a program."""
+
+
+class Ended(NamedTuple):
+    """How a command ended: with an exit code, or without one for a `reason`, a clause. `seconds` is what it took."""
+
+    code: int | None
+    reason: str | None
+    seconds: float
+
+
+def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink) -> Ended:
+    """Run a line of shell in a workspace, `sink` taking what it prints as it comes. The caller holds the lock.
+
+    Ctrl-C, SIGTERM and SIGHUP end it with all it has started, as far as the sandbox holds that together. Raises
+    `Interrupted` or `Terminated` then, `UsageError` for a line that cannot be one, `Refused` or `StorageError` if the
+    sandbox or the workspace cannot be used.
+    """
+    _check(line)
+    began = time.monotonic()
+    try:
+        with closing(LocalBackend(workspace, sandbox=sandbox)) as backend, asyncio.Runner() as runner:
+            code, reason = runner.run(_run(backend, sandbox, line, sink))
+    except KeyboardInterrupt:
+        raise Interrupted("The command was stopped.") from None
+    return Ended(code, reason, time.monotonic() - began)
+
+
+def _check(line: str) -> None:
+    try:
+        length = len(os.fsencode(line))
+    except UnicodeEncodeError:
+        raise UsageError("The command is not UTF-8 text.") from None
+    if "\0" in line:
+        raise UsageError("The command has a NUL character in it.")
+    if length > _LONGEST:
+        raise UsageError(f"The command is longer than {_LONGEST:,} bytes.", "Write it to a file, and run that.")
+
+
+async def _run(backend: LocalBackend, sandbox: Sandbox, line: str, sink: Sink) -> tuple[int | None, str | None]:
+    task = asyncio.current_task()
+    assert task is not None
+    caught: list[int] = []
+    enough = False
+
+    def hear(out: bytes, err: bytes) -> None:
+        nonlocal enough
+        if not enough and not sink(out, err):
+            enough = True
+            task.cancel()
+
+    with CancelOn((signal.SIGTERM, signal.SIGHUP), caught), heard_by(hear):
+        try:
+            # Words, not a line: a line that looks like a search of the agent's would be run as one.
+            result = await backend.run(["/bin/sh", "-c", line])
+        except asyncio.CancelledError:
+            if caught:
+                raise Terminated(caught[0]) from None
+            if enough:
+                task.uncancel()
+                return None, "ended: what it prints cannot be shown"
+            raise
+        except WorkspaceTimeoutError:
+            return None, f"ended: it took longer than {sandbox.limits.seconds:g} s (limits.seconds)"
+        except WorkspaceOutputLimitError:
+            return None, f"ended: it printed more than {size(OUTPUT_BYTES)}"
+        except WorkspaceUnavailableError as error:
+            hint = "`deepctl checkpoints rewind` brings its files back."
+            raise StorageError(f"The workspace cannot be used: {error}.", hint, code="workspace") from error
+        except WorkspaceError as error:
+            return None, str(error)
+    return result.exit_code, None

@@ -1,0 +1,47 @@
+"""The line in the user's own editor: Ctrl-X Ctrl-E."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from deepctl.cli import editing
+from deepctl.cli.conversation.keyboard import cleaned
+from deepctl.errors import DeepctlError
+from deepctl.files import durable
+from deepctl.files.removing import remove_tree
+
+_NAME = "prompt.md"
+
+
+def edited(text: str) -> tuple[str, str | None]:
+    """Let the user edit `text`; returns it, and what went wrong, in which case it is as it was.
+
+    It is in a private file meanwhile, in memory where there is a place for that, which is gone afterwards.
+    """
+    try:
+        command = editing.editor(os.environ)
+        directory = _private_directory()
+        try:
+            path = os.path.join(directory, _NAME)
+            durable.write_file(path, text.encode(errors="replace"))
+            failure = editing.edit(command, path)
+            if failure is not None:
+                return text, f"The editor failed ({failure}); the line is as it was."
+            return cleaned(durable.read_file(path).decode(errors="replace").removesuffix("\n")), None
+        finally:
+            remove_tree(directory)
+    except DeepctlError as error:
+        return text, f"{error.message} {error.hint}" if error.hint else error.message
+    except OSError as error:
+        return text, f"The line cannot be edited: {error.strerror}."
+
+
+def _private_directory() -> str:
+    for place in (os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
+        if place and os.path.isabs(place):
+            try:
+                return tempfile.mkdtemp(prefix="deepctl-", dir=place)
+            except OSError:
+                continue
+    return tempfile.mkdtemp(prefix="deepctl-")

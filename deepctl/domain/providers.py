@@ -1,0 +1,269 @@
+"""Which models can be had here: what is configured, whose keys are in sight, and what servers of one's own offer.
+
+Only those servers are asked: the OpenAI-compatible one of the settings or `$OPENAI_BASE_URL`, and Ollama. They are not
+trusted: what they answer is bounded in time and size, and no redirection is followed.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from deepctl.domain import settings
+from deepctl.domain.doctor import keys
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.settings import Value
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
+OLLAMA = "http://127.0.0.1:11434"
+_HOSTED = ("api.openai.com",)
+"""Addresses of providers, which are no servers of one's own."""
+_MODULES = {
+    "anthropic": "anthropic",
+    "bedrock": "boto3",
+    "cohere": "cohere",
+    "google": "google.genai",
+    "google-cloud": "google.genai",
+    "groq": "groq",
+    "huggingface": "huggingface_hub",
+    "mistral": "mistralai",
+    "xai": "xai_sdk",
+}
+"""What a provider's client is imported as; the others speak OpenAI's language."""
+_EXTRAS = {**{name: name for name in keys.CLIENTS}, "google-cloud": "google"}
+_SECONDS = 1.0
+_BYTES = 1 << 20
+_MODELS = 1000
+_NAME = 200
+
+
+class Key(NamedTuple):
+    """The variable that a provider's key is in, or would be."""
+
+    variable: str
+    set: bool
+
+
+class Provider(NamedTuple):
+    """A provider: whether its client is installed, by which extra it would be, and whether a chat could use it."""
+
+    name: str
+    installed: bool
+    extra: str | None
+    key: Key | None
+    usable: bool
+
+
+class Address(NamedTuple):
+    """Where a server of one's own is, or may be; kind is `openai` or `ollama`."""
+
+    url: str
+    kind: str
+    key: str | None = None
+
+
+class Server(NamedTuple):
+    """What came of asking a server: its models, or why there are none to be had."""
+
+    url: str
+    kind: str
+    reachable: bool
+    reason: str | None
+    models: tuple[str, ...]
+
+
+class Offer(NamedTuple):
+    """A name that a model can be chosen by, and what it means."""
+
+    name: str
+    meaning: str
+
+
+def in_force(environment: Mapping[str, str], profile: ProfilePaths | None) -> Value:
+    """The model that a chat would use, and where that is said."""
+    return settings.resolve("model", environment=environment, profile=profile)
+
+
+def all_providers(environment: Mapping[str, str], profile: ProfilePaths | None) -> list[Provider]:
+    """Every provider that a plain install or an extra can use, those that can be used now first."""
+    base_url = _base_url(environment, profile)
+    found = [Provider(keys.OFFLINE, True, None, None, True)]
+    found += [_provider(name, environment, base_url) for name in sorted(keys.VARIABLES)]
+    return sorted(found, key=lambda one: not one.usable)
+
+
+def _provider(name: str, environment: Mapping[str, str], base_url: str | None) -> Provider:
+    installed = _is_there(_MODULES.get(name, "openai"))
+    look = keys.look(name, environment)
+    assert look is not None
+    key = Key((look.found or look.wanted)[0], bool(look.found))
+    needless = (name == "openai" and base_url is not None) or name == "ollama" or name in keys.ELSEWHERE
+    return Provider(name, installed, _EXTRAS.get(name), key, installed and (key.set or needless))
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def own_servers(environment: Mapping[str, str], profile: ProfilePaths | None) -> list[Address]:
+    """The servers of one's own that there may be."""
+    found = []
+    base_url = _base_url(environment, profile)
+    if base_url is not None and _host(base_url) not in _HOSTED:
+        found.append(Address(base_url, "openai", environment.get("OPENAI_API_KEY") or None))
+    return [*found, Address(ollama_address(environment), "ollama")]
+
+
+def _base_url(environment: Mapping[str, str], profile: ProfilePaths | None) -> str | None:
+    found = settings.resolve("base_url", environment=environment, profile=profile).value
+    return found or environment.get("OPENAI_BASE_URL") or None
+
+
+def ollama_address(environment: Mapping[str, str]) -> str:
+    """Where Ollama listens. `$OLLAMA_HOST` may be a host, a port behind a colon, both, or an address."""
+    if found := environment.get("OLLAMA_BASE_URL"):
+        return found.rstrip("/").removesuffix("/v1")
+    host = environment.get("OLLAMA_HOST", "").strip().rstrip("/")
+    if not host:
+        return OLLAMA
+    address = host if "://" in host else f"http://{host if not host.startswith(':') else '127.0.0.1' + host}"
+    # What it listens on is not what it can be reached at.
+    address = address.replace("//0.0.0.0", "//127.0.0.1", 1)
+    try:
+        has_port = urlsplit(address).port is not None or "://" in host
+    except ValueError:
+        has_port = True
+    return address if has_port else f"{address}:11434"
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def ask(addresses: Sequence[Address], seconds: float = _SECONDS) -> list[Server]:
+    """What models servers offer, all asked at once. Takes no longer than `seconds`, whatever they do."""
+    answers: dict[int, Server] = {}
+
+    def one(number: int) -> None:
+        answers[number] = _asked(addresses[number], seconds)
+
+    threads = [threading.Thread(target=one, args=(number,), daemon=True) for number in range(len(addresses))]
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        # One that trickles on, or a name that nobody resolves, is left behind.
+        thread.join(max(0.0, end - time.monotonic()))
+    late = f"no answer within {seconds:g} s"
+    return [
+        answers.get(number) or Server(keys.without_password(address.url), address.kind, False, late, ())
+        for number, address in enumerate(addresses)
+    ]
+
+
+class _Unanswered(Exception):
+    """Why a server gives no models."""
+
+
+def _asked(address: Address, seconds: float) -> Server:
+    shown = keys.without_password(address.url)
+    try:
+        found = _names(address.kind, _fetched(address, seconds))
+    except _Unanswered as problem:
+        return Server(shown, address.kind, False, str(problem), ())
+    return Server(shown, address.kind, True, None, found)
+
+
+def _fetched(address: Address, seconds: float) -> bytes:
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+
+    place = "/models" if address.kind == "openai" else "/api/tags"
+    try:
+        url: SplitResult = urlsplit(address.url.rstrip("/") + place)
+        host, port = url.hostname, url.port
+    except ValueError:
+        raise _Unanswered("this is no address") from None
+    if not host or url.scheme not in ("http", "https"):
+        raise _Unanswered("this is no address")
+    make = HTTPSConnection if url.scheme == "https" else HTTPConnection
+    headers = {"Accept": "application/json"}
+    if address.key is not None:
+        headers["Authorization"] = f"Bearer {address.key}"
+    connection = make(host, port, timeout=seconds)
+    try:
+        connection.request("GET", url.path + (f"?{url.query}" if url.query else ""), headers=headers)
+        return _body(connection.getresponse())
+    except TimeoutError:
+        raise _Unanswered(f"no answer within {seconds:g} s") from None
+    except OSError as error:
+        raise _Unanswered(error.strerror or type(error).__name__) from None
+    except (HTTPException, UnicodeError, ValueError):
+        raise _Unanswered("what answers there does not speak HTTP as expected") from None
+    finally:
+        connection.close()
+
+
+def _body(response: HTTPResponse) -> bytes:
+    if 300 <= response.status < 400:
+        raise _Unanswered(f"it points elsewhere (HTTP {response.status}), which is not followed")
+    if response.status != 200:
+        raise _Unanswered(f"HTTP {response.status}")
+    body = response.read(_BYTES + 1)
+    if len(body) > _BYTES:
+        raise _Unanswered("its list of models is too large")
+    return body
+
+
+def _names(kind: str, body: bytes) -> tuple[str, ...]:
+    """Names of models in the answer of OpenAI's `/v1/models` or Ollama's `/api/tags`."""
+    listed, named = ("data", "id") if kind == "openai" else ("models", "name")
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise _Unanswered("its answer is not JSON") from None
+    entries = found.get(listed) if isinstance(found, dict) else None
+    if not isinstance(entries, list):
+        raise _Unanswered("its answer is no list of models")
+    names = [entry.get(named) for entry in entries[:_MODELS] if isinstance(entry, dict)]
+    return tuple(name for name in names if isinstance(name, str) and 0 < len(name) <= _NAME and name.isprintable())
+
+
+def chosen_as(server: Server, model: str) -> str:
+    """The name by which a chat is told to use a server's model."""
+    return f"{'openai-chat' if server.kind == 'openai' else 'ollama'}:{model}"
+
+
+def known_models(
+    environment: Mapping[str, str],
+    profile: ProfilePaths | None,
+    servers: Sequence[Server] = (),
+    now: str | None = None,
+) -> list[Offer]:
+    """Names to choose from, without asking anybody: `servers` is what an earlier `ask` came back with, and `now` the
+    model in force where the settings do not say that.
+
+    What ends in a colon is a provider, behind which the name of one of its models goes.
+    """
+    now = now or in_force(environment, profile).value
+    found = [Offer(now, "the model in force")] if now else []
+    found += [Offer(chosen_as(server, model), f"at {server.url}") for server in servers for model in server.models]
+    found.append(Offer(keys.OFFLINE, "follows a few commands; needs neither network nor key"))
+    for provider in all_providers(environment, profile):
+        if provider.usable and provider.key is not None:
+            meaning = f"${provider.key.variable} is set" if provider.key.set else "needs no variable"
+            found.append(Offer(f"{provider.name}:", meaning))
+    seen: set[str] = set()
+    return [one for one in found if not (one.name in seen or seen.add(one.name))]  # type: ignore[func-returns-value]

@@ -1,0 +1,122 @@
+"""What this terminal can show: colours or none, more than ASCII or not, and how large it is.
+
+Lines here are Rich's `Text`: one line each, without a newline, wider than the window only if they are meant to be
+wrapped by the terminal itself (code, which is copied).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from deepctl.output.text import has_colour, printable_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+NARROWEST = 8
+"""Fewer columns than these are taken for as many: what does not fit is wrapped or cut by the terminal."""
+TAB = 4
+
+_SEPARATORS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029"})
+_CARRIAGE_RETURN = re.compile("\r\n")
+
+
+class Look(NamedTuple):
+    """How lines are drawn. Without `colour` there is no SGR sequence at all, bold included."""
+
+    colour: bool
+    encoding: str
+
+    @property
+    def unicode(self) -> bool:
+        return self.encoding.lower().replace("-", "").startswith("utf")
+
+    def sign(self, sign: str, otherwise: str) -> str:
+        """`sign`, or what stands for it in ASCII."""
+        return sign if self.unicode else otherwise
+
+    def safe(self, text: str) -> str:
+        """`text` with every character that could move a cursor, reverse text or not be encoded shown as an escape.
+
+        Newlines and tabs stay.
+        """
+        shown = printable_lines(_CARRIAGE_RETURN.sub("\n", text)).translate(_SEPARATORS)
+        if self.unicode or shown.isascii():
+            return shown
+        return shown.encode(self.encoding, "backslashreplace").decode(self.encoding)
+
+    def ansi(self, line: Text) -> str:
+        """A line as what is written to the terminal."""
+        if not self.colour:
+            return line.plain
+        from rich.color import ColorSystem
+
+        return "".join(
+            segment.style.render(segment.text, color_system=ColorSystem.STANDARD) if segment.style else segment.text
+            for segment in line.render(console(), end="")
+        )
+
+
+def of_stdout() -> Look:
+    """How lines on stdout are drawn."""
+    return Look(has_colour(sys.stdout), sys.stdout.encoding or "ascii")
+
+
+def size() -> tuple[int, int]:
+    """Columns and lines of the terminal at stdout, now."""
+    try:
+        columns, lines = os.get_terminal_size(sys.stdout.fileno())
+    except (OSError, ValueError):
+        columns, lines = 0, 0
+    return columns or 80, lines or 24
+
+
+def wrapped(line: Text, width: int) -> list[Text]:
+    """`line`, which may have newlines, broken between words so that every row fits."""
+    rows = line.wrap(console(), max(width, NARROWEST), overflow="fold", tab_size=TAB)
+    for row in rows:
+        row.rstrip()
+    return list(rows)
+
+
+def folded(line: Text, width: int) -> list[Text]:
+    """`line` broken wherever a row is full, as the terminal itself does it."""
+    from rich.cells import cell_len, chop_cells
+
+    if cell_len(line.plain) <= width:
+        return [line]
+    offsets, end = [], 0
+    for piece in chop_cells(line.plain, max(width, 2)):
+        end += len(piece)
+        offsets.append(end)
+    return list(line.divide(offsets[:-1]))
+
+
+def cut(line: Text, width: int, look: Look) -> Text:
+    """`line` with an ellipsis where it does not fit on a row of `width` cells."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(line.plain) <= width:
+        return line
+    dots = look.sign("…", "...")
+    shown = line.copy()
+    shown.right_crop(len(line.plain) - len(set_cell_size(line.plain, max(width - len(dots), 0)).rstrip()))
+    return shown.append(dots)
+
+
+_CONSOLES: list[Console] = []
+
+
+def console(width: int | None = None) -> Console:
+    """Rich's console, which is only used to lay out: nothing is ever printed by it."""
+    from rich.console import Console
+
+    if width is not None:
+        return Console(width=width, color_system="standard", force_terminal=True, legacy_windows=False)
+    if not _CONSOLES:
+        _CONSOLES.append(Console(width=80, color_system="standard", force_terminal=True, legacy_windows=False))
+    return _CONSOLES[0]

@@ -1,0 +1,295 @@
+"""`deepctl models`: what is configured, whose key is in sight, what servers of one's own offer."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from deepctl.domain import providers
+from deepctl.domain.doctor import keys
+from deepctl.domain.providers import Address
+from tests.support.command import InProcess
+from tests.support.loopback import Text, provider
+from tests.support.terminal import Terminal
+
+KEY = "sk-canary-0123456789abcdef"
+
+
+class Served:
+    """A server on 127.0.0.1 that answers every path alike; `asked` are the paths and the keys it was given."""
+
+    def __init__(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.asked: list[tuple[str, str | None]] = []
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                served.asked.append((self.path, self.headers["Authorization"]))
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                """A client that has read enough hangs up."""
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@contextmanager
+def served(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Iterator[Served]:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    found = Served(status, raw, headers or {})
+    thread = threading.Thread(target=found.server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        found.server.shutdown()
+        found.server.server_close()
+        thread.join(5)
+
+
+@contextmanager
+def trickling() -> Iterator[str]:
+    """A server that sends its answer a byte at a time, for ever."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    over = threading.Event()
+
+    def run() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not over.wait(0.05):
+                try:
+                    connection.sendall(b"x")
+                except OSError:
+                    return
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        over.set()
+        thread.join(5)
+        listening.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variables in keys.VARIABLES.values():
+        for variable in variables:
+            monkeypatch.delenv(variable, raising=False)
+    # Whatever this machine runs, it is not asked.
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+
+
+def _provider(document: Any, name: str) -> dict[str, Any]:
+    (found,) = [one for one in document["providers"] if one["name"] == name]
+    return dict(found)
+
+
+def test_without_anything_the_offline_model_is_what_there_is(deepctl: InProcess) -> None:
+    found = deepctl("models", "--json").ok().json
+    assert found["model"] == {"value": "offline", "source": "default"}
+    assert [one["name"] for one in found["providers"] if one["usable"]] == ["offline", "ollama"]
+    (ollama,) = found["servers"]
+    assert (ollama["kind"], ollama["reachable"], ollama["models"]) == ("ollama", False, [])
+    assert ollama["reason"]
+
+
+def test_a_key_makes_a_provider_usable_and_is_shown_nowhere(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    result = deepctl("models", "--json").ok()
+    assert _provider(result.json, "anthropic") == {
+        "name": "anthropic",
+        "installed": True,
+        "extra": None,
+        "key": {"variable": "ANTHROPIC_API_KEY", "set": True},
+        "usable": True,
+    }
+    assert not _provider(result.json, "openai")["usable"], "an empty key is none"
+    for arguments in (("--json",), (), ("--all",)):
+        assert KEY not in deepctl("models", *arguments).ok().stdout
+
+
+def test_a_client_that_is_not_installed_is_named_with_its_extra(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(providers._MODULES, "groq", "no_such_package")
+    monkeypatch.setenv("GROQ_API_KEY", KEY)
+    groq = _provider(deepctl("models", "--json").ok().json, "groq")
+    assert (groq["installed"], groq["extra"], groq["usable"]) == (False, "groq", False)
+    assert "deepctl[groq]" in deepctl("models", "--all").ok().stdout
+    assert "groq" not in deepctl("models").ok().stdout
+
+
+def test_the_models_of_ones_own_servers_are_listed(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"data": [{"id": "tiny"}, {"id": "large"}]}
+    with served(own) as server, served({"models": [{"name": "llama3.2:3b"}]}) as ollama:
+        monkeypatch.setenv("OLLAMA_BASE_URL", f"{ollama.url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        deepctl("profiles", "create", "alice").ok()
+        deepctl("config", "set", "base_url", f"{server.url}/v1", "--user", "alice").ok()
+        deepctl("config", "set", "model", "openai-chat:tiny", "--user", "alice").ok()
+        found = deepctl("models", "--user", "alice", "--json").ok().json
+        text = deepctl("models", "--user", "alice").ok().stdout
+    assert found["profile"] == "alice"
+    assert found["model"] == {"value": "openai-chat:tiny", "source": "profile"}
+    assert found["servers"] == [
+        {"url": f"{server.url}/v1", "kind": "openai", "reachable": True, "reason": None, "models": ["tiny", "large"]},
+        {"url": ollama.url, "kind": "ollama", "reachable": True, "reason": None, "models": ["llama3.2:3b"]},
+    ]
+    for name in ("openai-chat:tiny", "openai-chat:large", "ollama:llama3.2:3b"):
+        assert name in text
+    assert server.asked[0] == ("/v1/models", f"Bearer {KEY}")
+    assert ollama.asked[0] == ("/api/tags", None)
+
+
+def test_a_provider_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = providers.own_servers({"OPENAI_BASE_URL": "https://api.openai.com/v1", "OPENAI_API_KEY": KEY}, None)
+    assert [address.kind for address in found] == ["ollama"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({}, "http://127.0.0.1:11434"),
+        ({"OLLAMA_HOST": "box"}, "http://box:11434"),
+        ({"OLLAMA_HOST": "box:80"}, "http://box:80"),
+        ({"OLLAMA_HOST": ":8000"}, "http://127.0.0.1:8000"),
+        ({"OLLAMA_HOST": "0.0.0.0"}, "http://127.0.0.1:11434"),
+        ({"OLLAMA_HOST": "https://box/"}, "https://box"),
+        ({"OLLAMA_BASE_URL": "http://box:1/v1/", "OLLAMA_HOST": "other"}, "http://box:1"),
+    ],
+)
+def test_where_ollama_is(environment: dict[str, str], url: str) -> None:
+    assert providers.own_servers(environment, None)[-1] == Address(url, "ollama")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "headers", "reason"),
+    [
+        (b"{", 200, {}, "not JSON"),
+        (b"[" * 200_000, 200, {}, "not JSON"),
+        (b"\xff", 200, {}, "not JSON"),
+        ([], 200, {}, "no list of models"),
+        ({"data": "x"}, 200, {}, "no list of models"),
+        ({}, 500, {}, "HTTP 500"),
+        ({}, 302, {"Location": "http://127.0.0.1:1/secret"}, "points elsewhere"),
+        (b'{"data": [' + b" " * (2 << 20) + b"]}", 200, {}, "too large"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_server_that_answers_something_else_is_a_reason_and_no_error(
+    body: object, status: int, headers: dict[str, str], reason: str
+) -> None:
+    with served(body, status, headers) as server:
+        (found,) = providers.ask([Address(server.url, "openai")], 10)
+    assert (found.reachable, found.models) == (False, ())
+    assert reason in (found.reason or "")
+    assert len(server.asked) == 1, "nothing else is asked because it says so"
+
+
+@pytest.mark.parametrize("url", ["http://[", "ftp://box/", "http://", "http://box:99999", "http://127.0.0.1:9\r\nX: y"])
+def test_what_is_no_address_is_a_reason_and_no_error(url: str) -> None:
+    (found,) = providers.ask([Address(url, "openai")], 2)
+    assert not found.reachable
+    assert found.reason
+
+
+def test_a_server_that_trickles_keeps_nobody() -> None:
+    begun = time.monotonic()
+    with trickling() as one, trickling() as other:
+        found = providers.ask([Address(one, "openai"), Address(other, "ollama")], 0.4)
+        assert time.monotonic() - begun < 3
+    assert [server.reachable for server in found] == [False, False]
+
+
+def test_names_that_are_none_are_left_out(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["good", "\x1b[2Jclear", "a\nb", "", 5, None, "x" * 1000, "\u202eevil"]
+    with served({"data": [*({"id": name} for name in names), "no object"]}) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        found = deepctl("models", "--json").ok().json["servers"][0]
+        assert "\x1b" not in deepctl("models").ok().stdout
+    assert found["models"] == ["good"]
+
+
+def test_a_password_in_an_address_is_not_shown(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:hunter2@127.0.0.1:9/v1")
+    for arguments in (("--json",), ()):
+        assert "hunter2" not in deepctl("models", *arguments).ok().stdout
+
+
+def test_a_profile_that_is_not_there_is_exit_3(deepctl: InProcess) -> None:
+    assert deepctl("models", "--user", "nobody").code == 3
+
+
+def test_at_a_terminal_it_says_who_answers_and_how_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    terminal = Terminal("models", columns=100)
+    try:
+        terminal.expect("offline answers (from the default).")
+        terminal.expect("Connection refused")
+        terminal.expect("$OPENAI_API_KEY is set")
+        terminal.expect("deepctl config set model NAME` for good")
+        assert terminal.wait() == 0
+    finally:
+        terminal.close()
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("gpt-4o", "openai:gpt-4o"),
+        ("GPT-4o", "openai:gpt-4o"),
+        ("claude-sonnet-4-6", "anthropic:claude-sonnet-4-6"),
+        ("opnai:gpt-4o", "openai:gpt-4o"),
+        ("nonsense", None),
+        ("x" * 100_000, None),
+    ],
+    ids=lambda name: str(name)[:20],
+)
+def test_a_model_without_its_provider_is_recognised(deepctl: InProcess, typed: str, meant: str | None) -> None:
+    ended = deepctl("chat", "--ephemeral", "--model", typed, "hello")
+    assert ended.code == 2
+    assert ("Did you mean" in ended.stderr) == (meant is not None)
+    if meant is not None:
+        assert f"Hint: Did you mean {meant}? Models are named provider:name" in ended.stderr
+
+
+def test_names_for_completion_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"DEEPCTL_MODEL": "openai:gpt-5", "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "http://192.0.2.1/v1"}
+    begun = time.monotonic()
+    names = [offer.name for offer in providers.known_models(environment, None)]
+    assert time.monotonic() - begun < 1
+    assert names[:2] == ["openai:gpt-5", "offline"]
+    assert "openai:" in names
+    asked = providers.Server("http://box", "ollama", True, None, ("llama",))
+    assert "ollama:llama" in [offer.name for offer in providers.known_models(environment, None, [asked])]
+
+
+def test_what_ollama_offers_answers_without_a_variable(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    with provider(Text(["Local."])) as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.address.removeprefix("http://"))
+        assert deepctl("chat", "--model", "ollama:llama3.2", "hello").ok().stdout == "Local.\n"
+    assert server.requests[0]["model"] == "llama3.2"

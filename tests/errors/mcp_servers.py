@@ -1,0 +1,95 @@
+"""Errors of the tables of MCP servers in settings files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.errors.situation import Situation, case
+
+
+def _config(s: Situation, text: str) -> list[str]:
+    path = Path(os.environ["DEEPCTL_CONFIG"])
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return ["config", "show"]
+
+
+@case("config show", "a key is nearly `mcp_servers`")
+def _(s: Situation) -> list[str]:
+    return _config(s, '[mcpServers.a]\nurl = "http://x"')
+
+
+@case("config show", "`mcp_servers` is no table")
+def _(s: Situation) -> list[str]:
+    return _config(s, "mcp_servers = 5")
+
+
+@case("config show", "the name of an MCP server cannot be one")
+def _(s: Situation) -> list[str]:
+    return _config(s, '[mcp_servers."a b"]\nurl = "http://x"')
+
+
+@case("config show", "an MCP server is no table")
+def _(s: Situation) -> list[str]:
+    return _config(s, "[mcp_servers]\na = 5")
+
+
+@case("config show", "an MCP server has a key there is not")
+def _(s: Situation) -> list[str]:
+    return _config(s, "[mcp_servers.a]\nxyz = 5")
+
+
+@case("config show", "a key of an MCP server is nearly right")
+def _(s: Situation) -> list[str]:
+    return _config(s, '[mcp_servers.a]\ncomand = "x"')
+
+
+@case("config show", "an MCP server is a program and an address")
+def _(s: Situation) -> list[str]:
+    return _config(s, '[mcp_servers.a]\ncommand = "x"\nurl = "http://x"')
+
+
+@case("config show", "an MCP server is neither a program nor an address")
+def _(s: Situation) -> list[str]:
+    return _config(s, "[mcp_servers.a]")
+
+
+@case("config show", "a key does not go with the kind of MCP server")
+def _(s: Situation) -> list[str]:
+    return _config(s, '[mcp_servers.a]\ncommand = "x"\nhttp_headers = {}')
+
+
+@case("config show", "a value of an MCP server is no text")
+def _(s: Situation) -> list[str]:
+    return _config(s, "[mcp_servers.a]\ncommand = 5")
+
+
+@case("config show", "a variable is to be replaced in a value of an MCP server")
+def _(s: Situation) -> list[str]:
+    return _config(s, '[mcp_servers.a]\ncommand = "x"\nenv = { TOKEN = "$TOKEN" }')
+
+
+@case("config show", "the name of a variable is none")
+def _(s: Situation) -> list[str]:
+    return _config(s, '[mcp_servers.a]\ncommand = "x"\nenv_vars = ["sk-0"]')
+
+
+@case("config show", "the address of an MCP server is none")
+def _(s: Situation) -> list[str]:
+    return _config(s, '[mcp_servers.a]\nurl = "x"')
+
+
+@case("config show", "the address of an MCP server has a password in it")
+def _(s: Situation) -> list[str]:
+    return _config(s, '[mcp_servers.a]\nurl = "https://a:b@x"')
+
+
+@case("config show", "a time of an MCP server is none")
+def _(s: Situation) -> list[str]:
+    return _config(s, '[mcp_servers.a]\nurl = "http://x"\ntool_timeout_sec = 0')
+
+
+@case("config show", "the approval mode of an MCP server is none")
+def _(s: Situation) -> list[str]:
+    return _config(s, '[mcp_servers.a]\nurl = "http://x"\ndefault_tools_approval_mode = "auto"')

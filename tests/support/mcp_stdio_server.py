@@ -1,0 +1,161 @@
+"""An MCP server on stdin and stdout, written from the protocol's public description, with the standard library only.
+
+What it does is told by its arguments:
+
+    --report FILE     writes what it sees of its surroundings (pid, variables, directory, group) to FILE, as JSON
+    --tools A,B       the tools it has; what each does is in `_TOOLS`
+    --trouble HOW     `exit`: ends at once; `silent`: never answers; `garbage`: speaks nonsense; `greets`: speaks
+                      nonsense first, then properly; `long`: a line without end; `stays`: does not end with its stdin
+    --child           starts a process of its own that does not look at stdin
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+_TOOLS: dict[str, dict[str, Any]] = {
+    "echo": {"description": "Says it again.", "properties": {"text": {"type": "string"}}},
+    "env": {"description": "Says what a variable is.", "properties": {"name": {"type": "string"}}},
+    "write": {"description": "Writes a file.", "properties": {"path": {"type": "string"}}},
+    "fail": {"description": "Fails.", "properties": {}},
+    "refuse": {"description": "Is refused by the protocol.", "properties": {}},
+    "die": {"description": "Ends the server.", "properties": {}},
+    "sleep": {"description": "Takes long.", "properties": {"seconds": {"type": "number"}}},
+    "big": {"description": "Says much.", "properties": {"lines": {"type": "integer"}}},
+    "picture": {"description": "Shows something.", "properties": {}},
+    "pid": {"description": "Who it is.", "properties": {}},
+    "odd name/with.dots": {"description": "\x1b[31mred\x07", "properties": {}},
+}
+_ODD_SCHEMAS: dict[str, Any] = {
+    "textual": {"type": "string"},
+    "lost": {"type": "object", "properties": {"a": {"$ref": "#/$defs/nothing"}}},
+    "wrong": {"type": "object", "properties": {"a": {"type": "no such type"}}},
+    "endless": {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}},
+    "pointed": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"$ref": "#/properties/a"}}},
+}
+
+
+def _say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    sys.stdout.flush()
+
+
+def _tools(names: list[str]) -> list[dict[str, Any]]:
+    found = []
+    for name in names:
+        known = _TOOLS.get(name.partition("#")[0], {"description": name, "properties": {}})
+        schema = _ODD_SCHEMAS.get(name, {"type": "object", "properties": known["properties"]})
+        found.append({"name": name, "description": known["description"], "inputSchema": schema})
+    return found
+
+
+def _call(identity: Any, name: str, arguments: dict[str, Any]) -> None:
+    if name == "refuse":
+        _say({"id": identity, "error": {"code": -32602, "message": "no such thing: " + os.environ.get("TOKEN", "")}})
+        return
+    content: list[dict[str, Any]] = []
+    error = False
+    match name:
+        case "echo":
+            content = [{"type": "text", "text": arguments["text"]}]
+        case "env":
+            content = [{"type": "text", "text": os.environ.get(arguments["name"], "not there")}]
+        case "write":
+            with open(arguments["path"], "w") as file:
+                file.write("by a server\n")
+            content = [{"type": "text", "text": "written"}]
+        case "fail":
+            content, error = [{"type": "text", "text": "it does not work"}], True
+        case "die":
+            sys.stderr.write("the last words\n")
+            sys.stderr.flush()
+            os._exit(7)
+        case "sleep":
+            time.sleep(arguments["seconds"])
+        case "big":
+            lines = "\n".join(f"line {number}" for number in range(arguments["lines"]))
+            content = [{"type": "text", "text": lines}]
+        case "picture":
+            content = [
+                {"type": "text", "text": "a cat"},
+                {"type": "image", "data": "AAAA", "mimeType": "image/png"},
+                {"type": "resource_link", "uri": "file:///cat.png", "name": "cat"},
+            ]
+        case "pid":
+            content = [{"type": "text", "text": str(os.getpid())}]
+        case _:
+            content = [{"type": "text", "text": f"{name} of {os.getpid()}"}]
+    _say({"id": identity, "result": {"content": content, "isError": error}})
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--report")
+    parser.add_argument("--tools", default="echo")
+    parser.add_argument("--trouble", default="")
+    parser.add_argument("--child", action="store_true")
+    given = parser.parse_args()
+    child = subprocess.Popen(["sleep", "300"], stdin=subprocess.DEVNULL).pid if given.child else None
+    if given.report:
+        seen = {
+            "pid": os.getpid(),
+            "child": child,
+            "env": dict(os.environ),
+            "cwd": os.getcwd(),
+            "group": os.getpgrp(),
+            "session": os.getsid(0),
+        }
+        with open(f"{given.report}.tmp", "w") as file:
+            json.dump(seen, file)
+        os.rename(f"{given.report}.tmp", given.report)
+    match given.trouble:
+        case "exit":
+            sys.stderr.write("Traceback\nModuleNotFoundError: no module named 'cats'\n")
+            sys.exit(3)
+        case "garbage":
+            for _ in range(5000):
+                print("Hello! I am not what you think.")
+            sys.stdout.flush()
+        case "greets":
+            print("Welcome to the server\n\n{}\n[1]", flush=True)
+        case "long":
+            while True:
+                sys.stdout.write("x" * (1 << 20))
+        case "stays":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.stderr.write("a server's log\n")
+    sys.stderr.flush()
+    for line in sys.stdin:
+        message = json.loads(line)
+        if given.trouble in ("silent", "garbage") or "id" not in message:
+            continue
+        match message["method"]:
+            case "initialize":
+                version = message["params"]["protocolVersion"]
+                info = {"name": "test", "version": "1"}
+                _say(
+                    {
+                        "id": message["id"],
+                        "result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info},
+                    }
+                )
+            case "tools/list":
+                _say({"id": message["id"], "result": {"tools": _tools(given.tools.split(","))}})
+            case "tools/call":
+                _call(message["id"], message["params"]["name"], message["params"].get("arguments", {}))
+            case _:
+                _say({"id": message["id"], "error": {"code": -32601, "message": "no such method"}})
+    while given.trouble == "stays":
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()
