@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from deepctl.sandbox.daemon import connect, sdk, translated
@@ -26,6 +27,9 @@ _GREETING = b"\n"
 _ANSWER = b"held"
 _STDERR = 2
 _SECONDS_TO_END = 10
+_HEAD = struct.Struct(">BxxxL")
+"""What is before each piece of what a command prints: where it was written to, and how many bytes there are."""
+_PIECE = 1 << 16
 
 
 class Held:
@@ -89,7 +93,7 @@ class Held:
                 )
                 stream = api.exec_start(made["Id"], socket=True)
                 try:
-                    for number, data in sdk().utils.socket.frames_iter(stream, tty=False):
+                    for number, data in _frames(stream):
                         if not sink(*((b"", data) if number == _STDERR else (data, b""))):
                             return None
                 finally:
@@ -136,6 +140,26 @@ class _Line:
         except OSError:
             pass  # The other end was first.
         _close(self._stream)
+
+
+def _frames(stream: Any) -> Iterator[tuple[int, bytes]]:
+    """What comes from a command, in pieces, each with the number of what it was written to.
+
+    Read where the SDK has read the head of the answer. Its own reader goes past that, to the socket, and never sees
+    what came along with the head: all that a quick command prints, if this process was late.
+    """
+    # The SDK's timeout is for answers; a command may be silent for as long as it likes.
+    getattr(stream, "_sock", stream).settimeout(None)
+    reader = stream._response.raw._fp.fp
+    read = getattr(reader, "read1", reader.read)
+    while len(head := reader.read(_HEAD.size)) == _HEAD.size:
+        number, left = _HEAD.unpack(head)
+        while left:
+            data = read(min(left, _PIECE))
+            if not data:
+                return
+            left -= len(data)
+            yield number, data
 
 
 def _close(stream: Any) -> None:

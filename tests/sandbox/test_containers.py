@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,31 @@ def test_the_user_is_the_caller(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> 
 
     code = held.execute(["sh", "-c", script], {}, sink)
     assert (code, b"".join(said)) == (3, b"12345:23456\ntmp\nwrong\n")
+    held.close()
+
+
+def test_what_a_command_prints_is_not_lost_where_it_comes_with_the_head_of_the_answer(
+    spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine, where deepctl is late to read what the daemon has said."""
+    begin = http.client.HTTPResponse.begin
+
+    def late(response: http.client.HTTPResponse) -> None:
+        time.sleep(0.3)
+        begin(response)
+
+    held = containers.open_container(spec)
+    monkeypatch.setattr(http.client.HTTPResponse, "begin", late)
+    printed: list[bytes] = []
+
+    def sink(out: bytes, err: bytes) -> bool:
+        printed.append(out or err)
+        return True
+
+    for number in range(3):
+        assert held.execute(["sh", "-c", f"echo {number}"], {}, sink) == 0
+    assert held.execute(["sh", "-c", "head -c 300000 /dev/zero"], {}, sink) == 0
+    assert b"".join(printed) == b"0\n1\n2\n" + bytes(300_000)
     held.close()
 
 
