@@ -102,15 +102,17 @@ class CheckpointList(NamedTuple):
                 print(line)
             label = f" ({listed.label})" if listed.label else ""
             here = f" <- {listed.session} is here" if record.id in self.heads else ""
+            # As in the table: so much of an id is enough for any command.
+            identity = record.id[:_SHORT] if is_terminal(sys.stdout) else record.id
             print(
                 _line(
                     Cell(f"{lead} ", ""),
-                    Cell(record.id, "name"),
+                    Cell(identity, "name"),
                     Cell(label, "strong"),
                     Cell(f" {record.kind}", _KINDS.get(record.kind, "")),
                     Cell(f" {listed.session}:{record.turn}", ""),
                     Cell(here, "strong"),
-                    Cell(f" {record.prompt}", ""),
+                    Cell(f"{':' if here and record.prompt else ''} {record.prompt}", ""),
                 )
             )
 
