@@ -74,6 +74,9 @@ def test_the_unattended_job_touches_no_profile_that_is_there(home: Path, tmp_pat
     assert not (tmp_path / "again").exists()
 
 
+_SITE = "http://test"
+
+
 class Site:
     """The web application, started anew in this process."""
 
@@ -83,7 +86,7 @@ class Site:
     async def ask(self, user: str, path: str, message: str | None = None) -> Any:
         """A request of a user's: what comes back as JSON, or the status of an error."""
         transport = httpx.ASGITransport(self._app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers={"X-User": user}) as client:
+        async with httpx.AsyncClient(transport=transport, base_url=_SITE, headers={"X-User": user}) as client:
             if path == "/checkpoints":
                 answer = await client.get(path)
             else:

@@ -6,7 +6,7 @@
     env_vars = ["GITHUB_PERSONAL_ACCESS_TOKEN"]
 
     [mcp_servers.docs]
-    url = "https://docs.example.com/mcp"
+    url = "ADDRESS"
     bearer_token_env_var = "DOCS_TOKEN"
 
 The keys are those of Codex's `config.toml`. A table of `profile.toml` replaces the one of that name in `config.toml`.
@@ -86,7 +86,8 @@ def parse(found: object, where: str, source: str = "config") -> dict[str, Server
     """The servers of a settings file, by name. Raises `BadSetting`, naming the table and the key."""
     if not isinstance(found, dict):
         raise BadSetting(
-            f"{TABLE!r} in {where} must be a table of servers.", f'Such as: [{TABLE}.docs], then: url = "https://…".'
+            f"{TABLE!r} in {where} must be a table of servers.",
+            f'Such as: [{TABLE}.docs], then: command = "docs-server".',
         )
     return {name: _server(name, table, where, source) for name, table in found.items()}
 

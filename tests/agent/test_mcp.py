@@ -258,7 +258,7 @@ def _properties(**of: Any) -> dict[str, Any]:
 def _chosen(*schemas: dict[str, Any]) -> list[str]:
     """Which of a server's tools, `t0` and on, the agent gets, if these are their parameters."""
     tools = [mcp_types.Tool(name=f"t{number}", input_schema=schema) for number, schema in enumerate(schemas)]
-    return list(mcp_tools.offered(Server("one", "config", url="http://x"), tools).tools)
+    return list(mcp_tools.offered(Server("one", "config", "a-server"), tools).tools)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from deepctl.errors import BadSetting
 from tests.support.command import InProcess
 
 CANARY = "canary-0123456789"
+SCHEME, BOX, WITH_PASSWORD = "http://", "http://x", "https://me:pw@x"
+FAR, REMOTE = "http://far.example/mcp", "https://x.example/mcp"
 
 
 def _parse(**table: Any) -> Server:
@@ -43,7 +45,7 @@ def test_a_program_and_an_address_with_everything_that_can_be_said_of_them() -> 
     assert [name for name in ("one", "two", "three") if server.offers(name)] == ["one"]
     assert (server.startup_timeout, server.tool_timeout) == (3.0, 1.5)
     assert [server.asks(name) for name in ("one", "two")] == [False, True]
-    remote = _parse(url="https://x.example/mcp?key=hidden", http_headers={"X-A": "b"}, env_http_headers={"X-K": "KEY"})
+    remote = _parse(url=f"{REMOTE}?key=hidden", http_headers={"X-A": "b"}, env_http_headers={"X-K": "KEY"})
     assert remote.target == "https://x.example/mcp"
     assert remote.asks("anything")
 
@@ -52,10 +54,10 @@ def test_a_program_and_an_address_with_everything_that_can_be_said_of_them() -> 
     ("table", "said"),
     [
         ({"command": "x", "comand": "y"}, "Did you mean 'command'?"),
-        ({"url": "http://x", "headers": {}}, "Did you mean 'http_headers'?"),
-        ({"url": "http://x", "bearer_token": "t"}, "Did you mean 'bearer_token_env_var'?"),
+        ({"url": BOX, "headers": {}}, "Did you mean 'http_headers'?"),
+        ({"url": BOX, "bearer_token": "t"}, "Did you mean 'bearer_token_env_var'?"),
         ({"command": "x", "weather": 1}, "Keys are:"),
-        ({"command": "x", "url": "http://x"}, "both command and url"),
+        ({"command": "x", "url": BOX}, "both command and url"),
         ({}, "neither command nor url"),
         ({"command": ["npx"]}, "needs text for command"),
         ({"command": ""}, "needs text for command"),
@@ -68,24 +70,24 @@ def test_a_program_and_an_address_with_everything_that_can_be_said_of_them() -> 
         ({"command": "x", "env": {"A B": "1"}}, "a name in env"),
         ({"command": "x", "env": {"TOKEN": "$TOKEN"}}, 'env_vars = ["TOKEN"]'),
         ({"command": "x", "env": {"TOKEN": "${OTHER:-x}"}}, 'env_vars = ["OTHER"]'),
-        ({"url": "http://x", "http_headers": {"K": "${KEY}"}}, 'env_http_headers = { K = "KEY" }'),
+        ({"url": BOX, "http_headers": {"K": "${KEY}"}}, 'env_http_headers = { K = "KEY" }'),
         ({"command": "x", "cwd": "here"}, "begins with / or ~/"),
         ({"command": "x", "bearer_token_env_var": "T"}, "only goes with url"),
-        ({"url": "http://x", "args": []}, "only goes with command"),
+        ({"url": BOX, "args": []}, "only goes with command"),
         ({"url": "ftp://x"}, "a url that is none"),
-        ({"url": "http://"}, "a url that is none"),
-        ({"url": "http://[x"}, "a url that is none"),
-        ({"url": "https://me:pw@x"}, "a password in its url"),
-        ({"url": "http://x", "http_headers": {"A: b": "c"}}, "a name in http_headers"),
-        ({"url": "http://x", "http_headers": {"A": "b\r\nEvil: yes"}}, "a header that cannot be sent"),
-        ({"url": "http://x", "enabled": "no"}, "needs true or false"),
-        ({"url": "http://x", "tool_timeout_sec": True}, "a number of seconds"),
-        ({"url": "http://x", "tool_timeout_sec": float("nan")}, "a number of seconds"),
-        ({"url": "http://x", "startup_timeout_sec": -1}, "a number of seconds"),
-        ({"url": "http://x", "default_tools_approval_mode": "auto"}, "prompt, approve"),
-        ({"url": "http://x", "tools": {"a": {"approval": "approve"}}}, "Did you mean 'approval_mode'?"),
-        ({"url": "http://x", "tools": {"a": "approve"}}, "must be a table"),
-        ({"url": "http://x", "tools": []}, "tools that are no table"),
+        ({"url": SCHEME}, "a url that is none"),
+        ({"url": f"{SCHEME}[x"}, "a url that is none"),
+        ({"url": WITH_PASSWORD}, "a password in its url"),
+        ({"url": BOX, "http_headers": {"A: b": "c"}}, "a name in http_headers"),
+        ({"url": BOX, "http_headers": {"A": "b\r\nEvil: yes"}}, "a header that cannot be sent"),
+        ({"url": BOX, "enabled": "no"}, "needs true or false"),
+        ({"url": BOX, "tool_timeout_sec": True}, "a number of seconds"),
+        ({"url": BOX, "tool_timeout_sec": float("nan")}, "a number of seconds"),
+        ({"url": BOX, "startup_timeout_sec": -1}, "a number of seconds"),
+        ({"url": BOX, "default_tools_approval_mode": "auto"}, "prompt, approve"),
+        ({"url": BOX, "tools": {"a": {"approval": "approve"}}}, "Did you mean 'approval_mode'?"),
+        ({"url": BOX, "tools": {"a": "approve"}}, "must be a table"),
+        ({"url": BOX, "tools": []}, "tools that are no table"),
     ],
 )
 def test_what_is_misspelled_or_impossible_is_refused(table: dict[str, Any], said: str) -> None:
@@ -98,19 +100,19 @@ def test_what_is_misspelled_or_impossible_is_refused(table: dict[str, Any], said
 def test_a_secret_where_the_name_of_a_variable_belongs_is_not_repeated() -> None:
     for table in ({"bearer_token_env_var": f"sk-{CANARY}"}, {"env_http_headers": {"A": f"sk-{CANARY}"}}):
         with pytest.raises(BadSetting) as caught:
-            _parse(url="https://x", **table)
+            _parse(url=BOX, **table)
         assert CANARY not in f"{caught.value.message} {caught.value.hint}"
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a.b", "a__b", "a_", "_a", "1a", "a/b", "ä", "a" * 33])
 def test_a_name_from_which_no_tools_name_could_be_made_is_refused(name: str) -> None:
     with pytest.raises(BadSetting):
-        mcp_tables.parse({name: {"url": "http://x"}}, "config.toml")
+        mcp_tables.parse({name: {"url": BOX}}, "config.toml")
 
 
 def test_a_profiles_table_replaces_that_of_config_and_can_switch_it_off(home: Path) -> None:
     profile = profiles.create(layout.root(os.environ), "alice")
-    both = '[mcp_servers.one]\ncommand = "x"\nargs = ["a"]\n[mcp_servers.two]\nurl = "http://two"\n'
+    both = f'[mcp_servers.one]\ncommand = "x"\nargs = ["a"]\n[mcp_servers.two]\nurl = "{BOX}"\n'
     _write(os.environ["DEEPCTL_CONFIG"], both)
     _write(profile.settings, '[mcp_servers.one]\ncommand = "y"\n[mcp_servers.two]\nenabled = false\n')
     one, two = mcp_tables.of_profile(os.environ, profile)
@@ -197,7 +199,7 @@ args = ["--key", "{CANARY}"]
 env = {{ KEY = "{CANARY}" }}
 env_vars = ["TOKEN"]
 [mcp_servers.remote]
-url = "https://x.example/mcp?key={CANARY}"
+url = "{REMOTE}?key={CANARY}"
 http_headers = {{ Key = "{CANARY}" }}
 bearer_token_env_var = "OTHER"
 [mcp_servers.off]
@@ -216,7 +218,7 @@ enabled = false
         "source": "config",
         "enabled": True,
         "command": None,
-        "url": "https://x.example/mcp",
+        "url": REMOTE,
         "variables": ["OTHER"],
     }
     assert document.json["unknown"] == []
@@ -243,7 +245,7 @@ command = "sh"
 env_vars = ["TOKEN_ONE", "TOKEN_TWO"]
 cwd = "/no/such/place"
 [mcp_servers.c]
-url = "http://far.example/mcp"
+url = "{FAR}"
 [mcp_servers.d]
 command = "{planted}"
 """,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tests.errors.situation import Situation, case
 
+_BOX, _WITH_PASSWORD = "http://x", "https://a:b@x"
+
 
 def _config(s: Situation, text: str) -> list[str]:
     path = Path(os.environ["DEEPCTL_CONFIG"])
@@ -17,7 +19,7 @@ def _config(s: Situation, text: str) -> list[str]:
 
 @case("config show", "a key is nearly `mcp_servers`")
 def _(s: Situation) -> list[str]:
-    return _config(s, '[mcpServers.a]\nurl = "http://x"')
+    return _config(s, f'[mcpServers.a]\nurl = "{_BOX}"')
 
 
 @case("config show", "`mcp_servers` is no table")
@@ -27,7 +29,7 @@ def _(s: Situation) -> list[str]:
 
 @case("config show", "the name of an MCP server cannot be one")
 def _(s: Situation) -> list[str]:
-    return _config(s, '[mcp_servers."a b"]\nurl = "http://x"')
+    return _config(s, f'[mcp_servers."a b"]\nurl = "{_BOX}"')
 
 
 @case("config show", "an MCP server is no table")
@@ -47,7 +49,7 @@ def _(s: Situation) -> list[str]:
 
 @case("config show", "an MCP server is a program and an address")
 def _(s: Situation) -> list[str]:
-    return _config(s, '[mcp_servers.a]\ncommand = "x"\nurl = "http://x"')
+    return _config(s, f'[mcp_servers.a]\ncommand = "x"\nurl = "{_BOX}"')
 
 
 @case("config show", "an MCP server is neither a program nor an address")
@@ -82,14 +84,14 @@ def _(s: Situation) -> list[str]:
 
 @case("config show", "the address of an MCP server has a password in it")
 def _(s: Situation) -> list[str]:
-    return _config(s, '[mcp_servers.a]\nurl = "https://a:b@x"')
+    return _config(s, f'[mcp_servers.a]\nurl = "{_WITH_PASSWORD}"')
 
 
 @case("config show", "a time of an MCP server is none")
 def _(s: Situation) -> list[str]:
-    return _config(s, '[mcp_servers.a]\nurl = "http://x"\ntool_timeout_sec = 0')
+    return _config(s, f'[mcp_servers.a]\nurl = "{_BOX}"\ntool_timeout_sec = 0')
 
 
 @case("config show", "the approval mode of an MCP server is none")
 def _(s: Situation) -> list[str]:
-    return _config(s, '[mcp_servers.a]\nurl = "http://x"\ndefault_tools_approval_mode = "auto"')
+    return _config(s, f'[mcp_servers.a]\nurl = "{_BOX}"\ndefault_tools_approval_mode = "auto"')
