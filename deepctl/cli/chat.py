@@ -12,9 +12,10 @@ import typer
 
 from deepctl.cli import options
 from deepctl.cli.conversation.approving import ask_at_terminal
+from deepctl.cli.ephemeral_talk import EphemeralTalk
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
+from deepctl.cli.profile_talk import ProfileTalk
 from deepctl.cli.starting import Start
-from deepctl.cli.talking import EphemeralTalk, ProfileTalk
 from deepctl.domain import attaching, blocks, names
 from deepctl.errors import BadName, UsageError
 from deepctl.output.chat import Display, Events, Text

@@ -16,9 +16,10 @@ from deepctl.cli import options
 from deepctl.cli.conversation import commands, invoking, places
 from deepctl.cli.conversation.completer import found
 from deepctl.cli.conversation.offers import ProfileOffers
+from deepctl.cli.ephemeral_talk import EphemeralTalk
 from deepctl.cli.options import UNNAMED
+from deepctl.cli.profile_talk import ProfileTalk
 from deepctl.cli.starting import Start
-from deepctl.cli.talking import EphemeralTalk, ProfileTalk
 from deepctl.errors import NotFound, ProfileGone, Refused, UsageError
 from deepctl.output.chat import Text
 from tests.support.command import Command, InProcess

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from deepctl.cli.conversation import sharing
+from deepctl.cli.ephemeral_talk import EphemeralTalk
+from deepctl.cli.profile_talk import ProfileTalk
 from deepctl.cli.starting import Start
-from deepctl.cli.talking import EphemeralTalk, ProfileTalk
 from deepctl.domain import layout, profiles
 from deepctl.errors import Refused, UsageError
 from deepctl.output.chat import Text as TextDisplay

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from deepctl.cli.conversation import invoking
-from deepctl.cli.talking import ProfileTalk
+from deepctl.cli.profile_talk import ProfileTalk
 from deepctl.domain import settings
 from deepctl.domain.settings import Value
 from deepctl.errors import UsageError

@@ -14,7 +14,7 @@ from deepctl.cli.conversation import changing, going_back, helping, invoking, pl
 from deepctl.cli.conversation.completer import Command
 from deepctl.cli.conversation.external import edited
 from deepctl.cli.conversation.wording import Names
-from deepctl.cli.talking import EphemeralTalk
+from deepctl.cli.ephemeral_talk import EphemeralTalk
 from deepctl.errors import NotFound, UsageError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.talking import ProfileTalk
+from deepctl.cli.profile_talk import ProfileTalk
 from deepctl.domain.checkpoints import reading
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue

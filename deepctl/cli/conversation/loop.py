@@ -15,7 +15,8 @@ from deepctl.cli.conversation.offers import ProfileOffers
 from deepctl.cli.conversation.toolbar import NEW_SESSION, NO_SANDBOX, Toolbar
 from deepctl.cli.counting import Used
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.talking import ProfileTalk, Stages
+from deepctl.cli.profile_talk import ProfileTalk
+from deepctl.cli.talking import Stages
 from deepctl.domain.sessions import catalogue
 from deepctl.domain.sessions.log import now
 from deepctl.errors import DeepctlError, Interrupted, ModelFailed, ProfileGone, Terminated

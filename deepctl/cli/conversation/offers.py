@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from deepctl.cli.conversation import commands, invoking
 from deepctl.cli.conversation.completer import Command, Offer, workspace_paths
-from deepctl.cli.talking import ProfileTalk
+from deepctl.cli.profile_talk import ProfileTalk
 from deepctl.domain import providers
 from deepctl.domain.checkpoints import reading
 from deepctl.domain.checkpoints.records import Record

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.cli.conversation import changing, invoking
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.talking import ProfileTalk
+from deepctl.cli.profile_talk import ProfileTalk
 from deepctl.domain import budget, mcp_tables
 from deepctl.domain.sessions import catalogue
 from deepctl.domain.words import counted, size
