@@ -17,7 +17,7 @@ from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import DeepctlError, Interrupted, NotFound
 from deepctl.output.progress import Progress
 from deepctl.output.rewinds import preview_line
-from deepctl.output.text import ago, printable
+from deepctl.output.text import ago, fitted, printable
 
 if TYPE_CHECKING:
     from prompt_toolkit.formatted_text import StyleAndTextTuples
@@ -99,15 +99,15 @@ class _Picker:
         from rich.cells import cell_len
 
         heading = f"Rewind session {self._session.name} to (Enter takes, Esc leaves):"
-        if cell_len(heading) >= _columns():
+        if cell_len(heading) > _room():
             heading = "To where? (Enter takes, Esc leaves)"
-        shown: StyleAndTextTuples = [("bold", f"{_cut(heading)}\n")]
+        shown: StyleAndTextTuples = [("bold", f"{fitted(heading, _room())}\n")]
         height = self._height()
         first = max(0, min(self._at - height // 2, len(self._records) - height))
         for number in range(first, min(first + height, len(self._records))):
             words = self._words(self._records[number])
             chosen = number == self._at
-            line = _cut(f"{'>' if chosen else ' '} {words}")
+            line = fitted(f"{'>' if chosen else ' '} {words}", _room())
             shown.append(("reverse" if chosen else "", f"{line}\n"))
         return shown
 
@@ -126,7 +126,7 @@ class _Picker:
         before, after = f"{record.id[:8]} turn {record.turn}{kind}{named}, ", f", {ago(record.created_at)}"
         if not record.prompt:
             return f"{before}the beginning{after}"
-        room = _columns() - cell_len(f"> {before}after ''{after}")
+        room = _room() - cell_len(f"> {before}after ''{after}")
         prompt = printable(record.prompt)
         if cell_len(prompt) > max(room, _SHORTEST):
             prompt = set_cell_size(prompt, max(room, _SHORTEST) - 1).rstrip() + "…"
@@ -136,7 +136,7 @@ class _Picker:
         from prompt_toolkit.application import get_app
 
         room = max(1, get_app().output.get_size().rows - self._height() - 2)
-        lines = [_cut(line) for line in self._lines(self._records[self._at])]
+        lines = [fitted(line, _room()) for line in self._lines(self._records[self._at])]
         return [("", "\n".join(lines if len(lines) <= room else [*lines[: room - 1], "  …"]))]
 
     def _lines(self, record: Record) -> list[str]:
@@ -167,15 +167,8 @@ class _Picker:
         return lines
 
 
-def _columns() -> int:
+def _room() -> int:
+    """How many cells a line has. The last one stays free: some terminals begin a new line there."""
     from prompt_toolkit.application import get_app
 
-    return get_app().output.get_size().columns
-
-
-def _cut(line: str) -> str:
-    """A line of the list, in the window's width; what is left out has a sign."""
-    from rich.cells import cell_len, set_cell_size
-
-    width = _columns() - 1
-    return line if cell_len(line) <= width else f"{set_cell_size(line, max(width - 1, 0)).rstrip()}…"
+    return get_app().output.get_size().columns - 1

@@ -10,6 +10,8 @@ from deepctl.errors import UsageError
 _MAX_LENGTH = 300
 _ALIKE = 0.7
 """From this share of common letters on, in order, one word is taken for a slip of another."""
+_LONGEST = 100
+"""Characters of a word that are compared with names."""
 _OURS = {
     "a valid float range": "a number",
     "a valid int range": "a whole number",
@@ -66,7 +68,7 @@ def near_to(typed: str, names: Iterable[str]) -> list[str]:
     """
     from difflib import SequenceMatcher
 
-    wanted = typed.lstrip("-/")
+    wanted = typed.lstrip("-/")[:_LONGEST]
     found = []
     for name in names:
         letters = name.lstrip("-/")

@@ -102,14 +102,14 @@ def width() -> int | None:
         return None
 
 
-def fitted(line: str) -> str:
-    """`line`, cut where the terminal's does not hold it."""
-    room = width()
+def fitted(line: str, room: int | None = None) -> str:
+    """`line`, cut where it does not fit into so many cells: those of stdout's terminal, if nothing is said."""
+    room = width() if room is None else room
     if room is None or (line.isascii() and len(line) <= room):
         return line
     from rich.cells import cell_len, set_cell_size
 
-    return line if cell_len(line) <= room else set_cell_size(line, room - 1).rstrip() + "…"
+    return line if cell_len(line) <= room else set_cell_size(line, max(room - 1, 0)).rstrip() + "…"
 
 
 def wrapped(text: str, stream: TextIO) -> str:
