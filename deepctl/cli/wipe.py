@@ -17,7 +17,7 @@ from deepctl.domain import names, profiles, settings
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.wiping import planning, trash
 from deepctl.domain.wiping.planning import PARTS
-from deepctl.errors import DeepctlError, ProfileNotFound, Refused, UsageError
+from deepctl.errors import DeepctlError, Interrupted, ProfileNotFound, Refused, UsageError
 from deepctl.output import wipe as views
 from deepctl.output.progress import Progress
 from deepctl.output.render import notice, say, show
@@ -56,7 +56,13 @@ def wipe(
         found = [_foreseen(target, parts, dry_run=True) for target in targets]
     else:
         agreed = None if yes else _agreed(targets, parts, wait, as_json, all_=all_)
-        found = _wiped(targets, parts, agreed, wait, as_json)
+        try:
+            found = _wiped(targets, parts, agreed, wait, as_json)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "Interrupted in the middle of a wipe.",
+                "If it has begun, the next command that changes something, in whichever profile, finishes it.",
+            ) from None
     show(views.AllWiped(found, dry_run) if all_ else found[0], as_json)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import signal
 import sys
 from collections import deque
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from deepctl.cli.conversation import keyboard, terminal
+from deepctl.cli.conversation import keyboard, redrawing, terminal
 from deepctl.cli.conversation.drawing import Drawing, style
 from deepctl.cli.conversation.leaving import Leaving
 from deepctl.cli.conversation.toolbar import Toolbar
@@ -62,14 +61,11 @@ class ScreenLine:
     def _made(
         self, toolbar: Callable[[], Toolbar], prompt: Callable[[], str], leaving: Leaving
     ) -> Application[str | None]:
-        from prompt_toolkit.application import Application
         from prompt_toolkit.output import ColorDepth
-        from prompt_toolkit.output.vt100 import Vt100_Output
 
-        output = Vt100_Output.from_pty(sys.stdout, term=os.environ.get("TERM"), enable_bell=False)
-        output.enable_cpr = False
+        output = redrawing.output()
         drawing = Drawing(self._buffer, toolbar, prompt, leaving, output.get_size)
-        application: Application[str | None] = Application(
+        application = redrawing.application(
             layout=drawing.layout(),
             style=style(has_colour(sys.stdout)),
             color_depth=ColorDepth.DEPTH_1_BIT,
@@ -182,7 +178,7 @@ class ScreenLine:
         if not self._told:
             return
         output = self._application.output
-        self._application.renderer.erase()
+        redrawing.erase(self._application)
         dim, plain = ("\x1b[2m", "\x1b[0m") if has_colour(sys.stdout) else ("", "")
         while self._told:
             output.write_raw(dim)
@@ -194,7 +190,7 @@ class ScreenLine:
     @contextmanager
     def handed_over(self) -> Iterator[None]:
         """The terminal is somebody else's meanwhile, set as it was before."""
-        self._application.renderer.erase()
+        redrawing.erase(self._application)
         try:
             with terminal.plain():
                 yield

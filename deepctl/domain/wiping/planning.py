@@ -17,7 +17,7 @@ from deepctl.domain.wiping import moving, trash
 from deepctl.domain.wiping.moving import Move
 from deepctl.domain.wiping.trash import Report, Trash
 from deepctl.domain.wiping.weighing import LinkInTheWay, Weight, mounts, weigh
-from deepctl.errors import DeepctlError, Interrupted, NewerFormat, Refused, StorageError, UsageError
+from deepctl.errors import DeepctlError, NewerFormat, Refused, StorageError, UsageError
 
 if TYPE_CHECKING:
     from deepctl.domain.checkpoints.ledger import Ledger
@@ -178,19 +178,13 @@ def put_away(root: Root, paths: ProfilePaths, planned: Plan, environment: Mappin
         from deepctl.domain.sandboxes import remove_container_if_any
 
         container = remove_container_if_any(environment, paths)
-    try:
-        if planned.only:
-            return PutAway([trash.put_away_parts(root, paths, planned.moves)], container)
-        found = []
-        for path in planned.staging:
-            with suppress(FileNotFoundError):  # another import tidies up, too
-                found.append(trash.put_away(root, paths._replace(directory=path)))
-        return PutAway([*found, trash.put_away(root, paths)], container)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "Interrupted in the middle of a wipe.",
-            "If it has begun, the next command that changes something, in whichever profile, finishes it.",
-        ) from None
+    if planned.only:
+        return PutAway([trash.put_away_parts(root, paths, planned.moves)], container)
+    found = []
+    for path in planned.staging:
+        with suppress(FileNotFoundError):  # another import tidies up, too
+            found.append(trash.put_away(root, paths._replace(directory=path)))
+    return PutAway([*found, trash.put_away(root, paths)], container)
 
 
 def delete(away: Iterable[PutAway], report: Report | None = None) -> None:

@@ -1,0 +1,146 @@
+"""A conversation in tmux, which breaks long rows anew when its window changes: nothing is there twice, nothing lost."""
+
+from __future__ import annotations
+
+import random
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.loopback import Text, provider
+
+ABOVE = "Ctrl-Dleaves."
+"""The end of what is printed above the first prompt, without its blanks."""
+
+
+class Tmux:
+    """A server of its own with one window, in which `deepctl chat` runs."""
+
+    def __init__(self, place: Path, *arguments: str) -> None:
+        program = shutil.which("tmux")
+        assert program is not None, "tmux is not installed: apt install tmux"
+        self._command = [program, "-S", str(place / "socket")]
+        chat = [sys.executable, "-m", "deepctl", "chat", "--user", "alice", "--sandbox", "none", *arguments]
+        self._tell("-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "60", shlex.join(chat))
+
+    def _tell(self, *arguments: str) -> str:
+        done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, check=False, timeout=30)
+        assert done.returncode == 0, (arguments, done.stderr)
+        return done.stdout
+
+    @property
+    def screen(self) -> str:
+        """What is in the window."""
+        return self._captured()
+
+    @property
+    def scrolled(self) -> str:
+        """With what a person sees who scrolls up to the beginning."""
+        return self._captured("-S", "-")
+
+    def _captured(self, *which: str) -> str:
+        lines = self._tell("capture-pane", "-p", *which).splitlines()
+        return "\n".join(line.rstrip() for line in lines).rstrip()
+
+    def type(self, text: str) -> None:
+        self._tell("send-keys", "-l", text)
+
+    def press(self, *keys: str) -> None:
+        self._tell("send-keys", *keys)
+
+    def resize(self, columns: int, rows: int) -> None:
+        self._tell("resize-window", "-x", str(columns), "-y", str(rows))
+
+    def expect(self, text: str) -> None:
+        end = time.monotonic() + 30
+        while text not in self.screen:
+            assert time.monotonic() < end, f"{text!r} is not on the screen:\n{self.screen}"
+            time.sleep(0.05)
+
+    def settled(self) -> str:
+        """The screen, once it has not changed for a while."""
+        end = time.monotonic() + 30
+        before = None
+        while before != (now := self.screen):
+            assert time.monotonic() < end, f"it goes on changing:\n{now}"
+            before = now
+            time.sleep(0.4)
+        return now
+
+    def close(self) -> None:
+        subprocess.run([*self._command, "kill-server"], capture_output=True, check=False, timeout=30)
+
+
+@pytest.fixture
+def tmux(tmp_path: Path) -> Iterator[Callable[..., Tmux]]:
+    """Open alice's conversation with these further arguments."""
+    opened: list[Tmux] = []
+
+    def open_one(*arguments: str) -> Tmux:
+        opened.append(Tmux(tmp_path, *arguments))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("moves", [0, 5, 40])
+def test_the_line_is_there_once_however_the_window_changes(tmux: Callable[..., Tmux], seed: int, moves: int) -> None:
+    chance = random.Random(seed)
+    window = tmux()
+    window.expect("no sandbox")
+    for _ in range(chance.randint(1, 3)):
+        words = [chance.choice(["word ", "日本語", "x" * 37, "a b ", "🎉"]) for _ in range(chance.randint(5, 20))]
+        window.type("".join(words))
+        window.press("M-Enter")
+    window.type("the end")
+    for _ in range(moves):
+        window.press(chance.choice(["Left", "Up", "Home"]))
+    window.settled()
+    for _ in range(4):
+        window.resize(chance.randint(24, 110), 60)
+        shown = window.settled()
+        assert shown.count("alice> ") == 1, shown
+        assert shown.count("the end") == 1, shown
+        assert ABOVE in "".join(window.scrolled.split()), window.scrolled
+
+
+def test_an_answer_is_there_once_however_the_window_changes(
+    tmux: Callable[..., Tmux], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = [95, 70, 52, 81, 44, 30, 100, 60]
+    pieces = ["".join(f"word{part * 40 + number} " for number in range(40)) for part in range(len(widths) + 1)]
+    go_on = threading.Semaphore(0)
+
+    def gate() -> None:
+        assert go_on.acquire(timeout=20)
+
+    with provider(Text(pieces, gate=gate)) as server:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-0123456789abcdef")
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+        window = tmux("--model", "openai-chat:gpt-4o")
+        window.expect("no sandbox")
+        window.type("hello")
+        window.press("Enter")
+        for number, width in enumerate(widths, 1):
+            window.expect(f"word{number * 40 - 1}")
+            window.resize(width, 60)
+            time.sleep(0.6)  # tmux tells of it a quarter of a second later at most
+            go_on.release()
+        window.expect("alice · ")
+        words = "".join(pieces).split()
+        shown = re.findall(r"word\d+", window.settled())
+        assert len(shown) > 100
+        assert shown == words[-len(shown) :], "rows that tmux has moved to its history stay there, but nothing else"
+        assert "alice> hello\nword0 " in window.scrolled
+        assert re.findall(r"word\d+", "word0 " + window.scrolled.rpartition("word0 ")[2]) == words
