@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deepctl.errors import Interrupted, Refused
-from deepctl.output.render import say, say_part
+from deepctl.output.render import say
 from deepctl.output.text import is_terminal, printable
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
@@ -33,12 +33,11 @@ def confirm(
             code="needs_yes",
         )
     wanted = f"type {typed} to go on" if typed is not None else "y/N"
-    say_part(f"{printable(question)} [{wanted}] ")
     # In a conversation, what is typed while a command runs is not shown: an answer is.
     from deepctl.cli.conversation import terminal
 
     try:
-        with terminal.plain():
+        with terminal.asked(f"{printable(question)} [{wanted}] "):
             line = sys.stdin.readline()
     except KeyboardInterrupt:
         # Whatever asks changes nothing before it has the answer.

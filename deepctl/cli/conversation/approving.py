@@ -164,8 +164,8 @@ async def _key() -> str:
 
 async def _reason() -> str:
     """A line for the agent."""
-    render.say_part("What should the agent know? ")
     with terminal.plain():
+        render.say_part("What should the agent know? ")
         line = await _key()
     if not line.endswith("\n"):
         render.say("")

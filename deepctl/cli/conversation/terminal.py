@@ -97,6 +97,20 @@ def plain() -> Iterator[None]:
         set_attributes(descriptor, before)
 
 
+@contextmanager
+def asked(question: str) -> Iterator[None]:
+    """`plain`, with a question that a line answers. Within `quiet`, what was typed before it could be read does not."""
+    # The mode first: Enter, typed a moment before it is set, would not end a line.
+    with plain():
+        if _found is not None:
+            try:
+                termios.tcflush(sys.stdin, termios.TCIFLUSH)
+            except termios.error:
+                pass  # the terminal is gone, which reading from it finds out
+        render.say_part(question)
+        yield
+
+
 def _flags(attributes: list[object], place: int) -> int:
     flags = attributes[place]
     assert isinstance(flags, int)
