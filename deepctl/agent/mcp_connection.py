@@ -71,7 +71,8 @@ class Connection:
         self._client = client = Client(
             self._transport(),
             name="deepctl",
-            timeout=server.tool_timeout,
+            # Of every request: of those at the start, too, which may take longer than a call of a tool.
+            timeout=max(server.tool_timeout, server.startup_timeout),
             init_timeout=server.startup_timeout,
             log_handler=_ignore,
             progress_handler=_ignore_progress,

@@ -122,15 +122,18 @@ class _Line:
 
         Raises `TimeoutError` if neither happens.
         """
-        self._sending.sendall(_GREETING)
         heard = b""
         deadline = time.monotonic() + seconds
-        while _ANSWER not in heard:
-            self._sending.settimeout(max(deadline - time.monotonic(), 0.001))
-            some = self._sending.recv(4096)
-            if not some:
-                return False
-            heard += some
+        try:
+            self._sending.sendall(_GREETING)
+            while _ANSWER not in heard:
+                self._sending.settimeout(max(deadline - time.monotonic(), 0.001))
+                some = self._sending.recv(4096)
+                if not some:
+                    return False
+                heard += some
+        except (BrokenPipeError, ConnectionResetError):
+            return False  # it ended before it could be told, or before the daemon had read it
         return True
 
     def close(self) -> None:

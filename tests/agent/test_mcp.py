@@ -208,6 +208,11 @@ def test_a_server_that_greets_before_it_speaks_properly_is_understood() -> None:
         assert talk.results(("one__echo", {"text": "hello"})) == [(True, "hello")]
 
 
+def test_a_server_may_take_longer_to_start_than_a_call_of_its_tools() -> None:
+    with _talk({"one": _local("--trouble", "slow", tool_timeout_sec=0.5)}) as talk:
+        assert talk.results(("one__echo", {"text": "hello"})) == [(True, "hello")]
+
+
 def test_what_goes_wrong_in_a_tool_is_its_result() -> None:
     table = _local("--tools", "fail,refuse,sleep,echo", tool_timeout_sec=0.5)
     with _talk({"one": table}) as talk:

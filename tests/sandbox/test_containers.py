@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -380,6 +381,29 @@ def test_an_image_that_does_not_answer(spec: Spec, monkeypatch: pytest.MonkeyPat
     with pytest.raises(Unavailable, match="in time"):
         containers.open_container(spec)
     docker.until(lambda: not running(spec.name), 5, "the end of a container whose start failed")
+
+
+@pytest.mark.parametrize("is_greeted", [False, True])
+def test_a_container_that_ends_before_it_reads_the_greeting_has_ended_at_once(is_greeted: bool) -> None:
+    class Daemon:
+        """Closes the connection once the container is started: at once, or with the greeting unread."""
+
+        def attach_socket(self, identity: str, params: dict[str, int]) -> socket.socket:
+            ours, self._theirs = socket.socketpair()
+            return ours
+
+        def start(self, identity: str) -> None:
+            if not is_greeted:
+                self._theirs.close()
+                return
+            threading.Thread(target=self._end).start()
+
+        def _end(self) -> None:
+            select.select([self._theirs], [], [], 10)
+            self._theirs.close()
+
+    with pytest.raises(Unavailable, match="ended at once"):
+        holding._start(Daemon(), "deepctl-0123", "0123")
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ What it does is told by its arguments:
     --report FILE     writes what it sees of its surroundings (pid, variables, directory, group) to FILE, as JSON
     --tools A,B       the tools it has; what each does is in `_TOOLS`
     --trouble HOW     `exit`: ends at once; `silent`: never answers; `garbage`: speaks nonsense; `greets`: speaks
-                      nonsense first, then properly; `long`: a line without end; `stays`: does not end with its stdin
+                      nonsense first, then properly; `long`: a line without end; `stays`: does not end with its stdin;
+                      `slow`: takes a second to tell its tools
     --child           starts a process of its own that does not look at stdin
 """
 
@@ -148,6 +149,7 @@ def main() -> None:
                     }
                 )
             case "tools/list":
+                time.sleep(given.trouble == "slow")
                 _say({"id": message["id"], "result": {"tools": _tools(given.tools.split(","))}})
             case "tools/call":
                 _call(message["id"], message["params"]["name"], message["params"].get("arguments", {}))

@@ -42,6 +42,8 @@ class Terminal:
         self.after: list[Any] = []
         """How it was left by `leave` and `wait`."""
         self.bytes = b""
+        self._typed = -1
+        """How many of them had come when a key was pressed last."""
         self._screen = _Screen(columns, rows, self._child)
         self._stream = pyte.ByteStream(self._screen)
 
@@ -83,12 +85,13 @@ class Terminal:
             self._read(0.2)
 
     def prompt(self, name: str = "alice") -> None:
-        """Wait until the line editor is ready and its line empty."""
+        """Wait until the line editor is ready and its line empty; not the line there was before a key was pressed."""
         end = time.monotonic() + 30
-        while self._read(0.15) or self._screen.display[self._screen.cursor.y].rstrip() != f"{name}>":
+        while self._read(0.15) or len(self.bytes) == self._typed or self.line != f"{name}>":
             assert time.monotonic() < end, f"no prompt:\n{self.screen}"
 
     def type(self, text: str) -> None:
+        self._typed = len(self.bytes)
         self._child.send(text.encode())
 
     def close(self) -> None:

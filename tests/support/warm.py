@@ -114,6 +114,7 @@ class Chat:
         self.pid = warm.start(os.ttyname(terminal), ("chat", *arguments), first)
         os.close(terminal)
         self.bytes = b""
+        self._typed = -1
         self._screen = pyte.HistoryScreen(100, 40, history=1000)
         self._stream = pyte.ByteStream(self._screen)
 
@@ -152,13 +153,18 @@ class Chat:
             self._read(0.05)
 
     def prompt(self, line: str = "") -> None:
-        """Wait until the line editor is ready, with `line` in it."""
+        """Wait until the line editor is ready, with `line` in it; not as it was before a key was pressed."""
         wanted = f"alice> {line}".rstrip()
         end = time.monotonic() + _LIMIT
-        while self._read(0.05) or self._screen.display[self._screen.cursor.y].rstrip() != wanted:
+        while (
+            self._read(0.05)
+            or len(self.bytes) == self._typed
+            or self._screen.display[self._screen.cursor.y].rstrip() != wanted
+        ):
             assert time.monotonic() < end, f"no {wanted!r}:\n{self.screen}"
 
     def type(self, text: str) -> None:
+        self._typed = len(self.bytes)
         os.write(self._master, text.encode())
 
     def signal(self, number: signal.Signals) -> None:
