@@ -38,7 +38,7 @@ Live.event = broken
 FAULT_OF_THE_DRAWING = """
 from deepctl.output import turn_lines
 def broken(*_): raise ValueError("no such colour")
-turn_lines.TurnLines.tail = broken
+turn_lines.TurnLines.tail = turn_lines.TurnLines.settled = broken
 """
 FAULT_OF_THE_TOOLBAR = """
 from deepctl.cli.conversation import loop

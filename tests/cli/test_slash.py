@@ -45,9 +45,13 @@ class Chat:
         self.terminal.type(f"{entry}\r")
 
     def until(self, entry: str, text: str) -> None:
-        """Enter something, and wait for a text that is not on the screen yet."""
+        """Enter something, and wait for a text, which may have been there before."""
+        times = self.terminal.scrolled.count(text)
         self.enter(entry)
-        self.terminal.expect(text)
+        end = time.monotonic() + 30
+        while self.terminal.scrolled.count(text) <= times:
+            assert time.monotonic() < end, self.terminal.screen
+            self.terminal._read(0.2)
 
     def draft(self, text: str) -> None:
         """Wait until this is in the input line, and empty it."""
