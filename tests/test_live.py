@@ -139,6 +139,14 @@ class Shown:
             assert time.monotonic() < end, f"{wanted!r} is not on the screen:\n" + "\n".join(self.lines)
             self.read(0.1)
 
+    def matched(self, wanted: str) -> re.Match[str]:
+        """Wait until a line matches."""
+        end = time.monotonic() + 20
+        while not (found := re.search(wanted, "\n".join(self.lines))):
+            assert time.monotonic() < end, f"{wanted!r} is not on the screen:\n" + "\n".join(self.lines)
+            self.read(0.1)
+        return found
+
     def hang_up(self) -> int:
         """Close the window and return the exit code."""
         os.close(self._master)
@@ -191,7 +199,8 @@ def shown(*documents: dict[str, Any], columns: int = 80, lines: int = 24, **envi
 
 def test_from_the_start_on_a_line_says_what_goes_on() -> None:
     with shown(START) as display:
-        display.expect("Waiting · 0 s · Ctrl-C stops · a-model · bubblewrap")
+        display.expect("Waiting · ")
+        display.expect(" s · Ctrl-C stops · a-model · bubblewrap")
         assert display.screen.cursor.hidden
         display.tell({"type": "thinking", "delta": "Hm."})
         display.expect("Thinking · ")
@@ -207,13 +216,13 @@ def test_from_the_start_on_a_line_says_what_goes_on() -> None:
 def test_the_spinner_turns_while_the_turn_computes() -> None:
     with shown(START) as display:
         display.expect("Waiting")
-        display.tell({"do": "block", "seconds": 1.0})
-        seen = set()
-        end = time.monotonic() + 0.8
-        while time.monotonic() < end:
+        display.tell({"do": "block", "seconds": 30.0})
+        seen: set[str] = set()
+        end = time.monotonic() + 20
+        while len(seen) < 4:
+            assert time.monotonic() < end, seen
             display.read(0.05)
             seen.add(display.lines[-1][0])
-        assert len(seen) > 3
 
 
 def test_an_answer_is_rendered_while_it_is_written() -> None:
@@ -377,9 +386,10 @@ def test_a_call_never_takes_more_than_a_row_and_keeps_its_outcome() -> None:
 
 def test_what_takes_long_says_how_long() -> None:
     with shown(START, call("1", "execute", command="sleep 2")) as display:
-        display.expect("sleep 2  2 s")
+        display.matched(r"sleep 2  \d+ s")
         display.tell(came("1", "execute", ""), RESULT)
-        assert display.end() == ["✓ execute  sleep 2  → no output  2 s"]
+        (line,) = display.end()
+        assert re.fullmatch(r"✓ execute  sleep 2  → no output  \d+ s", line)
 
 
 def test_a_question_has_an_empty_line_and_nothing_is_drawn_over_it() -> None:
@@ -394,12 +404,12 @@ def test_a_question_has_an_empty_line_and_nothing_is_drawn_over_it() -> None:
 
 def test_a_retry_is_counted_down_and_leaves_a_line() -> None:
     with shown(
-        START, {"type": "retry", "attempt": 1, "attempts": 3, "seconds": 2.4, "reason": "HTTP 429: slow down"}
+        START, {"type": "retry", "attempt": 1, "attempts": 3, "seconds": 62.4, "reason": "HTTP 429: slow down"}
     ) as display:
-        display.expect("HTTP 429: slow down: trying again in 2 s (1 of 3)")
-        display.expect("trying again in 1 s")
+        first = display.matched(r"HTTP 429: slow down: trying again in (\d+) s \(1 of 3\)")
+        display.matched(rf"trying again in (?!{first[1]} )\d+ s")
         display.tell(text("Here."), RESULT)
-        assert display.end() == ["HTTP 429: slow down: tried again after 2 s (1 of 3)", "", "Here."]
+        assert display.end() == ["HTTP 429: slow down: tried again after 62 s (1 of 3)", "", "Here."]
 
 
 def test_retries_for_the_same_reason_leave_one_line() -> None:
@@ -455,7 +465,8 @@ def test_after_a_stop_notices_still_come_and_the_next_turn_begins_anew() -> None
 def test_an_event_that_comes_when_no_turn_runs_leaves_no_live_line_behind() -> None:
     with shown({"type": "notice", "message": "So."}, START, text("one"), {"do": "stop"}, text("late")) as display:
         display.expect("late")
-        assert not display.read(0.3)
+        # What was drawn of it while it came may still be drawn anew, once.
+        assert any(not display.read(0.3) for _ in range(10)), "it goes on"
         assert display.lines == ["So.", "one", "late"]
         assert not display.screen.cursor.hidden
 

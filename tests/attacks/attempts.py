@@ -213,7 +213,11 @@ ATTEMPTS = [
     Attempt("every process's root", [sh("for p in /proc/[0-9]*; do cat $p/root{bob}/secret.txt; done")]),
     Attempt("another process's directory", [sh("cat /proc/{victim}/cwd/secret.txt; cat /proc/*/cwd/secret.txt")]),
     Attempt("another process's environment", [sh("cat /proc/{victim}/environ; cat /proc/*/environ")]),
-    Attempt("another process's files", [sh("cat /proc/{victim}/fd/3; cat /proc/*/fd/3 </dev/null")]),
+    # Of the others regular files only: without a sandbox, `cat` takes from a pipe or a terminal what others wait for.
+    Attempt(
+        "another process's files",
+        [sh("cat /proc/{victim}/fd/3; for f in /proc/[0-9]*/fd/3; do [ -f $f ] && head -c 999 $f; done")],
+    ),
     Attempt(
         "descriptors left open",
         [sh("for f in /proc/self/fd/*; do readlink $f; done; cat <&3; cat <&4")],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 from deepctl.domain.checkpoints import packs
+from tests.domain.faults import Counter
 from tests.domain.scene import Scene
 from tests.errors.checkpoints import on
 from tests.errors.situation import Situation, case
@@ -107,18 +106,10 @@ def _(s: Situation) -> list[str]:
 
 @case("checkpoints rewind", "Ctrl-C while files are changed")
 def _(s: Situation) -> Result:
-    scene = s.alice()
-    large = s.workspace / "large"
-    with scene.turn("one"), large.open("wb") as file:
-        file.truncate(100_000_000)
-    scene.agent("large", "two\n")
-    running = s.start(*on("rewind", "~1"))
-    end = time.monotonic() + 30
-    while not any(name.startswith(".deepctl-") for name in os.listdir(s.workspace)):
-        assert time.monotonic() < end
-        assert running.poll() is None, "it is over already"
-    running.send_signal(signal.SIGINT)
-    return s.ended(running)
+    s.story()
+    interrupt = Counter(1, lambda: signal.raise_signal(signal.SIGINT), only=("rename",), beneath=str(s.workspace))
+    with interrupt.installed():
+        return s.run(*on("rewind", "~1"))
 
 
 @case("checkpoints fork", "the checkpoint has no messages")
