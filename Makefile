@@ -25,10 +25,12 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(READY): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip uninstall -qq --yes deepctl  # its name before 0.2
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip uninstall -qq --yes deepctl
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(READY)
 

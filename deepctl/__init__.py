@@ -6,7 +6,7 @@ use, because the agent stack behind them takes a second to load and most command
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 TYPE_CHECKING = False  # not that of `typing`, which takes long to import: until __main__ runs, Ctrl-C is a traceback
 if TYPE_CHECKING:

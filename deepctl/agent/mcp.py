@@ -19,6 +19,7 @@ from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
+from deepctl import distribution
 from deepctl.domain import mcp_servers
 from deepctl.domain.mcp_servers import Server
 
@@ -78,9 +79,8 @@ class Servers:
             load()
         except ImportError:
             names = ", ".join(server.name for server in self._servers)
-            self._tell(
-                emit, "", f"MCP servers need a package that is not installed (pip install 'deepctl[mcp]'): {names}."
-            )
+            how = distribution.to_install("mcp")
+            self._tell(emit, "", f"MCP servers need packages that are not installed ({how}): {names}.")
             return False
         return True
 

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.tools import ToolDefinition
 
+from deepctl import __version__
 from deepctl.agent import mcp_tools
 from deepctl.agent.mcp_stdio import MOST_BYTES, Stdio
 from deepctl.domain import mcp_servers
@@ -77,7 +78,7 @@ class Connection:
             log_handler=_ignore,
             progress_handler=_ignore_progress,
             message_handler=self._heard,
-            client_info=mcp_types.Implementation(name="deepctl", version=_version()),
+            client_info=mcp_types.Implementation(name="deepctl", version=__version__),
             cache=False,
         )
         try:
@@ -276,9 +277,3 @@ async def _ignore(message: object) -> None:
 
 async def _ignore_progress(progress: float, total: float | None, message: str | None) -> None:
     """A tool is done when it is done."""
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    return metadata.version("deepctl")

@@ -13,6 +13,7 @@ from pydantic_ai import exceptions
 from pydantic_ai.models import KnownModelName, Model, infer_model
 from pydantic_ai.providers import Provider, infer_provider
 
+from deepctl import distribution
 from deepctl.agent import offline
 from deepctl.agent.limits import LimitReached
 from deepctl.agent.retrying import PASSING
@@ -27,9 +28,6 @@ _ALIKE = 0.8
 _OPENAI = ("openai", "openai-chat", "openai-responses")
 _EXTRA = re.compile(r"pydantic-ai-slim\[([a-z-]+)\]")
 _MAX_DETAIL = 300
-_EXTRAS = ("bedrock", "cohere", "google", "groq", "huggingface", "mistral", "xai")
-"""Extras of deepctl itself; pyproject.toml defines them."""
-
 _FINAL = (exceptions.ModelQuotaExceededError, exceptions.ModelRequestRejectedError)
 
 
@@ -65,10 +63,9 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
     except ImportError as error:
         extra = _EXTRA.search(str(error))
         wanted = extra[1] if extra else name.partition(":")[0]
-        package = "deepctl" if wanted in _EXTRAS else "pydantic-ai-slim"
         raise UsageError(
             f"Model {name!r} needs the client of its provider, which is not installed.",
-            f"Install it with: pip install '{package}[{wanted}]'",
+            f"Install it with: {distribution.to_install(wanted)}",
             code="model_extra_missing",
         ) from None
     except ValueError as error:

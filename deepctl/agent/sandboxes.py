@@ -83,7 +83,7 @@ class Bubblewrap:
 class Docker:
     """One container, called `container`, for all commands of a workspace; kept for later when a chat has ended.
 
-    The workspace is mounted in it, everything else of the image can only be read. Needs the extra `deepctl[docker]`,
+    The workspace is mounted in it, everything else of the image can only be read. Needs the extra `docker`,
     and an image that is there: none is pulled. What commands leave running ends with the turn.
     """
 

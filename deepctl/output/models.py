@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
+from deepctl import distribution
 from deepctl.domain.providers import Provider, Server, chosen_as
 from deepctl.domain.settings import Value
 from deepctl.output.render import notice
@@ -68,7 +69,7 @@ class Models(NamedTuple):
 def _standing(provider: Provider) -> Cell:
     if not provider.installed:
         if provider.extra is not None:
-            return Cell(f"its client is not installed: pip install 'deepctl[{provider.extra}]'", "faint")
+            return Cell(f"its client is not installed: {distribution.to_install(provider.extra)}", "faint")
         return Cell("its client is not installed", "faint")
     if provider.key is None:
         return Cell("needs neither network nor key", "")

@@ -1,7 +1,7 @@
 """A profile's Docker container: made, held for as long as this process lives (`holding`), removed.
 
 The caller holds the profile's lock: a container that is found running belongs to a process that is gone, and is
-ended. Needs the extra `deepctl[docker]`, which is imported only when a function here is called.
+ended. Needs the extra `docker`, which is imported only when a function here is called.
 """
 
 from __future__ import annotations

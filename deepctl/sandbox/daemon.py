@@ -1,6 +1,6 @@
 """The Docker daemon: a connection to it, and its errors in words that help.
 
-Needs the extra `deepctl[docker]`, which is imported only when a function here is called.
+Needs the extra `docker`, which is imported only when a function here is called.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from deepctl import distribution
 from deepctl.sandbox.policy import Unavailable
 
 SECONDS = 30
@@ -24,7 +25,7 @@ def sdk() -> Any:
         return importlib.import_module("docker")
     except ImportError:
         raise Unavailable(
-            "The Python package `docker` is not installed.", "Install it with: pip install 'deepctl[docker]'"
+            "The Python package `docker` is not installed.", f"Install it with: {distribution.to_install('docker')}"
         ) from None
 
 

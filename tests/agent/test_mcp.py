@@ -19,6 +19,7 @@ from typing import Any
 import mcp_types
 import pytest
 
+from deepctl import distribution
 from deepctl.agent import approvals, mcp_tools
 from deepctl.agent.approvals import Answer, Question
 from deepctl.agent.chat import Chat
@@ -536,7 +537,8 @@ def _work(root: layout.Root) -> Iterator[Any]:
 def test_without_the_extra_a_notice_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepctl.agent.mcp_connection", None)
     with _talk({"one": _local(), "off": {"enabled": False}}) as talk:
-        assert talk.notices() == ["MCP servers need a package that is not installed (pip install 'deepctl[mcp]'): one."]
+        how = distribution.to_install("mcp")
+        assert talk.notices() == [f"MCP servers need packages that are not installed ({how}): one."]
         assert talk.notices() == []
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from deepctl import distribution
 from deepctl.domain.doctor import keys
 from deepctl.domain.layout import Root
 from deepctl.domain.sessions import catalogue
@@ -95,7 +96,7 @@ def test_versions_are_those_that_are_installed(deepctl: InProcess) -> None:
     from deepctl import __version__
 
     found = {check["name"]: check["found"] for check in _all(deepctl("doctor", "--json"))}
-    assert f"deepctl {__version__}, Python {sys.version.split()[0]}" in found["versions"]
+    assert f"deepctl {__version__} (deepctl-agents), Python {sys.version.split()[0]}" in found["versions"]
     for package in ("pydantic-ai-slim", "pydantic-ai-harness", "pydantic-ai-backend", "typer"):
         assert f"{package} {version(package)}" in found["packages"]
 
@@ -513,7 +514,7 @@ class TestModel:
         monkeypatch.setitem(keys.CLIENTS, "groq", "no-such-package")
         monkeypatch.setenv("DEEPCTL_MODEL", "groq:llama")
         found = self._model(deepctl)
-        assert (found["status"], found["hint"]) == ("problem", "pip install 'deepctl[groq]'")
+        assert (found["status"], found["hint"]) == ("problem", distribution.to_install("groq"))
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     @pytest.mark.filterwarnings("ignore:.*is deprecated")

@@ -358,5 +358,5 @@ class TestDocker:
         monkeypatch.setitem(sys.modules, "docker", None)
         result = deepctl("chat", "--user", "alice", "run true")
         assert result.code == 6
-        assert "pip install 'deepctl[docker]'" in result.stderr
+        assert "-m pip install 'docker" in result.stderr
         monkeypatch.undo()

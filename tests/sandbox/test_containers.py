@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from deepctl import distribution
 from deepctl.sandbox import containers, daemon, holding
 from deepctl.sandbox.containers import Spec
 from deepctl.sandbox.policy import Unavailable
@@ -469,7 +470,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "docker", None)
     with pytest.raises(Unavailable) as caught:
         containers.check(docker.IMAGE)
-    assert caught.value.fix == "Install it with: pip install 'deepctl[docker]'"
+    assert caught.value.fix == f"Install it with: {distribution.to_install('docker')}"
 
 
 def test_the_package_is_imported_only_when_needed() -> None:

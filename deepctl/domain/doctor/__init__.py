@@ -37,6 +37,7 @@ def _checks(
     only = wanted[0] if user is not None else None
     sandboxes = Sandboxes(environment)
     yield from guarded("versions", lambda: machine.versions(version))
+    yield from guarded("namesakes", lambda: machine.namesakes(environment))
     yield from guarded("root", lambda: machine.root(root))
     yield from guarded("leftovers", lambda: leftovers.beside_profiles(root))
     yield from guarded("config", lambda: machine.config(environment))

@@ -7,6 +7,7 @@ import platform
 import stat
 from collections.abc import Iterator, Mapping
 
+from deepctl import distribution
 from deepctl.domain import layout
 from deepctl.domain.doctor.check import Check, some, told
 from deepctl.domain.doctor.leftovers import KNOWN
@@ -36,7 +37,11 @@ _FEW = 1000
 
 def versions(version: str) -> Iterator[Check]:
     """Versions: of deepctl, Python, the system and of packages, none of which is imported for it."""
-    yield Check("versions", "ok", f"deepctl {version}, Python {platform.python_version()}, {platform.platform()}")
+    yield Check(
+        "versions",
+        "ok",
+        f"deepctl {version} ({distribution.NAME}), Python {platform.python_version()}, {platform.platform()}",
+    )
     from importlib import metadata
 
     found, missing = [], []
@@ -49,6 +54,24 @@ def versions(version: str) -> Iterator[Check]:
         yield Check("packages", "problem", f"not installed: {', '.join(missing)}", "Install deepctl anew.")
     else:
         yield Check("packages", "ok", ", ".join(found))
+
+
+def namesakes(environment: Mapping[str, str]) -> Iterator[Check]:
+    """Other things called deepctl: distributions beside this one, and programs that a shell would find."""
+    for other in distribution.namesakes():
+        again = f"{distribution.to_uninstall(other.name)}, then install {distribution.NAME} again."
+        if distribution.is_predecessor(other):
+            what = f"{other.name} {other.version} is this program under its old name, and shares its files"
+        else:
+            what = f"{other.name} {other.version} is another product, and its command has the same name"
+        yield Check("namesakes", "problem", what, f"Uninstall it first: {again}")
+    for path in distribution.foreign_commands(environment.get("PATH", "")):
+        yield Check(
+            "namesakes",
+            "warning",
+            f"{path} is another program called {distribution.COMMAND}",
+            "Which of the two a shell starts is decided by the order of the directories in $PATH.",
+        )
 
 
 def root(found: Root) -> Iterator[Check]:

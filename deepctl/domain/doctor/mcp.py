@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
+from deepctl import distribution
 from deepctl.domain import mcp_servers, mcp_tables
 from deepctl.domain.doctor.check import Check
 from deepctl.domain.layout import ProfilePaths
@@ -24,7 +25,8 @@ def servers(environment: Mapping[str, str], profile: ProfilePaths | None) -> Ite
     if not enabled:
         return
     if not _is_installed():
-        yield Check("mcp", "problem", "MCP servers need a package that is not installed", "pip install 'deepctl[mcp]'")
+        how = distribution.to_install("mcp")
+        yield Check("mcp", "problem", "MCP servers need packages that are not installed", how)
         return
     amiss = [check for server in enabled for check in _server(server, environment)]
     yield from amiss

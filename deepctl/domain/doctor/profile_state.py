@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 
-from deepctl import locks
+from deepctl import distribution, locks
 from deepctl.domain import budget, settings
 from deepctl.domain.budget import Part
 from deepctl.domain.doctor import keys, leftovers, mcp, stored
@@ -98,7 +98,7 @@ def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Itera
             "model",
             "problem",
             f"{name}{where}: the client of its provider is not installed",
-            f"pip install 'deepctl[{provider}]'",
+            distribution.to_install(provider),
         )
         return
     key = keys.look(provider, environment)
