@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.models import Model
+from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceRef
 from pydantic_ai_backends import ConsoleCapability, PermissionRuleset, StateBackend, create_console_toolset
 from pydantic_ai_harness.memory import Memory
@@ -20,13 +21,13 @@ from deepctl.agent import stores
 from deepctl.agent.approvals import Approvals, Approve, Ask, search_rules
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.agent.checkpointing import AgentCheckpoints, checkpoints_toolset
-from deepctl.agent.guards import FailuresAreResults, NoSecrets, OneAtATime
+from deepctl.agent.guards import UNLIMITED_RETRIES, FailuresAreResults, NoSecrets, OneAtATime
 from deepctl.agent.library import Checkpointing, StoreCheckpoints, directory_of
+from deepctl.agent.offline import NAME, CollectingModel, offline_model
 from deepctl.agent.plans import plans_toolset
 from deepctl.domain import layout
 from deepctl.domain.permissions import Permissions
 
-_TOOL_RETRIES = 3
 _EVICT_OVER = 20_000
 _EVICT_FILE_OVER = 100_000
 
@@ -79,6 +80,14 @@ class _BackendOfDeps(AbstractCapability[DeepAgentDeps]):
 
 
 @dataclass
+class _StreamedAnswers(AbstractCapability[Any]):
+    """A `FunctionModel` with nothing but a `stream_function` can be used by `Agent.run`, too."""
+
+    def get_wrapper_model(self, model: Model) -> Model | None:
+        return CollectingModel(model) if isinstance(model, FunctionModel) and model.function is None else None
+
+
+@dataclass
 class _Console(ConsoleCapability):
     """The console tools, described as they are offered here.
 
@@ -124,7 +133,7 @@ def create_deep_agent(
     It holds no user's state: every run takes `deps=DeepAgentDeps(backend=…)` and works in that backend only.
 
     Args:
-        model: A pydantic-ai model or its name; without one, every run has to name its own.
+        model: A pydantic-ai model, its name, or `offline`; without one, every run has to name its own.
         instructions: What the agent is told in addition, as pydantic-ai's `Agent` takes it.
         include_memory: Whether there are notebooks, in `.deep/memory/<agent_name>/`.
         include_plans: Whether there are `save_plan` and the to-do list.
@@ -145,6 +154,7 @@ def create_deep_agent(
         FailuresAreResults(),
         OneAtATime(),
         _BackendOfDeps(),
+        _StreamedAnswers(),
         _Console(include_execute=include_execute, searches=search_rules(permissions or {})),
         stores.ContextFiles(),
         _eviction(),
@@ -161,13 +171,13 @@ def create_deep_agent(
     if include_plans:
         parts.append(Planning(store_resolver=lambda ctx: stores.TodoStore(stores.files_of(ctx.workspace))))
     return Agent(
-        model,
+        offline_model() if model == NAME else model,
         name=agent_name,
         deps_type=DeepAgentDeps,
         instructions=[_INSTRUCTIONS, *_listed(instructions)],
         toolsets=toolsets,
         capabilities=[*parts, *capabilities],
-        retries={"tools": _TOOL_RETRIES},
+        retries={"tools": UNLIMITED_RETRIES},
         defer_model_check=True,
     )
 

@@ -103,7 +103,10 @@ def checkpoints_toolset() -> FunctionToolset[Any]:
     @toolset.tool
     async def list_checkpoints(ctx: RunContext[Any]) -> str:
         """List the checkpoints there are, oldest first."""
-        return "\n".join(await _checkpoints(ctx).describe_all(ctx)) or "There are no checkpoints yet."
+        try:
+            return "\n".join(await _checkpoints(ctx).describe_all(ctx)) or "There are no checkpoints yet."
+        except DeepctlError as error:
+            raise ToolFailed(error.message) from error
 
     @toolset.tool
     async def rewind_to(ctx: RunContext[Any], checkpoint: str, reason: str = "") -> str:

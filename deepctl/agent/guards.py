@@ -6,22 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic_ai import RunContext
 from pydantic_ai.capabilities import (
     AbstractCapability,
     CapabilityOrdering,
-    RawToolArgs,
     WrapToolExecuteHandler,
-    WrapToolValidateHandler,
 )
 from pydantic_ai.exceptions import ModelRetry, ToolFailed, UserError
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import ToolDefinition
+from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.workspaces import WorkspaceError
 from pydantic_ai_backends import PermissionAskError, PermissionDeniedError
 
 from deepctl.redaction import redact
+
+UNLIMITED_RETRIES = 1_000_000
+"""More than any turn has requests: pydantic-ai ends a run at the limit, and has no word for none."""
 
 
 @dataclass
@@ -40,27 +41,14 @@ class FailuresAreResults(AbstractCapability[Any]):
     """A tool that fails, or is refused, tells the model so; it never ends the run.
 
     Without this, a workspace error or a denial raised in a tool ends the run, and so does asking for a retry once
-    more often than the tool allows.
+    more often than the tool allows. What bounds a run are its usage limits.
     """
 
     def get_ordering(self) -> CapabilityOrdering:
         return CapabilityOrdering(position="outermost")
 
-    async def wrap_tool_validate(
-        self,
-        ctx: RunContext[Any],
-        *,
-        call: ToolCallPart,
-        tool_def: ToolDefinition,
-        args: RawToolArgs,
-        handler: WrapToolValidateHandler,
-    ) -> dict[str, Any]:
-        try:
-            return await handler(args)
-        except (ModelRetry, ValidationError) as error:
-            if ctx.last_attempt:
-                raise ToolFailed(f"The arguments are wrong: {error}") from error
-            raise
+    def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
+        return _WithoutRetryLimit(toolset)
 
     async def wrap_tool_execute(
         self,
@@ -73,10 +61,6 @@ class FailuresAreResults(AbstractCapability[Any]):
     ) -> Any:
         try:
             return await handler(args)
-        except ModelRetry as error:
-            if ctx.last_attempt:
-                raise ToolFailed(error.message) from error
-            raise
         except (
             OSError,
             MemoryError,
@@ -88,6 +72,16 @@ class FailuresAreResults(AbstractCapability[Any]):
             PermissionDeniedError,
         ) as error:
             raise ToolFailed(str(error) or type(error).__name__) from error
+
+
+@dataclass
+class _WithoutRetryLimit(WrapperToolset[Any]):
+    """Every toolset has a limit of its own, most of them 1; here a model may be wrong as often as it has requests."""
+
+    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+        return {
+            name: replace(tool, max_retries=UNLIMITED_RETRIES) for name, tool in (await super().get_tools(ctx)).items()
+        }
 
 
 @dataclass

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart, UserPromptPart
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, ToolReturnPart, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
@@ -73,7 +74,7 @@ def _steps(text: str) -> str:
 
 
 def offline_model() -> FunctionModel:
-    """A streaming model of pydantic-ai that answers by these rules."""
+    """A model of pydantic-ai that answers by these rules, at once or as a stream."""
     blind = ModelProfile(supports_image_input=False, supports_document_input=False)
     return _OfflineModel(stream_function=_stream, model_name=NAME, profile=blind)
 
@@ -84,6 +85,14 @@ class _OfflineModel(FunctionModel):
     @property
     def system(self) -> str:
         return NAME
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        return await CollectingModel(self).request(messages, model_settings, model_request_parameters)
 
     @asynccontextmanager
     async def request_stream(
@@ -96,6 +105,21 @@ class _OfflineModel(FunctionModel):
         async with super().request_stream(messages, model_settings, model_request_parameters, run_context) as response:
             response._usage = RequestUsage(input_tokens=estimate_token_count(messages))
             yield response
+
+
+class CollectingModel(WrapperModel):
+    """A model that can only stream, asked for a whole answer."""
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        async with self.wrapped.request_stream(messages, model_settings, model_request_parameters) as response:
+            async for _ in response:
+                pass
+        return response.get()
 
 
 async def _stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:

@@ -154,6 +154,13 @@ class ContextFiles(RepoContext[Any]):
     keep the agent from starting.
     """
 
+    @property
+    def has_on_event(self) -> bool:
+        """No: it listens for directories that tools look into, which is switched off. With a listener, every run would
+        have to stream, and models that cannot (`TestModel`, a `FunctionModel` of an application's tests) would fail.
+        """
+        return False
+
     async def before_run(self, ctx: RunContext[Any]) -> None:
         files = files_of(ctx.workspace)
         usable = []

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_ai import FunctionToolset, ModelRetry, RunContext
+from pydantic_ai.capabilities import Toolset
+from pydantic_ai.exceptions import UsageLimitExceeded
 from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+from pydantic_ai.usage import UsageLimits
 
 from deepctl import DeepAgentDeps, LocalBackend, NoSandbox, StateBackend, create_deep_agent
 
-Call = tuple[str, dict[str, Any]]
+Call = tuple[str, Any]
 
 
 class Script:
@@ -35,7 +39,8 @@ class Script:
         if not calls:
             yield "done"
         for number, (tool, arguments) in enumerate(calls):
-            yield {number: DeltaToolCall(tool, json.dumps(arguments), tool_call_id=f"c{len(self._answers)}-{number}")}
+            raw = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            yield {number: DeltaToolCall(tool, raw, tool_call_id=f"c{len(self._answers)}-{number}")}
 
 
 def _run(backend: Any, *answers: list[Call], **options: Any) -> tuple[list[ToolReturnPart], Script]:
@@ -174,6 +179,59 @@ def test_a_tool_that_keeps_failing_does_not_end_the_run(work: Path) -> None:
     results, _ = _run(LocalBackend(work), *[answer for answer in answers for _ in range(3)])
     assert len(results) == 15
     assert all(result.outcome != "success" or "rror" in str(result.content) for result in results)
+
+
+_WRONG: list[Call] = [
+    ("no_such_tool", {}),
+    ("another", {"a": 1}),
+    ("write_memory", {"content": "x", "file": "../x"}),
+    ("write_memory", {"content": 3}),
+    ("write_file", "{not json"),
+    ("write_file", '["no", "object"]'),
+    ("edit_file", {"path": "nope.txt", "old_string": "a", "new_string": "b"}),
+    ("read_tool_result", {"handle": "large_tool_results/x", "offset": -1}),
+    ("write_plan", {"items": [{"content": 3}]}),
+    ("search_memory", {"query": ""}),
+    ("rewind_to", {}),
+]
+
+
+@pytest.mark.parametrize("call", _WRONG, ids=lambda call: f"{call[0]}-{call[1]}")
+def test_no_wrong_call_ends_the_run_however_often_it_comes(work: Path, call: Call) -> None:
+    good: Call = ("ls", {"path": "."})
+    answers = [[call], [call], [good], [call, good, call], [call], [good], [call], [call]]
+    results, _ = _run(LocalBackend(work), *answers)
+    assert len(results) == 10
+    assert [result.outcome for result in results if result.tool_name == "ls"] == ["success"] * 3
+    wrong = [result for result in results if result.tool_name != "ls"]
+    assert all(result.outcome != "success" or "rror" in str(result.content) for result in wrong)
+    assert not any("pydantic" in str(result.content) for result in wrong)
+
+
+def test_what_an_applications_tool_asks_for_again_and_again_does_not_end_the_run() -> None:
+    def picky(ctx: RunContext[Any], word: str) -> str:
+        raise ModelRetry(f"not {word}")
+
+    toolset = FunctionToolset[Any]([picky], max_retries=0)
+    results, script = _run(
+        StateBackend(), *[[("picky", {"word": "a"})]] * 6, capabilities=[Toolset(toolset)], include_checkpoints=False
+    )
+    assert [result.content for result in results] == ["not a"] * 6
+    assert "not a" in script.sent
+
+
+def test_a_model_that_is_always_wrong_is_stopped_by_the_limit_of_requests(work: Path) -> None:
+    class Wrong(Script):
+        async def __call__(
+            self, messages: list[ModelMessage], info: AgentInfo
+        ) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+            yield {0: DeltaToolCall("no_such_tool", "{}", tool_call_id=f"c{len(messages)}")}
+
+    agent = create_deep_agent(FunctionModel(stream_function=Wrong()))
+    with pytest.raises(UsageLimitExceeded):
+        asyncio.run(
+            agent.run("go", deps=DeepAgentDeps(backend=StateBackend()), usage_limits=UsageLimits(request_limit=20))
+        )
 
 
 def test_two_users_of_one_agent_share_nothing(tmp_path: Path) -> None:

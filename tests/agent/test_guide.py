@@ -5,10 +5,15 @@ user (also in `test_agent.py` and `test_checkpoint_stores.py`), C a container a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic_ai import Agent
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.models.test import TestModel
 
 from deepctl import (
     Bubblewrap,
@@ -51,6 +56,72 @@ def test_pattern_a_a_fresh_backend_in_memory_a_session(tmp_path: Path) -> None:
 
     asyncio.run(handle_request())
     assert {path.name for path in tmp_path.iterdir()} == {"cwd", "user"}
+
+
+@pytest.fixture
+def loop() -> Iterator[None]:
+    """`run_sync` runs in the thread's event loop, and leaves one that it had to make open."""
+    made = asyncio.new_event_loop()
+    asyncio.set_event_loop(made)
+    yield
+    made.close()
+    asyncio.set_event_loop(None)
+
+
+def _scripted(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    """What a test of an application says instead of a model: no stream anywhere."""
+    if any(isinstance(part, ToolReturnPart) for part in messages[-1].parts):
+        return ModelResponse(parts=[TextPart("written")])
+    return ModelResponse(parts=[ToolCallPart("write_file", {"path": "a.txt", "content": "x"})])
+
+
+@pytest.mark.usefixtures("loop")
+@pytest.mark.parametrize("store", [InMemoryCheckpointStore, None, "file"])
+def test_an_applications_tests_need_no_model_that_streams(tmp_path: Path, store: Any) -> None:
+    kept = FileCheckpointStore(tmp_path / "kept") if store == "file" else store() if store else None
+    deps = DeepAgentDeps(backend=LocalBackend(tmp_path / "work"), checkpoint_store=kept)
+    agent = create_deep_agent(FunctionModel(_scripted))
+    assert agent.run_sync("write it", deps=deps).output == "written"
+    assert (tmp_path / "work" / "a.txt").read_text() == "x"
+    tester = create_deep_agent(TestModel(call_tools=["ls", "write_memory", "read_plan"]))
+    assert "a.txt" in tester.run_sync("go", deps=deps).output
+
+    async def every_way() -> None:
+        assert (await agent.run("write it", deps=deps)).output == "written"
+        async with agent.iter("write it", deps=deps) as run:
+            async for _ in run:
+                pass
+        assert run.result is not None
+        assert run.result.output == "written"
+        async with tester.run_stream("go", deps=deps) as stream:
+            assert "a.txt" in await stream.get_output()
+
+    asyncio.get_event_loop().run_until_complete(every_way())
+
+
+@pytest.mark.usefixtures("loop")
+def test_the_offline_model_has_a_name_in_an_application_too() -> None:
+    agent = create_deep_agent("offline")
+    deps = DeepAgentDeps(backend=StateBackend())
+    assert "1 line" in agent.run_sync("write a.txt: x", deps=deps).output
+    bare = Agent(offline_model())
+    assert "offline model" in bare.run_sync("hello").output
+
+    async def streamed() -> str:
+        async with agent.run_stream("read a.txt", deps=deps) as stream:
+            return await stream.get_output()
+
+    assert "x" in asyncio.get_event_loop().run_until_complete(streamed())
+
+
+@pytest.mark.usefixtures("loop")
+def test_a_model_that_can_only_stream_can_be_run_all_the_same() -> None:
+    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
+        yield "in "
+        yield "pieces"
+
+    agent = create_deep_agent(FunctionModel(stream_function=stream))
+    assert agent.run_sync("go", deps=DeepAgentDeps(backend=StateBackend())).output == "in pieces"
 
 
 @pytest.fixture

@@ -162,6 +162,18 @@ def test_debug_output_shows_where_and_no_key(deepctl: InProcess, monkeypatch: py
     assert KEY not in result.stderr
 
 
+def test_calls_that_are_wrong_are_failed_results_and_the_turn_goes_on(
+    deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = ("write_file", {"path": "a.txt", "content": "x"})
+    wrong = [ToolCalls([("no_such_tool", {}), good, ("write_memory", {"content": "x", "file": "../x"})])] * 5
+    with provider(*wrong, Text(["Done."])) as server:
+        result = deepctl("chat", "--json", "--model", _point_at(server, "openai", monkeypatch), "go").ok()
+    assert [event["ok"] for event in result.events if event["type"] == "tool_result"] == [False, True, False] * 5
+    assert result.events[-1]["output"] == "Done."
+    deepctl("chat", "and now").ok()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_key_that_a_command_finds_is_told_nobody(
     process: Command, home: Path, monkeypatch: pytest.MonkeyPatch, kind: str
