@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTS ?= tests
+# Most tests wait more than they work, so there may be more of them at once than cores.
+WORKERS ?= 4
 DEV := $(VENV)/.ready-dev
 SOAK := $(addprefix tests/domain/test_,crash.py checkpoint_damage.py stories.py memory_changes.py purging.py session_delete.py wiping.py)
 
@@ -38,7 +40,7 @@ demo: $(READY)
 	@PATH="$(abspath $(BIN)):$$PATH" sh examples/demo.sh
 
 test: $(DEV)
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 soak: $(DEV)
 	DEEPCTL_SOAK=1 $(BIN)/pytest $(SOAK)
