@@ -17,7 +17,7 @@ from deepctl.agent.turn import KEPT, Emit, storing
 from deepctl.domain import layout
 from deepctl.domain.checkpoints import comparing, reading, rewinding
 from deepctl.domain.checkpoints.objects import Scratch
-from deepctl.domain.checkpoints.records import AGENT, Position, Record
+from deepctl.domain.checkpoints.records import Position, Record, state_author
 from deepctl.domain.checkpoints.rewinding import Conflicts, Wish
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.sessions import log
@@ -176,7 +176,7 @@ class TurnCheckpoints:
             self._session.id,
             Wish(target),
             exclude=work.workspace.exclude,
-            author=self._session.id,
+            author=state_author(self._work.in_turn(tool_at_work=True), self._session.id),
             content=comparing.present(self.workspace, work.store.objects),
         )
         work.store.objects.scratch.clear()
@@ -189,5 +189,6 @@ class TurnCheckpoints:
         """Do what the agent asked for."""
         self._is_over = True
         target = self._work.ledger.records[request.checkpoint_id]
-        done = rewinding.rewind(self._work, self._session, Wish(target), position=self._position(), author=AGENT)
+        author = self._work.in_turn(tool_at_work=True)
+        done = rewinding.rewind(self._work, self._session, Wish(target), position=self._position(), author=author)
         self._tell(done.safety)

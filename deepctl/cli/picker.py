@@ -46,9 +46,12 @@ class _Picker:
         self._session = session
         self._records = records
         self._wish = wish
-        # What a script would take: where the last turn began.
-        turns = records[0].turn
-        self._at = next((number for number, record in enumerate(records) if record.turn < turns), 0)
+        # What a script would take: where the last turn began. It may have been removed.
+        try:
+            began = reading.find(reader.paths, reader.ledger, "~1", session.name)
+        except DeepctlError:
+            began = records[0]
+        self._at = next((number for number, record in enumerate(records) if record.id == began.id), 0)
         self._previews: dict[str, list[str]] = {}
 
     def run(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,27 @@ class Scene:
             writer.message(_request(result))
             writer.message({"kind": "response", "parts": [{"part_kind": "text", "content": f"did {prompt}"}]})
             work.after_turn(found, position._replace(offset=writer.end, message_count=count + writer.count))
+            writer.close()
+
+    def killed_turn(self, prompt: str, *calls: Callable[[], object], session: str = "main", **options: Any) -> None:
+        """A turn whose one answer makes these tool calls, killed in the last of them."""
+        with self.work(**options) as work:
+            found = self.session(session)
+            conversation = catalogue.read(found)
+            before = reading.position(found, conversation)
+            work.before_turn(found, before)
+            writer = log.Writer(found.directory, found.log, before.turn + 1)
+            writer.message(_request({"part_kind": "user-prompt", "content": prompt}))
+            names = [{"tool_name": "execute", "tool_call_id": f"{prompt} {number}"} for number in range(len(calls))]
+            writer.message({"kind": "response", "parts": [{"part_kind": "tool-call", **name} for name in names]})
+            position = before._replace(turn=writer.turn, log=found.log, prompt=prompt)
+            for number, (call, name) in enumerate(zip(calls, names, strict=True), 1):
+                here = position._replace(offset=writer.end, message_count=before.message_count + writer.count)
+                work.before_tool(found, here)
+                call()
+                if number < len(calls):
+                    writer.result({"part_kind": "tool-return", **name, "content": "done"})
+                    work.after_tool(found, here._replace(offset=writer.end))
             writer.close()
 
     def write(self, name: str, text: str | None) -> None:

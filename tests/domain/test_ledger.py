@@ -96,32 +96,32 @@ def test_a_label_names_one_checkpoint_in_whatever_case(place: str) -> None:
         writer.label("aaaa000000000002", "GOOD")
     writer.label("aaaa000000000001", "Good")
     writer.close()
-    assert resolve(ledger.read(place), "gOOD", [], 3).id == "aaaa000000000001"
+    assert resolve(ledger.read(place), "gOOD", None, 3).id == "aaaa000000000001"
 
 
 def test_a_reference_is_an_id_then_a_label_then_a_prefix(place: str) -> None:
     found = ledger.read(place)
-    assert resolve(found, "bbbb000000000003", [], 3).turn == 3
-    assert resolve(found, "good", [], 3).turn == 1
-    assert resolve(found, "bbbb", [], 3).turn == resolve(found, "BBBB", [], 3).turn == 3
+    assert resolve(found, "bbbb000000000003", None, 3).turn == 3
+    assert resolve(found, "good", None, 3).turn == 1
+    assert resolve(found, "bbbb", [], 3).turn == resolve(found, "BBBB", None, 3).turn == 3
     with pytest.raises(UsageError, match="aaaa000000000001, aaaa000000000002"):
-        resolve(found, "aaaa", [], 3)
+        resolve(found, "aaaa", None, 3)
     for wrong in ("bbb", "cccc", "", "nope", "~", "~x", "../x", "bbbb000000000003x"):
         with pytest.raises(CheckpointNotFound):
-            resolve(found, wrong, [], 3)
+            resolve(found, wrong, None, 3)
 
 
 def test_turns_are_counted_back_along_the_line_of_the_session(place: str) -> None:
     found = ledger.read(place)
-    line = found.line_of(found.heads["s1"])
-    assert [resolve(found, f"~{n}", line, 3).turn for n in range(3)] == [3, 2, 1]
+    head = found.heads["s1"]
+    assert [resolve(found, f"~{n}", head, 3).turn for n in range(3)] == [3, 2, 1]
     for reference in ("~3", "~99"):
         with pytest.raises(CheckpointNotFound):
-            resolve(found, reference, line, 3)
+            resolve(found, reference, head, 3)
     with pytest.raises(CheckpointNotFound, match="nearest before it is bbbb000000000003"):
-        resolve(found, "~1", line, 5)
+        resolve(found, "~1", head, 5)
     with pytest.raises(CheckpointNotFound):
-        resolve(found, "~1", [], 3)
+        resolve(found, "~1", None, 3)
 
 
 def test_what_was_rewound_is_not_on_the_line_but_still_there(place: str) -> None:
@@ -135,9 +135,9 @@ def test_what_was_rewound_is_not_on_the_line_but_still_there(place: str) -> None
     writer.add(_record("dddd000000000005", 2, "aaaa000000000001"))
     writer.close()
     found = ledger.read(place)
-    line = found.line_of(found.heads["s1"])
-    assert [record.turn for record in line] == [2, 1]
-    assert resolve(found, "~1", line, 2).id == "aaaa000000000001"
+    head = found.heads["s1"]
+    assert [record.turn for record in found.line_of(head)] == [2, 1]
+    assert resolve(found, "~1", head, 2).id == "aaaa000000000001"
     assert "bbbb000000000003" in found.records
     assert found.rewinds["r1"] == rewind
 
@@ -152,6 +152,19 @@ def test_an_abandoned_rewind_never_happened(place: str) -> None:
     assert (found.unfinished, found.rewinds, found.last_rewind("s1")) == (None, {}, None)
     assert found.heads["s1"] == "bbbb000000000003"
     assert "cccc000000000004" not in found.records
+
+
+def test_an_abandoned_rewind_leaves_a_turn_that_was_killed_open(place: str) -> None:
+    writer = Writer(place)
+    writer.add(_record("bbbb000000000004", 4, "bbbb000000000003")._replace(kind="tool"))
+    writer.remove(["bbbb000000000004"], {}, [], "")
+    rewind = _rewind("r1", "cccc000000000005", "aaaa000000000001")
+    writer.begin(_record("cccc000000000005", 5, "bbbb000000000004"), rewind)
+    assert (writer.ledger.open_turns, writer.ledger.ends) == (set(), {"a": 500})
+    writer.abandon(rewind)
+    writer.close()
+    found = ledger.read(place)
+    assert (found.open_turns, found.ends) == ({"a"}, {"a": 400})
 
 
 def test_a_later_checkpoint_means_that_the_rewind_before_it_was_finished(place: str) -> None:

@@ -67,6 +67,17 @@ def _(s: Situation) -> list[str]:
     return on("show", "~2")
 
 
+@case("checkpoints show", "the checkpoint that many turns back has been removed")
+def _(s: Situation) -> list[str]:
+    scene = s.story()
+    end = scene.last()
+    scene.write("mine.txt", "mine\n")
+    scene.agent("b.txt", "x\n")
+    began = next(record for record in scene.records() if record.parent == end.id)
+    assert s.run(*on("remove", began.id)).code == 0
+    return on("show", "~1")
+
+
 @case("checkpoints show", "there is no session in which to count back")
 def _(s: Situation) -> list[str]:
     s.alice()

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from deepctl.domain import formats, names
-from deepctl.domain.checkpoints.records import AGENT, OTHER, Damage, Record, Rewind, State, check_label, checked
+from deepctl.domain.checkpoints.records import Damage, Record, Rewind, State, check_label, checked, state_author
 from deepctl.errors import Refused
 from deepctl.files import durable, sealed
 
@@ -39,8 +39,10 @@ class Ledger:
     """What the ledger says: records and rewinds in the order they were made, labels by checkpoint, what is damaged.
 
     `heads` is the checkpoint at which each session stands, `unfinished` the rewind that a kill interrupted, `packs`
-    the packs that count, `states` the workspace through time, `ends` how far each log is covered by checkpoints, and
-    `torn` whether the last line was cut short; `ends_in_removal` says that what was removed may still be on the disk.
+    the packs that count, `states` the workspace through time, `ends` how far each log is covered by checkpoints,
+    `open_turns` the logs whose latest checkpoint lies within a turn, `removed` the records of checkpoints that are
+    gone, and `torn` whether the last line was cut short; `ends_in_removal` says that what was removed may still be on
+    the disk.
     """
 
     def __init__(self) -> None:
@@ -56,8 +58,11 @@ class Ledger:
         self.torn = False
         self.parents: dict[str, str | None] = {}
         self.ends: dict[str, int] = {}
+        self.open_turns: set[str] = set()
+        self.removed: dict[str, Record] = {}
         self.ends_in_removal = False
         self._gap = False
+        self._before_rewind: tuple[int | None, bool] = (None, False)
 
     def line(self, start: str | None) -> Iterator[Record]:
         """The checkpoints that led to `start`, the latest first; what was rewound is not among them."""
@@ -71,6 +76,17 @@ class Ledger:
     def line_of(self, start: str | None) -> list[Record]:
         """The same as a list."""
         return list(self.line(start))
+
+    def line_with_removed(self, start: str | None) -> Iterator[tuple[Record, bool]]:
+        """The same with those that were removed since, and for each whether it is still there."""
+        seen: set[str] = set()
+        while start is not None and start not in seen:
+            seen.add(start)
+            if start in self.records:
+                yield self.records[start], True
+            elif start in self.removed:
+                yield self.removed[start], False
+            start = self.parents.get(start)
 
     def parent(self, record: Record) -> str | None:
         """The nearest checkpoint before it that is still there."""
@@ -113,8 +129,9 @@ class Ledger:
     def _applied(self, entry: dict[str, Any]) -> None:
         match entry:
             case {"record": dict(fields), "rewind": dict(intent)}:
-                rewind = checked(Rewind(**intent))
-                self._add(checked(Record(**fields)))
+                rewind, safety = checked(Rewind(**intent)), checked(Record(**fields))
+                self._before_rewind = (self.ends.get(safety.log), safety.log in self.open_turns)
+                self._add(safety)
                 self.rewinds[rewind.id] = rewind
                 self._pack(rewind.pack)
                 self.unfinished = rewind
@@ -143,6 +160,7 @@ class Ledger:
 
     def _add(self, record: Record) -> None:
         self.records[record.id] = record
+        self.removed.pop(record.id, None)
         self.parents[record.id] = record.parent
         self.heads[record.session] = record.id
         if record.label:
@@ -150,9 +168,13 @@ class Ledger:
         else:
             self.labels.pop(record.id, None)
         self.ends[record.log] = max(record.offset, self.ends.get(record.log, 0))
+        if record.kind == "tool":
+            self.open_turns.add(record.log)
+        else:
+            self.open_turns.discard(record.log)
         self._pack(record.pack)
         if record.tree:
-            by = {AGENT: record.session, OTHER: ""}.get(record.author) if not self._gap else None
+            by = state_author(record.author, record.session) if not self._gap else None
             self._gap = False
             self.states.append(State(record.id, record.tree, by, record.unkept, record.exclude, []))
 
@@ -178,20 +200,35 @@ class Ledger:
         else:
             self.heads.pop(rewind.session, None)
         self.states = [state for state in self.states if state.id != safety.id]
-        self.ends = {}
-        for record in self.records.values():
-            self.ends[record.log] = max(record.offset, self.ends.get(record.log, 0))
+        end, was_open = self._before_rewind
+        self.ends[safety.log] = end if end is not None else 0
+        if was_open:
+            self.open_turns.add(safety.log)
         self.packs.discard(rewind.pack)
         self.gone.add(rewind.pack)
 
     def _remove(self, identities: list[str], merged: dict[str, list[list[Any]]]) -> None:
         for identity in identities:
-            self.records.pop(identity, None)
-            self.labels.pop(identity, None)
+            self.drop(identity)
         gone = set(identities)
-        last = self.states[-1:]
-        # The last state stays in any case: what is now is compared with it.
-        self.states = [_joined(state, merged) for state in self.states if state.id not in gone or state is last[0]]
+        states: list[State] = []
+        is_gap = False
+        for number, state in enumerate(self.states, 1):
+            # The last state stays in any case: what is now is compared with it.
+            if state.id in gone and number < len(self.states):
+                is_gap = True
+                continue
+            # Of an application that saved an id again, only the state behind the gap is meant.
+            states.append(_joined(state, merged) if is_gap else state)
+            is_gap = False
+        self.states = states
+
+    def drop(self, identity: str) -> None:
+        """A checkpoint is gone. What led through it stays known."""
+        record = self.records.pop(identity, None)
+        self.labels.pop(identity, None)
+        if record is not None:
+            self.removed[identity] = record
 
 
 def _joined(state: State, merged: dict[str, list[list[Any]]]) -> State:

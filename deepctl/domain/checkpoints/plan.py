@@ -16,6 +16,9 @@ from typing import NamedTuple
 from deepctl.domain import layout
 from deepctl.domain.checkpoints.notebooks import take_back
 from deepctl.domain.checkpoints.objects import Objects, Sink
+from deepctl.domain.checkpoints.records import State
+from deepctl.domain.checkpoints.snapshots import NO_CONTENT
+from deepctl.domain.checkpoints.store import excluding
 from deepctl.domain.checkpoints.trees import DIRECTORY, FILE, Change, Entry, changes, decode
 
 _MEMORY = layout.MEMORY_DIRECTORY.encode()
@@ -42,7 +45,21 @@ class Interval(NamedTuple):
 
     def authors(self, path: bytes) -> set[str | None]:
         """Who changed this path."""
-        return {author for author, paths in self.merged if path in paths} if self.merged else {self.by}
+        if not self.merged:
+            return {self.by}
+        return {author for author, paths in self.merged if path in paths} or {None}
+
+
+def interval(before: State, after: State) -> Interval:
+    """The time between two states of a workspace that follow one another."""
+    return Interval(
+        bytes.fromhex(before.tree),
+        bytes.fromhex(after.tree),
+        after.by,
+        [(by, frozenset(map(os.fsencode, paths))) for by, paths in after.merged],
+        hidden_by(before.unkept, excluding(before.exclude)),
+        hidden_by([one for one in after.unkept if one[1] not in NO_CONTENT], excluding(after.exclude)),
+    )
 
 
 class Plan(NamedTuple):
@@ -117,6 +134,7 @@ class _Work:
         self._content = content
         self._goal: dict[bytes, Entry | None] = {}
         self._steps: dict[bytes, list[tuple[Entry | None, Entry | None]]] = {}
+        self._mixed: set[bytes] = set()
         self._conflicts: set[bytes] = set()
         self._certain: set[bytes] = set()
         self._blocked: set[bytes] = set()
@@ -134,6 +152,9 @@ class _Work:
             self._goal[path] = change.before
         if own and in_memory(path):
             self._steps.setdefault(path, []).append((change.before, change.after))
+            if authors != {session}:
+                # Whose line is whose within this step cannot be told, so taking it back could delete somebody's.
+                self._mixed.add(path)
         if authors - {session} and path in self._goal:
             self._conflicts.add(path)
             self._certain.update({path} if authors - {session, None} else ())
@@ -193,7 +214,9 @@ class _Work:
             found[above] = Change(above, current, Entry(DIRECTORY, 0o755, 0, bytes(32), posixpath.basename(above)))
 
     def _merged(self, path: bytes, current: Entry | None, sink: Sink) -> tuple[Entry | None] | None:
-        """The notebook without what the session wrote into it, or `None` if lines collide."""
+        """The notebook without what the session wrote into it, or `None` if lines collide or are of unknown authors."""
+        if path in self._mixed:
+            return None
         steps = self._steps.get(path, [])
         entries = [current, *(entry for step in steps for entry in step)]
         if any(entry is not None and (entry.kind != FILE or entry.size > MERGED_UP_TO) for entry in entries):

@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import NamedTuple
 
-from deepctl.domain.checkpoints import index, trees
+from deepctl.domain.checkpoints import index, plan, trees
 from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.objects import Objects
 from deepctl.domain.checkpoints.records import Record, Rewind, State
@@ -138,17 +139,17 @@ def remove_from(store: Checkpoints, records: Sequence[Record], report: Report | 
     identities = {record.id for record in records}
     states, merged = _after(store.ledger, identities, store.objects)
     reading = _Reading(report)
-    plan = _repacking(store.ledger, store.objects, states, identities, reading)
+    repacked = _repacking(store.ledger, store.objects, states, identities, reading)
     with store.adding() as batch:
-        for digest in plan.moved:
+        for digest in repacked.moved:
             batch.copy(digest)
             reading.one_more()
     dropped = {state.id for state in store.ledger.states} - {state.id for state in states}
     with store.counting(batch):
-        store.writer.remove(sorted(identities | dropped), merged, plan.gone, batch.pack)
-    for name in plan.gone:
+        store.writer.remove(sorted(identities | dropped), merged, repacked.gone, batch.pack)
+    for name in repacked.gone:
         store.objects.remove_pack(name)
-    return Removal(list(records), plan.freed, plan.is_blocked)
+    return Removal(list(records), repacked.freed, repacked.is_blocked)
 
 
 def _after(found: Ledger, identities: set[str], objects: Objects | None = None) -> tuple[list[State], Merged]:
@@ -157,36 +158,41 @@ def _after(found: Ledger, identities: set[str], objects: Objects | None = None) 
     gone |= {state.id for state in found.states} - found.records.keys() - found.rewinds.keys()
     states: list[State] = []
     merged: Merged = {}
-    gap: list[tuple[str, State]] = []
-    before = ""
+    gap: list[State] = []
     for number, state in enumerate(found.states):
         is_last = number == len(found.states) - 1
-        gap.append((before, state))
-        before = state.tree
+        gap.append(state)
         if state.id in gone and not is_last:
             continue
-        if (
-            states
-            and objects is not None
-            and len({(one.by, bool(one.merged)) for _, one in gap} | {(state.by, False)}) > 1
-        ):
-            try:
-                merged[state.id] = _authors(objects, gap)
-            except Damaged:
-                merged[state.id] = []
+        is_mixed = len({one.by for one in gap}) > 1 or any(one.merged for one in gap)
+        if states and objects is not None and len(gap) > 1 and is_mixed:
+            _add_account(merged, state.id, _authors(objects, [states[-1], *gap]))
         states.append(state)
         gap = []
     return states, merged
 
 
-def _authors(objects: Objects, gap: list[tuple[str, State]]) -> list[tuple[str | None, list[str]]]:
+def _add_account(merged: Merged, identity: str, account: list[tuple[str | None, list[str]]]) -> None:
+    """Say who changed what before the state `identity`; before both where an application saved an id again."""
+    known = merged.get(identity)
+    merged[identity] = [] if known == [] else (known or []) + account
+
+
+def _authors(objects: Objects, states: list[State]) -> list[tuple[str | None, list[str]]]:
+    """Who changed which paths from the first of these states to the last; nothing where that cannot be read."""
     by: dict[str | None, set[str]] = {}
-    for before, state in gap:
-        for change in trees.changes(objects, bytes.fromhex(before), bytes.fromhex(state.tree)):
-            path = os.fsdecode(change.path)
-            known = [author for author, paths in state.merged if path in paths]
-            for author in known if state.merged else [state.by]:
-                by.setdefault(author, set()).add(path)
+    try:
+        for before, after in pairwise(states):
+            stretch = plan.interval(before, after)
+            for change in trees.changes(objects, stretch.before, stretch.after):
+                authors = stretch.authors(change.path)
+                if stretch.hidden(change.path) or stretch.hidden_after(change.path):
+                    # Between two looks that did not see it, anybody may have changed it.
+                    authors = authors | {None}
+                for author in authors:
+                    by.setdefault(author, set()).add(os.fsdecode(change.path))
+    except Damaged:
+        return []
     return [(author, sorted(paths)) for author, paths in by.items()]
 
 

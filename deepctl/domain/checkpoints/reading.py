@@ -42,8 +42,7 @@ def read(paths: ProfilePaths) -> Ledger:
     found = ledger.read(paths.checkpoints)
     if gone := leaving(paths):
         for record in [one for one in found.records.values() if one.session in gone]:
-            del found.records[record.id]
-            found.labels.pop(record.id, None)
+            found.drop(record.id)
     return found
 
 
@@ -81,10 +80,10 @@ def listed(paths: ProfilePaths, found: Ledger, record: Record) -> Listed:
 def find(paths: ProfilePaths, found: Ledger, reference: str, session: str | None) -> Record:
     """The checkpoint that `reference` means; `~N` counts in the session called `session`, or the latest."""
     if not reference.startswith("~"):
-        return resolve(found, reference, [], 0)
+        return resolve(found, reference, None, 0)
     at_hand = session_at_hand(paths, session)
     turns = catalogue.read(at_hand).last_turn
-    return resolve(found, reference, found.line_of(head(found, at_hand)), turns)
+    return resolve(found, reference, head(found, at_hand), turns)
 
 
 def head(found: Ledger, session: Session) -> str | None:
@@ -161,9 +160,13 @@ def structural(paths: ProfilePaths, found: Ledger) -> list[Problem]:
 
 
 def goes_on(session: Session, found: Ledger) -> bool:
-    """Whether a session has messages that no checkpoint covers: a turn that was killed, or has none."""
+    """Whether a session's last turn was killed, or has no checkpoints.
+
+    It has messages that no checkpoint covers; or its latest checkpoint was made within a turn, so that a tool may have
+    been at work when it was killed. Of several calls in one answer, the second writes nothing before it is done.
+    """
     first, end = log.end_of(session.directory, session.log)
-    return end > max(first, found.ends.get(session.log, 0))
+    return session.log in found.open_turns or end > max(first, found.ends.get(session.log, 0))
 
 
 def last_author(paths: ProfilePaths, found: Ledger) -> str | None:

@@ -86,6 +86,11 @@ class State(NamedTuple):
     merged: list[tuple[str | None, list[str]]]
 
 
+def state_author(author: str, session: str) -> str | None:
+    """`State.by` for the `author` of a record of `session`."""
+    return {AGENT: session, OTHER: ""}.get(author)
+
+
 class Position(NamedTuple):
     """A point in a conversation: the session's id, turns and messages up to there, where in which log, last prompt."""
 

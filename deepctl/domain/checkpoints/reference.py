@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.records import Record
@@ -18,14 +17,14 @@ class CheckpointNotFound(NotFound):
     code = "checkpoint_not_found"
 
 
-def resolve(ledger: Ledger, reference: str, line: Sequence[Record], turns: int) -> Record:
+def resolve(ledger: Ledger, reference: str, head: str | None, turns: int) -> Record:
     """The checkpoint that `reference` means: an id, then a label, then a prefix of at least 4 digits.
 
-    `~N` is the state before the last N turns of the session whose checkpoints are `line`, the latest first, and which
-    has `turns` turns now. Raises `CheckpointNotFound`, or `UsageError` if a prefix fits several.
+    `~N` is the state before the last N turns of the session that stands at the checkpoint `head` and has `turns` turns
+    now. Raises `CheckpointNotFound`, or `UsageError` if a prefix fits several.
     """
     if match := _TURNS_BACK.fullmatch(reference):
-        return _back(line, int(match[1]), turns)
+        return _back(ledger, head, int(match[1]), turns)
     found = ledger.records.get(reference) or ledger.labelled(reference)
     if found is not None:
         return found
@@ -46,7 +45,7 @@ def resolve(ledger: Ledger, reference: str, line: Sequence[Record], turns: int) 
     return fitting[0]
 
 
-def _back(line: Sequence[Record], count: int, turns: int) -> Record:
+def _back(ledger: Ledger, head: str | None, count: int, turns: int) -> Record:
     wanted = turns - count
     if wanted < 0:
         raise CheckpointNotFound(
@@ -56,14 +55,28 @@ def _back(line: Sequence[Record], count: int, turns: int) -> Record:
     # Of several with as many turns, the latest is the state in which the next turn began. Where there is none yet, what
     # was kept before a rewind is not meant.
     passed = ("tool",) if count else ("tool", "rewind")
-    found = next((record for record in line if record.turn <= wanted and record.kind not in passed), None)
-    if found is None or found.turn != wanted:
-        nearest = f" The nearest before it is {found.id}." if found is not None else ""
-        raise CheckpointNotFound(
-            f"No checkpoint was kept {count} turn{'' if count == 1 else 's'} back.{nearest}",
-            "`deepctl checkpoints list` shows what there is.",
-        )
-    return found
+    line = [one for one in ledger.line_with_removed(head) if one[0].kind not in passed]
+    back = [one for one in line if one[0].turn <= wanted]
+    there = next((record for record, is_there in back if is_there), None)
+    if back and back[0][0].turn == wanted:
+        began = back[0][0]
+        if there is not None and _is_same(there, began):
+            return there
+        what = f"The checkpoint {count} turn{'' if count == 1 else 's'} back has been removed."
+    else:
+        what = f"No checkpoint was kept {count} turn{'' if count == 1 else 's'} back."
+    later = [record for record, is_there in line if is_there and record.turn > wanted]
+    nearest = [f"before it is {there.id}"] if there is not None else []
+    nearest += [f"after it is {later[-1].id}"] if later else []
+    raise CheckpointNotFound(
+        f"{what} The nearest {', the nearest '.join(nearest)}." if nearest else what,
+        "`deepctl checkpoints list` shows what there is.",
+    )
+
+
+def _is_same(there: Record, began: Record) -> bool:
+    """Whether a checkpoint is the state of another one, which may have been removed."""
+    return (there.tree, there.turn, there.log, there.offset) == (began.tree, began.turn, began.log, began.offset)
 
 
 def _missing(reference: str) -> CheckpointNotFound:

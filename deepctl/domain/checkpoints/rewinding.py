@@ -22,8 +22,8 @@ from deepctl.domain.checkpoints.carrying import Move
 from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.objects import Objects, Sink
 from deepctl.domain.checkpoints.plan import Interval, Plan
-from deepctl.domain.checkpoints.records import AGENT, OTHER, Position, Record, Rewind, State, new_id
-from deepctl.domain.checkpoints.snapshots import NO_CONTENT, Snapshot
+from deepctl.domain.checkpoints.records import Position, Record, Rewind, State, new_id, state_author
+from deepctl.domain.checkpoints.snapshots import Snapshot
 from deepctl.domain.checkpoints.store import Checkpoints, excluding
 from deepctl.domain.checkpoints.trees import DIRECTORY, Change, Entry
 from deepctl.domain.checkpoints.work import Work
@@ -236,17 +236,7 @@ def _intervals(found: Ledger, target: Record, now: bytes, author: str | None) ->
     if start is None:
         raise Damaged(f"Checkpoint {target.id} has lost its place in time.", "`deepctl checkpoints verify` tells more.")
     states = [*found.states[start:], State("", now.hex(), author, [], [], [])]
-    return [
-        Interval(
-            bytes.fromhex(before.tree),
-            bytes.fromhex(after.tree),
-            after.by,
-            [(by, frozenset(map(os.fsencode, paths))) for by, paths in after.merged],
-            plan.hidden_by(before.unkept, excluding(before.exclude)),
-            plan.hidden_by([one for one in after.unkept if one[1] not in NO_CONTENT], excluding(after.exclude)),
-        )
-        for before, after in pairwise(states)
-    ]
+    return [plan.interval(before, after) for before, after in pairwise(states)]
 
 
 def rewind(
@@ -261,7 +251,7 @@ def rewind(
         session = catalogue.find(work.paths, session.name)
     if position is None:
         position = reading.position(session, catalogue.read(session))
-    by = {AGENT: session.id, OTHER: ""}.get(author)
+    by = state_author(author, session.id)
     store, exclude = work.store, work.workspace.exclude
     with store.adding() as batch:
         present = store.snapshot(work.workspace, batch)

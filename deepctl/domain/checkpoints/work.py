@@ -136,8 +136,11 @@ class Work:
         """Whose what changed since the last look is, in the middle of a turn.
 
         The tree is kept around every tool call, so it is the agent's only while a tool is at work; where it is kept for
-        turns only, all of a turn is the agent's.
+        turns only, all of a turn is the agent's. Where it is kept by hand only, the last look may have been long before
+        the turn.
         """
+        if self.policy == MANUAL_ONLY:
+            return UNKNOWN
         return AGENT if tool_at_work or self.policy != EVERY_TOOL else OTHER
 
     def after_turn(self, session: Session, position: Position, *, tool_at_work: bool = False) -> Record | None:
@@ -149,8 +152,8 @@ class Work:
     def between(self) -> str:
         """Who changed the workspace since it was last looked at, when no turn is at work.
 
-        A killed turn has messages that no checkpoint covers. It gets its end now, and what changed since then is
-        nobody's and everybody's; where no checkpoints are made by themselves, that cannot be told at all.
+        A turn that was killed (`reading.goes_on`) gets its end now, and what changed since its last checkpoint cannot
+        be told apart. Where no checkpoints are made by themselves, nothing can.
         """
         author = OTHER
         for name in catalogue.all_names(self.paths):
