@@ -103,7 +103,7 @@ def test_a_reference_is_an_id_then_a_label_then_a_prefix(place: str) -> None:
     found = ledger.read(place)
     assert resolve(found, "bbbb000000000003", None, 3).turn == 3
     assert resolve(found, "good", None, 3).turn == 1
-    assert resolve(found, "bbbb", [], 3).turn == resolve(found, "BBBB", None, 3).turn == 3
+    assert resolve(found, "bbbb", None, 3).turn == resolve(found, "BBBB", None, 3).turn == 3
     with pytest.raises(UsageError, match="aaaa000000000001, aaaa000000000002"):
         resolve(found, "aaaa", None, 3)
     for wrong in ("bbb", "cccc", "", "nope", "~", "~x", "../x", "bbbb000000000003x"):
