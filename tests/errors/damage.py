@@ -148,12 +148,3 @@ def _(s: Situation) -> list[str]:
 def _(s: Situation) -> list[str]:
     _log(s).unlink()
     return list(MAIN)
-
-
-@case("checkpoints save", "the cache is damaged")
-def _(s: Situation) -> list[str]:
-    s.story()
-    cache = s.profile / "cache" / "snapshots.sqlite"
-    raw = cache.read_bytes()
-    cache.write_bytes(raw[:4096] + b"\xff" * (len(raw) - 4096))
-    return on("save")

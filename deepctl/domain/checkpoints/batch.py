@@ -6,10 +6,12 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from deepctl.domain.checkpoints.cache import Location
+from deepctl.domain.checkpoints.ledger import UNCOUNTED
 from deepctl.domain.checkpoints.packs import CHUNK, HEADER, SUFFIX, Stored, hashed, tail
 from deepctl.files import durable
 
@@ -51,7 +53,7 @@ class Batch:
 
     def has(self, digest: bytes) -> bool:
         """Whether an object is kept already, or about to be."""
-        return self._objects.find(digest) is not None
+        return self._objects.keeps(digest)
 
     def afterwards(self, action: Callable[[], None]) -> None:
         """Do something once everything is in place; never, if it is not."""
@@ -163,6 +165,8 @@ class Batch:
     def _seal(self) -> None:
         self._write(tail(self._table))
         self.flush()
+        if self._objects.has_ledger:
+            os.fchmod(self._descriptor, UNCOUNTED)
         os.fsync(self._descriptor)
         self.pack = os.urandom(8).hex() + SUFFIX
         os.rename(self._path, os.path.join(self._objects.directory, self.pack))
@@ -177,14 +181,18 @@ class Batch:
         try:
             if kind is None:
                 self.commit()
+        except BaseException:
+            if self.pack:
+                # Nothing may rely on it. Where it cannot be removed now, its mode tells the next command.
+                with suppress(OSError):
+                    self._objects.remove_pack(self.pack)
+            raise
         finally:
             self._objects.batch_ended()
             if self._descriptor >= 0:
                 os.close(self._descriptor)
-                try:
+                with suppress(OSError):  # the next command removes it
                     os.unlink(self._path)
-                except FileNotFoundError:
-                    pass
 
 
 def _compressed(data: bytes) -> bytes:

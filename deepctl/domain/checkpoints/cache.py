@@ -1,7 +1,8 @@
 """What can be looked up faster than found out: where objects lie, and which directories have not changed.
 
-A SQLite file that may be deleted at any time, and is, by itself, when it cannot be read. Nothing in it is believed
-without a check: an object is compared with its hash when it is read, and a directory with its files' status.
+A SQLite file that may be deleted at any time, and is, by itself, when it cannot be read or written. Nothing in it is
+believed without a check: an object is compared with its hash when it is read, and a directory with its files' status.
+Every error of SQLite's ends here: a command that cannot have its cache takes longer, and does not fail.
 Killing a writer leaves it whole (SQLite's rollback journal); a power cut may not, which is why it is only a cache.
 """
 
@@ -11,15 +12,20 @@ import os
 import sqlite3
 import stat
 import zlib
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from deepctl.domain import formats
 from deepctl.errors import Refused
 from deepctl.files import durable
 
+T = TypeVar("T")
+
 _FORMAT = formats.CACHE.current
+_FAILURES = (sqlite3.Error, OSError, Refused)
+"""What SQLite, the disk, or something else in the place of the file can raise."""
 _SCHEMA = """
 CREATE TABLE packs (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE objects (
@@ -63,19 +69,19 @@ def _directory_sum(path: bytes, key: bytes | None, tree: bytes, files: bytes) ->
 class Cache:
     """The cache at `path`, opened for writing; without one, a cache that is gone when it is closed.
 
-    The caller holds the lock of the profile, if there is a path.
+    No method fails because of the cache: an error of SQLite's, or of the disk below it, throws away everything the
+    cache knew, and it goes on empty; in memory if the disk does not take a new one. `generation` grows with that, so
+    that whoever relies on what they told the cache can tell that it is forgotten. The caller holds the lock of the
+    profile, if there is a path.
     """
 
     def __init__(self, path: str = _MEMORY) -> None:
         self._path = path
+        self.generation = 0
         try:
-            self._open()
-        except sqlite3.DatabaseError:
-            self.forget()
-        except (OSError, Refused):
-            # Something else is in its place. It can be done without.
-            self._path = _MEMORY
-            self._open()
+            self._database = _opened(self._path)
+        except _FAILURES:
+            self._begin_anew()
 
     @classmethod
     def copy_of(cls, path: str) -> Cache:
@@ -97,100 +103,138 @@ class Cache:
             return cls()
         return copied
 
-    def _open(self) -> None:
-        if self._path != _MEMORY:
-            durable.make_root(os.path.dirname(self._path))
-            durable.make_private_file(self._path)
-        self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        try:
-            self._database.execute("PRAGMA synchronous = OFF")
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version != _FORMAT:
-                for (table,) in self._database.execute(
-                    "SELECT name FROM sqlite_master WHERE type = 'table'"
-                ).fetchall():
-                    self._database.execute(f'DROP TABLE "{table}"')
-                self._database.executescript(_SCHEMA)
-                self._database.execute(f"PRAGMA user_version = {_FORMAT}")
-        except BaseException:
-            self._database.close()
-            raise
-
     def forget(self) -> None:
         """Throw everything away and begin anew."""
         self.close()
-        if self._path == _MEMORY:
-            self._open()
-            return
-        for suffix in ("", "-journal"):
-            try:
-                os.unlink(self._path + suffix)
-            except FileNotFoundError:
-                pass
-        try:
-            self._open()
-        except sqlite3.Error:
-            # The disk may be full. It can be done without.
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Go on empty. A disk gets one chance with a new file: one that is full would fail again and again."""
+        self.generation += 1
+        if self._path != _MEMORY:
+            # What cannot be deleted stays behind as after a kill: older than the packs, and checked against them.
+            for suffix in ("-journal", ""):
+                with suppress(OSError):
+                    os.unlink(self._path + suffix)
+            if self.generation == 1:
+                with suppress(*_FAILURES):
+                    self._database = _opened(self._path)
+                    return
             self._path = _MEMORY
-            self._open()
+        self._database = _opened(_MEMORY)
 
     def close(self) -> None:
-        if hasattr(self, "_database"):
+        """Let go of the file."""
+        with suppress(sqlite3.Error):
             self._database.close()
+
+    def _guarded(self, operation: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        """What an operation on the database returns; `otherwise` if it fails, and then the cache begins anew."""
+        try:
+            return operation(self._database)
+        except _FAILURES:
+            self.forget()
+            return otherwise
+
+    def _changed(self, change: Callable[[sqlite3.Connection], object]) -> None:
+        """Make a change entirely, or lose the whole cache."""
+
+        def transaction(database: sqlite3.Connection) -> None:
+            database.execute("BEGIN")
+            change(database)
+            database.execute("COMMIT")
+
+        self._guarded(transaction, None)
 
     def packs(self) -> set[str]:
         """The packs whose objects are in the cache."""
-        return {name for (name,) in self._database.execute("SELECT name FROM packs")}
+        return self._guarded(lambda database: {name for (name,) in database.execute("SELECT name FROM packs")}, set())
 
     def add_pack(self, name: str, objects: Iterable[tuple[bytes, int, int, int]]) -> None:
         """Remember the objects of a pack: hash, offset, stored length and size of each."""
-        self._database.execute("BEGIN")
-        self._database.executemany(
-            "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                (digest, name, offset, stored, size, _object_sum(digest, name, offset, stored, size))
-                for digest, offset, stored, size in objects
-            ),
-        )
-        self._database.execute("INSERT OR REPLACE INTO packs VALUES (?)", (name,))
-        self._database.execute("COMMIT")
+        rows = [
+            (digest, name, offset, stored, size, _object_sum(digest, name, offset, stored, size))
+            for digest, offset, stored, size in objects
+        ]
+
+        def add(database: sqlite3.Connection) -> None:
+            database.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?)", rows)
+            database.execute("INSERT OR REPLACE INTO packs VALUES (?)", (name,))
+
+        self._changed(add)
 
     def drop_packs(self) -> None:
         """A pack is gone: forget them all, and the trees of directories.
 
         What was in it may be in another, too, and only one place of an object is known.
         """
-        self._database.execute("BEGIN")
-        for table in ("directories", "objects", "packs"):
-            self._database.execute(f"DELETE FROM {table}")
-        self._database.execute("COMMIT")
+
+        def drop(database: sqlite3.Connection) -> None:
+            for table in ("directories", "objects", "packs"):
+                database.execute(f"DELETE FROM {table}")
+
+        self._changed(drop)
 
     def find(self, digest: bytes) -> Location | None:
-        """Where an object lies, or `None` if the cache does not know it. Raises `sqlite3.DatabaseError` if damaged."""
-        row = self._database.execute(
-            "SELECT pack, offset, stored, size, sum FROM objects WHERE hash = ?", (digest,)
-        ).fetchone()
-        if row is None:
-            return None
-        if _object_sum(digest, *row[:4]) != row[4]:
-            raise sqlite3.DatabaseError("a row is not as it was written")
-        return Location(*row[:4])
+        """Where an object lies, or `None` if the cache does not know it."""
+
+        def row(database: sqlite3.Connection) -> Location | None:
+            found = database.execute(
+                "SELECT pack, offset, stored, size, sum FROM objects WHERE hash = ?", (digest,)
+            ).fetchone()
+            if found is not None and _object_sum(digest, *found[:4]) != found[4]:
+                raise sqlite3.DatabaseError("a row is not as it was written")
+            return Location(*found[:4]) if found is not None else None
+
+        return self._guarded(row, None)
 
     def directories(self) -> dict[bytes, tuple[bytes | None, bytes]]:
         """The key and the tree of every directory that was seen, by path."""
-        rows = self._database.execute("SELECT path, key, tree FROM directories")
-        return {path: (key, tree) for path, key, tree in rows}
+        return self._guarded(
+            lambda database: {
+                path: (key, tree) for path, key, tree in database.execute("SELECT path, key, tree FROM directories")
+            },
+            {},
+        )
 
     def files(self, path: bytes) -> bytes | None:
         """What is known of the files of one directory; nothing if it is not as it was written."""
-        row = self._database.execute("SELECT key, tree, files, sum FROM directories WHERE path = ?", (path,)).fetchone()
-        return row[2] if row is not None and _directory_sum(path, *row[:3]) == row[3] else None
+        found = self._guarded(
+            lambda database: database.execute(
+                "SELECT key, tree, files, sum FROM directories WHERE path = ?", (path,)
+            ).fetchone(),
+            None,
+        )
+        return found[2] if found is not None and _directory_sum(path, *found[:3]) == found[3] else None
 
     def put_directories(self, rows: Iterable[tuple[bytes, bytes | None, bytes, bytes]], gone: Iterable[bytes]) -> None:
         """Remember directories (path, key, tree, files), and forget those that are gone."""
-        self._database.execute("BEGIN")
-        self._database.executemany(
-            "INSERT OR REPLACE INTO directories VALUES (?, ?, ?, ?, ?)", ((*row, _directory_sum(*row)) for row in rows)
-        )
-        self._database.executemany("DELETE FROM directories WHERE path = ?", ((path,) for path in gone))
-        self._database.execute("COMMIT")
+
+        def put(database: sqlite3.Connection) -> None:
+            database.executemany(
+                "INSERT OR REPLACE INTO directories VALUES (?, ?, ?, ?, ?)",
+                [(*row, _directory_sum(*row)) for row in rows],
+            )
+            database.executemany("DELETE FROM directories WHERE path = ?", [(path,) for path in gone])
+
+        self._changed(put)
+
+
+def _opened(path: str) -> sqlite3.Connection:
+    """The database at `path`, with its tables; what another format left there goes."""
+    if path != _MEMORY:
+        durable.make_root(os.path.dirname(path))
+        durable.make_private_file(path)
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA synchronous = OFF")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version != _FORMAT:
+            for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                database.execute(f'DROP TABLE "{table}"')
+            database.executescript(_SCHEMA)
+            database.execute(f"PRAGMA user_version = {_FORMAT}")
+    except BaseException:
+        database.close()
+        raise
+    return database

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
+from contextlib import suppress
 from typing import Protocol
 
 from deepctl.domain.checkpoints import packs
@@ -18,14 +18,26 @@ from deepctl.files import durable
 
 
 class Objects:
-    """The objects below `directory`, with `cache` to find them. The caller holds the lock of the profile."""
+    """The objects below `directory`, with `cache` to find them. The caller holds the lock of the profile.
 
-    def __init__(self, directory: str, cache: Cache) -> None:
+    `counted` names the packs that something on record relies on. What only another pack has can be read, but is added
+    again: that pack may be rubbish, and go. Without it, every pack counts.
+    """
+
+    def __init__(self, directory: str, cache: Cache, counted: Callable[[], Container[str]] | None = None) -> None:
         self.directory = directory
         self._cache = cache
+        self._counted = counted
         self._known: set[str] | None = None
+        self._generation = cache.generation
+        self._is_complete = False
         self._batch: Batch | None = None
         self.scratch: dict[bytes, bytes] = {}
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether a pack must be named by something to count."""
+        return self._counted is not None
 
     def names(self) -> set[str]:
         """Names of the packs that are on the disk."""
@@ -36,12 +48,14 @@ class Objects:
 
     def _packs(self) -> set[str]:
         """Names of the packs that are there, all of them in the cache."""
-        if self._known is None:
+        while self._known is None or self._generation != self._cache.generation:
+            self._generation = self._cache.generation
             there = self.names()
             cached = self._cache.packs()
             if cached - there:
                 self._cache.drop_packs()
                 cached = set()
+            self._is_complete = not cached
             for name in there - cached:
                 try:
                     self._cache.add_pack(name, (entry[:4] for entry in self.table(name)))
@@ -59,15 +73,27 @@ class Objects:
         there = self._packs()
         if not there:
             return None
-        try:
-            found = self._cache.find(digest)
-        except sqlite3.DatabaseError:
-            # It is only a cache: made anew from the packs.
-            self._cache.forget()
-            self._known = None
+        found = self._cache.find(digest)
+        if self._generation != self._cache.generation:
+            # It has lost what it knew: made anew from the packs.
             there = self._packs()
             found = self._cache.find(digest)
         return found if found is not None and found.pack in there else None
+
+    def _find_for_certain(self, digest: bytes) -> Location | None:
+        """The same; that the cache does not know an object is no evidence that it is gone, the packs' tables are."""
+        found = self.find(digest)
+        if found is None and not self._is_complete:
+            self.forget()
+            found = self.find(digest)
+        return found
+
+    def keeps(self, digest: bytes) -> bool:
+        """Whether an object is kept for certain, or about to be: whether a record may name it."""
+        if self._batch is not None and self._batch.find(digest) is not None:
+            return True
+        found = self.find(digest)
+        return found is not None and (self._counted is None or found.pack in self._counted())
 
     def read(self, digest: bytes) -> bytes:
         """An object, whole. Raises `Damaged` if it is not there or not what its hash says."""
@@ -78,7 +104,7 @@ class Objects:
         if digest in self.scratch:
             yield self.scratch[digest]
             return
-        location = self.find(digest)
+        location = self._find_for_certain(digest)
         if location is None:
             raise Damaged(f"Object {digest.hex()[:16]} is missing from {self.directory}.")
         if self._batch is not None:
@@ -129,13 +155,12 @@ class Objects:
 
     def remove_pack(self, name: str) -> None:
         """Delete a pack; the caller knows that nothing needs it. Nothing if it is gone already."""
+        self._known = None
+        # First, as it frees the space that the cache may need.
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.directory, name))
         if name in self._cache.packs():
             self._cache.drop_packs()
-        self._known = None
-        try:
-            os.unlink(os.path.join(self.directory, name))
-        except FileNotFoundError:
-            pass
 
 
 class Sink(Protocol):

@@ -13,7 +13,6 @@ between them there is no change that would be somebody's, and in the way of a re
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -118,12 +117,13 @@ def _commit(work: Work, batch: Batch, live: Live, plan: _Plan, expected: list[Fo
     store = work.store
     raw = b""
     try:
-        live.forget(expected)
-        if plan.packs.gone or batch.pack:
-            raw = ledger_with(store.writer.content(), plan.trees, plan.packs.gone, batch.pack)
-            store.writer.replace(raw)
+        with store.counting(batch):
+            live.forget(expected)
+            if plan.packs.gone or batch.pack:
+                raw = ledger_with(store.writer.content(), plan.trees, plan.packs.gone, batch.pack)
+                store.writer.replace(raw)
     except BaseException as error:
-        is_done = _settle(store, batch, raw)
+        is_done = _is_in_place(store, raw)
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(f"Interrupted. {_DONE if is_done else _NOT_DONE}") from None
         if isinstance(error, OSError):
@@ -135,16 +135,12 @@ _DONE = "The checkpoints are purged; what is left on the disk goes with the next
 _NOT_DONE = "The checkpoints are as they were; notebooks in the workspace may have lost the lines already."
 
 
-def _settle(store: Checkpoints, batch: Batch, raw: bytes) -> bool:
-    """Whether the new ledger is in place. If it is not, the pack goes that only it names."""
+def _is_in_place(store: Checkpoints, raw: bytes) -> bool:
+    """Whether the new ledger is the one on the disk."""
     try:
-        if raw and store.writer.content() == raw:
-            return True
-        if batch.pack:
-            store.objects.remove_pack(batch.pack)
-    except (OSError, sqlite3.Error):
-        pass  # whoever opens the profile next finds it unnamed
-    return False
+        return bool(raw) and store.writer.content() == raw
+    except OSError:
+        return False
 
 
 def _clean_up(store: Checkpoints, gone: list[str]) -> None:

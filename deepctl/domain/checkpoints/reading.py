@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from deepctl.domain.checkpoints import index, ledger
-from deepctl.domain.checkpoints.ledger import MESSAGES, Ledger
+from deepctl.domain.checkpoints.ledger import MESSAGES, Ledger, is_uncounted
 from deepctl.domain.checkpoints.records import Position, Record
 from deepctl.domain.checkpoints.reference import resolve
 from deepctl.domain.layout import ProfilePaths
@@ -141,19 +141,22 @@ def structural(paths: ProfilePaths, found: Ledger) -> list[Problem]:
         with os.scandir(directory) as entries:
             for entry in entries:
                 sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
-    packs: dict[str, int] = {}
+    packs: dict[str, os.stat_result] = {}
     if os.path.isdir(paths.packs):
         with os.scandir(paths.packs) as entries:
-            packs = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}
+            packs = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
     for record in found.records.values():
         if record.log and sizes.get(record.log + log.SUFFIX, -1) < record.offset:
             reason = "cut short" if record.log + log.SUFFIX in sizes else "missing"
             problems.append(Problem(record.id, record.log + log.SUFFIX, f"its message log is {reason}"))
-        elif record.pack in found.packs and packs.get(record.pack, -1) < record.added_bytes:
+        elif record.pack in found.packs and (
+            record.pack not in packs or packs[record.pack].st_size < record.added_bytes
+        ):
             reason = "cut short" if record.pack in packs else "missing"
             problems.append(Problem(record.id, os.path.join(paths.packs, record.pack), f"its pack is {reason}"))
     problems += [Problem(identity, path, "its line is missing") for identity in index.lost(paths, found)]
-    unnamed = {name for name in packs if name.endswith(".pack")} - found.packs - found.gone
+    unnamed = {name for name, status in packs.items() if name.endswith(".pack") and not is_uncounted(status)}
+    unnamed -= found.packs | found.gone
     if len(unnamed) > 1:
         problems.append(Problem(None, path, f"lines are missing: nothing names {len(unnamed)} packs"))
     return problems

@@ -7,9 +7,8 @@ ledger makes it count. What a kill leaves between the two is rubbish, and openin
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -18,11 +17,11 @@ from deepctl.domain import blocks
 from deepctl.domain.checkpoints import snapshots
 from deepctl.domain.checkpoints.batch import Batch
 from deepctl.domain.checkpoints.cache import Cache
-from deepctl.domain.checkpoints.ledger import LEDGER, Ledger, Writer, read
+from deepctl.domain.checkpoints.ledger import LEDGER, Ledger, Writer, is_uncounted, read
 from deepctl.domain.checkpoints.objects import Objects, Sink
 from deepctl.domain.checkpoints.records import Position, Record, new_id
 from deepctl.domain.checkpoints.snapshots import LeaveOut, Report, Snapshot
-from deepctl.errors import StorageError
+from deepctl.files import durable
 
 PACKS = "packs"
 _PROMPT_LENGTH = 200
@@ -63,7 +62,7 @@ class Checkpoints:
         self.directory = directory
         self._writer = Writer(directory)
         self.cache = Cache(cache)
-        self.objects = Objects(os.path.join(directory, PACKS), self.cache)
+        self.objects = Objects(os.path.join(directory, PACKS), self.cache, lambda: self.ledger.packs)
         if collect:
             self.collect()
 
@@ -98,15 +97,17 @@ class Checkpoints:
         self.cache.close()
 
     def collect(self) -> None:
-        """Remove what killed writers left.
+        """Remove what killed and failed writers left.
 
-        A kill leaves at most one pack that no line names. More of them, or a damaged line, mean that the ledger has
-        lost something: then nothing is deleted but what the ledger itself calls gone.
+        A pack gets another mode once a line names it (`ledger.UNCOUNTED`). One without a line and with that mode, or a
+        damaged line, mean that the ledger has lost something: then nothing is deleted but what it calls gone itself.
         """
         self.sweep()
-        strays = self.strays()
-        if len(strays) == 1 and not self.ledger.damage:
-            self.objects.remove_pack(strays.pop())
+        if self.ledger.damage:
+            return
+        for name in self.strays():
+            if is_uncounted(os.lstat(os.path.join(self.objects.directory, name))):
+                self.objects.remove_pack(name)
 
     def sweep(self) -> None:
         """Remove unfinished packs, and those that the ledger calls gone."""
@@ -124,20 +125,9 @@ class Checkpoints:
         """The packs on the disk that no line names."""
         return self.objects.names() - self.ledger.packs - self.ledger.gone
 
-    @contextmanager
-    def adding(self) -> Iterator[Batch]:
-        """A batch of objects; trouble with the cache ends in an error that a second try does not have."""
-        try:
-            with self.objects.adding() as batch:
-                yield batch
-        except sqlite3.Error as error:
-            self.cache.forget()
-            raise StorageError(
-                f"The cache of checkpoints cannot be used: {error}. It was deleted.",
-                "Try again: a new one is made.",
-                code="cache",
-                retryable=True,
-            ) from error
+    def adding(self) -> Batch:
+        """A batch of objects."""
+        return self.objects.adding()
 
     def snapshot(self, workspace: Workspace, sink: Sink) -> Snapshot:
         """The whole of a workspace; what is new of it goes into `sink`."""
@@ -178,8 +168,12 @@ class Checkpoints:
         except BaseException:
             # The disk is asked: an interrupt may have come when the line was there and nothing here knew of it.
             if batch.pack and batch.pack not in read(self.directory).packs:
-                self.objects.remove_pack(batch.pack)
+                with suppress(OSError):  # the next command removes it
+                    self.objects.remove_pack(batch.pack)
             raise
+        if batch.pack:
+            with suppress(OSError):  # only if its line is lost does it matter
+                os.chmod(os.path.join(self.objects.directory, batch.pack), durable.FILE_MODE)
 
     def record(
         self,

@@ -46,11 +46,7 @@ class Work:
         # Whoever took it away takes nothing with it: a rewind brings the files back.
         durable.make_directory(paths.workspace)
         self.workspace = Workspace(paths.workspace, exclude, report)
-        self.store = Checkpoints(paths.checkpoints, cache=paths.snapshot_cache, collect=False)
-        if index.lost(paths, self.ledger):
-            self.store.sweep()
-        else:
-            self.store.collect()
+        self.store = Checkpoints(paths.checkpoints, cache=paths.snapshot_cache)
         index.refresh(paths, self.ledger)
 
     @property
