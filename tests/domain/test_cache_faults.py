@@ -24,7 +24,8 @@ _SAMPLE = 2
 
 
 class Faults:
-    """Counts the calls of SQLite, and makes number `at` fail, from 1: before it is done, or `after`, or all from it `on`.
+    """Counts the calls of SQLite and makes number `at`, from 1, fail: before or `after` it is done, or `on` from there.
+
 
     In memory there is no disk that could fail.
     """
