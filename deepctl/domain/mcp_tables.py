@@ -203,7 +203,7 @@ class _Keys:
                 raise self.bad(f"has a key that means nothing: {key!r}", _nearest(key, known))
 
     def bad(self, what: str, hint: str) -> BadSetting:
-        return BadSetting(f"{self.place} {what}.", hint)
+        return BadSetting(settings.shown(f"{self.place} {what}."), hint)
 
     def refuse(self, *names: str, of: str) -> None:
         for key in names:

@@ -53,7 +53,15 @@ def parse(found: object, where: str) -> Permissions:
     place = f"[permissions] in {where}"
     if not isinstance(found, dict):
         raise BadSetting(f"{place} must be a table.", _SUCH_AS)
-    return {operation: _rules(_known(operation, OPERATIONS, place), rules, place) for operation, rules in found.items()}
+    try:
+        return {
+            operation: _rules(_known(operation, OPERATIONS, place), rules, place) for operation, rules in found.items()
+        }
+    except BadSetting as error:
+        from deepctl.redaction import without_passwords  # its patterns take a while to be made
+
+        error.message = without_passwords(error.message)
+        raise
 
 
 def _rules(operation: str, found: object, place: str) -> Rules:

@@ -169,7 +169,7 @@ def ask(addresses: Sequence[Address], seconds: float = _SECONDS) -> list[Server]
         thread.join(max(0.0, end - time.monotonic()))
     late = f"no answer within {seconds:g} s"
     return [
-        answers.get(number) or Server(keys.without_password(address.url), address.kind, False, late, ())
+        answers.get(number) or Server(settings.shown(address.url), address.kind, False, late, ())
         for number, address in enumerate(addresses)
     ]
 
@@ -179,7 +179,7 @@ class _Unanswered(Exception):
 
 
 def _asked(address: Address, seconds: float) -> Server:
-    shown = keys.without_password(address.url)
+    shown = settings.shown(address.url)
     try:
         found = _names(address.kind, _fetched(address, seconds))
     except _Unanswered as problem:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from deepctl.domain import formats, layout, names
@@ -38,12 +38,17 @@ _PERCENT = range(10, 96)
 _COST = re.compile(r"(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?")
 
 
+_SPENDING = "it bounds what a turn may cost"
+_LIMIT = "it bounds what commands may use of this machine"
+
+
 class Setting(NamedTuple):
     """One setting: what it is for, its default, the values it is limited to, the environment variable before it.
 
     `kind` says what its text stands for: `text`, `patterns` (several, separated by commas), `count` (a whole number),
     `seconds`, `size` (bytes, with K, M or G behind the number for their 1024-fold), or `cost` (USD, up to six places).
-    A `percent` is a whole number from 10 to 95, or `never`.
+    A `percent` is a whole number from 10 to 95, or `never`. `risk` is what may come of it where somebody else chose the
+    value.
     """
 
     help: str
@@ -53,6 +58,7 @@ class Setting(NamedTuple):
     variable: str | None = None
     in_profile: bool = True
     in_config: bool = True
+    risk: str = ""
 
 
 SETTINGS: dict[str, Setting] = {
@@ -60,7 +66,10 @@ SETTINGS: dict[str, Setting] = {
         "profile used where no --user is given", "default", variable="DEEPCTL_USER", in_profile=False
     ),
     "model": Setting("model, as provider:name", "offline", variable="DEEPCTL_MODEL"),
-    "base_url": Setting("address of an OpenAI-compatible server, for openai-chat: and openai: models"),
+    "base_url": Setting(
+        "address of an OpenAI-compatible server, for openai-chat: and openai: models",
+        risk="conversations, and the key for them, are sent to this address",
+    ),
     "instructions": Setting("what the agent is told before every conversation"),
     "context_window": Setting("context window of the model in tokens, where it is not known or wrong", kind="count"),
     "compact_at": Setting(
@@ -68,23 +77,46 @@ SETTINGS: dict[str, Setting] = {
         "80",
         kind="percent",
     ),
-    "approve": Setting("what happens to commands that need a yes", "ask", APPROVALS),
-    "sandbox": Setting("where the agent's commands run", "auto", SANDBOXES),
-    "checkpoints": Setting("when checkpoints are made without being asked for", "every_tool", CHECKPOINTS),
-    "snapshot.exclude": Setting(
-        "what of the workspace checkpoints leave out, as in a .gitignore, separated by commas", kind="patterns"
+    "approve": Setting(
+        "what happens to commands that need a yes",
+        "ask",
+        APPROVALS,
+        risk="auto runs what would be asked about, with your own rights where there is no sandbox",
     ),
-    "docker.image": Setting("image of the container that the docker sandbox is", "python:3.12-slim"),
-    "max_requests": Setting("requests a turn may make to the model", "100", kind="count"),
-    "max_tokens": Setting("tokens a turn may send and receive", kind="count"),
-    "max_cost": Setting("what a turn may cost, in USD", kind="cost"),
-    "retries": Setting("how often a request is sent again when the provider is busy or failing", "3", kind="count"),
-    "limits.seconds": Setting("how long a command may take, in seconds", "600", kind="seconds"),
-    "limits.memory": Setting("memory a command may use", "2G", kind="size"),
-    "limits.processes": Setting("processes a command may have at once", "256", kind="count"),
-    "limits.tmp": Setting("size of /tmp in a sandbox", "256M", kind="size"),
-    "limits.disk": Setting("what a command may write to the workspace's file system", "10G", kind="size"),
-    "limits.checkpoints": Setting("what checkpoints may take before chats warn of it", "5G", kind="size"),
+    "sandbox": Setting(
+        "where the agent's commands run",
+        "auto",
+        SANDBOXES,
+        risk="none runs the agent's commands with your own rights, outside of any sandbox",
+    ),
+    "checkpoints": Setting(
+        "when checkpoints are made without being asked for",
+        "every_tool",
+        CHECKPOINTS,
+        risk="fewer checkpoints are fewer points to rewind to",
+    ),
+    "snapshot.exclude": Setting(
+        "what of the workspace checkpoints leave out, as in a .gitignore, separated by commas",
+        kind="patterns",
+        risk="what it names is in no checkpoint, and no rewind brings it back",
+    ),
+    "docker.image": Setting(
+        "image of the container that the docker sandbox is",
+        "python:3.12-slim",
+        risk="the agent's commands run in this image, which Docker fetches",
+    ),
+    "max_requests": Setting("requests a turn may make to the model", "100", kind="count", risk=_SPENDING),
+    "max_tokens": Setting("tokens a turn may send and receive", kind="count", risk=_SPENDING),
+    "max_cost": Setting("what a turn may cost, in USD", kind="cost", risk=_SPENDING),
+    "retries": Setting(
+        "how often a request is sent again when the provider is busy or failing", "3", kind="count", risk=_SPENDING
+    ),
+    "limits.seconds": Setting("how long a command may take, in seconds", "600", kind="seconds", risk=_LIMIT),
+    "limits.memory": Setting("memory a command may use", "2G", kind="size", risk=_LIMIT),
+    "limits.processes": Setting("processes a command may have at once", "256", kind="count", risk=_LIMIT),
+    "limits.tmp": Setting("size of /tmp in a sandbox", "256M", kind="size", risk=_LIMIT),
+    "limits.disk": Setting("what a command may write to the workspace's file system", "10G", kind="size", risk=_LIMIT),
+    "limits.checkpoints": Setting("what checkpoints may take before chats warn of it", "5G", kind="size", risk=_LIMIT),
 }
 
 
@@ -96,6 +128,15 @@ class Value(NamedTuple):
     source: str
 
 
+def shown(value: Any) -> Any:
+    """A value as it may be shown, without the password of an address; every output of a setting goes through here."""
+    if isinstance(value, str) and ":/" not in value and ":\\" not in value:
+        return value
+    from deepctl.redaction import without_passwords  # its patterns take a while to be made
+
+    return without_passwords(value)
+
+
 def describe(key: str) -> Setting:
     """The setting called `key`. Raises `BadSetting`, with the nearest name, if there is none."""
     try:
@@ -105,7 +146,7 @@ def describe(key: str) -> Setting:
 
         near = get_close_matches(key, SETTINGS, 1, 0.7)
         hint = f"Did you mean {near[0]!r}?" if near else f"Settings are: {', '.join(SETTINGS)}."
-        raise BadSetting(f"There is no setting {key!r}.", hint) from None
+        raise BadSetting(f"There is no setting {shown(key)!r}.", hint) from None
 
 
 def validate(key: str, value: object, where: str | None = None) -> str:
@@ -115,24 +156,27 @@ def validate(key: str, value: object, where: str | None = None) -> str:
     if isinstance(value, str) and not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
         raise BadSetting(f"Setting {key!r}{place} is not UTF-8 text.")
     if not isinstance(value, str) or not value:
-        raise BadSetting(f"Setting {key!r}{place} must be text that is not empty, not {value!r}.")
+        raise BadSetting(f"Setting {key!r}{place} must be text that is not empty, not {shown(value)!r}.")
     if setting.choices and value not in setting.choices:
-        raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", f"It is one of: {', '.join(setting.choices)}.")
+        raise BadSetting(
+            f"Setting {key!r}{place} cannot be {shown(value)!r}.", f"It is one of: {', '.join(setting.choices)}."
+        )
     if setting.kind == "patterns":
         _check_patterns(value, place)
     if setting.kind == "cost" and not (_COST.fullmatch(value) and value.strip("0.")):
         raise BadSetting(
-            f"Setting {key!r}{place} cannot be {value!r}.", "It is a sum in USD above 0, such as 0.50, below 1000000."
+            f"Setting {key!r}{place} cannot be {shown(value)!r}.",
+            "It is a sum in USD above 0, such as 0.50, below 1000000.",
         )
     if setting.kind == "percent" and value not in ("never", *map(str, _PERCENT)):
         raise BadSetting(
-            f"Setting {key!r}{place} cannot be {value!r}.",
+            f"Setting {key!r}{place} cannot be {shown(value)!r}.",
             f"It is a percentage from {_PERCENT.start} to {_PERCENT.stop - 1}, or never.",
         )
     if setting.kind in ("count", "seconds", "size"):
         _check_number(key, setting.kind, value, place)
     if key == "base_url" and not value.startswith(("http://", "https://")):
-        raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", "It begins with http:// or https://.")
+        raise BadSetting(f"Setting {key!r}{place} cannot be {shown(value)!r}.", "It begins with http:// or https://.")
     return value
 
 
@@ -142,6 +186,14 @@ def read(path: str) -> dict[str, Any]:
         raw = durable.read_file(path)
     except FileNotFoundError:
         return {}
+    return flat(parsed(raw, path), path)
+
+
+def parsed(raw: bytes, path: str) -> dict[str, Any]:
+    """The tables of the settings file at `path` that has the bytes `raw`, in the present format.
+
+    Raises `Damaged` if it is not TOML and `NewerFormat`.
+    """
     import tomllib
 
     try:
@@ -159,30 +211,33 @@ def read(path: str) -> dict[str, Any]:
             f"{path} says version = {found['version']!r}, which is none.",
             f"It is {formats.SETTINGS.current}, or not there at all; correct the file with an editor.",
         ) from None
-    return _flat(found, path)
+    return found
 
 
-def _flat(found: dict[str, Any], path: str) -> dict[str, Any]:
-    """The settings in a table under the names they go by: `exclude` of `[snapshot]` is `snapshot.exclude`."""
-    flat: dict[str, Any] = {}
+def flat(found: dict[str, Any], path: str) -> dict[str, Any]:
+    """The settings in tables under the names they go by: `exclude` of `[snapshot]` is `snapshot.exclude`.
+
+    Raises `BadSetting` for a value where a table must be.
+    """
+    named: dict[str, Any] = {}
     for key, value in found.items():
         if any(name.startswith(f"{key}.") for name in SETTINGS):
             if not isinstance(value, dict):
                 raise BadSetting(
-                    f"{key!r} in {path} must be a table, not {value!r}.", "Correct the file with an editor."
+                    f"{key!r} in {path} must be a table, not {shown(value)!r}.", "Correct the file with an editor."
                 )
-            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+            named.update({f"{key}.{name}": inner for name, inner in value.items()})
         else:
-            flat[key] = value
+            named[key] = value
     for key, setting in SETTINGS.items():
-        value = flat.get(key)
+        value = named.get(key)
         if setting.kind == "patterns" and isinstance(value, list) and all(isinstance(one, str) for one in value):
-            flat[key] = ",".join(value)
+            named[key] = ",".join(value)
         elif setting.kind == "cost" and isinstance(value, float):
-            flat[key] = f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) < 1e7 else str(value)
+            named[key] = f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) < 1e7 else str(value)
         elif setting.kind not in ("text", "patterns") and isinstance(value, int) and not isinstance(value, bool):
-            flat[key] = str(value)
-    return flat
+            named[key] = str(value)
+    return named
 
 
 def _check_number(key: str, kind: str, value: str, place: str) -> None:
@@ -192,11 +247,11 @@ def _check_number(key: str, kind: str, value: str, place: str) -> None:
         hint = (
             "It is a number of bytes, or one with K, M or G behind it." if kind == "size" else "It is a whole number."
         )
-        raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", hint) from None
+        raise BadSetting(f"Setting {key!r}{place} cannot be {shown(value)!r}.", hint) from None
     least = _SMALLEST.get(key, 1)
     if not least <= number < _LARGEST:
         between = f"It is at least {least}, and less than {_LARGEST}."
-        raise BadSetting(f"Setting {key!r}{place} cannot be {value!r}.", between)
+        raise BadSetting(f"Setting {key!r}{place} cannot be {shown(value)!r}.", between)
 
 
 def number(value: str | None) -> int | None:
@@ -229,17 +284,22 @@ def limits(environment: Mapping[str, str], profile: layout.ProfilePaths | None) 
 
 def permissions(environment: Mapping[str, str], profile: layout.ProfilePaths | None) -> Permissions:
     """The rules of a profile: its own for an operation, else those in config.toml. Raises `BadSetting`."""
-    from difflib import get_close_matches
-
     rules: Permissions = {}
     for path in [layout.config_file(environment), *([profile.settings] if profile is not None else [])]:
         found = read(path)
-        for key in found:
-            if key != "permissions" and get_close_matches(key.lower(), ["permissions"], cutoff=0.85):
-                raise BadSetting(f"[{key}] in {path} means nothing.", "Did you mean [permissions]?")
+        check_spelling(found, path)
         if "permissions" in found:
             rules |= parse(found["permissions"], path)
     return rules
+
+
+def check_spelling(found: Iterable[str], where: str) -> None:
+    """Raises `BadSetting` for a key that was meant to be the table of rules: they would silently not be there."""
+    from difflib import get_close_matches
+
+    for key in found:
+        if key != "permissions" and get_close_matches(key.lower(), ["permissions"], cutoff=0.85):
+            raise BadSetting(f"[{shown(key)}] in {where} means nothing.", "Did you mean [permissions]?")
 
 
 def _check_patterns(value: str, place: str) -> None:
@@ -248,7 +308,9 @@ def _check_patterns(value: str, place: str) -> None:
     try:
         GitIgnoreSpec.from_lines(patterns(value))
     except ValueError as error:
-        raise BadSetting(f"Setting 'snapshot.exclude'{place} cannot be {value!r}: {error}.") from None
+        raise BadSetting(
+            f"Setting 'snapshot.exclude'{place} cannot be {shown(value)!r}: {shown(str(error))}."
+        ) from None
 
 
 def patterns(value: str | None) -> list[str]:
@@ -299,7 +361,7 @@ def _checked(key: str, value: str) -> str:
     if key == "default_user":
         names.check(value)
     if key == "model" and value != "offline" and ":" not in value:
-        raise BadSetting(f"Setting 'model' cannot be {value!r}.", "It is `offline` or provider:name.")
+        raise BadSetting(f"Setting 'model' cannot be {shown(value)!r}.", "It is `offline` or provider:name.")
     return value
 
 
@@ -339,7 +401,7 @@ def change(path: str, key: str, value: str | None) -> None:
     else:
         if name not in place:
             describe(key)
-            raise NotFound(f"Setting {key!r} is not set in {path}.", code="setting_not_set")
+            raise NotFound(f"Setting {shown(key)!r} is not set in {path}.", code="setting_not_set")
         del place[name]
     durable.make_root(os.path.dirname(path))
     durable.write_file(path, tomlkit.dumps(document).encode())

@@ -6,6 +6,7 @@ import sys
 from typing import Any, NamedTuple
 
 from deepctl import distribution
+from deepctl.domain import settings
 from deepctl.domain.providers import Provider, Server, chosen_as
 from deepctl.domain.settings import Value
 from deepctl.output.render import notice
@@ -31,7 +32,7 @@ class Models(NamedTuple):
     def document(self) -> dict[str, Any]:
         return {
             "profile": self.profile,
-            "model": {"value": self.model.value, "source": self.model.source},
+            "model": {"value": settings.shown(self.model.value), "source": self.model.source},
             "providers": [
                 {**one._asdict(), "key": one.key._asdict() if one.key is not None else None} for one in self.providers
             ],
@@ -39,9 +40,10 @@ class Models(NamedTuple):
         }
 
     def print(self) -> None:
+        model = settings.shown(self.model.value) or ""
         shown = [one for one in self.providers if one.usable or self.everything]
         rows: list[tuple[str | Cell, ...]] = [
-            (chosen_as(server, model), "server", server.url) for server in self.servers for model in server.models
+            (chosen_as(server, name), "server", server.url) for server in self.servers for name in server.models
         ]
         rows += [
             (server.kind, "server", Cell(f"{server.url}: {server.reason}", "faint"))
@@ -55,10 +57,13 @@ class Models(NamedTuple):
         ]
         rows += [(one.name if one.key is None else f"{one.name}:…", "provider", _standing(one)) for one in shown]
         if not is_terminal(sys.stdout):
-            table(("MODEL", "KIND", "STANDING"), [(self.model.value or "", "model", self.model.source), *rows])
+            table(
+                ("MODEL", "KIND", "STANDING"),
+                [(settings.shown(self.model.value) or "", "model", self.model.source), *rows],
+            )
             return
         where = _SOURCES.get(self.model.source, self.model.source)
-        print(f"{tinted(printable(self.model.value or ''), 'strong')} answers (from {where}).\n")
+        print(f"{tinted(printable(model), 'strong')} answers (from {where}).\n")
         table(("MODEL", "KIND", "STANDING"), rows)
         hidden = len(self.providers) - len(shown)
         more = f" --all lists {hidden} more providers." if hidden else ""

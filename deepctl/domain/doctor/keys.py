@@ -5,7 +5,6 @@ Source of the names: pydantic-ai's providers, which a test compares them with.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -62,7 +61,6 @@ ELSEWHERE = ("bedrock", "google-cloud")
 """Providers whose clients find keys in files of their own, too."""
 
 OPENAI = ("openai", "openai-chat", "openai-responses")
-_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]*@")
 
 
 class Key(NamedTuple):
@@ -87,8 +85,3 @@ def look(provider: str, environment: Mapping[str, str]) -> Key | None:
     present = tuple(name for name in wanted if name in environment)
     found = tuple(name for name in present if environment[name])
     return Key(wanted, found, tuple(name for name in present if name not in found))
-
-
-def without_password(address: str) -> str:
-    """An address that may hold a name and a password, without the password."""
-    return _PASSWORD.sub(r"\1:…@", address)

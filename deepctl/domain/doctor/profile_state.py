@@ -13,7 +13,7 @@ from deepctl.domain.doctor import keys, leftovers, mcp, stored
 from deepctl.domain.doctor.check import Check, guarded
 from deepctl.domain.doctor.commands import Sandboxes
 from deepctl.domain.doctor.rights import rights
-from deepctl.domain.doctor.settings_files import settings_file
+from deepctl.domain.doctor.settings_files import settings_file, untrusted
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.words import counted, size
 from deepctl.errors import DeepctlError
@@ -29,6 +29,7 @@ def checks_of(
     unset = f"config unset KEY --user {paths.name}"
     found = [
         *guarded("settings", lambda: settings_file("settings", paths.settings, paths, unset)),
+        *guarded("trust", lambda: untrusted(paths)),
         *by_settings("model", lambda: model(environment, paths)),
         *by_settings("sandbox", lambda: sandboxes.in_force(paths)),
         *guarded("mcp", lambda: mcp.servers(environment, paths)),
@@ -84,7 +85,7 @@ def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Itera
         # Not above: it imports this package for its `keys`.
         from deepctl.domain.providers import ollama_address
 
-        url = keys.without_password(ollama_address(environment))
+        url = settings.shown(ollama_address(environment))
         yield Check(
             "model", "ok", f"{name}{where} at {url}: needs no key", "`deepctl models` tells whether the server answers."
         )
@@ -92,7 +93,7 @@ def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Itera
     if provider == "openai":
         address = address or environment.get("OPENAI_BASE_URL")
         if address:
-            where += f" at {keys.without_password(address)}"
+            where += f" at {settings.shown(address)}"
     if (client := keys.CLIENTS.get(provider)) is not None and not _is_installed(client):
         yield Check(
             "model",
