@@ -41,14 +41,15 @@ _deepctl_table() {
 	' memory forget') arguments='-' options="--file=memory --ignore-case -i --purge --dry-run --yes -y $user --agent=agent --wait=- --json" ;;
 	' memory history') arguments='memory' options="$user --agent=agent --json" ;;
 	' memory diff') arguments='checkpoint checkpoint' options="$user --agent=agent --json" ;;
-	' profiles') commands='list show create path rename export import' ;;
+	' profiles') commands='list show create path rename export import trust' ;;
 	' profiles list') options='--json' ;;
 	' profiles show') arguments='profile' options="$user --json" ;;
 	' profiles create') arguments='-' options='--wait=- --json' ;;
 	' profiles path') arguments='profile' options="$user --json" ;;
 	' profiles rename') arguments='profile -' options='--wait=- --json' ;;
 	' profiles export') arguments='file' options="$user --force --json" ;;
-	' profiles import') arguments='file' options='--as=- --max-size=- --max-files=- --wait=- --json' ;;
+	' profiles import') arguments='file' options='--as=- --max-size=- --max-files=- --trust --yes -y --wait=- --json' ;;
+	' profiles trust') arguments='profile' options="$user --yes -y --wait=- --json" ;;
 	' wipe') options="$user --only=+,memory,plans,evicted,checkpoints,sessions,workspace,history --all --dry-run --yes -y --wait=- --json" ;;
 	' sandbox') commands='show remove' ;;
 	' sandbox show') options="$user --json" ;;

@@ -115,6 +115,17 @@ def _foreign_store(world: World) -> tuple[str, ...]:
     return ("checkpoints", "import", str(directory), *_A)
 
 
+def _untrusted(*arguments: str) -> Callable[[World], tuple[str, ...]]:
+    """A run in a profile with imported settings that wait for a yes."""
+
+    def run(world: World) -> tuple[str, ...]:
+        waiting = Path(os.environ["DEEPCTL_HOME"], "profiles", "alice", "untrusted.toml")
+        waiting.write_text('sandbox = "none"\n[mcp_servers.h]\ncommand = "x"\nstartup_timeout_sec = 1.5\n')
+        return (*arguments, *_A)
+
+    return run
+
+
 _RUNS: _Runs = {
     "checkpoints list": [_say("checkpoints", "list"), _say("checkpoints", "list", "--all", "--graph")],
     "checkpoints show": [_say("checkpoints", "show", "good")],
@@ -197,6 +208,7 @@ _RUNS: _Runs = {
             "--json",
         ),
     ],
+    "profiles trust": [_say("profiles", "trust"), _untrusted("profiles", "trust", "--yes")],
     "wipe": [
         _say("wipe", "--dry-run"),
         _say("wipe", "--yes"),
@@ -207,7 +219,7 @@ _RUNS: _Runs = {
     "sandbox show": [_say("sandbox", "show")],
     "sandbox remove": [],  # needs Docker: tests/sandbox/test_containers.py
     "models": [_say("models"), lambda world: ("models", "--all", "--json")],
-    "config show": [_say("config", "show"), lambda world: ("config", "show", "--json")],
+    "config show": [_say("config", "show"), _untrusted("config", "show"), lambda world: ("config", "show", "--json")],
     "config get": [_say("config", "get", "model")],
     "config set": [_say("config", "set", "model", "offline"), _say("config", "set", "limits.processes", "99")],
     "config unset": [_after("config", "set", "model", "offline")("config", "unset", "model")],

@@ -14,24 +14,41 @@ from deepctl.output.text import is_terminal, printable
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
 
 
+def check_can_ask(
+    *,
+    yes: bool,
+    as_json: bool,
+    reason: str = "This cannot be taken back",
+    instead: str = "--dry-run only says what would happen",
+) -> None:
+    """Raises `Refused` (exit 6) where there is neither an answer nor anybody to ask."""
+    if not yes and (as_json or not is_terminal(sys.stdin) or not is_terminal(sys.stderr)):
+        raise Refused(
+            f"{reason}, and there is nobody to ask.",
+            f"--yes does it without a question; {instead}.",
+            code="needs_yes",
+        )
+
+
 def confirm(
-    question: str, *, yes: bool, as_json: bool, typed: str | None = None, reason: str = "This cannot be taken back"
+    question: str,
+    *,
+    yes: bool,
+    as_json: bool,
+    typed: str | None = None,
+    reason: str = "This cannot be taken back",
+    instead: str = "--dry-run only says what would happen",
 ) -> None:
     """Return if the user agrees. Raises `Refused` (exit 6) otherwise, and where nobody can be asked; `Interrupted`
     (exit 130) after Ctrl-C.
 
-    `reason` is why it is asked at all.
+    `reason` is why it is asked at all, `instead` what can be done without an answer.
 
     With `typed`, that very word has to be typed. With `--json` nobody is asked: whoever reads JSON is a script.
     """
+    check_can_ask(yes=yes, as_json=as_json, reason=reason, instead=instead)
     if yes:
         return
-    if as_json or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
-        raise Refused(
-            f"{reason}, and there is nobody to ask.",
-            "--yes does it without a question; --dry-run only says what would happen.",
-            code="needs_yes",
-        )
     wanted = f"type {typed} to go on" if typed is not None else "y/N"
     # In a conversation, what is typed while a command runs is not shown: an answer is.
     from deepctl.cli.conversation import terminal

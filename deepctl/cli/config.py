@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +11,14 @@ from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import layout, mcp_tables, names, profiles, settings
 from deepctl.domain.layout import ProfilePaths
-from deepctl.errors import BadSetting, NotFound
+from deepctl.errors import BadSetting, DeepctlError, NotFound
 from deepctl.locks import Lock
 from deepctl.output import config as views
 from deepctl.output.profiles import Path
 from deepctl.output.render import show
+
+if TYPE_CHECKING:
+    from deepctl.domain.trust import Item
 
 app = typer.Typer(
     help="Settings: of this machine's user, or with --user of one profile.",
@@ -63,7 +66,21 @@ def show_(user: options.User = None, as_json: options.Json = False) -> None:
     ]
     unknown = settings.unknown(settings.read(_file(profile)))
     servers = mcp_tables.of_profile(os.environ, profile)
-    show(views.Settings(profile.name if profile else None, _file(profile), values, unknown, servers), as_json)
+    waiting, problem = _waiting(profile) if profile is not None else ([], None)
+    view = views.Settings(profile.name if profile else None, _file(profile), values, unknown, servers, waiting, problem)
+    show(view, as_json)
+
+
+def _waiting(profile: ProfilePaths) -> tuple[list[Item], str | None]:
+    """The settings of a profile that wait to be trusted, or why they cannot be read."""
+    if not os.path.lexists(profile.untrusted):
+        return [], None
+    from deepctl.domain import trust
+
+    try:
+        return trust.waiting(profile).items, None
+    except DeepctlError as error:
+        return [], error.message
 
 
 @app.command(epilog="Example: deepctl config get model")

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, ExitStack, suppress
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from deepctl import __version__
 from deepctl.cli import archives, options
+from deepctl.cli.asking import Yes, check_can_ask, confirm
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import layout, names, profiles, settings
+from deepctl.domain.layout import ProfilePaths
 from deepctl.errors import DeepctlError
 from deepctl.output import profiles as views
 from deepctl.output import transfers
 from deepctl.output.progress import BYTES, Progress
-from deepctl.output.render import show
+from deepctl.output.render import say, show
+
+if TYPE_CHECKING:
+    from deepctl.output.trusting import Trusted
 
 app = typer.Typer(
     help="The users of this machine's deepctl, each in a directory of their own.",
@@ -24,6 +29,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings=HELP_OPTIONS,
 )
+
+_TO_BE_SEEN = "Imported settings have to be looked at before they are put into force"
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Profile; --user or the default without it.")]
 
@@ -139,15 +146,27 @@ def import_(
     max_files: Annotated[
         int, typer.Option("--max-files", metavar="N", min=1, help="Files and directories to allow.")
     ] = 250_000,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Then do what `profiles trust` does: show its settings, ask, put them in force."),
+    ] = False,
+    yes: Yes = False,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Make a profile of an archive. One that is damaged, or not what an export makes, leaves nothing."""
+    """Make a profile of an archive. One that is damaged, or not what an export makes, leaves nothing.
+
+    Settings that could do harm (commands, addresses, the sandbox, rules, limits) wait for `profiles trust`.
+    """
     from deepctl.domain.transfer import importing
 
     limits = importing.Limits(max_files, archives.bytes_of(max_size))
     if name is not None:
         names.check(name)
+    if trust:
+        check_can_ask(
+            yes=yes, as_json=as_json, reason=_TO_BE_SEEN, instead="without --trust, they are imported and not in force"
+        )
     root = options.root()
     with archives.opened(file) as archive:
         opened = importing.examine(root, archive.stream, archive.name, name=name, size=archive.size, limits=limits)
@@ -158,4 +177,47 @@ def import_(
                 lambda: profiles.lock(root, opened.name, command="profiles import", wait=wait),
                 progress,
             )
-    show(transfers.Imported(done), as_json)
+    if not trust:
+        show(transfers.Imported(done), as_json)
+        return
+    if not as_json:
+        show(transfers.Imported(done), False)
+    trusted = _put_into_force(done.paths, yes=yes, wait=wait, as_json=as_json)
+    show(transfers.Imported(done, trusted.trusted) if as_json else trusted, as_json)
+
+
+@app.command(epilog="Example: deepctl profiles trust bob")
+def trust(
+    name: Name = None,
+    user: options.User = None,
+    yes: Yes = False,
+    wait: options.Wait = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Show the settings that came with an imported profile and are not in force, ask, and put them into force."""
+    show(_put_into_force(options.named_profile(name, user), yes=yes, wait=wait, as_json=as_json), as_json)
+
+
+def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: bool) -> Trusted:
+    """Put the imported settings of a profile into force, if somebody agrees who has seen them."""
+    from deepctl.domain import trust as domain
+    from deepctl.output.trusting import Trusted, lines
+
+    waiting = domain.waiting(paths)
+    if not waiting.items:
+        return Trusted(paths.name, [], False)
+    seen = not yes and not as_json
+    if seen:
+        say(f"Settings that came with {paths.name}, and are not in force:")
+        for line in lines(waiting.items):
+            say(line)
+    confirm(
+        f"Put them into force in {paths.name}?",
+        yes=yes,
+        as_json=as_json,
+        reason=_TO_BE_SEEN,
+        instead=f"`deepctl config show --user {paths.name}` shows them",
+    )
+    with profiles.lock(options.root(), paths.name, command="profiles trust", wait=wait):
+        domain.merge(options.named_profile(paths.name, None), waiting)
+    return Trusted(paths.name, waiting.items, True, seen)

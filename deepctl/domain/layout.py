@@ -21,6 +21,8 @@ PLANS_DIRECTORY = "plans"
 EVICTED_DIRECTORY = "large_tool_results"
 CONTEXT_FILES = ("AGENTS.md", "DEEP.md")
 NOTEBOOK = "MEMORY.md"
+SETTINGS = "profile.toml"
+UNTRUSTED = "untrusted.toml"
 
 
 class ProfilePaths(NamedTuple):
@@ -32,7 +34,12 @@ class ProfilePaths(NamedTuple):
 
     @property
     def settings(self) -> str:
-        return os.path.join(self.directory, "profile.toml")
+        return os.path.join(self.directory, SETTINGS)
+
+    @property
+    def untrusted(self) -> str:
+        """Settings that came with an archive and are not in force (`deepctl.domain.trust`)."""
+        return os.path.join(self.directory, UNTRUSTED)
 
     @property
     def workspace(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from deepctl.output import trusting
 from deepctl.output.render import notice
 from deepctl.output.text import printable, size
 
@@ -50,9 +51,10 @@ class Exported(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """A profile that came from an archive."""
+    """A profile that came from an archive; `trusted` says that the settings that came with it are in force."""
 
     done: importing.Imported
+    trusted: bool = False
 
     def document(self) -> dict[str, Any]:
         return {
@@ -61,11 +63,18 @@ class Imported(NamedTuple):
             "from": self.done.origin,
             **self.done.totals._asdict(),
             "notes": self.done.notes,
+            "settings": trusting.documents(self.done.untrusted),
+            "trusted": self.trusted,
         }
 
     def print(self) -> None:
         for note in self.done.notes:
             notice(note)
+        if self.done.untrusted and not self.trusted:
+            notice(
+                f"Not in force: {', '.join(item.key for item in self.done.untrusted)}. "
+                f"`deepctl profiles trust {self.done.paths.name}` shows them and puts them into force."
+            )
         name = self.done.paths.name
         origin = "" if self.done.origin == name else f", which was {self.done.origin}"
         print(f"Imported {name}{printable(origin)}: {_amount(self.done.totals)}.")

@@ -445,8 +445,12 @@ def test_a_damaged_profile_can_be_exported_with_all_it_has(here: Scene, there: R
     ledger.write_bytes(b"".join([lines[0], lines[1][:-20] + b"damaged".ljust(19) + b"\n", *lines[2:]]))
     Path(here.paths.settings).write_text("not = = toml")
     paths = take(there, export(here)[0])
-    assert tree(paths.paths.directory) == tree(here.paths.directory)
-    assert paths.notes == ["Its profile.toml cannot be read; correct it with an editor before you use the profile."]
+    expected = tree(here.paths.directory)
+    expected[b"untrusted.toml"] = expected.pop(b"profile.toml")
+    found = tree(paths.paths.directory)
+    assert found.pop(b"profile.toml") is not None
+    assert found == expected
+    assert paths.notes == ["Its profile.toml cannot be read. It is not in force, and is kept as untrusted.toml."]
 
 
 def test_settings_that_matter_for_safety_are_told(here: Scene, there: Root) -> None:

@@ -173,3 +173,56 @@ def _(s: Situation) -> Result:
     s.patch.setenv("DEEPCTL_HOME", str(small / "root"))
     around = ("--size", "8192", "--tmpfs", str(small))
     return s.confined("profiles", "import", str(path), around=around)
+
+
+def untrusted(s: Situation, text: str = 'sandbox = "none"') -> None:
+    """Alice's profile, with imported settings that wait for a yes."""
+    s.alice()
+    (s.profile / "untrusted.toml").write_text(text)
+
+
+@case("profiles import", "`--trust` is given, and nobody can be asked")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "import", str(archive(s)), "--as", "bob", "--trust"]
+
+
+@case("profiles trust", "there is no such profile")
+def _(s: Situation) -> list[str]:
+    return ["profiles", "trust", "nobody"]
+
+
+@case("profiles trust", "nobody can be asked")
+def _(s: Situation) -> list[str]:
+    untrusted(s)
+    return ["profiles", "trust", "alice"]
+
+
+@case("profiles trust", "the answer is no", only="text")
+def _(s: Situation) -> Result:
+    untrusted(s)
+    terminal = s.terminal("profiles", "trust", "alice")
+    terminal.expect("[y/N]")
+    terminal.type("n\r")
+    return s.left(terminal, terminal.wait())
+
+
+@case("profiles trust", "a settings file changes before the answer", only="text")
+def _(s: Situation) -> Result:
+    untrusted(s)
+    terminal = s.terminal("profiles", "trust", "alice")
+    terminal.expect("[y/N]")
+    s.settings.write_text('model = "offline"\n')
+    terminal.type("y\r")
+    return s.left(terminal, terminal.wait())
+
+
+@case("profiles trust", "the profile could not be used with a setting")
+def _(s: Situation) -> list[str]:
+    untrusted(s, 'sandbox = "sideways"')
+    return ["profiles", "trust", "alice", "--yes"]
+
+
+@case("profiles trust", "the profile.toml of the archive was not TOML")
+def _(s: Situation) -> list[str]:
+    untrusted(s, "not = = toml")
+    return ["profiles", "trust", "alice", "--yes"]

@@ -1,4 +1,4 @@
-"""config.toml and profile.toml as one finds them: there, readable, TOML, known keys, possible values."""
+"""config.toml and profile.toml as one finds them: there, readable, TOML, known keys, possible values; and whose."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 import stat
 from collections.abc import Iterator
 
-from deepctl.domain import mcp_tables, settings
+from deepctl.domain import setting_values, settings
 from deepctl.domain.doctor.check import Check, told
-from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.permissions import parse
+from deepctl.domain.layout import UNTRUSTED, ProfilePaths
 from deepctl.domain.words import counted
 from deepctl.errors import DeepctlError
+from deepctl.files import durable
 
 
 def settings_file(name: str, path: str, profile: ProfilePaths | None, unset: str) -> Iterator[Check]:
@@ -23,7 +23,7 @@ def settings_file(name: str, path: str, profile: ProfilePaths | None, unset: str
         if stat.S_IMODE(os.stat(path).st_mode) & 0o400 == 0:
             yield Check(name, "warning", f"{path} is not for its owner to read", f"chmod u+rw {path}")
         found = settings.read(path)
-        problems = list(_impossible(found, path, in_profile=profile is not None))
+        problems = list(setting_values.problems(found, path, in_profile=profile is not None))
     except DeepctlError as error:
         yield Check(name, "problem", error.message, error.hint)
         return
@@ -44,14 +44,27 @@ def settings_file(name: str, path: str, profile: ProfilePaths | None, unset: str
         yield Check(name, "ok", f"{path}, {counted(sum(key in settings.SETTINGS for key in found), 'setting')}")
 
 
-def _impossible(found: dict[str, object], path: str, *, in_profile: bool) -> Iterator[DeepctlError]:
-    for key, value in found.items():
-        try:
-            if key == "permissions":
-                parse(value, path)
-            elif key == mcp_tables.TABLE:
-                mcp_tables.parse(value, path)
-            elif key in settings.SETTINGS and (not in_profile or settings.SETTINGS[key].in_profile):
-                settings.validate(key, value, path)
-        except DeepctlError as error:
-            yield error
+def untrusted(paths: ProfilePaths) -> Iterator[Check]:
+    """Imported settings that wait for a yes, and settings in force that would wait if they were imported now."""
+    from deepctl.domain import trust
+
+    try:
+        waiting = trust.waiting(paths).items
+    except DeepctlError as error:
+        yield Check("trust", "warning", error.message, f"Correct the file with an editor, or remove it: {UNTRUSTED}")
+        return
+    if waiting:
+        yield Check(
+            "trust",
+            "warning",
+            f"imported, and not in force: {', '.join(item.key for item in waiting)}",
+            f"`deepctl profiles trust {paths.name}` shows them and puts them into force.",
+        )
+    try:
+        found = settings.parsed(durable.read_file(paths.settings), paths.settings)
+    except (DeepctlError, OSError):
+        return  # the check of the file says what is wrong with it
+    risky = trust.risky(found)
+    if risky:
+        listed = "; ".join(f"{item.key} ({item.reason})" for item in risky)
+        yield Check("trust", "ok", f"in force, and to be looked at if this profile was imported by 0.1: {listed}")

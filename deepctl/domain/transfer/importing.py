@@ -3,7 +3,8 @@
 An archive may come from anybody. It is written to a place of its own (`staging`), and when every byte of it has been
 read and found to be what was exported, one rename makes it a profile. What would let whoever made it reach beyond that
 profile refuses the whole: names that lead elsewhere, links, kinds of files that no export has, and a ledger that names
-files by more than their ids.
+files by more than their ids. Its settings are in force as far as they are harmless; the others wait for a yes
+(`deepctl.domain.trust`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from deepctl.domain import names, profiles, settings
+from deepctl.domain import layout, names, profiles, settings, trust
 from deepctl.domain.checkpoints import ledger
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.domain.transfer.archive import Entry, Totals
 from deepctl.domain.transfer.incoming import Incoming
 from deepctl.domain.transfer.staging import Misplaced, Staging, is_stripped, remove_stale
-from deepctl.errors import BadSetting, Damaged, NewerFormat, Refused, StorageError
+from deepctl.domain.trust import Item
+from deepctl.errors import Damaged, Refused, StorageError
 from deepctl.files import durable, sealed
 from deepctl.locks import Lock
 
@@ -30,6 +32,8 @@ _RATIO = 100
 """How many times its own size an archive may hold where that is more than `MAX_BYTES`."""
 _BLOCK = 4096
 """Bytes that a file system needs for an entry beside its content, about."""
+_LONGEST = 200
+"""Characters of a value in a note; `profiles trust` shows it whole."""
 _FORMS = {
     # An application's checkpoints have ids of its own making.
     "id": re.compile(r"[^\x00-\x1f\x7f]{1,200}"),
@@ -52,12 +56,15 @@ class Limits(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """A profile that was imported. `origin` is what it was called, `notes` what to know before it is used."""
+    """A profile that was imported. `origin` is what it was called, `notes` what to know before it is used, `untrusted`
+    the settings that came with it and are not in force.
+    """
 
     paths: ProfilePaths
     origin: str
     totals: Totals
     notes: list[str]
+    untrusted: list[Item]
 
 
 class Opened(NamedTuple):
@@ -135,7 +142,8 @@ def take_in(root: Root, opened: Opened, lock: Callable[[], Lock], report: Report
         stripped = _write(incoming, staging, report)
         paths = ProfilePaths(opened.name, staging.path, "")
         _check_ledger(incoming, paths)
-        notes = _notes(incoming, paths)
+        items = _set_apart(incoming, paths)
+        notes = _notes(items, paths)
         if stripped:
             notes.append(
                 f"Without their setuid, setgid or sticky bit: {stripped} {'entry' if stripped == 1 else 'entries'}."
@@ -146,7 +154,7 @@ def take_in(root: Root, opened: Opened, lock: Callable[[], Lock], report: Report
             if profiles.exists(root, opened.name):
                 raise taken(opened.name)
             staging.move(root.profile(opened.name).directory)
-    return Imported(root.profile(opened.name), incoming.header.profile, incoming.totals, notes)
+    return Imported(root.profile(opened.name), incoming.header.profile, incoming.totals, notes, items)
 
 
 def _write(incoming: Incoming, staging: Staging, report: Report) -> int:
@@ -208,7 +216,10 @@ def _check_ledger(incoming: Incoming, paths: ProfilePaths) -> None:
         raw = durable.read_file(os.path.join(paths.checkpoints, ledger.LEDGER))
     except FileNotFoundError:
         return
-    ledger.parsed(raw, f"The ledger in {incoming.name}")
+    unfinished = ledger.parsed(raw, f"The ledger in {incoming.name}").unfinished
+    if unfinished is not None and unfinished.root:
+        # Whoever opens it next would finish the rewind, in a directory that the archive names.
+        raise incoming.hostile("a rewind in it that was interrupted is of a directory on another machine")
     for line in sealed.parse(raw):
         if line.problem == sealed.TOO_DEEP or (line.value is not None and not _is_harmless(line.value)):
             raise incoming.hostile(f"line {line.number} of its ledger is none that deepctl writes")
@@ -231,34 +242,38 @@ def _is_harmless(line: dict[str, object]) -> bool:
     return True
 
 
-def _notes(incoming: Incoming, paths: ProfilePaths) -> list[str]:
-    """What the settings that came with a profile mean for the safety of whoever uses it. Raises `NewerFormat`."""
+def _set_apart(incoming: Incoming, paths: ProfilePaths) -> list[Item]:
+    """Keep what is not harmless of the settings out of profile.toml; returns it. Raises `NewerFormat` and `Refused`."""
     try:
-        found = settings.read(paths.settings)
-    except NewerFormat as error:
-        error.message = error.message.replace(paths.settings, f"profile.toml in {incoming.name}")
-        raise
-    except (Damaged, BadSetting):
-        return ["Its profile.toml cannot be read; correct it with an editor before you use the profile."]
-    notes = []
-    if found.get("sandbox") == "none":
-        notes.append("It sets sandbox = none: its agent's commands run with your own rights.")
-    if found.get("approve") == "auto":
-        notes.append("It sets approve = auto: nothing its agent does is asked about.")
-    if "permissions" in found:
-        notes.append("It brings rules of its own ([permissions]); `deepctl sandbox show` shows them.")
-    if "base_url" in found:
-        notes.append(f"It sets base_url = {found['base_url']}: conversations, and the key for it, go there.")
+        raw = durable.read_file(paths.settings)
+    except FileNotFoundError:
+        return []
+    try:
+        harmless, untrusted = trust.split(raw, f"profile.toml in {incoming.name}")
+    except trust.Unusable as error:
+        raise incoming.hostile(str(error)) from None
+    if untrusted is None:
+        return []
+    durable.write_file(paths.untrusted, untrusted)
+    durable.write_file(paths.settings, harmless)
+    try:
+        return trust.waiting(paths).items
+    except Damaged:
+        return []
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _notes(items: list[Item], paths: ProfilePaths) -> list[str]:
+    """What the settings that came with a profile mean for the safety of whoever uses it."""
+    notes = [f"It sets {item.key} = {_cut(trust.text(item.value))}: {item.reason}." for item in items]
+    if not notes and os.path.exists(paths.untrusted):
+        notes.append(f"Its profile.toml cannot be read. It is not in force, and is kept as {layout.UNTRUSTED}.")
+    found = settings.read(paths.settings)
     if "model" in found:
-        notes.append(f"It sets model = {found['model']}.")
+        notes.append(f"It sets model = {settings.shown(found['model'])}.")
     if "instructions" in found:
         notes.append("It brings instructions that its agent is given before every conversation.")
-    if "snapshot.exclude" in found:
-        notes.append(f"It sets snapshot.exclude = {found['snapshot.exclude']}: that is in no checkpoint.")
-    if "checkpoints" in found:
-        notes.append(f"It sets checkpoints = {found['checkpoints']}.")
-    if limits := sorted(key for key in found if key.startswith("limits.")):
-        notes.append(f"It sets limits of its own: {', '.join(f'{key} = {found[key]}' for key in limits)}.")
-    if "docker.image" in found:
-        notes.append(f"It sets docker.image = {found['docker.image']}.")
     return notes

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, Self
 
 from deepctl.domain.checkpoints.snapshots import NO_CONTENT
+from deepctl.domain.layout import UNTRUSTED
 from deepctl.domain.transfer import archive
 from deepctl.domain.transfer.archive import Kind, LeftOut
 from deepctl.errors import Locked
@@ -82,7 +83,8 @@ class Walk:
         if kind is None:
             self.left_out.append(LeftOut(path, _reason(status.st_mode)))
         elif not archive.is_of_a_profile(path, kind):
-            self.left_out.append(LeftOut(path, "no part of a profile"))
+            reason = "imported settings that are not trusted" if path == UNTRUSTED else "no part of a profile"
+            self.left_out.append(LeftOut(path, reason))
         elif kind == "directory":
             yield from self._below(parent, name, path, status, own)
         elif kind == "link":

@@ -12,7 +12,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from deepctl.domain import names
-from deepctl.domain.layout import EVICTED_DIRECTORY, MEMORY_DIRECTORY, PLANS_DIRECTORY, TODO_FILE, ProfilePaths, Root
+from deepctl.domain.layout import (
+    EVICTED_DIRECTORY,
+    MEMORY_DIRECTORY,
+    PLANS_DIRECTORY,
+    SETTINGS,
+    TODO_FILE,
+    UNTRUSTED,
+    ProfilePaths,
+    Root,
+)
 from deepctl.domain.wiping import moving, trash
 from deepctl.domain.wiping.moving import Move
 from deepctl.domain.wiping.trash import Report, Trash
@@ -38,7 +47,6 @@ PARTS: dict[str, tuple[str, ...]] = {
 _ALONG = {"sessions": ("checkpoints",), "workspace": ("memory", "plans", "evicted")}
 """What goes along with a part: a checkpoint is a point in a conversation, and its record holds prompts."""
 
-_SETTINGS = "profile.toml"
 _ANEW: dict[str, moving.Anew] = {
     "sessions": "directory",
     "checkpoints": "directory",
@@ -114,7 +122,7 @@ def plan(root: Root, paths: ProfilePaths, only: tuple[str, ...]) -> Plan:
         # What was being edited is a copy of a notebook.
         places |= {entry: "memory" for entry in sorted(os.listdir(paths.directory)) if entry.startswith(_DRAFTS)}
     if not only:
-        places[_SETTINGS] = "settings"
+        places |= dict.fromkeys((SETTINGS, UNTRUSTED), "settings")
         top = {place.partition("/")[0] for place in places}
         places |= dict.fromkeys(sorted(set(os.listdir(paths.directory)) - top), "other")
     try:

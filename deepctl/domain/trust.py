@@ -1,0 +1,269 @@
+"""Settings that came with an archive and wait for a yes: `untrusted.toml`, beside the profile's profile.toml.
+
+An import writes the harmless settings to profile.toml and all others to untrusted.toml, those that this deepctl does
+not know among them. Nothing acts on untrusted.toml: `profiles trust` puts it into force, `config show` and `doctor`
+list it, and nothing else opens it. A new setting is dangerous until it is named in `HARMLESS`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from deepctl.domain import mcp_tables, setting_values, settings, times
+from deepctl.domain.layout import ProfilePaths
+from deepctl.errors import BadSetting, Damaged, DeepctlError, NewerFormat, Refused
+from deepctl.files import durable
+
+HARMLESS = ("version", "created_at", "model", "instructions", "context_window", "compact_at")
+"""Settings that run nothing, send nothing to another address and weaken no protection."""
+
+MAX_BYTES = 1 << 20
+"""Bytes of the largest profile.toml that is taken from an archive."""
+MAX_DEPTH = 32
+"""How many tables and lists of it may be in one another."""
+
+_TABLES = frozenset(key.partition(".")[0] for key in settings.SETTINGS if "." in key) | {
+    "permissions",
+    mcp_tables.TABLE,
+}
+"""Tables whose entries are settings of their own."""
+_UNKNOWN = "this deepctl does not know it; a later one may act on it"
+
+
+class Item(NamedTuple):
+    """One setting: its name, its value as TOML has it, and what may come of it. `place` leads to it in the file."""
+
+    key: str
+    value: Any
+    reason: str
+    place: tuple[str, ...]
+
+
+class Waiting(NamedTuple):
+    """What waits in untrusted.toml; `untrusted` and `profile` are the bytes of the two files as they were read."""
+
+    items: list[Item]
+    untrusted: bytes | None
+    profile: bytes | None
+
+
+class Unusable(Exception):
+    """A profile.toml that no export makes, and why."""
+
+
+def split(raw: bytes, path: str) -> tuple[bytes, bytes | None]:
+    """What the profile.toml of an archive becomes: profile.toml, and untrusted.toml if it has more than is harmless.
+
+    What cannot be read is not in force either. `path` names it in errors. Raises `NewerFormat` and `Unusable`.
+    """
+    if len(raw) > MAX_BYTES:
+        raise Unusable(f"its profile.toml has {len(raw):,} bytes")
+    try:
+        found = settings.parsed(raw, path)
+    except NewerFormat:
+        raise
+    except Damaged:
+        return _dumped({"version": settings.FORMAT}), raw
+    if _depth(found) > MAX_DEPTH:
+        raise Unusable("its profile.toml is nested too deeply")
+    harmless = {key: found[key] for key in HARMLESS if key in found and _is_usable(key, found[key])}
+    if harmless.keys() == found.keys():
+        return raw, None
+    rest = {key: value for key, value in found.items() if key not in harmless}
+    untrusted = _dumped({"version": settings.FORMAT, **rest})
+    # A name or a text that cannot be written again as it is stays in the file as it came.
+    return _dumped({"version": settings.FORMAT, **harmless}), untrusted if _is_same(untrusted, rest) else raw
+
+
+def _is_usable(key: str, value: object) -> bool:
+    """Whether a harmless setting may have this value; any other could stand in the way of every command."""
+    if key == "version":
+        return True
+    if key == "created_at":
+        return isinstance(value, str) and times.is_valid(value)
+    try:
+        settings.validate(key, settings.flat({key: value}, "")[key])
+    except DeepctlError:
+        return False
+    return True
+
+
+def _dumped(found: Mapping[str, Any]) -> bytes:
+    import tomlkit
+
+    return tomlkit.dumps(found).encode()
+
+
+def _is_same(raw: bytes, wanted: Mapping[str, Any]) -> bool:
+    """Whether a file says what is wanted, its version apart."""
+    try:
+        found = settings.parsed(raw, "")
+    except DeepctlError:
+        return False
+    return _compared(found) == _compared(wanted)
+
+
+def _compared(found: Mapping[str, Any]) -> str:
+    # Text, since not every number equals itself (nan), and 1 equals true.
+    return json.dumps({**found, "version": 0}, sort_keys=True, default=repr)
+
+
+def _depth(value: object) -> int:
+    level = [value]
+    depth = 0
+    while level and depth <= MAX_DEPTH:
+        depth += 1
+        nested = [one for one in level if isinstance(one, dict | list)]
+        level = [inner for one in nested for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
+
+
+def items(found: Mapping[str, Any]) -> list[Item]:
+    """The settings in the tables of a file, each with what may come of it; its version is none."""
+    return [
+        Item(".".join(place), value, risk(place, value), place)
+        for place, value in _places(found)
+        if place != ("version",)
+    ]
+
+
+def _places(found: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in found.items():
+        if key in _TABLES and isinstance(value, dict):
+            yield from (((key, inner), one) for inner, one in value.items())
+        else:
+            yield (key,), value
+
+
+def risky(found: Mapping[str, Any]) -> list[Item]:
+    """Those of the settings in a file that an import would have kept apart."""
+    return [item for item in items(found) if item.key not in HARMLESS]
+
+
+def risk(place: tuple[str, ...], value: Any) -> str:
+    """What may come of a setting whose value somebody else chose."""
+    key = ".".join(place)
+    if place[0] == mcp_tables.TABLE and len(place) == 2:
+        return _server_risk(value)
+    if place[0] == "permissions":
+        return "rules of its own ([permissions]) decide what the agent may do without a question"
+    if key in HARMLESS:
+        return "it cannot have this value"
+    setting = settings.SETTINGS.get(key)
+    if setting is None:
+        return _UNKNOWN
+    if not setting.in_profile:
+        return "it means nothing in a profile"
+    return setting.risk or "it is not known to be harmless"
+
+
+def _server_risk(table: Any) -> str:
+    """What an MCP server does, told from a table that need not be one."""
+    found = table if isinstance(table, dict) else {}
+    given = [found.get("env_vars"), found.get("bearer_token_env_var"), found.get("env_http_headers")]
+    variables = [f"${name}" for one in given for name in _texts(one)]
+    gets = f", and gives it {' and '.join(variables)}" if variables else ""
+    if "url" in found:
+        return f"it sends what the agent passes on to this address{gets}"
+    return f"it runs this command with your own rights, outside of any sandbox{gets}"
+
+
+def _texts(value: object) -> list[str]:
+    """The texts that a value is, or has in it."""
+    found = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
+    return [one for one in found if isinstance(one, str)]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can say it, and as it may be shown."""
+    if isinstance(value, dict):
+        return {settings.shown(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return settings.shown(str(value))
+
+
+def text(value: Any) -> str:
+    """A value on a line: a text as it is, anything else in JSON."""
+    found = plain(value)
+    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def waiting(paths: ProfilePaths) -> Waiting:
+    """What waits for a yes in a profile. Raises `Damaged` if its untrusted.toml cannot be read."""
+    untrusted = _read(paths.untrusted)
+    found = settings.parsed(untrusted, paths.untrusted) if untrusted is not None else {}
+    before = _read(paths.settings)
+    if not found or before is None:
+        return Waiting(items(found), untrusted, before)
+    now = {item.place: item.value for item in items(settings.parsed(before, paths.settings))}
+    listed = [
+        item._replace(reason=f"{item.reason}; it replaces what this profile has now") if item.place in now else item
+        for item in items(found)
+    ]
+    return Waiting(listed, untrusted, before)
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        return durable.read_file(path)
+    except FileNotFoundError:
+        return None
+
+
+def merge(paths: ProfilePaths, agreed: Waiting) -> None:
+    """Put what was shown into force. The caller holds the profile's lock.
+
+    Raises `Refused` if either file has changed since, and `BadSetting` or `Damaged` if the profile could not be used
+    with these settings: nothing has changed then. A kill leaves them in force, or waiting.
+    """
+    if (_read(paths.untrusted), _read(paths.settings)) != (agreed.untrusted, agreed.profile):
+        raise Refused(
+            "The settings have changed since they were shown; nothing was put into force.",
+            f"Look at them again: deepctl profiles trust {paths.name}",
+            code="changed",
+        )
+    before = agreed.profile if agreed.profile is not None else _dumped({"version": settings.FORMAT})
+    wanted = settings.parsed(before, paths.settings)
+    for item in agreed.items:
+        _put(wanted, item)
+    try:
+        setting_values.check(settings.flat(wanted, paths.untrusted), paths.untrusted)
+    except BadSetting as error:
+        error.hint = f"{error.hint or ''} Correct the file with an editor, or remove it.".strip()
+        raise
+    durable.write_file(paths.settings, _with_comments(before, agreed.items, wanted))
+    os.unlink(paths.untrusted)
+    durable.sync_directory(paths.directory)
+
+
+def _put(document: Any, item: Item) -> None:
+    *tables, name = item.place
+    for table in tables:
+        if not isinstance(document.get(table), dict):
+            document[table] = {}
+        document = document[table]
+    document[name] = item.value
+
+
+def _with_comments(before: bytes, agreed: list[Item], wanted: Mapping[str, Any]) -> bytes:
+    """The file with these settings in it, and what a person wrote beside them, if that can be kept."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document = tomlkit.parse(before.decode())
+        for item in agreed:
+            _put(document, item)
+        changed = tomlkit.dumps(document).encode()
+        if _is_same(changed, wanted):
+            return changed
+    except (TOMLKitError, ValueError, TypeError):
+        pass
+    return _dumped(wanted)

