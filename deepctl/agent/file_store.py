@@ -17,7 +17,7 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 from deepctl.agent import conversations
 from deepctl.agent.checkpoint_stores import Checkpoint
 from deepctl.domain import profiles
-from deepctl.domain.checkpoints import carrying, checks, foreign, messages, pruning, rewinding
+from deepctl.domain.checkpoints import carrying, foreign, messages, pruning, rewinding
 from deepctl.domain.checkpoints.ledger import MESSAGES
 from deepctl.domain.checkpoints.messages import Messages
 from deepctl.domain.checkpoints.reading import Problem
@@ -362,24 +362,9 @@ class FileCheckpointStore:
         wish = rewinding.Wish(target, force=force)
         if not target.tree:
             raise Refused(f"Checkpoint {target.id!r} keeps the conversation only, no files.", code="no_files")
-        with store.adding() as batch:
-            present = store.snapshot(workspace, batch)
-            by = _SESSION if author == AGENT else ""
-            files = rewinding.plan_files(
-                store.ledger, store.objects, batch, present, _SESSION, wish, exclude=workspace.exclude, author=by
-            )
-            if files.plan.conflicts and not force:
-                raise rewinding.Conflicts(files.plan.conflicts)
-            if present.tree.hex() == files.goal:
-                batch.drop()
-                return []
-            checks.reachable(workspace.root, files.plan.changes)
         position = Position(_SESSION, target.turn, target.log, target.offset, target.message_count, target.prompt)
-        with store.counting(batch):
-            safety = store.record(position, "rewind", author, present, batch, workspace)
-            intent = rewinding.begin(store, safety, wish, files.goal, target.log, batch.pack, workspace.root)
-        done = carrying.carry_out(store, workspace.root, intent, files.plan.changes, _Stays())
-        return sorted(os.fsdecode(path) for path in done.written + done.deleted)
+        done = rewinding.rewind_files(store, workspace, position, wish, author, _Stays())
+        return sorted(os.fsdecode(path) for path in done.written + done.deleted) if done is not None else []
 
 
 class _Stays:

@@ -15,10 +15,9 @@ from pydantic_ai import RunContext
 from deepctl.agent.checkpointing import READ_ONLY_TOOLS, RewindRequested
 from deepctl.agent.turn import KEPT, Emit, storing
 from deepctl.domain import layout
-from deepctl.domain.checkpoints import comparing, reading, rewinding
-from deepctl.domain.checkpoints.objects import Scratch
-from deepctl.domain.checkpoints.records import Position, Record, state_author
-from deepctl.domain.checkpoints.rewinding import Conflicts, Wish
+from deepctl.domain.checkpoints import reading, rewinding
+from deepctl.domain.checkpoints.records import Position, Record
+from deepctl.domain.checkpoints.rewinding import Wish
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.sessions import log
 from deepctl.domain.sessions.catalogue import Session
@@ -167,21 +166,7 @@ class TurnCheckpoints:
         rewinding.check_session(work.ledger, self._session, target, {})
         if target.id in self._rewound:
             raise Refused(f"You have rewound to {target.id} once for this request already. Go on from here.")
-        scratch = Scratch(work.store.objects)
-        foretold = rewinding.plan_files(
-            work.ledger,
-            work.store.objects,
-            scratch,
-            work.store.snapshot(work.workspace, scratch),
-            self._session.id,
-            Wish(target),
-            exclude=work.workspace.exclude,
-            author=state_author(self._work.in_turn(tool_at_work=True), self._session.id),
-            content=comparing.present(self.workspace, work.store.objects),
-        )
-        work.store.objects.scratch.clear()
-        if foretold.plan.conflicts:
-            raise Conflicts(foretold.plan.conflicts, foretold.plan.unknown)
+        rewinding.check(work, self._session, Wish(target), work.in_turn(tool_at_work=True))
         self._rewound.add(target.id)
         raise RewindRequested(target.id, work.ledger.labels.get(target.id, ""), [], reason)
 

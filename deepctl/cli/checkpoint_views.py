@@ -15,6 +15,7 @@ from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.records import Record
 from deepctl.domain.checkpoints.rewinding import Done, Outline, Wish
+from deepctl.domain.checkpoints.store import Workspace
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log
@@ -104,12 +105,13 @@ def foretold_rewind(
         return _foreseen(reader, foretell(reader, at_hand, Wish(target, *wish), progress))
 
 
-def foretold_undo(profile: ProfilePaths, session: str | None) -> rewinds.Rewound:
+def foretold_undo(profile: ProfilePaths, session: str | None, force: bool) -> rewinds.Rewound:
     """What taking back the last rewind would do."""
     with closing(Reader(profile)) as reader, Progress("Looking") as progress:
         at_hand = reading.session_at_hand(profile, session)
         _check_finished(reader)
-        return _foreseen(reader, foretell(reader, at_hand, rewinding.undoing(reader.ledger, at_hand), progress))
+        wish = rewinding.undoing(reader.ledger, at_hand)._replace(force=force)
+        return _foreseen(reader, foretell(reader, at_hand, wish, progress))
 
 
 def _check_finished(reader: Reader) -> None:
@@ -132,21 +134,7 @@ def _target(paths: ProfilePaths, found: Ledger, session: str | None, reference: 
 def foretell(reader: Reader, session: Session, wish: Wish, progress: Progress) -> Outline:
     """What a rewind would do, without the lock and without changing anything."""
     exclude, _ = options.snapshot_settings(reader.paths)
-    present = reader.present(exclude, progress)
-    author = reading.last_author(reader.paths, reader.ledger)
-    files = rewinding.plan_files(
-        reader.ledger,
-        reader.objects,
-        reader.sink,
-        present,
-        session.id,
-        wish,
-        exclude=exclude,
-        author=author,
-        content=comparing.present(reader.paths.workspace, reader.objects),
-    )
-    position = reading.position(session, catalogue.read(session))
-    return rewinding.outline(reader.paths, session, position, present, wish, files)
+    return rewinding.preview(reader, session, wish, Workspace(reader.paths.workspace, exclude, progress))
 
 
 def previewed(reader: Reader, outline: Outline) -> list[Difference]:

@@ -146,7 +146,9 @@ def rewind(
     wanted = ref if ref is not None else "~1"
     wish = (only or "", force, exact)
     if dry_run:
-        show(foretold_rewind(options.existing_profile(user), session, wanted, wish), as_json)
+        foretold = foretold_rewind(options.existing_profile(user), session, wanted, wish)
+        show(foretold, as_json)
+        foretold.outline.check()
         return
     with options.working(user, "checkpoints rewind", wait, as_json) as work:
         view = rewound(work, session, wanted, wish)
@@ -166,7 +168,9 @@ def undo(
     from deepctl.cli.checkpoint_views import foretold_undo, undone
 
     if dry_run:
-        show(foretold_undo(options.existing_profile(user), session), as_json)
+        foretold = foretold_undo(options.existing_profile(user), session, force)
+        show(foretold, as_json)
+        foretold.outline.check()
         return
     with options.working(user, "checkpoints undo", wait, as_json) as work:
         view = undone(work, session, force)

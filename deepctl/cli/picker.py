@@ -11,7 +11,7 @@ from deepctl.cli.checkpoint_views import foretell, previewed
 from deepctl.domain.checkpoints import reading
 from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.records import Record
-from deepctl.domain.checkpoints.rewinding import Wish
+from deepctl.domain.checkpoints.rewinding import Conflicts, Wish
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import DeepctlError, Interrupted, NotFound
@@ -158,7 +158,9 @@ class _Picker:
         files = f"{len(found)} file{'' if len(found) == 1 else 's'} would change"
         turns = f"{outline.turns_removed} turn{'' if outline.turns_removed == 1 else 's'} would leave the conversation"
         lines = [f"{files}, {turns}."]
-        if outline.conflicts:
+        if outline.refusal is not None and not isinstance(outline.refusal, Conflicts):
+            lines.append(f"REFUSED: {printable(outline.refusal.message)}")
+        elif outline.conflicts:
             shown = ", ".join(printable(os.fsdecode(path)) for path in outline.conflicts[:3])
             more = f" and {len(outline.conflicts) - 3} more" if len(outline.conflicts) > 3 else ""
             lines.append(f"CONFLICT, needs --force: changed by somebody else after the agent: {shown}{more}")

@@ -19,6 +19,8 @@ MEMORY_DIRECTORY = ".deep/memory"
 TODO_FILE = ".deep/todo.json"
 PLANS_DIRECTORY = "plans"
 EVICTED_DIRECTORY = "large_tool_results"
+OWN_DIRECTORIES = (".deep/home", f"{MEMORY_DIRECTORY}/*", PLANS_DIRECTORY, EVICTED_DIRECTORY)
+"""Those in a workspace that deepctl needs, with the directories above them."""
 CONTEXT_FILES = ("AGENTS.md", "DEEP.md")
 NOTEBOOK = "MEMORY.md"
 SETTINGS = "profile.toml"

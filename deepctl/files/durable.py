@@ -24,10 +24,20 @@ _REASONS = {
     "ENOTDIR": "something on the way is not a directory",
     "EEXIST": "something else is there already",
     "EMFILE": "too many open files",
+    "ENFILE": "too many open files on this machine",
+    "ENOMEM": "out of memory",
     "ENAMETOOLONG": "the path is too long",
     "ENOENT": "it does not exist",
     "ELOOP": "a symbolic link is in the way",
 }
+
+
+_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def is_of_machine(error: OSError) -> bool:
+    """Whether an error says nothing about the file, but that the machine is out of something, or failing."""
+    return error.errno in _MACHINE
 
 
 def storage_error(error: OSError, kept: str | None = None) -> StorageError:

@@ -65,6 +65,8 @@ class Rewound(NamedTuple):
             self._print_paths()
             return
         verb = "Would rewind" if self.dry_run else "Rewound"
+        if self.outline.refusal is not None:
+            verb = "Would refuse to rewind"
         print_sentence(f"{verb} session {self.outline.session.name} to {record.id}{label}, turn {record.turn}.")
         removed = self.outline.messages_removed
         if removed:
@@ -91,10 +93,6 @@ class Rewound(NamedTuple):
         if self.safety is not None:
             before = self.safety.record.id
             notice(f"`deepctl checkpoints undo --user {self.profile}` takes this back; before it was {before}.")
-        elif self.dry_run and self.outline.conflicts and not self.outline.wish.force:
-            notice(
-                "Where there is a conflict, somebody changed the file after the agent: without --force, it is refused."
-            )
 
     def _print_paths(self) -> None:
         for path in self.outline.conflicts:

@@ -134,7 +134,11 @@ def test_an_edit_of_yours_after_the_agents_is_a_conflict_and_force_takes_it_back
     assert "a.txt" in refused.error["message"]
     assert _everything(alice.profile / "workspace") == before
     assert len(alice.records()) == 4
-    assert alice("rewind", "~2", "--dry-run", "--json").ok().json["files"]["conflicts"] == ["a.txt"]
+    told = alice("rewind", "~2", "--dry-run", "--json")
+    assert (told.code, told.error) == (6, refused.error), "it exits as the rewind does"
+    assert told.json["files"]["conflicts"] == ["a.txt"]
+    assert alice("rewind", "~2", "--dry-run").stdout.startswith("Would refuse to rewind session main")
+    assert alice("rewind", "~2", "--dry-run", "--force", "--json").ok().json["files"]["conflicts"] == ["a.txt"]
     forced = alice("rewind", "~2", "--force", "--json").ok().json
     assert alice.files() == {"a.txt": "one", "mine.txt": "mine"}
     assert forced["files"]["kept"] == ["mine.txt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
@@ -102,6 +103,15 @@ def _(s: Situation) -> list[str]:
     record = next(record for record in scene.records() if record.turn == 2 and record.kind == "tool")
     spoil(s.profile / "checkpoints" / "packs" / record.pack)
     return on("rewind", "~1")
+
+
+@case("checkpoints rewind", "what it would change is kept in no checkpoint that can be read")
+def _(s: Situation) -> list[str]:
+    s.story()
+    for pack in (s.profile / "checkpoints" / "packs").iterdir():
+        wanted = hashlib.sha256(b"two\n").digest()
+        _flip(pack, *(entry.offset for entry in packs.read_table(str(pack)) if entry.digest == wanted))
+    return on("rewind", "~1", "--force")
 
 
 @case("checkpoints rewind", "Ctrl-C while files are changed")

@@ -20,6 +20,8 @@ from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import Damaged, Interrupted
 from deepctl.files.durable import storage_error
 
+NOTHING_DONE = "Nothing was rewound; everything is as it was."
+
 
 class Conversation(Protocol):
     """What moves when a rewind is carried out, beside the files."""
@@ -66,7 +68,7 @@ def carry_out(
         _take_back(store, root, intent, changes, conversation)
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted("Interrupted; nothing was rewound, and everything is as it was.") from None
-        raise storage_error(error, "Nothing was rewound; everything is as it was.") from error
+        raise storage_error(error, NOTHING_DONE) from error
     store.writer.finish(intent)
     return restored
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from deepctl.domain.checkpoints.objects import Objects
 from deepctl.domain.checkpoints.restore import OPEN_FILE, digest_of, directory, kind_of
 from deepctl.domain.checkpoints.trees import DIRECTORY, LINK, Change, Entry
-from deepctl.errors import Refused
+from deepctl.errors import Damaged
 
 
 def readable(objects: Objects, changes: Iterable[Change]) -> None:
@@ -20,20 +21,39 @@ def readable(objects: Objects, changes: Iterable[Change]) -> None:
                 pass
 
 
-def reachable(root: str, changes: Iterable[Change]) -> None:
-    """Raises `Refused` if a directory in which something is to be changed cannot be opened."""
+def saved(objects: Objects, changes: Iterable[Change]) -> None:
+    """Read what the changes replace, as far as it is kept already. Raises `Damaged` if something cannot be."""
+    for change in changes:
+        before = change.before
+        if before is None or before.kind == DIRECTORY or objects.find(before.digest) is None:
+            continue
+        try:
+            for _ in objects.chunks(before.digest):
+                pass
+        except Damaged as error:
+            error.hint = f"Move {os.fsdecode(change.path)!r} out of the workspace: what it is now could not be kept."
+            raise
+
+
+def writable(root: str, changes: Iterable[Change]) -> None:
+    """Raises `OSError` if a directory in which something is to be changed may not be written, nor be made so."""
     for above in sorted({os.path.dirname(change.path) for change in changes}):
         try:
-            with directory(root, above):
-                pass
-        except PermissionError:
-            raise Refused(
-                f"{os.fsdecode(above)!r} in the workspace cannot be opened, so nothing was touched.",
-                "Give yourself its permissions back (chmod u+rwx), and try again.",
-                code="no_permission",
-            ) from None
+            with directory(root, above) as descriptor:
+                _check_writable(descriptor, os.path.join(os.fsencode(root), above))
         except (FileNotFoundError, NotADirectoryError):
             continue  # it will be made
+
+
+def _check_writable(descriptor: int, path: bytes) -> None:
+    if os.fstatvfs(descriptor).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+    if os.access(".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=os.access in os.supports_effective_ids):
+        return
+    status = os.fstat(descriptor)
+    # What the owner has taken from himself is given back while things are restored.
+    if status.st_uid != os.geteuid() or status.st_mode & 0o300 == 0o300:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
 def unmet(root: str, objects: Objects, changes: Iterable[Change]) -> list[bytes]:

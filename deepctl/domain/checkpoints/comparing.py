@@ -11,6 +11,7 @@ from deepctl.domain.checkpoints.trees import DIRECTORY, LINK, Change, Entry
 from deepctl.domain.unified import unified
 from deepctl.errors import Damaged
 from deepctl.files.beneath import Tree
+from deepctl.files.durable import is_of_machine
 
 _LARGE = 1 << 20
 _BINARY_PEEK = 8000
@@ -81,6 +82,8 @@ def _difference(change: Change, before: Content, after: Content) -> Difference:
         try:
             texts = [side(path, entry) if entry is not None else None for side, entry in ((before, old), (after, new))]
         except (Damaged, OSError) as error:
+            if isinstance(error, OSError) and is_of_machine(error):
+                raise
             remark = str(error)
         else:
             if any(text is not None and b"\0" in text[:_BINARY_PEEK] for text in texts):

@@ -66,13 +66,15 @@ class Plan(NamedTuple):
     """The changes that a rewind makes, and the paths at which it would lose somebody's edit.
 
     Of these, `unknown` are those where nobody can tell whose edit it was. `blocked` are paths of the session's that
-    cannot be taken back, because what was there before was not kept.
+    cannot be taken back, because what was there before was not kept; `unsaved` are those of the changes at which what
+    is there now could not be kept, so that changing them would lose it for good.
     """
 
     changes: list[Change]
     conflicts: list[bytes]
     blocked: list[bytes] = []
     unknown: list[bytes] = []
+    unsaved: list[bytes] = []
 
 
 def in_memory(path: bytes) -> bool:
@@ -94,11 +96,10 @@ def exact(
     `unseen` tells of paths that could not be looked at now: changing those would lose what is there.
     """
     found = [change for change in changes(objects, now, target) if wanted(change.path)]
-    return Plan(
-        [change for change in found if not hidden(change.path)],
-        [change.path for change in found if unseen(change.path)],
-        [change.path for change in found if hidden(change.path)],
-    )
+    blocked = [change.path for change in found if hidden(change.path)]
+    made = [change for change in found if not hidden(change.path)]
+    unsaved = [change.path for change in made if unseen(change.path)]
+    return Plan(made, unsaved, blocked, [], unsaved)
 
 
 def own_work(
@@ -185,11 +186,14 @@ class _Work:
         for path in list(found):
             for above in _above(path):
                 self._place(path, above, found, present, wanted)
+        unsaved = [path for path in sorted(found) if unseen(path)]
+        self._conflicts.update(unsaved)
         return Plan(
             [found[path] for path in sorted(found)],
             sorted(self._conflicts),
             sorted(self._blocked),
             sorted(self._conflicts - self._certain),
+            unsaved,
         )
 
     def _place(

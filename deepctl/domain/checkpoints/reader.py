@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from deepctl.domain import layout
 from deepctl.domain.checkpoints import reading, snapshots
 from deepctl.domain.checkpoints.cache import Cache
 from deepctl.domain.checkpoints.objects import Objects, Scratch
 from deepctl.domain.checkpoints.store import excluding
 from deepctl.domain.checkpoints.trees import encode
 from deepctl.domain.layout import ProfilePaths
+from deepctl.files import access
 
 
 class Reader:
@@ -24,7 +26,11 @@ class Reader:
         self.sink = Scratch(self.objects)
 
     def present(self, exclude: Sequence[str], report: snapshots.Report | None = None) -> snapshots.Snapshot:
-        """The workspace as it is now. Its trees can be read from `objects`, its files in the workspace itself."""
+        """The workspace as it is now. Its trees can be read from `objects`, its files in the workspace itself.
+
+        Its directories are opened as a change of the profile would open them, or this could not tell what that does.
+        """
+        access.regain(self.paths.workspace, layout.OWN_DIRECTORIES)
         if not os.path.isdir(self.paths.workspace):
             return snapshots.Snapshot(self.sink.add(encode([])), 0, 0, [])
         return snapshots.snapshot(

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from deepctl import locks
 from deepctl.domain.checkpoints import index, ledger
 from deepctl.domain.checkpoints.ledger import MESSAGES, Ledger, is_uncounted
 from deepctl.domain.checkpoints.records import Position, Record
@@ -173,11 +174,16 @@ def goes_on(session: Session, found: Ledger) -> bool:
 
 
 def last_author(paths: ProfilePaths, found: Ledger) -> str | None:
-    """Who changed the workspace since it was last looked at (`State.by`): nobody can tell after a killed turn."""
+    """Who changed the workspace since it was last looked at (`State.by`): nobody can tell after a killed turn.
+
+    A turn that is at work now is not killed: what it changes is its own.
+    """
     for name in catalogue.all_names(paths):
         try:
-            if goes_on(catalogue.find(paths, name), found):
-                return None
+            session = catalogue.find(paths, name)
+            if goes_on(session, found):
+                holder = locks.holder(paths.lock)
+                return session.id if holder is not None and holder.command == "chat" else None
         except Damaged:
             continue
     return ""

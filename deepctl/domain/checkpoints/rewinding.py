@@ -17,20 +17,22 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from deepctl.domain.checkpoints import carrying, checks, index, plan, reading, restore, trees
-from deepctl.domain.checkpoints.carrying import Move
+from deepctl.domain.checkpoints import carrying, checks, comparing, index, plan, reading, restore, trees
+from deepctl.domain.checkpoints.carrying import Conversation, Move
 from deepctl.domain.checkpoints.ledger import Ledger
-from deepctl.domain.checkpoints.objects import Objects, Sink
+from deepctl.domain.checkpoints.objects import Objects, Scratch, Sink
 from deepctl.domain.checkpoints.plan import Interval, Plan
+from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.records import Position, Record, Rewind, State, new_id, state_author
 from deepctl.domain.checkpoints.snapshots import Snapshot
-from deepctl.domain.checkpoints.store import Checkpoints, excluding
+from deepctl.domain.checkpoints.store import Checkpoints, Workspace, excluding
 from deepctl.domain.checkpoints.trees import DIRECTORY, Change, Entry
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log
 from deepctl.domain.sessions.catalogue import Session
-from deepctl.errors import Damaged, NotFound, Refused, UsageError
+from deepctl.errors import Damaged, DeepctlError, NotFound, Refused, UsageError
+from deepctl.files.durable import storage_error
 
 
 class Conflicts(Refused):
@@ -39,13 +41,11 @@ class Conflicts(Refused):
     code = "conflicts"
 
     def __init__(self, paths: Sequence[bytes], unknown: Sequence[bytes] = ()) -> None:
-        shown = ", ".join(repr(os.fsdecode(path))[1:-1] for path in paths[:5])
-        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
         why = "Changed by somebody else after the agent"
         if len(unknown) == len(paths):
             why = "Nobody can tell who changed these (a turn was killed, or kept no checkpoints)"
         super().__init__(
-            f"{why}, so nothing was touched: {shown}{more}.",
+            f"{why}, so nothing was touched: {_shown(paths)}.",
             "--dry-run lists them all; --force takes these back too, and the checkpoint made first keeps them.",
         )
         self.paths = list(paths)
@@ -53,6 +53,29 @@ class Conflicts(Refused):
     def document(self) -> dict[str, object]:
         """The error as JSON, with all the paths."""
         return {**super().document(), "paths": [os.fsdecode(path) for path in self.paths]}
+
+
+class NotKept(Refused):
+    """A rewind would change what the checkpoint before it cannot keep; nothing has been touched."""
+
+    code = "not_kept"
+
+    def __init__(self, paths: Sequence[bytes], reason: str) -> None:
+        super().__init__(
+            f"In the workspace, these cannot be kept before they are changed ({reason}), so nothing was touched: "
+            f"{_shown(paths)}.",
+            "Give yourself the permissions back (chmod u+rwX), or move them out of the workspace, and try again.",
+        )
+        self.paths = list(paths)
+
+    def document(self) -> dict[str, object]:
+        """The error as JSON, with all the paths."""
+        return {**super().document(), "paths": [os.fsdecode(path) for path in self.paths]}
+
+
+def _shown(paths: Sequence[bytes]) -> str:
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    return ", ".join(repr(os.fsdecode(path))[1:-1] for path in paths[:5]) + more
 
 
 class Wish(NamedTuple):
@@ -68,7 +91,7 @@ class Outline(NamedTuple):
     """What a rewind does. Paths are relative to the workspace; `changes` are what is made different there.
 
     `kept` differ from the checkpoint and stay as they are. `undone` is the first prompt that is taken back. Messages
-    and turns leave the conversation (`removed`), or come back into it (`restored`).
+    and turns leave the conversation (`removed`), or come back into it (`restored`). `refusal` is why it is not done.
     """
 
     session: Session
@@ -84,6 +107,12 @@ class Outline(NamedTuple):
     messages_restored: int
     turns_restored: int
     undone: str | None
+    refusal: DeepctlError | None = None
+
+    def check(self) -> None:
+        """Raises the error with which the rewind is refused, if it is."""
+        if self.refusal is not None:
+            raise self.refusal
 
     @property
     def moves(self) -> bool:
@@ -127,6 +156,12 @@ class Files(NamedTuple):
     goal: str
     plan: Plan
     kept: list[bytes]
+    refusal: DeepctlError | None = None
+
+    def check(self) -> None:
+        """Raises the error with which the rewind is refused, if it is."""
+        if self.refusal is not None:
+            raise self.refusal
 
 
 def plan_files(
@@ -137,12 +172,14 @@ def plan_files(
     session: str,
     wish: Wish,
     *,
-    exclude: Sequence[str],
+    workspace: Workspace,
     author: str | None,
     content: Callable[[bytes, Entry], bytes] | None = None,
 ) -> Files:
     """Find out what a rewind of a session (by its id) does to the files, changing nothing.
 
+    This is the one place that decides whether it may be done: for the rewind itself, for what only shows it, for the
+    agent and for applications.
     `author` is who changed the workspace last: `State.by`; `content` as in `plan.own_work`. Raises `Damaged` if what it
     needs cannot be read, `Refused` if files are wanted and the checkpoint has none.
     """
@@ -155,7 +192,7 @@ def plan_files(
             "`--only conversation` rewinds to it.",
             code="no_files",
         )
-    now_hidden = plan.hidden_by([], excluding(exclude))
+    now_hidden = plan.hidden_by([], excluding(workspace.exclude))
 
     def wanted(path: bytes) -> bool:
         return (not wish.only or plan.in_memory(path) == (wish.only == "memory")) and not now_hidden(path)
@@ -179,7 +216,30 @@ def plan_files(
     left = trees.changes(objects, tree, bytes.fromhex(target.tree))
     changed = {change.path for change in planned.changes}
     kept = [one.path for one in left if wanted(one.path) and one.path not in changed and not _is_directory(one)]
-    return Files(tree.hex(), planned, kept)
+    return Files(tree.hex(), planned, kept, _refusal(objects, workspace.root, present, planned, wish))
+
+
+def _refusal(objects: Objects, root: str, present: Snapshot, planned: Plan, wish: Wish) -> DeepctlError | None:
+    """Why a rewind must not, or cannot, be done. `--force` and `--exact` override authors, never what is not kept."""
+    effective = [change for change in planned.changes if not plan.same(change.before, change.after)]
+    try:
+        if planned.unsaved:
+            raise NotKept(planned.unsaved, _reason(present, planned.unsaved[0]))
+        if planned.conflicts and not wish.force:
+            raise Conflicts(planned.conflicts, planned.unknown)
+        checks.saved(objects, effective)
+        checks.writable(root, effective)
+    except DeepctlError as error:
+        return error
+    except OSError as error:
+        return storage_error(error, carrying.NOTHING_DONE)
+    return None
+
+
+def _reason(present: Snapshot, path: bytes) -> str:
+    return next(
+        one.reason for one in present.unkept if one.is_content and (path + b"/").startswith(one.path + b"/")
+    ).lower()
 
 
 def outline(
@@ -208,6 +268,7 @@ def outline(
         len(found),
         len(restored),
         removed[0] if removed else None,
+        files.refusal,
     )
 
 
@@ -239,10 +300,47 @@ def _intervals(found: Ledger, target: Record, now: bytes, author: str | None) ->
     return [plan.interval(before, after) for before, after in pairwise(states)]
 
 
+def preview(reader: Reader, session: Session, wish: Wish, workspace: Workspace) -> Outline:
+    """What a rewind would do, and whether it would be refused: without the lock, and without changing anything."""
+    present = reader.present(workspace.exclude, workspace.report)
+    files = plan_files(
+        reader.ledger,
+        reader.objects,
+        reader.sink,
+        present,
+        session.id,
+        wish,
+        workspace=workspace,
+        author=reading.last_author(reader.paths, reader.ledger),
+        content=comparing.present(workspace.root, reader.objects),
+    )
+    return outline(reader.paths, session, reading.position(session, catalogue.read(session)), present, wish, files)
+
+
+def check(work: Work, session: Session, wish: Wish, author: str) -> None:
+    """Raises the error with which a rewind in the middle of a turn would be refused, if it would be."""
+    objects = work.store.objects
+    scratch = Scratch(objects)
+    try:
+        plan_files(
+            work.ledger,
+            objects,
+            scratch,
+            work.store.snapshot(work.workspace, scratch),
+            session.id,
+            wish,
+            workspace=work.workspace,
+            author=state_author(author, session.id),
+            content=comparing.present(work.workspace.root, objects),
+        ).check()
+    finally:
+        objects.scratch.clear()
+
+
 def rewind(
     work: Work, session: Session, wish: Wish, *, position: Position | None = None, author: str | None = None
 ) -> Done:
-    """Rewind a session. Raises `Conflicts` before anything is touched, `Damaged`, or `StorageError`.
+    """Rewind a session. Raises `Conflicts` or `NotKept` before anything is touched, `Damaged`, or `StorageError`.
 
     In the middle of a turn, `position` and `author` (`AGENT`) say how far it has come and whose work that is.
     """
@@ -252,17 +350,17 @@ def rewind(
     if position is None:
         position = reading.position(session, catalogue.read(session))
     by = state_author(author, session.id)
-    store, exclude = work.store, work.workspace.exclude
+    store = work.store
     with store.adding() as batch:
         present = store.snapshot(work.workspace, batch)
-        files = plan_files(work.ledger, store.objects, batch, present, session.id, wish, exclude=exclude, author=by)
+        files = plan_files(
+            work.ledger, store.objects, batch, present, session.id, wish, workspace=work.workspace, author=by
+        )
         done = outline(work.paths, session, position, present, wish, files)
-        if done.conflicts and not wish.force:
-            raise Conflicts(done.conflicts, files.plan.unknown)
+        done.check()
         if done.is_nothing:
             batch.drop()
             return Done(done, None, [], [], [])
-        checks.reachable(work.paths.workspace, done.changes)
     with store.counting(batch):
         parent = reading.head(work.ledger, session)
         safety = store.record(position, "rewind", author, present, batch, work.workspace, parent=parent)
@@ -273,6 +371,29 @@ def rewind(
     # A directory that stays because somebody's file is in it is no news; the file is.
     in_the_way = [(path, reason) for path, reason in restored.kept if reason != restore.IN_USE]
     return Done(done, safety, restored.written, restored.deleted, in_the_way)
+
+
+def rewind_files(
+    store: Checkpoints, workspace: Workspace, position: Position, wish: Wish, author: str, conversation: Conversation
+) -> restore.Restored | None:
+    """Rewind the files of an application, whose conversation is its own; `None` if there is nothing to do.
+
+    Raises as `rewind` does.
+    """
+    with store.adding() as batch:
+        present = store.snapshot(workspace, batch)
+        by = state_author(author, position.session)
+        files = plan_files(
+            store.ledger, store.objects, batch, present, position.session, wish, workspace=workspace, author=by
+        )
+        files.check()
+        if present.tree.hex() == files.goal:
+            batch.drop()
+            return None
+    with store.counting(batch):
+        safety = store.record(position, "rewind", author, present, batch, workspace)
+        intent = begin(store, safety, wish, files.goal, position.log, batch.pack, workspace.root)
+    return carrying.carry_out(store, workspace.root, intent, files.plan.changes, conversation)
 
 
 def begin(store: Checkpoints, safety: Record, wish: Wish, goal: str, log_id: str, pack: str, root: str = "") -> Rewind:

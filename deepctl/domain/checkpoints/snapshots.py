@@ -5,6 +5,7 @@ Owner, times, extended attributes and ACLs are not kept. Sockets, FIFOs, devices
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import marshal
 import os
@@ -25,6 +26,9 @@ _TICK = 20_000_000
 
 NO_CONTENT = ("a FIFO", "a socket", "a device")
 """Why something has no content to keep; whatever was in its place before is really gone."""
+
+_REPLACED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENODEV)
+"""What opening says of something that was of another kind a moment ago."""
 
 _REPORT_EVERY = 64
 _MAX_DEPTH = 200
@@ -63,7 +67,8 @@ def snapshot(
     """Keep the whole of a directory. The caller commits the batch before the tree's hash means anything.
 
     Links are never followed, and a directory is opened relative to the one above it, so nothing outside `root` gets
-    in, whatever is swapped meanwhile. Raises `OSError` if `root` cannot be opened.
+    in, whatever is swapped meanwhile. Only what may not be read is left out: raises `OSError` if `root` cannot be
+    opened, or the machine fails.
     """
     taking = _Taking(sink, cache, leave_out, report)
     descriptor = os.open(root, _OPEN_DIRECTORY)
@@ -116,7 +121,7 @@ class _Taking:
                     info = item.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                except OSError as error:
+                except PermissionError as error:
                     self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be looked at"))
                     continue
                 mode = info.st_mode
@@ -150,7 +155,7 @@ class _Taking:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be opened"))
+            self.unkept.append(Unkept(prefix + name, _unreadable(error)))
             return None
         try:
             return self.directory(descriptor, prefix + name)
@@ -208,7 +213,7 @@ class _Taking:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be read"))
+            self.unkept.append(Unkept(prefix + name, _unreadable(error)))
             return None
         try:
             status = os.fstat(descriptor)
@@ -240,6 +245,19 @@ def _loaded(raw: bytes | None) -> dict[_Status, bytes]:
     except (ValueError, EOFError, TypeError):
         return {}  # it is a cache
     return found if isinstance(found, dict) else {}
+
+
+def _unreadable(error: OSError) -> str:
+    """Why something could not be opened. Raises the error if that says nothing about the thing itself.
+
+    Too many open files, no memory and a failing disk would otherwise pass for a file that nobody may read, and what is
+    in it would be lost to the checkpoint.
+    """
+    if error.errno in _REPLACED:
+        return "is being replaced"
+    if not isinstance(error, PermissionError):
+        raise error
+    return error.strerror or "cannot be read"
 
 
 def _kind(mode: int) -> str:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from deepctl.domain import layout
 from deepctl.domain.checkpoints import index, reading
 from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.records import AGENT, OTHER, UNKNOWN, Position, Record
@@ -18,7 +19,7 @@ from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue
 from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import Damaged, DeepctlError, Refused
-from deepctl.files import durable
+from deepctl.files import access, durable
 
 EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"
 
@@ -45,6 +46,7 @@ class Work:
         self.policy = policy
         # Whoever took it away takes nothing with it: a rewind brings the files back.
         durable.make_directory(paths.workspace)
+        access.regain(paths.workspace, layout.OWN_DIRECTORIES)
         self.workspace = Workspace(paths.workspace, exclude, report)
         self.store = Checkpoints(paths.checkpoints, cache=paths.snapshot_cache)
         index.refresh(paths, self.ledger)
@@ -77,6 +79,7 @@ class Work:
 
     def _save(self, session: Session, kind: str, position: Position, author: str, **fields: Any) -> Record | None:
         fields.setdefault("parent", reading.head(self.ledger, session))
+        access.regain(self.paths.workspace, layout.OWN_DIRECTORIES)
         saved = self.store.save(position, kind, author=author, workspace=self.workspace, **fields)
         if saved is not None:
             index.add(self.paths, self.ledger, saved, session.name)

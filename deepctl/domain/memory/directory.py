@@ -18,7 +18,7 @@ from typing import NamedTuple
 from deepctl.domain import layout, names
 from deepctl.domain.profiles import timestamp
 from deepctl.errors import BadName, MemoryNotFound, Refused
-from deepctl.files import durable
+from deepctl.files import access, durable
 from deepctl.files.beneath import Outside, Tree
 
 MAX_BYTES = 64 << 20
@@ -50,6 +50,7 @@ class Memory:
         self.profile = profile
         self.directory = posixpath.join(layout.MEMORY_DIRECTORY, self.agent)
         self._tree = Tree(profile.workspace, follow=False)
+        access.regain(profile.workspace, layout.OWN_DIRECTORIES)
 
     def path(self, name: str) -> str:
         """Where a notebook lies, relative to the workspace."""

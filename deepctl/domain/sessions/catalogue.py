@@ -258,13 +258,19 @@ def free_name(paths: ProfilePaths) -> str:
 
 
 def by_id(paths: ProfilePaths) -> dict[str, str]:
-    """The names of a profile's sessions by their ids; those that cannot be read are left out."""
+    """The names of a profile's sessions by their ids; those that cannot be read are left out.
+
+    Raises `OSError` where the machine fails: a session is not gone for that.
+    """
     found = {}
     for name in all_names(paths):
         try:
             found[_load(os.path.join(paths.sessions, name)).id] = name
-        except (DeepctlError, OSError):
+        except DeepctlError:
             continue
+        except OSError as error:
+            if durable.is_of_machine(error):
+                raise
     return found
 
 
