@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Command
+from tests.support.command import Command, InProcess
 
 ROUNDS = 50
 
@@ -66,6 +66,61 @@ def _nothing_is_missing(messages: list[dict[str, object]], seen: list[dict[str, 
             assert json.dumps(event["content"])[1:-1] in logged
         if event["type"] == "result":
             assert json.dumps(event["output"])[1:-1] in logged
+
+
+@pytest.mark.parametrize("calls", [2, 3])
+def test_a_turn_killed_in_a_later_call_of_one_answer_is_never_left_silently(
+    deepctl: InProcess, process: Command, home: Path, calls: int
+) -> None:
+    deepctl("chat", "hello").ok()
+    workspace = home / "profiles" / "default" / "workspace"
+    lines = [f"write {number}.txt: agent" for number in range(1, calls)]
+    command = "run echo agent > last.txt; sleep 60"
+    running = process.start("chat", "--sandbox", "none", "--approve", "auto", "\n".join([*lines, command]))
+    while not (workspace / "last.txt").exists():
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.kill()
+    running.wait()
+    (workspace / "mine.txt").write_text("the user's")
+    names = {path.name for path in workspace.iterdir()}
+    foretold = deepctl("checkpoints", "rewind", "~1", "--dry-run", "--json")
+    refused = deepctl("checkpoints", "rewind", "~1", "--json")
+    assert (foretold.code, refused.code) == (6, 6)
+    assert foretold.error == refused.error
+    assert refused.error["paths"] == foretold.json["files"]["conflicts"]
+    assert {"last.txt", "mine.txt"} <= set(refused.error["paths"])
+    assert {path.name for path in workspace.iterdir()} == names
+    deepctl("checkpoints", "rewind", "~1", "--force").ok()
+    assert list(workspace.iterdir()) == []
+    deepctl("checkpoints", "undo").ok()
+    assert {path.name for path in workspace.iterdir()} == names
+
+
+def test_a_turn_that_was_stopped_has_its_end_and_what_comes_after_it_is_the_users(
+    deepctl: InProcess, home: Path
+) -> None:
+    workspace = home / "profiles" / "default" / "workspace"
+    stopped = ("--sandbox", "none", "--approve", "auto", "--timeout", "1")
+    assert deepctl("chat", *stopped, "write a.txt: agent\nrun echo agent > b.txt; sleep 60").code == 124
+    (workspace / "mine.txt").write_text("the user's")
+    deepctl("checkpoints", "rewind", "~1").ok()
+    assert [path.name for path in workspace.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("limit", [11, 13, 15, 18])
+def test_too_few_open_files_never_lose_a_note(deepctl: InProcess, process: Command, home: Path, limit: int) -> None:
+    deepctl("chat", "write d/e/f/note.txt: agent").ok()
+    note = home / "profiles/default/workspace/d/e/f/note.txt"
+    note.write_text("the user's")
+    process.argv = ("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *process.argv)  # type: ignore[assignment]
+    result = process("checkpoints", "rewind", "~1", "--force")
+    if result.code == 0:
+        assert not note.exists()
+        deepctl("checkpoints", "undo").ok()
+    else:
+        assert result.code == 8
+    assert note.read_text() == "the user's"
 
 
 def test_a_log_cut_at_every_byte_of_its_last_lines_is_read_and_continued(process: Command, home: Path) -> None:

@@ -216,6 +216,9 @@ def plan_files(
     left = trees.changes(objects, tree, bytes.fromhex(target.tree))
     changed = {change.path for change in planned.changes}
     kept = [one.path for one in left if wanted(one.path) and one.path not in changed and not _is_directory(one)]
+    # What cannot be read may well differ, and is no part of either tree.
+    known = {*changed, *(os.fsencode(path) for path, _ in target.unkept)}
+    kept += [one.path for one in present.unkept if one.is_content and wanted(one.path) and one.path not in known]
     return Files(tree.hex(), planned, kept, _refusal(objects, workspace.root, present, planned, wish))
 
 
