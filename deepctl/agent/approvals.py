@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import posixpath
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from pydantic_ai import RunContext
 from pydantic_ai.capabilities import AbstractCapability
@@ -16,33 +15,23 @@ from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.workspaces import Workspace
-from pydantic_ai_backends.permissions import (
-    OperationPermissions,
-    PermissionAction,
-    PermissionChecker,
-    PermissionOperation,
-    PermissionRule,
-    PermissionRuleset,
-)
-from pydantic_ai_backends.permissions.checker import MATCHES_NOTHING, glob_to_regex
 
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.mcp import asks
-from deepctl.domain.permissions import ACTIONS, OPERATIONS, Permissions, Rule, Rules
+from deepctl.domain.commands.rules import judge
+from deepctl.domain.globs import bad_class
+from deepctl.domain.permissions import ACTIONS, OPERATIONS, Permissions, Rules, first
 from deepctl.errors import BadSetting
-from deepctl.sandbox.policy import MOUNT
 
 Approve = Literal["ask", "auto", "never"]
 
-_TOOLS: dict[str, PermissionOperation] = {
+_TOOLS = {
     "read_file": "read",
     "write_file": "write",
     "edit_file": "edit",
     "execute": "execute",
 }
 _WHAT = {"execute": "this command; it did not run", "mcp": "this tool; it was not used"}
-_SEVERAL = re.compile(r"[;&|<>()`$\n\r]+")
-"""What makes of one command several, or has it do more than its words say."""
 _MAX_COMPARED = 1 << 20
 
 
@@ -71,45 +60,19 @@ Ask = Callable[[Question], Awaitable[Answer]]
 """Asks the person at the terminal."""
 
 
-def ruleset(permissions: Permissions) -> PermissionRuleset:
-    """A profile's rules as pydantic-ai-backend's. Raises `BadSetting` for a pattern that would match nothing."""
-    return PermissionRuleset(
-        default="allow",
-        **{
-            operation: OperationPermissions(
-                default=_action(rules.default or "allow"),
-                rules=[_rule(rule.pattern, rule, _action(rule.action)) for rule in rules.rules],
-            )
-            for operation, rules in permissions.items()
-        },
-    )
+def may_be_read(permissions: Permissions, spellings: Iterable[str]) -> str:
+    """What the rules about reading say of one file, the strictest of its paths: `allow`, `ask` or `deny`."""
+    rules = permissions.get("read", Rules())
+    found = [first(rules.rules, path) for path in spellings]
+    return max(((rule.action if rule else rules.default) or "allow" for rule in found), key=ACTIONS.index)
 
 
-def search_rules(permissions: Permissions) -> PermissionRuleset | None:
-    """What `grep` hides: lines of files that may not be read without a question. `None` if that is nothing.
-
-    A match is told by the path the search was given, which is relative or begins where the workspace does.
-    """
-    rules = permissions.get("read")
-    if rules is None:
-        return None
-    hidden = [
-        _rule(f"{place}{rule.pattern}", rule, "allow" if rule.action == "allow" else "deny")
-        for rule in rules.rules
-        for place in ("", f"{MOUNT}/", "/")
-    ]
-    default: PermissionAction = "allow" if rules.default in (None, "allow") else "deny"
-    return PermissionRuleset(default="allow", grep=OperationPermissions(default=default, rules=hidden))
-
-
-def _action(action: str) -> PermissionAction:
-    return cast("PermissionAction", action)
-
-
-def _rule(pattern: str, rule: Rule, action: PermissionAction) -> PermissionRule:
-    if glob_to_regex(pattern) is MATCHES_NOTHING:
-        raise BadSetting(f"Pattern {rule.pattern!r} of [permissions] cannot be understood.")
-    return PermissionRule(pattern=pattern, action=action, description=rule.description)
+def _check_patterns(permissions: Permissions) -> None:
+    """Raise `BadSetting` for a pattern that could never match."""
+    for rules in permissions.values():
+        for rule in rules.rules:
+            if bad_class(rule.pattern) is not None:
+                raise BadSetting(f"Pattern {rule.pattern!r} of [permissions] cannot be understood.")
 
 
 class _Decision(NamedTuple):
@@ -137,7 +100,7 @@ class Approvals(AbstractCapability[Any]):
     _always: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._checker = PermissionChecker(ruleset(self.permissions))
+        _check_patterns(self.permissions)
 
     async def prepare_tools(self, ctx: RunContext[Any], tool_defs: list[ToolDefinition]) -> list[ToolDefinition]:
         """Leave out tools that could do nothing: all of their operation is denied."""
@@ -158,7 +121,7 @@ class Approvals(AbstractCapability[Any]):
             target = real = command
         else:
             target = str(args.get("path", ""))
-            written, real = await _spellings(ctx.workspace, target)
+            written, real = await spellings(ctx.workspace, target)
             if real == "/":
                 return args  # it leads out, which the tool refuses by itself
             decision = self._about_path(operation, {written, real})
@@ -171,41 +134,38 @@ class Approvals(AbstractCapability[Any]):
             reason = f" ({decision.reason})" if decision.reason else ""
             raise ToolFailed(f"The rules of this profile do not allow this{reason}. It was not done; go on without it.")
         if decision.action == "ask" and (operation, real) not in self._always:
-            await self._approved(ctx, operation, target, real, args)
+            await self._approved(ctx, operation, target, real, args, decision.reason)
         return args
 
-    def _about_path(self, operation: PermissionOperation, spellings: Iterable[str]) -> _Decision:
-        return max((self._ruled(operation, one) or self._default(operation) for one in spellings), key=_strictness)
+    def _about_path(self, operation: str, spellings: Iterable[str]) -> _Decision:
+        rules = self.permissions.get(operation, Rules()).rules
+        found = [first(rules, one) for one in spellings]
+        return max(
+            (_Decision(rule.action, rule.description) if rule else self._default(operation) for rule in found),
+            key=_strictness,
+        )
 
     def _about_command(self, command: str, *, confined: bool) -> _Decision:
-        whole = self._ruled("execute", command.strip())
-        if whole is not None and whole.action == "allow" and _SEVERAL.search(command):
-            # What a rule allows is one command, not whatever is tied to it.
-            whole = None
-        parts = [self._ruled("execute", " ".join(part.split())) for part in _SEVERAL.split(command)]
-        denied = [part for part in parts if part is not None and part.action != "allow"]
         usual = self._default("execute", otherwise="allow" if confined else "ask")
-        return max([whole or usual, *denied], key=_strictness)
-
-    def _ruled(self, operation: PermissionOperation, target: str) -> _Decision | None:
-        rule = self._checker.find_matching_rule(operation, target)
-        return None if rule is None else _Decision(rule.action, rule.description)
+        verdict = judge(self.permissions.get("execute", Rules()).rules, command, otherwise=usual.action)
+        return _Decision(verdict.action, verdict.reason)
 
     def _default(self, operation: str, otherwise: str = "allow") -> _Decision:
         rules = self.permissions.get(operation)
         return _Decision((rules.default if rules is not None else None) or otherwise)
 
     async def _approved(
-        self, ctx: RunContext[Any], operation: str, target: str, real: str, args: dict[str, Any]
+        self, ctx: RunContext[Any], operation: str, target: str, real: str, args: dict[str, Any], reason: str = ""
     ) -> None:
         """Return if the answer is yes. Raises `ToolFailed`, for the model, if it is no."""
+        because = f" A question is asked because {reason}." if reason else ""
         what = _WHAT.get(operation, f"to {operation} this file; it was not done")
         if self.approve == "never":
-            raise ToolFailed(f"The settings do not allow {what}. Go on without it.")
+            raise ToolFailed(f"The settings do not allow {what}.{because} Go on without it.")
         if self.approve == "auto":
             return
         if self.ask is None:
-            raise ToolFailed(f"Nobody is there to allow {what}. Go on without it.")
+            raise ToolFailed(f"Nobody is there to allow {what}.{because} Go on without it.")
         preview = await _preview(ctx.workspace, operation, str(args.get("path", "")), args)
         answer = await self.ask(Question(operation, target, preview))
         if not answer.allow:
@@ -220,7 +180,7 @@ def _confined(workspace: Workspace) -> bool:
     return sandbox is not None and sandbox.confined
 
 
-async def _spellings(workspace: Workspace, path: str) -> tuple[str, str]:
+async def spellings(workspace: Workspace, path: str) -> tuple[str, str]:
     """A path as it is written, and where it really leads, both relative to the workspace where they can be."""
     base = await workspace.working_dir()
     written = posixpath.normpath(await workspace.resolve(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_ai import Agent, RunContext
@@ -12,19 +12,20 @@ from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceRef
-from pydantic_ai_backends import ConsoleCapability, PermissionRuleset, StateBackend, create_console_toolset
+from pydantic_ai_backends import ConsoleCapability, StateBackend, create_console_toolset
 from pydantic_ai_harness.memory import Memory
 from pydantic_ai_harness.planning import Planning
 from pydantic_ai_harness.tool_output_limits import Band, Spill, ToolOutputLimits, Truncate
 
 from deepctl.agent import stores
-from deepctl.agent.approvals import Approvals, Approve, Ask, search_rules
+from deepctl.agent.approvals import Approvals, Approve, Ask
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.agent.checkpointing import AgentCheckpoints, checkpoints_toolset
 from deepctl.agent.guards import UNLIMITED_RETRIES, FailuresAreResults, NoSecrets, OneAtATime
 from deepctl.agent.library import Checkpointing, StoreCheckpoints, directory_of
 from deepctl.agent.offline import NAME, CollectingModel, offline_model
 from deepctl.agent.plans import plans_toolset
+from deepctl.agent.searching import replace_grep
 from deepctl.domain import layout
 from deepctl.domain.permissions import Permissions
 
@@ -95,8 +96,8 @@ class _Console(ConsoleCapability):
     `Approvals` asks inside the call instead.
     """
 
-    searches: PermissionRuleset | None = None
-    """What `grep` hides."""
+    rules: Permissions = field(default_factory=dict)
+    """What files `grep` may show lines of."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,8 +105,8 @@ class _Console(ConsoleCapability):
             include_execute=self.include_execute,
             require_execute_approval=False,
             profile=self.profile,
-            permissions=self.searches,
         )
+        replace_grep(self._toolset, self.rules)
 
     def get_instructions(self) -> str:
         shell = " and a shell (execute)" if self.include_execute else "; there is no shell"
@@ -155,7 +156,7 @@ def create_deep_agent(
         OneAtATime(),
         _BackendOfDeps(),
         _StreamedAnswers(),
-        _Console(include_execute=include_execute, searches=search_rules(permissions or {})),
+        _Console(include_execute=include_execute, rules=permissions or {}),
         stores.ContextFiles(),
         _eviction(),
         # Behind eviction, so that what goes into a file is rid of them too.

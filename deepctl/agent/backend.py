@@ -132,24 +132,33 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
     ) -> CommandResult:
         search = search_command(command)
         if search is not None:
-            return await self._search(search, timeout=min(timeout or _SEARCH_SECONDS, _SEARCH_SECONDS))
+            result, name = await self._search(search, timeout=min(timeout or _SEARCH_SECONDS, _SEARCH_SECONDS))
+            return replace(result, stdout=_prefixed(result.stdout, name, search.where))
         return await self._run(command, shell, env, timeout)
 
-    async def _search(self, search: Search, *, timeout: float) -> CommandResult:
+    async def lines(self, search: Search) -> list[Line]:
+        """The lines that a `grep -Z` finds. Raises `WorkspaceError` if it cannot look."""
+        result, name = await self._search(search, timeout=_SEARCH_SECONDS)
+        if result.exit_code > 1 and not result.stdout:
+            raise WorkspaceError(result.stderr.strip() or f"grep ended with {result.exit_code}")
+        return [line._replace(path=f"{search.where}{line.path[len(name) :]}") for line in _lines(result.stdout)]
+
+    async def _search(self, search: Search, *, timeout: float) -> tuple[CommandResult, str]:
+        """What a search prints, and by what name it was told where to look."""
         with contextlib.ExitStack() as stack:
             try:
                 # As every other tool takes it: `..` before links.
                 where = posixpath.normpath(search.where)
                 descriptor, is_directory = await self._call(lambda: stack.enter_context(self._tree.opened(where)))
             except OSError as error:
-                return CommandResult(exit_code=2, stdout="", stderr=f"{error.strerror or error}\n")
+                return CommandResult(exit_code=2, stdout="", stderr=f"{error.strerror or error}\n"), ""
             before = search.before
             if not is_directory:
                 # Its name is in the pattern, and what is searched has none: matched here.
                 if not search.matches(where):
-                    return CommandResult(exit_code=1, stdout="", stderr="")
+                    return CommandResult(exit_code=1, stdout="", stderr=""), ""
                 if before[0] == "find":
-                    return CommandResult(exit_code=0, stdout=f"{search.where}\n", stderr="")
+                    return CommandResult(exit_code=0, stdout=f"{search.where}\n", stderr=""), search.where
                 before = [word for word in before if not word.startswith("--include=")]
             found = f"/proc/{os.getpid()}/fd/{descriptor}"
             if not os.path.exists(found):
@@ -160,7 +169,7 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
             result = await self._searcher.run(
                 ["/bin/sh", "-c", _SEARCH, "sh", str(_SEARCH_MEMORY // 1024), directory, *argv], timeout=timeout
             )
-        return replace(result, stdout=_prefixed(result.stdout, name, search.where))
+        return result, name
 
     async def _run(
         self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
@@ -207,6 +216,39 @@ class _CommandBackend(_SearchBackend):
         """Bytes in use where the workspace lies, whoever uses them; a file costs something even if it is empty."""
         found = os.statvfs(self._tree.root)
         return (found.f_blocks - found.f_bfree) * found.f_frsize + (found.f_files - found.f_ffree) * _INODE
+
+
+class Line(NamedTuple):
+    """A line that a search found; numbers begin with 1."""
+
+    path: str
+    number: int
+    text: str
+
+
+def _lines(printed: str) -> list[Line]:
+    """What `grep -nHZ` printed: a name, NUL, a number, a colon, a line. A name may have colons and newlines in it."""
+    found: list[Line] = []
+    at = 0
+    while (end := printed.find("\0", at)) >= 0:
+        newline = printed.find("\n", end)
+        newline = len(printed) if newline < 0 else newline
+        number, _, text = printed[end + 1 : newline].partition(":")
+        if number.isdecimal():
+            found.append(Line(printed[at:end], int(number), text))
+        at = newline + 1
+    return found
+
+
+def grep(pattern: str, where: str, names: str | None, *, hidden: bool) -> Search:
+    """A search for lines below `where`, in files whose name matches `names`; in `hidden` directories too, or not.
+
+    Files that are not text are passed over, and FIFOs, which would be waited for.
+    """
+    # The second is for BSD's grep, which compares the path and not the name.
+    options = [] if hidden else ["--exclude-dir=.[!./]*", "--exclude-dir=*/.[!.]*"]
+    options += [f"--include={names}"] if names else []
+    return Search(["grep", "-rnHZI", "-D", "skip", *options, "-e", pattern, "--"], [], where, names or "*")
 
 
 class Search(NamedTuple):
@@ -273,9 +315,15 @@ class LocalBackend(ConfinedWorkspace):
         except Unavailable as problem:
             raise refused(sandbox.name if sandbox is not None else "none", problem) from None
         super().__init__(Workspace(inner))
+        self._searcher = inner
         self._runner = inner.runner if isinstance(inner, _CommandBackend) else None
         self.files: WorkspaceBackend = DirectoryBackend(self.root_dir, follow_links=False)
         """The same directory for deepctl's own stores: files only, no links."""
+
+    async def grep(self, pattern: str, where: str, names: str | None, *, hidden: bool) -> list[Line]:
+        """Lines that match `pattern`. Raises `WorkspaceError`; a place outside is one."""
+        await self.check(where)
+        return await self._searcher.lines(grep(pattern, where, names, hidden=hidden))
 
     def close(self) -> None:
         """End what commands left running, where the sandbox can: in a container. It can be used again."""

@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 
 from pydantic_ai.messages import BinaryContent, TextContent, UserContent
 from pydantic_ai.models import Model
-from pydantic_ai_backends.permissions import PermissionChecker
 
-from deepctl.agent.approvals import ruleset
+from deepctl.agent.approvals import may_be_read
 from deepctl.agent.media import HEAD, METADATA, PDF, media_type, takes
 from deepctl.agent.mentioned_files import Files, Found
 from deepctl.domain import attaching, blocks
-from deepctl.domain.permissions import Permissions, Rules
+from deepctl.domain.permissions import Permissions
 from deepctl.domain.words import size
 from deepctl.redaction import redact
 
@@ -50,8 +49,7 @@ class Attaching:
     def __init__(self, model: Model, permissions: Permissions, environment: Mapping[str, str]) -> None:
         self._model = model
         self._environment = environment
-        self._rules = permissions.get("read", Rules())
-        self._checker = PermissionChecker(ruleset(permissions))
+        self._permissions = permissions
 
     def attached(self, prompt: str, files: Files) -> Attached:
         """What the files that a prompt names come to. A word that names none is just a word."""
@@ -65,7 +63,7 @@ class Attaching:
             if len(seen) > MAX_FILES:
                 taking.notices.append(f"Only the first {MAX_FILES} files of a prompt are sent with it.")
                 break
-            action = self._action(found.path)
+            action = may_be_read(self._permissions, [found.path])
             if found.problem is not None:
                 taking.notices.append(f"{found.path} is not sent: {found.problem}.")
             elif action == "deny":
@@ -82,10 +80,6 @@ class Attaching:
         for message in found.notices:
             emit({"type": "notice", "message": message})
         return found.parts
-
-    def _action(self, path: str) -> str:
-        rule = self._checker.find_matching_rule("read", path)
-        return rule.action if rule is not None else self._rules.default or "allow"
 
 
 class _Taking:

@@ -2,29 +2,28 @@
 
     [permissions.execute]
     default = "ask"
-    rules = [{ pattern = "git push**", action = "deny", description = "…" }, { pattern = "git **", action = "allow" }]
+    rules = [{ pattern = "git push**", action = "deny" }, { pattern = "git status", action = "allow" }]
 
     [permissions]
     write = "ask"                                   # short for a default without rules
 
 The names and their meaning are pydantic-ai-backend's `PermissionRuleset`: the first rule that matches decides, else the
-default. Patterns match paths relative to the workspace, or whole commands; `*` stops at a slash, `**` does not.
-Rules about commands look at their text, and a shell can say a thing in many ways: they are for order, a sandbox is for
-safety. A rule that allows a command does not allow several in one.
+default. Patterns match paths relative to the workspace (`globs`), or commands (`commands.rules`); `*` stops at a slash,
+`**` does not. Rules about commands are for order, a sandbox is for safety. A rule that allows a command does not allow
+several in one, and should name it whole: `git **` allows whatever `git -c alias.x='!…' x` runs.
 """
 
 from __future__ import annotations
 
-import re
-import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from deepctl.domain import globs
 from deepctl.errors import BadSetting
 from deepctl.sandbox.policy import MOUNT
 
 OPERATIONS = ("read", "write", "edit", "execute")
 ACTIONS = ("allow", "ask", "deny")
-_CLASS = re.compile(r"\[[!^]?\]?[^\]]*\]")
 
 
 class Rule(NamedTuple):
@@ -42,7 +41,7 @@ class Rules(NamedTuple):
     rules: tuple[Rule, ...] = ()
 
 
-_SUCH_AS = 'Such as: write = "ask", or: execute = { rules = [{ pattern = "git **", action = "allow" }] }.'
+_SUCH_AS = 'Such as: write = "ask", or: execute = { rules = [{ pattern = "git status", action = "allow" }] }.'
 
 Permissions = dict[str, Rules]
 """By operation; those without rules are missing."""
@@ -109,14 +108,15 @@ def _path(pattern: str, place: str) -> str:
 
 
 def _check_classes(pattern: str, place: str) -> None:
-    """Refuse a `[…]` that pydantic-ai-backend could not compile, and would then never match."""
-    for found in _CLASS.findall(pattern):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                re.compile(found.replace("[!", "[^", 1))
-        except (re.error, FutureWarning):
-            raise BadSetting(f"{found!r} in pattern {pattern!r} of {place} cannot be understood.") from None
+    """Refuse a `[…]` that cannot be compiled, and would then never match."""
+    bad = globs.bad_class(pattern)
+    if bad is not None:
+        raise BadSetting(f"{bad!r} in pattern {pattern!r} of {place} cannot be understood.")
+
+
+def first(rules: Sequence[Rule], path: str) -> Rule | None:
+    """The first rule that matches a path, relative to the workspace."""
+    return next((rule for rule in rules if globs.matches(rule.pattern, path)), None)
 
 
 def without_sandbox(permissions: Permissions) -> Permissions:

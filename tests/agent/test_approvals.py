@@ -697,3 +697,63 @@ def test_commands_that_rules_allow_are_asked_about_where_the_sandbox_is_missing(
         terminal.expect("Allow it?")
     finally:
         terminal.close()
+
+
+ODD_NAMES = ["a\nb", "\na", "a\n", "dump-2026-01-01T10:30:00", "a:1:b", "-e", "a\\b", "[x]", "*", "a:b"]
+
+
+@pytest.mark.parametrize("commands", [False, True])
+@pytest.mark.parametrize("pattern", ["guard/*", "**.sql"])
+def test_a_rule_covers_a_file_whatever_is_in_its_name(work: Path, pattern: str, commands: bool) -> None:
+    """A newline passed every rule, and `grep` showed lines of a file with `:30:` in its name (K7.1)."""
+    (work / "guard").mkdir()
+    paths = [f"guard/{name}.sql" for name in ODD_NAMES]
+    for name, path in zip(ODD_NAMES, paths, strict=True):
+        (work / path).write_text("TOP HIDDEN\n")
+        (work / f"link-{name}").symlink_to(path)
+    results, _ = _run(
+        LocalBackend(work, sandbox=NoSandbox() if commands else None),
+        [("read_file", {"path": path}) for path in paths],
+        [("read_file", {"path": f"./link-{name}"}) for name in ODD_NAMES],
+        [("write_file", {"path": path, "content": "gone"}) for path in paths],
+        [("edit_file", {"path": path, "old_string": "TOP", "new_string": "gone"}) for path in paths],
+        [("grep", {"pattern": "TOP", "path": path, "output_mode": "content"}) for path in (".", "guard", *paths)],
+        [("grep", {"pattern": "TOP", "path": f"link-{name}", "output_mode": "content"}) for name in ODD_NAMES],
+        permissions=_rules(
+            **{
+                operation: {"rules": [{"pattern": pattern, "action": "deny"}]}
+                for operation in ("read", "write", "edit")
+            }
+        ),
+    )
+    assert [result.outcome for result in results[: 4 * len(paths)]] == ["failed"] * 4 * len(paths)
+    assert "HIDDEN" not in str([result.content for result in results])
+    assert {(work / path).read_text() for path in paths} == {"TOP HIDDEN\n"}
+
+
+def test_a_search_tells_names_from_lines(work: Path) -> None:
+    (work / "d").mkdir()
+    for name in ODD_NAMES:
+        (work / "d" / name).write_text("one\nTOP:2:x\n")
+    (result,), _ = _run(LocalBackend(work), [("grep", {"pattern": "TOP", "path": "d", "output_mode": "content"})])
+    assert all(f"  d/{name}:2: TOP:2:x" in str(result.content) for name in ODD_NAMES)
+
+
+def test_an_allow_is_for_the_whole_of_a_name(work: Path) -> None:
+    results, _ = _run(
+        LocalBackend(work),
+        *[[("write_file", {"path": path, "content": "x"})] for path in ("a.txt", "a.txt\n", "a.txt\nb")],
+        permissions=_rules(write={"default": "deny", "rules": [{"pattern": "a.txt", "action": "allow"}]}),
+    )
+    assert [result.outcome for result in results] == ["success", "failed", "failed"]
+
+
+def test_a_search_in_memory_shows_no_line_of_a_file_with_colons_in_its_name() -> None:
+    name = "dump-2026-01-01T10:30:00\n.sql"
+    results, _ = _run(
+        StateBackend(),
+        [("write_file", {"path": name, "content": "TOP SECRET"})],
+        [("grep", {"pattern": "TOP", "output_mode": "content"})],
+        permissions=_rules(read={"rules": [{"pattern": "**.sql", "action": "deny"}]}),
+    )
+    assert "SECRET" not in str(results[1].content)

@@ -82,7 +82,7 @@ def test_it_holds(attempt: Attempt, scene: Scene, backend: LocalBackend) -> None
 
 
 def test_the_documentation_has_every_attempt_and_what_becomes_of_it_without_a_sandbox() -> None:
-    text = (Path(__file__).parent.parent.parent / "docs" / "isolation.md").read_text()
+    text = (Path(__file__).parent.parent.parent / "docs" / "isolation.md").read_text().partition("\n## ")[0]
     rows = dict(re.findall(r"^\| (.+?) \| .* \| (.+?) \|$", text, re.MULTILINE))
     assert {attempt.name: NONE[attempt.holds_in_none] for attempt in ATTEMPTS} == {
         name: verdict for name, verdict in rows.items() if name not in ("attempt", "---")

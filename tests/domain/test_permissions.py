@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from deepctl.agent.approvals import ruleset
 from deepctl.domain import settings
 from deepctl.domain.layout import Root
 from deepctl.domain.permissions import OPERATIONS, Rule, Rules, parse
@@ -114,7 +113,7 @@ NEVER_MATCHING = ["..", "././../x", "a/../../x", "a/../b", "a//b", "a/./b", "/wo
 def test_a_pattern_that_no_path_can_match_is_refused_or_understood(pattern: str) -> None:
     """Paths come to the rules normalised: what has `//`, `.`, `..` or a slash at its end is a rule without effect."""
     with pytest.raises(BadSetting):
-        ruleset(parse({"read": {"rules": [{"pattern": pattern, "action": "deny"}]}}, "config.toml"))
+        parse({"read": {"rules": [{"pattern": pattern, "action": "deny"}]}}, "config.toml")
 
 
 @pytest.mark.parametrize("written", ["secrets/**", "./secrets/**", "/workspace/secrets/**", "/workspace/./secrets/**"])
@@ -133,7 +132,7 @@ def test_a_pattern_for_commands_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize("pattern", ["[\\]", "[z-a]", "ok/[\\]"])
 def test_a_pattern_that_would_silently_match_nothing_is_refused(operation: str, pattern: str) -> None:
     with pytest.raises(BadSetting, match="cannot be understood"):
-        ruleset(parse({operation: {"rules": [{"pattern": pattern, "action": "deny"}]}}, "config.toml"))
+        parse({operation: {"rules": [{"pattern": pattern, "action": "deny"}]}}, "config.toml")
 
 
 def test_a_pattern_with_two_brackets_is_refused_without_a_warning() -> None:

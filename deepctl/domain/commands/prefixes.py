@@ -1,0 +1,526 @@
+"""Commands that run other commands: what of their words is the command that they run.
+
+`env X=1 nice -n 5 rm v` runs `rm v`. `unfold` follows such prefixes as far as they go. An option that is not listed
+here may take a value or not; then both readings count. docs/isolation.md lists them for users.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from deepctl.domain.commands.words import Command, Computed, Word, as_text, base_name, beginning, literal
+
+
+class Text(NamedTuple):
+    """A text that a shell is given to run."""
+
+    text: str
+
+
+class Unclear(NamedTuple):
+    """Why it cannot be told what runs."""
+
+    reason: str
+
+
+class _Prefix(NamedTuple):
+    """How a prefix command is written, up to the command that it runs.
+
+    `values` are the letters of options that take a value in the next word, `flags` of those that do not, `long` the
+    long options with a value, `operands` how many words stand before the command. With `assignments` words like `X=1`
+    may stand there too.
+    """
+
+    values: str = ""
+    flags: str = ""
+    long: tuple[str, ...] = ()
+    long_flags: tuple[str, ...] = ()
+    operands: int = 0
+    assignments: bool = False
+
+
+_LOOSE = _Prefix()
+_INTERACTIVE = {"sudo", "doas", "chroot", "unshare", "nsenter", "setarch", "linux32", "linux64", "fakeroot"}
+"""Without a command these start a shell."""
+_PREFIXES: dict[str, _Prefix] = {
+    "builtin": _LOOSE,
+    "command": _Prefix(flags="p"),
+    "exec": _Prefix("a", "cl"),
+    "nohup": _LOOSE,
+    "nice": _Prefix("n", "0123456789", ("adjustment",)),
+    "ionice": _Prefix("cnpPu", "t", ("class", "classdata", "pid", "pgid", "uid"), ("ignore",)),
+    "time": _Prefix(
+        "fo", "apvqV", ("format", "output"), ("append", "verbose", "portability", "quiet"), assignments=True
+    ),
+    "timeout": _Prefix("ks", "vfp", ("kill-after", "signal"), ("preserve-status", "foreground", "verbose"), operands=1),
+    "stdbuf": _Prefix("ioe", "", ("input", "output", "error")),
+    "setsid": _Prefix("", "cfw", (), ("ctty", "fork", "wait")),
+    "env": _Prefix(
+        "uCa", "i0v", ("unset", "chdir", "argv0"), ("ignore-environment", "null", "debug"), assignments=True
+    ),
+    "sudo": _Prefix(
+        "CDghpRrTtUu",
+        "AbBEeHiKklNnPSsVv",
+        (
+            "user",
+            "group",
+            "host",
+            "prompt",
+            "chdir",
+            "chroot",
+            "close-from",
+            "command-timeout",
+            "other-user",
+            "role",
+            "type",
+        ),
+        ("login", "shell", "preserve-env", "non-interactive", "background", "set-home", "stdin", "askpass", "bell"),
+        assignments=True,
+    ),
+    "doas": _Prefix("Cu", "Lns"),
+    "pkexec": _Prefix("", "", ("user",)),
+    "xargs": _Prefix(
+        "adEILnPs",
+        "0optrxeil",
+        ("arg-file", "delimiter", "max-lines", "max-args", "max-procs", "max-chars", "process-slot-var"),
+        ("null", "interactive", "no-run-if-empty", "verbose", "exit", "open-tty", "replace", "eof"),
+    ),
+    "busybox": _LOOSE,
+    "toybox": _LOOSE,
+    "chroot": _Prefix(operands=1),
+    "unshare": _Prefix("SGRw"),
+    "nsenter": _Prefix("tSGrw"),
+    "runuser": _Prefix("ugGcsw", "lmpf"),
+    "flock": _Prefix("wE", "seunxoFv", ("wait", "timeout", "conflict-exit-code"), operands=1),
+    "strace": _Prefix("abeEIoOpPsSuUX"),
+    "ltrace": _Prefix("aeDFlnopsuwxX"),
+    "taskset": _Prefix(flags="ap", operands=1),
+    "chrt": _Prefix("TPD", operands=1),
+    "gosu": _Prefix(operands=1),
+    "su-exec": _Prefix(operands=1),
+    "faketime": _Prefix(operands=1),
+    **dict.fromkeys(
+        (
+            *("setpriv", "prlimit", "numactl", "setarch", "linux32", "linux64", "unbuffer", "catchsegv", "systemd-run"),
+            *("systemd-inhibit", "dbus-run-session", "fakeroot", "proot", "bwrap", "firejail", "rlwrap", "chpst"),
+            *("caffeinate", "tini", "dumb-init", "torsocks", "proxychains", "proxychains4", "cpulimit", "xvfb-run"),
+            *("valgrind", "exch", "runcon", "capsh", "entr", "setlock", "softlimit", "envdir", "setuidgid", "ts"),
+        ),
+        _LOOSE,
+    ),
+}
+_SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "ksh93", "mksh", "pdksh", "ash", "rbash", "yash", "fish", "csh", "tcsh"}
+_RESERVED = {"!", "{", "}", "if", "then", "else", "elif", "fi", "for", "do", "done", "while", "until", "case", "esac"}
+_RESERVED |= {"coproc", "function", "select", "in"}
+_LEADING = {"!", "{", "then", "else", "elif", "if", "do", "while", "until"}
+_BY_SUBSCRIPT = {"test", "[", "printf", "read", "let", "unset", "export", "declare", "typeset", "local", "readonly"}
+"""Builtins that evaluate what stands in brackets behind a variable's name."""
+_SUBSCRIPT = re.compile(r"\[[^\]]*(?:\$\(|`)")
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
+_MAX_STEPS = 40
+_MAX_READINGS = 16
+
+_COMPUTED = "the name of a command is computed"
+_ELSEWHERE = "a shell reads commands that are not in this text"
+_ALIAS = "an alias is defined or used"
+_UNKNOWN = "what a command runs is computed"
+TOO_MANY = "it has too many parts"
+
+Step = Command | Text | Unclear
+
+
+def unfold(command: Command) -> Iterator[Step]:
+    """The command, those that it runs, texts that it gives to shells, and why that may not be all."""
+    pending = [command]
+    steps = 0
+    while pending:
+        here = pending.pop()
+        steps += 1
+        if steps > _MAX_STEPS:
+            yield Unclear(TOO_MANY)
+            return
+        words = _without_reserved(here.words)
+        if not words:
+            continue
+        here = here._replace(words=words)
+        yield here
+        name = literal(words[0])
+        if name is None:
+            yield Unclear(_COMPUTED)
+            continue
+        for step in _run_by(base_name(name), here):
+            if isinstance(step, Command):
+                pending.append(step)
+            else:
+                yield step
+
+
+def _inner(command: Command, words: tuple[Word, ...], *, is_open: bool | None = None) -> Command:
+    """A command that `command` runs."""
+    return Command(words, "", command.is_open if is_open is None else is_open, command.stdin)
+
+
+def _without_reserved(words: tuple[Word, ...]) -> tuple[Word, ...]:
+    """The words behind reserved ones, where the grammar took those for a command: `time ! rm`."""
+    at = 0
+    while at < len(words) and (words[at] in _LEADING_WORDS or (at and _is_assignment(words[at]))):
+        at += 1
+    return words[at:]
+
+
+_LEADING_WORDS: set[Word] = {(word,) for word in _LEADING}
+
+
+def _run_by(name: str, command: Command) -> Iterator[Step]:
+    """What the command `name` runs, one step down."""
+    if name in _SPECIAL:
+        yield from _SPECIAL[name](command)
+    elif name in _PREFIXES:
+        readings = 0
+        for step in _prefixed(command, _PREFIXES[name]):
+            readings += 1
+            yield step
+        if readings == 0 and name in _INTERACTIVE:
+            yield Unclear(_ELSEWHERE)
+    elif name.startswith(("ld-linux", "ld-musl")):
+        yield from _prefixed(command, _LOOSE)
+    elif name in _BY_SUBSCRIPT and any(
+        isinstance(part, str) and _SUBSCRIPT.search(part) for word in command.words[1:] for part in word
+    ):
+        yield Unclear("a text with commands in it is evaluated")
+
+
+def _prefixed(command: Command, prefix: _Prefix) -> Iterator[Command | Unclear]:
+    readings = list(_starts(command.words, prefix))
+    if len(readings) > _MAX_READINGS:
+        yield Unclear(TOO_MANY)
+        return
+    for start in readings:
+        if start is None:
+            yield Unclear(_UNKNOWN)
+        elif start < len(command.words):
+            yield _inner(command, command.words[start:])
+        elif command.is_open:
+            yield Unclear(_UNKNOWN)
+
+
+def _starts(words: tuple[Word, ...], prefix: _Prefix) -> Iterator[int | None]:
+    """Where the command begins behind the options of a prefix; `None` where that is computed."""
+    seen: set[int] = set()
+    pending = [1]
+    while pending and len(seen) <= _MAX_READINGS * 4:
+        at = pending.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        text = literal(words[at]) if at < len(words) else ""
+        if at >= len(words):
+            yield len(words)
+        elif text is None and Computed.MANY in words[at] and _may_be_option(words[at]):
+            yield None
+        elif text is not None and text.startswith("-") and text not in ("-", "--"):
+            pending += [at + step for step in _lengths(text, prefix)]
+        elif text == "-":
+            pending.append(at + 1)
+        else:
+            yield from _behind_options(words, at + (text == "--"), prefix)
+    if len(seen) > _MAX_READINGS * 4:
+        yield None
+
+
+def _may_be_option(word: Word) -> bool:
+    return beginning(word)[:1] in ("", "-")
+
+
+def _behind_options(words: tuple[Word, ...], at: int, prefix: _Prefix) -> Iterator[int]:
+    operands = prefix.operands
+    while at < len(words) and (operands or (prefix.assignments and "=" in beginning(words[at]))):
+        if not (prefix.assignments and "=" in beginning(words[at])):
+            operands -= 1
+        at += 1
+    yield at
+
+
+def _is_assignment(word: Word) -> bool:
+    return _ASSIGNMENT.match(beginning(word)) is not None
+
+
+def _lengths(option: str, prefix: _Prefix) -> tuple[int, ...]:
+    """How many words an option takes: one, two, or one of both where it is not known."""
+    if option.startswith("--"):
+        if "=" in option:
+            return (1,)
+        name = option[2:]
+        if any(known.startswith(name) for known in prefix.long):
+            return (2,)
+        return (1,) if any(known.startswith(name) for known in prefix.long_flags) else (1, 2)
+    for index, letter in enumerate(option[1:], 1):
+        if letter in prefix.values:
+            return (2,) if index == len(option) - 1 else (1,)
+        if letter not in prefix.flags:
+            return (1, 2)
+    return (1,)
+
+
+def _env(command: Command) -> Iterator[Step]:
+    words = command.words
+    for at, word in enumerate(words[1:], 1):
+        text = literal(word) or ""
+        if text == "--" or not text.startswith("-"):
+            break
+        split = re.match(r"-[i0v]*S(.*)|--split-string(?:=(.*))?", text, re.DOTALL)
+        if split is not None:
+            given = split[1] or split[2] or ""
+            rest = words[at + 1 :] if given else words[at + 2 :]
+            first = given or (as_text(words[at + 1]) if at + 1 < len(words) else "")
+            yield Text(" ".join(["env", first, *map(_quoted, rest)]))
+            yield Unclear(_UNKNOWN)
+            return
+    yield from _prefixed(command, _PREFIXES["env"])
+
+
+def _quoted(word: Word) -> str:
+    text = literal(word)
+    if text is None:
+        return "${_}"
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _xargs(command: Command) -> Iterator[Step]:
+    places = []
+    for at, word in enumerate(command.words[1:], 1):
+        text = literal(word) or ""
+        if not text.startswith("-"):
+            continue
+        if text == "-I" and at + 1 < len(command.words):
+            places.append(literal(command.words[at + 1]))
+        elif text.startswith("-I"):
+            places.append(text[2:])
+        elif text.startswith(("-i", "--replace")):
+            places.append(text.removeprefix("--replace").removeprefix("-i").removeprefix("=") or "{}")
+    for inner in _prefixed(command._replace(is_open=True), _PREFIXES["xargs"]):
+        if isinstance(inner, Unclear):
+            # Without a command, `xargs` prints.
+            if list(_starts(command.words, _PREFIXES["xargs"])) != [len(command.words)]:
+                yield inner
+            continue
+        if any(place and place in as_text(inner.words[0]) for place in places):
+            yield Unclear(_COMPUTED)
+        replaced = [
+            (Computed.ONE,) if any(place and place in as_text(word) for place in places) else word
+            for word in inner.words
+        ]
+        yield _inner(inner, tuple(replaced), is_open=not places)
+
+
+def _shell(command: Command) -> Iterator[Step]:
+    words = command.words
+    is_text = reads = False
+    at = 1
+    while at < len(words):
+        text = literal(words[at])
+        if text is None:
+            break
+        if text in ("--version", "--help"):
+            return
+        if text in ("--", "-"):
+            at += 1
+            break
+        if text[:1] not in ("-", "+") or len(text) < 2:
+            break
+        if text.startswith("--"):
+            at += 2 if text in ("--rcfile", "--init-file") else 1
+            if text in ("--rcfile", "--init-file"):
+                yield Unclear(_ELSEWHERE)
+            continue
+        if text[0] == "-":
+            is_text = is_text or "c" in text
+            reads = reads or "s" in text
+        at += 1 + sum(letter in "oO" for letter in text[1:])
+    if is_text:
+        if at >= len(words):
+            if command.is_open:
+                yield Unclear(_UNKNOWN)
+            return
+        yield from _as_text(words[at : at + 1])
+    elif at < len(words) and not reads:
+        yield Unclear(_ELSEWHERE)
+    elif command.stdin is not None and not command.is_open:
+        yield Text(command.stdin)
+    else:
+        yield Unclear(_ELSEWHERE)
+
+
+def _as_text(words: tuple[Word, ...]) -> Iterator[Text | Unclear]:
+    if not words:
+        return
+    yield Text(" ".join(map(as_text, words)))
+    if any(literal(word) is None for word in words):
+        yield Unclear(_UNKNOWN)
+
+
+def _find(command: Command) -> Iterator[Command | Unclear]:
+    yield from _behind(command, ("-exec", "-execdir", "-ok", "-okdir"))
+    if any(Computed.MANY in word and _may_be_option(word) for word in command.words[1:]):
+        yield Unclear(_UNKNOWN)
+
+
+def _behind(command: Command, options: tuple[str, ...]) -> Iterator[Command | Unclear]:
+    words = command.words
+    at = 1
+    while at < len(words):
+        if literal(words[at]) in options:
+            end = at + 1
+            while end < len(words) and literal(words[end]) not in (";", "+"):
+                end += 1
+            inner = words[at + 1 : end]
+            if inner and "{}" in (literal(inner[0]) or ""):
+                yield Unclear(_COMPUTED)
+            elif inner:
+                shown = tuple((Computed.ONE,) if "{}" in (literal(word) or "") else word for word in inner)
+                yield _inner(command, shown, is_open=False)
+            at = end
+        at += 1
+
+
+def _texts_of(command: Command) -> Iterator[Text | Unclear]:
+    """The texts behind `-c` and its long form, however it is written."""
+    words = command.words
+    for at, word in enumerate(words[1:], 1):
+        first = beginning(word)
+        for long in ("--command=", "--session-command="):
+            if first.startswith(long):
+                yield from _as_text(((first.removeprefix(long), *word[1:]),))
+        if literal(word) in ("--command", "--session-command") or re.fullmatch(r"-[A-Za-z]*c", literal(word) or ""):
+            yield from _as_text(words[at + 1 : at + 2])
+        elif (attached := re.match(r"-[abdefq]*c(?=[^-])", first)) is not None:
+            yield from _as_text(((first[attached.end() :], *word[1:]),))
+
+
+def _watch(command: Command) -> Iterator[Step]:
+    yield from _words_as_text(command.words, _Prefix("nq", "bdegtxcprwC", ("interval", "equexit")))
+
+
+def _parallel(command: Command) -> Iterator[Step]:
+    """GNU parallel: what stands behind `:::` are words of the command, or commands where there is none."""
+    words = command.words
+    end = next((at for at, word in enumerate(words) if beginning(word).startswith(":::")), len(words))
+    for step in _words_as_text(words[:end], _LOOSE):
+        yield step
+        if isinstance(step, Text) and "{" in step.text.partition(" ")[0]:
+            yield Unclear(_COMPUTED)
+    for word in words[end + 1 :]:
+        yield from _as_text((word,))
+    if end == len(words) or beginning(words[end]).startswith("::::"):
+        yield from _elsewhere(command)
+
+
+def _words_as_text(words: tuple[Word, ...], prefix: _Prefix) -> Iterator[Text | Unclear]:
+    """For commands that put their words together and give them to a shell."""
+    for start in _starts(words, prefix):
+        if start is None:
+            yield Unclear(_UNKNOWN)
+        else:
+            yield from _as_text(words[start:])
+
+
+def _coproc(command: Command) -> Iterator[Command]:
+    words = command.words
+    yield _inner(command, (("!",), *words[1:]))
+    if len(words) > 2 and literal(words[2]) in _RESERVED:
+        yield _inner(command, words[2:])
+
+
+def _git(command: Command) -> Iterator[Step]:
+    """Git's own aliases: `git -c alias.x='!rm v' x`."""
+    for word in command.words[1:]:
+        first = beginning(word)
+        lowered = first.casefold()
+        if lowered.startswith(("alias.", "-calias.", "--config-env", "include.path", "includeif.")):
+            yield Unclear(_ALIAS)
+            return
+    words = [literal(word) for word in command.words]
+    if "bisect" in words and "run" in words:
+        yield _inner(command, command.words[words.index("run") + 1 :])
+    for at, text in enumerate(words):
+        if text in ("--exec", "-x") and "rebase" in words[:at]:
+            yield from _as_text(command.words[at + 1 : at + 2])
+        elif text is not None and text.startswith("--exec=") and "rebase" in words[:at]:
+            yield Text(text.removeprefix("--exec="))
+    if "foreach" in words and "submodule" in words:
+        yield from _as_text(command.words[words.index("foreach") + 1 :])
+
+
+def _eval(command: Command) -> Iterator[Step]:
+    yield from _as_text(_without_dashes(command.words[1:]))
+
+
+def _trap(command: Command) -> Iterator[Step]:
+    yield from _as_text(_without_dashes(command.words[1:])[:1])
+
+
+def _without_dashes(words: tuple[Word, ...]) -> tuple[Word, ...]:
+    return words[1:] if words and literal(words[0]) == "--" else words
+
+
+def _elsewhere(command: Command) -> Iterator[Step]:
+    if not any(literal(word) in ("--version", "--help", "-V", "-h") for word in command.words[1:]):
+        yield Unclear(_ELSEWHERE)
+
+
+def _alias(command: Command) -> Iterator[Step]:
+    if any((text := literal(word)) is None or "=" in text for word in command.words[1:]):
+        yield Unclear(_ALIAS)
+
+
+def _another_meaning(command: Command) -> Iterator[Step]:
+    if len(command.words) > 1:
+        yield Unclear("a command is given another meaning, or kept for later")
+
+
+def _command(command: Command) -> Iterator[Step]:
+    option = literal(command.words[1]) if len(command.words) > 1 else None
+    # `command -v rm` says where it is.
+    if option is None or not option.startswith("-") or "v" not in option.lower():
+        yield from _prefixed(command, _PREFIXES["command"])
+
+
+def _find_files(command: Command) -> Iterator[Step]:
+    yield from _behind(command, ("-x", "-X", "--exec", "--exec-batch"))
+
+
+def _text_or_prompt(command: Command) -> Iterator[Step]:
+    texts = list(_texts_of(command))
+    yield from texts or _elsewhere(command)
+
+
+def _text_or_words(command: Command) -> Iterator[Step]:
+    yield from list(_texts_of(command)) or _prefixed(command, _PREFIXES[base_name(literal(command.words[0]) or "")])
+
+
+def _group(command: Command) -> Iterator[Step]:
+    yield from list(_texts_of(command)) or list(_as_text(command.words[2:])) or _elsewhere(command)
+
+
+_SPECIAL: dict[str, Callable[[Command], Iterator[Step]]] = {
+    **dict.fromkeys(_SHELLS, _shell),
+    **dict.fromkeys((".", "source", "at", "batch", "crontab", "newgrp"), _elsewhere),
+    **dict.fromkeys(("hash", "enable", "complete", "mapfile", "readarray", "bind", "fc"), _another_meaning),
+    **dict.fromkeys(("fd", "fdfind"), _find_files),
+    **dict.fromkeys(("script", "su"), _text_or_prompt),
+    **dict.fromkeys(("flock", "runuser"), _text_or_words),
+    "alias": _alias,
+    "command": _command,
+    "coproc": _coproc,
+    "env": _env,
+    "eval": _eval,
+    "find": _find,
+    "git": _git,
+    "parallel": _parallel,
+    "sg": _group,
+    "trap": _trap,
+    "watch": _watch,
+    "xargs": _xargs,
+}

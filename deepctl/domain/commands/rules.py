@@ -1,0 +1,231 @@
+"""What rules about commands say of a text that an agent wants a shell to run.
+
+A rule that denies or asks is compared with every command that the text runs, in more than one spelling: with and
+without the directory of the program, without quotes, with options (and a value each) left out where they stand between
+two words of the pattern, and as it is written; the whole text too. There `*` is any text. A rule that allows is
+compared with a command as it is written only, `*` stops at a slash, and it holds for a text of one plain command. So a
+mistake in reading makes deepctl ask or refuse once too often.
+
+Comparing takes time in the length of the command times that of the pattern: sets of positions, no backtracking.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from deepctl.domain.commands.analysis import analyse
+from deepctl.domain.commands.words import Command, Word, base_name, beginning, literal
+from deepctl.domain.globs import character_class, glob, pieces
+from deepctl.domain.permissions import ACTIONS, Rule
+
+SEVERAL = re.compile(r"[;&|<>()`$\n\r]")
+"""What makes of one command several, or has it do more than its words say."""
+UNTOLD = "there are rules, and what it runs cannot be told"
+_MAX_COMPARED = 20_000
+_WILD = re.compile(r"[*?\[]")
+
+
+class Verdict(NamedTuple):
+    """What is to be done about a command, `allow`, `ask` or `deny`, and why."""
+
+    action: str
+    reason: str = ""
+
+
+def judge(rules: Sequence[Rule], text: str, *, otherwise: str) -> Verdict:
+    """What rules say of a text for a shell: the strictest of what they say about it and about all that it runs.
+
+    `otherwise` is what is done where no rule matches the text.
+    """
+    text = text.strip()
+    is_plain = SEVERAL.search(text) is None
+    whole = next((_says(rule) for rule in rules if _matches_text(rule, text)), None)
+    if whole is None or (whole.action == "allow" and not is_plain):
+        # What a rule allows is one command, not whatever is tied to it.
+        whole = Verdict(otherwise)
+    if all(rule.action == "allow" for rule in rules):
+        return whole
+    analysis = analyse(text)
+    verdicts = [whole, *(verdict for command in analysis.commands for verdict in _restrictions(rules, command))]
+    is_named = is_plain and any(
+        rule.action == "allow" and rule.pattern == text and not _WILD.search(rule.pattern) for rule in rules
+    )
+    if analysis.unclear and not is_named:
+        verdicts.append(Verdict("ask", f"{UNTOLD}: {'; '.join(analysis.unclear)}"))
+    return max(verdicts, key=_strictness)
+
+
+def _strictness(verdict: Verdict) -> int:
+    return ACTIONS.index(verdict.action)
+
+
+def _says(rule: Rule) -> Verdict:
+    return Verdict(rule.action, rule.description)
+
+
+def _matches_text(rule: Rule, text: str) -> bool:
+    if rule.action == "allow":
+        return glob(rule.pattern).fullmatch(text) is not None
+    return _pattern(rule.pattern).matches_text(text)
+
+
+def _restrictions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
+    """What the first rule that matches one command says, unless it allows it; before it, those that only may match."""
+    written = " ".join(command.raw.split()) if command.raw else _plain(command)
+    is_plain = bool(written) and SEVERAL.search(written) is None
+    for rule in rules:
+        if rule.action == "allow":
+            if is_plain and glob(rule.pattern).fullmatch(written):
+                return
+            continue
+        pattern = _pattern(rule.pattern)
+        if (written and pattern.matches_text(written)) or pattern.matches(command, surely=True):
+            yield _says(rule)
+            return
+        if pattern.matches(command, surely=False):
+            yield Verdict("ask", "a rule may be about it, and part of it is computed")
+
+
+def _plain(command: Command) -> str:
+    """A command that another runs, as it could be written."""
+    words = [literal(word) for word in command.words]
+    return " ".join(word for word in words if word is not None) if None not in words else ""
+
+
+_STAR = None
+_Token = re.Pattern[str] | str | None
+"""What a pattern asks of one character, or `None` for any text."""
+_GIT_VALUES = {"-C", "-c", "--git-dir", "--work-tree", "--namespace", "--exec-path", "--super-prefix", "--config-env"}
+
+
+@lru_cache(maxsize=512)
+def _pattern(pattern: str) -> _Pattern:
+    return _Pattern(pattern)
+
+
+class _Pattern:
+    """A pattern of a rule that denies or asks. A position is the number of tokens that have been matched."""
+
+    def __init__(self, pattern: str) -> None:
+        self._tokens = _tokens(" ".join(pattern.split()))
+        self._end = len(self._tokens)
+        self._start = self._closed([0])
+        # From here whatever follows matches.
+        self._sure = set[int]()
+        for position in range(self._end, -1, -1):
+            rest = self._tokens[position:]
+            if (
+                rest
+                and all(token is _STAR for token in rest[1:])
+                and (rest[0] is _STAR or (rest[0] == " " and len(rest) > 1))
+            ):
+                self._sure.add(position)
+
+    def matches_text(self, text: str) -> bool:
+        """Whether it matches a text, the beginning of a long one."""
+        found = self._read(self._start, text[:_MAX_COMPARED])
+        return self._accepts(found) or bool(len(text) > _MAX_COMPARED and found & self._sure)
+
+    def matches(self, command: Command, *, surely: bool) -> bool:
+        """Whether it matches the words of a command; if not `surely`, whether it could, whatever is computed."""
+        name = literal(command.words[0])
+        if name is None:
+            return False  # which is unclear by itself
+        return any(self._matches(spelled, command, surely=surely) for spelled in dict.fromkeys((base_name(name), name)))
+
+    def _matches(self, name: str, command: Command, *, surely: bool) -> bool:
+        here, skipped = self._read(self._start, name), frozenset[int]()
+        is_value = False
+        size = 0
+        for word in command.words[1:]:
+            either = here | skipped
+            if either & self._sure:
+                return True
+            if not either:
+                return False
+            size += sum(len(part) if isinstance(part, str) else 1 for part in word)
+            if size > _MAX_COMPARED:
+                return not surely
+            # Between two words of a pattern there may be options, each with a value of its own.
+            between = frozenset(position for position in either if self._token(position) == " ")
+            value = frozenset(position for position in skipped if self._token(position) == " ")
+            here = self._read_word(here if is_value else either, word, surely=surely)
+            skipped, is_value = frozenset(), False
+            if beginning(word).startswith("-"):
+                takes = _takes_value(name, beginning(word))
+                if takes is False:
+                    here |= between
+                else:
+                    skipped, is_value = between, takes is True
+            here |= value
+        either = here | skipped
+        return self._accepts(either) or (command.is_open and bool(either if not surely else either & self._sure))
+
+    def _accepts(self, positions: frozenset[int]) -> bool:
+        return self._end in positions or bool(positions & self._sure)
+
+    def _token(self, position: int) -> _Token:
+        return self._tokens[position] if position < self._end else ""
+
+    def _read_word(self, positions: frozenset[int], word: Word, *, surely: bool) -> frozenset[int]:
+        positions = self._read(positions, " ")
+        for part in word:
+            if not positions:
+                break
+            if isinstance(part, str):
+                positions = self._read(positions, part)
+            elif surely:
+                positions = frozenset(position for position in positions if self._token(position) is _STAR)
+            else:
+                positions = frozenset(range(min(positions), self._end + 1))
+        return positions
+
+    def _read(self, positions: frozenset[int], text: str) -> frozenset[int]:
+        for character in text:
+            if not positions:
+                break
+            positions = self._closed(self._after(positions, character))
+        return positions
+
+    def _after(self, positions: Iterable[int], character: str) -> Iterator[int]:
+        for position in positions:
+            token = self._token(position)
+            if token is _STAR:
+                yield position
+            elif token == character or (isinstance(token, re.Pattern) and token.match(character)):
+                yield position + 1
+
+    def _closed(self, positions: Iterable[int]) -> frozenset[int]:
+        """With the positions behind stars, which may match nothing."""
+        closed = set[int]()
+        for position in positions:
+            closed.add(position)
+            while position < self._end and self._tokens[position] is _STAR:
+                position += 1
+                closed.add(position)
+        return frozenset(closed)
+
+
+def _takes_value(name: str, option: str) -> bool | None:
+    """Whether the next word is an option's value; `None` if that is not known."""
+    if option.startswith("--") and "=" in option:
+        return False
+    return option in _GIT_VALUES if base_name(name) == "git" else None
+
+
+def _tokens(pattern: str) -> list[_Token]:
+    tokens: list[_Token] = []
+    for piece in pieces(pattern):
+        if piece in ("**/", "**", "*"):
+            if not tokens or tokens[-1] is not _STAR:
+                tokens.append(_STAR)
+        elif piece == "?":
+            tokens.append(re.compile(".", re.DOTALL))
+        elif len(piece) > 1:
+            tokens.append(re.compile(character_class(piece)))
+        else:
+            tokens.append(piece)
+    return tokens

@@ -1,0 +1,333 @@
+"""The commands in a text, by tree-sitter's grammar of bash.
+
+The grammar is an editor's: it is wider than bash and skips what it does not understand. So what it finds is checked
+(no gaps, no words that touch, here-documents that begin and end where bash has them), and a text that fails is one that
+cannot be parsed. `tests/domain/test_shell_syntax.py` compares it with a real bash. Time is linear in the length of the
+text, which is bounded, and nothing here recurses with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from deepctl.domain.commands.words import Command, Computed, Word, as_text, joined
+
+if TYPE_CHECKING:
+    from tree_sitter import Node, Parser
+
+MAX_TEXT = 128 << 10
+"""Bytes of a text that is parsed."""
+_MAX_RAW = 4096
+
+# What a terminal or an editor may show as a blank or a line's end, and bash takes for part of a word, or the reverse.
+_ODD = re.compile(r"[^\S \t\n]|[\x00-\x08\x0e-\x1f\x7f]")
+_SPLIT_WORD = re.compile(r"[^ \t\n]\\\n[^ \t\n]")
+_BLANK = re.compile(rb"(?:[ \t\n]|\\\n)*")
+_ON_A_LINE = re.compile(rb"(?:[ \t]|\\\n)*(?:-[ \t]+)?")
+"""What may lie between the parts of one command; a lone dash before a here-document is no node."""
+_NOTHING = re.compile(b"")
+_ONE_LINE = {
+    *(
+        "command",
+        "declaration_command",
+        "unset_command",
+        "variable_assignment",
+        "file_redirect",
+        "redirected_statement",
+    ),
+    *("herestring_redirect", "concatenation", "command_name"),
+}
+_UNPARSED = "it cannot be parsed"
+_COMPUTED_TEXT = re.compile(r"\$\(|`|\$\{")
+_CODE_VARIABLES = {"BASH_ENV", "ENV", "PROMPT_COMMAND", "PS0", "PS1", "PS4", "SHELLOPTS", "BASHOPTS", "IFS"}
+_VARIABLE = re.compile(r"\{\w+\}")
+_HEREDOC_END = re.compile(r"""(\w+)|\\(\w+)|'(\w+)'|"(\w+)\"""")
+
+
+@cache
+def _parser() -> Parser:
+    # Slow to import, and needed only where there are rules about commands.
+    import tree_sitter
+    import tree_sitter_bash
+
+    return tree_sitter.Parser(tree_sitter.Language(tree_sitter_bash.language()))
+
+
+def parsed(text: str) -> Iterator[Command | str]:
+    """The commands of one text, and reasons why there may be more."""
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) > MAX_TEXT:
+        yield "it is too long"
+        return
+    if _ODD.search(text) or _SPLIT_WORD.search(text):
+        yield "it has characters that shells and people read differently"
+    tree = _parser().parse(data)
+    if tree.root_node.has_error:
+        yield _UNPARSED
+    yield from _Walk(data).run(tree.root_node)
+
+
+class _Walk:
+    """One pass over the syntax tree of a text, node by node."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._redirects: dict[int, list[Node]] = {}
+        self._heredoc_lines: set[int] = set()
+        self._has_prompt = b"@P" in data
+
+    def run(self, root: Node) -> Iterator[Command | str]:
+        pending = [root]
+        while pending:
+            node = pending.pop()
+            children = node.children
+            if not self._has_no_gaps(node, children, is_root=node is root):
+                yield _UNPARSED
+            match node.type:
+                case "redirected_statement":
+                    body = node.child_by_field_name("body")
+                    redirects = node.children_by_field_name("redirect")
+                    if body is not None:
+                        self._redirects[body.id] = redirects
+                    elif redirects:
+                        yield from self._command(node, [], redirects)
+                case "command":
+                    yield from self._command(node, children, self._redirects.get(node.id, []))
+                case "declaration_command" | "unset_command":
+                    yield from self._declaration(node, children)
+                case "variable_assignment":
+                    yield from self._assignment(node)
+                case "file_redirect" if self._data[node.start_byte : node.start_byte + 2] == b"&>":
+                    # To other shells than bash these are two operators, and a command may follow.
+                    extra = node.children_by_field_name("destination")[1:]
+                    if extra:
+                        yield Command(tuple(self._word(word) for word in extra))
+                case "heredoc_redirect":
+                    yield from self._heredoc(node, children)
+                case "expansion" if self._has_prompt:
+                    yield "a value is expanded as a prompt"
+                case _:
+                    pass
+            pending.extend(reversed(children))
+
+    def _has_no_gaps(self, node: Node, children: list[Node], *, is_root: bool) -> bool:
+        """Whether nothing but blanks lies between the parts of a node: the grammar skips some things."""
+        if node.type in ("string", "heredoc_body", "string_content", "heredoc_redirect") or not children:
+            return True
+        gap = _ON_A_LINE if node.type in _ONE_LINE else _NOTHING if node.type == "simple_expansion" else _BLANK
+        # The root begins where its first child does.
+        at, end = (0, len(self._data)) if is_root else (node.start_byte, node.end_byte)
+        for child in children:
+            if child.start_byte > at and not gap.fullmatch(self._data, at, child.start_byte):
+                return False
+            at = child.end_byte
+        return bool(_BLANK.fullmatch(self._data, at, end))
+
+    def _command(self, node: Node, children: list[Node], redirects: list[Node]) -> Iterator[Command | str]:
+        words: list[Node] = []
+        redirects = list(redirects)
+        for child in children:
+            if child.type == "command_name":
+                words.append(child)
+            elif child.type in ("file_redirect", "herestring_redirect", "heredoc_redirect"):
+                redirects.append(child)
+            elif child.type != "variable_assignment":
+                words.append(child)
+        stdin: str | None = None
+        for redirect in redirects:
+            extra, given = self._redirected(redirect)
+            words += extra
+            stdin = given if given is not None else stdin
+        words.sort(key=lambda word: word.start_byte)
+        if any(one.end_byte == other.start_byte for one, other in pairwise(words)):
+            yield _UNPARSED
+        if not words:
+            return
+        yield Command(tuple(self._word(word) for word in words), self._raw(node), stdin=stdin)
+        starts = {redirect.start_byte for redirect in redirects}
+        kept = [word for word in words if not (word.end_byte in starts and _VARIABLE.fullmatch(self._text(word)))]
+        if len(kept) < len(words):  # `{name}>file` is a redirection, in bash
+            yield Command(tuple(self._word(word) for word in kept), stdin=stdin)
+
+    def _redirected(self, redirect: Node) -> tuple[list[Node], str | None]:
+        """The words of the command that stand behind a redirection, and the text that it gives the command to read."""
+        if redirect.type == "file_redirect":
+            # The grammar takes every word behind `> file` for one more file.
+            return redirect.children_by_field_name("destination")[1:], None
+        if redirect.type == "herestring_redirect":
+            given = [child for child in redirect.named_children if child.type != "file_descriptor"]
+            return given[1:], as_text(self._word(given[0])) if given else None
+        words: list[Node] = []
+        body: str | None = None
+        for index, child in enumerate(redirect.children):
+            if child.type == "heredoc_body":
+                body = self._text(child)
+                start = next((one for one in redirect.children if one.type == "heredoc_start"), None)
+                if start is not None and self._text(start).isalnum():
+                    body = body.replace("\\\n", "")
+            elif child.type == "file_redirect":
+                words += child.children_by_field_name("destination")[1:]
+            elif redirect.field_name_for_child(index) == "argument":
+                words.append(child)
+        return words, body
+
+    def _declaration(self, node: Node, children: list[Node]) -> Iterator[Command | str]:
+        words = [self._word(child) if child.is_named else (self._text(child),) for child in children]
+        yield Command(tuple(words), self._raw(node))
+
+    def _assignment(self, node: Node) -> Iterator[str]:
+        name, _, value = self._data[node.start_byte : min(node.end_byte, node.start_byte + _MAX_RAW)].partition(b"=")
+        if name.decode("utf-8", "replace").rstrip("+") in _CODE_VARIABLES:
+            yield "a variable is set that shells run or read commands by"
+        given = node.child_by_field_name("value")
+        # Arithmetic runs what stands in a value: a='x[$(…)]'; echo $((a)).
+        if (
+            given is not None
+            and given.type in ("raw_string", "ansi_c_string")
+            and _COMPUTED_TEXT.search(value.decode("utf-8", "replace"))
+        ):
+            yield "a variable holds a text with commands in it"
+
+    def _heredoc(self, node: Node, children: list[Node]) -> Iterator[str]:
+        """A here-document must begin and end where bash thinks it does: what is behind it runs."""
+        start = next((child for child in children if child.type == "heredoc_start"), None)
+        end = next((child for child in children if child.type == "heredoc_end"), None)
+        word = _HEREDOC_END.fullmatch(self._text(start)) if start is not None else None
+        line = node.start_point[0]
+        if start is None or end is None or word is None or line in self._heredoc_lines:
+            yield _UNPARSED
+            return
+        self._heredoc_lines.add(line)
+        begins = self._data.find(b"\n", start.end_byte) + 1
+        behind = [child for child in children if start.end_byte <= child.start_byte and child.type != "heredoc_body"]
+        at = start.end_byte
+        for child in behind:
+            if child is end:
+                continue
+            if not _BLANK.fullmatch(self._data, at, child.start_byte) or child.end_byte >= begins:
+                yield _UNPARSED
+            at = child.end_byte
+        name = next(group for group in word.groups() if group is not None)
+        *lines, last = self._data[begins : end.end_byte].decode("utf-8", "surrogatepass").split("\n")
+        if children[0].type == "<<-":
+            lines, last = [one.lstrip("\t") for one in lines], last.lstrip("\t")
+        if (
+            self._data[at:begins].strip(b" \t") != b"\n"
+            or last != name
+            or name in lines
+            or self._data[end.end_byte : end.end_byte + 1] not in (b"", b"\n")
+        ):
+            yield _UNPARSED
+        elif word[1] is not None and any("`" in one for one in lines):
+            yield _UNPARSED  # the grammar overlooks them there
+
+    def _word(self, node: Node) -> Word:
+        """A word without its quotes. What is not understood is computed."""
+        if node.type == "command_name":
+            node = node.children[0] if node.child_count else node
+        if node.type == "concatenation":
+            plain = "".join(self._text(child) for child in node.children if child.type in ("word", "brace_expression"))
+            if "{" in plain and ("," in plain or ".." in plain):
+                return (Computed.MANY,)
+            return joined(part for child in node.children for part in self._part(child))
+        return joined(self._part(node))
+
+    def _part(self, node: Node) -> Word:
+        match node.type:
+            case "word" | "number" | "test_operator" | "variable_name" | "special_variable_name":
+                return _unquoted(self._text(node))
+            case "raw_string":
+                return (self._text(node)[1:-1],)
+            case "ansi_c_string":
+                return (_ansi(self._text(node)[2:-1]),)
+            case "string":
+                return self._string(node)
+            case "translated_string":
+                return tuple(part for child in node.named_children for part in self._part(child))
+            case "command_substitution" | "simple_expansion" | "expansion" | "process_substitution":
+                return (Computed.MANY,)
+            case "arithmetic_expansion":
+                return (Computed.ONE,)
+            case "variable_assignment":
+                name = node.child_by_field_name("name")
+                value = node.child_by_field_name("value")
+                operator = next((self._text(child) for child in node.children if not child.is_named), "=")
+                before = self._text(name) if name is not None else ""
+                return (before + operator, *(self._word(value) if value is not None else ()))
+            case _ if not node.is_named and node.child_count == 0:
+                return _unquoted(self._text(node))
+            case _:
+                return (Computed.MANY,)
+
+    def _string(self, node: Node) -> Word:
+        parts: list[str | Computed] = []
+        at = node.start_byte + 1
+        for child in node.named_children:
+            if child.type == "string_content":
+                continue
+            raw = self._data[child.start_byte : child.start_byte + 64]
+            start = child.start_byte + len(raw) - len(raw.lstrip())  # the grammar gives it the blanks before it
+            parts += [_in_quotes(self._data[at:start].decode("utf-8", "surrogatepass")), Computed.ONE]
+            at = child.end_byte
+            if child.type in ("simple_expansion", "expansion") and b"@" in self._data[start : start + 4]:
+                parts[-1] = Computed.MANY
+        parts.append(_in_quotes(self._data[at : node.end_byte - 1].decode("utf-8", "surrogatepass")))
+        return tuple(parts)
+
+    def _text(self, node: Node) -> str:
+        return self._data[node.start_byte : node.end_byte].decode("utf-8", "surrogatepass")
+
+    def _raw(self, node: Node) -> str:
+        size = node.end_byte - node.start_byte
+        return self._text(node) if size <= _MAX_RAW else ""
+
+
+_ESCAPED = re.compile(r"\\(\n|.)|([*?\[])", re.DOTALL)
+
+
+def _unquoted(text: str) -> Word:
+    parts: list[str | Computed] = []
+    at = 0
+    for match in _ESCAPED.finditer(text):
+        parts.append(text[at : match.start()])
+        at = match.end()
+        if match[2] is None:
+            parts.append("" if match[1] == "\n" else match[1])
+        elif text != "[":
+            parts.append(Computed.FILES)
+        else:
+            parts.append("[")
+    parts.append(text[at:])
+    return joined(parts)
+
+
+_IN_QUOTES = re.compile(r'\\([$`"\\\n])')
+
+
+def _in_quotes(text: str) -> str:
+    return _IN_QUOTES.sub(lambda match: "" if match[1] == "\n" else match[1], text)
+
+
+_ANSI = re.compile(
+    r"\\(?:x([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{1,4})|U([0-9a-fA-F]{1,8})|([0-7]{1,3})|c(.)|(.))", re.DOTALL
+)
+_ANSI_LETTERS = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "e": "\x1b", "E": "\x1b", "f": "\f", "v": "\v"}
+
+
+def _ansi(text: str) -> str:
+    def one(match: re.Match[str]) -> str:
+        if match[1] or match[2] or match[3]:
+            code = int(match[1] or match[2] or match[3], 16)
+            return chr(code) if code < 0x110000 else "\ufffd"
+        if match[4]:
+            return chr(int(match[4], 8) & 0xFF)
+        if match[5]:
+            return chr(ord(match[5]) & 0x1F)
+        return _ANSI_LETTERS.get(match[6], match[6])
+
+    # Bash ends the text at a NUL.
+    return _ANSI.sub(one, text).partition("\0")[0]
