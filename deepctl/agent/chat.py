@@ -46,6 +46,10 @@ class Chat:
         Raises `ModelFailed`, `StorageError`, `TimedOut`, `Interrupted` or `Terminated`; whatever was complete by then
         is in the log, and the state in which the turn ended is kept.
         """
+        with self._running.stops.watched():
+            return self._turn(work, session, prompt, emit)
+
+    def _turn(self, work: Work, session: str, prompt: str, emit: Emit) -> Done:
         keeping = TurnCheckpoints(work, prompt, emit)
         notices: list[str] = []
         said: str | list[UserContent] = prompt
@@ -112,7 +116,8 @@ class Chat:
             keeping.go_back(request)
             raise
         except BaseException:
-            keeping.broke_off()
+            with self._running.stops.ending():
+                keeping.broke_off()
             raise
         finally:
             writer.close()

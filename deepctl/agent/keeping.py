@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, NoReturn
 
 from pydantic_ai import RunContext
 
 from deepctl.agent.checkpointing import READ_ONLY_TOOLS, RewindRequested
-from deepctl.agent.turn import KEPT, Emit, storing
+from deepctl.agent.stops import STOPPED
+from deepctl.agent.turn import Emit, storing
 from deepctl.domain import layout
 from deepctl.domain.checkpoints import reading, rewinding
 from deepctl.domain.checkpoints.records import Position, Record
@@ -22,11 +20,10 @@ from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.sessions import log
 from deepctl.domain.sessions.catalogue import Session
 from deepctl.domain.words import counted
-from deepctl.errors import DeepctlError, Refused, Terminated
+from deepctl.errors import DeepctlError, Refused
 
 _SHOWN = 50
 _UNKEPT_SHOWN = 3
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class TurnCheckpoints:
@@ -60,7 +57,7 @@ class TurnCheckpoints:
         """Keep the state before a tool call that can change something, if somebody else has changed it."""
         self._evicted = self._last_eviction()
         if name not in READ_ONLY_TOOLS:
-            with storing(), self._interruptible():
+            with storing(), self._stoppable():
                 self._tell(self._work.before_tool(self._session, self._position()))
             self._at_work = True
 
@@ -68,7 +65,7 @@ class TurnCheckpoints:
         """Keep the state after a tool call that could have changed something."""
         self._at_work = False
         if name not in READ_ONLY_TOOLS or self._evicted != self._last_eviction():
-            with storing(), self._interruptible():
+            with storing(), self._stoppable():
                 self._tell(self._work.after_tool(self._session, self._position()))
 
     def _last_eviction(self) -> int:
@@ -81,34 +78,23 @@ class TurnCheckpoints:
     def ended(self) -> None:
         """Keep the state after the turn, unless it came to nothing or has been rewound."""
         if self._writer.count and not self._is_over:
-            with self._interruptible():
+            with self._stoppable():
                 self._end()
 
     def _end(self) -> None:
         self._tell(self._work.after_turn(self._session, self._position(), tool_at_work=self._at_work))
 
     @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Signals end what is done here at once: it keeps the event loop from hearing of them, and a workspace full of
-        giants takes long. A turn that was ended so is left as it stands; what is half done counts for nothing.
+    def _stoppable(self) -> Iterator[None]:
+        """What is stopped in here leaves the turn as it stands; what is half done counts for nothing.
+
+        In a workspace full of giants, to do it again would take as long.
         """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: FrameType | None) -> NoReturn:
-            self._is_over = True
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            raise Terminated(number, KEPT)
-
-        numbers = [one for one in _ENDING if signal.getsignal(one) not in (signal.SIG_IGN, None)]
-        before = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        except STOPPED:
+            self._is_over = True
+            raise
 
     def unkept(self) -> list[str]:
         """What the last checkpoint could not keep and the turn's first did not name, for the user."""

@@ -131,8 +131,10 @@ class Servers:
         """Whether there is anything to close."""
         return bool(self._connections)
 
-    def lost(self) -> None:
-        """The event loop has been closed, and every connection with it: the next turn opens them anew."""
+    def kill(self) -> None:
+        """End them at once: their event loop is of no use any more. The next turn opens them anew."""
+        for connection in self._connections.values():
+            connection.kill()
         self._connections.clear()
 
 

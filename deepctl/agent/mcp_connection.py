@@ -196,6 +196,11 @@ class Connection:
             with contextlib.suppress(Exception):  # as above; it is gone then, too
                 await client.close()  # type: ignore[no-untyped-call]
 
+    def kill(self) -> None:
+        """End a local server, without its connection."""
+        if self._stdio is not None:
+            self._stdio.kill()
+
     async def _heard(self, message: object) -> None:
         if isinstance(message, mcp_types.ToolListChangedNotification):
             self._stale = True

@@ -95,6 +95,12 @@ class Stdio(ClientTransport):
         known = self._process is not None and not self._closing and self._broken is None
         return known and self._process is not None and self._process.poll() is None
 
+    def kill(self) -> None:
+        """End it, and what is in its process group, at once."""
+        if self._process is not None and not self._closing:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     async def failure(self) -> str:
         """Why it is of no use any more; empty if it may be. It may say anything, secrets too."""
         if self._silent and self._process is not None:

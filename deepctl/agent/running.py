@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import threading
-import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from types import FrameType
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic_ai import Agent
@@ -16,9 +13,10 @@ from pydantic_ai.messages import UserContent
 from pydantic_ai.usage import RunUsage
 from pydantic_ai.workspaces import WorkspaceError
 
-from deepctl.agent import compacting, models
+from deepctl.agent import compacting, models, stops
 from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.assemble import DeepAgentDeps, create_deep_agent
+from deepctl.agent.checkpointing import RewindRequested
 from deepctl.agent.compacting import COMPACT_AT, Compacted, Policy, Shortened
 from deepctl.agent.history import History
 from deepctl.agent.limits import Limits, cost, limits_of
@@ -26,18 +24,13 @@ from deepctl.agent.mcp import Servers
 from deepctl.agent.mentions import Attaching
 from deepctl.agent.retrying import Retries, RetryingModel
 from deepctl.agent.sandboxes import Sandbox
+from deepctl.agent.stops import Abandoned, Stops
 from deepctl.agent.turn import KEPT, Emit, Outcome, Record, Usage, run_turn
 from deepctl.domain.mcp_servers import Server
 from deepctl.domain.permissions import Permissions
-from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated, TimedOut, terminate
+from deepctl.errors import DeepctlError, StorageError
 
 _T = TypeVar("_T")
-_ENDING_SECONDS = 1.0
-"""How long a turn that Ctrl-C has stopped is left to end what it has started, before another Ctrl-C cuts that short."""
-
-
-_CLOSING_SECONDS = 2.0
-"""How long connections of a stopped turn may take to be closed."""
 
 
 class Options(NamedTuple):
@@ -96,6 +89,8 @@ class Running:
         )
         self._runner = asyncio.Runner()
         self._entered = False
+        self.stops = Stops(options.timeout, kept)
+        """What stops a turn. Whoever does more for it than `run` does enters `watched` around all of it."""
 
     def close(self) -> None:
         """Close what the turns left open: MCP servers, connections to the provider and the event loop."""
@@ -106,18 +101,14 @@ class Running:
         self._runner.close()
 
     def _restart(self) -> None:
-        """Go on with another event loop; the old one is left behind even if another Ctrl-C comes while it is closed."""
+        """Go on with another event loop: in the old one something does not end."""
         old, self._runner = self._runner, asyncio.Runner()
         entered, self._entered = self._entered, False
-        self._servers.lost()
-        try:
-            if entered:
-                # Connections that are kept alive belong to this loop: in another they would fail. Every client has
-                # exceptions of its own, and the turn is over in any case.
-                with suppress(Exception):
-                    old.run(asyncio.wait_for(self._model.__aexit__(None, None, None), _CLOSING_SECONDS))
-        finally:
-            old.close()
+        self._servers.kill()
+        # A signal that comes now has nothing left to stop, and the turn is over in any case. Every client has
+        # exceptions of its own.
+        with suppress(Exception):
+            stops.close(old, self._model.__aexit__(None, None, None) if entered else None)
 
     def run(
         self,
@@ -165,18 +156,26 @@ class Running:
 
     def _guarded(self, work: Coroutine[Any, Any, _T]) -> _T:
         try:
-            return self._runner.run(self._bounded(work, signal.getsignal(signal.SIGINT)))
-        except KeyboardInterrupt:
-            # After a second Ctrl-C the turn is still there, half done: let it end before its log is closed.
+            return self.stops.run(self._runner, self._entering(work))
+        except (Abandoned, KeyboardInterrupt):
             self._restart()
-            raise Interrupted("Interrupted.", self._kept) from None
+            raise self.stops.reason() from None
+        except DeepctlError:
+            raise
         except WorkspaceError as error:
             raise StorageError(f"The workspace cannot be used: {error}.", self._kept, code="workspace") from error
+        except RewindRequested:
+            raise
         except Exception as error:  # every client has exceptions of its own; what is not theirs goes on
+            if self.stops.is_stopped:
+                raise self.stops.reason() from error
             failure = self._explain(error)
             if failure is None:
                 raise
             raise failure from error
+        finally:
+            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+                work.close()  # it was stopped before it began
 
     async def _run(
         self,
@@ -205,86 +204,11 @@ class Running:
             explain=self._explain,
         )
 
-    async def _bounded(self, work: Coroutine[Any, Any, _T], on_ctrl_c: object) -> _T:
-        """Do something that talks to the model, until it takes too long or a signal comes.
-
-        `on_ctrl_c` is what SIGINT did before the loop ran.
-        """
+    async def _entering(self, work: Coroutine[Any, Any, _T]) -> _T:
         if not self._entered:
             await self._model.__aenter__()
             self._entered = True
-        caught: list[int] = []
-        with _one_ctrl_c(on_ctrl_c), CancelOn((signal.SIGTERM, signal.SIGHUP), caught):
-            try:
-                async with asyncio.timeout(self.options.timeout) as deadline:
-                    return await work
-            except TimeoutError:
-                if not deadline.expired():
-                    raise
-                raise TimedOut(
-                    f"The turn took longer than {self.options.timeout:g} s and was stopped.",
-                    self._kept,
-                ) from None
-            except asyncio.CancelledError:
-                if caught:
-                    raise Terminated(caught[0], self._kept) from None
-                raise
+        return await work
 
     def _reason(self, error: BaseException) -> str:
         return models.reason(error, self._environment, self._model.base_url)
-
-
-@contextmanager
-def _one_ctrl_c(before: object) -> Iterator[None]:
-    """Meanwhile Ctrl-C that is pressed twice at once is one: the second would break into what ends the commands.
-
-    asyncio takes the first for cancelling and raises the second wherever the loop is. An application that has a handler
-    of its own keeps it.
-    """
-    asyncios = signal.getsignal(signal.SIGINT)
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or before is not signal.default_int_handler or not callable(asyncios):
-        yield
-        return
-    first: list[float] = []
-
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if first and now - first[0] < _ENDING_SECONDS:
-            return
-        first.append(now)
-        asyncios(number, frame)
-
-    signal.signal(signal.SIGINT, interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, asyncios)
-
-
-class CancelOn:
-    """While entered, these signals cancel the current task instead of ending the process at once."""
-
-    def __init__(self, signals: tuple[signal.Signals, ...], caught: list[int]) -> None:
-        before = {number: signal.getsignal(number) for number in signals}
-        # An application that has handlers of its own keeps them.
-        self._before = {number: handler for number, handler in before.items() if handler in (signal.SIG_DFL, terminate)}
-        self._caught = caught
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            self._before = {}
-        task = asyncio.current_task()
-        assert task is not None
-
-        def cancel(number: int) -> None:
-            self._caught.append(number)
-            task.cancel()
-
-        for number in self._before:
-            asyncio.get_running_loop().add_signal_handler(number, cancel, number)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            asyncio.get_running_loop().remove_signal_handler(number)
-            signal.signal(number, handler)

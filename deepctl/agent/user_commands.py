@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from contextlib import closing
 from typing import NamedTuple
@@ -21,10 +20,10 @@ from pydantic_ai.workspaces import (
 
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.command_output import heard_by
-from deepctl.agent.running import CancelOn
 from deepctl.agent.sandboxes import Sandbox
+from deepctl.agent.stops import Abandoned, Stops, close
 from deepctl.domain.words import size
-from deepctl.errors import Interrupted, StorageError, Terminated, UsageError
+from deepctl.errors import Interrupted, StorageError, UsageError
 from deepctl.sandbox.holding import Sink
 from deepctl.sandbox.policy import OUTPUT_BYTES
 
@@ -49,11 +48,14 @@ def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink) -> Ended:
     """
     _check(line)
     began = time.monotonic()
+    stops, runner = Stops(), asyncio.Runner()
     try:
-        with closing(LocalBackend(workspace, sandbox=sandbox)) as backend, asyncio.Runner() as runner:
-            code, reason = runner.run(_run(backend, sandbox, line, sink))
-    except KeyboardInterrupt:
+        with stops.watched(), closing(LocalBackend(workspace, sandbox=sandbox)) as backend:
+            code, reason = stops.run(runner, _run(backend, sandbox, line, sink))
+    except (Interrupted, Abandoned, KeyboardInterrupt):
         raise Interrupted("The command was stopped.") from None
+    finally:
+        close(runner)
     return Ended(code, reason, time.monotonic() - began)
 
 
@@ -71,7 +73,6 @@ def _check(line: str) -> None:
 async def _run(backend: LocalBackend, sandbox: Sandbox, line: str, sink: Sink) -> tuple[int | None, str | None]:
     task = asyncio.current_task()
     assert task is not None
-    caught: list[int] = []
     enough = False
 
     def hear(out: bytes, err: bytes) -> None:
@@ -80,13 +81,11 @@ async def _run(backend: LocalBackend, sandbox: Sandbox, line: str, sink: Sink) -
             enough = True
             task.cancel()
 
-    with CancelOn((signal.SIGTERM, signal.SIGHUP), caught), heard_by(hear):
+    with heard_by(hear):
         try:
             # Words, not a line: a line that looks like a search of the agent's would be run as one.
             result = await backend.run(["/bin/sh", "-c", line])
         except asyncio.CancelledError:
-            if caught:
-                raise Terminated(caught[0]) from None
             if enough:
                 task.uncancel()
                 return None, "ended: what it prints cannot be shown"

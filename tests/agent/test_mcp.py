@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -20,7 +21,7 @@ import mcp_types
 import pytest
 
 from deepctl import distribution
-from deepctl.agent import approvals, mcp_tools
+from deepctl.agent import approvals, mcp_tools, stops
 from deepctl.agent.approvals import Answer, Question
 from deepctl.agent.chat import Chat
 from deepctl.agent.ephemeral import EphemeralChat
@@ -29,6 +30,7 @@ from deepctl.domain import layout, mcp_tables, profiles
 from deepctl.domain.checkpoints import opening
 from deepctl.domain.mcp_servers import Server
 from deepctl.domain.sessions import catalogue
+from deepctl.errors import Interrupted
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Text, ToolCalls, provider
 from tests.support.mcp_http_server import mcp_server
@@ -48,6 +50,7 @@ class Talk:
 
     def __init__(self, server: Provider, running: Running) -> None:
         self._server = server
+        self.running = running
         self._chat = EphemeralChat(running)
 
     def turn(self, *calls: Call) -> list[dict[str, Any]]:
@@ -56,6 +59,10 @@ class Talk:
         events: list[dict[str, Any]] = []
         self._chat.turn("go", events.append)
         return events
+
+    def forget(self) -> None:
+        """The answers that were not asked for."""
+        self._server._answers.clear()
 
     def results(self, *calls: Call) -> list[tuple[bool, str]]:
         """What came of the calls, and what was told, of a turn."""
@@ -329,6 +336,37 @@ def test_results_are_text_without_secrets_and_large_ones_go_to_a_file() -> None:
         assert "large_tool_results/" in big[1]
         assert len(big[1]) < 5_000
         assert CANARY not in talk.sent
+
+
+def test_a_server_outlives_a_turn_that_ctrl_c_stopped_and_is_told_of_what_was_cancelled() -> None:
+    with _talk({"one": _local("--tools", "pid,interrupt,cancelled")}) as talk:
+        ((_, before),) = talk.results(("one__pid", {}))
+        for _ in range(2):
+            with pytest.raises(Interrupted):
+                talk.turn(("one__interrupt", {"pid": os.getpid()}))
+            talk.forget()
+        ((ok, after),) = talk.results(("one__cancelled", {}))
+    assert (ok, after) == (True, f"2 in {before}")
+
+
+def test_a_server_that_does_not_end_with_its_turn_is_ended_by_another_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stops, "_SAME_PRESS", 0.0)
+
+    async def stubborn() -> None:
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(30)
+
+    monkeypatch.setattr(stops, "_CLOSING_SECONDS", 0.1)
+    with _talk({"one": _local("--tools", "pid")}) as talk:
+        ((_, before),) = talk.results(("one__pid", {}))
+        with pytest.raises(Interrupted):
+            talk.running._guarded(stubborn())
+        _wait(lambda: not _is_running(int(before)))
+        ((ok, after),) = talk.results(("one__pid", {}))
+    assert ok
+    assert after != before
 
 
 def test_everything_a_server_started_ends_with_the_chat(tmp_path: Path) -> None:

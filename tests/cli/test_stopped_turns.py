@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from deepctl.agent import stops
 from deepctl.agent.ephemeral import EphemeralChat
 from deepctl.agent.running import Options, Running
 from tests.support import docker
@@ -137,7 +138,34 @@ def test_a_burst_of_ctrl_c_in_an_answer_leaves_a_conversation_that_goes_on(talki
         chat.prompt()
 
 
-def test_ctrl_d_in_an_answer_does_not_leave_after_it(talking: Talking, stack: ExitStack) -> None:
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+@pytest.mark.parametrize("runs", ["!touch begun; sleep 0.5; touch done", "use the tool"])
+def test_ctrl_d_while_something_runs_leaves_after_it(
+    talking: Talking, monkeypatch: pytest.MonkeyPatch, home: Path, term: str, runs: str
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    done = home / "profiles/alice/workspace/done"
+    at_work = ToolCalls([("execute", {"command": "touch begun; sleep 0.5; touch done"})])
+    chat, _ = talking(at_work, Text(["That is it."]), arguments=("--sandbox", "none", "--approve", "auto"))
+    chat.type(f"{runs}\r")
+    docker.until(lambda: (done.parent / "begun").exists(), 20, "it runs")
+    chat.type("\x04")
+    assert chat.status() == 0
+    assert done.exists(), "it was not stopped"
+    if runs.startswith("use"):
+        assert "That is it." in chat.screen
+
+
+def test_what_is_typed_before_ctrl_d_is_run_first(talking: Talking) -> None:
+    chat, _ = talking(Text(["Hello there."]))
+    chat.type("!sleep 0.5\r")
+    chat.expect("Running")
+    chat.type("greet me\r\x04")
+    assert chat.status() == 0
+    assert "Hello there." in chat.screen
+
+
+def test_ctrl_d_in_an_answer_that_is_stopped_does_not_leave_after_it(talking: Talking, stack: ExitStack) -> None:
     chat, _ = talking(held_back(stack), Text(["Still here."]))
     ask(chat, "hello", "The first line.")
     chat.type("\x04\x1aand then")
@@ -155,7 +183,7 @@ def test_another_ctrl_c_while_what_was_stopped_is_closed_does_not_break_the_next
     async def stopped() -> None:
         raise KeyboardInterrupt
 
-    close = asyncio.Runner.close
+    close = stops.close
 
     def interrupted(runner: asyncio.Runner) -> None:
         close(runner)
@@ -166,7 +194,7 @@ def test_another_ctrl_c_while_what_was_stopped_is_closed_does_not_break_the_next
         chat = EphemeralChat(running)
         chat.turn("hello", lambda event: None)
         with monkeypatch.context() as closing_takes_long:
-            closing_takes_long.setattr(asyncio.Runner, "close", interrupted)
+            closing_takes_long.setattr(stops, "close", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 running._guarded(stopped())
         assert "offline model" in chat.turn("hello", lambda event: None).output

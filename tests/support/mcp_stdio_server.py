@@ -29,6 +29,8 @@ _TOOLS: dict[str, dict[str, Any]] = {
     "refuse": {"description": "Is refused by the protocol.", "properties": {}},
     "die": {"description": "Ends the server.", "properties": {}},
     "sleep": {"description": "Takes long.", "properties": {"seconds": {"type": "number"}}},
+    "interrupt": {"description": "Sends SIGINT, and answers after that.", "properties": {"pid": {"type": "integer"}}},
+    "cancelled": {"description": "Says how many requests were cancelled.", "properties": {}},
     "big": {"description": "Says much.", "properties": {"lines": {"type": "integer"}}},
     "picture": {"description": "Shows something.", "properties": {}},
     "pid": {"description": "Who it is.", "properties": {}},
@@ -41,6 +43,8 @@ _ODD_SCHEMAS: dict[str, Any] = {
     "endless": {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}},
     "pointed": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"$ref": "#/properties/a"}}},
 }
+
+_CANCELLED: list[Any] = []
 
 
 def _say(message: dict[str, Any]) -> None:
@@ -80,6 +84,11 @@ def _call(identity: Any, name: str, arguments: dict[str, Any]) -> None:
             os._exit(7)
         case "sleep":
             time.sleep(arguments["seconds"])
+        case "interrupt":
+            os.kill(arguments["pid"], signal.SIGINT)
+            time.sleep(0.2)
+        case "cancelled":
+            content = [{"type": "text", "text": f"{len(_CANCELLED)} in {os.getpid()}"}]
         case "big":
             lines = "\n".join(f"line {number}" for number in range(arguments["lines"]))
             content = [{"type": "text", "text": lines}]
@@ -136,6 +145,8 @@ def main() -> None:
     sys.stderr.flush()
     for line in sys.stdin:
         message = json.loads(line)
+        if message.get("method") == "notifications/cancelled":
+            _CANCELLED.append(message["params"]["requestId"])
         if given.trouble in ("silent", "garbage") or "id" not in message:
             continue
         match message["method"]:

@@ -17,8 +17,9 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _BROKEN = re.compile("[\ud800-\udfff]")
 _LINE_ENDS = re.compile("\r\n|[\r\u2028\u2029]")
 _NEW_LINE = "\x1b\r"
-_ENDING = "\x03\x04\x1a\x1c"
-"""Ctrl-C, Ctrl-D, Ctrl-Z and Ctrl-backslash."""
+_ENDING = "\x03\x1a\x1c"
+"""Ctrl-C, Ctrl-Z and Ctrl-backslash."""
+CTRL_D = "\x04"
 _PASTE = re.compile("(\x1b\\[200~.*?(?:\x1b\\[201~|\\Z))", re.DOTALL)
 
 
@@ -93,8 +94,9 @@ def keyboard() -> Vt100Input:
 def take_typed_ahead(keys: Vt100Input, before: list[object] | None, *, send: bool = True) -> bool:
     """Keep what was typed before the terminal was raw for the line; returns whether the terminal has shown some of it.
 
-    `before` is how the terminal was set then: where it turned Enter into a newline, it is Enter again. Without `send`,
-    Enter does not send what was typed: it only begins a new line.
+    `before` is how the terminal was set then: where it turned Enter into a newline, it is Enter again, and its mark of
+    Ctrl-D is that key. Without `send`, Enter does not send what was typed, but begins a new line, and Ctrl-D does
+    nothing.
     """
     from prompt_toolkit.input.typeahead import store_typeahead
 
@@ -106,11 +108,14 @@ def take_typed_ahead(keys: Vt100Input, before: list[object] | None, *, send: boo
     flags, shown = (0, 0) if before is None else (before[0], before[3])
     assert isinstance(flags, int)
     assert isinstance(shown, int)
+    if shown & termios.ICANON:
+        text = text.replace("\0", CTRL_D)
     # These were for what ran then, and did nothing to it.
     text = _replaced(text, _ENDING, "")
     if flags & termios.ICRNL:
         text = _replaced(text, "\n", "\r")
     if not send:
+        text = _replaced(text, CTRL_D, "")
         text = _replaced(text.rstrip("\r"), "\r", _NEW_LINE)
     keys.vt100_parser.feed(text)
     store_typeahead(keys, keys.flush_keys())

@@ -77,6 +77,12 @@ class PlainLine:
 
     def _take(self) -> None:
         """Take lines of what was typed until the entry is whole."""
+        if self._typed.startswith(keyboard.CTRL_D) and not self._entry:
+            # Typed while something ran, when it was no more than a character to the kernel.
+            self._typed = self._typed.lstrip(keyboard.CTRL_D)
+            self._write("\n")
+            self._end(EOFError())
+            return
         while "\n" in self._typed:
             line, _, self._typed = self._typed.partition("\n")
             self._leaving.key()

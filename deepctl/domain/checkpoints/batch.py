@@ -10,6 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from deepctl.domain import stopping
 from deepctl.domain.checkpoints.cache import Location
 from deepctl.domain.checkpoints.ledger import UNCOUNTED
 from deepctl.domain.checkpoints.packs import CHUNK, HEADER, SUFFIX, Stored, hashed, tail
@@ -91,6 +92,7 @@ class Batch:
         length = 0
         packer = zlib.compressobj(_LEVEL)
         while chunk := os.read(descriptor, CHUNK):
+            stopping.look()
             stored.update(chunk)
             length += len(chunk)
             self._write(packer.compress(chunk))

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from deepctl.domain import formats
+from deepctl.domain import formats, stopping
 from deepctl.domain.checkpoints.cache import Location
 from deepctl.errors import Damaged
 from deepctl.files import durable
@@ -155,6 +155,7 @@ def hashed(descriptor: int) -> tuple[bytes, int]:
     seen = hashlib.sha256()
     length = 0
     while chunk := os.read(descriptor, CHUNK):
+        stopping.look()
         seen.update(chunk)
         length += len(chunk)
     return seen.digest(), length

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from deepctl.domain import stopping
 from deepctl.domain.checkpoints.cache import Cache
 from deepctl.domain.checkpoints.objects import Sink
 from deepctl.domain.checkpoints.trees import DIRECTORY, FILE, LINK, Entry, encode
@@ -109,6 +110,7 @@ class _Taking:
 
     def directory(self, descriptor: int, path: bytes) -> bytes:
         """Keep one directory and everything below it; returns the hash of its tree."""
+        stopping.look()
         self._seen.add(path)
         status: list[_Status] = []
         below: list[tuple[bytes, int, bytes]] = []
@@ -181,6 +183,7 @@ class _Taking:
             name, mode, size, modified, changed, _ = one
             digest = before.get(one)
             if digest is None or not self._sink.has(digest):
+                stopping.look()
                 self._looked += 1
                 if self._report is not None and not self._looked % _REPORT_EVERY:
                     self._report(self._looked)
