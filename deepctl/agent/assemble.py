@@ -26,6 +26,8 @@ from deepctl.agent.library import Checkpointing, StoreCheckpoints, directory_of
 from deepctl.agent.offline import NAME, CollectingModel, offline_model
 from deepctl.agent.plans import plans_toolset
 from deepctl.agent.searching import replace_grep
+from deepctl.agent.valid_text import ValidText
+from deepctl.characters import whole
 from deepctl.domain import layout
 from deepctl.domain.permissions import Permissions
 
@@ -153,6 +155,7 @@ def create_deep_agent(
     """
     parts: list[AbstractCapability[Any]] = [
         FailuresAreResults(),
+        ValidText(),
         OneAtATime(),
         _BackendOfDeps(),
         _StreamedAnswers(),
@@ -186,11 +189,9 @@ def create_deep_agent(
 def _listed(instructions: Instruction | Sequence[Instruction] | None) -> list[Instruction]:
     if instructions is None:
         return []
-    return (
-        list(instructions)
-        if isinstance(instructions, Sequence) and not isinstance(instructions, str)
-        else [instructions]
-    )
+    listed = [instructions] if isinstance(instructions, str) or callable(instructions) else list(instructions)
+    # pydantic-ai takes a digest of them before any model sees them.
+    return [whole(one) if isinstance(one, str) else one for one in listed]
 
 
 def _eviction() -> ToolOutputLimits[Any]:

@@ -37,6 +37,7 @@ from pydantic_ai_harness.memory import Memory
 from deepctl.agent.history import History, Places, is_prompt, uncounted
 from deepctl.agent.limits import context_tokens
 from deepctl.agent.offline import SUMMARISE
+from deepctl.agent.valid_text import ValidText
 from deepctl.errors import DeepctlError, NotFound
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ def _summarizing(model: Model, *, keep_messages: int = 1, keep_tokens: int | Non
         preserve_first_user_message=False,
         # The model is asked as it always is, as a stream.
         event_stream_handler=drain_summary_events,
-        summarization_capabilities=[_WholeAnswer()],
+        summarization_capabilities=[_WholeAnswer(), ValidText()],
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRequest
 
 from deepctl.agent.checkpoint_stores import Checkpoint
+from deepctl.characters import whole
 from deepctl.domain.checkpoints import foreign
 from deepctl.domain.sessions import catalogue, log
 from deepctl.errors import Damaged, Refused
@@ -30,7 +31,7 @@ def last_prompt(conversation: Sequence[ModelMessage]) -> str:
         if isinstance(message, ModelRequest):
             text = catalogue.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0])
             if text is not None:
-                return text
+                return whole(text)
     return ""
 
 

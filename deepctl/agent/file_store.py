@@ -16,6 +16,7 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 
 from deepctl.agent import conversations
 from deepctl.agent.checkpoint_stores import Checkpoint
+from deepctl.characters import whole, whole_value
 from deepctl.domain import profiles
 from deepctl.domain.checkpoints import carrying, foreign, messages, pruning, rewinding
 from deepctl.domain.checkpoints.ledger import MESSAGES
@@ -231,8 +232,8 @@ class FileCheckpointStore:
             workspace=workspace,
             id=checkpoint.id,
             created_at=at,
-            label=checkpoint.label,
-            metadata=dict(checkpoint.metadata),
+            label=whole(checkpoint.label),
+            metadata=whole_value(dict(checkpoint.metadata)),
             wanted=lambda tree: not only_changed or tree != known,
             unkept=None if workspace is not None else [["", _NO_DIRECTORY]],
         )
@@ -251,7 +252,9 @@ class FileCheckpointStore:
         if not all(map(is_, before[:same], conversation)):
             same = next(number for number in range(same) if before[number] is not conversation[number])
         chain = digests[:same]
-        rest: list[dict[str, Any]] = ModelMessagesTypeAdapter.dump_python(list(conversation[same:]), mode="json")
+        rest: list[dict[str, Any]] = whole_value(
+            ModelMessagesTypeAdapter.dump_python(list(conversation[same:]), mode="json")
+        )
         for message in rest:
             chain.append(messages.digest(chain[-1] if chain else messages.START, message))
         self._recent = (list(conversation), list(chain))

@@ -19,6 +19,7 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.workspaces import WorkspaceError
 from pydantic_ai_backends import PermissionAskError, PermissionDeniedError
 
+from deepctl.characters import whole, whole_value
 from deepctl.redaction import redact
 
 UNLIMITED_RETRIES = 1_000_000
@@ -86,7 +87,8 @@ class _WithoutRetryLimit(WrapperToolset[Any]):
 
 @dataclass
 class NoSecrets(AbstractCapability[Any]):
-    """What a tool returns is told to the model, logged and shown without the keys in this process's environment.
+    """What a tool returns is told to the model, logged and shown as valid text without the keys in this process's
+    environment.
 
     Commands do not get them; where nothing is around commands, one can still find them, in `/proc` for instance.
     """
@@ -105,10 +107,10 @@ class NoSecrets(AbstractCapability[Any]):
         try:
             return await handler(args)
         except (ToolFailed, ModelRetry) as error:
-            raise type(error)(redact(error.message, self.environment)) from error
+            raise type(error)(redact(whole(error.message), self.environment)) from error
 
     async def after_tool_execute(
         self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any], result: Any
     ) -> Any:
         """Here, because eviction to a file happens here too, after this: later capabilities come first."""
-        return redact(result, self.environment) if isinstance(result, str) else result
+        return redact(whole(result), self.environment) if isinstance(result, str) else whole_value(result)

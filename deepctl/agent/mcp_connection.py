@@ -23,6 +23,7 @@ from pydantic_ai.tools import ToolDefinition
 from deepctl import __version__
 from deepctl.agent import mcp_tools
 from deepctl.agent.mcp_stdio import MOST_BYTES, Stdio
+from deepctl.characters import whole_json_bytes
 from deepctl.domain import mcp_servers
 from deepctl.domain.mcp_servers import Server
 from deepctl.redaction import redact
@@ -159,6 +160,8 @@ class Connection:
         if not response.headers.get("Content-Type", "").lower().startswith("text/event-stream"):
             assert isinstance(response.stream, httpx2.AsyncByteStream)
             response.stream = _Bounded(response.stream, self._too_long)
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _Valid(response.stream)
 
     def _too_long(self) -> Exception:
         self._broken = f"it sent a message of more than {MOST_BYTES >> 20} MiB"
@@ -252,6 +255,33 @@ class _Bounded(httpx2.AsyncByteStream):
             if left < 0:
                 raise self._too_long()
             yield part
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+class _Valid(httpx2.AsyncByteStream):
+    """A body of JSON without lone surrogates, which the client would refuse a whole message for.
+
+    It comes line by line: a line is at most a message, and events are delivered at an empty line only.
+    """
+
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        held: list[bytes] = []
+        size = 0
+        async for part in self._body:
+            end = part.rfind(b"\n") + 1
+            size += len(part)
+            if end or size > MOST_BYTES:
+                yield whole_json_bytes(b"".join([*held, part[:end] if end else part]))
+                held, size = ([part[end:]], len(part) - end) if end else ([], 0)
+            else:
+                held.append(part)
+        if held:
+            yield whole_json_bytes(b"".join(held))
 
     async def aclose(self) -> None:
         await self._body.aclose()

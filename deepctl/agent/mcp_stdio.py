@@ -26,6 +26,8 @@ from mcp_types import jsonrpc_message_adapter
 from pydantic import ValidationError
 from typing_extensions import Unpack
 
+from deepctl.characters import whole_json_bytes
+
 MOST_BYTES = 16 << 20
 """The longest message that is taken from a server."""
 
@@ -195,7 +197,7 @@ class Stdio(ClientTransport):
                     self._silent = True
                     return
                 try:
-                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+                    message = jsonrpc_message_adapter.validate_json(whole_json_bytes(line), by_name=False)
                 except ValidationError:
                     # Some greet, or log to stdout. What is no message is not passed on.
                     self._nonsense.append(line[:80].decode("utf-8", "replace").strip())

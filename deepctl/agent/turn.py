@@ -44,6 +44,7 @@ from deepctl.agent.history import History, Places
 from deepctl.agent.limits import Context
 from deepctl.agent.media import SeeingModel
 from deepctl.agent.retrying import Retries, RetryingModel
+from deepctl.characters import whole_value
 from deepctl.errors import DeepctlError
 from deepctl.files.durable import storage_error
 
@@ -91,9 +92,9 @@ class Record(Protocol):
 
 
 def to_json(messages: Sequence[ModelMessage]) -> list[dict[str, Any]]:
-    """Messages as pydantic-ai's own JSON."""
+    """Messages as pydantic-ai's own JSON, which is valid Unicode whatever tools and prompts brought into them."""
     dumped: list[dict[str, Any]] = ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
-    return dumped
+    return whole_value(dumped)
 
 
 async def run_turn(
@@ -257,7 +258,7 @@ async def _forward(
         if recorder is not None and isinstance(event, FunctionToolResultEvent):
             recorder.result(event.part)
         for told in _told(event):
-            emit(told)
+            emit(whole_value(told))
         if tool_done is not None and isinstance(event, FunctionToolResultEvent):
             tool_done(event.part.tool_name)
 

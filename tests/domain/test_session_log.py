@@ -129,10 +129,15 @@ def test_a_later_format_is_refused_and_a_missing_log_is_damage(directory: str, t
         log.read(directory, "a")
 
 
-def test_text_that_is_not_utf8_survives(directory: str) -> None:
-    odd = {**END, "parts": [{"part_kind": "text", "content": "name \udcff\u2028 end"}]}
+def test_text_that_is_not_utf8_is_replaced_where_it_is_written_and_where_an_old_log_has_it(directory: str) -> None:
+    odd, valid = (
+        {**END, "parts": [{"part_kind": "text", "content": f"name {one}\u2028 end"}]} for one in ("\udcff", "\ufffd")
+    )
     _write(directory, ASK, odd)
-    assert _messages(directory)[-1] == odd
+    assert _messages(directory)[-1] == valid
+    with open(log.log_path(directory, "a"), "ab") as file:
+        file.write(sealed.seal({"v": log.FORMAT, "turn": 2, "at": log.now(), "message": odd}))
+    assert _messages(directory)[-1] == valid
 
 
 def test_a_log_that_lost_what_another_continues_is_damaged(tmp_path: Path) -> None:

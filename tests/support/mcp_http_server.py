@@ -11,11 +11,15 @@ from typing import Any
 
 
 class McpServer:
-    """A running server with the tool `whoami`. `headers` are those of every request; `status` is answered if set."""
+    """A running server with the tool `whoami`. `headers` are those of every request; `status` is answered if set.
+
+    The tool says `said`, if that is set.
+    """
 
     def __init__(self, elsewhere: str | None = None) -> None:
         self.headers: list[dict[str, str]] = []
         self.status: int | None = None
+        self.said: str | None = None
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +61,8 @@ class McpServer:
                         reply["result"] = {"tools": [{"name": "whoami", "description": "Who.", "inputSchema": schema}]}
                     case "tools/call":
                         said = self.headers.get("Authorization", "nobody")
-                        reply["result"] = {"content": [{"type": "text", "text": f"you are {said}"}]}
+                        text = server.said if server.said is not None else f"you are {said}"
+                        reply["result"] = {"content": [{"type": "text", "text": text}]}
                     case _:
                         reply["error"] = {"code": -32601, "message": "no such method"}
                 self._answer(200, reply)

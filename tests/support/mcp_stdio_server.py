@@ -33,6 +33,7 @@ _TOOLS: dict[str, dict[str, Any]] = {
     "cancelled": {"description": "Says how many requests were cancelled.", "properties": {}},
     "big": {"description": "Says much.", "properties": {"lines": {"type": "integer"}}},
     "picture": {"description": "Shows something.", "properties": {}},
+    "half": {"description": "Says half a character.", "properties": {}},
     "pid": {"description": "Who it is.", "properties": {}},
     "odd name/with.dots": {"description": "\x1b[31mred\x07", "properties": {}},
 }
@@ -98,6 +99,8 @@ def _call(identity: Any, name: str, arguments: dict[str, Any]) -> None:
                 {"type": "image", "data": "AAAA", "mimeType": "image/png"},
                 {"type": "resource_link", "uri": "file:///cat.png", "name": "cat"},
             ]
+        case "half":
+            content = [{"type": "text", "text": "\ud83d and \U0001f600"}]
         case "pid":
             content = [{"type": "text", "text": str(os.getpid())}]
         case _:

@@ -10,6 +10,7 @@ import os
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
+from deepctl.characters import whole_value
 from deepctl.errors import Damaged, DeepctlError
 from deepctl.files import durable
 
@@ -56,7 +57,7 @@ def headers(directory: str) -> list[Header]:
 def read(path: str) -> Foreign:
     """One checkpoint. Raises `Damaged` if the file is none."""
     try:
-        value = json.loads(durable.read_file(path))
+        value = whole_value(json.loads(durable.read_file(path)))
         datetime.fromisoformat(value["created_at"])
         match value:
             case {

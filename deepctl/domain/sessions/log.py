@@ -11,6 +11,9 @@ Every line is sealed (`deepctl.files.sealed`) and carries `v`, the version of th
 - `{v, turn, at, message, keeps}`: a compaction. The message is a summary of what came before; from here on the model
   sees it, and the last `keeps` messages before it, instead of all of them (`deepctl.domain.sessions.context`).
 
+Text in a log is valid Unicode: lone surrogates are replaced when it is written, and when it is read, since deepctl 0.1
+wrote them as they came.
+
 What a kill leaves is a prefix of what would have been written, at worst with a torn last line.
 """
 
@@ -22,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
+from deepctl.characters import whole_value
 from deepctl.domain import formats
 from deepctl.errors import Damaged
 from deepctl.files import durable, sealed
@@ -94,6 +98,7 @@ def lines(messages: Iterable[Message], compactions: Iterable[Compaction] = ()) -
     instructions = None
     keeps = {compaction.place: compaction.keeps for compaction in compactions}
     for place, (turn, at, message) in enumerate(messages):
+        message = whole_value(message)
         entry: dict[str, Any] = {"v": FORMAT, "turn": turn, "at": at, "message": message}
         if place in keeps:
             entry["keeps"] = keeps[place]
@@ -155,7 +160,7 @@ def plain_lines(directory: str, log: str) -> Iterator[Plain]:
     """The lines of a log without results of their own, up to the first that is damaged."""
     instructions = None
     path = log_path(directory, log)
-    for line in sealed.parse(durable.read_file(path)):
+    for line in _parsed(durable.read_file(path)):
         if line.value is not None and formats.is_newer(formats.LOG, line.value):
             return
         line = _present(line, path)
@@ -198,7 +203,7 @@ def _chain(directory: str, log: str, end: int | None, damage: list[Damage]) -> l
             raw = durable.read_file(path)
         except FileNotFoundError:
             raise _missing(path) from None
-        lines = [_present(line, path) for line in sealed.parse(raw if end is None else raw[:end])]
+        lines = [_present(line, path) for line in _parsed(raw if end is None else raw[:end])]
         if end is not None and len(raw) < end:
             damage.append(Damage(os.path.basename(path), len(lines) + 1, MISSING, False))
         first = lines[0].value if lines else None
@@ -220,6 +225,14 @@ def _chain(directory: str, log: str, end: int | None, damage: list[Damage]) -> l
 
 def _missing(path: str) -> Damaged:
     return Damaged(f"The message log {path} is missing.", "The files of the workspace are not affected.")
+
+
+def _parsed(raw: bytes) -> Iterator[sealed.Line]:
+    """The lines of a log, in valid Unicode. Only escapes can stand for lone surrogates, and few logs have any."""
+    lines = sealed.parse(raw)
+    if b"\\ud" not in raw and b"\\uD" not in raw:
+        return lines
+    return (line._replace(value=whole_value(line.value)) for line in lines)
 
 
 def _present(line: sealed.Line, path: str) -> sealed.Line:
@@ -333,11 +346,13 @@ class Writer:
 
     def result(self, part: dict[str, Any]) -> None:
         """Log one tool result."""
+        part = whole_value(part)
         self._append({"result": part})
         self._results.append(part)
 
     def message(self, message: dict[str, Any]) -> None:
         """Log one message; the results it begins with, if logged already, are not written twice."""
+        message = whole_value(message)
         entry: dict[str, Any] = {"message": message}
         if message["kind"] == "request":
             joined = len(self._results)
@@ -358,6 +373,7 @@ class Writer:
 
     def compacted(self, summary: dict[str, Any], keeps: int) -> None:
         """Log that from here on the model sees `summary` and the last `keeps` messages instead of all before it."""
+        summary = whole_value(summary)
         self._append({"message": summary, "keeps": keeps})
         self._instructions = summary.get("instructions")
         self._written += 1

@@ -1,0 +1,124 @@
+r"""What Unicode says of text: which of it is valid, which of it can be seen, and which texts are the same to a reader.
+
+Text that a model, a server or a file sends may hold lone surrogates: halves of a character that JSON can write as
+`\ud83d` and that no UTF-8 can hold. They are replaced where text enters (`whole`, `whole_value`, `Pieces`), because
+later on every encoder raises at them. File names that are not UTF-8 are no text: in deepctl's own documents their bytes
+stay surrogate escapes.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from operator import is_
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+REPLACEMENT = "\ufffd"
+
+_HIGH = re.compile("[\ud800-\udbff]\\Z")
+_ESCAPES = (
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # both halves
+    r"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"  # one half
+    r"|\\."  # any other escape: its backslash begins nothing
+)
+_IN_TEXT = re.compile(_ESCAPES, re.DOTALL)
+_IN_BYTES = re.compile(_ESCAPES.encode(), re.DOTALL)
+
+
+def whole(text: str) -> str:
+    """`text` as valid Unicode: the two halves of a character are joined, and every lone surrogate becomes U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def whole_json(text: str) -> str:
+    """The same for a JSON document: its escapes of lone surrogates become escapes of U+FFFD, too."""
+    text = whole(text)
+    if "\\ud" not in text and "\\uD" not in text:
+        return text
+    return _IN_TEXT.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
+
+
+def whole_json_bytes(raw: bytes) -> bytes:
+    """The same for JSON documents in UTF-8, which become neither longer nor shorter."""
+    if b"\\ud" not in raw and b"\\uD" not in raw:
+        return raw
+    return _IN_BYTES.sub(lambda found: b"\\ufffd" if found[1] else found[0], raw)
+
+
+def whole_value(value: _T, *, key: str = "") -> _T:
+    """The same for every text in `value`: a JSON value, or a message of dataclasses. Keys of objects are texts, too.
+
+    What is valid is returned itself, not a copy. A text under the key or in the field `args`, where messages keep the
+    arguments of a tool call, is a JSON document.
+    """
+    given: Any = value
+    kind: Any = type(value)
+    if kind is str:
+        return whole_json(given) if key == "args" else whole(given)  # type: ignore[return-value]
+    if kind is dict:
+        return _whole_items(given)  # type: ignore[return-value]
+    if kind is list or kind is tuple:
+        items = [item if _is_plain(item) else whole_value(item) for item in given]
+        return value if all(map(is_, items, given)) else kind(items)  # type: ignore[return-value]
+    if hasattr(kind, "__dataclass_fields__") and hasattr(value, "__dict__"):
+        changes = {
+            name: new
+            for name, old in vars(value).items()
+            if not _is_plain(old) and (new := whole_value(old, key=name)) is not old
+        }
+        if changes:
+            # Not `dataclasses.replace`: fields may have no place in the constructor.
+            value = copy.copy(value)
+            for name, new in changes.items():
+                object.__setattr__(value, name, new)
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether there is nothing to do for a value, found out faster: histories have thousands of these."""
+    return (
+        value is None
+        or value is True
+        or value is False
+        or (type(value) is str and value.isascii() and "\\u" not in value)
+    )
+
+
+def _whole_items(value: dict[Any, Any]) -> dict[Any, Any]:
+    changed = False
+    found = {}
+    for name, item in value.items():
+        new_name = whole(name) if type(name) is str else name
+        new = item if _is_plain(item) else whole_value(item, key=name if type(name) is str else "")
+        changed = changed or new is not item or new_name is not name
+        found[new_name] = new
+    return found if changed else value
+
+
+class Pieces:
+    """A text that arrives in pieces, each of which may end in the first half of a character."""
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def feed(self, piece: str) -> str:
+        """`piece` as valid Unicode, with the half that was held back before it, and without the one it ends in."""
+        if not self._half and piece.isascii():
+            return piece
+        text = self._half + piece
+        half = _HIGH.search(text)
+        self._half = half[0] if half else ""
+        return whole(text[: half.start()] if half else text)
+
+    def finish(self) -> str:
+        """The text has ended: what stands for the half that is still held back, if there is one."""
+        half, self._half = self._half, ""
+        return REPLACEMENT if half else ""
