@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from operator import is_
 from typing import Any, TypeVar
 
@@ -122,3 +123,67 @@ class Pieces:
         """The text has ended: what stands for the half that is still held back, if there is one."""
         half, self._half = self._half, ""
         return REPLACEMENT if half else ""
+
+
+def folded(text: str) -> str:
+    """What `text` is compared by in searches: neither case, nor how its accents are written, makes a difference.
+
+    That is Unicode's full case folding in form NFC, but for the dot of `İ`, which Turkish writes and others do not.
+    """
+    if text.isascii():
+        return text.lower()
+    from unicodedata import normalize
+
+    return normalize("NFC", normalize("NFC", text).casefold()).replace("i\u0307", "i")
+
+
+def spans(text: str, words: list[str]) -> list[tuple[int, int]]:
+    """Where in `text` the folded `words` stand: from this character to before that one, in order, without overlaps."""
+    shown, starts, ends = _traced(text)
+    found = []
+    for word in words:
+        at = shown.find(word)
+        while at >= 0:
+            found.append((starts[at], ends[at + len(word) - 1]))
+            at = shown.find(word, at + len(word))
+    return merged(found)
+
+
+def merged(found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans in order, those that touch as one."""
+    spans: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if spans and start <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+        elif end > start:
+            spans.append((start, end))
+    return spans
+
+
+def _traced(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
+    """`text` folded, and of each character of that where what it was made of begins and ends."""
+    if text.isascii():
+        return folded(text), range(len(text)), range(1, len(text) + 1)
+    pieces, starts, ends = [], [], []
+    start = 0
+    while start < len(text):
+        end = start + 1
+        while end < len(text) and _composes(text[start:end], text[end]):
+            end += 1
+        piece = folded(text[start:end])
+        pieces.append(piece)
+        starts += [start] * len(piece)
+        ends += [end] * len(piece)
+        start = end
+    return "".join(pieces), starts, ends
+
+
+def _composes(before: str, character: str) -> bool:
+    """Whether a character becomes one with those before it."""
+    if character.isascii():
+        return False
+    from unicodedata import combining, normalize
+
+    if combining(character):
+        return True
+    return normalize("NFC", before + character) != normalize("NFC", before) + normalize("NFC", character)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepctl.characters import Pieces, whole, whole_json, whole_json_bytes, whole_value
+from deepctl.characters import Pieces, folded, spans, whole, whole_json, whole_json_bytes, whole_value
 
 _ANY = st.text(st.characters(categories=None))
 _HALVES = st.text(st.sampled_from("a\\u\ud83d\ude00é\U0001f600"))
@@ -66,3 +66,31 @@ def test_keys_and_arguments_kept_as_json_are_texts_too() -> None:
         "args": '{"a\\ufffd": "\\\\ud83d \\ud83d\\ude00"}',
         "k\ufffd": ["x\ufffd", {"args": {"y": "\ufffd"}}],
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "expected"),
+    [
+        ("the Straße ends", "STRASSE", ["Straße"]),
+        ("DIE STRASSE", "straße", ["STRASSE"]),
+        ("in İstanbul", "istanbul", ["İstanbul"]),
+        ("in istanbul, İSTANBUL", "İstanbul", ["istanbul", "İSTANBUL"]),
+        ("a cafe\u0301 here", "CAFÉ", ["cafe\u0301"]),
+        ("a café here", "cafe\u0301", ["café"]),
+        ("a cafe\u0301 here", "cafe", []),
+        ("ὈΔΥΣΣΕΎΣ", "ὀδυσσεύς", ["ὈΔΥΣΣΕΎΣ"]),
+        ("\u1112\u1161\u11ab글", "한글", ["\u1112\u1161\u11ab글"]),
+        ("odd \udcff café", "\udcff", ["\udcff"]),
+        ("tea TEA", "tea", ["tea", "TEA"]),
+    ],
+)
+def test_words_are_found_where_they_stand_however_they_are_written(text: str, query: str, expected: list[str]) -> None:
+    assert [text[start:end] for start, end in spans(text, [folded(query)])] == expected
+
+
+@given(_ANY, _ANY)
+def test_where_a_word_is_found_can_be_told(text: str, word: str) -> None:
+    wanted = folded(word)
+    for start, end in spans(f"{text} {word}", [wanted]) if wanted else []:
+        assert 0 <= start < end <= len(text) + 1 + len(word)
+    assert folded(folded(text)) == folded(text)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_ai.exceptions import ToolFailed, UserError
 from pydantic_ai.tools import RunContext
-from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceError, WorkspaceRef
+from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceError, WorkspaceRef, WrapperWorkspace
 from pydantic_ai_backends import StateBackend
 from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 from pydantic_ai_harness.memory import FileStore
@@ -23,6 +23,7 @@ from pydantic_ai_harness.tool_output_limits import WorkspaceStore
 
 from deepctl.agent.backend import LocalBackend
 from deepctl.domain import layout
+from deepctl.domain.memory import notebooks
 
 STATE_PROVIDER = "state"
 """What pydantic-ai-backend calls workspaces that are a `StateBackend`."""
@@ -54,7 +55,21 @@ def files_of(workspace: Workspace) -> Workspace:
 
 def memory_store(ctx: RunContext[Any]) -> FileStore:
     """The Markdown notebooks below `.deep/memory`."""
-    return FileStore(layout.MEMORY_DIRECTORY, workspace=files_of(ctx.workspace))
+    return FileStore(layout.MEMORY_DIRECTORY, workspace=_Notebooks(files_of(ctx.workspace)))
+
+
+class _Notebooks(WrapperWorkspace):
+    """Reads and writes notebooks as text, even those that are not UTF-8."""
+
+    async def read_text(self, path: str, *, encoding: str = "utf-8") -> str:
+        return notebooks.as_text(await self.read_bytes(path))
+
+    async def write_text(self, path: str, content: str, *, encoding: str = "utf-8") -> None:
+        try:
+            before = await self.read_bytes(path)
+        except OSError:
+            before = b""  # there is none yet, or writing says what is in its place
+        await self.write_bytes(path, notebooks.as_bytes(content, before))
 
 
 class TodoStore(InMemoryPlanStore):

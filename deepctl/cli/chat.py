@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from deepctl.cli import options
+from deepctl.cli import options, text_input
 from deepctl.cli.conversation.approving import ask_at_terminal
 from deepctl.cli.ephemeral_talk import EphemeralTalk
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
@@ -141,12 +141,7 @@ def _check_new(new: str) -> None:
 def _said(prompt: str | None, new: str | None) -> str | None:
     """The prompt with what was piped in, or `None` for a conversation at a terminal."""
     if prompt is not None:
-        try:
-            prompt.encode()
-        except UnicodeEncodeError:
-            raise UsageError(
-                "The prompt is not UTF-8 text.", "Convert it first, for instance with iconv.", code="prompt_not_utf8"
-            ) from None
+        text_input.argument(prompt, "The prompt", "prompt_not_utf8")
     piped = "" if is_terminal(sys.stdin) else _stdin()
     if prompt is not None and not prompt.strip() and not piped.strip():
         raise UsageError("The prompt is empty.", "Say something, or leave the prompt out at a terminal.")
@@ -171,11 +166,4 @@ def _stdin() -> str:
         if error.errno == errno.EBADF:
             return ""  # open, but not for reading: nothing was piped in
         raise UsageError(f"stdin cannot be read: {error.strerror}.", code="stdin") from None
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"stdin is not UTF-8 text: byte 0x{raw[error.start]:02x} at offset {error.start}.",
-            "Convert it first, for instance with iconv.",
-            code="stdin_not_utf8",
-        ) from None
+    return text_input.decoded(raw, "stdin", "stdin_not_utf8")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 
 from deepctl.cli import editing, options
-from deepctl.domain.memory import changes, drafts
+from deepctl.domain.memory import changes, drafts, notebooks
 from deepctl.domain.memory.directory import Memory, Notebook
 from deepctl.domain.memory.drafts import Draft
-from deepctl.errors import DeepctlError, Interrupted, Refused
+from deepctl.errors import DeepctlError, Interrupted, Refused, UsageError
 from deepctl.files.durable import storage_error
 from deepctl.output.memory_changes import Edited
 from deepctl.output.render import notice
@@ -32,6 +33,8 @@ def edited(memory: Memory, name: str, found: Notebook | None, command: list[str]
         drafts.discard(draft)
         raise
     text = drafts.read(draft)
+    if not (base or b"").startswith(codecs.BOM_UTF8):
+        text = text.removeprefix(codecs.BOM_UTF8)
     changed = text != (base or b"")
     if not changed:
         drafts.discard(draft)
@@ -41,6 +44,12 @@ def edited(memory: Memory, name: str, found: Notebook | None, command: list[str]
     if not changed:
         hasty = time.monotonic() - began < _AT_ONCE
         return Edited(profile.name, memory.agent, name, found, None, [_HASTY.format(command[0])] if hasty else [])
+    if odd := notebooks.odd_lines(text, base or b""):
+        raise UsageError(
+            f"Line {odd[0]} of your text is not UTF-8, so nothing was changed. Your text is kept in {draft.path}.",
+            "Have the editor save it as UTF-8.",
+            code="not_utf8",
+        )
     return _taken_over(memory, name, base, text, draft, wait, as_json)
 
 

@@ -284,6 +284,11 @@ def test_stdin_that_is_not_utf8_is_refused_whole(deepctl: InProcess, home: Path)
     assert not home.exists()
 
 
+def test_a_mark_of_byte_order_is_no_part_of_a_prompt(deepctl: InProcess, home: Path) -> None:
+    deepctl("chat", stdin="\ufeffwrite a.txt: b".encode()).ok()
+    assert (home / "profiles/default/workspace/a.txt").read_text() == "b"
+
+
 def test_a_reader_that_leaves_early_loses_nothing(process: Command) -> None:
     prompt = "\n".join(f"write f{n}.txt: {n}" for n in range(30))
     running = process.start("chat", "--json", prompt)

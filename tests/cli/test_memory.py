@@ -88,7 +88,7 @@ def test_a_note_is_appended_as_it_is_and_nothing_else_changes(deepctl: InProcess
 
 
 @pytest.mark.parametrize("arguments", [(), ("-",)])
-@pytest.mark.parametrize("piped", [b"note", b"note\n", b"two\r\nlines \xff\n"])
+@pytest.mark.parametrize("piped", [b"note", b"note\n", "two\r\nlines é\n".encode()])
 def test_a_note_can_be_piped_in(process: Command, notebook: Path, arguments: tuple[str, ...], piped: bytes) -> None:
     assert process("memory", "add", *arguments, stdin=piped).code == 0
     assert notebook.read_bytes() == b"- tea\n" + piped.removesuffix(b"\n") + b"\n"
@@ -148,10 +148,51 @@ def test_a_note_by_hand_survives_a_rewind_of_the_turn_after_it(deepctl: InProces
     assert notebook.read_bytes() == kept
 
 
-def test_what_is_no_text_is_noted_with_a_warning(deepctl: InProcess, notebook: Path) -> None:
-    added = deepctl("memory", "add", stdin=b"\xff").ok()
+@pytest.mark.parametrize("arguments", [("caf\udce9",), ("-",), ()])
+def test_what_is_no_text_is_not_noted(deepctl: InProcess, notebook: Path, arguments: tuple[str, ...]) -> None:
+    refused = deepctl("memory", "add", *arguments, stdin=b"caf\xe9")
+    assert refused.code == 2
+    assert "is not UTF-8 text" in refused.stderr
+    assert notebook.read_bytes() == b"- tea\n"
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_note(deepctl: InProcess, notebook: Path) -> None:
+    deepctl("memory", "add", stdin="\ufeffnote\n".encode()).ok()
+    assert notebook.read_bytes() == b"- tea\nnote\n"
+
+
+def test_a_notebook_that_is_not_utf8_can_be_used_and_keeps_its_bytes(deepctl: InProcess, notebook: Path) -> None:
+    """As an editor, or the agent's shell, may have left it."""
+    before = b"- tea\ncaf\xe9 \xff\n- fine \xc3\xa9 \ncaf\xe9 \xff"
+    notebook.write_bytes(before)
+    recalled = deepctl("chat", "recall caf").ok().stdout
+    assert "caf\ufffd \ufffd" in recalled
+    deepctl("chat", "remember coffee").ok()
+    assert notebook.read_bytes() == before + b"\n- coffee\n"
+    assert deepctl("memory", "show").ok().stdout.encode("utf-8", "surrogateescape") == before + b"\n- coffee\n"
+    added = deepctl("memory", "add", "milk").ok()
     assert "Line 2 of MEMORY.md is not UTF-8" in added.stderr
-    assert notebook.read_bytes() == b"- tea\n\xff\n"
+    assert notebook.read_bytes() == before + b"\n- coffee\nmilk\n"
+    (check,) = [one for one in deepctl("doctor", "--json").json["checks"] if one["name"] == "memory"]
+    assert check["status"] == "warning"
+    assert check["found"] == ".deep/memory/main/MEMORY.md is not UTF-8 text in lines 2, 4"
+
+
+@pytest.mark.parametrize("line", ["Die Straße nach İstanbul", "DIE STRASSE NACH ISTANBUL", "Cafe\u0301 in der Straße"])
+@pytest.mark.parametrize("query", ["STRASSE", "straße"])
+def test_searches_of_notes_and_of_sessions_compare_alike(
+    deepctl: InProcess, notebook: Path, line: str, query: str
+) -> None:
+    notebook.write_text(f"{line}\n")
+    deepctl("chat", line).ok()
+    queries = [query]
+    queries += ["istanbul", "İSTANBUL", "i\u0307stanbul"] if "anbul" in line.casefold() else ["CAF\u00c9", "cafe\u0301"]
+    for one in queries:
+        (match,) = deepctl("memory", "search", "--json", one).ok().json["matches"]
+        found = deepctl("sessions", "search", "--role", "user", "--json", one).ok().json["matches"]
+        assert [match["text"]] == [line] == [one["text"] for one in found]
+        assert deepctl("memory", "forget", "-i", one, "--dry-run").ok()
+    assert deepctl("memory", "search", "--json", "cafe").json["matches"] == []
 
 
 @pytest.mark.timeout(170)

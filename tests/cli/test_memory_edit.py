@@ -52,6 +52,24 @@ def test_the_edited_copy_becomes_the_notebook(deepctl: InProcess, home: Path, no
     assert _drafts(home) == []
 
 
+def test_new_text_that_is_not_utf8_is_refused_and_kept(
+    deepctl: InProcess, home: Path, notebook: Path, editor: Path
+) -> None:
+    _write(editor, 'printf "caf\\351\\n" >> "$file"')
+    before = notebook.read_bytes()
+    refused = deepctl("memory", "edit")
+    assert refused.code == 2
+    assert notebook.read_bytes() == before
+    (draft,) = _drafts(home)
+    assert (draft / "MEMORY.md").read_bytes() == before + b"caf\xe9\n"
+
+
+def test_a_mark_of_byte_order_that_an_editor_adds_is_dropped(deepctl: InProcess, notebook: Path, editor: Path) -> None:
+    _write(editor, 'printf "\\357\\273\\277- coffee\\n" > "$file"')
+    deepctl("memory", "edit").ok()
+    assert notebook.read_bytes() == b"- coffee\n"
+
+
 def test_the_copy_is_private_and_lies_in_the_profile(
     deepctl: InProcess, home: Path, notebook: Path, editor: Path, tmp_path: Path
 ) -> None:

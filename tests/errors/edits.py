@@ -50,6 +50,18 @@ def _(s: Situation) -> Result:
     return s.run(*memory("add"), stdin=b"x" * (MAX_BYTES + 1))
 
 
+@case("memory add", "the text is not UTF-8")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    return memory("add", "caf\udce9")
+
+
+@case("memory add", "what is piped in is not UTF-8")
+def _(s: Situation) -> Result:
+    s.alice()
+    return s.run(*memory("add"), stdin=b"caf\xe9")
+
+
 @case("memory add", "the name is none for a new memory file")
 def _(s: Situation) -> list[str]:
     s.alice()
@@ -115,6 +127,12 @@ def _(s: Situation) -> list[str]:
 def _(s: Situation) -> list[str]:
     notes(s)
     return _editor(s, "rm")
+
+
+@case("memory edit", "the editor leaves what is not UTF-8")
+def _(s: Situation) -> list[str]:
+    notes(s)
+    return _script(s, 'printf "caf\\351\\n" >> "$1"')
 
 
 @case("memory edit", "somebody else changes the same lines meanwhile")

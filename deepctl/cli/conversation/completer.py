@@ -15,7 +15,9 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+from unicodedata import normalize
 
+from deepctl.characters import folded
 from deepctl.errors import DeepctlError
 from deepctl.files.beneath import Tree
 from deepctl.output.text import printable
@@ -165,8 +167,8 @@ def _fitting(want: _Wanted, offers: Offers) -> Iterator[Offer]:
             some = offers.models()
         case _:
             return
-    prefix = want.prefix.lower()
-    yield from (offer for offer in some if offer.text.lower().startswith(prefix))
+    prefix = folded(want.prefix)
+    yield from (offer for offer in some if folded(offer.text).startswith(prefix))
 
 
 def _written(path: str, want: _Wanted) -> str:
@@ -212,13 +214,14 @@ def _names(directory: str, root: str, begun: str) -> list[str]:
 
 def _read(directory: int, begun: str) -> Iterator[str]:
     exact = begun != begun.lower()
+    wanted = normalize("NFC", begun) if exact else folded(begun)
     end = time.monotonic() + _LOOKED_AT_SECONDS
     with os.scandir(directory) as entries:
         for number, entry in enumerate(entries):
             if number % 256 == 255 and time.monotonic() > end:
                 return
             name = entry.name
-            if not (name if exact else name.lower()).startswith(begun):
+            if not (normalize("NFC", name) if exact else folded(name)).startswith(wanted):
                 continue
             if (name.startswith(".") and not begun.startswith(".")) or not name.isprintable() or '"' in name:
                 continue

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from deepctl import characters
 from deepctl.domain.checkpoints.objects import Objects
 from deepctl.domain.memory.notebooks import folded
 from deepctl.errors import Damaged, Refused
@@ -42,7 +43,7 @@ class Sought(NamedTuple):
         if self.is_nowhere:
             return False
         wanted = self.text.decode("utf-8", "surrogateescape")
-        return wanted in text or (self.ignore_case and wanted.casefold() in text.casefold())
+        return wanted in text or (self.ignore_case and characters.folded(wanted) in characters.folded(text))
 
     def is_in_json(self, value: Any) -> bool:
         """Whether a string anywhere in a JSON value holds it, also one in JSON that is itself a string."""
@@ -68,6 +69,10 @@ class _Exact:
             self._tail = window[max(0, len(window) - len(self._text) + 1) :]
 
 
+_UNFOLDED = 8
+"""More characters than are folded to one where there is a point to it."""
+
+
 class _AnyCase:
     def __init__(self, text: bytes) -> None:
         self._text = folded(text)
@@ -77,9 +82,10 @@ class _AnyCase:
 
     def take(self, piece: bytes, *, final: bool = False) -> None:
         if not self.found:
-            window = self._tail + self._decoder.decode(piece, final).casefold()
-            self.found = self._text in window
-            self._tail = window[max(0, len(window) - len(self._text) + 1) :]
+            window = self._tail + self._decoder.decode(piece, final)
+            self.found = self._text in characters.folded(window)
+            # Unfolded, for what folds to one character may have begun in this piece and end in the next.
+            self._tail = window[max(0, len(window) - _UNFOLDED * len(self._text) - _UNFOLDED) :]
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -36,6 +36,7 @@ def checks_of(
         *guarded("lock", lambda: _lock(paths)),
         *guarded("rights", lambda: rights(paths)),
         *guarded("sessions", lambda: stored.sessions(paths)),
+        *guarded("memory", lambda: stored.memory(paths)),
         *guarded("checkpoints", lambda: stored.checkpoints(paths)),
         *guarded("leftovers", lambda: leftovers.in_profile(paths)),
         *guarded("space", lambda: _space(parts)),

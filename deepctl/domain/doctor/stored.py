@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from deepctl.domain import layout
 from deepctl.domain.checkpoints import packs, reading
 from deepctl.domain.checkpoints.ledger import LEDGER
 from deepctl.domain.doctor.check import Check, some, told
 from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.memory.directory import Memory
+from deepctl.domain.memory.notebooks import odd_lines
 from deepctl.domain.sessions import catalogue
 from deepctl.domain.words import counted
-from deepctl.errors import Damaged, DeepctlError, NewerFormat
+from deepctl.errors import BadName, Damaged, DeepctlError, MemoryNotFound, NewerFormat
 from deepctl.files import durable
 
 
@@ -47,6 +50,30 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
         yield Check(
             "sessions", "ok", f"{counted(len(names), 'session')}, {counted(turns, 'turn')}, {messages:,} messages"
         )
+
+
+def memory(paths: ProfilePaths) -> Iterator[Check]:
+    """Notebooks that are not UTF-8 text; nothing is said of others."""
+    try:
+        agents = sorted(os.listdir(os.path.join(paths.workspace, layout.MEMORY_DIRECTORY)))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for agent in agents:
+        try:
+            notes = Memory(paths, agent)
+            found = [notes.read(notebook.name) for notebook in notes.notebooks()]
+        except (BadName, MemoryNotFound):
+            continue  # not the directory of an agent, or removed a moment ago
+        for notebook in found:
+            odd = [str(line) for line in odd_lines(notebook.content)]
+            if odd:
+                yield Check(
+                    "memory",
+                    "warning",
+                    f"{notebook.path} is not UTF-8 text in line{'' if len(odd) == 1 else 's'} {some(odd)}",
+                    "The agent sees U+FFFD there. `deepctl memory edit` can mend it, or iconv if all of it is in "
+                    "another encoding.",
+                )
 
 
 def checkpoints(paths: ProfilePaths) -> Iterator[Check]:

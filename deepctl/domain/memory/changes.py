@@ -109,11 +109,8 @@ def _write(
         return Change(found, (0, 0), None, merged, [])
     notebook = memory.write(file, after, expected=before)
     checkpoint, notes = keep(work, session)
-    try:
-        after.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = after.count(b"\n", 0, error.start) + 1
-        notes.append(f"Line {line} of {notebook.name} is not UTF-8, so the agent cannot read this notebook.")
+    if odd := notebooks.odd_lines(after):
+        notes.append(f"Line {odd[0]} of {notebook.name} is not UTF-8: the agent sees U+FFFD for its bytes.")
     return Change(notebook, notebooks.counts(before or b"", after), checkpoint, merged, notes)
 
 

@@ -1,5 +1,9 @@
 r"""The text of a notebook, line by line: which lines hold a text, what is left without them, what a note makes of it.
 
+New text in a notebook is UTF-8. A notebook that is not, as an editor or a command may have left it, can be used all the
+same: the agent sees U+FFFD for what is not UTF-8 (`as_text`), and what it writes keeps the bytes of every such line
+that it leaves as it saw it (`as_bytes`).
+
 A notebook is bytes, not text: line ends of any kind (`\n`, `\r\n`, `\r`), a last line without one, and what is not
 UTF-8 stay as they are. A line includes its end, and is numbered from 1.
 """
@@ -7,6 +11,8 @@ UTF-8 stay as they are. A line includes its end, and is numbered from 1.
 from __future__ import annotations
 
 from difflib import SequenceMatcher
+
+from deepctl import characters
 
 MANY_LINES = 20_000
 """Two notebooks with more lines than this together are not compared line by line: it would take too long."""
@@ -34,7 +40,53 @@ def _holds(line: bytes, text: bytes, ignore_case: bool) -> bool:
 
 def folded(text: bytes) -> str:
     """`text` for comparing without regard to case; bytes that are not UTF-8 equal themselves only."""
-    return text.decode("utf-8", "surrogateescape").casefold()
+    return characters.folded(text.decode("utf-8", "surrogateescape"))
+
+
+def as_text(content: bytes) -> str:
+    """A notebook as text, with U+FFFD for what is not UTF-8."""
+    return content.decode("utf-8", "replace")
+
+
+def as_bytes(text: str, before: bytes) -> bytes:
+    """`text` as a notebook that was `before`, of which `text` was made: lines that look as they did keep their bytes.
+
+    White space at the end of a line may have changed.
+    """
+    kept: dict[str, list[bytes]] = {}
+    for line in before.split(b"\n"):
+        if _is_odd(line):
+            kept.setdefault(as_text(line).rstrip(), []).append(line)
+    if not kept:
+        return text.encode()
+    lines = []
+    for shown in text.split("\n"):
+        known = kept.get(shown.rstrip())
+        if known:
+            # The last of them stands for all further ones: a line may have been copied.
+            raw = known.pop(0) if len(known) > 1 else known[0]
+            lines.append(raw.rstrip() + shown[len(shown.rstrip()) :].encode())
+        else:
+            lines.append(shown.encode())
+    return b"\n".join(lines)
+
+
+def odd_lines(content: bytes, before: bytes = b"") -> list[int]:
+    """The numbers, from 1, of the lines that are not UTF-8, but for those that `before` has as well."""
+    if not _is_odd(content):
+        return []
+    known = {line.rstrip() for line in before.split(b"\n")}
+    return [
+        number for number, line in enumerate(content.split(b"\n"), 1) if _is_odd(line) and line.rstrip() not in known
+    ]
+
+
+def _is_odd(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def appended(content: bytes, note: bytes) -> bytes:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
+from deepctl.characters import folded, merged, spans
 from deepctl.domain.memory.directory import Memory
-from deepctl.domain.memory.notebooks import folded
 from deepctl.errors import MemoryNotFound, UsageError
 
 Span = tuple[int, int]
@@ -33,17 +33,17 @@ Finder = Callable[[str], list[Span] | None]
 
 
 def words(query: str) -> Finder:
-    """Looks for lines that have all the words, without regard to case. Raises `UsageError` if there is none."""
-    wanted = [folded(word.encode("utf-8", "surrogateescape")) for word in query.split()]
+    """Looks for lines that have all the words, as `deepctl.characters.folded` compares.
+
+    Raises `UsageError` if there is none.
+    """
+    wanted = [folded(word) for word in query.split()]
     if not wanted:
         raise UsageError("The QUERY is empty.", "Give one or more words to look for.")
-    patterns = [re.compile(re.escape(word), re.IGNORECASE) for word in query.split()]
 
     def find(line: str) -> list[Span] | None:
-        shown = line.casefold()
-        if not all(word in shown for word in wanted):
-            return None
-        return _spans(pattern.finditer(line) for pattern in patterns)
+        shown = folded(line)
+        return spans(line, wanted) if all(word in shown for word in wanted) else None
 
     return find
 
@@ -65,20 +65,9 @@ def pattern(query: str) -> Finder:
         ) from None
 
     def find(line: str) -> list[Span] | None:
-        return _spans([compiled.finditer(line)]) if compiled.search(line) else None
+        return merged([match.span() for match in compiled.finditer(line)]) if compiled.search(line) else None
 
     return find
-
-
-def _spans(found: Iterator[Iterator[re.Match[str]]] | list[Iterator[re.Match[str]]]) -> list[Span]:
-    """What was found, in order and without overlaps."""
-    spans: list[Span] = []
-    for start, end in sorted(match.span() for matches in found for match in matches):
-        if spans and start <= spans[-1][1]:
-            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
-        elif end > start:
-            spans.append((start, end))
-    return spans
 
 
 def search(memory: Memory, find: Finder, context: int = 0) -> list[Match]:

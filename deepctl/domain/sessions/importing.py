@@ -90,7 +90,7 @@ def _document(raw: bytes, what: str) -> dict[str, Any]:
         if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
             raise _NotJson("it has too many values")
         document = json.loads(
-            raw.decode(),
+            raw.decode("utf-8-sig"),
             object_pairs_hook=_object,
             parse_constant=_constant,
             parse_float=_float,

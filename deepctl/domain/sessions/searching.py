@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
+from deepctl.characters import folded, spans
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, transcript
 from deepctl.domain.sessions.log import Message
@@ -16,10 +17,12 @@ from deepctl.errors import DeepctlError, UsageError
 
 
 class Pattern(NamedTuple):
-    """What is looked for: `all_of` must be in the same message, `any_of` tells the lines that are shown."""
+    """What is looked for: the folded words `all_of` must be in the same message; `spans` tells where in a line
+    something of it is, and so the lines that are shown.
+    """
 
-    all_of: list[re.Pattern[str]]
-    any_of: re.Pattern[str]
+    all_of: list[str]
+    spans: Callable[[str], list[tuple[int, int]]]
 
 
 class Match(NamedTuple):
@@ -59,16 +62,17 @@ class Found(NamedTuple):
 
 
 def words(query: str) -> Pattern:
-    """All words of `query`, without regard to case. Raises `UsageError` if there are none."""
+    """All words of `query`, as `deepctl.characters.folded` compares. Raises `UsageError` if there are none."""
     found = query.split()
     if not found:
         raise UsageError("The query is empty.", "Give one or more words: deepctl sessions search 'window seat'")
-    escaped = [re.escape(word) for word in found]
-    return Pattern(
-        [re.compile(word, re.IGNORECASE) for word in escaped],
-        # The longest first: one may be the beginning of another.
-        re.compile("|".join(sorted(escaped, key=len, reverse=True)), re.IGNORECASE),
-    )
+    wanted = [folded(word) for word in found]
+
+    def where(line: str) -> list[tuple[int, int]]:
+        shown = folded(line)
+        return (spans(line, wanted) or [(0, len(line))]) if any(word in shown for word in wanted) else []
+
+    return Pattern(wanted, where)
 
 
 def expression(query: str) -> Pattern:
@@ -85,7 +89,7 @@ def expression(query: str) -> Pattern:
             "It is in the syntax of Python's `re`; without --regex, words are searched for as they are.",
             code="bad_regex",
         ) from None
-    return Pattern([], compiled)
+    return Pattern([], lambda line: [match.span() for match in compiled.finditer(line)])
 
 
 def search(
@@ -133,9 +137,10 @@ def _matches(
             damaged.append(Problem(name, f"Damaged lines were left out: {where}{', …' if len(lost) > 5 else ''}."))
         for number, entry in enumerate(conversation.messages):
             said = [piece for piece in transcript.pieces(entry.message) if role in (None, piece.role)]
-            if all(any(one.search(_whole(piece)) for piece in said) for one in pattern.all_of):
+            texts = [folded(_whole(piece)) for piece in said] if pattern.all_of else []
+            if all(any(word in text for text in texts) for word in pattern.all_of):
                 for piece in said:
-                    yield from _lines(name, number, entry, piece, pattern.any_of, context)
+                    yield from _lines(name, number, entry, piece, pattern.spans, context)
 
 
 def _whole(piece: Piece) -> str:
@@ -146,12 +151,17 @@ def _whole(piece: Piece) -> str:
 
 
 def _lines(
-    session: str, number: int, entry: Message, piece: Piece, wanted: re.Pattern[str], context: int
+    session: str,
+    number: int,
+    entry: Message,
+    piece: Piece,
+    where: Callable[[str], list[tuple[int, int]]],
+    context: int,
 ) -> Iterator[Match]:
     lines = _whole(piece).split("\n")
     for position, line in enumerate(lines):
-        spans = [match.span() for match in wanted.finditer(line)]
-        if spans:
+        found = where(line)
+        if found:
             yield Match(
                 session,
                 entry.turn,
@@ -164,5 +174,5 @@ def _lines(
                 line,
                 lines[max(0, position - context) : position],
                 lines[position + 1 : position + 1 + context],
-                spans,
+                found,
             )
