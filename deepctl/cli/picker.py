@@ -8,6 +8,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from deepctl.cli.checkpoint_views import foretell, previewed
+from deepctl.cli.conversation import redrawing
+from deepctl.cli.conversation.clusters import drawn
 from deepctl.domain.checkpoints import reading
 from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.records import Record
@@ -17,7 +19,7 @@ from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import DeepctlError, Interrupted, NotFound
 from deepctl.output.progress import Progress
 from deepctl.output.rewinds import preview_line
-from deepctl.output.text import ago, fitted, printable
+from deepctl.output.text import ago, cells, fitted, printable
 
 if TYPE_CHECKING:
     from prompt_toolkit.formatted_text import StyleAndTextTuples
@@ -59,7 +61,6 @@ class _Picker:
         from prompt_toolkit.input import create_input
         from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
         from prompt_toolkit.layout import FormattedTextControl, HSplit, Layout, Window
-        from prompt_toolkit.output import create_output
 
         keys = KeyBindings()
 
@@ -91,7 +92,7 @@ class _Picker:
             key_bindings=keys,
             erase_when_done=True,
             input=create_input(sys.stdin),
-            output=create_output(sys.stderr),
+            output=redrawing.output(sys.stderr),
         )
         chosen = application.run()
         if chosen is None:
@@ -99,10 +100,8 @@ class _Picker:
         return chosen
 
     def _choices(self) -> StyleAndTextTuples:
-        from rich.cells import cell_len
-
         heading = f"Rewind session {self._session.name} to (Enter takes, Esc leaves):"
-        if cell_len(heading) > _room():
+        if cells(heading) > _room():
             heading = "To where? (Enter takes, Esc leaves)"
         shown: StyleAndTextTuples = [("bold", f"{fitted(heading, _room())}\n")]
         height = self._height()
@@ -111,7 +110,7 @@ class _Picker:
             words = self._words(self._records[number])
             chosen = number == self._at
             line = fitted(f"{'>' if chosen else ' '} {words}", _room())
-            shown.append(("reverse" if chosen else "", f"{line}\n"))
+            shown.append(("reverse" if chosen else "", f"{drawn(line)}\n"))
         return shown
 
     def _height(self) -> int:
@@ -121,18 +120,15 @@ class _Picker:
         return max(1, min(_SHOWN, get_app().output.get_size().rows // 2 - 1))
 
     def _words(self, record: Record) -> str:
-        from rich.cells import cell_len, set_cell_size
-
         label = self._reader.ledger.labels.get(record.id)
         kind = "" if record.kind == "turn" else f" ({record.kind})"
         named = f" {label}" if label else ""
         before, after = f"{record.id[:8]} turn {record.turn}{kind}{named}, ", f", {ago(record.created_at)}"
         if not record.prompt:
             return f"{before}the beginning{after}"
-        room = _room() - cell_len(f"> {before}after ''{after}")
+        room = _room() - cells(f"> {before}after ''{after}")
         prompt = printable(record.prompt)
-        if cell_len(prompt) > max(room, _SHORTEST):
-            prompt = set_cell_size(prompt, max(room, _SHORTEST) - 1).rstrip() + "…"
+        prompt = fitted(prompt, max(room, _SHORTEST))
         return f"{before}after '{prompt}'{after}"
 
     def _preview(self) -> StyleAndTextTuples:

@@ -11,7 +11,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from deepctl.output.text import has_colour, printable_lines
+from deepctl.output.text import cells, clipped, has_colour, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 NARROWEST = 8
 """Fewer columns than these are taken for as many: what does not fit is wrapped or cut by the terminal."""
 TAB = 4
+_LONGEST_ROW = 4096
+"""Code points that are looked at for a row."""
 
 _SEPARATORS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029"})
 _CARRIAGE_RETURN = re.compile("\r\n")
@@ -85,26 +87,23 @@ def wrapped(line: Text, width: int) -> list[Text]:
 
 def folded(line: Text, width: int) -> list[Text]:
     """`line` broken wherever a row is full, as the terminal itself does it."""
-    from rich.cells import cell_len, chop_cells
-
-    if cell_len(line.plain) <= width:
+    if cells(line.plain) <= width:
         return [line]
     offsets, end = [], 0
-    for piece in chop_cells(line.plain, max(width, 2)):
-        end += len(piece)
+    while end < len(line.plain):
+        # At least one, however narrow the window is.
+        end += max(len(clipped(line.plain[end : end + _LONGEST_ROW], max(width, 2))), 1)
         offsets.append(end)
     return list(line.divide(offsets[:-1]))
 
 
 def cut(line: Text, width: int, look: Look) -> Text:
     """`line` with an ellipsis where it does not fit on a row of `width` cells."""
-    from rich.cells import cell_len, set_cell_size
-
-    if cell_len(line.plain) <= width:
+    if cells(line.plain) <= width:
         return line
     dots = look.sign("…", "...")
     shown = line.copy()
-    shown.right_crop(len(line.plain) - len(set_cell_size(line.plain, max(width - len(dots), 0)).rstrip()))
+    shown.right_crop(len(line.plain) - len(clipped(line.plain, width - len(dots)).rstrip()))
     return shown.append(dots)
 
 

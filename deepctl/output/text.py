@@ -102,14 +102,45 @@ def width() -> int | None:
         return None
 
 
+# One cell each in every terminal: Latin letters, dashes, quotation marks, the ellipsis. Not the soft hyphen.
+_NARROW = re.compile("[ -~\xa0-\xac\xae-\u02ff\u2010-\u2027]*")
+
+
+def cells(text: str) -> int:
+    """How many cells of a terminal `text`, without control characters, takes: the one measure for all that is drawn.
+
+    A grapheme cluster takes the cells of one character: 2 for a flag or a family.
+    """
+    if _NARROW.fullmatch(text):
+        return len(text)
+    # It takes as long to import as a small command; text like the above is nearly all there is.
+    from wcwidth import wcswidth, wcwidth
+
+    count = wcswidth(text)
+    return count if count >= 0 else sum(max(wcwidth(one), 0) for one in text)
+
+
+def clipped(text: str, room: int, *, from_end: bool = False) -> str:
+    """As many whole grapheme clusters of `text` as fit into `room` cells: its first ones, or its last."""
+    if text.isascii():
+        return text[max(len(text) - room, 0) :] if from_end else text[: max(room, 0)]
+    from wcwidth import iter_graphemes, iter_graphemes_reverse
+
+    used = length = 0
+    for one in iter_graphemes_reverse(text) if from_end else iter_graphemes(text):
+        used += cells(one)
+        if used > room:
+            break
+        length += len(one)
+    return text[len(text) - length :] if from_end else text[:length]
+
+
 def fitted(line: str, room: int | None = None) -> str:
     """`line`, cut where it does not fit into so many cells: those of stdout's terminal, if nothing is said."""
     room = width() if room is None else room
-    if room is None or (line.isascii() and len(line) <= room):
+    if room is None or cells(line) <= room:
         return line
-    from rich.cells import cell_len, set_cell_size
-
-    return line if cell_len(line) <= room else set_cell_size(line, max(room - 1, 0)).rstrip() + "…"
+    return clipped(line, room - 1).rstrip() + "…"
 
 
 def wrapped(text: str, stream: TextIO) -> str:
@@ -120,16 +151,13 @@ def wrapped(text: str, stream: TextIO) -> str:
         return text
     if not room or (text.isascii() and len(text) <= room):
         return text
-    from unicodedata import east_asian_width
-
     lines, used = [""], 0
     for word in re.findall(r" *[^ ]+", text):
-        cells = sum(2 if east_asian_width(one) in "WF" else 1 for one in word)
-        if lines[-1] and used + cells > room:
-            word, cells, used = word.lstrip(), cells - (len(word) - len(word.lstrip())), 0
+        if lines[-1] and used + cells(word) > room:
+            word, used = word.lstrip(), 0
             lines.append("")
         lines[-1] += word
-        used += cells
+        used += cells(word)
     return "\n".join(lines)
 
 
@@ -160,12 +188,11 @@ def table(
     In a narrow window the last column, which is prose or a path, gives way first; then those that are `dispensable`;
     then whichever is wider than a name usually is. Columns of `numbers` are aligned at their right.
     """
-    cells = [[cell if isinstance(cell, Cell) else Cell(cell, "") for cell in row] for row in rows]
+    shown_rows = [[cell if isinstance(cell, Cell) else Cell(cell, "") for cell in row] for row in rows]
     if not is_terminal(sys.stdout):
-        sys.stdout.write("".join("\t".join([printable(cell.text) for cell in row]) + "\n" for row in cells))
+        sys.stdout.write("".join("\t".join([printable(cell.text) for cell in row]) + "\n" for row in shown_rows))
         return
     # Rich costs as much to import as Typer, and what is piped needs none of it.
-    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -173,7 +200,7 @@ def table(
     console = Console(highlight=False, width=width())
     last = len(columns) - 1
     widths = [
-        max(cell_len(column), *(cell_len(printable(row[number].text)) for row in cells)) if cells else cell_len(column)
+        max([cells(column), *(cells(printable(row[number].text)) for row in shown_rows)])
         for number, column in enumerate(columns)
     ]
     shown = list(range(len(columns)))
@@ -199,7 +226,7 @@ def table(
             style=MEANINGS["name"] if number == 0 else "",
             justify="right" if columns[number] in numbers else "left",
         )
-    for row in cells:
+    for row in shown_rows:
         drawn.add_row(
             *(Text(printable(row[number].text), style=MEANINGS.get(row[number].meaning, "")) for number in shown)
         )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deepctl.output.look import Look, cut, wrapped
-from deepctl.output.text import printable
+from deepctl.output.text import cells, clipped, printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -75,7 +75,7 @@ class Call:
         head = Text.assemble((sign, style), f" {look.safe(printable(self.name))}")
         about = look.safe(self.about())
         # The outcome is what the line is for: a long command leaves it half of the row.
-        room = width - head.cell_len - 2 - min(Text(outcome).cell_len, width // 2)
+        room = width - cells(head.plain) - 2 - min(cells(outcome), width // 2)
         if about and room >= _LEAST:
             head = Text.assemble(head, "  ", _without_middle(about, room, look))
         head.append(outcome, "dim" if self.ok or self.seconds is None else "red")
@@ -156,16 +156,12 @@ def _on_a_line(value: object) -> str:
 
 def _without_middle(text: str, width: int, look: Look) -> str:
     """`text` in at most `width` cells: where it does not fit, its beginning and its end, which tell most."""
-    from rich.cells import cell_len, set_cell_size
-
-    if cell_len(text) <= width:
+    if cells(text) <= width:
         return text
     dots = look.sign("…", "...")
     room = max(width - len(dots), 0)
-    end = text[len(text) - room // 2 :]
-    while cell_len(end) > room // 2:
-        end = end[1:]
-    beginning = set_cell_size(text, room - cell_len(end)).rstrip()
+    end = clipped(text, room // 2, from_end=True)
+    beginning = clipped(text, room - cells(end)).rstrip()
     return f"{beginning}{dots}{end.lstrip()}"
 
 

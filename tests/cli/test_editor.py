@@ -19,6 +19,8 @@ import pexpect
 import pyte
 import pytest
 
+from tests.support.clusters import ClusterScreen
+
 _DRIVER = r"""
 import os, sys, threading, time
 from deepctl.cli.conversation.completer import workspace_paths
@@ -90,7 +92,7 @@ class Tty:
         self.child.delaybeforesend = 0
         self.before = termios.tcgetattr(self.child.child_fd)
         self.bytes = b""
-        self._screen = pyte.Screen(columns, lines)
+        self._screen = ClusterScreen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
 
     @property
@@ -503,6 +505,44 @@ def test_wide_characters_are_edited_as_they_look(tty: Tty) -> None:
     tty.expect("alice> 日本é👍\n")
     tty.type("\r")
     tty.got("日本é👍")
+
+
+_CLUSTERS = {
+    "flag": "🇯🇵",
+    "family": "👨\u200d👩\u200d👧",
+    "keycap": "1\ufe0f\u20e3",
+    "picture": "☺\ufe0f",
+    "skin": "👍🏽",
+    "accents": "e\u0301\u0323",
+    "jamo": "\u1112\u1161\u11ab",
+    "tags": "🏴\U000e0067\U000e0062\U000e007f",
+}
+
+
+@pytest.mark.parametrize("cluster", _CLUSTERS.values(), ids=_CLUSTERS)
+def test_what_a_person_takes_for_one_character_is_one(tty: Tty, cluster: str) -> None:
+    """Left and right, Backspace, Delete, Ctrl-T and words; and where the cursor is does not depend on the terminal."""
+    width = 1 if cluster.startswith("e") else 2
+    tty.type(f"a{cluster}b")
+    tty.until(lambda: tty.cursor[1] == len("alice> ab") + width and not tty.read(0.05))
+    tty.type("\x02\x02")
+    tty.until(lambda: tty.cursor[1] == len("alice> a") and not tty.read(0.05))
+    tty.type("c\x06\x7f\r")
+    tty.got("acb")
+    tty.prompt()
+    tty.type(f"{cluster}{cluster}x\x01\x04\r")
+    tty.got(f"{cluster}x")
+    tty.prompt()
+    tty.type(f"a{cluster}\x14\r")
+    tty.got(f"{cluster}a")
+    tty.prompt()
+    tty.type(f"one {cluster}{cluster}\x17two\r")
+    tty.got("one two")
+
+
+def test_a_flag_can_be_typed_before_a_flag(tty: Tty) -> None:
+    tty.type("🇩🇪\x01", "🇯", "🇵", "\r")
+    tty.got("🇯🇵🇩🇪")
 
 
 def test_bytes_that_are_no_text_are_replaced(tty: Tty) -> None:

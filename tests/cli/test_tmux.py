@@ -29,9 +29,9 @@ class Tmux:
         assert program is not None, "tmux is not installed: apt install tmux"
         self._command = [program, "-S", str(place / "socket")]
         chat = [sys.executable, "-m", "deepctl", "chat", "--user", "alice", "--sandbox", "none", *arguments]
-        self._tell("-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "60", shlex.join(chat))
+        self.tell("-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "60", shlex.join(chat))
 
-    def _tell(self, *arguments: str) -> str:
+    def tell(self, *arguments: str) -> str:
         done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, check=False, timeout=30)
         assert done.returncode == 0, (arguments, done.stderr)
         return done.stdout
@@ -47,17 +47,17 @@ class Tmux:
         return self._captured("-S", "-")
 
     def _captured(self, *which: str) -> str:
-        lines = self._tell("capture-pane", "-p", *which).splitlines()
+        lines = self.tell("capture-pane", "-p", *which).splitlines()
         return "\n".join(line.rstrip() for line in lines).rstrip()
 
     def type(self, text: str) -> None:
-        self._tell("send-keys", "-l", text)
+        self.tell("send-keys", "-l", text)
 
     def press(self, *keys: str) -> None:
-        self._tell("send-keys", *keys)
+        self.tell("send-keys", *keys)
 
     def resize(self, columns: int, rows: int) -> None:
-        self._tell("resize-window", "-x", str(columns), "-y", str(rows))
+        self.tell("resize-window", "-x", str(columns), "-y", str(rows))
 
     def expect(self, text: str) -> None:
         end = time.monotonic() + 30
@@ -113,6 +113,20 @@ def test_the_line_is_there_once_however_the_window_changes(tmux: Callable[..., T
         assert shown.count("alice> ") == 1, shown
         assert shown.count("the end") == 1, shown
         assert ABOVE in "".join(window.scrolled.split()), window.scrolled
+
+
+def test_flags_and_families_do_not_corrupt_the_line(tmux: Callable[..., Tmux]) -> None:
+    window = tmux()
+    window.expect("no sandbox")
+    # tmux makes the last two narrower than most terminals.
+    line = "JP 🇯🇵 x 👨\u200d👩\u200d👧 y 1\ufe0f\u20e3 z ☺\ufe0f end"
+    window.type(line)
+    window.press("Left", "Left", "Left", "Left", "BSpace", "BSpace", "a")
+    shown = window.settled()
+    assert "alice> JP 🇯🇵 x 👨\u200d👩\u200d👧 y 1" in shown
+    assert "zaend" in shown.replace(" ", "")
+    cursor = int(window.tell("display-message", "-p", "#{cursor_x}"))
+    assert cursor == len("alice> JP ## x ## y ## za")
 
 
 def test_an_answer_is_there_once_however_the_window_changes(

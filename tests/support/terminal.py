@@ -12,8 +12,10 @@ from typing import Any
 import pexpect
 import pyte
 
+from tests.support.clusters import ClusterScreen
 
-class _Screen(pyte.HistoryScreen):
+
+class _Screen(ClusterScreen, pyte.HistoryScreen):
     """A screen that answers where its cursor is, which the line editor asks."""
 
     def __init__(self, columns: int, lines: int, child: Any) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from unicodedata import normalize
 
 from deepctl.characters import folded
+from deepctl.cli.conversation.clusters import drawn
 from deepctl.errors import DeepctlError
 from deepctl.files.beneath import Tree
 from deepctl.output.text import printable
@@ -241,7 +242,7 @@ def completer(offers: Offers) -> Completer:
     def made(text: str) -> list[Completion]:
         try:
             return [
-                Completion(one.text, -one.length, display=one.shown, display_meta=one.meaning)
+                Completion(one.text, -one.length, display=drawn(one.shown), display_meta=drawn(one.meaning))
                 for one in found(text, offers)
             ]
         except (DeepctlError, OSError):

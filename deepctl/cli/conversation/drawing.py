@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from deepctl.cli.conversation.clusters import drawn, processor
 from deepctl.cli.conversation.leaving import HINT, Leaving
 from deepctl.cli.conversation.toolbar import Toolbar, fitted
 from deepctl.errors import DeepctlError
-from deepctl.output.text import printable
+from deepctl.output.text import cells, printable
 
 if TYPE_CHECKING:
     from prompt_toolkit.buffer import Buffer
@@ -74,6 +75,7 @@ class Drawing:
                 HighlightIncrementalSearchProcessor(),
                 HighlightSelectionProcessor(),
                 TabsProcessor(char1=" ", char2=" "),
+                processor(),
             ],
             include_default_input_processors=False,
             search_buffer_control=search,
@@ -120,13 +122,11 @@ class Drawing:
         return self._size().columns
 
     def _prefix(self, line: int, wrapped: int) -> StyleAndTextTuples:
-        from prompt_toolkit.utils import get_cwidth
-
         prompt = printable(self._prompt())
         # What leaves no room for anything is not drawn at all.
-        if get_cwidth(prompt) > self._columns() // 2:
+        if cells(prompt) > self._columns() // 2:
             prompt = "> "
-        return [("class:prompt", prompt if line == wrapped == 0 else " " * get_cwidth(prompt))]
+        return [("class:prompt", drawn(prompt) if line == wrapped == 0 else " " * cells(prompt))]
 
     def _has_bar(self) -> bool:
         rows = self._size().rows
@@ -140,7 +140,7 @@ class Drawing:
         if self._offered():
             return []  # the menu lies over it, and would leave ends of it
         try:
-            return [("class:toolbar", fitted(self._toolbar(), width))]
+            return [("class:toolbar", drawn(fitted(self._toolbar(), width)))]
         except (DeepctlError, OSError):
             return []
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from deepctl.cli.conversation import clusters
 from deepctl.cli.conversation.completer import wanted
 from deepctl.cli.conversation.external import edited
 from deepctl.cli.conversation.keyboard import cleaned, whole
@@ -31,10 +32,9 @@ def is_remembered(entry: str) -> bool:
 
 def line_buffer(history: History, completions: Completer, send: Callable[[Buffer], bool]) -> Buffer:
     """What is typed. It completes by itself where a command or a path is being typed, and nowhere else."""
-    from prompt_toolkit.buffer import Buffer
     from prompt_toolkit.filters import Condition
 
-    class Line(Buffer):
+    class Line(clusters.buffer()):  # type: ignore[misc]
         def append_to_history(self) -> None:
             if is_remembered(self.text):
                 super().append_to_history()

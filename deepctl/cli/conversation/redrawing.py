@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from bisect import bisect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from deepctl.cli.conversation import clusters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,11 +16,17 @@ if TYPE_CHECKING:
     from prompt_toolkit.output.vt100 import Vt100_Output
 
 
-def output() -> Vt100_Output:
-    """The terminal as it is written to."""
+def output(stream: TextIO) -> Vt100_Output:
+    """The terminal at `stream` as it is written to."""
     from prompt_toolkit.output.vt100 import Vt100_Output
 
     class Output(Vt100_Output):
+        def write(self, data: str) -> None:
+            if clusters.has_stand_ins(data):
+                self.write_raw(clusters.written(data))
+            else:
+                super().write(data)
+
         def erase_down(self) -> None:
             # From the first column of the window on, tmux takes it for clearing the window, and keeps what was there.
             self.erase_end_of_line()
@@ -27,7 +34,7 @@ def output() -> Vt100_Output:
             super().erase_down()
             self.cursor_backward(1)
 
-    made = Output.from_pty(sys.stdout, term=os.environ.get("TERM"), enable_bell=False)
+    made = Output.from_pty(stream, term=os.environ.get("TERM"), enable_bell=False)
     made.enable_cpr = False
     return made
 

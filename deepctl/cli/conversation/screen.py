@@ -63,7 +63,7 @@ class ScreenLine:
     ) -> Application[str | None]:
         from prompt_toolkit.output import ColorDepth
 
-        output = redrawing.output()
+        output = redrawing.output(sys.stdout)
         drawing = Drawing(self._buffer, toolbar, prompt, leaving, output.get_size)
         application = redrawing.application(
             layout=drawing.layout(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from deepctl.output.text import printable
+from deepctl.output.text import cells, clipped, printable
 
 NO_SANDBOX, NEW_SESSION = "no sandbox", "new session"
 _GAP = "   "
@@ -29,8 +29,6 @@ class Toolbar(NamedTuple):
 
 def fitted(bar: Toolbar, width: int) -> str:
     """The line, in at most `width` cells: the least important goes first, and what is left is cut."""
-    from prompt_toolkit.utils import get_cwidth
-
     names = {
         "profile": printable(bar.profile),
         "session": _session(bar),
@@ -49,7 +47,7 @@ def fitted(bar: Toolbar, width: int) -> str:
     # That nothing is around commands is what to know longest.
     least_first.insert(len(least_first) if bar.sandbox == NO_SANDBOX else 2, "sandbox")
     for least in least_first:
-        if get_cwidth(line) <= width:
+        if cells(line) <= width:
             return line
         names.pop(least, None)
         numbers.pop(least, None)
@@ -71,13 +69,9 @@ def _joined(names: dict[str, str], numbers: dict[str, str], note: str) -> str:
 
 
 def _cut(line: str, width: int) -> str:
-    from prompt_toolkit.utils import get_cwidth
-
-    if get_cwidth(line) <= width:
+    if cells(line) <= width:
         return line
-    while line and get_cwidth(line) > width - 1:
-        line = line[:-1]
-    return f"{line}…" if width > 0 else ""
+    return f"{clipped(line, width - 1)}…" if width > 0 else ""
 
 
 def _percent(share: float) -> str:

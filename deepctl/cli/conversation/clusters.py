@@ -1,0 +1,164 @@
+"""Characters as a person counts them, in the line editor: grapheme clusters, such as a flag, which is two code points.
+
+prompt_toolkit moves, measures and draws by code point. So the buffer here moves and deletes by cluster, and what is
+drawn has one code point of the private plane 16 for each cluster of several (its stand-in), of the cluster's width. The
+stand-in becomes the cluster again where it is written to the terminal. Terminals differ in how wide they make one, so
+the cursor is put behind it by number, and what follows is where prompt_toolkit believes it is.
+
+Source of the rules: Unicode Standard Annex 29, as `wcwidth` has them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+from deepctl.output.text import cells
+
+if TYPE_CHECKING:
+    from prompt_toolkit.buffer import Buffer
+    from prompt_toolkit.formatted_text import StyleAndTextTuples
+    from prompt_toolkit.layout.processors import Processor
+
+_SIMPLE = 0x300
+"""From this code point on, some are part of the cluster before them."""
+_FIRST, _LAST = 0x100000, 0x10FFFD
+_STANDS_IN = re.compile(f"[{chr(_FIRST)}-{chr(_LAST)}]")
+_SAVE, _BACK = "\x1b7", "\x1b8"
+_NEAR = 256
+"""Code points on each side of a position that are looked at; no cluster that people write is so long."""
+
+_clusters: dict[str, str] = {}
+_stand_ins: dict[str, str] = {}
+"""Of the whole process, as prompt_toolkit's cache of widths is."""
+
+
+def is_simple(text: str) -> bool:
+    """Whether every code point of `text` is a cluster."""
+    return text.isascii() or max(map(ord, text)) < _SIMPLE
+
+
+def around(text: str, position: int) -> tuple[int, int]:
+    """The beginning and the end of the cluster that `position` lies within; `position` twice if it is between two."""
+    if not 0 < position < len(text) or (text[position - 1].isascii() and text[position].isascii()):
+        return position, position
+    from wcwidth import grapheme_boundary_before, iter_graphemes
+
+    first = max(text.rfind("\n", 0, position) + 1, position - _NEAR)
+    near = text[first : position + _NEAR]
+    start = grapheme_boundary_before(near, position - first)
+    end = start + len(next(iter_graphemes(near[start:])))
+    return (first + start, first + end) if end > position - first else (position, position)
+
+
+def drawn(text: str) -> str:
+    """`text` with stand-ins, for prompt_toolkit to draw."""
+    if is_simple(text):
+        return text
+    from wcwidth import iter_graphemes
+
+    return "".join(_stand_in(one) if len(one) > 1 else one for one in iter_graphemes(text))
+
+
+def _stand_in(cluster: str) -> str:
+    from prompt_toolkit.utils import _CHAR_SIZES_CACHE
+
+    if cluster not in _stand_ins:
+        if len(_stand_ins) > _LAST - _FIRST:
+            return cluster
+        one = chr(_FIRST + len(_stand_ins))
+        _CHAR_SIZES_CACHE[one] = cells(cluster)
+        _stand_ins[cluster], _clusters[one] = one, cluster
+    return _stand_ins[cluster]
+
+
+def written(text: str) -> str:
+    """What was drawn as it is written to a terminal: escape sequences are in it for stand-ins only."""
+    return _STANDS_IN.sub(lambda found: _cluster(found[0]), text.replace("\x1b", "?"))
+
+
+def has_stand_ins(text: str) -> bool:
+    """Whether `text` has to be written by `written`."""
+    return not text.isascii() and _STANDS_IN.search(text) is not None
+
+
+def _cluster(one: str) -> str:
+    cluster = _clusters.get(one)
+    if cluster is None:
+        return one
+    width = cells(cluster)
+    # Blanks first, for a terminal that makes it narrower.
+    return f"{_SAVE}{' ' * width}{_BACK}{_SAVE}{cluster}{_BACK}\x1b[{width}C" if width else cluster
+
+
+@cache
+def processor() -> Processor:
+    """What makes a control of prompt_toolkit draw clusters."""
+    from bisect import bisect_right
+
+    from prompt_toolkit.formatted_text.utils import fragment_list_to_text
+    from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
+    from prompt_toolkit.layout.utils import explode_text_fragments
+    from wcwidth import iter_graphemes
+
+    class Clusters(Processor):
+        def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+            text = fragment_list_to_text(transformation_input.fragments)
+            if is_simple(text):
+                return Transformation(transformation_input.fragments)
+            fragments = explode_text_fragments(transformation_input.fragments)
+            starts: list[int] = []
+            shown: StyleAndTextTuples = []
+            position = 0
+            for one in iter_graphemes(text):
+                starts.append(position)
+                style = fragments[position][0]
+                shown.append((style, _stand_in(one) if len(one) > 1 else one))
+                position += len(one)
+
+            def to_display(place: int) -> int:
+                return len(shown) + place - position if place >= position else bisect_right(starts, place) - 1
+
+            def to_source(place: int) -> int:
+                return position + place - len(shown) if place >= len(shown) else starts[place]
+
+            return Transformation(shown, to_display, to_source)
+
+    return Clusters()
+
+
+@cache
+def buffer() -> type[Buffer]:
+    """A buffer in which the cursor is never moved into a cluster, and no part of one is deleted."""
+    from prompt_toolkit.buffer import Buffer
+
+    move = vars(Buffer)["cursor_position"].fset
+
+    class ClusterBuffer(Buffer):
+        @property
+        def cursor_position(self) -> int:
+            return super().cursor_position
+
+        @cursor_position.setter
+        def cursor_position(self, value: int) -> None:
+            # Inserting sets the whole document: a cluster that is typed code point by code point is not left.
+            start, end = around(self.text, value)
+            move(self, end if value > self.cursor_position else start)
+
+        def delete_before_cursor(self, count: int = 1) -> str:
+            start, _ = around(self.text, max(self.cursor_position - count, 0))
+            return super().delete_before_cursor(self.cursor_position - start)
+
+        def delete(self, count: int = 1) -> str:
+            _, end = around(self.text, min(self.cursor_position + count, len(self.text)))
+            return super().delete(end - self.cursor_position)
+
+        def swap_characters_before_cursor(self) -> None:
+            text, end = self.text, self.cursor_position
+            middle, _ = around(text, end - 1)
+            start, _ = around(text, middle - 1)
+            if start >= 0:
+                self.text = text[:start] + text[middle:end] + text[start:middle] + text[end:]
+
+    return ClusterBuffer
