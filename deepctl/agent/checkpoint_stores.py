@@ -19,7 +19,6 @@ T = TypeVar("T")
 CheckpointFrequency = Literal["every_turn", "every_tool", "manual_only"]
 
 _SESSION = "library"
-_WAIT_SECONDS = 30.0
 _NO_DIRECTORY = "the backend has no directory on this machine"
 
 

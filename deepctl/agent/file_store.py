@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from operator import is_
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import anyio.to_thread
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
@@ -27,7 +30,7 @@ from deepctl.domain.checkpoints.reference import CheckpointNotFound
 from deepctl.domain.checkpoints.store import Checkpoints, Workspace
 from deepctl.domain.layout import Root
 from deepctl.domain.sessions import log
-from deepctl.errors import Damaged, Refused
+from deepctl.errors import Damaged, Locked, Refused
 from deepctl.files import durable
 from deepctl.locks import Lock
 
@@ -35,6 +38,7 @@ T = TypeVar("T")
 
 _SESSION = "library"
 _WAIT_SECONDS = 30.0
+_POLL_SECONDS = 0.05
 _NO_DIRECTORY = "the backend has no directory on this machine"
 
 
@@ -56,6 +60,7 @@ class FileCheckpointStore:
 
     def __init__(self, directory: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None) -> None:
         self._directory = os.path.abspath(directory)
+        self._place = os.path.realpath(directory)
         self._cache = os.fspath(cache) if cache is not None else ":memory:"
         self._mutex = threading.Lock()
         self._store: Checkpoints | None = None
@@ -165,20 +170,35 @@ class FileCheckpointStore:
         return await self._run(rewind)
 
     async def _run(self, action: Callable[[Checkpoints], T]) -> T:
-        def work() -> T:
-            with self._mutex, self._lock(), self._opened() as store:
-                return action(store)
+        """Do something with the store in a worker thread. Locks are waited for outside of one."""
+        async with _queue(self._place):
+            deadline = time.monotonic() + _WAIT_SECONDS
+            while True:
+                try:
+                    return await anyio.to_thread.run_sync(self._at_once, action)
+                except Locked:
+                    if time.monotonic() >= deadline:
+                        raise
+                await asyncio.sleep(_POLL_SECONDS)
 
-        return await anyio.to_thread.run_sync(work)
+    def _at_once(self, action: Callable[[Checkpoints], T]) -> T:
+        """Raises `Locked` if somebody else is at work."""
+        if not self._mutex.acquire(blocking=False):
+            raise Locked(f"Another thread is working on {self._directory}.")
+        try:
+            with self._lock(), self._opened() as store:
+                return action(store)
+        finally:
+            self._mutex.release()
 
     def _lock(self) -> Lock:
         profile = os.path.dirname(self._directory)
         if os.path.exists(os.path.join(profile, "profile.toml")):
             name = os.path.basename(profile)
             root = Root(os.path.dirname(os.path.dirname(profile)))
-            return profiles.lock(root, name, command="library", wait=_WAIT_SECONDS)
+            return profiles.lock(root, name, command="library", wait=0.0)
         path = os.path.join(self._directory, ".lock")
-        return Lock(path, profile=self._directory, command="library", wait=_WAIT_SECONDS)
+        return Lock(path, profile=self._directory, command="library")
 
     @contextmanager
     def _opened(self) -> Iterator[Checkpoints]:
@@ -368,6 +388,18 @@ class FileCheckpointStore:
         position = Position(_SESSION, target.turn, target.log, target.offset, target.message_count, target.prompt)
         done = rewinding.rewind_files(store, workspace, position, wish, author, _Stays())
         return sorted(os.fsdecode(path) for path in done.written + done.deleted) if done is not None else []
+
+
+_QUEUES: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Lock]] = WeakKeyDictionary()
+
+
+def _queue(place: str) -> asyncio.Lock:
+    """Where those who want the same store wait for their turn, in the order in which they came.
+
+    A user with many requests would otherwise have all worker threads wait for one lock, and everybody else for these.
+    """
+    queues = _QUEUES.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    return queues.setdefault(place, asyncio.Lock())
 
 
 class _Stays:

@@ -165,7 +165,9 @@ class Contained:
         code: int | None = None
         try:
             if self._held is None:
-                self._held = await anyio.to_thread.run_sync(containers.open_container, self._spec)
+                self._held = await anyio.to_thread.run_sync(
+                    containers.open_container, self._spec, limiter=_own_thread()
+                )
             with anyio.move_on_after(timeout) as deadline:
                 code = await anyio.to_thread.run_sync(
                     self._held.execute,
@@ -173,6 +175,7 @@ class Contained:
                     {**environment(f"{MOUNT}/{HOME_DIRECTORY}"), **(env or {})},
                     output.add,
                     abandon_on_cancel=True,
+                    limiter=_own_thread(),
                 )
         except Unavailable as problem:
             # Whoever ended the container: the next command may have another.
@@ -204,6 +207,11 @@ class Contained:
         if held is not None:
             with suppress(Unavailable):  # the daemon has gone, and nobody else can end what runs there
                 held.close()
+
+
+def _own_thread() -> anyio.CapacityLimiter:
+    """For what takes as long as a command: none of the threads that all users of an application share."""
+    return anyio.CapacityLimiter(1)
 
 
 def _in_this_loop(hear: Hear | None) -> Hear | None:

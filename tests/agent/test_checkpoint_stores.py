@@ -27,7 +27,8 @@ from deepctl import (
 )
 from deepctl.agent.checkpoint_stores import CheckpointStore
 from deepctl.domain.checkpoints.rewinding import Conflicts
-from deepctl.errors import Damaged, Refused
+from deepctl.errors import Damaged, Locked, Refused
+from deepctl.locks import Lock
 from tests.support.command import InProcess
 
 _BEGAN = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -509,3 +510,42 @@ def test_what_changes_between_two_tool_calls_of_a_run_is_not_the_agents(tmp_path
     first = _run(store.list_all())[0]
     assert _run(store.rewind(first.id, work)) == ["agents-1.txt", "agents-2.txt"]
     assert sorted(path.name for path in work.iterdir()) == ["mine-1.txt", "mine-2.txt"]
+
+
+@pytest.mark.parametrize("objects", ["one object", "an object a request"])
+def test_a_users_requests_that_wait_for_a_lock_hold_up_nobody_else(tmp_path: Path, objects: str) -> None:
+    """Of the threads that work is done in there are forty, for all users."""
+    shared = FileCheckpointStore(tmp_path / "alice")
+    done: list[int] = []
+
+    async def alices(number: int) -> None:
+        store = shared if objects == "one object" else FileCheckpointStore(tmp_path / "alice")
+        await store.save(_checkpoint(f"c{number}", number))
+        done.append(number)
+
+    async def story() -> None:
+        with Lock(str(tmp_path / "alice" / ".lock"), profile="alice", command="another process"):
+            waiting = [asyncio.create_task(alices(number)) for number in range(50)]
+            await asyncio.sleep(0)
+            bobs = DeepAgentDeps(
+                backend=LocalBackend(tmp_path / "work"), checkpoint_store=FileCheckpointStore(tmp_path / "bob")
+            )
+            agent = create_deep_agent(offline_model())
+            result = await asyncio.wait_for(agent.run("write a.txt: x", deps=bobs), 20)
+            assert "Wrote" in result.output
+            assert done == []
+        await asyncio.gather(*waiting)
+        assert done == list(range(50)), "in the order in which they came"
+
+    _run(story())
+
+
+def test_a_store_whose_lock_nobody_lets_go_says_who_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepctl.agent.file_store._WAIT_SECONDS", 0.1)
+    store = FileCheckpointStore(tmp_path / "s")
+    with (
+        Lock(str(tmp_path / "s" / ".lock"), profile="s", command="checkpoints verify"),
+        pytest.raises(Locked, match="checkpoints verify"),
+    ):
+        _run(store.count())
+    assert _run(store.count()) == 0

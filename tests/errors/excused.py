@@ -21,6 +21,7 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("agent/conversations.py", "The messages in … cannot be understood: …."): _LIBRARY,
     ("agent/file_store.py", "… cannot be the id of a checkpoint."): _LIBRARY,
     ("agent/file_store.py", "Checkpoint … is damaged."): _LIBRARY,
+    ("agent/file_store.py", "Another thread is working on …."): _LIBRARY,
     ("agent/file_store.py", "A rewind of this profile was interrupted."): _LIBRARY,
     ("agent/file_store.py", "The message log … is damaged, or cut short."): _LIBRARY,
     ("agent/keeping.py", "You have rewound to … once for this request already. Go on from here."): _AGENT,
