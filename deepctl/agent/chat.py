@@ -58,10 +58,10 @@ class Chat:
             found = catalogue.find(work.paths, session)
             conversation = catalogue.read(found)
             before = reading.position(found, conversation)
-            sent = history.of(conversation)
+            sent = history.of(conversation, self._running.model)
             if brought is None:
                 keeping.started(found, before)
-                notices = _notices(found.name, conversation, sent.unreadable)
+                notices = _notices(found.name, conversation, sent)
                 brought = self._running.attaching.brought(prompt, DirectoryFiles(work.paths.workspace), emit)
                 said = [prompt, *brought] if brought else prompt
             try:
@@ -82,7 +82,7 @@ class Chat:
         """
         found = catalogue.find(work.paths, session)
         conversation = catalogue.read(found)
-        done, shortened = self._running.compact(history.of(conversation), focus, emit)
+        done, shortened = self._running.compact(history.of(conversation, self._running.model), focus, emit)
         before = reading.position(found, conversation)
         author, head = work.between(), work.head(found)
         if head is None or (head.log, head.offset) != (before.log, before.offset):
@@ -125,7 +125,7 @@ class Chat:
         return outcome
 
 
-def _notices(session: str, conversation: log.Conversation, unreadable: int) -> list[str]:
+def _notices(session: str, conversation: log.Conversation, sent: History) -> list[str]:
     notices = []
     torn = sum(damage.torn for damage in conversation.damage)
     damaged = len(conversation.damage) - torn
@@ -134,6 +134,13 @@ def _notices(session: str, conversation: log.Conversation, unreadable: int) -> l
     if damaged:
         lines = ", ".join(f"{damage.file} line {damage.line}" for damage in conversation.damage if not damage.torn)
         notices.append(f"Session {session!r}: {counted(damaged, 'damaged line')} left out: {lines}. The rest is used.")
-    if unreadable:
-        notices.append(f"Session {session!r}: {counted(unreadable, 'message')} left out that could not be understood.")
+    if sent.unreadable:
+        notices.append(
+            f"Session {session!r}: {counted(sent.unreadable, 'message')} left out that could not be understood."
+        )
+    if sent.left_out:
+        notices.append(
+            f"Session {session!r}: {counted(sent.left_out, 'file')} by address left out; nothing is fetched for a "
+            "conversation that is kept."
+        )
     return notices

@@ -7,10 +7,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRequest
+from pydantic_ai.messages import FileUrl, ModelMessage, ModelMessagesTypeAdapter, ModelRequest
 
+from deepctl.agent import fetches
 from deepctl.agent.checkpoint_stores import Checkpoint
 from deepctl.characters import whole
+from deepctl.domain import settings
 from deepctl.domain.checkpoints import foreign
 from deepctl.domain.sessions import catalogue, log
 from deepctl.errors import Damaged, Refused
@@ -81,27 +83,25 @@ def imported(path: str) -> Checkpoint:
 def check(messages: Sequence[dict[str, Any]], what: str) -> None:
     """Whether a conversation from elsewhere can be gone on with; `what` names it. Raises `Damaged` or `Refused`.
 
-    Pictures and other files by address are for the model's provider to fetch. Whoever wrote the conversation does not
-    get to have them fetched from this machine's own network.
+    Whoever asks for files from this machine's own network means harm. Every other file by address is looked at when the
+    conversation goes on (`deepctl.agent.history`).
     """
     try:
-        ModelMessagesTypeAdapter.validate_python(messages)
+        found = ModelMessagesTypeAdapter.validate_python(messages)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         number = first["loc"][0] if first["loc"] else None
         which = f"message {number + 1}" if isinstance(number, int) else "a message"
         reason = first["msg"] if len(first["msg"]) <= _REASON else first["msg"][:_REASON] + "…"
         raise Damaged(f"{what} is damaged: {which} cannot be understood ({reason}).", "Nothing was imported.") from None
-    pending: list[object] = list(messages)
-    while pending:
-        value = pending.pop()
-        if isinstance(value, dict):
-            if value.get("force_download") == "allow-local":
-                raise Refused(
-                    f"{what} asks for files from this machine's own network ({value.get('url')}).",
-                    "Nothing was imported.",
-                    code="local_download",
-                )
-            pending += value.values()
-        elif isinstance(value, list):
-            pending += value
+
+    def refuse_local(item: object) -> None:
+        if isinstance(item, FileUrl) and fetches.is_local(item):
+            raise Refused(
+                f"{what} asks for files from this machine's own network ({settings.shown(item.url)}).",
+                "Nothing was imported.",
+                code="local_download",
+            )
+
+    for message in found:
+        fetches.replaced(message, refuse_local)

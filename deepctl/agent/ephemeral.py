@@ -76,7 +76,8 @@ class EphemeralChat:
             self._conversation = self._conversation._replace(last_turn=turn)
             record = _Messages(self._conversation, turn)
             try:
-                return self._running.run(self._deps, said, history.of(self._conversation), record, emit)
+                sent = history.of(self._conversation, self._running.model)
+                return self._running.run(self._deps, said, sent, record, emit)
             except RewindRequested as request:
                 self._running.again()
                 self._conversation = _of(to_json(request.messages), turn - 1)
@@ -84,7 +85,7 @@ class EphemeralChat:
 
     def compact(self, focus: str | None, emit: Emit) -> Compacted:
         """Summarise the conversation for the model: see `Chat.compact`. It cannot be taken back."""
-        sent = history.of(self._conversation)
+        sent = history.of(self._conversation, self._running.model)
         done, shortened = self._running.compact(sent, focus, emit)
         record = _Messages(self._conversation, self._conversation.last_turn)
         record.compacted(to_json([shortened.summary])[0], sent.total - shortened.begins)

@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, repair_messages
+from pydantic_ai.models import Model
 from pydantic_ai.usage import RequestUsage
 
+from deepctl.agent import fetches
 from deepctl.agent.limits import bounded
 from deepctl.domain.sessions import catalogue, context, log
 
@@ -22,8 +24,9 @@ from deepctl.domain.sessions import catalogue, context, log
 class History(NamedTuple):
     """What a model is sent. `places` are those of messages that are one of the conversation as it is, by their `id`.
 
-    `begins` is the place from which on nothing is left out, `total` how many messages the conversation has, and
-    `unreadable` how many of those that should be here could not be understood.
+    `begins` is the place from which on nothing is left out, `total` how many messages the conversation has,
+    `unreadable` how many of those that should be here could not be understood, and `left_out` how many files by address
+    are not in them.
     """
 
     messages: list[ModelMessage]
@@ -31,21 +34,28 @@ class History(NamedTuple):
     begins: int = 0
     total: int = 0
     unreadable: int = 0
+    left_out: int = 0
 
 
-def of(conversation: log.Conversation) -> History:
-    """The history that a conversation goes on with."""
+def of(conversation: log.Conversation, model: Model | None = None) -> History:
+    """The history that a conversation goes on with, as `model` may be sent it.
+
+    Wherever a conversation came from, this is where its messages are checked: see `deepctl.agent.fetches`.
+    """
     seen = context.of(conversation)
     found: list[tuple[int, ModelMessage]] = []
-    unreadable = 0
+    unreadable = left_out = 0
     for place in seen.places:
         try:
             (message,) = ModelMessagesTypeAdapter.validate_python([conversation.messages[place].message])
         except ValidationError:
             unreadable += 1
             continue
+        message, count = fetches.without(message, model)
+        left_out += count
         before = seen.summary is not None and place < seen.summary
-        found.append((place, uncounted(message) if before else _bounded(message)))
+        message = _bounded(message)
+        found.append((place, uncounted(message) if before else message))
     messages = repair_messages([message for _, message in found])
     there = {id(message) for message in messages}
     places = {
@@ -53,7 +63,7 @@ def of(conversation: log.Conversation) -> History:
         for place, message in found
         if id(message) in there and place >= seen.begins and place != seen.summary
     }
-    return History(messages, places, seen.begins, len(conversation.messages), unreadable)
+    return History(messages, places, seen.begins, len(conversation.messages), unreadable, left_out)
 
 
 def uncounted(message: ModelMessage) -> ModelMessage:
@@ -62,8 +72,11 @@ def uncounted(message: ModelMessage) -> ModelMessage:
 
 
 def _bounded(message: ModelMessage) -> ModelMessage:
-    # What is in the log may have been written before usage was bounded, or come from elsewhere.
-    return replace(message, usage=bounded(message.usage)) if isinstance(message, ModelResponse) else message
+    # What is in the log may have been written before usage was bounded, or come from elsewhere; a history that names
+    # another workspace would not be continued in this one.
+    if not isinstance(message, ModelResponse):
+        return message
+    return replace(message, usage=bounded(message.usage), workspace_ref=None)
 
 
 def is_prompt(message: ModelMessage) -> bool:

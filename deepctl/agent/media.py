@@ -18,6 +18,7 @@ from pydantic_ai.messages import (
     ModelRequestPart,
     ModelResponse,
     TextContent,
+    ToolReturnPart,
     UserContent,
     UserPromptPart,
 )
@@ -25,12 +26,14 @@ from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
+from deepctl.agent import fetches
+from deepctl.agent.fetches import METADATA
+
+__all__ = ["HEAD", "METADATA", "PDF", "SeeingModel", "media_type", "sendable", "takes"]
+
 HEAD = 16
 """Bytes that tell what a file is."""
 PDF = "application/pdf"
-METADATA = "attached"
-"""What `deepctl` in the metadata of a part says that goes with an attached file."""
-
 _READ_PDF = ("anthropic", "bedrock", "google", "google-cloud")
 _OPENAI = "api.openai.com"
 
@@ -91,6 +94,8 @@ def sendable(messages: Sequence[ModelMessage], model: Model) -> list[ModelMessag
 
 
 def _without(part: ModelRequestPart, model: Model, *, wanted: bool) -> ModelRequestPart:
+    if isinstance(part, ToolReturnPart):
+        return fetches.replaced_in(part, lambda value: _left_out(value, model, wanted=True))
     if not isinstance(part, UserPromptPart) or isinstance(part.content, str):
         return part
     content = [_item(item, model, wanted=wanted) for item in part.content]
@@ -99,10 +104,16 @@ def _without(part: ModelRequestPart, model: Model, *, wanted: bool) -> ModelRequ
 
 
 def _item(item: UserContent, model: Model, *, wanted: bool) -> UserContent:
+    text = _left_out(item, model, wanted=wanted)
+    return TextContent(text, metadata={"deepctl": METADATA}) if text is not None else item
+
+
+def _left_out(item: object, model: Model, *, wanted: bool) -> str | None:
+    """What stands for a file that is not sent; `None` for one that is, and for what is no file."""
     if not isinstance(item, BinaryContent) or (wanted and takes(model, item.media_type)):
-        return item
+        return None
     why = "this model cannot be sent it" if wanted else "nobody answered the prompt that brought it"
-    return TextContent(f"(A file of type {item.media_type} is left out here: {why}.)", metadata={"deepctl": METADATA})
+    return f"(A file of type {item.media_type} is left out here: {why}.)"
 
 
 def _is_prompt(part: ModelRequestPart) -> bool:

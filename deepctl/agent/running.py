@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic_ai import Agent
 from pydantic_ai.messages import UserContent
+from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage
 from pydantic_ai.workspaces import WorkspaceError
 
@@ -126,6 +127,11 @@ class Running:
         used, self._used = self._used, RunUsage()
         self._spent = used
         return self._guarded(self._run(deps, said, history, record, emit, tool_done, used))
+
+    @property
+    def model(self) -> Model:
+        """The model that answers."""
+        return self._model
 
     def again(self) -> None:
         """What comes next is the same turn, begun again, and counts against the same limits."""

@@ -1,0 +1,188 @@
+"""Files by address in a conversation that is kept: which of them a model may be sent, and what is sent instead.
+
+A conversation may have come from anywhere: an import, an archive, another program's checkpoints, an application. What
+is in it must not make this machine fetch anything, nor reach into its network. So a file by address stays only if the
+client of the model passes the address on as it is, and the address is one of the public internet. References to files
+in a provider's storage never stay: they are of whoever has the key.
+
+A provider, or a server of one's own, does fetch what it is sent the address of. A name that leads to a private address
+cannot be told from another without asking for it, which is not done.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic_ai.messages import (
+    AudioUrl,
+    DocumentUrl,
+    FileUrl,
+    ImageUrl,
+    ModelMessage,
+    TextContent,
+    UploadedFile,
+    UserPromptPart,
+    VideoUrl,
+)
+from pydantic_ai.models import Model
+from pydantic_ai.models.wrapper import WrapperModel
+
+METADATA = "attached"
+"""What `deepctl` in the metadata of a part says that goes with a file, or stands for one."""
+
+_T = TypeVar("_T")
+
+_PASSED_ON: dict[str, tuple[type[FileUrl], ...]] = {
+    "OpenAIChatModel": (ImageUrl,),
+    "OpenAIResponsesModel": (ImageUrl, DocumentUrl),
+    "AnthropicModel": (ImageUrl, DocumentUrl),
+    # These have no client that could fetch anything.
+    "FunctionModel": (ImageUrl, DocumentUrl, AudioUrl, VideoUrl),
+    "TestModel": (ImageUrl, DocumentUrl, AudioUrl, VideoUrl),
+}
+"""What the clients of pydantic-ai 2.62 send as an address, by their classes; all else they fetch first, or refuse."""
+
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?")
+_LAST_LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_PRIVATE_NAMES = frozenset(
+    ("arpa", "corp", "home", "internal", "intranet", "invalid", "lan", "local", "localdomain", "localhost", "private")
+)
+"""Top-level names that lead to no public address."""
+_EMBEDDING = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+"""Where an IPv6 address has an IPv4 address as its last 32 bits (RFC 6052, RFC 8215)."""
+
+
+def without(message: ModelMessage, model: Model | None) -> tuple[ModelMessage, int]:
+    """A message without the files by address that `model` may not be sent, and how many these were.
+
+    Each is replaced by a text that says so.
+    """
+    count = 0
+
+    def instead(item: object) -> str | None:
+        nonlocal count
+        why = reason(item, model) if isinstance(item, FileUrl | UploadedFile) else None
+        count += why is not None
+        return f"(A file by address is left out here: {why}.)" if why is not None else None
+
+    return replaced(message, instead), count
+
+
+def replaced(message: ModelMessage, instead: Callable[[object], str | None]) -> ModelMessage:
+    """A message in which every value of a part, however deep, is the text that `instead` gives for it, if any."""
+    parts = [replaced_in(part, instead) for part in message.parts]
+    changed = any(new is not old for new, old in zip(parts, message.parts, strict=True))
+    return replace(message, parts=parts) if changed else message  # type: ignore[arg-type]
+
+
+def replaced_in(part: _T, instead: Callable[[object], str | None]) -> _T:
+    """The same for one part."""
+    if not is_dataclass(part):
+        return part
+
+    def text(value: object) -> object:
+        found = instead(value)
+        if found is None or not isinstance(part, UserPromptPart):
+            return found
+        # With metadata, so that it is not taken for what a person typed.
+        return TextContent(found, metadata={"deepctl": METADATA})
+
+    changes = {}
+    for field in fields(part):
+        old = getattr(part, field.name)
+        new = _value(old, text)
+        if field.init and new is not old:
+            changes[field.name] = new
+    return replace(part, **changes) if changes else part  # type: ignore[type-var]
+
+
+def _value(value: Any, text: Callable[[object], object]) -> Any:
+    new = text(value)
+    if new is not None:
+        return new
+    if isinstance(value, Mapping):
+        changed = {key: _value(one, text) for key, one in value.items()}
+        return changed if any(changed[key] is not one for key, one in value.items()) else value
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        items = [_value(one, text) for one in value]
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    return value
+
+
+def reason(item: FileUrl | UploadedFile, model: Model | None = None) -> str | None:
+    """Why a model may not be sent a file by its address; `None` if it may. Without a model, none may be."""
+    if isinstance(item, UploadedFile):
+        return "it is in the storage of a provider"
+    if item.force_download:
+        return "this machine would have to fetch it"
+    if not is_public(item.url):
+        return "its address is not one of the public internet"
+    if not _is_passed_on(item, model):
+        return "this machine would have to fetch it for this model"
+    return None
+
+
+def is_local(item: FileUrl | UploadedFile) -> bool:
+    """Whether a file is asked for that only this machine's own network has."""
+    return isinstance(item, FileUrl) and item.force_download == "allow-local"
+
+
+def _is_passed_on(item: FileUrl, model: Model | None) -> bool:
+    while isinstance(model, WrapperModel):
+        model = model.wrapped
+    found = [_PASSED_ON[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in _PASSED_ON]
+    if not found or not isinstance(item, found[0]):
+        return False
+    if isinstance(item, DocumentUrl) and type(model).__name__ not in ("FunctionModel", "TestModel"):
+        try:
+            # Other documents are fetched, and sent as text.
+            return item.media_type == "application/pdf"
+        except ValueError:
+            return False
+    return True
+
+
+def is_public(url: str) -> bool:
+    """Whether an address is of http or https, and its host one of the public internet as far as it says itself.
+
+    What is not written plainly is not public: a client may read it in another way than this does.
+    """
+    if not url.isascii() or not url.isprintable() or re.search(r'[\s\\"<>^`{|}]', url):
+        return False
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc or "%" in parts.netloc:
+        return False
+    try:
+        return _is_global(ipaddress.ip_address(host))
+    except ValueError:
+        return _is_public_name(host.removesuffix("."))
+
+
+def _is_public_name(host: str) -> bool:
+    labels = host.split(".")
+    return (
+        len(labels) > 1
+        and len(host) < 254
+        and all(_LABEL.fullmatch(label) for label in labels)
+        and _LAST_LABEL.fullmatch(labels[-1]) is not None
+        and labels[-1] not in _PRIVATE_NAMES
+    )
+
+
+def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is None and (address in _EMBEDDING[0] or address in _EMBEDDING[1]):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return _is_global(inner)
+    return address.is_global and not address.is_multicast
