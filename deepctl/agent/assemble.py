@@ -25,7 +25,7 @@ from deepctl.agent.guards import UNLIMITED_RETRIES, FailuresAreResults, NoSecret
 from deepctl.agent.library import Checkpointing, StoreCheckpoints, directory_of
 from deepctl.agent.offline import NAME, CollectingModel, offline_model
 from deepctl.agent.plans import plans_toolset
-from deepctl.agent.searching import replace_grep
+from deepctl.agent.searching import replace_glob, replace_grep
 from deepctl.agent.valid_text import ValidText
 from deepctl.characters import whole
 from deepctl.domain import layout
@@ -108,6 +108,7 @@ class _Console(ConsoleCapability):
             require_execute_approval=False,
             profile=self.profile,
         )
+        replace_glob(self._toolset)
         replace_grep(self._toolset, self.rules)
 
     def get_instructions(self) -> str:

@@ -1,4 +1,6 @@
-"""The `grep` tool, which shows no line of a file that may not be read without a question.
+"""The `grep` and `glob` tools, which match no pattern in this process.
+
+`grep` shows no line of a file that may not be read without a question.
 
 pydantic-ai-backend's takes a name apart from its line at colons, so that a name with `:12:` in it passes for another's.
 Where the workspace is a `LocalBackend`, names end in NUL here; elsewhere every reading of a name has to be allowed.
@@ -13,8 +15,9 @@ from typing import Any, Literal
 from pydantic_ai import FunctionToolset, RunContext
 from pydantic_ai.workspaces import Workspace, WorkspaceError
 from pydantic_ai_backends.toolsets._workspace import WorkspaceOps
-from pydantic_ai_backends.toolsets.console import GREP_LINE_WIDTH, GREP_RESULT_LIMIT
+from pydantic_ai_backends.toolsets.console import GLOB_RESULT_LIMIT, GREP_LINE_WIDTH, GREP_RESULT_LIMIT
 
+from deepctl.agent import matching
 from deepctl.agent.approvals import may_be_read, spellings
 from deepctl.agent.backend import Line, LocalBackend
 from deepctl.domain.permissions import Permissions
@@ -46,12 +49,32 @@ def replace_grep(toolset: FunctionToolset[Any], permissions: Permissions) -> Non
         if output_mode == "count":
             return f"Found {len(shown)} match(es) for {pattern!r}"
         if output_mode == "files_with_matches":
-            return _listed(f"Files containing {pattern!r}:", sorted({line.path for line in shown}), "files")
+            return _listed(f"Files containing {pattern!r}:", sorted({line.path for line in shown}), "more files")
         texts = [f"{line.path}:{line.number}: {line.text[:GREP_LINE_WIDTH]}" for line in shown]
-        return _listed(f"Matches for {pattern!r}:", texts, "matches")
+        return _listed(f"Matches for {pattern!r}:", texts, "more matches")
 
     grep.__doc__ = described.function.__doc__
     toolset.add_function(grep, name="grep", description=described.description)
+
+
+def replace_glob(toolset: FunctionToolset[Any]) -> None:
+    """Put `glob` in the place of the console's, with the same parameters and description."""
+    described = toolset.tools.pop("glob")
+    by_commands = described.function
+
+    async def glob(ctx: RunContext[Any], pattern: str, path: str = ".") -> str:
+        if matching.runs_commands(ctx.workspace):
+            return str(await by_commands(ctx, pattern, path))
+        try:
+            found = await matching.paths(ctx.workspace, pattern, path)
+        except WorkspaceError as error:
+            return f"Error: {error}"
+        if not found:
+            return f"No files matching '{pattern}' in {path}"
+        return _listed(f"Found {len(found)} file(s) matching '{pattern}':", found, "more", GLOB_RESULT_LIMIT)
+
+    glob.__doc__ = described.function.__doc__
+    toolset.add_function(glob, name="glob", description=described.description)
 
 
 async def _lines(
@@ -62,6 +85,8 @@ async def _lines(
     if isinstance(workspace, LocalBackend):
         lines = await workspace.grep(pattern, where, names, hidden=not ignore_hidden)
         return [line for line in lines if not (ignore_hidden and _is_hidden(line.path, where))]
+    if not matching.runs_commands(workspace):
+        return await matching.lines(workspace, pattern, where, names, hidden=not ignore_hidden)
     found = await WorkspaceOps(workspace).grep_raw(pattern, path, names, ignore_hidden)
     if isinstance(found, str):
         raise WorkspaceError(found.removeprefix("Error: "))
@@ -95,8 +120,8 @@ def _names(line: Line, workspace: Workspace) -> Iterator[str]:
             yield whole[: match.start()]
 
 
-def _listed(heading: str, items: list[str], what: str) -> str:
-    lines = [heading, *(f"  {item}" for item in items[:GREP_RESULT_LIMIT])]
-    if len(items) > GREP_RESULT_LIMIT:
-        lines.append(f"  ... and {len(items) - GREP_RESULT_LIMIT} more {what}")
+def _listed(heading: str, items: list[str], rest: str, limit: int = GREP_RESULT_LIMIT) -> str:
+    lines = [heading, *(f"  {item}" for item in items[:limit])]
+    if len(items) > limit:
+        lines.append(f"  ... and {len(items) - limit} {rest}")
     return "\n".join(lines)

@@ -267,6 +267,70 @@ def test_a_search_pattern_that_never_ends_is_stopped_with_the_turn(work: Path) -
     assert "No matches" in str(results[0].content)
 
 
+_ENDLESS: list[Call] = [
+    ("grep", {"pattern": "(a+)+$", "output_mode": "content"}),
+    ("glob", {"pattern": "**/a/" * 12 + "b"}),
+]
+
+
+@pytest.mark.parametrize("call", _ENDLESS, ids=lambda call: f"{call[0]}-{len(call[1])}")
+def test_a_pattern_that_never_ends_holds_up_no_other_user_and_is_stopped_with_the_run(call: Call) -> None:
+    """In memory, where there is no `grep` to start."""
+    alices, bobs = StateBackend(), StateBackend()
+    alices.write_bytes(f"/{'a/' * 60}f", b"a" * 44 + b"!\n")
+    bobs.write_bytes("/notes.txt", b"tea\n")
+    alice = create_deep_agent(FunctionModel(stream_function=Script([call])))
+    bob = create_deep_agent(FunctionModel(stream_function=Script([("grep", {"pattern": "t.a"})])))
+
+    async def story() -> None:
+        searching = asyncio.create_task(alice.run("go", deps=DeepAgentDeps(backend=alices)))
+        result = await bob.run("go", deps=DeepAgentDeps(backend=bobs))
+        assert "notes.txt" in str(result.all_messages())
+        assert not searching.done()
+        searching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await searching
+
+    asyncio.run(story())
+
+
+def test_searches_in_memory_find_what_they_should() -> None:
+    backend = StateBackend()
+    files = {
+        "/a.py": "import os\nx = 1\n",
+        "/src/b.py": "import re\n",
+        "/src/c.js": "import x\n",
+        "/.git/config": "import",
+    }
+    for name, text in files.items():
+        backend.write_bytes(name, text.encode())
+    backend.write_bytes("/binary", b"\xffimport\n")
+    calls: list[Call] = [
+        ("grep", {"pattern": "^import [or]"}),
+        ("grep", {"pattern": "import", "glob_pattern": "*.{py,js}", "output_mode": "count"}),
+        ("grep", {"pattern": "import", "path": "src", "output_mode": "content"}),
+        ("grep", {"pattern": "import", "ignore_hidden": False, "glob_pattern": "config"}),
+        ("grep", {"pattern": "1", "path": "a.py", "output_mode": "content"}),
+        ("glob", {"pattern": "**/*.py"}),
+        ("glob", {"pattern": "*.py", "path": "src"}),
+        ("glob", {"pattern": "*.rs"}),
+        ("grep", {"pattern": "("}),
+        ("grep", {"pattern": "x", "glob_pattern": "{1..100000}"}),
+    ]
+    results, _ = _run(backend, calls)
+    texts = [str(result.content) for result in results]
+    assert texts[0] == "Files containing '^import [or]':\n  /a.py\n  /src/b.py"
+    assert texts[1] == "Found 3 match(es) for 'import'"
+    assert texts[2] == "Matches for 'import':\n  /src/b.py:1: import re\n  /src/c.js:1: import x"
+    assert texts[3] == "Files containing 'import':\n  /.git/config"
+    assert texts[4] == "Matches for '1':\n  /a.py:2: x = 1"
+    assert texts[5] == "Found 2 file(s) matching '**/*.py':\n  /a.py\n  /src/b.py"
+    assert texts[6] == "Found 1 file(s) matching '*.py':\n  /src/b.py"
+    assert texts[7] == "No files matching '*.rs' in ."
+    assert texts[8].startswith("Error: Invalid regex pattern")
+    assert texts[9].startswith("Error: ")
+
+
 def test_links_that_lead_round_in_circles_do_not_keep_a_search_busy(work: Path) -> None:
     backend = LocalBackend(work)
     (work / "s").mkdir()

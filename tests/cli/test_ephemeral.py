@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -306,3 +308,22 @@ def _point_at(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("OPENAI_BASE_URL", f"{address}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-0123456789abcdef")
     return "openai-chat:loopback"
+
+
+@pytest.mark.parametrize("how", ["timeout", "SIGTERM"])
+def test_a_search_that_never_ends_is_ended(process: Command, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    grep = ("grep", {"pattern": "(a+)+$"})
+    write = ("write_file", {"path": "f", "content": "a" * 44 + "!"})
+    with provider(ToolCalls([write, grep]), Text(["Done."])) as server:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-nothing")
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
+        arguments = ("chat", "--ephemeral", "--json", "--model", "openai-chat:loopback", "go")
+        if how == "timeout":
+            assert process(*arguments, "--timeout", "1").code == 124
+            return
+        with process.start(*arguments, stdout=subprocess.PIPE) as running:
+            assert running.stdout is not None
+            while b'"tool_call"' not in (line := running.stdout.readline()) or b'"grep"' not in line:
+                assert line
+            running.terminate()
+            assert running.wait(20) == -signal.SIGTERM

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.agent import stops
 from deepctl.agent.ephemeral import EphemeralChat
 from deepctl.agent.running import Options, Running
 from tests.support import docker
@@ -183,7 +182,7 @@ def test_another_ctrl_c_while_what_was_stopped_is_closed_does_not_break_the_next
     async def stopped() -> None:
         raise KeyboardInterrupt
 
-    close = stops.close
+    close = asyncio.Runner.close
 
     def interrupted(runner: asyncio.Runner) -> None:
         close(runner)
@@ -194,7 +193,7 @@ def test_another_ctrl_c_while_what_was_stopped_is_closed_does_not_break_the_next
         chat = EphemeralChat(running)
         chat.turn("hello", lambda event: None)
         with monkeypatch.context() as closing_takes_long:
-            closing_takes_long.setattr(stops, "close", interrupted)
+            closing_takes_long.setattr(asyncio.Runner, "close", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 running._guarded(stopped())
         assert "offline model" in chat.turn("hello", lambda event: None).output
