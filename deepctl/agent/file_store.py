@@ -25,7 +25,7 @@ from deepctl.domain.checkpoints import carrying, foreign, messages, pruning, rew
 from deepctl.domain.checkpoints.ledger import MESSAGES
 from deepctl.domain.checkpoints.messages import Messages
 from deepctl.domain.checkpoints.reading import Problem
-from deepctl.domain.checkpoints.records import AGENT, OTHER, Position, Record
+from deepctl.domain.checkpoints.records import AGENT, OTHER, UNKNOWN, Position, Record
 from deepctl.domain.checkpoints.reference import CheckpointNotFound
 from deepctl.domain.checkpoints.store import Checkpoints, Workspace
 from deepctl.domain.layout import Root
@@ -78,7 +78,7 @@ class FileCheckpointStore:
         checkpoint: Checkpoint,
         *,
         workspace: str | os.PathLike[str] | None = None,
-        by_agent: bool = True,
+        by_agent: bool | None = True,
         exclude: Sequence[str] = (),
         only_changed: bool = False,
     ) -> None:
@@ -88,12 +88,13 @@ class FileCheckpointStore:
             checkpoint: The checkpoint.
             workspace: A directory that is kept with it, whole.
             by_agent: Whether what changed there since the last checkpoint is the agent's work, which a rewind takes
-                back, or somebody else's.
+                back, or somebody else's; `None` if that cannot be told, so that taking it back is a conflict. After a
+                run that was killed it cannot be told, whatever is said here.
             exclude: What of the workspace is left out, as in a .gitignore.
             only_changed: Whether nothing is kept if the workspace is as it was last.
         """
         place = Workspace(os.path.abspath(workspace), exclude) if workspace is not None else None
-        author = AGENT if by_agent else OTHER
+        author = _author(by_agent)
         await self._run(lambda store: self._save(store, checkpoint, place, author, only_changed))
 
     async def get(self, checkpoint_id: str) -> Checkpoint | None:
@@ -144,7 +145,7 @@ class FileCheckpointStore:
         workspace: str | os.PathLike[str],
         *,
         force: bool = False,
-        by_agent: bool = False,
+        by_agent: bool | None = False,
         exclude: Sequence[str] | None = None,
     ) -> list[str]:
         """Make the files in `workspace` what they were: the agent's work is taken back, somebody else's stays.
@@ -156,7 +157,7 @@ class FileCheckpointStore:
             checkpoint_id: The checkpoint.
             workspace: The directory.
             force: Whether conflicts are overridden.
-            by_agent: Whether what changed since the last checkpoint is the agent's work, too.
+            by_agent: Whether what changed since the last checkpoint is the agent's work, too; `None` as in `save`.
             exclude: What is left alone, as in a .gitignore; what the checkpoint left out, if it is not given.
         """
 
@@ -165,7 +166,8 @@ class FileCheckpointStore:
             if target is None:
                 raise CheckpointNotFound(f"There is no checkpoint {checkpoint_id!r}.")
             place = Workspace(os.path.abspath(workspace), target.exclude if exclude is None else exclude)
-            return self._rewind(store, target, place, force, AGENT if by_agent else OTHER)
+            author = UNKNOWN if store.ledger.open_runs and not by_agent else _author(by_agent)
+            return self._rewind(store, target, place, force, author)
 
         return await self._run(rewind)
 
@@ -238,6 +240,9 @@ class FileCheckpointStore:
         at = checkpoint.created_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         old = foreign.find(self._directory).get(checkpoint.id)
         known = store.tree
+        run = checkpoint.metadata.get("run")
+        if store.ledger.open_runs - {run} and (run is None or author == OTHER):
+            author = UNKNOWN
         store.save(
             Position(
                 _SESSION,
@@ -410,6 +415,10 @@ class _Stays:
 
     def back(self, intent: object) -> None:
         pass
+
+
+def _author(by_agent: bool | None) -> str:
+    return {True: AGENT, False: OTHER, None: UNKNOWN}[by_agent]
 
 
 def _check_id(identity: str) -> None:

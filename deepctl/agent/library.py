@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import anyio
 from pydantic_ai import RunContext
 from pydantic_ai.capabilities import (
     AbstractCapability,
@@ -35,7 +37,7 @@ from deepctl.agent.file_store import FileCheckpointStore
 from deepctl.domain.checkpoints.records import check_label
 from deepctl.domain.checkpoints.reference import CheckpointNotFound
 from deepctl.domain.words import counted
-from deepctl.errors import Refused
+from deepctl.errors import DeepctlError, Refused
 
 
 def directory_of(backend: object) -> str | None:
@@ -69,18 +71,32 @@ class StoreCheckpoints:
         self._directory = directory
         self._rewound: set[tuple[str, str]] = set()
         self._results: dict[str | None, list[ToolReturnPart]] = {}
-        self.around_tools = False
-        """Whether the files are kept around every tool call, so that what changes in between is somebody else's."""
+        self._at_work: set[str | None] = set()
+        self.frequency: CheckpointFrequency = "manual_only"
+        """When checkpoints are made by themselves."""
+
+    @property
+    def _between_tools(self) -> bool | None:
+        """Whether what changes while no tool is at work is the agent's; `None` where that cannot be told.
+
+        Around every tool call the files are kept, so it is not. Where they are kept for turns only, all of a turn is
+        the agent's; otherwise the last look may have been long before it.
+        """
+        return {"every_tool": False, "every_turn": True}.get(self.frequency)
 
     async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
         """Keep what somebody else changed since the last tool call."""
-        if self.around_tools and name not in READ_ONLY_TOOLS and isinstance(self.store, FileCheckpointStore):
-            made = new_checkpoint(f"before-{name}", _turns(ctx.messages), self.conversation(ctx), {"kind": "tool"})
-            if self._directory is not None:
-                await self.store.save(made, workspace=self._directory, by_agent=False, only_changed=True)
+        if name in READ_ONLY_TOOLS or self.frequency != "every_tool":
+            return
+        if self._directory is not None and isinstance(self.store, FileCheckpointStore):
+            metadata = {"kind": "tool", "run": ctx.run_id}
+            made = new_checkpoint(f"before-{name}", _turns(ctx.messages), self.conversation(ctx), metadata)
+            await self.store.save(made, workspace=self._directory, by_agent=False, only_changed=True)
+        self._at_work.add(ctx.run_id)
 
     def tool_done(self, ctx: RunContext[Any], part: ToolReturnPart) -> None:
         """A tool has returned; pydantic-ai adds that to the messages only when all of the same answer have."""
+        self._at_work.discard(ctx.run_id)
         self._results.setdefault(ctx.run_id, []).append(part)
 
     def answered(self, ctx: RunContext[Any]) -> None:
@@ -91,6 +107,23 @@ class StoreCheckpoints:
     def run_done(self, ctx: RunContext[Any]) -> None:
         """A run has ended."""
         self._results.pop(ctx.run_id, None)
+        self._at_work.discard(ctx.run_id)
+
+    async def run_starts(self, ctx: RunContext[Any], conversation: list[ModelMessage]) -> None:
+        """Keep the state before a run, which is the user's."""
+        metadata = {"kind": "turn", "run": ctx.run_id}
+        await self.save(f"turn-{_turns(conversation)}", conversation, metadata, by_agent=False)
+
+    async def run_ends(self, ctx: RunContext[Any], conversation: list[ModelMessage]) -> None:
+        """Keep the state after a run, in the middle of a tool if it broke off there."""
+        by_agent = True if ctx.run_id in self._at_work else self._between_tools
+        metadata = {"kind": "turn", "run": ctx.run_id, "ended": True}
+        await self.save(f"turn-{_turns(conversation)}", conversation, metadata, by_agent=by_agent)
+
+    async def run_broke_off(self, ctx: RunContext[Any]) -> None:
+        """The same for a run that failed or was cancelled; what went wrong there is told, not that this fails too."""
+        with anyio.CancelScope(shield=True), suppress(DeepctlError, OSError):
+            await self.run_ends(ctx, self.conversation(ctx))
 
     def conversation(self, ctx: RunContext[Any]) -> list[ModelMessage]:
         """The messages of a run with the results there are so far."""
@@ -101,7 +134,7 @@ class StoreCheckpoints:
         return [*so_far, ModelRequest(parts=results)] if results else so_far
 
     async def save(
-        self, label: str, conversation: list[ModelMessage], metadata: dict[str, Any], *, by_agent: bool = True
+        self, label: str, conversation: list[ModelMessage], metadata: dict[str, Any], *, by_agent: bool | None = True
     ) -> str:
         """Make a checkpoint; returns its id."""
         made = new_checkpoint(label, _turns(conversation), conversation, metadata)
@@ -116,7 +149,10 @@ class StoreCheckpoints:
         check_label(label)
         if await self.store.get_by_label(label) is not None:
             raise Refused(f"There is a checkpoint called {label!r} already.", code="label_exists")
-        return await self.save(label, self.conversation(ctx), {"kind": "manual"}, by_agent=not self.around_tools)
+        metadata: dict[str, Any] = {"kind": "manual"}
+        if self.frequency != "manual_only":
+            metadata["run"] = ctx.run_id
+        return await self.save(label, self.conversation(ctx), metadata, by_agent=self._between_tools)
 
     async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
         """A line for each checkpoint, oldest first."""
@@ -140,7 +176,8 @@ class StoreCheckpoints:
 
     async def _restore(self, target: Checkpoint) -> None:
         if isinstance(self.store, FileCheckpointStore) and self._directory and target.metadata.get("workspace") is True:
-            await self.store.rewind(target.id, self._directory, by_agent=True)
+            by_agent = None if self.frequency == "manual_only" else True
+            await self.store.rewind(target.id, self._directory, by_agent=by_agent)
 
 
 def _asked(ctx: RunContext[Any]) -> str:
@@ -162,15 +199,21 @@ class Checkpointing(AbstractCapability[Any]):
 
     def _store(self, ctx: RunContext[Any]) -> StoreCheckpoints | None:
         found = getattr(ctx.deps, "checkpoints", None)
-        if not isinstance(found, StoreCheckpoints) or self.frequency == "manual_only":
+        if not isinstance(found, StoreCheckpoints):
             return None
-        found.around_tools = self.frequency == "every_tool"
-        return found
+        found.frequency = self.frequency
+        return found if self.frequency != "manual_only" else None
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Forget what was remembered for the run, however it ends."""
+        """Keep the end of a run that breaks off, and forget what was remembered for it."""
         try:
             return await handler()
+        except BaseException as error:
+            store = self._store(ctx)
+            # A rewind keeps the end itself; and what is only thrown away can wait for nothing.
+            if store is not None and not isinstance(error, RewindRequested | GeneratorExit):
+                await store.run_broke_off(ctx)
+            raise
         finally:
             store = self._store(ctx)
             if store is not None:
@@ -181,7 +224,7 @@ class Checkpointing(AbstractCapability[Any]):
         store = self._store(ctx)
         if store is not None:
             before = [message for message in ctx.messages if message.run_id != ctx.run_id]
-            await store.save(f"turn-{_turns(before)}", before, {"kind": "turn"}, by_agent=False)
+            await store.run_starts(ctx, before)
 
     def get_ordering(self) -> CapabilityOrdering:
         """Closest to the tool: whoever is asked first may think for long."""
@@ -212,7 +255,8 @@ class Checkpointing(AbstractCapability[Any]):
             if self.frequency == "every_tool" and call.tool_name not in READ_ONLY_TOOLS:
                 conversation = store.conversation(ctx)
                 label = f"tool-{_turns(conversation)}-{call.tool_name}"
-                await store.save(label, conversation, {"kind": "tool", "last_tool": call.tool_name})
+                metadata = {"kind": "tool", "last_tool": call.tool_name, "run": ctx.run_id}
+                await store.save(label, conversation, metadata)
         return result
 
     async def after_run(self, ctx: RunContext[Any], *, result: AgentRunResult[Any]) -> AgentRunResult[Any]:
@@ -220,7 +264,5 @@ class Checkpointing(AbstractCapability[Any]):
         store = self._store(ctx)
         if store is not None:
             store.answered(ctx)
-            conversation = result.all_messages()
-            by_agent = not store.around_tools
-            await store.save(f"turn-{_turns(conversation)}", conversation, {"kind": "turn"}, by_agent=by_agent)
+            await store.run_ends(ctx, result.all_messages())
         return result

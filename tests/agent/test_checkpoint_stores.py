@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -25,7 +27,7 @@ from deepctl import (
     create_deep_agent,
     offline_model,
 )
-from deepctl.agent.checkpoint_stores import CheckpointStore
+from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.domain.checkpoints.rewinding import Conflicts
 from deepctl.errors import Damaged, Locked, Refused
 from deepctl.locks import Lock
@@ -549,3 +551,107 @@ def test_a_store_whose_lock_nobody_lets_go_says_who_holds_it(tmp_path: Path, mon
     ):
         _run(store.count())
     assert _run(store.count()) == 0
+
+
+def _killing_itself(tmp_path: Path, frequency: CheckpointFrequency, calls: int) -> None:
+    """In a process of its own, a run whose one answer makes this many calls, killed in the last of them."""
+    arguments = [("write_file", {"path": f"{number}.txt", "content": "agent"}) for number in range(1, calls)]
+    model, _ = _agent([*arguments, ("die", {})], "Done.")
+    agent = create_deep_agent(model, checkpoint_frequency=frequency)
+
+    @agent.tool_plain
+    def die() -> str:
+        (tmp_path / "work" / "last.txt").write_text("agent")
+        os.kill(os.getpid(), signal.SIGKILL)
+        return ""
+
+    _run(agent.run("go", deps=_deps(tmp_path)))
+
+
+def _deps(tmp_path: Path) -> DeepAgentDeps:
+    store = FileCheckpointStore(tmp_path / "s")
+    return DeepAgentDeps(backend=LocalBackend(tmp_path / "work"), checkpoint_store=store)
+
+
+@pytest.mark.parametrize("frequency", ["every_tool", "every_turn"])
+@pytest.mark.parametrize("calls", [1, 3])
+@pytest.mark.parametrize("then", ["a run", "a save", "nothing"])
+def test_what_a_killed_run_changed_is_a_conflict_whatever_is_done_next(
+    tmp_path: Path, frequency: CheckpointFrequency, calls: int, then: str
+) -> None:
+    from tests.domain.faults import in_child, kill
+
+    assert in_child(lambda: _killing_itself(tmp_path, frequency, calls), 0, kill) == "killed"
+    (tmp_path / "work" / "mine.txt").write_text("the user's")
+    if then == "a run":
+        agent = create_deep_agent(_agent("Hello.")[0], checkpoint_frequency=frequency)
+        _run(agent.run("hello", deps=_deps(tmp_path)))
+    elif then == "a save":
+        _run(FileCheckpointStore(tmp_path / "s").save(_checkpoint("saved", 1), workspace=tmp_path / "work"))
+    store = FileCheckpointStore(tmp_path / "s")
+    began = _run(store.get_by_label("turn-0"))
+    with pytest.raises(Conflicts) as caught:
+        _run(store.rewind(began.id, tmp_path / "work"))
+    assert {b"last.txt", b"mine.txt"} <= set(caught.value.paths)
+    assert {"last.txt", "mine.txt"} <= {path.name for path in (tmp_path / "work").iterdir()}
+
+
+@pytest.mark.parametrize("frequency", ["every_tool", "every_turn"])
+def test_after_a_run_that_failed_or_was_cancelled_an_edit_is_the_users(
+    tmp_path: Path, frequency: CheckpointFrequency
+) -> None:
+    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        if not _results(messages):
+            arguments = json.dumps({"path": "a.txt", "content": "agent"})
+            yield {0: DeltaToolCall(name="write_file", json_args=arguments, tool_call_id="c")}
+            return
+        if "fail" in str(messages):
+            raise RuntimeError("the provider failed")
+        yield {0: DeltaToolCall(name="wait", json_args="{}", tool_call_id="w")}
+
+    agent = create_deep_agent(FunctionModel(stream_function=stream), checkpoint_frequency=frequency)
+    waiting = asyncio.Event()
+
+    @agent.tool_plain
+    async def wait() -> str:
+        (tmp_path / "work" / "b.txt").write_text("agent")
+        waiting.set()
+        await asyncio.sleep(60)
+        return ""
+
+    async def story() -> None:
+        deps = _deps(tmp_path)
+        with pytest.raises(RuntimeError, match="failed"):
+            await agent.run("fail", deps=deps)
+        (tmp_path / "work" / "one.txt").write_text("the user's")
+        running = asyncio.create_task(agent.run("be stopped", deps=deps))
+        await waiting.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        (tmp_path / "work" / "two.txt").write_text("the user's")
+        store = FileCheckpointStore(tmp_path / "s")
+        first = (await store.list_all())[0]
+        await store.rewind(first.id, tmp_path / "work")
+
+    _run(story())
+    assert {path.name for path in (tmp_path / "work").iterdir()} == {"one.txt", "two.txt"}
+
+
+def test_without_checkpoints_of_their_own_runs_never_take_an_edit_for_theirs(tmp_path: Path) -> None:
+    model, _ = _agent([("save_checkpoint", {"label": "good"})], [("rewind_to", {"checkpoint": "good"})], "Done.")
+    agent = create_deep_agent(model, checkpoint_frequency="manual_only")
+    deps = _deps(tmp_path)
+    (tmp_path / "work").mkdir(exist_ok=True)
+    store = FileCheckpointStore(tmp_path / "s")
+
+    async def story() -> None:
+        await store.save(_checkpoint("before", 1), workspace=tmp_path / "work")
+        (tmp_path / "work" / "mine.txt").write_text("the user's")
+        with contextlib.suppress(RewindRequested):
+            await agent.run("go", deps=deps)
+        with pytest.raises(Conflicts):
+            await store.rewind("before", tmp_path / "work")
+
+    _run(story())
+    assert (tmp_path / "work" / "mine.txt").read_text() == "the user's"

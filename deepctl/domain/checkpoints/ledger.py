@@ -25,7 +25,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from deepctl.domain import formats, names
-from deepctl.domain.checkpoints.records import Damage, Record, Rewind, State, check_label, checked, state_author
+from deepctl.domain.checkpoints.records import (
+    UNKNOWN,
+    Damage,
+    Record,
+    Rewind,
+    State,
+    check_label,
+    checked,
+    state_author,
+)
 from deepctl.errors import Refused
 from deepctl.files import durable, sealed
 
@@ -47,7 +56,8 @@ class Ledger:
 
     `heads` is the checkpoint at which each session stands, `unfinished` the rewind that a kill interrupted, `packs`
     the packs that count, `states` the workspace through time, `ends` how far each log is covered by checkpoints,
-    `open_turns` the logs whose latest checkpoint lies within a turn, `removed` the records of checkpoints that are
+    `open_turns` the logs whose latest checkpoint lies within a turn, `open_runs` the runs of applications that have
+    begun and not ended, `removed` the records of checkpoints that are
     gone, and `torn` whether the last line was cut short; `ends_in_removal` says that what was removed may still be on
     the disk.
     """
@@ -66,6 +76,7 @@ class Ledger:
         self.parents: dict[str, str | None] = {}
         self.ends: dict[str, int] = {}
         self.open_turns: set[str] = set()
+        self.open_runs: set[str] = set()
         self.removed: dict[str, Record] = {}
         self.ends_in_removal = False
         self._gap = False
@@ -180,15 +191,28 @@ class Ledger:
         else:
             self.open_turns.discard(record.log)
         self._pack(record.pack)
+        self._run(record)
         if record.tree:
             by = state_author(record.author, record.session) if not self._gap else None
             self._gap = False
             self.states.append(State(record.id, record.tree, by, record.unkept, record.exclude, []))
 
+    def _run(self, record: Record) -> None:
+        """A run of an application goes on, or has ended. Those killed are over once what they changed is kept."""
+        if record.author == UNKNOWN:
+            self.open_runs.clear()
+        match record.metadata:
+            case {"run": str(run), "ended": True}:
+                self.open_runs.discard(run)
+            case {"run": str(run)}:
+                self.open_runs.add(run)
+
     def _finish(self, rewind: Rewind | None) -> None:
         if rewind is None or rewind != self.unfinished:
             return
         self.unfinished = None
+        if rewind.root:
+            self.open_runs.clear()
         self.heads[rewind.session] = rewind.head
         if rewind.tree:
             before = self.states[-1] if self.states else None
