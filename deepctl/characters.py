@@ -18,6 +18,18 @@ _T = TypeVar("_T")
 
 REPLACEMENT = "\ufffd"
 
+# fmt: off
+IGNORABLE = (
+    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+# fmt: on
+"""Characters that are not seen, as the inside of a regular expression's brackets: Default_Ignorable_Code_Point.
+
+Source: Unicode 16.0, DerivedCoreProperties.txt. Marks of direction, joiners, variation selectors and tags are among
+them.
+"""
+
 _HIGH = re.compile("[\ud800-\udbff]\\Z")
 _ESCAPES = (
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # both halves

@@ -1,8 +1,11 @@
 """Keeping secrets out of what is shown (`redact`), and secrets and home directories out of what is given away.
 
 Two ways to know a secret: it is the value of one of this process's variables that is named like one, or it has the
-shape of a key that some service gives out. Only shapes that ordinary text does not have are listed: a hash, a UUID or
-a picture in base64 is none. A password that is just a word cannot be told from one.
+shape of a key that some service gives out. A short value (below 8 characters) is only known as one where the variable
+is an API key's, as `OPENAI_API_KEY` is, and only as a word of its own: other short values, such as a password `root`,
+are words that every other text has. Below 4 characters nothing is a key, and neither is what people give a server of
+their own that wants none, such as `none` or `ollama`. Only shapes that ordinary text does not have are listed: a hash,
+a UUID or a picture in base64 is none. A password that is just a word cannot be told from one.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ _SECRET_VARIABLE = re.compile(
     r"(^|_)([A-Z]*(KEY|TOKEN|SECRET|PASSWORD|PASSWD)|PAT|PASS|CREDENTIAL)S?(_|$)", re.IGNORECASE
 )
 _IN_ADDRESS = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
+_API_KEY = re.compile(r"(^|_)(API_?(KEY|TOKEN)|AUTH_TOKEN)S?$", re.IGNORECASE)
 _SHORTEST = 8
+_SHORTEST_API_KEY = 4
+_NO_KEYS = frozenset(("dummy", "empty", "fake", "local", "no-key", "nokey", "none", "null", "ollama", "test", "unused"))
 
 REDACTED = "[redacted]"
 
@@ -105,13 +111,24 @@ def redact(text: str, environment: Mapping[str, str]) -> str:
     for variable, value in sorted(environment.items(), key=lambda one: -len(one[1])):
         for password in _IN_ADDRESS.findall(value):
             text = text.replace(f":{password}@", f":[{variable}]@")
+        # What is around a key in a variable is not sent.
+        value = value.strip()
         if _is_secret(variable, value):
-            text = text.replace(value, f"[{variable}]")
+            text = f"[{variable}]".join(re.split(_word(value), text))
     return text
 
 
 def _is_secret(variable: str, value: str) -> bool:
-    return len(value) >= _SHORTEST and _SECRET_VARIABLE.search(variable) is not None
+    if len(value) >= _SHORTEST:
+        return _SECRET_VARIABLE.search(variable) is not None
+    is_key = len(value) >= _SHORTEST_API_KEY and value.lower() not in _NO_KEYS
+    return is_key and _API_KEY.search(variable) is not None
+
+
+def _word(secret: str) -> str:
+    """A regular expression for a secret; a short one is not part of a longer word."""
+    found = re.escape(secret)
+    return found if len(secret) >= _SHORTEST else rf"(?:(?<![A-Za-z0-9])|{_ESCAPED}){found}(?![A-Za-z0-9])"
 
 
 # A password may hold a slash, an @ or a blank that should have been written %2F, %40 or %20. Digits before the first
@@ -144,7 +161,7 @@ class Redaction:
         self.homes = 0
         self._names = {form: name for name, value in _secrets(environment) for form in _forms(value)}
         known = sorted(self._names, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+        self._known = re.compile("|".join(map(_word, known))) if known else None
         home = environment.get("HOME", "").rstrip("/")
         self._home = home if len(home) > 1 else None
         self._looks = tuple(self._all_looks())
@@ -282,8 +299,8 @@ def _dumped_like(text: str, value: Any, found: Any) -> str:
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for variable, value in environment.items():
-        if _is_secret(variable, value):
-            yield variable, value
+        if _is_secret(variable, value.strip()):
+            yield variable, value.strip()
 
 
 def _forms(value: str) -> Iterator[str]:

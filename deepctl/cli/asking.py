@@ -9,7 +9,7 @@ import typer
 
 from deepctl.errors import Interrupted, Refused
 from deepctl.output.render import say
-from deepctl.output.text import is_terminal, printable
+from deepctl.output.text import is_terminal, visible
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
 
@@ -54,7 +54,7 @@ def confirm(
     from deepctl.cli.conversation import terminal
 
     try:
-        with terminal.asked(f"{printable(question)} [{wanted}] "):
+        with terminal.asked(f"{visible(question)} [{wanted}] "):
             line = sys.stdin.readline()
     except KeyboardInterrupt:
         # Whatever asks changes nothing before it has the answer.

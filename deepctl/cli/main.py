@@ -204,9 +204,11 @@ def _report(problem: DeepctlError, arguments: list[str]) -> None:
     if os.environ.get("DEEPCTL_DEBUG") == "1":
         import traceback
 
+        from deepctl.output.text import printable_lines
         from deepctl.redaction import redact
 
-        render.say(redact("".join(traceback.format_exception(problem)), os.environ))
+        # What a provider or a server has said is in there.
+        render.say(printable_lines(redact("".join(traceback.format_exception(problem)), os.environ)))
     as_json = "--json" in arguments
     if not isinstance(problem, Terminated) or as_json:
         render.error(problem, as_json, as_event=as_json and arguments[0] == "chat")

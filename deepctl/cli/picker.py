@@ -19,7 +19,7 @@ from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import DeepctlError, Interrupted, NotFound
 from deepctl.output.progress import Progress
 from deepctl.output.rewinds import preview_line
-from deepctl.output.text import ago, cells, fitted, printable
+from deepctl.output.text import ago, cells, fitted, printable, visible
 
 if TYPE_CHECKING:
     from prompt_toolkit.formatted_text import StyleAndTextTuples
@@ -157,7 +157,7 @@ class _Picker:
         if outline.refusal is not None and not isinstance(outline.refusal, Conflicts):
             lines.append(f"REFUSED: {printable(outline.refusal.message)}")
         elif outline.conflicts:
-            shown = ", ".join(printable(os.fsdecode(path)) for path in outline.conflicts[:3])
+            shown = ", ".join(visible(os.fsdecode(path)) for path in outline.conflicts[:3])
             more = f" and {len(outline.conflicts) - 3} more" if len(outline.conflicts) > 3 else ""
             lines.append(f"CONFLICT, needs --force: changed by somebody else after the agent: {shown}{more}")
         lines += [f"  {preview_line(one)}" for one in found[:_PREVIEWED]]

@@ -193,13 +193,15 @@ class Tree:
         """
         with self._place(path, make_parents=True) as place:
             try:
-                with self._regular(path, os.O_WRONLY, place) as descriptor:
+                with durable.naming(path), self._regular(path, os.O_WRONLY, place) as descriptor:
                     status = os.fstat(descriptor)
                     if status.st_nlink > 1 or not self._replace(place, data, stat.S_IMODE(status.st_mode)):
                         os.ftruncate(descriptor, 0)
                         durable.write_all(descriptor, data)
             except FileNotFoundError:
-                if not self._replace(place, data, None):
+                with durable.naming(path):
+                    is_new = self._replace(place, data, None)
+                if not is_new:
                     with self._regular(path, os.O_WRONLY | os.O_CREAT, place) as descriptor:
                         durable.write_all(descriptor, data)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from deepctl.errors import Refused, StorageError
 
@@ -92,11 +94,27 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Have an `OSError` name the file that was to be written, and not the temporary one that was to become it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = path, None
+        raise
+
+
 def write_file(path: str, data: bytes) -> None:
     """Replace a file as a whole: temporary name, fsync, rename, fsync of the directory.
 
     Source of the order of steps: restic's local backend (`internal/backend/local`, Save).
     """
+    with naming(path):
+        _replace(path, data)
+    sync_directory(os.path.dirname(path))
+
+
+def _replace(path: str, data: bytes) -> None:
     directory = os.path.dirname(path)
     temporary = os.path.join(directory, f".{os.path.basename(path)}.{os.urandom(4).hex()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
@@ -111,7 +129,6 @@ def write_file(path: str, data: bytes) -> None:
     except BaseException:
         _unlink_if_there(temporary)
         raise
-    sync_directory(directory)
 
 
 def _unlink_if_there(path: str) -> None:

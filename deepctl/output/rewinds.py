@@ -11,7 +11,7 @@ from deepctl.domain.checkpoints.reading import Listed
 from deepctl.domain.words import counted
 from deepctl.output.checkpoints import document, print_sentence, short
 from deepctl.output.render import notice
-from deepctl.output.text import is_terminal, printable
+from deepctl.output.text import is_terminal, printable, visible
 from deepctl.output.unified import print_diff
 from deepctl.output.wording import is_conversation
 
@@ -82,7 +82,7 @@ class Rewound(NamedTuple):
         else:
             for verb, paths in (("restored", self.restored), ("deleted", self.deleted)):
                 for path in paths:
-                    print(f"  {verb:<9} {printable(os.fsdecode(path))}")
+                    print(f"  {verb:<9} {visible(os.fsdecode(path))}")
         self._print_paths()
         for remark in self.remarks:
             notice(remark)
@@ -97,11 +97,9 @@ class Rewound(NamedTuple):
     def _print_paths(self) -> None:
         for path in self.outline.conflicts:
             done = "conflict  {}" if self.dry_run else "overrode  {} (what was there is in the checkpoint before this)"
-            print_sentence("  " + done.format(printable(os.fsdecode(path))))
+            print_sentence("  " + done.format(visible(os.fsdecode(path))))
         for path in self.kept:
-            print_sentence(
-                f"  kept      {printable(os.fsdecode(path))} (not as in the checkpoint, and not the agent's)"
-            )
+            print_sentence(f"  kept      {visible(os.fsdecode(path))} (not as in the checkpoint, and not the agent's)")
         if self.kept and not self.outline.wish.exact:
             notice("--exact changes what was kept, too.")
 
@@ -130,7 +128,7 @@ def preview_line(one: Difference) -> str:
         counts = "directory"
     else:
         counts = f"+{one.added_lines} -{one.removed_lines}"
-    return f"{one.change:<9} {printable(one.path)}  {counts}"
+    return f"{one.change:<9} {visible(one.path)}  {counts}"
 
 
 def _modes(one: Difference) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
 
+from deepctl.characters import IGNORABLE
 from deepctl.domain.words import size as size
 
 # Marks of direction, and characters that nobody sees; not those that join emoji and letters.
@@ -15,8 +16,8 @@ _UNSEEN = "\xad\u061c\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\u
 _CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_UNSEEN}]")
 _CONTROL_OR_BREAK = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029{_UNSEEN}]")
 
-_BLANK = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and signs that look like nothing."""
+_INVISIBLE = re.compile(f"[{IGNORABLE}\u2800]")
+"""What is not seen, and the sign of Braille that has no dot."""
 _RUN = re.compile(r" {40,}")
 
 
@@ -44,9 +45,8 @@ def visible(text: str) -> str:
     """`text` on one line, with everything that cannot be told by looking shown as an escape: invisible characters,
     spaces that are none, and runs of spaces long enough to push something out of sight.
     """
-    shown = "".join(
-        one if (one.isprintable() and one not in _BLANK) or one == " " else _escaped_character(one) for one in text
-    )
+    shown = "".join(one if one.isprintable() else _escaped_character(one) for one in text)
+    shown = _INVISIBLE.sub(_escaped, shown)
     return _RUN.sub(lambda found: f" …{len(found[0])} spaces… ", shown)
 
 

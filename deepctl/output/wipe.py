@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deepctl.domain.wiping.planning import Part, Plan
 from deepctl.domain.words import counted
 from deepctl.output.render import notice
-from deepctl.output.text import printable, size
+from deepctl.output.text import printable, size, visible
 
 if TYPE_CHECKING:
     from deepctl.domain.wiping.copies import Copies
@@ -176,6 +176,6 @@ def _lines(plan: Plan) -> list[str]:
 
 def _path(part: Part, plan: Plan) -> str:
     """A path as it is called in the profile."""
-    shown = printable(part.path.removeprefix(f"{plan.path}{os.sep}"))
+    shown = visible(part.path.removeprefix(f"{plan.path}{os.sep}"))
     is_rest = any(other.path.startswith(f"{part.path}{os.sep}") for other in plan.parts)
     return f"{shown} (all the rest)" if is_rest else shown

@@ -196,7 +196,8 @@ class _Work:
                 os.close(descriptor)
         temporary = self._temporary()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600, dir_fd=parent)
+        with durable.naming(os.fsdecode(path)):
+            descriptor = os.open(temporary, flags, 0o600, dir_fd=parent)
         try:
             try:
                 for chunk in self._objects.chunks(entry.digest):

@@ -164,7 +164,7 @@ class Memory:
             if isinstance(error, Outside) or error.errno in _NOT_A_NOTEBOOK:
                 in_the_way = "something that is no directory is in the way" if error.errno == errno.ENOTDIR else None
                 raise self._refused(path, what, in_the_way or error.strerror or str(error)) from None
-            error.filename = path
+            error.filename, error.filename2 = path, None
             raise
 
     def _refused(self, path: str, what: str, reason: str) -> Refused:
