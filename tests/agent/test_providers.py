@@ -205,3 +205,18 @@ def _no_key_below(home: Path) -> None:
     assert len(files) > 3
     for path in files:
         assert KEY.encode() not in path.read_bytes(), path
+
+
+def test_a_traceback_has_nothing_in_it_that_a_terminal_would_obey_and_no_short_key(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with provider(Status(400, "bad \x1b[2J\x9b2J key: hunter2")) as server:
+        model = _point_at(server, "openai", monkeypatch)
+        monkeypatch.setenv("OPENAI_API_KEY", "hunter2")
+        monkeypatch.setenv("DEEPCTL_DEBUG", "1")
+        failed = deepctl("chat", "--model", model, "hello")
+    assert failed.code == 7
+    assert "Traceback" in failed.stderr
+    assert not {"\x1b", "\x9b"} & set(failed.stderr)
+    assert "hunter2" not in failed.stderr
+    assert "[OPENAI_API_KEY]" in failed.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepctl.files import durable
 from deepctl.files.beneath import Outside, Tree
 
 
@@ -166,3 +168,21 @@ def test_every_path_of_links_and_dots_stays_inside_or_is_refused(
         assert ours in (kernels, "/")  # stricter where a path leaves the root and comes back
     else:
         assert not (ours + "/").startswith(f"{root}/")
+
+
+def test_a_write_that_fails_names_the_file_and_not_a_temporary_one(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as in_tree:
+            Tree(str(tmp_path), follow=False).write("new.txt", b"x" * 4096)
+        with pytest.raises(OSError, match="File too large") as outside:
+            durable.write_file(str(tmp_path / "state.json"), b"x" * 4096)
+        with pytest.raises(OSError, match="too long") as long:
+            durable.write_file(str(tmp_path / ("n" * 250)), b"x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert in_tree.value.filename == "new.txt"
+    assert outside.value.filename == str(tmp_path / "state.json")
+    assert long.value.filename == str(tmp_path / ("n" * 250))
+    assert list(tmp_path.iterdir()) == []
