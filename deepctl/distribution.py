@@ -51,7 +51,12 @@ def to_install(extra: str) -> str:
         if not pinned:
             return f"pip install '.[{extra}]', in a checkout of deepctl"
         needed = [re.sub(r"\[.*?\]", f"[{extra}]", pinned[0])]
-    return shlex.join([*_installer(), *needed])
+    return to_install_packages(*needed)
+
+
+def to_install_packages(*packages: str) -> str:
+    """The command that installs packages beside this interpreter."""
+    return shlex.join([*_installer(), *packages])
 
 
 def _installer() -> list[str]:

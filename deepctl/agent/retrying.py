@@ -19,6 +19,7 @@ from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
+from deepctl.agent.failures import passes
 from deepctl.agent.limits import bounded
 
 FIRST_WAIT = 0.5
@@ -29,15 +30,6 @@ that many who were refused at the same moment do not come back at the same momen
 MOST_ASKED_FOR = 60.0
 """Seconds that are waited because the provider asks for it. Who is to wait longer is told, rather than kept."""
 
-PASSING = (
-    exceptions.ModelRateLimitError,
-    exceptions.ModelUnavailableError,
-    exceptions.ModelServerError,
-    exceptions.ModelConnectionError,
-)
-"""Failures that another time may not happen."""
-_PASSING_STATUS = (408, 409, 425)
-
 
 class Retries(NamedTuple):
     """How often a request is sent again (0: never), who is told of each wait, and how a failure is put in words."""
@@ -45,15 +37,6 @@ class Retries(NamedTuple):
     most: int = 0
     emit: Callable[[dict[str, Any]], None] = lambda event: None
     reason: Callable[[BaseException], str] = str
-
-
-def passes(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
-    if isinstance(error, exceptions.ModelHTTPError) and error.provider_retry_hint is False:
-        return False
-    return isinstance(error, PASSING) or (
-        isinstance(error, exceptions.ModelHTTPError) and error.status_code in _PASSING_STATUS
-    )
 
 
 def wait(error: BaseException, attempt: int) -> float | None:

@@ -14,7 +14,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage
 from pydantic_ai.workspaces import WorkspaceError
 
-from deepctl.agent import compacting, models, stops
+from deepctl.agent import compacting, failures, models, stops
 from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.assemble import DeepAgentDeps, create_deep_agent
 from deepctl.agent.checkpointing import RewindRequested
@@ -73,7 +73,11 @@ class Running:
         self.options = options
         self._kept = kept
         self._environment = environment
-        self._model = models.resolve(options.model, base_url=options.base_url, environment=environment)
+        resolved = models.resolve(options.model, base_url=options.base_url, environment=environment)
+        self._model = resolved.model
+        self._asked = failures.asked(
+            options.model, options.base_url, self._model.base_url or "", environment, resolved.last
+        )
         self._servers = Servers(options.mcp_servers, environment)
         self.attaching = Attaching(self._model, options.permissions, environment)
         self._limits = limits_of(options.limits, self._model, options.model)
@@ -158,7 +162,7 @@ class Running:
 
     def _explain(self, error: Exception) -> DeepctlError | None:
         """What a failure of the model is called; `None` for whatever else went wrong."""
-        return models.failure(error, self.options.model, self._environment, self._model.base_url)
+        return failures.failure(error, self._asked)
 
     def _guarded(self, work: Coroutine[Any, Any, _T]) -> _T:
         try:
@@ -217,4 +221,4 @@ class Running:
         return await work
 
     def _reason(self, error: BaseException) -> str:
-        return models.reason(error, self._environment, self._model.base_url)
+        return failures.reason(error, self._asked)

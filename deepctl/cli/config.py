@@ -103,7 +103,7 @@ def set_(
     as_json: options.Json = False,
 ) -> None:
     """Set a setting; comments in the file stay."""
-    settings.validate(key, value)
+    value = settings.validate(key, value)
     if key == "default_user":
         names.check(value)
     _change(key, value, user, "config set", wait, as_json)

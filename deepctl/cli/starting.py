@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
-from deepctl.domain import mcp_servers, mcp_tables, profiles, settings
+from deepctl.domain import mcp_servers, mcp_tables, profiles, settings, variables
+from deepctl.domain.command_policy import CommandPolicy
+from deepctl.domain.doctor import keys
 from deepctl.domain.layout import ProfilePaths, Root
-from deepctl.domain.permissions import without_sandbox
+from deepctl.domain.mcp_servers import Server
+from deepctl.domain.permissions import Permissions, without_sandbox
 from deepctl.sandbox.containers import container_name
 
 if TYPE_CHECKING:
@@ -91,13 +94,14 @@ class Start(NamedTuple):
     def ephemeral(self) -> EphemeralEngine:
         """A conversation in memory. Settings files are not read, the environment is."""
         model, approve = self.model(None), self.approve(None)
+        _prepare(model, ())
         _load()
         from deepctl.agent.ephemeral import EphemeralChat
         from deepctl.agent.running import Options
 
         chosen = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
         running = self._running(chosen, kept=None)
-        return EphemeralEngine(running, EphemeralChat(running), self._commands(None, approve))
+        return EphemeralEngine(running, EphemeralChat(running), self._commands(None, approve, {}))
 
     def profile(self, root: Root) -> ProfileEngine:
         """A conversation of a profile. Raises `Refused` if its sandbox cannot be used."""
@@ -109,6 +113,7 @@ class Start(NamedTuple):
         image = self.value("docker.image", root) or ""
         servers = mcp_tables.of_profile(os.environ, known)
         approve = self.approve(root)
+        _prepare(model, servers)
         _load()
         from deepctl.agent import sandboxes
         from deepctl.agent.chat import Chat
@@ -132,7 +137,7 @@ class Start(NamedTuple):
             permissions = without_sandbox(permissions)
         told = Options(model, base_url, instructions, chosen.sandbox, approve, permissions, self.timeout)
         running = self._running(self._bounded(told._replace(mcp_servers=servers), root))
-        commands = self._commands(chosen, approve)
+        commands = self._commands(chosen, approve, permissions)
         notices = [notice for notice in (commands.notice, mcp_servers.notice(servers)) if notice is not None]
         return ProfileEngine(running, Chat(running), commands._replace(notice=" ".join(notices) or None))
 
@@ -155,21 +160,27 @@ class Start(NamedTuple):
 
         return Running(chosen, environment=os.environ, ask=self.ask, kept=kept)
 
-    def _commands(self, chosen: Choice | None, approve: Approve) -> Commands:
-        questions = "allowed" if approve == "auto" else "asked" if approve == "ask" and self.ask else "denied"
-        if chosen is None:
-            return Commands(None, False, questions)
-        problem = f" ({chosen.problem.reason}). {chosen.problem.fix}" if chosen.problem is not None else ""
-        if chosen.sandbox is None:
-            return Commands(None, False, questions, f"No shell: there is no sandbox for commands{problem}")
-        notice = None
-        if problem:
-            notice = f"There is no sandbox for commands, so each is asked about{problem}"
-        elif not chosen.sandbox.confined and questions == "denied":
-            notice = "Commands outside a sandbox need a yes, and " + (
-                "--approve never is none." if approve == "never" else "nobody can be asked here: they are refused."
-            )
-        return Commands(chosen.sandbox.name, self.network and chosen.sandbox.confined, questions, notice)
+    def _commands(self, chosen: Choice | None, approve: Approve, permissions: Permissions) -> Commands:
+        sandbox = chosen.sandbox if chosen is not None else None
+        network = self.network and sandbox is not None and sandbox.confined
+        policy = CommandPolicy(
+            sandbox.name if sandbox is not None else None,
+            approve,
+            self.ask is not None,
+            network,
+            permissions,
+            chosen.problem if chosen is not None else None,
+        )
+        # An ephemeral conversation has no commands, and says so where one is asked for.
+        notice = policy.notice() if chosen is not None else None
+        return Commands(policy.sandbox, network, policy.questions, notice)
+
+
+def _prepare(model: str, servers: Sequence[Server]) -> None:
+    """Make the variables ready that requests are made of. Raises `UsageError` for one that cannot be used."""
+    is_remote = any(server.enabled and server.url is not None for server in servers)
+    if model != keys.OFFLINE or is_remote:
+        variables.prepare(os.environ, None if model == keys.OFFLINE else keys.provider(model))
 
 
 def _load() -> None:

@@ -100,9 +100,7 @@ def root(environment: Mapping[str, str]) -> Root:
     """`$DEEPCTL_HOME`, else the user data directory that platformdirs names. Always absolute."""
     path = environment.get("DEEPCTL_HOME")
     if path is None:
-        from platformdirs import user_data_dir
-
-        path = user_data_dir("deepctl", appauthor=False)
+        path = _below_home("user_data_dir")
     return Root(_absolute(path, "DEEPCTL_HOME"))
 
 
@@ -110,14 +108,56 @@ def config_file(environment: Mapping[str, str]) -> str:
     """`$DEEPCTL_CONFIG`, else `config.toml` in the user config directory that platformdirs names."""
     path = environment.get("DEEPCTL_CONFIG")
     if path is None:
-        from platformdirs import user_config_dir
-
-        path = os.path.join(user_config_dir("deepctl", appauthor=False), "config.toml")
+        path = os.path.join(_below_home("user_config_dir"), "config.toml")
     # It may be a link into somebody's dotfiles: the link stays, what it leads to is read and changed.
     return os.path.realpath(_absolute(path, "DEEPCTL_CONFIG"))
+
+
+def _below_home(name: str) -> str:
+    """A directory of platformdirs'. Raises `UsageError` where it would be below a home and there is none."""
+    import platformdirs
+
+    try:
+        path: str = getattr(platformdirs, name)("deepctl", appauthor=False)
+    except RuntimeError:
+        raise _homeless() from None
+    return path
+
+
+def _homeless() -> UsageError:
+    why = "is not set" if "HOME" not in os.environ else "is not an absolute path" if os.environ["HOME"] else "is empty"
+    return UsageError(
+        f"There is no home directory: $HOME {why}, and user {os.getuid()} is not in the user database.",
+        "Set HOME to an absolute path, or both DEEPCTL_HOME and DEEPCTL_CONFIG.",
+        code="no_home",
+    )
 
 
 def _absolute(path: str, variable: str) -> str:
     if not path:
         raise UsageError(f"${variable} is set but empty.", "Unset it, or give it a path.")
-    return os.path.abspath(os.path.expanduser(path))
+    if path == "~" or path.startswith("~/"):
+        path = _home() + path[1:]
+    elif path.startswith("~"):
+        expanded = os.path.expanduser(path)
+        if expanded == path:
+            user = path.partition("/")[0]
+            raise UsageError(
+                f"${variable} begins with {user}, and there is no such user.",
+                "Give it an absolute path.",
+                code="no_home",
+            )
+        path = expanded
+    return os.path.abspath(path)
+
+
+def _home() -> str:
+    """The home directory: `$HOME` if that is an absolute path, else the one of the user database, as platformdirs."""
+    import pwd
+
+    if os.path.isabs(home := os.environ.get("HOME", "")):
+        return home.rstrip("/")
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir.rstrip("/")
+    except KeyError:
+        raise _homeless() from None

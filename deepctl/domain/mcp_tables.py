@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from deepctl.domain import layout, settings
+from deepctl.domain import addresses, layout, settings
 from deepctl.domain.mcp_servers import APPROVALS, STARTUP_SECONDS, TOOL_SECONDS, Server
 from deepctl.errors import BadSetting
 
@@ -153,14 +153,12 @@ def _checked_directory(keys: _Keys) -> str | None:
 def _checked_url(keys: _Keys, url: str | None) -> str | None:
     if url is None:
         return None
-    try:
-        parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable()
-    except ValueError:
-        known = False
-    if not known or " " in url:
-        raise keys.bad("has a url that is none", "It begins with http:// or https://.")
-    if "@" in parts.netloc:
+    url = url.strip()
+    if (problem := addresses.address_problem(url)) is not None:
+        raise keys.bad(
+            f"has a url that cannot be used: it {problem}", "It is an address such as http://127.0.0.1:8000/mcp."
+        )
+    if "@" in urlsplit(url).netloc:
         raise keys.bad(
             "has a password in its url",
             "Put it into a variable, and name that in bearer_token_env_var or env_http_headers.",

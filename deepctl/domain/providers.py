@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from deepctl.domain import settings
+from deepctl.domain import settings, variables
+from deepctl.domain.addresses import address_problem, header_problem
 from deepctl.domain.doctor import keys
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.settings import Value
@@ -22,7 +23,6 @@ from deepctl.domain.settings import Value
 if TYPE_CHECKING:
     from http.client import HTTPResponse
 
-OLLAMA = "http://127.0.0.1:11434"
 _HOSTED = ("api.openai.com",)
 """Addresses of providers, which are no servers of one's own."""
 _MODULES = {
@@ -120,30 +120,13 @@ def own_servers(environment: Mapping[str, str], profile: ProfilePaths | None) ->
     found = []
     base_url = _base_url(environment, profile)
     if base_url is not None and _host(base_url) not in _HOSTED:
-        found.append(Address(base_url, "openai", environment.get("OPENAI_API_KEY") or None))
-    return [*found, Address(ollama_address(environment), "ollama")]
+        found.append(Address(base_url, "openai", variables.value(environment, "OPENAI_API_KEY")))
+    return [*found, Address(variables.ollama_address(environment), "ollama")]
 
 
 def _base_url(environment: Mapping[str, str], profile: ProfilePaths | None) -> str | None:
     found = settings.resolve("base_url", environment=environment, profile=profile).value
-    return found or environment.get("OPENAI_BASE_URL") or None
-
-
-def ollama_address(environment: Mapping[str, str]) -> str:
-    """Where Ollama listens. `$OLLAMA_HOST` may be a host, a port behind a colon, both, or an address."""
-    if found := environment.get("OLLAMA_BASE_URL"):
-        return found.rstrip("/").removesuffix("/v1")
-    host = environment.get("OLLAMA_HOST", "").strip().rstrip("/")
-    if not host:
-        return OLLAMA
-    address = host if "://" in host else f"http://{host if not host.startswith(':') else '127.0.0.1' + host}"
-    # What it listens on is not what it can be reached at.
-    address = address.replace("//0.0.0.0", "//127.0.0.1", 1)
-    try:
-        has_port = urlsplit(address).port is not None or "://" in host
-    except ValueError:
-        has_port = True
-    return address if has_port else f"{address}:11434"
+    return found or variables.value(environment, "OPENAI_BASE_URL")
 
 
 def _host(url: str) -> str | None:
@@ -191,13 +174,12 @@ def _fetched(address: Address, seconds: float) -> bytes:
     from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
     place = "/models" if address.kind == "openai" else "/api/tags"
-    try:
-        url: SplitResult = urlsplit(address.url.rstrip("/") + place)
-        host, port = url.hostname, url.port
-    except ValueError:
-        raise _Unanswered("this is no address") from None
-    if not host or url.scheme not in ("http", "https"):
-        raise _Unanswered("this is no address")
+    if (problem := address_problem(address.url)) is not None:
+        raise _Unanswered(f"this address {problem}")
+    if address.key is not None and (problem := header_problem(address.key)) is not None:
+        raise _Unanswered(f"$OPENAI_API_KEY cannot be used: it {problem}")
+    url: SplitResult = urlsplit(address.url.rstrip("/") + place)
+    host, port = url.hostname or "", url.port
     make = HTTPSConnection if url.scheme == "https" else HTTPConnection
     headers = {"Accept": "application/json"}
     if address.key is not None:

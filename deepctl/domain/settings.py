@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from deepctl.domain import formats, layout, names
+from deepctl.domain import addresses, formats, layout, names
 from deepctl.domain.permissions import Permissions, parse
 from deepctl.errors import BadSetting, Damaged, NotFound
 from deepctl.files import durable
@@ -175,8 +175,13 @@ def validate(key: str, value: object, where: str | None = None) -> str:
         )
     if setting.kind in ("count", "seconds", "size"):
         _check_number(key, setting.kind, value, place)
-    if key == "base_url" and not value.startswith(("http://", "https://")):
-        raise BadSetting(f"Setting {key!r}{place} cannot be {shown(value)!r}.", "It begins with http:// or https://.")
+    if key == "base_url":
+        value = value.strip()
+        if (problem := addresses.address_problem(value)) is not None:
+            raise BadSetting(
+                f"Setting {key!r}{place} cannot be {shown(value)!r}: it {problem}.",
+                "It is an address such as http://127.0.0.1:8000/v1.",
+            )
     return value
 
 
@@ -356,8 +361,8 @@ def unknown(found: Mapping[str, Any]) -> list[str]:
 
 
 def _checked(key: str, value: str) -> str:
-    """`value` if it may be written down for later: what would only fail in the next command is refused now."""
-    validate(key, value)
+    """`value` as it may be written down for later: what would only fail in the next command is refused now."""
+    value = validate(key, value)
     if key == "default_user":
         names.check(value)
     if key == "model" and value != "offline" and ":" not in value:

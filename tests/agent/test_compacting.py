@@ -505,7 +505,7 @@ class TestWindows:
     def test_the_setting_comes_before_what_is_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
         for name, window in (("anthropic:claude-sonnet-4-5", 200_000), ("offline", None)):
-            model = resolve(name, base_url=None, environment=os.environ)
+            model = resolve(name, base_url=None, environment=os.environ).model
             assert window_of(model) == window
             assert window_of(model, 9000) == 9000
 

@@ -27,9 +27,10 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("agent/keeping.py", "You have rewound to … once for this request already. Go on from here."): _AGENT,
     ("agent/library.py", "There is a checkpoint called … already."): _AGENT,
     ("agent/library.py", "You have rewound to … once for this request already. Go on from here."): _AGENT,
-    ("agent/models.py", "The turn was stopped at a limit (…)."): (
+    ("agent/failures.py", "The turn was stopped at a limit (…)."): (
         "takes an answer that its provider makes in several parts, each a request"
     ),
+    ("agent/models.py", "Model … cannot be used: the address of its server is no URL."): _DEFENCE,
     ("agent/running.py", "The workspace cannot be used: …."): _DEFENCE,
     ("cli/completion.py", "The completion script for … is not in this installation."): (
         "takes an installation without some of its files"

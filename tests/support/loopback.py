@@ -68,7 +68,16 @@ class Broken:
     pieces: list[str] = field(default_factory=lambda: ["Half an "])
 
 
-Answer = Text | ToolCalls | Status | Broken
+@dataclass
+class Raw:
+    """A response as it is, whatever the path."""
+
+    body: bytes
+    code: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+Answer = Text | ToolCalls | Status | Broken | Raw
 
 
 class Provider:
@@ -119,6 +128,13 @@ class Provider:
         self.requests.append(body)
         self.headers.append({key.lower(): value for key, value in handler.headers.items()})
         answer = self._next()
+        if isinstance(answer, Raw):
+            handler.send_response(answer.code)
+            for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(answer.body)
+            return
         write = _FORMATS[handler.path.partition("?")[0]]
         model = body["model"]
         if isinstance(answer, Broken) and answer.how == "reset":
@@ -284,7 +300,7 @@ def _anthropic(answer: Answer, model: str) -> Iterator[bytes]:
     if isinstance(answer, Broken) and answer.how == "refused":
         yield event("error", error={"type": "overloaded_error", "message": "too busy"})
         return
-    sent, received = (None if isinstance(answer, (Broken, Status)) else answer.used) or (11, 7)
+    sent, received = (None if isinstance(answer, (Broken, Status, Raw)) else answer.used) or (11, 7)
     message: dict[str, Any] = {
         "id": "msg_1",
         "type": "message",

@@ -107,12 +107,9 @@ def sandbox(conversation: Conversation, rest: str) -> None:
 def where(conversation: Conversation) -> str:
     """Where the agent's commands run, in a sentence or two; waits while that is being found out."""
     commands = conversation.talk.commands()
-    notice = f" {commands.notice}" if commands.notice else ""
-    if commands.sandbox is None:
+    if commands.sandbox in (None, "none"):
         return commands.notice or "There is no shell here: commands do not run."
-    if commands.sandbox == "none":
-        unasked = " Nobody is asked about them; /approve ask changes that." if commands.questions == "allowed" else ""
-        return f"Commands run with your own rights and nothing around them.{unasked}{notice}"
+    notice = f" {commands.notice}" if commands.notice else ""
     network = "with the network" if commands.network else "without a network"
     return f"Commands run in {commands.sandbox}, {network}.{notice}"
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from deepctl.domain import layout, settings
+from deepctl.domain.command_policy import CommandPolicy
 from deepctl.domain.doctor.check import Check, Status
 from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.permissions import Permissions, without_sandbox
 from deepctl.errors import DeepctlError
 from deepctl.sandbox import bubblewrap, cgroups, containers
 from deepctl.sandbox.policy import Limits, Unavailable
@@ -84,25 +87,30 @@ class Sandboxes:
     def in_force(self, profile: ProfilePaths | None) -> Iterator[Check]:
         """Where the commands of a profile run. Raises `DeepctlError` if its settings cannot be used."""
         named, image, limits = choice(self._environment, profile)
-        if named == "none":
-            yield Check("sandbox", "warning", "none: commands run with your own rights, after a yes")
-            return
+        approve, permissions = "ask", Permissions()
+        with suppress(DeepctlError):  # the check of that file says what is wrong with it
+            approve = settings.resolve("approve", environment=self._environment, profile=profile).value or "ask"
+            permissions = settings.permissions(self._environment, profile)
+        policy = CommandPolicy(named, approve, permissions=permissions)
+        problem = None
         if named == "docker":
             docker = self.docker(image)
-            if isinstance(docker, Unavailable):
-                yield Check("sandbox", "problem", f"docker: {docker.reason}", docker.fix)
-            else:
-                yield Check("sandbox", "ok", f"docker: commands run in a container of {image}")
-            return
-        problem = self.bubblewrap(limits)
-        if problem is None:
-            yield Check("sandbox", "ok", f"{named}: commands run in bubblewrap")
-        elif named == "auto":
-            yield Check(
-                "sandbox", "warning", "auto: commands are asked about one by one, without a terminal there are none"
-            )
-        else:
+            problem = docker if isinstance(docker, Unavailable) else None
+            policy = policy._replace(image=image)
+        elif named != "none":
+            problem = self.bubblewrap(limits)
+            policy = policy._replace(sandbox="bubblewrap")
+        if problem is not None and named != "auto":
             yield Check("sandbox", "problem", f"{named}: {problem.reason}", problem.fix)
+            return
+        if problem is not None:
+            # As a chat does: what is not sandboxed by choice is not allowed by `approve` or a rule.
+            approve = "ask" if approve == "auto" else approve
+            policy = policy._replace(
+                sandbox="none", approve=approve, permissions=without_sandbox(policy.permissions), problem=problem
+            )
+        status: Status = "warning" if policy.unsandboxed else "ok"
+        yield Check("sandbox", status, f"{named}: {policy.statement()}")
 
 
 def _limits(limits: Limits) -> Check:

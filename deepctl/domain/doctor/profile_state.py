@@ -84,7 +84,7 @@ def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Itera
     provider = keys.provider(name)
     if provider == "ollama" and environment.get("OLLAMA_BASE_URL") != "":
         # Not above: it imports this package for its `keys`.
-        from deepctl.domain.providers import ollama_address
+        from deepctl.domain.variables import ollama_address
 
         url = settings.shown(ollama_address(environment))
         yield Check(

@@ -1,0 +1,97 @@
+"""What an address and the value of a header can be: one rule for variables, settings and tables of MCP servers.
+
+A problem is said as the rest of a sentence about the text ("has no host"), so that each place names its own culprit.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from urllib.parse import urlsplit
+
+_FOUR_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+){3}")
+_HOST = re.compile(r"[^\W_](?:[\w.-]*\w)?\.?|\[[0-9A-Fa-f:.]+(?:%25?[\w.-]+)?\]")
+_NO_PART_OF_AN_ADDRESS = re.compile(r"[\s\"'<>\\^`{|}\u2018-\u201f\u2026\ufeff]")
+
+
+def header_problem(text: str) -> str | None:
+    """Why a text cannot be a header's value, as the rest of a sentence about it; blanks around it do not matter."""
+    for character in text.strip():
+        if character in "\r\n":
+            return "has a line break in it"
+        if not "\x20" <= character <= "\x7e" and character != "\t":
+            return f"has {_named(character)} in it, which no header can have"
+    return None
+
+
+def _named(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"the byte 0x{ord(character) - 0xDC00:02x}"
+    if character < "\x20" or not character.isprintable():
+        return f"an invisible character (U+{ord(character):04X})"
+    name = unicodedata.name(character, "")
+    return f"the character {character} (U+{ord(character):04X}{', ' + name.lower() if name else ''})"
+
+
+def address_problem(text: str, schemes: tuple[str, ...] = ("http", "https")) -> str | None:
+    """Why a text is not an address that requests can go to, as the rest of a sentence about it."""
+    ways = " or ".join(f"{scheme}://" for scheme in schemes)
+    for character in text:
+        if character.isspace():
+            return "has a blank or a line break in it"
+        if not character.isprintable() or _NO_PART_OF_AN_ADDRESS.match(character):
+            return f"has {_named(character)} in it, which no address can have"
+    if text.partition("://")[0].lower() not in schemes or "://" not in text:
+        return f"does not begin with {ways}"
+    try:
+        parts = urlsplit(text)
+        names, _, place = parts.netloc.rpartition("@")
+        host, port = _host_and_port(place)
+    except ValueError:
+        return "has a host that cannot be understood"
+    if place.count(":") > 1 and not place.startswith("["):
+        return "has an IPv6 address in it that is not in brackets"
+    if not host:
+        return "has no host"
+    labels = host.removesuffix(".").split(".")
+    if (
+        not _HOST.fullmatch(host)
+        or not all(0 < len(one) < 64 for one in labels)
+        or (not host.isascii() and not _is_idna(host))
+    ):
+        return "has a host that cannot be one"
+    if (host.startswith("[") or _FOUR_NUMBERS.fullmatch(host)) and not _is_ip(host):
+        return "has a host that cannot be one"
+    if port is not None and not (port.isascii() and port.isdecimal() and 0 < int(port[:9]) < 65536 and len(port) < 10):
+        return "has a port that is not a number from 1 to 65535"
+    if "@" in names or "/" in names:
+        return "has a name or a password with an @ in it, which is written %40"
+    return None
+
+
+def _host_and_port(place: str) -> tuple[str, str | None]:
+    if place.startswith("["):
+        host, bracket, rest = place.partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(place)
+        return host + bracket, rest[1:] or None
+    host, colon, port = place.partition(":")
+    return host, port if colon and port else None
+
+
+def _is_ip(host: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        ip_address(host.strip("[]").replace("%25", "%"))
+    except ValueError:
+        return False
+    return True
+
+
+def _is_idna(host: str) -> bool:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
