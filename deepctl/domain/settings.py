@@ -202,7 +202,7 @@ def parsed(raw: bytes, path: str) -> dict[str, Any]:
     import tomllib
 
     try:
-        found = tomllib.loads(raw.decode())
+        found = tomllib.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise Damaged(
             f"{path} is not valid TOML: {error}.",
@@ -379,7 +379,7 @@ def change(path: str, key: str, value: str | None) -> None:
 
     read(path)
     try:
-        document = tomlkit.parse(durable.read_file(path).decode())
+        document = tomlkit.parse(durable.read_file(path).decode("utf-8-sig"))
     except FileNotFoundError:
         document = tomlkit.document()
     formats.bring_up(formats.SETTINGS, document, path)

@@ -258,7 +258,7 @@ def _with_comments(before: bytes, agreed: list[Item], wanted: Mapping[str, Any])
     from tomlkit.exceptions import TOMLKitError
 
     try:
-        document = tomlkit.parse(before.decode())
+        document = tomlkit.parse(before.decode("utf-8-sig"))
         for item in agreed:
             _put(document, item)
         changed = tomlkit.dumps(document).encode()

@@ -145,3 +145,14 @@ def test_an_unknown_key_can_be_taken_out(deepctl: InProcess, tmp_path: Path) -> 
     deepctl("config", "unset", "modle").ok()
     assert path.read_text() == 'model = "offline"\n'
     assert deepctl("config", "unset", "modle").code == 2
+
+
+def test_a_mark_of_byte_order_in_settings_is_no_part_of_them(
+    deepctl: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config" / "config.toml"
+    config.parent.mkdir()
+    config.write_bytes('\ufeffapprove = "never"\n'.encode())
+    assert deepctl("config", "get", "approve").ok().stdout == "never\n"
+    deepctl("config", "set", "sandbox", "none").ok()
+    assert deepctl("config", "get", "approve").ok().stdout == "never\n"

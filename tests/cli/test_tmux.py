@@ -119,14 +119,15 @@ def test_flags_and_families_do_not_corrupt_the_line(tmux: Callable[..., Tmux]) -
     window = tmux()
     window.expect("no sandbox")
     # tmux makes the last two narrower than most terminals.
-    line = "JP 🇯🇵 x 👨\u200d👩\u200d👧 y 1\ufe0f\u20e3 z ☺\ufe0f end"
-    window.type(line)
+    window.type("JP 🇯🇵 x 👨\u200d👩\u200d👧 y 1\ufe0f\u20e3 z ☺\ufe0f end")
     window.press("Left", "Left", "Left", "Left", "BSpace", "BSpace", "a")
+    window.settled()
+    assert int(window.tell("display-message", "-p", "#{cursor_x}")) == len("alice> JP ## x ## y ## za")
+    window.press("Home", "Right", "q")
     shown = window.settled()
-    assert "alice> JP 🇯🇵 x 👨\u200d👩\u200d👧 y 1" in shown
+    assert "alice> JqP 🇯🇵 x 👨\u200d👩\u200d👧 y 1" in shown
     assert "zaend" in shown.replace(" ", "")
-    cursor = int(window.tell("display-message", "-p", "#{cursor_x}"))
-    assert cursor == len("alice> JP ## x ## y ## za")
+    assert int(window.tell("display-message", "-p", "#{cursor_x}")) == len("alice> Jq")
 
 
 def test_an_answer_is_there_once_however_the_window_changes(

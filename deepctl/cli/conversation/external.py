@@ -28,7 +28,7 @@ def edited(text: str) -> tuple[str, str | None]:
             failure = editing.edit(command, path)
             if failure is not None:
                 return text, f"The editor failed ({failure}); the line is as it was."
-            return cleaned(durable.read_file(path).decode(errors="replace").removesuffix("\n")), None
+            return cleaned(durable.read_file(path).decode("utf-8-sig", errors="replace").removesuffix("\n")), None
         finally:
             remove_tree(directory)
     except DeepctlError as error:
