@@ -23,6 +23,7 @@ from deepctl.domain.memory.directory import Memory
 from deepctl.errors import DeepctlError, StorageError
 from tests.domain.faults import count, failing, in_child
 from tests.domain.scene import Scene
+from tests.domain.test_transfer import export
 from tests.support.ordinary import as_ordinary
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
@@ -231,6 +232,15 @@ def test_directories_that_are_deepctls_own_are_opened(scene: Scene, mode: int) -
         with scene.work() as work:
             changes.add(work, Memory(scene.paths), "MEMORY.md", b"mine")
         assert scene.files()[NOTEBOOK].endswith("mine\n")
+
+    as_ordinary(story)
+
+
+def test_an_export_has_what_is_in_a_workspace_that_was_closed(scene: Scene) -> None:
+    def story() -> None:
+        scene.agent("a.txt", "agent")
+        scene.workspace.chmod(0)
+        assert export(scene)[1].left_out == []
 
     as_ordinary(story)
 

@@ -18,12 +18,12 @@ from datetime import datetime, timezone
 from typing import BinaryIO, NamedTuple
 
 from deepctl.domain.checkpoints import ledger
-from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.layout import OWN_DIRECTORIES, ProfilePaths
 from deepctl.domain.transfer import archive, members
 from deepctl.domain.transfer.archive import Entry, Header, LeftOut, Totals
 from deepctl.domain.transfer.walking import Found, Walk
 from deepctl.errors import Locked
-from deepctl.files import durable, sealed
+from deepctl.files import access, durable, sealed
 
 _LEVEL = 1
 """Packs are compressed already; of the rest, speed is worth more than the last tenth."""
@@ -62,6 +62,7 @@ class Export:
 
     def measure(self) -> Totals:
         """Look at everything, so that the archive can say in its beginning how much there is."""
+        access.regain(self._paths.workspace, OWN_DIRECTORIES)
         totals = Totals(0, 0, 0)
         with self._walk() as walk:
             for found in walk.everything():
