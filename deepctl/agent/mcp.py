@@ -91,6 +91,9 @@ class Servers:
         if unset:
             self._tell(emit, server.name, f"{_said(server)} is left out: {_unset(unset)}.")
             return
+        if (problem := mcp_servers.unfit(server, self._environment)) is not None:
+            self._tell(emit, server.name, f"{_said(server)} is left out: {problem}.")
+            return
         known = self._connections.get(server.name)
         try:
             if known is not None and known.is_alive:

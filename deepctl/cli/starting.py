@@ -15,6 +15,7 @@ from deepctl.domain.doctor import keys
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.domain.mcp_servers import Server
 from deepctl.domain.permissions import Permissions, without_sandbox
+from deepctl.errors import UsageError
 from deepctl.sandbox.containers import container_name
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from deepctl.agent.sandboxes import Choice, Sandbox
 
 Approve = Literal["ask", "auto", "never"]
+_PLACES = {"environment": "$DEEPCTL_MODEL", "profile": "profile.toml", "config": "config.toml"}
 
 
 class Commands(NamedTuple):
@@ -100,7 +102,7 @@ class Start(NamedTuple):
         from deepctl.agent.running import Options
 
         chosen = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
-        running = self._running(chosen, kept=None)
+        running = self._running(chosen, None, kept=None)
         return EphemeralEngine(running, EphemeralChat(running), self._commands(None, approve, {}))
 
     def profile(self, root: Root) -> ProfileEngine:
@@ -136,7 +138,7 @@ class Start(NamedTuple):
             approve = "ask" if approve == "auto" else approve
             permissions = without_sandbox(permissions)
         told = Options(model, base_url, instructions, chosen.sandbox, approve, permissions, self.timeout)
-        running = self._running(self._bounded(told._replace(mcp_servers=servers), root))
+        running = self._running(self._bounded(told._replace(mcp_servers=servers), root), root)
         commands = self._commands(chosen, approve, permissions)
         notices = [notice for notice in (commands.notice, mcp_servers.notice(servers)) if notice is not None]
         return ProfileEngine(running, Chat(running), commands._replace(notice=" ".join(notices) or None))
@@ -155,10 +157,18 @@ class Start(NamedTuple):
             limits=configured(lambda key: self._resolved(key, root), self.name if root else None),
         )
 
-    def _running(self, chosen: Options, kept: str | None = "The conversation up to here is kept.") -> Running:
+    def _running(
+        self, chosen: Options, root: Root | None, kept: str | None = "The conversation up to here is kept."
+    ) -> Running:
         from deepctl.agent.running import Running
 
-        return Running(chosen, environment=os.environ, ask=self.ask, kept=kept)
+        try:
+            return Running(chosen, environment=os.environ, ask=self.ask, kept=kept)
+        except UsageError as error:
+            place = _PLACES.get(self._resolved("model", root).source)
+            if error.code != "unknown_model" or place is None:
+                raise
+            raise UsageError(f"{error.message} It comes from {place}.", error.hint, code=error.code) from None
 
     def _commands(self, chosen: Choice | None, approve: Approve, permissions: Permissions) -> Commands:
         sandbox = chosen.sandbox if chosen is not None else None

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from deepctl.domain import layout
+from deepctl.domain.addresses import header_problem
 from deepctl.sandbox.policy import COMMAND_PATH
 
 SEPARATOR = "__"
@@ -79,7 +80,16 @@ def named(server: Server) -> list[str]:
 
 def missing(server: Server, environment: Mapping[str, str]) -> list[str]:
     """Those of them that are not set, or empty."""
-    return [name for name in named(server) if not environment.get(name)]
+    return [name for name in named(server) if not environment.get(name, "").strip()]
+
+
+def unfit(server: Server, environment: Mapping[str, str]) -> str | None:
+    """Which of the variables that become headers cannot be one, and why; `None` if all can."""
+    bearer = [server.bearer_token_env_var] if server.bearer_token_env_var else []
+    for name in (*bearer, *server.env_http_headers.values()):
+        if (problem := header_problem(environment.get(name, ""))) is not None:
+            return f"${name} cannot be used: it {problem}"
+    return None
 
 
 def secrets(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
@@ -101,9 +111,9 @@ def variables(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
 
 def headers(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
     """The headers that a remote server gets with every request, besides those of HTTP and the protocol."""
-    found = {**server.http_headers, **{name: environment[one] for name, one in server.env_http_headers.items()}}
+    found = {**server.http_headers, **{name: environment[one].strip() for name, one in server.env_http_headers.items()}}
     if server.bearer_token_env_var is not None:
-        found["Authorization"] = f"Bearer {environment[server.bearer_token_env_var]}"
+        found["Authorization"] = f"Bearer {environment[server.bearer_token_env_var].strip()}"
     return found
 
 

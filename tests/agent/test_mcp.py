@@ -643,3 +643,11 @@ def test_a_person_at_the_terminal_is_shown_what_a_tool_is_to_be_used_for(
     assert '"text": "a secret\\u001b[2J"' in shown
     results = [message for message in server.requests[1]["messages"] if message["role"] == "tool"]
     assert results[0]["content"] == "a secret\x1b[2J"
+
+
+def test_a_token_that_no_header_can_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCS_TOKEN", "“token”")
+    table = {"url": "http://127.0.0.1:9/mcp", "bearer_token_env_var": "DOCS_TOKEN"}
+    with _talk({"docs": table}) as talk:
+        (notice,) = talk.notices()
+    assert "is left out: $DOCS_TOKEN cannot be used: it has the character “" in notice

@@ -666,3 +666,18 @@ def test_it_reads_no_contents_and_so_stays_quick(
     _all(deepctl("doctor", "--json"))
     assert len(read) == len(list((alice / "checkpoints/packs").iterdir()))
     assert sum(read) < 20 * len(read)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("OPENAI_API_KEY", "“sk”"), ("OPENAI_BASE_URL", "localhost:8000"), ("HTTPS_PROXY", "http://x y")],
+)
+def test_a_variable_that_a_chat_would_refuse_is_a_problem_of_the_model(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-0123456789abcdef")
+    monkeypatch.setenv("DEEPCTL_MODEL", "openai:gpt-5")
+    monkeypatch.setenv(variable, value)
+    (found,) = [check for check in deepctl("doctor", "--json").json["checks"] if check["name"] == "model"]
+    assert found["status"] == "problem"
+    assert f"${variable} cannot be used: it " in found["found"]

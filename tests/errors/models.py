@@ -18,6 +18,12 @@ def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", "gpt-4o"]
 
 
+@case("chat", "`$DEEPCTL_MODEL` is no model")
+def _(s: Situation) -> list[str]:
+    s.patch.setenv("DEEPCTL_MODEL", "nonsense")
+    return HELLO
+
+
 @case("chat", "no such provider of models")
 def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", "nobody:large"]

@@ -45,6 +45,8 @@ def _server(server: Server, environment: Mapping[str, str]) -> Iterator[Check]:
             f"{server.name}: {names} {'is' if len(unset) == 1 else 'are'} not set",
             "Set it where deepctl is started, or it does without this server.",
         )
+    if (problem := mcp_servers.unfit(server, environment)) is not None:
+        yield Check("mcp", "problem", f"{server.name}: {problem}", "Copy it again, without anything around it.")
     if server.command is not None:
         program = mcp_servers.program(server, environment)
         if program is None:

@@ -82,10 +82,15 @@ def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Itera
         yield Check("model", "ok", f"{name}{where}: needs no key", "It is not an LLM: `deepctl config set model …`.")
         return
     provider = keys.provider(name)
-    if provider == "ollama" and environment.get("OLLAMA_BASE_URL") != "":
-        # Not above: it imports this package for its `keys`.
-        from deepctl.domain.variables import ollama_address
+    # Not above: they import this package for its `keys`.
+    from deepctl.domain.variables import ollama_address, problems
 
+    amiss = list(problems(environment, provider))
+    for one in amiss:
+        yield Check("model", "problem", f"{name}{where}: ${one.variable} cannot be used: it {one.problem}", one.hint)
+    if amiss:
+        return
+    if provider == "ollama" and environment.get("OLLAMA_BASE_URL") != "":
         url = settings.shown(ollama_address(environment))
         yield Check(
             "model", "ok", f"{name}{where} at {url}: needs no key", "`deepctl models` tells whether the server answers."
