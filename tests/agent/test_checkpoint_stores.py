@@ -655,3 +655,23 @@ def test_without_checkpoints_of_their_own_runs_never_take_an_edit_for_theirs(tmp
 
     _run(story())
     assert (tmp_path / "work" / "mine.txt").read_text() == "the user's"
+
+
+def test_what_a_store_forgets_is_not_taken_for_the_agents(tmp_path: Path) -> None:
+    notebook = tmp_path / "work" / ".deep/memory/main/MEMORY.md"
+    notebook.parent.mkdir(parents=True)
+
+    async def story() -> None:
+        store = FileCheckpointStore(tmp_path / "s")
+        text = ""
+        for number, by_agent in enumerate((False, True, False, True, True)):
+            await store.save(_checkpoint(f"c{number}", number), workspace=tmp_path / "work", by_agent=by_agent)
+            text += f"- {'agent' if number in (0, 2) else 'user'} {number}\n"
+            notebook.write_text(text)
+        for number in (2, 1, 3):
+            await store.remove(f"c{number}")
+        with pytest.raises(Conflicts):
+            await store.rewind("c0", tmp_path / "work")
+        assert notebook.read_text() == text
+
+    _run(story())

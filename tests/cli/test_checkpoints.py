@@ -529,6 +529,17 @@ def test_dry_run_merges_notebooks_as_the_rewind_does(alice: Alice) -> None:
     assert notebook.read_text() == "- I like tea\n- my own note\n"
 
 
+def test_the_dry_run_of_an_undo_exits_as_the_undo_does(alice: Alice) -> None:
+    alice("rewind", "~2").ok()
+    (alice.workspace / "b.txt").write_text("mine")
+    foretold, refused = alice("undo", "--dry-run", "--json"), alice("undo", "--json")
+    assert (foretold.code, refused.code) == (6, 6)
+    assert foretold.error == refused.error
+    assert foretold.json["files"]["conflicts"] == refused.error["paths"] == ["b.txt"]
+    alice("undo", "--dry-run", "--force").ok()
+    alice("undo", "--force").ok()
+
+
 def test_a_pattern_that_means_nothing_is_refused(deepctl: InProcess) -> None:
     deepctl("profiles", "create", "alice").ok()
     for wrong in ("!", "\\"):

@@ -15,6 +15,8 @@ from deepctl.domain.checkpoints.rewinding import Conflicts
 from deepctl.domain.checkpoints.work import EVERY_TURN, MANUAL_ONLY
 from deepctl.domain.sessions import catalogue, deleting
 from tests.domain.scene import Scene
+from tests.support.command import InProcess
+from tests.support.ordinary import as_ordinary
 
 NOTEBOOK = ".deep/memory/main/MEMORY.md"
 
@@ -190,6 +192,18 @@ def test_with_checkpoints_of_turns_a_note_after_a_killed_turn_is_not_the_agents(
     assert NOTEBOOK in _conflicts(scene, "keep")
 
 
+def test_a_purge_forgets_no_author(deepctl: InProcess, home: Path) -> None:
+    scene = Scene(home)
+    scene.agent("x", "x")
+    _labelled(scene)
+    scene.agent(NOTEBOOK, "- AGENT1\n")
+    scene.write(NOTEBOOK, "- AGENT1\n- USERNOTE\n")
+    scene.agent(NOTEBOOK, "- AGENT1\n- USERNOTE\n- AGENT2\n")
+    _joined_by_prune(scene)
+    deepctl("memory", "forget", "AGENT2", "--purge", "--yes", "--user", "alice").ok()
+    assert _conflicts(scene, "keep") == [NOTEBOOK]
+
+
 def test_what_nobody_saw_between_two_looks_is_not_the_agents_after_a_removal(scene: Scene) -> None:
     scene.write("f", "the user's")
     scene.agent("x", "x")
@@ -202,6 +216,25 @@ def test_what_nobody_saw_between_two_looks_is_not_the_agents_after_a_removal(sce
     scene.agent("y", "y")
     _joined_by_prune(scene)
     assert _conflicts(scene, "keep") == ["f"]
+
+
+def test_what_could_not_be_read_for_a_while_is_not_the_agents_after_a_removal(scene: Scene) -> None:
+    def story() -> None:
+        path = scene.workspace / "f"
+        scene.write("f", "the user's")
+        scene.agent("x", "x")
+        _labelled(scene)
+        with scene.turn("close"):
+            path.chmod(0)
+        path.chmod(0o600)
+        scene.write("f", "the user's, edited")
+        path.chmod(0)
+        with scene.turn("open"):
+            path.chmod(0o644)
+        _joined_by_prune(scene)
+        assert _conflicts(scene, "keep") == ["f"]
+
+    as_ordinary(story)
 
 
 def test_turns_back_are_refused_where_the_checkpoint_of_that_time_was_removed(scene: Scene) -> None:

@@ -164,7 +164,7 @@ def _after(found: Ledger, identities: set[str], objects: Objects | None = None) 
         gap.append(state)
         if state.id in gone and not is_last:
             continue
-        is_mixed = len({one.by for one in gap}) > 1 or any(one.merged for one in gap)
+        is_mixed = len({one.by for one in gap}) > 1 or any(one.merged or one.unkept for one in gap)
         if states and objects is not None and len(gap) > 1 and is_mixed:
             _add_account(merged, state.id, _authors(objects, [states[-1], *gap]))
         states.append(state)
