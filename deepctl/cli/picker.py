@@ -122,7 +122,7 @@ class _Picker:
     def _words(self, record: Record) -> str:
         label = self._reader.ledger.labels.get(record.id)
         kind = "" if record.kind == "turn" else f" ({record.kind})"
-        named = f" {label}" if label else ""
+        named = f" {printable(label)}" if label else ""
         before, after = f"{record.id[:8]} turn {record.turn}{kind}{named}, ", f", {ago(record.created_at)}"
         if not record.prompt:
             return f"{before}the beginning{after}"

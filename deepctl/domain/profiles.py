@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from deepctl.domain import layout, names, settings
+from deepctl.domain import layout, names, settings, times
 from deepctl.domain.checkpoints import ledger
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.errors import DeepctlError, ProfileNotFound, Refused
@@ -215,7 +215,7 @@ def describe(paths: ProfilePaths) -> Profile:
     return Profile(
         paths.name,
         paths.directory,
-        created if isinstance(created, str) else None,
+        created if isinstance(created, str) and times.is_valid(created) else None,
         _last_used(paths),
         model if isinstance(model, str) else None,
         _count(paths.sessions),

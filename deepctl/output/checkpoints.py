@@ -55,7 +55,7 @@ def short(text: str, length: int = _PROMPT) -> str:
 
 def print_sentence(sentence: str) -> None:
     """Print a sentence to stdout, at a terminal broken between words."""
-    print(wrapped(sentence, sys.stdout))
+    print(wrapped(printable(sentence), sys.stdout))
 
 
 class CheckpointList(NamedTuple):

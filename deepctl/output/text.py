@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
 
 from deepctl.characters import IGNORABLE
+from deepctl.domain import times
 from deepctl.domain.words import size as size
 
 # Marks of direction, and characters that nobody sees; not those that join emoji and letters.
@@ -73,9 +74,11 @@ def has_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> b
 
 
 def ago(at: str | None) -> str:
-    """A time in RFC 3339 for people: `3 minutes ago`; `never` for `None`."""
+    """A time in RFC 3339 for people: `3 minutes ago`; `never` for `None`, `unknown` for one that is not known."""
     if not at:
         return "never"
+    if at == times.UNKNOWN:
+        return "unknown"
     from datetime import datetime, timezone
 
     seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(at)).total_seconds()

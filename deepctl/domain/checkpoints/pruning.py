@@ -15,6 +15,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
 
+from deepctl.domain import times
 from deepctl.domain.checkpoints import index, plan, trees
 from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.objects import Objects
@@ -90,11 +91,8 @@ def to_prune(found: Ledger, keep: int | None, older_than: datetime | None = None
 
 
 def _is_before(record: Record, time: datetime) -> bool:
-    """Whether a checkpoint was made before a time; where nobody can tell, it was not."""
-    try:
-        return datetime.fromisoformat(record.created_at) < time
-    except (ValueError, TypeError):
-        return False
+    """Whether a checkpoint was made before a time; where that is not known, it was not."""
+    return record.created_at != times.UNKNOWN and datetime.fromisoformat(record.created_at) < time
 
 
 def _last_rewinds(found: Ledger) -> list[Rewind]:

@@ -7,7 +7,7 @@ import re
 from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 
-from deepctl.domain import names
+from deepctl.domain import names, times
 from deepctl.errors import BadName
 
 AGENT, OTHER, UNKNOWN = "agent", "other", "unknown"
@@ -133,14 +133,48 @@ _SHAPES: dict[type, set[tuple[type, ...]]] = {
 }
 
 
+_KINDS = ("turn", "tool", "manual", "rewind")
+_LARGEST = 1 << 63
+_TREE = re.compile(r"([0-9a-f]{64})?")
+
+
 def checked(value: _Checked) -> _Checked:
-    """A record or rewind whose fields have the types they must. Raises `TypeError`, or `ValueError` for a path."""
+    """A record or rewind whose fields can be relied on; a time that is none is an unknown one.
+
+    Raises `TypeError` for a field of another type, and `ValueError` for a path where an id should be, for an id that
+    cannot be printed, and for a number or kind that nothing has.
+    """
     if tuple(map(type, value)) not in _SHAPES[type(value)]:
         raise TypeError("a field is not of its type")
     if "/" in value.log or "/" in value.pack:
         # They become names of files: whoever wrote this line may not choose where.
         raise ValueError("a path where an id should be")
-    return value
+    if _TREE.fullmatch(value.tree) is None:
+        raise ValueError("a tree that is no hash")
+    if isinstance(value, Rewind):
+        ids = (value.id, value.session, value.safety, value.to, value.only, value.log, value.head, value.pack)
+        if not "".join(ids).isprintable():
+            raise ValueError("an id that cannot be printed")
+        return value if times.is_valid(value.at) else value._replace(at=times.UNKNOWN)
+    _check_record(value)
+    return value if times.is_valid(value.created_at) else value._replace(created_at=times.UNKNOWN)
+
+
+def _check_record(record: Record) -> None:
+    ids = (record.id, record.session, record.log, record.author, record.parent or "", record.pack)
+    if not "".join(ids).isprintable():
+        raise ValueError("an id that cannot be printed")
+    if record.kind not in _KINDS:
+        raise ValueError("a kind that no checkpoint has")
+    numbers = (record.turn, record.offset, record.message_count, record.files, record.bytes, record.added_bytes)
+    if min(numbers) < 0 or max(numbers) >= _LARGEST:
+        raise ValueError("a number that nothing has")
+    if record.unkept and not all(
+        type(one) is list and len(one) == 2 and type(one[0]) is type(one[1]) is str for one in record.unkept
+    ):
+        raise TypeError("not a list of paths and reasons")
+    if record.exclude and not all(type(one) is str for one in record.exclude):
+        raise TypeError("not a list of patterns")
 
 
 def new_id() -> str:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from deepctl.domain import formats, names
+from deepctl.domain import formats, names, times
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import log
 from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
@@ -110,9 +110,12 @@ def _load(directory: str) -> Session:
     except (FileNotFoundError, ValueError) as error:
         return _without_record(name, directory, str(error) if isinstance(error, ValueError) else "missing")
     match record:
-        case {"id": str(identity), "created_at": str(at), "log": str(head)} if log.is_id(head):
+        case {"id": str(identity), "created_at": str(at), "log": str(head)} if (
+            log.is_id(head) and identity.isprintable()
+        ):
             origin = record.get("forked_from")
-            return Session(name, directory, identity, at, head, origin if isinstance(origin, str) else None)
+            forked_from = origin if isinstance(origin, str) and origin.isprintable() else None
+            return Session(name, directory, identity, times.known(at), head, forked_from)
         case _:
             return _without_record(name, directory, "not the record of a session")
 
@@ -128,7 +131,7 @@ def _without_record(name: str, directory: str, reason: str) -> Session:
     identity = logs[0].removesuffix(log.SUFFIX)
     first = next(iter(sealed.parse(durable.read_file(os.path.join(directory, logs[0])))), None)
     at = first.value.get("at") if first and first.value else None
-    return Session(name, directory, identity, at if isinstance(at, str) else "", identity)
+    return Session(name, directory, identity, times.known(at), identity)
 
 
 def start(paths: ProfilePaths, name: str) -> Session:

@@ -16,7 +16,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from deepctl.domain import destination, formats, names
+from deepctl.domain import destination, formats, names, times
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue
 from deepctl.domain.sessions.catalogue import Session
@@ -26,8 +26,6 @@ from deepctl.redaction import Redaction
 KIND = "deepctl session"
 VERSION = 1
 FORMAT = formats.Format("session export", 2, key="format")
-
-_NO_TIME = "1970-01-01T00:00:00Z"
 
 
 class Lost(NamedTuple):
@@ -58,7 +56,9 @@ def export(paths: ProfilePaths, name: str) -> Export:
 
 def _created(session: Session, conversation: Conversation) -> str:
     """When it began; of a session whose record is damaged, when its first message came."""
-    return session.created_at or next((entry.at for entry in conversation.messages), _NO_TIME)
+    if session.created_at != times.UNKNOWN:
+        return session.created_at
+    return next((entry.at for entry in conversation.messages), times.UNKNOWN)
 
 
 def _lost(conversation: Conversation) -> list[Lost]:

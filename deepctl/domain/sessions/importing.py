@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple
 
-from deepctl.domain import formats, names
+from deepctl.domain import formats, names, times
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log
 from deepctl.domain.sessions.catalogue import Session
@@ -29,7 +28,6 @@ MAX_DEPTH = 200
 _MAX_DIGITS = 300
 _MAX_TURN = 1_000_000_000
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", re.ASCII)
 _MARK = re.compile(rb'"kind"\s*:\s*"deepctl session"')
 _BEGINS = 400
 """Where in the first bytes of an export its kind is named."""
@@ -168,7 +166,7 @@ def _export(document: dict[str, Any], what: str) -> Export:
         names.check(name, "session")
     except BadName as error:
         raise _damaged(what, error.message.rstrip(".")) from None
-    if not _is_time(created_at):
+    if not times.is_valid(created_at):
         raise _damaged(what, "the time the session began at is none")
     if len(entries) > MAX_MESSAGES:
         raise _damaged(what, f"it has more than {MAX_MESSAGES:,} messages")
@@ -196,7 +194,7 @@ def _message(entry: object) -> Message | None:
     match entry:
         case {"turn": int(turn), "at": str(at), "message": dict(message), **more}:
             more.pop("keeps", None)
-            fits = not more and not isinstance(turn, bool) and 0 <= turn <= _MAX_TURN and _is_time(at)
+            fits = not more and not isinstance(turn, bool) and 0 <= turn <= _MAX_TURN and times.is_valid(at)
             is_one = message.get("kind") in ("request", "response") and isinstance(message.get("parts"), list)
             return Message(turn, at, message) if fits and is_one else None
         case _:
@@ -209,16 +207,6 @@ def _lost(one: object, what: str) -> Lost:
             return Lost(line, reason)
         case _:
             raise _damaged(what, "its list of damaged lines is none")
-
-
-def _is_time(text: str) -> bool:
-    if not _TIME.fullmatch(text):
-        return False
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
 
 
 class Imported(NamedTuple):

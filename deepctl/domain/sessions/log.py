@@ -26,7 +26,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from deepctl.characters import whole_value
-from deepctl.domain import formats
+from deepctl.domain import formats, times
 from deepctl.errors import Damaged
 from deepctl.files import durable, sealed
 
@@ -34,6 +34,8 @@ FORMAT = formats.LOG.current
 SUFFIX = ".jsonl"
 MISSING = "messages are missing at its end"
 _NO_ENTRY = "not an entry of a message log"
+_NUMBERS = ("turn", "keeps", "results", "replaces")
+_LARGEST = 1 << 63
 
 
 class Message(NamedTuple):
@@ -246,9 +248,8 @@ def _present(line: sealed.Line, path: str) -> sealed.Line:
 
 
 def _fits(entry: dict[str, Any]) -> bool:
-    """Whether what an entry says of a compaction makes sense, if it says anything."""
-    keeps = entry.get("keeps", 0)
-    return isinstance(keeps, int) and not isinstance(keeps, bool) and keeps >= 0
+    """Whether the numbers of an entry make sense: its turn, and what it says of results and of a compaction."""
+    return all(type(number := entry.get(key, 0)) is int and 0 <= number < _LARGEST for key in _NUMBERS)
 
 
 class _Reader:
@@ -274,7 +275,7 @@ class _Reader:
         if "log" in entry:
             return
         match entry:
-            case {"turn": int(turn), "at": str(at), "result": {"part_kind": str()} as result}:
+            case {"turn": int(turn), "at": str(at), "result": {"part_kind": str()} as result} if _fits(entry):
                 self._begin(turn, at)
                 self._results.append(result)
             case {"turn": int(turn), "at": str(at), "message": {"kind": str(), "parts": list()} as message} if _fits(
@@ -292,7 +293,7 @@ class _Reader:
     def _begin(self, turn: int, at: str) -> None:
         if turn != self._turn:
             self._flush(len(self._results))
-        self._turn, self._at = turn, at
+        self._turn, self._at = turn, times.known(at)
 
     def _message(self, message: dict[str, Any], entry: dict[str, Any]) -> None:
         joined = entry.get("results", 0)
