@@ -83,11 +83,12 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # The holder is erased while the lock is still ours; closing the descriptor releases it.
-        try:
+        # What was done under it does not fail with it: the kernel frees it in any case.
+        with suppress(OSError):
             os.ftruncate(self._descriptor, 0)
-        finally:
+        with suppress(OSError):
             os.close(self._descriptor)
-            self._descriptor = -1
+        self._descriptor = -1
 
 
 def _parse(raw: bytes) -> Holder | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Command, InProcess
+
+_SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root; CI is root")
 
@@ -86,6 +89,159 @@ def test_on_a_disk_that_is_nearly_full_nothing_is_a_bug_and_nothing_is_lost(
         ballast.unlink()
         process("checkpoints", "verify", "--user", "alice").ok()
     process("chat", "--user", "alice", "hello").ok()
+
+
+def _mounted(place: Path, options: str) -> Path:
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
+    return place
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A tmpfs of 3 MiB and 400 files with a profile on it, which has something for every command to do."""
+    place = _mounted(tmp_path / "disk", "size=3m,nr_inodes=400")
+    monkeypatch.setenv("DEEPCTL_HOME", str(place / "root"))
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def _tell_a_story(deepctl: InProcess) -> None:
+    deepctl("chat", "write a.txt: kept\nremember kept").ok()
+    for number in range(6):
+        deepctl("chat", f"write a.txt: {os.urandom(20000).hex()}\nwrite {number}.txt: {number}").ok()
+    deepctl("chat", "--new", "other", "write o.txt: other").ok()
+    deepctl("chat", "--session", "main", "write a.txt: last").ok()
+    deepctl("checkpoints", "rewind", "~1", "--session", "main").ok()
+    deepctl("sessions", "export", "main", "--format", "json", "--output", _EXPORT).ok()
+
+
+_EXPORT = "../export.json"
+"""Outside of the current directory, which has to stay empty."""
+_FREEING = (
+    ("checkpoints", "prune", "--keep", "2"),
+    ("checkpoints", "remove", "~2"),
+    ("sessions", "delete", "other", "--yes"),
+    ("wipe", "--only", "memory,plans", "--yes"),
+    ("wipe", "--only", "sessions", "--yes"),
+)
+_OTHERS = (
+    ("chat", "\n".join(f"write n{number}.txt: {'x' * 400}{number}" for number in range(8))),
+    ("checkpoints", "rewind", "~2", "--session", "main", "--force"),
+    ("checkpoints", "undo", "--session", "main"),
+    ("checkpoints", "save", "here"),
+    ("checkpoints", "label", "~1", "there"),
+    ("memory", "add", "a note"),
+    ("memory", "forget", "kept", "--purge", "--yes"),
+    ("sessions", "rename", "other", "another"),
+    ("sessions", "import", _EXPORT, "--as", "imported"),
+)
+
+
+def _fill_with_files(place: Path) -> list[Path]:
+    """Leave no room for another file."""
+    made = []
+    with contextlib.suppress(OSError):
+        for number in range(1000):
+            path = place / f"file-{number}"
+            path.touch()
+            made.append(path)
+    return made
+
+
+@needs_root
+@pytest.mark.parametrize("left", [0, 4, 16, 32, 64, "no files"] if _SOAK else [0, "no files"])
+def test_on_a_full_disk_every_command_works_or_says_so_and_nothing_is_damaged(
+    deepctl: InProcess, disk: Path, tmp_path: Path, left: int | str
+) -> None:
+    """`left` is what is free, in KiB. What frees space succeeds; afterwards everything that is kept is whole."""
+    _tell_a_story(deepctl)
+    untouched = tmp_path / "untouched"
+    shutil.copytree(disk / "root", untouched, symlinks=True)
+    for command in (*_FREEING, *_OTHERS):
+        shutil.rmtree(disk / "root")
+        shutil.copytree(untouched, disk / "root", symlinks=True)
+        ballast = _fill_with_files(disk) if left == "no files" else [_fill(disk, left=1024 * int(left))]
+        result = deepctl(*command)
+        assert result.code in ((0,) if command in _FREEING else (0, 8)), (command, result)
+        if result.code == 8:
+            said = deepctl(*command, "--json")
+            assert said.code in (0, 3, 6, 8), said
+            problem = result.stderr
+            assert "full" in problem, (command, result)
+            assert "Free some space" in problem or "It is done" in problem or "finishes it" in problem, (
+                command,
+                result,
+            )
+        for path in ballast:
+            path.unlink()
+        deepctl("checkpoints", "verify").ok()
+        deepctl("doctor").ok()
+        deepctl("chat", "write after.txt: after").ok()
+        deepctl("checkpoints", "verify").ok()
+
+
+@needs_root
+def test_a_turn_that_fills_the_disk_leaves_nothing_that_counts_as_damage(deepctl: InProcess, disk: Path) -> None:
+    deepctl("chat", "hello").ok()
+    ballast = _fill(disk, left=24 * 1024)
+    lines = "\n".join(f"write f{number}.txt: {os.urandom(3000).hex()}" for number in range(8))
+    result = deepctl("chat", lines, "--json")
+    assert result.code == 8, result
+    error = result.events[-1]
+    assert (error["code"], error["retryable"]) == ("storage_enospc", False)
+    assert "deepctl checkpoints prune" in error["hint"]
+    deepctl("checkpoints", "verify").ok()
+    ballast.unlink()
+    deepctl("checkpoints", "verify").ok()
+    deepctl("doctor").ok()
+    deepctl("chat", "hello").ok()
+    deepctl("checkpoints", "verify").ok()
+
+
+@needs_root
+def test_at_0_bytes_prune_drops_what_is_dead_and_says_what_is_left(deepctl: InProcess, disk: Path) -> None:
+    for number in range(8):
+        prompt = [f"write big{number}-{part}.bin: {os.urandom(9000).hex()}" for part in range(4)]
+        deepctl("chat", "\n".join([*prompt, "run true", f"write keep{number}.bin: {os.urandom(20).hex()}"])).ok()
+    reserve = disk / "root/profiles/default/cache/reserve"
+    assert reserve.stat().st_size == 64 * 1024
+    assert reserve.stat().st_blocks * 512 >= 64 * 1024, "really allocated"
+    for path in (disk / "root/profiles/default/workspace").glob("big*"):
+        path.unlink()
+    deepctl("checkpoints", "save").ok()
+    ballast = _fill(disk, left=0)
+    done = deepctl("checkpoints", "prune", "--keep", "1", "--json").ok().json
+    assert done["left"] == []
+    assert done["bytes"] > 100_000
+    assert not reserve.exists(), "it was released"
+    deepctl("checkpoints", "verify").ok()
+    ballast.unlink()
+    deepctl("memory", "add", "a note").ok()
+    assert reserve.stat().st_size == 64 * 1024, "the next writer makes it anew"
+    deepctl("doctor").ok()
+
+
+@needs_root
+def test_what_is_written_anew_is_left_where_there_is_no_room_for_it(deepctl: InProcess, disk: Path) -> None:
+    """One pack holds mostly what is dead and 160 KB that stay, which do not fit into what is free."""
+    deepctl("chat", "hello").ok()
+    workspace = disk / "root/profiles/default/workspace"
+    (workspace / "stays").write_bytes(os.urandom(160_000))
+    (workspace / "goes").write_bytes(os.urandom(1_000_000))
+    deepctl("checkpoints", "save").ok()
+    (workspace / "goes").unlink()
+    deepctl("checkpoints", "save").ok()
+    ballast = _fill(disk, left=0)
+    done = deepctl("checkpoints", "prune", "--keep", "1", "--json").ok().json
+    assert done["bytes_left"] > 900_000
+    assert "written anew" in deepctl("checkpoints", "prune", "--keep", "1").ok().stderr
+    deepctl("checkpoints", "verify").ok()
+    ballast.unlink()
+    freed = deepctl("checkpoints", "prune", "--keep", "1", "--json").ok().json
+    assert freed["bytes"] > 900_000
+    assert freed["bytes_left"] == 0
+    deepctl("checkpoints", "verify").ok()
 
 
 @needs_root

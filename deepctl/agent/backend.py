@@ -35,6 +35,7 @@ from pydantic_ai.workspaces import (
 from pydantic_ai_backends import ConfinedWorkspace, WorkspacePathError
 
 from deepctl.agent.sandboxes import NoSandbox, Sandbox, refused
+from deepctl.files import temporary
 from deepctl.files.beneath import Outside, Tree
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable
 
@@ -165,7 +166,10 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
                 found = self._tree.real_path(where)  # macOS has no way to name a descriptor
             # Never by its name: `grep -r` follows a link that it is told to search.
             directory, name = (found, ".") if is_directory else (self._tree.root, found)
-            argv = [*before, name, *search.behind]
+            if before[0] == "find":
+                argv = [*before, name, *search.behind, "!", "-name", temporary.PATTERN]
+            else:
+                argv = [before[0], f"--exclude={temporary.PATTERN}", *before[1:], name, *search.behind]
             result = await self._searcher.run(
                 ["/bin/sh", "-c", _SEARCH, "sh", str(_SEARCH_MEMORY // 1024), directory, *argv], timeout=timeout
             )

@@ -241,7 +241,7 @@ def _remove(command: str, chosen: Chosen, user: str | None, dry_run: bool, wait:
     if dry_run:
         show(foretold_removal(options.existing_profile(user), chosen), as_json)
         return
-    with options.working(user, command, wait, as_json) as work:
+    with options.working(user, command, wait, as_json, frees=True) as work:
         view = removed(work, chosen)
     show(view, as_json)
 

@@ -230,7 +230,7 @@ def forget(
             as_json=as_json,
             reason="Forgetting needs a yes",
         )
-    with options.working(profile.name, "memory forget", wait, as_json) as work:
+    with options.working(profile.name, "memory forget", wait, as_json, frees=True) as work:
         done = forgetting.forget(work, Memory(work.paths, agent), wish, lines)
     show(view._replace(forgotten=done, undo=forgetting.undo_command(profile.name, done), is_shown=not yes), as_json)
 

@@ -64,26 +64,29 @@ def snapshot_settings(profile: ProfilePaths) -> tuple[list[str], str]:
 
 
 @contextmanager
-def opened(profile: ProfilePaths, tell: Callable[[str], None]) -> Iterator[Work]:
-    """A profile's checkpoints, open for changes; the caller holds its lock. `tell` hears what was left to finish."""
+def opened(profile: ProfilePaths, tell: Callable[[str], None], *, frees: bool = False) -> Iterator[Work]:
+    """A profile's checkpoints, open for changes; the caller holds its lock. `tell` hears what was left to finish.
+
+    `frees` is said by what must work on a full disk.
+    """
     from deepctl.domain.checkpoints import opening
     from deepctl.output.progress import Progress
 
     exclude, policy = snapshot_settings(profile)
     with Progress("Checkpoint") as progress:
-        with opening.opened(profile, exclude=exclude, policy=policy, report=progress) as work:
+        with opening.opened(profile, exclude=exclude, policy=policy, report=progress, frees=frees) as work:
             for note in work.notes:
                 tell(note)
             yield work
 
 
 @contextmanager
-def working(user: str | None, command: str, wait: float, as_json: bool) -> Iterator[Work]:
+def working(user: str | None, command: str, wait: float, as_json: bool, *, frees: bool = False) -> Iterator[Work]:
     """The profile meant by `--user`, locked and open for changes."""
     profile = existing_profile(user)
     with profiles.lock(root(), profile.name, command=command, wait=wait):
         limit = budget.limit(os.environ, profile)
-        with opened(profile, (lambda note: None) if as_json else notice) as work:
+        with opened(profile, (lambda note: None) if as_json else notice, frees=frees) as work:
             yield work
         if not as_json and (warning := over_budget(profile, limit)) is not None:
             notice(warning)

@@ -38,7 +38,8 @@ def purged(
         if not as_json:
             view.tell()
         confirm(question(told), yes=False, as_json=as_json, typed=profile.name)
-    with options.working(profile.name, "memory forget", wait, as_json) as work, Progress("Purging", _READ) as progress:
+    working = options.working(profile.name, "memory forget", wait, as_json, frees=True)
+    with working as work, Progress("Purging", _READ) as progress:
         done = _found(purging.purge(work, doomed, expected=told, report=progress), wish)
     # Where it still stands is for reading only, and nobody has to wait for that.
     with closing(Reader(profile)) as reader, _looking() as progress:

@@ -103,7 +103,7 @@ def delete(
         if not as_json:
             view.foretell()
         confirm(f"Delete session {asked.session}, for good?", yes=False, as_json=as_json)
-    with options.working(user, "sessions delete", wait, as_json) as work:
+    with options.working(user, "sessions delete", wait, as_json, frees=True) as work:
         deletion = deleting.plan(work.paths, work.ledger, work.store.objects, name)
         if asked is not None:
             deleting.check_same(asked, deletion)

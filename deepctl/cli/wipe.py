@@ -13,7 +13,7 @@ import typer
 from deepctl.cli import options
 from deepctl.cli.asking import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import names, profiles, settings
+from deepctl.domain import names, profiles, reserve, settings
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.wiping import planning, trash
 from deepctl.domain.wiping.planning import PARTS
@@ -105,6 +105,7 @@ def _locked(targets: Sequence[ProfilePaths], wait: float) -> Iterator[None]:
         for target in targets:
             stack.enter_context(profiles.lock(root, target.name, command="wipe", wait=wait))
             profiles.locate(root, target.name)
+            reserve.make_room(target)
         yield
 
 
@@ -152,7 +153,7 @@ def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: 
     """What goes, after an interrupted rewind has been finished: it would bring back some of it."""
     for target in targets:
         if planning.is_rewinding(target, parts):
-            with options.opened(target, (lambda note: None) if as_json else notice):
+            with options.opened(target, (lambda note: None) if as_json else notice, frees=True):
                 pass
     return [_foreseen(target, parts, dry_run=False) for target in targets]
 

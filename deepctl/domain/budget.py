@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from deepctl.domain import settings
+from deepctl.domain import reserve, settings
 from deepctl.domain.layout import ProfilePaths
 from deepctl.errors import Refused
 from deepctl.files import durable
@@ -108,6 +108,9 @@ def parts(paths: ProfilePaths) -> list[Part]:
         found = _measured(os.path.join(paths.directory, name), kind, seen)
         before = counted[kind]
         counted[kind] = Part(kind, before.bytes + found.bytes, before.files + found.files, before.unread + found.unread)
+    if held := reserve.held(paths):
+        cache = counted["cache"]
+        counted["cache"] = cache._replace(bytes=cache.bytes - held, files=cache.files - 1)
     return sorted((part for part in counted.values() if part.files or part.unread), key=lambda part: -part.bytes)
 
 

@@ -25,6 +25,12 @@ CONTEXT_FILES = ("AGENTS.md", "DEEP.md")
 NOTEBOOK = "MEMORY.md"
 SETTINGS = "profile.toml"
 UNTRUSTED = "untrusted.toml"
+NEW = ".new-"
+"""How the name begins of a profile, or a session, that is being made. No profile or session can have such a name."""
+IMPORT = ".import-"
+"""The same of a profile that is being imported."""
+RESERVE = "cache/reserve"
+"""Where a profile's reserve lies, relative to its directory; it is not counted among what the profile takes."""
 
 
 class ProfilePaths(NamedTuple):
@@ -72,6 +78,11 @@ class ProfilePaths(NamedTuple):
     def checkpoint_index(self) -> str:
         """One line a checkpoint, for completion in a shell: id, label, session, separated by tabs."""
         return os.path.join(self.cache, "index")
+
+    @property
+    def reserve(self) -> str:
+        """Room on the disk that is held back for what frees space: see `deepctl.domain.reserve`."""
+        return os.path.join(self.directory, RESERVE)
 
     @property
     def prompt_history(self) -> str:

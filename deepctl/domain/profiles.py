@@ -17,8 +17,6 @@ from deepctl.errors import DeepctlError, ProfileNotFound, Refused
 from deepctl.files import durable
 from deepctl.locks import Lock
 
-_STAGING = ".new-"
-
 
 class Parts(NamedTuple):
     """One count for each part of a profile, of files or of bytes in them.
@@ -150,7 +148,7 @@ def create(root: Root, name: str) -> ProfilePaths:
             code="profile_exists",
         )
     make_root(root)
-    staging = os.path.join(root.profiles, _STAGING + names.fold(name))
+    staging = os.path.join(root.profiles, layout.NEW + names.fold(name))
     # Under the lock, whatever lies there is what a killed `create` of the same profile left.
     shutil.rmtree(staging, ignore_errors=True)
     durable.make_directory(staging)
@@ -164,7 +162,8 @@ def create(root: Root, name: str) -> ProfilePaths:
     durable.write_file(os.path.join(staging, "profile.toml"), text.encode())
     paths = root.profile(name)
     os.rename(staging, paths.directory)
-    durable.sync_directory(root.profiles)
+    with durable.after_commit(f"Profile {name!r} is made"):
+        durable.sync_directory(root.profiles)
     return paths
 
 
@@ -188,7 +187,8 @@ def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:
     check_free(root, name, by=paths)
     renamed = root.profile(name)
     os.rename(paths.directory, renamed.directory)
-    durable.sync_directory(root.profiles)
+    with durable.after_commit():
+        durable.sync_directory(root.profiles)
     return renamed
 
 
@@ -247,7 +247,8 @@ def _measured(directory: str) -> tuple[Parts, Parts]:
     """Bytes and files of the parts of a profile."""
     size, files = Counter[str](), Counter[str]()
     for path, status in _files(directory):
-        counted = ["total", path.partition("/")[0]]
+        # The reserve takes space, but is nothing that the cache has come to hold.
+        counted = ["total", path.partition("/")[0] if path != layout.RESERVE else "reserve"]
         if counted[1] == "workspace":
             counted += [part for start, part in _WITHIN.items() if path.startswith(start)]
         for part in counted:

@@ -409,4 +409,4 @@ def change(path: str, key: str, value: str | None) -> None:
             raise NotFound(f"Setting {shown(key)!r} is not set in {path}.", code="setting_not_set")
         del place[name]
     durable.make_root(os.path.dirname(path))
-    durable.write_file(path, tomlkit.dumps(document).encode())
+    durable.commit_file(path, tomlkit.dumps(document).encode())

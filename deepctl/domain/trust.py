@@ -239,8 +239,9 @@ def merge(paths: ProfilePaths, agreed: Waiting) -> None:
         error.hint = f"{error.hint or ''} Correct the file with an editor, or remove it.".strip()
         raise
     durable.write_file(paths.settings, _with_comments(before, agreed.items, wanted))
-    os.unlink(paths.untrusted)
-    durable.sync_directory(paths.directory)
+    with durable.after_commit():
+        os.unlink(paths.untrusted)
+        durable.sync_directory(paths.directory)
 
 
 def _put(document: Any, item: Item) -> None:

@@ -19,10 +19,10 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from deepctl.files import durable
+from deepctl.files import durable, temporary
 
 _MAX_LINKS = 40
 _MAX_PARTS = 200
@@ -206,21 +206,24 @@ class Tree:
                         durable.write_all(descriptor, data)
 
     def _replace(self, place: _Place, data: bytes, mode: int | None) -> bool:
-        temporary = f".deepctl-{os.urandom(6).hex()}.tmp"
+        name = temporary.new_name()
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o666, dir_fd=place.parent)
+            descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o666, dir_fd=place.parent)
         except PermissionError:
             return False
         try:
             try:
+                temporary.hold(descriptor)
                 if mode is not None:
                     os.fchmod(descriptor, mode)
                 durable.write_all(descriptor, data)
+                os.rename(name, place.name, src_dir_fd=place.parent, dst_dir_fd=place.parent)
             finally:
                 os.close(descriptor)
-            os.rename(temporary, place.name, src_dir_fd=place.parent, dst_dir_fd=place.parent)
         except BaseException:
-            os.unlink(temporary, dir_fd=place.parent)
+            # Gone, if a signal came right after the rename.
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=place.parent)
             raise
         return True
 
@@ -232,7 +235,10 @@ class Tree:
             return _entry(place.name, os.stat(place.name, dir_fd=place.parent, follow_symlinks=False))
 
     def entries(self, path: str = ".") -> list[Entry]:
-        """The entries of a directory, sorted by name; a link that leads out or nowhere is a thing without a size."""
+        """The entries of a directory, sorted by name; a link that leads out or nowhere is a thing without a size.
+
+        Temporary files are left out.
+        """
         with self._place(path) as place:
             descriptor = os.open(
                 place.name or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=place.parent
@@ -241,6 +247,8 @@ class Tree:
                 with os.scandir(descriptor) as found:
                     listed = []
                     for item in found:
+                        if temporary.is_temporary(item.name) and not item.is_dir(follow_symlinks=False):
+                            continue
                         if item.is_symlink():
                             listed.append(self._described(path, item.name))
                         else:

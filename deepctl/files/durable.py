@@ -33,6 +33,16 @@ _REASONS = {
     "ELOOP": "a symbolic link is in the way",
 }
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FREE_SOME = "Free some space and try again. `deepctl checkpoints prune --keep 20` needs none itself."
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether something failed because the disk, or the user's part of it, is full."""
+    if isinstance(error, StorageError):
+        return any(error.code == f"storage_{errno.errorcode[number].lower()}" for number in _FULL)
+    return isinstance(error, OSError) and error.errno in _FULL
+
 
 _MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -49,9 +59,31 @@ def storage_error(error: OSError, kept: str | None = None) -> StorageError:
     filename = error.filename
     where = f" ({os.fsdecode(filename)})" if isinstance(filename, str | bytes) else ""
     hint = kept
-    if name in ("ENOSPC", "EDQUOT"):
-        hint = f"{kept} Free some space and try again." if kept else "Free some space and try again."
+    if error.errno in _FULL:
+        hint = f"{kept} {_FREE_SOME}" if kept else _FREE_SOME
     return StorageError(f"Storage cannot be used: {reason}{where}.", hint, code=f"storage_{name.lower() or 'error'}")
+
+
+class AfterCommit(StorageError):
+    """The disk failed when the operation counted already: it is done, or the next command finishes it."""
+
+
+NOTHING_LEFT = "Nothing has to be done again."
+FINISHED_NEXT = "The next command that changes something in this profile finishes it."
+
+
+@contextmanager
+def after_commit(what: str = "It is done", rest: str = NOTHING_LEFT) -> Iterator[None]:
+    """For what follows the point from which an operation counts: an error there says so. The one place that words it.
+
+    `what` is what has happened by then, `rest` what becomes of the rest.
+    """
+    try:
+        yield
+    except OSError as error:
+        problem = storage_error(error)
+        reason = problem.message.partition(": ")[2]
+        raise AfterCommit(f"{what}, but storage cannot be used: {reason}", rest, code=problem.code) from error
 
 
 def make_directory(path: str) -> None:
@@ -112,6 +144,14 @@ def write_file(path: str, data: bytes) -> None:
     with naming(path):
         _replace(path, data)
     sync_directory(os.path.dirname(path))
+
+
+def commit_file(path: str, data: bytes) -> None:
+    """The same where nothing else is to be done: once it has its name, an error says so."""
+    with naming(path):
+        _replace(path, data)
+    with after_commit():
+        sync_directory(os.path.dirname(path))
 
 
 def _replace(path: str, data: bytes) -> None:

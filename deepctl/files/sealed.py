@@ -11,6 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from deepctl.files import durable
@@ -174,7 +175,10 @@ class Appender:
         return (status.st_dev, status.st_ino, status.st_size) == (*self._identity, self.end)
 
     def append(self, value: dict[str, Any]) -> int:
-        """Write one line and sync it. Returns the offset behind it. A line that fails leaves no trace."""
+        """Write one line and sync it. Returns the offset behind it.
+
+        A line that fails leaves no trace, unless the disk does not let it be taken back.
+        """
         return self.extend([value])[0]
 
     def extend(self, values: Sequence[dict[str, Any]]) -> list[int]:
@@ -190,11 +194,15 @@ class Appender:
             self.end = start + len(raw)
         except BaseException as error:
             # An interrupt, too: what is written next must not be laid over this.
-            os.ftruncate(self._descriptor, self.end)
+            try:
+                os.ftruncate(self._descriptor, self.end)
+            except OSError:
+                self.end = whole(self._descriptor)  # it is there, and stays
             if isinstance(error, OSError):
                 error.filename = self.path
             raise
         return list(itertools.accumulate(map(len, lines), initial=start))[1:]
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        with suppress(OSError):  # every line has been synced
+            os.close(self._descriptor)

@@ -276,12 +276,31 @@ class Removed(NamedTuple):
             "dry_run": self.dry_run,
             "removed": [record.id for record in self.removal.records],
             "bytes": self.removal.bytes,
+            "left": [record.id for record in self.removal.records_left],
+            "bytes_left": self.removal.bytes_left,
         }
 
     def print(self) -> None:
-        if not self.removal.records:
+        if not self.removal.records and not self.removal.bytes:
             print("Nothing to remove.")
-            return
+        elif not self.removal.records:
+            print_sentence(f"Nothing to remove; freed {size(self.removal.bytes)} that had been left.")
+        else:
+            self._print_removed()
+        if self.removal.is_blocked and self.removal.records:
+            notice(
+                "Parts of what stays are damaged (`deepctl checkpoints verify` names them), so nothing else is freed."
+            )
+        if self.removal.records_left:
+            left = counted(len(self.removal.records_left), "checkpoint")
+            notice(f"The disk is full: {left} could not be removed yet. The same command again goes on.")
+        if self.removal.bytes_left:
+            notice(
+                f"The disk is full: {size(self.removal.bytes_left)} more will be free once packs can be written anew. "
+                "Free some space elsewhere; the next prune or remove does it."
+            )
+
+    def _print_removed(self) -> None:
         for record in reversed(self.removal.records) if not is_terminal(sys.stdout) else ():
             print("\t".join([record.id, record.kind, record.created_at, printable(record.prompt)]))
         if is_terminal(sys.stdout):
@@ -300,10 +319,6 @@ class Removed(NamedTuple):
         print_sentence(
             f"Would remove {what} and free {freed}." if self.dry_run else f"Removed {what} and freed {freed}."
         )
-        if self.removal.is_blocked:
-            notice(
-                "Parts of what stays are damaged (`deepctl checkpoints verify` names them), so nothing else is freed."
-            )
 
 
 class Checked(NamedTuple):

@@ -26,7 +26,6 @@ _SAMPLE = 2
 class Faults:
     """Counts the calls of SQLite and makes number `at`, from 1, fail: before or `after` it is done, or `on` from there.
 
-
     In memory there is no disk that could fail.
     """
 

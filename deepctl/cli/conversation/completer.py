@@ -21,6 +21,7 @@ from deepctl.characters import folded
 from deepctl.cli.conversation.clusters import drawn
 from deepctl.errors import DeepctlError
 from deepctl.files.beneath import Tree
+from deepctl.files.temporary import is_temporary
 from deepctl.output.text import printable
 
 if TYPE_CHECKING:
@@ -225,6 +226,8 @@ def _read(directory: int, begun: str) -> Iterator[str]:
             if not (normalize("NFC", name) if exact else folded(name)).startswith(wanted):
                 continue
             if (name.startswith(".") and not begun.startswith(".")) or not name.isprintable() or '"' in name:
+                continue
+            if is_temporary(name):
                 continue
             try:
                 if entry.is_dir(follow_symlinks=False):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Self
 from deepctl.domain import stopping
 from deepctl.domain.checkpoints.cache import Location
 from deepctl.domain.checkpoints.ledger import UNCOUNTED
-from deepctl.domain.checkpoints.packs import CHUNK, HEADER, SUFFIX, Stored, hashed, tail
-from deepctl.files import durable
+from deepctl.domain.checkpoints.packs import CHUNK, HEADER, SUFFIX, Hasher, Packer, Stored, tail
+from deepctl.files import durable, sparse
 
 if TYPE_CHECKING:
     from deepctl.domain.checkpoints.objects import Objects
@@ -39,6 +39,7 @@ class Batch:
         self._end = 0
         self._crc = 0
         self._buffer = bytearray()
+        self._hasher = Hasher()
 
     @property
     def added_bytes(self) -> int:
@@ -79,27 +80,26 @@ class Batch:
             data = _read_all(descriptor)
             if len(data) <= _SMALL:
                 return self.add(data), len(data)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-        digest, length = hashed(descriptor)
+        digest, length = self._hasher.hashed(descriptor)
         if self.has(digest):
             return digest, length
-        os.lseek(descriptor, 0, os.SEEK_SET)
         return self._add_large(descriptor)
 
     def _add_large(self, descriptor: int) -> tuple[bytes, int]:
         start = self._begin()
-        stored = hashlib.sha256()
+        stored = self._hasher.begin()
         length = 0
-        packer = zlib.compressobj(_LEVEL)
-        while chunk := os.read(descriptor, CHUNK):
+        packer = Packer(_LEVEL)
+        for chunk in sparse.pieces(descriptor):
             stopping.look()
             stored.update(chunk)
             length += len(chunk)
             self._write(packer.compress(chunk))
-        self._write(packer.flush())
+        self._write(packer.finish())
         # Kept compressed even if that is longer: which it is can only be known when it has been written.
-        self._finish(stored.digest(), start, length, compressed=True)
-        return stored.digest(), length
+        digest = stored.digest()
+        self._finish(digest, start, length, compressed=True)
+        return digest, length
 
     def copy(self, digest: bytes) -> None:
         """Keep an object that lies in another pack here as well. Raises `Damaged` if it is not what it should be."""

@@ -18,6 +18,7 @@ from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.sessions import catalogue
 from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import Damaged, Interrupted
+from deepctl.files import durable
 from deepctl.files.durable import storage_error
 
 NOTHING_DONE = "Nothing was rewound; everything is as it was."
@@ -65,11 +66,13 @@ def carry_out(
             restored.kept.extend((path, "somebody changed it meanwhile") for path in wrong)
         conversation.there(intent)
     except (OSError, KeyboardInterrupt) as error:
-        _take_back(store, root, intent, changes, conversation)
+        with durable.after_commit("The rewind has begun", durable.FINISHED_NEXT):
+            _take_back(store, root, intent, changes, conversation)
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted("Interrupted; nothing was rewound, and everything is as it was.") from None
         raise storage_error(error, NOTHING_DONE) from error
-    store.writer.finish(intent)
+    with durable.after_commit(rest=durable.FINISHED_NEXT):
+        store.writer.finish(intent)
     return restored
 
 
@@ -101,6 +104,8 @@ def recover(work: Work) -> list[str]:
     name = catalogue.by_id(work.paths).get(intent.session)
     if name is None:
         return [_gave_up(work, intent, "its session is gone.")]
+    if intent.to not in work.ledger.records:
+        return [_gave_up(work, intent, "what it led to has been removed.")]
     try:
         return finish_files(work.store, work.workspace, intent, Move(work, catalogue.find(work.paths, name)))
     except Damaged as error:

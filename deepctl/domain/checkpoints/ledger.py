@@ -319,7 +319,7 @@ class Writer:
 
     def add(self, record: Record) -> None:
         """A checkpoint was made; everything it points at is on disk already."""
-        self._append({"record": _shortened(record)})
+        self._append({"record": _shortened(record)}, "The checkpoint is made")
 
     def label(self, identity: str, label: str | None) -> None:
         """Name a checkpoint, or take its name away. Raises `BadName`, or `Refused` if another has that name."""
@@ -345,7 +345,8 @@ class Writer:
 
     def begin(self, safety: Record, rewind: Rewind) -> None:
         """A rewind is about to change the workspace; all it needs is on disk."""
-        self._append({"record": _shortened(safety), "rewind": rewind._asdict()})
+        entry = {"record": _shortened(safety), "rewind": rewind._asdict()}
+        self._append(entry, "The rewind has begun", durable.FINISHED_NEXT)
 
     def finish(self, rewind: Rewind) -> None:
         """The workspace and the session are what the rewind made of them."""
@@ -357,7 +358,7 @@ class Writer:
 
     def abandon(self, rewind: Rewind) -> None:
         """The rewind could not be done; everything is as it was before."""
-        self._append({"abandoned": rewind.id})
+        self._append({"abandoned": rewind.id}, "Everything is as it was")
 
     def content(self) -> bytes:
         """The whole ledger, as it is on the disk."""
@@ -374,13 +375,18 @@ class Writer:
         self._appender = sealed.Appender(self._path)
         self.ledger = after
 
-    def _append(self, entry: dict[str, Any]) -> None:
+    def _append(self, entry: dict[str, Any], what: str = "It is done", rest: str = durable.NOTHING_LEFT) -> None:
+        """Write a line. `what` is true once it is there, and said where the disk fails and cannot take it back."""
+        start = self._appender.end
         try:
             end = self._appender.append({"v": FORMAT, **entry})
             self.ledger.apply(sealed.Line(0, end, {"v": FORMAT, **entry}, None), self._path)
-        except BaseException:
+        except BaseException as error:
             # Whoever is interrupted here cannot know whether it had happened; the disk does.
             self.ledger = parsed(self.content(), self._path)
+            if isinstance(error, OSError) and self._appender.end > start:
+                with durable.after_commit(what, rest):
+                    raise
             raise
 
     def close(self) -> None:

@@ -188,6 +188,7 @@ class Scratch:
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
+        self._hasher = packs.Hasher()
 
     def add(self, data: bytes) -> bytes:
         """Remember `data`; returns its hash."""
@@ -201,7 +202,7 @@ class Scratch:
 
     def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:
         """The hash and the size of an open file."""
-        return packs.hashed(descriptor)
+        return self._hasher.hashed(descriptor)
 
     def afterwards(self, action: Callable[[], None]) -> None:
         """Nothing is kept, so nothing follows."""

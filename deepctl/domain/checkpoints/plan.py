@@ -20,6 +20,7 @@ from deepctl.domain.checkpoints.records import State
 from deepctl.domain.checkpoints.snapshots import NO_CONTENT
 from deepctl.domain.checkpoints.store import excluding
 from deepctl.domain.checkpoints.trees import DIRECTORY, FILE, Change, Entry, changes, decode
+from deepctl.files import temporary
 
 _MEMORY = layout.MEMORY_DIRECTORY.encode()
 _RECEIPTS = b".memory-operations.json"
@@ -250,12 +251,14 @@ def same(one: Entry | None, other: Entry | None) -> bool:
 
 
 def hidden_by(unkept: list[list[str]], leave_out: Callable[[bytes, bool], bool] | None) -> Callable[[bytes], bool]:
-    """Tells which paths a snapshot did not look at: what it could not keep, and what was excluded."""
+    """Tells which paths a snapshot did not look at: what it could not keep, what was excluded, temporary files."""
     paths = {os.fsencode(path) for path, _ in unkept}
     if not paths and leave_out is None:
-        return lambda path: False
+        return lambda path: temporary.is_temporary(posixpath.basename(path))
 
     def hidden(path: bytes) -> bool:
+        if temporary.is_temporary(posixpath.basename(path)):
+            return True
         above = _above(path)
         if not paths.isdisjoint((path, *above)):
             return True

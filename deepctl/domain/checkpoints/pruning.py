@@ -3,6 +3,8 @@
     what stays -> which objects are needed -> packs that hold none go; packs with much that is not needed, and small
     ones, are written anew into one -> one line in the ledger -> the old packs and logs are deleted
 
+On a full disk, what only those that go needed is dropped first, and then what fits is written anew.
+
 What the line calls gone and a kill left on the disk is deleted by whoever opens the profile next. Where something that
 stays cannot be read, nothing but the records goes: unreadable never means deletable.
 """
@@ -10,7 +12,7 @@ stays cannot be read, nothing but the records goes: unreadable never means delet
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
@@ -27,30 +29,44 @@ from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log
 from deepctl.errors import Damaged, DeepctlError, Refused
+from deepctl.files import durable
 
 _SMALL = 1 << 20
 _MANY_SMALL = 8
 _DEAD = 4
+_REST = "The next command that changes something in this profile removes what is left of them."
 
 
 class Removal(NamedTuple):
     """Checkpoints that go or went, and the bytes on disk that this frees.
 
-    `is_blocked` says that nothing but the records goes, because something that stays cannot be read.
+    `is_blocked` says that nothing but the records goes, because something that stays cannot be read. On a full disk,
+    `bytes_left` could not be freed, and `records_left` are checkpoints that could not be removed.
     """
 
     records: list[Record]
     bytes: int
     is_blocked: bool = False
+    bytes_left: int = 0
+    records_left: Sequence[Record] = ()
 
 
 class _Repacking(NamedTuple):
-    """Packs that go, the objects of theirs that stay, and the bytes that this frees."""
+    """Packs that go with everything in them, those that are written anew, and the bytes that either frees.
 
-    gone: list[str]
-    moved: list[bytes]
-    freed: int
+    `moved` has the objects that stay of each pack that is written anew. Many `small` ones become one, which frees
+    nothing to speak of.
+    """
+
+    dead: dict[str, int]
+    again: dict[str, int]
+    small: list[str]
+    moved: dict[str, list[bytes]]
     is_blocked: bool = False
+
+    @property
+    def freed(self) -> int:
+        return sum(self.dead.values()) + sum(self.again.values())
 
 
 class _Reading:
@@ -76,6 +92,8 @@ def to_prune(found: Ledger, keep: int | None, older_than: datetime | None = None
     the last rewind of a session can be undone with.
     """
     stay = set(found.labels) | {rewind.safety for rewind in _last_rewinds(found)}
+    if found.unfinished is not None:
+        stay |= {found.unfinished.safety, found.unfinished.to}
     left = max(keep, 1) if keep is not None else 0
     is_old = older_than is None
     gone = []
@@ -118,15 +136,19 @@ def forecast(found: Ledger, objects: Objects, records: Sequence[Record], report:
     if not records:
         return Removal([], 0)
     identities = {record.id for record in records}
-    foreseen = _repacking(found, objects, _after(found, identities)[0], identities, _Reading(report))
+    foreseen = _repacking(found, objects, _after(found, identities)[0], identities, _Reading(report).one_more)
     return Removal(list(records), foreseen.freed, foreseen.is_blocked)
 
 
 def remove(work: Work, records: Sequence[Record], report: Report | None = None) -> Removal:
-    """Remove checkpoints of a profile. The caller has asked `check_removable`."""
-    removal = remove_from(work.store, records, report)
-    collect_logs(work.paths, work.ledger)
-    index.rewrite(work.paths, work.ledger)
+    """Remove checkpoints of a profile. The caller has asked `check_removable`.
+
+    Without any, what a removal on a full disk had to leave is freed.
+    """
+    removal = remove_from(work.store, records, report) if records else _free_what_was_left(work.store, report)
+    with durable.after_commit(rest=_REST):
+        collect_logs(work.paths, work.ledger)
+        index.rewrite(work.paths, work.ledger)
     return removal
 
 
@@ -135,19 +157,102 @@ def remove_from(store: Checkpoints, records: Sequence[Record], report: Report | 
     if not records:
         return Removal([], 0)
     identities = {record.id for record in records}
+    tell = _Reading(report).one_more
     states, merged = _after(store.ledger, identities, store.objects)
-    reading = _Reading(report)
-    repacked = _repacking(store.ledger, store.objects, states, identities, reading)
-    with store.adding() as batch:
-        for digest in repacked.moved:
-            batch.copy(digest)
-            reading.one_more()
+    repacked = _repacking(store.ledger, store.objects, states, identities, tell)
     dropped = {state.id for state in store.ledger.states} - {state.id for state in states}
-    with store.counting(batch):
-        store.writer.remove(sorted(identities | dropped), merged, repacked.gone, batch.pack)
-    for name in repacked.gone:
-        store.objects.remove_pack(name)
+    gone = sorted([*repacked.dead, *repacked.again, *repacked.small])
+    try:
+        with store.adding() as batch:
+            for digest in sorted({one for moved in repacked.moved.values() for one in moved}):
+                batch.copy(digest)
+                tell()
+        with store.counting(batch):
+            store.writer.remove(sorted(identities | dropped), merged, gone, batch.pack)
+    except OSError as error:
+        if not durable.is_full(error):
+            raise
+        return _remove_on_full_disk(store, records, tell)
+    _remove_packs(store, gone)
     return Removal(list(records), repacked.freed, repacked.is_blocked)
+
+
+def _remove_on_full_disk(store: Checkpoints, records: Sequence[Record], tell: Callable[[], None]) -> Removal:
+    """Remove checkpoints where there is no room: what only they need goes first, and makes room for what is moved.
+
+    The lines of the ledger take up to what the reserve has, or what the half before has freed.
+    """
+    store.release_reserve()
+    identities = {record.id for record in records}
+    states, merged = _after(store.ledger, identities, store.objects)
+    repacked = _repacking(store.ledger, store.objects, states, identities, tell)
+    dropped = {state.id for state in store.ledger.states} - {state.id for state in states}
+    try:
+        store.writer.remove(sorted(identities | dropped), merged, sorted(repacked.dead), "")
+    except OSError as error:
+        if not durable.is_full(error) or len(records) == 1:
+            raise
+        half = len(records) // 2
+        first = _remove_on_full_disk(store, records[:half], tell)
+        try:
+            second = _remove_on_full_disk(store, records[half:], tell)
+        except OSError:
+            return first._replace(records_left=[*first.records_left, *records[half:]])
+        return Removal(
+            [*first.records, *second.records],
+            first.bytes + second.bytes - min(first.bytes_left, second.bytes),
+            second.is_blocked,
+            second.bytes_left,
+            [*first.records_left, *second.records_left],
+        )
+    _remove_packs(store, repacked.dead)
+    left = _write_all_anew(store, repacked)
+    return Removal(list(records), repacked.freed - left, repacked.is_blocked, left)
+
+
+def _free_what_was_left(store: Checkpoints, report: Report | None) -> Removal:
+    """Drop and write anew the packs with much that is not needed."""
+    tell = _Reading(report).one_more
+    repacked = _repacking(store.ledger, store.objects, store.ledger.states, set(), tell)
+    if repacked.dead:
+        store.writer.remove([], {}, sorted(repacked.dead), "")
+        _remove_packs(store, repacked.dead)
+    left = _write_all_anew(store, repacked)
+    return Removal([], repacked.freed - left, repacked.is_blocked, left)
+
+
+def _write_all_anew(store: Checkpoints, repacked: _Repacking) -> int:
+    """Write anew the packs that there is room for. Returns how many bytes that leaves."""
+    left = 0
+    for name, freed in sorted(repacked.again.items(), key=lambda pack: -pack[1]):
+        if not _write_anew(store, name, repacked.moved[name]):
+            left += freed
+    return left
+
+
+def _write_anew(store: Checkpoints, name: str, moved: Iterable[bytes]) -> bool:
+    """Replace a pack by one with what is still needed of it. False if there is no room for that."""
+    try:
+        with store.adding() as batch:
+            for digest in moved:
+                location = store.objects.find(digest)
+                if location is None or location.pack == name or location.pack not in store.ledger.packs:
+                    batch.copy(digest)
+        with store.counting(batch):
+            store.writer.remove([], {}, [name], batch.pack)
+    except OSError as error:
+        if not durable.is_full(error):
+            raise
+        return False
+    _remove_packs(store, [name])
+    return True
+
+
+def _remove_packs(store: Checkpoints, gone: Iterable[str]) -> None:
+    """Delete what the ledger calls gone by now."""
+    with durable.after_commit(rest=_REST):
+        for name in gone:
+            store.objects.remove_pack(name)
 
 
 def _after(found: Ledger, identities: set[str], objects: Objects | None = None) -> tuple[list[State], Merged]:
@@ -195,40 +300,41 @@ def _authors(objects: Objects, states: list[State]) -> list[tuple[str | None, li
 
 
 def _repacking(
-    found: Ledger, objects: Objects, states: list[State], identities: set[str], reading: _Reading
+    found: Ledger, objects: Objects, states: list[State], identities: set[str], tell: Callable[[], None]
 ) -> _Repacking:
     roots = {state.tree for state in states}
+    if found.unfinished is not None and found.unfinished.tree:
+        roots.add(found.unfinished.tree)
     roots |= {record.tree for record in found.records.values() if record.tree and record.id not in identities}
     try:
         if found.damage:
             raise Damaged("The ledger is damaged.")
-        needed = _needed(objects, roots, reading)
+        needed = _needed(objects, roots, tell)
         tables = {name: objects.table(name) for name in objects.names() & found.packs}
     except Damaged:
-        return _Repacking([], [], 0, True)
-    gone: list[str] = []
-    again: list[str] = []
+        return _Repacking({}, {}, [], {}, True)
+    dead: dict[str, int] = {}
+    again: dict[str, int] = {}
     small: list[str] = []
-    freed = 0
     for name, table in tables.items():
         size = os.path.getsize(os.path.join(objects.directory, name))
         stay = [entry for entry in table if entry.digest in needed]
         live = sum(entry.stored for entry in stay)
         if not stay:  # not `live`: the empty file takes no bytes
-            gone.append(name)
-            freed += size
+            dead[name] = size
         elif (size - live) * _DEAD > size and len(stay) < len(table):
-            again.append(name)
-            freed += size - live
+            again[name] = size - live
         elif size < _SMALL:
             small.append(name)
-    if len(small) >= _MANY_SMALL:
-        again += small
-    moved = {entry.digest for name in again for entry in tables[name] if entry.digest in needed}
-    return _Repacking(sorted(gone + again), sorted(moved), freed)
+    if len(small) < _MANY_SMALL:
+        small = []
+    moved = {
+        name: sorted({entry.digest for entry in tables[name] if entry.digest in needed}) for name in (*again, *small)
+    }
+    return _Repacking(dead, again, small, moved)
 
 
-def _needed(objects: Objects, roots: Iterable[str], reading: _Reading) -> set[bytes]:
+def _needed(objects: Objects, roots: Iterable[str], tell: Callable[[], None]) -> set[bytes]:
     """Every object that the trees `roots` consist of."""
     needed: set[bytes] = set()
     pending = [bytes.fromhex(root) for root in roots]
@@ -237,7 +343,7 @@ def _needed(objects: Objects, roots: Iterable[str], reading: _Reading) -> set[by
         if tree in needed:
             continue
         needed.add(tree)
-        reading.one_more()
+        tell()
         for entry in trees.decode(objects.read(tree)):
             if entry.kind == DIRECTORY:
                 pending.append(entry.digest)

@@ -8,20 +8,20 @@ opened relative to the directory above it, without following links, so nothing o
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from deepctl.domain import stopping
 from deepctl.domain.checkpoints.objects import Objects
+from deepctl.domain.checkpoints.packs import Hasher
 from deepctl.domain.checkpoints.trees import DIRECTORY, FILE, LINK, Change, Entry
-from deepctl.files import durable
+from deepctl.files import durable, sparse, temporary
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CHUNK = 1 << 20
 _FEW = 8
 """Up to so many changed paths are synced one by one; more, all at once."""
 
@@ -64,7 +64,7 @@ def apply(root: str, objects: Objects, changes: Iterable[Change], mark: str = "r
 
 def sweep(root: str, paths: Iterable[bytes], mark: str) -> None:
     """Remove the temporary files that an `apply` of these paths with this `mark` left when it was killed."""
-    start = _prefix(mark)
+    start = os.fsencode(temporary.prefix(mark))
     for above in sorted({os.path.dirname(path) for path in paths}):
         try:
             with directory(root, above) as descriptor:
@@ -84,7 +84,7 @@ def _unlink_file(name: str, directory: int) -> None:
 
 class _Work:
     def __init__(self, root: str, objects: Objects, mark: str) -> None:
-        self._prefix = _prefix(mark)
+        self._mark = mark
         self._root = root
         self._objects = objects
         self._blocked: set[bytes] = set()
@@ -160,7 +160,7 @@ class _Work:
             self.written.append(path)
 
     def _temporary(self) -> bytes:
-        return self._prefix + os.urandom(6).hex().encode() + b".tmp"
+        return os.fsencode(temporary.new_name(self._mark))
 
     def _make_link(self, parent: int, name: bytes, entry: Entry) -> bool:
         target = self._objects.read(entry.digest)
@@ -169,14 +169,14 @@ class _Work:
                 return False
         except FileNotFoundError:
             pass
-        temporary = self._temporary()
-        os.symlink(target, temporary, dir_fd=parent)
+        staged = self._temporary()
+        os.symlink(target, staged, dir_fd=parent)
         try:
-            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            os.rename(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             # Gone, if a signal came right after the rename.
             with suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=parent)
+                os.unlink(staged, dir_fd=parent)
             raise
         return True
 
@@ -194,24 +194,24 @@ class _Work:
                     return self._set_mode(descriptor, path, entry.mode)
             finally:
                 os.close(descriptor)
-        temporary = self._temporary()
+        staged = self._temporary()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with durable.naming(os.fsdecode(path)):
-            descriptor = os.open(temporary, flags, 0o600, dir_fd=parent)
+            descriptor = os.open(staged, flags, 0o600, dir_fd=parent)
         try:
             try:
-                for chunk in self._objects.chunks(entry.digest):
-                    durable.write_all(descriptor, chunk)
+                temporary.hold(descriptor)
+                sparse.write(descriptor, self._objects.chunks(entry.digest))
                 self._set_mode(descriptor, path, entry.mode)
                 if len(self.written) < _FEW:
                     os.fsync(descriptor)
+                os.rename(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
             finally:
                 os.close(descriptor)
-            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             # Gone, if a signal came right after the rename.
             with suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=parent)
+                os.unlink(staged, dir_fd=parent)
             raise
         return True
 
@@ -290,15 +290,9 @@ def kind_of(mode: int) -> bytes | None:
     return FILE if stat.S_ISREG(mode) else None
 
 
-def _prefix(mark: str) -> bytes:
-    return f".deepctl-{mark}-".encode()
-
-
 def digest_of(descriptor: int, size: int) -> bytes | None:
     """The hash of an open file, or `None` if its size alone tells it apart."""
     if os.fstat(descriptor).st_size != size:
         return None
-    seen = hashlib.sha256()
-    while chunk := os.read(descriptor, _CHUNK):
-        seen.update(chunk)
-    return seen.digest()
+    with stopping.stoppable(lambda: None):  # a rewind that has begun is taken back or finished, never left
+        return Hasher().hashed(descriptor)[0]

@@ -18,6 +18,7 @@ from deepctl.domain import stopping
 from deepctl.domain.checkpoints.cache import Cache
 from deepctl.domain.checkpoints.objects import Sink
 from deepctl.domain.checkpoints.trees import DIRECTORY, FILE, LINK, Entry, encode
+from deepctl.files import temporary
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -63,15 +64,22 @@ Report = Callable[[int], None]
 
 
 def snapshot(
-    root: str, sink: Sink, cache: Cache, *, leave_out: LeaveOut | None = None, report: Report | None = None
+    root: str,
+    sink: Sink,
+    cache: Cache,
+    *,
+    leave_out: LeaveOut | None = None,
+    report: Report | None = None,
+    tidy: bool = False,
 ) -> Snapshot:
     """Keep the whole of a directory. The caller commits the batch before the tree's hash means anything.
 
     Links are never followed, and a directory is opened relative to the one above it, so nothing outside `root` gets
     in, whatever is swapped meanwhile. Only what may not be read is left out: raises `OSError` if `root` cannot be
-    opened, or the machine fails.
+    opened, or the machine fails. Temporary files of ours are passed over; with `tidy`, which takes the lock, those that
+    killed writers left are removed.
     """
-    taking = _Taking(sink, cache, leave_out, report)
+    taking = _Taking(sink, cache, leave_out, report, tidy=tidy)
     descriptor = os.open(root, _OPEN_DIRECTORY)
     try:
         tree = taking.directory(descriptor, b"")
@@ -92,7 +100,10 @@ class _Taking:
     is compared a directory, not one entry a file. Where it differs, only files whose own status differs are read.
     """
 
-    def __init__(self, sink: Sink, cache: Cache, leave_out: LeaveOut | None, report: Report | None) -> None:
+    def __init__(
+        self, sink: Sink, cache: Cache, leave_out: LeaveOut | None, report: Report | None, *, tidy: bool
+    ) -> None:
+        self._tidy = tidy
         self._sink = sink
         self._cache = cache
         self._leave_out = leave_out
@@ -116,6 +127,7 @@ class _Taking:
         below: list[tuple[bytes, int, bytes]] = []
         prefix = path + b"/" if path else b""
         odd = len(self.unkept)
+        passed_over: list[bytes] = []
         with os.scandir(descriptor) as found:
             for item in found:
                 name = os.fsencode(item.name)
@@ -127,6 +139,9 @@ class _Taking:
                     self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be looked at"))
                     continue
                 mode = info.st_mode
+                if name[:9] == b".deepctl-" and temporary.is_temporary(name) and not stat.S_ISDIR(mode):
+                    passed_over.append(name)
+                    continue
                 if self._leave_out is not None and self._leave_out(prefix + name, stat.S_ISDIR(mode)):
                     continue
                 kind = mode & 0o170000
@@ -139,6 +154,8 @@ class _Taking:
                     self.bytes += info.st_size
                 else:
                     self.unkept.append(Unkept(prefix + name, _kind(mode)))
+        for name in passed_over if self._tidy else ():
+            temporary.remove_dead(descriptor, name)
         self.files += len(status)
         status.sort()
         below.sort()

@@ -54,12 +54,20 @@ class Checkpoints:
     """The checkpoints in `directory`. The caller holds the lock that guards it, and closes this in the end.
 
     `cache` is the path of the cache, which lies elsewhere; without one, it lasts as long as this object. `collect` says
-    whether what killed writers left is removed at once.
+    whether what killed writers left is removed at once, and `release_reserve` makes some room on a full disk.
     Raises `NewerFormat`, `StorageError` or `OSError`.
     """
 
-    def __init__(self, directory: str, *, cache: str = ":memory:", collect: bool = True) -> None:
+    def __init__(
+        self,
+        directory: str,
+        *,
+        cache: str = ":memory:",
+        collect: bool = True,
+        release_reserve: Callable[[], object] = lambda: None,
+    ) -> None:
         self.directory = directory
+        self.release_reserve = release_reserve
         self._writer = Writer(directory)
         self.cache = Cache(cache)
         self.objects = Objects(os.path.join(directory, PACKS), self.cache, lambda: self.ledger.packs)
@@ -132,7 +140,12 @@ class Checkpoints:
     def snapshot(self, workspace: Workspace, sink: Sink) -> Snapshot:
         """The whole of a workspace; what is new of it goes into `sink`."""
         return snapshots.snapshot(
-            workspace.root, sink, self.cache, leave_out=excluding(workspace.exclude), report=workspace.report
+            workspace.root,
+            sink,
+            self.cache,
+            leave_out=excluding(workspace.exclude),
+            report=workspace.report,
+            tidy=True,
         )
 
     def save(

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from deepctl.domain import layout
+from deepctl.domain import layout, reserve
 from deepctl.domain.checkpoints import index, reading
 from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.records import AGENT, OTHER, UNKNOWN, Position, Record
@@ -48,7 +48,9 @@ class Work:
         durable.make_directory(paths.workspace)
         access.regain(paths.workspace, layout.OWN_DIRECTORIES)
         self.workspace = Workspace(paths.workspace, exclude, report)
-        self.store = Checkpoints(paths.checkpoints, cache=paths.snapshot_cache)
+        self.store = Checkpoints(
+            paths.checkpoints, cache=paths.snapshot_cache, release_reserve=lambda: reserve.release(paths)
+        )
         index.refresh(paths, self.ledger)
 
     @property
@@ -96,7 +98,8 @@ class Work:
     def label(self, record: Record, label: str | None) -> None:
         """Name a checkpoint, or take its name away. Raises `BadName` or `Refused`."""
         self.store.writer.label(record.id, label)
-        index.rewrite(self.paths, self.ledger)
+        with durable.after_commit():
+            index.rewrite(self.paths, self.ledger)
 
     def fork(self, record: Record, name: str) -> Session:
         """Begin a session with the conversation of a checkpoint. Raises `Damaged`, or `Refused` for the name."""

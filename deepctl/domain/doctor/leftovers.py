@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 
 from deepctl.domain import names
 from deepctl.domain.doctor.check import Check, some
-from deepctl.domain.layout import ProfilePaths, Root
+from deepctl.domain.layout import IMPORT, NEW, ProfilePaths, Root
 from deepctl.domain.memory import drafts
 from deepctl.domain.sessions.leaving import leaving
 from deepctl.domain.wiping import trash
 from deepctl.domain.words import counted
 
-_NEW, _IMPORT, _TEMPORARY = ".new-", ".import-", ".tmp"
-KNOWN = (_NEW, _IMPORT, ".wipe-")
+_TEMPORARY = ".tmp"
+KNOWN = (NEW, IMPORT, trash.PREFIX)
 """How the names begin of what is not a profile and lies among them."""
 
 _NEXT = "The next command that changes something in this profile"
@@ -32,18 +32,13 @@ def beside_profiles(root: Root) -> Iterator[Check]:
             f"the wipe of {what} was interrupted; what is left of it is in {left.path}",
             "The next command that changes something, in whichever profile, finishes it.",
         )
-    found = _named(root.profiles)
-    made = [name for name in found if name.startswith(_NEW)]
-    if made:
+    if half_made := trash.half_made(root):
         yield Check(
             "leftovers",
             "ok",
-            f"of profiles that were being made, removed when one of that name is made: "
-            f"{some(_in(root, name) for name in made)}",
+            "of profiles that were being made or imported, removed by the next command that changes something, in "
+            f"whichever profile: {some(half_made)}",
         )
-    imported = [path for name in found if name.startswith(_IMPORT) and not trash.is_held(path := _in(root, name))]
-    if imported:
-        yield Check("leftovers", "ok", f"of interrupted imports, removed by the next one: {some(imported)}")
 
 
 def in_profile(paths: ProfilePaths) -> Iterator[Check]:
@@ -78,7 +73,7 @@ def _temporary(paths: ProfilePaths) -> Iterable[str]:
     places += [os.path.join(paths.sessions, name) for name in _listed(paths.sessions) if names.is_good(name)]
     for place in places:
         for name in _named(place):
-            if name.endswith(_TEMPORARY) or (place == paths.sessions and name.startswith(_NEW)):
+            if name.endswith(_TEMPORARY) or (place == paths.sessions and name.startswith(NEW)):
                 yield os.path.join(place, name)
 
 
@@ -92,7 +87,3 @@ def _listed(directory: str) -> list[str]:
         return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
         return []  # what is in its place, others say
-
-
-def _in(root: Root, name: str) -> str:
-    return os.path.join(root.profiles, name)

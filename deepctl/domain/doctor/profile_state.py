@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 
 from deepctl import distribution, locks
-from deepctl.domain import budget, settings
+from deepctl.domain import budget, reserve, settings
 from deepctl.domain.budget import Part
 from deepctl.domain.doctor import keys, leftovers, mcp, stored
 from deepctl.domain.doctor.check import Check, guarded
@@ -39,7 +39,7 @@ def checks_of(
         *guarded("memory", lambda: stored.memory(paths)),
         *guarded("checkpoints", lambda: stored.checkpoints(paths)),
         *guarded("leftovers", lambda: leftovers.in_profile(paths)),
-        *guarded("space", lambda: _space(parts)),
+        *guarded("space", lambda: _space(paths, parts)),
         *by_settings("budget", lambda: _budget(environment, paths)),
     ]
     return [check._replace(profile=paths.name) for check in found]
@@ -184,9 +184,11 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _space(parts: list[Part]) -> Iterator[Check]:
+def _space(paths: ProfilePaths, parts: list[Part]) -> Iterator[Check]:
     total, unread = sum(part.bytes for part in parts), sum(part.unread for part in parts)
     shown = ", ".join(f"{part.name} {size(part.bytes)}" for part in parts)
+    if held := reserve.held(paths):
+        shown += f"; {size(held)} more held in reserve for a full disk"
     if unread:
         yield Check(
             "space",

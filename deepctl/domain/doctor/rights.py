@@ -10,6 +10,7 @@ import shlex
 import stat
 from collections.abc import Callable, Iterator
 
+from deepctl.domain.checkpoints.ledger import UNCOUNTED
 from deepctl.domain.doctor.check import Check, some
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.memory import drafts
@@ -31,6 +32,8 @@ def rights(paths: ProfilePaths) -> Iterator[Check]:
             foreign.append(path)
         else:
             needed = 0o700 if stat.S_ISDIR(status.st_mode) else 0o600
+            if path.endswith(".pack"):
+                needed = UNCOUNTED
             if status.st_mode & 0o077:
                 loose.append(path)
             if status.st_mode & needed != needed:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from deepctl.domain import layout, names
 from deepctl.domain.profiles import timestamp
 from deepctl.errors import BadName, MemoryNotFound, Refused
-from deepctl.files import access, durable
+from deepctl.files import access, durable, temporary
 from deepctl.files.beneath import Outside, Tree
 
 MAX_BYTES = 64 << 20
@@ -111,21 +111,22 @@ class Memory:
         path = self.path(name)
         if len(content) > MAX_BYTES:
             raise self._refused(path, "written", f"more than {MAX_BYTES >> 20} MiB")
-        temporary = f".notebook-{os.urandom(6).hex()}.tmp"
+        staged = temporary.new_name()
         with self._refusing(path, "written"):
             self._tree.make_directory(self.directory)
             with self._tree.opened(self.directory) as (parent, _), self._beside(parent) as place:
                 mode = _mode(parent, name, path)
                 try:
-                    modified = _stage(place, temporary, content, mode)
+                    modified = _stage(place, staged, content, mode)
                     now = self.find(name)
                     if (now.content if now is not None else None) != expected:
                         raise Changed(name)
-                    os.rename(temporary, name, src_dir_fd=place, dst_dir_fd=parent)
+                    os.rename(staged, name, src_dir_fd=place, dst_dir_fd=parent)
                 except BaseException:
-                    _unlink(place, temporary)
+                    _unlink(place, staged)
                     raise
-                _sync(parent)
+                with durable.after_commit():
+                    _sync(parent)
         return Notebook(name, path, len(content), timestamp(modified), content)
 
     @contextmanager

@@ -21,7 +21,7 @@ from deepctl.domain.memory.changes import at_hand, keep
 from deepctl.domain.memory.directory import Changed, Memory, Notebook, file_name
 from deepctl.domain.sessions import catalogue
 from deepctl.errors import DeepctlError, MemoryNotFound, NotFound, Refused, UsageError
-from deepctl.files.durable import storage_error
+from deepctl.files.durable import AfterCommit, storage_error
 
 
 class Wish(NamedTuple):
@@ -127,10 +127,14 @@ def forget(work: Work, memory: Memory, wanted: Wish, expected: list[Line]) -> Fo
     if kept:
         _check_kept(work, before, doomed)
     done: list[str] = []
+    late: AfterCommit | None = None
     try:
         for notebook in doomed:
             after = notebooks.without(notebook.content, wanted.text, ignore_case=wanted.ignore_case)
-            memory.write(notebook.name, after, expected=notebook.content)
+            try:
+                memory.write(notebook.name, after, expected=notebook.content)
+            except AfterCommit as error:
+                late = error
             done.append(notebook.name)
     except (DeepctlError, OSError) as error:
         problem = error if isinstance(error, DeepctlError) else storage_error(error)
@@ -139,6 +143,8 @@ def forget(work: Work, memory: Memory, wanted: Wish, expected: list[Line]) -> Fo
             problem.hint = f"Checkpoint {before.id} has them."
         raise problem from error
     last, notes = keep(work, session)
+    if late is not None:
+        raise late
     return Forgotten(expected, before, last, session.name, kept, notes)
 
 

@@ -12,18 +12,17 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from deepctl.domain import formats, names, times
+from deepctl.domain import formats, layout, names, times
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import log
 from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
-from deepctl.files import durable, sealed
+from deepctl.files import durable, removing, sealed
 
 FORMAT = formats.SESSION.current
 FIRST = "main"
 """The session a profile starts with."""
 
 _RECORD = "session.json"
-_STAGING = ".new-"
 _TITLE_LENGTH = 80
 
 
@@ -191,7 +190,7 @@ def _begin(
             code="session_exists",
         )
     durable.make_directory(paths.sessions)
-    staging = os.path.join(paths.sessions, _STAGING + names.fold(name))
+    staging = os.path.join(paths.sessions, layout.NEW + names.fold(name))
     shutil.rmtree(staging, ignore_errors=True)
     durable.make_directory(staging)
     identity, first_log = os.urandom(16).hex(), os.urandom(8).hex()
@@ -200,7 +199,8 @@ def _begin(
     session = Session(name, directory, identity, created_at or log.now(), first_log, origin)
     _write_record(session, staging)
     os.rename(staging, directory)
-    durable.sync_directory(paths.sessions)
+    with durable.after_commit(f"Session {name!r} is made"):
+        durable.sync_directory(paths.sessions)
     return session
 
 
@@ -232,11 +232,21 @@ def unbranch(session: Session, log_id: str, unused: str) -> None:
 
 def tidy(paths: ProfilePaths) -> None:
     """Remove what writers that were killed left. The caller holds the profile's lock."""
+    for entry in _listed(paths.sessions):
+        if entry.startswith(layout.NEW):
+            removing.remove_tree(os.path.join(paths.sessions, entry))
     for name in all_names(paths):
         directory = os.path.join(paths.sessions, name)
         for entry in os.listdir(directory):
             if entry.startswith(".") and entry.endswith(".tmp"):
                 os.unlink(os.path.join(directory, entry))
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _write_record(session: Session, directory: str) -> None:

@@ -10,6 +10,7 @@ Whoever opens the profile next finishes what a kill interrupted; readers see the
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -149,11 +150,10 @@ def delete(work: Work, deletion: Deletion) -> Deletion:
     """
     directory = put_away(work.paths, deletion.session, deletion.id)
     try:
-        is_freed = _finish(work, deletion.id, directory)
-    except OSError as error:
-        raise durable.storage_error(error, _REST) from error
+        with durable.after_commit("The session is deleted", durable.FINISHED_NEXT):
+            is_freed = _finish(work, deletion.id, directory)
     except StorageError as error:
-        error.hint = _REST
+        error.hint = durable.FINISHED_NEXT
         raise
     except KeyboardInterrupt:
         raise Interrupted("Interrupted while deleting.", _REST) from None
@@ -169,21 +169,40 @@ def _finish(work: Work, identity: str, directory: str) -> bool:
     records = [record for record in work.ledger.records.values() if record.session == identity]
     is_freed = True
     try:
-        pruning.remove_from(store, records)
+        if pruning.remove_from(store, records).records_left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), work.paths.checkpoints)
     except Damaged:
         _remove_records(work, {record.id for record in records})
         is_freed = False
-    # The ledger says what there was; not what was said in it.
-    raw = store.writer.content()
-    silent = _without_words(raw, identity)
-    if silent != raw:
-        store.writer.replace(silent)
+    try:
+        _silence(work, identity)
+    except OSError as error:
+        if not durable.is_full(error):
+            raise
+        _remove_own_logs(directory)
+        _silence(work, identity)
     pruning.collect_logs(paths, work.ledger)
     index.rewrite(paths, work.ledger)
     _cut_shared(work, directory)
     removing.remove_tree(directory)
     durable.sync_directory(paths.sessions)
     return is_freed
+
+
+def _silence(work: Work, identity: str) -> None:
+    """Let the ledger say what there was, and not what was said in it."""
+    raw = work.store.writer.content()
+    silent = _without_words(raw, identity)
+    if silent != raw:
+        work.store.writer.replace(silent)
+
+
+def _remove_own_logs(directory: str) -> None:
+    """Remove the logs that no fork shares, which makes room on a full disk."""
+    for one in _logs(directory):
+        path = log.log_path(directory, one)
+        if os.lstat(path).st_nlink == 1:
+            os.unlink(path)
 
 
 def _cut_shared(work: Work, directory: str) -> None:

@@ -14,7 +14,8 @@ def put_away(paths: ProfilePaths, name: str, identity: str) -> str:
     """Take the session spelled `name` out of sight in one step; it is deleted from here on. Returns its new place."""
     directory = os.path.join(paths.sessions, _PREFIX + identity)
     os.rename(os.path.join(paths.sessions, name), directory)
-    durable.sync_directory(paths.sessions)
+    with durable.after_commit("The session is deleted", durable.FINISHED_NEXT):
+        durable.sync_directory(paths.sessions)
     return directory
 
 

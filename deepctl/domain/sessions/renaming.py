@@ -40,6 +40,7 @@ def rename(work: Work, old: str, new: str) -> Renamed:
         )
     if found != new:
         os.rename(os.path.join(paths.sessions, found), target)
-        durable.sync_directory(paths.sessions)
-        index.rewrite(paths, work.ledger)
+        with durable.after_commit():
+            durable.sync_directory(paths.sessions)
+            index.rewrite(paths, work.ledger)
     return Renamed(found, new)

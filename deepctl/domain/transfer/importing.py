@@ -20,8 +20,9 @@ from deepctl.domain.checkpoints import ledger
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.domain.transfer.archive import Entry, Totals
 from deepctl.domain.transfer.incoming import Incoming
-from deepctl.domain.transfer.staging import Misplaced, Staging, is_stripped, remove_stale
+from deepctl.domain.transfer.staging import Misplaced, Staging, is_stripped
 from deepctl.domain.trust import Item
+from deepctl.domain.wiping import trash
 from deepctl.errors import Damaged, Refused, StorageError
 from deepctl.files import durable, sealed
 from deepctl.locks import Lock
@@ -137,7 +138,7 @@ def take_in(root: Root, opened: Opened, lock: Callable[[], Lock], report: Report
     """
     incoming = opened.incoming
     profiles.make_root(root)
-    remove_stale(root)
+    trash.remove_half_made(root)
     with Staging(root) as staging:
         stripped = _write(incoming, staging, report)
         paths = ProfilePaths(opened.name, staging.path, "")

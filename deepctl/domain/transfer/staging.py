@@ -1,6 +1,6 @@
 """A profile in the making: what is imported is written to `profiles/.import-<random>`, where no command sees it.
 
-Whoever writes there holds a kernel lock on that directory, so that the next import can tell what a killed one left.
+Whoever writes there holds a kernel lock on that directory, so that the next command can tell what a killed one left.
 Everything is opened relative to the directory above it, without following links and only if it is new. So a name that
 comes twice, a file where a directory must be and a link in the way are errors, never writes to another place.
 """
@@ -14,35 +14,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Self
 
-from deepctl.domain.layout import Root
+from deepctl.domain.layout import IMPORT, Root
 from deepctl.domain.transfer.archive import Entry, raw
 from deepctl.files import durable, removing
 
-PREFIX = ".import-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Misplaced(Exception):
     """An entry that does not follow the directory it belongs in."""
-
-
-def remove_stale(root: Root) -> list[str]:
-    """Remove what imports left that were killed; those that are running are not touched. Returns the paths."""
-    removed = []
-    try:
-        found = os.listdir(root.profiles)
-    except FileNotFoundError:
-        return []
-    for name in sorted(found):
-        path = os.path.join(root.profiles, name)
-        if name.startswith(PREFIX) and (descriptor := _held(path)) is not None:
-            try:
-                removing.remove_tree(path)
-            finally:
-                os.close(descriptor)
-            removed.append(path)
-    return removed
 
 
 def _held(path: str) -> int | None:
@@ -80,7 +61,7 @@ class Staging:
     def __enter__(self) -> Self:
         # Between its making and its locking, somebody who cleans up may take it for one that was left.
         while self._descriptor < 0:
-            self.path = os.path.join(self._root.profiles, PREFIX + os.urandom(8).hex())
+            self.path = os.path.join(self._root.profiles, IMPORT + os.urandom(8).hex())
             try:
                 durable.make_directory(self.path)
                 held = _held(self.path)

@@ -23,6 +23,7 @@ from deepctl.files import durable, removing, sealed
 FORMAT = 1
 
 _PLAN = "plan"
+_NEXT = "The next command that changes something, in whichever profile, finishes it."
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Anew = Literal["", "directory", "file"]
@@ -52,6 +53,9 @@ def begin(place: str, paths: ProfilePaths, moves: Sequence[Move]) -> None:
     except OSError:
         with suppress(OSError):
             removing.remove_tree(place)
+        if os.path.lexists(os.path.join(place, _PLAN)):
+            with durable.after_commit("The wipe has begun", _NEXT):
+                raise
         raise
     _carry_out(place, paths, moves)
 
@@ -101,15 +105,17 @@ def _carry_out(path: str, paths: ProfilePaths, moves: Sequence[Move]) -> None:
                 _move_all(profile, trash, paths, moves)
             except (OSError, Refused):
                 # Should that fail, too, the plan stays, and whoever takes the lock next goes on.
-                _move_back(profile, trash, moves)
-                removing.remove_tree(path)
+                with durable.after_commit("The wipe has begun", _NEXT):
+                    _move_back(profile, trash, moves)
+                    removing.remove_tree(path)
                 raise
             finally:
                 os.close(profile)
         # What is made in these places from now on is not meant any more.
-        os.fsync(trash)
-        os.unlink(_PLAN, dir_fd=trash)
-        os.fsync(trash)
+        with durable.after_commit("It is out of sight for good", _NEXT):
+            os.fsync(trash)
+            os.unlink(_PLAN, dir_fd=trash)
+            os.fsync(trash)
     finally:
         os.close(trash)
 
@@ -122,11 +128,20 @@ def _move_all(profile: int, trash: int, paths: ProfilePaths, moves: Sequence[Mov
             if not _exists(str(number), trash):
                 with suppress(FileNotFoundError):
                     removing.move_entry(parent, os.path.basename(move.path), trash, str(number))
-            if move.anew == "directory":
-                durable.make_directory(os.path.join(paths.directory, move.path))
-            elif move.anew == "file":
-                durable.make_private_file(os.path.join(paths.directory, move.path))
+            _make_anew(os.path.join(paths.directory, move.path), move.anew)
             os.fsync(parent)
+
+
+def _make_anew(path: str, kind: Anew) -> None:
+    """Make something empty in the place of what went. On a full disk it is missing, and whoever needs it makes it."""
+    try:
+        if kind == "directory":
+            durable.make_directory(path)
+        elif kind == "file":
+            durable.make_private_file(path)
+    except OSError as error:
+        if not durable.is_full(error):
+            raise
 
 
 def _move_back(profile: int, trash: int, moves: Sequence[Move]) -> None:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from deepctl.domain import names
 from deepctl.domain.layout import (
     EVICTED_DIRECTORY,
+    IMPORT,
     MEMORY_DIRECTORY,
+    NEW,
     PLANS_DIRECTORY,
     SETTINGS,
     TODO_FILE,
@@ -259,7 +261,7 @@ def _staging(root: Root, paths: ProfilePaths) -> list[str]:
     left = []
     for entry in sorted(os.listdir(root.profiles)):
         path = os.path.join(root.profiles, entry)
-        if entry == f".new-{names.fold(paths.name)}" or (entry.startswith(".import-") and not trash.is_held(path)):
+        if entry == NEW + names.fold(paths.name) or (entry.startswith(IMPORT) and not trash.is_held(path)):
             left.append(path)
     return left
 

@@ -18,17 +18,19 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import NamedTuple, Self
 
 from deepctl.domain import names
-from deepctl.domain.layout import ProfilePaths, Root
+from deepctl.domain.layout import IMPORT, NEW, ProfilePaths, Root
 from deepctl.domain.wiping import moving
 from deepctl.domain.wiping.moving import Move
 from deepctl.errors import Interrupted, Locked, Refused, StorageError
 from deepctl.files import durable, removing
-from deepctl.locks import Lock
+from deepctl.locks import Lock, holder
 
 PREFIX = ".wipe-"
 """How the names of what is out of sight begin; no profile's does."""
 _NAME = re.compile(r"\.wipe-(parts-)?[0-9a-f]{8}-(.+)", re.DOTALL)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_NEXT = "The next command that changes something, in whichever profile, finishes it."
 
 Report = Callable[[int], None]
 
@@ -88,7 +90,8 @@ def put_away(root: Root, paths: ProfilePaths) -> Trash:
     trash = Trash(root, _new_path(root, "", paths.name), _held(paths.directory, fcntl.LOCK_EX))
     try:
         os.rename(paths.directory, trash.path)
-        durable.sync_directory(root.profiles)
+        with durable.after_commit("It is out of sight for good", _NEXT):
+            durable.sync_directory(root.profiles)
     except BaseException:
         trash.close()
         raise
@@ -157,8 +160,52 @@ def finish_one(root: Root, leftover: Leftover, holding: str) -> None:
         _go_on(root, leftover)
 
 
+def remove_half_made(root: Root, holding: str = "") -> None:
+    """Remove the profiles that killed commands were making or importing.
+
+    Those that are being made are left alone: who makes one holds the lock of its name, who imports one that of the
+    directory. The caller holds the lock of the profile `holding`, if any. What cannot be removed is left to the next.
+    """
+    try:
+        entries = os.listdir(root.profiles)
+    except FileNotFoundError:
+        return
+    for entry in sorted(entries):
+        path = os.path.join(root.profiles, entry)
+        with suppress(OSError, Refused, Locked):
+            if entry.startswith(IMPORT):
+                descriptor = _held(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    removing.remove_tree(path)
+                finally:
+                    if descriptor is not None:
+                        os.close(descriptor)
+            elif entry.startswith(NEW) and names.is_good(name := entry.removeprefix(NEW)):
+                with _owned(root, name, holding):
+                    removing.remove_tree(path)
+
+
+def half_made(root: Root) -> list[str]:
+    """The paths of what that would remove. Changes nothing."""
+    try:
+        entries = sorted(os.listdir(root.profiles))
+    except FileNotFoundError:
+        return []
+    return [
+        path
+        for entry in entries
+        for path in (os.path.join(root.profiles, entry),)
+        if (entry.startswith(IMPORT) and not is_held(path))
+        or (
+            entry.startswith(NEW)
+            and names.is_good(name := entry.removeprefix(NEW))
+            and holder(root.profile(name).lock) is None
+        )
+    ]
+
+
 class FinishingLock(Lock):
-    """The lock of a profile; whoever gets it first finishes what interrupted wipes left, of any profile."""
+    """The lock of a profile; whoever gets it first finishes what killed commands left among the profiles."""
 
     def __init__(self, root: Root, name: str, *, command: str, wait: float) -> None:
         super().__init__(root.profile(name).lock, profile=name, command=command, wait=wait)
@@ -169,6 +216,7 @@ class FinishingLock(Lock):
         super().__enter__()
         try:
             finish(self._root, self._name)
+            remove_half_made(self._root, self._name)
         except BaseException:
             self.__exit__(None, None, None)
             raise
