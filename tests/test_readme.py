@@ -83,7 +83,7 @@ def test_the_versions_agree(deepctl: InProcess) -> None:
 
     assert f'version = "{__version__}"' in (PROJECT / "pyproject.toml").read_text()
     assert f"## [{__version__}]" in (PROJECT / "CHANGELOG.md").read_text()
-    assert deepctl("--version").ok().stdout == f"deepctl {__version__}\n"
+    assert deepctl("--version").ok().stdout == f"deepctl {__version__} (deepctl-agents)\n"
 
 
 def test_the_top_level_help_lists_every_group(deepctl: InProcess) -> None:

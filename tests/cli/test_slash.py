@@ -301,7 +301,7 @@ def test_model_approval_and_sandbox_change_for_this_conversation(
     opened: Callable[..., Chat], deepctl: InProcess, home: Path
 ) -> None:
     chat = opened("--user", "alice", "--sandbox", "none")
-    assert "Asked for: none (chosen for this conversation)" in chat("/sandbox")
+    assert "Asked for: none (chosen for this conversation)" in " ".join(chat("/sandbox").split())
     assert "ask (the default)" in chat("/approve")
     assert "refused. All else runs as before. /approve ask has you asked." in " ".join(chat("/approve never").split())
     chat("run touch never.txt")
