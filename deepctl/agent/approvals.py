@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import posixpath
+import unicodedata
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -22,6 +23,7 @@ from deepctl.domain.commands.rules import judge
 from deepctl.domain.globs import bad_class
 from deepctl.domain.permissions import ACTIONS, OPERATIONS, Permissions, Rules, first
 from deepctl.errors import BadSetting
+from deepctl.files.git_directories import GIT_NAMES, looks_like_git
 
 Approve = Literal["ask", "auto", "never"]
 
@@ -128,6 +130,12 @@ class Approvals(AbstractCapability[Any]):
             if operation == "edit":
                 # What an edit says about a file tells what is in it.
                 decision = max(decision, self._about_path("read", {written, real}), key=_strictness)
+            if (
+                decision.action == "allow"
+                and operation != "read"
+                and await self._is_gits(ctx.workspace, operation, written, real)
+            ):
+                decision = _Decision("ask", "git runs programs by what is in its directories")
             # As the user knows it, however the model spells it.
             target = written if written == real else f"{written} (which is {real})"
         if decision.action == "deny":
@@ -144,6 +152,15 @@ class Approvals(AbstractCapability[Any]):
             (_Decision(rule.action, rule.description) if rule else self._default(operation) for rule in found),
             key=_strictness,
         )
+
+    async def _is_gits(self, workspace: Workspace, operation: str, written: str, real: str) -> bool:
+        """Whether a file is one of git's, and no rule that names `.git` allows to change it."""
+        rules = self.permissions.get(operation, Rules()).rules
+        for path in dict.fromkeys((written, real)):
+            rule = first(rules, path)
+            if (rule is None or ".git" not in rule.pattern) and await _lies_in_git(workspace, path):
+                return True
+        return False
 
     def _about_command(self, command: str, *, confined: bool) -> _Decision:
         usual = self._default("execute", otherwise="allow" if confined else "ask")
@@ -178,6 +195,27 @@ class Approvals(AbstractCapability[Any]):
 def _confined(workspace: Workspace) -> bool:
     sandbox = workspace.sandbox if isinstance(workspace, LocalBackend) else None
     return sandbox is not None and sandbox.confined
+
+
+async def _lies_in_git(workspace: Workspace, path: str) -> bool:
+    """Whether a file lies in a directory that git takes for its own, or that it makes one of."""
+    parts = path.split("/")
+    if any(_folded(part) in (".git", "git~1") for part in parts):
+        return True
+    if not isinstance(workspace, LocalBackend):
+        return False
+    for depth, part in enumerate(parts):
+        above = "/".join(parts[:depth])
+        names = {name.lower() for name in GIT_NAMES if await workspace.exists(posixpath.join(above, name))}
+        if looks_like_git({*names, part.lower()}):
+            return True
+    return False
+
+
+def _folded(name: str) -> str:
+    """A name as file systems compare it that tell no case, or pass over what cannot be seen."""
+    seen = "".join(character for character in name if unicodedata.category(character) != "Cf")
+    return seen.casefold().rstrip(". ")
 
 
 async def spellings(workspace: Workspace, path: str) -> tuple[str, str]:

@@ -34,9 +34,11 @@ from pydantic_ai.workspaces import (
 )
 from pydantic_ai_backends import ConfinedWorkspace, WorkspacePathError
 
-from deepctl.agent.sandboxes import NoSandbox, Sandbox, refused
+from deepctl.agent.runners import searcher
+from deepctl.agent.sandboxes import Sandbox, refused
 from deepctl.files import temporary
 from deepctl.files.beneath import Outside, Tree
+from deepctl.files.git_directories import disarm, survey
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable
 
 T = TypeVar("T")
@@ -46,6 +48,9 @@ _SEARCH_MEMORY = 2 << 30
 _SEARCH_SECONDS = 120.0
 _WATCH_SECONDS = 0.2
 _INODE = 4096
+_DISARMED = (
+    "deepctl: git would run programs by what this command left, so it was put back or set aside (docs/isolation.md): "
+)
 
 
 class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
@@ -121,7 +126,7 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
 
     def __init__(self, root_dir: str | os.PathLike[str]) -> None:
         super().__init__(root_dir)
-        self._searcher = NoSandbox().commands(self._tree.root)
+        self._searcher = searcher(self._tree.root)
 
     async def run(
         self,
@@ -187,13 +192,31 @@ class _CommandBackend(_SearchBackend):
     def __init__(self, root_dir: str | os.PathLike[str], sandbox: Sandbox) -> None:
         super().__init__(root_dir)
         self._own = Tree(self._tree.root, follow=False)
+        self._is_confined = sandbox.confined
         self._limits = sandbox.limits
         self.runner = sandbox.commands(self._tree.root)
 
     async def _run(
         self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
     ) -> CommandResult:
+        if not self._is_confined:
+            return await self._watched(command, shell, env, timeout)
         await self._call(partial(self._own.make_directory, HOME_DIRECTORY))
+        before = await self._call(partial(survey, self._tree.root, MOUNT))
+        try:
+            result = await self._watched(command, shell, env, timeout)
+        finally:
+            # Also if it is stopped: what it left there runs when somebody uses git.
+            with anyio.CancelScope(shield=True):
+                changed = await self._call(partial(disarm, before))
+        if changed:
+            result = replace(result, stderr=f"{result.stderr}{_DISARMED}{', '.join(map(ascii, changed))}\n")
+        return result
+
+    async def _watched(
+        self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
+    ) -> CommandResult:
+        """Run it, and end it when it takes too much of the disk."""
         seconds = min(timeout or self._limits.seconds, self._limits.seconds)
         before = self._used()
         result: CommandResult | None = None
@@ -304,8 +327,8 @@ class LocalBackend(ConfinedWorkspace):
         root_dir: The directory. File tools cannot leave it, by `..`, by an absolute path or by a link. They know it as
             `/workspace`, too.
         sandbox: Where commands run: `Bubblewrap()`, `Docker(…)`, or `NoSandbox()`, on this machine with nothing around
-            them. Without one there are no commands. They get a fixed `PATH` and `LANG`, and a `HOME` of their own,
-            `.deep/home` in the workspace.
+            them. Without one there are no commands. They get a fixed `PATH` and `LANG`, and a `HOME` of their own:
+            `.deep/home` in the workspace, without a sandbox an empty one that `close` removes.
 
     Raises `OSError` if the directory cannot be made, `Refused` if the sandbox is not there.
     """

@@ -21,6 +21,7 @@ from pydantic_ai.workspaces import (
 from pydantic_ai_harness.bubblewrap_sandbox import BubblewrapWorkspace
 
 from deepctl.agent.command_output import Hear, StreamingBackend, listener
+from deepctl.files.private_home import PrivateHome
 from deepctl.sandbox import bubblewrap, cgroups, containers, holding
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, OUTPUT_BYTES, Limits, Unavailable, environment
 
@@ -34,6 +35,9 @@ class _Started(NamedTuple):
 
 _STARTED: ContextVar[_Started] = ContextVar("deepctl_started")
 """From one method of the harness' workspace to another."""
+
+
+_NO_HOME = "/nonexistent"
 
 
 class Runner(Protocol):
@@ -53,11 +57,31 @@ class Runner(Protocol):
 
 
 class Bare(StreamingBackend):
-    def __init__(self, root: str) -> None:
-        super().__init__(root, env=_exactly(environment(os.path.join(root, HOME_DIRECTORY))))
+    """Commands with nothing around them, and with a home that no sandboxed command has written to."""
+
+    def __init__(self, root: str, home: PrivateHome) -> None:
+        super().__init__(root, env=_exactly(environment(_NO_HOME)))
+        self._home = home
+
+    async def run(
+        self,
+        command: WorkspaceCommand,
+        *,
+        shell: bool = False,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> CommandResult:
+        home = await anyio.to_thread.run_sync(self._home.path)
+        return await super().run(command, shell=shell, env={"HOME": home, **(env or {})}, timeout=timeout)
 
     def close(self) -> None:
-        """What was started in the background goes on; there is nothing around it that could be closed."""
+        """Remove their home. What was started in the background goes on, with nothing around it to be closed."""
+        self._home.close()
+
+
+def searcher(root: str) -> StreamingBackend:
+    """What runs the searches of file tools."""
+    return StreamingBackend(root, env=_exactly(environment(_NO_HOME)))
 
 
 def _exactly(variables: Mapping[str, str]) -> dict[str, str]:

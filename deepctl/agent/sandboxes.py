@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from deepctl.agent.runners import Bare, Bubblewrapped, Contained, Runner
 from deepctl.errors import Refused
+from deepctl.files.private_home import PrivateHome
 from deepctl.sandbox import bubblewrap, containers
 from deepctl.sandbox.policy import Limits, Unavailable
 
@@ -37,9 +38,13 @@ class Sandbox(Protocol):
 
 @dataclass(frozen=True)
 class NoSandbox:
-    """Nothing around commands: they may do whatever this process may. Of the limits, time and disk are held."""
+    """Nothing around commands: they may do whatever this process may. Of the limits, time and disk are held.
+
+    `home` is a directory that becomes their `HOME`, emptied before; without it, it is a temporary one.
+    """
 
     limits: Limits = Limits()
+    home: str | None = None
     name: ClassVar[str] = "none"
     confined: ClassVar[bool] = False
 
@@ -47,7 +52,7 @@ class NoSandbox:
         """There is nothing to try."""
 
     def commands(self, root: str) -> Runner:
-        return Bare(root)
+        return Bare(root, PrivateHome(self.home))
 
 
 @dataclass(frozen=True)

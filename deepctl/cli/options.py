@@ -106,7 +106,7 @@ def over_budget(profile: ProfilePaths, limit: int) -> str | None:
 
 def root() -> Root:
     """Where all state of this machine's user is."""
-    return layout.root(os.environ)
+    return profiles.check_root(layout.root(os.environ))
 
 
 def user(option: str | None) -> str:

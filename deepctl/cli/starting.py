@@ -128,7 +128,7 @@ class Start(NamedTuple):
                 mcp.load()
         paths = known or root.profile(self.name)
         offered: dict[str, Sandbox] = {
-            "none": sandboxes.NoSandbox(limits),
+            "none": sandboxes.NoSandbox(limits, paths.commands_home),
             "bubblewrap": sandboxes.Bubblewrap(self.network, limits, dict(os.environ), (root.path,)),
             "docker": sandboxes.Docker(container_name(paths.directory), image, self.network, limits, paths.name),
         }

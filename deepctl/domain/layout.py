@@ -85,6 +85,11 @@ class ProfilePaths(NamedTuple):
         return os.path.join(self.directory, RESERVE)
 
     @property
+    def commands_home(self) -> str:
+        """The home of commands outside a sandbox, while a turn runs."""
+        return os.path.join(self.cache, "home")
+
+    @property
     def prompt_history(self) -> str:
         return os.path.join(self.directory, "prompt_history")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +13,11 @@ from deepctl.domain import layout, names, settings, times
 from deepctl.domain.checkpoints import ledger
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.errors import DeepctlError, ProfileNotFound, Refused
-from deepctl.files import durable
+from deepctl.files import durable, ownership, removing
 from deepctl.locks import Lock
+
+ROOT_PARTS = ("profiles", "locks")
+"""The directories of a root, by name."""
 
 
 class Parts(NamedTuple):
@@ -94,6 +96,7 @@ def _check_directory(paths: ProfilePaths) -> None:
             f"Profile {paths.name!r} belongs to another user of this machine (uid {status.st_uid}).",
             "Set $DEEPCTL_HOME to a root of your own.",
         )
+    ownership.check(paths.directory)
 
 
 def _check_parts(paths: ProfilePaths) -> None:
@@ -132,11 +135,18 @@ def lock(root: Root, name: str, *, command: str, wait: float = 0.0) -> Lock:
     return FinishingLock(root, name, command=command, wait=wait)
 
 
+def check_root(root: Root) -> Root:
+    """The root, if no other user of this machine can put anything into it. Raises `StorageError`."""
+    ownership.check(root.path, *ROOT_PARTS)
+    return root
+
+
 def make_root(root: Root) -> None:
-    """Make the directories above all profiles."""
+    """Make the directories above all profiles. Raises `StorageError` if other users may write there."""
     durable.make_root(root.path)
     durable.make_directory(root.profiles)
     durable.make_directory(root.locks)
+    check_root(root)  # somebody may have been quicker
 
 
 def create(root: Root, name: str) -> ProfilePaths:
@@ -150,8 +160,7 @@ def create(root: Root, name: str) -> ProfilePaths:
     make_root(root)
     staging = os.path.join(root.profiles, layout.NEW + names.fold(name))
     # Under the lock, whatever lies there is what a killed `create` of the same profile left.
-    shutil.rmtree(staging, ignore_errors=True)
-    durable.make_directory(staging)
+    removing.make_anew(staging)
     for part in ("workspace", "sessions", "checkpoints"):
         durable.make_directory(os.path.join(staging, part))
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

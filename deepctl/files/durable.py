@@ -97,6 +97,12 @@ def make_directory(path: str) -> None:
     os.chmod(path, DIRECTORY_MODE)
 
 
+def make_new_directory(path: str) -> None:
+    """Create one private directory where nothing is: nothing that somebody put there is taken for it."""
+    os.mkdir(path, DIRECTORY_MODE)
+    os.chmod(path, DIRECTORY_MODE)
+
+
 def make_root(path: str) -> None:
     """Create a root and the parents it lacks; what is created is private, what exists keeps its mode."""
     missing = []

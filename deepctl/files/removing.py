@@ -11,6 +11,8 @@ import errno
 import os
 from collections.abc import Callable
 
+from deepctl.files import durable
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ALL = 0o700
 _DEEP = 64
@@ -35,6 +37,12 @@ def remove_tree(path: str, report: Report | None = None) -> int:
         return _Removal(above, report).run(parent, os.path.basename(path))
     finally:
         os.close(parent)
+
+
+def make_anew(path: str) -> None:
+    """An empty private directory in the place of whatever is there. Raises `OSError`."""
+    remove_tree(path)
+    durable.make_new_directory(path)
 
 
 def remove_entry(parent: int, name: str, report: Report | None = None) -> int:

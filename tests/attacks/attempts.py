@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.attacks.scene import LIMITS, Call, Scene, Seen
+from deepctl import NoSandbox
+from tests.attacks.scene import LIMITS, Call, Scene, Seen, opened
 
 TOO_LONG = LIMITS.seconds * 3
 
@@ -80,6 +81,21 @@ def _has_passwords(scene: Scene, seen: Seen) -> bool:
         return any(Path("/etc/shadow").read_text() in result for result in seen.results)
     except PermissionError:
         return False
+
+
+_GIT = "mkdir -p {0}/hooks {0}/objects {0}/refs; echo ref: refs/heads/x > {0}/HEAD; "
+_HOOK = "echo owned > {0}/hooks/pre-commit; chmod +x {0}/hooks/pre-commit"
+_MONITOR = "printf '[core]\\n\\tfsmonitor = owned\\n' > {0}/config"
+
+
+def _holds(path: str, word: str) -> Callable[[Scene, Seen], bool]:
+    return lambda scene, seen: (scene.workspace / path).exists() and word in (scene.workspace / path).read_text()
+
+
+def _is_seen_outside(scene: Scene, seen: Seen) -> bool:
+    """Whether a command outside of a sandbox finds what was written home."""
+    with opened(scene, NoSandbox()) as backend:
+        return any("owned" in result for result in scene.run(backend, [sh("cat ~/.gitconfig")]).results)
 
 
 _REACH = 'connect(S,$a) or die "connect: $!"; $_=<S>; print'
@@ -520,6 +536,20 @@ ATTEMPTS = [
         True,
         lambda scene, seen: scene.canary in seen.instructions,
     ),
+    # Leaving something for whoever uses git there, and for commands outside
+    Attempt("git: a hook", [sh((_GIT + _HOOK).format("r/.git"))], broken=_exists("r/.git/hooks/pre-commit")),
+    Attempt("git: a setting", [sh((_GIT + _MONITOR).format("r/.git"))], broken=_holds("r/.git/config", "fsmonitor")),
+    Attempt(
+        "git: a setting, made elsewhere and moved",
+        [sh((_GIT + _MONITOR).format("x") + "; mkdir r; mv x r/.git")],
+        broken=_holds("r/.git/config", "fsmonitor"),
+    ),
+    Attempt(
+        "git: a setting, by a file that names it",
+        [sh((_GIT + _MONITOR).format("x") + "; mkdir r; echo gitdir: ../x > r/.git")],
+        broken=_holds("x/config", "fsmonitor"),
+    ),
+    Attempt("home: settings for commands outside", [sh("echo owned > ~/.gitconfig")], True, broken=_is_seen_outside),
 ]
 
 

@@ -185,7 +185,8 @@ def test_commands_see_no_variable_of_deepctls_environment(
     monkeypatch.setenv("MY_SECRET", "canary")
     output = deepctl("chat", "--sandbox", "none", "--approve", "auto", "run env").ok().stdout
     assert "canary" not in output
-    assert f"HOME={home}/profiles/default/workspace/.deep/home" in output
+    assert f"HOME={home}/profiles/default/cache/home" in output
+    assert not (home / "profiles/default/cache/home").exists()
     names = {line.split("=")[0] for line in output.splitlines() if "=" in line}
     assert names <= {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "HOME", "PWD", "SHLVL", "_", "OLDPWD"}
 

@@ -102,9 +102,9 @@ def test_a_command_runs_where_the_agents_run_without_a_question(
     terminal = chat("--sandbox", sandbox)
     terminal.type("!pwd; env | sort | tr '\\n' ' '; echo x > made; exit 3\r")
     terminal.expect("exit code 3")
-    place = "/workspace" if sandbox == "bubblewrap" else str(workspace)
+    place = "/workspace/.deep/home" if sandbox == "bubblewrap" else str(workspace.parent / "cache" / "home")
     joined = "".join(terminal.screen.split("\n"))
-    assert f"HOME={place}/.deep/home" in joined
+    assert f"HOME={place}" in joined
     assert "sk-of-nobody" not in joined
     assert "Allow it" not in terminal.screen
     assert (workspace / "made").read_text() == "x\n"

@@ -157,6 +157,38 @@ def _(s: Situation) -> list[str]:
     return ["sessions", "list", "--user", "bob"]
 
 
+@case(ANY, "other users may write to the root, or to a directory in or above it")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    s.home.chmod(0o1777)
+    return ["sessions", "list", "--user", "alice"]
+
+
+@case(ANY, "the root, or a directory in or above it, is another user's")
+def _(s: Situation) -> Result:
+    s.alice()
+    if os.geteuid() == 0:
+        os.chown(s.home, 4242, 4242)
+        return s.confined("sessions", "list", "--user", "alice")
+    # Root's, which is unknown there.
+    return s.confined("sessions", "list", "--user", "alice", around=("--ro-bind", "/usr", str(s.home)))
+
+
+@case(ANY, "the root is a symbolic link")
+def _(s: Situation) -> list[str]:
+    (s.place / "elsewhere").mkdir()
+    s.home.symlink_to("elsewhere")
+    return ["profiles", "create", "alice"]
+
+
+@case(ANY, "a directory in the root is a symbolic link")
+def _(s: Situation) -> list[str]:
+    s.home.mkdir()
+    (s.place / "elsewhere").mkdir()
+    (s.home / "profiles").symlink_to(s.place / "elsewhere")
+    return ["profiles", "create", "alice"]
+
+
 @case(ANY, "the profile is another user's")
 def _(s: Situation) -> Result:
     s.alice()

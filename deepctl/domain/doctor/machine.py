@@ -8,12 +8,13 @@ import stat
 from collections.abc import Iterator, Mapping
 
 from deepctl import distribution
-from deepctl.domain import layout
+from deepctl.domain import layout, profiles
 from deepctl.domain.doctor.check import Check, some, told
 from deepctl.domain.doctor.leftovers import KNOWN
 from deepctl.domain.doctor.settings_files import settings_file
 from deepctl.domain.layout import Root
 from deepctl.domain.words import counted, size
+from deepctl.files import ownership
 
 PACKAGES = (
     "pydantic-ai-slim",
@@ -83,6 +84,11 @@ def root(found: Root) -> Iterator[Check]:
         return
     except OSError as error:
         yield Check("root", "problem", told(error), "Give $DEEPCTL_HOME another directory.")
+        return
+    unsafe = ownership.examine(found.path, *profiles.ROOT_PARTS)
+    if unsafe is not None:
+        yield Check("root", "problem", unsafe.problem, unsafe.help)
+        yield from _inside(found)
         return
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISDIR(status.st_mode):

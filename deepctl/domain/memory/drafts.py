@@ -28,7 +28,7 @@ class Draft(NamedTuple):
 def begin(profile: ProfilePaths, name: str, content: bytes) -> Draft:
     """Make a draft of the notebook `name`. The directory is 0700, the file 0600."""
     directory = os.path.join(profile.directory, PREFIX + os.urandom(6).hex())
-    durable.make_directory(directory)
+    durable.make_new_directory(directory)
     draft = Draft(directory, os.path.join(directory, name))
     try:
         durable.write_file(draft.path, content)

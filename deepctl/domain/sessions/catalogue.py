@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -191,8 +190,7 @@ def _begin(
         )
     durable.make_directory(paths.sessions)
     staging = os.path.join(paths.sessions, layout.NEW + names.fold(name))
-    shutil.rmtree(staging, ignore_errors=True)
-    durable.make_directory(staging)
+    removing.make_anew(staging)
     identity, first_log = os.urandom(16).hex(), os.urandom(8).hex()
     durable.write_file(log.log_path(staging, first_log), sealed.seal(log.header(first_log, fill(staging))))
     directory = os.path.join(paths.sessions, name)

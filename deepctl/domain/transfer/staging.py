@@ -63,7 +63,7 @@ class Staging:
         while self._descriptor < 0:
             self.path = os.path.join(self._root.profiles, IMPORT + os.urandom(8).hex())
             try:
-                durable.make_directory(self.path)
+                durable.make_new_directory(self.path)
                 held = _held(self.path)
             except BaseException:
                 with suppress(OSError):

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from deepctl.domain import names
 from deepctl.domain.layout import ProfilePaths, Root
@@ -80,10 +80,20 @@ def _read(place: str) -> dict[str, Any]:
     match plan:
         case {"v": int(version)} if version > FORMAT:
             raise Refused(f"{place} was made by a later deepctl.", "Update deepctl. It has not been touched.")
-        case {"profile": str(profile), "identity": list(), "moves": list()} if names.is_good(profile):
+        case {"profile": str(profile), "identity": list(), "moves": list(moves)} if names.is_good(profile) and all(
+            map(_is_move, moves)
+        ):
             return plan
         case _:
             raise ValueError("not a plan")
+
+
+def _is_move(found: object) -> bool:
+    """Whether something in a plan is a path in the profile and what is made in its place."""
+    match found:
+        case [str(path), str(anew)]:
+            return anew in get_args(Anew) and not {"", ".", ".."} & set(path.split("/"))
+    return False
 
 
 def _is_same(paths: ProfilePaths, identity: list[int]) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import NamedTuple, Self
@@ -65,8 +66,17 @@ def leftovers(root: Root) -> list[Leftover]:
     return [
         Leftover(match[2], os.path.join(root.profiles, entry), bool(match[1]))
         for entry in sorted(entries)
-        if (match := _NAME.fullmatch(entry)) and names.is_good(match[2])
+        if (match := _NAME.fullmatch(entry)) and names.is_good(match[2]) and _is_own(os.path.join(root.profiles, entry))
     ]
+
+
+def _is_own(path: str) -> bool:
+    """Whether a directory is one that this user made: what others put here is not acted upon."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def unfinished(root: Root) -> list[Leftover]:
@@ -104,7 +114,7 @@ def put_away_parts(root: Root, paths: ProfilePaths, moves: Sequence[Move]) -> Tr
     Raises `OSError`, and `Refused` for a link in the way: then everything is as it was.
     """
     path = _new_path(root, "parts-", paths.name)
-    durable.make_directory(path)
+    durable.make_new_directory(path)
     durable.sync_directory(root.profiles)
     trash = Trash(root, path, _held(path, fcntl.LOCK_EX))
     try:

@@ -1,0 +1,153 @@
+"""Whether a place is safe from other users of this machine, as sshd's StrictModes has it.
+
+Who may write to a directory may put something else in the place of what is in it: a link, or a file that says what is
+to be deleted. So a place counts as safe if it is the user's or root's and nobody else may write to it, and so is every
+directory above it. There, directories that others may write to are safe with the sticky bit (`/tmp`): what is in them
+can be replaced by its owner only. Links on the way are followed if the user or root made them.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from deepctl.errors import StorageError
+
+_MOST_LINKS = 40
+
+
+class Finding(NamedTuple):
+    """What makes a place unsafe, and what helps."""
+
+    problem: str
+    help: str
+
+
+_WHAT = "Find out what put it there."
+_OWN_ROOT = "Set $DEEPCTL_HOME to a directory of your own."
+
+
+def check(path: str, *below: str) -> None:
+    """Raise `StorageError` if a directory, one above it, or one of `below` in it is unsafe. What is missing is not."""
+    found = examine(path, *below)
+    if found is not None:
+        raise StorageError(f"{found.problem}.", found.help, code="unsafe_root")
+
+
+def examine(path: str, *below: str) -> Finding | None:
+    """The first thing that makes it unsafe; `None` if nothing does, as far as it can be seen."""
+    trusted = _trusted()
+    try:
+        for directory in _above(path):
+            status = os.lstat(directory)
+            found = _foreign(directory, status, trusted | _unmapped())
+            if found is None and not stat.S_ISLNK(status.st_mode) and not status.st_mode & stat.S_ISVTX:
+                found = _writable(directory, status)
+            if found is not None:
+                return found
+        for directory in (path, *(os.path.join(path, name) for name in below)):
+            status = os.lstat(directory)
+            if stat.S_ISLNK(status.st_mode) and os.path.isdir(directory):
+                leads = f"Set $DEEPCTL_HOME to what it leads to: {os.path.realpath(directory)}"
+                return Finding(f"{directory} is a symbolic link", leads if directory == path else _WHAT)
+            found = _foreign(directory, status, trusted) or _writable(directory, status)
+            if found is not None:
+                return found
+    except OSError:
+        # Whoever uses the place learns it, and says so better.
+        return None
+    return None
+
+
+def _above(path: str) -> Iterator[str]:
+    """The directories and links that lead to a path, from the top, without itself."""
+    here, links = "/", 0
+    yield here
+    pending = os.path.abspath(path).strip("/").split("/")[::-1]
+    while len(pending) > 1:
+        name = pending.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            here = os.path.dirname(here)
+            continue
+        entry = os.path.join(here, name)
+        yield entry
+        if stat.S_ISLNK(os.lstat(entry).st_mode):
+            links += 1
+            if links > _MOST_LINKS:
+                return
+            target = os.readlink(entry)
+            here = "/" if target.startswith("/") else here
+            pending += target.split("/")[::-1]
+        else:
+            here = entry
+
+
+def _trusted() -> set[int]:
+    # In a container's user namespace root's files may be those of another number; whose `/` is decides over all.
+    return {0, os.geteuid(), os.lstat("/").st_uid}
+
+
+@lru_cache
+def _unmapped() -> set[int]:
+    """Whose files seem to be those of all users, root too, that a container's user namespace does not have."""
+    try:
+        with open("/proc/self/uid_map") as ranges, open("/proc/sys/kernel/overflowuid") as number:
+            is_whole = ranges.readline().split() == ["0", "0", "4294967295"]
+            return set() if is_whole else {int(number.read())}
+    except OSError:
+        return set()
+
+
+def _foreign(path: str, status: os.stat_result, trusted: set[int]) -> Finding | None:
+    if status.st_uid in trusted:
+        return None
+    return Finding(f"{path} belongs to another user of this machine (uid {status.st_uid})", _OWN_ROOT)
+
+
+def _writable(path: str, status: os.stat_result) -> Finding | None:
+    """What others may write to. The bits of a link mean nothing."""
+    if stat.S_ISLNK(status.st_mode):
+        return None
+    by_group = status.st_mode & stat.S_IWGRP and (not _is_own_group(status.st_gid) or _has_acl(path))
+    if not by_group and not status.st_mode & stat.S_IWOTH:
+        return None
+    mode = stat.S_IMODE(status.st_mode)
+    return Finding(
+        f"Other users of this machine may write to {path} (mode {mode:04o})",
+        f"Take that from them: chmod go-w {shlex.quote(path)}",
+    )
+
+
+@lru_cache
+def _is_own_group(group: int) -> bool:
+    """Whether the user is the only member of a group, as far as this machine knows; root counts for nobody."""
+    import grp
+    import pwd
+
+    user = os.geteuid()
+    try:
+        named = grp.getgrgid(group).gr_mem
+    except KeyError:
+        if group not in (os.getegid(), *os.getgroups()):
+            return False
+        named = []
+    everyone = pwd.getpwall()
+    own = {0, user}
+    if any(one.pw_uid not in own for one in everyone if one.pw_gid == group):
+        return False
+    uids = {one.pw_name: one.pw_uid for one in everyone}
+    return all(uids.get(name) in own for name in named)
+
+
+def _has_acl(path: str) -> bool:
+    """Whether the group's bits are a mask of more people's rights."""
+    try:
+        return hasattr(os, "getxattr") and bool(os.getxattr(path, "system.posix_acl_access"))
+    except OSError:
+        return False
