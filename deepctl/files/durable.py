@@ -91,7 +91,13 @@ def make_directory(path: str) -> None:
     try:
         os.mkdir(path, DIRECTORY_MODE)
     except FileExistsError:
-        if not os.path.isdir(path):
+        try:
+            is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
+            is_directory = False  # a link that leads nowhere
+        if not is_directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
         return
     os.chmod(path, DIRECTORY_MODE)

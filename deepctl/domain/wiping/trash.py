@@ -71,12 +71,12 @@ def leftovers(root: Root) -> list[Leftover]:
 
 
 def _is_own(path: str) -> bool:
-    """Whether a directory is one that this user made: what others put here is not acted upon."""
+    """Whether this user put something here, and others may not write to it: what they put here is not acted upon."""
     try:
         status = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+    return status.st_uid == os.geteuid() and (stat.S_ISLNK(status.st_mode) or not status.st_mode & 0o022)
 
 
 def unfinished(root: Root) -> list[Leftover]:
