@@ -122,7 +122,7 @@ function __deepctl_table -S
             set -a options '--json'\t'Print one JSON document instead of text'
             set -a options '--help -h'\t'Show how it is used'
         case 'sessions'
-            set commands 'list'\t'List the sessions of a profile, the latest first' 'show'\t'Show a conversation, with long calls and results folded' 'rename'\t'Give a session another name' 'delete'\t'Delete a session with its checkpoints' 'search'\t'Search what was said in all sessions' 'export'\t'Write a session to a file or to stdout' 'import'\t'Take over a session from an export'
+            set commands 'list'\t'List the sessions of a profile, the latest first' 'show'\t'Show a conversation, with long calls and results folded, and its to-do list' 'rename'\t'Give a session another name' 'delete'\t'Delete a session with its checkpoints' 'search'\t'Search what was said in all sessions' 'export'\t'Write a session to a file or to stdout' 'import'\t'Take over a session from an export'
             set -a options '--help -h'\t'Show how it is used'
         case 'sessions list'
             set -a options '--user --profile -u=profile'\t'Profile to work on'

@@ -28,7 +28,7 @@ from deepctl.agent.plans import plans_toolset
 from deepctl.agent.searching import replace_glob, replace_grep
 from deepctl.agent.valid_text import ValidText
 from deepctl.characters import whole
-from deepctl.domain import layout
+from deepctl.domain import layout, names
 from deepctl.domain.permissions import Permissions
 
 _EVICT_OVER = 20_000
@@ -46,13 +46,18 @@ class DeepAgentDeps:
 
     `backend` is a `LocalBackend` (kept in a directory), a `StateBackend` (kept in this object) or any workspace
     backend of pydantic-ai; memory, plans, files and evicted results all lie in it. `checkpoint_store` keeps the
-    conversation and, of a backend with a directory here, the files.
+    conversation and, of a backend with a directory here, the files. `session` is the name of one conversation among
+    several in the same backend: the to-do list is its own then, in `.deep/todo/<session>.json`, and otherwise that of
+    the backend, in `.deep/todo.json`.
     """
 
     backend: WorkspaceBackend | StateBackend
     checkpoint_store: CheckpointStore | AgentCheckpoints | None = None
+    session: str | None = None
 
     def __post_init__(self) -> None:
+        if self.session is not None:
+            names.check(self.session, "session")
         self._workspace = stores.workspace_of(self.backend)
         store = self.checkpoint_store
         if store is not None and not isinstance(store, AgentCheckpoints):
@@ -174,7 +179,9 @@ def create_deep_agent(
         parts.append(Checkpointing(checkpoint_frequency))
         toolsets.append(checkpoints_toolset())
     if include_plans:
-        parts.append(Planning(store_resolver=lambda ctx: stores.TodoStore(stores.files_of(ctx.workspace))))
+        parts.append(
+            Planning(store_resolver=lambda ctx: stores.TodoStore(stores.files_of(ctx.workspace), ctx.deps.session))
+        )
     return Agent(
         offline_model() if model == NAME else model,
         name=agent_name,

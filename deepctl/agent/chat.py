@@ -17,6 +17,7 @@ from deepctl.agent.keeping import TurnCheckpoints
 from deepctl.agent.mentioned_files import DirectoryFiles
 from deepctl.agent.running import Running
 from deepctl.agent.turn import Emit, Outcome, storing, to_json
+from deepctl.domain import names, todo
 from deepctl.domain.checkpoints import reading
 from deepctl.domain.checkpoints.records import Position
 from deepctl.domain.checkpoints.work import Work
@@ -50,6 +51,8 @@ class Chat:
             return self._turn(work, session, prompt, emit)
 
     def _turn(self, work: Work, session: str, prompt: str, emit: Emit) -> Done:
+        # Before anything of this turn is kept, which would make its session the one that was written to last.
+        owner = todo.old_lists_owner(work.paths, work.ledger)
         keeping = TurnCheckpoints(work, prompt, emit)
         notices: list[str] = []
         said: str | list[UserContent] = prompt
@@ -61,6 +64,8 @@ class Chat:
             sent = history.of(conversation, self._running.model)
             if brought is None:
                 keeping.started(found, before)
+                if owner is not None:
+                    work.settle_todo(owner, found, before)
                 notices = _notices(found.name, conversation, sent)
                 brought = self._running.attaching.brought(prompt, DirectoryFiles(work.paths.workspace), emit)
                 said = [prompt, *brought] if brought else prompt
@@ -110,7 +115,9 @@ class Chat:
         keeping.attempt(session, before, writer)
         try:
             with closing(LocalBackend(keeping.workspace, sandbox=self._running.options.sandbox)) as backend:
-                deps = DeepAgentDeps(backend=backend, checkpoint_store=keeping)
+                deps = DeepAgentDeps(
+                    backend=backend, checkpoint_store=keeping, session=session.id if names.is_good(session.id) else None
+                )
                 outcome = self._running.run(deps, said, sent, writer, keeping.emit, keeping.tool_done)
         except RewindRequested as request:
             keeping.go_back(request)

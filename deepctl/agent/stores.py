@@ -22,15 +22,13 @@ from pydantic_ai_harness.repo_context import RepoContext
 from pydantic_ai_harness.tool_output_limits import WorkspaceStore
 
 from deepctl.agent.backend import LocalBackend
-from deepctl.domain import layout
+from deepctl.domain import layout, todo
 from deepctl.domain.memory import notebooks
 
 STATE_PROVIDER = "state"
 """What pydantic-ai-backend calls workspaces that are a `StateBackend`."""
 
-_TODO_FORMAT = 1
 _MAX_CONTEXT_BYTES = 256 * 1024
-_MAX_TODO_BYTES = 1024 * 1024
 _TAG = re.compile(r"<(?=\s*/?\s*\w)")
 _BLOCK = re.compile(r"<(?=\s*/?\s*(context-file|context|memory|plan-reminder|stdin|system)\b)", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -73,34 +71,33 @@ class _Notebooks(WrapperWorkspace):
 
 
 class TodoStore(InMemoryPlanStore):
-    """The to-do list in `.deep/todo.json`: read before and written after every change.
+    """The to-do list of a session, or of a workspace without any: read before and written after every change.
 
     A file that is not such a list reads as an empty one, so that it does not keep the agent from answering, and is
     never overwritten: a change to it is a failure the model is told of.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, session: str | None = None) -> None:
         super().__init__()
         self._workspace = workspace
+        self._path = layout.todo_file(session) if session is not None else layout.TODO_FILE
 
     async def _load(self, *, to_change: bool = True) -> None:
         self._items = []
         try:
-            if ((await self._workspace.stat(layout.TODO_FILE)).size or 0) > _MAX_TODO_BYTES:
+            if ((await self._workspace.stat(self._path)).size or 0) > todo.MAX_BYTES:
                 raise ValueError("it is too large")
-            document = json.loads(await self._workspace.read_bytes(layout.TODO_FILE))
-            if document["version"] > _TODO_FORMAT:
-                raise ValueError("it was written by a later version")
-            self._items = [PlanItem.model_validate(item) for item in document["items"]]
+            items = todo.parsed(await self._workspace.read_bytes(self._path))
+            self._items = [PlanItem.model_validate(item) for item in items]
         except (FileNotFoundError, NotADirectoryError):
             pass
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             if to_change:
-                raise ToolFailed(f"{layout.TODO_FILE} is not a to-do list: {error}. Repair or remove it.") from None
+                raise ToolFailed(f"{self._path} is not a to-do list: {error}. Repair or remove it.") from None
 
     async def _save(self) -> None:
-        document = {"version": _TODO_FORMAT, "items": [item.model_dump(mode="json") for item in self._items]}
-        await self._workspace.write_bytes(layout.TODO_FILE, json.dumps(document, indent=1).encode() + b"\n")
+        document = {"version": todo.FORMAT, "items": [item.model_dump(mode="json") for item in self._items]}
+        await self._workspace.write_bytes(self._path, json.dumps(document, indent=1).encode() + b"\n")
 
     async def get_items(self) -> list[PlanItem]:
         await self._load(to_change=False)

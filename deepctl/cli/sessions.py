@@ -14,7 +14,7 @@ import typer
 from deepctl.cli import options
 from deepctl.cli.asking import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import names
+from deepctl.domain import names, todo
 from deepctl.domain.checkpoints import reading
 from deepctl.domain.sessions import catalogue
 from deepctl.errors import UsageError
@@ -47,12 +47,12 @@ def show_(
     full: Annotated[bool, typer.Option("--full", help="Fold nothing, and show thoughts, too.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show a conversation, with long calls and results folded."""
+    """Show a conversation, with long calls and results folded, and its to-do list."""
     profile = options.existing_profile(user)
     session = reading.session_at_hand(profile, name)
     conversation = catalogue.read(session)
     summary = catalogue.summarize(session, conversation, reading.heads(profile))
-    show(views.SessionShown(profile.name, summary, conversation, full), as_json)
+    show(views.SessionShown(profile.name, summary, conversation, todo.read(profile, session), full), as_json)
 
 
 @app.command(epilog="Example: deepctl sessions rename main trip-to-lisbon --user alice")
@@ -84,7 +84,8 @@ def delete(
 ) -> None:
     """Delete a session with its checkpoints.
 
-    Labelled ones go, too. The workspace stays as it is, with what the session's agent did in it.
+    Labelled ones go, too, and its to-do list. The rest of the workspace stays as it is, with what the session's agent
+    did in it.
     """
     from contextlib import closing
 

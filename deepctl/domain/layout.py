@@ -16,10 +16,12 @@ AGENT = "main"
 """The name of the agent whose memory a profile has by default."""
 
 MEMORY_DIRECTORY = ".deep/memory"
+TODO_DIRECTORY = ".deep/todo"
 TODO_FILE = ".deep/todo.json"
+"""Where the to-do list is that belongs to no session: an application's without any, and that of a profile up to 0.1."""
 PLANS_DIRECTORY = "plans"
 EVICTED_DIRECTORY = "large_tool_results"
-OWN_DIRECTORIES = (".deep/home", f"{MEMORY_DIRECTORY}/*", PLANS_DIRECTORY, EVICTED_DIRECTORY)
+OWN_DIRECTORIES = (".deep/home", f"{MEMORY_DIRECTORY}/*", TODO_DIRECTORY, PLANS_DIRECTORY, EVICTED_DIRECTORY)
 """Those in a workspace that deepctl needs, with the directories above them."""
 CONTEXT_FILES = ("AGENTS.md", "DEEP.md")
 NOTEBOOK = "MEMORY.md"
@@ -31,6 +33,11 @@ IMPORT = ".import-"
 """The same of a profile that is being imported."""
 RESERVE = "cache/reserve"
 """Where a profile's reserve lies, relative to its directory; it is not counted among what the profile takes."""
+
+
+def todo_file(session: str) -> str:
+    """Where the to-do list of a session is in a workspace, by the session's id."""
+    return f"{TODO_DIRECTORY}/{session}.json"
 
 
 class ProfilePaths(NamedTuple):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.domain.sessions.catalogue import Summary
 from deepctl.domain.sessions.log import Conversation
+from deepctl.domain.todo import Item
 from deepctl.domain.words import counted
 from deepctl.output.render import notice
 from deepctl.output.sessions_transcript import print_conversation as print_conversation
@@ -55,12 +56,18 @@ class SessionList(NamedTuple):
         )
 
 
+_MARKS = {"completed": "x", "in_progress": ">", "cancelled": "-", "blocked": "!"}
+"""What stands in the box of a step that is not merely to be done."""
+
+
 class SessionShown(NamedTuple):
     """A whole conversation: in JSON every message as pydantic-ai wrote it, as text a transcript."""
 
     profile: str
     summary: Summary
     conversation: Conversation
+    todo: list[Item] | None
+    """The steps of its to-do list; `None` if that cannot be read."""
     full: bool = False
 
     def document(self) -> dict[str, Any]:
@@ -69,10 +76,17 @@ class SessionShown(NamedTuple):
             "sessions": [_document(self.summary)],
             "messages": [entry._asdict() for entry in self.conversation.messages],
             "damaged": [damage._asdict() for damage in self.conversation.damage],
+            "todo": None if self.todo is None else [step._asdict() for step in self.todo],
         }
 
     def print(self) -> None:
         folded = print_conversation(self.conversation, full=self.full)
+        for number, step in enumerate(self.todo or ()):
+            if not number:
+                print("--- to-do list")
+            print(f"[{_MARKS.get(step.status, ' ')}] {printable(step.content)}")
+        if self.todo is None:
+            notice("Its to-do list cannot be read.")
         if is_terminal(sys.stdout):
             if not self.conversation.messages:
                 notice(f"Session {self.summary.name} is empty.")
@@ -128,7 +142,7 @@ class SessionDeleted(NamedTuple):
     def consequences(self) -> list[str]:
         """What somebody should know before."""
         gone = self.deletion
-        found = ["The workspace stays as it is, with what this session's agent did in it."]
+        found = ["Its to-do list goes; the rest of the workspace stays as it is, with what its agent did there."]
         if gone.problem:
             found.append(f"The session is damaged: {gone.problem}")
         if gone.forks:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from deepctl.domain import layout, reserve
+from deepctl.domain import layout, reserve, todo
 from deepctl.domain.checkpoints import index, reading
 from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.records import AGENT, OTHER, UNKNOWN, Position, Record
@@ -107,7 +108,22 @@ class Work:
         directory = reading.directory_of(self.paths, record.log)
         if directory is None:
             raise Refused(f"Checkpoint {record.id} has no messages.", "`deepctl chat --new` begins an empty session.")
-        return catalogue.fork(self.paths, name, directory, record.id, record.log, record.offset)
+        forked = catalogue.fork(self.paths, name, directory, record.id, record.log, record.offset)
+        with suppress(Damaged):  # the conversation is what is forked; it can be gone on with without a list
+            todo.copy(self.paths, self.store.objects, record, forked)
+        return forked
+
+    def settle_todo(self, owner: Session, session: Session, before: Position) -> Record | None:
+        """Give the one to-do list of a profile of 0.1 to `owner`, the session that was written to last.
+
+        A turn of `session` begins at `before`, which has been kept. The move is kept as work of the owner's agent, so
+        that a rewind of what that has written takes the list along and sees no conflict.
+        """
+        if not todo.give(self.paths, owner) or self.policy == MANUAL_ONLY:
+            return None
+        if owner.id == session.id:
+            return self.save(session, "tool", before._replace(turn=before.turn + 1), author=AGENT)
+        return self.save(owner, "manual", reading.position(owner, catalogue.read(owner)), author=AGENT)
 
     def before_turn(self, session: Session, position: Position) -> Record | None:
         """Keep the state in which a turn begins, if it is not that of a checkpoint already."""

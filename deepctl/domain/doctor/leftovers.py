@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from deepctl.domain import names
+from deepctl.domain import layout, names, todo
 from deepctl.domain.doctor.check import Check, some
 from deepctl.domain.layout import IMPORT, NEW, ProfilePaths, Root
 from deepctl.domain.memory import drafts
@@ -66,6 +66,20 @@ def in_profile(paths: ProfilePaths) -> Iterator[Check]:
             f"{counted(len(temporary), 'temporary file')} of killed commands, removed by the next one that changes "
             f"something in this profile: {some(temporary)}",
         )
+
+
+def todo_lists(paths: ProfilePaths) -> Iterator[Check]:
+    """The to-do list of before there was one a session, and lists that are none or nobody's."""
+    if todo.unsettled(paths):
+        session = todo.old_lists_owner(paths, None)
+        whose = f"that of session {session.name}, as which the next turn keeps it" if session else "no session's"
+        yield Check("todo", "ok", f"{layout.TODO_FILE} in the workspace is {whose}")
+    if broken := todo.unreadable(paths):
+        yield Check(
+            "todo", "warning", f"to-do lists that cannot be read: {some(broken)}", "Repair or remove the files."
+        )
+    if lost := todo.orphans(paths):
+        yield Check("todo", "ok", f"to-do lists of sessions that are gone, which no agent sees: {some(lost)}")
 
 
 def _temporary(paths: ProfilePaths) -> Iterable[str]:

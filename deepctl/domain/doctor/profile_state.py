@@ -39,6 +39,7 @@ def checks_of(
         *guarded("memory", lambda: stored.memory(paths)),
         *guarded("checkpoints", lambda: stored.checkpoints(paths)),
         *guarded("leftovers", lambda: leftovers.in_profile(paths)),
+        *guarded("todo", lambda: leftovers.todo_lists(paths)),
         *guarded("space", lambda: _space(paths, parts)),
         *by_settings("budget", lambda: _budget(environment, paths)),
     ]

@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from deepctl.domain import todo
 from deepctl.domain.checkpoints import index, pruning
 from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.objects import Objects
@@ -148,6 +149,7 @@ def delete(work: Work, deletion: Deletion) -> Deletion:
 
     Returns what went. Raises `StorageError` or `Interrupted`: the session is deleted then, too, but not all of it gone.
     """
+    todo.remove_old(work.paths, work.ledger, deletion.id)
     directory = put_away(work.paths, deletion.session, deletion.id)
     try:
         with durable.after_commit("The session is deleted", durable.FINISHED_NEXT):
@@ -184,6 +186,7 @@ def _finish(work: Work, identity: str, directory: str) -> bool:
     pruning.collect_logs(paths, work.ledger)
     index.rewrite(paths, work.ledger)
     _cut_shared(work, directory)
+    todo.remove(paths, identity)
     removing.remove_tree(directory)
     durable.sync_directory(paths.sessions)
     return is_freed

@@ -19,6 +19,7 @@ from deepctl.domain.layout import (
     NEW,
     PLANS_DIRECTORY,
     SETTINGS,
+    TODO_DIRECTORY,
     TODO_FILE,
     UNTRUSTED,
     ProfilePaths,
@@ -34,13 +35,15 @@ if TYPE_CHECKING:
     from deepctl.domain.checkpoints.ledger import Ledger
     from deepctl.domain.wiping.copies import Copies
 
+_TODO = (f"workspace/{TODO_FILE}", f"workspace/{TODO_DIRECTORY}")
+
 PARTS: dict[str, tuple[str, ...]] = {
     "memory": (f"workspace/{MEMORY_DIRECTORY}",),
-    "plans": (f"workspace/{PLANS_DIRECTORY}", f"workspace/{TODO_FILE}"),
+    "plans": (f"workspace/{PLANS_DIRECTORY}", *_TODO),
     "evicted": (f"workspace/{EVICTED_DIRECTORY}",),
     # The cache goes first: what it knows must not outlive what it is about. So do checkpoints, whose messages are logs.
     "checkpoints": ("cache", "checkpoints"),
-    "sessions": ("sessions",),
+    "sessions": ("sessions", *_TODO),
     "workspace": ("workspace",),
     "history": ("prompt_history",),
 }
@@ -119,7 +122,10 @@ def plan(root: Root, paths: ProfilePaths, only: tuple[str, ...]) -> Plan:
 
     Raises `Refused` for a link in the way to a part, and where something is mounted in what would go.
     """
-    places = {place: part for part in only or PARTS for place in PARTS[part]}
+    places: dict[str, str] = {}
+    for part in only or PARTS:
+        for place in PARTS[part]:
+            places.setdefault(place, part)
     if "memory" in places.values():
         # What was being edited is a copy of a notebook.
         places |= {entry: "memory" for entry in sorted(os.listdir(paths.directory)) if entry.startswith(_DRAFTS)}
