@@ -39,19 +39,6 @@ def character_class(piece: str) -> str:
     return f"[^{piece[2:]}" if piece[1] in "!^" else piece
 
 
-_FIXED = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-
-
-@lru_cache(maxsize=512)
-def glob(pattern: str) -> re.Pattern[str]:
-    """A pattern to be matched with `fullmatch`. Raises `re.error` if one of its classes means nothing."""
-    written = (
-        _FIXED.get(piece) or (character_class(piece) if len(piece) > 1 else re.escape(piece))
-        for piece in pieces(pattern)
-    )
-    return re.compile("".join(written), re.DOTALL)
-
-
 def bad_class(pattern: str) -> str | None:
     """The first `[…]` of a pattern that means nothing."""
     for piece in pieces(pattern):
@@ -66,5 +53,72 @@ def bad_class(pattern: str) -> str | None:
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the whole text matches."""
-    return glob(pattern).fullmatch(text) is not None
+    """Whether the whole text matches. Raises `re.error` if a class of the pattern means nothing."""
+    return _machine(pattern).accepts(text)
+
+
+class _Machine:
+    """A pattern as states, all of which are followed at once: each is a bit, and stands for a piece still to come.
+
+    The time is the length of the text, whatever the pattern. `re` tries one way after the other, which for a few stars
+    and a long path, which an agent chooses, takes hours.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._singles: list[tuple[int, str]] = []
+        self._any_stays = self._no_slash_stays = self._no_slash_moves = self._slash_moves = 0
+        self._skips_one = self._skips_two = 0
+        at = 0
+        for piece in pieces(pattern):
+            bit = 1 << at
+            if piece == "**/":
+                # Nothing, or the next state, which takes anything and moves on at a slash.
+                self._skips_one |= bit
+                self._skips_two |= bit
+                self._any_stays |= bit << 1
+                self._slash_moves |= bit << 1
+                at += 1
+            elif piece in ("**", "*"):
+                self._skips_one |= bit
+                self._any_stays |= bit if piece == "**" else 0
+                self._no_slash_stays |= bit if piece == "*" else 0
+            elif piece == "?":
+                self._no_slash_moves |= bit
+            else:
+                self._singles.append((bit, piece))
+            at += 1
+        self._end = 1 << at
+        self._classes = {piece: re.compile(character_class(piece)) for _, piece in self._singles if len(piece) > 1}
+        self._known: dict[str, tuple[int, int]] = {}
+
+    def accepts(self, text: str) -> bool:
+        states = self._with_skipped(1)
+        for character in text:
+            stays, moves = self._known.get(character) or self._steps(character)
+            states = self._with_skipped(states & stays | (states & moves) << 1)
+            if not states:
+                return False
+        return bool(states & self._end)
+
+    def _with_skipped(self, states: int) -> int:
+        while True:
+            more = states | (states & self._skips_one) << 1 | (states & self._skips_two) << 2
+            if more == states:
+                return states
+            states = more
+
+    def _steps(self, character: str) -> tuple[int, int]:
+        """The states that a character leaves as they are, and those from which it leads to the next."""
+        is_slash = character == "/"
+        stays = self._any_stays | (0 if is_slash else self._no_slash_stays)
+        moves = self._slash_moves if is_slash else self._no_slash_moves
+        for bit, piece in self._singles:
+            if piece == character or (piece in self._classes and self._classes[piece].match(character)):
+                moves |= bit
+        self._known[character] = stays, moves
+        return stays, moves
+
+
+@lru_cache(maxsize=512)
+def _machine(pattern: str) -> _Machine:
+    return _Machine(pattern)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from deepctl.domain.commands.analysis import analyse
 from deepctl.domain.commands.words import Command, Word, base_name, beginning, literal
-from deepctl.domain.globs import character_class, glob, pieces
+from deepctl.domain.globs import character_class, matches, pieces
 from deepctl.domain.permissions import ACTIONS, Rule
 
 SEVERAL = re.compile(r"[;&|<>()`$\n\r]")
@@ -68,7 +68,7 @@ def _says(rule: Rule) -> Verdict:
 
 def _matches_text(rule: Rule, text: str) -> bool:
     if rule.action == "allow":
-        return glob(rule.pattern).fullmatch(text) is not None
+        return matches(rule.pattern, text)
     return _pattern(rule.pattern).matches_text(text)
 
 
@@ -78,7 +78,7 @@ def _restrictions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
     is_plain = bool(written) and SEVERAL.search(written) is None
     for rule in rules:
         if rule.action == "allow":
-            if is_plain and glob(rule.pattern).fullmatch(written):
+            if is_plain and matches(rule.pattern, written):
                 return
             continue
         pattern = _pattern(rule.pattern)
