@@ -59,13 +59,20 @@ class Trash(NamedTuple):
 
 def leftovers(root: Root) -> list[Leftover]:
     """Everything that is out of sight and still there, also what somebody is just deleting."""
+    return _leftovers(root, _entries(root))
+
+
+def _entries(root: Root) -> list[str]:
     try:
-        entries = os.listdir(root.profiles)
+        return sorted(os.listdir(root.profiles))
     except FileNotFoundError:
         return []
+
+
+def _leftovers(root: Root, entries: list[str]) -> list[Leftover]:
     return [
         Leftover(match[2], os.path.join(root.profiles, entry), bool(match[1]))
-        for entry in sorted(entries)
+        for entry in entries
         if (match := _NAME.fullmatch(entry)) and names.is_good(match[2]) and _is_own(os.path.join(root.profiles, entry))
     ]
 
@@ -152,13 +159,15 @@ def delete(trash: Trash, report: Report | None = None) -> int:
 
 
 def finish(root: Root, holding: str) -> None:
-    """Finish what interrupted wipes left. The caller holds the lock of the profile `holding`.
+    """Finish what interrupted wipes left, and remove what is half made. The caller holds the lock of `holding`.
 
     What somebody else is at work on is left to them, and what cannot be finished to the next; `unfinished` has it.
     """
-    for leftover in leftovers(root):
+    entries = _entries(root)  # once: where nothing is left, this is all that it costs
+    for leftover in _leftovers(root, entries):
         with suppress(OSError, Refused, StorageError, Locked):
             finish_one(root, leftover, holding)
+    _remove_half_made(root, entries, holding)
 
 
 def finish_one(root: Root, leftover: Leftover, holding: str) -> None:
@@ -170,17 +179,17 @@ def finish_one(root: Root, leftover: Leftover, holding: str) -> None:
         _go_on(root, leftover)
 
 
-def remove_half_made(root: Root, holding: str = "") -> None:
+def remove_half_made(root: Root) -> None:
     """Remove the profiles that killed commands were making or importing.
 
     Those that are being made are left alone: who makes one holds the lock of its name, who imports one that of the
-    directory. The caller holds the lock of the profile `holding`, if any. What cannot be removed is left to the next.
+    directory. What cannot be removed is left to the next.
     """
-    try:
-        entries = os.listdir(root.profiles)
-    except FileNotFoundError:
-        return
-    for entry in sorted(entries):
+    _remove_half_made(root, _entries(root), "")
+
+
+def _remove_half_made(root: Root, entries: list[str], holding: str) -> None:
+    for entry in entries:
         path = os.path.join(root.profiles, entry)
         with suppress(OSError, Refused, Locked):
             if entry.startswith(IMPORT):
@@ -197,13 +206,9 @@ def remove_half_made(root: Root, holding: str = "") -> None:
 
 def half_made(root: Root) -> list[str]:
     """The paths of what that would remove. Changes nothing."""
-    try:
-        entries = sorted(os.listdir(root.profiles))
-    except FileNotFoundError:
-        return []
     return [
         path
-        for entry in entries
+        for entry in _entries(root)
         for path in (os.path.join(root.profiles, entry),)
         if (entry.startswith(IMPORT) and not is_held(path))
         or (
@@ -226,7 +231,6 @@ class FinishingLock(Lock):
         super().__enter__()
         try:
             finish(self._root, self._name)
-            remove_half_made(self._root, self._name)
         except BaseException:
             self.__exit__(None, None, None)
             raise
