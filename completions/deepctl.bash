@@ -11,7 +11,7 @@ _deepctl_table() {
 	case $1 in
 	'') commands='chat checkpoints sessions memory profiles wipe sandbox models config doctor' options='--version --install-completion=?,bash,zsh,fish --show-completion=?,bash,zsh,fish' ;;
 	' chat') arguments='-' options="$user --session=session -s=session --new=?- --file=file -f=file --model=- -m=- --approve=,ask,auto,never --sandbox=,auto,bubblewrap,docker,none --network --ephemeral --timeout=- --wait=- --json" ;;
-	' checkpoints') commands='list show diff save label rewind undo fork remove prune import verify' ;;
+	' checkpoints') commands='list show diff save label rewind undo fork remove prune import verify repair' ;;
 	' checkpoints list') options="$user --session=session -s=session --limit=- --all --graph --json" ;;
 	' checkpoints show') arguments='checkpoint' options="$user --session=session -s=session --json" ;;
 	' checkpoints diff') arguments='checkpoint checkpoint' options="$user --session=session -s=session --stat --json" ;;
@@ -24,6 +24,7 @@ _deepctl_table() {
 	' checkpoints prune') options="--keep=- --older-than=- $user --dry-run --wait=- --json" ;;
 	' checkpoints import') arguments='directory' options="$user --session=- -s=- --wait=- --json" ;;
 	' checkpoints verify') options="$user --json" ;;
+	' checkpoints repair') options="$user --dry-run --wait=- --json" ;;
 	' sessions') commands='list show rename delete search export import' ;;
 	' sessions list') options="$user --json" ;;
 	' sessions show') arguments='session' options="$user --full --json" ;;

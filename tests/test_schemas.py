@@ -115,6 +115,14 @@ def _foreign_store(world: World) -> tuple[str, ...]:
     return ("checkpoints", "import", str(directory), *_A)
 
 
+def _damaged_profile(world: World) -> tuple[str, ...]:
+    """A repair that has something to mend, to lose and to put aside."""
+    path = Path(os.environ["DEEPCTL_HOME"]) / "profiles" / "alice" / "checkpoints" / "ledger.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"#" * 40 + lines[0][40:] + b"".join(lines[1:]))
+    return ("checkpoints", "repair", *_A)
+
+
 def _untrusted(*arguments: str) -> Callable[[World], tuple[str, ...]]:
     """A run in a profile with imported settings that wait for a yes."""
 
@@ -149,6 +157,7 @@ _RUNS: _Runs = {
     "checkpoints remove": [_say("checkpoints", "remove", "~2", "--dry-run"), _say("checkpoints", "remove", "~2")],
     "checkpoints prune": [_say("checkpoints", "prune", "--keep", "1", "--older-than", "1d")],
     "checkpoints verify": [_say("checkpoints", "verify")],
+    "checkpoints repair": [_say("checkpoints", "repair", "--dry-run"), _damaged_profile],
     "checkpoints import": [_foreign_store],
     "sessions list": [_say("sessions", "list")],
     "sessions show": [_say("sessions", "show"), _say("sessions", "show", "--full")],

@@ -93,10 +93,10 @@ class Chat:
         if head is None or (head.log, head.offset) != (before.log, before.offset):
             head = work.save(found, "manual", before, author=author)
             emit({"type": "checkpoint", "id": head.id, "kind": head.kind})
-        writer = log.Writer(found.directory, found.log, conversation.last_turn)
+        writer = log.Writer(found.directory, found.log, conversation.last_turn, conversation.digest)
         with closing(writer), storing():
             writer.compacted(to_json([shortened.summary])[0], len(conversation.messages) - shortened.begins)
-            after = before._replace(offset=writer.end, message_count=before.message_count + 1)
+            after = before._replace(offset=writer.end, tied=writer.point, message_count=before.message_count + 1)
         emit(done.event())
         record = work.save(found, "manual", after, author=author)
         emit({"type": "checkpoint", "id": record.id, "kind": record.kind})
@@ -111,7 +111,7 @@ class Chat:
         sent: History,
     ) -> Outcome:
         """Run a turn until it ends; raises `RewindRequested` if the agent wants it to begin again from before."""
-        writer = log.Writer(session.directory, session.log, before.turn + 1)
+        writer = log.Writer(session.directory, session.log, before.turn + 1, before.digest)
         keeping.attempt(session, before, writer)
         try:
             with closing(LocalBackend(keeping.workspace, sandbox=self._running.options.sandbox)) as backend:

@@ -251,6 +251,7 @@ class FileCheckpointStore:
                 place.offset,
                 place.messages,
                 conversations.last_prompt(checkpoint.messages),
+                place.point,
             ),
             "manual",
             author=author,
@@ -390,7 +391,9 @@ class FileCheckpointStore:
         wish = rewinding.Wish(target, force=force)
         if not target.tree:
             raise Refused(f"Checkpoint {target.id!r} keeps the conversation only, no files.", code="no_files")
-        position = Position(_SESSION, target.turn, target.log, target.offset, target.message_count, target.prompt)
+        position = Position(
+            _SESSION, target.turn, target.log, target.offset, target.message_count, target.prompt, target.point
+        )
         done = rewinding.rewind_files(store, workspace, position, wish, author, _Stays())
         return sorted(os.fsdecode(path) for path in done.written + done.deleted) if done is not None else []
 

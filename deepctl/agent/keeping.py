@@ -118,6 +118,7 @@ class TurnCheckpoints:
             writer.end,
             before.message_count + writer.count,
             self._prompt,
+            writer.point,
         )
 
     def _tell(self, record: Record | None) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import names
+from deepctl.domain import names, profiles
 from deepctl.domain.checkpoints import reading
 from deepctl.domain.checkpoints.records import check_label
 from deepctl.domain.sessions import catalogue
@@ -282,5 +282,25 @@ def verify(user: options.User = None, as_json: options.Json = False) -> None:
         count = len(found.problems)
         raise Damaged(
             f"{count} problem{'' if count == 1 else 's'} found in profile {profile.name!r}.",
-            "Everything that is not named still works.",
+            "Everything that is not named still works. `deepctl checkpoints repair` mends what can be mended.",
+        )
+
+
+@app.command(epilog="Example: deepctl checkpoints repair --user alice --dry-run")
+def repair(
+    user: options.User = None, dry_run: DryRun = False, wait: options.Wait = 0.0, as_json: options.Json = False
+) -> None:
+    """Mend what `verify` finds. Everything readable stays; what is lost is listed, damaged originals are put aside."""
+    from deepctl.domain.checkpoints import repairing
+
+    profile = options.existing_profile(user)
+    with profiles.lock(options.root(), profile.name, command="checkpoints repair", wait=wait):
+        done = repairing.repair(profile, dry_run=dry_run)
+    show(views.Repaired(profile.name, dry_run, done), as_json)
+    if done.problems:
+        first = done.problems[0]
+        raise Damaged(
+            f"{len(done.problems)} problem{'' if len(done.problems) == 1 else 's'} could not be repaired in profile "
+            f"{profile.name!r}; the first: {first.file}: {first.reason}.",
+            "Everything else works. `deepctl checkpoints verify` names all of them.",
         )

@@ -7,15 +7,17 @@ from contextlib import closing
 from deepctl.cli import options
 from deepctl.cli.asking import confirm
 from deepctl.domain import standing
-from deepctl.domain.checkpoints import purging
+from deepctl.domain.checkpoints import lost_and_found, purging
 from deepctl.domain.checkpoints.doomed import Doomed
 from deepctl.domain.checkpoints.purging import Purged
 from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.sought import Sought
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.memory.forgetting import TextNotFound, Wish
+from deepctl.domain.words import counted
 from deepctl.output.progress import Progress
 from deepctl.output.purging import LinesPurged, question
+from deepctl.output.render import notice
 
 
 def purged(
@@ -27,6 +29,8 @@ def purged(
     """
     doomed = Doomed(Sought(wish.text, wish.ignore_case), agent, wish.file)
     told: Purged | None = None
+    if (aside := lost_and_found.count(profile)) and not as_json:
+        notice(f"What repairs put aside goes with a purge, too: {counted(aside, 'file')} in checkpoints/lost+found.")
     if dry_run or not yes:
         with closing(Reader(profile)) as reader, _looking() as progress:
             told = _found(purging.foretell(reader, doomed, progress), wish)

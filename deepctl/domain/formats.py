@@ -65,7 +65,7 @@ def _workspace_has_one_name(entry: Entry) -> None:
 SETTINGS = Format("settings", 1, key="version", without=1)
 SESSION = Format("session", 1)
 LOG = Format("message log", 2, {1: _workspace_has_one_name})
-LEDGER = Format("ledger", 1)
+LEDGER = Format("ledger", 2)
 PACK = Format("pack", 1)
 TREE = Format("tree", 1)
 CACHE = Format("cache", 2)

@@ -33,6 +33,8 @@ IMPORT = ".import-"
 """The same of a profile that is being imported."""
 RESERVE = "cache/reserve"
 """Where a profile's reserve lies, relative to its directory; it is not counted among what the profile takes."""
+LOST_AND_FOUND = "lost+found"
+"""The directory in `checkpoints/` for what a repair cannot place."""
 
 
 def todo_file(session: str) -> str:
@@ -71,6 +73,10 @@ class ProfilePaths(NamedTuple):
     @property
     def packs(self) -> str:
         return os.path.join(self.checkpoints, "packs")
+
+    @property
+    def lost_and_found(self) -> str:
+        return os.path.join(self.checkpoints, LOST_AND_FOUND)
 
     @property
     def cache(self) -> str:

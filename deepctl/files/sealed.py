@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from deepctl.files import durable
 
-_MARK = b',"crc":"'
-_TAIL = len(_MARK) + 8 + 2
+MARK = b',"crc":"'
+TAIL = len(MARK) + 8 + 2
 TOO_DEEP = "nested too deeply"
 
 
@@ -41,15 +41,41 @@ def seal(value: dict[str, Any]) -> bytes:
         # Lone surrogates (names that are not UTF-8) survive only as escapes.
         body = json.dumps(value, separators=(",", ":")).encode()
     body = body[:-1]
-    return b'%s%s%08x"}\n' % (body, _MARK, zlib.crc32(body))
+    return body + tail(body) + b"\n"
+
+
+def tail(body: bytes) -> bytes:
+    """What follows the bytes of a line that its checksum covers."""
+    return b'%s%08x"}' % (MARK, zlib.crc32(body))
+
+
+def padded(line: bytes, by: int) -> bytes:
+    """The same line, with its newline, made longer by so many blanks."""
+    body = line[: -TAIL - 1] + b" " * by
+    return body + tail(body) + b"\n"
+
+
+def indented(line: bytes, by: int) -> bytes:
+    """The same line, made longer by so many blanks before it; one that is cut short stays as it is behind them."""
+    if not is_whole(line.removesuffix(b"\n")):
+        return b" " * by + line
+    body = b" " * by + line.removesuffix(b"\n")[:-TAIL]
+    return body + tail(body) + line[len(line.removesuffix(b"\n")) :]
+
+
+def without_copies(raw: bytes) -> bytes:
+    """The bytes of a file without those lines that are the same as the line before."""
+    lines = [line + b"\n" for line in raw.split(b"\n")]
+    lines[-1] = lines[-1][:-1]
+    return b"".join(line for number, line in enumerate(lines) if number == 0 or line != lines[number - 1])
 
 
 def unseal(line: bytes) -> dict[str, Any]:
     """The value of one line without its newline. Raises `ValueError`, saying what is wrong."""
-    body, tail = line[:-_TAIL], line[-_TAIL:]
-    if len(line) <= _TAIL or not tail.startswith(_MARK) or not tail.endswith(b'"}'):
+    body, end = line[:-TAIL], line[-TAIL:]
+    if len(line) <= TAIL or not end.startswith(MARK) or not end.endswith(b'"}'):
         raise ValueError("not a whole line")
-    if tail[len(_MARK) : -2] != b"%08x" % zlib.crc32(body):
+    if end[len(MARK) : -2] != b"%08x" % zlib.crc32(body):
         raise ValueError("checksum does not match")
     try:
         value = json.loads(body + b"}")
@@ -123,7 +149,7 @@ def _all_whole(raw: bytes) -> list[Line] | None:
         return None
     lines = raw[:-1].split(b"\n")
     for line in lines:
-        if line[-2:] != b'"}' or line[-_TAIL:-10] != _MARK or line[-10:-2] != b"%08x" % zlib.crc32(line[:-_TAIL]):
+        if line[-2:] != b'"}' or line[-TAIL:-10] != MARK or line[-10:-2] != b"%08x" % zlib.crc32(line[:-TAIL]):
             return None
     try:
         values = json.loads(b"[%s]" % b",".join(lines))
@@ -183,7 +209,10 @@ class Appender:
 
     def extend(self, values: Sequence[dict[str, Any]]) -> list[int]:
         """Write several lines and sync them together. Returns the offset behind each."""
-        lines = [seal(value) for value in values]
+        return self.write([seal(value) for value in values])
+
+    def write(self, lines: Sequence[bytes]) -> list[int]:
+        """The same for lines that are sealed already."""
         raw = b"".join(lines)
         start = self.end
         try:

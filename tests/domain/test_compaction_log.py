@@ -111,7 +111,7 @@ def test_a_log_that_continues_another_keeps_its_compaction(directory: str, tmp_p
     _write(directory, _request("one"), _response("1"))
     compacted = _write(directory, _request("two"), _response("2"), 2, turn=2)
     _write(directory, _request("elsewhere"), turn=3)
-    (tmp_path / "b.jsonl").write_bytes(sealed.seal(log.header("b", {"log": "a", "offset": compacted})))
+    (tmp_path / "b.jsonl").write_bytes(sealed.seal(log.header("b", log.Point("a", compacted))))
     _write(directory, _request("here"), turn=3, name="b")
     assert _seen(directory, "b") == [SUMMARY, _request("two"), _response("2"), _request("here")]
     _write(directory, 3, turn=3, name="b")

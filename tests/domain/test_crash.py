@@ -19,7 +19,7 @@ import pytest
 from deepctl.domain.checkpoints import ledger, pruning, reading, verifying
 from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.trees import DIRECTORY, walk
-from deepctl.domain.sessions import catalogue
+from deepctl.domain.sessions import catalogue, chain
 from tests.domain.faults import Lines, count, failing, in_child, in_child_with, kill
 from tests.domain.scene import Scene, leftovers
 
@@ -116,9 +116,9 @@ def _check_nothing_is_left(scene: Scene) -> None:
 
 
 def _chain(scene: Scene, log: str) -> list[str]:
-    from deepctl.domain.sessions import log as logs
-
-    return logs.chain(scene.session().directory, log)
+    directory = scene.session().directory
+    found = chain.resolve(directory, chain.Point(log, 0), is_open=True)
+    return [os.path.basename(link.path).removesuffix(chain.SUFFIX) for link in found.links]
 
 
 @pytest.mark.timeout(3600)

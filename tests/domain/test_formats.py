@@ -300,7 +300,7 @@ def _newer_log_header(place: Path) -> None:
 
 def _newer_ledger(place: Path) -> None:
     path = place / "checkpoints/ledger.jsonl"
-    path.write_bytes(path.read_bytes() + sealed.seal({"v": 2, "thing": {}}))
+    path.write_bytes(path.read_bytes() + sealed.seal({"v": 3, "thing": {}}))
 
 
 def _newer_settings(place: Path) -> None:
@@ -429,7 +429,10 @@ class TestNoNumber:
             path.write_bytes(sealed.seal({**record, "v": number}))
             assert deepctl("sessions", "show", "bad", "--user", "alice").code == 0, "by its only log"
         shutil.copy(_logs(place, "bad")[0], place / "sessions/bad/aaaa.jsonl")
+        assert deepctl("sessions", "show", "bad", "--user", "alice").code == 0, "by the ledger"
+        (place / "checkpoints/ledger.jsonl").rename(place / "ledger.jsonl")
         assert deepctl("sessions", "show", "bad", "--user", "alice").code == 5
+        (place / "ledger.jsonl").rename(place / "checkpoints/ledger.jsonl")
         deepctl("chat", "--user", "alice", "--session", "good", "hello").ok()
 
     def test_in_the_ledger(self, deepctl: InProcess, place: Path) -> None:

@@ -223,6 +223,6 @@ def test_a_later_format_is_refused_and_senseless_lines_are_named(place: str) -> 
     found = ledger.read(place)
     assert [damage.reason for damage in found.damage] == ["not an entry of a ledger"] * 2
     assert len(found.records) == 3
-    path.write_bytes(raw + sealed.seal({"v": 2, "record": {}}))
+    path.write_bytes(raw + sealed.seal({"v": 3, "record": {}}))
     with pytest.raises(NewerFormat):
         ledger.read(place)

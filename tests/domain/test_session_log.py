@@ -112,7 +112,7 @@ def test_a_log_that_continues_another_begins_with_it_up_to_the_offset(directory:
     offset = writer.end
     writer.close()
     _write(directory, ASK, CALL, turn=2)
-    (tmp_path / "b.jsonl").write_bytes(sealed.seal(log.header("b", {"log": "a", "offset": offset})))
+    (tmp_path / "b.jsonl").write_bytes(sealed.seal(log.header("b", log.Point("a", offset))))
     later = {**ASK, "parts": []}
     other = log.Writer(directory, "b", 2)
     other.message(later)
@@ -147,7 +147,7 @@ def test_a_log_that_lost_what_another_continues_is_damaged(tmp_path: Path) -> No
     writer.message({"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "hello"}]})
     end = writer.end
     writer.close()
-    Path(log.log_path(str(tmp_path), "b")).write_bytes(sealed.seal(log.header("b", {"log": "a", "offset": end})))
+    Path(log.log_path(str(tmp_path), "b")).write_bytes(sealed.seal(log.header("b", log.Point("a", end))))
     assert log.read(str(tmp_path), "b").damage == []
     whole = Path(first).read_bytes()
     for cut in (whole.index(b"\n"), whole.index(b"\n") + 1, len(whole) - 30):

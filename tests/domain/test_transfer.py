@@ -82,7 +82,7 @@ def test_a_profile_comes_back_as_it_was(here: Scene, there: Root) -> None:
     here.agent("plans/p.md", "two")
     with here.work() as work:
         target = here.records()[0]
-        catalogue.fork(here.paths, "other", here.session().directory, target.id, target.log, target.offset)
+        work.fork(target, "other")
         work.store.writer.label(target.id, "start")
     Path(here.paths.prompt_history).write_bytes(b"\n# then\n+one\n")
     os.chmod(here.paths.prompt_history, 0o600)

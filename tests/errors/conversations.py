@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,15 @@ def _answered(s: Situation, answer: str, *, changed: bool = False) -> Result:
 @case("sessions delete", "nobody can tell which checkpoints are the session's")
 def _(s: Situation) -> list[str]:
     scene = s.story()
-    assert s.run("checkpoints", "fork", "~0", "other", *ALICE).code == 0
-    scene.agent("b.txt", "x\n", session="other")
+    for before, name in (("main", "other"), ("other", "third")):
+        assert s.run("checkpoints", "fork", "~0", name, "--session", before, *ALICE).code == 0
+        scene.agent("b.txt", f"{name}\n", session=name)
+    third = s.profile / "sessions" / "third"
+    (third / f"{scene.session('third').log}.jsonl").unlink()
+    (third / "session.json").write_text("rubbish")
     for name in ("main", "other"):
-        (s.profile / "sessions" / name / "session.json").write_text("rubbish")
-    return sessions("delete", "other", "--yes")
+        shutil.rmtree(s.profile / "sessions" / name)
+    return sessions("delete", "third", "--yes")
 
 
 @case("sessions search", "QUERY is empty")

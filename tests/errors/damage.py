@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 from deepctl.domain.checkpoints import packs
+from deepctl.files import sealed
 from tests.domain.faults import Counter
 from tests.domain.scene import Scene
 from tests.errors.checkpoints import on
@@ -81,10 +82,49 @@ def _(s: Situation) -> list[str]:
     return on("show", Scene(s.home).last().id)
 
 
-@case("checkpoints show", "nobody can tell which messages came before")
+@case("checkpoints show", "nothing tells which messages came before")
 def _(s: Situation) -> list[str]:
-    _flip(_log(s), 5)
-    return on("show", Scene(s.home).last().id)
+    first = _log(s)
+    scene = Scene(s.home)
+    scene.rewind("~1")
+    scene.agent("b.txt", "x\n")
+    (after,) = set(first.parent.glob("*.jsonl")) - {first}
+    _flip(after, 5)
+    ledger = s.profile / "checkpoints" / "ledger.jsonl"
+    _flip(ledger, ledger.read_bytes().index(b'"rewind":{'))
+    return on("show", scene.last().id)
+
+
+@case("checkpoints show", "the message log was replaced by another")
+def _(s: Situation) -> list[str]:
+    log = _log(s)
+    assert s.run("checkpoints", "save", "--user", "alice").code == 0
+    identity = Scene(s.home).last("manual").id
+    first, second, *rest = log.read_bytes().splitlines(keepends=True)
+    value = sealed.unseal(second[:-1])
+    value["at"] = value["at"].replace("2", "1")
+    log.write_bytes(first + sealed.seal(value) + b"".join(rest))
+    return on("show", identity)
+
+
+def _repaired(s: Situation, lost: str) -> str:
+    """A checkpoint that a repair found a part of lost."""
+    scene = s.story()
+    identity = scene.last().id
+    fields = {"lost": lost} | ({"tree": ""} if lost == "files" else {})
+    repaired = {"v": 2, "repaired": {identity: fields}, "packs": [], "gone": []}
+    s.seal(s.profile / "checkpoints" / "ledger.jsonl", repaired, append=True)
+    return identity
+
+
+@case("checkpoints fork", "a repair found its messages lost")
+def _(s: Situation) -> list[str]:
+    return on("fork", _repaired(s, "conversation"), "other")
+
+
+@case("checkpoints rewind", "a repair found its files lost")
+def _(s: Situation) -> list[str]:
+    return on("rewind", _repaired(s, "files"))
 
 
 @case("checkpoints verify", "something is damaged", prints=True)
@@ -138,6 +178,7 @@ def _(s: Situation) -> list[str]:
     log = _log(s)
     (log.parent / "0000.jsonl").write_bytes(log.read_bytes())
     (log.parent / "session.json").write_text("rubbish")
+    (s.profile / "checkpoints" / "ledger.jsonl").unlink()
     return list(MAIN)
 
 

@@ -32,6 +32,9 @@ EXCUSED: dict[tuple[str, str], str] = {
     ),
     ("agent/models.py", "Model … cannot be used: the address of its server is no URL."): _DEFENCE,
     ("agent/running.py", "The workspace cannot be used: …."): _DEFENCE,
+    ("cli/checkpoints.py", "… problem… could not be repaired in profile …; the first: …: …."): (
+        "takes a fault of the repair itself, or of the disk meanwhile"
+    ),
     ("cli/completion.py", "The completion script for … is not in this installation."): (
         "takes an installation without some of its files"
     ),

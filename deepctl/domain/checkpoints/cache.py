@@ -188,6 +188,16 @@ class Cache:
 
         return self._guarded(row, None)
 
+    def locations(self, pack: str) -> list[Location]:
+        """Where the objects of a pack lie."""
+        return self._guarded(
+            lambda database: [
+                Location(*row)
+                for row in database.execute("SELECT pack, offset, stored, size FROM objects WHERE pack = ?", (pack,))
+            ],
+            [],
+        )
+
     def directories(self) -> dict[bytes, tuple[bytes | None, bytes]]:
         """The key and the tree of every directory that was seen, by path."""
         return self._guarded(

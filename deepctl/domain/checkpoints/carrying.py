@@ -45,8 +45,7 @@ class Move:
 
     def there(self, intent: Rewind) -> None:
         """Go on in the log of the intent, which begins where the target stands."""
-        target = self._records[intent.to]
-        catalogue.branch(self._session, intent.log, target.log, target.offset)
+        catalogue.branch(self._session, intent.log, self._records[intent.to].point)
 
     def back(self, intent: Rewind) -> None:
         """Go on in the log there was."""

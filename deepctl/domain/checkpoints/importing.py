@@ -58,11 +58,19 @@ def take_over(work: Work, directory: str, name: str | None) -> Taken:
     for one in found:
         place = _kept(logs, one)
         if place.log:
-            session = catalogue.branch(session, place.log, "", 0)
+            session = catalogue.branch(session, place.log, None)
         typed = [text for message in one.messages if (text := catalogue.prompt(message)) is not None]
         label = _label(work.ledger, one.header.label)
         saved = work.store.save(
-            Position(session.id, len(typed), place.log, place.offset, place.messages, typed[-1] if typed else ""),
+            Position(
+                session.id,
+                len(typed),
+                place.log,
+                place.offset,
+                place.messages,
+                typed[-1] if typed else "",
+                place.point,
+            ),
             "manual",
             author=OTHER,
             workspace=None,
@@ -76,7 +84,7 @@ def take_over(work: Work, directory: str, name: str | None) -> Taken:
         records.append(saved)
     if place.log and place.offset != log.end_of(session.directory, place.log)[1]:
         # The last conversation is the beginning of another.
-        catalogue.branch(session, os.urandom(8).hex(), place.log, place.offset)
+        catalogue.branch(session, os.urandom(8).hex(), place.point)
     index.rewrite(work.paths, work.ledger)
     return Taken(session.name, records, problems)
 

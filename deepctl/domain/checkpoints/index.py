@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from deepctl.domain.checkpoints.ledger import Ledger
-from deepctl.domain.checkpoints.records import Record, is_id
+from deepctl.domain.checkpoints.records import Record
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue
 from deepctl.errors import Refused
@@ -31,8 +31,7 @@ def add(paths: ProfilePaths, ledger: Ledger, record: Record, session: str) -> No
 def rewrite(paths: ProfilePaths, ledger: Ledger) -> None:
     """Make the index anew."""
     names = catalogue.by_id(paths)
-    lines = [f"{identity}\t\t\n".encode() for identity in lost(paths, ledger)]
-    lines += [_line(record, ledger, names.get(record.session, "")) for record in ledger.records.values()]
+    lines = [_line(record, ledger, names.get(record.session, "")) for record in ledger.records.values()]
     try:
         durable.make_root(paths.cache)
         durable.write_file(paths.checkpoint_index, b"".join(lines))
@@ -43,19 +42,8 @@ def rewrite(paths: ProfilePaths, ledger: Ledger) -> None:
 def refresh(paths: ProfilePaths, ledger: Ledger) -> None:
     """Make the index anew if it is not there or has not as many lines as there are checkpoints."""
     lines = _lines(paths)
-    if lines is None or len(lines) - len(lost(paths, ledger)) != len(ledger.records):
+    if lines is None or len(lines) != len(ledger.records):
         rewrite(paths, ledger)
-
-
-def lost(paths: ProfilePaths, ledger: Ledger) -> list[str]:
-    """Checkpoints that were in the index and of which the ledger says nothing: it has lost their lines.
-
-    A checkpoint gets its line here after that in the ledger, so a kill cannot do that; damage to the ledger's end can,
-    and nothing else would tell.
-    """
-    found = [line.partition("\t")[0] for line in _lines(paths) or []]
-    known = ledger.parents.keys() | {damage.id for damage in ledger.damage}
-    return [identity for identity in found if identity not in known and is_id(identity)]
 
 
 def _lines(paths: ProfilePaths) -> list[str] | None:

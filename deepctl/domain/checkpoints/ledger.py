@@ -7,7 +7,11 @@
   `{v, rewound: id}`: it is done; `{v, abandoned: id}`: it could not be, and everything is as it was before it;
   `{v, gave_up: id}`: it could be neither done nor taken back;
 - `{v, label: {id, label}}`: a checkpoint got a name, or lost it (`null`);
-- `{v, removed: [id, …], merged: {…}, gone: [pack, …], pack}`: some are gone, and how the packs changed.
+- `{v, removed: [id, …], merged: {…}, gone: [pack, …], pack}`: some are gone, and how the packs changed;
+- `{v, tied: {id: digest}}`: the digests of positions that 0.1 wrote without one, empty where it is not a line's end;
+- `{v, gap: id}`: a line stood here that a repair could not read, of that checkpoint (`null` where nobody can tell);
+- `{v, repaired: {id: {field: value}}, packs: [pack, …], gone: [pack, …]}`: what a repair found out of checkpoints, and
+  which packs count since.
 
 So an interrupted rewind is one without its second line, and the whole history of what was rewound, and how to take it
 back, is here. Every pack is named by the line that made it count: one that no line names is rubbish, or lines are lost
@@ -25,6 +29,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from deepctl.domain import formats, names
+from deepctl.domain.checkpoints import ledger_size
 from deepctl.domain.checkpoints.records import (
     UNKNOWN,
     Damage,
@@ -35,6 +40,7 @@ from deepctl.domain.checkpoints.records import (
     checked,
     state_author,
 )
+from deepctl.domain.sessions.chain import Point
 from deepctl.errors import Refused
 from deepctl.files import durable, sealed
 
@@ -48,6 +54,7 @@ UNCOUNTED = 0o400
 
 Packs of deepctl 0.1 had the mode of every file from the start.
 """
+_AMENDED = {"log", "offset", "digest", "tree", "lost", "unkept", "files", "bytes"}
 _ID = re.compile(rb'"record":\{"id":"([^"\\]{1,200})"')
 
 
@@ -60,6 +67,10 @@ class Ledger:
     begun and not ended, `removed` the records of checkpoints that are
     gone, and `torn` whether the last line was cut short; `ends_in_removal` says that what was removed may still be on
     the disk.
+
+    These know of removed checkpoints, too: `points` are their positions, `origins` what the logs that rewinds made
+    continue, `logs` has the session by each log that it was the first to use, `current` the log in which a session goes
+    on, and `forked` the checkpoint of another session that it began at.
     """
 
     def __init__(self) -> None:
@@ -78,7 +89,15 @@ class Ledger:
         self.open_turns: set[str] = set()
         self.open_runs: set[str] = set()
         self.removed: dict[str, Record] = {}
+        self.points: dict[str, Point] = {}
+        self.origins: dict[str, Point | None] = {}
+        self.logs: dict[str, str] = {}
+        self.current: dict[str, str] = {}
+        self.forked: dict[str, str | None] = {}
+        self.untieable: set[str] = set()
+        self._owners: dict[str, str] = {}
         self.ends_in_removal = False
+        self.is_short = False
         self._gap = False
         self._before_rewind: tuple[int | None, bool] = (None, False)
 
@@ -127,6 +146,11 @@ class Ledger:
         self.damage.append(damage)
         self._gap = True
 
+    def shorten(self, raw: bytes) -> None:
+        """Lines are missing at the end of `raw`, the bytes of this ledger."""
+        self.is_short = True
+        self.lose(Damage(None, raw.count(b"\n") + 1, "lines are missing at its end"))
+
     def apply(self, line: sealed.Line, path: str) -> None:
         """Take one line into account. Raises `NewerFormat`."""
         entry = line.value or {}
@@ -153,6 +177,8 @@ class Ledger:
                 self.rewinds[rewind.id] = rewind
                 self._pack(rewind.pack)
                 self.unfinished = rewind
+                if rewind.log != fields["log"] and rewind.to in self.points:
+                    self.origins[rewind.log] = self.points[rewind.to] if self.points[rewind.to].log else None
             case {"rewound": str(identity)}:
                 self._finish(self.rewinds[identity])
             case {"abandoned": str(identity)}:
@@ -169,8 +195,47 @@ class Ledger:
                 self._pack(pack)
                 self.packs.difference_update(packs)
                 self.gone.update(packs)
+            case {"tied": dict(digests)}:
+                for identity, digest in digests.items():
+                    self._amend(identity, {"digest": digest})
+                    if not digest:
+                        self.untieable.add(identity)
+            case {"gap": str() | None}:
+                self._gap = True
+            case {"repaired": dict(repaired), "packs": list(packs), "gone": list(gone)}:
+                for identity, fields in repaired.items():
+                    self._amend(identity, fields)
+                self.packs.update(packs)
+                self.packs.difference_update(gone)
+                self.gone.update(gone)
+                self.gone.difference_update(packs)
             case _:
                 raise ValueError("unknown entry")
+
+    def _amend(self, identity: str, fields: dict[str, Any]) -> None:
+        """What a repair, or a later writer, says of a checkpoint. Raises `TypeError` or `ValueError`."""
+        if not fields.keys() <= _AMENDED:
+            raise ValueError("a field that no repair changes")
+        self._amend_state(identity, fields)
+        if identity not in self.records:
+            return
+        after = self.records[identity] = checked(self.records[identity]._replace(**fields))
+        self.points[identity] = after.point
+
+    def _amend_state(self, identity: str, fields: dict[str, Any]) -> None:
+        for number, state in enumerate(self.states):
+            if state.id != identity or "tree" not in fields:
+                continue
+            if fields["tree"]:
+                self.states[number] = state._replace(tree=fields["tree"], unkept=fields.get("unkept", state.unkept))
+                continue
+            # What it was is lost; so is who changed it since.
+            del self.states[number]
+            if number < len(self.states):
+                self.states[number] = self.states[number]._replace(by=None, merged=[])
+            else:
+                self._gap = True
+            break
 
     def _pack(self, pack: str) -> None:
         if pack:
@@ -190,6 +255,14 @@ class Ledger:
             self.open_turns.add(record.log)
         else:
             self.open_turns.discard(record.log)
+        self.points[record.id] = record.point
+        if record.log:
+            self.logs.setdefault(record.log, record.session)
+        self._owners[record.id] = record.session
+        if record.session not in self.forked:
+            is_own = self._owners.get(record.parent or "", record.session) == record.session
+            self.forked[record.session] = None if is_own else record.parent
+        self.current[record.session] = record.log
         self._pack(record.pack)
         self._run(record)
         if record.tree:
@@ -214,6 +287,7 @@ class Ledger:
         if rewind.root:
             self.open_runs.clear()
         self.heads[rewind.session] = rewind.head
+        self.current[rewind.session] = rewind.log
         if rewind.tree:
             before = self.states[-1] if self.states else None
             unkept = before.unkept if before else []
@@ -278,10 +352,15 @@ def _joined(state: State, merged: dict[str, list[list[Any]]]) -> State:
 def read(directory: str) -> Ledger:
     """The ledger below `directory`; empty if there is none. Raises `NewerFormat`."""
     path = os.path.join(directory, LEDGER)
+    known = ledger_size.read(directory)
     try:
-        return parsed(durable.read_file(path), path)
+        raw = durable.read_file(path)
     except FileNotFoundError:
-        return Ledger()
+        raw = b""
+    found = parsed(raw, path)
+    if known.is_short or len(raw) < known.size:
+        found.shorten(raw)
+    return found
 
 
 def parsed(raw: bytes, path: str) -> Ledger:
@@ -308,8 +387,11 @@ class Writer:
 
     def __init__(self, directory: str) -> None:
         durable.make_root(directory)
+        self._directory = directory
         self._path = os.path.join(directory, LEDGER)
         durable.make_private_file(self._path)
+        known = ledger_size.read(directory)
+        self._is_short = known.is_short or os.path.getsize(self._path) < known.size
         self._appender = sealed.Appender(self._path)
         self.ledger = read(directory)
 
@@ -360,6 +442,10 @@ class Writer:
         """The rewind could not be done; everything is as it was before."""
         self._append({"abandoned": rewind.id}, "Everything is as it was")
 
+    def tie(self, digests: dict[str, str]) -> None:
+        """The digests of positions that had none; an empty one says that there is nothing to tie."""
+        self._append({"tied": digests})
+
     def content(self) -> bytes:
         """The whole ledger, as it is on the disk."""
         return durable.read_file(self._path)
@@ -370,10 +456,14 @@ class Writer:
         Where an error comes of it, either may be in place.
         """
         after = parsed(raw, self._path)
+        ledger_size.write(self._directory, 0, is_short=self._is_short)
         durable.write_file(self._path, raw)
         self._appender.close()
         self._appender = sealed.Appender(self._path)
+        if self._is_short:
+            after.shorten(raw)
         self.ledger = after
+        ledger_size.write(self._directory, ledger_size.before_last(raw), is_short=self._is_short)
 
     def _append(self, entry: dict[str, Any], what: str = "It is done", rest: str = durable.NOTHING_LEFT) -> None:
         """Write a line. `what` is true once it is there, and said where the disk fails and cannot take it back."""
@@ -381,9 +471,10 @@ class Writer:
         try:
             end = self._appender.append({"v": FORMAT, **entry})
             self.ledger.apply(sealed.Line(0, end, {"v": FORMAT, **entry}, None), self._path)
+            ledger_size.write(self._directory, start, is_short=self._is_short)
         except BaseException as error:
             # Whoever is interrupted here cannot know whether it had happened; the disk does.
-            self.ledger = parsed(self.content(), self._path)
+            self.ledger = read(self._directory)
             if isinstance(error, OSError) and self._appender.end > start:
                 with durable.after_commit(what, rest):
                     raise

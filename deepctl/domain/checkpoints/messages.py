@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from deepctl.domain.sessions import log
+from deepctl.domain.sessions.chain import START as START_DIGEST
+from deepctl.domain.sessions.chain import Point, chained
 from deepctl.errors import Damaged
 from deepctl.files import durable, sealed
 
@@ -22,11 +24,20 @@ START = b""
 
 
 class Place(NamedTuple):
-    """Where a conversation ends: the log, the offset in bytes behind its last message, and how many there are."""
+    """Where a conversation ends: the log, the offset in bytes behind its last message, and how many there are.
+
+    `digest` is that of the position (`deepctl.domain.sessions.chain`).
+    """
 
     log: str
     offset: int
     messages: int
+    digest: str = ""
+
+    @property
+    def point(self) -> Point:
+        """The same as a position in a log."""
+        return Point(self.log, self.offset, self.digest)
 
 
 def digest(before: bytes, message: dict[str, Any]) -> bytes:
@@ -44,6 +55,8 @@ class Messages:
         self._ends: dict[str, bytes] = {}
         self._instructions: dict[str, Any] = {}
         self._sizes: dict[str, int] = {}
+        self._digests: dict[tuple[str, int], str] = {}
+        self._tails: dict[str, str] = {}
         if os.path.isdir(directory):
             waiting = {name.removesuffix(log.SUFFIX) for name in os.listdir(directory) if name.endswith(log.SUFFIX)}
             chains: dict[tuple[str, int], bytes] = {}
@@ -57,7 +70,7 @@ class Messages:
             parent = log.parent_of(self.directory, one)
         except Damaged:
             return
-        chain, count, instructions, end = START, 0, None, 0
+        chain, count, instructions, end, before = START, 0, None, 0, ""
         if parent is not None:
             if parent[0] in waiting:
                 waiting.discard(parent[0])
@@ -65,15 +78,16 @@ class Messages:
             if parent not in chains:
                 return  # what it continues is damaged: it is read, but nothing is added to it
             chain = chains[parent]
-            count = self._known[chain].messages
-        for line in log.plain_lines(self.directory, one):
+            count, before = self._known[chain].messages, self._digests[parent]
+        for line in log.plain_lines(self.directory, one, before):
             end = line.end
             if line.message is not None:
                 if line.message["kind"] == "request":
                     instructions = line.message.get("instructions")
                 chain, count = digest(chain, line.message), count + 1
-                self._known.setdefault(chain, Place(one, end, count))
+                self._known.setdefault(chain, Place(one, end, count, line.digest))
             chains[one, end] = chain
+            self._digests[one, end] = self._tails[one] = line.digest
         if end == log.end_of(self.directory, one)[1]:
             self._ends[one] = chain
             self._instructions[one] = instructions
@@ -114,13 +128,15 @@ class Messages:
                     entry["same_instructions"] = True
                 self._instructions[one] = instructions
             entries.append(entry)
+        lines = [sealed.seal(entry) for entry in entries]
         appender = sealed.Appender(log.log_path(self.directory, one))
         try:
-            ends = appender.extend(entries)
+            ends = appender.write(lines)
         finally:
             appender.close()
-        for number, end in enumerate(ends, kept):
-            self._known[chain[number]] = Place(one, end, number + 1)
+        for number, (line, end) in enumerate(zip(lines, ends, strict=True), kept):
+            self._tails[one] = chained(self._tails[one], line)
+            self._known[chain[number]] = Place(one, end, number + 1, self._tails[one])
         self._ends[one] = chain[-1]
         self._sizes[one + log.SUFFIX] = appender.end
         return self._known[chain[-1]]
@@ -131,6 +147,7 @@ class Messages:
             return place.log
         one = os.urandom(8).hex()
         durable.make_root(self.directory)
-        parent = {"log": place.log, "offset": place.offset} if place is not None else None
-        durable.write_file(log.log_path(self.directory, one), sealed.seal(log.header(one, parent)))
+        first = sealed.seal(log.header(one, place.point if place is not None else None))
+        durable.write_file(log.log_path(self.directory, one), first)
+        self._tails[one] = chained(place.digest if place is not None else START_DIGEST, first)
         return one

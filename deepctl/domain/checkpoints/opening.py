@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from deepctl.domain import reserve
-from deepctl.domain.checkpoints import carrying, pruning
+from deepctl.domain.checkpoints import carrying, lost_and_found, positions, pruning, repairing
 from deepctl.domain.checkpoints.snapshots import Report
 from deepctl.domain.checkpoints.work import EVERY_TOOL, Work, remove_leftovers
 from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.sessions import deleting
-from deepctl.errors import StorageError
+from deepctl.domain.sessions import catalogue, deleting, sharing
+from deepctl.errors import DeepctlError, StorageError
 from deepctl.files import durable
 
 
@@ -29,9 +30,11 @@ def opened(
     The caller holds its lock. Raises `StorageError` if what was left cannot be finished. What `frees` space gets the
     room of the reserve, and does not wait for an interrupted rewind that finds no room.
     """
+    repairing.finish(paths)
     remove_leftovers(paths)
     if frees:
         reserve.make_room(paths)
+    sharing.join(catalogue.directories(paths))
     work = Work(paths, exclude=exclude, policy=policy, report=report)
     try:
         work.rewound = _recovered(work, frees=frees)
@@ -40,6 +43,8 @@ def opened(
             pruning.collect_logs(paths, work.ledger)
         if not frees:
             reserve.hold(paths)
+            work.notes += _write_records_anew(paths)
+            _tie(work)
         yield work
     finally:
         work.close()
@@ -52,3 +57,27 @@ def _recovered(work: Work, *, frees: bool) -> list[str]:
         if not frees or not durable.is_full(error):
             raise
         return ["A rewind was interrupted and finds no room; the next command that changes something finishes it."]
+
+
+def _write_records_anew(paths: ProfilePaths) -> list[str]:
+    """Put the records of sessions in place that are damaged, where everything in them could be found out."""
+    notes = []
+    for name in catalogue.all_names(paths):
+        try:
+            session = catalogue.find(paths, name)
+            if session.damage is not None:
+                lost_and_found.keep(paths, os.path.join(session.directory, catalogue.RECORD))
+                catalogue.write_anew(session)
+                notes.append(f"The record of session {name!r} was damaged, and has been written anew.")
+        except (DeepctlError, OSError):
+            continue
+    return notes
+
+
+def _tie(work: Work) -> None:
+    """Tie the positions that 0.1 wrote to what stands before them. Where that fails, the next writer does it."""
+    try:
+        if records := positions.untied(work.ledger):
+            work.store.writer.tie(positions.digests_of(work.paths, records))
+    except (DeepctlError, OSError):
+        pass

@@ -31,6 +31,10 @@ _ENTRY = struct.Struct(">32sQQQI")
 _ENTRY_WITHOUT_CRC = struct.Struct(">32sQQQ")
 _TRAILER = struct.Struct(">Q32s8s")
 _MAGIC = b"DCPACK1\n"
+_MOST = 1100
+"""Bytes that zlib can make of one, about."""
+_SENSELESS = 4
+"""After so many entries that make no sense, what looks like a table is none."""
 
 
 class Stored(NamedTuple):
@@ -114,6 +118,29 @@ def read_table(path: str) -> list[Stored]:
     if trailer[-len(_MAGIC) :] != _MAGIC:
         raise Damaged(f"Pack {path} is damaged at its end.")
     raise Damaged(f"The table of pack {path} is damaged.")
+
+
+def is_as_stored(descriptor: int, entry: Stored) -> bool:
+    """Whether the bytes of an object in an open pack are those that were written."""
+    return _crc(descriptor, entry.offset, entry.stored) == entry.crc
+
+
+def any_table(descriptor: int) -> list[Location]:
+    """Where the objects of a damaged pack may lie, by what looks like its table; each is to be checked by its hash."""
+    end = os.fstat(descriptor).st_size - _TRAILER.size
+    found = []
+    for form in (_ENTRY, _ENTRY_WITHOUT_CRC):
+        # The number in the trailer may be what is damaged: entries are read backwards while they make sense.
+        position, senseless = end - form.size, 0
+        while position >= len(HEADER) and senseless < _SENSELESS:
+            raw = os.pread(descriptor, form.size, position)
+            _, offset, stored, size = form.unpack(raw)[:4] if len(raw) == form.size else (b"", 0, 0, 0)
+            if len(HEADER) <= offset <= offset + stored <= end and size <= _MOST * max(stored, 1):
+                found.append(Location("", offset, stored, size))
+            else:
+                senseless += 1
+            position -= form.size
+    return found
 
 
 def _table(descriptor: int, end: int, trailer: bytes, form: struct.Struct) -> bytes | None:

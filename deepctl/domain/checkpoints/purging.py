@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from deepctl.domain.checkpoints import index, repacking
+from deepctl.domain.checkpoints import lost_and_found, repacking
 from deepctl.domain.checkpoints.batch import Batch
 from deepctl.domain.checkpoints.doomed import Doomed, Forgotten, Live, changed
 from deepctl.domain.checkpoints.ledger import Ledger
@@ -92,6 +92,7 @@ def purge(work: Work, doomed: Doomed, *, expected: Purged | None = None, report:
             plan.purged.contents.looked()
     _commit(work, batch, Live(work.paths, doomed), plan, (expected or plan.purged).live)
     _clean_up(store, plan.packs.gone)
+    lost_and_found.empty(work.paths)
     return plan.purged
 
 
@@ -105,7 +106,7 @@ def _plan(
     trees = repacking.rewritten(found, rewriter)
     # Where lines are lost, there may be checkpoints that the ledger does not tell of.
     strays = objects.names() - found.packs - found.gone
-    has_lost = bool(found.damage or strays or index.lost(paths, found))
+    has_lost = bool(found.damage or strays)
     packs = Packs(found, objects, trees, contents, keep_strays=has_lost).plan(rewriter)
     checkpoints = sum(bool(record.tree) and trees[record.tree].is_purged for record in found.records.values())
     purged = Purged(lines, rewriter.lines, checkpoints, rewriter.notebooks, packs.leftovers, packs.unread, contents)

@@ -10,15 +10,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from deepctl import locks
-from deepctl.domain.checkpoints import index, ledger
+from deepctl.domain.checkpoints import ledger, ledger_size
 from deepctl.domain.checkpoints.ledger import MESSAGES, Ledger, is_uncounted
-from deepctl.domain.checkpoints.records import Position, Record
+from deepctl.domain.checkpoints.records import BOTH, CONVERSATION, Position, Record
 from deepctl.domain.checkpoints.reference import resolve
 from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.sessions import catalogue, log
+from deepctl.domain.sessions import catalogue, chain, log
 from deepctl.domain.sessions.catalogue import Session
+from deepctl.domain.sessions.chain import Chain, Point
 from deepctl.domain.sessions.leaving import leaving
 from deepctl.errors import Damaged, NoSession
+
+REPAIR = "`deepctl checkpoints repair` looks for it in every copy, and says what is lost for good."
 
 
 class Listed(NamedTuple):
@@ -96,24 +99,44 @@ def position(session: Session, conversation: log.Conversation) -> Position:
     """Where a session's conversation stands."""
     messages = conversation.messages
     typed = [text for entry in messages if (text := catalogue.prompt(entry.message)) is not None]
-    _, end = log.end_of(session.directory, session.log)
-    return Position(session.id, conversation.last_turn, session.log, end, len(messages), typed[-1] if typed else "")
+    return Position(
+        session.id,
+        conversation.last_turn,
+        session.log,
+        conversation.end,
+        len(messages),
+        typed[-1] if typed else "",
+        Point(session.log, conversation.end, conversation.digest),
+    )
+
+
+def tied(session: Session, position: Position) -> Position:
+    """A position with its digest; the log is read for one that has none."""
+    if position.digest or not position.log:
+        return position
+    found = chain.resolve(session.directory, Point(position.log, position.offset))
+    return position._replace(tied=Point(position.log, position.offset, found.digest)) if not found.lost else position
 
 
 def conversation_at(paths: ProfilePaths, record: Record) -> log.Conversation:
-    """The conversation up to a checkpoint. Raises `Damaged` if its log is missing or cut short."""
-    if not record.log:
-        return log.Conversation([], [], 0)
+    """The conversation up to a checkpoint. Raises `Damaged` if it is not what was written."""
+    return log.of_chain(chain_of(paths, record)) if record.log or record.lost else log.Conversation([], [], 0)
+
+
+def chain_of(paths: ProfilePaths, record: Record) -> Chain:
+    """The files that the conversation of a checkpoint is read from. Raises `Damaged` if none have it."""
+    if record.lost in (CONVERSATION, BOTH):
+        raise Damaged(f"The conversation of checkpoint {record.id} is lost.", "`--only files` goes back to its files.")
     directory = directory_of(paths, record.log)
     if directory is None:
-        raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.")
-    _, end = log.end_of(directory, record.log)
-    if end < record.offset:
-        raise Damaged(f"The message log {record.log} of checkpoint {record.id} is cut short.")
-    found = log.read(directory, record.log, record.offset)
-    lost = next((damage for damage in found.damage if damage.line == 1 or damage.reason == log.MISSING), None)
-    if lost is not None:
-        raise Damaged(f"The conversation of checkpoint {record.id} is lost: {lost.file}: {lost.reason}.")
+        raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.", REPAIR)
+    found = chain.resolve(directory, record.point)
+    if found.lost is not None and found.lost.reason == chain.MISSING:
+        raise Damaged(f"The message log {record.log} of checkpoint {record.id} is cut short.", REPAIR)
+    if found.lost is not None:
+        raise Damaged(
+            f"The conversation of checkpoint {record.id} is lost: {found.lost.file}: {found.lost.reason}.", REPAIR
+        )
     return found
 
 
@@ -137,17 +160,19 @@ def structural(paths: ProfilePaths, found: Ledger) -> list[Problem]:
     problems = [Problem(damage.id, f"{path} line {damage.line}", damage.reason) for damage in found.damage]
     sizes: dict[str, int] = {}
     own = os.path.join(paths.checkpoints, MESSAGES)
-    sessions = [os.path.join(paths.sessions, name) for name in catalogue.all_names(paths)]
-    for directory in sessions + ([own] if os.path.isdir(own) else []):
+    for directory in catalogue.directories(paths) + ([own] if os.path.isdir(own) else []):
         with os.scandir(directory) as entries:
             for entry in entries:
-                sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+                # Where a link is broken, one of the copies may be shorter.
+                size = entry.stat(follow_symlinks=False).st_size
+                sizes[entry.name] = max(size, sizes.get(entry.name, 0))
     packs: dict[str, os.stat_result] = {}
     if os.path.isdir(paths.packs):
         with os.scandir(paths.packs) as entries:
             packs = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
     for record in found.records.values():
-        if record.log and sizes.get(record.log + log.SUFFIX, -1) < record.offset:
+        is_kept = record.log and record.lost not in (CONVERSATION, BOTH)
+        if is_kept and sizes.get(record.log + log.SUFFIX, -1) < record.offset:
             reason = "cut short" if record.log + log.SUFFIX in sizes else "missing"
             problems.append(Problem(record.id, record.log + log.SUFFIX, f"its message log is {reason}"))
         elif record.pack in found.packs and (
@@ -155,7 +180,8 @@ def structural(paths: ProfilePaths, found: Ledger) -> list[Problem]:
         ):
             reason = "cut short" if record.pack in packs else "missing"
             problems.append(Problem(record.id, os.path.join(paths.packs, record.pack), f"its pack is {reason}"))
-    problems += [Problem(identity, path, "its line is missing") for identity in index.lost(paths, found)]
+    if (unread := ledger_size.read(paths.checkpoints).problem) is not None:
+        problems.append(Problem(None, os.path.join(paths.checkpoints, ledger_size.NAME), unread))
     unnamed = {name for name, status in packs.items() if name.endswith(".pack") and not is_uncounted(status)}
     unnamed -= found.packs | found.gone
     if len(unnamed) > 1:

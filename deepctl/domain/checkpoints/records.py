@@ -8,6 +8,7 @@ from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 
 from deepctl.domain import names, times
+from deepctl.domain.sessions.chain import Point
 from deepctl.errors import BadName
 
 AGENT, OTHER, UNKNOWN = "agent", "other", "unknown"
@@ -22,7 +23,8 @@ class Record(NamedTuple):
     `prompt` how the last one began. `tree` is what the workspace was, empty if it was not kept. `author` is who changed
     the workspace since the checkpoint before: `agent` for the session's own turn, `other` for somebody else, `unknown`
     where that cannot be told. `parent` is the checkpoint before it in its session. `pack` holds what it added, in
-    `added_bytes`. `unkept` lists paths and reasons, `exclude` the patterns that were left out.
+    `added_bytes`. `unkept` lists paths and reasons, `exclude` the patterns that were left out. `digest` ties the offset
+    to what stands before it (`deepctl.domain.sessions.chain`); 0.1 wrote none. `lost` says what a repair found lost.
     """
 
     id: str
@@ -45,6 +47,17 @@ class Record(NamedTuple):
     unkept: list[list[str]] = []
     exclude: list[str] = []
     metadata: dict[str, Any] = {}
+    digest: str = ""
+    lost: str = ""
+
+    @property
+    def point(self) -> Point:
+        """Where in which log the conversation stands."""
+        return Point(self.log, self.offset, self.digest)
+
+
+CONVERSATION, FILES, BOTH = "conversation", "files", "conversation and files"
+"""What can be lost of a checkpoint."""
 
 
 class Rewind(NamedTuple):
@@ -92,7 +105,10 @@ def state_author(author: str, session: str) -> str | None:
 
 
 class Position(NamedTuple):
-    """A point in a conversation: the session's id, turns and messages up to there, where in which log, last prompt."""
+    """A point in a conversation: the session's id, turns and messages up to there, where in which log, last prompt.
+
+    `tied` is a position in that log with its digest; one of another offset does not count.
+    """
 
     session: str
     turn: int
@@ -100,6 +116,13 @@ class Position(NamedTuple):
     offset: int
     message_count: int
     prompt: str
+    tied: Point | None = None
+
+    @property
+    def digest(self) -> str:
+        """The digest of what stands before the offset, empty if it is not known."""
+        tied = self.tied
+        return tied.digest if tied is not None and (tied.log, tied.offset) == (self.log, self.offset) else ""
 
 
 class Damage(NamedTuple):

@@ -23,7 +23,7 @@ from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.objects import Objects, Scratch, Sink
 from deepctl.domain.checkpoints.plan import Interval, Plan
 from deepctl.domain.checkpoints.reader import Reader
-from deepctl.domain.checkpoints.records import Position, Record, Rewind, State, new_id, state_author
+from deepctl.domain.checkpoints.records import BOTH, FILES, Position, Record, Rewind, State, new_id, state_author
 from deepctl.domain.checkpoints.snapshots import Snapshot
 from deepctl.domain.checkpoints.store import Checkpoints, Workspace, excluding
 from deepctl.domain.checkpoints.trees import DIRECTORY, Change, Entry
@@ -184,6 +184,10 @@ def plan_files(
     needs cannot be read, `Refused` if files are wanted and the checkpoint has none.
     """
     target = wish.to
+    if wish.only != "conversation" and target.lost in (FILES, BOTH):
+        raise Damaged(
+            f"The files of checkpoint {target.id} are lost.", "`--only conversation` goes back to its messages."
+        )
     if wish.only == "conversation" or (not wish.only and not target.tree):
         return Files("", Plan([], []), [])
     if not target.tree:

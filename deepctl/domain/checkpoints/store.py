@@ -208,6 +208,7 @@ class Checkpoints:
             created_at=now(),
             log=position.log,
             offset=position.offset,
+            digest=position.digest,
             message_count=position.message_count,
             author=author,
             parent=self.ledger.heads.get(position.session),

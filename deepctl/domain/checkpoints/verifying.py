@@ -6,7 +6,7 @@ import os
 from contextlib import closing
 from typing import NamedTuple
 
-from deepctl.domain.checkpoints import reading, trees
+from deepctl.domain.checkpoints import positions, reading, trees
 from deepctl.domain.checkpoints.cache import Cache
 from deepctl.domain.checkpoints.ledger import LEDGER, MESSAGES, Ledger
 from deepctl.domain.checkpoints.objects import Objects
@@ -36,7 +36,7 @@ def verify(paths: ProfilePaths, report: Report | None = None) -> Verified:
     `report` is told how many of `packed` bytes have been read.
     """
     found = reading.read(paths)
-    problems = reading.structural(paths, found)
+    problems = positions.problems(paths, found)
     with closing(Cache()) as cache:
         return _verified(paths, found, problems, Objects(paths.packs, cache), report)
 
@@ -99,12 +99,12 @@ def _pack(
         else:
             good.add(entry.digest)
     size = os.path.getsize(path)
-    if not _is_tight(path, [(entry.offset, entry.stored) for entry in table], len(table)):
+    if not is_tight(path, [(entry.offset, entry.stored) for entry in table], len(table)):
         problems.append(Problem(None, path, "there are bytes in it that belong to nothing"))
     return size
 
 
-def _is_tight(path: str, spans: list[tuple[int, int]], count: int) -> bool:
+def is_tight(path: str, spans: list[tuple[int, int]], count: int) -> bool:
     """Whether a pack is its header, its objects one after another, its table and its trailer, and nothing else."""
     before, behind = frame_size(count)
     position = before
@@ -152,10 +152,18 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
     size = 0
     seen: set[tuple[int, int]] = set()
     for name in catalogue.all_names(paths):
+        directory = os.path.join(paths.sessions, name)
         try:
-            catalogue.find(paths, name)
+            session = catalogue.find(paths, name)
+            if session.damage is not None:
+                problems.append(Problem(None, os.path.join(directory, catalogue.RECORD), session.damage))
+            lost = catalogue.read(session).lost
+            if lost is not None:
+                problems.append(Problem(None, os.path.join(directory, lost.file), lost.reason))
+        except NewerFormat:
+            raise
         except (DeepctlError, OSError) as error:
-            problems.append(Problem(None, os.path.join(paths.sessions, name), str(error)))
+            problems.append(Problem(None, directory, str(error)))
     own = os.path.join(paths.checkpoints, MESSAGES)
     places = [os.path.join(paths.sessions, name) for name in catalogue.all_names(paths)]
     for directory in [*places, own] if os.path.isdir(own) else places:

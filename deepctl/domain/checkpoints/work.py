@@ -82,6 +82,7 @@ class Work:
 
     def _save(self, session: Session, kind: str, position: Position, author: str, **fields: Any) -> Record | None:
         fields.setdefault("parent", reading.head(self.ledger, session))
+        position = reading.tied(session, position)
         access.regain(self.paths.workspace, layout.OWN_DIRECTORIES)
         saved = self.store.save(position, kind, author=author, workspace=self.workspace, **fields)
         if saved is not None:
@@ -104,11 +105,9 @@ class Work:
 
     def fork(self, record: Record, name: str) -> Session:
         """Begin a session with the conversation of a checkpoint. Raises `Damaged`, or `Refused` for the name."""
-        reading.conversation_at(self.paths, record)
-        directory = reading.directory_of(self.paths, record.log)
-        if directory is None:
+        if not record.log:
             raise Refused(f"Checkpoint {record.id} has no messages.", "`deepctl chat --new` begins an empty session.")
-        forked = catalogue.fork(self.paths, name, directory, record.id, record.log, record.offset)
+        forked = catalogue.fork(self.paths, name, reading.chain_of(self.paths, record), record.id, record.point)
         with suppress(Damaged):  # the conversation is what is forked; it can be gone on with without a list
             todo.copy(self.paths, self.store.objects, record, forked)
         return forked
@@ -131,7 +130,12 @@ class Work:
             return None
         author = self.between()
         head = self.head(session)
-        if head is not None and head.message_count == position.message_count and head.turn == position.turn:
+        if (
+            head is not None
+            and not head.lost
+            and head.message_count == position.message_count
+            and head.turn == position.turn
+        ):
             # Not the tree that was seen last: after rewinding only files, that is not the head's.
             return self._save(session, "turn", position, author, wanted=lambda tree: tree != head.tree)
         return self._save(session, "turn", position, author)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from deepctl.domain import layout
-from deepctl.domain.checkpoints import packs, reading
+from deepctl.domain.checkpoints import packs, positions, reading
 from deepctl.domain.checkpoints.ledger import LEDGER
 from deepctl.domain.doctor.check import Check, some, told
 from deepctl.domain.layout import ProfilePaths
@@ -40,7 +40,8 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
                 "sessions",
                 "problem",
                 f"{name}: {some(damaged)}",
-                "These lines are left out; everything else of the conversation is used.",
+                "These lines are left out; everything else of the conversation is used. "
+                f"`deepctl checkpoints repair --user {paths.name}` mends what can be mended.",
             )
         elif conversation.damage:
             yield Check(
@@ -86,7 +87,7 @@ def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
             f"a rewind to {found.unfinished.to} was interrupted",
             "The next command that changes something in this profile finishes it.",
         )
-    problems = reading.structural(paths, found)
+    problems = positions.problems(paths, found)
     alike: dict[tuple[str, str], list[str]] = {}
     for problem in problems:
         alike.setdefault((problem.reason, problem.file), []).extend([problem.id] if problem.id else [])
@@ -114,7 +115,10 @@ def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
 
 
 _MOST = 5
-_VERIFY = "`deepctl checkpoints verify --user {}` names everything that is damaged; the rest still works."
+_VERIFY = (
+    "`deepctl checkpoints verify --user {0}` names everything that is damaged, `deepctl checkpoints repair --user {0}` "
+    "mends it; the rest still works."
+)
 
 
 def _later_packs(paths: ProfilePaths) -> Iterator[NewerFormat]:

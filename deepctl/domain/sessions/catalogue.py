@@ -1,19 +1,22 @@
 """The sessions of a profile: finding, starting and describing them.
 
 A session is the directory `sessions/<name>/`: `session.json` (one sealed line: the session's own random id, when
-it began, which log is its head and from which checkpoint it was forked) and its message logs.
+it began, which log is its head, from which checkpoint it was forked, and what its first log continues) and its message
+logs. Where that line is damaged, the ledger and the logs tell all of it (`recovering`).
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from deepctl.domain import formats, layout, names, times
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import log
+from deepctl.domain.sessions.chain import START, Chain, Point, chained
 from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
 from deepctl.files import durable, removing, sealed
 
@@ -21,12 +24,24 @@ FORMAT = formats.SESSION.current
 FIRST = "main"
 """The session a profile starts with."""
 
-_RECORD = "session.json"
+RECORD = "session.json"
+"""The file with what a session is, in its directory."""
 _TITLE_LENGTH = 80
 
 
+class Begins(NamedTuple):
+    """What the first log of a session continues; its first line says it, too, and may be damaged."""
+
+    log: str
+    continues: Point
+
+
 class Session(NamedTuple):
-    """Where a session is kept. `log` is the id of the log at its head, `forked_from` the checkpoint it began at."""
+    """Where a session is kept. `log` is the id of the log at its head, `forked_from` the checkpoint it began at.
+
+    `begins` is where it goes on from, if that is known. `damage` is what is wrong with its record, where everything in
+    it was found out from elsewhere.
+    """
 
     name: str
     directory: str
@@ -34,6 +49,8 @@ class Session(NamedTuple):
     created_at: str
     log: str
     forked_from: str | None = None
+    begins: Begins | None = None
+    damage: str | None = None
 
 
 class Summary(NamedTuple):
@@ -60,6 +77,11 @@ def all_names(paths: ProfilePaths) -> list[str]:
     return sorted(name for name in found if names.is_good(name))
 
 
+def directories(paths: ProfilePaths) -> list[str]:
+    """Where the sessions of a profile are kept."""
+    return [os.path.join(paths.sessions, name) for name in all_names(paths)]
+
+
 def spelled(paths: ProfilePaths, name: str) -> str | None:
     """How the session called `name`, in whatever case, is spelled; `None` if there is none."""
     folded = names.fold(names.check(name, "session"))
@@ -79,7 +101,7 @@ def newest_first(paths: ProfilePaths) -> list[str]:
 def _written(directory: str) -> int:
     """When a session was written to, in nanoseconds: its record or the log at its head, as others may be shared."""
     try:
-        files = [_RECORD, _load(directory).log + log.SUFFIX]
+        files = [RECORD, _load(directory).log + log.SUFFIX]
     except (DeepctlError, OSError):
         files = []
     newest = 0
@@ -101,7 +123,7 @@ def find(paths: ProfilePaths, name: str) -> Session:
 
 def _load(directory: str) -> Session:
     name = os.path.basename(directory)
-    path = os.path.join(directory, _RECORD)
+    path = os.path.join(directory, RECORD)
     try:
         record = sealed.unseal(durable.read_file(path).rstrip(b"\n"))
         formats.bring_up(formats.SESSION, record, path)
@@ -113,23 +135,32 @@ def _load(directory: str) -> Session:
         ):
             origin = record.get("forked_from")
             forked_from = origin if isinstance(origin, str) and origin.isprintable() else None
-            return Session(name, directory, identity, times.known(at), head, forked_from)
+            begins = begins_of(record.get("begins"))
+            return Session(name, directory, identity, times.known(at), head, forked_from, begins)
         case _:
             return _without_record(name, directory, "not the record of a session")
 
 
+def begins_of(value: object) -> Begins | None:
+    """What the record of a session says of where it goes on from."""
+    match value:
+        case {"log": str(first), "continues": {"log": str(other), "offset": int(offset), "digest": str(digest)}}:
+            return Begins(first, Point(other, offset, digest))
+        case _:
+            return None
+
+
 def _without_record(name: str, directory: str, reason: str) -> Session:
-    """A session whose record is gone, known by its only log; with several logs nobody can tell which is the head."""
-    logs = [entry for entry in os.listdir(directory) if entry.endswith(log.SUFFIX)]
-    if len(logs) != 1:
+    """A session whose record is damaged or gone, as the ledger and the logs tell of it."""
+    from deepctl.domain.sessions.recovering import recovered
+
+    found = recovered(name, directory, reason)
+    if found is None:
         raise Damaged(
-            f"Session {name!r} is damaged: {os.path.join(directory, _RECORD)}: {reason}.",
-            "Its message logs are still there, and so are the profile's other sessions.",
+            f"Session {name!r} is damaged: {os.path.join(directory, RECORD)}: {reason}.",
+            "Its message logs are still there; `deepctl checkpoints repair` makes the latest its conversation.",
         )
-    identity = logs[0].removesuffix(log.SUFFIX)
-    first = next(iter(sealed.parse(durable.read_file(os.path.join(directory, logs[0])))), None)
-    at = first.value.get("at") if first and first.value else None
-    return Session(name, directory, identity, times.known(at), identity)
+    return found
 
 
 def start(paths: ProfilePaths, name: str) -> Session:
@@ -137,25 +168,33 @@ def start(paths: ProfilePaths, name: str) -> Session:
     return _begin(paths, name, lambda staging: None)
 
 
-def fork(paths: ProfilePaths, name: str, source: str, origin: str, log_id: str, offset: int) -> Session:
-    """Begin a new session that goes on from `offset` of a log in the directory `source`.
+def fork(paths: ProfilePaths, name: str, source: Chain, origin: str, point: Point) -> Session:
+    """Begin a new session that goes on from a position in a log, which `source` has the files of.
 
     The logs are shared by hard links, so nothing is copied and either can be deleted. `origin` is the checkpoint. The
     caller holds the profile's lock.
     """
 
-    def share(staging: str) -> dict[str, Any]:
-        for shared in log.chain(source, log_id, offset):
-            path = log.log_path(staging, shared)
-            try:
-                os.link(log.log_path(source, shared), path)
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS):
-                    raise
-                durable.write_file(path, durable.read_file(log.log_path(source, shared)))
-        return {"log": log_id, "offset": offset}
+    def fill(staging: str) -> Point:
+        for shared in source.links:
+            share(shared.path, os.path.join(staging, os.path.basename(shared.path)))
+        return point
 
-    return _begin(paths, name, share, origin)
+    return _begin(paths, name, fill, origin)
+
+
+def share(source: str, target: str) -> None:
+    """Give a file another name; where there are no hard links, a copy."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS)
+"""Why a file system makes no hard link."""
 
 
 def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: str) -> Session:
@@ -165,11 +204,15 @@ def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: st
     holds the profile's lock. Raises `Refused` if the name is taken.
     """
 
-    def fill(staging: str) -> dict[str, Any]:
+    def fill(staging: str) -> Point:
         brought = os.urandom(8).hex()
-        raw = b"".join([sealed.seal(log.header(brought)), *lines])
+        written = [sealed.seal(log.header(brought)), *lines]
+        digest = START
+        for line in written:
+            digest = chained(digest, line)
+        raw = b"".join(written)
         durable.write_file(log.log_path(staging, brought), raw)
-        return {"log": brought, "offset": len(raw)}
+        return Point(brought, len(raw), digest)
 
     return _begin(paths, name, fill, created_at=created_at)
 
@@ -177,7 +220,7 @@ def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: st
 def _begin(
     paths: ProfilePaths,
     name: str,
-    fill: Callable[[str], dict[str, Any] | None],
+    fill: Callable[[str], Point | None],
     origin: str | None = None,
     *,
     created_at: str | None = None,
@@ -192,9 +235,11 @@ def _begin(
     staging = os.path.join(paths.sessions, layout.NEW + names.fold(name))
     removing.make_anew(staging)
     identity, first_log = os.urandom(16).hex(), os.urandom(8).hex()
-    durable.write_file(log.log_path(staging, first_log), sealed.seal(log.header(first_log, fill(staging))))
+    continues = fill(staging)
+    durable.write_file(log.log_path(staging, first_log), sealed.seal(log.header(first_log, continues)))
     directory = os.path.join(paths.sessions, name)
-    session = Session(name, directory, identity, created_at or log.now(), first_log, origin)
+    begins = Begins(first_log, continues) if continues is not None else None
+    session = Session(name, directory, identity, created_at or log.now(), first_log, origin, begins)
     _write_record(session, staging)
     os.rename(staging, directory)
     with durable.after_commit(f"Session {name!r} is made"):
@@ -202,8 +247,8 @@ def _begin(
     return session
 
 
-def branch(session: Session, log_id: str, parent: str, offset: int) -> Session:
-    """Let a session go on in the log `log_id`, from `offset` of the log `parent`. Doing it again changes nothing.
+def branch(session: Session, log_id: str, parent: Point | None) -> Session:
+    """Let a session go on in the log `log_id`, from the position `parent`. Doing it again changes nothing.
 
     The old log stays. The caller holds the profile's lock.
     """
@@ -211,8 +256,7 @@ def branch(session: Session, log_id: str, parent: str, offset: int) -> Session:
         return session
     path = log.log_path(session.directory, log_id)
     if not os.path.exists(path):
-        begins = {"log": parent, "offset": offset} if parent else None
-        durable.write_file(path, sealed.seal(log.header(log_id, begins)))
+        durable.write_file(path, sealed.seal(log.header(log_id, parent if parent and parent.log else None)))
     moved = session._replace(log=log_id)
     _write_record(moved, session.directory)
     return moved
@@ -247,6 +291,11 @@ def _listed(directory: str) -> list[str]:
         return []
 
 
+def write_anew(session: Session) -> None:
+    """Put the record of a session whose own is damaged in its place. The caller holds the profile's lock."""
+    _write_record(session, session.directory)
+
+
 def _write_record(session: Session, directory: str) -> None:
     record: dict[str, Any] = {
         "v": FORMAT,
@@ -256,7 +305,9 @@ def _write_record(session: Session, directory: str) -> None:
     }
     if session.forked_from is not None:
         record["forked_from"] = session.forked_from
-    durable.write_file(os.path.join(directory, _RECORD), sealed.seal(record))
+    if session.begins is not None:
+        record["begins"] = {"log": session.begins.log, "continues": session.begins.continues._asdict()}
+    durable.write_file(os.path.join(directory, RECORD), sealed.seal(record))
 
 
 def free_name(paths: ProfilePaths) -> str:
@@ -287,7 +338,10 @@ def by_id(paths: ProfilePaths) -> dict[str, str]:
 
 def read(session: Session) -> log.Conversation:
     """The whole conversation of a session. Raises `Damaged` or `NewerFormat`."""
-    return log.read(session.directory, session.log)
+    found = log.read(session.directory, session.log)
+    if session.damage is None:
+        return found
+    return found._replace(damage=[log.Damage(RECORD, 1, session.damage, False), *found.damage])
 
 
 def summaries(paths: ProfilePaths, heads: Mapping[str, str]) -> list[Summary]:

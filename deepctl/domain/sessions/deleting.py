@@ -23,7 +23,7 @@ from deepctl.domain.checkpoints.objects import Objects
 from deepctl.domain.checkpoints.records import Record
 from deepctl.domain.checkpoints.work import Work
 from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.sessions import catalogue, log
+from deepctl.domain.sessions import catalogue, log, sharing
 from deepctl.domain.sessions.leaving import leaving, put_away
 from deepctl.errors import Damaged, DeepctlError, Interrupted, NewerFormat, Refused, SessionNotFound, StorageError
 from deepctl.files import durable, removing, sealed
@@ -66,6 +66,7 @@ def plan(paths: ProfilePaths, found: Ledger, objects: Objects, name: str) -> Del
     try:
         session = catalogue.find(paths, spelled)
         identity = session.id if log.is_id(session.id) else None
+        problem = session.damage
         conversation = catalogue.read(session)
         turns, messages = len({entry.turn for entry in conversation.messages}), len(conversation.messages)
     except NewerFormat:
@@ -209,23 +210,34 @@ def _remove_own_logs(directory: str) -> None:
 
 
 def _cut_shared(work: Work, directory: str) -> None:
-    """Cut logs that forks share where the forks left them: what was said behind that was said in this session only."""
+    """Cut logs that forks share where the forks left them: what was said behind that was said in this session only.
+
+    The forks go on sharing what is left.
+    """
     shared = _logs(directory)
-    for name in catalogue.all_names(work.paths):
-        place = os.path.join(work.paths.sessions, name)
+    needed: dict[str, int] = {}
+    heads: set[str] = set()
+    places: dict[str, list[str]] = {}
+    for place in catalogue.directories(work.paths):
         logs = _logs(place)
-        needed: dict[str, int] = {}
+        for one in shared & logs:
+            places.setdefault(one, []).append(place)
         try:
-            head = catalogue.find(work.paths, name).log
+            heads.add(catalogue.find(work.paths, os.path.basename(place)).log)
             points = [parent for one in logs if (parent := log.parent_of(place, one)) is not None]
-        except DeepctlError:
-            continue  # nobody can tell how much of them it needs
-        for one, offset in [*points, *((record.log, record.offset) for record in work.ledger.records.values())]:
+        except (DeepctlError, OSError):
+            heads |= logs  # nobody can tell how much of them it needs
+            continue
+        for one, offset in points:
             needed[one] = max(offset, needed.get(one, 0))
-        for one in (shared & logs & needed.keys()) - {head}:
+    for record in work.ledger.records.values():
+        needed[record.log] = max(record.offset, needed.get(record.log, 0))
+    for one in (places.keys() & needed.keys()) - heads:
+        for place in places[one]:
             path = log.log_path(place, one)
             if os.lstat(path).st_size > needed[one]:
                 durable.write_file(path, durable.read_file(path)[: needed[one]])
+    sharing.join(catalogue.directories(work.paths))
 
 
 def _logs(directory: str) -> set[str]:

@@ -9,7 +9,8 @@ Every line is sealed (`deepctl.files.sealed`) and carries `v`, the version of th
   to the model follows as a message whose `"results": n` says that it begins with the last n of them, or, where it
   was put together differently, `"replaces": n` that it takes their place;
 - `{v, turn, at, message, keeps}`: a compaction. The message is a summary of what came before; from here on the model
-  sees it, and the last `keeps` messages before it, instead of all of them (`deepctl.domain.sessions.context`).
+  sees it, and the last `keeps` messages before it, instead of all of them (`deepctl.domain.sessions.context`);
+- `{v, lost}`: a message was here that is lost; a repair put this in its place.
 
 Text in a log is valid Unicode: lone surrogates are replaced when it is written, and when it is read, since deepctl 0.1
 wrote them as they came.
@@ -20,20 +21,20 @@ What a kill leaves is a prefix of what would have been written, at worst with a 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from deepctl.characters import whole_value
 from deepctl.domain import formats, times
+from deepctl.domain.sessions import chain as chains
+from deepctl.domain.sessions.chain import MISSING, SUFFIX, Damage, Point, is_id, log_path
 from deepctl.errors import Damaged
 from deepctl.files import durable, sealed
 
+__all__ = ["MISSING", "SUFFIX", "Damage", "Point", "is_id", "log_path"]
+
 FORMAT = formats.LOG.current
-SUFFIX = ".jsonl"
-MISSING = "messages are missing at its end"
-_NO_ENTRY = "not an entry of a message log"
 _NUMBERS = ("turn", "keeps", "results", "replaces")
 _LARGEST = 1 << 63
 
@@ -53,22 +54,20 @@ class Compaction(NamedTuple):
     keeps: int
 
 
-class Damage(NamedTuple):
-    """One line that could not be used: which file and line, and why. `torn` marks a line cut short by a kill."""
-
-    file: str
-    line: int
-    reason: str
-    torn: bool
-
-
 class Conversation(NamedTuple):
-    """What a log, together with those it continues, holds."""
+    """What a log, together with those it continues, holds.
+
+    `end` is the offset in the log behind its last line, and `digest` that of this position (`chain`). `lost` is why a
+    part of it is not what was written.
+    """
 
     messages: list[Message]
     damage: list[Damage]
     last_turn: int
     compactions: list[Compaction] = []
+    end: int = 0
+    digest: str = ""
+    lost: Damage | None = None
 
 
 def now() -> str:
@@ -76,23 +75,14 @@ def now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def is_id(text: str) -> bool:
-    """Whether `text` can be the id of a log: a plain word, never a path."""
-    return re.fullmatch(r"[0-9a-z]{1,64}", text) is not None
-
-
-def log_path(directory: str, log: str) -> str:
-    return os.path.join(directory, log + SUFFIX)
-
-
 def is_in(directory: str, log: str) -> bool:
     """Whether a session's directory has this log."""
     return is_id(log) and os.path.exists(log_path(directory, log))
 
 
-def header(log: str, parent: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The first line of a log. `parent` is `{"log": id, "offset": bytes}` of the log it continues."""
-    return {"v": FORMAT, "log": log, "parent": parent, "at": now()}
+def header(log: str, parent: Point | None = None) -> dict[str, Any]:
+    """The first line of a log. `parent` is where in which other log it goes on."""
+    return {"v": FORMAT, "log": log, "parent": chains.record(parent) if parent is not None else None, "at": now()}
 
 
 def lines(messages: Iterable[Message], compactions: Iterable[Compaction] = ()) -> Iterator[bytes]:
@@ -112,37 +102,44 @@ def lines(messages: Iterable[Message], compactions: Iterable[Compaction] = ()) -
         yield sealed.seal(entry)
 
 
-def read(directory: str, log: str, end: int | None = None) -> Conversation:
+def read(directory: str, log: str, end: int | None = None, digest: str = "") -> Conversation:
     """The conversation in a log and in those it continues, up to offset `end` in bytes.
 
-    Raises `Damaged` if the log's file is missing and `NewerFormat` if a later deepctl wrote it.
+    With `digest`, it is read from the copies that have it there, if there are any. Raises `Damaged` if a log's file is
+    missing and `NewerFormat` if a later deepctl wrote it.
     """
+    return of_chain(chains.resolve(directory, Point(log, end or 0, digest), is_open=end is None))
+
+
+def of_chain(chain: chains.Chain) -> Conversation:
+    """The conversation in the files of a chain."""
     messages: list[Message] = []
     compactions: list[Compaction] = []
-    damage: list[Damage] = []
+    damage = list(chain.damage)
     last_turn = 0
-    for file, lines in reversed(_chain(directory, log, end, damage)):
-        reader = _Reader(file)
-        for line in lines:
+    for link in chain.links:
+        reader = _Reader(os.path.basename(link.path))
+        for line in link.lines:
             reader.take(line)
         reader.finish()
         compactions += [Compaction(len(messages) + place, keeps) for place, keeps in reader.compactions]
         messages += reader.messages
         damage += reader.damage
         last_turn = max(last_turn, reader.last_turn)
-    return Conversation(messages, damage, last_turn, compactions)
+    return Conversation(messages, damage, last_turn, compactions, _end(chain), chain.digest, chain.lost)
 
 
-def chain(directory: str, log: str, end: int | None = None) -> list[str]:
-    """The ids of a log and of those it continues, itself first. Raises `Damaged` if one is missing."""
-    return [file.removesuffix(SUFFIX) for file, _ in _chain(directory, log, end, [])]
+def _end(chain: chains.Chain) -> int:
+    """The offset behind the last whole line of the last log, with its newline or only lacking that."""
+    whole = [line for line in chain.links[-1].lines if line.problem != "cut short"]
+    return whole[-1].end - (whole[-1].value is not None and whole[-1].problem is not None) if whole else 0
 
 
 def parent_of(directory: str, log: str) -> tuple[str, int] | None:
     """The log that a log continues, and from which offset, if it continues one. Raises `Damaged` if nobody can tell."""
     path = log_path(directory, log)
     first = next(sealed.parse(durable.read_file(path)), None)
-    match _present(first, path).value if first is not None else None:
+    match chains.present(first, path).value if first is not None else None:
         case {"parent": {"log": str(parent), "offset": int(offset)}} if is_id(parent):
             return parent, offset
         case {"parent": None}:
@@ -152,29 +149,38 @@ def parent_of(directory: str, log: str) -> tuple[str, int] | None:
 
 
 class Plain(NamedTuple):
-    """One line of a log that has whole messages only: the offset behind it, and its message unless it is the first."""
+    """One line of a log that has whole messages only: the offset and the digest behind it, and its message.
+
+    The first line has no message.
+    """
 
     end: int
     message: dict[str, Any] | None
+    digest: str
 
 
-def plain_lines(directory: str, log: str) -> Iterator[Plain]:
-    """The lines of a log without results of their own, up to the first that is damaged."""
+def plain_lines(directory: str, log: str, before: str = chains.START) -> Iterator[Plain]:
+    """The lines of a log without results of their own, up to the first that is damaged.
+
+    `before` is the digest of the position that the log continues.
+    """
     instructions = None
     path = log_path(directory, log)
-    for line in _parsed(durable.read_file(path)):
+    raw = durable.read_file(path)
+    lines = list(chains.parsed(raw))
+    for line, digest in zip(lines, chains.digests(raw, lines, before), strict=True):
         if line.value is not None and formats.is_newer(formats.LOG, line.value):
             return
-        line = _present(line, path)
+        line = chains.present(line, path)
         match line.value:
             case {"log": str()}:
-                yield Plain(line.end, None)
+                yield Plain(line.end, None, digest)
             case {"message": {"kind": str(kind), "parts": list()} as message} if line.value is not None:
                 if line.value.get("same_instructions"):
                     message["instructions"] = instructions
                 if kind == "request":
                     instructions = message.get("instructions")
-                yield Plain(line.end, message)
+                yield Plain(line.end, message, digest)
             case _:
                 return
 
@@ -188,63 +194,11 @@ def end_of(directory: str, log: str) -> tuple[int, int]:
     try:
         descriptor = durable.open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
-        raise _missing(path) from None
+        raise chains.missing(path) from None
     try:
         return os.pread(descriptor, 4096, 0).find(b"\n") + 1, sealed.whole(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _chain(directory: str, log: str, end: int | None, damage: list[Damage]) -> list[tuple[str, list[sealed.Line]]]:
-    chain = []
-    seen: set[str] = set()
-    while log not in seen:
-        seen.add(log)
-        path = log_path(directory, log)
-        try:
-            raw = durable.read_file(path)
-        except FileNotFoundError:
-            raise _missing(path) from None
-        lines = [_present(line, path) for line in _parsed(raw if end is None else raw[:end])]
-        if end is not None and len(raw) < end:
-            damage.append(Damage(os.path.basename(path), len(lines) + 1, MISSING, False))
-        first = lines[0].value if lines else None
-        if first is None:
-            # Written as a whole, so no kill can have cut it.
-            damage.append(Damage(os.path.basename(path), 1, "what it continues cannot be told", False))
-            lines = lines[1:]
-        chain.append((os.path.basename(path), lines))
-        match first.get("parent") if first else None:
-            case {"log": str(log), "offset": int(end)} if is_id(log):
-                continue
-            case None:
-                break
-            case _:
-                damage.append(Damage(os.path.basename(path), 1, "what it continues cannot be told", False))
-                break
-    return chain
-
-
-def _missing(path: str) -> Damaged:
-    return Damaged(f"The message log {path} is missing.", "The files of the workspace are not affected.")
-
-
-def _parsed(raw: bytes) -> Iterator[sealed.Line]:
-    """The lines of a log, in valid Unicode. Only escapes can stand for lone surrogates, and few logs have any."""
-    lines = sealed.parse(raw)
-    if b"\\ud" not in raw and b"\\uD" not in raw:
-        return lines
-    return (line._replace(value=whole_value(line.value)) for line in lines)
-
-
-def _present(line: sealed.Line, path: str) -> sealed.Line:
-    """A line in the present format; one without the number of any is damaged. Raises `NewerFormat`."""
-    if line.value is not None:
-        try:
-            formats.bring_up(formats.LOG, line.value, path)
-        except formats.BadVersion:
-            return line._replace(value=None, problem=_NO_ENTRY)
-    return line
 
 
 def _fits(entry: dict[str, Any]) -> bool:
@@ -272,7 +226,7 @@ class _Reader:
             torn = line.problem == "cut short"
             self.damage.append(Damage(self._file, line.number, line.problem or "unreadable", torn))
             return
-        if "log" in entry:
+        if "log" in entry or "lost" in entry:
             return
         match entry:
             case {"turn": int(turn), "at": str(at), "result": {"part_kind": str()} as result} if _fits(entry):
@@ -286,7 +240,7 @@ class _Reader:
                 if "keeps" in entry:
                     self.compactions.append(Compaction(len(self.messages) - 1, entry["keeps"]))
             case _:
-                self.damage.append(Damage(self._file, line.number, _NO_ENTRY, False))
+                self.damage.append(Damage(self._file, line.number, chains.NO_ENTRY, False))
                 return
         self.last_turn = max(self.last_turn, self._turn)
 
@@ -324,11 +278,14 @@ class _Reader:
 class Writer:
     """Appends messages to a log, each on disk when the call returns. The caller holds the profile's lock.
 
-    `torn` is how many bytes of an unfinished last line were cut off on opening.
+    `digest` is that of the position at the log's end (`Conversation.digest`), and carried on; without it, the log is
+    read for it. `torn` is how many bytes of an unfinished last line were cut off on opening.
     """
 
-    def __init__(self, directory: str, log: str, turn: int) -> None:
+    def __init__(self, directory: str, log: str, turn: int, digest: str | None = None) -> None:
+        self.digest = digest if digest is not None else read(directory, log).digest
         self._appender = sealed.Appender(log_path(directory, log))
+        self._log = log
         self.turn = turn
         self.torn = self._appender.torn
         self._results: list[dict[str, Any]] = []
@@ -344,6 +301,11 @@ class Writer:
     def end(self) -> int:
         """The offset in bytes behind the last line."""
         return self._appender.end
+
+    @property
+    def point(self) -> Point:
+        """The position behind the last line."""
+        return Point(self._log, self.end, self.digest)
 
     def result(self, part: dict[str, Any]) -> None:
         """Log one tool result."""
@@ -380,7 +342,9 @@ class Writer:
         self._written += 1
 
     def _append(self, entry: dict[str, Any]) -> None:
-        self._appender.append({"v": FORMAT, "turn": self.turn, "at": now(), **entry})
+        line = sealed.seal({"v": FORMAT, "turn": self.turn, "at": now(), **entry})
+        self._appender.write([line])
+        self.digest = chains.chained(self.digest, line)
 
     def close(self) -> None:
         self._appender.close()

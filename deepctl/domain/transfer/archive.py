@@ -163,7 +163,7 @@ def is_of_a_profile(path: str, kind: Kind) -> bool:
             return kind == "directory" and names.is_good(name)
         case ["sessions", name, file]:
             return kind == "file" and names.is_good(name) and (file == "session.json" or _is_log(file))
-        case ["checkpoints", "ledger.jsonl"]:
+        case ["checkpoints", "ledger.jsonl" | "ledger.size"]:
             return kind == "file"
         case ["checkpoints", "packs", file]:
             return kind == "file" and _PACK.fullmatch(file) is not None

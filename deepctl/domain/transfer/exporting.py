@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import BinaryIO, NamedTuple
 
-from deepctl.domain.checkpoints import ledger
+from deepctl.domain.checkpoints import ledger, ledger_size
 from deepctl.domain.layout import OWN_DIRECTORIES, ProfilePaths
 from deepctl.domain.transfer import archive, members
 from deepctl.domain.transfer.archive import Entry, Header, LeftOut, Totals
@@ -46,6 +46,8 @@ class Ledger(NamedTuple):
     raw: bytes
     packs: frozenset[str] | None
     """`None` where lines are lost, so that nobody can tell."""
+    size: bytes = b""
+    """What is said of its length."""
 
 
 class Export:
@@ -104,11 +106,12 @@ class Export:
             # What the line cut short at the end was to become, if anybody is writing it, points at nothing old.
             if line.value is None and line.problem == "cut short":
                 continue
-            if line.value is None or "rewind" in line.value or not line.value.keys() & {"record", "label"}:
+            if line.value is None or "rewind" in line.value or not line.value.keys() & {"record", "label", "tied"}:
                 raise changed("a rewind, or a removal of checkpoints, came between")
 
 
 _LEDGER_PATH = f"checkpoints/{ledger.LEDGER}"
+_SIZE_PATH = f"checkpoints/{ledger_size.NAME}"
 
 
 def changed(reason: str) -> Locked:
@@ -130,7 +133,9 @@ def _read_ledger(paths: ProfilePaths) -> Ledger:
         raw = file.read(sealed.whole(descriptor))
     found = ledger.parsed(raw, path)
     # A pack that no line names is one whose line is yet to come; but where lines are lost, all there are may count.
-    return Ledger(raw, frozenset(found.packs) if not found.damage else None)
+    is_short = ledger.read(paths.checkpoints).is_short
+    size = ledger_size.line(ledger_size.before_last(raw), is_short=is_short)
+    return Ledger(raw, frozenset(found.packs) if not found.damage and not is_short else None, size)
 
 
 class _Writing:
@@ -172,6 +177,9 @@ class _Writing:
             self._count(entry, hashlib.sha256(target).hexdigest())
         elif found.path == _LEDGER_PATH:
             self._small(entry, self._ledger.raw)
+        elif found.path == _SIZE_PATH:
+            # As it was with the ledger that is in the archive.
+            self._small(entry, self._ledger.size)
         else:
             with walk.opened(found) as descriptor:
                 if descriptor is not None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, Self
 
 from deepctl.domain.checkpoints.snapshots import NO_CONTENT
-from deepctl.domain.layout import UNTRUSTED
+from deepctl.domain.layout import LOST_AND_FOUND, UNTRUSTED
 from deepctl.domain.transfer import archive
 from deepctl.domain.transfer.archive import Kind, LeftOut
 from deepctl.errors import Locked
@@ -123,6 +123,8 @@ class Walk:
         """Whether something of deepctl's own is more than a leftover."""
         if directory == "checkpoints/packs" and self._packs is not None:
             return archive.text(name) in self._packs
+        if directory == "checkpoints" and archive.text(name) == LOST_AND_FOUND:
+            return False
         return not name.startswith(b".")
 
     def _missing(self, path: str, own: bool, error: OSError) -> None:

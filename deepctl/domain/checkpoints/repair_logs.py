@@ -1,0 +1,329 @@
+"""Repairing sessions and their message logs; see `repairing`. Works in a copy, and writes whole files only.
+
+Offsets into a log stay what they are: what takes the place of a damaged line is as long as it was.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from deepctl.domain.checkpoints import ledger, reading
+from deepctl.domain.checkpoints.ledger import MESSAGES, Ledger
+from deepctl.domain.checkpoints.positions import Positions, is_lost
+from deepctl.domain.checkpoints.records import CONVERSATION, Record
+from deepctl.domain.checkpoints.reports import Findings
+from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions import catalogue, chain, log, recovering, sharing
+from deepctl.domain.sessions.chain import Point
+from deepctl.errors import Damaged, NewerFormat
+from deepctl.files import durable, mending, removing, sealed
+
+_HOLE = sealed.seal({"v": log.FORMAT, "lost": ""})
+
+Amended = dict[str, dict[str, Any]]
+"""What the ledger is to say of checkpoints from now on: fields by their ids."""
+
+
+class Logs:
+    """The sessions of the profile at `paths`, which is a copy."""
+
+    def __init__(self, paths: ProfilePaths, found: Findings) -> None:
+        self._paths = paths
+        self._found = found
+        self._ledger: Ledger = reading.read(paths)
+        self._changed: set[str] = set()
+        self._shifts: dict[str, int] = {}
+
+    def repair(self) -> Amended:
+        """Repair everything; returns what became of the positions of checkpoints."""
+        before = Positions(self._paths)
+        good = {one.id for one in self._with_positions() if before.find(one).problem is None}
+        for path in sharing.join(catalogue.directories(self._paths)):
+            self._found.repair("message log", path, "shared with another session again")
+        for name in catalogue.all_names(self._paths):
+            self._record(name)
+        for paths in list(self._files().values()):
+            self._lines(paths)
+        for log_id, paths in self._parents_first():
+            self._parent(log_id, paths)
+        for name in catalogue.all_names(self._paths):
+            self._head(name)
+        return self._positions(good)
+
+    def _with_positions(self) -> list[Record]:
+        return [record for record in self._ledger.records.values() if record.log and not is_lost(record)]
+
+    def _directories(self) -> list[str]:
+        own = os.path.join(self._paths.checkpoints, MESSAGES)
+        return catalogue.directories(self._paths) + ([own] if os.path.isdir(own) else [])
+
+    def _files(self) -> dict[tuple[str, int], list[str]]:
+        """The paths of every log, by its id and the file they lead to."""
+        found: dict[tuple[str, int], list[str]] = {}
+        for directory in self._directories():
+            for one in recovering.logs_in(directory):
+                path = log.log_path(directory, one)
+                found.setdefault((one, os.lstat(path).st_ino), []).append(path)
+        return found
+
+    def _record(self, name: str) -> None:
+        directory = os.path.join(self._paths.sessions, name)
+        path = os.path.join(directory, catalogue.RECORD)
+        try:
+            raw = durable.read_file(path)
+        except FileNotFoundError:
+            raw = b""
+        mended = mending.mended(raw)
+        if raw and mended != raw and sealed.is_whole(mended.removesuffix(b"\n")):
+            self._found.keep(path)
+            durable.write_file(path, mended)
+            self._found.repair("session", path, "a changed byte is as it was")
+            return
+        if raw and not raw.endswith(b"\n") and sealed.is_whole(raw):
+            durable.write_file(path, raw + b"\n")
+            self._found.repair("session", path, "cut short")
+            return
+        try:
+            session = catalogue.find(self._paths, name)
+        except NewerFormat:
+            raise
+        except Damaged as error:
+            found = recovering.recovered(name, directory, error.message, choose=True)
+            if found is None:
+                self._give_up(name, directory, error.message)
+                return
+            session = found
+        if session.damage is not None:
+            self._found.keep(path)
+            catalogue.write_anew(session)
+            self._found.repair("session", path, f"written anew from the ledger and its logs ({session.damage})")
+
+    def _give_up(self, name: str, directory: str, reason: str) -> None:
+        for entry in sorted(os.listdir(directory)):
+            self._found.move(os.path.join(directory, entry))
+        removing.remove_tree(directory)
+        self._found.lose("session", name, reason)
+
+    def _lines(self, paths: list[str]) -> None:
+        """Make every line of a log readable: mended, or with a hole in its place."""
+        path = paths[0]
+        raw = durable.read_file(path)
+        mended = sealed.without_copies(mending.mended(raw))
+        one = os.path.basename(path).removesuffix(log.SUFFIX)
+        lines = [chain.present(line, path) for line in sealed.parse(mended)]
+        if not chain.has_header(lines, path) or lines[0].problem is not None:
+            mended = self._with_header(path, one, mended, lines)
+            lines = [chain.present(line, path) for line in sealed.parse(mended)]
+        made = b""
+        start = hole = 0
+        for line in lines:
+            piece, start = mended[start : line.end], line.end
+            if line.value is None and line.problem != "cut short":
+                self._found.lose("message", one, f"line {line.number} of {os.path.basename(path)}: {line.problem}")
+                hole += len(piece)
+            else:
+                made, hole = made + _after_hole(hole, piece), 0
+        made += _after_hole(hole, b"")
+        if made != raw:
+            self._write(one, paths, made, "damaged lines are mended, or are holes now")
+
+    def _with_header(self, path: str, one: str, raw: bytes, lines: list[sealed.Line]) -> bytes:
+        """A log whose first line nothing can read, with one that says what ledger and session know."""
+        origins = recovering.origins_of(os.path.dirname(path))
+        if one not in origins:
+            self._found.lose("messages before", one, f"{os.path.basename(path)}: {chain.NO_ORIGIN}")
+        end = lines[0].end if lines else 0
+        times = [line.value["at"] for line in lines[1:] if line.value is not None and "at" in line.value]
+        first = _header(one, origins.get(one), str(times[0]) if times else log.now(), end)
+        self._shifts[one] = len(first) - end
+        return first + raw[end:]
+
+    def _write(self, one: str, paths: list[str], raw: bytes, reason: str) -> None:
+        self._found.keep(paths[0])
+        durable.write_file(paths[0], raw)
+        for path in paths[1:]:
+            os.unlink(path)
+            catalogue.share(paths[0], path)
+        self._changed.add(one)
+        self._found.repair("message log", paths[0], reason)
+
+    def _parents_first(self) -> list[tuple[str, list[str]]]:
+        files = self._files()
+        parents = {key: _parent_of(paths[0]) for key, paths in files.items()}
+        ordered: list[tuple[str, list[str]]] = []
+        placed: set[str] = set()
+        waiting = dict(files)
+        while waiting:
+            ready = [
+                key
+                for key in waiting
+                if (parent := parents[key]) is None or parent.log in placed or parent.log not in {k[0] for k in waiting}
+            ]
+            for key in ready or list(waiting):
+                ordered.append((key[0], waiting.pop(key)))
+                placed.add(key[0])
+        return ordered
+
+    def _parent(self, one: str, paths: list[str]) -> None:
+        """See that what a log says that it continues is there; otherwise, that it says what is left of it."""
+        parent = _parent_of(paths[0])
+        if parent is None:
+            return
+        directory = os.path.dirname(paths[0])
+        if _resolved(directory, parent) is not None:
+            return
+        same = _resolved(directory, parent._replace(digest=""))
+        if same is not None and parent.log in self._changed:
+            point: Point | None = parent._replace(digest=same.digest)
+        elif (shifted := self._shifted(directory, parent)) is not None:
+            point = shifted
+        else:
+            point = self._nearest(directory, parent)
+            self._found.lose("messages before", one, f"{parent.log}{log.SUFFIX} is not what it was at {parent.offset}")
+        raw = durable.read_file(paths[0])
+        end = raw.index(b"\n") + 1
+        at = str(sealed.unseal(raw[: end - 1]).get("at", ""))
+        first = _header(one, point, at, end)
+        self._shifts[one] = len(first) - end
+        self._write(one, paths, first + raw[end:], "says what is left of the log that it continues")
+
+    def _shifted(self, directory: str, point: Point) -> Point | None:
+        shift = self._shifts.get(point.log, 0)
+        if not shift:
+            return None
+        moved = point._replace(offset=point.offset + shift, digest="")
+        found = _resolved(directory, moved)
+        return moved._replace(digest=found.digest) if found is not None else None
+
+    def _nearest(self, directory: str, wanted: Point) -> Point | None:
+        """The end of the last line before a position that is not there any more."""
+        try:
+            found = chain.resolve(directory, Point(wanted.log, 0), is_open=True)
+        except Damaged:
+            return None
+        last = found.links[-1]
+        ends = [
+            Point(wanted.log, line.end, digest)
+            for line, digest in zip(last.lines, last.digests, strict=True)
+            if line.problem != "cut short" and line.end <= wanted.offset
+        ]
+        return ends[-1] if ends else None
+
+    def _head(self, name: str) -> None:
+        """See that the log at the head of a session is there."""
+        session = catalogue.find(self._paths, name)
+        if log.is_in(session.directory, session.log):
+            return
+        for directory in chain.beside(session.directory):
+            if log.is_in(directory, session.log):
+                path = log.log_path(session.directory, session.log)
+                catalogue.share(log.log_path(directory, session.log), path)
+                self._found.repair("message log", path, "another session still had it")
+                return
+        self._found.lose("messages", session.log, f"the message log of session {name!r} is missing")
+        found = recovering.recovered(name, session.directory, "", choose=True)
+        if found is not None:
+            session = session._replace(log=found.log)
+        else:
+            durable.write_file(log.log_path(session.directory, session.log), sealed.seal(log.header(session.log)))
+        catalogue.write_anew(session)
+        path = os.path.join(session.directory, catalogue.RECORD)
+        self._found.repair("session", path, "goes on with what is left of its messages")
+
+    def _positions(self, good: set[str]) -> Amended:
+        amended: Amended = {}
+        positions = Positions(self._paths)
+        digests: dict[str, Point] | None = None
+        for record in self._with_positions():
+            problem = positions.find(record).problem
+            if problem is None:
+                if self._has_hole(record):
+                    amended[record.id] = {"lost": CONVERSATION}
+                    self._found.lose("conversation of a checkpoint", record.id, "a message of it is lost")
+                continue
+            again = self._again(record, positions) if record.id in good else None
+            if again is None:
+                digests = self._all_digests() if digests is None else digests
+                again = digests.get(record.digest) if record.digest else None
+            if again is not None:
+                amended[record.id] = again._asdict()
+                path = log.log_path(self._paths.sessions, again.log)
+                self._found.repair("position of a checkpoint", path, f"{record.id} is at {again.offset}")
+            else:
+                amended[record.id] = {"lost": CONVERSATION}
+                self._found.lose("conversation of a checkpoint", record.id, problem)
+        return amended
+
+    def _again(self, record: Record, positions: Positions) -> Point | None:
+        """Where a position is now in a log that was written anew."""
+        for shift in dict.fromkeys((0, self._shifts.get(record.log, 0))):
+            point = Point(record.log, record.offset + shift)
+            found = positions.find(record._replace(offset=point.offset, digest=""))
+            if found.problem is None:
+                return point._replace(digest=found.digest)
+        return None
+
+    def _all_digests(self) -> dict[str, Point]:
+        """Every position there is, by its digest."""
+        known: dict[str, Point] = {}
+        for one, _ in self._files():
+            directory = reading.directory_of(self._paths, one)
+            if directory is not None:
+                try:
+                    found = chain.resolve(directory, Point(one, 0), is_open=True)
+                except Damaged:
+                    continue
+                last = found.links[-1]
+                for line, digest in zip(last.lines, last.digests, strict=True):
+                    known.setdefault(digest, Point(one, line.end, digest))
+        return known
+
+    def _has_hole(self, record: Record) -> bool:
+        """Whether a conversation that an application handed over as a whole lacks a message."""
+        if reading.directory_of(self._paths, record.log) != os.path.join(self._paths.checkpoints, MESSAGES):
+            return False
+        found = reading.chain_of(self._paths, record)
+        return any("lost" in (line.value or {}) for link in found.links for line in link.lines)
+
+
+def _resolved(directory: str, point: Point) -> chain.Chain | None:
+    try:
+        found = chain.resolve(directory, point)
+    except NewerFormat:
+        raise
+    except Damaged:
+        return None
+    return found if found.lost is None else None
+
+
+def _parent_of(path: str) -> Point | None:
+    raw = durable.read_file(path)
+    first = next(sealed.parse(raw), None)
+    return chain.parent_in([chain.present(first, path)], path) if first is not None else None
+
+
+def _header(one: str, parent: Point | None, at: str, length: int) -> bytes:
+    """The first line of a log, as long as it was if that can be done."""
+    made = b""
+    for digest, time in (("keep", at), ("", at), ("", "")):
+        point = parent if digest or parent is None else parent._replace(digest="")
+        made = sealed.seal({**log.header(one, point), "at": time})
+        if len(made) <= length:
+            return sealed.padded(made, length - len(made))
+    return sealed.seal({**log.header(one, parent), "at": at})
+
+
+def _after_hole(length: int, line: bytes) -> bytes:
+    """A line, and before it something as long as the lines that are lost there.
+
+    What is too short for a hole becomes blanks of the line; at the end of a log, nothing was ever written that short.
+    """
+    if length >= len(_HOLE):
+        return sealed.padded(_HOLE, length - len(_HOLE)) + line
+    return sealed.indented(line, length) if line and length else line
+
+
+def gap(identity: str | None) -> bytes:
+    """What takes the place of a line of the ledger that cannot be read."""
+    return sealed.seal({"v": ledger.FORMAT, "gap": identity})

@@ -1,0 +1,306 @@
+"""A damaged profile, whatever the damage: after a repair nothing is damaged, and everything readable is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from deepctl.domain.checkpoints import reading, repairing, verifying
+from deepctl.domain.checkpoints.reader import Reader
+from deepctl.domain.checkpoints.trees import DIRECTORY, walk
+from deepctl.domain.sessions import catalogue
+from deepctl.domain.sessions.log import Message
+from deepctl.errors import DeepctlError
+from deepctl.files import sealed
+from tests.domain.scene import Scene
+
+_SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with two sessions and a fork, rewinds, labels, and `old/`, what alice's directory was a while ago."""
+    place = tmp_path_factory.mktemp("repair") / "root"
+    scene = Scene(place)
+    for number in range(3):
+        with scene.turn(f"turn {number}"):
+            scene.write("a.txt", f"version {number} " * 40)
+            scene.write(f"d/{number}.bin", os.urandom(40).hex())
+    scene.rewind("~1")
+    scene.agent("b.txt", "after the rewind")
+    scene.agent("o.txt", "other", session="other")
+    with scene.work() as work:
+        saved = work.save_now(scene.session(), "good")
+        work.fork(saved, "fork")
+    shutil.copytree(scene.paths.directory, place / "old", symlinks=True)
+    scene.agent("f.txt", "fork", session="fork")
+    scene.agent("b.txt", "again")
+    scene.rewind("good")
+    scene.agent("c.txt", "c")
+    with scene.work() as work:
+        work.save_now(scene.session(), "last")
+    return place
+
+
+class Wreck:
+    """A copy of the story, to be damaged."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.scene = Scene(root)
+        self.profile = Path(self.scene.paths.directory)
+        self.checkpoints = self.profile / "checkpoints"
+        self.ledger = self.checkpoints / "ledger.jsonl"
+        self.size = self.checkpoints / "ledger.size"
+        self.old = root / "old"
+
+    def session(self, name: str = "main") -> Path:
+        return self.profile / "sessions" / name
+
+    def log(self, name: str = "main") -> Path:
+        return self.session(name) / f"{self.scene.session(name).log}.jsonl"
+
+    def shared(self) -> Path:
+        """The log that a fork shares."""
+        names = {path.name for path in self.session("fork").glob("*.jsonl")}
+        return max((path for path in self.session().glob("*.jsonl") if path.name in names), key=os.path.getsize)
+
+    def packs(self) -> list[Path]:
+        return sorted((self.checkpoints / "packs").glob("*.pack"), key=os.path.getsize)
+
+    def old_of(self, path: Path) -> Path:
+        return self.old / path.relative_to(self.profile)
+
+
+def flip(path: Path, part: float, by: int = 0x55, count: int = 1) -> None:
+    raw = bytearray(path.read_bytes())
+    at = min(int(len(raw) * part), len(raw) - count)
+    for place in range(at, at + count):
+        raw[place] ^= by
+    _replace(path, bytes(raw))
+
+
+def cut(path: Path, part: float) -> None:
+    _replace(path, path.read_bytes()[: int(path.stat().st_size * part)])
+
+
+def _replace(path: Path, raw: bytes) -> None:
+    """In place, as a disk does it: whatever shares the file is damaged, too."""
+    mode = path.stat().st_mode
+    path.chmod(0o600)
+    path.write_bytes(raw)
+    path.chmod(mode)
+
+
+def line(path: Path, number: int, change: Callable[[bytes], bytes]) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[number] = change(lines[number])
+    _replace(path, b"".join(lines))
+
+
+def garble(path: Path, number: int) -> None:
+    line(path, number, lambda one: b"#" * (len(one) // 2) + one[len(one) // 2 :])
+
+
+def _part_links(wreck: Wreck) -> None:
+    for path in wreck.session("fork").glob("*.jsonl"):
+        raw = path.read_bytes()
+        path.unlink()
+        path.write_bytes(raw)
+
+
+def _merged(wreck: Wreck) -> None:
+    """The copy of another profile laid over this one, without its ledger."""
+    for number in range(3):
+        (wreck.checkpoints / "packs" / f"{number:016x}.pack").write_bytes(wreck.packs()[number].read_bytes())
+    shutil.copytree(wreck.session("other"), wreck.session("bobs"))
+
+
+def _older_log(wreck: Wreck) -> None:
+    path = wreck.session() / wreck.shared().name
+    raw = path.read_bytes()
+    path.unlink()
+    path.write_bytes(b"".join(raw.splitlines(keepends=True)[:3]))
+
+
+def _cut_and_continued(wreck: Wreck) -> None:
+    lines = wreck.shared().read_bytes().splitlines(keepends=True)
+    said = {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "elsewhere " * 40}]}
+    more = [sealed.seal({"v": 2, "turn": 9, "at": "2026-01-01T00:00:00Z", "message": said}) for _ in lines]
+    _replace(wreck.shared(), b"".join(lines[:4] + more))
+
+
+def _each(*damages: Callable[[Wreck], object]) -> Callable[[Wreck], None]:
+    def do(wreck: Wreck) -> None:
+        for damage in damages:
+            damage(wreck)
+
+    return do
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        path.unlink()
+
+
+DAMAGES: dict[str, Callable[[Wreck], object]] = {
+    "ledger: a byte flipped": lambda w: flip(w.ledger, 0.4),
+    "ledger: a line garbled": lambda w: garble(w.ledger, 3),
+    "ledger: the line of a rewind garbled": lambda w: garble(
+        w.ledger, next(n for n, one in enumerate(w.ledger.read_bytes().splitlines()) if b'"rewind":' in one)
+    ),
+    "ledger: the first line garbled": lambda w: garble(w.ledger, 0),
+    "ledger: cut": lambda w: cut(w.ledger, 0.5),
+    "ledger: deleted": lambda w: w.ledger.unlink(),
+    "ledger: emptied": lambda w: _replace(w.ledger, b""),
+    "ledger: an older one": lambda w: shutil.copy(w.old_of(w.ledger), w.ledger),
+    "ledger: an older one with its length": lambda w: (
+        shutil.copy(w.old_of(w.ledger), w.ledger),
+        shutil.copy(w.old_of(w.size), w.size),
+    ),
+    "ledger: a line twice": lambda w: line(w.ledger, 2, lambda one: one + one),
+    "ledger: a newline flipped": lambda w: flip(w.ledger, w.ledger.read_bytes().index(b"\n") / w.ledger.stat().st_size),
+    "length of the ledger: flipped": lambda w: flip(w.size, 0.3),
+    "length of the ledger: deleted": lambda w: w.size.unlink(),
+    "log: a byte of the first line flipped": lambda w: flip(w.log(), 0, 0x01),
+    "log: the first line garbled": lambda w: garble(w.log(), 0),
+    "log: the first line of a shared one garbled": lambda w: garble(w.shared(), 0),
+    "log: a byte flipped": lambda w: flip(w.shared(), 0.5),
+    "log: a message garbled": lambda w: garble(w.shared(), 2),
+    "log: two messages garbled": _each(lambda w: garble(w.shared(), 2), lambda w: garble(w.shared(), 3)),
+    "log: cut": lambda w: cut(w.shared(), 0.6),
+    "log: deleted": lambda w: w.log().unlink(),
+    "log: deleted in one of those that share it": lambda w: (w.session() / w.shared().name).unlink(),
+    "log: emptied": lambda w: _replace(w.log(), b""),
+    "log: an older one in one session": lambda w: _older_log(w),
+    "log: a line twice": lambda w: line(w.shared(), 2, lambda one: one + one),
+    "log: a line gone": lambda w: line(w.shared(), 2, lambda one: b""),
+    "log: cut and continued": lambda w: _cut_and_continued(w),
+    "log: rubbish behind its end": lambda w: _replace(w.log(), w.log().read_bytes() + b"rubbish\n{}\n"),
+    "links: broken": _part_links,
+    "links: broken, and one shorter": _each(_part_links, lambda w: cut(w.session("fork") / w.shared().name, 0.3)),
+    "session: its record flipped": lambda w: flip(w.session() / "session.json", 0.5),
+    "session: its record garbled": lambda w: _replace(w.session() / "session.json", b"rubbish\n"),
+    "session: its record deleted": lambda w: (w.session() / "session.json").unlink(),
+    "session: its record cut": lambda w: cut(w.session() / "session.json", 0.5),
+    "session: an older record": lambda w: shutil.copy(
+        w.old_of(w.session() / "session.json"), w.session() / "session.json"
+    ),
+    "session: both records deleted": lambda w: _unlink(w.session(n) / "session.json" for n in ("main", "fork")),
+    "session: everything deleted": lambda w: shutil.rmtree(w.session()),
+    "session: all logs deleted": lambda w: _unlink(w.session("other").glob("*.jsonl")),
+    "session: twice": lambda w: shutil.copytree(w.session(), w.session("again")),
+    "pack: a byte flipped": lambda w: flip(w.packs()[-1], 0.3),
+    "pack: the table flipped": lambda w: flip(w.packs()[-1], 0.9),
+    "pack: its end flipped": lambda w: flip(w.packs()[-1], 0.999),
+    "pack: its header flipped": lambda w: flip(w.packs()[-1], 0.001, 0x01),
+    "pack: cut": lambda w: cut(w.packs()[-1], 0.7),
+    "pack: emptied": lambda w: _replace(w.packs()[-1], b""),
+    "pack: deleted": lambda w: w.packs()[-1].unlink(),
+    "pack: another one in its place": lambda w: _replace(w.packs()[-1], w.packs()[-2].read_bytes()),
+    "pack: twice": lambda w: shutil.copy(w.packs()[-1], w.packs()[-1].with_name("0123456789abcdef.pack")),
+    "packs: all deleted": lambda w: _unlink(w.packs()),
+    "profile: another copied over it": _merged,
+    "profile: sessions of an older copy": _each(
+        lambda w: shutil.rmtree(w.profile / "sessions"),
+        lambda w: shutil.copytree(w.old / "sessions", w.profile / "sessions"),
+    ),
+    "profile: checkpoints of an older copy": _each(
+        lambda w: shutil.rmtree(w.checkpoints),
+        lambda w: shutil.copytree(w.old / "checkpoints", w.checkpoints),
+    ),
+}
+
+
+def readable(scene: Scene) -> set[tuple[str, str, object]]:
+    """Everything that can be read: files and messages of checkpoints, and messages of conversations."""
+    found: set[tuple[str, str, object]] = set()
+    reader = Reader(scene.paths)
+    for record in reader.ledger.records.values():
+        try:
+            entries = list(walk(reader.objects, bytes.fromhex(record.tree))) if record.tree else []
+        except DeepctlError:
+            entries = []
+        for path, entry in entries:
+            try:
+                content = reader.objects.read(entry.digest) if entry.kind != DIRECTORY else b""
+                found.add((record.id, os.fsdecode(path), content))
+            except DeepctlError:
+                continue
+        try:
+            messages = reading.conversation_at(scene.paths, record).messages
+        except DeepctlError:
+            continue
+        found |= {(record.id, "message", part) for part in _parts(messages)}
+    reader.close()
+    for name in catalogue.all_names(scene.paths):
+        try:
+            messages = catalogue.read(catalogue.find(scene.paths, name)).messages
+        except DeepctlError:
+            continue
+        found |= {(name, "message", part) for part in _parts(messages)}
+    return found
+
+
+def _parts(messages: list[Message]) -> set[str]:
+    """What was said and done; how results are put together may differ where a line is damaged."""
+    return {json.dumps(part, sort_keys=True) for one in messages for part in one.message["parts"]}
+
+
+def state(place: Path) -> dict[str, bytes]:
+    return {str(one.relative_to(place)): one.read_bytes() for one in sorted(place.rglob("*")) if one.is_file()}
+
+
+def check(wreck: Wreck) -> repairing.Repair:
+    scene = wreck.scene
+    before = readable(scene)
+    as_it_was = state(wreck.profile)
+    preview = repairing.repair(scene.paths, dry_run=True)
+    assert state(wreck.profile) == as_it_was, "a dry run changes nothing"
+    was_damaged = bool(verifying.verify(scene.paths).problems)
+    done = repairing.repair(scene.paths)
+    assert (preview.repaired, preview.lost, preview.moved) == (done.repaired, done.lost, done.moved)
+    assert done.problems == []
+    verified = verifying.verify(scene.paths)
+    assert verified.problems == []
+    assert bool(done.repaired or done.lost) or not was_damaged
+    assert before - readable(scene) == set()
+    assert not [name for name in os.listdir(wreck.profile) if name.startswith(".")]
+    again = repairing.repair(scene.paths)
+    assert (again.repaired, again.lost, again.moved) == ([], [], [])
+    return done
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_repaired_and_nothing_readable_is_lost(story: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(story, tmp_path / "root", symlinks=True, copy_function=_copy_with_links(story, tmp_path / "root"))
+    wreck = Wreck(tmp_path / "root")
+    DAMAGES[damage](wreck)
+    check(wreck)
+    scene = wreck.scene
+    scene.agent("new.txt", "new")
+    scene.rewind("~1")
+    assert "new.txt" not in scene.files()
+    scene.undo()
+    assert scene.files()["new.txt"] == "new"
+    assert verifying.verify(scene.paths).problems == []
+
+
+def _copy_with_links(source: Path, target: Path) -> Callable[[str, str], object]:
+    """A function that copies files, and links those that are links to one another."""
+    seen: dict[int, str] = {}
+
+    def copy(one: str, to: str) -> object:
+        inode = os.stat(one).st_ino
+        if inode in seen:
+            os.link(seen[inode], to)
+            return to
+        seen[inode] = to
+        return shutil.copy2(one, to)
+
+    return copy
