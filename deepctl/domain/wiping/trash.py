@@ -191,6 +191,8 @@ def remove_half_made(root: Root) -> None:
 def _remove_half_made(root: Root, entries: list[str], holding: str) -> None:
     for entry in entries:
         path = os.path.join(root.profiles, entry)
+        if not entry.startswith((IMPORT, NEW)) or not _is_own(path):
+            continue
         with suppress(OSError, Refused, Locked):
             if entry.startswith(IMPORT):
                 descriptor = _held(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,7 +201,7 @@ def _remove_half_made(root: Root, entries: list[str], holding: str) -> None:
                 finally:
                     if descriptor is not None:
                         os.close(descriptor)
-            elif entry.startswith(NEW) and names.is_good(name := entry.removeprefix(NEW)):
+            elif names.is_good(name := entry.removeprefix(NEW)):
                 with _owned(root, name, holding):
                     removing.remove_tree(path)
 
@@ -210,11 +212,14 @@ def half_made(root: Root) -> list[str]:
         path
         for entry in _entries(root)
         for path in (os.path.join(root.profiles, entry),)
-        if (entry.startswith(IMPORT) and not is_held(path))
-        or (
-            entry.startswith(NEW)
-            and names.is_good(name := entry.removeprefix(NEW))
-            and holder(root.profile(name).lock) is None
+        if (entry.startswith((IMPORT, NEW)) and _is_own(path))
+        and (
+            (entry.startswith(IMPORT) and not is_held(path))
+            or (
+                entry.startswith(NEW)
+                and names.is_good(name := entry.removeprefix(NEW))
+                and holder(root.profile(name).lock) is None
+            )
         )
     ]
 
