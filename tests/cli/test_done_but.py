@@ -20,7 +20,7 @@ from tests.domain.faults import Counter, failing
 from tests.support.command import InProcess, Result
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
-_SAMPLE = 4
+_SAMPLE = 2
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "label": ("checkpoints", "label", "~1", "there"),
