@@ -17,6 +17,7 @@ from deepctl.domain.sessions import catalogue
 from deepctl.domain.sessions.log import Message
 from deepctl.errors import DeepctlError
 from deepctl.files import sealed
+from tests.domain import faults
 from tests.domain.scene import Scene
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
@@ -304,3 +305,26 @@ def _copy_with_links(source: Path, target: Path) -> Callable[[str, str], object]
         return shutil.copy2(one, to)
 
     return copy
+
+
+def test_a_repair_that_is_killed_at_any_call_is_finished_by_the_next(story: Path, tmp_path: Path) -> None:
+    def wrecked(name: str) -> Wreck:
+        shutil.copytree(story, tmp_path / name, symlinks=True)
+        wreck = Wreck(tmp_path / name)
+        garble(wreck.ledger, 3)
+        garble(wreck.shared(), 2)
+        wreck.packs()[-1].unlink()
+        return wreck
+
+    paths = wrecked("counted").scene.paths
+    calls = faults.count(lambda: repairing.repair(paths))
+    for at in range(1, calls + 1, 1 if _SOAK else max(1, calls // 12)):
+        wreck = wrecked(f"killed-{at}")
+        before = readable(wreck.scene)
+        faults.in_child(lambda wreck=wreck: repairing.repair(wreck.scene.paths), at, faults.kill)  # type: ignore[misc]
+        with wreck.scene.work():
+            pass
+        repairing.repair(wreck.scene.paths)
+        assert verifying.verify(wreck.scene.paths).problems == [], at
+        assert before - readable(wreck.scene) == set(), at
+        shutil.rmtree(wreck.root)
