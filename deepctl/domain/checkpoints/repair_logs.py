@@ -39,17 +39,21 @@ class Logs:
         """Repair everything; returns what became of the positions of checkpoints."""
         before = Positions(self._paths)
         good = {one.id for one in self._with_positions() if before.find(one).problem is None}
-        for path in sharing.join(catalogue.directories(self._paths)):
-            self._found.repair("message log", path, "shared with another session again")
+        self._join()
         for name in catalogue.all_names(self._paths):
             self._record(name)
         for paths in list(self._files().values()):
             self._lines(paths)
+        self._join()  # what was damaged in one copy only may be alike now
         for log_id, paths in self._parents_first():
             self._parent(log_id, paths)
         for name in catalogue.all_names(self._paths):
             self._head(name)
         return self._positions(good)
+
+    def _join(self) -> None:
+        for path in sharing.join(catalogue.directories(self._paths)):
+            self._found.repair("message log", path, "shared with another session again")
 
     def _with_positions(self) -> list[Record]:
         return [record for record in self._ledger.records.values() if record.log and not is_lost(record)]
