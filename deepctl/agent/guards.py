@@ -26,6 +26,23 @@ UNLIMITED_RETRIES = 1_000_000
 """More than any turn has requests: pydantic-ai ends a run at the limit, and has no word for none."""
 
 
+_FAILURES = (
+    OSError,
+    MemoryError,
+    RecursionError,
+    ValueError,
+    UserError,
+    WorkspaceError,
+    PermissionAskError,
+    PermissionDeniedError,
+)
+
+
+def _text(error: Exception) -> str:
+    """What the model is told of a failure."""
+    return str(error) or type(error).__name__
+
+
 @dataclass
 class OneAtATime(AbstractCapability[Any]):
     """Tool calls run one after another, in the model's order.
@@ -62,17 +79,8 @@ class FailuresAreResults(AbstractCapability[Any]):
     ) -> Any:
         try:
             return await handler(args)
-        except (
-            OSError,
-            MemoryError,
-            RecursionError,
-            ValueError,
-            UserError,
-            WorkspaceError,
-            PermissionAskError,
-            PermissionDeniedError,
-        ) as error:
-            raise ToolFailed(str(error) or type(error).__name__) from error
+        except _FAILURES as error:
+            raise ToolFailed(_text(error)) from error
 
 
 @dataclass
@@ -95,22 +103,31 @@ class NoSecrets(AbstractCapability[Any]):
 
     environment: Mapping[str, str]
 
-    async def wrap_tool_execute(
-        self,
-        ctx: RunContext[Any],
-        *,
-        call: ToolCallPart,
-        tool_def: ToolDefinition,
-        args: dict[str, Any],
-        handler: WrapToolExecuteHandler,
-    ) -> Any:
-        try:
-            return await handler(args)
-        except (ToolFailed, ModelRetry) as error:
-            raise type(error)(redact(whole(error.message), self.environment)) from error
+    def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
+        return _FailuresWithoutSecrets(toolset, self.environment)
 
     async def after_tool_execute(
         self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any], result: Any
     ) -> Any:
         """Here, because eviction to a file happens here too, after this: later capabilities come first."""
         return redact(whole(result), self.environment) if isinstance(result, str) else whole_value(result)
+
+
+@dataclass
+class _FailuresWithoutSecrets(WrapperToolset[Any]):
+    """The same for what a tool says when it fails.
+
+    A capability comes too late: pydantic-ai has made a result of a failure by the time it hears of it.
+    """
+
+    environment: Mapping[str, str]
+
+    async def call_tool(
+        self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
+    ) -> Any:
+        try:
+            return await super().call_tool(name, tool_args, ctx, tool)
+        except (ToolFailed, ModelRetry) as error:
+            raise type(error)(redact(whole(error.message), self.environment)) from error
+        except _FAILURES as error:
+            raise ToolFailed(redact(whole(_text(error)), self.environment)) from error

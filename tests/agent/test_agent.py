@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic_ai import FunctionToolset, ModelRetry, RunContext
 from pydantic_ai.capabilities import Toolset
-from pydantic_ai.exceptions import UsageLimitExceeded
+from pydantic_ai.exceptions import ToolFailed, UsageLimitExceeded
 from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.usage import UsageLimits
@@ -411,3 +411,20 @@ def test_the_home_of_commands_is_not_made_through_a_link(work: Path, tmp_path: P
     results, _ = _run(backend, [("execute", {"command": "true"})], include_execute=True, approve="auto")
     assert "refused" in str(results[0].content)
     assert list((tmp_path / "outside").iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [ToolFailed, ModelRetry, ValueError, OSError])
+def test_what_a_failing_tool_says_has_no_key_in_it(work: Path, failure: type[Exception]) -> None:
+    toolset = FunctionToolset[Any]()
+
+    @toolset.tool_plain
+    def look_up() -> str:
+        raise failure("refused: sk-canary-0123456789abcdef is not known")
+
+    environment = {"OPENAI_API_KEY": "sk-canary-0123456789abcdef"}
+    results, script = _run(
+        LocalBackend(work), [("look_up", {})], capabilities=[Toolset(toolset)], environment=environment
+    )
+    assert results[0].outcome != "success"
+    assert "refused:" in str(results[0].content)
+    assert "canary" not in script.sent
