@@ -33,13 +33,15 @@ class DeepctlError(Exception):
     code = "error"
     exit_code = 1
     retryable = False
+    usual_hint: str | None = None
+    """The next step where the error itself names none."""
 
     def __init__(
         self, message: str, hint: str | None = None, *, code: str | None = None, retryable: bool | None = None
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint if hint is not None else self.usual_hint
         if code is not None:
             self.code = code
         if retryable is not None:
@@ -138,6 +140,12 @@ class Damaged(DeepctlError):
 
     code = "damaged"
     exit_code = 5
+
+
+class StoreDamaged(Damaged):
+    """What checkpoints or sessions keep cannot be read; `checkpoints repair` brings the rest back to a whole."""
+
+    usual_hint = "`deepctl checkpoints repair` keeps what can be read, and says what is lost for good."
 
 
 class NewerFormat(Damaged):

@@ -13,7 +13,7 @@ from deepctl.domain.checkpoints import packs
 from deepctl.domain.checkpoints.batch import Batch
 from deepctl.domain.checkpoints.cache import Cache, Location
 from deepctl.domain.checkpoints.packs import Stored
-from deepctl.errors import Damaged, NewerFormat
+from deepctl.errors import Damaged, NewerFormat, StoreDamaged
 from deepctl.files import durable
 
 
@@ -106,7 +106,7 @@ class Objects:
             return
         location = self._find_for_certain(digest)
         if location is None:
-            raise Damaged(f"Object {digest.hex()[:16]} is missing from {self.directory}.")
+            raise StoreDamaged(f"Object {digest.hex()[:16]} is missing from {self.directory}.")
         if self._batch is not None:
             self._batch.flush()
         path = os.path.join(self.directory, location.pack)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from deepctl.domain import formats, stopping
 from deepctl.domain.checkpoints.cache import Location
-from deepctl.errors import Damaged
+from deepctl.errors import StoreDamaged
 from deepctl.files import durable, sparse
 
 HEADER = formats.header(formats.PACK)
@@ -83,9 +83,9 @@ def verified(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator[byte
             seen.update(piece)
             yield piece
     except zlib.error:
-        raise Damaged(f"Object {digest.hex()[:16]} in {path} is damaged.") from None
+        raise StoreDamaged(f"Object {digest.hex()[:16]} in {path} is damaged.") from None
     if seen.digest() != digest:
-        raise Damaged(f"Object {digest.hex()[:16]} in {path} is damaged.")
+        raise StoreDamaged(f"Object {digest.hex()[:16]} in {path} is damaged.")
 
 
 def frame_size(count: int) -> tuple[int, tuple[int, int]]:
@@ -107,17 +107,17 @@ def read_table(path: str) -> list[Stored]:
                 if table is None:
                     continue
                 if header != HEADER:
-                    raise Damaged(f"The header of pack {path} is damaged.")
+                    raise StoreDamaged(f"The header of pack {path} is damaged.")
                 return _entries(descriptor, table, form)
     finally:
         os.close(descriptor)
     # Only where nothing of it is ours: a flipped bit makes another number, too.
     formats.check_header(formats.PACK, header, path)
     if len(trailer) != _TRAILER.size:
-        raise Damaged(f"Pack {path} is cut short.")
+        raise StoreDamaged(f"Pack {path} is cut short.")
     if trailer[-len(_MAGIC) :] != _MAGIC:
-        raise Damaged(f"Pack {path} is damaged at its end.")
-    raise Damaged(f"The table of pack {path} is damaged.")
+        raise StoreDamaged(f"Pack {path} is damaged at its end.")
+    raise StoreDamaged(f"The table of pack {path} is damaged.")
 
 
 def is_as_stored(descriptor: int, entry: Stored) -> bool:

@@ -213,7 +213,7 @@ def plan_files(
                 objects, intervals, now, session, sink, wanted=wanted, unseen=unseen, content=content
             )
         except Damaged as error:
-            error.hint = error.hint or "`--exact` needs only the checkpoint itself, not what happened since."
+            error.hint = "`--exact` needs only the checkpoint itself, not what happened since."
             raise
     checks.readable(objects, planned.changes)
     tree = trees.patched(objects, sink, now, planned.changes)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from deepctl.domain import formats
 from deepctl.domain.checkpoints.objects import Objects, Sink
-from deepctl.errors import Damaged
+from deepctl.errors import StoreDamaged
 
 FILE, LINK, DIRECTORY = b"f", b"l", b"d"
 
@@ -66,7 +66,7 @@ def decode(data: bytes) -> list[Entry]:
                 raise ValueError("not an entry")
             entries.append(Entry(kind, mode, size, digest, name))
     except (struct.error, ValueError) as error:
-        raise Damaged(f"A tree is damaged: {error}.") from None
+        raise StoreDamaged(f"A tree is damaged: {error}.") from None
     return entries
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from deepctl.characters import whole_value
 from deepctl.domain import formats
-from deepctl.errors import Damaged
+from deepctl.errors import StoreDamaged
 from deepctl.files import durable, sealed
 
 SUFFIX = ".jsonl"
@@ -104,9 +104,9 @@ def digests(raw: bytes, lines: list[sealed.Line], before: str) -> list[str]:
     return found
 
 
-def missing(path: str) -> Damaged:
+def missing(path: str) -> StoreDamaged:
     """The error for a log that is not there."""
-    return Damaged(f"The message log {path} is missing.", "The files of the workspace are not affected.")
+    return StoreDamaged(f"The message log {path} is missing.")
 
 
 def parsed(raw: bytes) -> Iterator[sealed.Line]:
