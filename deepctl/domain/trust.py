@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from deepctl.domain import mcp_tables, setting_values, settings, times
+from deepctl.domain import addresses, mcp_tables, setting_values, settings, times
 from deepctl.domain.layout import ProfilePaths
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NewerFormat, Refused
 from deepctl.files import durable
+from deepctl.redaction import HIDDEN
 
 HARMLESS = ("version", "created_at", "model", "instructions", "context_window", "compact_at")
 """Settings that run nothing, send nothing to another address and weaken no protection."""
@@ -32,6 +34,12 @@ _TABLES = frozenset(key.partition(".")[0] for key in settings.SETTINGS if "." in
 }
 """Tables whose entries are settings of their own."""
 _UNKNOWN = "this deepctl does not know it; a later one may act on it"
+
+
+_ADDRESSES = ("base_url", "url")
+"""Settings that are an address and nothing else."""
+_PASSWORD = re.compile(r"\A([^:/]+://[^/?#:@]*):[^/?#@]*@")
+_ORDINARY_PASSWORD = re.compile(r"(:/{2}[\w.%~-]*):[A-Za-z0-9_%-]*@(?=[A-Za-z0-9\[])", re.ASCII)
 
 
 class Item(NamedTuple):
@@ -178,20 +186,34 @@ def _texts(value: object) -> list[str]:
     return [one for one in found if isinstance(one, str)]
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON can say it, and as it may be shown."""
+def plain(value: Any, key: str = "") -> Any:
+    """The value of the setting `key` as JSON can say it, and as a person has to see it who decides about it."""
     if isinstance(value, dict):
-        return {settings.shown(key): plain(one) for key, one in value.items()}
+        return {_judged(name): plain(one, name) for name, one in value.items()}
     if isinstance(value, list):
         return [plain(one) for one in value]
     if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    return settings.shown(str(value))
+    return _judged(str(value), key)
 
 
-def text(value: Any) -> str:
-    """A value on a line: a text as it is, anything else in JSON."""
-    found = plain(value)
+def _judged(text: str, key: str = "") -> str:
+    """A text whole, but for the password of an address.
+
+    What is left out here comes into force unseen, so it is nothing but a password: of an address that requests can go
+    to, what stands before its host; in any other text, only letters and digits.
+    """
+    if key not in _ADDRESSES:
+        return _ORDINARY_PASSWORD.sub(rf"\1:{HIDDEN}@", text)
+    if addresses.address_problem(text) is not None:
+        found: str = settings.shown(text)  # it cannot come into force, and its password may be anywhere
+        return found
+    return _PASSWORD.sub(rf"\1:{HIDDEN}@", text)
+
+
+def text(item: Item) -> str:
+    """The value of a setting on a line: a text as it is, anything else in JSON."""
+    found = plain(item.value, item.place[-1])
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 

@@ -16,7 +16,9 @@ def documents(items: Iterable[Item]) -> list[dict[str, Any]]:
     """The settings as JSON has them; passwords of addresses are left out."""
     from deepctl.domain import trust
 
-    return [{"key": item.key, "value": trust.plain(item.value), "reason": item.reason} for item in items]
+    return [
+        {"key": item.key, "value": trust.plain(item.value, item.place[-1]), "reason": item.reason} for item in items
+    ]
 
 
 def lines(items: Iterable[Item]) -> Iterator[str]:
@@ -24,7 +26,7 @@ def lines(items: Iterable[Item]) -> Iterator[str]:
     from deepctl.domain import trust
 
     for item in items:
-        value = trust.plain(item.value)
+        value = trust.plain(item.value, item.place[-1])
         yield f"  {visible(item.key)}: {visible(item.reason)}"
         for place, one in _leaves(value):
             yield f"    {visible(place or item.key)} = {visible(json.dumps(one, ensure_ascii=False))}"

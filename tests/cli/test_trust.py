@@ -150,13 +150,38 @@ def test_what_is_trusted_is_shown_whole_and_safe_to_look_at_while_the_real_value
         text = said.stdout + said.stderr
         assert not re.search(r"gehe|heim|\x1b|\x07|\u202e", text), (arguments, text)
     shown = deepctl("profiles", "trust", "bob").stderr
-    for part in ("/bin/sh", "curl http://u:…@example.com/", "ANTHROPIC_API_KEY", "TOKEN", "\\u202e", "\\u001b"):
+    for part in ("/bin/sh", "curl http://u:…@im@example.com/", "ANTHROPIC_API_KEY", "TOKEN", "\\u202e", "\\u001b"):
         assert part in shown, part
     document = bob.trust("--yes").ok().stdout
     assert "gehe" not in document
     assert "heim" not in document
     assert [one["key"] for one in json.loads(document)["settings"]] == ["base_url", odd, "mcp_servers.h"]
     assert tomllib.loads(bob.settings.read_text()) == {"version": 1, **found}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a://u:x\n touch /tmp/made; # @h",
+        "a://u:$(touch${IFS}/tmp/made)@h",
+        "a://u:`touch`@h",
+        "a://u:x;touch@h",
+        "http://u:80/@x/y@h",
+        "a://?x:system+q.touch.@h",
+    ],
+)
+def test_nothing_that_could_run_passes_for_a_password(bob: Bob, deepctl: InProcess, text: str) -> None:
+    bob.import_({"mcp_servers": {"h": {**SERVER, "args": ["-c", text], "env": {"A": text}}}, "docker": {"image": text}})
+    values = {one["key"]: one["value"] for one in bob.trust("--yes").ok().json["settings"]}
+    assert values["mcp_servers.h"]["args"] == ["-c", text]
+    assert values["mcp_servers.h"]["env"] == {"A": text}
+    assert values["docker.image"] == text
+
+
+def test_the_host_that_is_shown_is_the_one_that_is_used(bob: Bob) -> None:
+    bob.import_({"base_url": "http://u:geheim@one.example.com/@two.example.com/v1"})
+    (waiting,) = bob.trust("--yes").ok().json["settings"]
+    assert waiting["value"] == "http://u:…@one.example.com/@two.example.com/v1"
 
 
 def test_without_anybody_to_ask_it_takes_a_yes(bob: Bob, deepctl: InProcess, home: Path) -> None:
