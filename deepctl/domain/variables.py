@@ -46,7 +46,10 @@ _HEADERS: dict[str, tuple[str, ...]] = {
 }
 _LINES_OF_HEADERS: dict[str, tuple[str, ...]] = {
     "anthropic": ("ANTHROPIC_CUSTOM_HEADERS",),
+    "openai": ("OPENAI_CUSTOM_HEADERS",),
 }
+_OTHER_CLIENTS = ("anthropic", "bedrock", "cohere", "google", "google-cloud", "groq", "huggingface", "mistral", "xai")
+"""Providers with a client of their own; that of OpenAI serves the others, and reads its headers for them, too."""
 _NO_HEADERS = ("AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS")
 """Variables in the place of a key that are a name or a path."""
 
@@ -105,7 +108,7 @@ def value(environment: Mapping[str, str], variable: str) -> str | None:
 def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[Amiss]:
     """What is wrong with the variables of a provider, and with those of every request."""
     name = provider or ""
-    for variable in (*keys.VARIABLES.get(name, ()), *_HEADERS.get(name, ())):
+    for variable in (*keys.VARIABLES.get(name, ()), *_headers(_HEADERS, name)):
         if variable in ADDRESSES.get(name, ()) or variable in _NO_HEADERS:
             continue
         text = environment.get(variable, "").strip()
@@ -114,7 +117,7 @@ def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[A
         if problem is not None:
             hint = "Copy it again, without quotation marks or anything else around it."
             yield Amiss(variable, problem, hint, "bad_key")
-    for variable in _LINES_OF_HEADERS.get(name, ()):
+    for variable in _headers(_LINES_OF_HEADERS, name):
         for line in environment.get(variable, "").split("\n"):
             problem = header_problem(line)
             name_of_header = line.partition(":")[0].strip()
@@ -151,8 +154,14 @@ def ollama_address(environment: Mapping[str, str]) -> str:
 
 def _stripped(provider: str | None) -> tuple[str, ...]:
     name = provider or ""
-    tables = (keys.VARIABLES, _HEADERS, ADDRESSES)
-    return tuple(variable for table in tables for variable in table.get(name, ()) if variable not in _NO_HEADERS)
+    found = (*keys.VARIABLES.get(name, ()), *_headers(_HEADERS, name), *ADDRESSES.get(name, ()))
+    return tuple(variable for variable in found if variable not in _NO_HEADERS)
+
+
+def _headers(table: Mapping[str, tuple[str, ...]], provider: str) -> tuple[str, ...]:
+    """The variables that become headers of a provider's requests."""
+    clients = ("openai",) if provider not in ("", "openai", *_OTHER_CLIENTS) else ()
+    return tuple(variable for name in (provider, *clients) for variable in table.get(name, ()))
 
 
 def _proxies() -> Iterator[str]:

@@ -60,6 +60,8 @@ _variable("the key of another provider has another character", [*HELLO, "--model
 _variable("the organisation of OpenAI has another character", OPENAI, OPENAI_ORG_ID="Société")
 _variable("a header of Anthropic's has another character", ANTHROPIC, ANTHROPIC_CUSTOM_HEADERS="X-Team: Größe")
 _variable("a header of Anthropic's has no such name", ANTHROPIC, ANTHROPIC_CUSTOM_HEADERS="X Team: a")
+_variable("a header of OpenAI's has another character", OPENAI, OPENAI_CUSTOM_HEADERS="X-Team: Größe")
+_variable("a header has another character, of a provider with OpenAI's client", OLLAMA, OPENAI_ORG_ID="Société")
 _variable("an address has no scheme", OPENAI, OPENAI_BASE_URL="127.0.0.1:8000/v1")
 _variable("an address is that of a file", OPENAI, OPENAI_BASE_URL="file:///etc/passwd")
 _variable("an address has no such port", OPENAI, OPENAI_BASE_URL="http://127.0.0.1:99999/v1")
