@@ -17,7 +17,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.usage import UsageLimits
 
-from deepctl import DeepAgentDeps, LocalBackend, NoSandbox, StateBackend, create_deep_agent
+from deepctl import Bubblewrap, DeepAgentDeps, LocalBackend, NoSandbox, StateBackend, create_deep_agent
 
 Call = tuple[str, Any]
 
@@ -405,12 +405,15 @@ def test_a_search_waits_for_no_fifo(work: Path) -> None:
 
 
 def test_the_home_of_commands_is_not_made_through_a_link(work: Path, tmp_path: Path) -> None:
-    backend = LocalBackend(work, sandbox=NoSandbox())
     (tmp_path / "outside").mkdir()
-    (work / ".deep").symlink_to(tmp_path / "outside")
-    results, _ = _run(backend, [("execute", {"command": "true"})], include_execute=True, approve="auto")
-    assert "refused" in str(results[0].content)
-    assert list((tmp_path / "outside").iterdir()) == []
+    for sandbox, outcome in ((Bubblewrap(), "refused"), (NoSandbox(), "home is elsewhere")):
+        backend = LocalBackend(work, sandbox=sandbox)
+        if not os.path.lexists(work / ".deep"):
+            (work / ".deep").symlink_to(tmp_path / "outside")
+        command = 'case "$HOME" in *.deep*) ;; *) echo home is elsewhere ;; esac'
+        results, _ = _run(backend, [("execute", {"command": command})], include_execute=True, approve="auto")
+        assert outcome in str(results[0].content)
+        assert list((tmp_path / "outside").iterdir()) == []
 
 
 @pytest.mark.parametrize("failure", [ToolFailed, ModelRetry, ValueError, OSError])

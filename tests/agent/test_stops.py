@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and the time limit at any moment of a turn: the turn ends, and the next one goes on.
 
 Signals are real ones, which this process sends to itself; where one comes is chosen by what the turn does just then.
-With DEEPCTL_SOAK=1 also at random moments of a turn in a large workspace.
+At random moments of a turn in a large workspace too, many with DEEPCTL_SOAK=1.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from deepctl.errors import DeepctlError, Interrupted, Terminated, TimedOut
 from tests.support.command import Command
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
-_TRIES = 200
-_FILES = 6_000
+_TRIES, _FILES = (200, 6_000) if _SOAK else (4, 600)
 _PROMPT = "write a.txt: one\nread a.txt\nremember two"
 
 
@@ -222,7 +221,6 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.skipif(not _SOAK, reason="for `make soak`: it takes minutes")
 @pytest.mark.timeout(1800)
 def test_ctrl_c_at_random_moments_of_a_turn_in_a_large_workspace(process: Command, home: Path, tmp_path: Path) -> None:
     process("chat", "hello").ok()
@@ -263,5 +261,6 @@ def test_ctrl_c_at_random_moments_of_a_turn_in_a_large_workspace(process: Comman
             codes[code] += 1
         forking.stdin.close()
     print(dict(codes))
-    assert codes[0] < _TRIES // 2, "the signals missed the turn; aim again"
+    if _SOAK:
+        assert codes[0] < _TRIES // 2, "the signals missed the turn; aim again"
     process("checkpoints", "verify").ok()

@@ -220,7 +220,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]], str]] =
         [("sessions", "problem")],
         "is in format 9",
     ),
-    "a log of a later format": (lambda alice: _newer(_log(alice)), [("sessions", "problem")], "is in format 9"),
+    "a log of a later format": (
+        lambda alice: _newer(_log(alice)),
+        [("checkpoints", "problem"), ("sessions", "problem")],
+        "is in format 9",
+    ),
     "a ledger of a later format": (
         lambda alice: _newer(alice / "checkpoints/ledger.jsonl"),
         [("checkpoints", "problem")],

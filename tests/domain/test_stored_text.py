@@ -179,7 +179,9 @@ def test_a_time_that_is_none_is_an_unknown_one_for_every_command(deepctl: InProc
             path.write_bytes(b"".join(_changed(line, where) for line in path.read_bytes().splitlines()))
     assert list(_complaints(deepctl, COMMANDS)) == []
     for command in COMMANDS:
-        assert deepctl(*command, "--user", "alice").code in (0, 6), command
+        # A log whose line has changed is another log: what leads to a position in it is refused.
+        allowed = (0, 5, 6) if where.startswith("log") else (0, 6)
+        assert deepctl(*command, "--user", "alice").code in allowed, command
     listed = deepctl("checkpoints", "list", "--all", "--user", "alice", "--json").ok().json["checkpoints"]
     sessions = deepctl("sessions", "list", "--user", "alice", "--json").ok().json["sessions"]
     unknown = [one["created_at"] for one in (sessions if where.startswith("session") else listed)]
@@ -188,6 +190,8 @@ def test_a_time_that_is_none_is_an_unknown_one_for_every_command(deepctl: InProc
     old = deepctl("checkpoints", "prune", "--older-than", "1d", "--dry-run", "--user", "alice", "--json").ok().json
     assert old["removed"] == [], "a checkpoint of an unknown age is not old"
     deepctl("chat", "--user", "alice", "write c.txt: four").ok()
+    if where.startswith("log"):
+        deepctl("checkpoints", "repair", "--user", "alice").ok()
     deepctl("checkpoints", "verify", "--user", "alice").ok()
     exported = deepctl("sessions", "export", "--user", "alice").ok().stdout
     deepctl("sessions", "import", "-", "--as", "again", "--user", "alice", stdin=exported.encode()).ok()
