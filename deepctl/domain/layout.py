@@ -32,7 +32,7 @@ NEW = ".new-"
 IMPORT = ".import-"
 """The same of a profile that is being imported."""
 RESERVE = "cache/reserve"
-"""Where a profile's reserve lies, relative to its directory; it counts in the total of what the profile takes, and in no part."""
+"""Where a profile's reserve lies, relative to its directory; it counts in the total of a profile, and in no part."""
 LOST_AND_FOUND = "lost+found"
 """The directory in `checkpoints/` for what a repair cannot place."""
 
