@@ -76,7 +76,7 @@ VALUES = (
     "127.0.0.1:9",
     "~",
     "~nobody-of-this-name/x",
-    "/nonexistent/x",
+    "/proc/nonexistent/x",  # where root cannot make anything either
     "/dev/null",
     "/dev/null/x",
     "/proc/self/mem",
@@ -84,7 +84,7 @@ VALUES = (
     "PLACE/file",
     "PLACE/unreadable",
     "relative/path",
-    "../..",
+    "..",
 )
 """`PLACE` is a directory."""
 
