@@ -207,8 +207,10 @@ def test_a_paste_of_a_megabyte_in_one_line_keeps_the_keys_quick(tty: Tty) -> Non
 
 def test_history_goes_up_and_down_at_the_edges_of_an_entry(tty: Tty) -> None:
     tty.type("first\r")
+    tty.got("first")  # not the prompt that was there before
     tty.prompt()
     tty.type("second a\nsecond b\r")
+    tty.got("second a\nsecond b")
     tty.prompt()
     tty.type("\x1b[A")
     tty.expect("second a\n       second b\nalice")
