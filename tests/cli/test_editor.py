@@ -92,6 +92,7 @@ class Tty:
         self.child.delaybeforesend = 0
         self.before = termios.tcgetattr(self.child.child_fd)
         self.bytes = b""
+        self._typed = -1
         self._screen = ClusterScreen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
 
@@ -122,10 +123,17 @@ class Tty:
         self.until(lambda: text in self.screen)
 
     def prompt(self, line: str = "alice>") -> None:
-        """Wait until the line with the cursor is this one."""
-        self.until(lambda: self._screen.display[self._screen.cursor.y].rstrip() == line and not self.read(0.05))
+        """Wait until the line with the cursor is this one; not as it was before a key was pressed."""
+        self.until(
+            lambda: (
+                not self.read(0.05)
+                and len(self.bytes) != self._typed
+                and self._screen.display[self._screen.cursor.y].rstrip() == line
+            )
+        )
 
     def type(self, *texts: str) -> None:
+        self._typed = len(self.bytes)
         for text in texts:
             self.child.send(text.encode())
 
