@@ -249,20 +249,19 @@ def test_ctrl_c_around_the_line_that_takes_a_profile_away_says_what_becomes_of_i
         found = deepctl("wipe", "--user", "alice", "--yes")
         (tmp_path / "said").write_text(f"{found.code} {found.stderr}")
 
-    def is_away(at: int) -> bool:
-        """Whether the profile is out of sight after a Ctrl-C at this line; then the next command finishes it."""
+    def interrupt(at: int) -> str:
+        """What a wipe says that is interrupted at this line; one with fewer lines than that runs to its end."""
         if not alice.exists():
             shutil.copytree(tmp_path / "alice", alice, symlinks=True)
         # In a process of its own, with which its locks go.
         assert in_child_with(wipe, Lines(commands._wiped, at)) == "done"
-        said = (tmp_path / "said").read_text()
-        assert said.startswith("130 "), at
+        return (tmp_path / "said").read_text()
+
+    def is_away(at: int) -> bool:
+        interrupt(at)
         away = not alice.exists()
-        assert "next command" in said or not away, at
-        assert set(alice.parent.iterdir()) != {bob}, at
-        deepctl("chat", "--user", "bob", "hello").ok()
-        assert set(alice.parent.iterdir()) == ({bob} if away else {alice, bob}), at
-        assert away or _seen(alice) == _seen(tmp_path / "alice"), at
+        if away:
+            deepctl("chat", "--user", "bob", "hello").ok()  # finishes it
         return away
 
     def count() -> int:
@@ -273,14 +272,22 @@ def test_ctrl_c_around_the_line_that_takes_a_profile_away_says_what_becomes_of_i
         return lines.seen
 
     count()  # imports
-    before, after = 1, count() // 2
+    before, after = 1, count()
     while not is_away(after):
-        before, after = after, after + 200
+        before, after = after, 2 * after
     while after - before > 1:
         middle = (before + after) // 2
         before, after = (before, middle) if is_away(middle) else (middle, after)
-    for at in range(after, after + 30):
-        assert is_away(at)
+    for at in range(max(1, before - 10), after + 30):
+        said = interrupt(at)
+        assert said.startswith("130 "), at
+        away = not alice.exists()
+        assert away or at < after
+        assert "next command" in said or not away, at
+        assert set(alice.parent.iterdir()) != {bob}, at
+        deepctl("chat", "--user", "bob", "hello").ok()
+        assert set(alice.parent.iterdir()) == ({bob} if away else {alice, bob}), at
+        assert away or _seen(alice) == _seen(tmp_path / "alice"), at
 
 
 def test_what_cannot_be_deleted_is_an_error_that_names_it(

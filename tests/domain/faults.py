@@ -5,6 +5,7 @@ the code at which Ctrl-C comes.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -42,11 +43,13 @@ class Lines:
     def installed(self) -> Iterator[None]:
         """While entered, every line goes through this."""
         before = sys.gettrace()
+        gc.disable()  # its callbacks have lines, too, at moments that differ
         sys.settrace(self._called)
         try:
             yield
         finally:
             sys.settrace(before)
+            gc.enable()
 
     def _called(self, frame: FrameType, event: str, argument: object) -> Any:
         if frame.f_code is not self._code and not self._depth:
