@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import tool_schemas
 from tests.support.command import Command, InProcess
 
 # Examples write and sync files: how long that takes says nothing about the code where a machine is busy. They are the
@@ -25,6 +26,7 @@ settings.load_profile("deepctl")
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The root of state, not made yet; the current directory and `$HOME` are empty directories."""
+    tool_schemas.remember()
     for variable in list(os.environ):
         if variable.startswith(("DEEPCTL_", "OPENAI_", "ANTHROPIC_", "NO_COLOR", "FORCE_COLOR")):
             monkeypatch.delenv(variable)
