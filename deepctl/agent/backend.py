@@ -34,11 +34,12 @@ from pydantic_ai.workspaces import (
 )
 from pydantic_ai_backends import ConfinedWorkspace, WorkspacePathError
 
+from deepctl.agent.command_output import listener
 from deepctl.agent.runners import searcher
 from deepctl.agent.sandboxes import Sandbox, refused
 from deepctl.files import temporary
 from deepctl.files.beneath import Outside, Tree
-from deepctl.files.git_directories import disarm, survey
+from deepctl.files.git_directories import ASIDE, Survey, additions, describe, set_aside, survey
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable
 
 T = TypeVar("T")
@@ -48,9 +49,15 @@ _SEARCH_MEMORY = 2 << 30
 _SEARCH_SECONDS = 120.0
 _WATCH_SECONDS = 0.2
 _INODE = 4096
-_DISARMED = (
-    "deepctl: git would run programs by what this command left, so it was put back or set aside (docs/isolation.md): "
+_SET_ASIDE = (
+    "deepctl: git would run programs by what this command left, so it was taken out and is in files called "
+    f"…{ASIDE} (docs/isolation.md): "
 )
+_LEFT = (
+    "deepctl: git outside of the sandbox runs programs by what this line left. It stays, as the line is your own "
+    "(docs/isolation.md): "
+)
+_MOST_NAMED = 20
 
 
 class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
@@ -189,8 +196,9 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
 class _CommandBackend(_SearchBackend):
     """The files with commands, in a sandbox or none. They get a fixed environment, none of deepctl's own."""
 
-    def __init__(self, root_dir: str | os.PathLike[str], sandbox: Sandbox) -> None:
+    def __init__(self, root_dir: str | os.PathLike[str], sandbox: Sandbox, by_user: bool) -> None:
         super().__init__(root_dir)
+        self._by_user = by_user
         self._own = Tree(self._tree.root, follow=False)
         self._is_confined = sandbox.confined
         self._limits = sandbox.limits
@@ -203,15 +211,27 @@ class _CommandBackend(_SearchBackend):
             return await self._watched(command, shell, env, timeout)
         await self._call(partial(self._own.make_directory, HOME_DIRECTORY))
         before = await self._call(partial(survey, self._tree.root, MOUNT))
+        notice = ""
         try:
             result = await self._watched(command, shell, env, timeout)
         finally:
-            # Also if it is stopped: what it left there runs when somebody uses git.
+            # Also if it is stopped: what it left there runs when a person uses git.
             with anyio.CancelScope(shield=True):
-                changed = await self._call(partial(disarm, before))
-        if changed:
-            result = replace(result, stderr=f"{result.stderr}{_DISARMED}{', '.join(map(ascii, changed))}\n")
-        return result
+                notice = await self._call(partial(self._disarm, before))
+                if notice and (hear := listener()) is not None:
+                    hear(b"", notice.encode())
+        return replace(result, stderr=f"{result.stderr}{notice}") if notice else result
+
+    def _disarm(self, before: Survey) -> str:
+        """Set aside what a command left for git, if it is not the person's own. Returns the line that says so."""
+        added = additions(before)
+        if not added:
+            return ""
+        if not self._by_user:
+            set_aside(added)
+        named = describe(before, added)
+        more = [f"and {len(named) - _MOST_NAMED:,} more"] if len(named) > _MOST_NAMED else []
+        return f"{_LEFT if self._by_user else _SET_ASIDE}{'; '.join([*named[:_MOST_NAMED], *more])}\n"
 
     async def _watched(
         self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
@@ -329,16 +349,21 @@ class LocalBackend(ConfinedWorkspace):
         sandbox: Where commands run: `Bubblewrap()`, `Docker(…)`, or `NoSandbox()`, on this machine with nothing around
             them. Without one there are no commands. They get a fixed `PATH` and `LANG`, and a `HOME` of their own:
             `.deep/home` in the workspace, without a sandbox an empty one that `close` removes.
+        by_user: Whether a person types the commands. What they leave for git is then named, and not taken away.
 
     Raises `OSError` if the directory cannot be made, `Refused` if the sandbox is not there.
     """
 
-    def __init__(self, root_dir: str | os.PathLike[str], *, sandbox: Sandbox | None = None) -> None:
+    def __init__(
+        self, root_dir: str | os.PathLike[str], *, sandbox: Sandbox | None = None, by_user: bool = False
+    ) -> None:
         os.makedirs(root_dir, mode=0o700, exist_ok=True)
         self.root_dir = os.path.realpath(root_dir)
         self.sandbox = sandbox
         try:
-            inner = _SearchBackend(self.root_dir) if sandbox is None else _CommandBackend(self.root_dir, sandbox)
+            inner = (
+                _SearchBackend(self.root_dir) if sandbox is None else _CommandBackend(self.root_dir, sandbox, by_user)
+            )
         except Unavailable as problem:
             raise refused(sandbox.name if sandbox is not None else "none", problem) from None
         super().__init__(Workspace(inner))

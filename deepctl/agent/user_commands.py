@@ -50,7 +50,7 @@ def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink) -> Ended:
     began = time.monotonic()
     stops, runner = Stops(), asyncio.Runner()
     try:
-        with stops.watched(), closing(LocalBackend(workspace, sandbox=sandbox)) as backend:
+        with stops.watched(), closing(LocalBackend(workspace, sandbox=sandbox, by_user=True)) as backend:
             code, reason = stops.run(runner, _run(backend, sandbox, line, sink))
     except (Interrupted, Abandoned, KeyboardInterrupt):
         raise Interrupted("The command was stopped.") from None

@@ -1,78 +1,33 @@
 """Git directories in a workspace: what of them makes git run a program, and taking it away where an agent put it.
 
 A person who runs git in a workspace runs the hooks in there, and the programs that the configuration names. So what a
-command in a sandbox leaves there is compared with what was there before (`survey`, `disarm`), wherever the directory
-lies and whatever it is called: a hook that is new or changed, a setting that is not known to be harmless, and a `.git`
-or `commondir` that leads out of the workspace are put back as they were, or set aside.
+command in a sandbox leaves there is compared with what was there before (`survey`, `additions`), wherever the
+directory lies and whatever it is called: a hook that is new or changed, a setting that is not known to be harmless,
+and a `.git` or `commondir` that leads out of the workspace. `set_aside` takes away these alone, and keeps their text in
+a file beside them, which git does not read.
 
-A setting counts as harmless if it is listed here. Nothing follows a link, and git is not run.
+Nothing follows a link, and git is not run.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from deepctl.files import durable
+from deepctl.files import durable, git_config
+from deepctl.files.git_config import Setting, is_within
 
 ASIDE = ".disabled"
-"""What is behind the name of something that was set aside."""
+"""What is behind the name of a file with what was set aside."""
 _MOST = 500_000
 """Entries of a workspace that are looked at."""
 _LARGEST = 1 << 20
 _CONFIGS = ("config", "config.worktree")
-_LINE = re.compile(r"([A-Za-z][A-Za-z0-9-]*)(?:[ \t]*=[ \t]*([^\\\"]*))?")
-_SECTION = re.compile(r'\[([A-Za-z0-9-]+)(?:[ \t]+"((?:[^"\\]|\\["\\])*)")?\]')
-_RUNS = re.compile(r"-|(?:ext|fd)::", re.IGNORECASE)
-_HARMLESS = {
-    "core": {
-        *("repositoryformatversion", "filemode", "bare", "logallrefupdates", "ignorecase", "precomposeunicode"),
-        *("symlinks", "autocrlf", "eol", "safecrlf", "quotepath", "abbrev", "compression", "untrackedcache"),
-        *("preloadindex", "sharedrepository", "commentchar", "whitespace", "bigfilethreshold", "longpaths"),
-    },
-    "user": {"name", "email"},
-    "author": {"name", "email"},
-    "committer": {"name", "email"},
-    "init": {"defaultbranch"},
-    "remote": {
-        "url",
-        "pushurl",
-        "fetch",
-        "push",
-        "tagopt",
-        "prune",
-        "prunetags",
-        "mirror",
-        "promisor",
-        "partialclonefilter",
-    },
-    "branch": {"remote", "merge", "rebase", "description", "pushremote", "autosetupmerge", "autosetuprebase", "sort"},
-    "pull": {"rebase", "ff"},
-    "push": {"default", "autosetupremote", "followtags"},
-    "fetch": {"prune", "prunetags", "parallel"},
-    "merge": {"ff", "conflictstyle", "log", "renamelimit", "autostash"},
-    "rebase": {"autostash", "autosquash", "updaterefs"},
-    "rerere": {"enabled", "autoupdate"},
-    "diff": {"algorithm", "renames", "renamelimit", "colormoved", "mnemonicprefix", "noprefix", "context"},
-    "log": {"date", "decorate", "abbrevcommit", "follow"},
-    "status": {"short", "branch", "showuntrackedfiles", "relativepaths", "submodulesummary"},
-    "commit": {"verbose", "status", "cleanup"},
-    "tag": {"sort"},
-    "gc": {"auto", "autodetach"},
-    "help": {"autocorrect"},
-    "advice": None,
-    "color": None,
-    "column": None,
-    "extensions": {"objectformat", "worktreeconfig", "partialclone", "refstorage", "compatobjectformat", "noop"},
-    "feature": {"manyfiles", "experimental"},
-    "index": {"version", "threads"},
-    "pack": {"window", "depth", "threads"},
-    "submodule": {"url", "active", "branch", "path", "recurse", "ignore", "shallow"},
-}
-"""Settings that name no program and no place to read more settings from; `None` is every one of a section."""
+_SHOWN = 80
+"""Characters of a setting that are named."""
 
 
 class _State(NamedTuple):
@@ -83,24 +38,29 @@ class _State(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What makes git run programs in a workspace: by path; `mount` is what a sandbox calls the workspace."""
+    """What makes git run programs in a workspace.
+
+    `mount` is what a sandbox calls the workspace, `states` is by path. `settings` are those that are not known to be
+    harmless now: whether one is may depend on links, which a command can change.
+    """
 
     root: str
     mount: str
     states: dict[str, _State]
-
-    def settings(self) -> set[tuple[str, str]]:
-        """All the settings that are not known to be harmless."""
-        return {
-            setting
-            for path, state in self.states.items()
-            if _is_config(path)
-            for setting in _settings(state.content, path, self.root)
-        }
+    settings: set[tuple[str, str | None]]
 
     def hooks(self) -> set[tuple[str, _State]]:
-        """All the others, by the last part of their paths."""
+        """All that is no settings file, by the last part of its path: a copy of one is no new one."""
         return {(os.path.basename(path), state) for path, state in self.states.items() if not _is_config(path)}
+
+
+class Addition(NamedTuple):
+    """What has been added at a path: these settings of a file, or if there are none, all that is there."""
+
+    path: str
+    state: _State
+    was: _State | None
+    settings: Sequence[Setting]
 
 
 GIT_NAMES = ("HEAD", "objects", "refs", "commondir")
@@ -114,28 +74,68 @@ def looks_like_git(names: set[str]) -> bool:
 
 def survey(root: str, mount: str) -> Survey:
     """Everything in the workspace at `root` that makes git run programs."""
-    return Survey(root, mount, {path: _state(path) for path in _dangerous(root, mount)})
+    states = {path: _state(path) for path in _dangerous(root, mount)}
+    settings = {
+        setting.identity
+        for path, state in states.items()
+        if _is_config(path)
+        for setting in _settings(path, state.content, root)
+    }
+    return Survey(root, mount, states, settings)
 
 
-def disarm(before: Survey) -> list[str]:
-    """Put back, or set aside, what has been added since. Returns the paths in the workspace. Raises `OSError`."""
-    settings, hooks = before.settings(), before.hooks()
-    changed = []
-    for path in list(_dangerous(before.root, before.mount)):
+def additions(before: Survey) -> list[Addition]:
+    """What has been added since, in the order of the paths. What was there is none, at another place too."""
+    hooks = before.hooks()
+    added = []
+    for path in sorted(set(_dangerous(before.root, before.mount))):
         was, now = before.states.get(path), _state(path)
-        if _is_config(path) and _is_file(path) and len(now.content) <= _LARGEST:
-            if set(_settings(now.content, path, before.root)) <= settings:
+        settings: list[Setting] = []
+        if _is_config(path) and stat.S_ISREG(now.mode) and len(now.content) <= _LARGEST:
+            settings = [
+                setting
+                for setting in _settings(path, now.content, before.root)
+                if setting.identity not in before.settings
+            ]
+            if not settings:
                 continue
         elif now == was or (os.path.basename(path), now) in hooks:
             continue
-        changed.append(os.path.relpath(path, before.root))
-        if was is not None and stat.S_ISREG(was.mode) and _is_file(path) and len(was.content) <= _LARGEST:
+        added.append(Addition(path, now, was, settings))
+    return added
+
+
+def describe(before: Survey, added: Sequence[Addition]) -> list[str]:
+    """Each addition in words of ASCII: its path in the workspace, and the setting."""
+    words = []
+    for addition in added:
+        path = os.path.relpath(addition.path, before.root)
+        words += [f"{path}: {_shortened(str(setting))}" for setting in addition.settings] or [path]
+    return [word.encode("unicode_escape", "surrogatepass").decode("ascii") for word in words]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def set_aside(added: Sequence[Addition]) -> None:
+    """Take the additions away, and put back what they replaced. Raises `OSError`.
+
+    They are in a file of the same name with `.disabled` behind it, settings in the form that they had.
+    """
+    for addition in added:
+        path, was = addition.path, addition.was
+        if addition.settings:
+            text = git_config.text(addition.state.content)
+            cut = [f"{setting.header}\t{text[setting.start : setting.end]}" for setting in addition.settings]
+            _keep(path, "".join(cut))
+            _replace(path, git_config.without(text, addition.settings), addition.state.mode)
+            continue
+        _move_aside(path, addition.state)
+        if was is not None and stat.S_ISLNK(was.mode):
+            os.symlink(was.content, path)
+        elif was is not None and stat.S_ISREG(was.mode) and len(was.content) <= _LARGEST:
             _replace(path, was.content, was.mode)
-        elif _is_config(path) and _is_file(path) and len(now.content) <= _LARGEST:
-            _replace(path, _without(now.content, path, before.root, settings), now.mode)
-        else:
-            _set_aside(path)
-    return sorted(changed)
 
 
 def _is_config(path: str) -> bool:
@@ -145,9 +145,12 @@ def _is_config(path: str) -> bool:
 def _dangerous(root: str, mount: str) -> Iterator[str]:
     """The configurations and hooks of every git directory, and what leads to one outside of the workspace."""
     directories: dict[str, None] = {}
-    pending, seen = [root], 0
+    pending, visited, seen = [root], set[str](), 0
     while pending and seen <= _MOST:
         directory = pending.pop()
+        if directory in visited:
+            continue
+        visited.add(directory)
         try:
             with os.scandir(directory) as entries:
                 listed = list(entries)
@@ -163,8 +166,9 @@ def _dangerous(root: str, mount: str) -> Iterator[str]:
             is_directory = entry.is_dir(follow_symlinks=False)
             if (lowered == "commondir" and "head" in names) or (lowered == ".git" and not is_directory):
                 target = _leads_to(entry.path, root, mount)
-                if target is not None and _is_within(target, root):
+                if target is not None and is_within(target, root):
                     directories[target] = None
+                    pending.append(target)  # it may lie among objects, and lead on
                 else:
                     yield entry.path
             elif is_directory and not (is_git and lowered == "objects"):
@@ -195,34 +199,24 @@ def _listed(directory: str) -> list[str]:
 
 
 def _leads_to(path: str, root: str, mount: str) -> str | None:
-    """The directory that a link, a `.git` file or a `commondir` names; `None` if it names none."""
+    """The directory that a link, a `.git` file or a `commondir` names, read as git does; `None` if it names none."""
     state = _state(path)
-    named = state.content.decode("utf-8", "surrogateescape")
+    named = os.fsdecode(state.content)
+    is_commondir = os.path.basename(path).lower() == "commondir"
     if stat.S_ISLNK(state.mode):
-        pass
+        if is_commondir or os.path.isfile(path):
+            return None  # git reads the file behind the link
     elif not stat.S_ISREG(state.mode) or "\0" in named:
         return None
     else:
-        named = named.strip()
-        if os.path.basename(path).lower() == ".git":
-            if not named.startswith("gitdir:"):
+        named = named.rstrip("\r\n")
+        if not is_commondir:
+            if not named.startswith("gitdir: "):
                 return None
-            named = named.removeprefix("gitdir:").strip()
+            named = named.removeprefix("gitdir: ")
     if named.startswith(f"{mount}/"):
         named = root + named.removeprefix(mount)  # git in a sandbox writes whole paths
     return os.path.realpath(os.path.join(os.path.dirname(path), named))
-
-
-def _is_within(path: str, root: str) -> bool:
-    real = os.path.realpath(root)
-    return path == real or path.startswith(f"{real}/")
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError:
-        return False
 
 
 def _state(path: str) -> _State:
@@ -243,41 +237,11 @@ def _state(path: str) -> _State:
     return _State(content, status.st_mode)
 
 
-def _settings(content: bytes, path: str, root: str) -> Iterator[tuple[str, str]]:
-    """The lines that are not known to be harmless, each with its section."""
-    for section, line, is_harmless in _read(content, path, root):
-        if not is_harmless:
-            yield section, line
-
-
-def _without(content: bytes, path: str, root: str, allowed: set[tuple[str, str]]) -> bytes:
-    """A configuration without the other lines, but for those that were somewhere before."""
-    kept = [
-        line for section, line, is_harmless in _read(content, path, root) if is_harmless or (section, line) in allowed
-    ]
-    return "\n".join(kept).encode("utf-8", "surrogateescape")
-
-
-def _read(content: bytes, path: str, root: str) -> Iterator[tuple[str, str, bool]]:
-    """The section, the text, and whether it is harmless, of each line. What is not plain is not."""
-    section = name = ""
-    for line in content.decode("utf-8", "surrogateescape").split("\n"):
-        text = line.strip(" \t\r")
-        if header := _SECTION.fullmatch(text):
-            section, name = text, header[1].lower()
-            yield section, line, True
-        elif not text or (text[0] in "#;" and not text.endswith("\\")):
-            yield section, line, True
-        elif (setting := _LINE.fullmatch(text)) and name in _HARMLESS:
-            known = _HARMLESS[name]
-            key = setting[1].lower()
-            inside = (name, key) == ("core", "worktree") and _is_within(
-                os.path.realpath(os.path.join(os.path.dirname(path), (setting[2] or "").strip())), root
-            )
-            is_url = key in ("url", "pushurl") and _RUNS.match((setting[2] or "").strip())
-            yield section, line, (known is None or key in known or inside) and not is_url
-        else:
-            yield section, line, False
+def _settings(path: str, content: bytes, root: str) -> Iterator[Setting]:
+    """The settings of a file that are not known to be harmless."""
+    for setting in git_config.settings(git_config.text(content)):
+        if not git_config.is_harmless(setting, os.path.dirname(path), root):
+            yield setting
 
 
 def _replace(path: str, content: bytes, mode: int) -> None:
@@ -285,9 +249,32 @@ def _replace(path: str, content: bytes, mode: int) -> None:
     os.chmod(path, stat.S_IMODE(mode))
 
 
-def _set_aside(path: str) -> None:
-    """Another name, which git does not look for."""
-    number = 0
-    while os.path.lexists(other := f"{path}{f'-{number}' if number else ''}{ASIDE}"):
-        number += 1
-    os.rename(path, other)
+def _keep(path: str, text: str) -> None:
+    """Add what was cut out of a file to the one beside it, unless it is there."""
+    added = text.encode("utf-8", "surrogateescape")
+    for other in _names_aside(path):
+        if not os.path.lexists(other):
+            durable.write_file(other, added)
+            return
+        state = _state(other)
+        if stat.S_ISREG(state.mode) and len(state.content) <= _LARGEST:
+            if added not in state.content:
+                durable.write_file(other, state.content + added)
+            return
+
+
+def _move_aside(path: str, state: _State) -> None:
+    """Give it another name, which git does not look for; if a file is there already with the same text, remove it."""
+    for other in _names_aside(path):
+        if not os.path.lexists(other):
+            os.rename(path, other)
+            return
+        if stat.S_ISREG(state.mode) and len(state.content) <= _LARGEST and _state(other) == state:
+            os.unlink(path)
+            return
+
+
+def _names_aside(path: str) -> Iterator[str]:
+    yield f"{path}{ASIDE}"
+    for number in itertools.count(1):
+        yield f"{path}-{number}{ASIDE}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ import pytest
 from pydantic_ai.workspaces import WorkspaceTimeoutError
 
 from deepctl import Bubblewrap, LocalBackend, NoSandbox
+from deepctl.agent import user_commands
 from deepctl.agent.approvals import Answer
 from deepctl.errors import Refused
-from deepctl.files.git_directories import disarm, survey
+from deepctl.files import git_config
+from deepctl.files.git_directories import Survey, additions, describe, set_aside, survey
 from deepctl.sandbox.policy import MOUNT
 from tests.agent.test_agent import Call, _run
 from tests.agent.test_approvals import NO, YES, Person, _rules
@@ -186,18 +189,311 @@ ODD = [
 ]
 
 
+def _disarm(before: Survey) -> list[str]:
+    """What is set aside, as it is named."""
+    added = additions(before)
+    set_aside(added)
+    return describe(before, added)
+
+
+def _listed(config: Path) -> list[str]:
+    """The settings of a file, as the installed git reads it."""
+    done = subprocess.run(
+        ["git", "config", "--file", config, "--no-includes", "--list", "-z"], cwd="/", env=_PERSON, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    return [one.decode("utf-8", "surrogateescape") for one in done.stdout.split(b"\0")[:-1]]
+
+
 @pytest.mark.parametrize("text", ODD)
 def test_a_configuration_has_no_setting_afterwards_that_is_not_known_to_be_harmless(work: Path, text: str) -> None:
     before = survey(str(work), MOUNT)
     _git(work, "init", "-q", "new")
-    with open(work / "new" / ".git" / "config", "a") as file:
+    config = work / "new" / ".git" / "config"
+    made = _listed(config)
+    with open(config, "a") as file:
         file.write(text)
-    assert disarm(before) == ["new/.git/config"]
-    listed = _git(work / "new", "config", "--file", ".git/config", "--list")
-    assert {line.split(".")[0] for line in listed.splitlines()} <= {"core", "remote"}
-    assert "x" not in [line.partition("=")[2] for line in listed.splitlines()]
-    assert not [line for line in listed.splitlines() if line.startswith(("core.fsmonitor", "core.worktree", "remote."))]
-    assert disarm(before) == []
+    named = _disarm(before)
+    assert named
+    assert all(one.startswith("new/.git/config: ") for one in named)
+    listed = _listed(config)
+    assert listed[: len(made)] == made
+    assert set(listed[len(made) :]) <= {"core.bare\nfalse"}
+    assert _disarm(before) == []
+
+
+KEPT = {
+    '[branch "a#b"]\n\tremote = origin\n\tmerge = "refs/heads/a#b"\n': 2,
+    '[user]\n\tname = "Doe; Jane"\n\temail = \\"x\\" # odd\n[core]\tabbrev = 8 ; more\r\n\tsymlinks\r\n': 4,
+    "[commit]\n\tgpgsign = false\n[tag]\n\tgpgsign = false\n[receive]\n\tdenyNonFastforwards\n": 3,
+    "[core]\n\tsparseCheckout = true\n\tsparseCheckoutCone = true\n[index]\n\tsparse = true\n": 3,
+    "[http]\n\tpostBuffer = 1\n[gc]\n\tauto = 0\n[pack]\n\twindowMemory = 1m\n[fetch]\n\tprune = true\n": 4,
+    '[http "https://example.com"]\n\tpostBuffer = 1\n[gc "refs/x"]\n\treflogExpire = never\n': 2,
+    "[pull]\n\trebase = true\n\tff = only\n[push]\n\tdefault = current\n[init]\n\tdefaultBranch = main\n": 4,
+    '[color]\n\tui = auto\n[color "diff"]\n\tmeta = "blue \\"x\\""\n[advice]\n\tdetachedHead = false\n': 3,
+    '[diff]\n\tcolorMoved = zebra\n[merge]\n\tconflictStyle = zdiff3\n[rerere]\n\tenabled\n[diff "x"]\n\tbinary\n': 4,
+    '[remote "a \\"b\\" ]"]\n\turl = ssh://[::1]/x\n\tpushurl = me@example.com:x.git\n\tfetch = +refs/*:refs/x/*\n': 3,
+    '[submodule "x"]\n\turl = ../x\n\tupdate = rebase\n[pager]\n\tlog = false\n[core]\n\tfsmonitor = false\n': 4,
+    "[fsck]\n\tzeroPaddedFilemode = warn\n[receive.fsck]\n\tbadDate = ignore\n[core.x]\n\t[core] bare = false\n": 3,
+    "\ufeff# a\n;b\n[user] name = A \\\n  B\n[branch.b]merge=x\n": 2,
+}
+
+
+@pytest.mark.parametrize("text", KEPT)
+def test_settings_that_run_nothing_stay(work: Path, text: str) -> None:
+    before = survey(str(work), MOUNT)
+    _git(work, "init", "-q", "new")
+    for name in ("config", "config.worktree"):
+        (work / "new" / ".git" / name).write_bytes(text.encode())
+        assert len(_listed(work / "new" / ".git" / name)) == KEPT[text]
+    assert _disarm(before) == []
+
+
+def test_only_the_offending_settings_are_taken_out_and_they_are_kept_beside_it(work: Path) -> None:
+    """One of them took back all that a command, or a person meanwhile, did to the file."""
+    config = work / "repo" / ".git" / "config"
+    before = survey(str(work), MOUNT)
+    listed = _listed(config)
+    _git(work / "repo", "remote", "add", "up", "../c")
+    with open(config, "a") as file:
+        file.write("# a note\n[alias] st = \\\n !x\n\tok = y # z\n[core]\n\teditor = vim\n\tabbrev = 8 \n[user]")
+    assert _disarm(before) == [
+        r"repo/.git/config: alias.st = !x",
+        r"repo/.git/config: alias.ok = y",
+        r"repo/.git/config: core.editor = vim",
+    ]
+    assert _listed(config) == [
+        *listed,
+        "remote.up.url\n../c",
+        "remote.up.fetch\n+refs/heads/*:refs/remotes/up/*",
+        "core.abbrev\n8",
+    ]
+    assert "# a note\n" in config.read_text()
+    aside = config.with_name("config.disabled")
+    assert _listed(aside) == ["alias.st\n!x", "alias.ok\ny", "core.editor\nvim"]
+    for value in ("vim", "emacs"):
+        _git(work / "repo", "config", "core.editor", value)
+        assert _disarm(before) == [f"repo/.git/config: core.editor = {value}"]
+    assert _listed(aside) == ["alias.st\n!x", "alias.ok\ny", "core.editor\nvim", "core.editor\nemacs"]
+
+
+def test_a_hook_that_was_changed_is_put_back_and_the_change_is_kept(work: Path) -> None:
+    hooks = work / "repo" / ".git" / "hooks"
+    (hooks / "pre-push").symlink_to("../../mine")
+    before = survey(str(work), MOUNT)
+    for _ in range(2):
+        for name in ("post-checkout", "pre-push"):
+            (hooks / name).unlink()
+            (hooks / name).write_text("x")
+        assert _disarm(before) == ["repo/.git/hooks/post-checkout", "repo/.git/hooks/pre-push"]
+    assert sorted(path.name for path in hooks.iterdir() if path.suffix != ".sample") == [
+        *("post-checkout", "post-checkout.disabled", "pre-push", "pre-push.disabled")
+    ]
+    assert (hooks / "post-checkout").read_text() == "#!/bin/sh\ntrue\n"
+    assert os.access(hooks / "post-checkout", os.X_OK)
+    assert os.readlink(hooks / "pre-push") == "../../mine"
+    assert (hooks / "pre-push.disabled").read_text() == "x"
+
+
+ADDRESSES = {
+    "ext::sh -c x": False,
+    "EXT::sh -c x": False,
+    "fd::7": False,
+    "::x": False,
+    "-oProxyCommand=x": False,
+    "ssh://-oProxyCommand=x/y": False,
+    "hg://example.com/x": False,
+    "https://example.com/a::b": True,
+    "git@example.com:x": True,
+    "../a:b": True,
+    "/a/b": True,
+    "C:/x": True,
+    "origin": True,
+    ".": True,
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_that_names_a_program_is_taken_out_wherever_git_takes_one(work: Path, address: str) -> None:
+    names = ["remote.x.url", "remote.x.pushurl", "branch.x.remote", "branch.x.pushRemote", "remote.pushDefault"]
+    names += ["submodule.x.url"]
+    before = survey(str(work), MOUNT)
+    for name in names:
+        section, _, key = name.rpartition(".")
+        section, _, subsection = section.partition(".")
+        with open(work / "repo" / ".git" / "config", "a") as file:
+            file.write(f'[{section}{subsection and f" {chr(34)}{subsection}{chr(34)}"}]\n\t{key} = "{address}"\n')
+    assert len(_disarm(before)) == (0 if ADDRESSES[address] else len(names))
+
+
+PLACES = {
+    "a worktree's": "repo/.git/worktrees/t/config.worktree",
+    "a submodule's": "repo/.git/modules/a/modules/config/config",
+    "a bare one's": "deep/er/bare.git/config",
+    "a renamed one's": "repo/git-of-repo/config",
+    "one among objects": "repo/.git/objects/a/config",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_settings_file_that_git_reads_is_looked_at(work: Path, place: str) -> None:
+    before = survey(str(work), MOUNT)
+    config = work / PLACES[place]
+    (config.parent / "objects").mkdir(parents=True)
+    (config.parent / "refs").mkdir()
+    (config.parent / "HEAD").write_text("ref: refs/heads/x\n")
+    (config.parent / "commondir").write_text(".\n")
+    config.write_text("[core]\n\tfsmonitor = x\n\tabbrev = 8\n")
+    if place == "one among objects":  # by two steps
+        (work / "tree").mkdir()
+        (work / "tree" / ".git").write_text("gitdir: ../repo/.git/objects/b\n")
+        (work / "repo" / ".git" / "objects" / "b").mkdir()
+        (work / "repo" / ".git" / "objects" / "b" / "HEAD").write_text("ref: refs/heads/x\n")
+        (work / "repo" / ".git" / "objects" / "b" / "commondir").write_text("../a\n")
+    assert _disarm(before) == [f"{PLACES[place]}: core.fsmonitor = x"]
+    assert _listed(config) == ["core.abbrev\n8"]
+
+
+LEADING_OUT = {
+    "gitdir: /etc\n": [".git"],
+    "gitdir:../repo/.git\n": [".git"],
+    " gitdir: ../repo/.git\n": [".git"],
+    "gitdir: ../repo/.git \n": [],
+    "gitdir: ../repo/.git\r\n": [],
+    "gitdir: ../repo/.git\0\n": [".git"],
+}
+
+
+@pytest.mark.parametrize("text", LEADING_OUT)
+def test_a_git_file_is_read_as_git_reads_it(work: Path, text: str) -> None:
+    before = survey(str(work), MOUNT)
+    (work / "t").mkdir()
+    (work / "t" / ".git").write_bytes(text.encode())
+    assert _disarm(before) == [f"t/{name}" for name in LEADING_OUT[text]]
+
+
+def test_what_git_reads_behind_a_link_is_not_passed_over(work: Path) -> None:
+    (work / "g").mkdir()
+    (work / "g" / "HEAD").write_text("ref: refs/heads/x\n")
+    (work / "pointer").write_text("gitdir: /etc\n")
+    before = survey(str(work), MOUNT)
+    (work / ".git").symlink_to("pointer")
+    (work / "g" / "commondir").symlink_to("../pointer")
+    assert _disarm(before) == [".git", "g/commondir"]
+
+
+def test_a_tree_is_looked_up_again_when_a_link_in_its_path_has_changed(work: Path, tmp_path: Path) -> None:
+    (work / "inside").mkdir()
+    (work / "link").symlink_to("inside")
+    _git(work / "repo", "config", "core.worktree", "../../link")
+    before = survey(str(work), MOUNT)
+    assert _disarm(before) == []
+    (work / "link").unlink()
+    (work / "link").symlink_to(tmp_path)
+    assert _disarm(before) == ["repo/.git/config: core.worktree = ../../link"]
+
+
+@pytest.mark.parametrize("content", [b"\0" * 100, b"[core]\n\tx = " + b"y" * (1 << 20), b"[core]\nbare = fal\0se\n"])
+def test_a_file_that_is_not_read_whole_is_set_aside(work: Path, content: bytes) -> None:
+    config = work / "repo" / ".git" / "config"
+    listed = _listed(config)
+    before = survey(str(work), MOUNT)
+    config.write_bytes(content)
+    assert _disarm(before)
+    if len(content) > 1000:
+        assert _listed(config) == listed
+        assert config.with_name("config.disabled").read_bytes() == content
+    else:
+        assert b"\0" not in config.read_bytes()
+
+
+_SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
+_PIECES = [
+    *(
+        "[core]",
+        "[CORE]\n",
+        "[a.b]",
+        '[remote "x y"]',
+        '[r "a\\"b\\\\c"]',
+        "[]",
+        "[",
+        "]",
+        "\n",
+        "\r\n",
+        "\r",
+        "\t",
+        " ",
+    ),
+    *("=", "key", "Key-1", "1x", "k = v\n", "\\", "\\\n", '"', '" "', "#", ";", "\u00e9", "\\n", "\\t", "\\b", "\\x"),
+    *("\v", "\f", ".", "\ufeff", "include", "path", "=x\n"),
+]
+
+
+def test_settings_are_read_as_git_reads_them(tmp_path: Path) -> None:
+    draw = random.Random(7)
+    config = tmp_path / "config"
+    read = 0
+    for _ in range(20_000 if _SOAK else 60):
+        text = draw.choice(["[core]\n", "\ufeff[core]k="]) + "".join(draw.choices(_PIECES, k=draw.randint(1, 8)))
+        config.write_bytes(text.encode())
+        ours = list(git_config.settings(git_config.text(text.encode())))
+        if any(not setting.name for setting in ours):
+            with pytest.raises(AssertionError):
+                _listed(config)
+            continue
+        read += 1
+        expected = [name if value is None else f"{name}\n{value}" for name, value, *_ in ours]
+        assert _listed(config) == expected, repr(text)
+    assert read > 10
+
+
+RUNNING = """
+    alias.x branch.x.mergeOptions browser.x.cmd bundle.x.uri commit.template core.alternateRefsCommand
+    core.askPass core.attributesFile core.editor core.excludesFile core.fsmonitor core.gitProxy core.hooksPath
+    core.pager core.protectHFS core.protectNTFS core.sshCommand core.worktree credential.helper
+    credential.https://x.helper diff.external diff.orderFile diff.tool diff.x.command diff.x.textconv
+    difftool.x.cmd difftool.x.path fetch.fsck.skipList filter.x.clean filter.x.process filter.x.smudge
+    format.signatureFile fsck.skipList fsmonitor.socketDir gc.recentObjectsHook gpg.program
+    gpg.ssh.defaultKeyCommand gpg.x509.program guitool.x.cmd help.browser http.cookieFile http.extraHeader
+    http.proxy http.sslKey http.sslVerify http.https://x.proxy i18n.logOutputEncoding imap.tunnel include.path
+    includeIf.gitdir:/.path init.templateDir instaweb.httpd interactive.diffFilter mailmap.file man.x.cmd
+    merge.tool merge.x.driver mergetool.x.cmd mergetool.x.path pager.log protocol.allow protocol.ext.allow
+    pull.octopus pull.twohead rebase.instructionFormat receive.procReceiveRefs remote.x.proxy
+    remote.x.receivepack remote.x.uploadpack remote.x.vcs safe.directory sendemail.smtpServer sendemail.toCmd
+    sendemail.x.ccCmd sequence.editor submodule.x.update tar.x.command trace2.eventTarget trailer.x.cmd
+    trailer.x.command uploadpack.packObjectsHook url.x.insteadOf url.x.pushInsteadOf web.browser unknown.x
+    unknown.x.y core.unknown remote.x.unknown fsmonitor
+"""
+
+
+def test_settings_that_name_programs_files_or_servers_are_not_harmless_and_most_others_are() -> None:
+    def is_harmless(name: str) -> bool:
+        section, _, rest = name.partition(".")
+        subsection, dot, key = rest.rpartition(".")
+        name = f"{section.lower()}.{subsection}{dot}{key.lower()}"
+        return git_config.is_harmless(git_config.Setting(name, "x", 0, 0, ""), "/nowhere", "/else")
+
+    assert [name for name in RUNNING.split() if is_harmless(name)] == []
+    known = _git(Path("/"), "help", "--config").replace("<name>", "x").split()
+    assert len([name for name in known if is_harmless(name)]) > 300
+
+
+def test_what_a_line_of_the_persons_own_leaves_stays_and_is_named(work: Path, sandbox: Bubblewrap) -> None:
+    """`!git config core.editor vim` was taken back, and no message said so."""
+    printed = bytearray()
+
+    def sink(out: bytes, err: bytes) -> bool:
+        printed.extend(out + err)
+        return True
+
+    line = "cd repo && git config core.editor vim && echo true > .git/hooks/pre-commit"
+    assert user_commands.run(str(work), sandbox, line, sink).code == 0
+    assert printed.decode().count("deepctl: ") == 1
+    assert "repo/.git/config: core.editor = vim; repo/.git/hooks/pre-commit" in printed.decode()
+    assert _git(work / "repo", "config", "core.editor") == "vim\n"
+    (said,) = _sandboxed(work, sandbox, "git -C repo config core.abbrev 8")
+    assert "deepctl" not in said
+    assert (work / "repo" / ".git" / "hooks" / "pre-commit").exists()
 
 
 FILES = [

@@ -1,0 +1,281 @@
+"""git's configuration files: which settings are in one, where in its text, and which of them are harmless.
+
+The format is that of `git_parse_source` in git's config.c, character by character: whatever git takes for a setting is
+one here, and where git gives up, the rest of the line is one that is not harmless. A parser of our own, and not
+`git config --list`, because a setting has to be cut out of its file at the right place, because the git that a person
+runs later is another one than that of this machine or container, and because a workspace of many repositories would
+start a process for each of them around every command. A test compares it with the git that is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+_SKIPPED = re.compile(r"[ \t\r\n]++|[#;][^\n]*+")
+_HEADER = re.compile(r'\[(?!\])([A-Za-z0-9.-]*+)(?:[ \t\r]++"((?:[^"\\\n]|\\[^\n])*+)")?\]')
+_NAME = re.compile(r"([A-Za-z][A-Za-z0-9-]*+)[ \t]*+(?:(?P<none>\n)|=)")
+_VALUE = re.compile(
+    r'((?:[^"\\#;\n]|\\[\\"tbn\n]|"(?:[^"\\\n]|\\[\\"tbn\n])*+")*+)'  # text, escapes, and both in quotation marks
+    r"(?:[#;][^\n]*+)?+\n"
+)
+_PART = re.compile(r"\\(?s:.)|[ \t\r]|\"|[^\\ \t\r\"]+")
+_ESCAPES = {"\\n": "\n", "\\t": "\t", "\\b": "\b", "\\\n": ""}
+
+
+class Setting(NamedTuple):
+    """A setting: its name as `git config --list` prints it, its value, `None` if there is no `=`, and its characters.
+
+    What git cannot read has no name, and its text is the value. `header` is the line above it, as it is written.
+    """
+
+    name: str
+    value: str | None
+    start: int
+    end: int
+    header: str
+
+    @property
+    def identity(self) -> tuple[str, str | None]:
+        """Name and value, by which settings are told apart."""
+        return self.name, self.value
+
+    def __str__(self) -> str:
+        if not self.name:
+            return f"a line that git cannot read: {self.value}"
+        return self.name if self.value is None else f"{self.name} = {self.value}"
+
+
+def text(content: bytes) -> str:
+    """A file as the text whose characters settings have: git reads both kinds of line ends as one."""
+    decoded = content.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+    return decoded if decoded.endswith("\n") else f"{decoded}\n"
+
+
+def settings(text: str) -> Iterator[Setting]:
+    """The settings of a text, in order."""
+    at, section, above = int(text.startswith("\ufeff")), "", ""
+    while at < len(text):
+        if skipped := _SKIPPED.match(text, at):
+            at = skipped.end()
+        elif header := _HEADER.match(text, at):
+            section = f"{header[1].lower()}."
+            if header[2] is not None:
+                section += re.sub(r"\\(.)", r"\1", header[2]) + "."
+            above = f"{header[0]}\n"
+            at = header.end()
+        else:
+            name = _NAME.match(text, at)
+            value = _VALUE.match(text, name.end()) if name and not name["none"] else None
+            if name and (value or name["none"]):
+                end = (value or name).end()
+                yield Setting(section + name[1].lower(), _plain(value[1]) if value else None, at, end, above)
+            else:
+                end = text.index("\n", at) + 1
+                yield Setting("", text[at:end].rstrip("\n"), at, end, above)
+            at = end
+
+
+def without(text: str, removed: Sequence[Setting]) -> bytes:
+    """A file without some of its settings, in order."""
+    kept, at = [], 0
+    for setting in removed:
+        before = text[at : setting.start]
+        kept.append(before.rstrip(" \t") if before.rstrip(" \t").endswith("\n") else before)
+        at = setting.end
+        if kept[-1] and not kept[-1].endswith("\n"):
+            kept.append("\n")  # a header on the same line
+    return "".join([*kept, text[at:]]).encode("utf-8", "surrogateescape")
+
+
+def _plain(raw: str) -> str:
+    """A value without quotation marks and escapes, and without spaces around it."""
+    parts: list[str] = []
+    spaces, quoted, has_text = 0, False, False
+    for part in _PART.findall(raw):
+        if part in (" ", "\t", "\r") and not quoted:
+            spaces += has_text
+            continue
+        parts.append(" " * spaces)
+        spaces = 0
+        if part == '"':
+            quoted = not quoted
+            continue
+        parts.append(_ESCAPES.get(part, part[1:]) if part[0] == "\\" else part)
+        has_text = has_text or bool(parts[-1])
+    return "".join(parts)
+
+
+def _words(table: dict[str, str]) -> frozenset[str]:
+    return frozenset(f"{section}.{word.lower()}" for section, words in table.items() for word in words.split())
+
+
+_HARMLESS = _words(
+    {
+        "add": "ignoreErrors interactive.useBuiltin",
+        "am": "keepcr threeWay",
+        "apply": "ignoreWhitespace whitespace",
+        "author": "email name",
+        "blame": "blankBoundary coloring date markIgnoredLines markUnblamableLines showEmail showRoot",
+        "branch": "autoSetupMerge autoSetupRebase sort",
+        "branch.*": "description merge rebase gh-merge-base vscode-merge-base github-pr-owner-number "
+        "github-pr-base-branch",
+        "checkout": "defaultRemote guess thresholdForParallelism workers",
+        "clean": "requireForce",
+        "clone": "defaultRemoteName filterSubmodules rejectShallow",
+        "commit": "cleanup gpgSign status verbose",
+        "commitgraph": "changedPathsVersion generationVersion maxNewFilters readChangedPaths",
+        "committer": "email name",
+        "core": "abbrev alternateRefsPrefixes autocrlf bare bigFileThreshold checkRoundtripEncoding checkStat "
+        "commentChar commentString commitGraph compression createObject deltaBaseCacheLimit eol fileMode "
+        "filesRefLockTimeout fsmonitorHookVersion fsync fsyncMethod fsyncObjectFiles hideDotFiles ignoreCase "
+        "ignoreStat logAllRefUpdates longPaths looseCompression maxTreeDepth multiPackIndex notesRef packedGitLimit "
+        "packedGitWindowSize packedRefsTimeout precomposeUnicode preferSymlinkRefs preloadIndex quotePath "
+        "repositoryFormatVersion safecrlf sharedRepository sparseCheckout sparseCheckoutCone splitIndex symlinks "
+        "trustctime untrackedCache useReplaceRefs warnAmbiguousRefs whitespace",
+        "credential": "useHttpPath username",
+        "diff": "algorithm autoRefreshIndex colorMoved colorMovedWS context dirstat ignoreSubmodules indentHeuristic "
+        "interHunkContext mnemonicPrefix noprefix relative renameLimit renames statGraphWidth statNameWidth submodule "
+        "suppressBlankEmpty wordRegex wsErrorHighlight srcPrefix dstPrefix",
+        "diff.*": "algorithm binary cachetextconv funcname wordRegex xfuncname",
+        "difftool": "prompt trustExitCode",
+        "extensions": "compatObjectFormat noop objectFormat preciousObjects relativeWorktrees worktreeConfig",
+        "fastimport": "unpackLimit",
+        "feature": "experimental manyFiles",
+        "fetch": "all fsckObjects negotiationAlgorithm output parallel prune pruneTags recurseSubmodules "
+        "showForcedUpdates unpackLimit writeCommitGraph",
+        "format": "attach cc coverFromDescription coverLetter encodeEmailHeaders filenameMaxLength forceInBodyFrom "
+        "from headers mboxrd noprefix notes numbered pretty signOff signature subjectPrefix suffix thread to "
+        "useAutoBase",
+        "gc": "aggressiveDepth aggressiveWindow auto autoDetach autoPackLimit bigPackThreshold cruftPacks logExpiry "
+        "maxCruftSize packRefs pruneExpire reflogExpire reflogExpireUnreachable rerereResolved rerereUnresolved "
+        "worktreePruneExpire writeCommitGraph",
+        "gc.*": "reflogExpire reflogExpireUnreachable",
+        "gpg": "format minTrustLevel",
+        "grep": "column extendedRegexp fallbackToNoIndex fullName lineNumber patternType threads",
+        "help": "autoCorrect format",
+        "http": "lowSpeedLimit lowSpeedTime maxRequests minSessions noEPSV postBuffer userAgent version",
+        "http.*": "lowSpeedLimit lowSpeedTime maxRequests minSessions noEPSV postBuffer userAgent version",
+        "index": "recordEndOfIndexEntries recordOffsetTable skipHash sparse threads version",
+        "init": "defaultBranch defaultObjectFormat defaultRefFormat",
+        "interactive": "singleKey",
+        "lfs": "repositoryFormatVersion",
+        "log": "abbrevCommit date decorate diffMerges excludeDecoration follow graphColors initialDecorationSet "
+        "mailmap showRoot showSignature",
+        "lsrefs": "unborn",
+        "mailinfo": "scissors",
+        "mailmap": "blob",
+        "maintenance": "auto autoDetach strategy",
+        "maintenance.*": "auto enabled schedule",
+        "merge": "autoStash branchdesc conflictStyle defaultToUpstream directoryRenames ff log renameLimit renames "
+        "renormalize stat suppressDest verbosity verifySignatures",
+        "merge.*": "name recursive",
+        "mergetool": "hideResolved keepBackup keepTemporaries prompt writeToTemp",
+        "mergetool.*": "hideResolved trustExitCode",
+        "notes": "displayRef mergeStrategy rewriteMode rewriteRef",
+        "notes.*": "mergeStrategy",
+        "notes.rewrite": "amend rebase",
+        "pack": "allowPackReuse compression deltaCacheLimit deltaCacheSize depth indexVersion island islandCore "
+        "packSizeLimit preferBitmapTips readReverseIndex threads useBitmaps useSparse window windowMemory "
+        "writeBitmapHashCache writeBitmapLookupTable writeReverseIndex useBitmapBoundaryTraversal",
+        "protocol": "version",
+        "pull": "ff rebase",
+        "push": "autoSetupRemote default followTags gpgSign negotiate pushOption recurseSubmodules useBitmaps "
+        "useForceIfIncludes",
+        "rebase": "abbreviateCommands autoSquash autoStash backend forkPoint maxLabelLength "
+        "missingCommitsCheck rebaseMerges rescheduleFailedExec stat updateRefs",
+        "receive": "advertiseAtomic advertisePushOptions autogc certNonceSeed certNonceSlop denyCurrentBranch "
+        "denyDeleteCurrent denyDeletes denyNonFastForwards fsckObjects hideRefs keepAlive maxInputSize shallowUpdate "
+        "unpackLimit updateServerInfo",
+        "remote.*": "fetch followRemoteHEAD gh-resolved mirror partialclonefilter promisor prune pruneTags push "
+        "skipDefaultUpdate skipFetchAll tagOpt",
+        "repack": "cruftDepth cruftThreads cruftWindow cruftWindowMemory packKeptObjects updateServerInfo "
+        "useDeltaBaseOffset useDeltaIslands writeBitmaps",
+        "rerere": "autoUpdate enabled",
+        "revert": "reference",
+        "showbranch": "default",
+        "sparse": "expectFilesOutsideOfPatterns",
+        "splitindex": "maxPercentChange sharedIndexExpire",
+        "stash": "showIncludeUntracked showPatch showStat",
+        "status": "aheadBehind branch displayCommentPrefix relativePaths renameLimit renames short showStash "
+        "showUntrackedFiles submoduleSummary",
+        "submodule": "active alternateErrorStrategy fetchJobs propagateBranches recurse",
+        "submodule.*": "active branch fetchRecurseSubmodules ignore path shallow",
+        "tag": "forceSignAnnotated gpgSign sort",
+        "tar": "umask",
+        "trailer": "ifexists ifmissing separators where",
+        "trailer.*": "ifexists ifmissing key where",
+        "transfer": "advertiseSID credentialsInUrl fsckObjects hideRefs unpackLimit",
+        "uploadarchive": "allowUnreachable",
+        "uploadpack": "allowAnySHA1InWant allowFilter allowReachableSHA1InWant allowRefInWant allowTipSHA1InWant "
+        "hideRefs keepAlive",
+        "uploadpackfilter": "allow",
+        "uploadpackfilter.*": "allow maxDepth",
+        "user": "email name signingKey useConfigOnly",
+        "versionsort": "prereleaseSuffix suffix",
+        "worktree": "guessRemote useRelativePaths",
+    }
+)
+"""Settings that name no program and no place to read settings, files or credentials from, of git 2.39 and some newer.
+
+`X.*` is for settings of one X. Those for servers, mail, and windows (`gitweb`, `sendemail`, `gui`, …) are left out
+altogether, since some of them name programs and they are not made by an agent's daily work. `rebase.instructionFormat`
+and encodings (`i18n`) are no names of programs, but can add a line `exec …` to what a rebase does.
+"""
+_HARMLESS_SECTIONS = ("advice", "color", "column", "pretty")
+_ANY_FSCK = ("fsck", "fetch", "receive")
+_VALUES = {
+    "core.fsmonitor": {"false"},
+    "extensions.refstorage": {"files", "reftable"},
+    "core.hookspath": {"/dev/null"},
+    "submodule.*.update": {"checkout", "rebase", "merge", "none"},
+    "submodule.alternatelocation": {"no", "superproject"},
+}
+"""Settings that are harmless with these values."""
+_URLS = {
+    *("remote.pushdefault", "remote.*.url", "remote.*.pushurl", "branch.*.remote", "branch.*.pushremote"),
+    *("submodule.*.url", "extensions.partialclone"),
+}
+"""Settings that are an address, which can name a program too: `ext::sh -c …`."""
+_SCHEME = re.compile(r"([A-Za-z0-9+.-]*):(?::|//(?P<dash>-)?)")
+_SCHEMES = {"file", "ftp", "ftps", "git", "git+ssh", "http", "https", "ssh", "ssh+git"}
+"""Schemes that git knows itself. For another one, and for `NAME::…`, it runs a program called `git-remote-NAME`."""
+
+
+def is_harmless(setting: Setting, directory: str, root: str) -> bool:
+    """Whether a setting of the git directory `directory` makes git run no program, and read nothing outside of `root`.
+
+    What is not known is not harmless.
+    """
+    if not setting.name or "\0" in setting.name or "\0" in (setting.value or ""):
+        return False  # git reads it up to the NUL
+    section, _, rest = setting.name.partition(".")
+    subsection, dot, key = rest.rpartition(".")
+    name = f"{section}.*.{key}" if dot else setting.name
+    value = setting.value or ""
+    if name in _URLS:
+        return _is_plain_address(value)
+    if name in _VALUES:
+        return value in _VALUES[name]
+    if name == "core.worktree":
+        return is_within(os.path.realpath(os.path.join(directory, value)), root)
+    if section == "pager" and not dot:
+        return value in ("true", "false")
+    if section in _ANY_FSCK and (subsection == "fsck" if dot else section == "fsck"):
+        return key != "skiplist"
+    return name in _HARMLESS or setting.name in _HARMLESS or section in _HARMLESS_SECTIONS
+
+
+def _is_plain_address(value: str) -> bool:
+    scheme = _SCHEME.match(value)
+    if value.startswith("-"):
+        return False  # it would be an option
+    return scheme is None or (not scheme[0].endswith("::") and scheme[1] in _SCHEMES and not scheme["dash"])
+
+
+def is_within(path: str, root: str) -> bool:
+    """Whether a path without links is in a directory, or is it."""
+    real = os.path.realpath(root)
+    return path == real or path.startswith(f"{real}/")
