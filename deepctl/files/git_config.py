@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 _SKIPPED = re.compile(r"[ \t\r\n]++|[#;][^\n]*+")
@@ -78,15 +78,17 @@ def settings(text: str) -> Iterator[Setting]:
             at = end
 
 
-def without(text: str, removed: Sequence[Setting]) -> bytes:
-    """A file without some of its settings, in order."""
-    kept, at = [], 0
+def without(text: str, removed: Sequence[Setting], replaced: Mapping[str, str]) -> bytes:
+    """A file without some of its settings, in order; by their names, what is put there for the first of them."""
+    kept, at, left = [], 0, dict(replaced)
     for setting in removed:
         before = text[at : setting.start]
-        kept.append(before.rstrip(" \t") if before.rstrip(" \t").endswith("\n") else before)
+        instead = left.pop(setting.name, "")
+        is_alone = not before.rstrip(" \t") or before.rstrip(" \t").endswith("\n")
+        kept.append(before.rstrip(" \t") if is_alone and not instead else before)
+        # What is cut out has a line end; a header on the same line needs it.
+        kept.append(instead if instead or is_alone else "\n")
         at = setting.end
-        if kept[-1] and not kept[-1].endswith("\n"):
-            kept.append("\n")  # a header on the same line
     return "".join([*kept, text[at:]]).encode("utf-8", "surrogateescape")
 
 

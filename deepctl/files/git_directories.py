@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from deepctl.files import durable, git_config
@@ -55,12 +55,16 @@ class Survey(NamedTuple):
 
 
 class Addition(NamedTuple):
-    """What has been added at a path: these settings of a file, or if there are none, all that is there."""
+    """What has been added at a path: these settings of a file, or if there are none, all that is there.
+
+    `replaced` is the text of settings that the file had before under the same names, and has no more.
+    """
 
     path: str
     state: _State
     was: _State | None
     settings: Sequence[Setting]
+    replaced: Mapping[str, str]
 
 
 GIT_NAMES = ("HEAD", "objects", "refs", "commondir")
@@ -91,6 +95,7 @@ def additions(before: Survey) -> list[Addition]:
     for path in sorted(set(_dangerous(before.root, before.mount))):
         was, now = before.states.get(path), _state(path)
         settings: list[Setting] = []
+        replaced: dict[str, str] = {}
         if _is_config(path) and stat.S_ISREG(now.mode) and len(now.content) <= _LARGEST:
             settings = [
                 setting
@@ -99,9 +104,11 @@ def additions(before: Survey) -> list[Addition]:
             ]
             if not settings:
                 continue
+            if was is not None and stat.S_ISREG(was.mode) and len(was.content) <= _LARGEST:
+                replaced = _replaced(path, was.content, now.content, settings, before)
         elif now == was or (os.path.basename(path), now) in hooks:
             continue
-        added.append(Addition(path, now, was, settings))
+        added.append(Addition(path, now, was, settings, replaced))
     return added
 
 
@@ -129,7 +136,7 @@ def set_aside(added: Sequence[Addition]) -> None:
             text = git_config.text(addition.state.content)
             cut = [f"{setting.header}\t{text[setting.start : setting.end]}" for setting in addition.settings]
             _keep(path, "".join(cut))
-            _replace(path, git_config.without(text, addition.settings), addition.state.mode)
+            _replace(path, git_config.without(text, addition.settings, addition.replaced), addition.state.mode)
             continue
         _move_aside(path, addition.state)
         if was is not None and stat.S_ISLNK(was.mode):
@@ -242,6 +249,21 @@ def _settings(path: str, content: bytes, root: str) -> Iterator[Setting]:
     for setting in git_config.settings(git_config.text(content)):
         if not git_config.is_harmless(setting, os.path.dirname(path), root):
             yield setting
+
+
+def _replaced(path: str, was: bytes, now: bytes, added: Sequence[Setting], before: Survey) -> dict[str, str]:
+    """The former settings in the place of which others have been added, by name, if they are no danger now."""
+    text = git_config.text(was)
+    identities = {setting.identity for setting in added}
+    staying = {one.name for one in git_config.settings(git_config.text(now)) if one.identity not in identities}
+    names = {setting.name for setting in added} - staying - {""}
+    former: dict[str, str] = {}
+    for setting in git_config.settings(text):
+        if setting.name in names and (
+            setting.identity in before.settings or git_config.is_harmless(setting, os.path.dirname(path), before.root)
+        ):
+            former[setting.name] = former.get(setting.name, "") + text[setting.start : setting.end]
+    return former
 
 
 def _replace(path: str, content: bytes, mode: int) -> None:

@@ -277,6 +277,25 @@ def test_only_the_offending_settings_are_taken_out_and_they_are_kept_beside_it(w
     assert _listed(aside) == ["alias.st\n!x", "alias.ok\ny", "core.editor\nvim", "core.editor\nemacs"]
 
 
+def test_what_a_setting_has_replaced_is_put_back_in_its_place(work: Path) -> None:
+    config = work / "repo" / ".git" / "config"
+    _git(work / "repo", "remote", "add", "origin", "https://example.com/x")
+    with open(config, "a") as file:
+        file.write("[include]\n\tpath = a\n\tpath = b\n[core] editor = vim\n")
+    before = survey(str(work), MOUNT)
+    listed = _listed(config)
+    for name, value in (
+        ("remote.origin.url", "ext::sh -c x"),
+        ("filter.mine.clean", "x"),
+        ("core.editor", "x"),
+    ):
+        _git(work / "repo", "config", name, value)
+    _git(work / "repo", "config", "--replace-all", "include.path", "x")
+    assert len(_disarm(before)) == 4
+    assert _listed(config) == listed
+    assert _disarm(before) == []
+
+
 def test_a_hook_that_was_changed_is_put_back_and_the_change_is_kept(work: Path) -> None:
     hooks = work / "repo" / ".git" / "hooks"
     (hooks / "pre-push").symlink_to("../../mine")
