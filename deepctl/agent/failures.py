@@ -52,6 +52,7 @@ _NO_MODEL = re.compile(
     r"|^model: \S+$",  # Anthropic
     re.IGNORECASE | re.DOTALL,
 )
+_NOT_FOUND = re.compile(r"not found|unknown (url|path|route)|no route", re.IGNORECASE)
 _PLAIN_TO_TLS = re.compile(r"plain HTTP request was sent to HTTPS port|HTTP request to an HTTPS server", re.IGNORECASE)
 
 
@@ -179,7 +180,8 @@ def failure(error: BaseException, to: Asked) -> DeepctlError | None:
         )
     if isinstance(error, _FINAL) or (status is not None and 400 <= status < 500):
         return _refused(error, to, "Send less: smaller files, or a new session with --new." if status == 413 else None)
-    if isinstance(error, exceptions.AgentRunError) or is_clients(error):
+    # Clients take what has come for an answer, and fail in any way when it is none.
+    if isinstance(error, exceptions.AgentRunError) or is_clients(error) or to.last.is_no_answer:
         return _unusable(error, to)
     return None
 
@@ -304,20 +306,15 @@ def _is_proxys(chain: list[BaseException]) -> bool:
 
 def _unusable(error: BaseException, to: Asked) -> ModelFailed:
     """An answer that has come, and is none."""
-    text = str(error)
-    if text.startswith("Exceeded maximum output retries"):
-        return ModelFailed(
-            f"The last answer of {to.model} is empty, and so it was when the model was asked again.",
-            "What its tools have done is kept. Tell it to go on, or choose another model.",
-            code="model_failed",
-            retryable=True,
-        )
+    text = _words(error)
     is_end = isinstance(error, exceptions.UnexpectedModelBehavior) or "without a reason to stop" in text
     if is_end or not isinstance(error, exceptions.ModelHTTPError):
         told = to.last.error()
         if told is not None:
             shown = shown_text(told, to.environment)
-            hint = _setup_hint(told, to.model) if _is_setup(exceptions.ModelAPIError(to.model, told)) else None
+            hint = _address_hint(to) if _NOT_FOUND.search(told) else None
+            if _is_setup(exceptions.ModelAPIError(to.model, told)):
+                hint = _setup_hint(told, to.model)
             return ModelFailed(
                 f"The server of {to.model} answered with an error ({shown}).", hint, code="model_provider_failed"
             )
@@ -332,6 +329,13 @@ def _unusable(error: BaseException, to: Asked) -> ModelFailed:
             return ModelFailed(
                 f"The server of {to.model} at {to.place} answered with {what}.", _address_hint(to), code="model_failed"
             )
+    if text.startswith("Exceeded maximum output retries"):
+        return ModelFailed(
+            f"The last answer of {to.model} is empty, and so it was when the model was asked again.",
+            "What its tools have done is kept. Tell it to go on, or choose another model.",
+            code="model_failed",
+            retryable=True,
+        )
     return ModelFailed(
         f"The answer of {to.model} could not be used ({reason(error, to)}).",
         "Trying again can help.",
@@ -348,7 +352,7 @@ def reason(error: BaseException, to: Asked) -> str:
     if isinstance(error, exceptions.ModelConnectionError):
         why = _cause(error) or shown_text(_said_by_proxy(error) or _detail(error), to.environment)
         return f"{to.place}: {why}" if to.place else why
-    shown = shown_text(_detail(error), to.environment)
+    shown = shown_text(_detail(error) or to.last.error() or "", to.environment)
     status = _status(error)
     if status is None or (isinstance(error, exceptions.ModelHTTPError) and error.in_stream):
         return shown
@@ -392,8 +396,15 @@ def _detail(error: BaseException) -> str:
     if (text := error_text(body)) is not None:
         return _PAGE if is_page(text) else text
     if isinstance(error, exceptions.ModelHTTPError):
-        return "" if body in (None, "", b"") else str(body)
-    return str(error) or type(error).__name__
+        return str(body) if body and body is not True else ""
+    return _words(error) or type(error).__name__
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except TypeError:  # what a server sent as its message was no text
+        return ""
 
 
 def _said_by_proxy(error: BaseException) -> str | None:

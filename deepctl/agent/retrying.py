@@ -145,11 +145,17 @@ async def _begun(response: StreamedResponse) -> None:
 async def _bounded(
     response: StreamedResponse, events: AsyncIterator[ModelResponseStreamEvent]
 ) -> AsyncIterator[ModelResponseStreamEvent]:
-    """The events, with the usage bounded before anybody can see it: most providers report it behind the last one."""
+    """The events, with the usage bounded before anybody can see it: most providers report it behind the last one.
+
+    An answer of the Responses API that has neither a beginning nor an end is no job in the background: those have ids.
+    """
     try:
         async for event in events:
             response._usage = bounded(response._usage)
             yield event
+        if response.state == "suspended" and response.provider_response_id is None:
+            # There is nothing to go on with: pydantic-ai would send the same request ten times more.
+            response.state = "incomplete"
     finally:
         response._usage = bounded(response._usage)
 

@@ -7,6 +7,7 @@ beginning and the end of the last response are kept, and looked at only when a r
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -14,8 +15,12 @@ import httpx2
 from pydantic_ai.providers import Provider
 
 _KEPT = 16 << 10
-_TEXTS = ("error", "message", "detail", "msg", "error_description", "title")
+_TEXTS = ("error", "errors", "message", "detail", "msg", "error_description", "title")
 """Where the text of an error may be, the surest first."""
+_ANSWERS = {"choices", "output", "content", "candidates", "delta", "finish_reason", "response"}
+"""Keys of answers and of the events that answers consist of; only `error` is looked at beside one of them."""
+_COMPRESSED = ("gzip", "x-gzip", "deflate")
+_EVENTS = (b"data:", b"event:", b"error:", b"id:", b":")
 
 
 class LastResponse:
@@ -26,17 +31,25 @@ class LastResponse:
         self._kind = ""
         self._begin = b""
         self._end = b""
+        self._read: Callable[[bytes], bytes] | None = None
 
     async def begin(self, response: Any) -> None:
         """Keep what comes of a response from now on, in the place of the one before; a hook of the HTTP client."""
         self._status = response.status_code
         self._kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         self._begin = self._end = b""
-        is_plain = response.headers.get("content-encoding", "identity") == "identity"
-        if is_plain and isinstance(response.stream, httpx2.AsyncByteStream):
+        self._read = _reader(response.headers.get("content-encoding", "identity").strip().lower())
+        if self._read is not None and isinstance(response.stream, httpx2.AsyncByteStream):
             response.stream = _Kept(response.stream, self._more)
 
     def _more(self, piece: bytes) -> None:
+        if self._read is None:
+            return
+        try:
+            piece = self._read(piece)
+        except zlib.error:
+            self._read = None  # what came before it is kept
+            return
         if len(self._begin) < _KEPT:
             self._begin += piece[: _KEPT - len(self._begin)]
         self._end = (self._end + piece)[-_KEPT:]
@@ -49,25 +62,57 @@ class LastResponse:
     @property
     def is_empty(self) -> bool:
         """Whether a response has come without a body."""
-        return self._status is not None and not self._begin.strip()
+        return self._status is not None and self._read is not None and not self._begin.strip()
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is one JSON document, and no stream of them."""
-        return self._kind == "application/json" and isinstance(_parsed(self._begin), dict)
+        """Whether it is an answer in one JSON document, and no stream."""
+        return _is_answer(_parsed(self._begin))
+
+    @property
+    def is_no_answer(self) -> bool:
+        """Whether a response has come that is no answer, nor the beginning of one."""
+        return self.is_empty or (self._status is not None and (self.is_page or self.error() is not None))
 
     def error(self) -> str | None:
-        """The text of an error in a body that was to be an answer: as JSON, or as an event of a stream."""
-        if (text := _text_of_error(_parsed(self._begin))) is not None:
-            return text
+        """The server's own text in a body that was to be an answer, and is none: in a usual form, or else all of it.
+
+        `None` for answers and parts of them, pages, and what is not text.
+        """
+        if self.is_page or not self._begin.strip():
+            return None
+        if any(line.startswith(_EVENTS) for line in self._begin.splitlines()):
+            return self._error_event()
+        document = _parsed(self._begin)
+        text = _text_of_error(document)
+        if text is None and not _is_answer(document):
+            try:
+                text = self._begin.decode().strip()
+            except UnicodeDecodeError:
+                return None
+        return text
+
+    def _error_event(self) -> str | None:
         for line in reversed(self._end.splitlines()):
             field, _, value = line.partition(b":")
-            parsed = _parsed(value) if field in (b"data", b"error") else None
             # The field is `error` in streams of llama.cpp.
-            text = error_text(parsed) if field == b"error" else _text_of_error(parsed)
+            if field == b"error":
+                text = error_text(_parsed(value))
+            else:
+                text = _text_of_error(_parsed(value)) if field == b"data" else None
             if text is not None:
                 return text
-        return None
+        data = [line[5:].strip() for line in self._begin.splitlines() if line.startswith(b"data:")]
+        if not data or data[0] == b"[DONE]" or _is_answer(_parsed(data[0])):
+            return None
+        return data[0].decode(errors="replace")
+
+
+def _reader(encoding: str) -> Callable[[bytes], bytes] | None:
+    """What makes the bytes of a body of those that come; `None` for an encoding that only the client knows."""
+    if encoding in ("", "identity"):
+        return bytes
+    return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress if encoding in _COMPRESSED else None
 
 
 class _Kept(httpx2.AsyncByteStream):
@@ -115,17 +160,20 @@ def is_page(text: str) -> bool:
 
 
 def _text_of_error(body: object) -> str | None:
-    """What a body says if it is that of an error, and not of an answer."""
-    if not isinstance(body, dict):
-        return None
-    is_error = body.get("error") is not None or "error" in (body.get("object"), body.get("type"))
-    return error_text(body) if is_error else None
+    """What a body, or the data of an event, says if it is that of an error, and not of an answer."""
+    return error_text(body.get("error") if isinstance(body, dict) and _is_answer(body) else body)
+
+
+def _is_answer(body: object) -> bool:
+    return isinstance(body, dict) and (
+        bool(_ANSWERS & body.keys()) or str(body.get("type")).startswith(("response.", "message_", "content_", "ping"))
+    )
 
 
 def error_text(body: object) -> str | None:
     """What the body of an error says, in any of the usual forms; `None` if it has none of them."""
     if isinstance(body, str):
-        return body
+        return body.strip() or None
     if isinstance(body, list):
         return next((text for text in map(error_text, body) if text), None)
     if not isinstance(body, dict):

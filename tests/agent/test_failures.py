@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 from collections.abc import AsyncIterator
@@ -11,9 +12,12 @@ import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_ai import Agent
 from pydantic_ai.exceptions import ModelHTTPError, ModelRequestRejectedError, ModelServerError
 
-from deepctl.agent.failures import asked, failure, passes
+from deepctl.agent.failures import Asked, asked, failure, passes
+from deepctl.agent.models import resolve
+from deepctl.agent.retrying import Retries, RetryingModel
 from deepctl.agent.wire import LastResponse
 from deepctl.domain import addresses, variables
 from tests.support.command import InProcess
@@ -141,20 +145,99 @@ LOST = {
     "named event": Raw(b'event: error\ndata: {"error": {"message": "out of credits"}}\n\n', 200, STREAM),
     "old vllm": Raw(b'data: {"object": "error", "message": "out of credits", "code": 400}\n\n', 200, STREAM),
     "old llama.cpp": Raw(b'error: {"code": 400, "message": "out of credits"}\n\n', 200, STREAM),
+    "detail": Raw(b'{"detail": "out of credits"}', 200, JSON),
+    "details": Raw(b'{"detail": [{"loc": ["body"], "msg": "out of credits"}]}', 200, JSON),
+    "message": Raw(b'{"success": false, "message": "out of credits", "data": null}', 200, JSON),
+    "errors": Raw(b'{"errors": [{"message": "out of credits"}]}', 200, JSON),
+    "error and text": Raw(b'{"error": true, "message": "out of credits"}', 200, JSON),
+    "list": Raw(b'[{"error": {"code": 402, "message": "out of credits"}}]', 200, JSON),
+    "list of texts": Raw(b'["out of credits"]', 200, JSON),
+    "JSON of a text": Raw(b'"out of credits"', 200, JSON),
+    "text": Raw(b"out of credits\n", 200, {"Content-Type": "text/plain"}),
+    "text of no type": Raw(b"out of credits", 200, {}),
+    "text of the wrong type": Raw(b"out of credits", 200, STREAM),
+    "JSON of the wrong type": Raw(b'{"detail": "out of credits"}', 200, STREAM),
+    "compressed": Raw(gzip.compress(b'{"detail": "out of credits"}'), 200, {**JSON, "Content-Encoding": "gzip"}),
+    "event of a detail": Raw(b'data: {"detail": "out of credits"}\n\n', 200, STREAM),
+    "event of a text": Raw(b"event: error\ndata: out of credits\n\n", 200, STREAM),
 }
 
 
 @pytest.mark.parametrize("form", LOST)
 def test_the_text_of_an_error_that_comes_as_an_answer_is_found(form: str) -> None:
-    async def read() -> str | None:
-        last = LastResponse()
-        response = httpx2.Response(200, headers=LOST[form].headers, stream=_Pieces(LOST[form].body))
-        await last.begin(response)
-        async for _ in response.aiter_bytes():
-            pass
-        return last.error()
+    last = asyncio.run(_read(LOST[form]))
+    assert (last.error() or "").startswith("out of credits")
+    assert last.is_no_answer
 
-    assert (asyncio.run(read()) or "").startswith("out of credits")
+
+async def _read(raw: Raw) -> LastResponse:
+    last = LastResponse()
+    response = httpx2.Response(200, headers=raw.headers, stream=_Pieces(raw.body))
+    await last.begin(response)
+    async for _ in response.aiter_bytes():
+        pass
+    return last
+
+
+NO_ERRORS = {
+    "page": Raw(PAGE, 200, {"Content-Type": "text/html"}),
+    "nothing": Raw(b"\n", 200, JSON),
+    "whole answer": Raw(b'{"choices": [{"message": {"content": "hi"}}], "error": null}', 200, JSON),
+    "answer": Raw(b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\ndata: [DONE]\n\n', 200, STREAM),
+    "message": Raw(b'data: {"type": "message_start", "message": {"id": "m"}}\n\ndata: {"type": "ping"}', 200, STREAM),
+    "response": Raw(b'data: {"type": "response.created", "response": {"error": null}}\n\n', 200, STREAM),
+    "no text": Raw(b"\xff\xfe\x00", 200, {}),
+}
+
+
+@pytest.mark.parametrize("form", NO_ERRORS)
+def test_answers_and_pages_have_no_text_of_an_error(form: str) -> None:
+    assert asyncio.run(_read(NO_ERRORS[form])).error() is None
+
+
+@pytest.mark.parametrize("form", ["detail", "event of a detail"])
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_text_of_the_server_is_shown_whatever_a_client_makes_of_it(
+    monkeypatch: pytest.MonkeyPatch, form: str, streamed: bool, model: str
+) -> None:
+    async def ask(address: str) -> tuple[Exception, Asked]:
+        resolved = resolve(model, base_url=None, environment=os.environ)
+        agent = Agent(RetryingModel(resolved.model, Retries()))
+        async with resolved.model:
+            try:
+                if streamed:
+                    async with agent.run_stream("hello") as run:
+                        await run.get_output()
+                else:
+                    await agent.run("hello")
+            except Exception as error:  # any: that is what this is about
+                return error, asked(model, None, address, os.environ, resolved.last)
+        raise AssertionError("it has answered")
+
+    with provider(LOST[form], repeat_last=True) as server:
+        _point(monkeypatch, server.address)
+        said = failure(*asyncio.run(ask(server.address)))
+    assert said is not None
+    assert "out of credits" in said.message
+    assert len(server.requests) <= 2
+
+
+def test_a_message_that_is_no_text_does_not_hide_the_failure() -> None:
+    class Failed(ModelRequestRejectedError):
+        def __str__(self) -> str:
+            return None  # type: ignore[return-value]
+
+    assert failure(Failed("m", None), TO) is not None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_empty_answer_is_called_one(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    with provider(Text([""]), repeat_last=True) as server:
+        _point(monkeypatch, server.address)
+        message = str(_error(deepctl, model)["message"])
+    assert "empty" in message
+    assert len(server.requests) == 2
 
 
 class _Pieces(httpx2.AsyncByteStream):
