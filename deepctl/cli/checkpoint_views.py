@@ -192,7 +192,14 @@ def _done(work: Work, done: Done) -> rewinds.Rewound:
         sorted({*done.outline.kept, *(path for path, _ in done.in_the_way)}),
         [f"{os.fsdecode(path)!r} is not as it was: {reason}." for path, reason in done.in_the_way],
         [],
+        _undo(work.paths, done.outline.session.name),
     )
+
+
+def _undo(paths: ProfilePaths, session: str) -> str:
+    """The command that undoes a rewind of a session; files alone leave it where it is among the sessions."""
+    command = f"deepctl checkpoints undo --user {paths.name}"
+    return command if catalogue.latest(paths) == session else f"{command} --session {session}"
 
 
 class Chosen(NamedTuple):

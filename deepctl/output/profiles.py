@@ -124,11 +124,11 @@ class ProfileRenamed(NamedTuple):
         }
 
     def print(self) -> None:
+        print(f"Renamed {self.before} to {self.name}.")
         if self.container is not None:
             notice(f"Removed its container {self.container}; the next chat makes another.")
         for note in self.notes:
             notice(note)
-        print(f"Renamed {self.before} to {self.name}.")
 
 
 class Path(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import Any, Protocol
 
 from deepctl.errors import DeepctlError, Interrupted, StorageError
@@ -84,7 +85,9 @@ def say(line: str) -> None:
 
 
 def say_part(text: str) -> None:
-    """Write to stderr without ending the line."""
+    """Write to stderr without ending the line. What stdout has so far comes first, where both go to the same place."""
+    with suppress(OSError):  # the next write to stdout reports it
+        sys.stdout.flush()
     try:
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Rewound(NamedTuple):
-    """A rewind, done or only foretold. `preview` has the files as they are and as they become."""
+    """A rewind, done or only foretold. `preview` has the files as they are and as they become, `undo` is a command."""
 
     profile: str
     dry_run: bool
@@ -33,6 +33,7 @@ class Rewound(NamedTuple):
     kept: list[bytes]
     remarks: list[str]
     preview: list[Difference]
+    undo: str = ""
 
     def document(self) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -91,8 +92,7 @@ class Rewound(NamedTuple):
             print("The prompt that was undone:" if not self.dry_run else "The prompt that would be undone:")
             print("\n".join(f"> {printable(line)}" for line in self.outline.undone.split("\n")))
         if self.safety is not None:
-            before = self.safety.record.id
-            notice(f"`deepctl checkpoints undo --user {self.profile}` takes this back; before it was {before}.")
+            notice(f"To undo this: `{self.undo}`. Checkpoint {self.safety.record.id} has the state from before it.")
 
     def _print_paths(self) -> None:
         for path in self.outline.conflicts:

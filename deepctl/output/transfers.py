@@ -38,8 +38,8 @@ class Exported(NamedTuple):
         }
 
     def print(self) -> None:
-        self.notices()
         print(f"Exported {self.profile} to {printable(self.file)}: {_amount(self.done.totals)}.")
+        self.notices()
 
     def notices(self) -> None:
         """Say on stderr what is not in the archive."""
@@ -68,13 +68,13 @@ class Imported(NamedTuple):
         }
 
     def print(self) -> None:
+        name = self.done.paths.name
+        origin = "" if self.done.origin == name else f", which was {self.done.origin}"
+        print(f"Imported {name}{printable(origin)}: {_amount(self.done.totals)}.")
         for note in self.done.notes:
             notice(note)
         if self.done.untrusted and not self.trusted:
             notice(
                 f"Not in force: {', '.join(item.key for item in self.done.untrusted)}. "
-                f"`deepctl profiles trust {self.done.paths.name}` shows them and puts them into force."
+                f"`deepctl profiles trust {name}` shows them, asks, and puts them into force."
             )
-        name = self.done.paths.name
-        origin = "" if self.done.origin == name else f", which was {self.done.origin}"
-        print(f"Imported {name}{printable(origin)}: {_amount(self.done.totals)}.")

@@ -107,7 +107,7 @@ def test_going_back_and_forth_moves_files_and_puts_the_prompt_back(
     chat.draft("write b.txt: two")
     assert not (workspace / "b.txt").exists()
     # It says so in the conversation's own words; the prompt is in the line, and nowhere else.
-    assert "/undo takes this back" in chat.terminal.screen
+    assert "To undo this: /undo." in chat.terminal.screen
     assert "undone:" not in chat.terminal.screen
     assert "came back" in chat("/undo")
     assert (workspace / "b.txt").exists()
