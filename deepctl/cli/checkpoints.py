@@ -292,11 +292,12 @@ def repair(
 ) -> None:
     """Mend what `verify` finds. Everything readable stays; what is lost is listed, damaged originals are put aside."""
     from deepctl.domain.checkpoints import repairing
+    from deepctl.output import repairs
 
     profile = options.existing_profile(user)
     with profiles.lock(options.root(), profile.name, command="checkpoints repair", wait=wait):
         done = repairing.repair(profile, dry_run=dry_run)
-    show(views.Repaired(profile.name, dry_run, done), as_json)
+    show(repairs.Repaired(profile, dry_run, done), as_json)
     if done.problems:
         first = done.problems[0]
         raise Damaged(

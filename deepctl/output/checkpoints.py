@@ -18,7 +18,6 @@ from deepctl.output.wording import is_conversation
 if TYPE_CHECKING:
     # What only some commands have; importing it takes longer than listing a thousand checkpoints.
     from deepctl.domain.checkpoints.pruning import Removal
-    from deepctl.domain.checkpoints.repairing import Repair
     from deepctl.domain.checkpoints.trees import Entry
     from deepctl.domain.checkpoints.verifying import Verified
 
@@ -346,34 +345,6 @@ class Checked(NamedTuple):
         what = f"{counted(found.checkpoints, 'checkpoint')} and {counted(found.objects, 'object')}"
         verdict = f"{counted(len(found.problems), 'problem')}." if found.problems else "nothing is damaged."
         print_sentence(f"{what}, {size(found.bytes)} read: {verdict}")
-
-
-class Repaired(NamedTuple):
-    profile: str
-    dry_run: bool
-    done: Repair
-
-    def document(self) -> dict[str, Any]:
-        return {
-            "profile": self.profile,
-            "dry_run": self.dry_run,
-            "repaired": [one._asdict() for one in self.done.repaired],
-            "lost": [one._asdict() for one in self.done.lost],
-            "moved": self.done.moved,
-        }
-
-    def print(self) -> None:
-        for one in self.done.repaired:
-            print(f"Repaired: {one.what} {printable(one.path)}: {printable(one.reason)}")
-        for lost in self.done.lost:
-            print(f"Lost: {lost.what} {printable(lost.id)}: {printable(lost.reason)}")
-        for path in self.done.moved:
-            print(f"Put aside: {printable(path)}")
-        would = "would be repaired" if self.dry_run else "repaired"
-        if not self.done.repaired:
-            print_sentence("There is nothing to repair.")
-        else:
-            print_sentence(f"{counted(len(self.done.repaired), 'thing')} {would}; {len(self.done.lost)} lost.")
 
 
 class Imported(NamedTuple):

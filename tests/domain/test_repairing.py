@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +19,7 @@ from deepctl.domain.sessions import catalogue
 from deepctl.domain.sessions.log import Message
 from deepctl.errors import DeepctlError
 from deepctl.files import sealed
+from deepctl.output.repairs import Repaired
 from tests.domain import faults
 from tests.domain.scene import Scene
 
@@ -307,6 +310,109 @@ def _copy_with_links(source: Path, target: Path) -> Callable[[str, str], object]
     return copy
 
 
+def test_a_repair_says_what_each_session_lost_where_the_originals_are_and_what_verify_finds(
+    story: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(story, tmp_path / "root", symlinks=True, copy_function=_copy_with_links(story, tmp_path / "root"))
+    wreck = Wreck(tmp_path / "root")
+    garble(wreck.log("other"), 1)
+    garble(wreck.ledger, 3)
+    wreck.packs()[-1].unlink()
+    paths = wreck.scene.paths
+    Repaired(paths, True, repairing.repair(paths, dry_run=True)).print()
+    preview = capsys.readouterr().out.splitlines()
+    assert preview[0].startswith("Profile alice is damaged (the list of checkpoints, message logs and packs")
+    assert preview[0].endswith("A repair would mend it; this would be lost:")
+    assert preview[-1] == "Nothing has changed yet. After the repair, verify: 0 problems."
+    done = repairing.repair(paths)
+    view = Repaired(paths, False, done)
+    view.print()
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    assert lines[0].endswith("and is repaired; this is lost:")
+    assert lines[-1] == "verify: 0 problems."
+    other = lines[lines.index("In session other:") + 1]
+    assert other.startswith("  1 message of turn 1")
+    main = lines[lines.index("In session main:") + 1]
+    assert re.fullmatch(r"  all files of \d+ checkpoints? of turns? [\d, to and]+: .*", main)
+    assert "In a session that is not known:" in lines
+    assert "The workspace stays as it is." in said
+    assert paths.lost_and_found in said
+    document = view.document()
+    assert document["damaged"] == []
+    for path in [*document["moved"], *(one["path"] for one in document["repaired"] if one["what"] == "message log")]:
+        assert os.path.exists(path), path
+    message = next(one for one in document["lost"] if one["what"] == "message")
+    assert (message["sessions"], message["turns"]) == (["other"], [1])
+    Repaired(paths, False, repairing.repair(paths)).print()
+    said = capsys.readouterr().out
+    assert said == "Profile alice is not damaged; there is nothing to repair.\nverify: 0 problems.\n"
+
+
+def _files(profile: Path) -> list[Path]:
+    """Every file of the profile that may be damaged: all but its settings, which are a person's."""
+    found = (path for path in sorted(profile.rglob("*")) if path.is_file() and not path.is_symlink())
+    return [path for path in found if path.parent != profile]
+
+
+def _random_damage(wreck: Wreck, chance: random.Random) -> str:
+    """Do one thing to one file, or to two; says what."""
+    path, other = chance.choice(_files(wreck.profile)), chance.choice(_files(wreck.profile))
+    raw = path.read_bytes()
+    kind = chance.choice(("delete", "truncate", "flip", "duplicate", "swap", "older"))
+    match kind:
+        case "delete":
+            path.unlink()
+        case "truncate":
+            _replace(path, raw[: chance.randrange(len(raw) + 1)])
+        case "flip" if raw:
+            flip(path, chance.random(), 1 << chance.randrange(8))
+        case "duplicate":
+            shutil.copy(path, path.with_name(f"{chance.randrange(1 << 64):016x}{path.suffix}"))
+        case "swap":
+            swapped = other.read_bytes()
+            _replace(path, swapped)
+            _replace(other, raw)
+        case "older" if wreck.old_of(path).is_file():
+            _replace(path, wreck.old_of(path).read_bytes())
+    return f"{kind} {path.relative_to(wreck.profile)} {other.relative_to(wreck.profile) if kind == 'swap' else ''}"
+
+
+def _messages_of_logs(directory: Path) -> set[str]:
+    """Every message that a line which can be read has, wherever in a directory the line is."""
+    found = set()
+    for path in directory.rglob("*"):
+        if path.is_file() and ".jsonl" in path.name:
+            for one in sealed.parse(path.read_bytes()):
+                message = (one.value or {}).get("message")
+                if isinstance(message, dict):
+                    found.add(json.dumps(message.get("parts"), sort_keys=True))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(500 if _SOAK else 15))
+def test_whatever_is_damaged_at_random_a_repair_keeps_what_is_readable_and_a_chat_goes_on(
+    story: Path, tmp_path: Path, seed: int
+) -> None:
+    shutil.copytree(story, tmp_path / "root", symlinks=True, copy_function=_copy_with_links(story, tmp_path / "root"))
+    wreck, chance = Wreck(tmp_path / "root"), random.Random(seed)
+    damages = [_random_damage(wreck, chance) for _ in range(chance.randint(1, 4))]
+    scene = wreck.scene
+    before, said = readable(scene), _messages_of_logs(wreck.profile)
+    done = repairing.repair(scene.paths)
+    assert (done.problems, verifying.verify(scene.paths).problems) == ([], []), damages
+    assert before - readable(scene) == set(), damages
+    assert said - _messages_of_logs(wreck.profile) == set(), damages
+    Repaired(scene.paths, False, done).print()
+    as_it_is = state(wreck.profile)
+    again = repairing.repair(scene.paths)
+    assert (again.repaired, again.lost, again.moved) == ([], [], []), damages
+    assert state(wreck.profile) == as_it_is, damages
+    scene.agent("new.txt", "new")
+    assert Path(scene.paths.workspace, "new.txt").read_text() == "new"
+    assert verifying.verify(scene.paths).problems == [], damages
+
+
 def test_a_repair_that_is_killed_at_any_call_is_finished_by_the_next(story: Path, tmp_path: Path) -> None:
     def wrecked(name: str) -> Wreck:
         shutil.copytree(story, tmp_path / name, symlinks=True)
@@ -318,7 +424,8 @@ def test_a_repair_that_is_killed_at_any_call_is_finished_by_the_next(story: Path
 
     paths = wrecked("counted").scene.paths
     calls = faults.count(lambda: repairing.repair(paths))
-    for at in range(1, calls + 1, 1 if _SOAK else max(1, calls // 12)):
+    # In the last calls, it is put into place and what is left is removed.
+    for at in range(1, calls + 1) if _SOAK else [*range(1, calls - 60, calls // 4), *range(calls - 60, calls, 10)]:
         wreck = wrecked(f"killed-{at}")
         before = readable(wreck.scene)
         faults.in_child(lambda wreck=wreck: repairing.repair(wreck.scene.paths), at, faults.kill)  # type: ignore[misc]

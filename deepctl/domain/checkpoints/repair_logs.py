@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from deepctl.domain.checkpoints import ledger, reading
+from deepctl.domain.checkpoints import ledger, reading, reports
 from deepctl.domain.checkpoints.ledger import MESSAGES, Ledger
 from deepctl.domain.checkpoints.positions import Positions, is_lost
 from deepctl.domain.checkpoints.records import CONVERSATION, Record
@@ -107,7 +107,7 @@ class Logs:
         for entry in sorted(os.listdir(directory)):
             self._found.move(os.path.join(directory, entry))
         removing.remove_tree(directory)
-        self._found.lose("session", name, reason)
+        self._found.lose(reports.SESSION, name, reason, [name])
 
     def _lines(self, paths: list[str]) -> None:
         """Make every line of a log readable: mended, or with a hole in its place."""
@@ -121,10 +121,11 @@ class Logs:
             lines = [chain.present(line, path) for line in sealed.parse(mended)]
         made = b""
         start = hole = 0
-        for line in lines:
+        for number, line in enumerate(lines):
             piece, start = mended[start : line.end], line.end
             if line.value is None and line.problem != "cut short":
-                self._found.lose("message", one, f"line {line.number} of {os.path.basename(path)}: {line.problem}")
+                reason = f"line {line.number} of {os.path.basename(path)}: {line.problem}"
+                self._found.lose_of_log(reports.MESSAGE, one, reason, _turn(lines[:number], lines[number + 1 :]))
                 hole += len(piece)
             else:
                 made, hole = made + _after_hole(hole, piece), 0
@@ -136,7 +137,8 @@ class Logs:
         """A log whose first line nothing can read, with one that says what ledger and session know."""
         origins = recovering.origins_of(os.path.dirname(path))
         if one not in origins:
-            self._found.lose("messages before", one, f"{os.path.basename(path)}: {chain.NO_ORIGIN}")
+            reason = f"{os.path.basename(path)}: {chain.NO_ORIGIN}"
+            self._found.lose_of_log(reports.EARLIER_MESSAGES, one, reason, _turns(lines)[:1])
         end = lines[0].end if lines else 0
         times = [line.value["at"] for line in lines[1:] if line.value is not None and "at" in line.value]
         first = _header(one, origins.get(one), str(times[0]) if times else log.now(), end)
@@ -184,7 +186,10 @@ class Logs:
             point = shifted
         else:
             point = self._nearest(directory, parent)
-            self._found.lose("messages before", one, f"{parent.log}{log.SUFFIX} is not what it was at {parent.offset}")
+            reason = f"{parent.log}{log.SUFFIX} is not what it was at {parent.offset}"
+            raw = durable.read_file(paths[0])
+            lines = [chain.present(line, paths[0]) for line in sealed.parse(raw)]
+            self._found.lose_of_log(reports.EARLIER_MESSAGES, one, reason, _turns(lines)[:1])
         raw = durable.read_file(paths[0])
         end = raw.index(b"\n") + 1
         at = str(sealed.unseal(raw[: end - 1]).get("at", ""))
@@ -225,7 +230,9 @@ class Logs:
                 catalogue.share(log.log_path(directory, session.log), path)
                 self._found.repair("message log", path, "another session still had it")
                 return
-        self._found.lose("messages", session.log, f"the message log of session {name!r} is missing")
+        turns = [record.turn for record in self._ledger.records.values() if record.log == session.log]
+        reason = f"the message log {session.log} is missing"
+        self._found.lose(reports.ALL_MESSAGES, session.log, reason, [name], turns)
         found = recovering.recovered(name, session.directory, "", choose=True)
         if found is not None:
             session = session._replace(log=found.log)
@@ -244,7 +251,7 @@ class Logs:
             if problem is None:
                 if self._has_hole(record):
                     amended[record.id] = {"lost": CONVERSATION}
-                    self._found.lose("conversation of a checkpoint", record.id, "a message of it is lost")
+                    self._found.lose_of_checkpoint(reports.CONVERSATION, record, "a message of it is lost")
                 continue
             again = self._again(record, positions) if record.id in good else None
             if again is None:
@@ -252,11 +259,12 @@ class Logs:
                 again = digests.get(record.digest) if record.digest else None
             if again is not None:
                 amended[record.id] = again._asdict()
-                path = log.log_path(self._paths.sessions, again.log)
+                directory = reading.directory_of(self._paths, again.log) or self._paths.sessions
+                path = log.log_path(directory, again.log)
                 self._found.repair("position of a checkpoint", path, f"{record.id} is at {again.offset}")
             else:
                 amended[record.id] = {"lost": CONVERSATION}
-                self._found.lose("conversation of a checkpoint", record.id, problem)
+                self._found.lose_of_checkpoint(reports.CONVERSATION, record, problem)
         return amended
 
     def _again(self, record: Record, positions: Positions) -> Point | None:
@@ -326,6 +334,30 @@ def _after_hole(length: int, line: bytes) -> bytes:
     if length >= len(_HOLE):
         return sealed.padded(_HOLE, length - len(_HOLE)) + line
     return sealed.indented(line, length) if line and length else line
+
+
+def _turns(lines: list[sealed.Line]) -> list[int]:
+    """The turns of a log, in its order."""
+    turns = (line.value.get("turn") for line in lines if line.value is not None)
+    return list(dict.fromkeys(turn for turn in turns if isinstance(turn, int)))
+
+
+def _turn(before: list[sealed.Line], after: list[sealed.Line]) -> list[int]:
+    """The turn of a lost line, told from the lines around it, if there are any."""
+    following = next((line.value for line in after if line.value is not None and "turn" in line.value), None)
+    if following is not None and catalogue.prompt(_message(following)) is None:
+        return [following["turn"]]
+    last = next((line.value for line in reversed(before) if line.value is not None and "turn" in line.value), None)
+    if last is None:
+        return [following["turn"]] if following is not None else []
+    calls = any(part.get("part_kind") == "tool-call" for part in catalogue.parts(_message(last)))
+    is_answer = _message(last).get("kind") == "response" and not calls
+    return [last["turn"] + 1 if is_answer and following is None else last["turn"]]
+
+
+def _message(value: dict[str, Any]) -> dict[str, Any]:
+    message = value.get("message")
+    return message if isinstance(message, dict) else {}
 
 
 def gap(identity: str | None) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple
 
-from deepctl.domain.checkpoints import ledger, ledger_size, packs, trees, verifying
+from deepctl.domain.checkpoints import ledger, ledger_size, packs, reports, trees, verifying
 from deepctl.domain.checkpoints.cache import Cache, Location
 from deepctl.domain.checkpoints.ledger import Ledger, is_uncounted
 from deepctl.domain.checkpoints.objects import Objects, Scratch
@@ -200,12 +200,12 @@ class Packs:
             if tree.digest is None:
                 is_both = CONVERSATION in (fields.get("lost"), record.lost)
                 fields |= {"tree": "", "lost": BOTH if is_both else FILES}
-                self._found.lose("files of a checkpoint", record.id, "the list of its files is lost")
+                self._found.lose_of_checkpoint(reports.ALL_FILES, record, "the list of its files is lost")
                 continue
             fields |= self._fields(tree, record.unkept)
             fields |= {"files": record.files - tree.files, "bytes": max(0, record.bytes - tree.bytes)}
             for path in tree.lost:
-                self._found.lose("file of a checkpoint", record.id, f"{os.fsdecode(path)!r}: {_LOST}")
+                self._found.lose_of_checkpoint(reports.FILE, record, _LOST, os.fsdecode(path))
         for state in self._ledger.states:
             tree = made.get(state.tree)
             if tree is not None and tree.digest != bytes.fromhex(state.tree) and state.id not in self._ledger.records:
@@ -251,14 +251,21 @@ class Packs:
         held = {entry.digest for name in named for entry in objects.table(name)}
         wanted = {one for one, is_there in self._reached(objects).items() if is_there} - held
         adopted = []
+        unnamed = []
         for name in sorted(strays):
             path = os.path.join(self._paths.packs, name)
-            if any(entry.digest in wanted for entry in objects.table(name)):
+            digests = {entry.digest for entry in objects.table(name)}
+            if digests & wanted:
                 adopted.append(name)
                 self._found.repair("pack", path, "no line named it, and it is needed")
             elif not is_uncounted(os.lstat(path)):
                 self._found.move(path)
                 self._found.repair("pack", path, "nothing names it, and nothing needs it")
+                if digests - held:
+                    unnamed.append(name)
+        # One alone is what a command that was killed has left.
+        for name in unnamed if len(unnamed) > 1 else []:
+            self._found.lose(reports.LEDGER_LINE, name, "no checkpoint names this pack any more")
         return adopted
 
     def _write(self, counted: list[str], gone: list[str]) -> None:

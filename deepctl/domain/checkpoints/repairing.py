@@ -8,7 +8,8 @@
       trees                 without the contents that are lost, which count as never looked at
     a dry run ends here, and removes all that
     .repair-… becomes .repaired                                       <- from here on it is done
-    file by file, what differs takes the place of what was; .repaired is removed
+    file by file, what differs takes the place of what was
+    .repaired becomes .repair-…, and is removed
 
 Whoever opens the profile next finishes the last step. Nothing that can be read is deleted: what has no place any more,
 and the damaged original of what was written anew, is in `checkpoints/lost+found/`.
@@ -19,7 +20,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from deepctl.domain.checkpoints import ledger, ledger_size, reading, verifying
+from deepctl.domain.checkpoints import ledger, ledger_size, reading, reports, verifying
 from deepctl.domain.checkpoints.repair_logs import Logs, gap
 from deepctl.domain.checkpoints.repair_packs import Packs
 from deepctl.domain.checkpoints.reports import Findings, Lost, Repaired
@@ -52,7 +53,7 @@ def repair(paths: ProfilePaths, *, dry_run: bool = False) -> Repair:
     copy = ProfilePaths(paths.name, staged, paths.lock)
     try:
         _link(paths, copy)
-        found = Findings(copy)
+        found = Findings(copy, paths.directory)
         _ledger(copy, found)
         after = Logs(copy, found).repair()
         Packs(copy, paths, found, after).repair()
@@ -93,8 +94,11 @@ def finish(paths: ProfilePaths) -> bool:
             os.unlink(cached)
         except FileNotFoundError:
             pass
-    removing.remove_tree(done)
+    # Under another name first: half of it, installed again after a kill, would delete what is not in that half.
+    leftover = os.path.join(paths.directory, STAGING + os.urandom(8).hex())
+    os.rename(done, leftover)
     durable.sync_directory(paths.directory)
+    removing.remove_tree(leftover)
     return True
 
 
@@ -176,12 +180,12 @@ def _ledger(paths: ProfilePaths, found: Findings) -> None:
             one = gone.get(line.number)
             if one is not None:
                 piece = gap(one.id)
-                found.lose("line of the ledger", one.id or f"line {line.number}", one.reason)
+                found.lose(reports.LEDGER_LINE, one.id or f"line {line.number}", one.reason)
             lines.append(piece)
         raw = b"".join(lines)
     if is_short:
         raw += gap(None)
-        found.lose("line of the ledger", "at its end", "lines are missing at its end")
+        found.lose(reports.LEDGER_LINE, "at its end", "lines are missing at its end")
     raw = sealed.without_copies(raw)
     if raw != before:
         found.keep(path)
