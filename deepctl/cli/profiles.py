@@ -13,8 +13,8 @@ from deepctl.cli import archives, options
 from deepctl.cli.asking import Yes, check_can_ask, confirm
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import layout, names, profiles, settings
-from deepctl.domain.layout import ProfilePaths
-from deepctl.errors import DeepctlError
+from deepctl.domain.layout import UNTRUSTED, ProfilePaths
+from deepctl.errors import DeepctlError, ProfileNotFound
 from deepctl.output import profiles as views
 from deepctl.output import transfers
 from deepctl.output.progress import BYTES, Progress
@@ -184,6 +184,7 @@ def import_(
         show(transfers.Imported(done), False)
     trusted = _put_into_force(done.paths, yes=yes, wait=wait, as_json=as_json)
     show(transfers.Imported(done, trusted.trusted) if as_json else trusted, as_json)
+    trusted.check()
 
 
 @app.command(epilog="Example: deepctl profiles trust bob")
@@ -194,8 +195,18 @@ def trust(
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Show the settings that came with an imported profile and are not in force, ask, and put them into force."""
-    show(_put_into_force(options.named_profile(name, user), yes=yes, wait=wait, as_json=as_json), as_json)
+    """Show the settings that came with an imported profile and are not in force, ask, and put them into force.
+
+    What no profile could be used with, such as a misspelled table, stays where it is and is named (exit 2).
+    """
+    try:
+        profile = options.named_profile(name, user)
+    except ProfileNotFound as error:
+        error.hint = "`deepctl profiles list` shows those there are; `deepctl profiles import FILE` makes one."
+        raise
+    trusted = _put_into_force(profile, yes=yes, wait=wait, as_json=as_json)
+    show(trusted, as_json)
+    trusted.check()
 
 
 def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: bool) -> Trusted:
@@ -204,12 +215,19 @@ def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: boo
     from deepctl.output.trusting import Trusted, lines
 
     waiting = domain.waiting(paths)
-    if not waiting.items:
+    usable = [item for item in waiting.items if item.problem is None]
+    left = [item for item in waiting.items if item.problem is not None]
+    if not usable:
+        Trusted(paths.name, [], False, left=left).check()
         return Trusted(paths.name, [], False)
     seen = not yes and not as_json
     if seen:
         say(f"Settings that came with {paths.name}, and are not in force:")
-        for line in lines(waiting.items):
+        for line in lines(usable):
+            say(line)
+        if left:
+            say(f"These cannot be put into force, and stay in {UNTRUSTED}:")
+        for line in lines(left):
             say(line)
     confirm(
         f"Put them into force in {paths.name}?",
@@ -220,4 +238,4 @@ def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: boo
     )
     with profiles.lock(options.root(), paths.name, command="profiles trust", wait=wait):
         domain.merge(options.named_profile(paths.name, None), waiting)
-    return Trusted(paths.name, waiting.items, True, seen)
+    return Trusted(paths.name, usable, True, seen, left)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from deepctl.domain import addresses, mcp_tables, setting_values, settings, times
-from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.layout import UNTRUSTED, ProfilePaths
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NewerFormat, Refused
 from deepctl.files import durable
 from deepctl.redaction import HIDDEN
@@ -43,12 +43,16 @@ _ORDINARY_PASSWORD = re.compile(r"(:/{2}[\w.%~-]*):[A-Za-z0-9_%-]*@(?=[A-Za-z0-9
 
 
 class Item(NamedTuple):
-    """One setting: its name, its value as TOML has it, and what may come of it. `place` leads to it in the file."""
+    """One setting: its name, its value as TOML has it, and what may come of it. `place` leads to it in the file.
+
+    `problem` is why no profile could be used with it.
+    """
 
     key: str
     value: Any
     reason: str
     place: tuple[str, ...]
+    problem: DeepctlError | None = None
 
 
 class Waiting(NamedTuple):
@@ -130,13 +134,32 @@ def _depth(value: object) -> int:
     return depth
 
 
-def items(found: Mapping[str, Any]) -> list[Item]:
-    """The settings in the tables of a file, each with what may come of it; its version is none."""
-    return [
-        Item(".".join(place), value, risk(place, value), place)
-        for place, value in _places(found)
-        if place != ("version",)
-    ]
+def items(found: Mapping[str, Any], path: str = "") -> list[Item]:
+    """The settings in the tables of the file at `path`, each with what may come of it; its version is none."""
+    return [_item(place, value, path) for place, value in _places(found) if place != ("version",)]
+
+
+def _item(place: tuple[str, ...], value: Any, path: str) -> Item:
+    key = ".".join(place)
+    problem = _problem(place, value, path or UNTRUSTED)
+    if problem is None:
+        return Item(key, value, risk(place, value), place)
+    reason = problem.message.rstrip(".").replace(f" in {path or UNTRUSTED}", "")
+    return Item(key, value, f"it cannot be put into force: {settings.shown(reason)}", place, problem)
+
+
+def _problem(place: tuple[str, ...], value: Any, path: str) -> DeepctlError | None:
+    """Why no profile could be used with a setting, if that is so."""
+    if place[0] == "created_at" and not _is_usable("created_at", value):
+        return BadSetting(f"Setting 'created_at' in {path} is not a time.")
+    found: dict[str, Any] = {}
+    _put(found, place, value)
+    try:
+        setting_values.check(settings.flat(found, path), path)
+    except DeepctlError as error:
+        error.hint = f"{error.hint or ''} Correct the file with an editor, or remove it.".strip()
+        return error
+    return None
 
 
 def _places(found: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -159,8 +182,6 @@ def risk(place: tuple[str, ...], value: Any) -> str:
         return _server_risk(value)
     if place[0] == "permissions":
         return "rules of its own ([permissions]) decide what the agent may do without a question"
-    if key in HARMLESS:
-        return "it cannot have this value"
     setting = settings.SETTINGS.get(key)
     if setting is None:
         return _UNKNOWN
@@ -223,11 +244,13 @@ def waiting(paths: ProfilePaths) -> Waiting:
     found = settings.parsed(untrusted, paths.untrusted) if untrusted is not None else {}
     before = _read(paths.settings)
     if not found or before is None:
-        return Waiting(items(found), untrusted, before)
+        return Waiting(items(found, paths.untrusted), untrusted, before)
     now = {item.place: item.value for item in items(settings.parsed(before, paths.settings))}
     listed = [
-        item._replace(reason=f"{item.reason}; it replaces what this profile has now") if item.place in now else item
-        for item in items(found)
+        item._replace(reason=f"{item.reason}; it replaces what this profile has now")
+        if item.place in now and item.problem is None
+        else item
+        for item in items(found, paths.untrusted)
     ]
     return Waiting(listed, untrusted, before)
 
@@ -240,7 +263,7 @@ def _read(path: str) -> bytes | None:
 
 
 def merge(paths: ProfilePaths, agreed: Waiting) -> None:
-    """Put what was shown into force. The caller holds the profile's lock.
+    """Put what was shown into force, but for what no profile could be used with. The caller holds the profile's lock.
 
     Raises `Refused` if either file has changed since, and `BadSetting` or `Damaged` if the profile could not be used
     with these settings: nothing has changed then. A kill leaves them in force, or waiting.
@@ -253,26 +276,28 @@ def merge(paths: ProfilePaths, agreed: Waiting) -> None:
         )
     before = agreed.profile if agreed.profile is not None else _dumped({"version": settings.FORMAT})
     wanted = settings.parsed(before, paths.settings)
+    usable = [item for item in agreed.items if item.problem is None]
+    rest: dict[str, Any] = {}
     for item in agreed.items:
-        _put(wanted, item)
-    try:
-        setting_values.check(settings.flat(wanted, paths.untrusted), paths.untrusted)
-    except BadSetting as error:
-        error.hint = f"{error.hint or ''} Correct the file with an editor, or remove it.".strip()
-        raise
-    durable.write_file(paths.settings, _with_comments(before, agreed.items, wanted))
+        _put(rest if item.problem is not None else wanted, item.place, item.value)
+    setting_values.check(settings.flat(wanted, paths.settings), paths.settings)
+    durable.write_file(paths.settings, _with_comments(before, usable, wanted))
     with durable.after_commit():
-        os.unlink(paths.untrusted)
+        left = _dumped({"version": settings.FORMAT, **rest})
+        if not rest:
+            os.unlink(paths.untrusted)
+        elif _is_same(left, rest):  # otherwise it stays as it came
+            durable.write_file(paths.untrusted, left)
         durable.sync_directory(paths.directory)
 
 
-def _put(document: Any, item: Item) -> None:
-    *tables, name = item.place
+def _put(document: Any, place: tuple[str, ...], value: Any) -> None:
+    *tables, name = place
     for table in tables:
         if not isinstance(document.get(table), dict):
             document[table] = {}
         document = document[table]
-    document[name] = item.value
+    document[name] = value
 
 
 def _with_comments(before: bytes, agreed: list[Item], wanted: Mapping[str, Any]) -> bytes:
@@ -283,7 +308,7 @@ def _with_comments(before: bytes, agreed: list[Item], wanted: Mapping[str, Any])
     try:
         document = tomlkit.parse(before.decode("utf-8-sig"))
         for item in agreed:
-            _put(document, item)
+            _put(document, item.place, item.value)
         changed = tomlkit.dumps(document).encode()
         if _is_same(changed, wanted):
             return changed

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from deepctl.domain.layout import UNTRUSTED
 from deepctl.output.text import visible
 
 if TYPE_CHECKING:
@@ -41,15 +42,30 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 class Trusted(NamedTuple):
-    """What waits for a yes in a profile, and whether it was put into force just now. `seen`: it was shown before."""
+    """What waits for a yes in a profile, and whether it was put into force just now. `seen`: it was shown before.
+
+    `left` stays in untrusted.toml, as no profile could be used with it.
+    """
 
     profile: str
     items: list[Item]
     trusted: bool
     seen: bool = False
+    left: list[Item] = []
 
     def document(self) -> dict[str, Any]:
-        return {"profile": self.profile, "settings": documents(self.items), "trusted": self.trusted}
+        return {
+            "profile": self.profile,
+            "settings": documents(self.items),
+            "trusted": self.trusted,
+            "left": documents(self.left),
+        }
+
+    def check(self) -> None:
+        """Raises what is wrong with the first setting that is left, if one is."""
+        for item in self.left:
+            if item.problem is not None:
+                raise item.problem
 
     def print(self) -> None:
         if not self.items:
@@ -57,4 +73,8 @@ class Trusted(NamedTuple):
             return
         print(f"In force in {self.profile}: {', '.join(visible(item.key) for item in self.items)}.")
         for line in [] if self.seen else lines(self.items):
+            print(line)
+        if self.left:
+            print(f"Not put into force, and left in {UNTRUSTED}: {', '.join(visible(item.key) for item in self.left)}.")
+        for line in [] if self.seen else lines(self.left):
             print(line)

@@ -198,7 +198,7 @@ def test_without_anybody_to_ask_it_takes_a_yes(bob: Bob, deepctl: InProcess, hom
 
 def test_a_profile_in_which_nothing_waits_is_no_error(bob: Bob, deepctl: InProcess) -> None:
     deepctl("profiles", "create", "bob").ok()
-    expected = {"version": 1, "profile": "bob", "settings": [], "trusted": False}
+    expected = {"version": 1, "profile": "bob", "settings": [], "trusted": False, "left": []}
     assert bob.trust().ok().json == expected
     assert bob.trust("--yes").ok().json == expected
     assert deepctl("profiles", "trust", "bob").ok().stdout
@@ -281,6 +281,65 @@ def test_settings_that_would_stand_in_the_way_of_every_command_are_not_put_into_
     assert (refused.code, refused.error["code"]) == (2, "bad_setting")
     assert (bob.untrusted.read_bytes(), bob.settings.read_bytes()) == before
     deepctl("chat", "--user", "bob", "hello").ok()
+
+
+def _impossible() -> dict[str, dict[str, Any]]:
+    """Each setting with a value of a wrong type, and each table there is as a value and under a misspelled name."""
+    found: dict[str, dict[str, Any]] = {}
+    for key in [*settings.SETTINGS, "permissions.execute", "mcp_servers.h"]:
+        table, _, name = key.rpartition(".")
+        for value in ([5], {"x": 1}) if not table else ([5], {"x": {"y": 1}}):
+            found[f"{key} = {value}"] = {table: {name: value}} if table else {key: value}
+        if table:
+            found[f"{table} = 5"] = {table: 5}
+    for table in ("permission", "permisions", "mcp-servers", "mcpServers", "mcp_server"):
+        found[f"[{table}]"] = {table: {"x": 1}}
+    del found["default_user = [5]"], found["default_user = {'x': 1}"]  # it means nothing in a profile
+    return found
+
+
+def test_whatever_is_wrong_with_a_setting_is_its_reason_and_keeps_no_other_from_being_trusted() -> None:
+    for case, found in _impossible().items():
+        (item,) = trust.items(found)
+        assert item.problem is not None, case
+        assert item.reason.startswith("it cannot be put into force: "), case
+        assert "untrusted.toml" not in item.reason, case
+    for found in _everything().values():
+        (item,) = trust.items(found)
+        assert item.problem is None, found
+
+
+def test_what_no_profile_could_be_used_with_stays_untrusted_and_is_named_while_the_rest_comes_into_force(
+    bob: Bob, deepctl: InProcess
+) -> None:
+    wrong = {"permission": {"execute": "allow"}, "mcp_servers": {"a": 5}, "sandbox": {"x": 1}}
+    bob.import_({"approve": "never", **wrong, "limits": {"seconds": 5}})
+    done = bob.trust("--yes")
+    assert (done.code, done.error["code"]) == (2, "bad_setting")
+    assert (done.json["trusted"], [one["key"] for one in done.json["settings"]]) == (
+        True,
+        ["approve", "limits.seconds"],
+    )
+    reasons = {one["key"]: one["reason"] for one in done.json["left"]}
+    assert reasons.keys() == {"permission", "mcp_servers.a", "sandbox"}
+    assert "must be a table, not 5" in reasons["mcp_servers.a"]
+    assert "command" not in reasons["mcp_servers.a"].partition("Its keys")[0]
+    assert "own rights" not in reasons["sandbox"]
+    assert tomllib.loads(bob.settings.read_text()) == {"version": 1, "approve": "never", "limits": {"seconds": 5}}
+    assert tomllib.loads(bob.untrusted.read_text()) == {"version": 1, **wrong}
+    again = deepctl("profiles", "trust", "bob", "--yes")
+    assert (again.code, again.stdout) == (2, "")
+    assert "Correct the file with an editor" in again.stderr
+    doctor = deepctl("doctor", "--user", "bob").stdout
+    assert "sandbox (cannot be used)" in " ".join(doctor.split())
+    deepctl("config", "show", "--user", "bob").ok()
+    deepctl("chat", "--user", "bob", "hello").ok()
+
+
+def test_a_profile_that_is_not_there_to_be_trusted_is_not_to_be_created(deepctl: InProcess) -> None:
+    hint = deepctl("profiles", "trust", "nobody", "--json").error["hint"]
+    assert "create" not in hint
+    assert "profiles import" in hint
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,11 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
         yield Check("trust", "warning", error.message, f"Correct the file with an editor, or remove it: {UNTRUSTED}")
         return
     if waiting:
+        listed = ", ".join(f"{item.key}{' (cannot be used)' if item.problem is not None else ''}" for item in waiting)
         yield Check(
             "trust",
             "warning",
-            f"imported, and not in force: {', '.join(item.key for item in waiting)}",
+            f"imported, and not in force: {listed}",
             f"`deepctl profiles trust {paths.name}` shows them and puts them into force.",
         )
     try:
