@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -19,6 +20,7 @@ from deepctl.output import profiles as views
 from deepctl.output import transfers
 from deepctl.output.progress import BYTES, Progress
 from deepctl.output.render import say, show
+from deepctl.output.text import wrapped
 
 if TYPE_CHECKING:
     from deepctl.output.trusting import Trusted
@@ -222,15 +224,15 @@ def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: boo
         return Trusted(paths.name, [], False)
     seen = not yes and not as_json
     if seen:
+        if left:
+            say(f"Settings that came with {paths.name}, and stay in {UNTRUSTED}:")
+        for line in lines(left):
+            say(wrapped(line, sys.stderr))
         say(f"Settings that came with {paths.name}, and are not in force:")
         for line in lines(usable):
-            say(line)
-        if left:
-            say(f"These cannot be put into force, and stay in {UNTRUSTED}:")
-        for line in lines(left):
-            say(line)
+            say(wrapped(line, sys.stderr))
     confirm(
-        f"Put them into force in {paths.name}?",
+        f"Put {'the latter' if left else 'them'} into force in {paths.name}?",
         yes=yes,
         as_json=as_json,
         reason=_TO_BE_SEEN,

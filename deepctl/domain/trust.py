@@ -145,7 +145,9 @@ def _item(place: tuple[str, ...], value: Any, path: str) -> Item:
     if problem is None:
         return Item(key, value, risk(place, value), place)
     reason = problem.message.rstrip(".").replace(f" in {path or UNTRUSTED}", "")
-    return Item(key, value, f"it cannot be put into force: {settings.shown(reason)}", place, problem)
+    meant = re.match(r"Did you mean [^?]*\?", problem.hint or "")
+    reason = f"{settings.shown(reason)}{f' ({meant[0]})' if meant else ''}"
+    return Item(key, value, f"it cannot be put into force: {reason}", place, problem)
 
 
 def _problem(place: tuple[str, ...], value: Any, path: str) -> DeepctlError | None:

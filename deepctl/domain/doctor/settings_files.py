@@ -59,7 +59,9 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
             "trust",
             "warning",
             f"imported, and not in force: {listed}",
-            f"`deepctl profiles trust {paths.name}` shows them and puts them into force.",
+            f"`deepctl profiles trust {paths.name}` shows them and puts them into force."
+            if any(item.problem is None for item in waiting)
+            else f"Correct {paths.untrusted} with an editor, or remove it.",
         )
     try:
         found = settings.parsed(durable.read_file(paths.settings), paths.settings)

@@ -269,7 +269,7 @@ def _cut(text: str) -> str:
 
 def _notes(items: list[Item], paths: ProfilePaths) -> list[str]:
     """What the settings that came with a profile mean for the safety of whoever uses it."""
-    notes = [f"It sets {item.key} = {_cut(trust.text(item))}: {item.reason}." for item in items]
+    notes = [f"It brings {item.key} = {_cut(trust.text(item))}: {item.reason}." for item in items]
     if not notes and os.path.exists(paths.untrusted):
         notes.append(f"Its profile.toml cannot be read. It is not in force, and is kept as {layout.UNTRUSTED}.")
     found = settings.read(paths.settings)
