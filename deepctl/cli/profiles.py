@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -226,11 +227,9 @@ def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: boo
     if seen:
         if left:
             say(f"Settings that came with {paths.name}, and stay in {UNTRUSTED}:")
-        for line in lines(left):
-            say(wrapped(line, sys.stderr))
+        _say(lines(left))
         say(f"Settings that came with {paths.name}, and are not in force:")
-        for line in lines(usable):
-            say(wrapped(line, sys.stderr))
+        _say(lines(usable))
     confirm(
         f"Put {'the latter' if left else 'them'} into force in {paths.name}?",
         yes=yes,
@@ -241,3 +240,9 @@ def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: boo
     with profiles.lock(options.root(), paths.name, command="profiles trust", wait=wait):
         domain.merge(options.named_profile(paths.name, None), waiting)
     return Trusted(paths.name, usable, True, seen, left)
+
+
+def _say(listed: Iterator[str]) -> None:
+    """Print settings before a question: reasons broken between words, values with every blank that is in them."""
+    for line in listed:
+        say(line if line.startswith("    ") else wrapped(line, sys.stderr))
