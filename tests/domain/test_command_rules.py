@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -17,8 +18,10 @@ from deepctl.domain.commands.rules import judge
 from deepctl.domain.commands.syntax import MAX_TEXT
 from deepctl.domain.commands.words import literal
 from deepctl.domain.permissions import Rule
+from tests.domain.command_spellings import HIDDEN, ORDINARY
 
 RULES = [Rule("git push**", "deny"), Rule("rm **", "deny")]
+_IS_SOAK = bool(os.environ.get("DEEPCTL_SOAK"))
 _DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "isolation.md"
 _VERDICTS = {"denied": "deny", "asked": "ask", "the default": "allow"}
 
@@ -141,6 +144,103 @@ def test_the_words_are_those_that_a_shell_passes_on(tmp_path: Path) -> None:
         assert [literal(word) for word in command.words[1:]] == (tmp_path / "words").read_text().split("\0")[:-1], text
 
 
+def test_ordinary_commands_are_not_asked_about() -> None:
+    assert len(ORDINARY) >= 80
+    for rules in (RULES, RULES[:1], RULES[1:]):
+        asked = [(text, judge(rules, text, otherwise="allow").reason) for text in ORDINARY]
+        assert not [(text, reason) for text, reason in asked if reason]
+
+
+def test_spellings_that_hide_a_command_are_denied_or_asked_about() -> None:
+    assert len(HIDDEN) >= 60
+    assert not [text for text in HIDDEN if _verdict(text) == "allow"]
+
+
+def test_an_allow_without_stars_answers_what_may_be_a_command() -> None:
+    text = "choom -n 0 rm v"
+    assert _verdict(text, Rule("rm **", "deny"), Rule(text, "allow")) == "allow"
+    assert _verdict(text, Rule("rm **", "deny"), Rule("choom **", "allow")) == "ask"
+    assert _verdict(text, Rule("rm v", "allow"), Rule("rm **", "deny")) == "allow"
+
+
+_PROGRAMS = {"choom", "start-stop-daemon", "i386", "linux64", "setarch", "setpriv", "prlimit", "taskset", "chrt"}
+_PROGRAMS |= {"ionice", "script", "flock", "perl", "python3", "awk", "tar"}
+
+
+def _run(text: str, shell: str, directory: Path) -> bool:
+    """Whether a shell runs `git push` or `rm` for a text."""
+    shutil.rmtree(directory, ignore_errors=True)
+    programs = directory / "bin"
+    programs.mkdir(parents=True)
+    made = directory / "made"
+    for name, body in (
+        ("git", f'case " $* " in *" push "*) echo x > "{made}";; esac'),
+        ("rm", f'echo x > "{made}"'),
+        ("git-push", f'echo x > "{made}"'),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (programs / name).chmod(0o755)
+    (programs / "realgit").symlink_to(shutil.which("git") or "git")
+    (directory / "startup").write_text("rm v\n")
+    subprocess.run(
+        [shell, "-c", text],
+        cwd=directory,
+        env={"PATH": f"{programs}:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(directory)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
+    return made.exists()
+
+
+def test_those_spellings_run_the_command(tmp_path: Path) -> None:
+    shells = [shell for shell in map(shutil.which, ("bash", "dash")) if shell is not None]
+    missing = [name for name in _PROGRAMS if shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin") is None]
+    for text in HIDDEN if _IS_SOAK else HIDDEN[::12]:
+        if len(shells) == 2 and not any(name in text for name in missing):
+            assert any(_run(text, shell, tmp_path / "work") for shell in shells), text
+
+
+_BEFORE = ["", "X=1 ", "env ", "env -u X ", "nice -n 1 ", "command ", "timeout 5 ", "setsid -w ", "! ", "time -p "]
+_BEFORE += ["choom -n 0 -- ", "choom -n 0 ", "setarch x86_64 ", "setpriv --no-new-privs ", "i386 ", "prlimit -n100 "]
+_SPELLED = ["mark v", "m''ark v", "'mark' v", '"mark" "v"', "ma\\rk v", "bin/mark v", '"$PWD"/bin/mark v', "$'mark' v"]
+_SPELLED += ["bin/m[a]rk v", "bin/m?rk v", "mark  v", "mark >o v", "mark \\\n v", "\\mark v", '"$PWD/bin/"m"ark" v']
+_AROUND = ["%s", "(%s)", "{ %s; }", "if true; then %s; fi", "true && %s", "false || %s", "true | { %s; }", "x=$(%s)"]
+_AROUND += ['echo "$(%s)"', "for i in 1; do %s; done", "case x in x) %s;; esac", "f() { %s; }; f", "cat <<E\n$(%s)\nE"]
+_AROUND += ["while %s; do break; done", "true\n%s", ": ${x:-$(%s)}", "%s &\nwait"]
+_QUOTED = ["sh -c %s", "bash -ec %s", "eval %s", "trap %s EXIT", "choom -n 0 sh -c %s", "env -i PATH=$PATH sh -c %s"]
+_QUOTED += ["echo %s | xargs -I{} sh -c '{}'", "setarch x86_64 bash -c %s", "timeout 5 sh -c %s", "x=%s; eval $x"]
+
+
+def test_a_command_in_any_composition_is_denied_or_asked_about(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "mark").write_text("#!/bin/sh\necho x >> made\n")
+    (programs / "mark").chmod(0o755)
+    choose = random.Random(1)
+    ran = 0
+    for number in range(20_000 if _IS_SOAK else 500):
+        text = choose.choice(_BEFORE) + choose.choice(_SPELLED)
+        for _ in range(choose.randint(0, 3)):
+            if choose.random() < 0.3:
+                text = choose.choice(_BEFORE[:-6]) * choose.randint(0, 1) + choose.choice(_QUOTED) % shlex.quote(text)
+            else:
+                text = choose.choice(_AROUND).replace("%s", text)
+        assert _verdict(text, Rule("mark v**", "deny")) != "allow", text
+        if number % 50 == 0:
+            subprocess.run(
+                ["bash", "-c", text],
+                cwd=tmp_path,
+                env={"PATH": f"{programs}:/usr/bin:/bin"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=60,
+            )
+            ran += (tmp_path / "made").exists()
+            (tmp_path / "made").unlink(missing_ok=True)
+    assert ran > 3
+
+
 _PIECES = [
     *("mark", "mark v", " ", "\n", ";", "&&", "||", "& ", "(", ")", "{ ", "}", "$(", "`", "'", '"', "\\"),
     *("\\\n", "#", " # ", "<<E\n", "<<'E'\n", "\nE\n", "<<-E\n\t", "E", "if true; then ", "; fi"),
@@ -155,7 +255,7 @@ _PIECES = [
     *('<<"E"\n', "E\n", "$\n", "{", "}", "<<E;", "2", "3<<E\n", "{x}>f ", "declare ", "export x=", "local "),
     *("let x=1", "; mark", "\nmark\n", "|", "|& "),
 ]
-_SAMPLES = 300_000 if os.environ.get("DEEPCTL_SOAK") else 2_000
+_SAMPLES = 300_000 if _IS_SOAK else 2_000
 
 
 @pytest.mark.parametrize("shell", ["bash", "dash"])

@@ -1,1 +1,1 @@
-"""What shell commands run, and what rules say about it: words, syntax, prefixes, analysis, rules."""
+"""What shell commands run, and what rules say about it: words, syntax, prefixes, arguments, analysis, rules."""

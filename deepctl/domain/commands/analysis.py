@@ -9,10 +9,11 @@ does by itself is not in the text.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from deepctl.domain.commands import prefixes, syntax
-from deepctl.domain.commands.words import Command
+from deepctl.domain.commands import arguments, prefixes, syntax
+from deepctl.domain.commands.words import VALUE, Command, Text, Word
 
 _MAX_NESTED = 8
 """How deep texts may be nested in texts: `sh -c "sh -c …"`."""
@@ -21,36 +22,67 @@ _MAX_COMMANDS = 5000
 
 
 class Analysis(NamedTuple):
-    """What a text runs, and why that may not be all."""
+    """What a text runs, what else it may run, and why that may not be all."""
 
     commands: list[Command]
+    possible: list[Command]
     unclear: list[str]
 
 
-def analyse(text: str) -> Analysis:
-    """The commands of a text, those of the texts that it gives to other shells, and those that they run."""
+def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> Analysis:
+    """The commands of a text, those of the texts that it gives to other shells, and those that they run.
+
+    Arguments that may be commands are looked for where `is_program` holds for the word that names the program.
+    """
     commands: list[Command] = []
+    possible: list[Command] = []
     unclear: dict[str, None] = {}
-    texts = [(text, 0)]
+    texts = [(Text(text), 0)]
     count = 0
     while texts:
-        written, depth = texts.pop()
+        (written, is_sure, is_code), depth = texts.pop()
         count += 1
         if count > _MAX_TEXTS or depth > _MAX_NESTED:
             unclear[prefixes.TOO_MANY] = None
             break
         for item in syntax.parsed(written):
-            if isinstance(item, str):
-                unclear[item] = None
-                continue
-            if len(commands) > _MAX_COMMANDS:
+            if len(commands) + len(possible) > _MAX_COMMANDS:
                 unclear[prefixes.TOO_MANY] = None
-                return Analysis(commands, list(unclear))
-            for step in prefixes.unfold(item):
-                if isinstance(step, Command):
-                    commands.append(step)
-                elif isinstance(step, prefixes.Text):
-                    texts.append((step.text, depth + 1))
+                return Analysis(commands, possible, list(unclear))
+            for step in _steps(item, is_program):
+                if isinstance(step, Text):
+                    inner = Text(step.text, step.is_sure and is_sure, step.is_code and is_code)
+                    texts.append((inner, depth + 1))
+                elif isinstance(step, prefixes.Unclear):
+                    if is_code or step.reason == prefixes.TOO_MANY:
+                        unclear[step.reason] = None
                 else:
-                    unclear[step.reason] = None
-    return Analysis(commands, list(unclear))
+                    command, is_certain = step
+                    (commands if is_certain and is_sure else possible).append(command)
+    return Analysis(commands, possible, list(unclear))
+
+
+def _steps(
+    item: Command | Text | str, is_program: Callable[[Word], bool]
+) -> Iterator[tuple[Command, bool] | Text | prefixes.Unclear]:
+    """What one part of a text runs (`True`) or may run, and texts to be read in their turn."""
+    if isinstance(item, str):
+        yield prefixes.Unclear(item)
+    elif isinstance(item, Text):
+        yield item
+    elif item.words[:1] == ((VALUE,),):
+        yield from _possible(item, is_program)
+    else:
+        for step in prefixes.unfold(item):
+            if isinstance(step, Command):
+                yield step, True
+                yield from _possible(step, is_program)
+            else:
+                yield step
+
+
+def _possible(
+    command: Command, is_program: Callable[[Word], bool]
+) -> Iterator[tuple[Command, bool] | Text | prefixes.Unclear]:
+    for step in arguments.possible(command, is_program):
+        yield (step, False) if isinstance(step, Command) else step

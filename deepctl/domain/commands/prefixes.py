@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
-from deepctl.domain.commands.words import Command, Computed, Word, as_text, base_name, beginning, literal
-
-
-class Text(NamedTuple):
-    """A text that a shell is given to run."""
-
-    text: str
+from deepctl.domain.commands.words import (
+    CODE_VARIABLE,
+    Command,
+    Computed,
+    Text,
+    Word,
+    as_text,
+    base_name,
+    beginning,
+    literal,
+    sets_code,
+)
 
 
 class Unclear(NamedTuple):
@@ -42,7 +48,7 @@ class _Prefix(NamedTuple):
 
 
 _LOOSE = _Prefix()
-_INTERACTIVE = {"sudo", "doas", "chroot", "unshare", "nsenter", "setarch", "linux32", "linux64", "fakeroot"}
+_INTERACTIVE = {"sudo", "doas", "chroot", "unshare", "nsenter"}
 """Without a command these start a shell."""
 _PREFIXES: dict[str, _Prefix] = {
     "builtin": _LOOSE,
@@ -80,7 +86,6 @@ _PREFIXES: dict[str, _Prefix] = {
         assignments=True,
     ),
     "doas": _Prefix("Cu", "Lns"),
-    "pkexec": _Prefix("", "", ("user",)),
     "xargs": _Prefix(
         "adEILnPs",
         "0optrxeil",
@@ -88,30 +93,14 @@ _PREFIXES: dict[str, _Prefix] = {
         ("null", "interactive", "no-run-if-empty", "verbose", "exit", "open-tty", "replace", "eof"),
     ),
     "busybox": _LOOSE,
-    "toybox": _LOOSE,
     "chroot": _Prefix(operands=1),
     "unshare": _Prefix("SGRw"),
     "nsenter": _Prefix("tSGrw"),
     "runuser": _Prefix("ugGcsw", "lmpf"),
     "flock": _Prefix("wE", "seunxoFv", ("wait", "timeout", "conflict-exit-code"), operands=1),
     "strace": _Prefix("abeEIoOpPsSuUX"),
-    "ltrace": _Prefix("aeDFlnopsuwxX"),
-    "taskset": _Prefix(flags="ap", operands=1),
-    "chrt": _Prefix("TPD", operands=1),
-    "gosu": _Prefix(operands=1),
-    "su-exec": _Prefix(operands=1),
-    "faketime": _Prefix(operands=1),
-    **dict.fromkeys(
-        (
-            *("setpriv", "prlimit", "numactl", "setarch", "linux32", "linux64", "unbuffer", "catchsegv", "systemd-run"),
-            *("systemd-inhibit", "dbus-run-session", "fakeroot", "proot", "bwrap", "firejail", "rlwrap", "chpst"),
-            *("caffeinate", "tini", "dumb-init", "torsocks", "proxychains", "proxychains4", "cpulimit", "xvfb-run"),
-            *("valgrind", "exch", "runcon", "capsh", "entr", "setlock", "softlimit", "envdir", "setuidgid", "ts"),
-        ),
-        _LOOSE,
-    ),
 }
-_SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "ksh93", "mksh", "pdksh", "ash", "rbash", "yash", "fish", "csh", "tcsh"}
+SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "ksh93", "mksh", "pdksh", "ash", "rbash", "yash", "fish", "csh", "tcsh"}
 _RESERVED = {"!", "{", "}", "if", "then", "else", "elif", "fi", "for", "do", "done", "while", "until", "case", "esac"}
 _RESERVED |= {"coproc", "function", "select", "in"}
 _LEADING = {"!", "{", "then", "else", "elif", "if", "do", "while", "until"}
@@ -127,6 +116,12 @@ _ELSEWHERE = "a shell reads commands that are not in this text"
 _ALIAS = "an alias is defined or used"
 _UNKNOWN = "what a command runs is computed"
 TOO_MANY = "it has too many parts"
+
+GIT_VALUES = {
+    *("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--super-prefix", "--config-env", "--attr-source"),
+    "--exec-path",
+}
+"""Options of git that have their value in the next word, or did once."""
 
 Step = Command | Text | Unclear
 
@@ -146,6 +141,8 @@ def unfold(command: Command) -> Iterator[Step]:
             continue
         here = here._replace(words=words)
         yield here
+        if any(sets_code(as_text(word)) for word in words[1:]):
+            yield Unclear(CODE_VARIABLE)
         name = literal(words[0])
         if name is None:
             yield Unclear(_COMPUTED)
@@ -184,8 +181,6 @@ def _run_by(name: str, command: Command) -> Iterator[Step]:
             yield step
         if readings == 0 and name in _INTERACTIVE:
             yield Unclear(_ELSEWHERE)
-    elif name.startswith(("ld-linux", "ld-musl")):
-        yield from _prefixed(command, _LOOSE)
     elif name in _BY_SUBSCRIPT and any(
         isinstance(part, str) and _SUBSCRIPT.search(part) for word in command.words[1:] for part in word
     ):
@@ -270,7 +265,7 @@ def _env(command: Command) -> Iterator[Step]:
         text = literal(word) or ""
         if text == "--" or not text.startswith("-"):
             break
-        split = re.match(r"-[i0v]*S(.*)|--split-string(?:=(.*))?", text, re.DOTALL)
+        split = re.match(r"-[i0v]*S(.*)|--s[a-z-]*(?:=(.*))?", text, re.DOTALL)
         if split is not None:
             given = split[1] or split[2] or ""
             rest = words[at + 1 :] if given else words[at + 2 :]
@@ -288,18 +283,20 @@ def _quoted(word: Word) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
+_XARGS_PLACE = re.compile(r"-[^-Ii]*([Ii])(.*)", re.DOTALL)
+
+
 def _xargs(command: Command) -> Iterator[Step]:
     places = []
     for at, word in enumerate(command.words[1:], 1):
         text = literal(word) or ""
-        if not text.startswith("-"):
-            continue
-        if text == "-I" and at + 1 < len(command.words):
-            places.append(literal(command.words[at + 1]))
-        elif text.startswith("-I"):
-            places.append(text[2:])
-        elif text.startswith(("-i", "--replace")):
-            places.append(text.removeprefix("--replace").removeprefix("-i").removeprefix("=") or "{}")
+        long, _, value = text.partition("=")
+        if len(long) > 2 and "--replace".startswith(long):
+            places.append(value or "{}")
+        elif (option := _XARGS_PLACE.match(text)) is not None:
+            places.append(option[2] or "{}")
+            if option[1] == "I" and not option[2] and at + 1 < len(command.words):
+                places.append(literal(command.words[at + 1]) or "")
     for inner in _prefixed(command._replace(is_open=True), _PREFIXES["xargs"]):
         if isinstance(inner, Unclear):
             # Without a command, `xargs` prints.
@@ -317,7 +314,7 @@ def _xargs(command: Command) -> Iterator[Step]:
 
 def _shell(command: Command) -> Iterator[Step]:
     words = command.words
-    is_text = reads = False
+    is_text = reads = runs_nothing = False
     at = 1
     while at < len(words):
         text = literal(words[at])
@@ -338,7 +335,14 @@ def _shell(command: Command) -> Iterator[Step]:
         if text[0] == "-":
             is_text = is_text or "c" in text
             reads = reads or "s" in text
+            runs_nothing = runs_nothing or "n" in text
+            if "i" in text:
+                yield Unclear(_ELSEWHERE)  # its start-up file
+        else:
+            runs_nothing = False
         at += 1 + sum(letter in "oO" for letter in text[1:])
+    if runs_nothing:
+        return
     if is_text:
         if at >= len(words):
             if command.is_open:
@@ -363,8 +367,6 @@ def _as_text(words: tuple[Word, ...]) -> Iterator[Text | Unclear]:
 
 def _find(command: Command) -> Iterator[Command | Unclear]:
     yield from _behind(command, ("-exec", "-execdir", "-ok", "-okdir"))
-    if any(Computed.MANY in word and _may_be_option(word) for word in command.words[1:]):
-        yield Unclear(_UNKNOWN)
 
 
 def _behind(command: Command, options: tuple[str, ...]) -> Iterator[Command | Unclear]:
@@ -411,6 +413,8 @@ def _parallel(command: Command) -> Iterator[Step]:
         yield step
         if isinstance(step, Text) and "{" in step.text.partition(" ")[0]:
             yield Unclear(_COMPUTED)
+    template = tuple((Computed.ONE,) if "{" in as_text(word) else word for word in words[:end])
+    yield from _prefixed(command._replace(words=template, is_open=True), _LOOSE)
     for word in words[end + 1 :]:
         yield from _as_text((word,))
     if end == len(words) or beginning(words[end]).startswith("::::"):
@@ -435,9 +439,12 @@ def _coproc(command: Command) -> Iterator[Command]:
 
 def _git(command: Command) -> Iterator[Step]:
     """Git's own aliases: `git -c alias.x='!rm v' x`."""
-    for word in command.words[1:]:
+    for before, word in pairwise(command.words):
         first = beginning(word)
         lowered = first.casefold()
+        if literal(before) == "-c" and literal(word) is None and "=" not in first:
+            yield Unclear(_ALIAS)
+            return
         if lowered.startswith(("alias.", "-calias.", "--config-env", "include.path", "includeif.")):
             yield Unclear(_ALIAS)
             return
@@ -480,6 +487,16 @@ def _another_meaning(command: Command) -> Iterator[Step]:
         yield Unclear("a command is given another meaning, or kept for later")
 
 
+def _hash(command: Command) -> Iterator[Step]:
+    if any("p" in beginning(word) for word in command.words[1:] if beginning(word).startswith("-")):
+        yield from _another_meaning(command)
+
+
+def _later(command: Command) -> Iterator[Step]:
+    if not any(literal(word) in ("-l", "-r", "-d") for word in command.words[1:]):
+        yield from _elsewhere(command)
+
+
 def _command(command: Command) -> Iterator[Step]:
     option = literal(command.words[1]) if len(command.words) > 1 else None
     # `command -v rm` says where it is.
@@ -505,9 +522,11 @@ def _group(command: Command) -> Iterator[Step]:
 
 
 _SPECIAL: dict[str, Callable[[Command], Iterator[Step]]] = {
-    **dict.fromkeys(_SHELLS, _shell),
-    **dict.fromkeys((".", "source", "at", "batch", "crontab", "newgrp"), _elsewhere),
-    **dict.fromkeys(("hash", "enable", "complete", "mapfile", "readarray", "bind", "fc"), _another_meaning),
+    **dict.fromkeys(SHELLS, _shell),
+    **dict.fromkeys((".", "source", "batch", "newgrp"), _elsewhere),
+    **dict.fromkeys(("at", "crontab"), _later),
+    **dict.fromkeys(("enable", "complete", "bind", "fc"), _another_meaning),
+    "hash": _hash,
     **dict.fromkeys(("fd", "fdfind"), _find_files),
     **dict.fromkeys(("script", "su"), _text_or_prompt),
     **dict.fromkeys(("flock", "runuser"), _text_or_words),
@@ -524,3 +543,5 @@ _SPECIAL: dict[str, Callable[[Command], Iterator[Step]]] = {
     "watch": _watch,
     "xargs": _xargs,
 }
+FOLLOWED = {*_PREFIXES, *_SPECIAL} - {"alias", "enable", "complete", "bind", "fc", "hash"}
+"""Commands of which it is known which of their words they run."""

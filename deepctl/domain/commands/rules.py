@@ -17,7 +17,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from deepctl.domain.commands.analysis import analyse
-from deepctl.domain.commands.words import Command, Word, base_name, beginning, literal
+from deepctl.domain.commands.arguments import SUBCOMMANDS
+from deepctl.domain.commands.prefixes import GIT_VALUES
+from deepctl.domain.commands.words import Command, Computed, Word, base_name, beginning, literal
 from deepctl.domain.globs import character_class, matches, pieces
 from deepctl.domain.permissions import ACTIONS, Rule
 
@@ -48,11 +50,14 @@ def judge(rules: Sequence[Rule], text: str, *, otherwise: str) -> Verdict:
         whole = Verdict(otherwise)
     if all(rule.action == "allow" for rule in rules):
         return whole
-    analysis = analyse(text)
+    patterns = [_pattern(rule.pattern) for rule in rules if rule.action != "allow"]
+    analysis = analyse(text, lambda word: any(pattern.may_begin(word) for pattern in patterns))
     verdicts = [whole, *(verdict for command in analysis.commands for verdict in _restrictions(rules, command))]
     is_named = is_plain and any(
         rule.action == "allow" and rule.pattern == text and not _WILD.search(rule.pattern) for rule in rules
     )
+    if not is_named:
+        verdicts += [verdict for command in analysis.possible for verdict in _suspicions(rules, command)]
     if analysis.unclear and not is_named:
         verdicts.append(Verdict("ask", f"{UNTOLD}: {'; '.join(analysis.unclear)}"))
     return max(verdicts, key=_strictness)
@@ -89,6 +94,18 @@ def _restrictions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
             yield Verdict("ask", "a rule may be about it, and part of it is computed")
 
 
+def _suspicions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
+    """What the first rule about a command says that may be run, but need not."""
+    written = _plain(command)
+    for rule in rules:
+        if rule.action == "allow":
+            if written and matches(rule.pattern, written):
+                return
+        elif _pattern(rule.pattern).may_match(command):
+            yield Verdict("ask", f"it may run a command that a rule is about: {written or rule.pattern}")
+            return
+
+
 def _plain(command: Command) -> str:
     """A command that another runs, as it could be written."""
     words = [literal(word) for word in command.words]
@@ -98,7 +115,7 @@ def _plain(command: Command) -> str:
 _STAR = None
 _Token = re.Pattern[str] | str | None
 """What a pattern asks of one character, or `None` for any text."""
-_GIT_VALUES = {"-C", "-c", "--git-dir", "--work-tree", "--namespace", "--exec-path", "--super-prefix", "--config-env"}
+_GIT_FLAGS = {"-p", "-P", "--paginate", "--bare"}
 
 
 @lru_cache(maxsize=512)
@@ -134,10 +151,49 @@ class _Pattern:
         name = literal(command.words[0])
         if name is None:
             return False  # which is unclear by itself
-        return any(self._matches(spelled, command, surely=surely) for spelled in dict.fromkeys((base_name(name), name)))
+        return any(
+            self._matches(self._read(self._start, spelled), name, command, surely=surely)
+            for spelled in _spellings(name)
+        )
 
-    def _matches(self, name: str, command: Command, *, surely: bool) -> bool:
-        here, skipped = self._read(self._start, name), frozenset[int]()
+    def may_begin(self, word: Word) -> bool:
+        """Whether a word that may be a program's name is a name that it asks for."""
+        return any(
+            position and self._tokens[position - 1] is not _STAR and self._token(position) in (" ", "", _STAR)
+            for position in self._named(word)
+        )
+
+    def may_match(self, command: Command) -> bool:
+        """Whether it could match a command of which it is not known that it is one."""
+        word = command.words[0]
+        # Of a name that is computed as a whole, the words behind it must be those of the pattern.
+        is_told = any(isinstance(part, str) for part in word)
+        return self._matches(self._named(word), beginning(word), command, surely=not is_told)
+
+    def _named(self, word: Word) -> frozenset[int]:
+        """The positions behind the name of a program."""
+        name = literal(word)
+        if name is not None:
+            return frozenset().union(*(self._read(self._start, spelled) for spelled in _spellings(name)))
+        last: list[str | Computed] = []
+        for part in word:
+            if isinstance(part, str) and "/" in part:
+                last = [base_name(part)]
+            else:
+                last.append(part)
+        if any(isinstance(part, str) and re.search(r"\w", part) for part in last):
+            end = self._tokens.index(" ") if " " in self._tokens else self._end
+            return self._read_parts(self._start, last, surely=False, end=end)
+        if Computed.FILES in last:
+            return frozenset()
+        return frozenset(
+            position
+            for position, token in enumerate(self._tokens)
+            if token == " " and any(rest is not _STAR for rest in self._tokens[position + 1 :])
+        )
+
+    def _matches(self, here: frozenset[int], name: str, command: Command, *, surely: bool) -> bool:
+        skipped = frozenset[int]()
         is_value = False
         size = 0
         for word in command.words[1:]:
@@ -171,8 +227,12 @@ class _Pattern:
         return self._tokens[position] if position < self._end else ""
 
     def _read_word(self, positions: frozenset[int], word: Word, *, surely: bool) -> frozenset[int]:
-        positions = self._read(positions, " ")
-        for part in word:
+        return self._read_parts(self._read(positions, " "), word, surely=surely)
+
+    def _read_parts(
+        self, positions: frozenset[int], parts: Iterable[str | Computed], *, surely: bool, end: int | None = None
+    ) -> frozenset[int]:
+        for part in parts:
             if not positions:
                 break
             if isinstance(part, str):
@@ -180,7 +240,7 @@ class _Pattern:
             elif surely:
                 positions = frozenset(position for position in positions if self._token(position) is _STAR)
             else:
-                positions = frozenset(range(min(positions), self._end + 1))
+                positions = frozenset(range(min(positions), (self._end if end is None else end) + 1))
         return positions
 
     def _read(self, positions: frozenset[int], text: str) -> frozenset[int]:
@@ -209,11 +269,24 @@ class _Pattern:
         return frozenset(closed)
 
 
+def _spellings(name: str) -> Iterator[str]:
+    """A program's name without and with its directory; `git-push` is git's `push`."""
+    base = base_name(name)
+    yield base
+    if base != name:
+        yield name
+    program, dash, subcommand = base.partition("-")
+    if dash and program in SUBCOMMANDS:
+        yield f"{program} {subcommand}"
+
+
 def _takes_value(name: str, option: str) -> bool | None:
     """Whether the next word is an option's value; `None` if that is not known."""
     if option.startswith("--") and "=" in option:
         return False
-    return option in _GIT_VALUES if base_name(name) == "git" else None
+    if base_name(name) != "git":
+        return None
+    return False if option in _GIT_FLAGS or option.startswith("--no-") else option in GIT_VALUES or None
 
 
 def _tokens(pattern: str) -> list[_Token]:

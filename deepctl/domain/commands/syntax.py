@@ -14,7 +14,17 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from deepctl.domain.commands.words import Command, Computed, Word, as_text, joined
+from deepctl.domain.commands.words import (
+    CODE_VARIABLE,
+    VALUE,
+    Command,
+    Computed,
+    Text,
+    Word,
+    as_text,
+    joined,
+    sets_code,
+)
 
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
@@ -43,7 +53,8 @@ _ONE_LINE = {
 }
 _UNPARSED = "it cannot be parsed"
 _COMPUTED_TEXT = re.compile(r"\$\(|`|\$\{")
-_CODE_VARIABLES = {"BASH_ENV", "ENV", "PROMPT_COMMAND", "PS0", "PS1", "PS4", "SHELLOPTS", "BASHOPTS", "IFS"}
+_WITHOUT_BASH = {b"$'": b"_'", b"[[": b"test ", b"((": b"( ("}
+"""What only bash knows, and what takes its place where a shell does not know it."""
 _VARIABLE = re.compile(r"\{\w+\}")
 _HEREDOC_END = re.compile(r"""(\w+)|\\(\w+)|'(\w+)'|"(\w+)\"""")
 
@@ -57,8 +68,8 @@ def _parser() -> Parser:
     return tree_sitter.Parser(tree_sitter.Language(tree_sitter_bash.language()))
 
 
-def parsed(text: str) -> Iterator[Command | str]:
-    """The commands of one text, and reasons why there may be more."""
+def parsed(text: str) -> Iterator[Command | Text | str]:
+    """The commands of one text, texts in it that are to be parsed again, and reasons why there may be more."""
     data = text.encode("utf-8", "surrogatepass")
     if len(data) > MAX_TEXT:
         yield "it is too long"
@@ -68,7 +79,10 @@ def parsed(text: str) -> Iterator[Command | str]:
     tree = _parser().parse(data)
     if tree.root_node.has_error:
         yield _UNPARSED
-    yield from _Walk(data).run(tree.root_node)
+    walk = _Walk(data)
+    yield from walk.run(tree.root_node)
+    if (other := walk.without_bash()) is not None:
+        yield Text(other, is_sure=False, is_code=False)
 
 
 class _Walk:
@@ -79,8 +93,21 @@ class _Walk:
         self._redirects: dict[int, list[Node]] = {}
         self._heredoc_lines: set[int] = set()
         self._has_prompt = b"@P" in data
+        self._has_expansion = b"$" in data
+        self._bash_only: dict[int, bytes] = {}
 
-    def run(self, root: Node) -> Iterator[Command | str]:
+    def without_bash(self) -> str | None:
+        """The text as a shell reads it that knows less than bash, `None` if there is no difference."""
+        if not self._bash_only:
+            return None
+        parts: list[bytes] = []
+        at = 0
+        for start, token in sorted(self._bash_only.items()):
+            parts += [self._data[at:start], _WITHOUT_BASH[token]]
+            at = start + len(token)
+        return b"".join([*parts, self._data[at:]]).decode("utf-8", "surrogatepass")
+
+    def run(self, root: Node) -> Iterator[Command | Text | str]:
         pending = [root]
         while pending:
             node = pending.pop()
@@ -91,8 +118,11 @@ class _Walk:
                 case "redirected_statement":
                     body = node.child_by_field_name("body")
                     redirects = node.children_by_field_name("redirect")
+                    # The grammar has the whole list redirected, a shell its last command.
+                    while body is not None and body.type in ("list", "pipeline", "negated_command"):
+                        body = body.children[-1]
                     if body is not None:
-                        self._redirects[body.id] = redirects
+                        self._redirects.setdefault(body.id, []).extend(redirects)
                     elif redirects:
                         yield from self._command(node, [], redirects)
                 case "command":
@@ -106,6 +136,15 @@ class _Walk:
                     extra = node.children_by_field_name("destination")[1:]
                     if extra:
                         yield Command(tuple(self._word(word) for word in extra))
+                case "for_statement":
+                    words = [self._word(child) for child in node.children_by_field_name("value")]
+                    yield Command(((VALUE,), *words))
+                case "command_substitution" if children and children[0].type == "`":
+                    yield from self._backquoted(node)
+                case "ansi_c_string":
+                    self._bash_only[node.start_byte] = b"$'"
+                case "[[" | "((" if self._data.startswith(node.type.encode(), node.start_byte):
+                    self._bash_only[node.start_byte] = node.type.encode()
                 case "heredoc_redirect":
                     yield from self._heredoc(node, children)
                 case "expansion" if self._has_prompt:
@@ -179,18 +218,30 @@ class _Walk:
         words = [self._word(child) if child.is_named else (self._text(child),) for child in children]
         yield Command(tuple(words), self._raw(node))
 
-    def _assignment(self, node: Node) -> Iterator[str]:
-        name, _, value = self._data[node.start_byte : min(node.end_byte, node.start_byte + _MAX_RAW)].partition(b"=")
-        if name.decode("utf-8", "replace").rstrip("+") in _CODE_VARIABLES:
-            yield "a variable is set that shells run or read commands by"
+    def _assignment(self, node: Node) -> Iterator[Command | str]:
+        written = self._data[node.start_byte : min(node.end_byte, node.start_byte + _MAX_RAW)].decode(
+            "utf-8", "replace"
+        )
+        if sets_code(written):
+            yield CODE_VARIABLE
         given = node.child_by_field_name("value")
+        if given is None:
+            return
+        words = given.named_children if given.type == "array" else [given]
+        # A value that is only the beginning of a command may be completed where the variable is used.
+        yield Command(((VALUE,), *(self._word(word) for word in words)), is_open=self._has_expansion)
         # Arithmetic runs what stands in a value: a='x[$(…)]'; echo $((a)).
-        if (
-            given is not None
-            and given.type in ("raw_string", "ansi_c_string")
-            and _COMPUTED_TEXT.search(value.decode("utf-8", "replace"))
-        ):
+        if given.type in ("raw_string", "ansi_c_string") and _COMPUTED_TEXT.search(written.partition("=")[2]):
             yield "a variable holds a text with commands in it"
+
+    def _backquoted(self, node: Node) -> Iterator[Text | str]:
+        """What stands between backquotes is read twice: backslashes before some characters go first."""
+        inner = self._data[node.start_byte + 1 : node.end_byte - 1].decode("utf-8", "surrogatepass")
+        if _BACKQUOTE.search(inner) is not None:
+            yield _UNPARSED
+        elif "\\" in inner:
+            in_quotes = node.parent is not None and node.parent.type == "string"
+            yield Text(_in_quotes(inner) if in_quotes else _IN_BACKQUOTES.sub(r"\1", inner))
 
     def _heredoc(self, node: Node, children: list[Node]) -> Iterator[str]:
         """A here-document must begin and end where bash thinks it does: what is behind it runs."""
@@ -222,18 +273,25 @@ class _Walk:
             or self._data[end.end_byte : end.end_byte + 1] not in (b"", b"\n")
         ):
             yield _UNPARSED
-        elif word[1] is not None and any("`" in one for one in lines):
+        elif word[1] is not None and _BACKQUOTE.search("\n".join(lines)) is not None:
             yield _UNPARSED  # the grammar overlooks them there
 
     def _word(self, node: Node) -> Word:
         """A word without its quotes. What is not understood is computed."""
         if node.type == "command_name":
             node = node.children[0] if node.child_count else node
+        if self._text(node) == "[":
+            return ("[",)
         if node.type == "concatenation":
             plain = "".join(self._text(child) for child in node.children if child.type in ("word", "brace_expression"))
             if "{" in plain and ("," in plain or ".." in plain):
                 return (Computed.MANY,)
-            return joined(part for child in node.children for part in self._part(child))
+            parts: list[str | Computed] = []
+            for child in node.children:
+                parts += self._part(child)
+                if child.type == "word" and _BRACKET.search(self._text(child)):
+                    break
+            return joined(parts)
         return joined(self._part(node))
 
     def _part(self, node: Node) -> Word:
@@ -286,6 +344,7 @@ class _Walk:
         return self._text(node) if size <= _MAX_RAW else ""
 
 
+_BRACKET = re.compile(r"(?<!\\)\[")
 _ESCAPED = re.compile(r"\\(\n|.)|([*?\[])", re.DOTALL)
 
 
@@ -297,14 +356,17 @@ def _unquoted(text: str) -> Word:
         at = match.end()
         if match[2] is None:
             parts.append("" if match[1] == "\n" else match[1])
-        elif text != "[":
-            parts.append(Computed.FILES)
+        elif match[2] == "[":
+            # Which characters there may be is not read, nor what is behind them.
+            return joined([*parts, Computed.FILES])
         else:
-            parts.append("[")
+            parts.append(Computed.FILES)
     parts.append(text[at:])
     return joined(parts)
 
 
+_BACKQUOTE = re.compile(r"(?<!\\)(?:\\\\)*`")
+_IN_BACKQUOTES = re.compile(r"\\([$`\\])")
 _IN_QUOTES = re.compile(r'\\([$`"\\\n])')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple
@@ -16,6 +17,11 @@ class Computed(Enum):
     """Any number of words: `$x`."""
     FILES = "files"
     """The names of files, or the pattern itself: `*.py`."""
+
+
+CODE_VARIABLE = "a variable is set that programs run or read commands by"
+VALUE = "="
+"""The name of what stands for the values of variables: no command, but what it is given may be one."""
 
 
 Word = tuple[str | Computed, ...]
@@ -33,6 +39,17 @@ class Command(NamedTuple):
     raw: str = ""
     is_open: bool = False
     stdin: str | None = None
+
+
+class Text(NamedTuple):
+    """A text that a shell is given to run; if not `is_sure`, one that may be given to one.
+
+    With `is_code` it is meant for a shell, so that it counts what in it cannot be told.
+    """
+
+    text: str
+    is_sure: bool = True
+    is_code: bool = True
 
 
 def literal(word: Word) -> str | None:
@@ -65,3 +82,14 @@ def joined(parts: Iterable[str | Computed]) -> Word:
 def base_name(name: str) -> str:
     """The last part of a program's path."""
     return name.rsplit("/", 1)[-1]
+
+
+_CODE_VARIABLE = re.compile(
+    r"(?:BASH_ENV|PROMPT_COMMAND|PS[0-4]|SHELLOPTS|BASHOPTS"
+    r"|GIT_CONFIG(?:_COUNT|_KEY_\w+|_VALUE_\w+|_PARAMETERS|_GLOBAL|_SYSTEM)?)\+?=(?!/dev/null$)"
+)
+
+
+def sets_code(assignment: str) -> bool:
+    """Whether `NAME=value` sets a variable that programs run commands by, or find settings in that do."""
+    return _CODE_VARIABLE.match(assignment) is not None

@@ -1,0 +1,148 @@
+"""What the arguments of a command may run, where it is not known what becomes of them.
+
+The list of programs that run others has no end. So every argument of a program that `prefixes` does not follow may be a
+program with the rest as its arguments (`choom -n 0 -- rm v`), and every argument with blanks may be a text for a shell
+(`tmux new 'rm v'`). Programs that only print, search or keep their arguments are listed here, with what makes them run
+something after all. What is missing in the list makes deepctl ask once too often.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from deepctl.domain.commands import prefixes
+from deepctl.domain.commands.words import Command, Text, Word, as_text, base_name, beginning, literal
+
+_NOTHING = re.compile(r"(?!)")
+_DATA: dict[str, re.Pattern[str]] = {
+    **dict.fromkeys(
+        (
+            *("echo", "grep", "egrep", "fgrep", "zgrep", "ag", "jq", "yq", "test", "[", ":", "true", "false", "expr"),
+            *("cat", "tac", "head", "tail", "wc", "cut", "tr", "uniq", "comm", "paste", "fold", "nl", "od", "hexdump"),
+            *("ls", "tree", "stat", "file", "du", "df", "cd", "pushd", "popd", "mkdir", "rmdir", "touch", "cp", "mv"),
+            *("ln", "chmod", "chown", "readlink", "realpath", "basename", "dirname", "cmp", "date", "seq", "sleep"),
+            *("diff", "colordiff", "strings", "column", "tee", "kill", "pkill", "pgrep", "killall", "unset", "read"),
+            *("type", "which", "whereis", "whatis", "apropos", "tldr", "info", "help", "curl", "logger", "notify-send"),
+        ),
+        _NOTHING,
+    ),
+    "printf": re.compile(r"-v"),
+    "man": re.compile(r"-\w*[PH]|--(?:pager|html)"),
+    "rg": re.compile(r"--(?:pre|hostname-bin)"),
+    **dict.fromkeys(("awk", "gawk", "mawk"), re.compile(r".*(?:system|\||getline)", re.DOTALL)),
+    "sed": re.compile(
+        r"(?!-\w+$).*(?:[^\w\s\\][gpiIMm\d]*e[gpiIMm\d]*(?:[;}\n]|$)|(?:^|[\d;{,$/!\n])\s*e\s)", re.DOTALL
+    ),
+    **dict.fromkeys(
+        [
+            *(
+                f"git {name}"
+                for name in (
+                    *("commit", "tag", "notes", "stash", "merge", "log", "show", "diff", "shortlog", "blame", "revert"),
+                    *("cherry-pick", "rev-list", "reflog", "branch", "format-patch", "describe", "status", "add"),
+                )
+            ),
+            *(f"{forge} {name}" for forge in ("gh", "glab") for name in ("pr", "mr", "issue", "release", "search")),
+        ],
+        _NOTHING,
+    ),
+    "git grep": re.compile(r"-\w*O|--open"),
+}
+"""Programs, or subcommands, whose arguments are data, unless one of these matches an argument."""
+SUBCOMMANDS = {
+    *("git", "docker", "podman", "nerdctl", "docker-compose", "kubectl", "helm", "lxc", "incus", "terraform", "tofu"),
+    *("npm", "pnpm", "yarn", "bun", "cargo", "uv", "pip", "poetry", "pdm", "conda", "mamba", "nix", "dvc", "brew"),
+    *("svn", "hg", "jj", "bzr", "gh", "glab", "aws", "gsutil", "gcloud", "az", "s3cmd", "mc", "rclone", "ollama"),
+}
+"""Programs whose own subcommands have names such as `rm`."""
+_RUNNING = {"exec", "run", "foreach", "x", "dlx", "shell", "ssh", "develop", "--"}
+"""Words behind which such a program takes a command."""
+_MAX_STARTS = 32
+_IS_TEXT = re.compile(r"[\s;|&`(]")
+_OPTION_VALUE = re.compile(r"(?:--?[\w-]+|[A-Za-z_][\w.-]*\+?)=")
+
+Step = Command | Text | prefixes.Unclear
+
+
+def possible(command: Command, is_program: Callable[[Word], bool]) -> Iterator[Step]:
+    """The commands and texts that a command may run with its arguments, of those that `is_program` knows."""
+    name = base_name(literal(command.words[0]) or "")
+    if name in prefixes.FOLLOWED and name != "git":
+        return
+    words = command.words
+    data_from, is_own = _subcommand(name, words)
+    if data_from is not None:
+        words = words[:data_from]
+    starts = 0
+    for at, word in enumerate(words[1:], 1):
+        if literal(word) in _RUNNING:
+            is_own = False
+        for text in _texts(as_text(word)):
+            yield Text(text, is_sure=False, is_code=False)
+        is_shell = base_name(literal(word) or "") in prefixes.SHELLS and _has_text(words[at + 1 : at + 5])
+        start = _program(word)
+        is_start = start is not None and is_program(start) and not (is_own and start == word)
+        starts += is_shell or is_start
+        if starts > _MAX_STARTS:
+            yield prefixes.Unclear(prefixes.TOO_MANY)
+            return
+        if is_shell:
+            for step in prefixes.unfold(Command(words[at:])):
+                if not isinstance(step, Command):
+                    yield step._replace(is_sure=False) if isinstance(step, Text) else step
+        if is_start and start is not None:
+            yield Command((start, *words[at + 1 :]), "", command.is_open)
+    if command.stdin is not None and any(base_name(literal(word) or "") in prefixes.SHELLS for word in words[1:]):
+        yield Text(command.stdin, is_sure=False, is_code=False)
+
+
+def _subcommand(name: str, words: tuple[Word, ...]) -> tuple[int | None, bool]:
+    """From where the words of a command are data, and whether its words may be subcommands."""
+    if name in _DATA:
+        return (1 if _are_data(name, words[1:]) else None), False
+    if name not in SUBCOMMANDS:
+        return None, False
+    at = 1
+    while at < len(words) and beginning(words[at]).startswith("-"):
+        at += 2 if literal(words[at]) in prefixes.GIT_VALUES and name == "git" else 1
+    key = f"{name} {literal(words[at])}" if at < len(words) else ""
+    return (at + 1 if key in _DATA and _are_data(key, words[at + 1 :]) else None), True
+
+
+def _are_data(key: str, words: tuple[Word, ...]) -> bool:
+    return not any(_DATA[key].match(as_text(word)) for word in words)
+
+
+def _has_text(words: tuple[Word, ...]) -> bool:
+    return any(re.match(r"-[a-z]*c", beginning(word)) for word in words)
+
+
+def _program(word: Word) -> Word | None:
+    """The part of an argument that may name a program: `/bin/rm` of `--exec=/bin/rm`, `-x/bin/rm` and `X=/bin/rm`."""
+    first = beginning(word)
+    size = 0
+    while (value := _OPTION_VALUE.match(first, size)) is not None:
+        size = value.end()
+    if size == 0 and first.startswith("-"):
+        if first.startswith("--") or len(word) + len(first) < 4:
+            return None
+        size = 2
+    elif size == 0:
+        return word
+    rest = first[size:].removeprefix("!")
+    return (rest, *word[1:]) if rest else word[1:] or None
+
+
+def _texts(text: str) -> Iterator[str]:
+    if not _IS_TEXT.search(text):
+        return
+    if not text.startswith("-"):
+        yield text.removeprefix("!")
+    size = 0
+    while (value := _OPTION_VALUE.match(text, size)) is not None:
+        size = value.end()
+        yield text[size:].removeprefix("!")
+    if size == 0 and re.match(r"-\w", text):
+        # How many letters of options stand before the text is not known: `-ix 'rm v'` and `-xrm v`.
+        yield from (text[size:] for size in range(2, 5))
