@@ -37,7 +37,7 @@ def chat(deepctl: InProcess) -> Iterator[Open]:
     opened: list[Terminal] = []
 
     def begin(*arguments: str) -> Terminal:
-        terminal = Terminal("chat", "--user", "alice", *arguments)
+        terminal = Terminal("chat", "--user", "alice", *arguments, forked=True)
         opened.append(terminal)
         terminal.prompt()
         return terminal

@@ -13,6 +13,7 @@ import pexpect
 import pyte
 
 from tests.support.clusters import ClusterScreen
+from tests.support.forked import Forked
 
 
 class _Screen(ClusterScreen, pyte.HistoryScreen):
@@ -27,18 +28,31 @@ class _Screen(ClusterScreen, pyte.HistoryScreen):
 
 
 class Terminal:
-    """A command on a pseudo-terminal; `screen` is what a person would see of its last `rows` lines."""
+    """A command on a pseudo-terminal; `screen` is what a person would see of its last `rows` lines.
+
+    With `forked`, only the start of the interpreter and the imports are not its own.
+    """
 
     def __init__(
-        self, *arguments: str, columns: int = 120, rows: int = 60, environment: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        columns: int = 120,
+        rows: int = 60,
+        environment: Mapping[str, str] | None = None,
+        forked: bool = False,
     ) -> None:
-        self._child: Any = pexpect.spawn(
-            sys.executable,
-            ["-m", "deepctl", *arguments],
-            env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
-            dimensions=(rows, columns),
-            timeout=30,
-        )
+        environment = {**os.environ, "TERM": "xterm-256color", **(environment or {})}
+        self._child: Any
+        if forked:
+            self._child = Forked(arguments, environment, (rows, columns))
+        else:
+            self._child = pexpect.spawn(
+                sys.executable,
+                ["-m", "deepctl", *arguments],
+                env=environment,
+                dimensions=(rows, columns),
+                timeout=30,
+            )
         self.before = termios.tcgetattr(self._child.child_fd)
         """How the terminal was set at the start."""
         self.after: list[Any] = []
