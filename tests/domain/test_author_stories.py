@@ -8,6 +8,7 @@ written since when: those are gone after a rewind, or named.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,11 +160,15 @@ class AuthorStories(RuleBasedStateMachine):
                 deleting.delete(work, deleting.plan(work.paths, work.ledger, work.store.objects, name))
                 self.sessions.remove(name)
 
-    @rule()
-    def move(self) -> None:
+    @rule(way=st.sampled_from(["rename", "copy", "export"]))
+    def move(self, way: str) -> None:
+        """Move the profile; a copy and an import leave no hard links between the logs of forks."""
         place = self.place / os.urandom(6).hex()
-        if len(self.sessions) > 1:
-            os.rename(os.path.dirname(os.path.dirname(self.scene.paths.directory)), place)
+        root = Path(self.scene.paths.directory).parent.parent
+        if way == "rename":
+            root.rename(place)
+        elif way == "copy":
+            shutil.copytree(root, place, symlinks=True)
         else:
             place.mkdir()
             take(Root(str(place)), export(self.scene)[0], "alice")
