@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pty
+import random
 import signal
 import sys
 import termios
@@ -26,6 +27,8 @@ from tests.support.loopback import Status, Text, provider
 from tests.support.terminal import Terminal
 from tests.support.warm import Chat, Warm
 
+SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
+TRIES, FILES = (100, 6_000) if SOAK else (2, 300)
 NUMBERS = itertools.count()
 NO_SANDBOX = ("--sandbox", "none", "--approve", "auto")
 DELIBERATE = 0.8
@@ -275,6 +278,45 @@ def test_ctrl_c_of_somebody_nervous_stops_the_turn_and_does_not_leave(scene: Sce
     assert chat.screen.count("Stopped") == 1
     chat.type("\x04")
     assert chat.status() == 0
+    terminal_is_set_back(chat)
+    scene.is_whole()
+
+
+@pytest.mark.timeout(1800)
+def test_ctrl_c_at_random_moments_in_a_large_workspace_stops_no_more_than_the_turn(scene: Scene) -> None:
+    many = scene.home / "profiles/alice/workspace/many"
+    many.mkdir()
+    for number in range(FILES):
+        (many / str(number)).write_text(f"{number}\n" * 3)
+    prompt = "\n".join(f"write a{number}.txt: {number}" for number in range(8))
+    randomness = random.Random(20261128)
+    chat = scene.chat(*NO_SANDBOX)
+    chat.prompt()
+    chat.type(f"\x1b[200~{prompt}\x1b[201~\r")
+    began = time.monotonic()
+    chat.prompt()
+    whole = time.monotonic() - began
+    stopped = 0
+    for number in range(TRIES):
+        if number % 2:
+            for path in many.iterdir():
+                path.touch()
+        chat.type(f"\x1b[200~{prompt}\x1b[201~\r")
+        chat.settle(randomness.uniform(0.05, 0.8 * whole))
+        chat.type("\x03")
+        chat.prompt()
+        assert not chat.has_ended(0)
+        assert "Error" not in chat.screen
+        stopped += "Stopped" in chat.screen
+        chat.type("\x0c")
+        chat.prompt()
+    chat.type("hello\r")
+    chat.prompt()
+    assert "offline model" in chat.screen
+    chat.type("\x04")
+    assert chat.status() == 0
+    print(f"{stopped} of {TRIES} tries stopped a turn")
+    assert not SOAK or stopped > TRIES // 2, "the keys missed the turn; aim again"
     terminal_is_set_back(chat)
     scene.is_whole()
 
