@@ -35,8 +35,14 @@ def connect() -> Any:
     Raises `Unavailable` for one on another machine: what is mounted there would be that machine's directories.
     """
     package = sdk()
+    try:
+        address = package.utils.parse_host(os.environ.get("DOCKER_HOST"))
+    except (package.errors.DockerException, ValueError) as error:
+        raise Unavailable(
+            f"$DOCKER_HOST is {os.environ.get('DOCKER_HOST')}, which is no address of a Docker daemon.",
+            "Let it name a socket of this machine's.",
+        ) from error
     options = package.utils.kwargs_from_env()
-    address = package.utils.parse_host(options.get("base_url"))
     if not address.startswith("http+unix://"):
         raise Unavailable(
             f"$DOCKER_HOST is {options.get('base_url')}, a daemon that may be on another machine.",
@@ -46,7 +52,15 @@ def connect() -> Any:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(SECONDS)
         probe.connect(address.removeprefix("http+unix://"))
-    return package.APIClient(version="auto", timeout=SECONDS, **options)
+    try:
+        return package.APIClient(version="auto", timeout=SECONDS, **options)
+    except (AttributeError, TypeError, ValueError) as error:
+        # The SDK takes for granted what is in that file. Some errors of `requests` are of these kinds as well.
+        if isinstance(error, OSError):
+            raise
+        raise Unavailable(
+            "Docker's own settings cannot be understood.", "Look at ~/.docker/config.json, or at $DOCKER_CONFIG."
+        ) from error
 
 
 @contextmanager

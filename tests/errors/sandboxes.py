@@ -139,6 +139,20 @@ def _(s: Situation) -> list[str]:
     return IN_DOCKER
 
 
+@case("chat", "`$DOCKER_HOST` is no address")
+def _(s: Situation) -> list[str]:
+    s.patch.setenv("DOCKER_HOST", "http://::1:80/")
+    return IN_DOCKER
+
+
+@case("chat", "Docker's own settings are not settings")
+def _(s: Situation) -> list[str]:
+    _docker(s)
+    (s.place / "config.json").write_text("[]")
+    s.patch.setenv("DOCKER_CONFIG", str(s.place))
+    return IN_DOCKER
+
+
 @case("chat", "the Docker daemon maps user ids")
 def _(s: Situation) -> list[str]:
     _docker(s, info=(200, {"SecurityOptions": ["name=rootless"]}))

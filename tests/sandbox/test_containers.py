@@ -457,13 +457,35 @@ def test_a_daemon_that_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("without_daemon")
-@pytest.mark.parametrize("address", ["nonsense://x", "unix:///etc/passwd", "tcp://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("nonsense://x", "unix:///etc/passwd", "tcp://127.0.0.1:1", "tcp://127.0.0.1:99999", "tcp://127.0.0.1:x"),
+        *("http://::1:80/", "http://[::1/", "\x1b[31mred", "unix://[x]", "ssh://me@127.0.0.1:x", "fd://", "/x"),
+    ],
+)
 def test_an_address_of_no_daemon(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", address)
     with pytest.raises(Unavailable) as caught:
         containers.check(docker.IMAGE)
     assert address in caught.value.reason
     assert "HTTP" not in caught.value.reason
+
+
+@pytest.mark.usefixtures("without_daemon")
+@pytest.mark.parametrize("text", ["[]", "1", "null", '{"proxies": []}', '{"proxies": {"default": 1}}'])
+def test_settings_of_docker_that_it_cannot_have_written(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(text)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    with socket.socket(socket.AF_UNIX) as listener:
+        monkeypatch.chdir(tmp_path)
+        listener.bind("silent")
+        listener.listen()
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/silent")
+        with pytest.raises(Unavailable, match="Docker's own settings"):
+            containers.check(docker.IMAGE)
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
