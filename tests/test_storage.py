@@ -190,7 +190,7 @@ def test_a_turn_that_fills_the_disk_leaves_nothing_that_counts_as_damage(deepctl
     assert result.code == 8, result
     error = result.events[-1]
     assert (error["code"], error["retryable"]) == ("storage_enospc", False)
-    assert "deepctl checkpoints prune" in error["hint"]
+    assert "`deepctl wipe --only PARTS`" in error["hint"], "pruning would free nothing: all of it is still there"
     deepctl("checkpoints", "verify").ok()
     ballast.unlink()
     deepctl("checkpoints", "verify").ok()
@@ -214,12 +214,92 @@ def test_at_0_bytes_prune_drops_what_is_dead_and_says_what_is_left(deepctl: InPr
     done = deepctl("checkpoints", "prune", "--keep", "1", "--json").ok().json
     assert done["left"] == []
     assert done["bytes"] > 100_000
-    assert not reserve.exists(), "it was released"
+    assert reserve.stat().st_size == 64 * 1024, "what was released is taken back"
+    reserve.unlink()
     deepctl("checkpoints", "verify").ok()
     ballast.unlink()
     deepctl("memory", "add", "a note").ok()
     assert reserve.stat().st_size == 64 * 1024, "the next writer makes it anew"
     deepctl("doctor").ok()
+
+
+def _refill(place: Path) -> None:
+    """What another process does that fills every byte that is freed."""
+    with open(place / "ballast", "ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+
+
+_PARTS = ("history", "evicted", "plans", "memory", "checkpoints", "sessions", "workspace")
+_AGAIN_AND_AGAIN = {
+    "prune": [("checkpoints", "prune", "--keep", str(keep)) for keep in (9, 7, 5, 3, 1)],
+    "remove": [("checkpoints", "remove", f"~{number}", "--session", "main") for number in range(2, 6)],
+    "delete": [("sessions", "delete", name, "--yes") for name in ("other", "main")],
+    "wipe parts": [("wipe", "--only", part, "--yes") for part in _PARTS],
+    "repair": [("checkpoints", "repair")] * 2,
+    "all": [
+        ("checkpoints", "prune", "--keep", "5"),
+        ("wipe", "--only", "memory", "--yes"),
+        ("sessions", "delete", "other", "--yes"),
+        ("wipe", "--only", "sessions", "--yes"),
+        ("wipe", "--yes"),
+    ],
+}
+
+
+@needs_root
+@pytest.mark.parametrize("has_reserve", [True, False] if _SOAK else [True])
+def test_what_frees_space_works_again_and_again_on_a_disk_that_is_kept_full(
+    deepctl: InProcess, disk: Path, tmp_path: Path, has_reserve: bool
+) -> None:
+    _tell_a_story(deepctl)
+    if not has_reserve:  # as on a root of deepctl 0.1
+        (disk / "root/profiles/default/cache/reserve").unlink()
+    untouched = tmp_path / "untouched"
+    shutil.copytree(disk / "root", untouched, symlinks=True)
+    for name, commands in _AGAIN_AND_AGAIN.items():
+        shutil.rmtree(disk / "root")
+        shutil.copytree(untouched, disk / "root", symlinks=True)
+        for command in commands:
+            _refill(disk)
+            result = deepctl(*command)
+            assert result.code == 0, (name, command, result)
+        (disk / "ballast").unlink()
+        if name != "all":
+            deepctl("checkpoints", "verify").ok()
+        deepctl("doctor").ok()
+
+
+@needs_root
+def test_wiping_parts_takes_not_one_new_byte(deepctl: InProcess, disk: Path) -> None:
+    """Whatever the reserve gave away, a process that waits for it would have taken."""
+    deepctl("chat", "remember kept\nplan A: b").ok()
+    reserve = disk / "root/profiles/default/cache/reserve"
+    before = reserve.stat().st_ino
+    for part in ("plans", "memory"):
+        _refill(disk)
+        deepctl("wipe", "--only", part, "--yes").ok()
+        assert (reserve.stat().st_ino, reserve.stat().st_size) == (before, 64 * 1024)
+        assert b"workspace" not in reserve.read_bytes(), "what was written into it is gone"
+
+
+@needs_root
+def test_the_hint_on_a_full_disk_names_what_frees_space(deepctl: InProcess, disk: Path) -> None:
+    deepctl("profiles", "create", "bob").ok()
+    deepctl("memory", "add", "a note", "--user", "bob").ok()
+    _refill(disk)
+    hint = deepctl("config", "set", "model", "x:y", "--user", "bob", "--json").error["hint"]
+    assert "prune" not in hint
+    assert "`deepctl wipe --only PARTS`" in hint
+    (disk / "ballast").unlink()
+    for number in range(3):
+        deepctl("chat", f"write a.txt: {number}", "--user", "bob").ok()
+    _refill(disk)
+    hint = deepctl("config", "set", "model", "x:y", "--user", "bob", "--json").error["hint"]
+    assert "`deepctl checkpoints prune --keep 1 --user bob`" in hint
+    deepctl("checkpoints", "prune", "--keep", "1", "--user", "bob").ok()
+    _refill(disk)
+    assert "prune" not in deepctl("config", "set", "model", "x:y", "--user", "bob", "--json").error["hint"]
 
 
 @needs_root

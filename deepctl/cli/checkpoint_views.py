@@ -140,7 +140,10 @@ def foretell(reader: Reader, session: Session, wish: Wish, progress: Progress) -
 def previewed(reader: Reader, outline: Outline) -> list[Difference]:
     """The files that a rewind would change, with the lines they would gain and lose."""
     now = comparing.present(reader.paths.workspace, reader.objects)
-    return list(comparing.differences(outline.changes, now, comparing.kept(reader.objects)))
+    changes = [change for change in outline.changes if change.path not in outline.unread]
+    found = list(comparing.differences(changes, now, comparing.kept(reader.objects)))
+    unread = [comparing.unread(change) for change in outline.changes if change.path in outline.unread]
+    return sorted([*found, *unread], key=lambda one: os.fsencode(one.path))
 
 
 def _foreseen(reader: Reader, outline: Outline) -> rewinds.Rewound:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.main import get_command, get_command_from_info, get_command_name, get_group
 
 from deepctl import __version__, distribution
-from deepctl.cli import usage
+from deepctl.cli import options, usage
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated
 from deepctl.output import render
@@ -22,6 +22,7 @@ _COMMANDS = ("chat", "checkpoints", "sessions", "memory", "profiles", "wipe", "s
 """Top-level commands in the order of `--help`; each is the module of that name in this package."""
 
 
+_USER = ("--user", "-u", "--profile")
 _GROUPS = frozenset(_COMMANDS) - {"chat", "doctor", "models", "wipe"}
 _SHELL_LEFT_OUT = ("--install-completion", "--show-completion")
 
@@ -162,6 +163,7 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         problem = _bug(error)
         problem.__cause__ = error
+    options.advise(problem, _user(arguments))
     try:
         _report(problem, arguments)
     except StorageError:
@@ -214,6 +216,15 @@ def _report(problem: DeepctlError, arguments: list[str]) -> None:
         render.error(problem, as_json, as_event=as_json and arguments[0] == "chat")
     if isinstance(problem, Terminated):
         raise problem
+
+
+def _user(arguments: list[str]) -> str | None:
+    """The value of `--user` on a command line, which may be wrong in other places."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, _, value = argument.partition("=")
+        if name in _USER:
+            return value or following
+    return None
 
 
 def _bug(error: Exception) -> DeepctlError:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deepctl.domain import budget, layout, names, profiles, settings
 from deepctl.domain.layout import ProfilePaths, Root
-from deepctl.errors import BadName, ProfileNotFound, UsageError
+from deepctl.errors import BadName, DeepctlError, ProfileNotFound, UsageError
+from deepctl.files import durable
 from deepctl.output.render import notice
 from deepctl.output.text import size
 
@@ -102,6 +103,22 @@ def over_budget(profile: ProfilePaths, limit: int) -> str | None:
         f"({size(passed.limit)}). What pruning would free: "
         f"deepctl checkpoints prune --keep 50 --dry-run --user {profile.name}"
     )
+
+
+def advise(problem: DeepctlError, name: str | None) -> None:
+    """Have the hint of an error that comes of a full disk name what frees space in the profile `name`."""
+    if not durable.wants_space(problem):
+        return
+    from deepctl.domain import freeing
+
+    with suppress(DeepctlError, OSError):
+        place = profiles.check_root(layout.root(os.environ))
+        try:
+            found = profiles.locate(place, user(name))
+        except DeepctlError:
+            found = None
+        if (advice := freeing.advice(place, found)) is not None:
+            problem.hint = f"{problem.hint} {advice}"
 
 
 def root() -> Root:

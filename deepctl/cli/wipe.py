@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -105,7 +105,6 @@ def _locked(targets: Sequence[ProfilePaths], wait: float) -> Iterator[None]:
         for target in targets:
             stack.enter_context(profiles.lock(root, target.name, command="wipe", wait=wait))
             profiles.locate(root, target.name)
-            reserve.make_room(target)
         yield
 
 
@@ -158,6 +157,14 @@ def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: 
     return [_foreseen(target, parts, dry_run=False) for target in targets]
 
 
+def _take_back(targets: Sequence[ProfilePaths]) -> None:
+    """Hold back again what the wipe needed on a full disk: the next may find it as full."""
+    for target in targets:
+        if reserve.held(target) < reserve.SIZE:
+            with suppress(DeepctlError, OSError), profiles.lock(options.root(), target.name, command="wipe", wait=0):
+                reserve.take_back(target)
+
+
 def _wiped(
     targets: Sequence[ProfilePaths],
     parts: tuple[str, ...],
@@ -189,6 +196,8 @@ def _wiped(
     total = sum(one.plan.entries for one in found)
     with Progress("Deleting", "files and directories", total) as progress:
         planning.delete(away, progress)
+    if parts:
+        _take_back(targets)
     if problem is not None:
         raise problem
     return found

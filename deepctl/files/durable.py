@@ -34,7 +34,8 @@ _REASONS = {
 }
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FREE_SOME = "Free some space and try again. `deepctl checkpoints prune --keep 20` needs none itself."
+_FREE_SOME = "Free some space and try again."
+"""What would free it, only the profile can tell: `deepctl.domain.freeing`."""
 
 
 def is_full(error: BaseException) -> bool:
@@ -42,6 +43,11 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, StorageError):
         return any(error.code == f"storage_{errno.errorcode[number].lower()}" for number in _FULL)
     return isinstance(error, OSError) and error.errno in _FULL
+
+
+def wants_space(error: BaseException) -> bool:
+    """Whether freeing space is what the hint of an error says."""
+    return isinstance(error, StorageError) and is_full(error) and (error.hint or "").endswith(_FREE_SOME)
 
 
 _MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from deepctl.cli.checkpoint_views import previewed
 from deepctl.domain.checkpoints import reading, rewinding, snapshots
 from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.rewinding import NotKept, Wish
@@ -21,6 +22,7 @@ from deepctl.domain.checkpoints.store import Workspace
 from deepctl.domain.memory import changes
 from deepctl.domain.memory.directory import Memory
 from deepctl.errors import DeepctlError, StorageError
+from deepctl.output.rewinds import preview_line
 from tests.domain.faults import count, failing, in_child
 from tests.domain.scene import Scene
 from tests.domain.test_transfer import export
@@ -75,13 +77,9 @@ def test_what_cannot_be_read_is_never_overridden(scene: Scene, closed: str, wish
         scene.agent("d/a.txt", "agent")
         scene.write("d/a.txt", "the user's")
         _CLOSED[closed](scene.workspace)
-        if wish.get("exact"):
-            # It was not there: nothing is put in its place, and it stays.
-            assert [path[:1] for path in scene.rewind("~1", **wish).outline.kept] == [b"d"]
-        else:
-            error = _refused(scene, **wish)
-            assert isinstance(error, NotKept)
-            assert (error.exit_code, error.paths[0][:1]) == (6, b"d")
+        error = _refused(scene, **wish)
+        assert isinstance(error, NotKept)
+        assert (error.exit_code, error.paths[0][:1]) == (6, b"d")
         os.chmod(scene.workspace / "d", 0o700)
         os.chmod(scene.workspace / "d" / "a.txt", 0o600)
         assert scene.files() == {"x": "x", "d/a.txt": "the user's"}
@@ -103,6 +101,43 @@ def test_what_cannot_be_read_is_not_replaced_by_what_was_there(scene: Scene, wis
         assert scene.files() == {"a": "one"}
         scene.undo(force=True)
         assert scene.files() == {"a": "the user's"}
+
+    as_ordinary(story)
+
+
+def test_what_nobody_could_read_then_or_now_is_in_no_rewinds_way(scene: Scene) -> None:
+    def story() -> None:
+        scene.write("secret", "the user's")
+        os.chmod(scene.workspace / "secret", 0)
+        scene.agent("a", "one")
+        for wish in ({}, {"force": True}, {"exact": True}):
+            scene.rewind("~1", **wish)
+            assert not (scene.workspace / "a").exists()
+            scene.undo()
+        os.chmod(scene.workspace / "secret", 0o600)
+        assert scene.files() == {"secret": "the user's", "a": "one"}
+
+    as_ordinary(story)
+
+
+def test_a_preview_says_of_what_cannot_be_read_that_it_cannot(scene: Scene) -> None:
+    def story() -> None:
+        scene.agent("made", "agent")
+        scene.agent("made", "again")
+        scene.write("made", "the user's")
+        os.chmod(scene.workspace / "made", 0)
+        for reference, change in (("~2", "deleted"), ("~1", "modified")):
+            for wish in ({}, {"force": True}, {"exact": True}):
+                with closing(Reader(scene.paths)) as reader:
+                    target = reading.find(scene.paths, reader.ledger, reference, "main")
+                    outline = rewinding.preview(
+                        reader, scene.session(), Wish(target, **wish), Workspace(scene.paths.workspace)
+                    )
+                    (line,) = map(preview_line, previewed(reader, outline))
+                    assert line.split() == [change, "made", "cannot", "be", "read"], (reference, wish)
+                    assert isinstance(outline.refusal, NotKept)
+                    assert not outline.is_nothing
+                    assert outline.kept == []
 
     as_ordinary(story)
 

@@ -43,6 +43,10 @@ def _seen(directory: str | Path) -> Seen:
     return found
 
 
+def _without_cache(seen: Seen) -> Seen:
+    return {path: what for path, what in seen.items() if path.partition("/")[0] != "cache"}
+
+
 def _story(place: Path) -> Root:
     """Alice with something in every part, and bob."""
     scene = Scene(place)
@@ -201,9 +205,11 @@ def test_after_any_fault_it_is_as_before_or_the_next_command_finishes_it(name: s
         _next_command(root)
         assert _hidden(root) == [], where
         found = _seen(root.profile("alice").directory)
-        assert found in (before, after), where
+        # What is in the cache, and the reserve, may give way on a full disk.
+        compared = _without_cache if fault == "ENOSPC" else Seen
+        assert compared(found) in (compared(before), compared(after)), where
         if said == "done":
-            assert found == after, where
+            assert compared(found) == compared(after), where
         assert _seen(root.profile("bob").directory) == bob, where
         seen.append(found)
     assert before in seen

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from deepctl.cli import options
 from deepctl.cli.conversation import commands, naming, shell, terminal
 from deepctl.cli.conversation.editor import Editor
 from deepctl.cli.conversation.offers import ProfileOffers
@@ -163,6 +164,8 @@ class Conversation:
     def tell(self, error: DeepctlError) -> None:
         """Say what went wrong."""
         self.talk.display.close()
+        if isinstance(self.talk, ProfileTalk):
+            options.advise(error, self.talk.paths().name)
         if error.code == "model_key_missing":
             # The environment of a conversation cannot be changed from within.
             error.hint = _ANOTHER_MODEL

@@ -64,6 +64,12 @@ def differences(changes: Iterable[Change], before: Content, after: Content) -> I
         yield _difference(change, before, after)
 
 
+def unread(change: Change) -> Difference:
+    """A path at which what is there before cannot be read, so that nobody can tell how it differs."""
+    kind = "modified" if change.after is not None else "deleted"
+    return Difference(os.fsdecode(change.path), kind, None, change.after, None, None, b"", "cannot be read")
+
+
 def _is_dull(change: Change) -> bool:
     _, before, after = change
     return before is not None and after is not None and before[:2] == after[:2] and before.digest == after.digest

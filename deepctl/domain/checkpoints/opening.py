@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from deepctl.domain import reserve
 from deepctl.domain.checkpoints import carrying, lost_and_found, positions, pruning, repairing
@@ -32,8 +32,14 @@ def opened(
     """
     repairing.finish(paths)
     remove_leftovers(paths)
-    if frees:
-        reserve.make_room(paths)
+    with reserve.room(paths) if frees else nullcontext(), _open(paths, exclude, policy, report, frees) as work:
+        yield work
+
+
+@contextmanager
+def _open(
+    paths: ProfilePaths, exclude: Sequence[str], policy: str, report: Report | None, frees: bool
+) -> Iterator[Work]:
     sharing.join(catalogue.directories(paths))
     work = Work(paths, exclude=exclude, policy=policy, report=report)
     try:

@@ -90,17 +90,23 @@ def exact(
     *,
     wanted: Callable[[bytes], bool] = lambda path: True,
     hidden: Callable[[bytes], bool] = lambda path: False,
-    unseen: Callable[[bytes], bool] = lambda path: False,
+    unseen: Sequence[bytes] = (),
 ) -> Plan:
     """Make the whole workspace what it was, whoever changed it; but nothing that the snapshot did not look at.
 
-    `unseen` tells of paths that could not be looked at now: changing those would lose what is there.
+    `unseen` are paths that could not be looked at now: changing those, or what is in them, would lose what is there.
     """
     found = [change for change in changes(objects, now, target) if wanted(change.path)]
     blocked = [change.path for change in found if hidden(change.path)]
-    made = [change for change in found if not hidden(change.path)]
-    unsaved = [change.path for change in made if unseen(change.path)]
-    return Plan(made, unsaved, blocked, [], unsaved)
+    made = {change.path: change for change in found if not hidden(change.path)}
+    within = hidden_by([[os.fsdecode(path), ""] for path in unseen], None)
+    unsaved = {path for path in made if within(path) and not temporary.is_temporary(posixpath.basename(path))}
+    for path in unseen:
+        if wanted(path) and not hidden(path) and path not in made:
+            # No tree has it. Whatever it is, the target has nothing there, or something in its place.
+            made[path] = Change(path, None, None)
+            unsaved.add(path)
+    return Plan([made[path] for path in sorted(made)], sorted(unsaved), blocked, [], sorted(unsaved))
 
 
 def own_work(

@@ -18,8 +18,11 @@ and the damaged original of what was written anew, is in `checkpoints/lost+found
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
+from deepctl.domain import reserve
 from deepctl.domain.checkpoints import ledger, ledger_size, reading, reports, verifying
 from deepctl.domain.checkpoints.repair_logs import Logs, gap
 from deepctl.domain.checkpoints.repair_packs import Packs
@@ -51,7 +54,7 @@ def repair(paths: ProfilePaths, *, dry_run: bool = False) -> Repair:
     verifying.verify(paths)  # for `NewerFormat`
     staged = os.path.join(paths.directory, STAGING + os.urandom(8).hex())
     copy = ProfilePaths(paths.name, staged, paths.lock)
-    try:
+    with reserve.room(paths), _removed_at_last(staged):
         _link(paths, copy)
         found = Findings(copy, paths.directory)
         _ledger(copy, found)
@@ -64,10 +67,16 @@ def repair(paths: ProfilePaths, *, dry_run: bool = False) -> Repair:
             os.rename(staged, os.path.join(paths.directory, DONE))
             durable.sync_directory(paths.directory)
             finish(paths)
-    finally:
-        if os.path.isdir(staged):
-            removing.remove_tree(staged)
     return done
+
+
+@contextmanager
+def _removed_at_last(directory: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if os.path.isdir(directory):
+            removing.remove_tree(directory)
 
 
 def _in(paths: ProfilePaths, copy: ProfilePaths, problem: reading.Problem) -> reading.Problem:

@@ -91,7 +91,8 @@ class Outline(NamedTuple):
     """What a rewind does. Paths are relative to the workspace; `changes` are what is made different there.
 
     `kept` differ from the checkpoint and stay as they are. `undone` is the first prompt that is taken back. Messages
-    and turns leave the conversation (`removed`), or come back into it (`restored`). `refusal` is why it is not done.
+    and turns leave the conversation (`removed`), or come back into it (`restored`). `unread` are paths of the changes
+    at which what is there cannot be read. `refusal` is why the rewind is not done.
     """
 
     session: Session
@@ -107,6 +108,7 @@ class Outline(NamedTuple):
     messages_restored: int
     turns_restored: int
     undone: str | None
+    unread: list[bytes]
     refusal: DeepctlError | None = None
 
     def check(self) -> None:
@@ -122,7 +124,11 @@ class Outline(NamedTuple):
     @property
     def is_nothing(self) -> bool:
         """Whether everything is as it is to be already."""
-        return not self.moves and not any(not plan.same(change.before, change.after) for change in self.changes)
+        return (
+            self.refusal is None
+            and not self.moves
+            and not any(not plan.same(change.before, change.after) for change in self.changes)
+        )
 
 
 class Done(NamedTuple):
@@ -201,13 +207,14 @@ def plan_files(
     def wanted(path: bytes) -> bool:
         return (not wish.only or plan.in_memory(path) == (wish.only == "memory")) and not now_hidden(path)
 
-    unseen = plan.hidden_by([[os.fsdecode(one.path), one.reason] for one in present.unkept if one.is_content], None)
+    unread = [one.path for one in present.unkept if one.is_content]
     now = present.tree
     if wish.exact:
         hidden = plan.hidden_by(target.unkept, excluding(target.exclude))
-        planned = plan.exact(objects, now, bytes.fromhex(target.tree), wanted=wanted, hidden=hidden, unseen=unseen)
+        planned = plan.exact(objects, now, bytes.fromhex(target.tree), wanted=wanted, hidden=hidden, unseen=unread)
     else:
         intervals = _intervals(found, target, now, author)
+        unseen = plan.hidden_by([[os.fsdecode(path), ""] for path in unread], None)
         try:
             planned = plan.own_work(
                 objects, intervals, now, session, sink, wanted=wanted, unseen=unseen, content=content
@@ -222,7 +229,7 @@ def plan_files(
     kept = [one.path for one in left if wanted(one.path) and one.path not in changed and not _is_directory(one)]
     # What cannot be read may well differ, and is no part of either tree.
     known = {*changed, *(os.fsencode(path) for path, _ in target.unkept)}
-    kept += [one.path for one in present.unkept if one.is_content and wanted(one.path) and one.path not in known]
+    kept += [path for path in unread if wanted(path) and path not in known]
     return Files(tree.hex(), planned, kept, _refusal(objects, workspace.root, present, planned, wish))
 
 
@@ -275,6 +282,7 @@ def outline(
         len(found),
         len(restored),
         removed[0] if removed else None,
+        files.plan.unsaved,
         files.refusal,
     )
 

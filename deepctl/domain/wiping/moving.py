@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple, get_args
 
-from deepctl.domain import names
+from deepctl.domain import names, reserve
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.errors import Refused
 from deepctl.files import durable, removing, sealed
@@ -49,7 +49,7 @@ def begin(place: str, paths: ProfilePaths, moves: Sequence[Move]) -> None:
         "moves": [list(move) for move in moves],
     }
     try:
-        durable.write_file(os.path.join(place, _PLAN), sealed.seal(plan))
+        _write(os.path.join(place, _PLAN), paths, sealed.seal(plan))
     except OSError:
         with suppress(OSError):
             removing.remove_tree(place)
@@ -58,6 +58,20 @@ def begin(place: str, paths: ProfilePaths, moves: Sequence[Move]) -> None:
                 raise
         raise
     _carry_out(place, paths, moves)
+
+
+def _write(path: str, paths: ProfilePaths, plan: bytes) -> None:
+    """Write the plan; on a full disk, the profile's reserve becomes it."""
+    try:
+        durable.write_file(path, plan)
+    except OSError as error:
+        if not durable.is_full(error):
+            raise
+        try:
+            reserve.lend(paths, path, plan)
+        except OSError:
+            reserve.empty_cache(paths)  # deepctl 0.1 held nothing back
+            durable.write_file(path, plan)
 
 
 def go_on(place: str, root: Root) -> None:
@@ -76,7 +90,8 @@ def go_on(place: str, root: Root) -> None:
 
 def _read(place: str) -> dict[str, Any]:
     """The plan. Raises `ValueError` if it is none, and `Refused` for a later format."""
-    plan = sealed.unseal(durable.read_file(os.path.join(place, _PLAN)).rstrip(b"\n"))
+    # Behind the first line there may be what else was in the reserve.
+    plan = sealed.unseal(durable.read_file(os.path.join(place, _PLAN)).partition(b"\n")[0])
     match plan:
         case {"v": int(version)} if version > FORMAT:
             raise Refused(f"{place} was made by a later deepctl.", "Update deepctl. It has not been touched.")
@@ -124,7 +139,7 @@ def _carry_out(path: str, paths: ProfilePaths, moves: Sequence[Move]) -> None:
         # What is made in these places from now on is not meant any more.
         with durable.after_commit("It is out of sight for good", _NEXT):
             os.fsync(trash)
-            os.unlink(_PLAN, dir_fd=trash)
+            reserve.give_back(paths, os.path.join(path, _PLAN))
             os.fsync(trash)
     finally:
         os.close(trash)

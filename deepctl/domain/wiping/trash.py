@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import NamedTuple, Self
 
-from deepctl.domain import names
+from deepctl.domain import names, reserve
 from deepctl.domain.layout import IMPORT, NEW, ProfilePaths, Root
 from deepctl.domain.wiping import moving
 from deepctl.domain.wiping.moving import Move
@@ -121,7 +121,7 @@ def put_away_parts(root: Root, paths: ProfilePaths, moves: Sequence[Move]) -> Tr
     Raises `OSError`, and `Refused` for a link in the way: then everything is as it was.
     """
     path = _new_path(root, "parts-", paths.name)
-    durable.make_new_directory(path)
+    _make_place(path, paths)
     durable.sync_directory(root.profiles)
     trash = Trash(root, path, _held(path, fcntl.LOCK_EX))
     try:
@@ -130,6 +130,18 @@ def put_away_parts(root: Root, paths: ProfilePaths, moves: Sequence[Move]) -> Tr
         trash.close()
         raise
     return trash
+
+
+def _make_place(path: str, paths: ProfilePaths) -> None:
+    """Make the directory `path`; on a full disk, the cache and a part of the profile's reserve give way to it."""
+    try:
+        durable.make_new_directory(path)
+    except OSError as error:
+        if not durable.is_full(error):
+            raise
+        reserve.empty_cache(paths)
+        reserve.shrink(paths)
+        durable.make_new_directory(path)
 
 
 def delete(trash: Trash, report: Report | None = None) -> int:

@@ -1,0 +1,31 @@
+"""What would free space for a profile: how the hint of an error ends that comes of a full disk."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing, suppress
+
+from deepctl.domain.checkpoints import pruning
+from deepctl.domain.checkpoints.reader import Reader
+from deepctl.domain.layout import ProfilePaths, Root
+from deepctl.errors import DeepctlError
+
+_KEPT = (20, 1)
+"""How many checkpoints stay, in the order in which it is looked whether removing the others frees anything."""
+
+
+def advice(root: Root, paths: ProfilePaths | None) -> str | None:
+    """A command that frees space and needs none itself; `None` where nothing is stored that could go."""
+    if paths is not None:
+        with suppress(DeepctlError, OSError), closing(Reader(paths)) as reader:
+            for keep in _KEPT:
+                records = pruning.to_prune(reader.ledger, keep)
+                if pruning.forecast(reader.ledger, reader.objects, records).bytes:
+                    return f"`deepctl checkpoints prune --keep {keep} --user {paths.name}` needs none itself."
+    with suppress(OSError):
+        if any(entry[:1].isalnum() for entry in os.listdir(root.profiles)):
+            return (
+                "`deepctl profiles list` shows what takes it; `deepctl wipe --only PARTS` and "
+                "`deepctl sessions delete` need none themselves."
+            )
+    return None
