@@ -30,9 +30,9 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 @needs_root
-def test_a_full_disk_is_exit_8_and_the_conversation_so_far_is_kept(process: Command, small_disk: Path) -> None:
-    process("chat", "--user", "alice", "write a.txt: kept\nremember kept").ok()
-    before = process("sessions", "show", "--user", "alice", "--json").ok().json["messages"]
+def test_a_full_disk_is_exit_8_and_the_conversation_so_far_is_kept(deepctl: InProcess, small_disk: Path) -> None:
+    deepctl("chat", "--user", "alice", "write a.txt: kept\nremember kept").ok()
+    before = deepctl("sessions", "show", "--user", "alice", "--json").ok().json["messages"]
     ballast = small_disk / "ballast"
     for command in (
         ("chat", "--user", "alice", "hello"),
@@ -42,19 +42,19 @@ def test_a_full_disk_is_exit_8_and_the_conversation_so_far_is_kept(process: Comm
         with open(ballast, "ab", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(b"x" * 4096)
-        result = process(*command)
+        result = deepctl(*command)
         assert result.code == 8, (command, result)
         assert "disk is full" in result.stderr
         assert "Traceback" not in result.stderr
     for reader in (("sessions", "list"), ("memory", "show"), ("config", "show")):
-        assert process(*reader, "--user", "alice").code == 0
+        assert deepctl(*reader, "--user", "alice").code == 0
     ballast.unlink()
-    after = process("sessions", "show", "--user", "alice", "--json").ok().json
+    after = deepctl("sessions", "show", "--user", "alice", "--json").ok().json
     assert after["messages"][: len(before)] == before
     assert after["damaged"] == []
-    assert process("memory", "show", "--user", "alice").ok().stdout == "- kept\n"
-    process("chat", "--user", "alice", "hello").ok()
-    process("profiles", "create", "bob").ok()
+    assert deepctl("memory", "show", "--user", "alice").ok().stdout == "- kept\n"
+    deepctl("chat", "--user", "alice", "hello").ok()
+    deepctl("profiles", "create", "bob").ok()
 
 
 def _fill(place: Path, *, left: int) -> Path:
@@ -68,10 +68,10 @@ def _fill(place: Path, *, left: int) -> Path:
 @needs_root
 @pytest.mark.parametrize("left", [0, 4096, 12288])
 def test_on_a_disk_that_is_nearly_full_nothing_is_a_bug_and_nothing_is_lost(
-    process: Command, small_disk: Path, left: int
+    deepctl: InProcess, small_disk: Path, left: int
 ) -> None:
-    process("chat", "--user", "alice", "write a.txt: kept\nremember kept").ok()
-    process("chat", "--user", "alice", "write a.txt: later").ok()
+    deepctl("chat", "--user", "alice", "write a.txt: kept\nremember kept").ok()
+    deepctl("chat", "--user", "alice", "write a.txt: later").ok()
     commands = (
         ("memory", "add", "a note"),
         ("memory", "forget", "kept", "--yes"),
@@ -83,12 +83,12 @@ def test_on_a_disk_that_is_nearly_full_nothing_is_a_bug_and_nothing_is_lost(
     )
     for command in commands:
         ballast = _fill(small_disk, left=left)
-        result = process(*command, "--user", "alice")
+        result = deepctl(*command, "--user", "alice")
         assert result.code in (0, 3, 8), (command, result)
         assert "Traceback" not in result.stderr
         ballast.unlink()
-        process("checkpoints", "verify", "--user", "alice").ok()
-    process("chat", "--user", "alice", "hello").ok()
+        deepctl("checkpoints", "verify", "--user", "alice").ok()
+    deepctl("chat", "--user", "alice", "hello").ok()
 
 
 def _mounted(place: Path, options: str) -> Path:
@@ -334,30 +334,30 @@ def test_a_wipe_needs_no_space(process: Command, small_disk: Path) -> None:
 
 @needs_root
 def test_a_tool_that_meets_a_full_disk_fails_as_a_tool_and_keeps_the_old_file(
-    process: Command, small_disk: Path
+    deepctl: InProcess, small_disk: Path
 ) -> None:
-    process("chat", "write a.txt: old").ok()
-    result = process("chat", "--json", stdin=b"write a.txt: " + b"x" * 2_000_000)
+    deepctl("chat", "write a.txt: old").ok()
+    result = deepctl("chat", "--json", stdin=b"write a.txt: " + b"x" * 2_000_000)
     assert result.code in (0, 8)
     assert (small_disk / "root/profiles/default/workspace/a.txt").read_text() == "old"
-    assert process("chat", "hello").code == 0
+    assert deepctl("chat", "hello").code == 0
 
 
 @needs_root
-def test_a_read_only_root_is_exit_8_for_writers_and_readers_go_on(process: Command, small_disk: Path) -> None:
-    process("chat", "--user", "alice", "remember kept").ok()
+def test_a_read_only_root_is_exit_8_for_writers_and_readers_go_on(deepctl: InProcess, small_disk: Path) -> None:
+    deepctl("chat", "--user", "alice", "remember kept").ok()
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     for command in (
         ("chat", "--user", "alice", "hello"),
         ("profiles", "create", "bob"),
         ("chat", "--user", "carol", "hi"),
     ):
-        result = process(*command, "--json")
+        result = deepctl(*command, "--json")
         assert result.code == 8, (command, result)
         assert "read-only" in result.stderr + result.stdout
-    assert process("memory", "show", "--user", "alice").ok().stdout == "- kept\n"
-    assert process("sessions", "show", "--user", "alice").code == 0
-    assert process("profiles", "list").code == 0
+    assert deepctl("memory", "show", "--user", "alice").ok().stdout == "- kept\n"
+    assert deepctl("sessions", "show", "--user", "alice").code == 0
+    assert deepctl("profiles", "list").code == 0
 
 
 def test_a_root_that_is_a_file_is_exit_8(deepctl: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
