@@ -231,7 +231,7 @@ def _refill(place: Path) -> None:
 
 
 _PARTS = ("history", "evicted", "plans", "memory", "checkpoints", "sessions", "workspace")
-_AGAIN_AND_AGAIN = {
+_AGAIN_AND_AGAIN: dict[str, list[tuple[str, ...]]] = {
     "prune": [("checkpoints", "prune", "--keep", str(keep)) for keep in (9, 7, 5, 3, 1)],
     "remove": [("checkpoints", "remove", f"~{number}", "--session", "main") for number in range(2, 6)],
     "delete": [("sessions", "delete", name, "--yes") for name in ("other", "main")],

@@ -29,6 +29,7 @@ from tests.domain.test_transfer import export
 from tests.support.ordinary import as_ordinary
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
+_WISHES: tuple[dict[str, Any], ...] = ({}, {"force": True}, {"exact": True})
 NOTEBOOK = ".deep/memory/main/MEMORY.md"
 
 
@@ -110,7 +111,7 @@ def test_what_nobody_could_read_then_or_now_is_in_no_rewinds_way(scene: Scene) -
         scene.write("secret", "the user's")
         os.chmod(scene.workspace / "secret", 0)
         scene.agent("a", "one")
-        for wish in ({}, {"force": True}, {"exact": True}):
+        for wish in _WISHES:
             scene.rewind("~1", **wish)
             assert not (scene.workspace / "a").exists()
             scene.undo()
@@ -127,7 +128,7 @@ def test_a_preview_says_of_what_cannot_be_read_that_it_cannot(scene: Scene) -> N
         scene.write("made", "the user's")
         os.chmod(scene.workspace / "made", 0)
         for reference, change in (("~2", "deleted"), ("~1", "modified")):
-            for wish in ({}, {"force": True}, {"exact": True}):
+            for wish in _WISHES:
                 with closing(Reader(scene.paths)) as reader:
                     target = reading.find(scene.paths, reader.ledger, reference, "main")
                     outline = rewinding.preview(
