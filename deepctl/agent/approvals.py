@@ -80,6 +80,7 @@ def _check_patterns(permissions: Permissions) -> None:
 class _Decision(NamedTuple):
     action: str
     reason: str = ""
+    may_be_denied: bool = False
 
 
 def _strictness(decision: _Decision) -> int:
@@ -93,7 +94,8 @@ class Approvals(AbstractCapability[Any]):
     The profile's rules come first. Where they are silent, file tools may do what they like inside the workspace, and
     so may commands in a sandbox; other commands are asked about, and so are tools of MCP servers, unless their table
     says otherwise. A question is answered by `approve`: `auto` is yes, `never` no, `ask` what `ask` says and, where
-    nobody can be asked, no. A no is told to the model and ends nothing.
+    nobody can be asked, no. Where a rule that denies may be about a command, `auto` is no. A no is told to the model
+    and ends nothing.
     """
 
     approve: Approve = "ask"
@@ -141,6 +143,11 @@ class Approvals(AbstractCapability[Any]):
         if decision.action == "deny":
             reason = f" ({decision.reason})" if decision.reason else ""
             raise ToolFailed(f"The rules of this profile do not allow this{reason}. It was not done; go on without it.")
+        if decision.may_be_denied and self.approve == "auto":
+            # `auto` answers questions; what a rule may deny is not one that it may answer.
+            raise ToolFailed(
+                f"The rules of this profile may not allow this ({decision.reason}). It was not done; go on without it."
+            )
         if decision.action == "ask" and (operation, real) not in self._always:
             await self._approved(ctx, operation, target, real, args, decision.reason)
         return args
@@ -165,7 +172,7 @@ class Approvals(AbstractCapability[Any]):
     def _about_command(self, command: str, *, confined: bool) -> _Decision:
         usual = self._default("execute", otherwise="allow" if confined else "ask")
         verdict = judge(self.permissions.get("execute", Rules()).rules, command, otherwise=usual.action)
-        return _Decision(verdict.action, verdict.reason)
+        return _Decision(*verdict)
 
     def _default(self, operation: str, otherwise: str = "allow") -> _Decision:
         rules = self.permissions.get(operation)

@@ -523,6 +523,16 @@ def test_auto_is_yes_to_everything_that_would_be_asked(work: Path) -> None:
     assert person.asked == []
 
 
+@pytest.mark.parametrize(("action", "runs"), [("deny", False), ("ask", True)])
+def test_auto_is_no_where_a_rule_that_denies_may_be_about_a_command(work: Path, action: str, runs: bool) -> None:
+    (work / "run").write_text('#!/bin/sh\n"$@"\n')
+    (work / "run").chmod(0o700)
+    rules = _rules(execute={"default": "allow", "rules": [{"pattern": "touch **", "action": action}]})
+    (result,) = _commands(work, "./run touch made", approve="auto", permissions=rules)
+    assert (work / "made").exists() is runs
+    assert ("may not allow this" in str(result.content)) is not runs
+
+
 def test_a_question_comes_in_the_models_order(work: Path) -> None:
     """A tool that waits for a yes must not run after the calls behind it."""
     person = Person(YES, YES)

@@ -31,10 +31,14 @@ _WILD = re.compile(r"[*?\[]")
 
 
 class Verdict(NamedTuple):
-    """What is to be done about a command, `allow`, `ask` or `deny`, and why."""
+    """What is to be done about a command, `allow`, `ask` or `deny`, and why.
+
+    `may_be_denied` is for `ask`: a rule that denies would be about the command, if what is not certain were.
+    """
 
     action: str
     reason: str = ""
+    may_be_denied: bool = False
 
 
 def judge(rules: Sequence[Rule], text: str, *, otherwise: str) -> Verdict:
@@ -63,8 +67,8 @@ def judge(rules: Sequence[Rule], text: str, *, otherwise: str) -> Verdict:
     return max(verdicts, key=_strictness)
 
 
-def _strictness(verdict: Verdict) -> int:
-    return ACTIONS.index(verdict.action)
+def _strictness(verdict: Verdict) -> tuple[int, bool]:
+    return ACTIONS.index(verdict.action), verdict.may_be_denied
 
 
 def _says(rule: Rule) -> Verdict:
@@ -91,7 +95,7 @@ def _restrictions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
             yield _says(rule)
             return
         if pattern.matches(command, surely=False):
-            yield Verdict("ask", "a rule may be about it, and part of it is computed")
+            yield Verdict("ask", "a rule may be about it, and part of it is computed", rule.action == "deny")
 
 
 def _suspicions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
@@ -102,7 +106,8 @@ def _suspicions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
             if written and matches(rule.pattern, written):
                 return
         elif _pattern(rule.pattern).may_match(command):
-            yield Verdict("ask", f"it may run a command that a rule is about: {written or rule.pattern}")
+            reason = f"it may run a command that a rule is about: {written or rule.pattern}"
+            yield Verdict("ask", reason, rule.action == "deny")
             return
 
 
