@@ -41,6 +41,7 @@ class Logs:
         good = {one.id for one in self._with_positions() if before.find(one).problem is None}
         self._join()
         for name in catalogue.all_names(self._paths):
+            self._strays(name)
             self._record(name)
         for paths in list(self._files().values()):
             self._lines(paths)
@@ -70,6 +71,17 @@ class Logs:
                 path = log.log_path(directory, one)
                 found.setdefault((one, os.lstat(path).st_ino), []).append(path)
         return found
+
+    def _strays(self, name: str) -> None:
+        """Put damaged files aside that look like a record and are not that of the session."""
+        directory = os.path.join(self._paths.sessions, name)
+        for entry in sorted(os.listdir(directory)):
+            path = os.path.join(directory, entry)
+            if entry.endswith(".json") and entry != catalogue.RECORD:
+                raw = durable.read_file(path)
+                if not raw.endswith(b"\n") or any(line.problem is not None for line in sealed.parse(raw)):
+                    self._found.move(path)
+                    self._found.repair("session", path, "damaged, and not the record of the session")
 
     def _record(self, name: str) -> None:
         directory = os.path.join(self._paths.sessions, name)
