@@ -1,7 +1,7 @@
 """git's configuration files: which settings are in one, where in its text, and which of them are harmless.
 
 The format is that of `git_parse_source` in git's config.c, character by character: whatever git takes for a setting is
-one here, and where git gives up, the rest of the line is one that is not harmless. A parser of our own, and not
+one here, and where git gives up, the rest of the file is one that is not harmless. A parser of our own, and not
 `git config --list`, because a setting has to be cut out of its file at the right place, because the git that a person
 runs later is another one than that of this machine or container, and because a workspace of many repositories would
 start a process for each of them around every command. A test compares it with the git that is installed.
@@ -19,7 +19,7 @@ _HEADER = re.compile(r'\[(?!\])([A-Za-z0-9.-]*+)(?:[ \t\r]++"((?:[^"\\\n]|\\[^\n
 _NAME = re.compile(r"([A-Za-z][A-Za-z0-9-]*+)[ \t]*+(?:(?P<none>\n)|=)")
 _VALUE = re.compile(
     r'((?:[^"\\#;\n]|\\[\\"tbn\n]|"(?:[^"\\\n]|\\[\\"tbn\n])*+")*+)'  # text, escapes, and both in quotation marks
-    r"(?:[#;][^\n]*+)?+\n"
+    r"(?:[#;][^\n]*+)?+(?:\n|\Z)"
 )
 _PART = re.compile(r"\\(?s:.)|[ \t\r]|\"|[^\\ \t\r\"]+")
 _ESCAPES = {"\\n": "\n", "\\t": "\t", "\\b": "\b", "\\\n": ""}
@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
     def __str__(self) -> str:
         if not self.name:
-            return f"a line that git cannot read: {self.value}"
+            return f"what git cannot read: {self.value}"
         return self.name if self.value is None else f"{self.name} = {self.value}"
 
 
@@ -73,8 +73,9 @@ def settings(text: str) -> Iterator[Setting]:
                 end = (value or name).end()
                 yield Setting(section + name[1].lower(), _plain(value[1]) if value else None, at, end, above)
             else:
-                end = text.index("\n", at) + 1
-                yield Setting("", text[at:end].rstrip("\n"), at, end, above)
+                # To go on behind the line would take quadratic time for some files.
+                end = len(text)
+                yield Setting("", text[at:], at, end, above)
             at = end
 
 

@@ -412,18 +412,21 @@ def test_a_tree_is_looked_up_again_when_a_link_in_its_path_has_changed(work: Pat
     assert _disarm(before) == ["repo/.git/config: core.worktree = ../../link"]
 
 
-@pytest.mark.parametrize("content", [b"\0" * 100, b"[core]\n\tx = " + b"y" * (1 << 20), b"[core]\nbare = fal\0se\n"])
+@pytest.mark.parametrize(
+    "content", [b"\0" * 100, b"[core]\n\tx = " + b"y" * (1 << 20), b"[core]\nbare = fal\0se\n", b'k="a\\\n' * 100_000]
+)
 def test_a_file_that_is_not_read_whole_is_set_aside(work: Path, content: bytes) -> None:
     config = work / "repo" / ".git" / "config"
     listed = _listed(config)
     before = survey(str(work), MOUNT)
     config.write_bytes(content)
     assert _disarm(before)
-    if len(content) > 1000:
+    if len(content) > 1 << 20:
         assert _listed(config) == listed
         assert config.with_name("config.disabled").read_bytes() == content
     else:
         assert b"\0" not in config.read_bytes()
+        assert _disarm(before) == []
 
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
@@ -444,7 +447,7 @@ _PIECES = [
         " ",
     ),
     *("=", "key", "Key-1", "1x", "k = v\n", "\\", "\\\n", '"', '" "', "#", ";", "\u00e9", "\\n", "\\t", "\\b", "\\x"),
-    *("\v", "\f", ".", "\ufeff", "include", "path", "=x\n"),
+    *("\v", "\f", ".", "\ufeff", "include", "path", "=x\n", "=x\\\n"),
 ]
 
 
