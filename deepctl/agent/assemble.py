@@ -84,7 +84,14 @@ class _BackendOfDeps(AbstractCapability[DeepAgentDeps]):
     """Gives each run the backend in its deps, whatever place the message history was made in."""
 
     def get_workspace(self, ctx: RunContext[DeepAgentDeps], *, ref: WorkspaceRef | None) -> WorkspaceBackend:
-        return ctx.deps.workspace
+        deps: object = ctx.deps
+        if not isinstance(deps, DeepAgentDeps):
+            # `Agent.run` has `deps=None` by default, whatever type they are of.
+            raise TypeError(
+                f"a run of this agent takes deps=DeepAgentDeps(backend=…), not deps={deps!r}: "
+                "all it keeps is in that backend; StateBackend() is one in memory"
+            )
+        return deps.workspace
 
 
 @dataclass

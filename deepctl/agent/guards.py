@@ -92,6 +92,15 @@ class _WithoutRetryLimit(WrapperToolset[Any]):
             name: replace(tool, max_retries=UNLIMITED_RETRIES) for name, tool in (await super().get_tools(ctx)).items()
         }
 
+    async def call_tool(
+        self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
+    ) -> Any:
+        """A tool that asks for another call has failed: `TestModel` obeys without end."""
+        try:
+            return await super().call_tool(name, tool_args, ctx, tool)
+        except ModelRetry as error:
+            raise ToolFailed(error.message) from error
+
 
 @dataclass
 class NoSecrets(AbstractCapability[Any]):

@@ -5,6 +5,7 @@ user (also in `test_agent.py` and `test_checkpoint_stores.py`), C a container a 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,22 @@ def test_an_applications_tests_need_no_model_that_streams(tmp_path: Path, store:
             assert "a.txt" in await stream.get_output()
 
     asyncio.get_event_loop().run_until_complete(every_way())
+
+
+@pytest.mark.usefixtures("loop")
+@pytest.mark.parametrize("make", [StateBackend, LocalBackend])
+def test_a_test_model_that_calls_every_tool_once_comes_to_an_end(tmp_path: Path, make: Any) -> None:
+    deps = DeepAgentDeps(backend=make(tmp_path) if make is LocalBackend else make())
+    agent = create_deep_agent(TestModel(), include_execute=True, approve="never")
+    called = json.loads(agent.run_sync("go", deps=deps).output)
+    assert {"read_file", "read_memory", "read_plan", "execute"} <= called.keys()
+
+
+@pytest.mark.usefixtures("loop")
+@pytest.mark.parametrize("deps", [None, StateBackend(), {}], ids=["none", "a backend", "a dict"])
+def test_a_run_without_deps_says_what_it_takes(deps: Any) -> None:
+    with pytest.raises(TypeError, match=r"deps=DeepAgentDeps\(backend=…\)"):
+        create_deep_agent(FunctionModel(_scripted)).run_sync("go", deps=deps)
 
 
 @pytest.mark.usefixtures("loop")
