@@ -197,7 +197,7 @@ def _items(address: str) -> list[dict[str, Any]]:
     return found
 
 
-def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def conversation(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A turn that has them in its prompt, in a tool's result, and deep in one."""
     call = {"part_kind": "tool-call", "tool_name": "read_file", "args": {}, "tool_call_id": "c"}
     returned = {
@@ -214,18 +214,18 @@ def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _session(messages: list[dict[str, Any]]) -> list[Piece]:
-    """A session of an archive, with these messages."""
+def session_of(messages: list[dict[str, Any]], created_at: str = AT, at: str = AT) -> list[Piece]:
+    """A session of an archive, with these messages; `at` is when its logs say they were written."""
     first, head = "a" * 16, "b" * 16
-    raw = sealed.seal({"v": 2, "log": first, "parent": None, "at": AT})
-    raw += b"".join(log.lines([Message(1, AT, message) for message in messages]))
+    raw = sealed.seal({"v": 2, "log": first, "parent": None, "at": at})
+    raw += b"".join(log.lines([Message(1, at, message) for message in messages]))
     parent = {"log": first, "offset": len(raw)}
-    record = {"v": 1, "id": "c" * 32, "created_at": AT, "log": head}
+    record = {"v": 1, "id": "c" * 32, "created_at": created_at, "log": head}
     return [
         directory("sessions/main"),
         file("sessions/main/session.json", sealed.seal(record)),
         file(f"sessions/main/{first}.jsonl", raw),
-        file(f"sessions/main/{head}.jsonl", sealed.seal({"v": 2, "log": head, "parent": parent, "at": AT})),
+        file(f"sessions/main/{head}.jsonl", sealed.seal({"v": 2, "log": head, "parent": parent, "at": at})),
     ]
 
 
@@ -239,7 +239,7 @@ class Door:
 
     def archive(self, messages: list[dict[str, Any]]) -> None:
         pieces = list(START)
-        pieces[4:4] = _session(messages)
+        pieces[4:4] = session_of(messages)
         (self.place / "a.tgz").write_bytes(forged(pieces))
         self.deepctl("profiles", "import", str(self.place / "a.tgz"), "--as", "bob").ok()
 
@@ -289,7 +289,7 @@ def test_nothing_is_fetched_for_a_conversation_whatever_way_it_came_in(
         # It refuses this at once.
         items = [item for item in items if item.get("force_download") != "allow-local"]
     enter: Callable[[list[dict[str, Any]]], None] = getattr(door, way)
-    enter(_messages(items))
+    enter(conversation(items))
     for model in MODELS if way == "archive" else MODELS[:1]:
         with provider(Text(["Fine."])) as server:
             said = _chat(door.deepctl, monkeypatch, server, model).ok()
@@ -304,7 +304,7 @@ def test_nothing_is_fetched_for_a_conversation_whatever_way_it_came_in(
 def test_a_picture_of_the_public_internet_is_still_passed_on(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     address = "https://example.com/x.png"
     item = {"kind": "image-url", "url": address, "media_type": "image/png"}
-    door.session(_messages([item]))
+    door.session(conversation([item]))
     for model in MODELS:
         with provider(Text(["Fine."])) as server:
             said = _chat(door.deepctl, monkeypatch, server, model).ok()
@@ -320,7 +320,7 @@ def test_a_document_that_a_client_would_fetch_itself_is_left_out_for_that_client
         {"kind": "audio-url", "url": "https://example.com/x.mp3", "media_type": "audio/mpeg"},
         {"kind": "video-url", "url": "https://example.com/x.mp4", "media_type": "video/mp4"},
     ]
-    door.session(_messages(items))
+    door.session(conversation(items))
     for model in MODELS:
         with provider(Text(["Fine."])) as server:
             _chat(door.deepctl, monkeypatch, server, model).ok()
@@ -328,7 +328,7 @@ def test_a_document_that_a_client_would_fetch_itself_is_left_out_for_that_client
 
 
 def test_a_conversation_that_names_another_workspace_goes_on(door: Door) -> None:
-    messages = _messages([])
+    messages = conversation([])
     messages[1]["workspace_ref"] = {"provider": "elsewhere", "id": "x"}
     door.session(messages)
     door.deepctl("chat", "-u", "bob", "hello").ok()
