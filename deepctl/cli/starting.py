@@ -34,9 +34,12 @@ class Commands(NamedTuple):
 
     sandbox: str | None
     network: bool
+    """Whether they reach it: without a sandbox they do."""
     questions: str
     """What happens to what needs a yes: `asked`, `allowed` or `denied`."""
-    notice: str | None = None
+    notice: str | None
+    statement: str
+    """All of it in a sentence, for who asks."""
 
 
 class ProfileEngine(NamedTuple):
@@ -133,13 +136,13 @@ class Start(NamedTuple):
             "docker": sandboxes.Docker(container_name(paths.directory), image, self.network, limits, paths.name),
         }
         chosen = sandboxes.choose(named, offered, can_ask=self.ask is not None)
+        commands = self._commands(chosen, approve, permissions, image)
         if chosen.problem is not None:
             # Nobody has chosen to do without a sandbox, so nobody has allowed commands outside of one.
             approve = "ask" if approve == "auto" else approve
             permissions = without_sandbox(permissions)
         told = Options(model, base_url, instructions, chosen.sandbox, approve, permissions, self.timeout)
         running = self._running(self._bounded(told._replace(mcp_servers=servers), root), root)
-        commands = self._commands(chosen, approve, permissions)
         notices = [notice for notice in (commands.notice, mcp_servers.notice(servers)) if notice is not None]
         return ProfileEngine(running, Chat(running), commands._replace(notice=" ".join(notices) or None))
 
@@ -170,9 +173,11 @@ class Start(NamedTuple):
                 raise
             raise UsageError(f"{error.message} It comes from {place}.", error.hint, code=error.code) from None
 
-    def _commands(self, chosen: Choice | None, approve: Approve, permissions: Permissions) -> Commands:
+    def _commands(
+        self, chosen: Choice | None, approve: Approve, permissions: Permissions, image: str | None = None
+    ) -> Commands:
         sandbox = chosen.sandbox if chosen is not None else None
-        network = self.network and sandbox is not None and sandbox.confined
+        network = sandbox is not None and (self.network or not sandbox.confined)
         policy = CommandPolicy(
             sandbox.name if sandbox is not None else None,
             approve,
@@ -180,10 +185,12 @@ class Start(NamedTuple):
             network,
             permissions,
             chosen.problem if chosen is not None else None,
+            image,
         )
-        # An ephemeral conversation has no commands, and says so where one is asked for.
-        notice = policy.notice() if chosen is not None else None
-        return Commands(policy.sandbox, network, policy.questions, notice)
+        if chosen is None:
+            # An ephemeral conversation has no commands, and says so where one is asked for.
+            return Commands(None, network, policy.questions, None, "There is no shell here: commands do not run.")
+        return Commands(policy.sandbox, network, policy.questions, policy.notice(), policy.sentence())
 
 
 def _prepare(model: str, servers: Sequence[Server]) -> None:

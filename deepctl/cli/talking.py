@@ -169,11 +169,15 @@ class Shown(Generic[_Engine]):
         self.display.event({"type": "notice", "message": message})
 
     def _started(self, profile: str | None, session: str | None, engine: ProfileEngine | EphemeralEngine) -> None:
+        commands = engine.commands
         event: dict[str, Any] = {
             "type": "start",
             "profile": profile,
             "session": session,
             "model": engine.running.options.model,
-            **engine.commands._asdict(),
+            "sandbox": commands.sandbox,
+            "network": commands.network,
+            "questions": commands.questions,
+            "notice": commands.notice,
         }
         self.display.event(event)

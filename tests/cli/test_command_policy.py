@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from pydantic_ai.exceptions import ToolFailed
+from pydantic_ai.messages import ToolCallPart
 
-from deepctl.agent.approvals import Answer, Question
-from deepctl.cli.starting import Start
+from deepctl.agent.approvals import Answer, Approvals, Question
+from deepctl.agent.backend import LocalBackend
+from deepctl.agent.stores import workspace_of
+from deepctl.cli.starting import ProfileEngine, Start
 from deepctl.domain import layout
 from deepctl.domain.command_policy import CommandPolicy
+from deepctl.domain.doctor.commands import Sandboxes
 from deepctl.domain.permissions import Rule, Rules
+from deepctl.sandbox import bubblewrap
 from tests.support.command import InProcess
 
 MISSING = "/nonexistent/bwrap"
@@ -30,9 +40,11 @@ CONFINED = "commands run in bubblewrap, without the network"
 
 def _doctor_says(approve: str, place: str) -> str:
     if place == "none":
-        return {"auto": UNASKED, "never": NEVER}.get(approve, f"{ASKED}; without a terminal they are refused")
+        return {"auto": UNASKED, "never": NEVER}.get(
+            approve, f"{ASKED}; without a terminal, what is asked about is refused"
+        )
     if place == "auto, missing":
-        return NEVER if approve == "never" else f"{ASKED}; without a terminal they are refused"
+        return NEVER if approve == "never" else f"{ASKED}; without a terminal there is no shell"
     return CONFINED
 
 
@@ -84,7 +96,7 @@ def test_a_conversation_says_the_same_where_a_person_can_be_asked(
         engine = start.profile(layout.root(os.environ))
         with closing(engine.running):
             assert _begins(engine.commands.notice, _chat_says(approve, place, terminal=True))
-            assert engine.commands.network == (network and place in ("auto", "bubblewrap"))
+            assert engine.commands.network == (network or place in ("none", "auto, missing"))
 
 
 async def _refusing(question: Question) -> Answer:
@@ -97,12 +109,139 @@ def _begins(notice: str | None, said: str | None) -> bool:
     return notice.lower().startswith(f"{said.lower()}.")
 
 
-def test_rules_of_a_profile_are_mentioned_where_they_decide() -> None:
-    allowing = {"execute": Rules(None, (Rule("git status", "allow"),))}
+COMMANDS = {"": "touch free", "allows": "echo one", "asks about": "cat two", "denies": "rm three", "cannot tell": "$X"}
+"""A command of each kind, by the word of the statement that tells what rules do with it."""
+ALLOWED, ASKED_ABOUT, DENIED = (
+    f'{{ pattern = "{pattern}", action = "{action}" }}'
+    for pattern, action in (("echo **", "allow"), ("cat **", "ask"), ("rm **", "deny"))
+)
+EXECUTE = [
+    *('"allow"', '"ask"', '"deny"', '{ default = "allow" }'),
+    *(f"{{ rules = [{rules}] }}" for rules in (ALLOWED, ASKED_ABOUT, DENIED)),
+    *(
+        f'{{ default = "{default}", rules = [{ALLOWED}, {ASKED_ABOUT}, {DENIED}] }}'
+        for default in ("allow", "ask", "deny")
+    ),
+    f'{{ default = "deny", rules = [{ASKED_ABOUT}] }}',
+]
+
+
+def _said(statement: str, kind: str) -> str:
+    """What a statement says becomes of a command: `run`, `asked` or `refused`."""
+    usual, *others = statement.removeprefix("where no rule of [permissions] decides, ").split("; ")
+    for other in others:
+        if kind and other.startswith("what one ") and kind in other:
+            assert statement.startswith("where no rule")
+            said = other.partition(kind)[2]
+            if "refused" in said:
+                return "refused"
+            return "asked" if "is asked about" in said or "after a yes" in said else "run"
+    if usual.startswith(("commands are refused", "no shell")):
+        return "refused"
+    return "asked" if usual.endswith("each is asked about") else "run"
+
+
+async def _outcomes(engine: ProfileEngine, root: Path) -> dict[str, str]:
+    return {kind: await _outcome(engine, root, command) for kind, command in COMMANDS.items()}
+
+
+async def _outcome(engine: ProfileEngine, root: Path, command: str) -> str:
+    """What becomes of a command, up to where a shell would get it."""
+    options, asked = engine.running.options, list[Question]()
+    if options.sandbox is None:
+        return "refused"
+
+    async def ask(question: Question) -> Answer:
+        asked.append(question)
+        return Answer(True)
+
+    terminal = ask if engine.commands.questions == "asked" else None
+    approvals = Approvals(options.approve, terminal, options.permissions)
+    workspace = workspace_of(LocalBackend(root, sandbox=options.sandbox))
+    call = ToolCallPart("execute", {"command": command})
+    try:
+        await approvals.before_tool_execute(
+            cast("Any", SimpleNamespace(workspace=workspace)),
+            call=call,
+            tool_def=cast("Any", None),
+            args={"command": command},
+        )
+    except ToolFailed:
+        assert not asked
+        return "refused"
+    return "asked" if asked else "run"
+
+
+def _engines(home: Path) -> Iterator[tuple[ProfileEngine, str, bool]]:
+    """With every kind of rules, at a terminal and without one; what `doctor` says goes with it."""
+    root = layout.root(os.environ)
+    settings = home / "profiles" / "alice" / "profile.toml"
+    written = settings.read_text()
+    tried = Sandboxes(os.environ)
+    for execute in EXECUTE:
+        settings.write_text(f"{written}\n[permissions]\nexecute = {execute}\n")
+        (check,) = tried.in_force(root.profile("alice"))
+        for terminal in (True, False):
+            engine = Start("alice", {}, ask=_refusing if terminal else None).profile(root)
+            with closing(engine.running):
+                yield engine, check.found.partition(": ")[2], terminal
+
+
+@pytest.mark.parametrize(("approve", "place"), list(product(APPROVE, PLACES[1:])))
+def test_what_is_said_with_rules_is_what_happens(
+    deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch, approve: str, place: str
+) -> None:
+    _set(deepctl, monkeypatch, approve, place)
+    if place == "bubblewrap":
+        monkeypatch.setattr(bubblewrap, "check", lambda policy: None)  # no command gets there
+    at_terminal: dict[str, str] = {}
+    for engine, doctor, terminal in _engines(home):
+        statement = engine.commands.statement
+        statement = statement[:1].lower() + statement[1:-1]
+        outcomes = asyncio.run(_outcomes(engine, home / "profiles" / "alice" / "workspace"))
+        assert {kind: _said(statement, kind) for kind in COMMANDS} == outcomes, statement
+        notice = engine.commands.notice
+        if notice is None:
+            assert outcomes[""] != "refused"
+            assert "unsandboxed" not in statement
+        else:
+            assert notice.startswith(engine.commands.statement)
+        if terminal:
+            at_terminal = outcomes
+            assert {kind: _said(doctor, kind) for kind in COMMANDS} == outcomes, doctor
+        else:
+            assert ("without a terminal" in doctor) == (outcomes != at_terminal), doctor
+            assert ("there is no shell" in doctor) == (statement.startswith("no shell") and outcomes != at_terminal)
+
+
+@pytest.mark.parametrize(
+    ("execute", "approve", "runs"),
+    [
+        ('{ default = "allow" }', "never", True),
+        ('"allow"', "ask", True),
+        (f"{{ rules = [{ALLOWED}] }}", "never", True),
+        ('{ default = "deny" }', "auto", False),
+    ],
+)
+def test_a_chat_without_a_sandbox_says_what_its_rules_make_of_a_command(
+    deepctl: InProcess, home: Path, execute: str, approve: str, runs: bool
+) -> None:
+    deepctl("config", "set", "sandbox", "none").ok()
+    with open(os.environ["DEEPCTL_CONFIG"], "a") as settings:
+        settings.write(f"\n[permissions]\nexecute = {execute}\n")
+    events = deepctl("chat", "--json", "--approve", approve, "run echo hi").ok().events
+    told = events[0]["notice"].lower()
+    assert _said(told.rstrip("."), "allows" if "rules" in execute else "") == ("run" if runs else "refused")
+    assert ("unsandboxed, with your own rights and the network, without asking" in told) == runs
+    assert events[0]["network"]
+    assert any(event["type"] == "tool_result" and "hi" in event["content"] for event in events) == runs
+
+
+def test_rules_that_change_nothing_are_not_mentioned() -> None:
     policy = CommandPolicy("none", "never", True)
-    assert "rules" not in policy.statement()
-    assert policy._replace(permissions=allowing).statement().endswith("; rules of [permissions] come first")
     assert policy._replace(permissions={"execute": Rules("ask")}).statement() == policy.statement()
+    asking = {"execute": Rules(None, (Rule("git status", "ask"),))}
+    assert policy._replace(permissions=asking).statement() == policy.statement()
 
 
 def test_a_container_is_named_with_its_image_and_its_network() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 APPROVE = ("ask", "auto", "never")
 SANDBOX = ("auto", "bubblewrap", "docker", "none")
-_NEED = "commands outside a sandbox, and what the profile's rules mark,"
+_NEED = "what the profile's rules ask about, and commands outside a sandbox where no rule decides,"
 _ELSE = "All else runs as before. /approve ask has you asked."
 _QUESTIONS = {
     "asked": f"You are asked first: {_NEED} wait for your yes.",
@@ -107,11 +107,9 @@ def sandbox(conversation: Conversation, rest: str) -> None:
 def where(conversation: Conversation) -> str:
     """Where the agent's commands run, in a sentence or two; waits while that is being found out."""
     commands = conversation.talk.commands()
-    if commands.sandbox in (None, "none"):
-        return commands.notice or "There is no shell here: commands do not run."
-    notice = f" {commands.notice}" if commands.notice else ""
-    network = "with the network" if commands.network else "without a network"
-    return f"Commands run in {commands.sandbox}, {network}.{notice}"
+    if commands.notice is None or commands.notice.startswith(commands.statement):
+        return commands.notice or commands.statement
+    return f"{commands.statement} {commands.notice}"
 
 
 def _kept(conversation: Conversation, key: str, value: str) -> str:

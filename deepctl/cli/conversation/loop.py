@@ -223,7 +223,7 @@ class Conversation:
         where = None
         if facts.commands is not None:
             where = facts.commands.sandbox or "no shell"
-            where = f"{where} with network" if facts.commands.network else NO_SANDBOX if where == "none" else where
+            where = NO_SANDBOX if where == "none" else f"{where} with network" if facts.commands.network else where
         session = facts.session or self._next()
         used = self.talk.counts.of(self.session)
         if self.new is not None:

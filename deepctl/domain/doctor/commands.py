@@ -11,7 +11,7 @@ from deepctl.domain import layout, settings
 from deepctl.domain.command_policy import CommandPolicy
 from deepctl.domain.doctor.check import Check, Status
 from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.permissions import Permissions, without_sandbox
+from deepctl.domain.permissions import Permissions
 from deepctl.errors import DeepctlError
 from deepctl.sandbox import bubblewrap, cgroups, containers
 from deepctl.sandbox.policy import Limits, Unavailable
@@ -104,11 +104,7 @@ class Sandboxes:
             yield Check("sandbox", "problem", f"{named}: {problem.reason}", problem.fix)
             return
         if problem is not None:
-            # As a chat does: what is not sandboxed by choice is not allowed by `approve` or a rule.
-            approve = "ask" if approve == "auto" else approve
-            policy = policy._replace(
-                sandbox="none", approve=approve, permissions=without_sandbox(policy.permissions), problem=problem
-            )
+            policy = policy._replace(sandbox="none", problem=problem)
         status: Status = "warning" if policy.unsandboxed else "ok"
         yield Check("sandbox", status, f"{named}: {policy.statement()}")
 
