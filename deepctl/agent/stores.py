@@ -16,12 +16,13 @@ from pydantic_ai.tools import RunContext
 from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceError, WorkspaceRef, WrapperWorkspace
 from pydantic_ai_backends import StateBackend
 from pydantic_ai_backends.workspaces import StateWorkspaceBackend
-from pydantic_ai_harness.memory import FileStore
+from pydantic_ai_harness.memory import FileStore, MemorySearchMatch, MemorySearchResult
 from pydantic_ai_harness.planning import InMemoryPlanStore, PlanItem
 from pydantic_ai_harness.repo_context import RepoContext
 from pydantic_ai_harness.tool_output_limits import WorkspaceStore
 
 from deepctl.agent.backend import LocalBackend
+from deepctl.characters import folded, spans
 from deepctl.domain import layout, todo
 from deepctl.domain.memory import notebooks
 
@@ -53,7 +54,54 @@ def files_of(workspace: Workspace) -> Workspace:
 
 def memory_store(ctx: RunContext[Any]) -> FileStore:
     """The Markdown notebooks below `.deep/memory`."""
-    return FileStore(layout.MEMORY_DIRECTORY, workspace=_Notebooks(files_of(ctx.workspace)))
+    return _MemoryStore(layout.MEMORY_DIRECTORY, workspace=_Notebooks(files_of(ctx.workspace)))
+
+
+class _MemoryStore(FileStore):
+    """Searches as `memory search` does: text is compared as `deepctl.characters.folded`, the harness' by `lower()`."""
+
+    async def search(
+        self, prefix: str, query: str, *, limit: int, max_files: int, max_chars: int, max_file_chars: int
+    ) -> MemorySearchResult:
+        wanted = [folded(word) for word in query.split()]
+        # Those in a directory below it belong to others.
+        paths = await self._list_paths(prefix, limit=max_files + 1, nested=False)
+        truncated = len(paths) > max_files
+        found: list[tuple[float, str, str]] = []
+        for path in paths[:max_files]:
+            try:
+                notebook = await self.read(path, max_chars=max_file_chars)
+            except ValueError:
+                continue  # it leads out of the directory
+            if notebook is None:
+                truncated = True
+                continue
+            truncated = truncated or notebook.truncated
+            text, name = folded(notebook.content), folded(path.removeprefix(prefix))
+            count = sum(text.count(word) + 2 * name.count(word) for word in wanted)
+            if count:
+                found.append((float(count), path, notebook.content))
+        found.sort(key=lambda one: (-one[0], one[1]))
+        matches: list[MemorySearchMatch] = []
+        room = max_chars
+        for score, path, content in found[:limit]:
+            room -= len(path.removeprefix(prefix))
+            if room <= 0:
+                break
+            matches.append(MemorySearchMatch(path, _around(content, wanted, room), score))
+            room -= len(matches[-1].snippet)
+        return MemorySearchResult(matches, len(paths[:max_files]), truncated or len(matches) < len(found))
+
+
+def _around(content: str, wanted: list[str], room: int) -> str:
+    """Up to `room` characters of a notebook, with the first that was searched for."""
+    first = next((start for start, _ in spans(content, wanted)), 0)
+    start = max(0, min(first - room // 3, len(content) - room))
+    snippet = content[start : start + room]
+    if room > 6:
+        snippet = f"...{snippet[3:]}" if start else snippet
+        snippet = f"{snippet[:-3]}..." if start + room < len(content) else snippet
+    return snippet
 
 
 class _Notebooks(WrapperWorkspace):

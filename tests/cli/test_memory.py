@@ -537,3 +537,24 @@ def test_what_only_reads_loads_nothing_heavy_and_works_beside_a_writer(
     assert done.stderr.splitlines()[-1] == "loaded:"
     assert done.stdout
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
+
+
+@pytest.mark.parametrize("ephemeral", [False, True])
+def test_the_agent_finds_what_memory_search_finds(deepctl: InProcess, ephemeral: bool) -> None:
+    line = "Die Straße in İstanbul; naïve"
+    queries = ["STRASSE", "strasse istanbul", "İSTANBUL", "nai\u0308ve", "NAÏVE", "na\u00efve"]
+    prompt = "\n".join((f"remember {line}", *(f"recall {query}" for query in [*queries, "MEMORY.MD", "Strabe"])))
+    said = deepctl("chat", *(["--ephemeral"] if ephemeral else []), prompt).ok().stdout
+    assert said.count(line) == len(queries) + 1
+    if not ephemeral:
+        assert all(deepctl("memory", "search", query, "--json").ok().json["matches"] for query in queries)
+
+
+def test_the_agent_is_shown_what_it_searches_for_of_a_long_notebook(deepctl: InProcess) -> None:
+    deepctl("profiles", "create", "default").ok()
+    deepctl("memory", "add", stdin=("é" * 30_000 + " Straße " + "é" * 30_000).encode()).ok()
+    events = deepctl("chat", "--json", "recall STRASSE").ok().events
+    (found,) = [event["content"] for event in events if event["type"] == "tool_result"]
+    assert "Straße" in found
+    assert len(found) < 10_000
+    assert deepctl("chat", "recall nothing").ok().stdout.count("Straße") == 0
