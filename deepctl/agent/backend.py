@@ -12,7 +12,7 @@ import fnmatch
 import os
 import posixpath
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -35,6 +35,7 @@ from pydantic_ai.workspaces import (
 from pydantic_ai_backends import ConfinedWorkspace, WorkspacePathError
 
 from deepctl.agent.command_output import listener
+from deepctl.agent.host_paths import hidden, hide
 from deepctl.agent.runners import searcher
 from deepctl.agent.sandboxes import Sandbox, refused
 from deepctl.files import temporary
@@ -78,14 +79,21 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         return MOUNT
 
     async def _call(self, operation: Callable[[], T]) -> T:
-        try:
+        with self._hiding():
             return await anyio.to_thread.run_sync(operation)
+
+    @contextlib.contextmanager
+    def _hiding(self) -> Iterator[None]:
+        """Errors come out without the place of the workspace on this machine: console tools tell them to the model."""
+        root = self._tree.root
+        try:
+            yield
         except Outside as error:
             raise WorkspacePathError(f"{error.filename!r} is refused: {error.strerror}") from None
-        except FileNotFoundError:
-            if not os.path.isdir(self._tree.root):
-                raise WorkspaceUnavailableError(f"the workspace directory {self._tree.root} does not exist") from None
-            raise
+        except (OSError, WorkspaceError) as error:
+            if isinstance(error, FileNotFoundError) and not os.path.isdir(root):
+                raise WorkspaceUnavailableError("the workspace directory does not exist") from None
+            raise hidden(error, root) from None
 
     async def read_bytes(self, path: str) -> bytes:
         return await self._call(partial(self._tree.read, path))
@@ -144,14 +152,16 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         timeout: float | None = None,
     ) -> CommandResult:
         search = search_command(command)
-        if search is not None:
-            result, name = await self._search(search, timeout=min(timeout or _SEARCH_SECONDS, _SEARCH_SECONDS))
-            return replace(result, stdout=_prefixed(result.stdout, name, search.where))
-        return await self._run(command, shell, env, timeout)
+        with self._hiding():
+            if search is not None:
+                result, name = await self._search(search, timeout=min(timeout or _SEARCH_SECONDS, _SEARCH_SECONDS))
+                return replace(result, stdout=_prefixed(result.stdout, name, search.where))
+            return await self._run(command, shell, env, timeout)
 
     async def lines(self, search: Search) -> list[Line]:
         """The lines that a `grep -Z` finds. Raises `WorkspaceError` if it cannot look."""
-        result, name = await self._search(search, timeout=_SEARCH_SECONDS)
+        with self._hiding():
+            result, name = await self._search(search, timeout=_SEARCH_SECONDS)
         if result.exit_code > 1 and not result.stdout:
             raise WorkspaceError(result.stderr.strip() or f"grep ended with {result.exit_code}")
         return [line._replace(path=f"{search.where}{line.path[len(name) :]}") for line in _lines(result.stdout)]
@@ -386,3 +396,12 @@ class LocalBackend(ConfinedWorkspace):
         """Refuse a path that leads out, without telling the model where on this machine the workspace is."""
         if not await self.contains(path):
             raise WorkspacePathError(f"{path!r} is outside the workspace")
+
+
+def told(failure: str | Exception, workspace: object) -> str:
+    """What the model is told of a failure in `workspace`. Elsewhere than here, paths are those that it works with."""
+    if not isinstance(workspace, LocalBackend):
+        return str(failure)
+    if isinstance(failure, str):
+        return hide(failure, workspace.root_dir)
+    return str(hidden(failure, workspace.root_dir))

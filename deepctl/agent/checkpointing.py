@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from pydantic_ai import FunctionToolset, RunContext
 from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import ModelMessage, TextContent, UserContent
 
+from deepctl.agent.backend import told
 from deepctl.errors import DeepctlError
 
 READ_ONLY_TOOLS = frozenset(
@@ -83,6 +86,15 @@ def _checkpoints(ctx: RunContext[Any]) -> AgentCheckpoints:
     return found  # type: ignore[no-any-return]
 
 
+@contextmanager
+def _failing(ctx: RunContext[Any]) -> Iterator[None]:
+    """What cannot be done is the tool's failure."""
+    try:
+        yield
+    except DeepctlError as error:
+        raise ToolFailed(told(error.message, ctx.workspace)) from error
+
+
 def checkpoints_toolset() -> FunctionToolset[Any]:
     """The toolset with the three tools."""
     toolset: FunctionToolset[Any] = FunctionToolset(id="checkpoints")
@@ -95,18 +107,14 @@ def checkpoints_toolset() -> FunctionToolset[Any]:
             ctx: The run context.
             label: A short name: letters, digits, dashes and dots.
         """
-        try:
+        with _failing(ctx):
             return f"Saved checkpoint {await _checkpoints(ctx).save_labelled(ctx, label)} as {label}"
-        except DeepctlError as error:
-            raise ToolFailed(error.message) from error
 
     @toolset.tool
     async def list_checkpoints(ctx: RunContext[Any]) -> str:
         """List the checkpoints there are, oldest first."""
-        try:
+        with _failing(ctx):
             return "\n".join(await _checkpoints(ctx).describe_all(ctx)) or "There are no checkpoints yet."
-        except DeepctlError as error:
-            raise ToolFailed(error.message) from error
 
     @toolset.tool
     async def rewind_to(ctx: RunContext[Any], checkpoint: str, reason: str = "") -> str:
@@ -119,9 +127,7 @@ def checkpoints_toolset() -> FunctionToolset[Any]:
             checkpoint: The id or the label of the checkpoint.
             reason: What you learned and should do differently; it is all you will remember of what is undone.
         """
-        try:
+        with _failing(ctx):
             await _checkpoints(ctx).rewind(ctx, checkpoint, reason)
-        except DeepctlError as error:
-            raise ToolFailed(error.message) from error
 
     return toolset

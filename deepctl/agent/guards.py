@@ -19,6 +19,7 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.workspaces import WorkspaceError
 from pydantic_ai_backends import PermissionAskError, PermissionDeniedError
 
+from deepctl.agent.backend import told
 from deepctl.characters import whole, whole_value
 from deepctl.redaction import redact
 
@@ -38,9 +39,9 @@ _FAILURES = (
 )
 
 
-def _text(error: Exception) -> str:
+def _text(error: Exception, workspace: object) -> str:
     """What the model is told of a failure."""
-    return str(error) or type(error).__name__
+    return told(error, workspace) or type(error).__name__
 
 
 @dataclass
@@ -80,7 +81,7 @@ class FailuresAreResults(AbstractCapability[Any]):
         try:
             return await handler(args)
         except _FAILURES as error:
-            raise ToolFailed(_text(error)) from error
+            raise ToolFailed(_text(error, ctx.workspace)) from error
 
 
 @dataclass
@@ -139,4 +140,4 @@ class _FailuresWithoutSecrets(WrapperToolset[Any]):
         except (ToolFailed, ModelRetry) as error:
             raise type(error)(redact(whole(error.message), self.environment)) from error
         except _FAILURES as error:
-            raise ToolFailed(redact(whole(_text(error)), self.environment)) from error
+            raise ToolFailed(redact(whole(_text(error, ctx.workspace)), self.environment)) from error
