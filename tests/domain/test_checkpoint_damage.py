@@ -130,3 +130,26 @@ def test_all_else_still_works(story: Path, tmp_path: Path, file: str) -> None:
     packs = len(os.listdir(scene.paths.packs))
     scene.agent("newer.txt", "x")
     assert len(os.listdir(scene.paths.packs)) >= packs, "unreadable never means deletable"
+
+
+@pytest.mark.parametrize("others", ["whole", "gone"])
+@pytest.mark.parametrize("how", ["flip", "cut"])
+def test_damage_to_the_record_of_a_session_is_one_problem(story: Path, tmp_path: Path, how: str, others: str) -> None:
+    shutil.copytree(story, tmp_path / "copy", symlinks=True)
+    scene = Scene(tmp_path / "copy")
+    record = Path(scene.session().directory) / catalogue.RECORD
+    raw = record.read_bytes()
+    if others == "gone":
+        # Nothing tells what stood in the record, which is another message.
+        shutil.rmtree(scene.paths.checkpoints)
+        for log in record.parent.glob("*.jsonl"):
+            log.unlink()
+    before = len(verifying.verify(scene.paths).problems)
+    for at in range(0, len(raw), 9) if how == "flip" else range(1, len(raw), 9):
+        record.write_bytes(_damaged(raw, at, how, random.Random(at)))
+        found = [problem for problem in verifying.verify(scene.paths).problems if str(record.parent) in problem.file]
+        assert len(found) == 1, (at, found)
+    record.write_bytes(raw[:-1] + b"x")
+    assert len(verifying.verify(scene.paths).problems) == max(before, 1)
+    record.write_bytes(raw[:-1])
+    assert len(verifying.verify(scene.paths).problems) == before + 1

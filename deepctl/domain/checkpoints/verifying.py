@@ -151,18 +151,24 @@ def _trees(paths: ProfilePaths, found: Ledger, objects: Objects, good: set[bytes
 def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
     size = 0
     seen: set[tuple[int, int]] = set()
+    told: set[str] = set()
     for name in catalogue.all_names(paths):
         directory = os.path.join(paths.sessions, name)
+        record = os.path.join(directory, catalogue.RECORD)
+        session = None
         try:
             session = catalogue.find(paths, name)
             if session.damage is not None:
-                problems.append(Problem(None, os.path.join(directory, catalogue.RECORD), session.damage))
+                told.add(record)
+                problems.append(Problem(None, record, session.damage))
             lost = catalogue.read(session).lost
             if lost is not None:
                 problems.append(Problem(None, os.path.join(directory, lost.file), lost.reason))
         except NewerFormat:
             raise
         except (DeepctlError, OSError) as error:
+            if session is None:
+                told.add(record)
             problems.append(Problem(None, directory, str(error)))
     own = os.path.join(paths.checkpoints, MESSAGES)
     places = [os.path.join(paths.sessions, name) for name in catalogue.all_names(paths)]
@@ -174,6 +180,8 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
                 continue
             seen.add((status.st_dev, status.st_ino))
             size += status.st_size
+            if path in told:
+                continue
             try:
                 raw = durable.read_file(path)
             except (DeepctlError, OSError) as error:
@@ -181,6 +189,7 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
                 continue
             if entry.endswith(".json") and not raw.endswith(b"\n"):
                 problems.append(Problem(None, path, "cut short"))
+                continue
             problems += [
                 Problem(None, f"{path} line {line.number}", line.problem or "unreadable")
                 for line in sealed.parse(raw)
