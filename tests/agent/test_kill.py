@@ -12,11 +12,11 @@ import pytest
 
 from tests.support.command import Command, InProcess
 
-ROUNDS = 50
+ROUNDS = 50 if os.environ.get("DEEPCTL_SOAK") == "1" else 16
 
 
 @pytest.mark.timeout(600)
-def test_a_turn_of_three_tools_killed_at_fifty_random_moments(process: Command, home: Path) -> None:
+def test_a_turn_of_three_tools_killed_at_random_moments(process: Command, home: Path) -> None:
     """What has come out as an event was complete, so it must be in the log; the next turn must go through."""
     randomness = random.Random(20261122)
     prompt = "write a.txt: one\nremember two\nread a.txt"

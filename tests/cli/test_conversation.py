@@ -96,7 +96,7 @@ def _errors(terminal: Terminal) -> tuple[int, int]:
 
 
 def test_the_prompt_is_there_at_once_and_what_is_typed_while_loading_is_run(opened: Open) -> None:
-    terminal = opened(*NO_SANDBOX, columns=80, rows=24)
+    terminal = opened(*NO_SANDBOX, columns=80, rows=24, forked=False)
     terminal.expect("alice>")
     terminal.expect("loading…")
     assert terminal.screen.splitlines()[-1] == "alice · session main · offline   loading…"
@@ -481,7 +481,9 @@ def test_the_toolbar_counts_a_turn_that_failed_and_each_session_for_itself(opene
 def test_a_terminal_gets_only_what_it_can_show(opened: Open, environment: dict[str, str], shown: str) -> None:
     call = ToolCalls([("execute", {"command": "echo 日本"})])
     with provider(Text(_in_pieces(ANSWER)), call, Text(["Done."])) as server:
-        terminal = opened(*NO_SANDBOX, server=server, columns=80, rows=50, environment=environment)
+        # What a terminal can show is looked up while Python starts.
+        how = {"environment": environment, "forked": False}
+        terminal = opened(*NO_SANDBOX, server=server, columns=80, rows=50, **how)
         terminal.prompt()
         terminal.type("go\r")
         terminal.expect(shown)

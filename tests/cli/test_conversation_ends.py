@@ -240,7 +240,7 @@ def terminal_is_set_back(chat: Chat) -> None:
 def test_a_conversation_that_is_ended_while_the_agent_is_still_loading(
     process: Command, home: Path, ending: signal.Signals
 ) -> None:
-    terminal = Terminal("chat", "--user", "alice")
+    terminal = Terminal("chat", "--user", "alice", forked=False)
     terminal.prompt()
     child = terminal._child
     child.kill(ending)

@@ -14,7 +14,7 @@ from tests.support.terminal import Terminal
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    opened = Terminal("chat", "--user", "alice")
+    opened = Terminal("chat", "--user", "alice", forked=False)
     yield opened
     opened.close()
 
@@ -41,7 +41,7 @@ def test_history_is_the_profiles_own_and_private(terminal: Terminal, home: Path)
     history = home / "profiles" / "alice" / "prompt_history"
     assert "secret plan" in history.read_text()
     assert history.stat().st_mode & 0o777 == 0o600
-    again = Terminal("chat", "--user", "alice")
+    again = Terminal("chat", "--user", "alice", forked=False)
     again.prompt()
     again.type("\x1b[A")
     again.expect("secret plan")

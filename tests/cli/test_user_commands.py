@@ -37,7 +37,7 @@ def chat(deepctl: InProcess) -> Iterator[Open]:
     opened: list[Terminal] = []
 
     def begin(*arguments: str) -> Terminal:
-        terminal = Terminal("chat", "--user", "alice", *arguments, forked=True)
+        terminal = Terminal("chat", "--user", "alice", *arguments)
         opened.append(terminal)
         terminal.prompt()
         return terminal

@@ -30,7 +30,7 @@ class _Screen(ClusterScreen, pyte.HistoryScreen):
 class Terminal:
     """A command on a pseudo-terminal; `screen` is what a person would see of its last `rows` lines.
 
-    With `forked`, only the start of the interpreter and the imports are not its own.
+    Unless `forked` is false, the start of the interpreter and the imports are not its own.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Terminal:
         columns: int = 120,
         rows: int = 60,
         environment: Mapping[str, str] | None = None,
-        forked: bool = False,
+        forked: bool = True,
     ) -> None:
         environment = {**os.environ, "TERM": "xterm-256color", **(environment or {})}
         self._child: Any
