@@ -16,7 +16,6 @@ from deepctl.agent import offline
 from deepctl.agent.failures import MAX_DETAIL, first_sentence, is_clients, shown_text
 from deepctl.agent.wire import LastResponse, watch
 from deepctl.domain import variables
-from deepctl.domain.doctor.keys import VARIABLES
 from deepctl.domain.variables import ollama_address
 from deepctl.errors import ModelFailed, UsageError
 
@@ -43,7 +42,6 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
     """
     if name == offline.NAME:
         return Resolved(offline.offline_model(), LastResponse())
-    _check_key(name, base_url, environment)
     providers: list[Provider[Any]] = []
 
     def provider_of(provider: str) -> Provider[Any]:
@@ -103,19 +101,6 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
         ) from None
     last = watch(providers[-1]) if providers else LastResponse()
     return Resolved(_strict_about_ends(model, providers), last)
-
-
-def _check_key(name: str, base_url: str | None, environment: Mapping[str, str]) -> None:
-    """Raises `ModelFailed` for a key that is set but empty: every client fails about that in its own way."""
-    provider = name.partition(":")[0].removesuffix("-chat").removesuffix("-responses")
-    found = [variable for variable in VARIABLES.get(provider, ()) if variable in environment]
-    is_set = any(environment[variable].strip() for variable in found)
-    if found and not is_set and not (provider == "openai" and base_url):
-        raise ModelFailed(
-            f"Model {name!r} cannot be used: ${found[0]} is empty.",
-            "Give it a value and try again; `--model offline` needs neither network nor key.",
-            code="model_key_missing",
-        )
 
 
 def _unknown(name: str, error: Exception, environment: Mapping[str, str]) -> UsageError:

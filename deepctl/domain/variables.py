@@ -2,7 +2,9 @@
 
 This is the one place that reads and checks them. Blanks around a value are no part of it: they come from copying. A
 value that cannot be used is refused by the name of its variable before anything is sent: the clients of providers would
-blame the network, the server or the disk. No message shows more of a key or an address than one character.
+blame the network, the server or the disk. A key that is set but empty is such a value, unless the provider has another
+key; an address, a proxy or a path that is empty counts as not set. No message shows more of a key or an address
+than one character.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ class Amiss(NamedTuple):
 def prepare(environment: MutableMapping[str, str], provider: str | None) -> None:
     """Make the variables of a provider, and of every request, ready for its client. Raises `UsageError` for a bad one.
 
-    Blanks around a value are taken away. An address that is empty then is unset: clients take it for an address.
+    Blanks around a value are taken away. What is empty then is unset: clients would take it for a value.
     `None` stands for no provider: only what every request is made of.
     """
     for amiss in problems(environment, provider):
@@ -93,11 +95,10 @@ def prepare(environment: MutableMapping[str, str], provider: str | None) -> None
         if variable not in environment:
             continue
         value = environment[variable].strip()
-        if value or variable in keys.VARIABLES.get(provider or "", ()):
-            if value != environment[variable]:
-                environment[variable] = value
-        else:
+        if not value:
             del environment[variable]
+        elif value != environment[variable]:
+            environment[variable] = value
 
 
 def value(environment: Mapping[str, str], variable: str) -> str | None:
@@ -108,6 +109,7 @@ def value(environment: Mapping[str, str], variable: str) -> str | None:
 def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[Amiss]:
     """What is wrong with the variables of a provider, and with those of every request."""
     name = provider or ""
+    yield from _empty_key(environment, name)
     for variable in (*keys.VARIABLES.get(name, ()), *_headers(_HEADERS, name)):
         if variable in ADDRESSES.get(name, ()) or variable in _NO_HEADERS:
             continue
@@ -133,6 +135,17 @@ def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[A
         yield from _file(environment, "GOOGLE_APPLICATION_CREDENTIALS", "Give it the path of the file of the key.")
     yield from _proxy_problems(environment)
     yield from _certificate_problems(environment, _OTHER_CERTIFICATES.get(name, ()))
+
+
+def _empty_key(environment: Mapping[str, str], provider: str) -> Iterator[Amiss]:
+    """The key of a provider, if it is set but empty and no other variable has one."""
+    key = keys.look(provider, environment)
+    if key is None or key.found:
+        return
+    for variable in key.wanted:
+        if variable in environment and variable not in ADDRESSES.get(provider, ()):
+            yield Amiss(variable, "is set but empty", "Give it a value, or unset it.", "bad_key")
+            return
 
 
 def ollama_address(environment: Mapping[str, str]) -> str:

@@ -492,8 +492,10 @@ class TestModel:
         found = self._model(deepctl)
         assert (found["status"], "no key in sight" in found["found"]) == ("warning", True)
         assert found["hint"] == "Set $ANTHROPIC_API_KEY."
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "")
-        assert "($ANTHROPIC_API_KEY empty)" in self._model(deepctl)["found"]
+        for blank in ("", " "):
+            monkeypatch.setenv("ANTHROPIC_API_KEY", blank)
+            found = self._model(deepctl)
+            assert (found["status"], "it is set but empty" in found["found"]) == ("problem", True)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-very-secret")
         found = self._model(deepctl)
         assert (found["status"], "$ANTHROPIC_API_KEY set" in found["found"]) == ("ok", True)
@@ -584,10 +586,11 @@ class TestLeftovers:
         ({}, "ok", "at http://127.0.0.1:11434: needs no key"),
         ({"OLLAMA_HOST": ":99"}, "ok", "at http://127.0.0.1:99: needs no key"),
         ({"OLLAMA_BASE_URL": "http://me:pw@box:1/v1"}, "ok", "at http://me:…@box:1: needs no key"),
-        ({"OLLAMA_BASE_URL": ""}, "warning", "$OLLAMA_BASE_URL empty"),
+        ({"OLLAMA_BASE_URL": ""}, "ok", "at http://127.0.0.1:11434: needs no key"),
+        ({"OLLAMA_BASE_URL": " ", "OLLAMA_HOST": "box"}, "ok", "at http://box:11434: needs no key"),
     ],
 )
-def test_ollama_needs_no_variable_but_no_empty_one(
+def test_ollama_needs_no_variable_and_an_empty_one_is_none(
     deepctl: InProcess,
     home: Path,
     monkeypatch: pytest.MonkeyPatch,

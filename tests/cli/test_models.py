@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deepctl.domain import providers
+from deepctl.domain import providers, variables
 from deepctl.domain.doctor import keys
 from deepctl.domain.providers import Address
 from tests.support.command import InProcess
@@ -93,8 +93,8 @@ def trickling() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variables in keys.VARIABLES.values():
-        for variable in variables:
+    for names in keys.VARIABLES.values():
+        for variable in names:
             monkeypatch.delenv(variable, raising=False)
     # Whatever this machine runs, it is not asked.
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
@@ -168,6 +168,20 @@ def test_the_models_of_ones_own_servers_are_listed(deepctl: InProcess, monkeypat
 def test_a_provider_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     found = providers.own_servers({"OPENAI_BASE_URL": "https://api.openai.com/v1", "OPENAI_API_KEY": KEY}, None)
     assert [address.kind for address in found] == ["ollama"]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\r\n"])
+def test_a_blank_key_is_none_and_a_blank_address_is_not_set(blank: str) -> None:
+    environment = {"OPENAI_API_KEY": blank, "OPENAI_BASE_URL": blank, "OLLAMA_BASE_URL": blank, "VLLM_BASE_URL": blank}
+    found = {one.name: one for one in providers.all_providers(environment, None)}
+    assert not found["openai"].usable
+    assert not found["vllm"].usable
+    assert [one.url for one in providers.own_servers(environment, None)] == ["http://127.0.0.1:11434"]
+    assert [one.code for one in variables.problems(environment, "openai")] == ["bad_key"]
+    assert not list(variables.problems(environment, "ollama"))
+    two = {"GOOGLE_API_KEY": blank, "GEMINI_API_KEY": KEY}
+    variables.prepare(two, "google")
+    assert two == {"GEMINI_API_KEY": KEY}
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,12 @@ def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", "openai:gpt-5"]
 
 
+@case("chat", "the provider's key is blank")
+def _(s: Situation) -> list[str]:
+    s.patch.setenv("OPENAI_API_KEY", " \n")
+    return [*HELLO, "--model", "openai:gpt-5"]
+
+
 @case("chat", "the key of OpenAI, or of a server like it, is not set")
 def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", "openai:gpt-5"]

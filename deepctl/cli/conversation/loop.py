@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _WELCOME = "/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves."
 _SLASH = re.compile(r"/[A-Za-z?][\w-]*(?=\s|$)|/(?:!.*|[^\w\s]*)$")
 """What begins like this is a command, known or not: `/etc/passwd is odd` is something for the agent."""
+_OF_THE_ENVIRONMENT = ("model_key_missing", "bad_key", "bad_address")
+"""Codes of errors about variables, which cannot be changed from within a conversation."""
 _OF_THE_MODEL = ("unknown_model", "model_extra_missing")
 _ANOTHER_MODEL = "/model NAME chooses another one; /model lists what there is."
 
@@ -166,8 +168,7 @@ class Conversation:
         self.talk.display.close()
         if isinstance(self.talk, ProfileTalk):
             options.advise(error, self.talk.paths().name)
-        if error.code == "model_key_missing":
-            # The environment of a conversation cannot be changed from within.
+        if error.code in _OF_THE_ENVIRONMENT:
             error.hint = _ANOTHER_MODEL
         elif error.code == "locked":
             error.hint = "Try it again when that is done; Up brings the line back."
@@ -189,7 +190,7 @@ class Conversation:
         self._loading = False
         if failed is None:
             self.talk.introduce(self._introduced)
-        elif isinstance(failed, ModelFailed) or getattr(failed, "code", "") in _OF_THE_MODEL:
+        elif isinstance(failed, ModelFailed) or getattr(failed, "code", "") in (*_OF_THE_MODEL, *_OF_THE_ENVIRONMENT):
             assert isinstance(failed, DeepctlError)
             self.editor.tell(f"Error: {failed.message}")
             unknown = f"{failed.hint} " if failed.code == "unknown_model" and failed.hint else ""

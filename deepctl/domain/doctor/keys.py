@@ -64,11 +64,10 @@ OPENAI = ("openai", "openai-chat", "openai-responses")
 
 
 class Key(NamedTuple):
-    """Where the key of a provider would be: which variables are asked for, those that are set, those that are empty."""
+    """Where the key of a provider would be: which variables are asked for, and those that have a value."""
 
     wanted: tuple[str, ...]
     found: tuple[str, ...]
-    empty: tuple[str, ...]
 
 
 def provider(model: str) -> str:
@@ -82,6 +81,4 @@ def look(provider: str, environment: Mapping[str, str]) -> Key | None:
     wanted = VARIABLES.get(provider)
     if wanted is None:
         return None
-    present = tuple(name for name in wanted if name in environment)
-    found = tuple(name for name in present if environment[name])
-    return Key(wanted, found, tuple(name for name in present if name not in found))
+    return Key(wanted, tuple(name for name in wanted if environment.get(name, "").strip()))

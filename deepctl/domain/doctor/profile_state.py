@@ -84,21 +84,21 @@ def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Itera
         return
     provider = keys.provider(name)
     # Not above: they import this package for its `keys`.
-    from deepctl.domain.variables import ollama_address, problems
+    from deepctl.domain.variables import ollama_address, problems, value
 
     amiss = list(problems(environment, provider))
     for one in amiss:
         yield Check("model", "problem", f"{name}{where}: ${one.variable} cannot be used: it {one.problem}", one.hint)
     if amiss:
         return
-    if provider == "ollama" and environment.get("OLLAMA_BASE_URL") != "":
+    if provider == "ollama":
         url = settings.shown(ollama_address(environment))
         yield Check(
             "model", "ok", f"{name}{where} at {url}: needs no key", "`deepctl models` tells whether the server answers."
         )
         return
     if provider == "openai":
-        address = address or environment.get("OPENAI_BASE_URL")
+        address = address or value(environment, "OPENAI_BASE_URL")
         if address:
             where += f" at {settings.shown(address)}"
     if (client := keys.CLIENTS.get(provider)) is not None and not _is_installed(client):
@@ -127,11 +127,10 @@ def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Itera
     elif provider in keys.ELSEWHERE:
         yield Check("model", "ok", f"{name}{where}: no key in the environment; its client looks in files, too")
     else:
-        empty = f" ({', '.join('$' + one for one in key.empty)} empty)" if key.empty else ""
         yield Check(
             "model",
             "warning",
-            f"{name}{where}: no key in sight{empty}",
+            f"{name}{where}: no key in sight",
             f"Set {' or '.join('$' + one for one in key.wanted)}.",
         )
 
