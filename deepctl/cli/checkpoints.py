@@ -23,6 +23,7 @@ from deepctl.output.text import is_terminal
 
 if TYPE_CHECKING:
     from deepctl.cli.checkpoint_views import Chosen
+    from deepctl.output.rewinds import Rewound
 
 app = typer.Typer(
     help="Points in time of a conversation, its files and its memory; going back to them, and back again.",
@@ -148,11 +149,22 @@ def rewind(
     if dry_run:
         foretold = foretold_rewind(options.existing_profile(user), session, wanted, wish)
         show(foretold, as_json)
-        foretold.outline.check()
+        _check(foretold)
         return
     with options.working(user, "checkpoints rewind", wait, as_json) as work:
         view = rewound(work, session, wanted, wish)
     show(view, as_json)
+
+
+def _check(foretold: Rewound) -> None:
+    """Raises the error with which what a dry run has just listed would be refused, if it would be."""
+    from deepctl.domain.checkpoints.rewinding import Conflicts
+
+    try:
+        foretold.outline.check()
+    except Conflicts as error:
+        error.hint = error.force
+        raise
 
 
 @app.command(epilog="Example: deepctl checkpoints undo --user alice")
@@ -170,7 +182,7 @@ def undo(
     if dry_run:
         foretold = foretold_undo(options.existing_profile(user), session, force)
         show(foretold, as_json)
-        foretold.outline.check()
+        _check(foretold)
         return
     with options.working(user, "checkpoints undo", wait, as_json) as work:
         view = undone(work, session, force)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from deepctl.domain.checkpoints.rewinding import Outline
 
 
+_OVERRODE = " (what was there is in the checkpoint before this)"
+
+
 class Rewound(NamedTuple):
     """A rewind, done or only foretold. `preview` has the files as they are and as they become, `undo` is a command."""
 
@@ -83,7 +86,8 @@ class Rewound(NamedTuple):
         else:
             for verb, paths in (("restored", self.restored), ("deleted", self.deleted)):
                 for path in paths:
-                    print(f"  {verb:<9} {visible(os.fsdecode(path))}")
+                    remark = _OVERRODE if path in self.outline.conflicts else ""
+                    print_sentence(f"  {verb:<9} {visible(os.fsdecode(path))}{remark}")
         self._print_paths()
         for remark in self.remarks:
             notice(remark)
@@ -95,9 +99,8 @@ class Rewound(NamedTuple):
             notice(f"To undo this: `{self.undo}`. Checkpoint {self.safety.record.id} has the state from before it.")
 
     def _print_paths(self) -> None:
-        for path in self.outline.conflicts:
-            done = "conflict  {}" if self.dry_run else "overrode  {} (what was there is in the checkpoint before this)"
-            print_sentence("  " + done.format(visible(os.fsdecode(path))))
+        for path in self.outline.conflicts if self.dry_run else ():
+            print_sentence(f"  conflict  {visible(os.fsdecode(path))}")
         for path in self.kept:
             print_sentence(f"  kept      {visible(os.fsdecode(path))} (not as in the checkpoint, and not the agent's)")
         if self.kept and not self.outline.wish.exact:

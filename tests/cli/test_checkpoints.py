@@ -139,6 +139,7 @@ def test_an_edit_of_yours_after_the_agents_is_a_conflict_and_force_takes_it_back
     assert told.json["files"]["conflicts"] == ["a.txt"]
     assert alice("rewind", "~2", "--dry-run").stdout.startswith("Would refuse to rewind session main")
     assert alice("rewind", "~2", "--dry-run", "--force", "--json").ok().json["files"]["conflicts"] == ["a.txt"]
+    assert "--dry-run" not in alice("rewind", "~2", "--dry-run").stderr, "it has just listed them"
     forced = alice("rewind", "~2", "--force", "--json").ok().json
     assert alice.files() == {"a.txt": "one", "mine.txt": "mine"}
     assert forced["files"]["kept"] == ["mine.txt"]
@@ -516,6 +517,13 @@ def test_a_rewind_that_was_interrupted_is_not_followed_by_another_unasked(alice:
     assert (again.code, again.error["code"]) == (6, "rewind_finished")
     assert len(alice.prompts()) == 2
     assert alice("list").ok().stderr == ""
+
+
+def test_a_file_that_force_takes_back_is_listed_once(alice: Alice) -> None:
+    (alice.workspace / "a.txt").write_text("mine")
+    lines = alice("rewind", "~2", "--force").ok().stdout.splitlines()
+    listed = [line.strip() for line in lines if line.startswith("  ") and "a.txt" in line]
+    assert listed == ["restored  a.txt (what was there is in the checkpoint before this)"]
 
 
 def test_dry_run_merges_notebooks_as_the_rewind_does(alice: Alice) -> None:

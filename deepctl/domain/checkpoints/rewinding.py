@@ -34,11 +34,15 @@ from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import Damaged, DeepctlError, NotFound, Refused, UsageError
 from deepctl.files.durable import storage_error
 
+_SHOWN = 5
+"""How many paths an error names; its JSON has all."""
+
 
 class Conflicts(Refused):
     """A rewind would lose somebody's edit; nothing has been touched."""
 
     code = "conflicts"
+    force = "--force takes these back too, and the checkpoint made first keeps them."
 
     def __init__(self, paths: Sequence[bytes], unknown: Sequence[bytes] = ()) -> None:
         why = "Changed by somebody else after the agent"
@@ -46,7 +50,7 @@ class Conflicts(Refused):
             why = "Nobody can tell who changed these (a turn was killed, or kept no checkpoints)"
         super().__init__(
             f"{why}, so nothing was touched: {_shown(paths)}.",
-            "--dry-run lists them all; --force takes these back too, and the checkpoint made first keeps them.",
+            f"{'--dry-run lists them all; ' if len(paths) > _SHOWN else ''}{self.force}",
         )
         self.paths = list(paths)
 
@@ -74,8 +78,8 @@ class NotKept(Refused):
 
 
 def _shown(paths: Sequence[bytes]) -> str:
-    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    return ", ".join(repr(os.fsdecode(path))[1:-1] for path in paths[:5]) + more
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return ", ".join(repr(os.fsdecode(path))[1:-1] for path in paths[:_SHOWN]) + more
 
 
 class Wish(NamedTuple):
