@@ -166,12 +166,11 @@ def import_(
     limits = importing.Limits(max_files, archives.bytes_of(max_size))
     if name is not None:
         names.check(name)
-    if trust:
-        check_can_ask(
-            yes=yes, as_json=as_json, reason=_TO_BE_SEEN, instead="without --trust, they are imported and not in force"
-        )
     root = options.root()
     with archives.opened(file) as archive:
+        if trust:
+            instead = "without --trust, they are imported and not in force"
+            check_can_ask(yes=yes, as_json=as_json, reason=_TO_BE_SEEN, instead=instead)
         opened = importing.examine(root, archive.stream, archive.name, name=name, size=archive.size, limits=limits)
         with Progress("Import", BYTES, opened.bytes) as progress:
             done = importing.take_in(
@@ -180,12 +179,20 @@ def import_(
                 lambda: profiles.lock(root, opened.name, command="profiles import", wait=wait),
                 progress,
             )
+    imported = transfers.Imported(done)
     if not trust:
-        show(transfers.Imported(done), as_json)
+        show(imported, as_json)
+        if not as_json:
+            imported.notice_waiting()
         return
     if not as_json:
-        show(transfers.Imported(done), False)
-    trusted = _put_into_force(done.paths, yes=yes, wait=wait, as_json=as_json)
+        show(imported, False)
+    try:
+        trusted = _put_into_force(done.paths, yes=yes, wait=wait, as_json=as_json)
+    except DeepctlError:
+        if not as_json:
+            imported.notice_waiting()
+        raise
     show(transfers.Imported(done, trusted.trusted) if as_json else trusted, as_json)
     trusted.check()
 

@@ -153,7 +153,9 @@ def _item(place: tuple[str, ...], value: Any, path: str) -> Item:
 def _problem(place: tuple[str, ...], value: Any, path: str) -> DeepctlError | None:
     """Why no profile could be used with a setting, if that is so."""
     if place[0] == "created_at" and not _is_usable("created_at", value):
-        return BadSetting(f"Setting 'created_at' in {path} is not a time.")
+        return BadSetting(
+            f"Setting 'created_at' in {path} is not a time.", "Correct the file with an editor, or remove it."
+        )
     found: dict[str, Any] = {}
     _put(found, place, value)
     try:

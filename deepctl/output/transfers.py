@@ -73,7 +73,11 @@ class Imported(NamedTuple):
         print(f"Imported {name}{printable(origin)}: {_amount(self.done.totals)}.")
         for note in self.done.notes:
             notice(note)
-        if self.done.untrusted and not self.trusted:
+
+    def notice_waiting(self) -> None:
+        """Say on stderr which settings are not in force."""
+        if self.done.untrusted:
+            name = self.done.paths.name
             notice(
                 f"Not in force: {', '.join(item.key for item in self.done.untrusted)}. "
                 f"`deepctl profiles trust {name}` shows them, asks, and puts them into force."

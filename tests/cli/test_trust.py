@@ -212,6 +212,30 @@ def test_import_with_trust_does_both(bob: Bob) -> None:
     assert tomllib.loads(bob.settings.read_text()) == {"version": 1, "model": "offline", "sandbox": "none"}
 
 
+def test_import_with_trust_says_of_what_comes_into_force_that_it_is_in_force_and_nothing_else(bob: Bob) -> None:
+    bob.import_({"mcp_servers": {"h": SERVER}})
+    arguments = ("profiles", "import", str(bob.archive), "--as")
+    done = bob.deepctl(*arguments, "carol", "--trust", "--yes").ok()
+    assert "In force in carol: mcp_servers.h." in done.stdout
+    assert "Not in force" not in done.stderr
+    assert "Not in force: mcp_servers.h." in bob.deepctl(*arguments, "dora").ok().stderr
+
+
+def test_a_file_that_is_missing_is_told_before_that_there_is_nobody_to_ask(deepctl: InProcess) -> None:
+    assert deepctl("profiles", "import", "missing.tgz", "--as", "bob", "--trust").code == 3
+
+
+def test_doctor_counts_servers_and_says_of_a_setting_in_force_only_what_is_known_of_it(bob: Bob) -> None:
+    bob.import_({"sandbox": "none", "mcp_servers": {"h": SERVER}}, "--trust", "--yes")
+    checks = bob.deepctl("doctor", "--user", "bob", "--json").json["checks"]
+    said = {check["name"]: check["found"] for check in checks if check.get("profile") == "bob"}
+    assert said["settings"].endswith("profile.toml, 1 setting, 1 MCP server")
+    assert said["trust"].startswith("in force here, and held back by an import: sandbox (")
+    bob.settings.write_text('[mcp_servers.web]\nurl = "nonsense"\n')
+    checks = bob.deepctl("doctor", "--user", "bob", "--json").json["checks"]
+    assert "trust" not in {check["name"] for check in checks}, "it is not in force"
+
+
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 6), ("", 6)])
 def test_a_person_sees_the_settings_and_decides(bob: Bob, answer: str, code: int) -> None:
     bob.import_({"mcp_servers": {"h": SERVER}})

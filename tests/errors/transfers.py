@@ -222,6 +222,12 @@ def _(s: Situation) -> list[str]:
     return ["profiles", "trust", "alice", "--yes"]
 
 
+@case("profiles trust", "the time of creation that waits is none")
+def _(s: Situation) -> list[str]:
+    untrusted(s, 'created_at = "yesterday"')
+    return ["profiles", "trust", "alice", "--yes"]
+
+
 @case("profiles trust", "the profile.toml of the archive was not TOML")
 def _(s: Situation) -> list[str]:
     untrusted(s, "not = = toml")

@@ -32,7 +32,9 @@ def servers(environment: Mapping[str, str], profile: ProfilePaths | None) -> Ite
     yield from amiss
     if not amiss:
         names = ", ".join(server.name for server in enabled)
-        yield Check("mcp", "ok", f"{counted(len(enabled), 'server')} with their own reach, not the sandbox's: {names}")
+        whose = "its" if len(enabled) == 1 else "their"
+        found = f"{counted(len(enabled), 'server')} with {whose} own reach, not the sandbox's: {names}"
+        yield Check("mcp", "ok", found)
 
 
 def _server(server: Server, environment: Mapping[str, str]) -> Iterator[Check]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from deepctl.domain import setting_values, settings
+from deepctl.domain import mcp_tables, setting_values, settings
 from deepctl.domain.doctor.check import Check, told
 from deepctl.domain.layout import UNTRUSTED, ProfilePaths
 from deepctl.domain.words import counted
@@ -41,7 +42,16 @@ def settings_file(name: str, path: str, profile: ProfilePaths | None, unset: str
             f"Misspelled? `deepctl config show` has those there are; `deepctl {unset}` takes one out.",
         )
     if not problems and not unknown:
-        yield Check(name, "ok", f"{path}, {counted(sum(key in settings.SETTINGS for key in found), 'setting')}")
+        yield Check(name, "ok", f"{path}, {_amount(found)}")
+
+
+def _amount(found: Mapping[str, Any]) -> str:
+    """How many settings there are, and how many entries in the tables that have names of their own."""
+    amounts = [counted(sum(key in settings.SETTINGS for key in found), "setting")]
+    for table, noun in ((mcp_tables.TABLE, "MCP server"), ("permissions", "permission")):
+        if found.get(table):
+            amounts.append(counted(len(found[table]), noun))
+    return ", ".join(amounts)
 
 
 def untrusted(paths: ProfilePaths) -> Iterator[Check]:
@@ -67,7 +77,8 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
         found = settings.parsed(durable.read_file(paths.settings), paths.settings)
     except (DeepctlError, OSError):
         return  # the check of the file says what is wrong with it
-    risky = trust.risky(found)
+    # Nothing tells a profile that 0.1 imported, with all its settings in force, from one that was made here.
+    risky = [item for item in trust.risky(found) if item.problem is None]
     if risky:
         listed = "; ".join(f"{item.key} ({item.reason})" for item in risky)
-        yield Check("trust", "ok", f"in force, and to be looked at if this profile was imported by 0.1: {listed}")
+        yield Check("trust", "ok", f"in force here, and held back by an import: {listed}")
