@@ -166,12 +166,18 @@ def _lines(plan: Plan) -> list[str]:
     """A line a part, but for those with nothing in them, and one for all."""
     shown = [part for part in plan.parts if part.weight.files or part.weight.uncounted]
     rows = [
-        (part.part, counted(part.weight.files, "file"), size(part.weight.bytes), _path(part, plan)) for part in shown
+        (_label(part, plan), counted(part.weight.files, "file"), size(part.weight.bytes), _path(part, plan))
+        for part in shown
     ]
     if len(rows) > 1:
         rows.append(("in all", counted(plan.files, "file"), size(plan.bytes), ""))
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     return [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
+
+
+def _label(part: Part, plan: Plan) -> str:
+    """Its part, but for the cache, which goes with the checkpoints and is not of them alone."""
+    return "cache" if part.path == os.path.join(plan.path, "cache") else part.part
 
 
 def _path(part: Part, plan: Plan) -> str:

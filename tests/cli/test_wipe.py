@@ -148,6 +148,11 @@ def test_sessions_take_their_checkpoints_along_and_it_says_why(deepctl: InProces
     assert (session["name"], session["turns"]) == ("main", 1)
 
 
+def test_each_row_of_the_plan_is_called_what_it_is(deepctl: InProcess, alice: Path) -> None:
+    rows = [line.split() for line in deepctl("wipe", "--user", "alice", "--dry-run").ok().stdout.splitlines()]
+    assert [row[0] for row in rows if row[-1] in ("cache", "checkpoints")] == ["cache", "checkpoints"]
+
+
 def test_without_checkpoints_conversations_go_on(deepctl: InProcess, alice: Path) -> None:
     deepctl("chat", "--user", "alice", "write a.txt: changed").ok()
     deepctl("checkpoints", "rewind", "--user", "alice").ok()
