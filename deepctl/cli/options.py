@@ -13,7 +13,7 @@ import typer
 from deepctl.domain import budget, layout, names, profiles, settings
 from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.errors import BadName, DeepctlError, ProfileNotFound, UsageError
-from deepctl.files import durable
+from deepctl.files import durable, ownership
 from deepctl.output.render import notice
 from deepctl.output.text import size
 
@@ -106,7 +106,9 @@ def over_budget(profile: ProfilePaths, limit: int) -> str | None:
 
 
 def advise(problem: DeepctlError, name: str | None) -> None:
-    """Have the hint of an error that comes of a full disk name what frees space in the profile `name`."""
+    """Have the hint of an error name what helps: of a full disk, what frees space in the profile `name`."""
+    if _is_of_root(problem):
+        problem.hint = ownership.OWN_ROOT
     if not durable.wants_space(problem):
         return
     from deepctl.domain import freeing
@@ -119,6 +121,18 @@ def advise(problem: DeepctlError, name: str | None) -> None:
             found = None
         if (advice := freeing.advice(place, found)) is not None:
             problem.hint = f"{problem.hint} {advice}"
+
+
+def _is_of_root(problem: DeepctlError) -> bool:
+    """Whether an error that has no hint comes of a root that is no directory, and cannot be made."""
+    error = problem.__cause__
+    if problem.hint is not None or not isinstance(error, OSError) or not isinstance(error.filename, str):
+        return False
+    with suppress(DeepctlError):
+        place = layout.root(os.environ).path
+        inner, outer = sorted((f"{place}{os.sep}", f"{error.filename}{os.sep}"), key=len, reverse=True)
+        return inner.startswith(outer) and not os.path.isdir(place)
+    return False
 
 
 def root() -> Root:

@@ -255,8 +255,16 @@ def _check_number(key: str, kind: str, value: str, place: str) -> None:
         raise BadSetting(f"Setting {key!r}{place} cannot be {shown(value)!r}.", hint) from None
     least = _SMALLEST.get(key, 1)
     if not least <= number < _LARGEST:
-        between = f"It is at least {least}, and less than {_LARGEST}."
+        between = f"It is at least {_spelled(least, kind)}, and less than {_spelled(_LARGEST, kind)}."
         raise BadSetting(f"Setting {key!r}{place} cannot be {shown(value)!r}.", between)
+
+
+def _spelled(number: int, kind: str) -> str:
+    """A number in the shortest form in which a setting of this kind takes it."""
+    for unit, bits in (("G", 30), ("M", 20), ("K", 10)) if kind == "size" else ():
+        if number % (1 << bits) == 0:
+            return f"{number >> bits}{unit}"
+    return str(number)
 
 
 def number(value: str | None) -> int | None:

@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 
 
 _WHAT = "Find out what put it there."
-_OWN_ROOT = "Set $DEEPCTL_HOME to a directory of your own."
+OWN_ROOT = "Set $DEEPCTL_HOME to a directory of your own."
 
 
 def check(path: str, *below: str) -> None:
@@ -107,7 +107,7 @@ def _unmapped() -> set[int]:
 def _foreign(path: str, status: os.stat_result, trusted: set[int]) -> Finding | None:
     if status.st_uid in trusted:
         return None
-    return Finding(f"{path} belongs to another user of this machine (uid {status.st_uid})", _OWN_ROOT)
+    return Finding(f"{path} belongs to another user of this machine (uid {status.st_uid})", OWN_ROOT)
 
 
 def _writable(path: str, status: os.stat_result) -> Finding | None:

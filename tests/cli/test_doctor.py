@@ -90,6 +90,14 @@ def test_a_healthy_profile_is_told_in_full_and_not_touched(deepctl: InProcess, a
     assert _everything(home) == before
 
 
+def test_a_root_whose_owner_may_not_write_there_is_named_with_its_mode(deepctl: InProcess, home: Path) -> None:
+    home.mkdir(0o700)
+    home.chmod(0o500)
+    (check,) = _of(_all(deepctl("doctor", "--json")), "root")
+    home.chmod(0o700)
+    assert (check["status"], check["hint"]) == ("problem", f"It should be yours alone: chmod 700 {home}")
+
+
 def test_versions_are_those_that_are_installed(deepctl: InProcess) -> None:
     from importlib.metadata import version
 

@@ -255,6 +255,11 @@ def test_a_whole_number_is_written_in_plain_digits(deepctl: InProcess, value: st
     assert deepctl("config", "set", "limits.processes", value).code == 2
 
 
+def test_the_limits_of_a_size_are_told_as_sizes(deepctl: InProcess) -> None:
+    told = deepctl("config", "set", "limits.memory", "1").stderr
+    assert "It is at least 16M, and less than 1048576G." in told
+
+
 def test_a_limit_that_is_too_large_is_not_called_too_small(deepctl: InProcess) -> None:
     assert "at least" not in deepctl("config", "set", "limits.seconds", "1125899906842624").stderr
 

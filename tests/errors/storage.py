@@ -48,6 +48,12 @@ def _(s: Situation) -> list[str]:
     return ["profiles", "list"]
 
 
+@case(ANY, "the root cannot be made where it is to be")
+def _(s: Situation) -> list[str]:
+    s.patch.setenv("DEEPCTL_HOME", "/proc/x")
+    return ["profiles", "create", "alice"]
+
+
 @case(ANY, "a symbolic link leads nowhere")
 def _(s: Situation) -> list[str]:
     s.home.symlink_to(s.place / "nowhere")

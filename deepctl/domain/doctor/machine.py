@@ -94,7 +94,7 @@ def root(found: Root) -> Iterator[Check]:
     if not stat.S_ISDIR(status.st_mode):
         yield Check("root", "problem", f"{found.path} is not a directory", "Give $DEEPCTL_HOME another directory.")
         return
-    if status.st_uid != os.geteuid() or mode & 0o077:
+    if status.st_uid != os.geteuid() or mode & 0o777 != 0o700:
         yield Check(
             "root",
             "problem",
