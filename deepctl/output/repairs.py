@@ -22,6 +22,7 @@ _SHOWN = 6
 _DAMAGED = {
     "ledger": "the list of checkpoints",
     "session": "records of sessions",
+    reports.MISSING_SESSION: "a session is missing",
     "message log": "message logs",
     "pack": "packs with contents of files",
     "length of the ledger": "the noted length of the list of checkpoints",

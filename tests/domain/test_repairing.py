@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.domain.checkpoints import reading, repairing, verifying
+from deepctl.domain.checkpoints import reading, repairing, reports, verifying
 from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.trees import DIRECTORY, walk
-from deepctl.domain.sessions import catalogue
+from deepctl.domain.doctor import stored
+from deepctl.domain.sessions import catalogue, deleting
 from deepctl.domain.sessions.log import Message
 from deepctl.errors import DeepctlError
 from deepctl.files import sealed
@@ -132,6 +133,11 @@ def _older_log(wreck: Wreck) -> None:
     path.write_bytes(b"".join(raw.splitlines(keepends=True)[:3]))
 
 
+def _begun_again(wreck: Wreck) -> None:
+    shutil.rmtree(wreck.session())
+    wreck.scene.agent("late.txt", "late")
+
+
 def _cut_and_continued(wreck: Wreck) -> None:
     lines = wreck.shared().read_bytes().splitlines(keepends=True)
     said = {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "elsewhere " * 40}]}
@@ -197,6 +203,13 @@ DAMAGES: dict[str, Callable[[Wreck], object]] = {
     ),
     "session: both records deleted": lambda w: _unlink(w.session(n) / "session.json" for n in ("main", "fork")),
     "session: everything deleted": lambda w: shutil.rmtree(w.session()),
+    "session: everything deleted, with the cache": _each(
+        lambda w: shutil.rmtree(w.session()), lambda w: shutil.rmtree(w.profile / "cache")
+    ),
+    "session: everything deleted, and one of its name begun": lambda w: _begun_again(w),
+    "session: everything deleted, and the record of the fork": _each(
+        lambda w: shutil.rmtree(w.session()), lambda w: (w.session("fork") / "session.json").unlink()
+    ),
     "session: all logs deleted": lambda w: _unlink(w.session("other").glob("*.jsonl")),
     "session: twice": lambda w: shutil.copytree(w.session(), w.session("again")),
     "pack: a byte flipped": lambda w: flip(w.packs()[-1], 0.3),
@@ -347,6 +360,64 @@ def test_a_repair_says_what_each_session_lost_where_the_originals_are_and_what_v
     Repaired(paths, False, repairing.repair(paths)).print()
     said = capsys.readouterr().out
     assert said == "Profile alice is not damaged; there is nothing to repair.\nverify: 0 problems.\n"
+
+
+def test_a_session_that_vanished_is_named_and_made_again_from_what_a_fork_shares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wreck = _with_a_fork(tmp_path)
+    scene = wreck.scene
+    identity, said = scene.session().id, scene.prompts()
+    shutil.rmtree(wreck.session())
+    (problem,) = verifying.verify(scene.paths).problems
+    assert problem.reason.startswith("session main is missing: it was not deleted with deepctl, and f still has 1 ")
+    (check,) = [one for one in stored.sessions(scene.paths) if one.status != "ok"]
+    assert (check.status, check.found) == ("problem", problem.reason)
+    done = repairing.repair(scene.paths)
+    assert (done.lost, done.problems) == ([], [])
+    Repaired(scene.paths, False, done).print()
+    assert capsys.readouterr().out.startswith("Profile alice was damaged (a session is missing) and is repaired; noth")
+    assert scene.session().id == identity
+    assert scene.prompts() == said
+    assert os.path.samefile(wreck.log(), wreck.session("f") / wreck.log().name)
+    scene.agent("new.txt", "new")
+    scene.rewind("lab")
+    assert scene.prompts() == said[:1]
+
+
+def test_what_a_vanished_session_said_behind_what_its_fork_shares_is_listed_as_lost(tmp_path: Path) -> None:
+    wreck = _with_a_fork(tmp_path)
+    scene = wreck.scene
+    scene.rewind("lab")
+    with scene.turn("only here"):
+        scene.write("late.txt", "late")
+    shutil.rmtree(wreck.session())
+    done = repairing.repair(scene.paths)
+    assert done.problems == verifying.verify(scene.paths).problems == []
+    (lost,) = [one for one in done.lost if one.what == reports.ALL_MESSAGES]
+    assert (lost.sessions, lost.turns) == (["main"], [2])
+    assert {one.turns[0] for one in done.lost if one.what == reports.CONVERSATION} == {2}
+    assert scene.prompts() == ["write a.txt 1", "write b.txt 2"]
+
+
+def test_a_session_that_was_deleted_is_not_missing_though_its_fork_lives_on(tmp_path: Path) -> None:
+    wreck = _with_a_fork(tmp_path)
+    with wreck.scene.work() as work:
+        deleting.delete(work, deleting.plan(work.paths, work.ledger, work.store.objects, "main"))
+    assert verifying.verify(wreck.scene.paths).problems == []
+    done = repairing.repair(wreck.scene.paths)
+    assert (done.repaired, done.lost) == ([], [])
+    assert catalogue.all_names(wreck.scene.paths) == ["f"]
+
+
+def _with_a_fork(tmp_path: Path) -> Wreck:
+    """A root with a session `main` of two turns, the first labelled `lab`, and a fork `f` from there."""
+    scene = Scene(tmp_path / "root")
+    scene.agent("a.txt", "1")
+    with scene.work() as work:
+        work.fork(work.save_now(scene.session(), "lab"), "f")
+    scene.agent("b.txt", "2")
+    return Wreck(tmp_path / "root")
 
 
 def _files(profile: Path) -> list[Path]:

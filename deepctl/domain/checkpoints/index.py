@@ -46,6 +46,12 @@ def refresh(paths: ProfilePaths, ledger: Ledger) -> None:
         rewrite(paths, ledger)
 
 
+def session_names(paths: ProfilePaths) -> dict[str, str]:
+    """The names of sessions by the ids of their checkpoints, as far as they are known. They may be wrong."""
+    words = [line.split("\t") for line in _lines(paths) or []]
+    return {line[0]: line[2] for line in words if len(line) == 3}
+
+
 def _lines(paths: ProfilePaths) -> list[str] | None:
     try:
         return durable.read_file(paths.checkpoint_index).decode("utf-8", "replace").splitlines()

@@ -14,8 +14,9 @@ from deepctl.domain.checkpoints.positions import Positions, is_lost
 from deepctl.domain.checkpoints.records import CONVERSATION, Record
 from deepctl.domain.checkpoints.reports import Findings
 from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.sessions import catalogue, chain, log, recovering, sharing
+from deepctl.domain.sessions import catalogue, chain, log, recovering, sharing, vanished
 from deepctl.domain.sessions.chain import Point
+from deepctl.domain.sessions.vanished import Vanished
 from deepctl.errors import Damaged, NewerFormat
 from deepctl.files import durable, mending, removing, sealed
 
@@ -26,10 +27,11 @@ Amended = dict[str, dict[str, Any]]
 
 
 class Logs:
-    """The sessions of the profile at `paths`, which is a copy."""
+    """The sessions of the profile at `paths`, which is a copy of `real`."""
 
-    def __init__(self, paths: ProfilePaths, found: Findings) -> None:
+    def __init__(self, paths: ProfilePaths, real: ProfilePaths, found: Findings) -> None:
         self._paths = paths
+        self._real = real
         self._found = found
         self._ledger: Ledger = reading.read(paths)
         self._changed: set[str] = set()
@@ -43,6 +45,8 @@ class Logs:
         for name in catalogue.all_names(self._paths):
             self._strays(name)
             self._record(name)
+        for gone in vanished.find(self._paths, self._ledger):
+            self._make_again(gone)
         for paths in list(self._files().values()):
             self._lines(paths)
         self._join()  # what was damaged in one copy only may be alike now
@@ -120,6 +124,34 @@ class Logs:
             self._found.move(os.path.join(directory, entry))
         removing.remove_tree(directory)
         self._found.lose(reports.SESSION, name, reason, [name])
+
+    def _make_again(self, gone: Vanished) -> None:
+        """A session that is gone, from the ledger and the logs that others share with it."""
+        wanted = vanished.old_name(self._real, self._ledger, gone)
+        name = vanished.new_name(self._paths, wanted, self._ledger, gone)
+        directory = os.path.join(self._paths.sessions, name)
+        durable.make_directory(directory)
+        copies: dict[str, list[str]] = {}
+        for (one, _), paths in self._files().items():
+            copies.setdefault(one, []).extend(paths)
+        shared = list(gone.logs)
+        for one in shared:  # with those that they continue
+            longest = max(copies[one], key=os.path.getsize)
+            catalogue.share(longest, log.log_path(directory, one))
+            parent = _parent_of(longest)
+            if parent is not None and parent.log in copies and parent.log not in shared:
+                shared.append(parent.log)
+        session = recovering.made_again(name, directory, gone.id)
+        if session is None:
+            removing.remove_tree(directory)
+            return
+        catalogue.write_anew(session)
+        path = os.path.join(directory, catalogue.RECORD)
+        self._found.repair(reports.MISSING_SESSION, path, "made again from the ledger and the logs that others share")
+        latest = self._ledger.current.get(gone.id, "")
+        if latest and not log.is_in(directory, latest):
+            turns = [record.turn for record in self._ledger.records.values() if record.log == latest]
+            self._found.lose(reports.ALL_MESSAGES, latest, f"the message log {latest} is missing", [name], turns)
 
     def _lines(self, paths: list[str]) -> None:
         """Make every line of a log readable: mended, or with a hole in its place."""

@@ -58,7 +58,7 @@ def repair(paths: ProfilePaths, *, dry_run: bool = False) -> Repair:
         _link(paths, copy)
         found = Findings(copy, paths.directory)
         _ledger(copy, found)
-        after = Logs(copy, found).repair()
+        after = Logs(copy, paths, found).repair()
         Packs(copy, paths, found, after).repair()
         problems = verifying.verify(copy).problems
         done = Repair(found.repaired, found.lost, found.moved, [_in(paths, copy, problem) for problem in problems])

@@ -11,6 +11,9 @@ from deepctl.domain.checkpoints.records import Record
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log
 
+MISSING_SESSION = "missing session"
+"""A kind of what is whole again (`Repaired.what`)."""
+
 # Kinds of what is lost (`Lost.what`).
 LEDGER_LINE = "line of the ledger"
 MESSAGE = "message"
@@ -58,15 +61,19 @@ class Findings:
     def _path(self, path: str) -> str:
         return os.path.join(self._real, os.path.relpath(path, self._paths.directory))
 
+    def _reason(self, reason: str) -> str:
+        """The same with the paths of the profile itself: those of the copy mean nothing to a user."""
+        return reason.replace(self._paths.directory, self._real)
+
     def repair(self, what: str, path: str, reason: str) -> None:
         """Something is whole again."""
-        self.repaired.append(Repaired(what, self._path(path), reason))
+        self.repaired.append(Repaired(what, self._path(path), self._reason(reason)))
 
     def lose(
         self, what: str, identity: str, reason: str, sessions: Iterable[str] = (), turns: Iterable[int] = ()
     ) -> None:
         """Something is lost."""
-        self.lost.append(Lost(what, identity, reason, list(sessions), sorted(set(turns))))
+        self.lost.append(Lost(what, identity, self._reason(reason), list(sessions), sorted(set(turns))))
 
     def lose_of_log(self, what: str, log_id: str, reason: str, turns: Iterable[int] = ()) -> None:
         """Something of a message log is lost; several sessions may share that."""
@@ -77,7 +84,7 @@ class Findings:
     def lose_of_checkpoint(self, what: str, record: Record, reason: str, path: str | None = None) -> None:
         """Something of a checkpoint is lost. A session that is not there any more goes by its id."""
         name = catalogue.by_id(self._paths).get(record.session, record.session)
-        self.lost.append(Lost(what, record.id, reason, [name], [record.turn], path))
+        self.lost.append(Lost(what, record.id, self._reason(reason), [name], [record.turn], path))
 
     def keep(self, path: str) -> None:
         """The damaged original of what is about to be written anew."""

@@ -15,7 +15,7 @@ from deepctl.domain.checkpoints.reading import Problem
 from deepctl.domain.checkpoints.snapshots import Report
 from deepctl.domain.checkpoints.trees import DIRECTORY
 from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.sessions import catalogue, log
+from deepctl.domain.sessions import catalogue, log, vanished
 from deepctl.errors import Damaged, DeepctlError, NewerFormat
 from deepctl.files import durable, sealed
 
@@ -37,6 +37,9 @@ def verify(paths: ProfilePaths, report: Report | None = None) -> Verified:
     """
     found = reading.read(paths)
     problems = positions.problems(paths, found)
+    problems += [
+        Problem(None, paths.sessions, vanished.reason(paths, found, one)) for one in vanished.find(paths, found)
+    ]
     with closing(Cache()) as cache:
         return _verified(paths, found, problems, Objects(paths.packs, cache), report)
 

@@ -12,7 +12,7 @@ from deepctl.domain.doctor.check import Check, some, told
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.memory.directory import Memory
 from deepctl.domain.memory.notebooks import odd_lines
-from deepctl.domain.sessions import catalogue
+from deepctl.domain.sessions import catalogue, vanished
 from deepctl.domain.words import counted
 from deepctl.errors import BadName, Damaged, DeepctlError, MemoryNotFound, NewerFormat
 from deepctl.files import durable
@@ -23,6 +23,10 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
     names = catalogue.all_names(paths)
     turns = messages = 0
     whole = True
+    found = reading.read(paths)
+    for one in vanished.find(paths, found):
+        whole = False
+        yield Check("sessions", "problem", vanished.reason(paths, found, one), _REPAIR.format(paths.name))
     for name in names:
         try:
             conversation = catalogue.read(catalogue.find(paths, name))
@@ -115,6 +119,7 @@ def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
 
 
 _MOST = 5
+_REPAIR = "`deepctl checkpoints repair --user {0}` makes it again, and says what is lost."
 _VERIFY = (
     "`deepctl checkpoints verify --user {0}` names everything that is damaged, `deepctl checkpoints repair --user {0}` "
     "mends it; the rest still works."

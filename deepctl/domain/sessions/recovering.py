@@ -28,9 +28,19 @@ def recovered(name: str, directory: str, reason: str, *, choose: bool = False) -
 
     With `choose`, it is the log that was written to last then.
     """
-    headers = {one: _header(directory, one) for one in logs_in(directory)}
     found = _ledger(directory)
-    identity = _identity(directory, found, choose=choose)
+    return _recovered(name, directory, found, _identity(directory, found, choose=choose), reason, choose=choose)
+
+
+def made_again(name: str, directory: str, identity: str) -> Session | None:
+    """The session `identity`, of which nothing is left but the logs in `directory`."""
+    return _recovered(name, directory, _ledger(directory), identity, "missing", choose=True)
+
+
+def _recovered(
+    name: str, directory: str, found: Ledger, identity: str | None, reason: str, *, choose: bool
+) -> Session | None:
+    headers = {one: _header(directory, one) for one in logs_in(directory)}
     head = _head(headers, found, identity, choose=choose)
     if head is None:
         return None
