@@ -175,6 +175,33 @@ tree -L 2
 touch a b
 trap 'echo bye' EXIT
 wait
+VERSION="${VERSION:-$(git describe)}"
+echo "${VERSION:-$(git describe --tags)}"
+echo "${x%%*.}" "${x##*/}"
+for f in *.tar; do mv "$f" "${f%.tar}.bak"; done
+echo "${x:-`git describe`}"
+echo "${x/a/b}" "${x:-'y'}" "${x:-"z"}"
+echo $"git push"
+awk '{print $1}' f
+awk '/rm x/ || /git push/ { print }' f
+echo 'rm x' | awk '{print $2}'
+sed -e 's/rm /x/' f
+echo 'git push' | sed 's/push/pull/'
+git log | sed -n '/git push/p'
+git commit -m 'Say when to use `git push` and `rm x`'
+git commit -F - <<'E'⏎Use `git push` and $(rm x)⏎E
+cat > README.md <<'E'⏎`rm x` and `git push`⏎E
+git commit -m "Use \`git push\`"
+echo 'use `git push`'
+grep -c '$(rm x)' f
+python3 script.py | grep 'rm x'
+node -e 'console.log(`${1}`)'
+perl -ne 'print if /foo/' f
+perl -pi -e 's/foo/bar/' f
+jq '.[] | select(.a > (1 + 2))' f
+[ "$(git rev-parse HEAD)" = "$x" ]
+make X="$(nproc)" Y='$(Z)'
+psql -c 'select * from t where a > (1)'
 """
 
 _HIDDEN = r"""
@@ -360,6 +387,82 @@ sh -c 'git push' x y
 sh +e -c 'rm v'
 bash --norc -c 'rm v'
 bash -O extglob -c 'rm v'
+echo ${x:-`rm v`}
+echo ${x-`rm v`}
+echo ${x:=`rm v`}
+x=y; echo ${x:+`rm v`}
+echo ${x:?`rm v`}
+echo "${x:-`rm v`}"
+echo "${x:-${y:-`git push`}}"
+y=${x:-`rm v`}
+for i in ${x:-`rm v`}; do :; done
+[ "${x:-`rm v`}" ]
+echo > ${x:-`rm v; echo o`}
+echo $((${x:-`rm v; echo 1`}))
+sh -c 'echo ${x:-`rm v`}'
+eval 'echo ${x:-`rm v`}'
+trap 'echo ${x:-`rm v`}' EXIT
+git commit -m "${MSG:-`git push`}"
+VERSION="${VERSION:-`git push`}" make
+echo ${x:-`r\m v`}
+echo "${x:-`echo \`rm v\``}"
+x=y; echo ${x%%$(rm v)}
+x=y; echo "${x#$(rm v)}"
+x=y; echo ${x#a$(rm v)}
+x=y; echo ${x#${y:-$(rm v)}}
+x=y; echo ${x%$(echo ')'; rm v)}
+x=y; echo ${x^$(rm v)}
+x=y; echo ${x^^$(rm v)}
+x=y; echo ${x,$(rm v)}
+x=y; echo ${x,,$(rm v)}
+x=y; echo ${x/`rm v`/z}
+x=y; echo ${x/#`rm v`/z}
+x=y; echo ${x/%`rm v`/z}
+x=y; echo ${x//y/`rm v`}
+echo "${x:-'$(rm v)'}"
+cat <<E⏎${x:-'$(rm v)'}⏎E
+x=y; cat <<E⏎${x#$(rm v)}⏎E
+r$""m v
+rm$"" v
+g$"it" push
+"g"$"it" push
+git pu$""sh
+r'm'$"" v
+[[ -v 'a[$(rm v)]' ]]
+[ -v 'a[$(rm v)]' ]
+[[ 'a[$(rm v)]' -eq 0 ]]
+a['$(rm v)']=1
+a=(['$(rm v)']=1)
+echo ${a['$(rm v)']}
+(( 'a[$(rm v)]' ))
+echo $(('a[$(rm v)]'))
+a['`git push`']=1
+f() { (( $1 )); }; f 'a[$(rm v)]'
+echo 'rm v' | sed e
+awk 'BEGIN{"rm v" | getline}'
+awk 'BEGIN{c="rm v"; system(c)}'
+sed -f - startup <<< '1e rm v'
+sed 's/.*/&/e' <<< 'rm v'
+ed <<< '!rm v'
+printf 'git push\n' | sed -n e
+cat <<'E' | sed e⏎rm v⏎E
+sed e < <(echo rm v)
+sed e <(echo rm v)
+echo rm v | cat | sed 's/.*/&/e'
+echo rm v | awk '{system($0)}'
+awk -f - <<< 'BEGIN{system("git push")}'
+awk -f /dev/stdin <<'E'⏎BEGIN{system("git push")}⏎E
+perl -e 'system("rm","v")'
+perl <<'E'⏎my $c = "rm v"; system $c;⏎E
+python3 - <<'E'⏎import subprocess⏎subprocess.run(["git", "push"])⏎E
+echo 'import os; os.system("rm v")' | python3
+echo 'rm v' | env sed e
+sh -c 'echo "rm v" | sed e'
+cat <<E_X⏎${x:-`rm v`}⏎E_X
+bash <<E⏎echo \`rm v\`⏎E
+echo 'a[$(rm v)]' | { read -r x; ((x)); }
+x=$(echo 'a[$(rm v)]'); ((x))
+read -r x <<< 'a[$(rm v)]'; ((x))
 """
 
 

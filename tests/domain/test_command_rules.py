@@ -96,7 +96,7 @@ def test_an_allow_without_stars_answers_what_cannot_be_told() -> None:
 def _large(size: int) -> list[str]:
     """Texts of about `size` bytes that are long, deep or broken in many ways."""
     repeated = ["rm v; ", "git x; ", "env ", "eval ", "env -a ", "! ", "cat <<E\n", "x", "&|;<>(){}`\"'$\\\n"]
-    repeated += ["(", "$(", '"$(', "$((", "`", "{ ", "if ", "a$(", "${x:-"]
+    repeated += ["(", "$(", '"$(', "$((", "`", "{ ", "if ", "a$(", "${x:-", "'$(", "${x:-`", "$(')' "]
     nested = [("$(", ")"), ("(", ")"), ("a$(", ")"), ("${x:-", "}"), ('"$(', ')"')]
     return [
         *(piece * (size // len(piece)) for piece in repeated),
@@ -164,7 +164,7 @@ def test_an_allow_without_stars_answers_what_may_be_a_command() -> None:
 
 
 _PROGRAMS = {"choom", "start-stop-daemon", "i386", "linux64", "setarch", "setpriv", "prlimit", "taskset", "chrt"}
-_PROGRAMS |= {"ionice", "script", "flock", "perl", "python3", "awk", "tar"}
+_PROGRAMS |= {"ionice", "script", "flock", "perl", "python3", "awk", "tar", "ed"}
 
 
 def _run(text: str, shell: str, directory: Path) -> bool:
@@ -208,6 +208,8 @@ _SPELLED += ["bin/m[a]rk v", "bin/m?rk v", "mark  v", "mark >o v", "mark \\\n v"
 _AROUND = ["%s", "(%s)", "{ %s; }", "if true; then %s; fi", "true && %s", "false || %s", "true | { %s; }", "x=$(%s)"]
 _AROUND += ['echo "$(%s)"', "for i in 1; do %s; done", "case x in x) %s;; esac", "f() { %s; }; f", "cat <<E\n$(%s)\nE"]
 _AROUND += ["while %s; do break; done", "true\n%s", ": ${x:-$(%s)}", "%s &\nwait"]
+_AROUND += ["echo ${x:-`%s`}", 'y="${x:-`%s`}"', "y=x; : ${y%%$(%s)}", 'y=x; : "${y#a$(%s)}"', "[[ -v 'a[$(%s)]' ]]"]
+_AROUND += ["echo \"${x:-'$(%s)'}\"", "cat <<E\n${x:-`%s`}\nE", "a['$(%s)']=1", 'r=$"$(%s)"', "y=x; : ${y/`%s`/}"]
 _QUOTED = ["sh -c %s", "bash -ec %s", "eval %s", "trap %s EXIT", "choom -n 0 sh -c %s", "env -i PATH=$PATH sh -c %s"]
 _QUOTED += ["echo %s | xargs -I{} sh -c '{}'", "setarch x86_64 bash -c %s", "timeout 5 sh -c %s", "x=%s; eval $x"]
 

@@ -10,6 +10,7 @@ does by itself is not in the text.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 from deepctl.domain.commands import arguments, prefixes, syntax
@@ -17,7 +18,9 @@ from deepctl.domain.commands.words import VALUE, Command, Text, Word
 
 _MAX_NESTED = 8
 """How deep texts may be nested in texts: `sh -c "sh -c …"`."""
-_MAX_TEXTS = 200
+_MAX_TEXTS = 2000
+_MAX_READ = 16
+"""How many times the length of the text is read at most, with all that is nested in it."""
 _MAX_COMMANDS = 5000
 
 
@@ -38,11 +41,14 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
     possible: list[Command] = []
     unclear: dict[str, None] = {}
     texts = [(Text(text), 0)]
-    count = 0
+    seen: set[Text] = set()
+    searched: set[str] = set()
+    is_program = cache(is_program)
+    left = _MAX_READ * (len(text) + 1000)
     while texts:
         (written, is_sure, is_code), depth = texts.pop()
-        count += 1
-        if count > _MAX_TEXTS or depth > _MAX_NESTED:
+        left -= len(written)
+        if len(seen) > _MAX_TEXTS or depth > _MAX_NESTED or left < 0:
             unclear[prefixes.TOO_MANY] = None
             break
         for item in syntax.parsed(written):
@@ -52,13 +58,22 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
             for step in _steps(item, is_program):
                 if isinstance(step, Text):
                     inner = Text(step.text, step.is_sure and is_sure, step.is_code and is_code)
-                    texts.append((inner, depth + 1))
+                    if inner not in seen:
+                        seen.add(inner)
+                        texts.append((inner, depth + 1))
                 elif isinstance(step, prefixes.Unclear):
                     if is_code or step.reason == prefixes.TOO_MANY:
                         unclear[step.reason] = None
                 else:
                     command, is_certain = step
                     (commands if is_certain and is_sure else possible).append(command)
+                    if is_certain and (code := arguments.code(command)) and code not in searched:
+                        searched.add(code)
+                        for start in arguments.started(code, is_program):
+                            if isinstance(start, Command):
+                                possible.append(start)
+                            else:
+                                unclear[prefixes.TOO_MANY] = None
     return Analysis(commands, possible, list(unclear))
 
 

@@ -30,9 +30,12 @@ _DATA: dict[str, re.Pattern[str]] = {
     "printf": re.compile(r"-v"),
     "man": re.compile(r"-\w*[PH]|--(?:pager|html)"),
     "rg": re.compile(r"--(?:pre|hostname-bin)"),
-    **dict.fromkeys(("awk", "gawk", "mawk"), re.compile(r".*(?:system|\||getline)", re.DOTALL)),
+    **dict.fromkeys(
+        ("awk", "gawk", "mawk"), re.compile(r"-\w*[fi]|--|.*(?:system|(?<!\|)\|(?!\|)|getline|@)", re.DOTALL)
+    ),
     "sed": re.compile(
-        r"(?!-\w+$).*(?:[^\w\s\\][gpiIMm\d]*e[gpiIMm\d]*(?:[;}\n]|$)|(?:^|[\d;{,$/!\n])\s*e\s)", re.DOTALL
+        r"-\w*(?:f|ee)|--file|(?!-\w+$).*(?:[^\w\s\\][gpiIMm\d]*e[gpiIMm\d]*(?:[;}\n]|$)|(?:^|[\d;{,$/!=\n])\s*e(?:[\s;}]|$))",
+        re.DOTALL,
     ),
     **dict.fromkeys(
         [
@@ -58,6 +61,18 @@ SUBCOMMANDS = {
 """Programs whose own subcommands have names such as `rm`."""
 _RUNNING = {"exec", "run", "foreach", "x", "dlx", "shell", "ssh", "develop", "--"}
 """Words behind which such a program takes a command."""
+_CODE = re.compile(
+    r"[gmn]?awk|g?sed|perl[\d.]*|python[\d.]*|pypy3?|ruby|irb|node|nodejs|deno|bun|php[\d.]*|lua(?:jit)?[\d.]*|tclsh|expect"
+    r"|r?ed|ex|r?view|n?vim?|vimdiff|emacs|gdb|lldb|sqlite3|psql|mysql|mariadb|m4|dc|gnuplot|octave|Rscript|R|guile"
+    r"|ghci|jshell|ftp|sftp|lftp|mail|mailx|less|more"
+)
+"""Programs that read code of their own language, which may start other programs."""
+_STARTS_PROGRAMS = re.compile(
+    r"system|exec|popen|spawn|process|qx|%x|fork|pty|sh(?:ell)?\b|open|term|syscmd|`|!|\|", re.I
+)
+"""What is in such code if it starts programs, in one language or another."""
+_CODE_WORD = re.compile(r"[\w./$@%:+=~^-]+")
+_MAX_CODE_WORDS = 16
 _MAX_STARTS = 32
 _IS_TEXT = re.compile(r"[\s;|&`(]")
 _OPTION_VALUE = re.compile(r"(?:--?[\w-]+|[A-Za-z_][\w.-]*\+?)=")
@@ -95,6 +110,39 @@ def possible(command: Command, is_program: Callable[[Word], bool]) -> Iterator[S
             yield Command((start, *words[at + 1 :]), "", command.is_open)
     if command.stdin is not None and any(base_name(literal(word) or "") in prefixes.SHELLS for word in words[1:]):
         yield Text(command.stdin, is_sure=False, is_code=False)
+
+
+def kept_from(command: Command) -> int | None:
+    """From which word on a command only prints, searches or keeps what it is given; `None` if it does more."""
+    name = base_name(literal(command.words[0]) or "")
+    if name in prefixes.BY_SUBSCRIPT and name != "printf":
+        return None
+    return _subcommand(name, command.words)[0]
+
+
+def code(command: Command) -> str:
+    """The code and the input of a program that may start others by code of its own language, if there is any."""
+    name = base_name(literal(command.words[0]) or "")
+    if name in prefixes.SHELLS:
+        return command.around  # what is printed for a shell
+    if _CODE.fullmatch(name) is None or kept_from(command) is not None:
+        return ""
+    text = "\n".join([*map(as_text, command.words[1:]), command.stdin or "", command.around])
+    return text if name in _DATA or _STARTS_PROGRAMS.search(text) else ""
+
+
+def started(text: str, is_program: Callable[[Word], bool]) -> Iterator[Step]:
+    """The commands that code may start: from every word on that names a program, whatever separates the words."""
+    words = [match[0].rstrip(".:") for match in _CODE_WORD.finditer(text)]
+    starts = 0
+    for at, word in enumerate(words):
+        if not is_program((word,)):
+            continue
+        starts += 1
+        if starts > _MAX_STARTS:
+            yield prefixes.Unclear(prefixes.TOO_MANY)
+            return
+        yield Command(tuple((one,) for one in words[at : at + _MAX_CODE_WORDS]))
 
 
 def _subcommand(name: str, words: tuple[Word, ...]) -> tuple[int | None, bool]:

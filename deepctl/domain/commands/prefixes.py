@@ -104,7 +104,7 @@ SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "ksh93", "mksh", "pdksh", "ash", "
 _RESERVED = {"!", "{", "}", "if", "then", "else", "elif", "fi", "for", "do", "done", "while", "until", "case", "esac"}
 _RESERVED |= {"coproc", "function", "select", "in"}
 _LEADING = {"!", "{", "then", "else", "elif", "if", "do", "while", "until"}
-_BY_SUBSCRIPT = {"test", "[", "printf", "read", "let", "unset", "export", "declare", "typeset", "local", "readonly"}
+BY_SUBSCRIPT = {"test", "[", "printf", "read", "let", "unset", "export", "declare", "typeset", "local", "readonly"}
 """Builtins that evaluate what stands in brackets behind a variable's name."""
 _SUBSCRIPT = re.compile(r"\[[^\]]*(?:\$\(|`)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
@@ -156,7 +156,7 @@ def unfold(command: Command) -> Iterator[Step]:
 
 def _inner(command: Command, words: tuple[Word, ...], *, is_open: bool | None = None) -> Command:
     """A command that `command` runs."""
-    return Command(words, "", command.is_open if is_open is None else is_open, command.stdin)
+    return command._replace(words=words, raw="", is_open=command.is_open if is_open is None else is_open)
 
 
 def _without_reserved(words: tuple[Word, ...]) -> tuple[Word, ...]:
@@ -181,7 +181,7 @@ def _run_by(name: str, command: Command) -> Iterator[Step]:
             yield step
         if readings == 0 and name in _INTERACTIVE:
             yield Unclear(_ELSEWHERE)
-    elif name in _BY_SUBSCRIPT and any(
+    elif name in BY_SUBSCRIPT and any(
         isinstance(part, str) and _SUBSCRIPT.search(part) for word in command.words[1:] for part in word
     ):
         yield Unclear("a text with commands in it is evaluated")

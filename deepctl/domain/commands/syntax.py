@@ -12,8 +12,10 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from deepctl.domain.commands.arguments import kept_from
+from deepctl.domain.commands.prefixes import TOO_MANY
 from deepctl.domain.commands.words import (
     CODE_VARIABLE,
     VALUE,
@@ -55,6 +57,16 @@ _UNPARSED = "it cannot be parsed"
 _COMPUTED_TEXT = re.compile(r"\$\(|`|\$\{")
 _WITHOUT_BASH = {b"$'": b"_'", b"[[": b"test ", b"((": b"( ("}
 """What only bash knows, and what takes its place where a shell does not know it."""
+_TRANSLATED = re.compile(r'(\\.|\$\$)|\$(?=")', re.DOTALL)
+"""The dollar of `$"…"`, which is `"…"` to bash."""
+_OPENING = re.compile(rb"\\.|`|[$<>]\(", re.DOTALL)
+"""What begins a substitution, unless a backslash takes it away."""
+_BACKQUOTE_END = re.compile(rb"(?<!\\)(?:\\\\)*`")
+_PAREN = re.compile(rb"[()]")
+_QUOTES = re.compile(rb"'[^'()]*'|\"[^\"()$`]*\"")
+_HIDES_END = re.compile(rb"['\"`\\#]|case|<<")
+"""What may stand around a closing parenthesis that does not end a substitution."""
+_MAX_PIPELINE = 64
 _VARIABLE = re.compile(r"\{\w+\}")
 _HEREDOC_END = re.compile(r"""(\w+)|\\(\w+)|'(\w+)'|"(\w+)\"""")
 
@@ -70,6 +82,7 @@ def _parser() -> Parser:
 
 def parsed(text: str) -> Iterator[Command | Text | str]:
     """The commands of one text, texts in it that are to be parsed again, and reasons why there may be more."""
+    text = _TRANSLATED.sub(lambda match: match[1] or "", text)
     data = text.encode("utf-8", "surrogatepass")
     if len(data) > MAX_TEXT:
         yield "it is too long"
@@ -81,8 +94,19 @@ def parsed(text: str) -> Iterator[Command | Text | str]:
         yield _UNPARSED
     walk = _Walk(data)
     yield from walk.run(tree.root_node)
+    yield from walk.openings(is_understood=not tree.root_node.has_error)
     if (other := walk.without_bash()) is not None:
         yield Text(other, is_sure=False, is_code=False)
+
+
+class _Place(NamedTuple):
+    """Where a part of a text stands: in which pipeline, and what becomes of what it prints."""
+
+    around: str = ""
+    is_passed: bool = False
+    """Other commands read it, or a variable holds it."""
+    is_kept: bool = False
+    """It is an argument of a command that only keeps or prints it."""
 
 
 class _Walk:
@@ -95,6 +119,48 @@ class _Walk:
         self._has_prompt = b"@P" in data
         self._has_expansion = b"$" in data
         self._bash_only: dict[int, bytes] = {}
+        self._substitutions: set[int] = set()
+        self._kept: list[tuple[int, int]] = []
+        self._literal: list[tuple[int, int]] = []
+
+    def openings(self, *, is_understood: bool) -> Iterator[Text]:
+        """The texts of all substitutions that the grammar may have overlooked, whatever they stand in.
+
+        Where a shell looks for them depends on quotes in expansions, in subscripts and in arithmetic, on which shells
+        differ. So each counts but for those in arguments that the command only keeps.
+        """
+        known = self._substitutions if is_understood else set[int]()
+        kept = _Ranges(self._kept if is_understood else [])
+        quoted = _Ranges(self._literal)
+        ends = _closings(self._data)
+        closing: int | None = None
+        at = 0
+        while (opening := _OPENING.search(self._data, at)) is not None:
+            start, at = opening.end(), opening.end()
+            token = opening[0]
+            is_quoted = quoted.have(opening.start())
+            if token[:1] == b"\\":
+                if is_quoted:
+                    at = opening.start() + 1  # which is no escape there
+                continue
+            if opening.start() in known or kept.have(opening.start()):
+                continue
+            is_code = not is_quoted and token in (b"`", b"$(")
+            if token == b"`":
+                end = _BACKQUOTE_END.search(self._data, start)
+                inner = self._data[start : end.end() - 1 if end is not None else None].decode("utf-8", "surrogatepass")
+                is_code = is_code and opening.start() != closing
+                closing = end.end() - 1 if end is not None and is_code else closing
+                yield Text(_IN_BACKQUOTES.sub(r"\1", inner), is_sure=False, is_code=is_code)
+                continue
+            close = ends.get(start - 1)
+            if close is not None:
+                yield self._possible(start, close, is_code=is_code)
+            if close is None or _HIDES_END.search(_QUOTES.sub(b"", self._data[start:close])) is not None:
+                yield self._possible(start, len(self._data), is_code=is_code)
+
+    def _possible(self, start: int, end: int, *, is_code: bool) -> Text:
+        return Text(self._data[start:end].decode("utf-8", "surrogatepass"), is_sure=False, is_code=is_code)
 
     def without_bash(self) -> str | None:
         """The text as a shell reads it that knows less than bash, `None` if there is no difference."""
@@ -108,9 +174,9 @@ class _Walk:
         return b"".join([*parts, self._data[at:]]).decode("utf-8", "surrogatepass")
 
     def run(self, root: Node) -> Iterator[Command | Text | str]:
-        pending = [root]
+        pending = [(root, _Place())]
         while pending:
-            node = pending.pop()
+            node, place = pending.pop()
             children = node.children
             if not self._has_no_gaps(node, children, is_root=node is root):
                 yield _UNPARSED
@@ -125,8 +191,22 @@ class _Walk:
                         self._redirects.setdefault(body.id, []).extend(redirects)
                     elif redirects:
                         yield from self._command(node, [], redirects)
+                    place = place._replace(around=place.around or self._text(node))
+                case "pipeline":
+                    if len(children) > _MAX_PIPELINE:
+                        yield TOO_MANY
+                    elif not place.around:
+                        for child in reversed(children):
+                            before = self._data[node.start_byte : child.end_byte].decode("utf-8", "surrogatepass")
+                            pending.append((child, _Place(before, is_passed=True)))
+                        continue
+                    place = place._replace(is_passed=True)
                 case "command":
-                    yield from self._command(node, children, self._redirects.get(node.id, []))
+                    redirects = self._redirects.get(node.id, [])
+                    for item in self._command(node, children, redirects):
+                        yield item._replace(around=place.around or item.raw) if isinstance(item, Command) else item
+                    if not place.is_passed:
+                        place = place._replace(is_kept=self._keeps(children, redirects))
                 case "declaration_command" | "unset_command":
                     yield from self._declaration(node, children)
                 case "variable_assignment":
@@ -140,9 +220,19 @@ class _Walk:
                     words = [self._word(child) for child in node.children_by_field_name("value")]
                     yield Command(((VALUE,), *words))
                 case "command_substitution" if children and children[0].type == "`":
+                    self._substitutions |= {children[0].start_byte, node.end_byte - 1}
+                    place = _Place(place.around, is_passed=not place.is_kept)
                     yield from self._backquoted(node)
+                case "command_substitution" | "process_substitution" if children:
+                    self._substitutions.add(children[0].start_byte)
+                    place = _Place(place.around, is_passed=not place.is_kept)
                 case "ansi_c_string":
                     self._bash_only[node.start_byte] = b"$'"
+                    self._literal.append((node.start_byte, node.end_byte))
+                case "raw_string" | "comment":
+                    self._literal.append((node.start_byte, node.end_byte))
+                case "arithmetic_expansion":
+                    self._substitutions.add(node.start_byte)
                 case "[[" | "((" if self._data.startswith(node.type.encode(), node.start_byte):
                     self._bash_only[node.start_byte] = node.type.encode()
                 case "heredoc_redirect":
@@ -151,7 +241,7 @@ class _Walk:
                     yield "a value is expanded as a prompt"
                 case _:
                     pass
-            pending.extend(reversed(children))
+            pending.extend((child, place) for child in reversed(children))
 
     def _has_no_gaps(self, node: Node, children: list[Node], *, is_root: bool) -> bool:
         """Whether nothing but blanks lies between the parts of a node: the grammar skips some things."""
@@ -192,6 +282,23 @@ class _Walk:
         if len(kept) < len(words):  # `{name}>file` is a redirection, in bash
             yield Command(tuple(self._word(word) for word in kept), stdin=stdin)
 
+    def _keeps(self, children: list[Node], redirects: list[Node]) -> bool:
+        """Whether a command only keeps or prints what it is given; its quoted texts are noted."""
+        words = [child for child in children if child.type != "variable_assignment" and "redirect" not in child.type]
+        if not words or (start := kept_from(Command(tuple(self._word(word) for word in words)))) is None:
+            return False
+        if any(child.type in ("pipeline", "list") for redirect in redirects for child in redirect.children):
+            return False  # what it prints is passed on
+        for word in words[start:]:
+            for part in word.children if word.type == "concatenation" else [word]:
+                if part.type == "raw_string":
+                    self._kept.append((part.start_byte, part.end_byte))
+        for redirect in redirects:
+            parts = {child.type: child for child in redirect.children}
+            if "heredoc_body" in parts and _QUOTE.search(self._text(parts["heredoc_start"])):
+                self._kept.append((parts["heredoc_body"].start_byte, parts["heredoc_body"].end_byte))
+        return True
+
     def _redirected(self, redirect: Node) -> tuple[list[Node], str | None]:
         """The words of the command that stand behind a redirection, and the text that it gives the command to read."""
         if redirect.type == "file_redirect":
@@ -206,8 +313,8 @@ class _Walk:
             if child.type == "heredoc_body":
                 body = self._text(child)
                 start = next((one for one in redirect.children if one.type == "heredoc_start"), None)
-                if start is not None and self._text(start).isalnum():
-                    body = body.replace("\\\n", "")
+                if start is not None and not _QUOTE.search(self._text(start)):
+                    body = _IN_HEREDOC.sub(lambda match: "" if match[1] == "\n" else match[1], body)
             elif child.type == "file_redirect":
                 words += child.children_by_field_name("destination")[1:]
             elif redirect.field_name_for_child(index) == "argument":
@@ -344,6 +451,30 @@ class _Walk:
         return self._text(node) if size <= _MAX_RAW else ""
 
 
+class _Ranges:
+    """Ranges of positions, which are asked for in rising order."""
+
+    def __init__(self, ranges: list[tuple[int, int]]) -> None:
+        self._left = sorted(ranges, reverse=True)
+
+    def have(self, position: int) -> bool:
+        while self._left and self._left[-1][1] <= position:
+            self._left.pop()
+        return bool(self._left) and self._left[-1][0] <= position
+
+
+def _closings(data: bytes) -> dict[int, int]:
+    """Where the parentheses that open are closed, by their number alone."""
+    closings: dict[int, int] = {}
+    opened: list[int] = []
+    for paren in _PAREN.finditer(data):
+        if paren[0] == b"(":
+            opened.append(paren.start())
+        elif opened:
+            closings[opened.pop()] = paren.start()
+    return closings
+
+
 _BRACKET = re.compile(r"(?<!\\)\[")
 _ESCAPED = re.compile(r"\\(\n|.)|([*?\[])", re.DOTALL)
 
@@ -367,6 +498,8 @@ def _unquoted(text: str) -> Word:
 
 _BACKQUOTE = re.compile(r"(?<!\\)(?:\\\\)*`")
 _IN_BACKQUOTES = re.compile(r"\\([$`\\])")
+_IN_HEREDOC = re.compile(r"\\([$`\\\n])")
+_QUOTE = re.compile(r"['\"\\]")
 _IN_QUOTES = re.compile(r'\\([$`"\\\n])')
 
 

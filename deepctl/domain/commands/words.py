@@ -33,12 +33,14 @@ class Command(NamedTuple):
 
     `raw` is how it is written, empty for one that another command runs. With `is_open` more words follow that the text
     does not show, as behind `xargs rm`. `stdin` is what a here-document gives it to read, `None` if that is not known.
+    `around` is the pipeline up to it, with its redirections: what it reads may be written there.
     """
 
     words: tuple[Word, ...]
     raw: str = ""
     is_open: bool = False
     stdin: str | None = None
+    around: str = ""
 
 
 class Text(NamedTuple):
