@@ -438,6 +438,7 @@ echo ${a['$(rm v)']}
 echo $(('a[$(rm v)]'))
 a['`git push`']=1
 f() { (( $1 )); }; f 'a[$(rm v)]'
+echo() { (( $1 )); }; echo 'a[$(rm v)]'
 echo 'rm v' | sed e
 awk 'BEGIN{"rm v" | getline}'
 awk 'BEGIN{c="rm v"; system(c)}'

@@ -121,6 +121,7 @@ class _Walk:
         self._bash_only: dict[int, bytes] = {}
         self._substitutions: set[int] = set()
         self._kept: list[tuple[int, int]] = []
+        self._has_functions = False
         self._literal: list[tuple[int, int]] = []
 
     def openings(self, *, is_understood: bool) -> Iterator[Text]:
@@ -130,7 +131,8 @@ class _Walk:
         differ. So each counts but for those in arguments that the command only keeps.
         """
         known = self._substitutions if is_understood else set[int]()
-        kept = _Ranges(self._kept if is_understood else [])
+        # A function may have the name of a program that only keeps its arguments.
+        kept = _Ranges(self._kept if is_understood and not self._has_functions else [])
         quoted = _Ranges(self._literal)
         ends = _closings(self._data)
         closing: int | None = None
@@ -233,6 +235,8 @@ class _Walk:
                     self._literal.append((node.start_byte, node.end_byte))
                 case "arithmetic_expansion":
                     self._substitutions.add(node.start_byte)
+                case "function_definition":
+                    self._has_functions = True
                 case "[[" | "((" if self._data.startswith(node.type.encode(), node.start_byte):
                     self._bash_only[node.start_byte] = node.type.encode()
                 case "heredoc_redirect":
