@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from deepctl.domain import addresses, formats, layout, names
 from deepctl.domain.permissions import Permissions, parse
-from deepctl.errors import BadSetting, Damaged, NotFound
+from deepctl.errors import BadSetting, Damaged, DeepctlError, NotFound, Refused, StorageError
 from deepctl.files import durable
 from deepctl.sandbox.policy import Limits
 
@@ -191,7 +191,21 @@ def read(path: str) -> dict[str, Any]:
         raw = durable.read_file(path)
     except FileNotFoundError:
         return {}
+    except (Refused, NotADirectoryError):
+        if "DEEPCTL_CONFIG" in os.environ and path == layout.config_file(os.environ):
+            raise _misplaced(path) from None
+        raise
     return flat(parsed(raw, path), path)
+
+
+def _misplaced(path: str) -> DeepctlError:
+    """What is wrong with `$DEEPCTL_CONFIG`, which names what deepctl has not put there."""
+    help = "Set $DEEPCTL_CONFIG to a file of your own."
+    above = path
+    while (above := os.path.dirname(above)) != "/":
+        if os.path.exists(above) and not os.path.isdir(above):
+            return StorageError(f"{above} is not a directory.", help, code="storage_enotdir")
+    return Refused(f"{path} is not a regular file.", help)
 
 
 def parsed(raw: bytes, path: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Finding(NamedTuple):
 
     problem: str
     help: str
+    code: str = "unsafe_root"
 
 
 _WHAT = "Find out what put it there."
@@ -35,7 +36,7 @@ def check(path: str, *below: str) -> None:
     """Raise `StorageError` if a directory, one above it, or one of `below` in it is unsafe. What is missing is not."""
     found = examine(path, *below)
     if found is not None:
-        raise StorageError(f"{found.problem}.", found.help, code="unsafe_root")
+        raise StorageError(f"{found.problem}.", found.help, code=found.code)
 
 
 def examine(path: str, *below: str) -> Finding | None:
@@ -44,17 +45,23 @@ def examine(path: str, *below: str) -> Finding | None:
     try:
         for directory in _above(path):
             status = os.lstat(directory)
-            found = _foreign(directory, status, trusted | _unmapped())
+            # Before the modes: those of a device or a file are not to be changed for our sake.
+            found = _no_directory(directory, status, OWN_ROOT)
+            found = found or _foreign(directory, status, trusted | _unmapped())
             if found is None and not stat.S_ISLNK(status.st_mode) and not status.st_mode & stat.S_ISVTX:
                 found = _writable(directory, status)
             if found is not None:
                 return found
         for directory in (path, *(os.path.join(path, name) for name in below)):
-            status = os.lstat(directory)
+            try:
+                status = os.lstat(directory)
+            except FileNotFoundError:
+                continue
             if stat.S_ISLNK(status.st_mode) and os.path.isdir(directory):
                 leads = f"Set $DEEPCTL_HOME to what it leads to: {os.path.realpath(directory)}"
                 return Finding(f"{directory} is a symbolic link", leads if directory == path else _WHAT)
-            found = _foreign(directory, status, trusted) or _writable(directory, status)
+            found = _no_directory(directory, status, OWN_ROOT if directory == path else _WHAT)
+            found = found or _foreign(directory, status, trusted) or _writable(directory, status)
             if found is not None:
                 return found
     except OSError:
@@ -102,6 +109,14 @@ def _unmapped() -> set[int]:
             return set() if is_whole else {int(number.read())}
     except OSError:
         return set()
+
+
+def _no_directory(path: str, status: os.stat_result, help: str) -> Finding | None:
+    """What is there and no directory, nor a link to one; a link that leads nowhere is for others to find."""
+    is_link = stat.S_ISLNK(status.st_mode)
+    if stat.S_ISDIR(status.st_mode) or (is_link and (os.path.isdir(path) or not os.path.exists(path))):
+        return None
+    return Finding(f"{path} is not a directory", help, "storage_enotdir")
 
 
 def _foreign(path: str, status: os.stat_result, trusted: set[int]) -> Finding | None:

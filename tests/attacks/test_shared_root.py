@@ -142,6 +142,62 @@ def test_a_directory_of_another_user_is_refused_in_the_root_and_above_it(
         assert str(tmp_path / whose) in result.stderr
 
 
+@pytest.mark.parametrize("kind", ["device", "file", "fifo", "socket", "link"])
+@pytest.mark.parametrize("below", ["", "x", "x/y"])
+def test_what_is_no_directory_is_called_that_and_its_mode_is_not_to_be_changed(
+    tmp_path: Path, kind: str, below: str
+) -> None:
+    place = tmp_path / "place"
+    if kind == "device":
+        place = Path("/dev/null")
+    elif kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "socket":
+        os.mknod(place, stat.S_IFSOCK | 0o600)
+    else:
+        (tmp_path / "file" if kind == "link" else place).write_text("")
+        if kind == "link":
+            place.symlink_to("file")
+    if kind != "device":
+        place.chmod(0o666)
+    with pytest.raises(StorageError) as raised:
+        ownership.check(str(place / below), "profiles")
+    assert (raised.value.message, raised.value.exit_code) == (f"{place} is not a directory.", 8)
+    assert raised.value.hint == "Set $DEEPCTL_HOME to a directory of your own."
+
+
+@pytest.mark.parametrize("command", [["chat", "hi"], ["profiles", "list"], ["profiles", "create", "q"], ["doctor"]])
+def test_a_root_in_a_device_is_refused_by_all_commands_without_advice_to_change_the_device(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    for home in ("/dev/null", "/dev/null/x"):
+        monkeypatch.setenv("DEEPCTL_HOME", home)
+        result = deepctl(*command)
+        assert "chmod" not in result.stdout + result.stderr
+        assert "not a directory" in result.stdout + result.stderr
+        assert "$DEEPCTL_HOME" in result.stdout + result.stderr
+
+
+def test_settings_that_are_no_file_are_told_by_the_name_of_their_variable(
+    tmp_path: Path, deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for place, problem, code in [
+        ("/dev/null", "/dev/null is not a regular file.", 6),
+        ("/dev/null/x", "/dev/null is not a directory.", 8),
+        (str(tmp_path / "fifo"), f"{tmp_path}/fifo is not a regular file.", 6),
+        (str(tmp_path / "fifo" / "x" / "y"), f"{tmp_path}/fifo is not a directory.", 8),
+        (str(tmp_path), f"{tmp_path} is not a regular file.", 6),
+    ]:
+        monkeypatch.setenv("DEEPCTL_CONFIG", place)
+        for command in (["config", "show"], ["config", "set", "model", "offline"]):
+            result = deepctl(*command)
+            assert (result.code, result.stderr) == (
+                code,
+                f"Error: {problem}\nHint: Set $DEEPCTL_CONFIG to a file of your own.\n",
+            )
+
+
 def test_a_sticky_directory_above_and_links_of_ones_own_are_fine(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp").chmod(0o1777)

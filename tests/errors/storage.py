@@ -36,10 +36,23 @@ def _(s: Situation) -> Result:
         s.home.chmod(0o700)
 
 
-@case(ANY, "a file is in the place of a directory")
+@case(ANY, "the root is not a directory, or something above it is none")
 def _(s: Situation) -> list[str]:
     s.home.write_text("")
     return ["profiles", "create", "alice"]
+
+
+@case(ANY, "a file is in the place of a directory in the root")
+def _(s: Situation) -> list[str]:
+    s.home.mkdir()
+    (s.home / "locks").write_text("")
+    return ["profiles", "create", "alice"]
+
+
+@case(ANY, "something above `$DEEPCTL_CONFIG` is not a directory")
+def _(s: Situation) -> list[str]:
+    s.patch.setenv("DEEPCTL_CONFIG", "/dev/null/config.toml")
+    return ["config", "get", "model"]
 
 
 @case(ANY, "symbolic links lead in a circle")
@@ -66,7 +79,7 @@ def _(s: Situation) -> list[str]:
     return ["profiles", "create", "alice"]
 
 
-@case(ANY, "a directory is in the place of a file")
+@case(ANY, "`$DEEPCTL_CONFIG` is not a regular file")
 def _(s: Situation) -> list[str]:
     s.configure("")
     s.config.unlink()

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from deepctl.characters import whole_value
-from deepctl.errors import Damaged, DeepctlError
+from deepctl.errors import Damaged, DeepctlError, Refused
 from deepctl.files import durable
 
 _SUFFIX = ".json"
@@ -55,9 +55,17 @@ def headers(directory: str) -> list[Header]:
 
 
 def read(path: str) -> Foreign:
-    """One checkpoint. Raises `Damaged` if the file is none."""
+    """One checkpoint. Raises `Damaged` if the file is none, or cannot be read."""
     try:
-        value = whole_value(json.loads(durable.read_file(path)))
+        raw = durable.read_file(path)
+    except Refused as error:  # its hint is about files of deepctl's own
+        raise Damaged(error.message) from None
+    except OSError as error:
+        if durable.is_of_machine(error):
+            raise
+        raise Damaged(f"{path} cannot be read: {durable.why(error)}.") from None
+    try:
+        value = whole_value(json.loads(raw))
         datetime.fromisoformat(value["created_at"])
         match value:
             case {

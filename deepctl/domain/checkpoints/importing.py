@@ -46,11 +46,15 @@ def take_over(work: Work, directory: str, name: str | None) -> Taken:
             one = foreign.read(path)
             if identity not in known:
                 found.append(one)
+            elif not _is_kept(work, one):
+                taken = f"{path}: there is another checkpoint with the id {identity} in this profile already."
+                problems.append(Problem(identity, path, taken))
         except Damaged as error:
             problems.append(Problem(identity, path, error.message))
     if not found:
         what = "new checkpoints" if foreign.find(directory) else "checkpoints (<id>.json)"
-        raise NotFound(f"There are no {what} in {directory}.", code="nothing_to_import")
+        left_out = " ".join(f"Left out: {problem.reason}" for problem in problems[:_SHOWN]) or None
+        raise NotFound(f"There are no {what} in {directory}.", left_out, code="nothing_to_import")
     found.sort(key=lambda one: one.header.created_at)
     session = catalogue.start(work.paths, name if name is not None else _free_name(work))
     logs = Messages(session.directory)

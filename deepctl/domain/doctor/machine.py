@@ -91,9 +91,6 @@ def root(found: Root) -> Iterator[Check]:
         yield from _inside(found)
         return
     mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISDIR(status.st_mode):
-        yield Check("root", "problem", f"{found.path} is not a directory", "Give $DEEPCTL_HOME another directory.")
-        return
     if status.st_uid != os.geteuid() or mode & 0o777 != 0o700:
         yield Check(
             "root",
