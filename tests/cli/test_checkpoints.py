@@ -583,6 +583,28 @@ def test_an_import_of_odd_things_says_what_is_wrong(alice: Alice, tmp_path: Path
     assert alice("verify").code == 0
 
 
+def test_an_import_leaves_out_what_is_no_file_and_ids_that_are_taken(alice: Alice, tmp_path: Path) -> None:
+    place = tmp_path / "theirs"
+    place.mkdir()
+    first = {**_theirs("request", 0), "instructions": "Be brief."}
+    _write_theirs(place, "good", "", 1, [first, _theirs("response", 0)])
+    (place / "d.json").mkdir()
+    (place / "l.json").symlink_to("good.json")
+    os.mkfifo(place / "f.json")
+    taken = alice("import", str(place), "--json").ok().json
+    assert [one["id"] for one in taken["checkpoints"]] == ["good"]
+    odd = {one: f"{place}/{one}.json is not a regular file." for one in ("d", "f", "l")}
+    assert {one["id"]: one["reason"] for one in taken["damaged"]} == odd
+    assert "another" not in str(alice("import", str(place), "--json").error["hint"])
+    _write_theirs(place, "good", "", 1, [_theirs("request", 7), _theirs("response", 0)])
+    told = f"{place}/good.json: this profile has another checkpoint good."
+    error = alice("import", str(place), "--json").error
+    assert (error["code"], told in str(error["hint"])) == ("nothing_to_import", True)
+    _write_theirs(place, "new", "", 1, [_theirs("request", 8)])
+    taken = alice("import", str(place), "--json").ok().json
+    assert {one["id"]: one["reason"] for one in taken["damaged"]} == {**odd, "good": told}
+
+
 def test_verify_reads_the_conversations_of_applications_too(alice: Alice) -> None:
     import asyncio
     from datetime import datetime, timezone

@@ -318,6 +318,16 @@ def _(s: Situation) -> list[str]:
     return on("import", place)
 
 
+@case("checkpoints import", "the profile has other checkpoints with the same ids")
+def _(s: Situation) -> list[str]:
+    s.alice()
+    place = s.place / "foreign"
+    assert s.run("checkpoints", "import", taken_over(s), *ALICE).code == 0
+    (place / "two.json").unlink()
+    (place / "one.json").write_text((place / "one.json").read_text().replace("hello", "goodbye"))
+    return on("import", str(place))
+
+
 @case("checkpoints import", "there is a session of that name")
 def _(s: Situation) -> list[str]:
     s.story()

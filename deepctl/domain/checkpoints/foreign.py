@@ -63,7 +63,7 @@ def read(path: str) -> Foreign:
     except OSError as error:
         if durable.is_of_machine(error):
             raise
-        raise Damaged(f"{path} cannot be read: {durable.why(error)}.") from None
+        raise Damaged(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from None
     try:
         value = whole_value(json.loads(raw))
         datetime.fromisoformat(value["created_at"])

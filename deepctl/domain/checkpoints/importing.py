@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 
 from deepctl.domain import names
-from deepctl.domain.checkpoints import foreign, index, messages
+from deepctl.domain.checkpoints import foreign, index, messages, reading
 from deepctl.domain.checkpoints.foreign import Foreign
 from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.messages import Messages
@@ -22,6 +22,7 @@ from deepctl.domain.sessions import catalogue, log
 from deepctl.errors import BadName, Damaged, NotFound
 
 _AUTOMATIC = re.compile(r"(turn|tool|auto)-\d+.*")
+_SHOWN = 5
 _NO_FILES = "it was taken over from pydantic-deep, which keeps no files"
 
 
@@ -47,8 +48,7 @@ def take_over(work: Work, directory: str, name: str | None) -> Taken:
             if identity not in known:
                 found.append(one)
             elif not _is_kept(work, one):
-                taken = f"{path}: there is another checkpoint with the id {identity} in this profile already."
-                problems.append(Problem(identity, path, taken))
+                problems.append(Problem(identity, path, f"{path}: this profile has another checkpoint {identity}."))
         except Damaged as error:
             problems.append(Problem(identity, path, error.message))
     if not found:
@@ -91,6 +91,18 @@ def take_over(work: Work, directory: str, name: str | None) -> Taken:
         catalogue.branch(session, os.urandom(8).hex(), place.point)
     index.rewrite(work.paths, work.ledger)
     return Taken(session.name, records, problems)
+
+
+def _is_kept(work: Work, one: Foreign) -> bool:
+    """Whether the checkpoint of that id here is the same one, as far as it can be read."""
+    record = work.ledger.records[one.header.id]
+    if record.message_count != len(one.messages):
+        return False
+    try:
+        conversation = reading.conversation_at(work.paths, record)
+    except Damaged:
+        return True
+    return [kept.message for kept in conversation.messages] == one.messages
 
 
 def _kept(logs: Messages, one: Foreign) -> messages.Place:
