@@ -21,7 +21,7 @@ from deepctl.agent import conversations
 from deepctl.agent.checkpoint_stores import Checkpoint
 from deepctl.characters import whole, whole_value
 from deepctl.domain import profiles
-from deepctl.domain.checkpoints import carrying, foreign, messages, pruning, rewinding
+from deepctl.domain.checkpoints import carrying, foreign, messages, pruning, reading, rewinding
 from deepctl.domain.checkpoints.ledger import MESSAGES
 from deepctl.domain.checkpoints.messages import Messages
 from deepctl.domain.checkpoints.reading import Problem
@@ -389,6 +389,7 @@ class FileCheckpointStore:
 
     def _rewind(self, store: Checkpoints, target: Record, workspace: Workspace, force: bool, author: str) -> list[str]:
         wish = rewinding.Wish(target, force=force)
+        reading.check_files(target, reading.OTHERS)
         if not target.tree:
             raise Refused(f"Checkpoint {target.id!r} keeps the conversation only, no files.", code="no_files")
         position = Position(

@@ -29,6 +29,8 @@ def listed(
     notes = (
         ["A rewind was interrupted; the next command that changes something finishes it."] if found.unfinished else []
     )
+    if (lost := reading.lost_files(records)) is not None:
+        notes.append(lost)
     damaged = reading.structural(profile, found)
     return views.CheckpointList(profile.name, described, damaged, notes, frozenset(found.heads.values()), graph)
 

@@ -43,8 +43,14 @@ def compared(
         describe = reading.described(reader.ledger, catalogue.by_id(profile))
         removed, added = _turns(profile, first, second, session)
         to = describe(second) if second is not None else None
-        remark = None if old and new else "A checkpoint that keeps no files is compared: only the turns are."
+        remark = None if old and new else _without_files([first] if second is None else [first, second])
         return rewinds.Compared(profile.name, describe(first), to, found, removed, added, stat, remark)
+
+
+def _without_files(records: list[Record]) -> str:
+    if (lost := reading.lost_files(records)) is not None:
+        return f"{lost} Only the turns are compared."
+    return "A checkpoint that keeps no files is compared: only the turns are."
 
 
 def _from(profile: ProfilePaths, found: Ledger, reference: str | None, session: str | None) -> Record:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.domain.checkpoints.reading import Listed, Problem
+from deepctl.domain.checkpoints.records import BOTH, FILES, Record
 from deepctl.domain.sessions.log import Conversation
 from deepctl.domain.words import counted
 from deepctl.output.graph import rails
@@ -174,7 +175,7 @@ class CheckpointShown(NamedTuple):
                 {"path": path, "kind": entry.what, "mode": f"{entry.mode:04o}", "bytes": entry.size}
                 for path, entry in self.files
             ],
-            "unkept": [{"path": path, "reason": reason} for path, reason in record.unkept],
+            "unkept": [{"path": path, "reason": reason} for path, reason in _unkept(record)],
             "excluded": record.exclude,
             "messages": [entry._asdict() for entry in self.conversation.messages],
         }
@@ -188,7 +189,7 @@ class CheckpointShown(NamedTuple):
             ("Session", f"{self.checkpoint.session}, turn {record.turn}, {counted(record.message_count, 'message')}"),
             ("Made", f"{record.created_at} ({ago(record.created_at)})"),
             ("Before it", self.checkpoint.parent or "nothing"),
-            ("Files", f"{record.files} of {size(record.bytes)}, {size(record.added_bytes)} added"),
+            ("Files", _files(record)),
         ]
         if record.exclude:
             rows.append(("Left out", ", ".join(record.exclude)))
@@ -201,6 +202,16 @@ class CheckpointShown(NamedTuple):
             print(f"{entry.kind.decode()} {entry.mode:04o} {entry.size:>10} {printable(path)}")
         print()
         print_conversation(self.conversation)
+
+
+def _files(record: Record) -> str:
+    if record.lost in (FILES, BOTH):
+        return "lost; a repair could not bring them back"
+    return f"{record.files} of {size(record.bytes)}, {size(record.added_bytes)} added"
+
+
+def _unkept(record: Record) -> list[list[str]]:
+    return [["", "its files are lost"]] if record.lost in (FILES, BOTH) else record.unkept
 
 
 class CheckpointSaved(NamedTuple):

@@ -25,10 +25,25 @@ _DAMAGED = {
     reports.MISSING_SESSION: "a session is missing",
     "message log": "message logs",
     "pack": "packs with contents of files",
+    reports.STRAY_PACK: "packs that no line of the list of checkpoints names",
     "length of the ledger": "the noted length of the list of checkpoints",
     "position of a checkpoint": "places of checkpoints in message logs",
 }
-"""What may be damaged. The last two are only told where there is nothing else: they follow from the others."""
+"""What may be damaged."""
+_FOLLOWING = (reports.STRAY_PACK, "length of the ledger", "position of a checkpoint")
+"""Of these, what is only told where there is nothing else: it follows from the others."""
+_LOST_WITH = {
+    reports.LEDGER: "ledger",
+    reports.LEDGER_LINE: "ledger",
+    reports.MESSAGE: "message log",
+    reports.EARLIER_MESSAGES: "message log",
+    reports.ALL_MESSAGES: "message log",
+    reports.CONVERSATION: "message log",
+    reports.SESSION: "session",
+    reports.FILE: "pack",
+    reports.ALL_FILES: "pack",
+}
+"""What was damaged where something is lost."""
 
 
 class Repaired(NamedTuple):
@@ -67,12 +82,12 @@ class Repaired(NamedTuple):
 
     def _summary(self) -> str:
         name = self.paths.name
-        kinds = {one.what for one in self.done.repaired}
-        if not kinds and not self.done.lost:
+        kinds = {one.what for one in self.done.repaired} | {_LOST_WITH[one.what] for one in self.done.lost}
+        if not kinds:
             return f"Profile {name} is not damaged; there is nothing to repair."
-        main = [words for kind, words in list(_DAMAGED.items())[:-2] if kind in kinds]
-        known = [words for kind, words in _DAMAGED.items() if kind in kinds]
-        damaged = listed(main or known) if known else "files are missing"
+        known = {kind: words for kind, words in _DAMAGED.items() if kind in kinds}
+        main = [words for kind, words in known.items() if kind not in _FOLLOWING]
+        damaged = listed(main or list(known.values()))
         if self.dry_run:
             loss = "this would be lost:" if self.done.lost else "nothing would be lost."
             return f"Profile {name} is damaged ({damaged}). A repair would mend it; {loss}"
@@ -111,6 +126,8 @@ def _lines(lost: list[Lost]) -> Iterator[str]:
     kinds: dict[str, list[Lost]] = {}
     for one in lost:
         kinds.setdefault(one.what, []).append(one)
+    if reports.LEDGER in kinds:
+        kinds.pop(reports.LEDGER_LINE, None)
     for what, say in _SENTENCES.items():
         if what in kinds:
             yield from say(kinds[what])
@@ -129,9 +146,13 @@ def _ledger_lines(lost: list[Lost]) -> Iterator[str]:
             "and which one cannot be told"
         )
     if at_end:
-        yield "the newest checkpoints, labels and rewinds of all sessions; how many cannot be told"
+        yield "the newest checkpoints, labels and rewinds; how many cannot be told"
     elif packs:
         yield f"checkpoints that are not in the list any more; {counted(len(packs), 'pack')} of their files are kept"
+
+
+def _ledger(lost: list[Lost]) -> Iterator[str]:
+    yield f"all checkpoints, labels and rewinds: {lost[0].reason}; the messages of sessions are not in it"
 
 
 def _messages(lost: list[Lost]) -> Iterator[str]:
@@ -185,6 +206,7 @@ _SENTENCES: dict[str, Callable[[list[Lost]], Iterator[str]]] = {
     reports.CONVERSATION: _conversations,
     reports.ALL_FILES: _all_files,
     reports.FILE: _files,
+    reports.LEDGER: _ledger,
     reports.LEDGER_LINE: _ledger_lines,
 }
 

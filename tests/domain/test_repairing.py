@@ -8,17 +8,20 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from deepctl.cli import checkpoint_list, checkpoint_views
 from deepctl.domain.checkpoints import reading, repairing, reports, verifying
 from deepctl.domain.checkpoints.reader import Reader
 from deepctl.domain.checkpoints.trees import DIRECTORY, walk
 from deepctl.domain.doctor import stored
+from deepctl.domain.memory import history
 from deepctl.domain.sessions import catalogue, deleting
 from deepctl.domain.sessions.log import Message
-from deepctl.errors import DeepctlError
+from deepctl.errors import Damaged, DeepctlError
 from deepctl.files import sealed
 from deepctl.output.repairs import Repaired
 from tests.domain import faults
@@ -408,6 +411,79 @@ def test_a_session_that_was_deleted_is_not_missing_though_its_fork_lives_on(tmp_
     done = repairing.repair(wreck.scene.paths)
     assert (done.repaired, done.lost) == ([], [])
     assert catalogue.all_names(wreck.scene.paths) == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "cause", "loss"),
+    [
+        (
+            lambda w: w.ledger.unlink(),
+            "the list of checkpoints",
+            "all checkpoints, labels and rewinds: the ledger is m",
+        ),
+        (
+            lambda w: cut(w.ledger, 0.6),
+            "the list of checkpoints",
+            "the newest checkpoints, labels and rewinds; how many",
+        ),
+        (lambda w: cut(w.log(), 0.9), "message logs", "the conversation of 1 checkpoint of turn 2: "),
+        (lambda w: w.packs()[0].unlink(), "packs with contents of files", "all files of "),
+    ],
+)
+def test_a_repair_names_only_what_was_damaged_and_all_that_is_lost(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Wreck], object],
+    cause: str,
+    loss: str,
+) -> None:
+    wreck = _with_a_fork(tmp_path)
+    damage(wreck)
+    Repaired(wreck.scene.paths, False, repairing.repair(wreck.scene.paths)).print()
+    said = capsys.readouterr().out
+    assert said.startswith(f"Profile alice was damaged ({cause}) and is repaired; this is lost:")
+    assert loss in said
+    assert "not known" not in said
+
+
+def test_every_view_of_a_checkpoint_says_that_its_files_are_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wreck = _with_a_fork(tmp_path)
+    scene = wreck.scene
+    _unlink(wreck.packs())
+    repairing.repair(scene.paths)
+    lost = reading.find(scene.paths, reading.read(scene.paths), "lab", None).id
+    shown = checkpoint_views.shown(scene.paths, "lab", None)
+    shown.print()
+    said = capsys.readouterr().out
+    assert "Files:       lost" in said
+    document = shown.document()
+    assert (document["checkpoint"]["files"], document["unkept"]) == (0, [{"path": "", "reason": "its files are lost"}])
+    listed = checkpoint_list.listed(scene.paths, None, None, tools=False, graph=False)
+    assert re.match("The files of . checkpoints are lost: ", listed.notes[0])
+    remark = checkpoint_views.compared(scene.paths, "lab", None, None, False).remark
+    assert remark == f"The files of 1 checkpoint are lost: {lost}. Only the turns are compared."
+    with closing(Reader(scene.paths)) as reader, pytest.raises(Damaged, match=f"The files of checkpoint {lost} are lo"):
+        history.kept(reader, "lab")
+
+
+def test_a_rewind_names_exact_only_where_that_works(tmp_path: Path) -> None:
+    wreck = _with_a_fork(tmp_path)
+    scene = wreck.scene
+    scene.agent("b.txt", "3")
+    between = next(one for one in scene.records() if one.turn == 2 and one.kind == "tool")
+    (wreck.checkpoints / "packs" / between.pack).unlink()
+    with pytest.raises(Damaged) as caught:
+        scene.rewind("lab")
+    assert "`--exact`" in (caught.value.hint or "")
+    scene.rewind("lab", exact=True)
+    scene.undo()
+    _unlink(wreck.packs())
+    for exact in (False, True):
+        with pytest.raises(Damaged) as caught:
+            scene.rewind("lab", exact=exact)
+        assert "`deepctl checkpoints repair`" in (caught.value.hint or "")
 
 
 def _with_a_fork(tmp_path: Path) -> Wreck:

@@ -127,6 +127,19 @@ def _(s: Situation) -> list[str]:
     return on("rewind", _repaired(s, "files"))
 
 
+@case("memory show", "a repair found the checkpoint's files lost")
+def _(s: Situation) -> list[str]:
+    return ["memory", "show", "--at", _repaired(s, "files"), "--user", "alice"]
+
+
+@case("checkpoints rewind", "what is needed for it is gone, and the checkpoint's own files are, too")
+def _(s: Situation) -> list[str]:
+    s.story()
+    for pack in (s.profile / "checkpoints" / "packs").iterdir():
+        pack.unlink()
+    return on("rewind", "~1")
+
+
 @case("checkpoints verify", "something is damaged", prints=True)
 def _(s: Situation) -> list[str]:
     scene = s.story()
@@ -142,7 +155,7 @@ def _(s: Situation) -> list[str]:
     scene.agent("a.txt", "three\n")
     record = next(record for record in scene.records() if record.turn == 2 and record.kind == "tool")
     spoil(s.profile / "checkpoints" / "packs" / record.pack)
-    return on("rewind", "~1")
+    return on("rewind", "~2")
 
 
 @case("checkpoints rewind", "what it would change is kept in no checkpoint that can be read")

@@ -31,6 +31,8 @@ from typing import Any
 from deepctl.domain import formats, names
 from deepctl.domain.checkpoints import ledger_size
 from deepctl.domain.checkpoints.records import (
+    BOTH,
+    FILES,
     UNKNOWN,
     Damage,
     Record,
@@ -219,7 +221,10 @@ class Ledger:
         self._amend_state(identity, fields)
         if identity not in self.records:
             return
-        after = self.records[identity] = checked(self.records[identity]._replace(**fields))
+        after = checked(self.records[identity]._replace(**fields))
+        if after.lost in (FILES, BOTH):
+            after = after._replace(files=0, bytes=0)
+        self.records[identity] = after
         self.points[identity] = after.point
 
     def _amend_state(self, identity: str, fields: dict[str, Any]) -> None:

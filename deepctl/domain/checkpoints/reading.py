@@ -6,21 +6,23 @@ Lists need no more than this, so it imports nothing that takes long; `reader` ha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from deepctl import locks
 from deepctl.domain.checkpoints import ledger, ledger_size
 from deepctl.domain.checkpoints.ledger import MESSAGES, Ledger, is_uncounted
-from deepctl.domain.checkpoints.records import BOTH, CONVERSATION, Position, Record
+from deepctl.domain.checkpoints.records import BOTH, CONVERSATION, FILES, Position, Record
 from deepctl.domain.checkpoints.reference import resolve
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, chain, log
 from deepctl.domain.sessions.catalogue import Session
 from deepctl.domain.sessions.chain import Chain, Point
 from deepctl.domain.sessions.leaving import leaving
+from deepctl.domain.words import counted
 from deepctl.errors import Damaged, NoSession
 
+OTHERS = "`deepctl checkpoints list` shows the others."
 REPAIR = "`deepctl checkpoints repair` looks for it in every copy, and says what is lost for good."
 
 
@@ -126,7 +128,8 @@ def conversation_at(paths: ProfilePaths, record: Record) -> log.Conversation:
 def chain_of(paths: ProfilePaths, record: Record) -> Chain:
     """The files that the conversation of a checkpoint is read from. Raises `Damaged` if none have it."""
     if record.lost in (CONVERSATION, BOTH):
-        raise Damaged(f"The conversation of checkpoint {record.id} is lost.", "`--only files` goes back to its files.")
+        hint = "`--only files` goes back to its files." if record.tree else OTHERS
+        raise Damaged(f"The conversation of checkpoint {record.id} is lost.", hint)
     directory = directory_of(paths, record.log)
     if directory is None:
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.", REPAIR)
@@ -138,6 +141,24 @@ def chain_of(paths: ProfilePaths, record: Record) -> Chain:
             f"The conversation of checkpoint {record.id} is lost: {found.lost.file}: {found.lost.reason}.", REPAIR
         )
     return found
+
+
+def lost_files(records: Iterable[Record]) -> str | None:
+    """A sentence on those whose files are known to be lost, `None` if there are none."""
+    lost = [record.id for record in records if record.lost in (FILES, BOTH)]
+    if not lost:
+        return None
+    shown = ", ".join(lost[:_SHOWN]) + (f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else "")
+    return f"The files of {counted(len(lost), 'checkpoint')} are lost: {shown}."
+
+
+_SHOWN = 3
+
+
+def check_files(record: Record, hint: str) -> None:
+    """Raises `Damaged` if the files of a checkpoint are known to be lost."""
+    if record.lost in (FILES, BOTH):
+        raise Damaged(f"The files of checkpoint {record.id} are lost.", hint)
 
 
 def directory_of(paths: ProfilePaths, wanted: str) -> str | None:

@@ -20,6 +20,7 @@ from deepctl.domain.checkpoints.reports import Findings
 from deepctl.domain.checkpoints.snapshots import snapshot
 from deepctl.domain.checkpoints.trees import DIRECTORY, Entry
 from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.sessions import catalogue
 from deepctl.errors import Damaged, DeepctlError, NewerFormat
 from deepctl.files import durable, sealed
 
@@ -257,15 +258,16 @@ class Packs:
             digests = {entry.digest for entry in objects.table(name)}
             if digests & wanted:
                 adopted.append(name)
-                self._found.repair("pack", path, "no line named it, and it is needed")
+                self._found.repair(reports.STRAY_PACK, path, "no line named it, and it is needed")
             elif not is_uncounted(os.lstat(path)):
                 self._found.move(path)
-                self._found.repair("pack", path, "nothing names it, and nothing needs it")
+                self._found.repair(reports.STRAY_PACK, path, "nothing names it, and nothing needs it")
                 if digests - held:
                     unnamed.append(name)
+        everybody = catalogue.all_names(self._paths)
         # One alone is what a command that was killed has left.
         for name in unnamed if len(unnamed) > 1 else []:
-            self._found.lose(reports.LEDGER_LINE, name, "no checkpoint names this pack any more")
+            self._found.lose(reports.LEDGER_LINE, name, "no checkpoint names this pack any more", everybody)
         return adopted
 
     def _write(self, counted: list[str], gone: list[str]) -> None:

@@ -194,7 +194,11 @@ def _ledger(paths: ProfilePaths, found: Findings) -> None:
         raw = b"".join(lines)
     if is_short:
         raw += gap(None)
-        found.lose(reports.LEDGER_LINE, "at its end", "lines are missing at its end")
+        everybody = catalogue.all_names(paths)
+        if before:
+            found.lose(reports.LEDGER_LINE, "at its end", "lines are missing at its end", everybody)
+        else:
+            found.lose(reports.LEDGER, "all", "the ledger is missing or empty", everybody)
     raw = sealed.without_copies(raw)
     if raw != before:
         found.keep(path)

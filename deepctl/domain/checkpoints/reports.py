@@ -12,9 +12,11 @@ from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.sessions import catalogue, log
 
 MISSING_SESSION = "missing session"
-"""A kind of what is whole again (`Repaired.what`)."""
+STRAY_PACK = "stray pack"
+"""Kinds of what is whole again (`Repaired.what`). A stray pack is a trace of lost lines, and not damaged itself."""
 
 # Kinds of what is lost (`Lost.what`).
+LEDGER = "ledger"
 LEDGER_LINE = "line of the ledger"
 MESSAGE = "message"
 EARLIER_MESSAGES = "messages before"

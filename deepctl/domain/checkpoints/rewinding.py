@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from deepctl.domain.checkpoints.ledger import Ledger
 from deepctl.domain.checkpoints.objects import Objects, Scratch, Sink
 from deepctl.domain.checkpoints.plan import Interval, Plan
 from deepctl.domain.checkpoints.reader import Reader
-from deepctl.domain.checkpoints.records import BOTH, FILES, Position, Record, Rewind, State, new_id, state_author
+from deepctl.domain.checkpoints.records import BOTH, Position, Record, Rewind, State, new_id, state_author
 from deepctl.domain.checkpoints.snapshots import Snapshot
 from deepctl.domain.checkpoints.store import Checkpoints, Workspace, excluding
 from deepctl.domain.checkpoints.trees import DIRECTORY, Change, Entry
@@ -194,10 +195,9 @@ def plan_files(
     needs cannot be read, `Refused` if files are wanted and the checkpoint has none.
     """
     target = wish.to
-    if wish.only != "conversation" and target.lost in (FILES, BOTH):
-        raise Damaged(
-            f"The files of checkpoint {target.id} are lost.", "`--only conversation` goes back to its messages."
-        )
+    if wish.only != "conversation":
+        is_both = target.lost == BOTH
+        reading.check_files(target, reading.OTHERS if is_both else "`--only conversation` goes back to its messages.")
     if wish.only == "conversation" or (not wish.only and not target.tree):
         return Files("", Plan([], []), [])
     if not target.tree:
@@ -213,20 +213,28 @@ def plan_files(
 
     unread = [one.path for one in present.unkept if one.is_content]
     now = present.tree
-    if wish.exact:
+
+    def exactly() -> Plan:
         hidden = plan.hidden_by(target.unkept, excluding(target.exclude))
-        planned = plan.exact(objects, now, bytes.fromhex(target.tree), wanted=wanted, hidden=hidden, unseen=unread)
+        made = plan.exact(objects, now, bytes.fromhex(target.tree), wanted=wanted, hidden=hidden, unseen=unread)
+        checks.readable(objects, made.changes)
+        return made
+
+    if wish.exact:
+        planned = exactly()
     else:
-        intervals = _intervals(found, target, now, author)
         unseen = plan.hidden_by([[os.fsdecode(path), ""] for path in unread], None)
         try:
+            intervals = _intervals(found, target, now, author)
             planned = plan.own_work(
                 objects, intervals, now, session, sink, wanted=wanted, unseen=unseen, content=content
             )
+            checks.readable(objects, planned.changes)
         except Damaged as error:
-            error.hint = "`--exact` needs only the checkpoint itself, not what happened since."
+            with suppress(Damaged):
+                exactly()
+                error.hint = "`--exact` needs only the checkpoint itself, not what happened since."
             raise
-    checks.readable(objects, planned.changes)
     tree = trees.patched(objects, sink, now, planned.changes)
     left = trees.changes(objects, tree, bytes.fromhex(target.tree))
     changed = {change.path for change in planned.changes}

@@ -116,8 +116,9 @@ def at(reader: Reader, memory: Memory, file: str, record: Record) -> Notebook:
 
 
 def kept(reader: Reader, reference: str) -> Record:
-    """The checkpoint that `reference` means. Raises `CheckpointNotFound`, or `Refused` if it keeps no files."""
+    """The checkpoint that `reference` means. Raises `CheckpointNotFound`, `Damaged`, or `Refused` without files."""
     record = reading.find(reader.paths, reader.ledger, reference, None)
+    reading.check_files(record, reading.OTHERS)
     if not record.tree:
         raise Refused(
             f"Checkpoint {record.id} keeps the conversation only, so no notebooks.",
