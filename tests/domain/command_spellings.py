@@ -461,6 +461,8 @@ echo 'rm v' | env sed e
 sh -c 'echo "rm v" | sed e'
 cat <<E_X⏎${x:-`rm v`}⏎E_X
 bash <<E⏎echo \`rm v\`⏎E
+echo "${x:-'$(c=rm; $c v)'}"
+[[ -v 'a[$(c=rm; $c v)]' ]]
 echo 'a[$(rm v)]' | { read -r x; ((x)); }
 x=$(echo 'a[$(rm v)]'); ((x))
 read -r x <<< 'a[$(rm v)]'; ((x))

@@ -121,6 +121,7 @@ class _Walk:
         self._bash_only: dict[int, bytes] = {}
         self._substitutions: set[int] = set()
         self._kept: list[tuple[int, int]] = []
+        self._arguments: list[tuple[int, int]] = []
         self._has_functions = False
         self._literal: list[tuple[int, int]] = []
 
@@ -134,6 +135,7 @@ class _Walk:
         # A function may have the name of a program that only keeps its arguments.
         kept = _Ranges(self._kept if is_understood and not self._has_functions else [])
         quoted = _Ranges(self._literal)
+        arguments = _Ranges(self._arguments)
         ends = _closings(self._data)
         closing: int | None = None
         at = 0
@@ -147,7 +149,7 @@ class _Walk:
                 continue
             if opening.start() in known or kept.have(opening.start()):
                 continue
-            is_code = not is_quoted and token in (b"`", b"$(")
+            is_code = token in (b"`", b"$(") and not arguments.have(opening.start())
             if token == b"`":
                 end = _BACKQUOTE_END.search(self._data, start)
                 inner = self._data[start : end.end() - 1 if end is not None else None].decode("utf-8", "surrogatepass")
@@ -207,8 +209,8 @@ class _Walk:
                     redirects = self._redirects.get(node.id, [])
                     for item in self._command(node, children, redirects):
                         yield item._replace(around=place.around or item.raw) if isinstance(item, Command) else item
-                    if not place.is_passed:
-                        place = place._replace(is_kept=self._keeps(children, redirects))
+                    is_kept = self._keeps(children, redirects, is_passed=place.is_passed)
+                    place = place._replace(is_kept=is_kept)
                 case "declaration_command" | "unset_command":
                     yield from self._declaration(node, children)
                 case "variable_assignment":
@@ -231,8 +233,10 @@ class _Walk:
                 case "ansi_c_string":
                     self._bash_only[node.start_byte] = b"$'"
                     self._literal.append((node.start_byte, node.end_byte))
-                case "raw_string" | "comment":
+                case "raw_string":
                     self._literal.append((node.start_byte, node.end_byte))
+                case "comment":
+                    self._arguments.append((node.start_byte, node.end_byte))
                 case "arithmetic_expansion":
                     self._substitutions.add(node.start_byte)
                 case "function_definition":
@@ -286,17 +290,23 @@ class _Walk:
         if len(kept) < len(words):  # `{name}>file` is a redirection, in bash
             yield Command(tuple(self._word(word) for word in kept), stdin=stdin)
 
-    def _keeps(self, children: list[Node], redirects: list[Node]) -> bool:
+    def _keeps(self, children: list[Node], redirects: list[Node], *, is_passed: bool) -> bool:
         """Whether a command only keeps or prints what it is given; its quoted texts are noted."""
         words = [child for child in children if child.type != "variable_assignment" and "redirect" not in child.type]
+        quoted = [
+            (at, (part.start_byte, part.end_byte))
+            for at, word in enumerate(words)
+            for part in (word.children if word.type == "concatenation" else [word])
+            if part.type == "raw_string"
+        ]
+        self._arguments += [span for _, span in quoted]
         if not words or (start := kept_from(Command(tuple(self._word(word) for word in words)))) is None:
             return False
-        if any(child.type in ("pipeline", "list") for redirect in redirects for child in redirect.children):
+        if is_passed or any(
+            child.type in ("pipeline", "list") for redirect in redirects for child in redirect.children
+        ):
             return False  # what it prints is passed on
-        for word in words[start:]:
-            for part in word.children if word.type == "concatenation" else [word]:
-                if part.type == "raw_string":
-                    self._kept.append((part.start_byte, part.end_byte))
+        self._kept += [span for at, span in quoted if at >= start]
         for redirect in redirects:
             parts = {child.type: child for child in redirect.children}
             if "heredoc_body" in parts and _QUOTE.search(self._text(parts["heredoc_start"])):
