@@ -22,6 +22,8 @@ _MAX_TEXTS = 2000
 _MAX_READ = 16
 """How many times the length of the text is read at most, with all that is nested in it."""
 _MAX_COMMANDS = 5000
+_MAX_PIPES = 1000
+"""The grammar takes time that grows with the square of a pipeline's length."""
 
 
 class Analysis(NamedTuple):
@@ -37,6 +39,8 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
 
     Arguments that may be commands are looked for where `is_program` holds for the word that names the program.
     """
+    if text.count("|") > _MAX_PIPES:
+        return Analysis([], [], [prefixes.TOO_MANY])
     commands: list[Command] = []
     possible: list[Command] = []
     unclear: dict[str, None] = {}

@@ -116,6 +116,7 @@ _ELSEWHERE = "a shell reads commands that are not in this text"
 _ALIAS = "an alias is defined or used"
 _UNKNOWN = "what a command runs is computed"
 TOO_MANY = "it has too many parts"
+TOO_LONG = "it is too long"
 
 GIT_VALUES = {
     *("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--super-prefix", "--config-env", "--attr-source"),

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from deepctl.domain.commands.analysis import analyse
 from deepctl.domain.commands.arguments import SUBCOMMANDS
-from deepctl.domain.commands.prefixes import GIT_VALUES
+from deepctl.domain.commands.prefixes import GIT_VALUES, TOO_LONG, TOO_MANY
 from deepctl.domain.commands.words import Command, Computed, Word, base_name, beginning, literal
 from deepctl.domain.globs import character_class, matches, pieces
 from deepctl.domain.permissions import ACTIONS, Rule
@@ -63,7 +63,10 @@ def judge(rules: Sequence[Rule], text: str, *, otherwise: str) -> Verdict:
     if not is_named:
         verdicts += [verdict for command in analysis.possible for verdict in _suspicions(rules, command)]
     if analysis.unclear and not is_named:
-        verdicts.append(Verdict("ask", f"{UNTOLD}: {'; '.join(analysis.unclear)}"))
+        # A text is not made so large that it cannot be read but to hide something.
+        is_too_large = TOO_MANY in analysis.unclear or TOO_LONG in analysis.unclear
+        may_be_denied = is_too_large and any(rule.action == "deny" for rule in rules)
+        verdicts.append(Verdict("ask", f"{UNTOLD}: {'; '.join(analysis.unclear)}", may_be_denied))
     return max(verdicts, key=_strictness)
 
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from deepctl.domain.commands.arguments import kept_from
-from deepctl.domain.commands.prefixes import TOO_MANY
+from deepctl.domain.commands.prefixes import TOO_LONG, TOO_MANY
 from deepctl.domain.commands.words import (
     CODE_VARIABLE,
     VALUE,
@@ -85,7 +85,7 @@ def parsed(text: str) -> Iterator[Command | Text | str]:
     text = _TRANSLATED.sub(lambda match: match[1] or "", text)
     data = text.encode("utf-8", "surrogatepass")
     if len(data) > MAX_TEXT:
-        yield "it is too long"
+        yield TOO_LONG
         return
     if _ODD.search(text) or _SPLIT_WORD.search(text):
         yield "it has characters that shells and people read differently"
