@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from deepctl.domain import layout
 from deepctl.domain.checkpoints import packs, positions, reading
-from deepctl.domain.checkpoints.ledger import LEDGER
+from deepctl.domain.checkpoints.ledger import LEDGER, Ledger
 from deepctl.domain.doctor.check import Check, some, told
 from deepctl.domain.layout import ProfilePaths
 from deepctl.domain.memory.directory import Memory
@@ -23,7 +23,10 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
     names = catalogue.all_names(paths)
     turns = messages = 0
     whole = True
-    found = reading.read(paths)
+    try:
+        found = reading.read(paths)
+    except (DeepctlError, OSError):
+        found = Ledger()  # the check of checkpoints says what is wrong with it
     for one in vanished.find(paths, found):
         whole = False
         yield Check("sessions", "problem", vanished.reason(paths, found, one), _REPAIR.format(paths.name))
