@@ -53,6 +53,9 @@ _NO_MODEL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _NOT_FOUND = re.compile(r"not found|unknown (url|path|route)|no route", re.IGNORECASE)
+_MALFORMED = re.compile(r"illegal|malformed|invalid|too many|too large|unsupported", re.IGNORECASE)
+_ALERT = r"\x15\x03"
+"""How an answer begins that is an alert of TLS, as exceptions quote it."""
 _PLAIN_TO_TLS = re.compile(r"plain HTTP request was sent to HTTPS port|HTTP request to an HTTPS server", re.IGNORECASE)
 
 
@@ -94,7 +97,7 @@ def passes(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, exceptions.ModelHTTPError) and error.provider_retry_hint is False:
         return False
-    if isinstance(error, exceptions.ModelAPIError) and _is_setup(error):
+    if _unreadable(error) is not None or (isinstance(error, exceptions.ModelAPIError) and _is_setup(error)):
         return False
     return isinstance(error, PASSING) or (
         isinstance(error, exceptions.ModelHTTPError) and error.status_code in _PASSING_STATUS
@@ -136,8 +139,20 @@ def failure(error: BaseException, to: Asked) -> DeepctlError | None:
             "Tell the agent to go on, or give it less to do at a time.",
             code="usage_limit",
         )
+    if (what := _unreadable(error)) is not None:
+        return ModelFailed(
+            f"The server of {to.model} at {to.place} answered with {what}.",
+            f"Check {to.origin}: it may name a server of another kind." if to.origin else None,
+            code="model_connection",
+        )
     if isinstance(error, exceptions.ModelConnectionError):
         return _no_connection(error, to)
+    if isinstance(error, exceptions.ContentFilterError):
+        return ModelFailed(
+            f"The content filter of the provider of {to.model} stopped the answer.",
+            "Say it in other words, or choose another model.",
+            code="model_failed",
+        )
     status = _status(error)
     if isinstance(error, exceptions.ModelAPIError) and _is_setup(error):
         return _refused(error, to, _setup_hint(_detail(error), to.model))
@@ -298,6 +313,23 @@ def _no_connection(error: exceptions.ModelConnectionError, to: Asked) -> ModelFa
     )
 
 
+def _unreadable(error: BaseException) -> str | None:
+    """What has come over a connection that works, if it cannot be read; an alert of TLS is no such thing."""
+    if isinstance(error, exceptions.ModelHTTPError) or not (
+        isinstance(error, exceptions.ModelAPIError) or is_clients(error)
+    ):
+        return None
+    for one in _causes(error):
+        text = _words(one)
+        if type(one).__name__ == "DecodingError":
+            return "what cannot be decompressed"
+        if type(one).__name__ == "RemoteProtocolError" and _MALFORMED.search(text):
+            if "illegal status line" in text:
+                return None if _ALERT in text else "what is not HTTP"
+            return "HTTP that cannot be read"
+    return None
+
+
 def _is_proxys(chain: list[BaseException]) -> bool:
     """Whether a connection through a proxy did not come further than that."""
     names = {type(one).__name__ for one in chain}
@@ -329,6 +361,12 @@ def _unusable(error: BaseException, to: Asked) -> ModelFailed:
             return ModelFailed(
                 f"The server of {to.model} at {to.place} answered with {what}.", _address_hint(to), code="model_failed"
             )
+    if text.startswith("Model token limit"):
+        return ModelFailed(
+            f"The answer of {to.model} was cut off at the limit of its length, and cannot be used.",
+            "Ask for less at a time, start a new session with --new, or choose another model.",
+            code="model_failed",
+        )
     if text.startswith("Exceeded maximum output retries"):
         return ModelFailed(
             f"The last answer of {to.model} is empty, and so it was when the model was asked again.",
@@ -390,7 +428,7 @@ def is_clients(error: BaseException) -> bool:
 
 def _detail(error: BaseException) -> str:
     """The server's own text, as far as there is one; not that of the exception where the server has sent a body."""
-    body = getattr(error, "body", None)
+    body = None if isinstance(error, exceptions.UnexpectedModelBehavior) else getattr(error, "body", None)
     if isinstance(body, str) and is_page(body):
         return _PAGE
     if (text := error_text(body)) is not None:
@@ -401,6 +439,8 @@ def _detail(error: BaseException) -> str:
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, exceptions.UnexpectedModelBehavior):
+        return error.message  # as text, it is followed by JSON of pydantic-ai's own
     try:
         return str(error)
     except TypeError:  # what a server sent as its message was no text
@@ -431,6 +471,8 @@ def _cause(error: BaseException) -> str | None:
         if isinstance(one, OSError) and one.errno is not None:
             # asyncio puts words of its own in the place of the system's.
             found = os.strerror(one.errno) if one.errno > 0 else one.strerror
+        elif "disconnected without sending a response" in _words(one):
+            found = "it ended the connection without an answer in HTTP"
     return found
 
 

@@ -7,6 +7,7 @@ beginning and the end of the last response are kept, and looked at only when a r
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -19,6 +20,11 @@ _TEXTS = ("error", "errors", "message", "detail", "msg", "error_description", "t
 """Where the text of an error may be, the surest first."""
 _ANSWERS = {"choices", "output", "content", "candidates", "delta", "finish_reason", "response"}
 """Keys of answers and of the events that answers consist of; only `error` is looked at beside one of them."""
+_MARKUP = re.compile(
+    r"\s*(<!--.*?-->\s*)*<(!doctype|\?xml|(html|head|body|title|meta|link|style|script|h[1-6]|p|div|span|center|table|pre"
+    r"|main|section|article|header|b|i|em|strong|a|br|hr|ul|ol|font|img|form|iframe|svg)[\s/>])",
+    re.IGNORECASE | re.DOTALL,
+)
 _COMPRESSED = ("gzip", "x-gzip", "deflate")
 _EVENTS = (b"data:", b"event:", b"error:", b"id:", b":")
 
@@ -156,7 +162,7 @@ def _parsed(raw: bytes) -> Any:
 
 def is_page(text: str) -> bool:
     """Whether a text is HTML."""
-    return text[:500].lstrip().lower().startswith(("<!doctype", "<html", "<head", "<body", "<?xml"))
+    return _MARKUP.match(text[:2000]) is not None
 
 
 def _text_of_error(body: object) -> str | None:

@@ -6,6 +6,8 @@ import asyncio
 import gzip
 import json
 import os
+import socket
+import threading
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -13,12 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_ai import Agent
-from pydantic_ai.exceptions import ModelHTTPError, ModelRequestRejectedError, ModelServerError
+from pydantic_ai.exceptions import (
+    ContentFilterError,
+    IncompleteToolCall,
+    ModelHTTPError,
+    ModelRequestRejectedError,
+    ModelServerError,
+    UnexpectedModelBehavior,
+)
 
 from deepctl.agent.failures import Asked, asked, failure, passes
 from deepctl.agent.models import resolve
 from deepctl.agent.retrying import Retries, RetryingModel
-from deepctl.agent.wire import LastResponse
+from deepctl.agent.wire import LastResponse, is_page
 from deepctl.domain import addresses, variables
 from tests.support.command import InProcess
 from tests.support.loopback import Raw, Text, ToolCalls, provider
@@ -303,6 +312,65 @@ def test_an_address_without_a_version_probably_lacks_v1(
         error = _error(deepctl, "openai-chat:m")
     whole = f"{server.address}{path.rstrip('/')}/v1"
     assert error["hint"] == f"The setting base_url probably lacks /v1: {whole}."
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ContentFilterError("Content filter triggered. Finish reason: 'refusal'", '[{"parts": []}]'), "content filter"),
+        (UnexpectedModelBehavior("Model token limit (9) exceeded before any response", None), "limit of its length"),
+        (
+            IncompleteToolCall("Model token limit (9) exceeded while generating a tool call", "{}"),
+            "limit of its length",
+        ),
+        (UnexpectedModelBehavior("Odd", '{"parts": [{"message": "x"}]}'), "(Odd)"),
+    ],
+)
+def test_a_reason_to_stop_is_told_in_a_sentence_without_json(error: Exception, words: str) -> None:
+    said = failure(error, TO)
+    assert said is not None
+    assert words in said.message
+    assert "{" not in said.message
+    assert said.retryable == (words == "(Odd)")
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "what is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "HTTP that cannot be read"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 8\r\n\r\ngarbage!", "decompressed"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_no_matter_of_the_network(
+    deepctl: InProcess, monkeypatch: pytest.MonkeyPatch, reply: bytes, words: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection = listening.accept()[0]
+            with connection:
+                connection.recv(1)
+                connection.sendall(reply)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1 << 16):
+                    pass
+
+        serving = threading.Thread(target=answer)
+        serving.start()
+        _point(monkeypatch, f"http://127.0.0.1:{listening.getsockname()[1]}")
+        error = _error(deepctl, "openai-chat:m")
+        serving.join()
+    assert words in str(error["message"])
+    assert "$OPENAI_BASE_URL" in str(error["hint"])
+    assert not error["retryable"]
+
+
+@pytest.mark.parametrize("text", ["<h1>cloudflare</h1>", "<!-- a --><center>no</center>", " <title>403</title>"])
+def test_a_fragment_of_html_is_a_page(text: str) -> None:
+    assert is_page(text)
+    assert not is_page(f"The tag {text} is not allowed.")
+    assert not is_page("<model> is unknown")
 
 
 def test_an_empty_last_answer_is_no_matter_of_retries(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.errors.situation import Situation, case
-from tests.support.loopback import Broken, Status, ToolCalls
+from tests.support.loopback import Broken, Raw, Status, ToolCalls, stopped
 
 HELLO = ["chat", "hello", "--user", "alice"]
 
@@ -115,6 +115,21 @@ def _(s: Situation) -> list[str]:
 @case("chat", "the answer is not JSON", prints=True)
 def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(Broken("json"), repeat_last=True)]
+
+
+@case("chat", "the provider's content filter stops the answer", prints=True)
+def _(s: Situation) -> list[str]:
+    return [*HELLO, *s.provider(stopped("content_filter"), repeat_last=True)]
+
+
+@case("chat", "the answer is cut off before it has any text", prints=True)
+def _(s: Situation) -> list[str]:
+    return [*HELLO, *s.provider(stopped("length"), repeat_last=True)]
+
+
+@case("chat", "the answer cannot be read", prints=True)
+def _(s: Situation) -> list[str]:
+    return [*HELLO, *s.provider(Raw(b"garbage", headers={"Content-Encoding": "gzip"}), repeat_last=True)]
 
 
 @case("chat", "the provider asks to wait for long", prints=True)

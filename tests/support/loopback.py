@@ -77,6 +77,14 @@ class Raw:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+def stopped(reason: str) -> Raw:
+    """A stream of chat completions that has no text, and that reason to end."""
+    choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": reason}
+    document = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    body = b"data: " + json.dumps(document).encode() + b"\n\ndata: [DONE]\n\n"
+    return Raw(body, headers={"Content-Type": "text/event-stream"})
+
+
 Answer = Text | ToolCalls | Status | Broken | Raw
 
 
