@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import tool_schemas
 from tests.support.command import Command, InProcess
+
+# A shell ignores Ctrl-C in what it runs in the background, and nohup SIGHUP; what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Examples write and sync files: how long that takes says nothing about the code where a machine is busy. They are the
 # same in every run, so that a change fails for what it changes; `make soak` draws others each time.
