@@ -459,7 +459,11 @@ ATTEMPTS = [
     ),
     Attempt(
         "processes",
-        [perl('my $n=0; for(1..400){my $p=fork; last if !defined $p; if(!$p){sleep 3; exit} $n++} print "made $n."')],
+        [
+            perl(
+                'my $n=0; for(1..400){my $p=fork; last if !defined $p; if(!$p){close STDOUT; close STDERR; sleep 3; exit} $n++} print "made $n."'
+            )
+        ],
         broken=_says("made 400."),
     ),
     Attempt(
