@@ -195,7 +195,7 @@ def failure(error: BaseException, to: Asked) -> DeepctlError | None:
         )
     if isinstance(error, _FINAL) or (status is not None and 400 <= status < 500):
         return _refused(error, to, "Send less: smaller files, or a new session with --new." if status == 413 else None)
-    # Clients take what has come for an answer, and fail in any way when it is none.
+    # Clients take what has come for an answer, and fail in any way when it is something else.
     if isinstance(error, exceptions.AgentRunError) or is_clients(error) or to.last.is_no_answer:
         return _unusable(error, to)
     return None

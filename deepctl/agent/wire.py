@@ -81,7 +81,7 @@ class LastResponse:
         return self.is_empty or (self._status is not None and (self.is_page or self.error() is not None))
 
     def error(self) -> str | None:
-        """The server's own text in a body that was to be an answer, and is none: in a usual form, or else all of it.
+        """The server's own text in a body that is not an answer: in a usual form, or else all of it.
 
         `None` for answers and parts of them, pages, and what is not text.
         """

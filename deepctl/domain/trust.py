@@ -135,7 +135,7 @@ def _depth(value: object) -> int:
 
 
 def items(found: Mapping[str, Any], path: str = "") -> list[Item]:
-    """The settings in the tables of the file at `path`, each with what may come of it; its version is none."""
+    """The settings in the tables of the file at `path`, but for its version, each with what may come of it."""
     return [_item(place, value, path) for place, value in _places(found) if place != ("version",)]
 
 

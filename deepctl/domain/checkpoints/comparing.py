@@ -65,7 +65,7 @@ def differences(changes: Iterable[Change], before: Content, after: Content) -> I
 
 
 def unread(change: Change) -> Difference:
-    """A path at which what is there before cannot be read, so that nobody can tell how it differs."""
+    """A path whose content before cannot be read, so that how it differs is unknown."""
     kind = "modified" if change.after is not None else "deleted"
     return Difference(os.fsdecode(change.path), kind, None, change.after, None, None, b"", "cannot be read")
 

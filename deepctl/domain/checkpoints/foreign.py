@@ -55,7 +55,7 @@ def headers(directory: str) -> list[Header]:
 
 
 def read(path: str) -> Foreign:
-    """One checkpoint. Raises `Damaged` if the file is none, or cannot be read."""
+    """One checkpoint. Raises `Damaged` if the file is not a checkpoint, or cannot be read."""
     try:
         raw = durable.read_file(path)
     except Refused as error:  # its hint is about files of deepctl's own
