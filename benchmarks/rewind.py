@@ -16,11 +16,10 @@ from benchmarks.measure import medians, promise
 from benchmarks.snapshot import fill, walk
 from benchmarks.start import BARE_TYPER
 from deepctl.domain import profiles
-from deepctl.domain.checkpoints import opening, reading, rewinding
-from deepctl.domain.checkpoints.records import AGENT, Position
-from deepctl.domain.checkpoints.rewinding import Wish
-from deepctl.domain.layout import ProfilePaths, Root
-from deepctl.domain.sessions import catalogue
+from deepctl.layout import ProfilePaths, Root
+from deepctl.store import read_only, recovery, rewind, session_catalogue
+from deepctl.store.records import AGENT, Position
+from deepctl.store.rewind import Wish
 
 _ROUNDS = 7
 _CHECKPOINTS = 1000
@@ -42,23 +41,23 @@ def _rewind() -> bool:
         paths = _profile(place)
         root = Path(paths.workspace)
         fill(root, randomness)
-        session = catalogue.start(paths, "main")
+        session = session_catalogue.start(paths, "main")
         time.sleep(0.1)
         walks, rewinds, syncs = [], [], []
         for number in range(_ROUNDS):
-            with opening.opened(paths) as found:
-                position = reading.position(session, catalogue.read(session))
+            with recovery.opened(paths) as found:
+                position = read_only.position(session, session_catalogue.read(session))
                 target = found.save(session, "turn", position, author=AGENT)
             with open(root / f"d{randomness.randrange(100)}" / "f7.txt", "a") as file:
                 file.write(f"round {number}")
             time.sleep(0.05)
-            with opening.opened(paths) as found:
+            with recovery.opened(paths) as found:
                 found.save(session, "turn", position, author=AGENT)
             time.sleep(0.05)
             walks.append(_timed_walk(root))
             began = time.perf_counter()
-            with _Syncs() as counted, opening.opened(paths) as found:
-                done = rewinding.rewind(found, session, Wish(target))
+            with _Syncs() as counted, recovery.opened(paths) as found:
+                done = rewind.rewind(found, session, Wish(target))
             rewinds.append(time.perf_counter() - began)
             syncs.append(counted.count)
             assert len(done.restored) == 1
@@ -102,8 +101,8 @@ def _list() -> bool:
     deepctl = str(Path(sys.executable).parent / "deepctl")
     with tempfile.TemporaryDirectory() as place:
         paths = _profile(place)
-        session = catalogue.start(paths, "main")
-        with opening.opened(paths) as found:
+        session = session_catalogue.start(paths, "main")
+        with recovery.opened(paths) as found:
             for number in range(_CHECKPOINTS):
                 if not number % 2:
                     (Path(paths.workspace) / "file.txt").write_text(f"version {number}")
@@ -122,8 +121,8 @@ def _list() -> bool:
 
 _SNAPSHOT = """
 import resource, sys
-from deepctl.domain.checkpoints.records import Position
-from deepctl.domain.checkpoints.store import Checkpoints, Workspace
+from deepctl.store.records import Position
+from deepctl.store.checkpoint_store import Checkpoints, Workspace
 with Checkpoints(sys.argv[2]) as store:
     store.save(Position("s", 0, "", 0, 0, ""), "turn", author="agent", workspace=Workspace(sys.argv[1]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

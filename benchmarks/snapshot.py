@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measure import promise
-from deepctl.domain.checkpoints import snapshots
-from deepctl.domain.checkpoints.cache import Cache
-from deepctl.domain.checkpoints.objects import Objects
+from deepctl.store import snapshot
+from deepctl.store.index_db import Cache
+from deepctl.store.object_store import Objects
 
 _DIRECTORIES, _FILES, _SIZE = 100, 100, 2048
 
@@ -46,7 +46,7 @@ def _snapshot(root: Path, store: Path) -> int:
     """Take a snapshot as a new process would; returns the bytes it added."""
     cache = Cache(str(store / "cache"))
     with Objects(str(store / "packs"), cache).adding() as batch:
-        snapshots.snapshot(str(root), batch, cache)
+        snapshot.snapshot(str(root), batch, cache)
     cache.close()
     return batch.added_bytes
 

@@ -12,29 +12,29 @@ TYPE_CHECKING = False  # not that of `typing`, which takes long to import: until
 if TYPE_CHECKING:
     from pydantic_ai_backends import StateBackend
 
-    from deepctl.agent.assemble import DeepAgentDeps, create_deep_agent
     from deepctl.agent.backend import LocalBackend
     from deepctl.agent.checkpoint_stores import Checkpoint, InMemoryCheckpointStore
-    from deepctl.agent.checkpointing import RewindRequested
-    from deepctl.agent.file_store import FileCheckpointStore
-    from deepctl.agent.offline import offline_model
-    from deepctl.agent.sandboxes import Bubblewrap, Docker, NoSandbox
+    from deepctl.agent.checkpoint_tools import RewindRequested
+    from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
+    from deepctl.agent.file_checkpoint_store import FileCheckpointStore
+    from deepctl.agent.offline_model import offline_model
+    from deepctl.agent.sandbox_choice import Bubblewrap, Docker, NoSandbox
     from deepctl.sandbox.policy import Limits
 
 _MODULES = {
-    "Bubblewrap": "deepctl.agent.sandboxes",
+    "Bubblewrap": "deepctl.agent.sandbox_choice",
     "Checkpoint": "deepctl.agent.checkpoint_stores",
-    "DeepAgentDeps": "deepctl.agent.assemble",
-    "Docker": "deepctl.agent.sandboxes",
-    "FileCheckpointStore": "deepctl.agent.file_store",
+    "DeepAgentDeps": "deepctl.agent.factory",
+    "Docker": "deepctl.agent.sandbox_choice",
+    "FileCheckpointStore": "deepctl.agent.file_checkpoint_store",
     "InMemoryCheckpointStore": "deepctl.agent.checkpoint_stores",
     "Limits": "deepctl.sandbox.policy",
     "LocalBackend": "deepctl.agent.backend",
-    "NoSandbox": "deepctl.agent.sandboxes",
-    "RewindRequested": "deepctl.agent.checkpointing",
+    "NoSandbox": "deepctl.agent.sandbox_choice",
+    "RewindRequested": "deepctl.agent.checkpoint_tools",
     "StateBackend": "pydantic_ai_backends",
-    "create_deep_agent": "deepctl.agent.assemble",
-    "offline_model": "deepctl.agent.offline",
+    "create_deep_agent": "deepctl.agent.factory",
+    "offline_model": "deepctl.agent.offline_model",
 }
 
 __all__ = [

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from deepctl.errors import Locked
-from deepctl.files import durable
+from deepctl.files import atomic
 
 _POLL_SECONDS = 0.05
 
@@ -43,8 +43,8 @@ class Lock:
         self._descriptor = -1
 
     def __enter__(self) -> Self:
-        durable.make_root(os.path.dirname(self._path))
-        descriptor = durable.open_regular(self._path, os.O_RDWR | os.O_CREAT)
+        atomic.make_root(os.path.dirname(self._path))
+        descriptor = atomic.open_regular(self._path, os.O_RDWR | os.O_CREAT)
         try:
             self._acquire(descriptor)
             now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -101,7 +101,7 @@ def _parse(raw: bytes) -> Holder | None:
 def holder(path: str) -> Holder | None:
     """Who holds the lock now, or `None` if nobody does. Takes no lock that anyone could notice for long."""
     try:
-        descriptor = durable.open_regular(path, os.O_RDONLY)
+        descriptor = atomic.open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:

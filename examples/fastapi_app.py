@@ -21,8 +21,15 @@ from fastapi import Depends, FastAPI, Header, HTTPException
 from pydantic import BaseModel
 from pydantic_ai.messages import ModelMessage
 
-from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, RewindRequested, create_deep_agent, offline_model
-from deepctl.domain import names
+from deepctl import (
+    DeepAgentDeps,
+    FileCheckpointStore,
+    LocalBackend,
+    RewindRequested,
+    create_deep_agent,
+    names,
+    offline_model,
+)
 from deepctl.errors import BadName, Refused
 
 STATE = Path(os.environ.get("STATE", "state")).absolute()

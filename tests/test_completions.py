@@ -12,7 +12,7 @@ import pytest
 
 from deepctl.cli.completion import FILES, SHELLS
 from deepctl.cli.completion_scripts import render, tree
-from tests.domain.scene import Scene
+from tests.store.scene import Scene
 from tests.support.command import InProcess
 from tests.support.shells import COMPLETIONS, Shell, program
 

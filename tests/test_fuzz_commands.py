@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from deepctl.errors import EXIT_CODES
-from tests.domain.scene import Scene
 from tests.errors.table import rows
+from tests.store.scene import Scene
 from tests.support.command import InProcess, Result
 from tests.support.tree import commands
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.domain import variables
-from deepctl.domain.doctor import keys
+from deepctl.domain import env_variables
+from deepctl.domain.doctor import provider_keys
 from tests.support.command import Command, InProcess
 from tests.support.loopback import Provider, Text, provider
 
@@ -90,7 +90,9 @@ VALUES = (
 """`PLACE` is a directory."""
 
 VARIABLES = (
-    *sorted({name for names in (keys.VARIABLES["openai"], keys.VARIABLES["anthropic"]) for name in names}),
+    *sorted(
+        {name for names in (provider_keys.VARIABLES["openai"], provider_keys.VARIABLES["anthropic"]) for name in names}
+    ),
     "ANTHROPIC_AUTH_TOKEN",
     "ANTHROPIC_BASE_URL",
     "ANTHROPIC_CUSTOM_HEADERS",
@@ -100,8 +102,8 @@ VARIABLES = (
     "OPENAI_CUSTOM_HEADERS",
     "OPENAI_ORG_ID",
     "OPENAI_PROJECT_ID",
-    *variables.PROXIES,
-    *(name.lower() for name in variables.PROXIES),
+    *env_variables.PROXIES,
+    *(name.lower() for name in env_variables.PROXIES),
     "NO_PROXY",
     "no_proxy",
     "SSL_CERT_FILE",

@@ -26,19 +26,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepctl.errors import StorageError
-from deepctl.output.live import Live
-from deepctl.output.look import Look
-from deepctl.output.markdown import Markdown
-from deepctl.output.region import Region
+from deepctl.output.stream.display import Live
+from deepctl.output.stream.live_region import Region
+from deepctl.output.stream.markdown import Markdown
+from deepctl.output.stream.tool_lines import Call
+from deepctl.output.stream.turn_view import TurnLines
+from deepctl.output.terminal_caps import Look
 from deepctl.output.text import printable, printable_lines
-from deepctl.output.tool_lines import Call
-from deepctl.output.turn_lines import TurnLines
 from tests.test_markdown import at_once, texts
 
 # Told on stdin what to show, one JSON document a line.
 _SCRIPT = """
 import json, sys, time
-from deepctl.output.live import Live
+from deepctl.output.stream.display import Live
 live = Live(lambda: "a-model \\u00b7 bubblewrap")
 try:
     for line in sys.stdin:
@@ -628,7 +628,7 @@ def test_a_reader_that_has_left_stops_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 def test_importing_the_display_loads_neither_rich_nor_the_agent_stack() -> None:
     found = subprocess.run(
-        [sys.executable, "-c", "import deepctl.output.live, sys; print(*sorted(sys.modules))"],
+        [sys.executable, "-c", "import deepctl.output.stream.display, sys; print(*sorted(sys.modules))"],
         capture_output=True,
         text=True,
         check=True,

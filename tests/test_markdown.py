@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepctl.output import blocks
-from deepctl.output import markdown as markdown_module
-from deepctl.output.code import LANGUAGES, Highlighter
-from deepctl.output.look import Look
-from deepctl.output.markdown import Markdown
+from deepctl.output.stream import markdown as markdown_module
+from deepctl.output.stream import markdown_blocks
+from deepctl.output.stream.highlight import LANGUAGES, Highlighter
+from deepctl.output.stream.markdown import Markdown
+from deepctl.output.terminal_caps import Look
 
 COLOURED = Look(colour=True, encoding="utf-8")
 PLAIN = Look(colour=False, encoding="utf-8")
@@ -284,7 +284,7 @@ def test_the_rest_of_a_long_block_is_plain_and_what_follows_is_not(
         (markdown_module, "_PIECE"),
         (markdown_module, "_BLOCK"),
         (markdown_module, "_LIST"),
-        (blocks, "_LARGEST"),
+        (markdown_blocks, "_LARGEST"),
     ]:
         monkeypatch.setattr(module, name, getattr(module, name) // scale)
     size = (48_000 if repeated == "- a\n" else 32_000) // scale

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain import profiles
-from deepctl.domain.checkpoints.records import Record
-from deepctl.domain.checkpoints.rewinding import Conflicts
 from deepctl.errors import StorageError
-from tests.domain.faults import Counter, failing
-from tests.domain.scene import Scene
-from tests.domain.test_trees import real
+from deepctl.store.records import Record
+from deepctl.store.rewind import Conflicts
+from tests.store.faults import Counter, failing
+from tests.store.scene import Scene
+from tests.store.test_trees import real
 from tests.support.command import InProcess
 
 _SHELL = ("--sandbox", "none", "--approve", "auto")
@@ -195,10 +195,10 @@ def test_content_is_kept_once_and_prune_gives_it_back(scene: Scene) -> None:
             path.unlink()
     scene.agent("a.txt", "small")
     before = size()
-    from deepctl.domain.checkpoints import pruning
+    from deepctl.store import prune
 
     with scene.work() as work:
-        pruning.remove(work, pruning.to_prune(work.ledger, 1))
+        prune.remove(work, prune.to_prune(work.ledger, 1))
     assert before - size() > 200_000
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyte
 import pytest
 
-from deepctl.domain.checkpoints.reader import Reader
 from deepctl.output.progress import BYTES, Progress
-from tests.domain.scene import Scene
+from deepctl.store.contents_reader import Reader
+from tests.store.scene import Scene
 
 
 class _Screen(io.StringIO):

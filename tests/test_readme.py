@@ -11,8 +11,8 @@ from typer.main import get_command
 
 from deepctl import errors
 from deepctl.cli.main import app
-from deepctl.cli.usage import near_to
-from deepctl.domain.doctor import keys
+from deepctl.cli.usage_errors import near_to
+from deepctl.domain.doctor import provider_keys
 from deepctl.domain.settings import SETTINGS
 from tests.support.command import InProcess
 
@@ -75,7 +75,7 @@ def test_the_variables_that_readme_names_are_those_of_the_providers() -> None:
     named = {name: re.findall(r"`([A-Z]\w+)`", row) for row in rows for name in re.findall(r"`([\w-]+):…`", row)}
     assert {"anthropic", "openai", "google", "groq", "ollama", "openai-chat"} <= set(named)
     for name, variables in named.items():
-        assert name == "ollama" or set(keys.VARIABLES[keys.provider(name)]) & set(variables), name
+        assert name == "ollama" or set(provider_keys.VARIABLES[provider_keys.provider(name)]) & set(variables), name
 
 
 def test_the_versions_agree(deepctl: InProcess) -> None:

@@ -1,7 +1,7 @@
 """`LocalBackend`: a directory as the place an agent works in.
 
 `LocalBackend` left pydantic-ai-backend in 0.2.30. This one keeps its promise (`root_dir`, file tools confined to it)
-on today's parts: pydantic-ai's `LocalWorkspaceBackend` for commands, `deepctl.files.beneath` for files, and
+on today's parts: pydantic-ai's `LocalWorkspaceBackend` for commands, `deepctl.files.paths_beneath` for files, and
 `ConfinedWorkspace` around both, so that the console tools report an escape as a refusal.
 """
 
@@ -35,12 +35,12 @@ from pydantic_ai.workspaces import (
 from pydantic_ai_backends import ConfinedWorkspace, WorkspacePathError
 
 from deepctl.agent.command_output import listener
+from deepctl.agent.executors import searcher
 from deepctl.agent.host_paths import hidden, hide
-from deepctl.agent.runners import searcher
-from deepctl.agent.sandboxes import Sandbox, refused
-from deepctl.files import temporary
-from deepctl.files.beneath import Outside, Tree
+from deepctl.agent.sandbox_choice import Sandbox, refused
+from deepctl.files import temporary_files
 from deepctl.files.git_directories import ASIDE, Survey, additions, describe, set_aside, survey
+from deepctl.files.paths_beneath import Outside, Tree
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable
 
 T = TypeVar("T")
@@ -189,9 +189,9 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
             # Never by its name: `grep -r` follows a link that it is told to search.
             directory, name = (found, ".") if is_directory else (self._tree.root, found)
             if before[0] == "find":
-                argv = [*before, name, *search.behind, "!", "-name", temporary.PATTERN]
+                argv = [*before, name, *search.behind, "!", "-name", temporary_files.PATTERN]
             else:
-                argv = [before[0], f"--exclude={temporary.PATTERN}", *before[1:], name, *search.behind]
+                argv = [before[0], f"--exclude={temporary_files.PATTERN}", *before[1:], name, *search.behind]
             result = await self._searcher.run(
                 ["/bin/sh", "-c", _SEARCH, "sh", str(_SEARCH_MEMORY // 1024), directory, *argv], timeout=timeout
             )

@@ -7,23 +7,22 @@ from typing import NamedTuple
 
 from pydantic_ai.messages import UserContent
 
-from deepctl.agent import history
-from deepctl.agent.assemble import DeepAgentDeps
+from deepctl import names
+from deepctl.agent import message_places
 from deepctl.agent.backend import LocalBackend
-from deepctl.agent.checkpointing import RewindRequested
-from deepctl.agent.compacting import Compacted
-from deepctl.agent.history import History
-from deepctl.agent.keeping import TurnCheckpoints
-from deepctl.agent.mentioned_files import DirectoryFiles
-from deepctl.agent.running import Running
+from deepctl.agent.checkpoint_tools import RewindRequested
+from deepctl.agent.compaction import Compacted
+from deepctl.agent.factory import DeepAgentDeps
+from deepctl.agent.mention_targets import DirectoryFiles
+from deepctl.agent.message_places import History
 from deepctl.agent.turn import Emit, Outcome, storing, to_json
-from deepctl.domain import names, todo
-from deepctl.domain.checkpoints import reading
-from deepctl.domain.checkpoints.records import Position
-from deepctl.domain.checkpoints.work import Work
-from deepctl.domain.sessions import catalogue, log
-from deepctl.domain.sessions.catalogue import Session
-from deepctl.domain.words import counted
+from deepctl.agent.turn_checkpoints import TurnCheckpoints
+from deepctl.agent.turn_runner import Running
+from deepctl.quantities import counted
+from deepctl.store import read_only, session_catalogue, session_log, todo
+from deepctl.store.records import Position
+from deepctl.store.repository import Work
+from deepctl.store.session_catalogue import Session
 
 
 class Done(NamedTuple):
@@ -58,10 +57,10 @@ class Chat:
         said: str | list[UserContent] = prompt
         brought: list[UserContent] | None = None
         while True:
-            found = catalogue.find(work.paths, session)
-            conversation = catalogue.read(found)
-            before = reading.position(found, conversation)
-            sent = history.of(conversation, self._running.model)
+            found = session_catalogue.find(work.paths, session)
+            conversation = session_catalogue.read(found)
+            before = read_only.position(found, conversation)
+            sent = message_places.of(conversation, self._running.model)
             if brought is None:
                 keeping.started(found, before)
                 if owner is not None:
@@ -85,15 +84,15 @@ class Chat:
         profile's lock. Raises `NotFound` if there is nothing to summarise, and what `turn` raises; nothing has changed
         then.
         """
-        found = catalogue.find(work.paths, session)
-        conversation = catalogue.read(found)
-        done, shortened = self._running.compact(history.of(conversation, self._running.model), focus, emit)
-        before = reading.position(found, conversation)
+        found = session_catalogue.find(work.paths, session)
+        conversation = session_catalogue.read(found)
+        done, shortened = self._running.compact(message_places.of(conversation, self._running.model), focus, emit)
+        before = read_only.position(found, conversation)
         author, head = work.between(), work.head(found)
         if head is None or (head.log, head.offset) != (before.log, before.offset):
             head = work.save(found, "manual", before, author=author)
             emit({"type": "checkpoint", "id": head.id, "kind": head.kind})
-        writer = log.Writer(found.directory, found.log, conversation.last_turn, conversation.digest)
+        writer = session_log.Writer(found.directory, found.log, conversation.last_turn, conversation.digest)
         with closing(writer), storing():
             writer.compacted(to_json([shortened.summary])[0], len(conversation.messages) - shortened.begins)
             after = before._replace(offset=writer.end, tied=writer.point, message_count=before.message_count + 1)
@@ -111,7 +110,7 @@ class Chat:
         sent: History,
     ) -> Outcome:
         """Run a turn until it ends; raises `RewindRequested` if the agent wants it to begin again from before."""
-        writer = log.Writer(session.directory, session.log, before.turn + 1, before.digest)
+        writer = session_log.Writer(session.directory, session.log, before.turn + 1, before.digest)
         keeping.attempt(session, before, writer)
         try:
             with closing(LocalBackend(keeping.workspace, sandbox=self._running.options.sandbox)) as backend:
@@ -132,7 +131,7 @@ class Chat:
         return outcome
 
 
-def _notices(session: str, conversation: log.Conversation, sent: History) -> list[str]:
+def _notices(session: str, conversation: session_log.Conversation, sent: History) -> list[str]:
     notices = []
     torn = sum(damage.torn for damage in conversation.damage)
     damaged = len(conversation.damage) - torn

@@ -9,16 +9,16 @@ from typing import Any
 from pydantic_ai.messages import UserContent
 from pydantic_ai_backends import StateBackend
 
-from deepctl.agent import history
-from deepctl.agent.assemble import DeepAgentDeps
+from deepctl.agent import message_places
 from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
-from deepctl.agent.checkpointing import RewindRequested
-from deepctl.agent.compacting import Compacted
-from deepctl.agent.mentioned_files import StateFiles
-from deepctl.agent.running import Running
+from deepctl.agent.checkpoint_tools import RewindRequested
+from deepctl.agent.compaction import Compacted
+from deepctl.agent.factory import DeepAgentDeps
+from deepctl.agent.mention_targets import StateFiles
 from deepctl.agent.turn import Emit, Outcome, to_json
-from deepctl.domain import attaching
-from deepctl.domain.sessions.log import Compaction, Conversation, Message
+from deepctl.agent.turn_runner import Running
+from deepctl.domain import attachments
+from deepctl.store.session_log import Compaction, Conversation, Message
 
 
 class _Messages:
@@ -49,9 +49,9 @@ class EphemeralChat:
         self._conversation = _of([], 0)
 
     def attach(self, files: Sequence[str], tell: Callable[[str], None] = lambda message: None) -> list[str]:
-        """Take files of the user's into memory; returns their paths there. See `deepctl.domain.attaching.attach`."""
-        contents = [attaching.content(path) for path in files]
-        names = [attaching.settle(name, partial(self._take, content), tell) for name, content in contents]
+        """Take files of the user's into memory; returns their paths there. See `deepctl.domain.attachments.attach`."""
+        contents = [attachments.content(path) for path in files]
+        names = [attachments.settle(name, partial(self._take, content), tell) for name, content in contents]
         return list(dict.fromkeys(names))
 
     def _take(self, content: bytes, name: str, new: bool) -> bool:
@@ -76,7 +76,7 @@ class EphemeralChat:
             self._conversation = self._conversation._replace(last_turn=turn)
             record = _Messages(self._conversation, turn)
             try:
-                sent = history.of(self._conversation, self._running.model)
+                sent = message_places.of(self._conversation, self._running.model)
                 return self._running.run(self._deps, said, sent, record, emit)
             except RewindRequested as request:
                 self._running.again()
@@ -85,7 +85,7 @@ class EphemeralChat:
 
     def compact(self, focus: str | None, emit: Emit) -> Compacted:
         """Summarise the conversation for the model: see `Chat.compact`. It cannot be taken back."""
-        sent = history.of(self._conversation, self._running.model)
+        sent = message_places.of(self._conversation, self._running.model)
         done, shortened = self._running.compact(sent, focus, emit)
         record = _Messages(self._conversation, self._conversation.last_turn)
         record.compacted(to_json([shortened.summary])[0], sent.total - shortened.begins)

@@ -24,7 +24,7 @@ from deepctl.domain import mcp_servers
 from deepctl.domain.mcp_servers import Server
 
 if TYPE_CHECKING:
-    from deepctl.agent.mcp_connection import Connection
+    from deepctl.agent.mcp_client import Connection
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -85,7 +85,7 @@ class Servers:
         return True
 
     async def _one_ready(self, server: Server, emit: Emit) -> None:
-        from deepctl.agent.mcp_connection import Connection, Unusable
+        from deepctl.agent.mcp_client import Connection, Unusable
 
         unset = mcp_servers.missing(server, self._environment)
         if unset:
@@ -159,7 +159,7 @@ def _unset(names: Sequence[str]) -> str:
 def load() -> None:
     """Import the protocol's client, which takes as long as the agent stack. Raises `ImportError` without the extra."""
     with _undisturbed():
-        import deepctl.agent.mcp_connection  # noqa: F401
+        import deepctl.agent.mcp_client  # noqa: F401
 
 
 @contextlib.contextmanager

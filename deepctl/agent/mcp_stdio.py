@@ -26,7 +26,7 @@ from mcp_types import jsonrpc_message_adapter
 from pydantic import ValidationError
 from typing_extensions import Unpack
 
-from deepctl.characters import whole_json_bytes
+from deepctl.unicode import whole_json_bytes
 
 MOST_BYTES = 16 << 20
 """The longest message that is taken from a server."""

@@ -17,12 +17,13 @@ from pydantic_ai.messages import BinaryContent, TextContent, UserContent
 from pydantic_ai.models import Model
 
 from deepctl.agent.approvals import may_be_read
-from deepctl.agent.media import HEAD, METADATA, PDF, media_type, takes
-from deepctl.agent.mentioned_files import Files, Found
-from deepctl.domain import attaching, blocks
+from deepctl.agent.media_filter import HEAD, METADATA, PDF, media_type, takes
+from deepctl.agent.mention_targets import Files, Found
+from deepctl.domain import attachments
 from deepctl.domain.permissions import Permissions
-from deepctl.domain.words import size
+from deepctl.quantities import size
 from deepctl.redaction import redact
+from deepctl.store import prompt_tags
 
 MAX_TEXT = 100 << 10
 """Bytes of text and listings that a prompt brings along in all."""
@@ -55,7 +56,7 @@ class Attaching:
         """What the files that a prompt names come to. A word that names none is just a word."""
         taking = _Taking(self._model, self._environment)
         seen: set[str] = set()
-        for readings in attaching.mentions(prompt):
+        for readings in attachments.mentions(prompt):
             found = next((one for reading in readings if (one := files.find(reading)) is not None), None)
             if found is None or found.path in seen:
                 continue
@@ -154,7 +155,7 @@ class _Taking:
 
     def _add(self, found: Found, text: str, kind: str = "text") -> None:
         path = escape(redact(_said(found.path), self._environment))
-        shown = blocks.contained(text) or "(empty)"
+        shown = prompt_tags.contained(text) or "(empty)"
         metadata = {"deepctl": METADATA, "path": _said(found.path), "bytes": found.size, "kind": kind}
         self.parts.append(
             TextContent(f'<attached-file path="{path}" kind="{kind}">\n{shown}\n</attached-file>', metadata=metadata)

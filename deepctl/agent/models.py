@@ -12,11 +12,11 @@ from pydantic_ai.models import KnownModelName, Model, infer_model
 from pydantic_ai.providers import Provider, infer_provider
 
 from deepctl import distribution
-from deepctl.agent import offline
-from deepctl.agent.failures import MAX_DETAIL, first_sentence, is_clients, shown_text
-from deepctl.agent.wire import LastResponse, watch
-from deepctl.domain import variables
-from deepctl.domain.variables import ollama_address
+from deepctl.agent import offline_model
+from deepctl.agent.provider_errors import MAX_DETAIL, first_sentence, is_clients, shown_text
+from deepctl.agent.response_recorder import LastResponse, watch
+from deepctl.domain import env_variables
+from deepctl.domain.env_variables import ollama_address
 from deepctl.errors import ModelFailed, UsageError
 
 _FIRST = ("openai", "anthropic", "google")
@@ -40,8 +40,8 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
     counts. Raises `UsageError` for a name nobody knows or a provider that is not installed, and `ModelFailed` where
     the provider's key is missing.
     """
-    if name == offline.NAME:
-        return Resolved(offline.offline_model(), LastResponse())
+    if name == offline_model.NAME:
+        return Resolved(offline_model.offline_model(), LastResponse())
     providers: list[Provider[Any]] = []
 
     def provider_of(provider: str) -> Provider[Any]:
@@ -63,7 +63,7 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
         model = infer_model(name, provider_of)
     except ImportError as error:
         if "socksio" in str(error):
-            proxy = variables.socks_proxy(environment)
+            proxy = env_variables.socks_proxy(environment)
             raise UsageError(
                 f"${proxy} names a SOCKS proxy, and the package that speaks to one is not installed.",
                 f"Install it with: {distribution.to_install_packages('socksio')}",

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic_ai import FunctionToolset, RunContext
 
-from deepctl.agent.stores import files_of
-from deepctl.domain import layout
+from deepctl import layout
+from deepctl.agent.workspace_stores import files_of
 
 _MAX_SLUG = 50
 

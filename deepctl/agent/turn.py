@@ -38,15 +38,15 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from deepctl.agent import limits
-from deepctl.agent.assemble import DeepAgentDeps
-from deepctl.agent.compacting import Compaction, Policy, Shortened, window_of
-from deepctl.agent.history import History, Places
+from deepctl.agent.compaction import Compaction, Policy, Shortened, window_of
+from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.limits import Context
-from deepctl.agent.media import SeeingModel
-from deepctl.agent.retrying import Retries, RetryingModel
-from deepctl.characters import whole_value
+from deepctl.agent.media_filter import SeeingModel
+from deepctl.agent.message_places import History, Places
+from deepctl.agent.retries import Retries, RetryingModel
 from deepctl.errors import DeepctlError
-from deepctl.files.durable import storage_error
+from deepctl.files.atomic import storage_error
+from deepctl.unicode import whole_value
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
 
 
 class Record(Protocol):
-    """Where a turn is recorded: `deepctl.domain.sessions.log.Writer`, or memory."""
+    """Where a turn is recorded: `deepctl.store.session_log.Writer`, or memory."""
 
     def result(self, part: dict[str, Any]) -> None: ...
 

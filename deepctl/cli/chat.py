@@ -10,16 +10,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from deepctl import names
 from deepctl.cli import options, text_input
-from deepctl.cli.conversation.approving import ask_at_terminal
-from deepctl.cli.ephemeral_talk import EphemeralTalk
+from deepctl.cli.chat_setup import Start
+from deepctl.cli.ephemeral_chat import EphemeralTalk
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
-from deepctl.cli.profile_talk import ProfileTalk
-from deepctl.cli.starting import Start
-from deepctl.domain import attaching, blocks, names
+from deepctl.cli.profile_chat import ProfileTalk
+from deepctl.cli.repl.approval_prompt import ask_at_terminal
+from deepctl.domain import attachments
 from deepctl.errors import BadName, UsageError
-from deepctl.output.chat import Display, Events, Text
+from deepctl.output.stream.turn_events import Display, Events, Text
 from deepctl.output.text import is_terminal
+from deepctl.store import prompt_tags
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 
@@ -102,7 +104,7 @@ def chat(
             "Leave out the one or the other.",
         )
     files = files or []
-    attaching.check(files)
+    attachments.check(files)
     said = _said(prompt, new)
     if said is None and as_json:
         raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")
@@ -115,7 +117,7 @@ def chat(
             if said is not None:
                 talk.turn(said, session, new, files or ())
             else:
-                from deepctl.cli.conversation.loop import converse
+                from deepctl.cli.repl.repl import converse
 
                 converse(talk, session, new, files or ())
 
@@ -125,10 +127,10 @@ def _display(as_json: bool, said: str | None) -> Display:
         return Events()
     if said is not None or os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
         return Text()
-    from deepctl.cli.conversation import terminal
-    from deepctl.output.live import Live
+    from deepctl.cli.repl import tty_modes
+    from deepctl.output.stream.display import Live
 
-    return Live(terminal.typed_ahead)
+    return Live(tty_modes.typed_ahead)
 
 
 def _check_new(new: str) -> None:
@@ -147,7 +149,7 @@ def _said(prompt: str | None, new: str | None) -> str | None:
         raise UsageError("The prompt is empty.", "Say something, or leave the prompt out at a terminal.")
     if prompt:
         # The offline model knows this tag too: what is piped in is context, not commands.
-        return f"{prompt}{blocks.PIPED}{blocks.contained(piped)}\n</stdin>" if piped.strip() else prompt
+        return f"{prompt}{prompt_tags.PIPED}{prompt_tags.contained(piped)}\n</stdin>" if piped.strip() else prompt
     if piped.strip():
         return piped
     if is_terminal(sys.stdin) and is_terminal(sys.stdout):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from deepctl.domain.checkpoints import reading
-from deepctl.domain.checkpoints.ledger import Ledger
-from deepctl.domain.checkpoints.records import Record
-from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.sessions import catalogue
+from deepctl.layout import ProfilePaths
 from deepctl.output import checkpoints as views
+from deepctl.store import read_only, session_catalogue
+from deepctl.store.ledger import Ledger
+from deepctl.store.records import Record
 
 
 def listed(
     profile: ProfilePaths, session: str | None, limit: int | None, *, tools: bool, graph: bool
 ) -> views.CheckpointList:
     """The newest `limit` checkpoints, of one session or of all, with or without those made after single tool calls."""
-    wanted = catalogue.find(profile, session).id if session is not None else None
-    found = reading.read(profile)
-    describe = reading.described(found, catalogue.by_id(profile))
+    wanted = session_catalogue.find(profile, session).id if session is not None else None
+    found = read_only.read(profile)
+    describe = read_only.described(found, session_catalogue.by_id(profile))
     records = [
         record
         for record in reversed(found.records.values())
@@ -29,9 +28,9 @@ def listed(
     notes = (
         ["A rewind was interrupted; the next command that changes something finishes it."] if found.unfinished else []
     )
-    if (lost := reading.lost_files(records)) is not None:
+    if (lost := read_only.lost_files(records)) is not None:
         notes.append(lost)
-    damaged = reading.structural(profile, found)
+    damaged = read_only.structural(profile, found)
     return views.CheckpointList(profile.name, described, damaged, notes, frozenset(found.heads.values()), graph)
 
 

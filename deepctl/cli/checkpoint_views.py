@@ -9,56 +9,53 @@ from datetime import datetime
 from typing import NamedTuple
 
 from deepctl.cli import options
-from deepctl.domain.checkpoints import comparing, importing, pruning, reading, rewinding, trees
-from deepctl.domain.checkpoints.comparing import Difference
-from deepctl.domain.checkpoints.ledger import Ledger
-from deepctl.domain.checkpoints.reader import Reader
-from deepctl.domain.checkpoints.records import Record
-from deepctl.domain.checkpoints.rewinding import Done, Outline, Wish
-from deepctl.domain.checkpoints.store import Workspace
-from deepctl.domain.checkpoints.work import Work
-from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.sessions import catalogue, log
-from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import NotFound, Refused
+from deepctl.layout import ProfilePaths
 from deepctl.output import checkpoints as views
-from deepctl.output import rewinds
 from deepctl.output.progress import Progress
+from deepctl.output.rewind import Compared, Rewound, Turn
+from deepctl.store import diff, prune, pydantic_deep_import, read_only, rewind, session_catalogue, session_log, trees
+from deepctl.store.checkpoint_store import Workspace
+from deepctl.store.contents_reader import Reader
+from deepctl.store.diff import Difference
+from deepctl.store.ledger import Ledger
+from deepctl.store.records import Record
+from deepctl.store.repository import Work
+from deepctl.store.rewind import Done, Outline, Wish
+from deepctl.store.session_catalogue import Session
 
 
-def compared(
-    profile: ProfilePaths, before: str | None, after: str | None, session: str | None, stat: bool
-) -> rewinds.Compared:
+def compared(profile: ProfilePaths, before: str | None, after: str | None, session: str | None, stat: bool) -> Compared:
     """Two checkpoints, or one and what is now; `before` is the latest if it is not given."""
     exclude, _ = options.snapshot_settings(profile)
     with closing(Reader(profile)) as reader, Progress("Comparing") as progress:
         first = _from(profile, reader.ledger, before, session)
-        second = reading.find(profile, reader.ledger, after, session) if after is not None else None
+        second = read_only.find(profile, reader.ledger, after, session) if after is not None else None
         new = bytes.fromhex(second.tree) if second is not None else reader.present(exclude, progress).tree
         old = bytes.fromhex(first.tree)
-        content = comparing.kept(reader.objects)
+        content = diff.kept(reader.objects)
         changed = trees.changes(reader.objects, old, new) if old and new else iter(())
-        later = content if second is not None else comparing.present(profile.workspace, reader.objects)
-        found = list(comparing.differences(changed, content, later))
-        describe = reading.described(reader.ledger, catalogue.by_id(profile))
+        later = content if second is not None else diff.present(profile.workspace, reader.objects)
+        found = list(diff.differences(changed, content, later))
+        describe = read_only.described(reader.ledger, session_catalogue.by_id(profile))
         removed, added = _turns(profile, first, second, session)
         to = describe(second) if second is not None else None
         remark = None if old and new else _without_files([first] if second is None else [first, second])
-        return rewinds.Compared(profile.name, describe(first), to, found, removed, added, stat, remark)
+        return Compared(profile.name, describe(first), to, found, removed, added, stat, remark)
 
 
 def _without_files(records: list[Record]) -> str:
-    if (lost := reading.lost_files(records)) is not None:
+    if (lost := read_only.lost_files(records)) is not None:
         return f"{lost} Only the turns are compared."
     return "A checkpoint that keeps no files is compared: only the turns are."
 
 
 def _from(profile: ProfilePaths, found: Ledger, reference: str | None, session: str | None) -> Record:
     if reference is not None:
-        return reading.find(profile, found, reference, session)
+        return read_only.find(profile, found, reference, session)
     records = [record for record in found.records.values() if record.tree]
     if session is not None:
-        wanted = catalogue.find(profile, session).id
+        wanted = session_catalogue.find(profile, session).id
         records = [record for record in records if record.session == wanted]
     if not records:
         raise NotFound(
@@ -71,13 +68,13 @@ def _from(profile: ProfilePaths, found: Ledger, reference: str | None, session: 
 
 def _turns(
     profile: ProfilePaths, first: Record, second: Record | None, session: str | None
-) -> tuple[list[rewinds.Turn], list[rewinds.Turn]]:
-    before = reading.conversation_at(profile, first).messages
+) -> tuple[list[Turn], list[Turn]]:
+    before = read_only.conversation_at(profile, first).messages
     if second is not None:
-        after = reading.conversation_at(profile, second).messages
+        after = read_only.conversation_at(profile, second).messages
     else:
-        name = session if session is not None else catalogue.by_id(profile).get(first.session)
-        after = catalogue.read(reading.session_at_hand(profile, name)).messages
+        name = session if session is not None else session_catalogue.by_id(profile).get(first.session)
+        after = session_catalogue.read(read_only.session_at_hand(profile, name)).messages
     shared = 0
     while shared < min(len(before), len(after)) and before[shared].message == after[shared].message:
         shared += 1
@@ -85,25 +82,27 @@ def _turns(
     return removed, added
 
 
-def _prompts(messages: list[log.Message]) -> list[rewinds.Turn]:
+def _prompts(messages: list[session_log.Message]) -> list[Turn]:
     return [
-        rewinds.Turn(entry.turn, text) for entry in messages if (text := catalogue.prompt(entry.message)) is not None
+        Turn(entry.turn, text) for entry in messages if (text := session_catalogue.prompt(entry.message)) is not None
     ]
 
 
 def shown(profile: ProfilePaths, reference: str, session: str | None) -> views.CheckpointShown:
     """A checkpoint in full."""
     with closing(Reader(profile)) as reader:
-        record = reading.find(profile, reader.ledger, reference, session)
+        record = read_only.find(profile, reader.ledger, reference, session)
         walked = trees.walk(reader.objects, bytes.fromhex(record.tree)) if record.tree else iter(())
         files = [(os.fsdecode(path), entry) for path, entry in walked]
-        conversation = reading.conversation_at(profile, record)
-        return views.CheckpointShown(profile.name, reading.listed(profile, reader.ledger, record), files, conversation)
+        conversation = read_only.conversation_at(profile, record)
+        return views.CheckpointShown(
+            profile.name, read_only.listed(profile, reader.ledger, record), files, conversation
+        )
 
 
 def foretold_rewind(
     profile: ProfilePaths, session: str | None, reference: str, wish: tuple[str, bool, bool]
-) -> rewinds.Rewound:
+) -> Rewound:
     """What a rewind to `reference` would do."""
     with closing(Reader(profile)) as reader, Progress("Looking") as progress:
         at_hand, target = _target(profile, reader.ledger, session, reference)
@@ -111,12 +110,12 @@ def foretold_rewind(
         return _foreseen(reader, foretell(reader, at_hand, Wish(target, *wish), progress))
 
 
-def foretold_undo(profile: ProfilePaths, session: str | None, force: bool) -> rewinds.Rewound:
+def foretold_undo(profile: ProfilePaths, session: str | None, force: bool) -> Rewound:
     """What taking back the last rewind would do."""
     with closing(Reader(profile)) as reader, Progress("Looking") as progress:
-        at_hand = reading.session_at_hand(profile, session)
+        at_hand = read_only.session_at_hand(profile, session)
         _check_finished(reader)
-        wish = rewinding.undoing(reader.ledger, at_hand)._replace(force=force)
+        wish = rewind.undoing(reader.ledger, at_hand)._replace(force=force)
         return _foreseen(reader, foretell(reader, at_hand, wish, progress))
 
 
@@ -131,34 +130,34 @@ def _check_finished(reader: Reader) -> None:
 
 def _target(paths: ProfilePaths, found: Ledger, session: str | None, reference: str) -> tuple[Session, Record]:
     """The session at hand and the checkpoint in it. Raises `UsageError` for a checkpoint of another session."""
-    at_hand = reading.session_at_hand(paths, session)
-    target = reading.find(paths, found, reference, at_hand.name)
-    rewinding.check_session(found, at_hand, target, catalogue.by_id(paths))
+    at_hand = read_only.session_at_hand(paths, session)
+    target = read_only.find(paths, found, reference, at_hand.name)
+    rewind.check_session(found, at_hand, target, session_catalogue.by_id(paths))
     return at_hand, target
 
 
 def foretell(reader: Reader, session: Session, wish: Wish, progress: Progress) -> Outline:
     """What a rewind would do, without the lock and without changing anything."""
     exclude, _ = options.snapshot_settings(reader.paths)
-    return rewinding.preview(reader, session, wish, Workspace(reader.paths.workspace, exclude, progress))
+    return rewind.preview(reader, session, wish, Workspace(reader.paths.workspace, exclude, progress))
 
 
 def previewed(reader: Reader, outline: Outline) -> list[Difference]:
     """The files that a rewind would change, with the lines they would gain and lose."""
-    now = comparing.present(reader.paths.workspace, reader.objects)
+    now = diff.present(reader.paths.workspace, reader.objects)
     changes = [change for change in outline.changes if change.path not in outline.unread]
-    found = list(comparing.differences(changes, now, comparing.kept(reader.objects)))
-    unread = [comparing.unread(change) for change in outline.changes if change.path in outline.unread]
+    found = list(diff.differences(changes, now, diff.kept(reader.objects)))
+    unread = [diff.unread(change) for change in outline.changes if change.path in outline.unread]
     return sorted([*found, *unread], key=lambda one: os.fsencode(one.path))
 
 
-def _foreseen(reader: Reader, outline: Outline) -> rewinds.Rewound:
+def _foreseen(reader: Reader, outline: Outline) -> Rewound:
     changed = [change for change in outline.changes if change.before != change.after]
-    return rewinds.Rewound(
+    return Rewound(
         reader.paths.name,
         True,
         outline,
-        reading.listed(reader.paths, reader.ledger, outline.wish.to),
+        read_only.listed(reader.paths, reader.ledger, outline.wish.to),
         None,
         [change.path for change in changed if change.after is not None],
         [change.path for change in changed if change.after is None],
@@ -168,7 +167,7 @@ def _foreseen(reader: Reader, outline: Outline) -> rewinds.Rewound:
     )
 
 
-def rewound(work: Work, session: str | None, reference: str, wish: tuple[str, bool, bool]) -> rewinds.Rewound:
+def rewound(work: Work, session: str | None, reference: str, wish: tuple[str, bool, bool]) -> Rewound:
     """Rewind, and tell what came of it.
 
     Raises `Refused` where a rewind that was interrupted has just been finished: turns are counted from there then.
@@ -180,17 +179,17 @@ def rewound(work: Work, session: str | None, reference: str, wish: tuple[str, bo
             code="rewind_finished",
         )
     at_hand, target = _target(work.paths, work.ledger, session, reference)
-    return _done(work, rewinding.rewind(work, at_hand, Wish(target, *wish)))
+    return _done(work, rewind.rewind(work, at_hand, Wish(target, *wish)))
 
 
-def undone(work: Work, session: str | None, force: bool) -> rewinds.Rewound:
+def undone(work: Work, session: str | None, force: bool) -> Rewound:
     """Take the last rewind back, and tell what came of it."""
-    return _done(work, rewinding.undo(work, reading.session_at_hand(work.paths, session), force=force))
+    return _done(work, rewind.undo(work, read_only.session_at_hand(work.paths, session), force=force))
 
 
-def _done(work: Work, done: Done) -> rewinds.Rewound:
-    describe = reading.described(work.ledger, catalogue.by_id(work.paths))
-    return rewinds.Rewound(
+def _done(work: Work, done: Done) -> Rewound:
+    describe = read_only.described(work.ledger, session_catalogue.by_id(work.paths))
+    return Rewound(
         work.paths.name,
         False,
         done.outline,
@@ -208,7 +207,7 @@ def _done(work: Work, done: Done) -> rewinds.Rewound:
 def _undo(paths: ProfilePaths, session: str) -> str:
     """The command that undoes a rewind of a session; files alone leave it where it is among the sessions."""
     command = f"deepctl checkpoints undo --user {paths.name}"
-    return command if catalogue.latest(paths) == session else f"{command} --session {session}"
+    return command if session_catalogue.latest(paths) == session else f"{command} --session {session}"
 
 
 class Chosen(NamedTuple):
@@ -222,10 +221,10 @@ class Chosen(NamedTuple):
     def records(self, paths: ProfilePaths, found: Ledger) -> list[Record]:
         """The checkpoints. Raises `Refused` for one that stays."""
         if self.keep is not None or self.older_than is not None:
-            return pruning.to_prune(found, self.keep, self.older_than)
-        named = (reading.find(paths, found, reference, self.session) for reference in self.references)
+            return prune.to_prune(found, self.keep, self.older_than)
+        named = (read_only.find(paths, found, reference, self.session) for reference in self.references)
         records = {record.id: record for record in named}
-        pruning.check_removable(found, records.values())
+        prune.check_removable(found, records.values())
         return list(records.values())
 
 
@@ -233,18 +232,18 @@ def foretold_removal(profile: ProfilePaths, chosen: Chosen) -> views.Removed:
     """What removing would free."""
     with closing(Reader(profile)) as reader, Progress("Looking", "objects read") as progress:
         records = chosen.records(profile, reader.ledger)
-        return views.Removed(profile.name, True, pruning.forecast(reader.ledger, reader.objects, records, progress))
+        return views.Removed(profile.name, True, prune.forecast(reader.ledger, reader.objects, records, progress))
 
 
 def removed(work: Work, chosen: Chosen) -> views.Removed:
     """Remove, and tell what that freed."""
     records = chosen.records(work.paths, work.ledger)
     with Progress("Removing", "objects read") as progress:
-        return views.Removed(work.paths.name, False, pruning.remove(work, records, progress))
+        return views.Removed(work.paths.name, False, prune.remove(work, records, progress))
 
 
 def taken_over(work: Work, directory: str, session: str | None) -> views.Imported:
     """Take over what an application kept in `directory`, and tell what came of it."""
-    taken = importing.take_over(work, directory, session)
-    describe = reading.described(work.ledger, catalogue.by_id(work.paths))
+    taken = pydantic_deep_import.take_over(work, directory, session)
+    describe = read_only.described(work.ledger, session_catalogue.by_id(work.paths))
     return views.Imported(work.paths.name, taken.session, [describe(one) for one in taken.records], taken.problems)

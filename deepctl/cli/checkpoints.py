@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from deepctl import names
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import names, profiles
-from deepctl.domain.checkpoints import reading
-from deepctl.domain.checkpoints.records import check_label
-from deepctl.domain.sessions import catalogue
+from deepctl.domain import profiles
 from deepctl.errors import Damaged, UsageError
 from deepctl.output import checkpoints as views
 from deepctl.output.render import show
 from deepctl.output.text import is_terminal
+from deepctl.store import read_only, session_catalogue
+from deepctl.store.records import check_label
 
 if TYPE_CHECKING:
     from deepctl.cli.checkpoint_views import Chosen
-    from deepctl.output.rewinds import Rewound
+    from deepctl.output.rewind import Rewound
 
 app = typer.Typer(
     help="Points in time of a conversation, its files and its memory; going back to them, and back again.",
@@ -90,10 +90,10 @@ def save(
     if label is not None:
         check_label(label)
     with options.working(user, "checkpoints save", wait, as_json) as work:
-        if session is None and catalogue.latest(work.paths) is None:
-            catalogue.start(work.paths, catalogue.FIRST)
-        record = work.save_now(reading.session_at_hand(work.paths, session), label)
-        view = views.CheckpointSaved(work.paths.name, reading.listed(work.paths, work.ledger, record))
+        if session is None and session_catalogue.latest(work.paths) is None:
+            session_catalogue.start(work.paths, session_catalogue.FIRST)
+        record = work.save_now(read_only.session_at_hand(work.paths, session), label)
+        view = views.CheckpointSaved(work.paths.name, read_only.listed(work.paths, work.ledger, record))
     show(view, as_json)
 
 
@@ -110,9 +110,9 @@ def label_(
     if label:
         check_label(label)
     with options.working(user, "checkpoints label", wait, as_json) as work:
-        record = reading.find(work.paths, work.ledger, ref, session)
+        record = read_only.find(work.paths, work.ledger, ref, session)
         work.label(record, label or None)
-        view = views.Labelled(work.paths.name, reading.listed(work.paths, work.ledger, record))
+        view = views.Labelled(work.paths.name, read_only.listed(work.paths, work.ledger, record))
     show(view, as_json)
 
 
@@ -139,7 +139,7 @@ def rewind(
     file after the agent did, nothing is touched and the file is named (exit 6).
     """
     if ref is None and not as_json and not dry_run and is_terminal(sys.stdin) and is_terminal(sys.stderr):
-        from deepctl.cli.picker import pick
+        from deepctl.cli.rewind_picker import pick
 
         ref = pick(options.existing_profile(user), session, only or "", force, exact)
     from deepctl.cli.checkpoint_views import foretold_rewind, rewound
@@ -158,7 +158,7 @@ def rewind(
 
 def _check(foretold: Rewound) -> None:
     """Raises the error with which what a dry run has just listed would be refused, if it would be."""
-    from deepctl.domain.checkpoints.rewinding import Conflicts
+    from deepctl.store.rewind import Conflicts
 
     try:
         foretold.outline.check()
@@ -201,9 +201,9 @@ def fork(
     """Begin a new session from a checkpoint's conversation. The workspace stays as it is."""
     names.check(name, "session")
     with options.working(user, "checkpoints fork", wait, as_json) as work:
-        record = reading.find(work.paths, work.ledger, ref, session)
+        record = read_only.find(work.paths, work.ledger, ref, session)
         forked = work.fork(record, name)
-        view = views.Forked(work.paths.name, forked.name, reading.listed(work.paths, work.ledger, record))
+        view = views.Forked(work.paths.name, forked.name, read_only.listed(work.paths, work.ledger, record))
     show(view, as_json)
 
 
@@ -239,7 +239,7 @@ def prune(
     What has a label stays, the newest, and what the last rewind of each session is undone with.
     """
     from deepctl.cli.checkpoint_views import Chosen
-    from deepctl.domain.checkpoints import ages
+    from deepctl.store import ages
 
     if keep is None and older_than is None:
         raise UsageError("Nothing says which checkpoints go.", "Give --keep N, --older-than AGE, or both.")
@@ -283,12 +283,12 @@ def import_(
 @app.command(epilog="Example: deepctl checkpoints verify --user alice")
 def verify(user: options.User = None, as_json: options.Json = False) -> None:
     """Read and check every byte that is kept; exit 5 if any is damaged."""
-    from deepctl.domain.checkpoints import verifying
     from deepctl.output.progress import BYTES, Progress
+    from deepctl.store import verify
 
     profile = options.existing_profile(user)
-    with Progress("Checking", BYTES, verifying.packed(profile)) as progress:
-        found = verifying.verify(profile, progress)
+    with Progress("Checking", BYTES, verify.packed(profile)) as progress:
+        found = verify.verify(profile, progress)
     show(views.Checked(profile.name, found), as_json)
     if found.problems:
         count = len(found.problems)
@@ -303,13 +303,13 @@ def repair(
     user: options.User = None, dry_run: DryRun = False, wait: options.Wait = 0.0, as_json: options.Json = False
 ) -> None:
     """Mend what `verify` finds. Everything readable stays; what is lost is listed, damaged originals are put aside."""
-    from deepctl.domain.checkpoints import repairing
-    from deepctl.output import repairs
+    from deepctl.output.repair import Repaired
+    from deepctl.store import repair as repairing
 
     profile = options.existing_profile(user)
     with profiles.lock(options.root(), profile.name, command="checkpoints repair", wait=wait):
         done = repairing.repair(profile, dry_run=dry_run)
-    show(repairs.Repaired(profile, dry_run, done), as_json)
+    show(Repaired(profile, dry_run, done), as_json)
     if done.problems:
         first = done.problems[0]
         raise Damaged(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from deepctl.cli.options import UNNAMED
 from deepctl.errors import Refused, StorageError, UsageError
-from deepctl.files import durable
+from deepctl.files import atomic
 from deepctl.output import render
 from deepctl.output.text import home, printable
 
@@ -111,9 +111,9 @@ def _put(path: str, script: bytes) -> bool:
     """Write a script; whether that was needed. A link stays, and what it leads to is changed."""
     path = os.path.realpath(path)
     try:
-        there = durable.read_file(path)
+        there = atomic.read_file(path)
     except FileNotFoundError:
-        durable.make_root(os.path.dirname(path))
+        atomic.make_root(os.path.dirname(path))
     else:
         if there == script:
             return False
@@ -123,5 +123,5 @@ def _put(path: str, script: bytes) -> bool:
                 "Move it away first, or put the script where you like: deepctl --show-completion SHELL > FILE",
                 code="foreign_file",
             )
-    durable.write_file(path, script)
+    atomic.write_file(path, script)
     return True

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deepctl import layout, names
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import layout, mcp_tables, names, profiles, settings
-from deepctl.domain.layout import ProfilePaths
+from deepctl.domain import mcp_config, profiles, settings
 from deepctl.errors import BadSetting, DeepctlError, NotFound
+from deepctl.layout import ProfilePaths
 from deepctl.locks import Lock
 from deepctl.output import config as views
 from deepctl.output.profiles import Path
@@ -65,7 +66,7 @@ def show_(user: options.User = None, as_json: options.Json = False) -> None:
         if profile is None or setting.in_profile
     ]
     unknown = settings.unknown(settings.read(_file(profile)))
-    servers = mcp_tables.of_profile(os.environ, profile)
+    servers = mcp_config.of_profile(os.environ, profile)
     waiting, problem = _waiting(profile) if profile is not None else ([], None)
     view = views.Settings(profile.name if profile else None, _file(profile), values, unknown, servers, waiting, problem)
     show(view, as_json)

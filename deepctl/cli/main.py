@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.main import get_command, get_command_from_info, get_command_name, get_group
 
 from deepctl import __version__, distribution
-from deepctl.cli import options, usage
+from deepctl.cli import options, usage_errors
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated
 from deepctl.output import render
@@ -156,7 +156,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         problem = Interrupted("Interrupted.")
     except OSError as error:
-        from deepctl.files.durable import storage_error
+        from deepctl.files.atomic import storage_error
 
         problem = storage_error(error)
         problem.__cause__ = error
@@ -176,7 +176,7 @@ def call(arguments: list[str]) -> int:
     try:
         return _run(arguments)
     except typer.TyperException as error:
-        raise usage.error(error, get_command(app), arguments) from error
+        raise usage_errors.error(error, get_command(app), arguments) from error
     except typer.Abort:
         raise KeyboardInterrupt from None
 

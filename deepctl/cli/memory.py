@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from deepctl import layout
 from deepctl.cli import options, text_input
-from deepctl.cli.asking import Yes, confirm
+from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import layout
 from deepctl.domain.memory.directory import MAX_BYTES, Memory, check_new, file_name
 from deepctl.errors import MemoryNotFound, UsageError
 from deepctl.output import memory as views
@@ -63,8 +63,8 @@ def show_(
         if at is None:
             notebooks = [memory.read(name)]
         else:
-            from deepctl.domain.checkpoints.reader import Reader
             from deepctl.domain.memory import history
+            from deepctl.store.contents_reader import Reader
 
             with closing(Reader(profile)) as reader:
                 record = history.kept(reader, at)
@@ -121,9 +121,9 @@ def _note(text: str | None) -> bytes:
         raise UsageError("There is no TEXT to note.", "Give it, or pipe it in: echo TEXT | deepctl memory add")
     else:
         # In a conversation, the terminal is set so that Ctrl-D ends nothing.
-        from deepctl.cli.conversation import terminal
+        from deepctl.cli.repl import tty_modes
 
-        with terminal.plain():
+        with tty_modes.plain():
             note = sys.stdin.buffer.read(MAX_BYTES + 1)
         if len(note) > MAX_BYTES:
             raise UsageError(f"The note is larger than {MAX_BYTES >> 20} MiB.", "Notebooks are for notes.")
@@ -147,7 +147,7 @@ def edit(
     changes in the notebook meanwhile is merged, line by line; where both changed the same lines, nothing is written,
     and your text is kept (exit 6).
     """
-    from deepctl.cli import editing, memory_edits
+    from deepctl.cli import editor, memory_edit
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
@@ -155,8 +155,8 @@ def edit(
     found = memory.find(name)
     if found is None:
         check_new(name)
-    command = editing.editor(os.environ)
-    show(memory_edits.edited(memory, name, found, command, wait, as_json), as_json)
+    command = editor.editor(os.environ)
+    show(memory_edit.edited(memory, name, found, command, wait, as_json), as_json)
 
 
 @app.command("search", cls=_OfText, epilog="Example: deepctl memory search 'window seat' --user alice")
@@ -173,13 +173,13 @@ def search(
     as_json: options.Json = False,
 ) -> None:
     """Look for lines in all notebooks."""
-    from deepctl.domain.memory import searching
+    from deepctl.domain.memory import search
     from deepctl.output.memory_history import Found
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
-    find = searching.pattern(query) if regex else searching.words(query)
-    show(Found(profile.name, memory.agent, query, searching.search(memory, find, context)), as_json)
+    find = search.pattern(query) if regex else search.words(query)
+    show(Found(profile.name, memory.agent, query, search.search(memory, find, context)), as_json)
 
 
 @app.command("forget", cls=_OfText, epilog="Example: deepctl memory forget 'window seats' --user alice --dry-run")
@@ -202,18 +202,18 @@ def forget(
     A checkpoint is made first, so that this can be taken back. It and the conversations still have the text. With
     --purge, the lines leave every checkpoint as well, which nothing takes back.
     """
-    from deepctl.domain.memory import forgetting
+    from deepctl.domain.memory import forget
     from deepctl.output.memory_changes import LinesForgotten
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
-    wish = forgetting.wish(text, file, ignore_case=ignore_case)
+    wish = forget.wish(text, file, ignore_case=ignore_case)
     if purge:
-        from deepctl.cli.purging import purged
+        from deepctl.cli.memory_purge import purged
 
         show(purged(profile, memory.agent, wish, dry_run=dry_run, yes=yes, wait=wait, as_json=as_json), as_json)
         return
-    lines = forgetting.foreseen(memory, wish)
+    lines = forget.foreseen(memory, wish)
     view = LinesForgotten(profile.name, memory.agent, wish, lines, None, None)
     if dry_run:
         show(view, as_json)
@@ -222,7 +222,7 @@ def forget(
         if not as_json:
             view.tell()
         exclude, _ = options.snapshot_settings(profile)
-        lost = "" if forgetting.undoable(memory, exclude) else " Checkpoints leave them out, so this is for good."
+        lost = "" if forget.undoable(memory, exclude) else " Checkpoints leave them out, so this is for good."
         one = len(lines) == 1
         confirm(
             f"Forget {'this line' if one else f'these {len(lines)} lines'}?{lost}",
@@ -231,8 +231,8 @@ def forget(
             reason="Forgetting needs a yes",
         )
     with options.working(profile.name, "memory forget", wait, as_json, frees=True) as work:
-        done = forgetting.forget(work, Memory(work.paths, agent), wish, lines)
-    show(view._replace(forgotten=done, undo=forgetting.undo_command(profile.name, done), is_shown=not yes), as_json)
+        done = forget.forget(work, Memory(work.paths, agent), wish, lines)
+    show(view._replace(forgotten=done, undo=forget.undo_command(profile.name, done), is_shown=not yes), as_json)
 
 
 @app.command("history", epilog="Example: deepctl memory history --user alice")
@@ -240,9 +240,9 @@ def history(
     file: File = None, user: options.User = None, agent: Agent = layout.AGENT, as_json: options.Json = False
 ) -> None:
     """List the versions of a notebook, the newest first."""
-    from deepctl.domain.checkpoints.reader import Reader
     from deepctl.domain.memory import history
     from deepctl.output.memory_history import Versions
+    from deepctl.store.contents_reader import Reader
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
@@ -269,16 +269,15 @@ def diff(
 
     Piped, it is for `patch -p1` in a workspace.
     """
-    from deepctl.domain.checkpoints import reading
-    from deepctl.domain.checkpoints.reader import Reader
-    from deepctl.domain.memory import comparing
-    from deepctl.domain.sessions import catalogue
+    from deepctl.domain.memory import diff
     from deepctl.output.memory_history import Compared
+    from deepctl.store import read_only, session_catalogue
+    from deepctl.store.contents_reader import Reader
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     with closing(Reader(profile)) as reader:
-        found = comparing.compare(reader, memory, before, after)
-        describe = reading.described(reader.ledger, catalogue.by_id(profile))
+        found = diff.compare(reader, memory, before, after)
+        describe = read_only.described(reader.ledger, session_catalogue.by_id(profile))
     later = describe(found.after) if found.after is not None else None
     show(Compared(profile.name, memory.agent, describe(found.before), later, found.differences), as_json)

@@ -10,7 +10,7 @@ import typer
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import profiles, providers
-from deepctl.domain.layout import ProfilePaths
+from deepctl.layout import ProfilePaths
 from deepctl.output.models import Models
 from deepctl.output.render import show
 

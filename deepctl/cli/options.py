@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepctl.domain import budget, layout, names, profiles, settings
-from deepctl.domain.layout import ProfilePaths, Root
+from deepctl import layout, names
+from deepctl.domain import budget, profiles, settings
 from deepctl.errors import BadName, DeepctlError, ProfileNotFound, UsageError
-from deepctl.files import durable, ownership
+from deepctl.files import atomic, ownership
+from deepctl.layout import ProfilePaths, Root
 from deepctl.output.render import notice
-from deepctl.output.text import size
+from deepctl.quantities import size
 
 if TYPE_CHECKING:
-    from deepctl.domain.checkpoints.work import Work
+    from deepctl.store.repository import Work
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -70,12 +71,12 @@ def opened(profile: ProfilePaths, tell: Callable[[str], None], *, frees: bool = 
 
     `frees` is said by what must work on a full disk.
     """
-    from deepctl.domain.checkpoints import opening
     from deepctl.output.progress import Progress
+    from deepctl.store import recovery
 
     exclude, policy = snapshot_settings(profile)
     with Progress("Checkpoint") as progress:
-        with opening.opened(profile, exclude=exclude, policy=policy, report=progress, frees=frees) as work:
+        with recovery.opened(profile, exclude=exclude, policy=policy, report=progress, frees=frees) as work:
             for note in work.notes:
                 tell(note)
             yield work
@@ -109,7 +110,7 @@ def advise(problem: DeepctlError, name: str | None) -> None:
     """Have the hint of an error name what helps: of a full disk, what frees space in the profile `name`."""
     if _is_of_root(problem):
         problem.hint = ownership.OWN_ROOT
-    if not durable.wants_space(problem):
+    if not atomic.wants_space(problem):
         return
     from deepctl.domain import freeing
 

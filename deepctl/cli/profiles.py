@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from deepctl import __version__
+from deepctl import __version__, layout, names
 from deepctl.cli import archives, options
-from deepctl.cli.asking import Yes, check_can_ask, confirm
+from deepctl.cli.confirm import Yes, check_can_ask, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import layout, names, profiles, settings
-from deepctl.domain.layout import UNTRUSTED, ProfilePaths
+from deepctl.domain import profiles, settings
 from deepctl.errors import DeepctlError, ProfileNotFound
+from deepctl.layout import UNTRUSTED, ProfilePaths
 from deepctl.output import profiles as views
-from deepctl.output import transfers
+from deepctl.output import transfer
 from deepctl.output.progress import BYTES, Progress
 from deepctl.output.render import say, show
 from deepctl.output.text import wrapped
 
 if TYPE_CHECKING:
-    from deepctl.output.trusting import Trusted
+    from deepctl.output.trust import Trusted
 
 app = typer.Typer(
     help="The users of this machine's deepctl, each in a directory of their own.",
@@ -80,7 +80,7 @@ def rename(
     as_json: options.Json = False,
 ) -> None:
     """Give a profile another name. Everything in it stays as it is; a Docker container is made anew when needed."""
-    from deepctl.domain import sandboxes
+    from deepctl.domain import sandbox_settings
 
     root = options.root()
     profiles.find(root, old)
@@ -91,7 +91,7 @@ def rename(
             held.enter_context(profiles.lock(root, name, command="profiles rename", wait=wait))
         paths = profiles.find(root, old)
         profiles.check_free(root, new, by=paths)
-        container = sandboxes.remove_container_if_any(os.environ, paths)
+        container = sandbox_settings.remove_container_if_any(os.environ, paths)
         renamed = profiles.rename(root, paths, new)
     show(views.ProfileRenamed(paths.name, renamed.name, renamed.directory, container, _naming(paths.name)), as_json)
 
@@ -115,19 +115,19 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write a whole profile to one file: settings, workspace, sessions and checkpoints. A chat may go on meanwhile."""
-    from deepctl.domain import destination
-    from deepctl.domain.transfer.exporting import Export
+    from deepctl.domain.transfer.profile_export import Export
+    from deepctl.store import export_target
 
     paths = options.existing_profile(user)
     if file == "-":
         target: AbstractContextManager[BinaryIO] = archives.stdout(as_json)
     else:
-        destination.check(options.root(), file, force=force)
-        target = destination.opened(file, force=force)
+        export_target.check(options.root(), file, force=force)
+        target = export_target.opened(file, force=force)
     export = Export(paths, __version__)
     with Progress("Export", BYTES, export.measure().bytes) as progress, target as stream:
         done = export.write(stream, progress)
-    view = transfers.Exported(paths.name, file, destination.absolute(file), done)
+    view = transfer.Exported(paths.name, file, export_target.absolute(file), done)
     if file == "-":
         view.notices()
     else:
@@ -161,9 +161,9 @@ def import_(
 
     Settings that could do harm (commands, addresses, the sandbox, rules, limits) wait for `profiles trust`.
     """
-    from deepctl.domain.transfer import importing
+    from deepctl.domain.transfer import profile_import
 
-    limits = importing.Limits(max_files, archives.bytes_of(max_size))
+    limits = profile_import.Limits(max_files, archives.bytes_of(max_size))
     if name is not None:
         names.check(name)
     root = options.root()
@@ -171,15 +171,15 @@ def import_(
         if trust:
             instead = "without --trust, they are imported and not in force"
             check_can_ask(yes=yes, as_json=as_json, reason=_TO_BE_SEEN, instead=instead)
-        opened = importing.examine(root, archive.stream, archive.name, name=name, size=archive.size, limits=limits)
+        opened = profile_import.examine(root, archive.stream, archive.name, name=name, size=archive.size, limits=limits)
         with Progress("Import", BYTES, opened.bytes) as progress:
-            done = importing.take_in(
+            done = profile_import.take_in(
                 root,
                 opened,
                 lambda: profiles.lock(root, opened.name, command="profiles import", wait=wait),
                 progress,
             )
-    imported = transfers.Imported(done)
+    imported = transfer.Imported(done)
     if not trust:
         show(imported, as_json)
         if not as_json:
@@ -193,7 +193,7 @@ def import_(
         if not as_json:
             imported.notice_waiting()
         raise
-    show(transfers.Imported(done, trusted.trusted) if as_json else trusted, as_json)
+    show(transfer.Imported(done, trusted.trusted) if as_json else trusted, as_json)
     trusted.check()
 
 
@@ -222,7 +222,7 @@ def trust(
 def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: bool) -> Trusted:
     """Put the imported settings of a profile into force, if somebody agrees who has seen them."""
     from deepctl.domain import trust as domain
-    from deepctl.output.trusting import Trusted, lines
+    from deepctl.output.trust import Trusted, lines
 
     waiting = domain.waiting(paths)
     usable = [item for item in waiting.items if item.problem is None]

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from deepctl.errors import Refused
-from deepctl.files import durable
+from deepctl.files import atomic
 
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
@@ -39,13 +39,13 @@ def profile_history(path: str) -> History:
             with suppress(OSError, Refused):
                 _append(path, string)
 
-    durable.make_private_file(path)
+    atomic.make_private_file(path)
     return ProfileHistory()
 
 
 def _end(path: str) -> bytes:
     """The last bytes of the file, from the beginning of an entry on."""
-    with open(durable.open_regular(path, os.O_RDONLY), "rb") as file:
+    with open(atomic.open_regular(path, os.O_RDONLY), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(0, size - _READ))
         content = file.read(_READ)
@@ -74,8 +74,8 @@ def _append(path: str, prompt: str) -> None:
     entry = f"\n# {at}\n{lines}".encode(errors="replace")
     if len(entry) > LONGEST:
         return
-    descriptor = durable.open_regular(path, os.O_WRONLY | os.O_APPEND)
+    descriptor = atomic.open_regular(path, os.O_WRONLY | os.O_APPEND)
     try:
-        durable.write_all(descriptor, entry)
+        atomic.write_all(descriptor, entry)
     finally:
         os.close(descriptor)

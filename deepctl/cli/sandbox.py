@@ -8,7 +8,7 @@ import typer
 
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import profiles, sandboxes
+from deepctl.domain import profiles, sandbox_settings
 from deepctl.output import sandbox as views
 from deepctl.output.render import show
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 def show_(user: options.User = None, as_json: options.Json = False) -> None:
     """Show where commands run, what they may use, and the rules about them."""
     profile = options.existing_profile(user)
-    show(views.Shown(sandboxes.describe(os.environ, profile)), as_json)
+    show(views.Shown(sandbox_settings.describe(os.environ, profile)), as_json)
 
 
 @app.command(epilog="Example: deepctl sandbox remove --user alice")
@@ -32,5 +32,5 @@ def remove(user: options.User = None, wait: options.Wait = 0.0, as_json: options
     """Remove the profile's Docker container. The next command of a chat makes another; the workspace stays."""
     profile = options.existing_profile(user)
     with profiles.lock(options.root(), profile.name, command="sandbox remove", wait=wait):
-        name, removed = sandboxes.remove_container(profile)
+        name, removed = sandbox_settings.remove_container(profile)
     show(views.Removed(profile.name, name, removed), as_json)

@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from deepctl import names
 from deepctl.cli import options
-from deepctl.cli.asking import Yes, confirm
+from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import names, todo
-from deepctl.domain.checkpoints import reading
-from deepctl.domain.sessions import catalogue
 from deepctl.errors import UsageError
 from deepctl.output import sessions as views
 from deepctl.output.render import notice, show
 from deepctl.output.text import is_terminal
+from deepctl.store import read_only, session_catalogue, todo
 
 if TYPE_CHECKING:
-    from deepctl.domain.sessions.exporting import Export
+    from deepctl.store.session_export import Export
 
 app = typer.Typer(
     help="The conversations of a profile.", rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS
@@ -37,7 +36,7 @@ Latest = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Session; t
 def list_(user: options.User = None, as_json: options.Json = False) -> None:
     """List the sessions of a profile, the latest first."""
     profile = options.existing_profile(user)
-    show(views.SessionList(profile.name, catalogue.summaries(profile, reading.heads(profile))), as_json)
+    show(views.SessionList(profile.name, session_catalogue.summaries(profile, read_only.heads(profile))), as_json)
 
 
 @app.command("show", epilog="Example: deepctl sessions show main --user alice | less")
@@ -49,9 +48,9 @@ def show_(
 ) -> None:
     """Show a conversation, with long calls and results folded, and its to-do list."""
     profile = options.existing_profile(user)
-    session = reading.session_at_hand(profile, name)
-    conversation = catalogue.read(session)
-    summary = catalogue.summarize(session, conversation, reading.heads(profile))
+    session = read_only.session_at_hand(profile, name)
+    conversation = session_catalogue.read(session)
+    summary = session_catalogue.summarize(session, conversation, read_only.heads(profile))
     show(views.SessionShown(profile.name, summary, conversation, todo.read(profile, session), full), as_json)
 
 
@@ -64,12 +63,12 @@ def rename(
     as_json: options.Json = False,
 ) -> None:
     """Give a session another name."""
-    from deepctl.domain.sessions import renaming
+    from deepctl.store import session_rename
 
     for name in (old, new):
         names.check(name, "session")
     with options.working(user, "sessions rename", wait, as_json) as work:
-        view = views.SessionRenamed(work.paths.name, renaming.rename(work, old, new))
+        view = views.SessionRenamed(work.paths.name, session_rename.rename(work, old, new))
     show(view, as_json)
 
 
@@ -89,14 +88,14 @@ def delete(
     """
     from contextlib import closing
 
-    from deepctl.domain.checkpoints.reader import Reader
-    from deepctl.domain.sessions import deleting
+    from deepctl.store import session_delete
+    from deepctl.store.contents_reader import Reader
 
     profile = options.existing_profile(user)
     asked = None
     if dry_run or not yes:
         with closing(Reader(profile)) as reader:
-            asked = deleting.plan(profile, reader.ledger, reader.objects, name)
+            asked = session_delete.plan(profile, reader.ledger, reader.objects, name)
         view = views.SessionDeleted(profile.name, True, asked)
         if dry_run:
             show(view, as_json)
@@ -105,10 +104,10 @@ def delete(
             view.foretell()
         confirm(f"Delete session {asked.session}, for good?", yes=False, as_json=as_json)
     with options.working(user, "sessions delete", wait, as_json, frees=True) as work:
-        deletion = deleting.plan(work.paths, work.ledger, work.store.objects, name)
+        deletion = session_delete.plan(work.paths, work.ledger, work.store.objects, name)
         if asked is not None:
-            deleting.check_same(asked, deletion)
-        deletion = deleting.delete(work, deletion)
+            session_delete.check_same(asked, deletion)
+        deletion = session_delete.delete(work, deletion)
     show(views.SessionDeleted(profile.name, False, deletion), as_json)
 
 
@@ -135,14 +134,14 @@ def search(
     Prompts, answers, thoughts, calls and their results are searched. Lines with any of the words are shown, of messages
     that have all of them, without regard to case.
     """
-    from deepctl.domain.sessions import searching
     from deepctl.output.progress import Progress
     from deepctl.output.sessions_search import SessionMatches
+    from deepctl.store import session_search
 
-    pattern = searching.expression(query) if regex else searching.words(query)
+    pattern = session_search.expression(query) if regex else session_search.words(query)
     profile = options.existing_profile(user)
     with Progress("Searching", "sessions") as progress:
-        found = searching.search(
+        found = session_search.search(
             profile, pattern, session=session, role=role, context=context, limit=limit, report=progress
         )
     show(SessionMatches(profile.name, query, found), as_json)
@@ -169,19 +168,18 @@ def export(
 
     As JSON, `sessions import` takes it over again, in another profile or on another machine, exactly as it was.
     """
-    from deepctl.domain import destination
-    from deepctl.domain.sessions import exporting
     from deepctl.redaction import Redaction
+    from deepctl.store import export_target, session_export
 
     profile = options.existing_profile(user)
-    exported = exporting.export(profile, reading.session_at_hand(profile, name).name)
+    exported = session_export.export(profile, read_only.session_at_hand(profile, name).name)
     if output is not None and output != "-":
-        destination.check(options.root(), output, force=force)
+        export_target.check(options.root(), output, force=force)
     redaction = Redaction(os.environ) if redact else None
     if redaction is not None:
-        exported = exporting.redacted(exported, redaction)
+        exported = session_export.redacted(exported, redaction)
     if format_ == "json":
-        content = exporting.as_json(exported)
+        content = session_export.as_json(exported)
     else:
         from deepctl.output.sessions_markdown import markdown
 
@@ -190,7 +188,7 @@ def export(
     if output is not None and output != "-":
         raw = content.encode(errors="surrogateescape")
         counts = {"secrets": redaction.secrets, "homes": redaction.homes} if redaction is not None else None
-        path = exporting.write(output, raw, replace=force)
+        path = session_export.write(output, raw, replace=force)
         lost = len(exported.damaged)
         view = views.SessionExported(
             profile.name, exported.name, format_, path, len(raw), len(exported.messages), lost, counts
@@ -198,7 +196,7 @@ def export(
     # JSON that goes to stdout is the export itself, whether somebody says --json or not.
     show(view, as_json and not (isinstance(view, views.Exported) and format_ == "json"))
     if not as_json:
-        for line in (exporting.lost_note(exported), views.redaction_note(redaction)):
+        for line in (session_export.lost_note(exported), views.redaction_note(redaction)):
             if line is not None:
                 notice(line)
 
@@ -216,7 +214,7 @@ def import_(
     The profile is made if it does not exist. What is damaged, or not an export, is refused before anything is made.
     """
     from deepctl.domain import profiles
-    from deepctl.domain.sessions import importing
+    from deepctl.store import session_import
 
     if as_ is not None:
         names.check(as_, "session")
@@ -231,19 +229,19 @@ def import_(
             if not as_json:
                 notice(f"Created profile {profile.name}.")
         with options.opened(profile, (lambda note: None) if as_json else notice) as work:
-            imported = importing.take_over(work.paths, export, as_)
+            imported = session_import.take_over(work.paths, export, as_)
     show(views.SessionImported(profile.name, imported), as_json)
 
 
 def _checked(file: str) -> Export:
     """The session in FILE, with messages that can be gone on with. Nothing has been made by then."""
-    from deepctl.domain.sessions import importing
+    from deepctl.store import session_import
 
     if file == "-" and is_terminal(sys.stdin):
         raise UsageError("- means stdin, and that is a terminal.", "Name a file, or pipe an export in.")
     what = "What stdin has" if file == "-" else file
-    export = importing.parse(importing.read(sys.stdin.buffer if file == "-" else file), what)
-    from deepctl.agent.conversations import check
+    export = session_import.parse(session_import.read(sys.stdin.buffer if file == "-" else file), what)
+    from deepctl.agent.message_codec import check
 
     check([entry.message for entry in export.messages], what)
     return export

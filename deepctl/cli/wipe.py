@@ -10,18 +10,20 @@ from typing import Annotated
 
 import typer
 
+from deepctl import names
 from deepctl.cli import options
-from deepctl.cli.asking import Yes, confirm
+from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import names, profiles, reserve, settings
-from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.wiping import planning, trash
-from deepctl.domain.wiping.planning import PARTS
+from deepctl.domain import profiles, settings
+from deepctl.domain.wipe import trash, wipe_plan
+from deepctl.domain.wipe.wipe_plan import PARTS
 from deepctl.errors import DeepctlError, Interrupted, ProfileNotFound, Refused, UsageError
+from deepctl.layout import ProfilePaths
 from deepctl.output import wipe as views
 from deepctl.output.progress import Progress
 from deepctl.output.render import notice, say, show
 from deepctl.output.text import is_terminal
+from deepctl.store import reserve
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 
@@ -45,7 +47,7 @@ def wipe(
 
     What goes is shown first, and at a terminal the profile's name has to be typed. With sessions go their checkpoints.
     """
-    parts = planning.chosen(only) if only is not None else ()
+    parts = wipe_plan.chosen(only) if only is not None else ()
     if all_ and user is not None:
         raise UsageError("--all means every profile, and --user one of them.", "Give one of the two.")
     targets = _targets(user, wait, all_=all_, finish=not dry_run)
@@ -109,15 +111,15 @@ def _locked(targets: Sequence[ProfilePaths], wait: float) -> Iterator[None]:
 
 
 def _foreseen(target: ProfilePaths, parts: tuple[str, ...], *, dry_run: bool) -> views.Wiped:
-    planned = planning.plan(options.root(), target, parts)
+    planned = wipe_plan.plan(options.root(), target, parts)
     return views.Wiped(
         planned,
         dry_run,
-        copies=planning.copies(target, planned),
-        history_stays="sessions" in parts and "history" not in parts and planning.has_history(target),
+        copies=wipe_plan.copies(target, planned),
+        history_stays="sessions" in parts and "history" not in parts and wipe_plan.has_history(target),
         is_default=not parts and _is_default(target),
-        leaves_rewound=planning.leaves_rewound(target, parts),
-        rewinding=dry_run and planning.is_rewinding(target, parts),
+        leaves_rewound=wipe_plan.leaves_rewound(target, parts),
+        rewinding=dry_run and wipe_plan.is_rewinding(target, parts),
     )
 
 
@@ -151,7 +153,7 @@ def _agreed(
 def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: bool) -> list[views.Wiped]:
     """What goes, after an interrupted rewind has been finished: it would bring back some of it."""
     for target in targets:
-        if planning.is_rewinding(target, parts):
+        if wipe_plan.is_rewinding(target, parts):
             with options.opened(target, (lambda note: None) if as_json else notice, frees=True):
                 pass
     return [_foreseen(target, parts, dry_run=False) for target in targets]
@@ -174,7 +176,7 @@ def _wiped(
 ) -> list[views.Wiped]:
     """Take everything out of sight, let go of the locks, and delete it."""
     root = options.root()
-    away: list[planning.PutAway] = []
+    away: list[wipe_plan.PutAway] = []
     problem: DeepctlError | OSError | None = None
     with _locked(targets, wait):
         found = _prepared(targets, parts, as_json)
@@ -188,14 +190,14 @@ def _wiped(
             if one.plan.is_nothing:
                 continue
             try:
-                away.append(planning.put_away(root, target, one.plan, os.environ))
+                away.append(wipe_plan.put_away(root, target, one.plan, os.environ))
             except (DeepctlError, OSError) as error:
                 problem = error
                 break
             found[position] = one._replace(container=away[-1].container, seen=agreed is not None)
     total = sum(one.plan.entries for one in found)
     with Progress("Deleting", "files and directories", total) as progress:
-        planning.delete(away, progress)
+        wipe_plan.delete(away, progress)
     if parts:
         _take_back(targets)
     if problem is not None:

@@ -1,4 +1,4 @@
-"""What deepctl keeps about a user: profiles, sessions, memory and settings, as plain values.
+"""What deepctl does for a profile beyond its store: settings, memory, attachments, transfer, purge, wipe, diagnosis.
 
 Nothing here knows Typer, Rich or pydantic; messages are JSON objects.
 """

@@ -11,10 +11,11 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from deepctl.domain import reserve, settings
-from deepctl.domain.layout import ProfilePaths
+from deepctl.domain import settings
 from deepctl.errors import Refused
-from deepctl.files import durable
+from deepctl.files import atomic
+from deepctl.layout import ProfilePaths
+from deepctl.store import reserve
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 200
@@ -77,8 +78,8 @@ def passed(paths: ProfilePaths, limit: int) -> Passed | None:
     if _told(told) == limit:
         return None
     try:
-        durable.make_root(paths.cache)
-        durable.write_file(told, b"%d\n" % limit)
+        atomic.make_root(paths.cache)
+        atomic.write_file(told, b"%d\n" % limit)
     except OSError:
         pass
     return Passed(taken, limit)
@@ -86,7 +87,7 @@ def passed(paths: ProfilePaths, limit: int) -> Passed | None:
 
 def _told(path: str) -> int | None:
     try:
-        return int(durable.read_file(path)[:32])
+        return int(atomic.read_file(path)[:32])
     except (OSError, ValueError, Refused):
         return None
 

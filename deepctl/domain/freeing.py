@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from contextlib import closing, suppress
 
-from deepctl.domain.checkpoints import pruning
-from deepctl.domain.checkpoints.reader import Reader
-from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.errors import DeepctlError
+from deepctl.layout import ProfilePaths, Root
+from deepctl.store import prune
+from deepctl.store.contents_reader import Reader
 
 _KEPT = (20, 1)
 """How many checkpoints stay, in the order in which it is looked whether removing the others frees anything."""
@@ -19,8 +19,8 @@ def advice(root: Root, paths: ProfilePaths | None) -> str | None:
     if paths is not None:
         with suppress(DeepctlError, OSError), closing(Reader(paths)) as reader:
             for keep in _KEPT:
-                records = pruning.to_prune(reader.ledger, keep)
-                if pruning.forecast(reader.ledger, reader.objects, records).bytes:
+                records = prune.to_prune(reader.ledger, keep)
+                if prune.forecast(reader.ledger, reader.objects, records).bytes:
                     return f"`deepctl checkpoints prune --keep {keep} --user {paths.name}` needs none itself."
     with suppress(OSError):
         if any(entry[:1].isalnum() for entry in os.listdir(root.profiles)):

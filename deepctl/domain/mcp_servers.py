@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from deepctl.domain import layout
+from deepctl import layout
 from deepctl.domain.addresses import header_problem
 from deepctl.sandbox.policy import COMMAND_PATH
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from deepctl.domain import layout, names, settings, times
-from deepctl.domain.checkpoints import ledger
-from deepctl.domain.layout import ProfilePaths, Root
+from deepctl import layout, names, times
+from deepctl.domain import settings
 from deepctl.errors import DeepctlError, ProfileNotFound, Refused
-from deepctl.files import durable, ownership, removing
+from deepctl.files import atomic, ownership, rmtree
+from deepctl.layout import ProfilePaths, Root
 from deepctl.locks import Lock
+from deepctl.store import ledger
 
 ROOT_PARTS = ("profiles", "locks")
 """The directories of a root, by name."""
@@ -128,7 +129,7 @@ def lock(root: Root, name: str, *, command: str, wait: float = 0.0) -> Lock:
 
     Whoever gets it first finishes what interrupted wipes left, of any profile.
     """
-    from deepctl.domain.wiping.trash import FinishingLock  # commands that only read need none of it
+    from deepctl.domain.wipe.trash import FinishingLock  # commands that only read need none of it
 
     names.check(name)
     make_root(root)
@@ -143,9 +144,9 @@ def check_root(root: Root) -> Root:
 
 def make_root(root: Root) -> None:
     """Make the directories above all profiles. Raises `StorageError` if other users may write there."""
-    durable.make_root(root.path)
-    durable.make_directory(root.profiles)
-    durable.make_directory(root.locks)
+    atomic.make_root(root.path)
+    atomic.make_directory(root.profiles)
+    atomic.make_directory(root.locks)
     check_root(root)  # somebody may have been quicker
 
 
@@ -160,19 +161,19 @@ def create(root: Root, name: str) -> ProfilePaths:
     make_root(root)
     staging = os.path.join(root.profiles, layout.NEW + names.fold(name))
     # Under the lock, whatever lies there is what a killed `create` of the same profile left.
-    removing.make_anew(staging)
+    rmtree.make_anew(staging)
     for part in ("workspace", "sessions", "checkpoints"):
-        durable.make_directory(os.path.join(staging, part))
+        atomic.make_directory(os.path.join(staging, part))
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     text = (
         f"# Settings of the deepctl profile {name}. `deepctl config set KEY VALUE --user {name}` changes them.\n"
         f'version = {settings.FORMAT}\ncreated_at = "{now}"\n'
     )
-    durable.write_file(os.path.join(staging, "profile.toml"), text.encode())
+    atomic.write_file(os.path.join(staging, "profile.toml"), text.encode())
     paths = root.profile(name)
     os.rename(staging, paths.directory)
-    with durable.after_commit(f"Profile {name!r} is made"):
-        durable.sync_directory(root.profiles)
+    with atomic.after_commit(f"Profile {name!r} is made"):
+        atomic.sync_directory(root.profiles)
     return paths
 
 
@@ -196,8 +197,8 @@ def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:
     check_free(root, name, by=paths)
     renamed = root.profile(name)
     os.rename(paths.directory, renamed.directory)
-    with durable.after_commit():
-        durable.sync_directory(root.profiles)
+    with atomic.after_commit():
+        atomic.sync_directory(root.profiles)
     return renamed
 
 

@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from deepctl.domain import settings, variables
+from deepctl.domain import env_variables, settings
 from deepctl.domain.addresses import address_problem, header_problem
-from deepctl.domain.doctor import keys
-from deepctl.domain.layout import ProfilePaths
+from deepctl.domain.doctor import provider_keys
 from deepctl.domain.settings import Value
+from deepctl.layout import ProfilePaths
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -37,7 +37,7 @@ _MODULES = {
     "xai": "xai_sdk",
 }
 """What a provider's client is imported as; the others speak OpenAI's language."""
-_EXTRAS = {**{name: name for name in keys.CLIENTS}, "google-cloud": "google"}
+_EXTRAS = {**{name: name for name in provider_keys.CLIENTS}, "google-cloud": "google"}
 _SECONDS = 1.0
 _BYTES = 1 << 20
 _MODELS = 1000
@@ -94,17 +94,17 @@ def in_force(environment: Mapping[str, str], profile: ProfilePaths | None) -> Va
 def all_providers(environment: Mapping[str, str], profile: ProfilePaths | None) -> list[Provider]:
     """Every provider that a plain install or an extra can use, those that can be used now first."""
     base_url = _base_url(environment, profile)
-    found = [Provider(keys.OFFLINE, True, None, None, True)]
-    found += [_provider(name, environment, base_url) for name in sorted(keys.VARIABLES)]
+    found = [Provider(provider_keys.OFFLINE, True, None, None, True)]
+    found += [_provider(name, environment, base_url) for name in sorted(provider_keys.VARIABLES)]
     return sorted(found, key=lambda one: not one.usable)
 
 
 def _provider(name: str, environment: Mapping[str, str], base_url: str | None) -> Provider:
     installed = _is_there(_MODULES.get(name, "openai"))
-    look = keys.look(name, environment)
+    look = provider_keys.look(name, environment)
     assert look is not None
     key = Key((look.found or look.wanted)[0], bool(look.found))
-    needless = (name == "openai" and base_url is not None) or name == "ollama" or name in keys.ELSEWHERE
+    needless = (name == "openai" and base_url is not None) or name == "ollama" or name in provider_keys.ELSEWHERE
     return Provider(name, installed, _EXTRAS.get(name), key, installed and (key.set or needless))
 
 
@@ -120,13 +120,13 @@ def own_servers(environment: Mapping[str, str], profile: ProfilePaths | None) ->
     found = []
     base_url = _base_url(environment, profile)
     if base_url is not None and _host(base_url) not in _HOSTED:
-        found.append(Address(base_url, "openai", variables.value(environment, "OPENAI_API_KEY")))
-    return [*found, Address(variables.ollama_address(environment), "ollama")]
+        found.append(Address(base_url, "openai", env_variables.value(environment, "OPENAI_API_KEY")))
+    return [*found, Address(env_variables.ollama_address(environment), "ollama")]
 
 
 def _base_url(environment: Mapping[str, str], profile: ProfilePaths | None) -> str | None:
     found = settings.resolve("base_url", environment=environment, profile=profile).value
-    return found or variables.value(environment, "OPENAI_BASE_URL")
+    return found or env_variables.value(environment, "OPENAI_BASE_URL")
 
 
 def _host(url: str) -> str | None:
@@ -242,7 +242,7 @@ def known_models(
     now = now or in_force(environment, profile).value
     found = [Offer(now, "the model in force")] if now else []
     found += [Offer(chosen_as(server, model), f"at {server.url}") for server in servers for model in server.models]
-    found.append(Offer(keys.OFFLINE, "follows a few commands; needs neither network nor key"))
+    found.append(Offer(provider_keys.OFFLINE, "follows a few commands; needs neither network nor key"))
     for provider in all_providers(environment, profile):
         if provider.usable and provider.key is not None:
             meaning = f"${provider.key.variable} is set" if provider.key.set else "needs no variable"

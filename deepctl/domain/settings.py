@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from deepctl.domain import addresses, formats, layout, names
+from deepctl import formats, layout, names
+from deepctl.domain import addresses
 from deepctl.domain.permissions import Permissions, parse
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NotFound, Refused, StorageError
-from deepctl.files import durable
+from deepctl.files import atomic
 from deepctl.sandbox.policy import Limits
 
 FORMAT = formats.SETTINGS.current
@@ -188,7 +189,7 @@ def validate(key: str, value: object, where: str | None = None) -> str:
 def read(path: str) -> dict[str, Any]:
     """A settings file as a mapping; empty if there is none. Raises `Damaged` if it is not TOML."""
     try:
-        raw = durable.read_file(path)
+        raw = atomic.read_file(path)
     except FileNotFoundError:
         return {}
     except (Refused, NotADirectoryError):
@@ -401,7 +402,7 @@ def change(path: str, key: str, value: str | None) -> None:
 
     read(path)
     try:
-        document = tomlkit.parse(durable.read_file(path).decode("utf-8-sig"))
+        document = tomlkit.parse(atomic.read_file(path).decode("utf-8-sig"))
     except FileNotFoundError:
         document = tomlkit.document()
     formats.bring_up(formats.SETTINGS, document, path)
@@ -430,5 +431,5 @@ def change(path: str, key: str, value: str | None) -> None:
             describe(key)
             raise NotFound(f"Setting {shown(key)!r} is not set in {path}.", code="setting_not_set")
         del place[name]
-    durable.make_root(os.path.dirname(path))
-    durable.commit_file(path, tomlkit.dumps(document).encode())
+    atomic.make_root(os.path.dirname(path))
+    atomic.commit_file(path, tomlkit.dumps(document).encode())

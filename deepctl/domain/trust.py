@@ -14,10 +14,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from deepctl.domain import addresses, mcp_tables, setting_values, settings, times
-from deepctl.domain.layout import UNTRUSTED, ProfilePaths
+from deepctl import times
+from deepctl.domain import addresses, mcp_config, setting_checks, settings
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NewerFormat, Refused
-from deepctl.files import durable
+from deepctl.files import atomic
+from deepctl.layout import UNTRUSTED, ProfilePaths
 from deepctl.redaction import HIDDEN
 
 HARMLESS = ("version", "created_at", "model", "instructions", "context_window", "compact_at")
@@ -30,7 +31,7 @@ MAX_DEPTH = 32
 
 _TABLES = frozenset(key.partition(".")[0] for key in settings.SETTINGS if "." in key) | {
     "permissions",
-    mcp_tables.TABLE,
+    mcp_config.TABLE,
 }
 """Tables whose entries are settings of their own."""
 _UNKNOWN = "this deepctl does not know it; a later one may act on it"
@@ -159,7 +160,7 @@ def _problem(place: tuple[str, ...], value: Any, path: str) -> DeepctlError | No
     found: dict[str, Any] = {}
     _put(found, place, value)
     try:
-        setting_values.check(settings.flat(found, path), path)
+        setting_checks.check(settings.flat(found, path), path)
     except DeepctlError as error:
         error.hint = f"{error.hint or ''} Correct the file with an editor, or remove it.".strip()
         return error
@@ -182,7 +183,7 @@ def risky(found: Mapping[str, Any]) -> list[Item]:
 def risk(place: tuple[str, ...], value: Any) -> str:
     """What may come of a setting whose value somebody else chose."""
     key = ".".join(place)
-    if place[0] == mcp_tables.TABLE and len(place) == 2:
+    if place[0] == mcp_config.TABLE and len(place) == 2:
         return _server_risk(value)
     if place[0] == "permissions":
         return "rules of its own ([permissions]) decide what the agent may do without a question"
@@ -261,7 +262,7 @@ def waiting(paths: ProfilePaths) -> Waiting:
 
 def _read(path: str) -> bytes | None:
     try:
-        return durable.read_file(path)
+        return atomic.read_file(path)
     except FileNotFoundError:
         return None
 
@@ -284,15 +285,15 @@ def merge(paths: ProfilePaths, agreed: Waiting) -> None:
     rest: dict[str, Any] = {}
     for item in agreed.items:
         _put(rest if item.problem is not None else wanted, item.place, item.value)
-    setting_values.check(settings.flat(wanted, paths.settings), paths.settings)
-    durable.write_file(paths.settings, _with_comments(before, usable, wanted))
-    with durable.after_commit():
+    setting_checks.check(settings.flat(wanted, paths.settings), paths.settings)
+    atomic.write_file(paths.settings, _with_comments(before, usable, wanted))
+    with atomic.after_commit():
         left = _dumped({"version": settings.FORMAT, **rest})
         if not rest:
             os.unlink(paths.untrusted)
         elif _is_same(left, rest):  # otherwise it stays as it came
-            durable.write_file(paths.untrusted, left)
-        durable.sync_directory(paths.directory)
+            atomic.write_file(paths.untrusted, left)
+        atomic.sync_directory(paths.directory)
 
 
 def _put(document: Any, place: tuple[str, ...], value: Any) -> None:

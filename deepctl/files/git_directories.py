@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from deepctl.files import durable, git_config
+from deepctl.files import atomic, git_config
 from deepctl.files.git_config import Setting, is_within
 
 ASIDE = ".disabled"
@@ -267,7 +267,7 @@ def _replaced(path: str, was: bytes, now: bytes, added: Sequence[Setting], befor
 
 
 def _replace(path: str, content: bytes, mode: int) -> None:
-    durable.write_file(path, content)
+    atomic.write_file(path, content)
     os.chmod(path, stat.S_IMODE(mode))
 
 
@@ -276,12 +276,12 @@ def _keep(path: str, text: str) -> None:
     added = text.encode("utf-8", "surrogateescape")
     for other in _names_aside(path):
         if not os.path.lexists(other):
-            durable.write_file(other, added)
+            atomic.write_file(other, added)
             return
         state = _state(other)
         if stat.S_ISREG(state.mode) and len(state.content) <= _LARGEST:
             if added not in state.content:
-                durable.write_file(other, state.content + added)
+                atomic.write_file(other, state.content + added)
             return
 
 

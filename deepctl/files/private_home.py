@@ -11,7 +11,7 @@ import tempfile
 import weakref
 from contextlib import suppress
 
-from deepctl.files import durable, removing
+from deepctl.files import atomic, rmtree
 
 
 class PrivateHome:
@@ -28,8 +28,8 @@ class PrivateHome:
             if self._wanted is None:
                 self._path = tempfile.mkdtemp(prefix="deepctl-home-")
             else:
-                durable.make_root(os.path.dirname(self._wanted))
-                removing.make_anew(self._wanted)
+                atomic.make_root(os.path.dirname(self._wanted))
+                rmtree.make_anew(self._wanted)
                 self._path = self._wanted
             self._remove = weakref.finalize(self, _remove, self._path)
         return self._path
@@ -43,4 +43,4 @@ class PrivateHome:
 def _remove(path: str) -> None:
     # What cannot go is emptied again before the next use, and wiped with the profile.
     with suppress(OSError):
-        removing.remove_tree(path)
+        rmtree.remove_tree(path)

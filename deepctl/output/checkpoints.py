@@ -6,21 +6,21 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.domain.checkpoints.reading import Listed, Problem
-from deepctl.domain.checkpoints.records import BOTH, FILES, Record
-from deepctl.domain.sessions.log import Conversation
-from deepctl.domain.words import counted
+from deepctl.output.command_names import is_conversation
 from deepctl.output.graph import rails
 from deepctl.output.render import notice
 from deepctl.output.sessions import print_conversation
-from deepctl.output.text import Cell, ago, fitted, is_terminal, printable, size, table, tinted, wrapped
-from deepctl.output.wording import is_conversation
+from deepctl.output.text import Cell, ago, fitted, is_terminal, printable, table, tinted, wrapped
+from deepctl.quantities import counted, size
+from deepctl.store.read_only import Listed, Problem
+from deepctl.store.records import BOTH, FILES, Record
+from deepctl.store.session_log import Conversation
 
 if TYPE_CHECKING:
     # What only some commands have; importing it takes longer than listing a thousand checkpoints.
-    from deepctl.domain.checkpoints.pruning import Removal
-    from deepctl.domain.checkpoints.trees import Entry
-    from deepctl.domain.checkpoints.verifying import Verified
+    from deepctl.store.prune import Removal
+    from deepctl.store.trees import Entry
+    from deepctl.store.verify import Verified
 
 _SHORT = 8
 _PROMPT = 48

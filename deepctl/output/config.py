@@ -7,10 +7,10 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.domain import mcp_servers
-from deepctl.domain.layout import UNTRUSTED
 from deepctl.domain.mcp_servers import Server
 from deepctl.domain.settings import Value, shown
-from deepctl.output import trusting
+from deepctl.layout import UNTRUSTED
+from deepctl.output import trust
 from deepctl.output.render import notice
 from deepctl.output.text import Cell, is_terminal, printable, table
 
@@ -42,7 +42,7 @@ class Settings(NamedTuple):
             "settings": [_document(value) for value in self.values],
             "unknown": self.unknown,
             "mcp_servers": [_server(server) for server in self.servers],
-            "untrusted": trusting.documents(self.untrusted),
+            "untrusted": trust.documents(self.untrusted),
         }
 
     def print(self) -> None:
@@ -59,7 +59,7 @@ class Settings(NamedTuple):
             for server in self.servers
         ]
         rows += [(key, "-", Cell("unknown setting, ignored", "warning")) for key in self.unknown]
-        rows += [(item["key"], _text(item["value"]), _WAITS) for item in trusting.documents(self.untrusted)]
+        rows += [(item["key"], _text(item["value"]), _WAITS) for item in trust.documents(self.untrusted)]
         table(("SETTING", "VALUE", "FROM"), rows)
         if self.untrusted:
             notice(f"What is in {UNTRUSTED} waits for `deepctl profiles trust {self.profile}`.")

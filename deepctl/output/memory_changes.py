@@ -12,7 +12,7 @@ from deepctl.output.text import is_terminal, printable, printable_lines
 if TYPE_CHECKING:
     from deepctl.domain.memory.changes import Change
     from deepctl.domain.memory.directory import Notebook
-    from deepctl.domain.memory.forgetting import Forgotten, Line, Wish
+    from deepctl.domain.memory.forget import Forgotten, Line, Wish
 
 
 class Added(NamedTuple):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from deepctl.domain.checkpoints.reading import Listed
-from deepctl.domain.memory.comparing import Difference
+from deepctl.domain.memory.diff import Difference
 from deepctl.domain.memory.history import NOW, REWOUND, History, Version
-from deepctl.domain.memory.searching import Match, Span
+from deepctl.domain.memory.search import Match, Span
 from deepctl.output.checkpoints import document
+from deepctl.output.diff import print_diff
 from deepctl.output.render import notice
-from deepctl.output.text import ago, has_colour, is_terminal, printable, printable_lines, size, table
-from deepctl.output.unified import print_diff
+from deepctl.output.text import ago, has_colour, is_terminal, printable, printable_lines, table
+from deepctl.quantities import size
+from deepctl.store.read_only import Listed
 
 _SHORT = 8
 

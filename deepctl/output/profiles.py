@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from deepctl.domain.profiles import Profile
 from deepctl.domain.settings import shown
 from deepctl.output.render import notice
-from deepctl.output.text import Cell, ago, home, is_terminal, printable, size, table
+from deepctl.output.text import Cell, ago, home, is_terminal, printable, table
+from deepctl.quantities import size
 
 
 def _document(profile: Profile) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from deepctl.output.text import is_terminal, size
+from deepctl.output.text import is_terminal
+from deepctl.quantities import size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

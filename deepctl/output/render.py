@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from deepctl.errors import DeepctlError, Interrupted, StorageError
+from deepctl.output.command_names import worded
 from deepctl.output.text import has_colour, is_terminal, printable, wrapped
-from deepctl.output.wording import worded
 
 VERSION = 1
 """Version of every JSON document on stdout."""

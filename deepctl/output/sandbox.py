@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from deepctl.domain.sandboxes import Described
+from deepctl.domain.sandbox_settings import Described
 from deepctl.domain.settings import shown
-from deepctl.output.text import printable, size
+from deepctl.output.text import printable
+from deepctl.quantities import size
 
 
 class Shown(NamedTuple):

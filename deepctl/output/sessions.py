@@ -5,20 +5,20 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.domain.sessions.catalogue import Summary
-from deepctl.domain.sessions.log import Conversation
-from deepctl.domain.todo import Item
-from deepctl.domain.words import counted
 from deepctl.output.render import notice
 from deepctl.output.sessions_transcript import print_conversation as print_conversation
-from deepctl.output.text import Cell, ago, is_terminal, printable, size, table
+from deepctl.output.text import Cell, ago, is_terminal, printable, table
+from deepctl.quantities import counted, size
+from deepctl.store.session_catalogue import Summary
+from deepctl.store.session_log import Conversation
+from deepctl.store.todo import Item
 
 if TYPE_CHECKING:
     # What only some commands have.
-    from deepctl.domain.sessions.deleting import Deletion
-    from deepctl.domain.sessions.importing import Imported
-    from deepctl.domain.sessions.renaming import Renamed
     from deepctl.redaction import Redaction
+    from deepctl.store.session_delete import Deletion
+    from deepctl.store.session_import import Imported
+    from deepctl.store.session_rename import Renamed
 
 
 def _document(session: Summary) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 
-from deepctl.domain.sessions import catalogue, transcript
-from deepctl.domain.sessions.exporting import Export
-from deepctl.domain.sessions.log import Message
-from deepctl.domain.sessions.transcript import Piece
-from deepctl.domain.words import counted
 from deepctl.output.sessions_transcript import COMPACTED, INTERRUPTED
 from deepctl.output.text import printable, printable_lines
+from deepctl.quantities import counted
+from deepctl.store import session_catalogue, transcript
+from deepctl.store.session_export import Export
+from deepctl.store.session_log import Message
+from deepctl.store.transcript import Piece
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 _RUN = re.compile(r"`{3,}")
@@ -40,7 +40,7 @@ def markdown(export: Export) -> str:
 
 
 def _message(entry: Message) -> list[str]:
-    typed = catalogue.prompt(entry.message)
+    typed = session_catalogue.prompt(entry.message)
     return [
         _block(piece)
         for piece in transcript.pieces(entry.message)

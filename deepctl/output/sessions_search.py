@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from deepctl.domain.sessions.searching import Found, Match
 from deepctl.output.render import notice
 from deepctl.output.text import ago, has_colour, is_terminal, printable, width
+from deepctl.store.session_search import Found, Match
 
 _HEADING, _FOUND, _QUIET, _PLAIN = "\x1b[36m", "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
 _INDENT = 2

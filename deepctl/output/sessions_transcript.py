@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from deepctl.domain.sessions import catalogue, transcript
-from deepctl.domain.sessions.log import Conversation
-from deepctl.domain.sessions.transcript import Piece
-from deepctl.domain.words import counted
 from deepctl.output.render import notice
 from deepctl.output.text import has_colour, printable, printable_lines
+from deepctl.quantities import counted
+from deepctl.store import session_catalogue, transcript
+from deepctl.store.session_log import Conversation
+from deepctl.store.transcript import Piece
 
 INTERRUPTED = "(no whole answer: interrupted, failed, or still at work)"
 COMPACTED = "Compacted: from here on the model sees this summary instead of what was said first."
@@ -56,7 +56,7 @@ class _Printer:
 
     def message(self, message: dict[str, Any]) -> None:
         """All of a message."""
-        typed = catalogue.prompt(message)
+        typed = session_catalogue.prompt(message)
         for piece in transcript.pieces(message):
             match piece.kind:
                 case "prompt":

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
 
-from deepctl.characters import IGNORABLE
-from deepctl.domain import times
-from deepctl.domain.words import size as size
+from deepctl import times
+from deepctl.unicode import IGNORABLE
 
 # Marks of direction, and characters that nobody sees; not those that join emoji and letters.
 _UNSEEN = "\xad\u061c\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f"

@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.domain.wiping.planning import Part, Plan
-from deepctl.domain.words import counted
+from deepctl.domain.wipe.wipe_plan import Part, Plan
 from deepctl.output.render import notice
-from deepctl.output.text import printable, size, visible
+from deepctl.output.text import printable, visible
+from deepctl.quantities import counted, size
 
 if TYPE_CHECKING:
-    from deepctl.domain.wiping.copies import Copies
+    from deepctl.domain.wipe.copies import Copies
 
 
 class Wiped(NamedTuple):

@@ -28,9 +28,9 @@ from deepctl import (
     offline_model,
 )
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
-from deepctl.domain.checkpoints.rewinding import Conflicts
 from deepctl.errors import Damaged, Locked, Refused
 from deepctl.locks import Lock
+from deepctl.store.rewind import Conflicts
 from tests.support.command import InProcess
 
 _BEGAN = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -442,7 +442,7 @@ def test_what_was_excluded_is_never_taken_for_deleted(tmp_path: Path) -> None:
 
 
 def test_a_rewind_that_was_killed_is_finished_before_anything_else(tmp_path: Path) -> None:
-    from tests.domain.faults import in_child, kill
+    from tests.store.faults import in_child, kill
 
     place = tmp_path / "work"
     place.mkdir()
@@ -543,7 +543,7 @@ def test_a_users_requests_that_wait_for_a_lock_hold_up_nobody_else(tmp_path: Pat
 
 
 def test_a_store_whose_lock_nobody_lets_go_says_who_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deepctl.agent.file_store._WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("deepctl.agent.file_checkpoint_store._WAIT_SECONDS", 0.1)
     store = FileCheckpointStore(tmp_path / "s")
     with (
         Lock(str(tmp_path / "s" / ".lock"), profile="s", command="checkpoints verify"),
@@ -579,7 +579,7 @@ def _deps(tmp_path: Path) -> DeepAgentDeps:
 def test_what_a_killed_run_changed_is_a_conflict_whatever_is_done_next(
     tmp_path: Path, frequency: CheckpointFrequency, calls: int, then: str
 ) -> None:
-    from tests.domain.faults import in_child, kill
+    from tests.store.faults import in_child, kill
 
     assert in_child(lambda: _killing_itself(tmp_path, frequency, calls), 0, kill) == "killed"
     (tmp_path / "work" / "mine.txt").write_text("the user's")

@@ -28,9 +28,9 @@ from deepctl import (
     create_deep_agent,
     offline_model,
 )
-from deepctl.agent.sandboxes import Sandbox
+from deepctl.agent.sandbox_choice import Sandbox
 from deepctl.errors import Refused
-from deepctl.sandbox import containers
+from deepctl.sandbox import container as containers
 from tests.support import docker
 
 agent = create_deep_agent(offline_model(), include_execute=True)

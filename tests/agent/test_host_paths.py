@@ -20,7 +20,7 @@ from pydantic_ai.workspaces import WorkspaceError
 from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, NoSandbox, create_deep_agent
 from deepctl.agent.host_paths import hide
 from deepctl.errors import Damaged
-from deepctl.files.beneath import Tree
+from deepctl.files.paths_beneath import Tree
 
 _CODES = (
     errno.EACCES,

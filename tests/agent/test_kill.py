@@ -124,19 +124,19 @@ def test_too_few_open_files_never_lose_a_note(deepctl: InProcess, process: Comma
 
 
 def test_a_log_cut_at_every_byte_of_its_last_lines_is_read_and_continued(process: Command, home: Path) -> None:
-    from deepctl.domain import layout
-    from deepctl.domain.sessions import catalogue, log
+    from deepctl import layout
+    from deepctl.store import session_catalogue, session_log
 
     process("chat", "write a.txt: one\nread a.txt").ok()
     paths = layout.root(os.environ).profile("default")
-    session = catalogue.find(paths, "main")
-    path = Path(log.log_path(session.directory, session.log))
+    session = session_catalogue.find(paths, "main")
+    path = Path(session_log.log_path(session.directory, session.log))
     raw = path.read_bytes()
     start = raw.rindex(b"\n", 0, len(raw) - 1) + 1
-    whole = len(catalogue.read(session).messages)
+    whole = len(session_catalogue.read(session).messages)
     for cut in range(start, len(raw) + 1, 7):
         path.write_bytes(raw[:cut])
         # The newline alone can be missing: the line before it is complete all the same.
-        assert len(catalogue.read(session).messages) == (whole if cut >= len(raw) - 1 else whole - 1)
-        log.Writer(session.directory, session.log, 2).close()
-        assert catalogue.read(session).damage == []
+        assert len(session_catalogue.read(session).messages) == (whole if cut >= len(raw) - 1 else whole - 1)
+        session_log.Writer(session.directory, session.log, 2).close()
+        assert session_catalogue.read(session).damage == []

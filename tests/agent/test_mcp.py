@@ -20,17 +20,16 @@ from typing import Any
 import mcp_types
 import pytest
 
-from deepctl import distribution
-from deepctl.agent import approvals, mcp_tools, stops
+from deepctl import distribution, layout
+from deepctl.agent import approvals, interruption, mcp_tools
 from deepctl.agent.approvals import Answer, Question
 from deepctl.agent.chat import Chat
 from deepctl.agent.ephemeral import EphemeralChat
-from deepctl.agent.running import Options, Running
-from deepctl.domain import layout, mcp_tables, profiles
-from deepctl.domain.checkpoints import opening
+from deepctl.agent.turn_runner import Options, Running
+from deepctl.domain import mcp_config, profiles
 from deepctl.domain.mcp_servers import Server
-from deepctl.domain.sessions import catalogue
 from deepctl.errors import Interrupted
+from deepctl.store import recovery, session_catalogue
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Text, ToolCalls, provider
 from tests.support.mcp_http_server import mcp_server
@@ -89,7 +88,7 @@ def _talk(tables: dict[str, Any], *, environment: dict[str, str] | None = None, 
     ask = options.pop("ask", None)
     chosen = {"approve": "auto", **options}
     with provider() as server:
-        servers = tuple(mcp_tables.parse(tables, "config.toml").values())
+        servers = tuple(mcp_config.parse(tables, "config.toml").values())
         started = Options("openai-chat:loopback", f"{server.address}/v1", mcp_servers=servers, **chosen)
         running = Running(started, environment=variables, ask=ask)
         with closing(running):
@@ -350,7 +349,7 @@ def test_a_server_outlives_a_turn_that_ctrl_c_stopped_and_is_told_of_what_was_ca
 
 
 def test_a_server_that_does_not_end_with_its_turn_is_ended_by_another_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stops, "_SAME_PRESS", 0.0)
+    monkeypatch.setattr(interruption, "_SAME_PRESS", 0.0)
 
     async def stubborn() -> None:
         for _ in range(2):
@@ -358,7 +357,7 @@ def test_a_server_that_does_not_end_with_its_turn_is_ended_by_another_ctrl_c(mon
                 os.kill(os.getpid(), signal.SIGINT)
                 await asyncio.sleep(30)
 
-    monkeypatch.setattr(stops, "_CLOSING_SECONDS", 0.1)
+    monkeypatch.setattr(interruption, "_CLOSING_SECONDS", 0.1)
     with _talk({"one": _local("--tools", "pid")}) as talk:
         ((_, before),) = talk.results(("one__pid", {}))
         with pytest.raises(Interrupted):
@@ -383,7 +382,7 @@ def test_everything_a_server_started_ends_with_the_chat(tmp_path: Path) -> None:
 _CHAT = """
 import os, sys, time
 from deepctl.agent.ephemeral import EphemeralChat
-from deepctl.agent.running import Options, Running
+from deepctl.agent.turn_runner import Options, Running
 from deepctl.domain import mcp_tables
 tables = {"one": {"command": sys.executable, "args": sys.argv[1:]}}
 running = Running(Options("offline", mcp_servers=tuple(mcp_tables.parse(tables, "x").values())), environment=os.environ)
@@ -552,12 +551,12 @@ def test_what_a_server_does_to_the_workspace_is_kept_and_can_be_rewound(home: Pa
     profile = profiles.create(root, "alice")
     written = Path(profile.workspace) / "by-server.txt"
     table = {"one": _local("--tools", "write", default_tools_approval_mode="approve")}
-    servers = tuple(mcp_tables.parse(table, "x").values())
+    servers = tuple(mcp_config.parse(table, "x").values())
     with provider(ToolCalls([("one__write", {"path": str(written)})]), Text(["done"])) as server:
         options = Options("openai-chat:loopback", f"{server.address}/v1", mcp_servers=servers)
         events: list[dict[str, Any]] = []
         with closing(Running(options, environment=os.environ)) as running, _work(root) as work:
-            name = catalogue.start(profile, "main").name
+            name = session_catalogue.start(profile, "main").name
             Chat(running).turn(work, name, "go", events.append)
     assert written.exists()
     assert [event["kind"] for event in events if event["type"] == "checkpoint"] == ["turn", "tool", "turn"]
@@ -567,13 +566,13 @@ def test_what_a_server_does_to_the_workspace_is_kept_and_can_be_rewound(home: Pa
 def _work(root: layout.Root) -> Iterator[Any]:
     with (
         profiles.lock(root, "alice", command="chat", wait=0),
-        opening.opened(profiles.find(root, "alice")) as work,
+        recovery.opened(profiles.find(root, "alice")) as work,
     ):
         yield work
 
 
 def test_without_the_extra_a_notice_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "deepctl.agent.mcp_connection", None)
+    monkeypatch.setitem(sys.modules, "deepctl.agent.mcp_client", None)
     with _talk({"one": _local(), "off": {"enabled": False}}) as talk:
         how = distribution.to_install("mcp")
         assert talk.notices() == [f"MCP servers need packages that are not installed ({how}): one."]
@@ -583,7 +582,7 @@ def test_without_the_extra_a_notice_says_what_to_install(monkeypatch: pytest.Mon
 _IMPORTS = """
 import sys, os
 from deepctl.agent.ephemeral import EphemeralChat
-from deepctl.agent.running import Options, Running
+from deepctl.agent.turn_runner import Options, Running
 running = Running(Options("offline"), environment=os.environ)
 EphemeralChat(running).turn("hello", lambda event: None)
 running.close()

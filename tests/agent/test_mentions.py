@@ -23,19 +23,18 @@ from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.profiles import ModelProfile
 from pydantic_ai_backends import StateBackend
 
-from deepctl.agent import media, mentions
+from deepctl.agent import media_filter, mentions
 from deepctl.agent.chat import Chat
 from deepctl.agent.ephemeral import EphemeralChat
-from deepctl.agent.mentioned_files import DirectoryFiles, StateFiles
+from deepctl.agent.mention_targets import DirectoryFiles, StateFiles
 from deepctl.agent.mentions import Attached, Attaching
-from deepctl.agent.offline import offline_model
-from deepctl.agent.running import Options, Running
+from deepctl.agent.offline_model import offline_model
 from deepctl.agent.turn import to_json
+from deepctl.agent.turn_runner import Options, Running
 from deepctl.domain import permissions
-from deepctl.domain.checkpoints import reading
-from deepctl.domain.sessions import catalogue, log, searching, transcript
 from deepctl.errors import ModelFailed
-from tests.domain.scene import Scene
+from deepctl.store import read_only, session_catalogue, session_log, session_search, transcript
+from tests.store.scene import Scene
 from tests.support.loopback import Provider, Status, Text, provider
 
 KEY = "sk-canary-0123456789abcdef"
@@ -228,7 +227,9 @@ def test_a_pdf_goes_to_those_who_are_known_to_read_it(place: Path, monkeypatch: 
     for variable in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(variable, KEY)
     sees = {
-        name: media.takes(models.resolve(name, base_url=base_url, environment=os.environ).model, media.PDF)
+        name: media_filter.takes(
+            models.resolve(name, base_url=base_url, environment=os.environ).model, media_filter.PDF
+        )
         for name, base_url in [
             ("anthropic:claude-sonnet-4-6", None),
             ("openai:gpt-5", None),
@@ -291,7 +292,7 @@ def _kept(messages: list[ModelMessage], model: FunctionModel | None = None) -> l
     """The places, from 0, of those prompts whose picture is sent."""
     prompts = [
         part.content
-        for message in media.sendable(messages, model or _model())
+        for message in media_filter.sendable(messages, model or _model())
         if isinstance(message, ModelRequest)
         for part in message.parts
         if isinstance(part, UserPromptPart)
@@ -316,7 +317,7 @@ def test_what_is_left_out_is_left_out_of_requests_only() -> None:
     picture = BinaryContent(PNG, media_type="image/png")
     messages: list[ModelMessage] = [_asked("one", picture), _asked("two")]
     before = to_json(messages)
-    sent = media.sendable(messages, _model())
+    sent = media_filter.sendable(messages, _model())
     assert to_json(messages) == before
     assert sent[1] is messages[1]
     assert "image/png is left out" in str(sent[0].parts)
@@ -349,8 +350,8 @@ class Alice:
             Chat(running).turn(work, "main", prompt, events.append)
         return events
 
-    def conversation(self) -> log.Conversation:
-        return catalogue.read(self.scene.session())
+    def conversation(self) -> session_log.Conversation:
+        return session_catalogue.read(self.scene.session())
 
 
 @pytest.fixture
@@ -444,9 +445,9 @@ def test_everybody_but_the_model_sees_what_was_typed(alice: Alice) -> None:
         alice.turn(alice.running("openai-chat:loopback", server), "see @notes.txt and @shot.png")
     alice.turn(alice.running("offline"), "read @notes.txt")
     assert alice.scene.prompts() == ["see @notes.txt and @shot.png", "read @notes.txt"]
-    assert catalogue.summary(alice.scene.paths, "main").title == "see @notes.txt and @shot.png"
+    assert session_catalogue.summary(alice.scene.paths, "main").title == "see @notes.txt and @shot.png"
     assert {record.prompt for record in alice.scene.records()} >= {"see @notes.txt and @shot.png"}
-    assert searching.search(alice.scene.paths, searching.words("unheard"), role="user").matches == []
+    assert session_search.search(alice.scene.paths, session_search.words("unheard"), role="user").matches == []
     shown = [piece.text for piece in transcript.pieces(alice.conversation().messages[0].message)]
     assert shown == ["see @notes.txt and @shot.png\n[notes.txt, 17 B]\n[image, 5.0 KiB]"]
 
@@ -493,4 +494,4 @@ def test_a_large_picture_in_the_history_is_kept_exactly(alice: Alice) -> None:
     assert [piece.text for piece in transcript.pieces(alice.conversation().messages[0].message)] == [
         "see @large.png\n[image, 5.0 MiB]"
     ]
-    assert all(record.message_count for record in reading.read(alice.scene.paths).records.values() if record.turn)
+    assert all(record.message_count for record in read_only.read(alice.scene.paths).records.values() if record.turn)

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from deepctl import Bubblewrap, Docker
-from deepctl.agent.sandboxes import Sandbox
-from deepctl.sandbox import containers
+from deepctl.agent.sandbox_choice import Sandbox
+from deepctl.sandbox import container
 from tests.attacks.attempts import ATTEMPTS, NONE
 from tests.attacks.scene import LIMITS, Scene, opened
 from tests.attacks.test_attacks import got_somewhere
@@ -23,10 +23,10 @@ def main() -> None:
     seen: dict[str, list[str]] = {attempt.name: [] for attempt in ATTEMPTS}
     with tempfile.TemporaryDirectory() as directory:
         scene = Scene(Path(directory))
-        name = containers.container_name(scene.alice.directory)
+        name = container.container_name(scene.alice.directory)
         for sandbox in (Bubblewrap(limits=LIMITS), Docker(name, docker.IMAGE, limits=LIMITS)):
             _all(scene, sandbox, seen)
-        containers.remove(name)
+        container.remove(name)
         scene.close()
     print("| attempt | bubblewrap | Docker | none |\n|---|---|---|---|")
     for attempt in ATTEMPTS:

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
-from deepctl import DeepAgentDeps, LocalBackend, create_deep_agent
-from deepctl.agent.sandboxes import Sandbox
-from deepctl.domain import layout, profiles
-from deepctl.domain.layout import ProfilePaths, Root
+from deepctl import DeepAgentDeps, LocalBackend, create_deep_agent, layout
+from deepctl.agent.sandbox_choice import Sandbox
+from deepctl.domain import profiles
+from deepctl.layout import ProfilePaths, Root
 from deepctl.sandbox.policy import Limits
 from tests.support.sockets import server
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from deepctl.domain.checkpoints.records import Record
 from deepctl.domain.transfer import archive
 from deepctl.domain.transfer.archive import Header
-from deepctl.files import sealed
-from tests.agent.test_fetches import AT, Door, Trap, conversation, door, session_of, trap
+from deepctl.files import sealed_lines
+from deepctl.store.records import Record
+from tests.agent.test_file_url_filter import AT, Door, Trap, conversation, door, session_of, trap
 from tests.cli.test_trust import Bob, bob
 from tests.domain.test_hostile_archives import START, Piece, directory, file, forged
 from tests.support.command import InProcess
@@ -113,7 +113,7 @@ def _evil(place: str) -> tuple[list[Piece], bytes | None]:
     pieces = [
         file("profile.toml", f"version = 1\ncreated_at = {json.dumps(at['settings'])}\n".encode()),
         directory("checkpoints"),
-        file("checkpoints/ledger.jsonl", sealed.seal({"v": 1, "record": record._asdict()})),
+        file("checkpoints/ledger.jsonl", sealed_lines.seal({"v": 1, "record": record._asdict()})),
         *START[2:4],
         *session,
         *START[4:],

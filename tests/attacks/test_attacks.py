@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deepctl import Bubblewrap, Docker, LocalBackend, NoSandbox
-from deepctl.sandbox import cgroups, containers
+from deepctl.sandbox import cgroups, container
 from tests.attacks.attempts import ATTEMPTS, NONE, ONLY_BY_GROUPS, ONLY_FOR_ROOT, TOO_LONG, Attempt
 from tests.attacks.scene import LIMITS, Scene, Seen, opened
 from tests.support import docker
@@ -31,10 +31,10 @@ def backend(request: pytest.FixtureRequest, scene: Scene) -> Iterator[LocalBacke
             yield made
         return
     docker.require()
-    name = containers.container_name(scene.alice.directory)
+    name = container.container_name(scene.alice.directory)
     with opened(scene, Docker(name, docker.IMAGE, limits=LIMITS)) as made:
         yield made
-    assert containers.remove(name)
+    assert container.remove(name)
 
 
 @pytest.mark.parametrize("attempt", [one for one in ATTEMPTS if one.holds_in_none is False], ids=lambda one: one.name)

@@ -18,19 +18,18 @@ from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai_harness.memory import FileStore, MemoryConflictError
 from pydantic_ai_harness.planning import PlanItem
 
-from deepctl import LocalBackend
-from deepctl.agent import stores
-from deepctl.domain import layout
-from deepctl.domain.checkpoints import comparing, restore, trees
-from deepctl.domain.checkpoints.cache import Cache
-from deepctl.domain.checkpoints.objects import Objects, Scratch
-from deepctl.domain.checkpoints.records import Position
-from deepctl.domain.checkpoints.snapshots import snapshot
-from deepctl.domain.checkpoints.store import Checkpoints, Workspace
-from deepctl.domain.checkpoints.trees import LINK, Change, Entry
+from deepctl import LocalBackend, layout
+from deepctl.agent import workspace_stores
 from deepctl.domain.memory.directory import Memory
 from deepctl.errors import DeepctlError
-from deepctl.files.beneath import Tree
+from deepctl.files.paths_beneath import Tree
+from deepctl.store import diff, restore, trees
+from deepctl.store.checkpoint_store import Checkpoints, Workspace
+from deepctl.store.index_db import Cache
+from deepctl.store.object_store import Objects, Scratch
+from deepctl.store.records import Position
+from deepctl.store.snapshot import snapshot
+from deepctl.store.trees import LINK, Change, Entry
 from tests.attacks.scene import Call, Scene
 from tests.support.command import InProcess
 
@@ -336,9 +335,9 @@ def test_memory_is_read_inside_only(scene: Scene, workspace: Path) -> None:
 def test_the_harness_stores_stay_inside(scene: Scene, workspace: Path) -> None:
     _populate_own(scene)
     backend = LocalBackend(workspace)
-    todos = stores.TodoStore(stores.files_of(backend))
-    evicted = stores.EvictedResults()
-    memory = FileStore(layout.MEMORY_DIRECTORY, workspace=stores.files_of(backend))
+    todos = workspace_stores.TodoStore(workspace_stores.files_of(backend))
+    evicted = workspace_stores.EvictedResults()
+    memory = FileStore(layout.MEMORY_DIRECTORY, workspace=workspace_stores.files_of(backend))
 
     def ran(call: Callable[[], Any]) -> Callable[[], Any]:
         return lambda: asyncio.run(call())
@@ -563,7 +562,7 @@ def test_a_comparison_does_not_read_a_link_through_another(calm: Path, tmp_path:
     (calm / "d").symlink_to(outside)  # a directory a moment ago
     cache = Cache(":memory:")
     try:
-        read = comparing.present(str(calm), Objects(str(tmp_path / "packs"), cache))
+        read = diff.present(str(calm), Objects(str(tmp_path / "packs"), cache))
         with pytest.raises(OSError, match=r"Not a directory|symbolic link"):
             read(b"d/pointer", Entry(LINK, 0, 6, bytes(32), b"pointer"))
     finally:

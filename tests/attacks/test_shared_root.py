@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.domain.layout import Root
-from deepctl.domain.wiping import moving, trash
+from deepctl.domain.wipe import part_moves, trash
 from deepctl.errors import StorageError
-from deepctl.files import durable, ownership, sealed
+from deepctl.files import atomic, ownership, sealed_lines
+from deepctl.layout import Root
 from deepctl.locks import Lock
 from tests.support.command import InProcess
 from tests.support.ordinary import as_ordinary
@@ -33,9 +33,9 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make ano
 
 def _plan(profile: Path, *paths: str) -> bytes:
     status = profile.stat() if profile.exists() else profile.parent.stat()
-    return sealed.seal(
+    return sealed_lines.seal(
         {
-            "v": moving.FORMAT,
+            "v": part_moves.FORMAT,
             "profile": profile.name,
             "identity": [status.st_dev, status.st_ino],
             "moves": [[path, ""] for path in paths],
@@ -280,7 +280,7 @@ def test_making_a_directory_takes_none_that_is_there(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     for name in ("link", "directory"):
         with pytest.raises(FileExistsError):
-            durable.make_new_directory(str(tmp_path / name))
+            atomic.make_new_directory(str(tmp_path / name))
 
 
 def test_a_profile_that_others_may_write_to_is_refused(shared: Path, deepctl: InProcess) -> None:

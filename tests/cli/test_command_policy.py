@@ -15,13 +15,13 @@ import pytest
 from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import ToolCallPart
 
+from deepctl import layout
 from deepctl.agent.approvals import Answer, Approvals, Question
 from deepctl.agent.backend import LocalBackend
-from deepctl.agent.stores import workspace_of
-from deepctl.cli.starting import ProfileEngine, Start
-from deepctl.domain import layout
+from deepctl.agent.workspace_stores import workspace_of
+from deepctl.cli.chat_setup import ProfileEngine, Start
 from deepctl.domain.command_policy import CommandPolicy
-from deepctl.domain.doctor.commands import Sandboxes
+from deepctl.domain.doctor.sandboxing import Sandboxes
 from deepctl.domain.permissions import Rule, Rules
 from deepctl.sandbox import bubblewrap
 from tests.support.command import InProcess

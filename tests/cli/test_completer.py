@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.cli.conversation.completer import MOST, Command, Found, Offer, found, workspace_paths
-from deepctl.cli.conversation.toolbar import NEW_SESSION, NO_SANDBOX, Toolbar, fitted
+from deepctl.cli.repl.completer import MOST, Command, Found, Offer, found, workspace_paths
+from deepctl.cli.repl.toolbar import NEW_SESSION, NO_SANDBOX, Toolbar, fitted
 
 
 class Given:

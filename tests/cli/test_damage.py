@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepctl.files import sealed
+from deepctl.files import sealed_lines
 from tests.support.command import InProcess
 
 
@@ -35,7 +35,7 @@ RECORDS: list[Any] = [
 def test_a_bad_record_of_a_session_leaves_the_session_readable_by_its_log(
     deepctl: InProcess, sessions: Path, record: Any
 ) -> None:
-    (sessions / "bad" / "session.json").write_bytes(record if isinstance(record, bytes) else sealed.seal(record))
+    (sessions / "bad" / "session.json").write_bytes(record if isinstance(record, bytes) else sealed_lines.seal(record))
     shown = deepctl("sessions", "show", "bad", "--json").ok().json
     assert len(shown["messages"]) == 4
     listed = deepctl("sessions", "list", "--json").ok().json["sessions"]
@@ -69,7 +69,7 @@ def test_a_line_that_makes_no_sense_is_named_and_left_out(
     deepctl: InProcess, sessions: Path, line: dict[str, Any]
 ) -> None:
     (path,) = (sessions / "bad").glob("*.jsonl")
-    path.write_bytes(path.read_bytes() + sealed.seal(line))
+    path.write_bytes(path.read_bytes() + sealed_lines.seal(line))
     shown = deepctl("sessions", "show", "bad", "--json").ok().json
     assert len(shown["messages"]) == 4
     assert [damage["reason"] for damage in shown["damaged"]] == ["not an entry of a message log"]
@@ -83,7 +83,7 @@ def test_a_line_that_makes_no_sense_is_named_and_left_out(
 def test_a_message_that_is_not_one_is_left_out(deepctl: InProcess, sessions: Path, parts: list[Any]) -> None:
     (path,) = (sessions / "bad").glob("*.jsonl")
     entry = {"v": 1, "turn": 1, "at": "2026-01-01T00:00:00Z", "message": {"kind": "request", "parts": parts}}
-    path.write_bytes(path.read_bytes() + sealed.seal(entry))
+    path.write_bytes(path.read_bytes() + sealed_lines.seal(entry))
     assert deepctl("sessions", "show", "bad").code == 0
     assert deepctl("sessions", "list").code == 0
     assert "could not be understood" in deepctl("chat", "--session", "bad", "hello").ok().stderr
@@ -93,7 +93,7 @@ def test_a_message_that_is_not_one_is_left_out(deepctl: InProcess, sessions: Pat
 def test_a_parent_that_cannot_be_told_costs_only_what_it_had(deepctl: InProcess, sessions: Path, parent: Any) -> None:
     (path,) = (sessions / "bad").glob("*.jsonl")
     first, *rest = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(sealed.seal({**sealed.unseal(first[:-1]), "parent": parent}) + b"".join(rest))
+    path.write_bytes(sealed_lines.seal({**sealed_lines.unseal(first[:-1]), "parent": parent}) + b"".join(rest))
     shown = deepctl("sessions", "show", "bad", "--json").ok().json
     assert len(shown["messages"]) == 4
     assert len(shown["damaged"]) == 1

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from deepctl import distribution
-from deepctl.domain.doctor import keys
-from deepctl.domain.layout import Root
-from deepctl.domain.sessions import catalogue
-from deepctl.files import sealed
-from tests.domain.scene import Scene
+from deepctl.domain.doctor import provider_keys
+from deepctl.files import sealed_lines
+from deepctl.layout import Root
+from deepctl.store import session_catalogue
+from tests.store.scene import Scene
 from tests.support.command import Command, InProcess, Result
 from tests.support.terminal import Terminal
 
@@ -172,7 +172,7 @@ def _replace(path: Path, with_: Callable[[Path], object]) -> None:
 
 
 def _log(alice: Path) -> Path:
-    return alice / "sessions/other" / (catalogue.find(_paths(alice), "other").log + ".jsonl")
+    return alice / "sessions/other" / (session_catalogue.find(_paths(alice), "other").log + ".jsonl")
 
 
 def _paths(alice: Path) -> Any:
@@ -185,7 +185,7 @@ def _flip(path: Path, position: int) -> None:
 
 
 def _newer(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + sealed.seal({"v": 9, "x": {}}))
+    path.write_bytes(path.read_bytes() + sealed_lines.seal({"v": 9, "x": {}}))
 
 
 def _torn(path: Path) -> None:
@@ -224,7 +224,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]], str]] =
         "is in format 9",
     ),
     "a session of a later format": (
-        lambda alice: (alice / "sessions/other/session.json").write_bytes(sealed.seal({"v": 9})),
+        lambda alice: (alice / "sessions/other/session.json").write_bytes(sealed_lines.seal({"v": 9})),
         [("sessions", "problem")],
         "is in format 9",
     ),
@@ -525,14 +525,14 @@ class TestModel:
     def test_a_client_that_is_not_installed_is_a_problem(
         self, deepctl: InProcess, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(keys.CLIENTS, "groq", "no-such-package")
+        monkeypatch.setitem(provider_keys.CLIENTS, "groq", "no-such-package")
         monkeypatch.setenv("DEEPCTL_MODEL", "groq:llama")
         found = self._model(deepctl)
         assert (found["status"], found["hint"]) == ("problem", distribution.to_install("groq"))
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     @pytest.mark.filterwarnings("ignore:.*is deprecated")
-    @pytest.mark.parametrize("provider", sorted(keys.VARIABLES))
+    @pytest.mark.parametrize("provider", sorted(provider_keys.VARIABLES))
     def test_the_variables_are_those_that_pydantic_ai_asks_for(
         self, provider: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -553,7 +553,7 @@ class TestModel:
             # It is an extra that is not here; that pydantic-ai knows the provider is all that can be told then.
             assert "pip install" in str(caught.value)
             return
-        assert set(re.findall(r"`([A-Z][A-Z_]+)`", str(caught.value))) & set(keys.VARIABLES[provider])
+        assert set(re.findall(r"`([A-Z][A-Z_]+)`", str(caught.value))) & set(provider_keys.VARIABLES[provider])
 
 
 class TestLeftovers:

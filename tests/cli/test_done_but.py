@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from deepctl.domain import profiles
-from deepctl.domain.checkpoints import ledger
-from deepctl.domain.layout import Root
-from deepctl.domain.sessions import catalogue
-from tests.domain.faults import Counter, failing
+from deepctl.layout import Root
+from deepctl.store import ledger, session_catalogue
+from tests.store.faults import Counter, failing
 from tests.support.command import InProcess, Result
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
@@ -96,7 +95,7 @@ def _seen(home: Path, command: str) -> object:
     paths = profiles.find(root, name)
     found = ledger.read(paths.checkpoints)
     workspace = Path(paths.workspace)
-    heads = {one: catalogue.find(paths, one).log for one in catalogue.all_names(paths)}
+    heads = {one: session_catalogue.find(paths, one).log for one in session_catalogue.all_names(paths)}
     files = {
         str(path.relative_to(workspace)): path.read_text() for path in sorted(workspace.rglob("*")) if path.is_file()
     }
@@ -107,7 +106,7 @@ def _seen(home: Path, command: str) -> object:
             return sorted(heads)
         case "rewind" | "undo":
             session = "main" if command == "rewind" else "undone"
-            return (sorted(files.items()), len(catalogue.read(catalogue.find(paths, session)).messages))
+            return (sorted(files.items()), len(session_catalogue.read(session_catalogue.find(paths, session)).messages))
         case "prune":
             return sum(record.kind != "manual" for record in found.records.values())
         case "forget" | "add":

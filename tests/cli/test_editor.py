@@ -23,9 +23,9 @@ from tests.support.clusters import ClusterScreen
 
 _DRIVER = r"""
 import os, sys, threading, time
-from deepctl.cli.conversation.completer import workspace_paths
-from deepctl.cli.conversation.editor import Command, Editor, Offer, Toolbar
-from deepctl.cli.conversation.terminal import quiet
+from deepctl.cli.repl.completer import workspace_paths
+from deepctl.cli.repl.line_editor import Command, Editor, Offer, Toolbar
+from deepctl.cli.repl.tty_modes import quiet
 from deepctl.cli.prompts import profile_history
 from deepctl.errors import Interrupted, StorageError, Terminated
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from deepctl.domain import providers, variables
-from deepctl.domain.doctor import keys
+from deepctl.domain import env_variables, providers
+from deepctl.domain.doctor import provider_keys
 from deepctl.domain.providers import Address
 from tests.support.command import InProcess
 from tests.support.loopback import Text, provider
@@ -93,7 +93,7 @@ def trickling() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for names in keys.VARIABLES.values():
+    for names in provider_keys.VARIABLES.values():
         for variable in names:
             monkeypatch.delenv(variable, raising=False)
     # Whatever this machine runs, it is not asked.
@@ -177,10 +177,10 @@ def test_a_blank_key_is_none_and_a_blank_address_is_not_set(blank: str) -> None:
     assert not found["openai"].usable
     assert not found["vllm"].usable
     assert [one.url for one in providers.own_servers(environment, None)] == ["http://127.0.0.1:11434"]
-    assert [one.code for one in variables.problems(environment, "openai")] == ["bad_key"]
-    assert not list(variables.problems(environment, "ollama"))
+    assert [one.code for one in env_variables.problems(environment, "openai")] == ["bad_key"]
+    assert not list(env_variables.problems(environment, "ollama"))
     two = {"GOOGLE_API_KEY": blank, "GEMINI_API_KEY": KEY}
-    variables.prepare(two, "google")
+    env_variables.prepare(two, "google")
     assert two == {"GEMINI_API_KEY": KEY}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.files import sealed
+from deepctl.files import sealed_lines
 from tests.support.command import InProcess
 
 ALICE = ("--user", "alice")
@@ -81,7 +81,7 @@ def test_a_session_whose_record_is_damaged_goes_on(deepctl: InProcess, place: Pa
     assert deepctl("checkpoints", "verify", *ALICE).code == 5
     deepctl("chat", *ALICE, "hello").ok()
     deepctl("checkpoints", "verify", *ALICE).ok()
-    whole, again = (sealed.unseal(raw.removesuffix(b"\n")) for raw in (before, record.read_bytes()))
+    whole, again = (sealed_lines.unseal(raw.removesuffix(b"\n")) for raw in (before, record.read_bytes()))
     assert (again["id"], again["log"]) == (whole["id"], whole["log"])
 
 

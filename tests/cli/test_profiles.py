@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.domain.test_names import BAD
 from tests.support.command import InProcess
+from tests.test_names import BAD
 
 
 def test_a_profile_is_created_private_whatever_the_umask(deepctl: InProcess, home: Path) -> None:

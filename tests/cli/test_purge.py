@@ -201,7 +201,7 @@ def test_names_that_are_not_utf_8_keep_their_bytes_in_json(alice: Alice) -> None
 
 def test_nobody_else_works_meanwhile(alice: Alice, process: Command, home: Path) -> None:
     from deepctl.domain import profiles
-    from deepctl.domain.layout import Root
+    from deepctl.layout import Root
 
     with profiles.lock(Root(str(home)), "alice", command="chat", wait=0):
         refused = process("memory", "forget", _TEXT, "--purge", "--yes", "--json", "--user", "alice")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from deepctl.domain import layout
-from deepctl.sandbox import containers
+from deepctl import layout
+from deepctl.sandbox import container
 from tests.support import docker
 from tests.support.command import Command, InProcess
 from tests.support.sockets import server
@@ -249,9 +249,9 @@ class TestDocker:
         deepctl("profiles", "create", "alice").ok()
         for key, value in (("sandbox", "docker"), ("docker.image", docker.IMAGE), ("limits.memory", "128M")):
             deepctl("config", "set", key, value, "--user", "alice").ok()
-        name = containers.container_name(layout.Root(str(home)).profile("alice").directory)
+        name = container.container_name(layout.Root(str(home)).profile("alice").directory)
         yield name
-        containers.remove(name)
+        container.remove(name)
 
     def test_commands_run_in_one_container_that_is_kept(self, deepctl: InProcess, home: Path, alice: str) -> None:
         result = deepctl(
@@ -292,14 +292,14 @@ class TestDocker:
         assert docker.inspected(alice, "{{.Name}}") == f"/{alice}", "a plan changes nothing"
         assert planned["dry_run"]
         assert deepctl(*command, "--user", "alice", "--json").ok().json["container"] == alice
-        assert not containers.remove(alice), "it is gone already"
+        assert not container.remove(alice), "it is gone already"
 
     def test_a_rename_takes_it_along_and_the_next_chat_makes_another(
         self, deepctl: InProcess, home: Path, alice: str
     ) -> None:
         deepctl("chat", "--user", "alice", "run echo one > file").ok()
         assert deepctl("profiles", "rename", "alice", "carol", "--json").ok().json["container"] == alice
-        assert not containers.remove(alice), "it is gone already"
+        assert not container.remove(alice), "it is gone already"
         assert "one" in deepctl("chat", "--user", "carol", "run cat file").ok().stdout
         assert deepctl("wipe", "--yes", "--user", "carol", "--json").ok().json["container"]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from deepctl.domain.sessions import exporting
-from deepctl.domain.sessions.log import Message
+from deepctl.store import session_export
+from deepctl.store.session_log import Message
 from tests.support.command import Command, InProcess
 from tests.support.terminal import Terminal
 
@@ -407,7 +407,7 @@ def test_an_answer_that_leaves_a_fence_open_does_not_swallow_the_rest() -> None:
             Message(turn, at, {"kind": "response", "parts": [{"part_kind": "text", "content": text}]})
             for turn, text in enumerate(texts, 1)
         ]
-        return markdown(exporting.Export("main", at, messages))
+        return markdown(session_export.Export("main", at, messages))
 
     assert "~~~~\nx\n~~~~\n\n## Turn 2" in said("~~~~\nx", "next")
     assert "```py\nx\n```\n\n## Turn 2" in said("```py\nx\n```", "next")
@@ -449,7 +449,7 @@ def _edited(raw: str, edit: Any) -> bytes:
     """An export that somebody changed, with the checksum that fits."""
     document = json.loads(raw)
     edit(document)
-    document["sha256"] = exporting.digest(document)
+    document["sha256"] = session_export.digest(document)
     return json.dumps(document).encode()
 
 

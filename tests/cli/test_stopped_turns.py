@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.agent.ephemeral import EphemeralChat
-from deepctl.agent.running import Options, Running
+from deepctl.agent.turn_runner import Options, Running
 from tests.support import docker
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Status, Text, ToolCalls, provider

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.domain import layout, sandboxes
+from deepctl import layout
+from deepctl.domain import sandbox_settings
 from deepctl.errors import Refused
-from deepctl.sandbox import containers
+from deepctl.sandbox import container
 from deepctl.sandbox.policy import Unavailable
 from tests.domain.test_hostile_archives import START, file, forged
 from tests.domain.test_transfer import tree
@@ -142,7 +143,7 @@ def test_an_export_takes_no_lock_and_writes_nothing_in_the_root(
     deepctl: InProcess, process: Command, alice: Path, tmp_path: Path
 ) -> None:
     from deepctl.domain import profiles
-    from deepctl.domain.layout import Root
+    from deepctl.layout import Root
 
     before = tree(alice.parent.parent)
     root = Root(str(alice.parent.parent))
@@ -402,21 +403,21 @@ def test_a_container_goes_where_there_may_be_one(
     if socket:
         (tmp_path / "docker.sock").touch()
     docker = _Docker(answer)
-    monkeypatch.setattr(containers, "remove", docker)
-    monkeypatch.setattr(sandboxes, "_SOCKET", str(tmp_path / "docker.sock"))
+    monkeypatch.setattr(container, "remove", docker)
+    monkeypatch.setattr(sandbox_settings, "_SOCKET", str(tmp_path / "docker.sock"))
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     environment = {**os.environ, **({"DOCKER_HOST": "unix:///x"} if host else {})}
     paths = layout.root(os.environ).profile("alice")
     if outcome == "refused":
         with pytest.raises(Refused) as raised:
-            sandboxes.remove_container_if_any(environment, paths)
+            sandbox_settings.remove_container_if_any(environment, paths)
         assert (raised.value.code, raised.value.hint) == ("sandbox_unavailable", "Start it.")
         refused = deepctl("profiles", "rename", "alice", "alicia", "--json")
         assert (refused.code, refused.error["code"]) == (6, "sandbox_unavailable")
         assert alice.is_dir()
         return
-    name = containers.container_name(str(alice))
-    assert sandboxes.remove_container_if_any(environment, paths) == (name if outcome else None)
+    name = container.container_name(str(alice))
+    assert sandbox_settings.remove_container_if_any(environment, paths) == (name if outcome else None)
     assert docker.asked == ([name] if asked else [])
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import tomlkit
 
-from deepctl.domain import layout, mcp_tables, settings, trust
-from deepctl.domain.checkpoints.records import Record, Rewind
-from deepctl.files import sealed
+from deepctl import layout
+from deepctl.domain import mcp_config, settings, trust
+from deepctl.files import sealed_lines
+from deepctl.store.records import Record, Rewind
 from tests.domain.test_hostile_archives import START, Piece, directory, file, forged
 from tests.support.command import InProcess
 from tests.support.terminal import Terminal
@@ -474,7 +475,7 @@ def test_an_interrupted_rewind_of_a_directory_of_this_machine_is_not_imported(
     at = "2026-01-01T00:00:00.000000Z"
     record = Record("a" * 16, "rewind", "library", 1, at, "", 0, 0, "other")
     rewind = Rewind("b" * 16, at, "library", record.id, record.id, "", "", "", record.id, root=str(tmp_path))
-    line = sealed.seal({"v": 1, "record": record._asdict(), "rewind": rewind._asdict()})
+    line = sealed_lines.seal({"v": 1, "record": record._asdict(), "rewind": rewind._asdict()})
     pieces = [
         file("checkpoints/ledger.jsonl", line) if piece == directory("checkpoints/packs") else piece for piece in START
     ]
@@ -484,4 +485,4 @@ def test_an_interrupted_rewind_of_a_directory_of_this_machine_is_not_imported(
 
 
 def test_mcp_servers_keep_their_table_names() -> None:
-    assert mcp_tables.TABLE in {place[0] for place in (item.place for item in trust.items({"mcp_servers": {"h": 1}}))}
+    assert mcp_config.TABLE in {place[0] for place in (item.place for item in trust.items({"mcp_servers": {"h": 1}}))}

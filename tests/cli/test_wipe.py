@@ -18,11 +18,11 @@ import pytest
 
 from deepctl.cli import wipe as commands
 from deepctl.domain import profiles
-from deepctl.domain.checkpoints.reader import Reader
-from deepctl.domain.layout import Root
-from deepctl.domain.wiping.planning import PARTS
-from deepctl.files import removing
-from tests.domain.faults import Lines, in_child_with
+from deepctl.domain.wipe.wipe_plan import PARTS
+from deepctl.files import rmtree
+from deepctl.layout import Root
+from deepctl.store.contents_reader import Reader
+from tests.store.faults import Lines, in_child_with
 from tests.support.command import Command, InProcess
 from tests.support.terminal import Terminal
 
@@ -187,7 +187,7 @@ def test_a_wiped_memory_is_still_in_checkpoints_which_it_says(deepctl: InProcess
 def test_an_interrupted_rewind_is_finished_before_parts_go(
     deepctl: InProcess, alice: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepctl.domain.checkpoints import restore
+    from deepctl.store import restore
 
     class KilledError(BaseException):
         pass
@@ -230,7 +230,7 @@ def test_a_wipe_that_was_killed_can_be_repeated(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(removing, "remove_tree", interrupt)
+        patched.setattr(rmtree, "remove_tree", interrupt)
         stopped = deepctl("wipe", "--user", "alice", "--yes", "--json")
         assert (stopped.code, stopped.error["code"]) == (130, "interrupted")
         assert "out of sight" in stopped.error["message"]

@@ -10,11 +10,11 @@ import pytest
 
 from deepctl.domain import budget, profiles, settings
 from deepctl.domain.budget import Part, Passed
-from deepctl.domain.checkpoints import pruning
-from deepctl.domain.layout import ProfilePaths, Root
 from deepctl.errors import BadSetting
-from deepctl.files import removing
-from tests.domain.scene import Scene
+from deepctl.files import rmtree
+from deepctl.layout import ProfilePaths, Root
+from deepctl.store import prune
+from tests.store.scene import Scene
 from tests.support.command import InProcess
 
 RUBBISH = "write noise.txt: " + "".join(chr(33 + (number * 7919) % 90) for number in range(3000))
@@ -85,7 +85,7 @@ class TestParts:
         assert (workspace.bytes, workspace.files) == (10, 1)
         assert workspace.unread == 1, "what is deeper than anybody needs"
         assert len(os.listdir("/proc/self/fd")) == before
-        removing.remove_tree(paths.workspace)  # it is too deep for pytest
+        rmtree.remove_tree(paths.workspace)  # it is too deep for pytest
 
     def test_a_profile_that_is_gone_takes_nothing(self, paths: ProfilePaths) -> None:
         shutil.rmtree(paths.directory)
@@ -157,7 +157,7 @@ class TestPassed:
         directory = Path(scene.paths.checkpoints)
         assert taken == sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
         with scene.work() as work:
-            pruning.remove(work, scene.records()[:-1])
+            prune.remove(work, scene.records()[:-1])
         assert 0 < budget.checkpoint_bytes(scene.paths) < taken
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain import profiles
-from deepctl.domain.layout import Root
-from deepctl.domain.transfer import archive, importing, members
+from deepctl.domain.transfer import archive, profile_import, tar_members
 from deepctl.domain.transfer.archive import Entry, Header, Totals
-from deepctl.domain.transfer.exporting import Export
-from deepctl.domain.transfer.importing import Imported, Limits
+from deepctl.domain.transfer.profile_export import Export
+from deepctl.domain.transfer.profile_import import Imported, Limits
 from deepctl.errors import BadName, Damaged, DeepctlError, NewerFormat, Refused, StorageError, UsageError
-from deepctl.files import sealed
-from tests.domain.scene import Scene
+from deepctl.files import sealed_lines
+from deepctl.layout import Root
+from tests.store.scene import Scene
 
 Piece = tuple[Entry, bytes] | bytes
 """An entry and its content, or bytes as they are."""
@@ -54,7 +54,7 @@ def extended(records: bytes, path: str = "workspace/a") -> bytes:
     return (
         member.tobuf(tarfile.USTAR_FORMAT)
         + records
-        + bytes(members.padding(len(records)))
+        + bytes(tar_members.padding(len(records)))
         + plain.tobuf(tarfile.USTAR_FORMAT)
         + b"x".ljust(512, b"\0")
     )
@@ -87,7 +87,7 @@ def forged(pieces: list[Piece], *, header: bytes | None = None, declared: Totals
             body += piece
             continue
         entry, content = piece
-        body += members.encode(entry) + content + bytes(members.padding(len(content)))
+        body += tar_members.encode(entry) + content + bytes(tar_members.padding(len(content)))
         totals = totals.with_(entry.kind, entry.size)
         said = archive.raw(entry.target) if entry.kind == "link" else content
         lines += archive.manifest_line(entry, hashlib.sha256(said).hexdigest() if entry.kind != "directory" else None)
@@ -97,10 +97,15 @@ def forged(pieces: list[Piece], *, header: bytes | None = None, declared: Totals
             Header("0.1.0", "alice", "2026-01-01T00:00:00Z", said_to_be.files, said_to_be.bytes, said_to_be.entries)
         )
     lines += archive.manifest_end(totals)
-    first = members.encode(Entry(archive.HEADER, "file", 0o600, len(header), 0)) + header
-    last = members.encode(Entry(archive.MANIFEST, "file", 0o600, len(lines), 0)) + lines
+    first = tar_members.encode(Entry(archive.HEADER, "file", 0o600, len(header), 0)) + header
+    last = tar_members.encode(Entry(archive.MANIFEST, "file", 0o600, len(lines), 0)) + lines
     return gzip.compress(
-        first + bytes(members.padding(len(header))) + body + last + bytes(members.padding(len(lines))) + members.END,
+        first
+        + bytes(tar_members.padding(len(header)))
+        + body
+        + last
+        + bytes(tar_members.padding(len(lines)))
+        + tar_members.END,
         1,
     )
 
@@ -109,8 +114,8 @@ NORMAL = Limits()
 
 
 def take(root: Root, data: bytes, name: str | None = None, limits: Limits = NORMAL) -> Imported:
-    opened = importing.examine(root, io.BytesIO(data), "a.tgz", name=name, size=len(data), limits=limits)
-    return importing.take_in(root, opened, lambda: profiles.lock(root, opened.name, command="test"))
+    opened = profile_import.examine(root, io.BytesIO(data), "a.tgz", name=name, size=len(data), limits=limits)
+    return profile_import.take_in(root, opened, lambda: profiles.lock(root, opened.name, command="test"))
 
 
 def left(root: Root) -> list[str]:
@@ -267,7 +272,7 @@ LEDGERS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("kind", LEDGERS)
 def test_a_ledger_that_names_files_by_paths_is_refused(root: Root, kind: str) -> None:
-    ledger = sealed.seal({"v": 1, **LEDGERS[kind]})
+    ledger = sealed_lines.seal({"v": 1, **LEDGERS[kind]})
     with pytest.raises(Refused) as raised:
         take(root, forged([*START[:2], file("checkpoints/ledger.jsonl", ledger), *START[3:]]))
     assert raised.value.code == "hostile_archive"
@@ -327,7 +332,7 @@ def test_a_header_beyond_reason_is_refused(root: Root) -> None:
 
 
 def test_a_later_format_is_told_from_damage(root: Root) -> None:
-    line = sealed.seal({"format": 2, "anything": "else"})
+    line = sealed_lines.seal({"format": 2, "anything": "else"})
     with pytest.raises(NewerFormat):
         take(root, forged(START, header=line))
     whole = forged(START, header=line)
@@ -336,7 +341,7 @@ def test_a_later_format_is_told_from_damage(root: Root) -> None:
     assert flipped.value.code == "damaged"
     with pytest.raises(NewerFormat):
         take(root, forged([file("profile.toml", b"version = 99\n"), *START[1:]]))
-    later = sealed.seal({"v": 99, "whatever": 1})
+    later = sealed_lines.seal({"v": 99, "whatever": 1})
     with pytest.raises(NewerFormat) as raised:
         take(root, forged([*START[:2], file("checkpoints/ledger.jsonl", later), *START[3:]]))
     assert "a.tgz" in raised.value.message
@@ -393,7 +398,7 @@ def test_without_its_manifest_or_with_another_it_is_refused(root: Root) -> None:
     inner = gzip.decompress(forged([*START, file("workspace/a", b"content")]))
     start = inner.index(b"MANIFEST.jsonl") // 512 * 512
     for data in (
-        inner[:start] + members.END,
+        inner[:start] + tar_members.END,
         inner.replace(b"content", b"CONTENT"),
         inner.replace(b'"mode":"0644"', b'"mode":"0755"'),
     ):

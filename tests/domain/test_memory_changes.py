@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.domain.checkpoints.reader import Reader
-from deepctl.domain.checkpoints.records import OTHER
-from deepctl.domain.memory import changes, forgetting, history
+from deepctl.domain.memory import changes, forget, history
 from deepctl.domain.memory.changes import Change, Collision
 from deepctl.domain.memory.directory import Changed, Memory
-from deepctl.domain.memory.forgetting import Forgotten
-from deepctl.domain.sessions import log
+from deepctl.domain.memory.forget import Forgotten
 from deepctl.errors import Refused
-from tests.domain.faults import count, failing, in_child, kill
-from tests.domain.scene import Scene, leftovers
+from deepctl.store import session_log
+from deepctl.store.contents_reader import Reader
+from deepctl.store.records import OTHER
+from tests.store.faults import count, failing, in_child, kill
+from tests.store.scene import Scene, leftovers
 
 _PLACE = ".deep/memory/main/MEMORY.md"
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
@@ -49,10 +49,10 @@ def _replace(scene: Scene, base: bytes | None, edited: bytes) -> Change:
 
 def _forget(scene: Scene, text: str, file: str | None = None) -> Forgotten:
     memory = Memory(scene.paths)
-    wish = forgetting.wish(text, file, ignore_case=False)
-    lines = forgetting.foreseen(memory, wish)
+    wish = forget.wish(text, file, ignore_case=False)
+    lines = forget.foreseen(memory, wish)
     with scene.work() as work:
-        return forgetting.forget(work, memory, wish, lines)
+        return forget.forget(work, memory, wish, lines)
 
 
 def _remember(scene: Scene, note: str) -> None:
@@ -95,7 +95,7 @@ def test_a_note_by_hand_after_the_agents_outlives_their_rewind(scene: Scene) -> 
 def test_a_note_after_a_killed_turn_is_the_users_and_the_turn_the_agents(scene: Scene) -> None:
     _remember(scene, "one")
     session = scene.session()
-    writer = log.Writer(session.directory, session.log, 2)
+    writer = session_log.Writer(session.directory, session.log, 2)
     writer.message({"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "killed"}]})
     writer.close()
     (scene.workspace / "half-done.txt").write_text("half")
@@ -204,11 +204,11 @@ def test_forgetting_begins_a_session_where_there_is_none(scene: Scene) -> None:
 def test_nothing_is_forgotten_that_the_user_has_not_seen(scene: Scene) -> None:
     _add(scene, b"tea")
     memory = Memory(scene.paths)
-    wish = forgetting.wish("tea", None, ignore_case=False)
-    seen = forgetting.foreseen(memory, wish)
+    wish = forget.wish("tea", None, ignore_case=False)
+    seen = forget.foreseen(memory, wish)
     _add(scene, b"more tea")
     with scene.work() as work, pytest.raises(Refused) as refused:
-        forgetting.forget(work, memory, wish, seen)
+        forget.forget(work, memory, wish, seen)
     assert refused.value.code == "memory_changed"
     assert _content(scene) == b"tea\nmore tea\n"
     assert scene.records() == []
@@ -219,7 +219,7 @@ def test_a_notebook_that_changes_while_the_checkpoint_is_made_stays(
 ) -> None:
     _add(scene, b"tea")
     memory = Memory(scene.paths)
-    wish = forgetting.wish("tea", None, ignore_case=False)
+    wish = forget.wish("tea", None, ignore_case=False)
     with scene.work() as work:
         save_now = work.save_now
 
@@ -229,19 +229,19 @@ def test_a_notebook_that_changes_while_the_checkpoint_is_made_stays(
 
         monkeypatch.setattr(work, "save_now", disturbed)
         with pytest.raises(Changed):
-            forgetting.forget(work, memory, wish, forgetting.foreseen(memory, wish))
+            forget.forget(work, memory, wish, forget.foreseen(memory, wish))
     assert _content(scene) == b"tea\nby an editor\n"
 
 
 def test_forgetting_says_so_where_checkpoints_leave_memory_out(scene: Scene) -> None:
     _add(scene, b"tea")
     memory = Memory(scene.paths)
-    wish = forgetting.wish("tea", None, ignore_case=False)
-    assert not forgetting.undoable(memory, [".deep/"])
+    wish = forget.wish("tea", None, ignore_case=False)
+    assert not forget.undoable(memory, [".deep/"])
     with scene.work(exclude=[".deep/"]) as work:
-        done = forgetting.forget(work, memory, wish, forgetting.foreseen(memory, wish))
+        done = forget.forget(work, memory, wish, forget.foreseen(memory, wish))
     assert not done.undoable
-    assert forgetting.undo_command("alice", done) is None
+    assert forget.undo_command("alice", done) is None
     assert _content(scene) == b""
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from deepctl.domain import settings
-from deepctl.domain.layout import Root
 from deepctl.domain.permissions import OPERATIONS, Rule, Rules, parse
 from deepctl.errors import BadSetting
+from deepctl.layout import Root
 from tests.support.command import InProcess
 
 

@@ -18,17 +18,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepctl.domain import destination, profiles
-from deepctl.domain.checkpoints import verifying
-from deepctl.domain.layout import ProfilePaths, Root
-from deepctl.domain.sessions import catalogue
-from deepctl.domain.transfer import archive, exporting, importing, staging
+from deepctl.domain import profiles
+from deepctl.domain.transfer import archive, profile_export, profile_import, staging
 from deepctl.domain.transfer.archive import LeftOut, leads_out
-from deepctl.domain.transfer.exporting import Export, Exported
-from deepctl.domain.transfer.importing import Imported, Limits
+from deepctl.domain.transfer.profile_export import Export, Exported
+from deepctl.domain.transfer.profile_import import Imported, Limits
 from deepctl.errors import Locked, Refused
-from tests.domain import faults
-from tests.domain.scene import Scene
+from deepctl.layout import ProfilePaths, Root
+from deepctl.store import export_target, session_catalogue, verify
+from tests.store import faults
+from tests.store.scene import Scene
 
 
 def export(scene: Scene) -> tuple[bytes, Exported]:
@@ -40,8 +39,8 @@ def export(scene: Scene) -> tuple[bytes, Exported]:
 
 
 def take(root: Root, data: bytes, name: str = "bob", report: Callable[[int], None] = lambda count: None) -> Imported:
-    opened = importing.examine(root, io.BytesIO(data), "a.tgz", name=name, size=len(data), limits=Limits())
-    return importing.take_in(root, opened, lambda: profiles.lock(root, name, command="test"), report)
+    opened = profile_import.examine(root, io.BytesIO(data), "a.tgz", name=name, size=len(data), limits=Limits())
+    return profile_import.take_in(root, opened, lambda: profiles.lock(root, name, command="test"), report)
 
 
 def tree(directory: str | Path) -> dict[bytes, tuple[int, bytes]]:
@@ -102,7 +101,7 @@ def test_a_profile_comes_back_as_it_was(here: Scene, there: Root) -> None:
     assert imported.origin == "alice"
     assert imported.totals == done.totals
     assert tree(imported.paths.directory) == tree(here.paths.directory)
-    assert verifying.verify(imported.paths).problems == []
+    assert verify.verify(imported.paths).problems == []
 
 
 def test_what_is_imported_goes_on_where_the_other_stood(here: Scene, tmp_path: Path) -> None:
@@ -120,7 +119,7 @@ def test_what_is_imported_goes_on_where_the_other_stood(here: Scene, tmp_path: P
     copy.agent("b.txt", "three")
     assert copy.prompts() == ["write a.txt one", "write a.txt two", "write b.txt three"]
     assert here.files() == {"a.txt": "two", "mine.txt": "not the agent's"}
-    assert verifying.verify(copy.paths).problems == []
+    assert verify.verify(copy.paths).problems == []
 
 
 def test_the_session_used_last_is_still_the_one_that_goes_on(here: Scene, there: Root) -> None:
@@ -130,8 +129,8 @@ def test_the_session_used_last_is_still_the_one_that_goes_on(here: Scene, there:
         session = here.session(name)
         for file in Path(session.directory).iterdir():
             os.utime(file, ns=(0, 1_700_000_000_000_000_000 + number))
-    assert catalogue.latest(here.paths) == "b"
-    assert catalogue.latest(take(there, export(here)[0]).paths) == "b"
+    assert session_catalogue.latest(here.paths) == "b"
+    assert session_catalogue.latest(take(there, export(here)[0]).paths) == "b"
 
 
 def test_times_before_1970_and_far_from_now_are_kept(here: Scene, there: Root) -> None:
@@ -304,7 +303,7 @@ def _while_written(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, before: str, action: Callable[[], object]
 ) -> Exported:
     """Export, with something happening right before the path `before` is written."""
-    real = exporting._Writing.add
+    real = profile_export._Writing.add
     pending = [action]
 
     def add(writing: Any, walk: Any, found: Any) -> None:
@@ -313,7 +312,7 @@ def _while_written(
         real(writing, walk, found)
 
     with monkeypatch.context() as patched:
-        patched.setattr(exporting._Writing, "add", add)
+        patched.setattr(profile_export._Writing, "add", add)
         _, done = export(scene)
     assert not pending, "it did happen"
     return done
@@ -326,7 +325,7 @@ def test_a_chat_that_goes_on_meanwhile_is_no_trouble(
     here.agent("a.txt", "one")
     made = io.BytesIO()
     done: list[bool] = []
-    real = exporting._Writing.add
+    real = profile_export._Writing.add
 
     def add(writing: Any, walk: Any, found: Any) -> None:
         if found.path.startswith(moment) and not done:
@@ -335,13 +334,13 @@ def test_a_chat_that_goes_on_meanwhile_is_no_trouble(
                 here.agent(f"later-{number}.txt", "x")
         real(writing, walk, found)
 
-    monkeypatch.setattr(exporting._Writing, "add", add)
+    monkeypatch.setattr(profile_export._Writing, "add", add)
     one = Export(here.paths, "0.1.0")
     one.measure()
     one.write(made)
     assert done
     imported = take(there, made.getvalue())
-    verified = verifying.verify(imported.paths)
+    verified = verify.verify(imported.paths)
     assert verified.problems == []
     assert verified.checkpoints < len(here.records())
 
@@ -411,9 +410,9 @@ def test_an_interrupted_rewind_is_finished_in_the_copy(here: Scene, tmp_path: Pa
     for at in range(1, 400):
         if faults.in_child(rewind, at, faults.kill) != "killed":
             pytest.fail("no kill left an unfinished rewind")
-        from deepctl.domain.checkpoints import reading
+        from deepctl.store import read_only
 
-        if reading.read(here.paths).unfinished is not None:
+        if read_only.read(here.paths).unfinished is not None:
             break
     data, _ = export(here)
     take(Root(str(tmp_path / "there")), data, name="alice")
@@ -421,7 +420,7 @@ def test_an_interrupted_rewind_is_finished_in_the_copy(here: Scene, tmp_path: Pa
     with copy.work() as work:
         assert work.notes
     assert copy.files() == {"a.txt": "one"}
-    assert verifying.verify(copy.paths).problems == []
+    assert verify.verify(copy.paths).problems == []
 
 
 def test_a_line_that_is_just_being_written_is_not_in_the_archive(here: Scene, there: Root) -> None:
@@ -434,7 +433,7 @@ def test_a_line_that_is_just_being_written_is_not_in_the_archive(here: Scene, th
         file.write(b'{"v":1,"record":{"id"')
     paths = take(there, export(here)[0]).paths
     assert Path(paths.sessions, "main", f"{session.log}.jsonl").read_bytes() == whole
-    assert verifying.verify(paths).notes == []
+    assert verify.verify(paths).notes == []
 
 
 def test_a_damaged_profile_can_be_exported_with_all_it_has(here: Scene, there: Root) -> None:
@@ -535,7 +534,7 @@ def test_a_destination_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None
     path = tmp_path / "a.tgz"
 
     def write(data: bytes, meanwhile: Callable[[], object]) -> None:
-        with destination.opened(str(path), force=False) as file:
+        with export_target.opened(str(path), force=False) as file:
             file.write(data)
             meanwhile()
 
@@ -546,9 +545,9 @@ def test_a_destination_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None
     with pytest.raises(Refused):
         write(b"mine", lambda: path.write_bytes(b"somebody else's"))
     assert path.read_bytes() == b"somebody else's"
-    with destination.opened(str(path), force=True) as file:
+    with export_target.opened(str(path), force=True) as file:
         file.write(b"mine")
-        with destination.opened(str(path), force=True) as other:
+        with export_target.opened(str(path), force=True) as other:
             other.write(b"another's")
     assert path.read_bytes() == b"mine"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -557,7 +556,7 @@ def test_a_destination_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None
 
 def test_a_link_that_comes_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     def write() -> None:
-        with destination.opened(str(tmp_path / "x"), force=True) as file:
+        with export_target.opened(str(tmp_path / "x"), force=True) as file:
             file.write(b"mine")
             (tmp_path / "x").symlink_to("secret")
 
@@ -575,7 +574,7 @@ def test_a_file_system_without_locks_takes_an_export_too(tmp_path: Path, monkeyp
     left.write_bytes(b"perhaps somebody is writing this")
     with monkeypatch.context() as patched:
         patched.setattr(fcntl, "flock", refused)
-        with destination.opened(str(tmp_path / "x"), force=False) as file:
+        with export_target.opened(str(tmp_path / "x"), force=False) as file:
             file.write(b"one")
     assert (tmp_path / "x").read_bytes() == b"one"
     assert left.exists()
@@ -585,10 +584,10 @@ def test_an_absolute_path_leads_where_the_path_leads(tmp_path: Path, monkeypatch
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "link").symlink_to("a/b")
     monkeypatch.chdir(tmp_path)
-    assert destination.absolute("./link//x") == str(tmp_path / "link" / "x")
+    assert export_target.absolute("./link//x") == str(tmp_path / "link" / "x")
     (tmp_path / "a" / "x").write_bytes(b"one")
-    assert Path(destination.absolute("link/../x")).read_bytes() == b"one"
-    assert os.path.isabs(destination.absolute("link/../x"))
+    assert Path(export_target.absolute("link/../x")).read_bytes() == b"one"
+    assert os.path.isabs(export_target.absolute("link/../x"))
 
 
 def test_bytes_are_those_of_gzip(here: Scene) -> None:

@@ -6,10 +6,9 @@ import json
 import os
 import shutil
 
-from deepctl.domain.checkpoints import reading
-from deepctl.domain.sessions import catalogue
-from tests.domain.faults import Counter, kill
+from deepctl.store import read_only, session_catalogue
 from tests.errors.situation import Situation, case
+from tests.store.faults import Counter, kill
 from tests.support.command import Result
 
 ALICE = ("--user", "alice")
@@ -43,7 +42,7 @@ def _(s: Situation) -> list[str]:
     scene = s.story()
     with scene.work() as work:
         session = scene.session()
-        position = reading.position(session, catalogue.read(session))
+        position = read_only.position(session, session_catalogue.read(session))
         for end in ("00", "01"):
             work.save(session, "manual", position, author="", id=f"abcdef{end}")
     return on("show", "abcdef")

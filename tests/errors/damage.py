@@ -8,12 +8,12 @@ import shutil
 import signal
 from pathlib import Path
 
-from deepctl.domain.checkpoints import packs
-from deepctl.files import sealed
-from tests.domain.faults import Counter
-from tests.domain.scene import Scene
+from deepctl.files import sealed_lines
+from deepctl.store import packs
 from tests.errors.checkpoints import on
 from tests.errors.situation import Situation, case
+from tests.store.faults import Counter
+from tests.store.scene import Scene
 from tests.support.command import Result
 
 ANY = "any command"
@@ -101,9 +101,9 @@ def _(s: Situation) -> list[str]:
     assert s.run("checkpoints", "save", "--user", "alice").code == 0
     identity = Scene(s.home).last("manual").id
     first, second, *rest = log.read_bytes().splitlines(keepends=True)
-    value = sealed.unseal(second[:-1])
+    value = sealed_lines.unseal(second[:-1])
     value["at"] = value["at"].replace("2", "1")
-    log.write_bytes(first + sealed.seal(value) + b"".join(rest))
+    log.write_bytes(first + sealed_lines.seal(value) + b"".join(rest))
     return on("show", identity)
 
 

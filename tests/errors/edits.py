@@ -6,11 +6,11 @@ import os
 import signal
 
 from deepctl.domain.memory.directory import MAX_BYTES
-from tests.domain.scene import Scene
 from tests.errors.checkpoints import taken_over
 from tests.errors.damage import spoil
 from tests.errors.situation import Situation, case
 from tests.errors.usage import until_waiting
+from tests.store.scene import Scene
 from tests.support.command import Result
 
 ALICE = ("--user", "alice")

@@ -180,7 +180,7 @@ def _(s: Situation) -> list[str]:
 
 @case("sandbox remove", "the container is not deepctl's")
 def _(s: Situation) -> list[str]:
-    from deepctl.sandbox.containers import container_name
+    from deepctl.sandbox.container import container_name
 
     s.alice()
     name = container_name(str(s.profile))

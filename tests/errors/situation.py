@@ -16,11 +16,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
+from deepctl import layout
 from deepctl.cli.main import main
-from deepctl.domain import layout, profiles
+from deepctl.domain import profiles
 from deepctl.errors import Terminated
-from deepctl.files import sealed
-from tests.domain.scene import Scene
+from deepctl.files import sealed_lines
+from tests.store.scene import Scene
 from tests.support.command import Command, Result
 from tests.support.loopback import Answer, Provider
 from tests.support.terminal import Terminal
@@ -172,7 +173,7 @@ class Situation:
 
     def seal(self, path: Path, line: dict[str, object], *, append: bool = False) -> None:
         """Write a line with a checksum that is right."""
-        raw = sealed.seal(line)
+        raw = sealed_lines.seal(line)
         path.write_bytes(path.read_bytes() + raw if append else raw)
 
 

@@ -5,7 +5,7 @@
 makes one of them anew below DIRECTORY, with the code of the commit that is named here. A sample in this directory is
 never made anew: what it is for is that it was written back then. A change of a format gets a new sample beside the old
 ones. `NAME.manifest` has the mode and the SHA-256 of each file, and the directories, which
-git does not keep; `tests/domain/test_formats.py` compares them.
+git does not keep; `tests/test_formats.py` compares them.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from deepctl import distribution
-from deepctl.sandbox import containers, daemon, holding
-from deepctl.sandbox.containers import Spec
+from deepctl.sandbox import container, container_process, daemon
+from deepctl.sandbox.container import Spec
 from deepctl.sandbox.policy import Unavailable
 from tests.support import docker
 
@@ -43,21 +43,21 @@ time.sleep(600)
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spec]:
     """A container to open. Whatever a test opens is closed after it: one that fails makes no other fail."""
     docker.require()
-    opened: list[holding.Held] = []
-    open_container = containers.open_container
+    opened: list[container_process.Held] = []
+    open_container = container.open_container
 
-    def kept(spec: Spec) -> holding.Held:
+    def kept(spec: Spec) -> container_process.Held:
         opened.append(open_container(spec))
         return opened[-1]
 
-    monkeypatch.setattr(containers, "open_container", kept)
+    monkeypatch.setattr(container, "open_container", kept)
     workspace = tmp_path / "profile" / "workspace"
     workspace.mkdir(parents=True)
-    name = containers.container_name(str(workspace.parent))
+    name = container.container_name(str(workspace.parent))
     yield Spec(name, docker.IMAGE, str(workspace), False, 256 * MIB, 64, 1024 * MIB, 16 * MIB, "alice")
     for held in opened:
         held.close()
-    containers.remove(name)
+    container.remove(name)
 
 
 @pytest.fixture
@@ -84,10 +84,10 @@ def test_the_name_is_of_the_directory_itself(tmp_path: Path) -> None:
     one, other, link = tmp_path / "one", tmp_path / "other", tmp_path / "link"
     one.mkdir()
     link.symlink_to(one)
-    name = containers.container_name(str(one))
+    name = container.container_name(str(one))
     assert re.fullmatch("deepctl-[0-9a-f]{16}", name)
-    assert containers.container_name(str(link)) == name == containers.container_name(f"{one}/")
-    assert containers.container_name(str(other)) != name
+    assert container.container_name(str(link)) == name == container.container_name(f"{one}/")
+    assert container.container_name(str(other)) != name
 
 
 # How it is confined
@@ -95,7 +95,7 @@ def test_the_name_is_of_the_directory_itself(tmp_path: Path) -> None:
 
 def test_what_runs_in_it_has_no_privileges_and_sees_its_workspace_only(spec: Spec) -> None:
     Path(spec.workspace, "note").write_text("hello")
-    held = containers.open_container(spec)
+    held = container.open_container(spec)
     status = docker.inside(spec.name, "cat /proc/self/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert {fields[each] for each in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
@@ -118,7 +118,7 @@ def test_the_environment_is_three_variables(spec: Spec, tmp_path: Path, monkeypa
     proxies = {"proxies": {"default": {"httpProxy": "http://me:secret@proxy:3128"}}}
     (configuration / "config.json").write_text(json.dumps(proxies))
     monkeypatch.setenv("DOCKER_CONFIG", str(configuration))
-    containers.open_container(spec).close()
+    container.open_container(spec).close()
     assert sorted(json.loads(docker.inspected(spec.name, "{{json .Config.Env}}"))) == [
         "HOME=/workspace/.deep/home",
         "LANG=C.UTF-8",
@@ -127,7 +127,7 @@ def test_the_environment_is_three_variables(spec: Spec, tmp_path: Path, monkeypa
 
 
 def test_its_limits_hold(spec: Spec) -> None:
-    held = containers.open_container(spec._replace(memory=64 * MIB, tmp=4 * MIB))
+    held = container.open_container(spec._replace(memory=64 * MIB, tmp=4 * MIB))
     for place in ("/tmp", "/dev/shm"):
         docker.inside(spec.name, f"head -c 9000000 /dev/zero > {place}/x", check=False)
         assert docker.inside(spec.name, f"stat -c %s {place}/x; rm {place}/x") == str(4 * MIB)
@@ -149,7 +149,7 @@ def test_the_user_is_the_caller(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     monkeypatch.setattr(os, "getgid", lambda: 23456)
     os.chown(spec.workspace, 12345, 23456)
-    held = containers.open_container(spec)
+    held = container.open_container(spec)
     said: list[tuple[bytes, bytes]] = []
     script = "touch made; stat -c %u:%g made; touch /tmp/x && echo tmp; echo wrong >&2; exit 3"
 
@@ -173,7 +173,7 @@ def test_what_a_command_prints_is_not_lost_where_it_comes_with_the_head_of_the_a
         time.sleep(0.3)
         begin(response)
 
-    held = containers.open_container(spec)
+    held = container.open_container(spec)
     monkeypatch.setattr(http.client.HTTPResponse, "begin", late)
     printed: list[bytes] = []
 
@@ -190,7 +190,7 @@ def test_what_a_command_prints_is_not_lost_where_it_comes_with_the_head_of_the_a
 
 @pytest.mark.parametrize(("network", "mode"), [(False, "none"), (True, "bridge")])
 def test_the_network_is_what_was_asked(spec: Spec, network: bool, mode: str) -> None:
-    containers.open_container(spec._replace(network=network)).close()
+    container.open_container(spec._replace(network=network)).close()
     assert docker.inspected(spec.name, "{{.HostConfig.NetworkMode}}") == mode
 
 
@@ -198,7 +198,7 @@ def test_any_path_can_be_a_workspace(spec: Spec, tmp_path: Path) -> None:
     odd = tmp_path / "a:b, 'c' ü"
     odd.mkdir()
     (odd / "here").touch()
-    held = containers.open_container(spec._replace(workspace=str(odd)))
+    held = container.open_container(spec._replace(workspace=str(odd)))
     assert docker.inside(spec.name, "ls") == "here"
     held.close()
 
@@ -207,7 +207,7 @@ def test_any_path_can_be_a_workspace(spec: Spec, tmp_path: Path) -> None:
 
 
 def test_close_ends_everything_and_keeps_the_container(spec: Spec, sleeper: list[str]) -> None:
-    held = containers.open_container(spec)
+    held = container.open_container(spec)
     identity = docker.inspected(spec.name, "{{.Id}}")
     start_sleepers(spec.name, sleeper)
     held.close()
@@ -217,7 +217,7 @@ def test_close_ends_everything_and_keeps_the_container(spec: Spec, sleeper: list
     held.kill_all()
     assert not running(spec.name)
     for _ in range(5):
-        again = containers.open_container(spec)
+        again = container.open_container(spec)
         assert running(spec.name)
         again.close()
         assert not running(spec.name)
@@ -237,15 +237,15 @@ def test_when_the_holder_is_killed_everything_ends(spec: Spec, sleeper: list[str
             docker.until(lambda: docker.processes(*sleeper) == [], 5, "the end of the commands")
             attached.wait(10)
     # Opened at once, perhaps while it is still ending.
-    held = containers.open_container(spec)
+    held = container.open_container(spec)
     assert docker.inside(spec.name, "echo works") == "works"
     held.close()
 
 
 def test_a_container_left_running_is_ended_and_taken_over(spec: Spec, sleeper: list[str]) -> None:
-    left = containers.open_container(spec)
+    left = container.open_container(spec)
     start_sleepers(spec.name, sleeper)
-    held = containers.open_container(spec)
+    held = container.open_container(spec)
     assert docker.processes(*sleeper) == []
     assert docker.inside(spec.name, "echo works") == "works"
     held.close()
@@ -253,13 +253,13 @@ def test_a_container_left_running_is_ended_and_taken_over(spec: Spec, sleeper: l
 
 
 def test_started_by_anyone_else_it_ends_by_itself(spec: Spec) -> None:
-    containers.open_container(spec).close()
+    container.open_container(spec).close()
     docker.docker("start", spec.name)
     docker.until(lambda: not running(spec.name), 15, "the end of a container nobody holds")
 
 
 def test_kill_all_leaves_it_empty_and_ready(spec: Spec, sleeper: list[str]) -> None:
-    held = containers.open_container(spec)
+    held = container.open_container(spec)
     identity = docker.inspected(spec.name, "{{.Id}}")
     for _ in range(3):
         start_sleepers(spec.name, sleeper)
@@ -273,7 +273,7 @@ def test_kill_all_leaves_it_empty_and_ready(spec: Spec, sleeper: list[str]) -> N
 
 
 def test_kill_all_gets_through_where_no_process_fits(spec: Spec, sleeper: list[str]) -> None:
-    held = containers.open_container(spec)
+    held = container.open_container(spec)
     line = " ".join(sleeper)
     docker.detached(spec.name, f"while :; do {line} & done")
     docker.until(lambda: len(docker.processes(*sleeper)) > spec.processes - 16, 20, "a full container")
@@ -284,7 +284,7 @@ def test_kill_all_gets_through_where_no_process_fits(spec: Spec, sleeper: list[s
 
 
 def test_threads_may_end_it_at_once(spec: Spec) -> None:
-    held = containers.open_container(spec)
+    held = container.open_container(spec)
     threads = [threading.Thread(target=each) for each in (held.kill_all, held.close, held.kill_all, held.close)]
     for thread in threads:
         thread.start()
@@ -294,9 +294,9 @@ def test_threads_may_end_it_at_once(spec: Spec) -> None:
 
 
 def test_a_paused_container_is_made_anew(spec: Spec) -> None:
-    left = containers.open_container(spec)
+    left = container.open_container(spec)
     docker.docker("pause", spec.name)
-    held = containers.open_container(spec)
+    held = container.open_container(spec)
     assert docker.inside(spec.name, "echo works") == "works"
     held.close()
     left.close()
@@ -309,12 +309,12 @@ def test_a_paused_container_is_made_anew(spec: Spec) -> None:
     "change", [{"network": True}, {"memory": 128 * MIB}, {"processes": 32}, {"tmp": 8 * MIB}, {"profile": "bob"}]
 )
 def test_another_spec_is_another_container(spec: Spec, change: dict[str, Any]) -> None:
-    containers.open_container(spec).close()
+    container.open_container(spec).close()
     identity = docker.inspected(spec.name, "{{.Id}}")
     for _ in range(2):
-        containers.open_container(spec._replace(**change)).close()
+        container.open_container(spec._replace(**change)).close()
     changed = docker.inspected(spec.name, "{{.Id}}")
-    containers.open_container(spec._replace(**change)).close()
+    container.open_container(spec._replace(**change)).close()
     assert identity != changed == docker.inspected(spec.name, "{{.Id}}")
 
 
@@ -322,40 +322,40 @@ def test_a_container_of_somebody_else_is_not_touched(spec: Spec) -> None:
     foreign = docker.docker("run", "--detach", "--network=none", "--name", spec.name, docker.IMAGE, "sleep", "600")
     try:
         with pytest.raises(Unavailable) as opened:
-            containers.open_container(spec)
+            container.open_container(spec)
         assert "deepctl did not make it" in opened.value.reason
         assert spec.name in opened.value.fix
         with pytest.raises(Unavailable):
-            containers.remove(spec.name)
+            container.remove(spec.name)
         assert docker.inspected(spec.name, "{{.Id}} {{.State.Running}}") == f"{foreign} true"
     finally:
         docker.docker("rm", "--force", foreign)
 
 
 def test_remove(spec: Spec, sleeper: list[str]) -> None:
-    assert not containers.remove(spec.name)
-    held = containers.open_container(spec)
+    assert not container.remove(spec.name)
+    held = container.open_container(spec)
     start_sleepers(spec.name, sleeper)
     Path(spec.workspace, "kept").touch()
-    assert containers.remove(spec.name)
+    assert container.remove(spec.name)
     assert docker.processes(*sleeper) == []
     assert not docker.exists(spec.name)
     assert Path(spec.workspace, "kept").exists()
     held.close()
-    assert not containers.remove(spec.name)
+    assert not container.remove(spec.name)
 
 
 # When there is none to be had
 
 
 def test_check_tells_the_version(spec: Spec) -> None:
-    assert containers.check(spec.image)[0].isdigit()
+    assert container.check(spec.image)[0].isdigit()
 
 
 def test_nothing_is_pulled(spec: Spec) -> None:
     for attempt in (
-        lambda: containers.check("deepctl-no-such-image:1"),
-        lambda: containers.open_container(spec._replace(image="deepctl-no-such-image:1")),
+        lambda: container.check("deepctl-no-such-image:1"),
+        lambda: container.open_container(spec._replace(image="deepctl-no-such-image:1")),
     ):
         with pytest.raises(Unavailable) as caught:
             attempt()
@@ -366,21 +366,21 @@ def test_nothing_is_pulled(spec: Spec) -> None:
 
 def test_without_its_workspace_it_is_refused(spec: Spec, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="does not exist"):
-        containers.open_container(spec._replace(workspace=str(tmp_path / "none")))
+        container.open_container(spec._replace(workspace=str(tmp_path / "none")))
     assert not (tmp_path / "none").exists()
 
 
 def test_an_image_that_cannot_wait(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "MAIN", "no-such-command && echo held")
+    monkeypatch.setattr(container, "MAIN", "no-such-command && echo held")
     with pytest.raises(Unavailable, match="ended at once"):
-        containers.open_container(spec)
+        container.open_container(spec)
 
 
 def test_an_image_that_does_not_answer(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "MAIN", "cat >/dev/null")
-    monkeypatch.setattr(holding, "_SECONDS_TO_END", 1)
+    monkeypatch.setattr(container, "MAIN", "cat >/dev/null")
+    monkeypatch.setattr(container_process, "_SECONDS_TO_END", 1)
     with pytest.raises(Unavailable, match="in time"):
-        containers.open_container(spec)
+        container.open_container(spec)
     docker.until(lambda: not running(spec.name), 5, "the end of a container whose start failed")
 
 
@@ -404,7 +404,7 @@ def test_a_container_that_ends_before_it_reads_the_greeting_has_ended_at_once(is
             self._theirs.close()
 
     with pytest.raises(Unavailable, match="ended at once"):
-        holding._start(Daemon(), "deepctl-0123", "0123")
+        container_process._start(Daemon(), "deepctl-0123", "0123")
 
 
 @pytest.fixture
@@ -419,7 +419,7 @@ def test_without_a_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     address = f"unix://{tmp_path}/none.sock"
     monkeypatch.setenv("DOCKER_HOST", address)
     with pytest.raises(Unavailable) as caught:
-        containers.check(docker.IMAGE)
+        container.check(docker.IMAGE)
     assert caught.value.reason == f"No Docker daemon answers at {address}"
     assert caught.value.fix.startswith("Start the Docker daemon")
 
@@ -441,7 +441,7 @@ def test_a_daemon_out_of_reach(failure: OSError, reason: str, monkeypatch: pytes
     monkeypatch.setenv("DOCKER_HOST", "unix:///run/docker.sock")
     monkeypatch.setattr(socket.socket, "connect", refuse)
     with pytest.raises(Unavailable, match=reason):
-        containers.remove("deepctl-0123456789abcdef")
+        container.remove("deepctl-0123456789abcdef")
 
 
 @pytest.mark.usefixtures("without_daemon")
@@ -453,7 +453,7 @@ def test_a_daemon_that_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         listener.listen()
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/silent")
         with pytest.raises(Unavailable, match="did not answer in time"):
-            containers.check(docker.IMAGE)
+            container.check(docker.IMAGE)
 
 
 @pytest.mark.usefixtures("without_daemon")
@@ -467,7 +467,7 @@ def test_a_daemon_that_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_an_address_of_no_daemon(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", address)
     with pytest.raises(Unavailable) as caught:
-        containers.check(docker.IMAGE)
+        container.check(docker.IMAGE)
     assert address in caught.value.reason
     assert "HTTP" not in caught.value.reason
 
@@ -485,19 +485,19 @@ def test_settings_of_docker_that_it_cannot_have_written(
         listener.listen()
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/silent")
         with pytest.raises(Unavailable, match="Docker's own settings"):
-            containers.check(docker.IMAGE)
+            container.check(docker.IMAGE)
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "docker", None)
     with pytest.raises(Unavailable) as caught:
-        containers.check(docker.IMAGE)
+        container.check(docker.IMAGE)
     assert caught.value.fix == f"Install it with: {distribution.to_install('docker')}"
 
 
 def test_the_package_is_imported_only_when_needed() -> None:
     code = (
-        "import sys, deepctl.sandbox.containers\n"
+        "import sys, deepctl.sandbox.container\n"
         "print([name for name in ('docker', 'requests', 'pydantic', 'typer', 'rich') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deepctl.sandbox import containers, policy
+from deepctl.sandbox import container, policy
 
 IMAGE = "deepctl-test:latest"
 _USER = f"{os.getuid()}:{os.getgid()}"
@@ -24,7 +24,7 @@ _REQUIRED = os.environ.get("DEEPCTL_TEST_DOCKER") == "1"
 def require() -> None:
     """Skip the test, or fail it, unless containers of `IMAGE` can be had."""
     try:
-        containers.check(IMAGE)
+        container.check(IMAGE)
     except policy.Unavailable as error:
         message = f"{error.reason} (.ci/docker DIR starts a daemon with that image)"
         if _REQUIRED:

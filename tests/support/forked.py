@@ -34,9 +34,9 @@ import fcntl, json, os, sys, termios
 sys.path.insert(0, sys.argv[1])
 from tests.support import tool_schemas
 del sys.path[0]
-import deepctl.agent.chat, deepctl.agent.mcp, deepctl.cli.chat, deepctl.cli.conversation.loop
-import deepctl.output.live, deepctl.output.turn_lines, prompt_toolkit.shortcuts, rich.console
-from deepctl.agent.assemble import create_deep_agent
+import deepctl.agent.chat, deepctl.agent.mcp, deepctl.cli.chat, deepctl.cli.repl.repl
+import deepctl.output.stream.display, deepctl.output.stream.turn_view, prompt_toolkit.shortcuts, rich.console
+from deepctl.agent.factory import create_deep_agent
 from deepctl.cli.main import run
 tool_schemas.remember()
 for execute in (False, True):

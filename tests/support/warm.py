@@ -28,8 +28,8 @@ _LIMIT = 30.0
 
 _FORKING = """
 import json, os, sys
-import deepctl.agent.chat, deepctl.agent.mcp, deepctl.cli.chat, deepctl.cli.conversation.loop
-import deepctl.output.live, deepctl.output.turn_lines, prompt_toolkit.shortcuts, rich.console
+import deepctl.agent.chat, deepctl.agent.mcp, deepctl.cli.chat, deepctl.cli.repl.repl
+import deepctl.output.stream.display, deepctl.output.stream.turn_view, prompt_toolkit.shortcuts, rich.console
 from deepctl.cli.main import run
 for line in sys.stdin:
     wanted = json.loads(line)

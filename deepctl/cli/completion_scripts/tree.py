@@ -15,7 +15,7 @@ from typer.main import get_command
 from deepctl.cli.completion import SHELLS
 from deepctl.cli.main import app
 from deepctl.domain.settings import SETTINGS
-from deepctl.domain.wiping.planning import PARTS
+from deepctl.domain.wipe.wipe_plan import PARTS
 
 
 class Kind(Enum):

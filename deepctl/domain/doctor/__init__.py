@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-from deepctl.domain import budget, layout, names
+from deepctl import layout, names
+from deepctl.domain import budget
 from deepctl.domain.budget import Part
 from deepctl.domain.doctor import leftovers, machine, mcp
 from deepctl.domain.doctor.check import Check, Status, guarded
-from deepctl.domain.doctor.commands import Sandboxes
 from deepctl.domain.doctor.profile_state import by_settings, checks_of, model
-from deepctl.domain.layout import ProfilePaths, Root
-from deepctl.domain.words import counted, size
+from deepctl.domain.doctor.sandboxing import Sandboxes
 from deepctl.errors import ProfileNotFound
+from deepctl.layout import ProfilePaths, Root
+from deepctl.quantities import counted, size
 
 __all__ = ["Check", "Status", "examine"]
 

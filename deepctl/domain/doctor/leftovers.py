@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from deepctl.domain import layout, names, todo
+from deepctl import layout, names
 from deepctl.domain.doctor.check import Check, some
-from deepctl.domain.layout import IMPORT, NEW, ProfilePaths, Root
 from deepctl.domain.memory import drafts
-from deepctl.domain.sessions.leaving import leaving
-from deepctl.domain.wiping import trash
-from deepctl.domain.words import counted
+from deepctl.domain.wipe import trash
+from deepctl.layout import IMPORT, NEW, ProfilePaths, Root
+from deepctl.quantities import counted
+from deepctl.store import todo
+from deepctl.store.pending_deletion import leaving
 
 _TEMPORARY = ".tmp"
 KNOWN = (NEW, IMPORT, trash.PREFIX)

@@ -7,14 +7,14 @@ import platform
 import stat
 from collections.abc import Iterator, Mapping
 
-from deepctl import distribution
-from deepctl.domain import layout, profiles
+from deepctl import distribution, layout
+from deepctl.domain import profiles
 from deepctl.domain.doctor.check import Check, some, told
 from deepctl.domain.doctor.leftovers import KNOWN
 from deepctl.domain.doctor.settings_files import settings_file
-from deepctl.domain.layout import Root
-from deepctl.domain.words import counted, size
 from deepctl.files import ownership
+from deepctl.layout import Root
+from deepctl.quantities import counted, size
 
 PACKAGES = (
     "pydantic-ai-slim",

@@ -7,17 +7,18 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 
 from deepctl import distribution, locks
-from deepctl.domain import budget, reserve, settings
+from deepctl.domain import budget, settings
 from deepctl.domain.budget import Part
-from deepctl.domain.doctor import keys, leftovers, mcp, stored
+from deepctl.domain.doctor import leftovers, mcp, provider_keys, stored_state
 from deepctl.domain.doctor.check import Check, guarded
-from deepctl.domain.doctor.commands import Sandboxes
-from deepctl.domain.doctor.rights import rights
+from deepctl.domain.doctor.file_modes import rights
+from deepctl.domain.doctor.sandboxing import Sandboxes
 from deepctl.domain.doctor.settings_files import settings_file, untrusted
-from deepctl.domain.layout import ProfilePaths
-from deepctl.domain.words import counted, size
 from deepctl.errors import DeepctlError
-from deepctl.files import durable
+from deepctl.files import atomic
+from deepctl.layout import ProfilePaths
+from deepctl.quantities import counted, size
+from deepctl.store import reserve
 
 
 def checks_of(
@@ -35,9 +36,9 @@ def checks_of(
         *guarded("mcp", lambda: mcp.servers(environment, paths)),
         *guarded("lock", lambda: _lock(paths)),
         *guarded("rights", lambda: rights(paths)),
-        *guarded("sessions", lambda: stored.sessions(paths)),
-        *guarded("memory", lambda: stored.memory(paths)),
-        *guarded("checkpoints", lambda: stored.checkpoints(paths)),
+        *guarded("sessions", lambda: stored_state.sessions(paths)),
+        *guarded("memory", lambda: stored_state.memory(paths)),
+        *guarded("checkpoints", lambda: stored_state.checkpoints(paths)),
         *guarded("leftovers", lambda: leftovers.in_profile(paths)),
         *guarded("todo", lambda: leftovers.todo_lists(paths)),
         *guarded("space", lambda: _space(paths, parts)),
@@ -76,15 +77,15 @@ def _not_a_directory(paths: ProfilePaths) -> Check | None:
 def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Iterator[Check]:
     """The model that a chat would use, and whether the key of its provider is in sight. No key is ever shown."""
     found = settings.resolve("model", environment=environment, profile=profile)
-    name = found.value or keys.OFFLINE
+    name = found.value or provider_keys.OFFLINE
     where = "" if found.source == "default" else f" (from {_SOURCES.get(found.source, found.source)})"
     address = settings.resolve("base_url", environment=environment, profile=profile).value
-    if name == keys.OFFLINE:
+    if name == provider_keys.OFFLINE:
         yield Check("model", "ok", f"{name}{where}: needs no key", "It is not an LLM: `deepctl config set model …`.")
         return
-    provider = keys.provider(name)
+    provider = provider_keys.provider(name)
     # Not above: they import this package for its `keys`.
-    from deepctl.domain.variables import ollama_address, problems, value
+    from deepctl.domain.env_variables import ollama_address, problems, value
 
     amiss = list(problems(environment, provider))
     for one in amiss:
@@ -101,7 +102,7 @@ def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Itera
         address = address or value(environment, "OPENAI_BASE_URL")
         if address:
             where += f" at {settings.shown(address)}"
-    if (client := keys.CLIENTS.get(provider)) is not None and not _is_installed(client):
+    if (client := provider_keys.CLIENTS.get(provider)) is not None and not _is_installed(client):
         yield Check(
             "model",
             "problem",
@@ -109,7 +110,7 @@ def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Itera
             distribution.to_install(provider),
         )
         return
-    key = keys.look(provider, environment)
+    key = provider_keys.look(provider, environment)
     if ":" not in name or key is None:
         yield Check(
             "model",
@@ -124,7 +125,7 @@ def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Itera
         yield Check(
             "model", "ok", f"{name}{where}: $OPENAI_API_KEY is not set, which a server of your own may not need"
         )
-    elif provider in keys.ELSEWHERE:
+    elif provider in provider_keys.ELSEWHERE:
         yield Check("model", "ok", f"{name}{where}: no key in the environment; its client looks in files, too")
     else:
         yield Check(
@@ -151,7 +152,7 @@ def _is_installed(package: str) -> bool:
 def _lock(paths: ProfilePaths) -> Iterator[Check]:
     """Who holds the lock. A file in which nobody stands is not even tried, so that nobody is kept from taking it."""
     try:
-        said = durable.read_file(paths.lock)
+        said = atomic.read_file(paths.lock)
     except FileNotFoundError:
         said = b""
     holder = locks.holder(paths.lock) if said.strip() else None

@@ -7,12 +7,12 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from deepctl.domain import mcp_tables, setting_values, settings
+from deepctl.domain import mcp_config, setting_checks, settings
 from deepctl.domain.doctor.check import Check, told
-from deepctl.domain.layout import UNTRUSTED, ProfilePaths
-from deepctl.domain.words import counted
 from deepctl.errors import DeepctlError
-from deepctl.files import durable
+from deepctl.files import atomic
+from deepctl.layout import UNTRUSTED, ProfilePaths
+from deepctl.quantities import counted
 
 
 def settings_file(name: str, path: str, profile: ProfilePaths | None, unset: str) -> Iterator[Check]:
@@ -24,7 +24,7 @@ def settings_file(name: str, path: str, profile: ProfilePaths | None, unset: str
         if stat.S_IMODE(os.stat(path).st_mode) & 0o400 == 0:
             yield Check(name, "warning", f"{path} is not for its owner to read", f"chmod u+rw {path}")
         found = settings.read(path)
-        problems = list(setting_values.problems(found, path, in_profile=profile is not None))
+        problems = list(setting_checks.problems(found, path, in_profile=profile is not None))
     except DeepctlError as error:
         yield Check(name, "problem", error.message, error.hint)
         return
@@ -48,7 +48,7 @@ def settings_file(name: str, path: str, profile: ProfilePaths | None, unset: str
 def _amount(found: Mapping[str, Any]) -> str:
     """How many settings there are, and how many entries in the tables that have names of their own."""
     amounts = [counted(sum(key in settings.SETTINGS for key in found), "setting")]
-    for table, noun in ((mcp_tables.TABLE, "MCP server"), ("permissions", "permission")):
+    for table, noun in ((mcp_config.TABLE, "MCP server"), ("permissions", "permission")):
         if found.get(table):
             amounts.append(counted(len(found[table]), noun))
     return ", ".join(amounts)
@@ -74,7 +74,7 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
             else f"Correct {paths.untrusted} with an editor, or remove it.",
         )
     try:
-        found = settings.parsed(durable.read_file(paths.settings), paths.settings)
+        found = settings.parsed(atomic.read_file(paths.settings), paths.settings)
     except (DeepctlError, OSError):
         return  # the check of the file says what is wrong with it
     # Nothing tells a profile that 0.1 imported, with all its settings in force, from one that was made here.

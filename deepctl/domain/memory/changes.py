@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from deepctl.domain.checkpoints import plan
-from deepctl.domain.checkpoints.notebooks import take_back
-from deepctl.domain.checkpoints.records import Record
-from deepctl.domain.checkpoints.work import MANUAL_ONLY, Work
-from deepctl.domain.memory import notebooks
+from deepctl import notebook_text
 from deepctl.domain.memory.directory import Memory, Notebook
-from deepctl.domain.sessions import catalogue
-from deepctl.domain.sessions.catalogue import Session
 from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
+from deepctl.store import rewind_plan, session_catalogue
+from deepctl.store.notebook_merge import take_back
+from deepctl.store.records import Record
+from deepctl.store.repository import MANUAL_ONLY, Work
+from deepctl.store.session_catalogue import Session
 
 
 class Change(NamedTuple):
@@ -45,7 +44,7 @@ def add(work: Work, memory: Memory, file: str, note: bytes) -> Change:
     session = begin(work)
     found = memory.find(file)
     before = found.content if found is not None else None
-    return _write(work, session, memory, file, before, notebooks.appended(before or b"", note))
+    return _write(work, session, memory, file, before, notebook_text.appended(before or b"", note))
 
 
 def replace(work: Work, memory: Memory, file: str, base: bytes | None, edited: bytes) -> Change:
@@ -58,7 +57,9 @@ def replace(work: Work, memory: Memory, file: str, base: bytes | None, edited: b
     now = found.content if found is not None else None
     if now in (base, edited):
         return _write(work, session, memory, file, now, edited)
-    if (base is not None and now is None) or max(map(len, (base or b"", now or b"", edited))) > plan.MERGED_UP_TO:
+    if (base is not None and now is None) or max(
+        map(len, (base or b"", now or b"", edited))
+    ) > rewind_plan.MERGED_UP_TO:
         merged = None
     else:
         merged = take_back(edited, base or b"", now or b"")
@@ -83,11 +84,11 @@ def begin(work: Work) -> Session | None:
 
 def at_hand(work: Work) -> Session | None:
     """The session written to last, or any other if that is damaged; `None` if there is none that can be read."""
-    latest = catalogue.latest(work.paths)
-    for name in [latest, *catalogue.all_names(work.paths)] if latest is not None else []:
+    latest = session_catalogue.latest(work.paths)
+    for name in [latest, *session_catalogue.all_names(work.paths)] if latest is not None else []:
         try:
-            session = catalogue.find(work.paths, name)
-            catalogue.read(session)
+            session = session_catalogue.find(work.paths, name)
+            session_catalogue.read(session)
         except (Damaged, SessionNotFound):
             continue
         return session
@@ -109,9 +110,9 @@ def _write(
         return Change(found, (0, 0), None, merged, [])
     notebook = memory.write(file, after, expected=before)
     checkpoint, notes = keep(work, session)
-    if odd := notebooks.odd_lines(after):
+    if odd := notebook_text.odd_lines(after):
         notes.append(f"Line {odd[0]} of {notebook.name} is not UTF-8: the agent sees U+FFFD for its bytes.")
-    return Change(notebook, notebooks.counts(before or b"", after), checkpoint, merged, notes)
+    return Change(notebook, notebook_text.counts(before or b"", after), checkpoint, merged, notes)
 
 
 def keep(work: Work, session: Session | None) -> tuple[Record | None, list[str]]:

@@ -1,7 +1,7 @@
 """Memory: the Markdown notebooks that a profile's agent keeps in its workspace.
 
-They lie where the agent can reach them, so they are opened without following a link (`deepctl.files.beneath`), and what
-is in the place of a notebook or of its directory and is neither is refused, never passed over.
+The agent can reach them, so they are opened without following a link (`deepctl.files.paths_beneath`). Whatever stands
+in the place of a notebook or of its directory and is neither is refused, never passed over.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from deepctl.domain import layout, names
+from deepctl import layout, names
 from deepctl.domain.profiles import timestamp
 from deepctl.errors import BadName, MemoryNotFound, Refused
-from deepctl.files import access, durable, temporary
-from deepctl.files.beneath import Outside, Tree
+from deepctl.files import atomic, owner_access, temporary_files
+from deepctl.files.paths_beneath import Outside, Tree
 
 MAX_BYTES = 64 << 20
 """The largest notebook; larger files are not read whole."""
@@ -50,7 +50,7 @@ class Memory:
         self.profile = profile
         self.directory = posixpath.join(layout.MEMORY_DIRECTORY, self.agent)
         self._tree = Tree(profile.workspace, follow=False)
-        access.regain(profile.workspace, layout.OWN_DIRECTORIES)
+        owner_access.regain(profile.workspace, layout.OWN_DIRECTORIES)
 
     def path(self, name: str) -> str:
         """Where a notebook lies, relative to the workspace."""
@@ -111,7 +111,7 @@ class Memory:
         path = self.path(name)
         if len(content) > MAX_BYTES:
             raise self._refused(path, "written", f"more than {MAX_BYTES >> 20} MiB")
-        staged = temporary.new_name()
+        staged = temporary_files.new_name()
         with self._refusing(path, "written"):
             self._tree.make_directory(self.directory)
             with self._tree.opened(self.directory) as (parent, _), self._beside(parent) as place:
@@ -125,7 +125,7 @@ class Memory:
                 except BaseException:
                     _unlink(place, staged)
                     raise
-                with durable.after_commit():
+                with atomic.after_commit():
                     _sync(parent)
         return Notebook(name, path, len(content), timestamp(modified), content)
 
@@ -189,9 +189,9 @@ class Changed(Refused):
 
 def _stage(place: int, name: str, content: bytes, mode: int) -> float:
     """Make a synced file in the directory `place`; returns its time, in seconds since the epoch."""
-    descriptor = os.open(name, _CREATE, durable.FILE_MODE, dir_fd=place)
+    descriptor = os.open(name, _CREATE, atomic.FILE_MODE, dir_fd=place)
     try:
-        durable.write_all(descriptor, content)
+        atomic.write_all(descriptor, content)
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
         return os.fstat(descriptor).st_mtime
@@ -220,7 +220,7 @@ def _mode(parent: int, name: str, path: str) -> int:
     try:
         mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
     except FileNotFoundError:
-        return durable.FILE_MODE
+        return atomic.FILE_MODE
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "not a regular file", path)
     if not mode & stat.S_IWUSR:

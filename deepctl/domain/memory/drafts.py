@@ -10,10 +10,10 @@ import os
 from contextlib import suppress
 from typing import NamedTuple
 
-from deepctl.domain.layout import ProfilePaths
 from deepctl.errors import Refused
-from deepctl.files import durable
-from deepctl.files.removing import remove_tree
+from deepctl.files import atomic
+from deepctl.files.rmtree import remove_tree
+from deepctl.layout import ProfilePaths
 
 PREFIX = ".edit-"
 
@@ -28,10 +28,10 @@ class Draft(NamedTuple):
 def begin(profile: ProfilePaths, name: str, content: bytes) -> Draft:
     """Make a draft of the notebook `name`. The directory is 0700, the file 0600."""
     directory = os.path.join(profile.directory, PREFIX + os.urandom(6).hex())
-    durable.make_new_directory(directory)
+    atomic.make_new_directory(directory)
     draft = Draft(directory, os.path.join(directory, name))
     try:
-        durable.write_file(draft.path, content)
+        atomic.write_file(draft.path, content)
     except BaseException:
         discard(draft)
         raise
@@ -41,7 +41,7 @@ def begin(profile: ProfilePaths, name: str, content: bytes) -> Draft:
 def read(draft: Draft) -> bytes:
     """What is in a draft now. Raises `Refused` if it is gone, or is no file any more."""
     try:
-        return durable.read_file(draft.path)
+        return atomic.read_file(draft.path)
     except (FileNotFoundError, NotADirectoryError):
         with suppress(OSError):
             os.rmdir(draft.directory)

@@ -10,19 +10,18 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from deepctl.domain.checkpoints import reading
-from deepctl.domain.checkpoints.objects import Objects
-from deepctl.domain.checkpoints.plan import hidden_by
-from deepctl.domain.checkpoints.reader import Reader
-from deepctl.domain.checkpoints.reading import Problem
-from deepctl.domain.checkpoints.records import Record, State
-from deepctl.domain.checkpoints.snapshots import NO_CONTENT
-from deepctl.domain.checkpoints.store import excluding
-from deepctl.domain.checkpoints.trees import DIRECTORY, FILE, Entry, decode
-from deepctl.domain.memory import notebooks
+from deepctl import notebook_text
 from deepctl.domain.memory.directory import Memory, Notebook, file_name
-from deepctl.domain.sessions import catalogue
 from deepctl.errors import Damaged, MemoryNotFound, Refused
+from deepctl.store import read_only, session_catalogue
+from deepctl.store.checkpoint_store import excluding
+from deepctl.store.contents_reader import Reader
+from deepctl.store.object_store import Objects
+from deepctl.store.read_only import Problem
+from deepctl.store.records import Record, State
+from deepctl.store.rewind_plan import hidden_by
+from deepctl.store.snapshot import NO_CONTENT
+from deepctl.store.trees import DIRECTORY, FILE, Entry, decode
 
 NOW, REWOUND = "now", "rewound"
 
@@ -117,8 +116,8 @@ def at(reader: Reader, memory: Memory, file: str, record: Record) -> Notebook:
 
 def kept(reader: Reader, reference: str) -> Record:
     """The checkpoint that `reference` means. Raises `CheckpointNotFound`, `Damaged`, or `Refused` without files."""
-    record = reading.find(reader.paths, reader.ledger, reference, None)
-    reading.check_files(record, reading.OTHERS)
+    record = read_only.find(reader.paths, reader.ledger, reference, None)
+    read_only.check_files(record, read_only.OTHERS)
     if not record.tree:
         raise Refused(
             f"Checkpoint {record.id} keeps the conversation only, so no notebooks.",
@@ -162,7 +161,7 @@ class _Telling:
     def __init__(self, reader: Reader, past: Past, path: str) -> None:
         self._objects = reader.objects
         self._ledger = reader.ledger
-        self._names = catalogue.by_id(reader.paths)
+        self._names = session_catalogue.by_id(reader.paths)
         self._past = past
         self._path = path
         self._digest: bytes | None = None
@@ -208,7 +207,7 @@ class _Telling:
         session: str | None,
         at: str | None,
     ) -> None:
-        lines = notebooks.counts(self._content, content) if content is not None else None
+        lines = notebook_text.counts(self._content, content) if content is not None else None
         added, removed = lines if lines is not None else (None, None)
         self.versions.append(Version(checkpoint, kind, session, at, size, added, removed))
         # What cannot be read is passed over: the next version is compared with the last that can.

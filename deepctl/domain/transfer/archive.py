@@ -2,9 +2,9 @@
 
 An archive is a tar file in the POSIX pax format, compressed by gzip:
 
-- first `deepctl-profile.json`, one sealed line (`deepctl.files.sealed`): `{format, deepctl, profile, created_at, files,
-  bytes, entries}`. The totals are those of a look at the profile just before. A workspace may grow while it is read,
-  so the content may be a little more (`allowance`), and never more than that;
+- first `deepctl-profile.json`, one sealed line (`deepctl.files.sealed_lines`): `{format, deepctl, profile,
+  created_at, files, bytes, entries}`. The totals are counted just before. A workspace may grow
+  while it is read, so the content may be a little more (`allowance`), and never more than that;
 - then the profile, a directory right before what is in it. Names are UTF-8, other bytes as they are;
 - last `MANIFEST.jsonl`, a sealed line for each entry: `{path, kind, mode, size, sha256}`, where the hash of a link is
   that of what it says, and in the end `{entries, files, bytes}` as they really are.
@@ -18,11 +18,11 @@ import json
 import re
 from typing import Literal, NamedTuple
 
-from deepctl.domain import names
-from deepctl.domain.sessions import log
+from deepctl import names
 from deepctl.errors import NewerFormat
-from deepctl.files import sealed
+from deepctl.files import sealed_lines
 from deepctl.sandbox.policy import MOUNT
+from deepctl.store import session_log
 
 FORMAT = 1
 
@@ -104,7 +104,7 @@ def allowance(declared: Totals) -> Totals:
 
 def header_line(header: Header) -> bytes:
     """The content of the first member."""
-    return sealed.seal({"format": FORMAT, **header._asdict()})
+    return sealed_lines.seal({"format": FORMAT, **header._asdict()})
 
 
 def parse_header(line: bytes, where: str) -> Header:
@@ -114,7 +114,7 @@ def parse_header(line: bytes, where: str) -> Header:
         found = json.loads(line)
         if isinstance(found, dict) and type(version := found.get("format")) is int and version > FORMAT:
             raise NewerFormat(where, version, FORMAT)
-        found = sealed.unseal(line.removesuffix(b"\n"))
+        found = sealed_lines.unseal(line.removesuffix(b"\n"))
     except RecursionError:
         raise ValueError("not a header") from None
     match found:
@@ -134,7 +134,7 @@ def parse_header(line: bytes, where: str) -> Header:
 
 def manifest_line(entry: Entry, digest: str | None) -> bytes:
     """The line of one entry; `digest` is the SHA-256 of its content in hex, `None` for a directory."""
-    return sealed.seal(
+    return sealed_lines.seal(
         {
             "path": entry.path,
             "kind": entry.kind,
@@ -147,7 +147,7 @@ def manifest_line(entry: Entry, digest: str | None) -> bytes:
 
 def manifest_end(totals: Totals) -> bytes:
     """The last line of the manifest."""
-    return sealed.seal(totals._asdict())
+    return sealed_lines.seal(totals._asdict())
 
 
 def is_of_a_profile(path: str, kind: Kind) -> bool:
@@ -174,7 +174,7 @@ def is_of_a_profile(path: str, kind: Kind) -> bool:
 
 
 def _is_log(file: str) -> bool:
-    return file.endswith(log.SUFFIX) and log.is_id(file.removesuffix(log.SUFFIX))
+    return file.endswith(session_log.SUFFIX) and session_log.is_id(file.removesuffix(session_log.SUFFIX))
 
 
 def leads_out(path: str, target: str) -> bool:

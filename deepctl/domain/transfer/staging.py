@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Self
 
-from deepctl.domain.layout import IMPORT, Root
 from deepctl.domain.transfer.archive import Entry, raw
-from deepctl.files import durable, removing
+from deepctl.files import atomic, rmtree
+from deepctl.layout import IMPORT, Root
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -63,7 +63,7 @@ class Staging:
         while self._descriptor < 0:
             self.path = os.path.join(self._root.profiles, IMPORT + os.urandom(8).hex())
             try:
-                durable.make_new_directory(self.path)
+                atomic.make_new_directory(self.path)
                 held = _held(self.path)
             except BaseException:
                 with suppress(OSError):
@@ -77,7 +77,7 @@ class Staging:
             os.close(self._open.pop()[0])
         try:
             if os.path.lexists(self.path):
-                removing.remove_tree(self.path)
+                rmtree.remove_tree(self.path)
         finally:
             os.close(self._descriptor)
 
@@ -99,7 +99,7 @@ class Staging:
         parent, name = self._parent(entry)
         with _closing(os.open(name, _NEW, 0o600, dir_fd=parent)) as descriptor:
             for piece in pieces:
-                durable.write_all(descriptor, piece)
+                atomic.write_all(descriptor, piece)
             _dress(descriptor, entry)
 
     def _parent(self, entry: Entry) -> tuple[int, bytes]:
@@ -125,7 +125,7 @@ class Staging:
     def move(self, directory: str) -> None:
         """Let it be the profile in `directory`, where nothing is. The caller holds that profile's lock."""
         os.rename(self.path, directory)
-        durable.sync_directory(self._root.profiles)
+        atomic.sync_directory(self._root.profiles)
 
 
 def _is_in(path: str, directory: str) -> bool:
@@ -144,7 +144,7 @@ def wanted_mode(entry: Entry) -> int:
     """What an entry's mode becomes: deepctl's own are private, the workspace's keep theirs but for setuid and such."""
     if entry.path.startswith("workspace/"):
         return entry.mode & 0o777
-    return durable.DIRECTORY_MODE if entry.kind == "directory" else durable.FILE_MODE
+    return atomic.DIRECTORY_MODE if entry.kind == "directory" else atomic.FILE_MODE
 
 
 def is_stripped(entry: Entry) -> bool:

@@ -1,0 +1,268 @@
+"""Checkpoints of an application's runs: what the command line does for a session, for any `CheckpointStore`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import anyio
+from pydantic_ai import RunContext
+from pydantic_ai.capabilities import (
+    AbstractCapability,
+    CapabilityOrdering,
+    WrapRunHandler,
+    WrapToolExecuteHandler,
+)
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+    repair_messages,
+)
+from pydantic_ai.run import AgentRunResult
+from pydantic_ai.tools import ToolDefinition
+
+from deepctl.agent.checkpoint_stores import (
+    Checkpoint,
+    CheckpointFrequency,
+    CheckpointStore,
+    new_checkpoint,
+)
+from deepctl.agent.checkpoint_tools import READ_ONLY_TOOLS, RewindRequested
+from deepctl.agent.file_checkpoint_store import FileCheckpointStore
+from deepctl.errors import DeepctlError, Refused
+from deepctl.quantities import counted
+from deepctl.store.records import check_label
+from deepctl.store.reference import CheckpointNotFound
+
+
+def directory_of(backend: object) -> str | None:
+    """The directory on this machine that a backend works in, if there is one."""
+    root = getattr(backend, "root_dir", None)
+    return os.fspath(root) if root is not None and os.path.isdir(root) else None
+
+
+def _turns(conversation: list[ModelMessage]) -> int:
+    """How many prompts there were; what capabilities add in the user's role comes with metadata."""
+    return sum(
+        any(
+            isinstance(part, UserPromptPart)
+            and (isinstance(part.content, str) or any(isinstance(item, str) for item in part.content))
+            for part in message.parts
+        )
+        for message in conversation
+        if isinstance(message, ModelRequest)
+    )
+
+
+class StoreCheckpoints:
+    """The checkpoints of a store as an agent reaches them, and makes them in the course of its runs.
+
+    `directory` is where the backend's files are on this machine, `None` if they are not; they are kept by a
+    `FileCheckpointStore` only.
+    """
+
+    def __init__(self, store: CheckpointStore, directory: str | None) -> None:
+        self.store = store
+        self._directory = directory
+        self._rewound: set[tuple[str, str]] = set()
+        self._results: dict[str | None, list[ToolReturnPart]] = {}
+        self._at_work: set[str | None] = set()
+        self.frequency: CheckpointFrequency = "manual_only"
+        """When checkpoints are made by themselves."""
+
+    @property
+    def _between_tools(self) -> bool | None:
+        """Whether what changes while no tool is at work is the agent's; `None` where that cannot be told.
+
+        Around every tool call the files are kept, so it is not. Where they are kept for turns only, all of a turn is
+        the agent's; otherwise the last look may have been long before it.
+        """
+        return {"every_tool": False, "every_turn": True}.get(self.frequency)
+
+    async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
+        """Keep what somebody else changed since the last tool call."""
+        if name in READ_ONLY_TOOLS or self.frequency != "every_tool":
+            return
+        if self._directory is not None and isinstance(self.store, FileCheckpointStore):
+            metadata = {"kind": "tool", "run": ctx.run_id}
+            made = new_checkpoint(f"before-{name}", _turns(ctx.messages), self.conversation(ctx), metadata)
+            await self.store.save(made, workspace=self._directory, by_agent=False, only_changed=True)
+        self._at_work.add(ctx.run_id)
+
+    def tool_done(self, ctx: RunContext[Any], part: ToolReturnPart) -> None:
+        """A tool has returned; pydantic-ai adds that to the messages only when all of the same answer have."""
+        self._at_work.discard(ctx.run_id)
+        self._results.setdefault(ctx.run_id, []).append(part)
+
+    def answered(self, ctx: RunContext[Any]) -> None:
+        """A prompt has got its answer: should it be said again, the agent may rewind again."""
+        asked = _asked(ctx)
+        self._rewound = {one for one in self._rewound if one[0] != asked}
+
+    def run_done(self, ctx: RunContext[Any]) -> None:
+        """A run has ended."""
+        self._results.pop(ctx.run_id, None)
+        self._at_work.discard(ctx.run_id)
+
+    async def run_starts(self, ctx: RunContext[Any], conversation: list[ModelMessage]) -> None:
+        """Keep the state before a run, which is the user's."""
+        metadata = {"kind": "turn", "run": ctx.run_id}
+        await self.save(f"turn-{_turns(conversation)}", conversation, metadata, by_agent=False)
+
+    async def run_ends(self, ctx: RunContext[Any], conversation: list[ModelMessage]) -> None:
+        """Keep the state after a run, in the middle of a tool if it broke off there."""
+        by_agent = True if ctx.run_id in self._at_work else self._between_tools
+        metadata = {"kind": "turn", "run": ctx.run_id, "ended": True}
+        await self.save(f"turn-{_turns(conversation)}", conversation, metadata, by_agent=by_agent)
+
+    async def run_broke_off(self, ctx: RunContext[Any]) -> None:
+        """The same for a run that failed or was cancelled; what went wrong there is told, not that this fails too."""
+        with anyio.CancelScope(shield=True), suppress(DeepctlError, OSError):
+            await self.run_ends(ctx, self.conversation(ctx))
+
+    def conversation(self, ctx: RunContext[Any]) -> list[ModelMessage]:
+        """The messages of a run with the results there are so far."""
+        so_far = list(ctx.messages)
+        last = so_far[-1] if so_far else None
+        waiting = {part.tool_call_id for part in last.parts if isinstance(part, ToolCallPart)} if last else set()
+        results = [part for part in self._results.get(ctx.run_id, ()) if part.tool_call_id in waiting]
+        return [*so_far, ModelRequest(parts=results)] if results else so_far
+
+    async def save(
+        self, label: str, conversation: list[ModelMessage], metadata: dict[str, Any], *, by_agent: bool | None = True
+    ) -> str:
+        """Make a checkpoint; returns its id."""
+        made = new_checkpoint(label, _turns(conversation), conversation, metadata)
+        if isinstance(self.store, FileCheckpointStore):
+            await self.store.save(made, workspace=self._directory, by_agent=by_agent)
+        else:
+            await self.store.save(made)
+        return made.id
+
+    async def save_labelled(self, ctx: RunContext[Any], label: str) -> str:
+        """Make a checkpoint that the agent asked for. Raises `BadName`, or `Refused` if the label is taken."""
+        check_label(label)
+        if await self.store.get_by_label(label) is not None:
+            raise Refused(f"There is a checkpoint called {label!r} already.", code="label_exists")
+        metadata: dict[str, Any] = {"kind": "manual"}
+        if self.frequency != "manual_only":
+            metadata["run"] = ctx.run_id
+        return await self.save(label, self.conversation(ctx), metadata, by_agent=self._between_tools)
+
+    async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
+        """A line for each checkpoint, oldest first."""
+        return [
+            f"{found.id} {found.label} turn {found.turn}, {counted(found.message_count, 'message')}, "
+            f"{found.created_at:%F %T %z}"
+            for found in await self.store.list_all()
+        ]
+
+    async def rewind(self, ctx: RunContext[Any], reference: str, reason: str) -> NoReturn:
+        """Put the files back and raise `RewindRequested`; refused the second time for the same prompt."""
+        target = await self.store.get(reference) or await self.store.get_by_label(reference)
+        if target is None:
+            raise CheckpointNotFound(f"There is no checkpoint {reference!r}.", "`list_checkpoints` shows them.")
+        asked = (_asked(ctx), target.id)
+        if asked in self._rewound:
+            raise Refused(f"You have rewound to {target.id} once for this request already. Go on from here.")
+        await self._restore(target)
+        self._rewound.add(asked)
+        raise RewindRequested(target.id, target.label, repair_messages(target.messages), reason)
+
+    async def _restore(self, target: Checkpoint) -> None:
+        if isinstance(self.store, FileCheckpointStore) and self._directory and target.metadata.get("workspace") is True:
+            by_agent = None if self.frequency == "manual_only" else True
+            await self.store.rewind(target.id, self._directory, by_agent=by_agent)
+
+
+def _asked(ctx: RunContext[Any]) -> str:
+    prompt = ctx.prompt
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(item for item in prompt or () if isinstance(item, str))
+
+
+@dataclass
+class Checkpointing(AbstractCapability[Any]):
+    """Makes checkpoints in the store of a run's deps: when it starts, after tool calls, and when it ends.
+
+    `frequency` is `every_tool`, `every_turn` (not after tool calls) or `manual_only`. Where the deps have no store, or
+    one that looks after itself, nothing is made.
+    """
+
+    frequency: CheckpointFrequency = "every_tool"
+
+    def _store(self, ctx: RunContext[Any]) -> StoreCheckpoints | None:
+        found = getattr(ctx.deps, "checkpoints", None)
+        if not isinstance(found, StoreCheckpoints):
+            return None
+        found.frequency = self.frequency
+        return found if self.frequency != "manual_only" else None
+
+    async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
+        """Keep the end of a run that breaks off, and forget what was remembered for it."""
+        try:
+            return await handler()
+        except BaseException as error:
+            store = self._store(ctx)
+            # A rewind keeps the end itself; and what is only thrown away can wait for nothing.
+            if store is not None and not isinstance(error, RewindRequested | GeneratorExit):
+                await store.run_broke_off(ctx)
+            raise
+        finally:
+            store = self._store(ctx)
+            if store is not None:
+                store.run_done(ctx)
+
+    async def before_run(self, ctx: RunContext[Any]) -> None:
+        """Keep the state before the turn, which is the user's."""
+        store = self._store(ctx)
+        if store is not None:
+            before = [message for message in ctx.messages if message.run_id != ctx.run_id]
+            await store.run_starts(ctx, before)
+
+    def get_ordering(self) -> CapabilityOrdering:
+        """Closest to the tool: whoever is asked first may think for long."""
+        return CapabilityOrdering(position="innermost")
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: WrapToolExecuteHandler,
+    ) -> Any:
+        """Tell the checkpoints of the run, whosever they are, that a tool starts."""
+        found = getattr(ctx.deps, "checkpoints", None)
+        if found is not None:
+            await found.tool_starts(ctx, call.tool_name)
+        return await handler(args)
+
+    async def after_tool_execute(
+        self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any], result: Any
+    ) -> Any:
+        """Keep the state after a tool call that could have changed something, its result included."""
+        store = self._store(ctx)
+        if store is not None:
+            store.tool_done(ctx, ToolReturnPart(call.tool_name, result, call.tool_call_id))
+            if self.frequency == "every_tool" and call.tool_name not in READ_ONLY_TOOLS:
+                conversation = store.conversation(ctx)
+                label = f"tool-{_turns(conversation)}-{call.tool_name}"
+                metadata = {"kind": "tool", "last_tool": call.tool_name, "run": ctx.run_id}
+                await store.save(label, conversation, metadata)
+        return result
+
+    async def after_run(self, ctx: RunContext[Any], *, result: AgentRunResult[Any]) -> AgentRunResult[Any]:
+        """Keep the state after the turn."""
+        store = self._store(ctx)
+        if store is not None:
+            store.answered(ctx)
+            await store.run_ends(ctx, result.all_messages())
+        return result

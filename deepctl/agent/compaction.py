@@ -1,0 +1,319 @@
+"""Long conversations: before they outgrow the model's context window, what the model sees is made shorter.
+
+The strategies are the harness'. What was said first becomes a summary that the model itself writes; the latest messages
+stay as they are, and so does the prompt of the turn. Where the summary cannot be written, the turn goes on with
+everything, and only when that is about to be too much for the window, the first messages are left out. Nothing is taken
+out of the conversation that is kept: see `deepctl.store.compacted_context`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from pydantic_ai import RunContext
+from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
+from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitExceeded
+from pydantic_ai.messages import CompactionPart, ModelMessage, ModelRequest, ModelResponse
+from pydantic_ai.models import Model
+from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.usage import RunUsage
+from pydantic_ai_harness.compaction import (
+    DEFAULT_CONTEXT_WINDOW,
+    CompactionStrategy,
+    SlidingWindowCompaction,
+    SummarizingCompaction,
+    compact_now,
+    drain_summary_events,
+    estimate_message_tokens,
+    estimate_token_count,
+    resolve_context_window,
+)
+from pydantic_ai_harness.compaction._summary import is_summary_part, summary_request
+from pydantic_ai_harness.memory import Memory
+
+from deepctl.agent.limits import context_tokens
+from deepctl.agent.message_places import History, Places, is_prompt, uncounted
+from deepctl.agent.offline_model import SUMMARISE
+from deepctl.agent.unicode_filter import ValidText
+from deepctl.errors import DeepctlError, NotFound
+
+if TYPE_CHECKING:
+    from pydantic_ai.models import ModelRequestContext
+
+COMPACT_AT = 80
+"""At how many percent of the context window a conversation is compacted, if nobody says otherwise."""
+
+_TAIL_SHARE, _TAIL_TOKENS = 8, 20_000
+"""What stays as it is: an eighth of the window, and not more than this many tokens."""
+
+_FULL = 0.95
+"""The share of the window beyond which a conversation that cannot be summarised is cut."""
+
+_AGAIN = 0.05
+"""By what share of the window a conversation that could not be made shorter has to grow before that is tried again."""
+
+_LEFT_OUT = "[The beginning of this conversation was left out here; no summary of it could be written.]"
+
+_CORRECTED = {"anthropic:claude-sonnet-4-5": 200_000}
+"""Windows that the registry of prices has wrong (it has the one of a beta); the harness' README measured it."""
+
+
+class Policy(NamedTuple):
+    """When conversations are compacted: at `share` percent of the window, or never (`None`).
+
+    `window` is the model's context window in tokens, if it is not to be asked.
+    """
+
+    share: int | None = COMPACT_AT
+    window: int | None = None
+
+
+class Compacted(NamedTuple):
+    """What a compaction did to what the model sees. Tokens are estimates, `summary` is the model's text.
+
+    `checkpoint` is the state before, to rewind to, where one was kept, `cost` in USD, `None` where no price is known.
+    """
+
+    messages_before: int
+    messages_after: int
+    tokens_before: int
+    tokens_after: int
+    summary: str
+    usage: RunUsage
+    checkpoint: str | None = None
+    cost: float | None = None
+
+    def event(self) -> dict[str, Any]:
+        """As events tell it."""
+        return {
+            "type": "compaction",
+            "messages_before": self.messages_before,
+            "messages_after": self.messages_after,
+            "tokens_before": self.tokens_before,
+            "tokens_after": self.tokens_after,
+            "summary": self.summary,
+        }
+
+
+def window_of(model: Model, told: int | None = None) -> int | None:
+    """A model's context window in tokens: `told`, or what is known of it; `None` if nothing is."""
+    return told or _CORRECTED.get(model.model_id) or resolve_context_window(model)
+
+
+class Shortened(NamedTuple):
+    """A shorter history: the summary, the messages it begins with, and those of the old one that follow it."""
+
+    summary: ModelRequest
+    messages: list[ModelMessage]
+    begins: int
+    kept: list[ModelMessage]
+
+    @property
+    def text(self) -> str:
+        """The summary."""
+        part = self.summary.parts[0]
+        return part.content or "" if isinstance(part, CompactionPart) else ""
+
+
+class Recorder(Protocol):
+    """Who records a turn."""
+
+    places: Places
+
+    def compacting(self, before: Sequence[ModelMessage], shortened: Shortened, event: dict[str, Any]) -> None:
+        """What the model is sent is now `shortened`, of which only the last message has not been recorded yet."""
+        ...
+
+
+@dataclass
+class Compaction(AbstractCapability[Any]):
+    """Compacts the history of one run, whenever a request would pass the policy's share of the window.
+
+    `explain` tells of an exception whether it is the model's; any other ends the turn. `notify` gets what the user
+    should know.
+    """
+
+    model: Model
+    policy: Policy
+    recorder: Recorder
+    explain: Callable[[Exception], DeepctlError | None]
+    notify: Callable[[str], None]
+    _least: float = field(default=0, init=False)
+    _gave_up: bool = field(default=False, init=False)
+
+    def get_ordering(self) -> CapabilityOrdering:
+        """Before memory, which puts its snapshot into the request again when a compaction has dropped it."""
+        return CapabilityOrdering(wraps=[Memory])
+
+    async def before_model_request(
+        self, ctx: RunContext[Any], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        """Make the history shorter if it is time, here and in the run."""
+        if self.policy.share is None:
+            return request_context
+        messages = list(ctx.messages)
+        window = window_of(self.model, self.policy.window) or DEFAULT_CONTEXT_WINDOW
+        parameters = request_context.model_request_parameters
+        tokens = context_tokens(messages, parameters)
+        if tokens <= max(window * self.policy.share / 100, self._least):
+            return request_context
+        self._least = tokens + window * _AGAIN
+        shortened = await self._shorten(ctx, messages, tokens, window)
+        if shortened is None:
+            return request_context
+        after = _tokens_after(tokens, messages, shortened)
+        self._least = after + window * _AGAIN
+        done = Compacted(len(messages), len(shortened.messages), tokens, after, shortened.text, RunUsage())
+        # The recorder knows the history as it was: it has to hear of this before the run has the other one.
+        self.recorder.compacting(messages, shortened, done.event())
+        ctx.messages[:] = shortened.messages
+        if ctx.usage_limits is not None:
+            # The request was allowed before the summary was paid for.
+            ctx.usage_limits.check_before_request(ctx.usage)
+        return replace(request_context, messages=list(shortened.messages))
+
+    async def _shorten(
+        self, ctx: RunContext[Any], messages: list[ModelMessage], tokens: int, window: int
+    ) -> Shortened | None:
+        places = self.recorder.places
+        if not self._gave_up:
+            try:
+                # It cannot be told from the strategy's result, and a summary is not to be paid for in vain.
+                if (await _shortened(_sliding(_tail(window)), messages, places, ctx)) is None:
+                    return None
+                self.notify(f"The conversation takes {tokens / window:.0%} of the model's context: summarising it.")
+                return await _shortened(_summarizing(self.model, keep_tokens=_tail(window)), messages, places, ctx)
+            except UsageLimitExceeded:
+                raise
+            except Exception as error:  # as in `Running.run`: every client has exceptions of its own
+                failure = self.explain(error)
+                if failure is None:
+                    raise
+                self._gave_up = True
+                self.notify(f"The conversation could not be summarised. {failure.message}")
+        if tokens <= window * _FULL:
+            return None
+        self.notify("It is about to be too long for the model, which therefore does not see its beginning any more.")
+        return await _shortened(_sliding(window // 2), messages, places, ctx)
+
+
+async def by_hand(
+    model: Model, history: History, policy: Policy, focus: str | None = None
+) -> tuple[Compacted, Shortened]:
+    """Summarise a conversation between two turns: all but the last turn, or all but the end of that if it is long.
+
+    `focus` is what the summary is about above all. Raises `NotFound` if there is nothing to summarise, and what the
+    model's failure raises.
+    """
+    messages, places, usage = history.messages, Places(history), RunUsage()
+    tail = _tail(window_of(model, policy.window) or DEFAULT_CONTEXT_WINDOW)
+    last = max((index for index, message in enumerate(messages) if is_prompt(message)), default=0)
+    whole = len(messages) - last
+    strategies = [_summarizing(model, keep_messages=keep) for keep in (whole, 1) if keep < len(messages)]
+    if strategies and estimate_token_count(messages[last:]) > tail:
+        strategies.insert(0, _summarizing(model, keep_tokens=tail))
+    for strategy in strategies:
+        ctx = RunContext[Any](deps=None, model=model, usage=usage)
+        cutting = SlidingWindowCompaction[Any](
+            max_messages=1,
+            keep_messages=strategy.keep_messages,
+            keep_tokens=strategy.keep_tokens,
+            preserve_first_user_message=False,
+        )
+        if await _shortened(cutting, messages, places, ctx) is None:
+            continue
+        result = await compact_now(strategy, messages, model=model, focus=focus, usage=usage)
+        shortened = _of(result, messages, places)
+        if shortened is not None:
+            before = context_tokens(messages)
+            after = _tokens_after(before, messages, shortened)
+            done = Compacted(len(messages), len(shortened.messages), before, after, shortened.text, usage)
+            return done, shortened
+    raise NotFound(
+        "There is nothing to compact: the model sees no more than a summary and the last answer.",
+        code="nothing_to_compact",
+    )
+
+
+def _tokens_after(tokens: int, messages: list[ModelMessage], shortened: Shortened) -> int:
+    """What a history takes that took `tokens` before: the provider's own counts, where it has told, of what is gone."""
+    gone = sum(estimate_message_tokens(messages)[: len(messages) - len(shortened.kept)])
+    come = sum(estimate_message_tokens(shortened.messages[: len(shortened.messages) - len(shortened.kept)]))
+    return max(tokens - gone + come, 0)
+
+
+def _tail(window: int) -> int:
+    return max(min(window // _TAIL_SHARE, _TAIL_TOKENS), 1)
+
+
+def _summarizing(model: Model, *, keep_messages: int = 1, keep_tokens: int | None = None) -> SummarizingCompaction[Any]:
+    return SummarizingCompaction(
+        model=model,
+        max_messages=1,  # never looked at: when, is decided here
+        keep_messages=keep_messages,
+        keep_tokens=keep_tokens,
+        instructions=SUMMARISE,
+        preserve_first_user_message=False,
+        # The model is asked as it always is, as a stream.
+        event_stream_handler=drain_summary_events,
+        summarization_capabilities=[_WholeAnswer(), ValidText()],
+    )
+
+
+def _sliding(keep_tokens: int) -> SlidingWindowCompaction[Any]:
+    return SlidingWindowCompaction(max_messages=1, keep_tokens=keep_tokens, preserve_first_user_message=False)
+
+
+@dataclass
+class _WholeAnswer(AbstractCapability[None]):
+    """Half a summary is none."""
+
+    async def after_model_request(
+        self, ctx: RunContext[None], *, request_context: ModelRequestContext, response: ModelResponse
+    ) -> ModelResponse:
+        model = request_context.model
+        while isinstance(model, WrapperModel):
+            model = model.wrapped
+        if response.finish_reason != "stop" and not isinstance(model, FunctionModel):
+            raise UnexpectedModelBehavior(f"The summary was cut off ({response.finish_reason or 'no reason given'})")
+        return response
+
+
+async def _shortened(
+    strategy: CompactionStrategy[Any], messages: list[ModelMessage], places: Places, ctx: RunContext[Any]
+) -> Shortened | None:
+    return _of(await strategy.compact(list(messages), ctx), messages, places)
+
+
+def _of(result: Sequence[ModelMessage], messages: Sequence[ModelMessage], places: Places) -> Shortened | None:
+    """What a strategy made of `messages`; `None` if the model would not see less than it does.
+
+    Only what the record of a session can say again is taken over: a summary, the turn's prompt, and the end.
+    """
+    cut = len(messages)
+    for old, new in zip(reversed(messages), reversed(result), strict=False):
+        if old is not new:
+            break
+        cut -= 1
+    begins = places.begin_of(messages, cut) if cut < len(messages) else None
+    if begins is None or begins <= places.begins:
+        return None
+    tail = [uncounted(message) for message in messages[cut:]]
+    summary = _summary(result[: len(result) - len(tail)]) or _left_out(messages[:cut])
+    return Shortened(summary, [summary, *places.prompt_before(begins), *tail], begins, tail)
+
+
+def _summary(messages: Sequence[ModelMessage]) -> ModelRequest | None:
+    found = [part for message in messages for part in message.parts if is_summary_part(part)]
+    return ModelRequest(parts=[found[-1]]) if found else None
+
+
+def _left_out(messages: Sequence[ModelMessage]) -> ModelRequest:
+    """What stands for messages of which there is no summary: the last there was, and a word on what is missing."""
+    before = _summary(messages)
+    known = before.parts[0] if before is not None else None
+    text = f"{known.content}\n\n{_LEFT_OUT}" if isinstance(known, CompactionPart) else _LEFT_OUT
+    return summary_request(text)

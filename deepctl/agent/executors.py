@@ -1,0 +1,271 @@
+"""What runs the commands of one workspace: without anything around them, through bubblewrap, or in a container."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import NamedTuple, Protocol
+
+import anyio.to_thread
+from pydantic_ai.workspaces import (
+    CommandResult,
+    Workspace,
+    WorkspaceCommand,
+    WorkspaceOutputLimitError,
+    WorkspaceTimeoutError,
+    WorkspaceUnavailableError,
+)
+from pydantic_ai_harness.bubblewrap_sandbox import BubblewrapWorkspace
+
+from deepctl.agent.command_output import Hear, StreamingBackend, listener
+from deepctl.files.private_home import PrivateHome
+from deepctl.sandbox import bubblewrap, cgroups, container, container_process
+from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, OUTPUT_BYTES, Limits, Unavailable, environment
+
+
+class _Started(NamedTuple):
+    """What the command that is being started is bound to."""
+
+    alive: int
+    groups: tuple[str, ...]
+
+
+_STARTED: ContextVar[_Started] = ContextVar("deepctl_started")
+"""From one method of the harness' workspace to another."""
+
+
+_NO_HOME = "/nonexistent"
+
+
+class Runner(Protocol):
+    """Runs the commands of one workspace."""
+
+    async def run(
+        self,
+        command: WorkspaceCommand,
+        *,
+        shell: bool = False,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> CommandResult: ...
+
+    def close(self) -> None:
+        """End what is still running there. It can be used again."""
+
+
+class Bare(StreamingBackend):
+    """Commands with nothing around them, and with a home that no sandboxed command has written to."""
+
+    def __init__(self, root: str, home: PrivateHome) -> None:
+        super().__init__(root, env=_exactly(environment(_NO_HOME)))
+        self._home = home
+
+    async def run(
+        self,
+        command: WorkspaceCommand,
+        *,
+        shell: bool = False,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> CommandResult:
+        home = await anyio.to_thread.run_sync(self._home.path)
+        return await super().run(command, shell=shell, env={"HOME": home, **(env or {})}, timeout=timeout)
+
+    def close(self) -> None:
+        """Remove their home. What was started in the background goes on, with nothing around it to be closed."""
+        self._home.close()
+
+
+def searcher(root: str) -> StreamingBackend:
+    """What runs the searches of file tools."""
+    return StreamingBackend(root, env=_exactly(environment(_NO_HOME)))
+
+
+def _exactly(variables: Mapping[str, str]) -> dict[str, str]:
+    """With these, pydantic-ai's `LocalWorkspaceBackend` passes nothing on of this process's own."""
+    return {**variables, "LC_ALL": variables["LANG"], "LC_CTYPE": variables["LANG"]}
+
+
+class Bubblewrapped(BubblewrapWorkspace):
+    """The harness' workspace with a sandbox of ours: what can be seen is listed, and nothing stands between us and it.
+
+    Its `run` is what is used: how a command is given, and how a sandbox that cannot be started is told from a command
+    that failed. Its launcher keeps a shell above `bwrap`, which then outlives a killed deepctl, and finds `bwrap` in
+    `$PATH`; its sandbox shows the whole machine but for what is hidden.
+    """
+
+    def __init__(self, policy: bubblewrap.Policy) -> None:
+        assert policy.workspace is not None
+        super().__init__(Workspace(StreamingBackend(policy.workspace, env=_exactly(environment("/")))))
+        self._policy = policy
+
+    async def _sandbox(self) -> list[str]:
+        return []
+
+    def _launch(self, bwrap: list[str], *, working_dir: str) -> list[str]:
+        # `run` gives the variables of the call, `--setenv NAME VALUE` each, then `--` and the command.
+        split = 0
+        while bwrap[split] == "--setenv":
+            split += 3
+        started = _STARTED.get()
+        argv, variables = bwrap[split + 1 :], bwrap[:split]
+        return self._policy.command(argv, started.alive, groups=started.groups, variables=variables)
+
+    async def run(
+        self,
+        command: WorkspaceCommand,
+        *,
+        shell: bool = False,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> CommandResult:
+        with bubblewrap.pipe() as alive, _grouped(self._policy.limits) as groups:
+            token = _STARTED.set(_Started(alive, groups))
+            try:
+                return await super().run(command, shell=shell, env=env, timeout=timeout)
+            finally:
+                _STARTED.reset(token)
+
+    def close(self) -> None:
+        """Every sandbox has ended with its command."""
+
+
+if not {"_sandbox", "_launch"} <= vars(BubblewrapWorkspace).keys():
+    raise ImportError("this version of pydantic-ai-harness starts bubblewrap in a way that deepctl does not know")
+
+
+@contextmanager
+def _grouped(limits: Limits) -> Iterator[tuple[str, ...]]:
+    """The control groups of a command, where there can be any."""
+    if os.geteuid() != 0:
+        yield ()
+        return
+    try:
+        group = cgroups.Group(memory=limits.memory, processes=limits.processes)
+    except OSError:
+        yield ()  # `doctor` says so
+        return
+    try:
+        yield tuple(group.directories)
+    finally:
+        group.close()
+
+
+_ALONE = """"$@"
+code=$?
+for process in /proc/[0-9]*; do
+    id=${process#/proc/}
+    case $id in 1|$$) ;; *) kill -9 "$id" 2>/dev/null ;; esac
+done
+exit $code
+"""
+"""Runs a command in a container, and ends what it leaves running: as in bubblewrap, where the kernel does.
+
+A process that evades this stays in the container, and ends with the turn. The container's own are another user's.
+"""
+_PARTIAL = 64 << 10
+
+
+class Contained:
+    """A container that is opened by the first command."""
+
+    def __init__(self, spec: container.Spec) -> None:
+        self._spec = spec
+        self._held: container_process.Held | None = None
+
+    async def run(
+        self,
+        command: WorkspaceCommand,
+        *,
+        shell: bool = False,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> CommandResult:
+        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        output = _Output(_in_this_loop(listener()))
+        code: int | None = None
+        try:
+            if self._held is None:
+                self._held = await anyio.to_thread.run_sync(container.open_container, self._spec, limiter=_own_thread())
+            with anyio.move_on_after(timeout) as deadline:
+                code = await anyio.to_thread.run_sync(
+                    self._held.execute,
+                    ["/bin/sh", "-c", _ALONE, "sh", *argv],
+                    {**environment(f"{MOUNT}/{HOME_DIRECTORY}"), **(env or {})},
+                    output.add,
+                    abandon_on_cancel=True,
+                    limiter=_own_thread(),
+                )
+        except Unavailable as problem:
+            # Whoever ended the container: the next command may have another.
+            self.close()
+            raise WorkspaceUnavailableError(f"{problem.reason}. {problem.fix}") from None
+        finally:
+            if code is None:
+                self._kill_all()
+        stdout, stderr = output.text(None if code is not None else _PARTIAL)
+        if deadline.cancelled_caught:
+            said = f"the command took longer than {timeout:g} s and was ended"
+            raise WorkspaceTimeoutError(said, stdout=stdout, stderr=stderr)
+        if output.is_full:
+            said = f"the command printed more than {OUTPUT_BYTES} bytes and was ended"
+            raise WorkspaceOutputLimitError(said, limit=OUTPUT_BYTES, stdout=stdout, stderr=stderr)
+        if code is None:
+            raise WorkspaceUnavailableError("the container ended while the command was running")
+        return CommandResult(exit_code=code, stdout=stdout, stderr=stderr)
+
+    def _kill_all(self) -> None:
+        try:
+            if self._held is not None:
+                self._held.kill_all()
+        except Unavailable:
+            self.close()
+
+    def close(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            with suppress(Unavailable):  # the daemon has gone, and nobody else can end what runs there
+                held.close()
+
+
+def _own_thread() -> anyio.CapacityLimiter:
+    """For what takes as long as a command: none of the threads that all users of an application share."""
+    return anyio.CapacityLimiter(1)
+
+
+def _in_this_loop(hear: Hear | None) -> Hear | None:
+    """The same, to be called by another thread."""
+    if hear is None:
+        return None
+    loop = asyncio.get_running_loop()
+
+    def told(out: bytes, err: bytes) -> None:
+        loop.call_soon_threadsafe(hear, out, err)
+
+    return told
+
+
+class _Output:
+    """What a command prints: filled by the thread that reads it, read when that has ended or has been left behind."""
+
+    def __init__(self, hear: Hear | None) -> None:
+        self._hear = hear
+        self._streams = (bytearray(), bytearray())
+
+    @property
+    def is_full(self) -> bool:
+        return sum(map(len, self._streams)) > OUTPUT_BYTES
+
+    def add(self, out: bytes, err: bytes) -> bool:
+        self._streams[0].extend(out)
+        self._streams[1].extend(err)
+        if self._hear is not None:
+            self._hear(out, err)
+        return not self.is_full
+
+    def text(self, most: int | None) -> tuple[str, str]:
+        out, err = (bytes(stream[:most]).decode("utf-8", "replace") for stream in self._streams)
+        return out, err

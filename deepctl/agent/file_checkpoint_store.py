@@ -1,0 +1,432 @@
+"""`FileCheckpointStore`: an application's checkpoints in a directory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from operator import is_
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import anyio.to_thread
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
+
+from deepctl.agent import message_codec
+from deepctl.agent.checkpoint_stores import Checkpoint
+from deepctl.domain import profiles
+from deepctl.errors import Damaged, Locked, Refused
+from deepctl.files import atomic
+from deepctl.layout import Root
+from deepctl.locks import Lock
+from deepctl.store import message_chains, prune, pydantic_deep, read_only, rewind_recovery, session_log
+from deepctl.store import rewind as rewinding
+from deepctl.store.checkpoint_store import Checkpoints, Workspace
+from deepctl.store.ledger import MESSAGES
+from deepctl.store.message_chains import Messages
+from deepctl.store.read_only import Problem
+from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
+from deepctl.store.reference import CheckpointNotFound
+from deepctl.unicode import whole, whole_value
+
+T = TypeVar("T")
+
+_SESSION = "library"
+_WAIT_SECONDS = 30.0
+_POLL_SECONDS = 0.05
+_NO_DIRECTORY = "the backend has no directory on this machine"
+
+
+class FileCheckpointStore:
+    """Checkpoints in a directory: conversations without repetition, and the files of a workspace if there is one.
+
+    Every save is on disk when it returns; a kill at any moment leaves every checkpoint that was saved. Several objects
+    and processes may use one directory: a kernel lock makes them take turns. It may be the `checkpoints` directory of a
+    deepctl profile.
+
+    Args:
+        directory: Where they are kept; made (0700) if it is missing.
+        cache: A file for what can be found out again, which speeds up snapshots by later processes. It must lie outside
+            of `directory`. Without it, such a cache lasts as long as this object.
+
+    Methods raise `Damaged` where what they need cannot be read, `Locked` if another process does not let go for half a
+    minute, `StorageError` or `OSError` where the disk fails.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None) -> None:
+        self._directory = os.path.abspath(directory)
+        self._place = os.path.realpath(directory)
+        self._cache = os.fspath(cache) if cache is not None else ":memory:"
+        self._mutex = threading.Lock()
+        self._store: Checkpoints | None = None
+        self._messages: Messages | None = None
+        self._recent: tuple[list[ModelMessage], list[bytes]] = ([], [])
+        self._parsed: dict[str, tuple[list[int], list[ModelMessage]]] = {}
+        atomic.make_root(self._directory)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_parsed"):
+            self._close()
+
+    async def save(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        workspace: str | os.PathLike[str] | None = None,
+        by_agent: bool | None = True,
+        exclude: Sequence[str] = (),
+        only_changed: bool = False,
+    ) -> None:
+        """Keep a checkpoint; one of the same id is replaced.
+
+        Args:
+            checkpoint: The checkpoint.
+            workspace: A directory that is kept with it, whole.
+            by_agent: Whether what changed there since the last checkpoint is the agent's work, which a rewind takes
+                back, or somebody else's; `None` if that cannot be told, so that taking it back is a conflict. After a
+                run that was killed it cannot be told, whatever is said here.
+            exclude: What of the workspace is left out, as in a .gitignore.
+            only_changed: Whether nothing is kept if the workspace is as it was last.
+        """
+        place = Workspace(os.path.abspath(workspace), exclude) if workspace is not None else None
+        author = _author(by_agent)
+        await self._run(lambda store: self._save(store, checkpoint, place, author, only_changed))
+
+    async def get(self, checkpoint_id: str) -> Checkpoint | None:
+        """The checkpoint of that id, or `None`."""
+        return await self._run(lambda store: self._get(store, checkpoint_id))
+
+    async def get_by_label(self, label: str) -> Checkpoint | None:
+        """The oldest checkpoint of that label, or `None`."""
+
+        def find(store: Checkpoints) -> Checkpoint | None:
+            fitting = [(at, one) for at, one, called in self._all(store) if called == label]
+            return self._get(store, min(fitting)[1]) if fitting else None
+
+        return await self._run(find)
+
+    async def list_all(self) -> list[Checkpoint]:
+        """All checkpoints, oldest first. Those that are damaged are left out; `damaged` names them."""
+        return await self._run(lambda store: self._list(store)[0])
+
+    async def damaged(self) -> list[Problem]:
+        """What cannot be read, and why."""
+        return await self._run(lambda store: self._list(store)[1])
+
+    async def remove(self, checkpoint_id: str) -> bool:
+        """Remove a checkpoint, labelled or the newest too; whether there was one."""
+        return await self._run(lambda store: self._remove(store, [checkpoint_id]))
+
+    async def remove_oldest(self) -> bool:
+        """Remove the oldest checkpoint; whether there was one."""
+
+        def remove(store: Checkpoints) -> bool:
+            found = sorted(self._all(store))
+            return bool(found) and self._remove(store, [found[0][1]])
+
+        return await self._run(remove)
+
+    async def count(self) -> int:
+        """How many checkpoints there are, damaged ones included."""
+        return await self._run(
+            lambda store: len(store.ledger.records.keys() | pydantic_deep.find(self._directory).keys())
+        )
+
+    async def clear(self) -> None:
+        """Remove all checkpoints."""
+        await self._run(lambda store: self._remove(store, [one for _, one, _ in self._all(store)]) and None)
+
+    async def rewind(
+        self,
+        checkpoint_id: str,
+        workspace: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        by_agent: bool | None = False,
+        exclude: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Make the files in `workspace` what they were: the agent's work is taken back, somebody else's stays.
+
+        A checkpoint of what was before is made first. Returns the paths that changed. Raises `CheckpointNotFound`,
+        `Refused` if it has no files, or `Conflicts` (nothing is touched) where somebody changed a file after the agent.
+
+        Args:
+            checkpoint_id: The checkpoint.
+            workspace: The directory.
+            force: Whether conflicts are overridden.
+            by_agent: Whether what changed since the last checkpoint is the agent's work, too; `None` as in `save`.
+            exclude: What is left alone, as in a .gitignore; what the checkpoint left out, if it is not given.
+        """
+
+        def rewind(store: Checkpoints) -> list[str]:
+            target = store.ledger.records.get(checkpoint_id)
+            if target is None:
+                raise CheckpointNotFound(f"There is no checkpoint {checkpoint_id!r}.")
+            place = Workspace(os.path.abspath(workspace), target.exclude if exclude is None else exclude)
+            author = UNKNOWN if store.ledger.open_runs and not by_agent else _author(by_agent)
+            return self._rewind(store, target, place, force, author)
+
+        return await self._run(rewind)
+
+    async def _run(self, action: Callable[[Checkpoints], T]) -> T:
+        """Do something with the store in a worker thread. Locks are waited for outside of one."""
+        async with _queue(self._place):
+            deadline = time.monotonic() + _WAIT_SECONDS
+            while True:
+                try:
+                    return await anyio.to_thread.run_sync(self._at_once, action)
+                except Locked:
+                    if time.monotonic() >= deadline:
+                        raise
+                await asyncio.sleep(_POLL_SECONDS)
+
+    def _at_once(self, action: Callable[[Checkpoints], T]) -> T:
+        """Raises `Locked` if somebody else is at work."""
+        if not self._mutex.acquire(blocking=False):
+            raise Locked(f"Another thread is working on {self._directory}.")
+        try:
+            with self._lock(), self._opened() as store:
+                return action(store)
+        finally:
+            self._mutex.release()
+
+    def _lock(self) -> Lock:
+        profile = os.path.dirname(self._directory)
+        if os.path.exists(os.path.join(profile, "profile.toml")):
+            name = os.path.basename(profile)
+            root = Root(os.path.dirname(os.path.dirname(profile)))
+            return profiles.lock(root, name, command="library", wait=0.0)
+        path = os.path.join(self._directory, ".lock")
+        return Lock(path, profile=self._directory, command="library")
+
+    @contextmanager
+    def _opened(self) -> Iterator[Checkpoints]:
+        """The store; opened anew if another process has written to it. After an error it is opened anew, too."""
+        if self._store is not None and not self._store.is_current():
+            self._close()
+        if self._store is None:
+            self._store = Checkpoints(self._directory, cache=self._cache)
+        try:
+            self._recover(self._store)
+            yield self._store
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+        self._store = self._messages = None
+        self._recent = ([], [])
+        self._parsed = {}
+
+    def _save(
+        self,
+        store: Checkpoints,
+        checkpoint: Checkpoint,
+        workspace: Workspace | None,
+        author: str,
+        only_changed: bool,
+    ) -> None:
+        _check_id(checkpoint.id)
+        if self._messages is None or not self._messages.is_current():
+            self._messages = Messages(os.path.join(self._directory, MESSAGES))
+            self._recent = ([], [])
+        chain, new = self._chained(checkpoint.messages)
+        place = self._messages.keep(chain, new, [checkpoint.turn] * len(new))
+        at = checkpoint.created_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        old = pydantic_deep.find(self._directory).get(checkpoint.id)
+        known = store.tree
+        run = checkpoint.metadata.get("run")
+        if store.ledger.open_runs - {run} and (run is None or author == OTHER):
+            author = UNKNOWN
+        store.save(
+            Position(
+                _SESSION,
+                checkpoint.turn,
+                place.log,
+                place.offset,
+                place.messages,
+                message_codec.last_prompt(checkpoint.messages),
+                place.point,
+            ),
+            "manual",
+            author=author,
+            workspace=workspace,
+            id=checkpoint.id,
+            created_at=at,
+            label=whole(checkpoint.label),
+            metadata=whole_value(dict(checkpoint.metadata)),
+            wanted=lambda tree: not only_changed or tree != known,
+            unkept=None if workspace is not None else [["", _NO_DIRECTORY]],
+        )
+        if old is not None:
+            os.unlink(old)
+
+    def _chained(self, conversation: Sequence[ModelMessage]) -> tuple[list[bytes], list[dict[str, Any]]]:
+        """The digests of a conversation up to each message, and the JSON of the messages that are not kept yet.
+
+        Messages that were saved last time are known by their identity, all but the last two: those may still have been
+        changed in place.
+        """
+        assert self._messages is not None
+        before, digests = self._recent
+        same = min(max(len(before) - 2, 0), len(conversation))
+        if not all(map(is_, before[:same], conversation)):
+            same = next(number for number in range(same) if before[number] is not conversation[number])
+        chain = digests[:same]
+        rest: list[dict[str, Any]] = whole_value(
+            ModelMessagesTypeAdapter.dump_python(list(conversation[same:]), mode="json")
+        )
+        for message in rest:
+            chain.append(message_chains.digest(chain[-1] if chain else message_chains.START, message))
+        self._recent = (list(conversation), list(chain))
+        kept, _ = self._messages.find(chain)
+        return chain, rest[len(rest) - (len(chain) - kept) :] if kept < len(chain) else []
+
+    def _all(self, store: Checkpoints) -> list[tuple[datetime, str, str]]:
+        """When each checkpoint was made, its id and its label."""
+        labels = store.ledger.labels
+        own = [
+            (message_codec.time_of(record.created_at), record.id, labels.get(record.id, ""))
+            for record in store.ledger.records.values()
+        ]
+        return own + [
+            (message_codec.time_of(header.created_at), header.id, header.label)
+            for header in pydantic_deep.headers(self._directory)
+            if header.id not in store.ledger.records
+        ]
+
+    def _list(self, store: Checkpoints) -> tuple[list[Checkpoint], list[Problem]]:
+        found: list[Checkpoint] = []
+        ledger = store.ledger
+        problems = [Problem(damage.id, f"ledger line {damage.line}", damage.reason) for damage in ledger.damage]
+        for record in ledger.records.values():
+            try:
+                found.append(self._checkpoint(store, record))
+            except Damaged as error:
+                problems.append(Problem(record.id, record.log + session_log.SUFFIX, error.message))
+        for name, path in pydantic_deep.find(self._directory).items():
+            if name not in ledger.records:
+                try:
+                    found.append(message_codec.imported(path))
+                except Damaged as error:
+                    problems.append(Problem(name, path, error.message))
+        return sorted(found, key=lambda checkpoint: checkpoint.created_at), problems
+
+    def _get(self, store: Checkpoints, identity: str) -> Checkpoint | None:
+        record = store.ledger.records.get(identity)
+        if record is not None:
+            return self._checkpoint(store, record)
+        if any(damage.id == identity for damage in store.ledger.damage):
+            raise Damaged(f"Checkpoint {identity} is damaged.")
+        path = pydantic_deep.find(self._directory).get(identity)
+        return message_codec.imported(path) if path is not None else None
+
+    def _checkpoint(self, store: Checkpoints, record: Record) -> Checkpoint:
+        conversation = self._conversation(record)
+        kept = True if record.tree else (record.unkept[0][1] if record.unkept else _NO_DIRECTORY)
+        return Checkpoint(
+            record.id,
+            store.ledger.labels.get(record.id, ""),
+            record.turn,
+            conversation,
+            len(conversation),
+            message_codec.time_of(record.created_at),
+            {**record.metadata, "workspace": kept},
+        )
+
+    def _conversation(self, record: Record) -> list[ModelMessage]:
+        if not record.log:
+            return []
+        if record.session == _SESSION:
+            return self._conversation_in(os.path.join(self._directory, MESSAGES), record.log, record.offset)
+        sessions = os.path.join(os.path.dirname(self._directory), "sessions")
+        for name in sorted(os.listdir(sessions)) if os.path.isdir(sessions) else []:
+            directory = os.path.join(sessions, name)
+            if os.path.exists(session_log.log_path(directory, record.log)):
+                return message_codec.validated(session_log.read(directory, record.log, record.offset), record.id)
+        raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.")
+
+    def _conversation_in(self, directory: str, one: str, offset: int) -> list[ModelMessage]:
+        """The messages of a log up to an offset; what has been read of it is kept."""
+        ends, known = self._parsed.get(one, ([], []))
+        if not ends or offset > ends[-1]:
+            ends, known = self._parsed[one] = message_codec.parsed(directory, one)
+            if not ends or offset > ends[-1]:
+                raise Damaged(f"The message log {one} is damaged, or cut short.")
+        return known[: bisect_right(ends, offset)]
+
+    def _remove(self, store: Checkpoints, identities: list[str]) -> bool:
+        records = [store.ledger.records[one] for one in identities if one in store.ledger.records]
+        readable = {header.id for header in pydantic_deep.headers(self._directory)}
+        old = pydantic_deep.find(self._directory)
+        paths = [old[one] for one in identities if one in readable]
+        prune.remove_from(store, records)
+        for path in paths:
+            os.unlink(path)
+        if records:
+            prune.collect_messages(os.path.join(self._directory, MESSAGES), store.ledger)
+            self._messages = None
+            self._parsed = {}
+        return bool(records or paths)
+
+    def _recover(self, store: Checkpoints) -> None:
+        """Finish a rewind that was killed. Raises `Refused` if it is one of a profile's sessions."""
+        intent = store.ledger.unfinished
+        if intent is None:
+            return
+        if not intent.root:
+            raise Refused(
+                "A rewind of this profile was interrupted.",
+                "`deepctl checkpoints save`, like every command that changes the profile, finishes it.",
+                code="interrupted_rewind",
+            )
+        rewind_recovery.finish_files(store, Workspace(intent.root), intent, _Stays())
+
+    def _rewind(self, store: Checkpoints, target: Record, workspace: Workspace, force: bool, author: str) -> list[str]:
+        wish = rewinding.Wish(target, force=force)
+        read_only.check_files(target, read_only.OTHERS)
+        if not target.tree:
+            raise Refused(f"Checkpoint {target.id!r} keeps the conversation only, no files.", code="no_files")
+        position = Position(
+            _SESSION, target.turn, target.log, target.offset, target.message_count, target.prompt, target.point
+        )
+        done = rewinding.rewind_files(store, workspace, position, wish, author, _Stays())
+        return sorted(os.fsdecode(path) for path in done.written + done.deleted) if done is not None else []
+
+
+_QUEUES: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Lock]] = WeakKeyDictionary()
+
+
+def _queue(place: str) -> asyncio.Lock:
+    """Where those who want the same store wait for their turn, in the order in which they came.
+
+    A user with many requests would otherwise have all worker threads wait for one lock, and everybody else for these.
+    """
+    queues = _QUEUES.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    return queues.setdefault(place, asyncio.Lock())
+
+
+class _Stays:
+    """An application's conversation is its own: nothing moves but the files."""
+
+    def there(self, intent: object) -> None:
+        pass
+
+    def back(self, intent: object) -> None:
+        pass
+
+
+def _author(by_agent: bool | None) -> str:
+    return {True: AGENT, False: OTHER, None: UNKNOWN}[by_agent]
+
+
+def _check_id(identity: str) -> None:
+    if not identity or len(identity) > 200 or not identity.isprintable():
+        raise Refused(f"{identity[:40]!r} cannot be the id of a checkpoint.", code="bad_id")

@@ -1,0 +1,106 @@
+"""Conversations that are kept, as pydantic-ai's messages again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_ai.messages import FileUrl, ModelMessage, ModelMessagesTypeAdapter, ModelRequest
+
+from deepctl.agent import file_url_filter
+from deepctl.agent.checkpoint_stores import Checkpoint
+from deepctl.domain import settings
+from deepctl.errors import Damaged, Refused
+from deepctl.store import pydantic_deep, session_catalogue, session_log
+from deepctl.unicode import whole
+
+_REASON = 100
+"""Characters of why a message cannot be understood: pydantic lists all there might have been."""
+
+
+def time_of(text: str) -> datetime:
+    """A time in RFC 3339; one without a zone is taken for UTC."""
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+
+
+def last_prompt(conversation: Sequence[ModelMessage]) -> str:
+    """What the user said last; empty if nothing."""
+    for message in reversed(conversation):
+        if isinstance(message, ModelRequest):
+            text = session_catalogue.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0])
+            if text is not None:
+                return whole(text)
+    return ""
+
+
+def parsed(directory: str, one: str) -> tuple[list[int], list[ModelMessage]]:
+    """Every message of a log, and of those it continues, with the offset behind it in this one (0 in those)."""
+    entries = list(session_log.plain_lines(directory, one))
+    inherited: list[ModelMessage] = []
+    if entries and session_log.parent_of(directory, one) is not None:
+        inherited = validated(session_log.read(directory, one, entries[0].end), one)
+    own = [entry for entry in entries if entry.message is not None]
+    try:
+        messages = ModelMessagesTypeAdapter.validate_python([entry.message for entry in own])
+    except ValidationError as error:
+        raise Damaged(f"The message log {one} has messages that cannot be understood: {error}.") from None
+    return [0] * len(inherited) + [entry.end for entry in own], inherited + messages
+
+
+def validated(conversation: session_log.Conversation, what: str) -> list[ModelMessage]:
+    """A conversation as messages. Raises `Damaged`; `what` names it."""
+    if any(not damage.torn for damage in conversation.damage):
+        raise Damaged(f"The conversation of {what} is damaged: {conversation.damage[0].reason}.")
+    try:
+        return ModelMessagesTypeAdapter.validate_python([entry.message for entry in conversation.messages])
+    except ValidationError as error:
+        raise Damaged(f"The conversation of {what} cannot be understood: {error}.") from None
+
+
+def imported(path: str) -> Checkpoint:
+    """A checkpoint that pydantic-deep wrote. Raises `Damaged`."""
+    found = pydantic_deep.read(path)
+    try:
+        conversation = ModelMessagesTypeAdapter.validate_python(found.messages)
+    except ValidationError as error:
+        raise Damaged(f"The messages in {path} cannot be understood: {error}.") from None
+    header = found.header
+    return Checkpoint(
+        header.id,
+        header.label,
+        header.turn,
+        conversation,
+        len(conversation),
+        time_of(header.created_at),
+        found.metadata,
+    )
+
+
+def check(messages: Sequence[dict[str, Any]], what: str) -> None:
+    """Whether a conversation from elsewhere can be gone on with; `what` names it. Raises `Damaged` or `Refused`.
+
+    Whoever asks for files from this machine's own network means harm. Every other file by address is looked at when the
+    conversation goes on (`deepctl.agent.message_places`).
+    """
+    try:
+        found = ModelMessagesTypeAdapter.validate_python(messages)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        number = first["loc"][0] if first["loc"] else None
+        which = f"message {number + 1}" if isinstance(number, int) else "a message"
+        reason = first["msg"] if len(first["msg"]) <= _REASON else first["msg"][:_REASON] + "…"
+        raise Damaged(f"{what} is damaged: {which} cannot be understood ({reason}).", "Nothing was imported.") from None
+
+    def refuse_local(item: object) -> None:
+        if isinstance(item, FileUrl) and file_url_filter.is_local(item):
+            raise Refused(
+                f"{what} asks for files from this machine's own network ({settings.shown(item.url)}).",
+                "Nothing was imported.",
+                code="local_download",
+            )
+
+    for message in found:
+        file_url_filter.replaced(message, refuse_local)

@@ -1,0 +1,496 @@
+"""What the failure of a request means to the person who asked: whose fault it is, and what helps.
+
+A failure is told by where it arose (the way there, a proxy, the server, its answer), not by the type of its exception.
+A server's own text is shown: on one line, bounded, without secrets, and never as HTML.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic_ai import exceptions
+
+from deepctl.agent.limits import LimitReached
+from deepctl.agent.response_recorder import LastResponse, error_text, is_page
+from deepctl.domain import env_variables, settings
+from deepctl.domain.doctor import provider_keys
+from deepctl.errors import DeepctlError, ModelFailed
+from deepctl.redaction import redact
+
+PASSING = (
+    exceptions.ModelRateLimitError,
+    exceptions.ModelUnavailableError,
+    exceptions.ModelServerError,
+    exceptions.ModelConnectionError,
+)
+"""Failures that another time may not happen."""
+_PASSING_STATUS = (408, 409, 425)
+MAX_DETAIL = 300
+_FINAL = (exceptions.ModelQuotaExceededError, exceptions.ModelRequestRejectedError)
+_PAGE = "a web page"
+
+_NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+_VERSIONED = re.compile(r"/v[0-9]+[a-z0-9]*(/|$)")
+
+# What servers say, by what a person can do about it. Sources: their own source code and API references.
+_NO_TOOL_FLAGS = re.compile(r"--enable-auto-tool-choice|--tool-call-parser", re.IGNORECASE)  # vLLM
+_NO_JINJA = re.compile(r"--jinja", re.IGNORECASE)  # llama.cpp
+_NO_TOOLS = re.compile(
+    r"does not support (tool|function)|tools?[ _-](use|calling|choice)\W* is not supported|support tool use"
+    r"|(tool|function)s? (is|are) not supported|not support (tools|tool use|function calling)",
+    re.IGNORECASE,
+)
+_NOT_LOADED = re.compile(r"no models? (is |are )?(currently )?loaded", re.IGNORECASE)  # LM Studio
+_NO_MODEL = re.compile(
+    r"model\b.{0,200}?\b(not found|not exist|n't exist|no longer available|not a valid model)"
+    r"|not a valid model|(unknown|invalid|no such) model\b|model_not_found|could not find.{0,80}model"
+    r"|^model: \S+$",  # Anthropic
+    re.IGNORECASE | re.DOTALL,
+)
+_NOT_FOUND = re.compile(r"not found|unknown (url|path|route)|no route", re.IGNORECASE)
+_MALFORMED = re.compile(r"illegal|malformed|invalid|too many|too large|unsupported", re.IGNORECASE)
+_ALERT = r"\x15\x03"
+"""How an answer begins that is an alert of TLS, as exceptions quote it."""
+_PLAIN_TO_TLS = re.compile(r"plain HTTP request was sent to HTTPS port|HTTP request to an HTTPS server", re.IGNORECASE)
+
+
+class Asked(NamedTuple):
+    """Whom a request went to: the model by its full name, the address, and what the address comes from.
+
+    `origin` is `base_url` or a variable with its dollar sign; `None` for the provider's own address.
+    """
+
+    model: str
+    address: str
+    origin: str | None
+    environment: Mapping[str, str]
+    last: LastResponse
+
+    @property
+    def place(self) -> str:
+        """The host and the port."""
+        try:
+            return urlsplit(self.address).netloc.rpartition("@")[2]
+        except ValueError:
+            return ""
+
+    @property
+    def named_origin(self) -> str:
+        """What the address comes from, as a subject."""
+        return self.origin or "the address of the provider"
+
+
+def asked(name: str, base_url: str | None, address: str, environment: Mapping[str, str], last: LastResponse) -> Asked:
+    """Whom the model called `name` is asked through. `base_url` is the setting."""
+    provider = provider_keys.provider(name)
+    given = (*env_variables.ADDRESSES.get(provider, ()), *(("OLLAMA_HOST",) if provider == "ollama" else ()))
+    origin = next((f"${one}" for one in given if env_variables.value(environment, one)), None)
+    return Asked(name, address, "base_url" if provider == "openai" and base_url else origin, environment, last)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether the same request may succeed later."""
+    if isinstance(error, exceptions.ModelHTTPError) and error.provider_retry_hint is False:
+        return False
+    if _unreadable(error) is not None or (isinstance(error, exceptions.ModelAPIError) and _is_setup(error)):
+        return False
+    return isinstance(error, PASSING) or (
+        isinstance(error, exceptions.ModelHTTPError) and error.status_code in _PASSING_STATUS
+    )
+
+
+def _is_setup(error: exceptions.ModelAPIError) -> bool:
+    """Whether a server says of itself, or of the model, that it is not set up for what is asked of it."""
+    if isinstance(error, (exceptions.ModelConnectionError, exceptions.ModelRateLimitError)):
+        return False
+    if isinstance(error, exceptions.ModelHTTPError) and error.status_code in (401, 403):
+        return False
+    text = _detail(error)
+    return any(one.search(text) for one in (_NO_TOOL_FLAGS, _NO_JINJA, _NO_TOOLS, _NOT_LOADED, _NO_MODEL))
+
+
+def _setup_hint(text: str, model: str) -> str:
+    provider, _, name = model.rpartition("/")[2].partition(":")
+    if _NO_TOOL_FLAGS.search(text):
+        return "Start the server with --enable-auto-tool-choice and the --tool-call-parser of this model."
+    if _NO_JINJA.search(text):
+        return "Start llama-server with --jinja: without it, it takes no tools."
+    if _NO_TOOLS.search(text):
+        return "The agent works by calling tools: choose a model that can, with --model or /model."
+    if _NOT_LOADED.search(text):
+        return "Load the model in the server first; `deepctl models` lists those it has."
+    if provider == "ollama" or "try pulling it" in text:
+        return f"`ollama pull {name}` gets it; `deepctl models` lists those the server has."
+    return "`deepctl models` lists the models of servers of your own; --model or /model chooses another one."
+
+
+def failure(error: BaseException, to: Asked) -> DeepctlError | None:
+    """A failed run in one line, with exit 7 and whether a retry can help; `None` if it is no model's failure."""
+    if isinstance(error, LimitReached):
+        return _at_limit(error, to.model)
+    if isinstance(error, exceptions.UsageLimitExceeded):
+        return ModelFailed(
+            f"The turn was stopped at a limit ({first_sentence(reason(error, to))}).",
+            "Tell the agent to go on, or give it less to do at a time.",
+            code="usage_limit",
+        )
+    if (what := _unreadable(error)) is not None:
+        return ModelFailed(
+            f"The server of {to.model} at {to.place} answered with {what}.",
+            f"Check {to.origin}: it may name a server of another kind." if to.origin else None,
+            code="model_connection",
+        )
+    if isinstance(error, exceptions.ModelConnectionError):
+        return _no_connection(error, to)
+    if isinstance(error, exceptions.ContentFilterError):
+        return ModelFailed(
+            f"The content filter of the provider of {to.model} stopped the answer.",
+            "Say it in other words, or choose another model.",
+            code="model_failed",
+        )
+    status = _status(error)
+    if isinstance(error, exceptions.ModelAPIError) and _is_setup(error):
+        return _refused(error, to, _setup_hint(_detail(error), to.model))
+    if status == 407:
+        return _proxy_refused(to)
+    if status is not None and 300 <= status < 400:
+        return _redirected(error, to, status)
+    if isinstance(error, exceptions.ModelHTTPError) and not error.in_stream and status is not None and status < 500:
+        text = _detail(error)
+        if _PLAIN_TO_TLS.search(text):
+            return _refused(error, to, f"{_sentence(to.named_origin)} begins with http://: the server wants https://.")
+        if status in (404, 405, 501) or (text == _PAGE and status != 413):
+            return _refused(error, to, _address_hint(to))
+    if isinstance(error, exceptions.ModelAuthenticationError):
+        return ModelFailed(
+            f"The provider of {to.model} refused the key ({reason(error, to)}).",
+            _key_hint(to),
+            code="model_key_refused",
+        )
+    if isinstance(error, exceptions.ModelRateLimitError):
+        return ModelFailed(
+            f"The provider of {to.model} limits the rate of requests ({reason(error, to)}).{_wait(error)}",
+            "Trying again later can help.",
+            code="model_rate_limited",
+            retryable=True,
+        )
+    if isinstance(error, exceptions.ModelContextWindowExceededError):
+        return ModelFailed(
+            f"The conversation is too long for {to.model} ({reason(error, to)}).",
+            "Set context_window to what the model takes, so that conversations are summarised in time, or start a new "
+            "session with --new.",
+            code="model_context_full",
+        )
+    if passes(error) or isinstance(error, PASSING):
+        return ModelFailed(
+            f"The provider of {to.model} failed ({reason(error, to)}).{_wait(error)}",
+            "Trying again later can help.",
+            code="model_provider_failed",
+            retryable=True,
+        )
+    if isinstance(error, _FINAL) or (status is not None and 400 <= status < 500):
+        return _refused(error, to, "Send less: smaller files, or a new session with --new." if status == 413 else None)
+    # Clients take what has come for an answer, and fail in any way when it is something else.
+    if isinstance(error, exceptions.AgentRunError) or is_clients(error) or to.last.is_no_answer:
+        return _unusable(error, to)
+    return None
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of a failure; that of a redirection is in an exception of the client's only."""
+    for one in _causes(error):
+        found = getattr(one, "status_code", None)
+        if isinstance(found, int):
+            return found
+    return None
+
+
+def _refused(error: BaseException, to: Asked, hint: str | None) -> ModelFailed:
+    return ModelFailed(
+        f"The provider of {to.model} refused the request ({reason(error, to)}).", hint, code="model_request_refused"
+    )
+
+
+def _address_hint(to: Asked) -> str | None:
+    """What may be wrong with an address at which there is no such thing as was asked for."""
+    if to.origin is None:
+        return None
+    path = urlsplit(to.address).path.rstrip("/")
+    provider = to.model.partition(":")[0]
+    for end in ("/chat/completions", "/completions", "/responses", "/messages"):
+        if path.endswith(end):
+            return f"{_sentence(to.origin)} ends in {end}, which is added by itself: leave that out."
+    if provider == "anthropic":
+        return (
+            f"Check {to.origin}: it is the address of the server, without /v1."
+            if _VERSIONED.search(path)
+            else (f"Check {to.origin}.")
+        )
+    whole = settings.shown(to.address).rstrip("/")
+    lacks = "" if _VERSIONED.search(path) else f"{_sentence(to.origin)} probably lacks /v1: {whole}/v1. "
+    if provider in ("openai", "openai-responses"):
+        return (
+            f"{lacks}This was a request of the Responses API, which most servers of one's own do not have: "
+            f"openai-chat:{to.model.partition(':')[2]} speaks the other one."
+        )
+    return lacks.strip() or f"Check {to.origin}."
+
+
+def _sentence(text: str) -> str:
+    return f"The setting {text}" if text == "base_url" else text[:1].upper() + text[1:]
+
+
+def _key_hint(to: Asked) -> str:
+    names = provider_keys.VARIABLES.get(provider_keys.provider(to.model), ())
+    present = [f"${name}" for name in names if env_variables.value(to.environment, name)]
+    if present:
+        return f"Check the API key in {' and '.join(present)}."
+    return f"Set {' or '.join(f'${name}' for name in names)}." if names else "Check the API key."
+
+
+def _redirected(error: BaseException, to: Asked, status: int) -> ModelFailed:
+    responses = [getattr(one, "response", None) for one in _causes(error)]
+    location = next((one.headers.get("location", "") for one in responses if one is not None), "")
+    where = settings.shown(shown_text(location, to.environment))
+    elsewhere = f"elsewhere, to {where}" if where else "elsewhere"
+    return ModelFailed(
+        f"The server of {to.model} at {to.place} points {elsewhere} (HTTP {status}), which is not followed.",
+        f"If that is where it is now, change {to.origin}." if to.origin else None,
+        code="model_request_refused",
+    )
+
+
+def _proxy_refused(to: Asked) -> ModelFailed:
+    proxy = env_variables.proxy_of(to.address, to.environment)
+    name = f"in ${proxy.variable} ({proxy.place})" if proxy else f"on the way to {to.place}"
+    return ModelFailed(
+        f"The proxy {name} wants a name and a password (HTTP 407).",
+        "They go into its address: http://NAME:PASSWORD@HOST:PORT.",
+        code="model_connection",
+    )
+
+
+def _no_connection(error: exceptions.ModelConnectionError, to: Asked) -> ModelFailed:
+    """What stood in the way: a proxy, the other end's certificate, the wrong protocol, or the network."""
+    chain = list(_causes(error))
+    tls = next((one for one in chain if isinstance(one, ssl.SSLError)), None)
+    proxy = env_variables.proxy_of(to.address, to.environment)
+    if proxy is not None and tls is None and _is_proxys(chain):
+        if (_said_by_proxy(error) or "").startswith("407"):
+            return _proxy_refused(to)
+        why = reason(error, to._replace(address=f"http://{proxy.place}"))
+        return ModelFailed(
+            f"The connection to the proxy in ${proxy.variable} failed ({why}).",
+            f"Check ${proxy.variable}; what is named in $NO_PROXY is reached without a proxy.",
+            code="model_connection",
+            retryable=True,
+        )
+    hint = f"Check the network{f' and {to.origin}' if to.origin else ''}; trying again later can help."
+    retryable = True
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        hint = (
+            "It is not in what $SSL_CERT_FILE names, nor is that of its authority."
+            if env_variables.value(to.environment, "SSL_CERT_FILE")
+            else "If you trust it, let $SSL_CERT_FILE name a file with it, or with its authority's."
+        )
+        retryable = False
+    elif tls is not None and any(word in str(tls) for word in _NO_TLS):
+        hint = f"{_sentence(to.named_origin)} begins with https://: the server there may want http://."
+        retryable = False
+    elif to.address.startswith("http://") and any("illegal status line" in str(one) for one in chain):
+        hint = f"{_sentence(to.named_origin)} begins with http://: the server there may want https://."
+        retryable = False
+    return ModelFailed(
+        f"The connection to the provider of {to.model} failed ({reason(error, to)}).",
+        hint,
+        code="model_connection",
+        retryable=retryable,
+    )
+
+
+def _unreadable(error: BaseException) -> str | None:
+    """What has come over a connection that works, if it cannot be read; an alert of TLS is no such thing."""
+    if isinstance(error, exceptions.ModelHTTPError) or not (
+        isinstance(error, exceptions.ModelAPIError) or is_clients(error)
+    ):
+        return None
+    for one in _causes(error):
+        text = _words(one)
+        if type(one).__name__ == "DecodingError":
+            return "what cannot be decompressed"
+        if type(one).__name__ == "RemoteProtocolError" and _MALFORMED.search(text):
+            if "illegal status line" in text:
+                return None if _ALERT in text else "what is not HTTP"
+            return "HTTP that cannot be read"
+    return None
+
+
+def _is_proxys(chain: list[BaseException]) -> bool:
+    """Whether a connection through a proxy did not come further than that."""
+    names = {type(one).__name__ for one in chain}
+    return bool(names & {"ProxyError", "ConnectError", "ConnectTimeout", "SOCKSError"})
+
+
+def _unusable(error: BaseException, to: Asked) -> ModelFailed:
+    """An answer that has come, and is none."""
+    text = _words(error)
+    is_end = isinstance(error, exceptions.UnexpectedModelBehavior) or "without a reason to stop" in text
+    if is_end or not isinstance(error, exceptions.ModelHTTPError):
+        told = to.last.error()
+        if told is not None:
+            shown = shown_text(told, to.environment)
+            hint = _address_hint(to) if _NOT_FOUND.search(told) else None
+            if _is_setup(exceptions.ModelAPIError(to.model, told)):
+                hint = _setup_hint(told, to.model)
+            return ModelFailed(
+                f"The server of {to.model} answered with an error ({shown}).", hint, code="model_provider_failed"
+            )
+        if to.last.is_page:
+            return ModelFailed(
+                f"The server of {to.model} at {to.place} answered with {_PAGE} in the place of an answer.",
+                _address_hint(to),
+                code="model_failed",
+            )
+        if to.last.is_empty or to.last.is_whole:
+            what = "nothing" if to.last.is_empty else "all of it at once, and not with a stream"
+            return ModelFailed(
+                f"The server of {to.model} at {to.place} answered with {what}.", _address_hint(to), code="model_failed"
+            )
+    if text.startswith("Model token limit"):
+        return ModelFailed(
+            f"The answer of {to.model} was cut off at the limit of its length, and cannot be used.",
+            "Ask for less at a time, start a new session with --new, or choose another model.",
+            code="model_failed",
+        )
+    if text.startswith("Exceeded maximum output retries"):
+        return ModelFailed(
+            f"The last answer of {to.model} is empty, and so it was when the model was asked again.",
+            "What its tools have done is kept. Tell it to go on, or choose another model.",
+            code="model_failed",
+            retryable=True,
+        )
+    return ModelFailed(
+        f"The answer of {to.model} could not be used ({reason(error, to)}).",
+        "Trying again can help.",
+        code="model_failed",
+        retryable=True,
+    )
+
+
+def reason(error: BaseException, to: Asked) -> str:
+    """What a failure of a request says, on one line and without secrets.
+
+    Of a connection that failed: where to, and why, which the clients say in their causes only.
+    """
+    if isinstance(error, exceptions.ModelConnectionError):
+        why = _cause(error) or shown_text(_said_by_proxy(error) or _detail(error), to.environment)
+        return f"{to.place}: {why}" if to.place else why
+    shown = shown_text(_detail(error) or to.last.error() or "", to.environment)
+    status = _status(error)
+    if status is None or (isinstance(error, exceptions.ModelHTTPError) and error.in_stream):
+        return shown
+    return f"HTTP {status}: {shown}" if shown else f"HTTP {status}"
+
+
+def _wait(error: BaseException) -> str:
+    seconds = error.retry_after if isinstance(error, exceptions.ModelAPIError) else None
+    return f" It asks to wait {seconds:g} s." if seconds and seconds >= 1 else ""
+
+
+def _at_limit(reached: LimitReached, model: str) -> ModelFailed:
+    setting, limit = reached.place.setting, reached.limit
+    hint = "Tell the agent to go on."
+    if not reached.place.is_fixed:
+        hint = f"Tell the agent to go on, or raise the limit: {reached.place.to_set(reached.enough)}"
+    if setting == "max_requests":
+        said = f"The turn was stopped after {reached.used} requests to {model}, the most it may make ({setting})."
+    elif reached.used is None:
+        what = "how many tokens it takes" if setting == "max_tokens" else "what it costs"
+        said = f"The turn was stopped: {model} does not say {what}, and the limit is {limit} ({setting})."
+        hint = f"Take the limit out to use this model: {reached.place.to_unset()}"
+    elif setting == "max_tokens":
+        said = f"The turn was stopped: it has used {reached.used} tokens, and the limit is {limit} ({setting})."
+    else:
+        said = f"The turn was stopped: it has cost {reached.used:.6f} USD, and the limit is {limit} ({setting})."
+    return ModelFailed(said, hint, code="usage_limit")
+
+
+def is_clients(error: BaseException) -> bool:
+    """Whether an exception comes from a provider's client: connection trouble its adapter did not translate."""
+    package = type(error).__module__.partition(".")[0]
+    return package in ("openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2", "json", "google", "groq")
+
+
+def _detail(error: BaseException) -> str:
+    """The server's own text, as far as there is one; not that of the exception where the server has sent a body."""
+    body = None if isinstance(error, exceptions.UnexpectedModelBehavior) else getattr(error, "body", None)
+    if isinstance(body, str) and is_page(body):
+        return _PAGE
+    if (text := error_text(body)) is not None:
+        return _PAGE if is_page(text) else text
+    if isinstance(error, exceptions.ModelHTTPError):
+        return str(body) if body and body is not True else ""
+    return _words(error) or type(error).__name__
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, exceptions.UnexpectedModelBehavior):
+        return error.message  # as text, it is followed by JSON of pydantic-ai's own
+    try:
+        return str(error)
+    except TypeError:  # what a server sent as its message was no text
+        return ""
+
+
+def _said_by_proxy(error: BaseException) -> str | None:
+    return next((str(one) for one in _causes(error) if type(one).__name__ == "ProxyError"), None)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    while error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__ or error
+
+
+def _cause(error: BaseException) -> str | None:
+    """What the system said of a connection, if that is at the bottom of it."""
+    found = None
+    for one in _causes(error):
+        if isinstance(one, ssl.SSLError):
+            # Its number is one of OpenSSL's, not of the system's.
+            if isinstance(one, ssl.SSLCertVerificationError):
+                return f"its certificate is not accepted: {one.verify_message}"
+            return _tls_reason(one)
+        if isinstance(one, OSError) and one.errno is not None:
+            # asyncio puts words of its own in the place of the system's.
+            found = os.strerror(one.errno) if one.errno > 0 else one.strerror
+        elif "disconnected without sending a response" in _words(one):
+            found = "it ended the connection without an answer in HTTP"
+    return found
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    return "it does not speak TLS" if any(word in str(error) for word in _NO_TLS) else f"TLS failed: {error.reason}"
+
+
+def shown_text(text: str, environment: Mapping[str, str]) -> str:
+    """A text of somebody else's as it is shown: on one line, bounded, without secrets."""
+    # Before it is cut, so that no half of a key is left at the end.
+    return _one_line(redact(text, environment)).removesuffix(".")
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 1] + "…"
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text."""
+    return _one_line(text).partition(". ")[0].rstrip(".")

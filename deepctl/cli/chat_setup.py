@@ -1,0 +1,214 @@
+"""The way to a chat: the command line, the environment and the settings become an agent, and a sandbox for it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+
+from deepctl.domain import env_variables, mcp_config, mcp_servers, profiles, settings
+from deepctl.domain.command_policy import CommandPolicy
+from deepctl.domain.doctor import provider_keys
+from deepctl.domain.mcp_servers import Server
+from deepctl.domain.permissions import Permissions, without_sandbox
+from deepctl.errors import UsageError
+from deepctl.layout import ProfilePaths, Root
+from deepctl.sandbox.container import container_name
+
+if TYPE_CHECKING:
+    from deepctl.agent.approvals import Ask
+    from deepctl.agent.chat import Chat
+    from deepctl.agent.ephemeral import EphemeralChat
+    from deepctl.agent.sandbox_choice import Choice, Sandbox
+    from deepctl.agent.turn_runner import Options, Running
+
+Approve = Literal["ask", "auto", "never"]
+_PLACES = {"environment": "$DEEPCTL_MODEL", "profile": "profile.toml", "config": "config.toml"}
+
+
+class Commands(NamedTuple):
+    """What becomes of the agent's commands: where they run, and what is said about it at the start."""
+
+    sandbox: str | None
+    network: bool
+    """Whether they reach it: without a sandbox they do."""
+    questions: str
+    """What happens to what needs a yes: `asked`, `allowed` or `denied`."""
+    notice: str | None
+    statement: str
+    """All of it in a sentence, for who asks."""
+
+
+class ProfileEngine(NamedTuple):
+    """Who answers in a profile, and where commands run."""
+
+    running: Running
+    chat: Chat
+    commands: Commands
+
+
+class EphemeralEngine(NamedTuple):
+    """Who answers in a conversation that is kept nowhere."""
+
+    running: Running
+    chat: EphemeralChat
+    commands: Commands
+
+
+class Start(NamedTuple):
+    """What a chat was told on the command line, and later by `/model`, `/approve` and `/sandbox`.
+
+    Making an engine of it imports the agent stack and tries the sandbox, which takes a second.
+    """
+
+    name: str
+    given: Mapping[str, str | None]
+    timeout: float | None = None
+    network: bool = False
+    ask: Ask | None = None
+    """How a person at the terminal is asked; `None` where there is none."""
+
+    def changed(self, **given: str) -> Start:
+        """The same, told something else."""
+        return self._replace(given={**self.given, **given})
+
+    def value(self, key: str, root: Root | None) -> str | None:
+        """A setting that is in force; without a root, whatever the files say."""
+        return self._resolved(key, root).value
+
+    def _resolved(self, key: str, root: Root | None) -> settings.Value:
+        option = self.given.get(key)
+        if root is None:
+            return settings.without_files(key, environment=os.environ, option=option)
+        return settings.resolve(key, environment=os.environ, profile=self._known(root), option=option)
+
+    def model(self, root: Root | None) -> str:
+        """The model's name."""
+        return self.value("model", root) or "offline"
+
+    def approve(self, root: Root | None) -> Approve:
+        """What happens to what needs a yes."""
+        return cast("Approve", self.value("approve", root) or "ask")
+
+    def _known(self, root: Root) -> ProfilePaths | None:
+        return profiles.find(root, self.name) if profiles.exists(root, self.name) else None
+
+    def ephemeral(self) -> EphemeralEngine:
+        """A conversation in memory. Settings files are not read, the environment is."""
+        model, approve = self.model(None), self.approve(None)
+        _prepare(model, ())
+        _load()
+        from deepctl.agent.ephemeral import EphemeralChat
+        from deepctl.agent.turn_runner import Options
+
+        chosen = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
+        running = self._running(chosen, None, kept=None)
+        return EphemeralEngine(running, EphemeralChat(running), self._commands(None, approve, {}))
+
+    def profile(self, root: Root) -> ProfileEngine:
+        """A conversation of a profile. Raises `Refused` if its sandbox cannot be used."""
+        known = self._known(root)
+        permissions = settings.permissions(os.environ, known)
+        limits = settings.limits(os.environ, known)
+        named, model = self.value("sandbox", root) or "auto", self.model(root)
+        base_url, instructions = self.value("base_url", root), self.value("instructions", root)
+        image = self.value("docker.image", root) or ""
+        servers = mcp_config.of_profile(os.environ, known)
+        approve = self.approve(root)
+        _prepare(model, servers)
+        _load()
+        from deepctl.agent import sandbox_choice
+        from deepctl.agent.chat import Chat
+        from deepctl.agent.turn_runner import Options
+
+        if any(server.enabled for server in servers):
+            from deepctl.agent import mcp
+
+            with suppress(ImportError):  # said in the first turn
+                mcp.load()
+        paths = known or root.profile(self.name)
+        offered: dict[str, Sandbox] = {
+            "none": sandbox_choice.NoSandbox(limits, paths.commands_home),
+            "bubblewrap": sandbox_choice.Bubblewrap(self.network, limits, dict(os.environ), (root.path,)),
+            "docker": sandbox_choice.Docker(container_name(paths.directory), image, self.network, limits, paths.name),
+        }
+        chosen = sandbox_choice.choose(named, offered, can_ask=self.ask is not None)
+        commands = self._commands(chosen, approve, permissions, image)
+        if chosen.problem is not None:
+            # Nobody has chosen to do without a sandbox, so nobody has allowed commands outside of one.
+            approve = "ask" if approve == "auto" else approve
+            permissions = without_sandbox(permissions)
+        told = Options(model, base_url, instructions, chosen.sandbox, approve, permissions, self.timeout)
+        running = self._running(self._bounded(told._replace(mcp_servers=servers), root), root)
+        notices = [notice for notice in (commands.notice, mcp_servers.notice(servers)) if notice is not None]
+        return ProfileEngine(running, Chat(running), commands._replace(notice=" ".join(notices) or None))
+
+    def _bounded(self, told: Options, root: Root | None) -> Options:
+        """The same, with what bounds a turn and a conversation."""
+        from deepctl.agent.limits import configured
+
+        def number(key: str) -> int | None:
+            return settings.number(self.value(key, root))
+
+        return told._replace(
+            compact_at=number("compact_at"),
+            context_window=number("context_window"),
+            retries=number("retries") or 0,
+            limits=configured(lambda key: self._resolved(key, root), self.name if root else None),
+        )
+
+    def _running(
+        self, chosen: Options, root: Root | None, kept: str | None = "The conversation up to here is kept."
+    ) -> Running:
+        from deepctl.agent.turn_runner import Running
+
+        try:
+            return Running(chosen, environment=os.environ, ask=self.ask, kept=kept)
+        except UsageError as error:
+            place = _PLACES.get(self._resolved("model", root).source)
+            if error.code != "unknown_model" or place is None:
+                raise
+            raise UsageError(f"{error.message} It comes from {place}.", error.hint, code=error.code) from None
+
+    def _commands(
+        self, chosen: Choice | None, approve: Approve, permissions: Permissions, image: str | None = None
+    ) -> Commands:
+        sandbox = chosen.sandbox if chosen is not None else None
+        network = sandbox is not None and (self.network or not sandbox.confined)
+        policy = CommandPolicy(
+            sandbox.name if sandbox is not None else None,
+            approve,
+            self.ask is not None,
+            network,
+            permissions,
+            chosen.problem if chosen is not None else None,
+            image,
+        )
+        if chosen is None:
+            # An ephemeral conversation has no commands, and says so where one is asked for.
+            return Commands(None, network, policy.questions, None, "There is no shell here: commands do not run.")
+        return Commands(policy.sandbox, network, policy.questions, policy.notice(), policy.sentence())
+
+
+def _prepare(model: str, servers: Sequence[Server]) -> None:
+    """Make the variables ready that requests are made of. Raises `UsageError` for one that cannot be used."""
+    is_remote = any(server.enabled and server.url is not None for server in servers)
+    if model != provider_keys.OFFLINE or is_remote:
+        env_variables.prepare(os.environ, None if model == provider_keys.OFFLINE else provider_keys.provider(model))
+
+
+def _load() -> None:
+    """Import the agent stack: a second, and only now that there is something to say."""
+    # pydantic-ai greets new users of the library on stderr; these are not.
+    os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
+    # What the harness logs is in the tools' results too, where it belongs.
+    logging.getLogger().addHandler(logging.NullHandler())
+    # None of what these imports make is garbage, so looking for some meanwhile is a waste.
+    gc.disable()
+    import deepctl.agent.chat  # noqa: F401
+
+    gc.freeze()
+    gc.enable()

@@ -1,0 +1,175 @@
+"""Choosing a checkpoint at the terminal: the list above, what the rewind would do below."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from deepctl.cli.checkpoint_views import foretell, previewed
+from deepctl.cli.repl import redraw
+from deepctl.cli.repl.clusters import drawn
+from deepctl.errors import DeepctlError, Interrupted, NotFound
+from deepctl.layout import ProfilePaths
+from deepctl.output.progress import Progress
+from deepctl.output.rewind import preview_line
+from deepctl.output.text import ago, cells, fitted, printable, visible
+from deepctl.store import read_only
+from deepctl.store.contents_reader import Reader
+from deepctl.store.records import Record
+from deepctl.store.rewind import Conflicts, Wish
+from deepctl.store.session_catalogue import Session
+
+if TYPE_CHECKING:
+    from prompt_toolkit.formatted_text import StyleAndTextTuples
+
+_PREVIEWED = 12
+_SHOWN = 12
+_SHORTEST = 16
+
+
+def pick(profile: ProfilePaths, session: str | None, only: str, force: bool, exact: bool) -> str:
+    """Let the user choose; returns the id. Raises `Interrupted` if nothing was chosen, `NotFound` if there is none."""
+    with closing(Reader(profile)) as reader:
+        at_hand = read_only.session_at_hand(profile, session)
+        line = reader.ledger.line_of(read_only.head(reader.ledger, at_hand))
+        records = [record for record in line if record.kind != "tool"]
+        if not records:
+            raise NotFound(f"Session {at_hand.name!r} has no checkpoints.", code="checkpoint_not_found")
+        return _Picker(reader, at_hand, records, (only, force, exact)).run()
+
+
+class _Picker:
+    """One choice. Arrow keys or j and k move, Enter takes, Escape, q and Ctrl-C leave."""
+
+    def __init__(self, reader: Reader, session: Session, records: list[Record], wish: tuple[str, bool, bool]) -> None:
+        self._reader = reader
+        self._session = session
+        self._records = records
+        self._wish = wish
+        # What a script would take: where the last turn began. It may have been removed.
+        try:
+            began = read_only.find(reader.paths, reader.ledger, "~1", session.name)
+        except DeepctlError:
+            began = records[0]
+        self._at = next((number for number, record in enumerate(records) if record.id == began.id), 0)
+        self._previews: dict[str, list[str]] = {}
+
+    def run(self) -> str:
+        from prompt_toolkit.application import Application
+        from prompt_toolkit.input import create_input
+        from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+        from prompt_toolkit.layout import FormattedTextControl, HSplit, Layout, Window
+
+        keys = KeyBindings()
+
+        def move(by: int) -> None:
+            self._at = max(0, min(len(self._records) - 1, self._at + by))
+
+        far = len(self._records)
+        steps = {"up": -1, "k": -1, "down": 1, "j": 1, "pageup": -_SHOWN, "pagedown": _SHOWN, "home": -far, "end": far}
+        for key, step in steps.items():
+            keys.add(key)(lambda event, step=step: move(step))
+
+        @keys.add("enter")
+        def _take(event: KeyPressEvent) -> None:
+            event.app.exit(result=self._records[self._at].id)
+
+        @keys.add("escape", eager=True)
+        @keys.add("q")
+        @keys.add("c-c")
+        @keys.add("c-d")
+        def _leave(event: KeyPressEvent) -> None:
+            event.app.exit(result=None)
+
+        choices = Window(
+            FormattedTextControl(self._choices, focusable=True, show_cursor=False), dont_extend_height=True
+        )
+        preview = Window(FormattedTextControl(self._preview), dont_extend_height=True, wrap_lines=False)
+        application: Application[str | None] = Application(
+            Layout(HSplit([choices, preview])),
+            key_bindings=keys,
+            erase_when_done=True,
+            input=create_input(sys.stdin),
+            output=redraw.output(sys.stderr),
+        )
+        chosen = application.run()
+        if chosen is None:
+            raise Interrupted("Nothing was chosen, so nothing was rewound.")
+        return chosen
+
+    def _choices(self) -> StyleAndTextTuples:
+        heading = f"Rewind session {self._session.name} to (Enter takes, Esc leaves):"
+        if cells(heading) > _room():
+            heading = "To where? (Enter takes, Esc leaves)"
+        shown: StyleAndTextTuples = [("bold", f"{fitted(heading, _room())}\n")]
+        height = self._height()
+        first = max(0, min(self._at - height // 2, len(self._records) - height))
+        for number in range(first, min(first + height, len(self._records))):
+            words = self._words(self._records[number])
+            chosen = number == self._at
+            line = fitted(f"{'>' if chosen else ' '} {words}", _room())
+            shown.append(("reverse" if chosen else "", f"{drawn(line)}\n"))
+        return shown
+
+    def _height(self) -> int:
+        """How many choices there is room for: at most half of the screen."""
+        from prompt_toolkit.application import get_app
+
+        return max(1, min(_SHOWN, get_app().output.get_size().rows // 2 - 1))
+
+    def _words(self, record: Record) -> str:
+        label = self._reader.ledger.labels.get(record.id)
+        kind = "" if record.kind == "turn" else f" ({record.kind})"
+        named = f" {printable(label)}" if label else ""
+        before, after = f"{record.id[:8]} turn {record.turn}{kind}{named}, ", f", {ago(record.created_at)}"
+        if not record.prompt:
+            return f"{before}the beginning{after}"
+        room = _room() - cells(f"> {before}after ''{after}")
+        prompt = printable(record.prompt)
+        prompt = fitted(prompt, max(room, _SHORTEST))
+        return f"{before}after '{prompt}'{after}"
+
+    def _preview(self) -> StyleAndTextTuples:
+        from prompt_toolkit.application import get_app
+
+        room = max(1, get_app().output.get_size().rows - self._height() - 2)
+        lines = [fitted(line, _room()) for line in self._lines(self._records[self._at])]
+        return [("", "\n".join(lines if len(lines) <= room else [*lines[: room - 1], "  …"]))]
+
+    def _lines(self, record: Record) -> list[str]:
+        if record.id not in self._previews:
+            try:
+                self._previews[record.id] = self._foretold(record)
+            except (DeepctlError, OSError) as error:
+                self._previews[record.id] = [f"This one cannot be looked at: {printable(str(error))}"]
+        return self._previews[record.id]
+
+    def _foretold(self, record: Record) -> list[str]:
+        reader = self._reader
+        with Progress("Looking") as progress:
+            outline = foretell(reader, self._session, Wish(record, *self._wish), progress)
+        found = previewed(reader, outline)
+        files = f"{len(found)} file{'' if len(found) == 1 else 's'} would change"
+        turns = f"{outline.turns_removed} turn{'' if outline.turns_removed == 1 else 's'} would leave the conversation"
+        lines = [f"{files}, {turns}."]
+        if outline.refusal is not None and not isinstance(outline.refusal, Conflicts):
+            lines.append(f"REFUSED: {printable(outline.refusal.message)}")
+        elif outline.conflicts:
+            shown = ", ".join(visible(os.fsdecode(path)) for path in outline.conflicts[:3])
+            more = f" and {len(outline.conflicts) - 3} more" if len(outline.conflicts) > 3 else ""
+            lines.append(f"CONFLICT, needs --force: changed by somebody else after the agent: {shown}{more}")
+        lines += [f"  {preview_line(one)}" for one in found[:_PREVIEWED]]
+        if len(found) > _PREVIEWED:
+            lines.append(f"  … and {len(found) - _PREVIEWED} more")
+        if outline.kept:
+            lines.append(f"  {len(outline.kept)} more differ from it and stay, because they are not the agent's")
+        return lines
+
+
+def _room() -> int:
+    """How many cells a line has. The last one stays free: some terminals begin a new line there."""
+    from prompt_toolkit.application import get_app
+
+    return get_app().output.get_size().columns - 1

@@ -1,0 +1,287 @@
+"""The variables of a person's environment that requests are made of: keys, headers, addresses, proxies, certificates.
+
+This is the one place that reads and checks them. Blanks around a value are no part of it: they come from copying. A
+value that cannot be used is refused by the name of its variable before anything is sent: the clients of providers would
+blame the network, the server or the disk. A key that is set but empty is such a value, unless the provider has another
+key; an address, a proxy or a path that is empty counts as not set. No message shows more of a key or an address
+than one character.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from deepctl.domain.addresses import address_problem, header_problem
+from deepctl.domain.doctor import provider_keys
+from deepctl.errors import UsageError
+
+ADDRESSES: dict[str, tuple[str, ...]] = {
+    "anthropic": ("ANTHROPIC_BASE_URL",),
+    "azure": ("AZURE_OPENAI_ENDPOINT",),
+    "cohere": ("CO_BASE_URL",),
+    "gateway": ("PYDANTIC_AI_GATEWAY_BASE_URL", "PAIG_BASE_URL"),
+    "github-copilot": ("GITHUB_COPILOT_BASE_URL", "COPILOT_API_URL", "GITHUB_COPILOT_API_BASE"),
+    "google": ("GOOGLE_GEMINI_BASE_URL",),
+    "google-cloud": ("GOOGLE_VERTEX_BASE_URL",),
+    "groq": ("GROQ_BASE_URL",),
+    "heroku": ("HEROKU_INFERENCE_URL",),
+    "moonshotai": ("MOONSHOTAI_BASE_URL",),
+    "ollama": ("OLLAMA_BASE_URL",),
+    "openai": ("OPENAI_BASE_URL",),
+    "sambanova": ("SAMBANOVA_BASE_URL",),
+    "vllm": ("VLLM_BASE_URL",),
+}
+"""By provider: where its server is, if not where it usually is. Source: pydantic-ai's providers and their clients."""
+
+_HEADERS: dict[str, tuple[str, ...]] = {
+    "anthropic": ("ANTHROPIC_AUTH_TOKEN",),
+    "azure": ("AZURE_OPENAI_AD_TOKEN",),
+    "ollama": ("OLLAMA_API_KEY",),
+    "openai": ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"),
+    "openrouter": ("OPENROUTER_APP_URL", "OPENROUTER_APP_TITLE"),
+    "vllm": ("VLLM_API_KEY",),
+}
+_LINES_OF_HEADERS: dict[str, tuple[str, ...]] = {
+    "anthropic": ("ANTHROPIC_CUSTOM_HEADERS",),
+    "openai": ("OPENAI_CUSTOM_HEADERS",),
+}
+_OTHER_CLIENTS = ("anthropic", "bedrock", "cohere", "google", "google-cloud", "groq", "huggingface", "mistral", "xai")
+"""Providers with a client of their own; that of OpenAI serves the others, and reads its headers for them, too."""
+_NO_HEADERS = ("AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS")
+"""Variables in the place of a key that are a name or a path."""
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+"""Each also in lower case, which comes first."""
+_PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_OTHER_CERTIFICATES: dict[str, tuple[str, ...]] = {
+    "bedrock": ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"),
+    "google-cloud": ("REQUESTS_CA_BUNDLE",),
+}
+"""By provider: those of clients that do not use the HTTP client of the others."""
+
+OLLAMA = "http://127.0.0.1:11434"
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class Amiss(NamedTuple):
+    """A variable whose value cannot be used: what it does wrong, what helps, and the code of the error."""
+
+    variable: str
+    problem: str
+    hint: str
+    code: str
+
+    def error(self) -> UsageError:
+        """The same, as what ends a command."""
+        return UsageError(f"${self.variable} cannot be used: it {self.problem}.", self.hint, code=self.code)
+
+
+def prepare(environment: MutableMapping[str, str], provider: str | None) -> None:
+    """Make the variables of a provider, and of every request, ready for its client. Raises `UsageError` for a bad one.
+
+    Blanks around a value are taken away. What is empty then is unset: clients would take it for a value.
+    `None` stands for no provider: only what every request is made of.
+    """
+    for amiss in problems(environment, provider):
+        raise amiss.error()
+    for variable in (*_stripped(provider), *_proxies()):
+        if variable not in environment:
+            continue
+        value = environment[variable].strip()
+        if not value:
+            del environment[variable]
+        elif value != environment[variable]:
+            environment[variable] = value
+
+
+def value(environment: Mapping[str, str], variable: str) -> str | None:
+    """The value of a variable without the blanks around it; `None` if there is nothing else."""
+    return environment.get(variable, "").strip() or None
+
+
+def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[Amiss]:
+    """What is wrong with the variables of a provider, and with those of every request."""
+    name = provider or ""
+    yield from _empty_key(environment, name)
+    for variable in (*provider_keys.VARIABLES.get(name, ()), *_headers(_HEADERS, name)):
+        if variable in ADDRESSES.get(name, ()) or variable in _NO_HEADERS:
+            continue
+        text = environment.get(variable, "").strip()
+        quoted = len(text) > 1 and text[0] in "\"'" and text[0] == text[-1]
+        problem = "has quotation marks around it" if quoted else header_problem(text)
+        if problem is not None:
+            hint = "Copy it again, without quotation marks or anything else around it."
+            yield Amiss(variable, problem, hint, "bad_key")
+    for variable in _headers(_LINES_OF_HEADERS, name):
+        for line in environment.get(variable, "").split("\n"):
+            problem = header_problem(line)
+            name_of_header = line.partition(":")[0].strip()
+            if problem is None and ":" in line and not _TOKEN.fullmatch(name_of_header):
+                problem = "has a line whose name cannot be that of a header"
+            if problem is not None:
+                yield Amiss(variable, problem, "Each of its lines is a header: NAME: VALUE.", "bad_key")
+    for variable in (*ADDRESSES.get(name, ()), *(("OLLAMA_HOST",) if name == "ollama" else ())):
+        address = ollama_address(environment) if variable == "OLLAMA_HOST" else value(environment, variable)
+        if address is not None and (problem := address_problem(address)) is not None:
+            yield Amiss(variable, problem, "It is an address such as http://127.0.0.1:8000/v1.", "bad_address")
+    if "GOOGLE_APPLICATION_CREDENTIALS" in provider_keys.VARIABLES.get(name, ()):
+        yield from _file(environment, "GOOGLE_APPLICATION_CREDENTIALS", "Give it the path of the file of the key.")
+    yield from _proxy_problems(environment)
+    yield from _certificate_problems(environment, _OTHER_CERTIFICATES.get(name, ()))
+
+
+def _empty_key(environment: Mapping[str, str], provider: str) -> Iterator[Amiss]:
+    """The key of a provider, if it is set but empty and no other variable has one."""
+    key = provider_keys.look(provider, environment)
+    if key is None or key.found:
+        return
+    for variable in key.wanted:
+        if variable in environment and variable not in ADDRESSES.get(provider, ()):
+            yield Amiss(variable, "is set but empty", "Give it a value, or unset it.", "bad_key")
+            return
+
+
+def ollama_address(environment: Mapping[str, str]) -> str:
+    """Where Ollama listens. `$OLLAMA_HOST` may be a host, a port behind a colon, both, or an address."""
+    if (address := value(environment, "OLLAMA_BASE_URL")) is not None:
+        return address.rstrip("/").removesuffix("/v1")
+    host = (value(environment, "OLLAMA_HOST") or "").rstrip("/")
+    if not host:
+        return OLLAMA
+    address = host if "://" in host else f"http://{host if not host.startswith(':') else '127.0.0.1' + host}"
+    # What it listens on is not what it can be reached at.
+    address = address.replace("//0.0.0.0", "//127.0.0.1", 1)
+    try:
+        has_port = urlsplit(address).port is not None or "://" in host
+    except ValueError:
+        has_port = True
+    return address if has_port else f"{address}:11434"
+
+
+def _stripped(provider: str | None) -> tuple[str, ...]:
+    name = provider or ""
+    found = (*provider_keys.VARIABLES.get(name, ()), *_headers(_HEADERS, name), *ADDRESSES.get(name, ()))
+    return tuple(variable for variable in found if variable not in _NO_HEADERS)
+
+
+def _headers(table: Mapping[str, tuple[str, ...]], provider: str) -> tuple[str, ...]:
+    """The variables that become headers of a provider's requests."""
+    clients = ("openai",) if provider not in ("", "openai", *_OTHER_CLIENTS) else ()
+    return tuple(variable for name in (provider, *clients) for variable in table.get(name, ()))
+
+
+def _proxies() -> Iterator[str]:
+    for variable in PROXIES:
+        yield variable.lower()
+        yield variable
+
+
+def _proxy_problems(environment: Mapping[str, str]) -> Iterator[Amiss]:
+    for variable in _proxies():
+        address = value(environment, variable)
+        if address is None:
+            continue
+        # As the clients take it.
+        whole = address if "://" in address else f"http://{address}"
+        if (problem := address_problem(whole, _PROXY_SCHEMES)) is not None:
+            hint = "It is an address such as http://127.0.0.1:3128; unset it to do without a proxy."
+            yield Amiss(variable, problem, hint, "bad_address")
+
+
+def _certificate_problems(environment: Mapping[str, str], others: tuple[str, ...]) -> Iterator[Amiss]:
+    file = "Give it the path of a file of certificates in PEM format, or unset it."
+    if path := environment.get("SSL_CERT_FILE"):
+        yield from _file(environment, "SSL_CERT_FILE", file)
+        if os.access(path, os.R_OK) and os.path.isfile(path) and not _has_certificates(path):
+            yield Amiss("SSL_CERT_FILE", f"names a file without certificates in it ({path})", file, "bad_path")
+    elif (path := environment.get("SSL_CERT_DIR")) and not os.path.isdir(path):
+        hint = "Give it the path of a directory of certificates, or unset it."
+        yield Amiss("SSL_CERT_DIR", f"names what is not a directory ({path})", hint, "bad_path")
+    for variable in others:
+        path = environment.get(variable)
+        if path and not os.path.exists(path):
+            yield Amiss(variable, f"names a file that is not there ({path})", file, "bad_path")
+    if (path := environment.get("SSLKEYLOGFILE")) and not _can_be_written(path):
+        yield Amiss("SSLKEYLOGFILE", f"names a file that cannot be written ({path})", "Unset it.", "bad_path")
+
+
+def _file(environment: Mapping[str, str], variable: str, hint: str) -> Iterator[Amiss]:
+    path = environment.get(variable)
+    if not path:
+        return
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        yield Amiss(variable, f"names a file that is not there ({path})", hint, "bad_path")
+        return
+    if not stat.S_ISREG(status.st_mode):
+        yield Amiss(variable, f"names what is not a regular file ({path})", hint, "bad_path")
+    elif not os.access(path, os.R_OK):
+        yield Amiss(variable, f"names a file that may not be read ({path})", hint, "bad_path")
+
+
+def _has_certificates(path: str) -> bool:
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError:  # what the file has in it, too
+        return False
+    return True
+
+
+def _can_be_written(path: str) -> bool:
+    if os.path.exists(path):
+        return os.path.isfile(path) and os.access(path, os.W_OK)
+    return os.access(os.path.dirname(path) or ".", os.W_OK | os.X_OK)
+
+
+def socks_proxy(environment: Mapping[str, str]) -> str:
+    """The variable that names a SOCKS proxy."""
+    named = [one for one in _proxies() if (value(environment, one) or "").lower().startswith("socks")]
+    return next(iter(named), "ALL_PROXY")
+
+
+class Proxy(NamedTuple):
+    """The proxy that requests go through: the variable it is in, and its host and port."""
+
+    variable: str
+    place: str
+
+
+def proxy_of(address: str, environment: Mapping[str, str]) -> Proxy | None:
+    """The proxy that requests to an address go through, by the rules of the HTTP client of the providers' clients."""
+    try:
+        parts = urlsplit(address)
+        host = (parts.hostname or "").lower()
+    except ValueError:
+        return None
+    for variable in (f"{parts.scheme.upper()}_PROXY", "ALL_PROXY"):
+        for name in (variable.lower(), variable):
+            if (proxy := value(environment, name)) is not None:
+                if _bypassed(host, environment):
+                    return None
+                whole = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+                return Proxy(name, whole.netloc.rpartition("@")[2])
+    return None
+
+
+def _bypassed(host: str, environment: Mapping[str, str]) -> bool:
+    listed = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    for entry in (one.strip().lower() for one in listed.split(",")):
+        if entry == "*":
+            return True
+        name = entry.partition("://")[2] or entry
+        name = name.removeprefix("*").strip("[]")
+        if not name:
+            continue
+        if (host == name.lstrip(".") and not name.startswith(".")) or host.endswith(f".{name.lstrip('.')}"):
+            return True
+    return False

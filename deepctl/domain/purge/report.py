@@ -1,0 +1,268 @@
+"""Where a text still stands in a profile after it has been purged from the notebooks.
+
+A purge changes notebooks and nothing else. What people and models said, other files, prompts and labels keep what they
+have; whoever wants a text gone has to know of all these places.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from deepctl.domain.purge.text_matcher import Contents, Sought
+from deepctl.errors import Damaged, Refused
+from deepctl.files import atomic, sealed_lines
+from deepctl.layout import ProfilePaths
+from deepctl.store import session_catalogue, session_log
+from deepctl.store.contents_reader import Reader
+from deepctl.store.ledger import LEDGER, MESSAGES
+from deepctl.store.trees import DIRECTORY, decode
+
+SESSION, APPLICATION, FILE, KEPT_FILE, LEDGER_FIELD, HISTORY, SETTINGS, PROFILE, UNREAD = (
+    "session", "application", "file", "checkpoint_file", "ledger", "prompt_history", "settings", "profile", "unread",
+)  # fmt: skip
+_TOLD = ("workspace", "cache", "profile.toml", "prompt_history", "checkpoints/packs", f"checkpoints/{MESSAGES}",
+         f"checkpoints/{LEDGER}")  # fmt: skip
+"""What of a profile's directory is looked through for its own sake; the cache only repeats what is there."""
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CHUNK = 1 << 20
+_MAX_DEPTH = 200
+_FIELDS = {"prompt": "prompts", "label": "labels"}
+
+
+class Place(NamedTuple):
+    """Somewhere the text stands, and how many times.
+
+    | place | name | times |
+    |---|---|---|
+    | `session` | the session | its messages with the text, those that were rewound included |
+    | `application` | a log of an application's conversations | the same |
+    | `file` | a path in the workspace | 1 |
+    | `checkpoint_file` | a path in checkpoints | how many of them have the text there |
+    | `ledger` | `prompts`, `labels` or `other` | lines of the ledger |
+    | `prompt_history`, `settings` | the file | lines |
+    | `profile` | any other file of the profile's own, such as the draft of an edit | 1 |
+    | `unread` | what could not be looked at, or not all of it | 1, or how many checkpoints have it |
+    """
+
+    place: str
+    name: str
+    times: int
+
+
+def places(reader: Reader, contents: Contents, report: Callable[[int], None] | None = None) -> list[Place]:
+    """Every place in the profile where the text stands; never raises for what cannot be read, which is named.
+
+    `contents` knows what a purge found out already.
+    """
+    paths, sought = reader.paths, contents.sought
+    contents.go_on(reader.objects, report)
+    return [
+        *_sessions(paths, sought),
+        *_below(paths.workspace, _Looking(contents, FILE)),
+        *_kept(reader, contents),
+        *_ledger(os.path.join(paths.checkpoints, LEDGER), sought),
+        *_lines(HISTORY, paths.prompt_history, sought),
+        *_lines(SETTINGS, paths.settings, sought),
+        *_below(paths.directory, _Looking(contents, PROFILE, _is_told)),
+    ]
+
+
+def _is_told(path: str) -> bool:
+    return path in _TOLD or (path.startswith("sessions/") and path.endswith(session_log.SUFFIX))
+
+
+def _sessions(paths: ProfilePaths, sought: Sought) -> Iterator[Place]:
+    for name in session_catalogue.all_names(paths):
+        count = 0
+        for one, path in _logs(os.path.join(paths.sessions, name)):
+            number = _messages(path, sought)
+            count += number or 0
+            if number is None:
+                yield Place(UNREAD, f"{name}/{one}", 1)
+        if count:
+            yield Place(SESSION, name, count)
+    for one, path in _logs(os.path.join(paths.checkpoints, MESSAGES)):
+        number = _messages(path, sought)
+        if number is None or number:
+            yield Place(UNREAD if number is None else APPLICATION, one, number or 1)
+
+
+def _logs(directory: str) -> list[tuple[str, str]]:
+    try:
+        found = sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [(name, os.path.join(directory, name)) for name in found if name.endswith(session_log.SUFFIX)]
+
+
+def _messages(path: str, sought: Sought) -> int | None:
+    """How many messages of a log hold the text; `None` if it cannot be read. Results count with their message."""
+    try:
+        raw = atomic.read_file(path)
+    except (OSError, Refused):
+        return None
+    count = 0
+    start = 0
+    is_pending = False
+    for line in sealed_lines.parse(raw):
+        if line.value is None:
+            count += sought.is_in_damaged(raw[start : line.end])
+        elif "result" in line.value:
+            is_pending |= sought.is_in_json(line.value["result"])
+        elif "message" in line.value:
+            joins = bool(line.value.get("results") or line.value.get("replaces"))
+            count += is_pending and not joins
+            count += sought.is_in_json(line.value["message"]) or (is_pending and joins)
+            is_pending = False
+        start = line.end
+    return count + is_pending
+
+
+def _below(root: str, looking: _Looking) -> Iterator[Place]:
+    try:
+        descriptor = os.open(root, _OPEN_DIRECTORY)
+    except FileNotFoundError:
+        return
+    except OSError:
+        yield Place(UNREAD, root, 1)
+        return
+    try:
+        yield from looking.directory(descriptor, "", 0)
+    finally:
+        os.close(descriptor)
+
+
+class _Looking:
+    """Goes through a directory without following a link, whatever is swapped meanwhile."""
+
+    def __init__(self, contents: Contents, place: str, skip: Callable[[str], bool] = lambda path: False) -> None:
+        self._place = place
+        self._skip = skip
+        self._sought = contents.sought
+        self._looked = contents.looked
+
+    def directory(self, descriptor: int, prefix: str, depth: int) -> Iterator[Place]:
+        for name in sorted(os.listdir(descriptor)):
+            path = prefix + name
+            if self._skip(path):
+                continue
+            try:
+                yield from self._entry(descriptor, name, path, depth)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                yield Place(UNREAD, path, 1)
+
+    def _entry(self, parent: int, name: str, path: str, depth: int) -> Iterator[Place]:
+        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+        found = self._sought.is_in_text(name)
+        if stat.S_ISLNK(mode):
+            found = found or self._sought.is_in_text(os.readlink(name, dir_fd=parent))
+        elif stat.S_ISREG(mode):
+            # Looked into in any case: what cannot be read is named.
+            found = self._file(parent, name) or found
+        if found:
+            yield Place(self._place, path, 1)
+        if stat.S_ISDIR(mode):
+            if depth >= _MAX_DEPTH:
+                yield Place(UNREAD, path, 1)
+                return
+            descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+            try:
+                yield from self.directory(descriptor, path + "/", depth + 1)
+            finally:
+                os.close(descriptor)
+
+    def _file(self, parent: int, name: str) -> bool:
+        self._looked()
+        descriptor = os.open(name, _OPEN_FILE, dir_fd=parent)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return False
+            return self._sought.is_in(iter(lambda: os.read(descriptor, _CHUNK), b""))
+        finally:
+            os.close(descriptor)
+
+
+def _kept(reader: Reader, contents: Contents) -> list[Place]:
+    """The paths in checkpoints with the text, and in how many."""
+    trees = Counter(record.tree for record in reader.ledger.records.values() if record.tree)
+    known: dict[bytes, list[tuple[str, bytes]]] = {}
+
+    def below(tree: bytes) -> list[tuple[str, bytes]]:
+        if tree not in known:
+            known[tree] = _in_tree(tree)
+        return known[tree]
+
+    def _in_tree(tree: bytes) -> list[tuple[str, bytes]]:
+        held: list[tuple[str, bytes]] = []
+        try:
+            entries = decode(reader.objects.read(tree))
+        except Damaged:
+            return [(UNREAD, b"")]
+        for entry in entries:
+            is_held = contents.sought.is_in_text(os.fsdecode(entry.name))
+            if entry.kind == DIRECTORY:
+                held += [(place, entry.name + b"/" + path) for place, path in below(entry.digest)]
+            else:
+                is_held = contents.hold(entry.digest) or is_held
+                held += [(UNREAD, entry.name)] if entry.digest in contents.unread else []
+            held += [(KEPT_FILE, entry.name)] if is_held else []
+        return held
+
+    counts: Counter[tuple[str, bytes]] = Counter()
+    for tree, number in trees.items():
+        for one in below(bytes.fromhex(tree)):
+            counts[one] += number
+    return [Place(place, os.fsdecode(path), number) for (place, path), number in sorted(counts.items())]
+
+
+def _ledger(path: str, sought: Sought) -> Iterator[Place]:
+    try:
+        raw = atomic.read_file(path)
+    except FileNotFoundError:
+        return
+    except (OSError, Refused):
+        yield Place(UNREAD, path, 1)
+        return
+    counts: Counter[str] = Counter()
+    start = 0
+    for line in sealed_lines.parse(raw):
+        if line.value is None:
+            counts["other"] += sought.is_in_damaged(raw[start : line.end])
+        else:
+            counts.update(name for name in _fields(line.value, sought))
+        start = line.end
+    for name in ("prompts", "labels", "other"):
+        if counts[name]:
+            yield Place(LEDGER_FIELD, name, counts[name])
+
+
+def _fields(entry: dict[str, Any], sought: Sought) -> set[str]:
+    """Which kinds of text in one line of the ledger hold what is sought."""
+    found = set()
+    for key, value in entry.items():
+        if isinstance(value, dict) and key in ("record", "label"):
+            found |= {_FIELDS.get(name, "other") for name, one in value.items() if sought.is_in_json(one)}
+        elif sought.is_in_json(value):
+            found.add("other")
+    return found
+
+
+def _lines(place: str, path: str, sought: Sought) -> Iterator[Place]:
+    try:
+        raw = atomic.read_file(path)
+    except FileNotFoundError:
+        return
+    except (OSError, Refused):
+        yield Place(UNREAD, os.path.basename(path), 1)
+        return
+    count = sum(sought.is_in([line]) for line in raw.splitlines())
+    if count:
+        yield Place(place, os.path.basename(path), count)

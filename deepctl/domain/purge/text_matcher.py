@@ -1,0 +1,142 @@
+"""A text that is looked for, in whatever may hold it: contents, messages, names."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from deepctl import unicode
+from deepctl.errors import Damaged, Refused
+from deepctl.notebook_text import folded
+from deepctl.store.object_store import Objects
+
+
+class Sought(NamedTuple):
+    """The bytes of a text within one line, and whether upper and lower case are the same.
+
+    What `deepctl.notebook_text` takes for a line that holds it, this takes for a content that does.
+    """
+
+    text: bytes
+    ignore_case: bool = False
+
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether no line can hold it: it is empty, or goes over the end of one."""
+        return not self.text or self.text.splitlines() != [self.text]
+
+    def is_in(self, pieces: Iterable[bytes]) -> bool:
+        """Whether a content that comes in pieces holds it. All of it is read, so that it is also checked."""
+        exact, any_case = _Exact(self.text), _AnyCase(self.text) if self.ignore_case else None
+        for piece in pieces:
+            exact.take(piece)
+            if any_case is not None:
+                any_case.take(piece)
+        if any_case is not None:
+            any_case.take(b"", final=True)
+        return not self.is_nowhere and (exact.found or (any_case is not None and any_case.found))
+
+    def is_in_text(self, text: str) -> bool:
+        """Whether a string holds it."""
+        if self.is_nowhere:
+            return False
+        wanted = self.text.decode("utf-8", "surrogateescape")
+        return wanted in text or (self.ignore_case and unicode.folded(wanted) in unicode.folded(text))
+
+    def is_in_json(self, value: Any) -> bool:
+        """Whether a string anywhere in a JSON value holds it, also one in JSON that is itself a string."""
+        return any(self.is_in_text(text) for text in _strings(value))
+
+    def is_in_damaged(self, raw: bytes) -> bool:
+        """Whether bytes that should be JSON hold it, as it is or with JSON's escapes."""
+        written = (json.dumps(self.text.decode("utf-8", "surrogateescape"), ensure_ascii=one) for one in (True, False))
+        forms = [self.text, *(one[1:-1].encode("utf-8", "surrogateescape") for one in written)]
+        return any(self._replace(text=form).is_in([raw]) for form in forms)
+
+
+class _Exact:
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self._tail = b""
+        self.found = False
+
+    def take(self, piece: bytes) -> None:
+        if not self.found:
+            window = self._tail + piece
+            self.found = self._text in window
+            self._tail = window[max(0, len(window) - len(self._text) + 1) :]
+
+
+_UNFOLDED = 8
+"""More characters than are folded to one where there is a point to it."""
+
+
+class _AnyCase:
+    def __init__(self, text: bytes) -> None:
+        self._text = folded(text)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._tail = ""
+        self.found = False
+
+    def take(self, piece: bytes, *, final: bool = False) -> None:
+        if not self.found:
+            window = self._tail + self._decoder.decode(piece, final)
+            self.found = self._text in unicode.folded(window)
+            # Unfolded, for what folds to one character may have begun in this piece and end in the next.
+            self._tail = window[max(0, len(window) - _UNFOLDED * len(self._text) - _UNFOLDED) :]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, str):
+            yield one
+            if "\\" in one and one.lstrip()[:1] in ("{", "["):
+                # The arguments of a tool call, as a model wrote them: only decoded, every text in them looks as it is.
+                try:
+                    pending.append(json.loads(one))
+                except (ValueError, RecursionError):
+                    continue
+        elif isinstance(one, dict):
+            pending += [*one.keys(), *one.values()]
+        elif isinstance(one, list):
+            pending += one
+
+
+class Contents:
+    """Which objects hold the text; each is read once. `unread` are those that cannot be.
+
+    `report` is told how many contents have been looked into.
+    """
+
+    def __init__(self, objects: Objects, sought: Sought, report: Callable[[int], None] | None = None) -> None:
+        self._objects = objects
+        self._report = report
+        self._looked = 0
+        self._known: dict[bytes, bool] = {}
+        self.sought = sought
+        self.unread: set[bytes] = set()
+
+    def go_on(self, objects: Objects, report: Callable[[int], None] | None) -> None:
+        """Keep what is known, and read what is not from the same objects, opened again."""
+        self._objects, self._report = objects, report
+
+    def hold(self, digest: bytes) -> bool:
+        """Whether an object holds the text; one that cannot be read does not, and is in `unread` then."""
+        if digest not in self._known:
+            try:
+                self._known[digest] = self.sought.is_in(self._objects.chunks(digest))
+            except (Damaged, Refused, FileNotFoundError):
+                self._known[digest] = False
+                self.unread.add(digest)
+            self.looked()
+        return self._known[digest]
+
+    def looked(self) -> None:
+        """One more content has been looked into, an object or a file."""
+        self._looked += 1
+        if self._report is not None:
+            self._report(self._looked)

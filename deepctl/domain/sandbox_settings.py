@@ -1,0 +1,88 @@
+"""A profile's sandbox, as far as it can be told and changed without an agent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from deepctl.domain import settings
+from deepctl.domain.permissions import Permissions
+from deepctl.errors import DeepctlError, Refused
+from deepctl.layout import ProfilePaths
+from deepctl.sandbox import container as containers
+from deepctl.sandbox.policy import Limits, Unavailable
+
+_SOCKET = "/var/run/docker.sock"
+"""Where a Docker daemon answers unless `$DOCKER_HOST` names another place."""
+
+
+class Described(NamedTuple):
+    """What the settings of a profile make of its agent's commands."""
+
+    profile: str
+    sandbox: str
+    approve: str
+    image: str
+    container: str
+    limits: Limits
+    permissions: Permissions
+
+
+def describe(environment: Mapping[str, str], profile: ProfilePaths) -> Described:
+    """The settings in force for a profile's commands. Raises `BadSetting`."""
+
+    def value(key: str) -> str:
+        return settings.resolve(key, environment=environment, profile=profile).value or ""
+
+    return Described(
+        profile.name,
+        value("sandbox"),
+        value("approve"),
+        value("docker.image"),
+        containers.container_name(profile.directory),
+        settings.limits(environment, profile),
+        settings.permissions(environment, profile),
+    )
+
+
+def remove_container(profile: ProfilePaths) -> tuple[str, bool]:
+    """Remove a profile's container; its name, and whether there was one. The caller holds the profile's lock.
+
+    Raises `Refused` if Docker cannot be asked, or a container of that name is somebody else's.
+    """
+    name = containers.container_name(profile.directory)
+    try:
+        return name, containers.remove(name)
+    except Unavailable as problem:
+        raise Refused(f"{problem.reason}.", problem.fix, code="sandbox_unavailable") from None
+
+
+def remove_container_if_any(environment: Mapping[str, str], profile: ProfilePaths) -> str | None:
+    """Remove the container of a profile that is about to go or to move; its name, or `None` if there was none.
+
+    A container's name follows from the profile's directory, so none could be found afterwards. The caller holds the
+    profile's lock. Docker is asked where there is any sign of it. Raises `Refused` if it cannot be asked and the
+    profile's settings say `docker`; with other settings, a profile does not depend on Docker's being there.
+    """
+    uses_docker = _uses_docker(environment, profile)
+    if not (uses_docker or environment.get("DOCKER_HOST") or os.path.exists(_SOCKET)):
+        return None
+    try:
+        name, removed = remove_container(profile)
+    except Refused as problem:
+        if not uses_docker:
+            return None
+        raise Refused(
+            f"The container of profile {profile.name!r} cannot be removed: {problem.message}",
+            problem.hint,
+            code=problem.code,
+        ) from None
+    return name if removed else None
+
+
+def _uses_docker(environment: Mapping[str, str], profile: ProfilePaths) -> bool:
+    try:
+        return settings.resolve("sandbox", environment=environment, profile=profile).value == "docker"
+    except (DeepctlError, OSError):
+        return False  # what cannot be read has started no container

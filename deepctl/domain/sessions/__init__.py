@@ -1,1 +1,0 @@
-"""Sessions: one conversation each, as an append-only log of messages."""

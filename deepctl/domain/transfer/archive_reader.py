@@ -1,0 +1,215 @@
+"""An archive being read: bytes from gzip, entries from bytes, and in which of three ways it can be no good.
+
+Nothing is believed that an archive says about itself but what bounds it: its header says how much there is, and what
+comes beyond that is not read. Nothing is held in memory but a mebibyte of content and a header.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from deepctl.domain.transfer import archive, tar_members
+from deepctl.domain.transfer.archive import Entry, Header, Totals
+from deepctl.errors import Damaged, DeepctlError, NewerFormat, Refused, UsageError
+
+_CHUNK = 1 << 20
+_OVERHEAD = 8192
+"""Bytes of headers and manifest an entry may take on an average."""
+_ANYWAY = 1 << 20
+"""Bytes that are there whatever is in an archive."""
+
+
+class Incoming:
+    """The archive in `file`, which is called `name` in errors; `header` and then `entries` are read from it once.
+
+    Raises `UsageError` (`bad_archive`) for what is no archive at all, `Damaged` for one that is damaged or cut short,
+    `NewerFormat`, and `Refused` (`hostile_archive`) for one that deepctl would not have made.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._gzip = gzip.GzipFile(fileobj=file, mode="rb")
+        self.name = name
+        self._left = archive.MAX_HEADER + _ANYWAY
+        self._read = 0
+        self._lines = hashlib.sha256()
+        self._lines_size = 0
+        self._unread = 0
+        self.totals = Totals(0, 0, 0)
+        self.header = self._header()
+
+    def bad(self, reason: str) -> UsageError:
+        """It is something else."""
+        return UsageError(
+            f"{self.name} is not an archive of a profile: {reason}.",
+            "`deepctl profiles export FILE` makes one.",
+            code="bad_archive",
+        )
+
+    def damaged(self, reason: str) -> Damaged:
+        """It is not what was written."""
+        return Damaged(f"{self.name} is damaged: {reason}.", "Nothing was imported. Copy it again, or export it again.")
+
+    def hostile(self, reason: str) -> DeepctlError:
+        """A refusal; as `Damaged` if the rest of the archive shows that chance had a hand in it."""
+        if not self._is_intact():
+            return self.damaged("its checksum does not match")
+        return Refused(
+            f"{self.name} is refused: {reason}. No export looks like this.",
+            "Nothing was imported. Do not trust where it came from.",
+            code="hostile_archive",
+        )
+
+    def _exactly(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            data += self._some(count - len(data))
+        return bytes(data)
+
+    def _some(self, most: int) -> bytes:
+        """Some bytes, at most so many. Raises `Damaged` if there are none."""
+        if self._left <= 0:
+            raise self.hostile("there is more in it than its header says")
+        piece = self._piece(most)
+        if not piece:
+            raise self.bad("it is empty") if not self._read else self.damaged("it is cut short")
+        return piece
+
+    def _piece(self, most: int) -> bytes:
+        try:
+            piece = self._gzip.read(min(most, _CHUNK))
+        except EOFError:
+            raise self.damaged("it is cut short") from None
+        except gzip.BadGzipFile as error:
+            raise self.damaged(str(error)) if self._read else self.bad("it is not compressed by gzip") from None
+        except zlib.error:
+            raise self.damaged("it cannot be decompressed") from None
+        self._read += len(piece)
+        self._left -= len(piece)
+        return piece
+
+    def _is_intact(self) -> bool:
+        """Whether the rest of the archive, as far as it may be read, is what was compressed."""
+        try:
+            while self._left > 0 and self._piece(_CHUNK):
+                pass
+        except (Damaged, UsageError):
+            return False
+        return True
+
+    def _header(self) -> Header:
+        block = self._exactly(tar_members.BLOCK)
+        pending = [block]
+        try:
+            entry = tar_members.read(lambda count: pending.pop() if pending else self._exactly(count))
+        except tar_members.Torn:
+            if archive.HEADER.encode() in block or not self._is_intact():
+                raise self.damaged("its beginning is not what was written") from None
+            raise self.bad("it is no tar file") from None
+        except tar_members.Foreign:
+            entry = None
+        if entry is None or entry.path != archive.HEADER or entry.kind != "file":
+            if not self._is_intact():
+                raise self.damaged("its beginning is not what was written")
+            raise self.bad("something else is in it")
+        if entry.size > archive.MAX_HEADER:
+            raise self.hostile(f"a header of {entry.size} bytes")
+        line = self._exactly(entry.size + tar_members.padding(entry.size))[: entry.size]
+        try:
+            header = archive.parse_header(line, self.name)
+        except ValueError as error:
+            raise self.damaged(f"its header: {error}") from None
+        except NewerFormat:
+            if not self._is_intact():
+                raise self.damaged("its checksum does not match") from None
+            raise
+        self._most = archive.allowance(Totals(header.entries, header.files, header.bytes))
+        self._left = self._most.bytes + self._most.entries * _OVERHEAD + _ANYWAY
+        return header
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry; the content of a file is to be read by `content` before the next.
+
+        The last one has been checked against the manifest, and the archive to its end, when this returns.
+        """
+        while (entry := self._next()).path != archive.MANIFEST:
+            self._check(entry)
+            self._current = entry
+            self._unread = entry.size if entry.kind == "file" else 0
+            if entry.kind != "file":
+                self._note(entry, hashlib.sha256(archive.raw(entry.target)).hexdigest() if entry.target else None)
+            yield entry
+        self._manifest(entry)
+
+    def _next(self) -> Entry:
+        try:
+            entry = tar_members.read(self._exactly)
+        except tar_members.Torn as error:
+            raise self.damaged(f"a header in it ({error})") from None
+        except tar_members.Foreign as error:
+            raise self.hostile(f"there is {error} in it") from None
+        if entry is None:
+            raise self.hostile("it ends without a manifest")
+        return entry
+
+    def _check(self, entry: Entry) -> None:
+        shown = ascii(entry.path[:200])
+        if "\0" in entry.path + entry.target or any(part in ("", ".", "..") for part in entry.path.split("/")):
+            raise self.hostile(f"there is an entry called {shown}")
+        if not archive.is_of_a_profile(entry.path, entry.kind):
+            raise self.hostile(f"{shown}, a {entry.kind}, is no part of a profile")
+        if entry.path.count("/") > archive.MAX_DEPTH:
+            raise self.hostile(f"more than {archive.MAX_DEPTH} directories are in one another")
+        if entry.kind == "link" and (not entry.target or archive.leads_out(entry.path, entry.target)):
+            raise self.hostile(f"the link {shown} leads out of the workspace, to {entry.target[:200]!a}")
+        self.totals = self.totals.with_(entry.kind, entry.size)
+        if any(have > most for have, most in zip(self.totals, self._most, strict=True)):
+            raise self.hostile("there is more in it than its header says")
+
+    def _note(self, entry: Entry, digest: str | None) -> None:
+        line = archive.manifest_line(entry, digest)
+        self._lines.update(line)
+        self._lines_size += len(line)
+
+    def content(self) -> Iterator[bytes]:
+        """The content of the file that `entries` gave last, in pieces of at most a mebibyte."""
+        seen = hashlib.sha256()
+        entry = self._current
+        while self._unread:
+            piece = self._some(self._unread)
+            self._unread -= len(piece)
+            seen.update(piece)
+            yield piece
+        self._exactly(tar_members.padding(entry.size))
+        self._note(entry, seen.hexdigest())
+
+    def _manifest(self, entry: Entry) -> None:
+        end = archive.manifest_end(self.totals)
+        self._lines.update(end)
+        if entry.kind != "file" or entry.size != self._lines_size + len(end):
+            raise self.damaged("its manifest is not that of its content")
+        found = hashlib.sha256()
+        left = entry.size
+        while left:
+            piece = self._some(left)
+            left -= len(piece)
+            found.update(piece)
+        if found.digest() != self._lines.digest():
+            raise self.damaged("its content is not what its manifest says")
+        self._exactly(tar_members.padding(entry.size))
+        self._finish()
+
+    def _finish(self) -> None:
+        """Read to the very end, where gzip's own checksum is."""
+        try:
+            if tar_members.read(self._exactly) is not None:
+                raise self.hostile("there is something behind its end")
+        except (tar_members.Torn, tar_members.Foreign):
+            raise self.hostile("there is something behind its end") from None
+        self._left = _ANYWAY
+        while piece := self._piece(_CHUNK):
+            if self._left <= 0 or piece.strip(b"\0"):
+                raise self.hostile("there is something behind its end")

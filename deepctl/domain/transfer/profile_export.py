@@ -1,0 +1,244 @@
+"""Exporting: a whole profile as one archive, without its lock, and so also while a chat is running.
+
+What is appended to only is read up to where it was when it was opened, and in an order in which what points comes
+before what it points at: the ledger, then packs, then logs, then the workspace. In the end the ledger must have grown
+by nothing but new checkpoints and names; otherwise what was read may not fit together, and the export fails, to be
+tried again. The workspace is read as it is found; what somebody writes there meanwhile is in it or not.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import BinaryIO, NamedTuple
+
+from deepctl.domain.transfer import archive, tar_members
+from deepctl.domain.transfer.archive import Entry, Header, LeftOut, Totals
+from deepctl.domain.transfer.archive_walk import Found, Walk
+from deepctl.errors import Locked
+from deepctl.files import atomic, owner_access, sealed_lines
+from deepctl.layout import OWN_DIRECTORIES, ProfilePaths
+from deepctl.store import ledger, ledger_size
+
+_LEVEL = 1
+"""Packs are compressed already; of the rest, speed is worth more than the last tenth."""
+_CHUNK = 1 << 20
+
+Report = Callable[[int], None]
+"""Is told how many bytes of content have been written."""
+
+
+class Exported(NamedTuple):
+    """What is in an archive, and what of the profile is not."""
+
+    totals: Totals
+    left_out: list[LeftOut]
+
+
+class Ledger(NamedTuple):
+    """The ledger as it was when the export began: its bytes, up to its last whole line, and the packs that count."""
+
+    raw: bytes
+    packs: frozenset[str] | None
+    """`None` where lines are lost, so that nobody can tell."""
+    size: bytes = b""
+    """What is said of its length."""
+
+
+class Export:
+    """One export of a profile: `measure`, then `write`."""
+
+    def __init__(self, paths: ProfilePaths, version: str) -> None:
+        self._paths = paths
+        self._version = version
+        self._ledger = _read_ledger(paths)
+        self._declared = Totals(0, 0, 0)
+
+    def _walk(self) -> Walk:
+        return Walk(self._paths.directory, self._ledger.packs)
+
+    def measure(self) -> Totals:
+        """Look at everything, so that the archive can say in its beginning how much there is."""
+        owner_access.regain(self._paths.workspace, OWN_DIRECTORIES)
+        totals = Totals(0, 0, 0)
+        with self._walk() as walk:
+            for found in walk.everything():
+                size = found.size if found.path != _LEDGER_PATH else len(self._ledger.raw)
+                totals = totals.with_(found.kind, size)
+        self._declared = totals
+        return totals
+
+    def write(self, file: BinaryIO, report: Report = lambda count: None) -> Exported:
+        """Write the archive. Raises `Locked` (`changed_while_read`) where the profile changed too much, and `OSError`.
+
+        What is in `file` then is no archive.
+        """
+        with gzip.GzipFile("", "wb", _LEVEL, file, 0) as packed, self._walk() as walk:
+            writing = _Writing(packed, self._ledger, archive.allowance(self._declared), report)
+            writing.header(self._header())
+            for found in walk.everything():
+                writing.add(walk, found)
+            self._check_unchanged()
+            writing.manifest()
+        return Exported(writing.totals, sorted(walk.left_out))
+
+    def _header(self) -> Header:
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        entries, files, size = self._declared
+        return Header(self._version, self._paths.name, now, files, size, entries)
+
+    def _check_unchanged(self) -> None:
+        """Raises `Locked` unless the ledger has only grown, by checkpoints and names for them."""
+        try:
+            now = atomic.read_file(os.path.join(self._paths.checkpoints, ledger.LEDGER))
+        except FileNotFoundError:
+            now = b""
+        before = self._ledger.raw
+        if not now.startswith(before):
+            raise changed("its checkpoints were rewritten")
+        added = now[len(before) :]
+        for line in sealed_lines.parse(added):
+            # What the line cut short at the end was to become, if anybody is writing it, points at nothing old.
+            if line.value is None and line.problem == "cut short":
+                continue
+            if line.value is None or "rewind" in line.value or not line.value.keys() & {"record", "label", "tied"}:
+                raise changed("a rewind, or a removal of checkpoints, came between")
+
+
+_LEDGER_PATH = f"checkpoints/{ledger.LEDGER}"
+_SIZE_PATH = f"checkpoints/{ledger_size.NAME}"
+
+
+def changed(reason: str) -> Locked:
+    """The profile changed while it was read, in a way that an archive cannot tell of."""
+    return Locked(
+        f"The profile changed while it was read: {reason}.",
+        "No archive was made. Try again when the other command is done.",
+        code="changed_while_read",
+    )
+
+
+def _read_ledger(paths: ProfilePaths) -> Ledger:
+    path = os.path.join(paths.checkpoints, ledger.LEDGER)
+    try:
+        descriptor = atomic.open_regular(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return Ledger(b"", None)
+    with open(descriptor, "rb") as file:
+        raw = file.read(sealed_lines.whole(descriptor))
+    found = ledger.parsed(raw, path)
+    # A pack that no line names is one whose line is yet to come; but where lines are lost, all there are may count.
+    is_short = ledger.read(paths.checkpoints).is_short
+    size = ledger_size.line(ledger_size.before_last(raw), is_short=is_short)
+    return Ledger(raw, frozenset(found.packs) if not found.damage and not is_short else None, size)
+
+
+class _Writing:
+    """An archive in the making."""
+
+    def __init__(self, file: gzip.GzipFile, before: Ledger, most: Totals, report: Report) -> None:
+        self._file = file
+        self._ledger = before
+        self._most = most
+        self._report = report
+        self._done = 0
+        # A line for each of very many entries: compressed, they take a few dozen bytes each.
+        self._packer = zlib.compressobj(_LEVEL)
+        self._lines = bytearray()
+        self._lines_size = 0
+        self.totals = Totals(0, 0, 0)
+
+    def header(self, header: Header) -> None:
+        """Write the first member."""
+        line = archive.header_line(header)
+        at = datetime.fromisoformat(header.created_at)
+        self._member(Entry(archive.HEADER, "file", 0o600, len(line), int(at.timestamp()) * 10**9), line)
+
+    def _member(self, entry: Entry, content: bytes) -> None:
+        self._file.write(tar_members.encode(entry))
+        self._file.write(content + bytes(tar_members.padding(len(content))))
+
+    def add(self, walk: Walk, found: Found) -> None:
+        """Write one thing that a walk found, unless it is gone or cannot be read."""
+        mode = stat.S_IMODE(found.status.st_mode)
+        entry = Entry(found.path, found.kind, mode, found.size, found.status.st_mtime_ns)
+        if found.kind == "directory":
+            self._file.write(tar_members.encode(entry._replace(size=0)))
+            self._count(entry._replace(size=0), None)
+        elif found.kind == "link":
+            target = archive.raw(found.target)
+            entry = entry._replace(mode=0o777, size=len(target), target=found.target)
+            self._file.write(tar_members.encode(entry))
+            self._count(entry, hashlib.sha256(target).hexdigest())
+        elif found.path == _LEDGER_PATH:
+            self._small(entry, self._ledger.raw)
+        elif found.path == _SIZE_PATH:
+            # As it was with the ledger that is in the archive.
+            self._small(entry, self._ledger.size)
+        else:
+            with walk.opened(found) as descriptor:
+                if descriptor is not None:
+                    self._file_content(entry, descriptor)
+
+    def _file_content(self, entry: Entry, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        size = status.st_size
+        if not entry.path.startswith("workspace/") and entry.path.endswith(".jsonl"):
+            size = sealed_lines.whole(descriptor)  # not the line that somebody is writing just now
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        entry = entry._replace(mode=stat.S_IMODE(status.st_mode), size=size, modified=status.st_mtime_ns)
+        if size <= _CHUNK:
+            self._small(entry, b"".join(_pieces(descriptor, size)))
+            return
+        self._file.write(tar_members.encode(entry))
+        seen = hashlib.sha256()
+        for piece in _pieces(descriptor, size):
+            seen.update(piece)
+            self._file.write(piece)
+            size -= len(piece)
+            self._report(self._done + entry.size - size)
+        if size:
+            raise changed(f"{entry.path!a} was cut short")
+        self._file.write(bytes(tar_members.padding(entry.size)))
+        self._count(entry, seen.hexdigest())
+
+    def _small(self, entry: Entry, content: bytes) -> None:
+        entry = entry._replace(size=len(content))
+        self._member(entry, content)
+        self._count(entry, hashlib.sha256(content).hexdigest())
+
+    def _count(self, entry: Entry, digest: str | None) -> None:
+        self._line(archive.manifest_line(entry, digest))
+        self.totals = self.totals.with_(entry.kind, entry.size)
+        if any(have > most for have, most in zip(self.totals, self._most, strict=True)):
+            raise changed("its workspace grew by more than an eighth")
+        self._done = self.totals.bytes
+        self._report(self._done)
+
+    def _line(self, line: bytes) -> None:
+        self._lines += self._packer.compress(line)
+        self._lines_size += len(line)
+
+    def manifest(self) -> None:
+        """Write the last member, and the end."""
+        self._line(archive.manifest_end(self.totals))
+        self._lines += self._packer.flush()
+        self._file.write(tar_members.encode(Entry(archive.MANIFEST, "file", 0o600, self._lines_size, 0)))
+        unpacker = zlib.decompressobj()
+        pending = bytes(self._lines)
+        while pending:
+            self._file.write(unpacker.decompress(pending, _CHUNK))
+            pending = unpacker.unconsumed_tail
+        self._file.write(unpacker.flush() + bytes(tar_members.padding(self._lines_size)) + tar_members.END)
+
+
+def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
+    """Up to `size` bytes of an open file, in pieces of at most a mebibyte."""
+    while size and (piece := os.read(descriptor, min(size, _CHUNK))):
+        size -= len(piece)
+        yield piece

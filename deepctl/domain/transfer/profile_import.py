@@ -1,0 +1,281 @@
+"""Importing: a profile from an archive, entirely or not at all.
+
+An archive may come from anybody. It is written to a place of its own (`staging`), and when every byte of it has been
+read and found to be what was exported, one rename makes it a profile. What would let whoever made it reach beyond that
+profile refuses the whole: names that lead elsewhere, links, kinds of files that no export has, and a ledger that names
+files by more than their ids. Its settings are in force as far as they are harmless; the others wait for a yes
+(`deepctl.domain.trust`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
+
+from deepctl import layout, names
+from deepctl.domain import profiles, settings, trust
+from deepctl.domain.transfer.archive import Entry, Totals
+from deepctl.domain.transfer.archive_reader import Incoming
+from deepctl.domain.transfer.staging import Misplaced, Staging, is_stripped
+from deepctl.domain.trust import Item
+from deepctl.domain.wipe import trash
+from deepctl.errors import Damaged, Refused, StorageError
+from deepctl.files import atomic, sealed_lines
+from deepctl.layout import ProfilePaths, Root
+from deepctl.locks import Lock
+from deepctl.store import ledger
+
+MAX_FILES = 250_000
+MAX_BYTES = 1 << 30
+_RATIO = 100
+"""How many times its own size an archive may hold where that is more than `MAX_BYTES`."""
+_BLOCK = 4096
+"""Bytes that a file system needs for an entry beside its content, about."""
+_LONGEST = 200
+"""Characters of a value in a note; `profiles trust` shows it whole."""
+_FORMS = {
+    # An application's checkpoints have ids of its own making.
+    "id": re.compile(r"[^\x00-\x1f\x7f]{1,200}"),
+    "log": re.compile(r"[0-9a-z]{0,64}", re.ASCII),
+    "pack": re.compile(r"([0-9a-f]{16}\.pack)?", re.ASCII),
+    "tree": re.compile(r"([0-9a-f]{64})?", re.ASCII),
+    "label": re.compile(r".{0,64}"),
+}
+"""What a ledger may say in fields that become paths, hashes, or lines of other files."""
+
+Report = Callable[[int], None]
+"""Is told how many bytes of content have been read."""
+
+
+class Limits(NamedTuple):
+    """How much an archive may hold: entries, and bytes of content; `None` is what its own size allows."""
+
+    files: int = MAX_FILES
+    bytes: int | None = None
+
+
+class Imported(NamedTuple):
+    """A profile that was imported. `origin` is what it was called, `notes` what to know before it is used, `untrusted`
+    the settings that came with it and are not in force.
+    """
+
+    paths: ProfilePaths
+    origin: str
+    totals: Totals
+    notes: list[str]
+    untrusted: list[Item]
+
+
+class Opened(NamedTuple):
+    """An archive that may be imported as far as its header tells, and the name it is to have."""
+
+    incoming: Incoming
+    name: str
+
+    @property
+    def bytes(self) -> int:
+        """How much content it says it has."""
+        return self.incoming.header.bytes
+
+
+def examine(root: Root, file: BinaryIO, called: str, *, name: str | None, size: int | None, limits: Limits) -> Opened:
+    """Read the header of an archive, and refuse what is to be refused before anything is written.
+
+    `called` is what errors call it, `size` its size in bytes if that is known. Raises `UsageError`, `Damaged`,
+    `NewerFormat`, `BadName`, `Refused` (a name that is taken, more than `limits`) or `StorageError` (a disk too small).
+    """
+    incoming = Incoming(file, called)
+    header = incoming.header
+    if name is None and not names.is_good(header.profile):
+        raise incoming.hostile(f"it is of a profile called {header.profile[:100]!a}")
+    name = names.check(header.profile if name is None else name)
+    if profiles.exists(root, name):
+        raise taken(name)
+    most = limits.bytes if limits.bytes is not None else max(MAX_BYTES, _RATIO * (size or 0))
+    if header.bytes > most or header.entries > limits.files:
+        raise Refused(
+            f"{called} holds {header.entries:,} entries and {header.bytes:,} bytes; {limits.files:,} and {most:,} are "
+            "allowed.",
+            "If you trust where it comes from, allow more with --max-files and --max-size.",
+            code="archive_too_large",
+        )
+    free = _free(root)
+    needed = header.bytes + header.entries * _BLOCK
+    if needed > free:
+        raise StorageError(
+            f"{called} needs {needed:,} bytes where profiles are kept, and {free:,} are free.",
+            "Nothing was imported. Free some space and try again.",
+            code="storage_enospc",
+        )
+    return Opened(incoming, name)
+
+
+def taken(name: str) -> Refused:
+    """A profile of that name is there already."""
+    return Refused(
+        f"There is a profile {name!r} already; nothing was imported.",
+        "--as NAME gives what is imported another name.",
+        code="profile_exists",
+    )
+
+
+def _free(root: Root) -> int:
+    """Bytes that are free where profiles are, or will be."""
+    place = root.profiles
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    found = os.statvfs(place)
+    return found.f_bavail * found.f_frsize
+
+
+def take_in(root: Root, opened: Opened, lock: Callable[[], Lock], report: Report = lambda count: None) -> Imported:
+    """Import an archive. `lock` makes the lock of the profile to be, which is held for the last step only.
+
+    Raises what `Incoming` does, `Refused` if the name has been taken meanwhile, `Locked`, and `OSError`; there is no
+    profile then, nor anything of one.
+    """
+    incoming = opened.incoming
+    profiles.make_root(root)
+    trash.remove_half_made(root)
+    with Staging(root) as staging:
+        stripped = _write(incoming, staging, report)
+        paths = ProfilePaths(opened.name, staging.path, "")
+        _check_ledger(incoming, paths)
+        items = _set_apart(incoming, paths)
+        notes = _notes(items, paths)
+        if stripped:
+            notes.append(
+                f"Without their setuid, setgid or sticky bit: {stripped} {'entry' if stripped == 1 else 'entries'}."
+            )
+        _complete(paths)
+        staging.complete()
+        with lock():
+            if profiles.exists(root, opened.name):
+                raise taken(opened.name)
+            staging.move(root.profile(opened.name).directory)
+    return Imported(root.profile(opened.name), incoming.header.profile, incoming.totals, notes, items)
+
+
+def _write(incoming: Incoming, staging: Staging, report: Report) -> int:
+    """Write everything; returns how many modes lost a bit."""
+    sessions: set[str] = set()
+    stripped = 0
+    for entry in incoming.entries():
+        _check_session(incoming, entry, sessions)
+        stripped += is_stripped(entry)
+        before = incoming.totals.bytes - entry.size
+        try:
+            if entry.kind == "directory":
+                staging.directory(entry)
+            elif entry.kind == "link":
+                staging.link(entry)
+            else:
+                staging.file(entry, _reported(incoming, before, report))
+        except Misplaced:
+            raise incoming.hostile(f"{entry.path[:200]!a} does not follow its directory") from None
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                reason = f"{entry.path[:200]!a} is in it twice, or differs from another by what is no difference here"
+                raise incoming.hostile(reason) from None
+            if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+                raise StorageError(
+                    f"This file system cannot have the name {entry.path[:200]!a}.",
+                    "Nothing was imported. $DEEPCTL_HOME may name a directory on another one.",
+                    code="storage_name",
+                ) from None
+            raise
+    return stripped
+
+
+def _reported(incoming: Incoming, before: int, report: Report) -> Iterator[bytes]:
+    for piece in incoming.content():
+        before += len(piece)
+        yield piece
+        report(before)
+
+
+def _check_session(incoming: Incoming, entry: Entry, seen: set[str]) -> None:
+    """Raises `Refused` for a second session of a name: there, `A` and `a` are one."""
+    match entry.path.split("/"):
+        case ["sessions", name] if names.fold(name) in seen:
+            raise incoming.hostile(f"there are two sessions called {name!r}, case apart")
+        case ["sessions", name]:
+            seen.add(names.fold(name))
+
+
+def _complete(paths: ProfilePaths) -> None:
+    """Make the directories that a profile always has."""
+    for directory in (paths.workspace, paths.sessions, paths.checkpoints):
+        atomic.make_directory(directory)
+
+
+def _check_ledger(incoming: Incoming, paths: ProfilePaths) -> None:
+    """Raises `NewerFormat`, and `Refused` if the ledger names things by what is no id: logs and packs become paths."""
+    try:
+        raw = atomic.read_file(os.path.join(paths.checkpoints, ledger.LEDGER))
+    except FileNotFoundError:
+        return
+    unfinished = ledger.parsed(raw, f"The ledger in {incoming.name}").unfinished
+    if unfinished is not None and unfinished.root:
+        # Whoever opens it next would finish the rewind, in a directory that the archive names.
+        raise incoming.hostile("a rewind in it that was interrupted is of a directory on another machine")
+    for line in sealed_lines.parse(raw):
+        if line.problem == sealed_lines.TOO_DEEP or (line.value is not None and not _is_harmless(line.value)):
+            raise incoming.hostile(f"line {line.number} of its ledger is none that deepctl writes")
+
+
+def _is_harmless(line: dict[str, object]) -> bool:
+    """Whether what a line of a ledger says of logs, packs, trees and names is in the form that these have."""
+    for kind in ("record", "rewind", "label"):
+        part = line.get(kind)
+        if not isinstance(part, dict):
+            continue
+        for key, form in _FORMS.items():
+            value = part.get(key)
+            if value is not None and not (isinstance(value, str) and form.fullmatch(value)):
+                return False
+        if part.get("label") and not names.is_good(part["label"]):
+            return False
+        if kind == "rewind" and "/" in (part.get("id") or ""):
+            return False  # it becomes part of a file's name
+    return True
+
+
+def _set_apart(incoming: Incoming, paths: ProfilePaths) -> list[Item]:
+    """Keep what is not harmless of the settings out of profile.toml; returns it. Raises `NewerFormat` and `Refused`."""
+    try:
+        raw = atomic.read_file(paths.settings)
+    except FileNotFoundError:
+        return []
+    try:
+        harmless, untrusted = trust.split(raw, f"profile.toml in {incoming.name}")
+    except trust.Unusable as error:
+        raise incoming.hostile(str(error)) from None
+    if untrusted is None:
+        return []
+    atomic.write_file(paths.untrusted, untrusted)
+    atomic.write_file(paths.settings, harmless)
+    try:
+        return trust.waiting(paths).items
+    except Damaged:
+        return []
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _notes(items: list[Item], paths: ProfilePaths) -> list[str]:
+    """What the settings that came with a profile mean for the safety of whoever uses it."""
+    notes = [f"It brings {item.key} = {_cut(trust.text(item))}: {item.reason}." for item in items]
+    if not notes and os.path.exists(paths.untrusted):
+        notes.append(f"Its profile.toml cannot be read. It is not in force, and is kept as {layout.UNTRUSTED}.")
+    found = settings.read(paths.settings)
+    if "model" in found:
+        notes.append(f"It sets model = {settings.shown(found['model'])}.")
+    if "instructions" in found:
+        notes.append("It brings instructions that its agent is given before every conversation.")
+    return notes

@@ -1,0 +1,290 @@
+"""Wiping: everything of a profile, or parts of it, as a plan that is shown first and then carried out.
+
+A plan says for every part what goes, where it is and how much that is; two plans are equal if they are about the same
+things and nothing of these has changed between them. Carrying one out is `trash`'s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from deepctl import names
+from deepctl.domain.wipe import part_moves, trash
+from deepctl.domain.wipe.part_moves import Move
+from deepctl.domain.wipe.sizes import LinkInTheWay, Weight, mounts, weigh
+from deepctl.domain.wipe.trash import Report, Trash
+from deepctl.errors import DeepctlError, NewerFormat, Refused, StorageError, UsageError
+from deepctl.layout import (
+    EVICTED_DIRECTORY,
+    IMPORT,
+    MEMORY_DIRECTORY,
+    NEW,
+    PLANS_DIRECTORY,
+    SETTINGS,
+    TODO_DIRECTORY,
+    TODO_FILE,
+    UNTRUSTED,
+    ProfilePaths,
+    Root,
+)
+
+if TYPE_CHECKING:
+    from deepctl.domain.wipe.copies import Copies
+    from deepctl.store.ledger import Ledger
+
+_TODO = (f"workspace/{TODO_FILE}", f"workspace/{TODO_DIRECTORY}")
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "memory": (f"workspace/{MEMORY_DIRECTORY}",),
+    "plans": (f"workspace/{PLANS_DIRECTORY}", *_TODO),
+    "evicted": (f"workspace/{EVICTED_DIRECTORY}",),
+    # The cache goes first: what it knows must not outlive what it is about. So do checkpoints, whose messages are logs.
+    "checkpoints": ("cache", "checkpoints"),
+    "sessions": ("sessions", *_TODO),
+    "workspace": ("workspace",),
+    "history": ("prompt_history",),
+}
+"""The parts that can be wiped by themselves, and where they are in a profile; they go in this order."""
+
+_ALONG = {"sessions": ("checkpoints",), "workspace": ("memory", "plans", "evicted")}
+"""What goes along with a part: a checkpoint is a point in a conversation, and its record holds prompts."""
+
+_ANEW: dict[str, part_moves.Anew] = {
+    "sessions": "directory",
+    "checkpoints": "directory",
+    "workspace": "directory",
+    # Empty rather than gone: the line editor of a conversation that is open adds to it by name.
+    "prompt_history": "file",
+}
+_DRAFTS = ".edit-"
+
+
+class Part(NamedTuple):
+    """Something that goes: which part it belongs to, its absolute path, and how much it is."""
+
+    part: str
+    path: str
+    weight: Weight
+
+
+class Plan(NamedTuple):
+    """What is to go of a profile. `only` are the parts, empty for everything; `moves` are what is renamed for these.
+
+    `staging` are paths beside the profile at which killed commands left something of it.
+    """
+
+    profile: str
+    path: str
+    only: tuple[str, ...]
+    parts: list[Part]
+    moves: list[Move]
+    staging: list[str]
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there is nothing to be wiped."""
+        return bool(self.only) and not self.moves
+
+    @property
+    def files(self) -> int:
+        """How many files go: everything but directories."""
+        return sum(part.weight.files for part in self.parts)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes of content go."""
+        return sum(part.weight.bytes for part in self.parts)
+
+    @property
+    def entries(self) -> int:
+        """How many names go, those of directories included."""
+        return sum(part.weight.files + part.weight.directories for part in self.parts)
+
+
+def chosen(wanted: Iterable[str]) -> tuple[str, ...]:
+    """The parts that are meant; each of `wanted` may name several, separated by commas. Raises `UsageError`.
+
+    What goes along with a part is among them.
+    """
+    found = [part.strip() for text in wanted for part in text.split(",")]
+    for part in found:
+        if part not in PARTS:
+            raise UsageError(f"There is no part {part!r} that could be wiped.", f"The parts are {', '.join(PARTS)}.")
+    whole = {*found, *(also for part in found for also in _ALONG.get(part, ()))}
+    return tuple(part for part in PARTS if part in whole)
+
+
+def plan(root: Root, paths: ProfilePaths, only: tuple[str, ...]) -> Plan:
+    """What is to go: the parts `only`, or the whole profile. Takes no lock and changes nothing.
+
+    Raises `Refused` for a link in the way to a part, and where something is mounted in what would go.
+    """
+    places: dict[str, str] = {}
+    for part in only or PARTS:
+        for place in PARTS[part]:
+            places.setdefault(place, part)
+    if "memory" in places.values():
+        # What was being edited is a copy of a notebook.
+        places |= {entry: "memory" for entry in sorted(os.listdir(paths.directory)) if entry.startswith(_DRAFTS)}
+    if not only:
+        places |= dict.fromkeys((SETTINGS, UNTRUSTED), "settings")
+        top = {place.partition("/")[0] for place in places}
+        places |= dict.fromkeys(sorted(set(os.listdir(paths.directory)) - top), "other")
+    try:
+        weights = weigh(paths.directory, set(places))
+    except LinkInTheWay as problem:
+        raise part_moves.link_in_the_way(problem.place, problem.link, paths.name) from None
+    moves = [Move(place, _ANEW.get(place, "")) for place in _outermost(places) if _is_there(place, weights)]
+    if not has_history(paths):
+        moves = [move for move in moves if move.path not in PARTS["history"]]
+    going = {place for place in places if any(_is_within(place, move.path) for move in moves)} if only else set(places)
+    parts = [
+        Part(part, os.path.join(paths.directory, place), weights[place])
+        for place, part in places.items()
+        if place in going and place in weights
+    ]
+    staging = [] if only else _staging(root, paths)
+    parts += [Part("other", path, _weight(path)) for path in staging]
+    _refuse_mounts(paths, [os.path.join(paths.directory, move.path) for move in moves] if only else [paths.directory])
+    return Plan(paths.name, paths.directory, only, parts, moves if only else [], staging)
+
+
+def is_rewinding(paths: ProfilePaths, only: tuple[str, ...]) -> bool:
+    """Whether a rewind was interrupted that has to be finished before parts of the profile go."""
+    return bool(only) and only != ("history",) and _ledger(paths).unfinished is not None
+
+
+def leaves_rewound(paths: ProfilePaths, only: tuple[str, ...]) -> bool:
+    """Whether turns that were rewound stay in message logs, where nothing leads to them any more."""
+    return "checkpoints" in only and "sessions" not in only and bool(_ledger(paths).rewinds)
+
+
+def _ledger(paths: ProfilePaths) -> Ledger:
+    """What can be told of the checkpoints. What cannot be read is no reason not to wipe it."""
+    from deepctl.store import ledger
+
+    if os.path.islink(paths.checkpoints):
+        return ledger.Ledger()  # whatever it leads to, it is not the profile's
+    try:
+        return ledger.read(paths.checkpoints)
+    except NewerFormat:
+        raise  # a rewind may have been interrupted that only the later deepctl can finish
+    except (DeepctlError, OSError):
+        return ledger.Ledger()
+
+
+class PutAway(NamedTuple):
+    """What is out of sight now and to be deleted, and the name of the container that was removed, if there was any."""
+
+    trash: list[Trash]
+    container: str | None
+
+
+def put_away(root: Root, paths: ProfilePaths, planned: Plan, environment: Mapping[str, str]) -> PutAway:
+    """Take what is planned out of sight, for good. The caller holds the lock, and deletes it when that is let go.
+
+    Raises `Refused`, `StorageError` or `OSError`: then nothing has gone but perhaps the container.
+    """
+    container = None
+    if not planned.only or "workspace" in planned.only:
+        # What still runs in it would go on in a directory that nobody sees.
+        from deepctl.domain.sandbox_settings import remove_container_if_any
+
+        container = remove_container_if_any(environment, paths)
+    if planned.only:
+        return PutAway([trash.put_away_parts(root, paths, planned.moves)], container)
+    found = []
+    for path in planned.staging:
+        with suppress(FileNotFoundError):  # another import tidies up, too
+            found.append(trash.put_away(root, paths._replace(directory=path)))
+    return PutAway([*found, trash.put_away(root, paths)], container)
+
+
+def delete(away: Iterable[PutAway], report: Report | None = None) -> None:
+    """Delete what is out of sight; no lock is needed. One that cannot be deleted keeps none of the others.
+
+    `report` hears how many names have gone. Raises the first `StorageError`, and `Interrupted`.
+    """
+    before = 0
+    problem: StorageError | None = None
+    for one in [one for put in away for one in put.trash]:
+        try:
+            before += trash.delete(one, _onwards(report, before) if report is not None else None)
+        except StorageError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
+
+
+def _onwards(report: Report, before: int) -> Report:
+    return lambda count: report(before + count)
+
+
+def copies(paths: ProfilePaths, planned: Plan) -> Copies | None:
+    """How much of what goes stays elsewhere in the profile; `None` where that is no question."""
+    places = [
+        place.partition("/")[2] for part in planned.only for place in PARTS[part] if place.startswith("workspace")
+    ]
+    if not places or planned.is_nothing or "sessions" in planned.only or os.path.islink(paths.checkpoints):
+        return None
+    from deepctl.domain.wipe import copies
+
+    try:
+        found = copies.count(paths, places)
+    except (DeepctlError, OSError):
+        return None  # nobody can tell, and that is no reason not to wipe
+    return found._replace(checkpoints=0, sessions=0) if "checkpoints" in planned.only else found
+
+
+def has_history(paths: ProfilePaths) -> bool:
+    """Whether a profile remembers what was typed in conversations."""
+    try:
+        return os.lstat(paths.prompt_history).st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _is_within(place: str, other: str) -> bool:
+    return place == other or place.startswith(f"{other}/")
+
+
+def _outermost(places: Iterable[str]) -> list[str]:
+    found = list(places)
+    return [place for place in found if not any(place != other and _is_within(place, other) for other in found)]
+
+
+def _is_there(place: str, weights: Mapping[str, Weight]) -> bool:
+    """Whether there is something at a place; an empty directory is nothing."""
+    within = [weight for path, weight in weights.items() if _is_within(path, place)]
+    return any(one.files or one.uncounted for one in within) or sum(one.directories for one in within) > 1
+
+
+def _staging(root: Root, paths: ProfilePaths) -> list[str]:
+    """What killed commands left beside the profile: one that was making it, and imports, whosever they are."""
+    left = []
+    for entry in sorted(os.listdir(root.profiles)):
+        path = os.path.join(root.profiles, entry)
+        if entry == NEW + names.fold(paths.name) or (entry.startswith(IMPORT) and not trash.is_held(path)):
+            left.append(path)
+    return left
+
+
+def _weight(path: str) -> Weight:
+    if os.path.isdir(path) and not os.path.islink(path):
+        return weigh(path, {""})[""]
+    status = os.lstat(path)
+    return Weight(1, status.st_size, 0, 0, status.st_ctime_ns)
+
+
+def _refuse_mounts(paths: ProfilePaths, places: list[str]) -> None:
+    """What is mounted somewhere is not the profile's: deleting would go on in it."""
+    for place in places:
+        for point in mounts(place):
+            raise Refused(
+                f"Something is mounted at {point}, inside of what would be wiped of profile {paths.name!r}.",
+                f"Unmount it first: umount {point}",
+                code="mounted",
+            )

@@ -1,0 +1,333 @@
+"""Files inside a directory that somebody else may be changing: a workspace.
+
+Every path is walked component by component relative to a directory descriptor, and the kernel never follows a link
+for us. So no `..`, no link, and no link swapped in between check and use leads outside. Two ways to treat a link:
+
+- `follow=True`, for the agent's file tools: links are resolved here, and those that lead out are refused;
+- `follow=False`, for what deepctl itself opens: any link is refused.
+
+Only regular files are opened, without waiting: a FIFO or a device is an error, never a hang.
+
+Source of the walk: what `openat2(RESOLVE_BENEATH)` does in the kernel, in user space because Python has no binding
+for it and macOS no such call.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from deepctl.files import atomic, temporary_files
+
+_MAX_LINKS = 40
+_MAX_PARTS = 200
+_MAX_WHOLE = 64 << 20
+"""Bytes of the largest file that is read whole: a sparse giant must not take the process down."""
+
+_DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Outside(PermissionError):
+    """A path leads out of the tree, or through a link where links are refused."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(errno.EPERM, reason, path)
+
+
+class Entry(NamedTuple):
+    """One name in a directory. `size` is in bytes, `None` but for regular files; `modified` in seconds since the epoch.
+
+    Links are described by their target.
+    """
+
+    name: str
+    is_directory: bool
+    size: int | None
+    modified: float
+
+
+class _Place(NamedTuple):
+    """Where a path ends: the descriptor of its parent, the last name (empty for the root itself), and the real path."""
+
+    parent: int
+    name: str
+    real: tuple[str, ...]
+
+
+class Tree:
+    """The directory `root` and what is below it. Paths are relative to it, or absolute and below it.
+
+    `mount` is another absolute path it goes by, and what `real_path` answers with.
+
+    The directory is opened afresh for every operation, so a tree that is gone is noticed.
+    Operations raise the usual `OSError`s, and `Outside` for what leads out.
+    """
+
+    def __init__(self, root: str, *, follow: bool, mount: str | None = None) -> None:
+        self.root = os.path.realpath(root)
+        self.mount = mount or self.root
+        self._spellings = (self.root, os.path.abspath(root), self.mount)
+        self._follow = follow
+
+    def _parts(self, path: str) -> list[str]:
+        if "\0" in path:
+            raise ValueError("a path cannot contain a null character")
+        if path.startswith("/"):
+            normal = os.path.normpath(path)
+            for root in self._spellings:
+                if normal == root or normal.startswith(root.rstrip("/") + "/"):
+                    path = normal[len(root) :]
+                    break
+            else:
+                raise Outside(path, "outside the workspace")
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        if len(parts) > _MAX_PARTS:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path[:100] + "…")
+        return parts
+
+    @contextmanager
+    def _place(self, path: str, *, make_parents: bool = False, last_link: bool = True) -> Iterator[_Place]:
+        """Walk to the parent of `path`. With `last_link`, a link at the very end is resolved (or refused) too."""
+        pending = self._parts(path)[::-1]
+        descriptors = [os.open(self.root, _DIRECTORY)]
+        names: list[str] = []
+        links = 0
+        try:
+            while pending:
+                part = pending.pop()
+                if part == "..":
+                    if len(descriptors) == 1:
+                        raise Outside(path, "outside the workspace")
+                    os.close(descriptors.pop())
+                    names.pop()
+                    continue
+                is_last = not pending
+                if not is_last or last_link:
+                    target = _link(descriptors[-1], part)
+                    if target is not None:
+                        links += 1
+                        if not self._follow:
+                            raise Outside(path, "a symbolic link is in the way")
+                        if links > _MAX_LINKS:
+                            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+                        if target.startswith("/"):
+                            while len(descriptors) > 1:
+                                os.close(descriptors.pop())
+                            names.clear()
+                        pending.extend(reversed(self._parts(target)))
+                        continue
+                if is_last:
+                    yield _Place(descriptors[-1], part, (*names, part))
+                    return
+                descriptors.append(self._step(descriptors[-1], part, path, make_parents))
+                names.append(part)
+            # The path ends at a directory that was walked into: the root, or what `..` or a link led to.
+            if not names:
+                yield _Place(descriptors[-1], "", ())
+                return
+            name = names.pop()
+            yield _Place(descriptors[-2], name, (*names, name))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _step(self, parent: int, part: str, path: str, make: bool) -> int:
+        try:
+            return os.open(part, _DIRECTORY, dir_fd=parent)
+        except FileNotFoundError:
+            if not make:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+            try:
+                os.mkdir(part, dir_fd=parent)
+            except FileExistsError:
+                pass
+            return os.open(part, _DIRECTORY, dir_fd=parent)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                # It was no link a moment ago: somebody is swapping names under us.
+                raise Outside(path, "a symbolic link is in the way") from None
+            raise
+
+    @contextmanager
+    def _regular(self, path: str, flags: int, place: _Place) -> Iterator[int]:
+        if not place.name:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        try:
+            descriptor = os.open(place.name, flags | _FILE, 0o666, dir_fd=place.parent)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise Outside(path, "a symbolic link is in the way") from None
+            if error.errno == errno.ENXIO:
+                raise OSError(errno.EINVAL, "not a regular file", path) from None
+            raise
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "not a regular file", path)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def read(self, path: str) -> bytes:
+        """The content of a regular file, which may have up to 64 MiB."""
+        with self._place(path) as place, self._regular(path, os.O_RDONLY, place) as descriptor:
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(_MAX_WHOLE + 1)
+        if len(data) > _MAX_WHOLE:
+            raise OSError(errno.EFBIG, "too large to be read whole", path)
+        return data
+
+    def write(self, path: str, data: bytes) -> None:
+        """Replace or create a file, with the parents it lacks. A failed write leaves the old content.
+
+        An existing file keeps its mode, and one with several hard links, or in a directory that cannot be written,
+        is rewritten in place.
+        """
+        with self._place(path, make_parents=True) as place:
+            try:
+                with atomic.naming(path), self._regular(path, os.O_WRONLY, place) as descriptor:
+                    status = os.fstat(descriptor)
+                    if status.st_nlink > 1 or not self._replace(place, data, stat.S_IMODE(status.st_mode)):
+                        os.ftruncate(descriptor, 0)
+                        atomic.write_all(descriptor, data)
+            except FileNotFoundError:
+                with atomic.naming(path):
+                    is_new = self._replace(place, data, None)
+                if not is_new:
+                    with self._regular(path, os.O_WRONLY | os.O_CREAT, place) as descriptor:
+                        atomic.write_all(descriptor, data)
+
+    def _replace(self, place: _Place, data: bytes, mode: int | None) -> bool:
+        name = temporary_files.new_name()
+        try:
+            descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o666, dir_fd=place.parent)
+        except PermissionError:
+            return False
+        try:
+            try:
+                temporary_files.hold(descriptor)
+                if mode is not None:
+                    os.fchmod(descriptor, mode)
+                atomic.write_all(descriptor, data)
+                os.rename(name, place.name, src_dir_fd=place.parent, dst_dir_fd=place.parent)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            # Gone, if a signal came right after the rename.
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=place.parent)
+            raise
+        return True
+
+    def entry(self, path: str) -> Entry:
+        """What is at `path`. Raises `FileNotFoundError` if nothing is."""
+        with self._place(path) as place:
+            if not place.name:
+                return _entry(os.path.basename(self.root), os.stat(place.parent))
+            return _entry(place.name, os.stat(place.name, dir_fd=place.parent, follow_symlinks=False))
+
+    def entries(self, path: str = ".") -> list[Entry]:
+        """The entries of a directory, sorted by name; a link that leads out or nowhere is a thing without a size.
+
+        Temporary files are left out.
+        """
+        with self._place(path) as place:
+            descriptor = os.open(
+                place.name or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=place.parent
+            )
+            try:
+                with os.scandir(descriptor) as found:
+                    listed = []
+                    for item in found:
+                        if temporary_files.is_temporary(item.name) and not item.is_dir(follow_symlinks=False):
+                            continue
+                        if item.is_symlink():
+                            listed.append(self._described(path, item.name))
+                        else:
+                            listed.append(_entry(item.name, item.stat(follow_symlinks=False)))
+            finally:
+                os.close(descriptor)
+        return sorted(listed)
+
+    def _described(self, path: str, name: str) -> Entry:
+        try:
+            return self.entry(f"{path}/{name}")._replace(name=name)
+        except OSError:
+            return Entry(name, False, None, 0.0)
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[tuple[int, bool]]:
+        """What is at `path`, a directory or a regular file, as a descriptor, and whether it is a directory.
+
+        Somewhere to start a search from: whatever becomes of the names that led there, it stays what was found.
+        """
+        with self._place(path) as place:
+            try:
+                descriptor = os.open(place.name or ".", _DIRECTORY, dir_fd=place.parent)
+            except NotADirectoryError:
+                with self._regular(path, os.O_RDONLY, place) as descriptor:
+                    yield descriptor, False
+                return
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise Outside(path, "a symbolic link is in the way") from None
+                raise
+            try:
+                yield descriptor, True
+            finally:
+                os.close(descriptor)
+
+    def link_target(self, path: str) -> str:
+        """Where the link at `path` leads, as it is written."""
+        with self._place(path, last_link=False) as place:
+            return os.readlink(place.name, dir_fd=place.parent)
+
+    def make_directory(self, path: str) -> None:
+        """Make a directory and the parents it lacks; nothing if it is there."""
+        with self._place(path, make_parents=True) as place:
+            if place.name:
+                os.close(self._step(place.parent, place.name, path, True))
+
+    def remove(self, path: str) -> None:
+        """Remove a file, a link (itself, not its target) or a directory with all that is in it."""
+        with self._place(path, last_link=False) as place:
+            if not place.name:
+                raise ValueError("the workspace itself cannot be removed")
+            if stat.S_ISDIR(os.stat(place.name, dir_fd=place.parent, follow_symlinks=False).st_mode):
+                shutil.rmtree(place.name, dir_fd=place.parent)
+            else:
+                os.unlink(place.name, dir_fd=place.parent)
+
+    def real_path(self, path: str) -> str:
+        """The absolute path that `path` leads to, or `/` for one that leads, or could lead, out of the tree."""
+        try:
+            with self._place(path) as place:
+                return os.path.join(self.mount, *place.real)
+        except Outside:
+            return "/"
+        except (FileNotFoundError, NotADirectoryError):
+            if ".." in path.split("/"):
+                return "/"  # where `..` behind something that is missing leads to depends on what it will become
+            head, tail = os.path.split(os.path.normpath(path))
+            parent = self.real_path(head or ".")
+            return "/" if parent == "/" else os.path.join(parent, tail)
+
+
+def _link(parent: int, name: str) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=parent)
+    except OSError:
+        return None
+
+
+def _entry(name: str, status: os.stat_result) -> Entry:
+    size = status.st_size if stat.S_ISREG(status.st_mode) else None
+    return Entry(name, stat.S_ISDIR(status.st_mode), size, status.st_mtime)

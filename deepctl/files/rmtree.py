@@ -1,0 +1,209 @@
+"""Removing a directory and all that is in it, whoever made it and however it looks.
+
+By descriptors, so that no link is followed, whatever is swapped meanwhile; without recursion, and with what lies very
+deep moved up first, so that no depth is too much; a directory that may not be read or written is made so first; and
+what cannot go keeps nothing else from going. `shutil.rmtree` recurses, and stops at the first trouble.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+from deepctl.files import atomic
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ALL = 0o700
+_DEEP = 64
+"""How many directories are open at once."""
+_ROUNDS = 100
+"""How often a directory is emptied again in which somebody makes new names meanwhile."""
+_OFTEN = 0x3FF
+
+Report = Callable[[int], None]
+
+
+def remove_tree(path: str, report: Report | None = None) -> int:
+    """Remove a directory with all that is in it, or a file or a link (never its target); nothing if it is gone.
+
+    Returns how many names went, `path` itself included; `report` hears of it on the way. Raises the first `OSError`
+    there was, naming the file, when everything else is gone; a second call goes on. The way to `path` is the caller's:
+    links in it are followed.
+    """
+    above = os.path.dirname(path)
+    parent = os.open(above or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _Removal(above, report).run(parent, os.path.basename(path))
+    finally:
+        os.close(parent)
+
+
+def make_anew(path: str) -> None:
+    """An empty private directory in the place of whatever is there. Raises `OSError`."""
+    remove_tree(path)
+    atomic.make_new_directory(path)
+
+
+def remove_entry(parent: int, name: str, report: Report | None = None) -> int:
+    """The same for `name` in the directory that `parent` is a descriptor of."""
+    return _Removal("", report).run(parent, name)
+
+
+def move_entry(parent: int, name: str, to: int, new_name: str) -> None:
+    """Rename `name` in the directory `parent` to `new_name` in the directory `to`, whatever it is. Raises `OSError`."""
+    try:
+        os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=to)
+    except PermissionError as error:
+        # To move a directory is to write its `..`, which takes the right to write it.
+        try:
+            allow(parent, name)
+        except OSError:
+            raise error from None
+        os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=to)
+
+
+def allow(parent: int, name: str) -> None:
+    """Let its owner do everything in a directory. A link in its place is left alone, which is an `OSError`."""
+    if not hasattr(os, "O_PATH"):
+        os.chmod(name, _ALL, dir_fd=parent, follow_symlinks=False)
+        return
+    held = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{held}", _ALL)
+    finally:
+        os.close(held)
+
+
+class _Level:
+    """A directory on the way down: the directories in it that are still to go, and whether something has to stay."""
+
+    __slots__ = ("descriptor", "directories", "name", "rounds", "stays")
+
+    def __init__(self, descriptor: int, name: str, rounds: int) -> None:
+        self.descriptor = descriptor
+        self.name = name
+        self.directories: list[str] = []
+        self.rounds = rounds
+        self.stays = False
+
+
+class _Removal:
+    def __init__(self, place: str, report: Report | None) -> None:
+        self._place = place
+        self._report = report
+        self._count = 0
+        self._way: list[_Level] = []
+        self._problem: OSError | None = None
+
+    def run(self, parent: int, name: str) -> int:
+        try:
+            self._enter(parent, name)
+            while self._way:
+                level = self._way[-1]
+                if level.directories:
+                    self._go_below(level, level.directories.pop())
+                else:
+                    self._leave(level, self._way[-2].descriptor if len(self._way) > 1 else parent)
+        finally:
+            for level in self._way:
+                os.close(level.descriptor)
+        if self._problem is not None:
+            raise self._problem
+        return self._count
+
+    def _enter(self, parent: int, name: str, rounds: int = 0) -> None:
+        """Empty a directory of everything but directories, and have these gone through; what is none is unlinked."""
+        try:
+            level = _Level(_opened(parent, name), name, rounds)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                self._unlink(parent, name)
+            else:
+                self._keep(error, name)
+            return
+        self._way.append(level)
+        try:
+            with os.scandir(level.descriptor) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        level.directories.append(entry.name)
+                    else:
+                        self._unlink(level.descriptor, entry.name)
+        except OSError as error:
+            self._keep(error, "")
+        if self._report is not None:
+            self._report(self._count)
+
+    def _unlink(self, parent: int, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=parent)
+        except OSError as error:
+            if error.errno == errno.EISDIR and self._way:
+                self._way[-1].directories.append(name)  # it was none a moment ago
+            else:
+                self._keep(error, name)
+            return
+        self._count += 1
+        if self._report is not None and not self._count & _OFTEN:
+            self._report(self._count)
+
+    def _go_below(self, level: _Level, name: str) -> None:
+        if len(self._way) < _DEEP:
+            self._enter(level.descriptor, name)
+            return
+        up = f".deep-{os.urandom(8).hex()}"
+        top = self._way[0]
+        try:
+            move_entry(level.descriptor, name, top.descriptor, up)
+        except OSError as error:
+            self._keep(error, name)
+        else:
+            top.directories.append(up)
+
+    def _leave(self, level: _Level, parent: int) -> None:
+        """Remove a directory that has nothing in it any more."""
+        self._way.pop()
+        os.close(level.descriptor)
+        if level.stays:
+            self._mark()
+            return
+        try:
+            os.rmdir(level.name, dir_fd=parent)
+            self._count += 1
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and level.rounds < _ROUNDS:
+                # Somebody made new names in it, or put something else in its place.
+                self._enter(parent, level.name, level.rounds + 1)
+            else:
+                self._keep(error, level.name)
+
+    def _keep(self, error: OSError, name: str) -> None:
+        """Something cannot go, so that what it is in cannot either. What somebody else has removed is no trouble."""
+        if isinstance(error, FileNotFoundError):
+            return
+        self._mark()
+        if self._problem is None:
+            error.filename = os.path.join(self._place, *(level.name for level in self._way), name).rstrip("/")
+            error.filename2 = None
+            self._problem = error
+
+    def _mark(self) -> None:
+        if self._way:
+            self._way[-1].stays = True
+
+
+def _opened(parent: int, name: str) -> int:
+    """A descriptor of a directory in which its owner may do everything."""
+    try:
+        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        allow(parent, name)
+        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+    try:
+        if os.fstat(descriptor).st_mode & 0o300 != 0o300:
+            os.fchmod(descriptor, _ALL)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

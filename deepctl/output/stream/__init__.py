@@ -1,0 +1,1 @@
+"""What a turn shows while it runs: Markdown, tool calls, the live region of the terminal."""

@@ -1,0 +1,194 @@
+"""A turn at a terminal while it happens: the answer as it is written, tools at work, and a line that says what goes on.
+
+A thread of its own draws, so that the spinner turns while the turn computes or waits. What happens is only queued for
+it, so an event costs the turn next to nothing; a frame is drawn at most twelve times a second, and less often where
+drawing takes long. If stdout cannot be written, that is raised where the next event is told.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from deepctl.errors import StorageError
+from deepctl.output import render, terminal_caps
+from deepctl.output.command_names import worded
+
+if TYPE_CHECKING:
+    from deepctl.output.stream.live_region import Region
+    from deepctl.output.stream.tool_lines import Call
+    from deepctl.output.stream.turn_view import TurnLines
+
+_FRAME = 1 / 12
+_SHARE = 8
+"""After a frame nothing is drawn for so many times the processor time it took."""
+
+
+class Live:
+    """The display of a conversation at a terminal. `status` gives further words for the status line."""
+
+    def __init__(self, status: Callable[[], str] | None = None) -> None:
+        self._status = status
+        self._queue: deque[tuple[Mapping[str, Any], float]] = deque()
+        self._drawing = threading.RLock()
+        self._turn: TurnLines | None = None
+        self._region: Region | None = None
+        self._end = threading.Event()
+        self._paused = False
+        self._failure: BaseException | None = None
+        self._calls: list[Call] = []
+        self._usage = ""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Show one event: `start` begins the live lines, `result` ends them."""
+        self._check()
+        match event["type"]:
+            case "start":
+                self._begin()
+            case "error":
+                self.stop()
+            case kind:
+                # What comes when no turn runs, as when a conversation is compacted by hand, is shown at once.
+                alone = self._turn is None
+                if alone:
+                    self._begin()
+                self._queue.append((event, time.monotonic()))
+                if alone or kind == "result":
+                    self._finish(after="" if alone else "\n")
+                    self._check()
+
+    def notice(self, message: str) -> None:
+        """Tell something that is not the answer: above the live lines, or on stderr where no turn runs."""
+        if self._turn is None:
+            render.notice(message)
+        else:
+            self._queue.append(({"type": "notice", "message": worded(message)}, time.monotonic()))
+
+    def stop(self) -> None:
+        """End the live lines, however the turn ended. What came stays on the screen."""
+        self._finish()
+
+    def close(self) -> None:
+        """The same."""
+        self.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Meanwhile nothing is drawn, and the cursor is at the beginning of an empty line."""
+        if self._turn is None or self._paused:
+            yield
+            return
+        with self._drawing:
+            self._paused = True
+            self._draw(tail=False)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._drawing:
+                self._paused = False
+                if self._turn is not None:
+                    self._turn.waited(time.monotonic() - began)
+
+    def details(self, number: int | None = None) -> None:
+        """Print whole arguments and results of the last turn that called tools, or of its `number`-th call alone.
+
+        Without `number`, also what it took, if it was the last of all turns or none has called any.
+        """
+        if not self._calls:
+            render.notice("No tool has been called since this chat began.")
+            self._tell_usage(number)
+            return
+        if number is not None and not 1 <= number <= len(self._calls):
+            count = len(self._calls)
+            calls = f"{count} call{'' if count == 1 else 's'}"
+            render.notice(f"The last turn with tools made {calls}: there is no {number}.")
+            return
+        drawn, (width, _) = terminal_caps.of_stdout(), terminal_caps.size()
+        for place, call in enumerate(self._calls, 1):
+            if number is None or place == number:
+                lines = call.details(place, drawn, width)
+                if not render.write("".join(f"{drawn.ansi(line)}\n" for line in lines)):
+                    return
+        self._tell_usage(number)
+
+    def _tell_usage(self, number: int | None) -> None:
+        if number is None and self._usage:
+            render.notice(f"Tokens of the last turn: {self._usage}.")
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _begin(self) -> None:
+        from deepctl.output.stream.live_region import Region
+        from deepctl.output.stream.turn_view import TurnLines
+
+        self._finish()
+        self._failure = None
+        self._paused = False
+        self._queue.clear()
+        self._region = Region()
+        self._turn = TurnLines(terminal_caps.of_stdout(), time.monotonic())
+        self._end = threading.Event()
+        threading.Thread(target=self._keep_drawing, args=(self._end,), name="display", daemon=True).start()
+
+    def _keep_drawing(self, end: threading.Event) -> None:
+        pause = 0.0
+        while not end.wait(pause):
+            began = time.thread_time()
+            with self._drawing:
+                if end.is_set():
+                    return
+                if not self._paused:
+                    try:
+                        self._draw()
+                    except BaseException as failure:  # raised in the thread that hands the events over
+                        self._failure = failure
+                        return
+            pause = max(_FRAME, (time.thread_time() - began) * _SHARE)
+
+    def _draw(self, *, tail: bool = True, settle_all: bool = False) -> None:
+        """Draw a frame; the lock is held."""
+        turn, region = self._turn, self._region
+        assert turn is not None
+        assert region is not None
+        size = width, height = terminal_caps.size()
+        while self._queue:
+            turn.event(*self._queue.popleft(), width)
+        if settle_all:
+            turn.broke_off(width)
+        drawn = terminal_caps.of_stdout()
+        settled = [drawn.ansi(line) for line in turn.settled(width)]
+        status = self._status() if self._status is not None and tail else ""
+        rows = [drawn.ansi(row) for row in turn.tail(width, height, status)] if tail else []
+        region.draw(settled, rows, size)
+
+    def _finish(self, after: str = "") -> None:
+        """Print what is left and end the live lines. Never raises: how the turn ended is more important."""
+        if self._turn is None:
+            return
+        self._end.set()
+        with self._drawing:
+            if self._turn is None:
+                return
+            try:
+                self._draw(tail=False, settle_all=True)
+                render.write(after)
+                sys.stdout.flush()
+            except BaseException as failure:
+                self._failure = failure
+                with suppress(StorageError):
+                    render.write("\x1b[?25h\x1b[?7h")
+            finally:
+                turn = self._turn
+                # What `details` tells is of one turn.
+                self._usage = turn.usage if turn.calls or not self._calls else ""
+                self._calls = turn.calls or self._calls
+                self._turn = self._region = None

@@ -1,0 +1,155 @@
+"""Code as lines in the terminal's own colours, line by line as it arrives.
+
+Nothing but colour is added, so what is selected and copied is the code. A long block costs the same per line from
+beginning to end: a line is coloured knowing at most the last `_CONTEXT` lines before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from deepctl.output.terminal_caps import TAB, Look
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+_CONTEXT = 60
+_LONGEST = 500
+"""Longer lines are not coloured: what colours them may take time that grows with the square of their length."""
+_MOST = 4000
+"""So many characters are coloured at once, and as many before them are taken into account, for the same reason."""
+
+LANGUAGES = frozenset([
+    "python", "python3", "py", "pycon", "bash", "sh", "shell", "zsh", "console", "javascript", "js", "typescript",
+    "ts", "jsx", "tsx", "json", "yaml", "yml", "toml", "ini", "html", "xml", "css", "scss", "c", "cpp", "c++",
+    "kotlin", "go", "golang", "rust", "rs", "ruby", "rb", "php", "sql", "diff", "docker",
+    "dockerfile", "make", "makefile", "cmake", "lua", "perl", "r", "swift", "csharp", "c#", "cs", "scala",
+    "haskell", "hs", "powershell", "ps1", "nginx", "hcl", "terraform", "graphql", "protobuf", "dart", "elixir",
+    "markdown", "md",
+])  # fmt: skip
+"""What is coloured. Each of these was timed: there are lexers whose patterns go over one line for minutes, and nothing
+can interrupt them. Anything else is shown without colours, Java among it, whose method heads take seconds.
+"""
+
+_COLOURS = (
+    ("Token.Comment", "dim"),
+    ("Token.Keyword", "magenta"),
+    ("Token.Operator.Word", "magenta"),
+    ("Token.Literal.String", "green"),
+    ("Token.Literal.Number", "yellow"),
+    ("Token.Name.Function", "cyan"),
+    ("Token.Name.Class", "cyan"),
+    ("Token.Name.Builtin", "cyan"),
+    ("Token.Name.Decorator", "cyan"),
+    ("Token.Name.Tag", "cyan"),
+    ("Token.Name.Attribute", "yellow"),
+    ("Token.Generic.Inserted", "green"),
+    ("Token.Generic.Deleted", "red"),
+    ("Token.Generic.Heading", "bold"),
+    ("Token.Generic.Subheading", "cyan"),
+)
+"""Those colours of the terminal's palette that can be read on dark and on light."""
+
+
+class Highlighter:
+    """Colours the lines of one block of code; `info` is what stands behind the fence."""
+
+    def __init__(self, info: str, look: Look) -> None:
+        self._look = look
+        self._lexer = _lexer(info) if look.colour else None
+        self._context: list[str] = []
+
+    def lines(self, code: Sequence[str]) -> list[Text]:
+        """The next lines of the block, each coloured."""
+        shown = [self._look.safe(line).expandtabs(TAB) for line in code]
+        return [line for some in _portions(shown) for line in self._portion(some)]
+
+    def _portion(self, shown: list[str]) -> list[Text]:
+        from rich.text import Text
+
+        if self._lexer is None or max(map(len, shown)) > _LONGEST:
+            self._context.clear()
+            return [Text(line) for line in shown]
+        coloured = _coloured(self._lexer, self._context + shown)
+        self._remember(shown, coloured)
+        return coloured[-len(shown) :]
+
+    def peek(self, code: str) -> Text:
+        """A line that is not complete, as it would be now."""
+        context = list(self._context)
+        line = self.lines([code])[0]
+        self._context = context
+        return line
+
+    def _remember(self, shown: list[str], coloured: list[Text]) -> None:
+        """Keep the lines that the next ones depend on, from one on that does not begin in a string or a comment."""
+        self._context += shown
+        if sum(map(len, self._context)) > _MOST:
+            self._context.clear()
+        if len(self._context) <= _CONTEXT:
+            return
+        start = next(
+            (
+                number
+                for number in range(len(self._context) - 1, len(self._context) - _CONTEXT, -1)
+                if self._context[number][:1].strip() and not _begins_inside(coloured[number])
+            ),
+            len(self._context) - 1,
+        )
+        del self._context[:start]
+
+
+def _portions(shown: list[str]) -> Iterator[list[str]]:
+    """The lines, so many at a time as are coloured at once; one that is not coloured is alone."""
+    some: list[str] = []
+    length = 0
+    for line in shown:
+        length += len(line)
+        if some and (len(some) == _CONTEXT or length > _MOST or max(len(line), len(some[0])) > _LONGEST):
+            yield some
+            some, length = [], len(line)
+        some.append(line)
+    if some:
+        yield some
+
+
+def _begins_inside(line: Text) -> bool:
+    return any(span.start == 0 and span.style in ("green", "dim") for span in line.spans)
+
+
+def _lexer(info: str) -> Any:
+    name = info.split()[0].strip("{}.").partition("{")[0].lower() if info.split() else ""
+    if name not in LANGUAGES:
+        return None
+    from pygments.lexers import get_lexer_by_name
+
+    # Code inside Markdown would be coloured by whichever lexer it names.
+    return get_lexer_by_name(name, stripnl=False, ensurenl=True, handlecodeblocks=False)
+
+
+def _coloured(lexer: Any, code: list[str]) -> list[Text]:
+    from rich.text import Text
+
+    lines = [Text()]
+    for kind, value in lexer.get_tokens("\n".join([*code, ""])):
+        style = _style(kind)
+        for number, piece in enumerate(value.split("\n")):
+            if number:
+                lines.append(Text())
+            if piece:
+                lines[-1].append(piece, style)
+    lines.pop()
+    if [line.plain for line in lines] != code:
+        return [Text(line) for line in code]
+    return lines
+
+
+_STYLES: dict[Any, str] = {}
+
+
+def _style(kind: Any) -> str:
+    if kind not in _STYLES:
+        name = str(kind)
+        _STYLES[kind] = next((style for start, style in _COLOURS if name.startswith(start)), "")
+    return _STYLES[kind]

@@ -1,0 +1,364 @@
+"""Markdown as it arrives: lines that are final are given out once, the rest can be looked at as it is now.
+
+However the text is cut into deltas, the lines given out are the same as for the whole text at once, at one width. A
+block is final when the next one has begun; of a list, a quotation, a block of code and a plain paragraph the upper
+lines are before. Only what is not final is parsed again, so the cost does not grow with the length of the answer: of a
+block that is longer than `_BLOCK`, the rest is plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+from deepctl.output.stream.highlight import Highlighter
+from deepctl.output.stream.markdown_blocks import Blocks, is_list, parser
+from deepctl.output.terminal_caps import TAB, Look, wrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from markdown_it.tree import SyntaxTreeNode
+    from rich.text import Text
+
+_ITEMS = 8
+"""So many items of a list are parsed again before the first of them are let go."""
+_PIECE = 8_000
+"""So many characters of complete lines are laid out at once, so that what is final of them is let go of."""
+_PIECES = 4
+"""And so many pieces are taken at once: in between, a person can stop it."""
+_BLOCK = 20_000
+"""Laying out takes time that grows with the square of what belongs together; in a longer line, or in the rest of a
+longer block or item of a list, marks mean nothing.
+"""
+_LIST = 3 * _BLOCK
+"""The same for a list as a whole, where its items cannot be let go of."""
+_GOES_ON = {
+    **dict.fromkeys(("paragraph", "table"), re.compile(r"[ \t]*[^ \t\n]")),
+    **dict.fromkeys(("bullet_list", "ordered_list", "code_block"), re.compile(r"[ \t]|$")),
+    "blockquote": re.compile(r" {0,3}>"),
+}
+"""How a line looks with which a block goes on."""
+_MARKS = " \t>#`~*_+=|:-"
+_LONGEST_MARK = 12
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+
+
+class _Fence(NamedTuple):
+    """An open block of code: its fence, its indentation in columns, and what colours it."""
+
+    mark: str
+    indent: int
+    highlighter: Highlighter
+
+    def is_closed_by(self, line: str) -> bool:
+        found = _FENCE.match(line)
+        return found is not None and found[1].startswith(self.mark) and not line[found.end() :].strip(" \t")
+
+    def content(self, line: str) -> str:
+        """A line without the fence's indentation, where it has that."""
+        column = start = 0
+        while start < len(line) and column < self.indent and line[start] in " \t":
+            column += 1 if line[start] == " " else TAB - column % TAB
+            start += 1
+        return " " * (column - self.indent) + line[start:]
+
+
+class Markdown:
+    """One text on its way. `width` may be another with every call; a block that has been begun keeps its own."""
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+        self._parser = parser()
+        self._deltas: list[str] = []
+        self._ahead = ""
+        self._source = ""
+        self._rest: re.Pattern[str] | None = None
+        self._fence: _Fence | None = None
+        self._parsed = 0
+        self._given = 0
+        self._width = 0
+        self._passed = 0
+        self._gap = False
+        self._empty_lines: list[Text] = []
+        self._code_begun = False
+        self._tail: tuple[int, list[Text]] | None = None
+
+    def feed(self, delta: str) -> None:
+        """The next piece of the text."""
+        self._deltas.append(delta)
+
+    def settled(self, width: int) -> list[Text]:
+        """The lines that have become final since the last call."""
+        self._take(whole=False)
+        return self._settle(width, _PIECES)
+
+    def tail(self, width: int) -> list[Text]:
+        """The lines after those, as they are now."""
+        if self._tail is None or self._tail[0] != width:
+            self._tail = width, self._unsettled(width)
+        return self._tail[1]
+
+    def _unsettled(self, width: int) -> list[Text]:
+        # Where complete lines are still ahead, what comes after them is no part of this frame.
+        line = "" if "\n" in self._ahead else self._ahead
+        if self._fence is not None:
+            return self._code_tail(self._fence, line)
+        if self._rest is not None or len(line) > _BLOCK:
+            return self._plain([line[-_PIECE:]], width)
+        source = self._source + ("" if _is_half(line) else line)
+        blocks = Blocks(self._look, self._measure(width))
+        drawn, _ = blocks.lines(self._parse(source), is_open=True, gap=self._gap, passed=self._passed)
+        return drawn.lines[self._given :]
+
+    def finish(self, width: int) -> list[Text]:
+        """The text is complete: the lines that have not been given out yet."""
+        self._take(whole=True)
+        return self._settle(width) + self._close(width)
+
+    def break_off(self, width: int) -> list[Text]:
+        """Nothing more will come, and nobody wants to wait: of what is left, much is given out as it is."""
+        self._take(whole=True)
+        lines = self._settle(width, _PIECES) + self._close(width)
+        left, self._ahead = self._ahead, ""
+        return lines + self._plain(left.splitlines(), width)
+
+    def _close(self, width: int) -> list[Text]:
+        """The lines of the block at hand that are not out yet: nothing more belongs to it."""
+        lines: list[Text] = []
+        if self._fence is None:
+            blocks = Blocks(self._look, self._measure(width))
+            drawn, _ = blocks.lines(self._parse(self._source), is_open=False, gap=self._gap, passed=self._passed)
+            lines = drawn.lines[self._given :]
+            self._gap = self._gap or bool(drawn.lines)
+        self._source = ""
+        self._given = self._parsed = self._passed = 0
+        return lines
+
+    def _take(self, *, whole: bool) -> None:
+        """Take over what has arrived, with the newlines of this system: one that is half there has to wait."""
+        text = "".join(self._deltas)
+        self._deltas.clear()
+        if text.endswith("\r") and not whole:
+            self._deltas.append("\r")
+            text = text[:-1]
+        if text:
+            self._tail = None
+        self._ahead += self._look.safe(text)
+        if whole and self._ahead and not self._ahead.endswith("\n"):
+            self._ahead += "\n"
+
+    def _piece(self) -> str:
+        """The next complete lines: a few, or one that is longer than `_PIECE`."""
+        end = self._ahead.rfind("\n", 0, _PIECE) + 1 or self._ahead.find("\n") + 1
+        piece, self._ahead = self._ahead[:end], self._ahead[end:]
+        return piece
+
+    def _parse(self, source: str) -> Sequence[SyntaxTreeNode]:
+        from markdown_it.tree import SyntaxTreeNode
+
+        return SyntaxTreeNode(self._parser.parse(source)).children
+
+    def _measure(self, width: int) -> int:
+        """The width of the block at hand: that of its lines that are out, if there are some."""
+        if not self._given:
+            self._width = width
+        return self._width
+
+    def _settle(self, width: int, pieces: int | None = None) -> list[Text]:
+        """Give out what is final of the complete lines: all of them, or so many pieces."""
+        lines: list[Text] = []
+        taken = 0
+        while (pieces is None or taken < pieces) and (piece := self._piece()):
+            taken += 1
+            if self._rest is not None:
+                lines += self._rest_of(self._rest, piece, width)
+            elif self._fence is None and len(piece) > _BLOCK:
+                lines += [
+                    *self._close(width),
+                    *([self._text()] if self._gap else []),
+                    *self._plain([piece[:-1]], width),
+                ]
+                self._gap = True
+            else:
+                self._source += piece
+                lines += self._settle_source(width)
+        return lines
+
+    def _plain(self, source: Sequence[str], width: int) -> list[Text]:
+        """Lines as they are, in which no mark means anything."""
+        return [row for line in source for row in wrapped(self._text(line.expandtabs(TAB)), width)]
+
+    def _text(self, line: str = "") -> Text:
+        from rich.text import Text
+
+        return Text(line)
+
+    def _rest_of(self, goes_on: re.Pattern[str], piece: str, width: int) -> list[Text]:
+        """Those of the lines with which a block goes on that is too long; the others are still ahead."""
+        source = piece.split("\n")[:-1]
+        end = next((number for number, line in enumerate(source) if not goes_on.match(line)), None)
+        if end is not None:
+            self._rest = None
+            self._ahead = "\n".join([*source[end:], self._ahead])
+        return self._plain(source[:end], width)
+
+    def _cut(self, nodes: Sequence[SyntaxTreeNode]) -> tuple[int, re.Pattern[str]] | None:
+        """Where the source of a block has become too long, and how its rest looks.
+
+        Not before a line behind that belongs to the block, too: that shows what the one before it means.
+        """
+        if self._parsed <= _BLOCK:
+            return None
+        offsets = [0]
+        for line in self._source.split("\n"):
+            offsets.append(offsets[-1] + len(line) + 1)
+        for node in nodes:
+            if node.type not in _GOES_ON:
+                continue
+            parts = [(node, _LIST), *((item, _BLOCK) for item in node.children)] if is_list(node) else [(node, _BLOCK)]
+            for part, most in parts:
+                assert part.map is not None
+                first, behind = part.map
+                number = bisect_right(offsets, offsets[first] + most)
+                if number < behind:
+                    return offsets[number], _GOES_ON[node.type]
+        return None
+
+    def _settle_source(self, width: int) -> list[Text]:
+        lines: list[Text] = []
+        while True:
+            if self._fence is not None:
+                lines += self._code(self._fence)
+            else:
+                lines += self._blocks(width)
+            end = self._source.rfind("\n") + 1
+            if (self._fence is None and end == self._parsed) or (self._fence is not None and not end):
+                return lines
+
+    def _blocks(self, width: int) -> list[Text]:
+        """Give out what is final of the complete lines, and let go of them."""
+        end = self._source.rfind("\n") + 1
+        if end == self._parsed:
+            return []
+        nodes = self._parse(self._source[:end])
+        blocks = Blocks(self._look, self._measure(width))
+        self._parsed = end
+        if not nodes:
+            return []
+        cut = self._cut(nodes)
+        if cut is not None:
+            start, self._rest = cut
+            self._ahead = self._source[start:] + self._ahead
+            self._source = self._source[:start]
+            return self._close(width)
+        fence = self._open_fence(nodes[-1])
+        drawn, starts = blocks.lines(
+            nodes[:-1] if fence else nodes, is_open=not fence, gap=self._gap, passed=self._passed
+        )
+        lines = drawn.lines[self._given : drawn.stable]
+        self._given = max(self._given, drawn.stable)
+        if fence is not None:
+            self._begin_code(fence, nodes[-1], has_lines=bool(drawn.lines))
+        else:
+            self._let_go(nodes, starts, blocks)
+        return lines
+
+    def _let_go(self, nodes: Sequence[SyntaxTreeNode], starts: list[int], blocks: Blocks) -> None:
+        """Forget the source of what has been given out whole: every block but the last, and the items of that."""
+        last = nodes[-1]
+        if len(nodes) > 1:
+            self._forget(last, starts[-1])
+            self._gap = self._gap or starts[-1] > 0
+            self._passed = 0
+            nodes = self._parse(self._source[: self._parsed])
+            last = nodes[0]
+        if not is_list(last) or len(last.children) <= _ITEMS or self._given == 0:
+            return
+        count = len(last.children) - 2
+        rest = self._source[: self._parsed].split("\n", _first_line(last.children[count]))[-1]
+        # A line can mean something else where it stands first; then everything stays as it is.
+        again = self._parse(rest)
+        if len(again) != 1 or again[0].type != last.type or len(again[0].children) != 2:
+            return
+        start = _first_line(last.children[count])
+        if [_first_line(item) + start for item in again[0].children] != [_first_line(i) for i in last.children[count:]]:
+            return
+        gap = 1 if self._gap else 0
+        height = blocks.items(last, count, self._passed)
+        if int(again[0].attrs.get("start", 1)) != int(last.attrs.get("start", 1)):
+            self._passed += int(last.attrs.get("start", 1)) - int(again[0].attrs.get("start", 1))
+        self._passed += count
+        self._forget(last.children[count], height + gap)
+        self._gap = False
+
+    def _forget(self, before: SyntaxTreeNode, lines: int) -> None:
+        """Let go of the source before a node, which made so many lines."""
+        length = sum(map(len, self._source[: self._parsed].split("\n")[: _first_line(before)])) + _first_line(before)
+        self._source = self._source[length:]
+        self._parsed -= length
+        self._given -= lines
+
+    def _open_fence(self, node: SyntaxTreeNode) -> _Fence | None:
+        """The fence of a block of code that is still open, with all its lines."""
+        if node.type != "fence":
+            return None
+        assert node.map is not None
+        lines = self._source[: self._parsed].split("\n")[node.map[0] : node.map[1]]
+        indent = len(lines[0]) - len(lines[0].lstrip(" "))
+        fence = _Fence(node.markup, indent, Highlighter(node.info, self._look))
+        # With a line of dashes below, the first one would be the head of a table.
+        if len(lines) < 2 and "|" in lines[0]:
+            return None
+        return None if len(lines) > 1 and fence.is_closed_by(lines[-1]) else fence
+
+    def _begin_code(self, fence: _Fence, node: SyntaxTreeNode, *, has_lines: bool) -> None:
+        first = _first_line(node)
+        self._source = self._source.split("\n", first + 1)[-1]
+        self._gap = self._gap or has_lines
+        self._fence = fence
+        self._empty_lines = []
+        self._code_begun = False
+        self._given = self._parsed = self._passed = 0
+
+    def _code(self, fence: _Fence) -> list[Text]:
+        """Give out the complete lines of an open block of code; empty ones only when something follows them."""
+        *complete, rest = self._source.split("\n")
+        end = next((number for number, line in enumerate(complete) if fence.is_closed_by(line)), None)
+        self._source = "\n".join([*complete[len(complete) if end is None else end + 1 :], rest])
+        lines: list[Text] = []
+        for line in fence.highlighter.lines([fence.content(line) for line in complete[:end]]):
+            if not line.plain.strip():
+                self._empty_lines.append(line)
+                continue
+            lines += self._code_gap()
+            lines.append(line)
+            self._empty_lines = []
+            self._code_begun = True
+        if end is not None:
+            self._fence = None
+            self._gap = self._gap or self._code_begun
+        return lines
+
+    def _code_gap(self) -> list[Text]:
+        from rich.text import Text
+
+        gap = [Text()] if self._gap and not self._code_begun else []
+        return gap + self._empty_lines
+
+    def _code_tail(self, fence: _Fence, line: str) -> list[Text]:
+        if not line.strip(" \t" + fence.mark[0]):
+            return []
+        return [*self._code_gap(), fence.highlighter.peek(fence.content(line))]
+
+
+def _is_half(line: str) -> bool:
+    """Whether nobody can tell yet what a last line means, because there is nothing but marks in it."""
+    rest = line.strip(_MARKS).rstrip(".)")
+    return not rest or (rest.isdecimal() and len(line) <= _LONGEST_MARK)
+
+
+def _first_line(node: SyntaxTreeNode) -> int:
+    assert node.map is not None
+    return node.map[0]

@@ -1,0 +1,169 @@
+"""A tool call in one line: what it is about, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from deepctl.output.terminal_caps import Look, cut, wrapped
+from deepctl.output.text import cells, clipped, printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+_TELLING = (
+    "command",
+    "pattern",
+    "query",
+    "path",
+    "file_path",
+    "title",
+    "file",
+    "name",
+    "label",
+    "ref",
+    "checkpoint",
+    "url",
+    "call_id",
+    "text",
+    "content",
+)
+"""Arguments that say what a call is about, the most telling first."""
+_LEAST = 4
+_LONGEST = 400
+_LONGEST_READ = 20_000
+"""Of longer text, that much is gone through for what is shown on one line."""
+_SHORT = 60
+_SLOW = 2.0
+_EXIT_CODE = re.compile(r"Command failed \(exit code (-?\d+)\):\s*")
+_COUNT = re.compile(r"Wrote (\d+) lines? to |Found (\d+) |.*: replaced (\d+) occurrence")
+_OF = {"ls": "entry", "glob": "file", "grep": "match", "edit_file": "place"}
+_LISTS = ("Contents of ", "Files containing ", "Matches for ")
+_MORE = re.compile(r"\s+\.\.\. and (\d+) more")
+_PLURALS = {"entry": "entries", "match": "matches"}
+
+
+class Call:
+    """A tool call of a turn. Times are seconds of the monotonic clock."""
+
+    def __init__(self, name: str, arguments: Mapping[str, Any], began: float) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.began = began
+        self.seconds: float | None = None
+        self.ok = False
+        self.result = ""
+
+    def ended(self, ok: bool, result: str, now: float) -> None:
+        """The call has come to this."""
+        self.ok, self.result, self.seconds = ok, result, now - self.began
+
+    def line(self, look: Look, width: int, sign: str) -> Text:
+        """The call on one row: at work behind `sign`, or what came of it."""
+        from rich.text import Text
+
+        style = "cyan"
+        if self.seconds is not None:
+            sign, style = (look.sign("✓", "+"), "green") if self.ok else (look.sign("✗", "x"), "red")
+        seconds = time.monotonic() - self.began if self.seconds is None else self.seconds
+        outcome = "" if self.seconds is None else f"  {look.sign('→', '->')} {look.safe(self.outcome())}"
+        if seconds >= _SLOW:
+            outcome += f"  {int(seconds)} s"
+        head = Text.assemble((sign, style), f" {look.safe(printable(self.name))}")
+        about = look.safe(self.about())
+        # The outcome is what the line is for: a long command leaves it half of the row.
+        room = width - cells(head.plain) - 2 - min(cells(outcome), width // 2)
+        if about and room >= _LEAST:
+            head = Text.assemble(head, "  ", _without_middle(about, room, look))
+        head.append(outcome, "dim" if self.ok or self.seconds is None else "red")
+        return cut(head, width, look)
+
+    def about(self) -> str:
+        """The argument that says what the call is about, on one line."""
+        for name in (*_TELLING, *self.arguments):
+            value = self.arguments.get(name)
+            if value is not None and value != "":
+                return _on_a_line(value)
+        return ""
+
+    def outcome(self) -> str:
+        """What came of it in a few words."""
+        if not self.ok:
+            return self._failure()
+        lines = self.result.strip().splitlines()
+        if self.name == "execute" and not lines:
+            return "no output"
+        if self.name in ("read_file", "read_memory"):
+            return _counted(len(self.result.splitlines()), "line")
+        found = _COUNT.match(lines[0]) if lines else None
+        if found is not None and self.name in ("write_file", *_OF):
+            return _counted(int(next(filter(None, found.groups()))), _OF.get(self.name, "line"))
+        if lines and self.name in _OF and lines[0].startswith(_LISTS):
+            more = _MORE.match(lines[-1])
+            count = len(lines) - 1 if more is None else len(lines) - 2 + int(more[1])
+            return _counted(count, "file" if lines[0].startswith("Files") else _OF[self.name])
+        if len(lines) == 1 and len(lines[0]) <= _SHORT:
+            return _on_a_line(lines[0])
+        return _counted(len(lines), "line") if lines else "done"
+
+    def _failure(self) -> str:
+        found = _EXIT_CODE.match(self.result)
+        rest = (self.result[found.end() :] if found else self.result).strip()
+        first = _on_a_line(rest.splitlines()[0].removeprefix("Error: ")) if rest else ""
+        if found is None:
+            return first or "failed"
+        return f"exit code {found[1]}" + (f": {first}" if first else "")
+
+    def details(self, number: int, look: Look, width: int) -> list[Text]:
+        """Everything about the call: its arguments and its result, whole."""
+        from rich.text import Text
+
+        sign = look.sign("✓", "+") if self.ok else look.sign("✗", "x")
+        state = "" if self.seconds is not None else " (no result)"
+        lines = [Text(f"{number}. {sign if not state else '-'} {look.safe(printable(self.name))}{state}", "bold")]
+        for name, value in self.arguments.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+            lines += _indented(look, f"{printable(str(name))}: ", text, width)
+        if self.seconds is not None:
+            lines += _indented(look, f"{look.sign('→', '->')} ", self.result.rstrip("\n") or "(empty)", width)
+        return lines
+
+
+def _indented(look: Look, mark: str, text: str, width: int) -> list[Text]:
+    from rich.text import Text
+
+    shown = look.safe(text)
+    first = "   " + look.safe(mark)
+    if "\n" in shown:
+        rows = [Text(first.rstrip(), "dim")]
+        body = [row for line in shown.split("\n") for row in wrapped(Text(line), width - 5)]
+        return rows + [Text.assemble("     ", row) for row in body]
+    rows = wrapped(Text.assemble((first[3:], "dim"), shown), width - 5)
+    return [Text.assemble("   " if not number else "     ", row) for number, row in enumerate(rows)]
+
+
+def _on_a_line(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    # Cut only after spaces are taken together: they must not push the end of a command out of sight.
+    if len(text) > _LONGEST_READ:
+        text = f"{text[: _LONGEST_READ // 2]} … {text[-_LONGEST_READ // 2 :]}"
+    line = " ".join(text.split())
+    return printable(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]}…{line[-_LONGEST // 2 :]}")
+
+
+def _without_middle(text: str, width: int, look: Look) -> str:
+    """`text` in at most `width` cells: where it does not fit, its beginning and its end, which tell most."""
+    if cells(text) <= width:
+        return text
+    dots = look.sign("…", "...")
+    room = max(width - len(dots), 0)
+    end = clipped(text, room // 2, from_end=True)
+    beginning = clipped(text, room - cells(end)).rstrip()
+    return f"{beginning}{dots}{end.lstrip()}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what if count == 1 else _PLURALS.get(what, what + 's')}"

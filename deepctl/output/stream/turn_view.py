@@ -1,0 +1,215 @@
+"""The events of a turn as lines: those that stay, and below them those that say what is going on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from deepctl.output.stream.markdown import Markdown
+from deepctl.output.stream.plain_text import Plain
+from deepctl.output.stream.tool_lines import Call
+from deepctl.output.terminal_caps import Look, cut, folded, wrapped
+from deepctl.output.text import printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+_SPINNER, _ASCII_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
+_SPIN = 0.08
+_TOO_MANY = 1_000_000_000_000
+"""No answer has so many tokens: what a server says there is not taken at its word."""
+_ROOMY = 8
+"""In a window of fewer lines, no empty one is spent on the status line."""
+
+
+class TurnLines:
+    """What a turn looks like. `calls` are its tool calls so far, `usage` is what it took, in words, at its end."""
+
+    def __init__(self, look: Look, now: float) -> None:
+        self.calls: list[Call] = []
+        self.usage = ""
+        self._look = look
+        self._began = now
+        self._pending: dict[str, Call] = {}
+        self._stream: Markdown | Plain | None = None
+        self._streaming = ""
+        self._retry: tuple[Mapping[str, Any], float] | None = None
+        self._retries = 0
+        self._settled: list[Text] = []
+        self._kind = ""
+        self._continued = False
+
+    def event(self, event: Mapping[str, Any], at: float, width: int) -> None:
+        """Something has happened, at a time of the monotonic clock."""
+        kind = event["type"]
+        if self._retry is not None and kind != "notice" and not self._is_another(event):
+            self._end_retry(width)
+        if kind not in (self._streaming, "checkpoint", "notice"):
+            self._end_stream(width)
+        match kind:
+            case "text" | "thinking":
+                if self._stream is None:
+                    self._stream = Markdown(self._look) if kind == "text" else Plain(self._look, "dim")
+                    self._streaming = kind
+                self._stream.feed(event["delta"])
+            case "tool_call":
+                call = Call(event["name"], event["args"], at)
+                self.calls.append(call)
+                self._pending[event["id"]] = call
+            case "tool_result":
+                self._result(event, at, width)
+            case "retry":
+                self._retry = (event, at + float(event["seconds"]))
+                self._retries += 1
+            case "compaction":
+                self._notice(_compacted(event), width)
+            case "notice":
+                self._notice(event["message"], width)
+            case "result":
+                self._end(event, width)
+
+    def _result(self, event: Mapping[str, Any], at: float, width: int) -> None:
+        call = self._pending.pop(event["id"], None)
+        if call is None:
+            call = Call(event["name"], {}, at)
+            self.calls.append(call)
+        call.ended(event["ok"], event["content"], at)
+        self._add("tool", [call.line(self._look, width, "")])
+        for waiting in self._pending.values():
+            # Calls run one after another: the next one has only now begun.
+            waiting.began = at
+
+    def _end(self, event: Mapping[str, Any], width: int) -> None:
+        if event.get("notice"):
+            self._notice(event["notice"], width)
+        cost, usage = event.get("cost"), event.get("usage", {})
+        tokens = f"{_thousands(usage.get('input_tokens', 0))} in, {_thousands(usage.get('output_tokens', 0))} out"
+        # Not a line of every turn: the sums are under the prompt.
+        self.usage = f"{tokens}, {_dollars(cost)}" if cost else tokens
+
+    def _notice(self, message: str, width: int) -> None:
+        """Say something that is not the answer."""
+        from rich.text import Text
+
+        self._add("notice", wrapped(Text(self._look.safe(printable(message)), "dim"), width))
+
+    def waited(self, seconds: float) -> None:
+        """A person was asked for so long, which counts for nothing."""
+        self._began += seconds
+        for call in self._pending.values():
+            call.began += seconds
+
+    def broke_off(self, width: int) -> None:
+        """Nothing more will come: what is half there stays as it is."""
+        if self._retry is not None:
+            self._end_retry(width)
+        if isinstance(self._stream, Markdown):
+            self._go_on(self._stream.break_off(width))
+        self._end_stream(width)
+        for call in self._pending.values():
+            self._add("tool", [call.line(self._look, width, self._look.sign("·", "-"))])
+        self._pending.clear()
+
+    def settled(self, width: int) -> list[Text]:
+        """The lines that will not change any more and have not been given out yet."""
+        if self._stream is not None:
+            self._go_on(self._stream.settled(width))
+        lines, self._settled = self._settled, []
+        return lines
+
+    def tail(self, width: int, height: int, status: str) -> list[Text]:
+        """The rows below those, for a window of `height` lines: at most one line less than it has."""
+        from rich.text import Text
+
+        rows = [row for line in (self._stream.tail(width) if self._stream else ()) for row in folded(line, width)]
+        rows += [
+            call.line(self._look, width, self._spinner() if not number else self._look.sign("·", "-"))
+            for number, call in enumerate(self._pending.values())
+        ]
+        if rows and self._kind and not self._continued:
+            rows.insert(0, Text())
+        if (rows or self._kind) and height >= _ROOMY:
+            rows.append(Text())
+        room = max(height - 2, 0)
+        rows = rows[len(rows) - room :] if len(rows) > room else rows
+        return [*rows, self._status(width, status)]
+
+    def _end_stream(self, width: int) -> None:
+        if self._stream is not None:
+            self._go_on(self._stream.finish(width))
+            self._stream, self._streaming, self._continued = None, "", False
+
+    def _end_retry(self, width: int) -> None:
+        assert self._retry is not None
+        event, _ = self._retry
+        often = self._retries
+        self._retry, self._retries = None, 0
+        how = f"after {_seconds(event['seconds'])} {_attempt(event)}" if often == 1 else f"{often} times"
+        self._notice(f"{event['reason']}: tried again {how}", width)
+
+    def _is_another(self, event: Mapping[str, Any]) -> bool:
+        """Whether it is one more retry for the same reason, which takes no line of its own."""
+        return self._retry is not None and event["type"] == "retry" and event["reason"] == self._retry[0]["reason"]
+
+    def _go_on(self, lines: list[Text]) -> None:
+        """Print more of what is streaming."""
+        if lines:
+            self._add(self._streaming, lines, continued=self._continued)
+            self._continued = True
+
+    def _add(self, kind: str, lines: list[Text], *, continued: bool = False) -> None:
+        from rich.text import Text
+
+        if self._kind and not continued and (kind != self._kind or kind in ("text", "thinking")):
+            self._settled.append(Text())
+        self._settled += lines
+        self._kind = kind
+
+    def _spinner(self) -> str:
+        signs = self._look.sign(_SPINNER, _ASCII_SPINNER)
+        return signs[int(time.monotonic() / _SPIN) % len(signs)]
+
+    def _status(self, width: int, more: str) -> Text:
+        from rich.text import Text
+
+        parts = [self._doing(), f"{int(time.monotonic() - self._began)} s", "Ctrl-C stops", more]
+        text = self._look.sign(" · ", " - ").join(part for part in parts if part)
+        line = Text.assemble((self._spinner(), "cyan"), (f" {self._look.safe(printable(text))}", "dim"))
+        return cut(line, width - 1, self._look)
+
+    def _doing(self) -> str:
+        if self._retry is not None:
+            event, until = self._retry
+            left = max(until - time.monotonic(), 0.0)
+            when = f"in {_seconds(left + 0.5)}" if left else "now"
+            return f"{event['reason']}: trying again {when} {_attempt(event)}"
+        if self._pending:
+            return f"Running {next(iter(self._pending.values())).name}"
+        return {"text": "Writing", "thinking": "Thinking"}.get(self._streaming, "Waiting")
+
+
+def _attempt(event: Mapping[str, Any]) -> str:
+    return f"({event['attempt']} of {event['attempts']})"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{int(seconds + 0.5) if seconds >= 1 else round(seconds, 1):g} s"
+
+
+def _compacted(event: Mapping[str, Any]) -> str:
+    messages = f"{event['messages_before']} messages to {event['messages_after']}"
+    tokens = f"{_thousands(event['tokens_before'])} tokens to {_thousands(event['tokens_after'])}"
+    return f"The conversation was compacted: {messages}, {tokens}."
+
+
+def _thousands(count: int | None) -> str:
+    if not count or count < 1000:
+        return str(max(count or 0, 0))
+    if count >= _TOO_MANY:
+        return f"over {_TOO_MANY // 1000:,}k"
+    return f"{count / 1000:.1f}k" if count < 100_000 else f"{count / 1000:.0f}k"
+
+
+def _dollars(cost: float) -> str:
+    return f"${cost:.2f}" if cost >= 0.01 else f"${cost:.4f}" if cost >= 0.0001 else "less than $0.0001"

@@ -1,0 +1,155 @@
+"""Where an export goes: a file that is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import shlex
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from deepctl.errors import Refused, UsageError
+from deepctl.files import atomic
+from deepctl.layout import Root
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EACCES)
+
+
+def absolute(path: str) -> str:
+    """`path` from the root of the file system on. Links stay, and so does `..`, which may follow one."""
+    found = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+    return found if ".." in path.split("/") else os.path.normpath(found)
+
+
+def check(root: Root, path: str, *, force: bool) -> None:
+    """Raises `UsageError` or `Refused` if no export can be put at `path`; with `force`, a regular file there may go."""
+    _check_directory(path)
+    inside = os.path.join(os.path.realpath(root.path), "")
+    if os.path.join(os.path.realpath(os.path.dirname(path)), "").startswith(inside):
+        raise Refused(
+            f"{path!r} is inside of deepctl's own state, where no export goes.",
+            "Export to another place.",
+            code="inside_root",
+        )
+    _check_name(path, force)
+
+
+def _check_directory(path: str) -> None:
+    if not os.path.basename(path) or os.path.isdir(path):
+        raise UsageError(f"{path!r} is a directory, not a file.", "FILE is the path of the export itself.")
+    directory = os.path.dirname(absolute(path))
+    there = directory
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        raise UsageError(f"{there!r} is not a directory.", "Export to another place.")
+    if there != directory:
+        raise UsageError(f"There is no directory {directory!r}.", f"Make it first: mkdir -p {shlex.quote(directory)}")
+
+
+def _check_name(path: str, force: bool) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise Refused(
+            f"{path!r} is not a regular file, so it is not replaced.", "`-` means stdout.", code="file_exists"
+        )
+    if not force:
+        raise _exists(path)
+
+
+def _exists(path: str) -> Refused:
+    return Refused(f"There is a file {path!r} already.", "--force replaces it.", code="file_exists")
+
+
+@contextmanager
+def opened(path: str, *, force: bool) -> Iterator[BinaryIO]:
+    """A private file that becomes `path` at the end, synced; an error leaves nothing, and `path` as it was.
+
+    Raises what `check` raises, but for a place inside the root, and also of what has come to be there meanwhile.
+    """
+    _check_directory(path)
+    _check_name(path, force)
+    directory, name = os.path.split(path)
+    directory = directory or "."
+    stem = _stem(name)
+    _remove_stale(directory, stem)
+    temporary, descriptor = _temporary(directory, stem)
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+            _put(temporary, path, force)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    atomic.sync_directory(directory)
+
+
+def _stem(name: str) -> str:
+    """What temporary files for `name` begin with: as much of it as leaves room for the rest."""
+    while len(os.fsencode(name)) > 200:
+        name = name[:-1]
+    return f".{name}."
+
+
+def _temporary(directory: str, stem: str) -> tuple[str, int]:
+    """A new file, locked for as long as it is open, so that it can be told from one that was left."""
+    while True:
+        path = os.path.join(directory, f"{stem}{os.urandom(8).hex()}.deepctl-export")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        except OSError:
+            return path, descriptor  # a file system without locks: nobody else can lock, and so remove it
+        else:
+            if os.fstat(descriptor).st_nlink:
+                return path, descriptor
+        os.close(descriptor)
+
+
+def _remove_stale(directory: str, stem: str) -> None:
+    """Remove what exports to the same file left that were killed."""
+    pattern = re.compile(re.escape(stem) + r"[0-9a-f]{16}\.deepctl-export")
+    for entry in os.listdir(directory):
+        if not pattern.fullmatch(entry):
+            continue
+        path = os.path.join(directory, entry)
+        # Not ours, or gone: whoever's it is may see to it.
+        with suppress(OSError, Refused):
+            descriptor = atomic.open_regular(path, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            finally:
+                os.close(descriptor)
+
+
+def _put(temporary: str, path: str, force: bool) -> None:
+    # Whatever is made meanwhile, a link or a FIFO is not replaced.
+    _check_name(path, force)
+    if not force:
+        try:
+            # Unlike a rename, it does not replace what somebody else put there in the meantime.
+            os.link(temporary, path)
+        except FileExistsError:
+            raise _exists(path) from None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if os.path.lexists(path):
+                raise _exists(path) from None
+        else:
+            os.unlink(temporary)
+            return
+    os.rename(temporary, path)

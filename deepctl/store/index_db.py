@@ -1,0 +1,250 @@
+"""What can be looked up faster than found out: where objects lie, and which directories have not changed.
+
+A SQLite file that may be deleted at any time, and is, by itself, when it cannot be read or written. Nothing in it is
+believed without a check: an object is compared with its hash when it is read, and a directory with its files' status.
+Every error of SQLite's ends here: a command that cannot have its cache takes longer, and does not fail.
+Killing a writer leaves it whole (SQLite's rollback journal); a power cut may not, which is why it is only a cache.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import zlib
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote
+
+from deepctl import formats
+from deepctl.errors import Refused
+from deepctl.files import atomic
+
+T = TypeVar("T")
+
+_FORMAT = formats.CACHE.current
+_FAILURES = (sqlite3.Error, OSError, Refused)
+"""What SQLite, the disk, or something else in the place of the file can raise."""
+_SCHEMA = """
+CREATE TABLE packs (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE objects (
+    hash BLOB PRIMARY KEY, pack TEXT NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL, size INTEGER NOT NULL,
+    sum INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE directories (
+    path BLOB PRIMARY KEY, key BLOB, tree BLOB NOT NULL, files BLOB NOT NULL, sum INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class Location(NamedTuple):
+    """Where an object lies: its pack, the offset and length in it, and the length of its content, in bytes."""
+
+    pack: str
+    offset: int
+    stored: int
+    size: int
+
+
+_MEMORY = ":memory:"
+
+
+def _is_file(path: str) -> bool:
+    """Whether SQLite may open it: for a FIFO it would wait, and no signal would end that."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _object_sum(digest: bytes, pack: str, offset: int, stored: int, size: int) -> int:
+    return zlib.crc32(b"%s %s %d %d %d" % (digest, pack.encode(), offset, stored, size))
+
+
+def _directory_sum(path: bytes, key: bytes | None, tree: bytes, files: bytes) -> int:
+    return zlib.crc32(files, zlib.crc32(b"%s %s %s" % (path, key or b"", tree)))
+
+
+class Cache:
+    """The cache at `path`, opened for writing; without one, a cache that is gone when it is closed.
+
+    No method fails because of the cache: an error of SQLite's, or of the disk below it, throws away everything the
+    cache knew, and it goes on empty; in memory if the disk does not take a new one. `generation` grows with that, so
+    that whoever relies on what they told the cache can tell that it is forgotten. The caller holds the lock of the
+    profile, if there is a path.
+    """
+
+    def __init__(self, path: str = _MEMORY) -> None:
+        self._path = path
+        self.generation = 0
+        try:
+            self._database = _opened(self._path)
+        except _FAILURES:
+            self._begin_anew()
+
+    @classmethod
+    def copy_of(cls, path: str) -> Cache:
+        """What the cache at `path` knows, in memory: for readers, who change nothing and hold no lock."""
+        copied = cls()
+        if not _is_file(path):
+            return copied
+        try:
+            # `mode=ro` fails where a killed writer left a journal: then nothing is known.
+            source = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)
+            try:
+                (version,) = source.execute("PRAGMA user_version").fetchone()
+                if version == _FORMAT:
+                    source.backup(copied._database)
+            finally:
+                source.close()
+        except sqlite3.Error:
+            copied.close()
+            return cls()
+        return copied
+
+    def forget(self) -> None:
+        """Throw everything away and begin anew."""
+        self.close()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Go on empty. A disk gets one chance with a new file: one that is full would fail again and again."""
+        self.generation += 1
+        if self._path != _MEMORY:
+            # What cannot be deleted stays behind as after a kill: older than the packs, and checked against them.
+            for suffix in ("-journal", ""):
+                with suppress(OSError):
+                    os.unlink(self._path + suffix)
+            if self.generation == 1:
+                with suppress(*_FAILURES):
+                    self._database = _opened(self._path)
+                    return
+            self._path = _MEMORY
+        self._database = _opened(_MEMORY)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with suppress(sqlite3.Error):
+            self._database.close()
+
+    def _guarded(self, operation: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        """What an operation on the database returns; `otherwise` if it fails, and then the cache begins anew."""
+        try:
+            return operation(self._database)
+        except _FAILURES:
+            self.forget()
+            return otherwise
+
+    def _changed(self, change: Callable[[sqlite3.Connection], object]) -> None:
+        """Make a change entirely, or lose the whole cache."""
+
+        def transaction(database: sqlite3.Connection) -> None:
+            database.execute("BEGIN")
+            change(database)
+            database.execute("COMMIT")
+
+        self._guarded(transaction, None)
+
+    def packs(self) -> set[str]:
+        """The packs whose objects are in the cache."""
+        return self._guarded(lambda database: {name for (name,) in database.execute("SELECT name FROM packs")}, set())
+
+    def add_pack(self, name: str, objects: Iterable[tuple[bytes, int, int, int]]) -> None:
+        """Remember the objects of a pack: hash, offset, stored length and size of each."""
+        rows = [
+            (digest, name, offset, stored, size, _object_sum(digest, name, offset, stored, size))
+            for digest, offset, stored, size in objects
+        ]
+
+        def add(database: sqlite3.Connection) -> None:
+            database.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?)", rows)
+            database.execute("INSERT OR REPLACE INTO packs VALUES (?)", (name,))
+
+        self._changed(add)
+
+    def drop_packs(self) -> None:
+        """A pack is gone: forget them all, and the trees of directories.
+
+        What was in it may be in another, too, and only one place of an object is known.
+        """
+
+        def drop(database: sqlite3.Connection) -> None:
+            for table in ("directories", "objects", "packs"):
+                database.execute(f"DELETE FROM {table}")
+
+        self._changed(drop)
+
+    def find(self, digest: bytes) -> Location | None:
+        """Where an object lies, or `None` if the cache does not know it."""
+
+        def row(database: sqlite3.Connection) -> Location | None:
+            found = database.execute(
+                "SELECT pack, offset, stored, size, sum FROM objects WHERE hash = ?", (digest,)
+            ).fetchone()
+            if found is not None and _object_sum(digest, *found[:4]) != found[4]:
+                raise sqlite3.DatabaseError("a row is not as it was written")
+            return Location(*found[:4]) if found is not None else None
+
+        return self._guarded(row, None)
+
+    def locations(self, pack: str) -> list[Location]:
+        """Where the objects of a pack lie."""
+        return self._guarded(
+            lambda database: [
+                Location(*row)
+                for row in database.execute("SELECT pack, offset, stored, size FROM objects WHERE pack = ?", (pack,))
+            ],
+            [],
+        )
+
+    def directories(self) -> dict[bytes, tuple[bytes | None, bytes]]:
+        """The key and the tree of every directory that was seen, by path."""
+        return self._guarded(
+            lambda database: {
+                path: (key, tree) for path, key, tree in database.execute("SELECT path, key, tree FROM directories")
+            },
+            {},
+        )
+
+    def files(self, path: bytes) -> bytes | None:
+        """What is known of the files of one directory; nothing if it is not as it was written."""
+        found = self._guarded(
+            lambda database: database.execute(
+                "SELECT key, tree, files, sum FROM directories WHERE path = ?", (path,)
+            ).fetchone(),
+            None,
+        )
+        return found[2] if found is not None and _directory_sum(path, *found[:3]) == found[3] else None
+
+    def put_directories(self, rows: Iterable[tuple[bytes, bytes | None, bytes, bytes]], gone: Iterable[bytes]) -> None:
+        """Remember directories (path, key, tree, files), and forget those that are gone."""
+
+        def put(database: sqlite3.Connection) -> None:
+            database.executemany(
+                "INSERT OR REPLACE INTO directories VALUES (?, ?, ?, ?, ?)",
+                [(*row, _directory_sum(*row)) for row in rows],
+            )
+            database.executemany("DELETE FROM directories WHERE path = ?", [(path,) for path in gone])
+
+        self._changed(put)
+
+
+def _opened(path: str) -> sqlite3.Connection:
+    """The database at `path`, with its tables; what another format left there goes."""
+    if path != _MEMORY:
+        atomic.make_root(os.path.dirname(path))
+        atomic.make_private_file(path)
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA synchronous = OFF")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version != _FORMAT:
+            for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                database.execute(f'DROP TABLE "{table}"')
+            database.executescript(_SCHEMA)
+            database.execute(f"PRAGMA user_version = {_FORMAT}")
+    except BaseException:
+        database.close()
+        raise
+    return database

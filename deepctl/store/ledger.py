@@ -1,0 +1,495 @@
+"""The ledger: what checkpoints there are, as an append-only file of sealed lines.
+
+`checkpoints/ledger.jsonl` holds a line for everything that happened to checkpoints, each synced before it counts:
+
+- `{v, record: {…}}`: a checkpoint was made;
+- `{v, record: {…}, rewind: {…}}`: a rewind is about to change the workspace, and this checkpoint is what was before;
+  `{v, rewound: id}`: it is done; `{v, abandoned: id}`: it could not be, and everything is as it was before it;
+  `{v, gave_up: id}`: it could be neither done nor taken back;
+- `{v, label: {id, label}}`: a checkpoint got a name, or lost it (`null`);
+- `{v, removed: [id, …], merged: {…}, gone: [pack, …], pack}`: some are gone, and how the packs changed;
+- `{v, tied: {id: digest}}`: the digests of positions that 0.1 wrote without one, empty where it is not a line's end;
+- `{v, gap: id}`: a line stood here that a repair could not read, of that checkpoint (`null` where nobody can tell);
+- `{v, repaired: {id: {field: value}}, packs: [pack, …], gone: [pack, …]}`: what a repair found out of checkpoints, and
+  which packs count since.
+
+So an interrupted rewind is one without its second line, and the whole history of what was rewound, and how to take it
+back, is here. Every pack is named by the line that made it count: one that no line names is rubbish, or lines are lost
+(`UNCOUNTED` tells).
+
+A line that a kill cut short never happened; a damaged one takes only itself down.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+from deepctl import formats, names
+from deepctl.errors import Refused
+from deepctl.files import atomic, sealed_lines
+from deepctl.store import ledger_size
+from deepctl.store.log_chain import Point
+from deepctl.store.records import (
+    BOTH,
+    FILES,
+    UNKNOWN,
+    Damage,
+    Record,
+    Rewind,
+    State,
+    check_label,
+    checked,
+    state_author,
+)
+
+FORMAT = formats.LEDGER.current
+
+LEDGER = "ledger.jsonl"
+MESSAGES = "messages"
+"""The directory beside the ledger with the conversations of applications."""
+UNCOUNTED = 0o400
+"""The mode of a pack until a line of the ledger names it: what is left with it is rubbish, and no trace of lost lines.
+
+Packs of deepctl 0.1 had the mode of every file from the start.
+"""
+_AMENDED = {"log", "offset", "digest", "tree", "lost", "unkept", "files", "bytes"}
+_ID = re.compile(rb'"record":\{"id":"([^"\\]{1,200})"')
+
+
+class Ledger:
+    """What the ledger says: records and rewinds in the order they were made, labels by checkpoint, what is damaged.
+
+    `heads` is the checkpoint at which each session stands, `unfinished` the rewind that a kill interrupted, `packs`
+    the packs that count, `states` the workspace through time, `ends` how far each log is covered by checkpoints,
+    `open_turns` the logs whose latest checkpoint lies within a turn, `open_runs` the runs of applications that have
+    begun and not ended, `removed` the records of checkpoints that are
+    gone, and `torn` whether the last line was cut short; `ends_in_removal` says that what was removed may still be on
+    the disk.
+
+    These know of removed checkpoints, too: `points` are their positions, `origins` what the logs that rewinds made
+    continue, `logs` has the session by each log that it was the first to use, `current` the log in which a session goes
+    on, and `forked` the checkpoint of another session that it began at.
+    """
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.labels: dict[str, str] = {}
+        self.rewinds: dict[str, Rewind] = {}
+        self.heads: dict[str, str] = {}
+        self.damage: list[Damage] = []
+        self.packs: set[str] = set()
+        self.gone: set[str] = set()
+        self.states: list[State] = []
+        self.unfinished: Rewind | None = None
+        self.torn = False
+        self.parents: dict[str, str | None] = {}
+        self.ends: dict[str, int] = {}
+        self.open_turns: set[str] = set()
+        self.open_runs: set[str] = set()
+        self.removed: dict[str, Record] = {}
+        self.points: dict[str, Point] = {}
+        self.origins: dict[str, Point | None] = {}
+        self.logs: dict[str, str] = {}
+        self.current: dict[str, str] = {}
+        self.forked: dict[str, str | None] = {}
+        self.untieable: set[str] = set()
+        self._owners: dict[str, str] = {}
+        self.ends_in_removal = False
+        self.is_short = False
+        self._gap = False
+        self._before_rewind: tuple[int | None, bool] = (None, False)
+
+    def line(self, start: str | None) -> Iterator[Record]:
+        """The checkpoints that led to `start`, the latest first; what was rewound is not among them."""
+        seen: set[str] = set()
+        while start is not None and start not in seen:
+            seen.add(start)
+            if start in self.records:
+                yield self.records[start]
+            start = self.parents.get(start)
+
+    def line_of(self, start: str | None) -> list[Record]:
+        """The same as a list."""
+        return list(self.line(start))
+
+    def line_with_removed(self, start: str | None) -> Iterator[tuple[Record, bool]]:
+        """The same with those that were removed since, and for each whether it is still there."""
+        seen: set[str] = set()
+        while start is not None and start not in seen:
+            seen.add(start)
+            if start in self.records:
+                yield self.records[start], True
+            elif start in self.removed:
+                yield self.removed[start], False
+            start = self.parents.get(start)
+
+    def parent(self, record: Record) -> str | None:
+        """The nearest checkpoint before it that is still there."""
+        before = next(self.line(record.parent), None)
+        return before.id if before is not None else None
+
+    def labelled(self, label: str) -> Record | None:
+        """The checkpoint of that name, in whatever case."""
+        folded = names.fold(label)
+        found = next((identity for identity, given in self.labels.items() if names.fold(given) == folded), None)
+        return self.records.get(found) if found is not None else None
+
+    def last_rewind(self, session: str) -> Rewind | None:
+        """The latest rewind of a session that was done, undos included."""
+        found = [rewind for rewind in self.rewinds.values() if rewind.session == session and rewind != self.unfinished]
+        return found[-1] if found else None
+
+    def lose(self, damage: Damage) -> None:
+        """A line cannot be read. What it said of the workspace is lost, so nobody can tell whose the next change is."""
+        self.damage.append(damage)
+        self._gap = True
+
+    def shorten(self, raw: bytes) -> None:
+        """Lines are missing at the end of `raw`, the bytes of this ledger."""
+        self.is_short = True
+        self.lose(Damage(None, raw.count(b"\n") + 1, "lines are missing at its end"))
+
+    def apply(self, line: sealed_lines.Line, path: str) -> None:
+        """Take one line into account. Raises `NewerFormat`."""
+        entry = line.value or {}
+        self.ends_in_removal = "removed" in entry
+        try:
+            formats.bring_up(formats.LEDGER, entry, path)
+            record = entry.get("record")
+            if type(record) is dict and "rewind" not in entry:
+                # By far the most lines are these. Whoever made one has finished what was unfinished, even if the line
+                # that says so is damaged.
+                self._add(checked(Record(**record)))
+                self._finish(self.unfinished)
+            else:
+                self._applied(entry)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            self.lose(Damage(None, line.number, "not an entry of a ledger"))
+
+    def _applied(self, entry: dict[str, Any]) -> None:
+        match entry:
+            case {"record": dict(fields), "rewind": dict(intent)}:
+                rewind, safety = checked(Rewind(**intent)), checked(Record(**fields))
+                self._before_rewind = (self.ends.get(safety.log), safety.log in self.open_turns)
+                self._add(safety)
+                self.rewinds[rewind.id] = rewind
+                self._pack(rewind.pack)
+                self.unfinished = rewind
+                if rewind.log != fields["log"] and rewind.to in self.points:
+                    self.origins[rewind.log] = self.points[rewind.to] if self.points[rewind.to].log else None
+            case {"rewound": str(identity)}:
+                self._finish(self.rewinds[identity])
+            case {"abandoned": str(identity)}:
+                self._abandon(self.rewinds.pop(identity))
+            case {"gave_up": str(identity)}:
+                self.unfinished = None
+                self.rewinds.pop(identity)
+            case {"label": {"id": str(identity), "label": str(label)}}:
+                self.labels[identity] = label
+            case {"label": {"id": str(identity), "label": None}}:
+                self.labels.pop(identity, None)
+            case {"removed": list(identities), "merged": dict(merged), "gone": list(packs), "pack": str(pack)}:
+                self._remove(identities, merged)
+                self._pack(pack)
+                self.packs.difference_update(packs)
+                self.gone.update(packs)
+            case {"tied": dict(digests)}:
+                for identity, digest in digests.items():
+                    self._amend(identity, {"digest": digest})
+                    if not digest:
+                        self.untieable.add(identity)
+            case {"gap": str() | None}:
+                self._gap = True
+            case {"repaired": dict(repaired), "packs": list(packs), "gone": list(gone)}:
+                for identity, fields in repaired.items():
+                    self._amend(identity, fields)
+                self.packs.update(packs)
+                self.packs.difference_update(gone)
+                self.gone.update(gone)
+                self.gone.difference_update(packs)
+            case _:
+                raise ValueError("unknown entry")
+
+    def _amend(self, identity: str, fields: dict[str, Any]) -> None:
+        """What a repair, or a later writer, says of a checkpoint. Raises `TypeError` or `ValueError`."""
+        if not fields.keys() <= _AMENDED:
+            raise ValueError("a field that no repair changes")
+        self._amend_state(identity, fields)
+        if identity not in self.records:
+            return
+        after = checked(self.records[identity]._replace(**fields))
+        if after.lost in (FILES, BOTH):
+            after = after._replace(files=0, bytes=0)
+        self.records[identity] = after
+        self.points[identity] = after.point
+
+    def _amend_state(self, identity: str, fields: dict[str, Any]) -> None:
+        for number, state in enumerate(self.states):
+            if state.id != identity or "tree" not in fields:
+                continue
+            if fields["tree"]:
+                self.states[number] = state._replace(tree=fields["tree"], unkept=fields.get("unkept", state.unkept))
+                continue
+            # What it was is lost; so is who changed it since.
+            del self.states[number]
+            if number < len(self.states):
+                self.states[number] = self.states[number]._replace(by=None, merged=[])
+            else:
+                self._gap = True
+            break
+
+    def _pack(self, pack: str) -> None:
+        if pack:
+            self.packs.add(pack)
+
+    def _add(self, record: Record) -> None:
+        self.records[record.id] = record
+        self.removed.pop(record.id, None)
+        self.parents[record.id] = record.parent
+        self.heads[record.session] = record.id
+        if record.label:
+            self.labels[record.id] = record.label
+        else:
+            self.labels.pop(record.id, None)
+        self.ends[record.log] = max(record.offset, self.ends.get(record.log, 0))
+        if record.kind == "tool":
+            self.open_turns.add(record.log)
+        else:
+            self.open_turns.discard(record.log)
+        self.points[record.id] = record.point
+        if record.log:
+            self.logs.setdefault(record.log, record.session)
+        self._owners[record.id] = record.session
+        if record.session not in self.forked:
+            is_own = self._owners.get(record.parent or "", record.session) == record.session
+            self.forked[record.session] = None if is_own else record.parent
+        self.current[record.session] = record.log
+        self._pack(record.pack)
+        self._run(record)
+        if record.tree:
+            by = state_author(record.author, record.session) if not self._gap else None
+            self._gap = False
+            self.states.append(State(record.id, record.tree, by, record.unkept, record.exclude, []))
+
+    def _run(self, record: Record) -> None:
+        """A run of an application goes on, or has ended. Those killed are over once what they changed is kept."""
+        if record.author == UNKNOWN:
+            self.open_runs.clear()
+        match record.metadata:
+            case {"run": str(run), "ended": True}:
+                self.open_runs.discard(run)
+            case {"run": str(run)}:
+                self.open_runs.add(run)
+
+    def _finish(self, rewind: Rewind | None) -> None:
+        if rewind is None or rewind != self.unfinished:
+            return
+        self.unfinished = None
+        if rewind.root:
+            self.open_runs.clear()
+        self.heads[rewind.session] = rewind.head
+        self.current[rewind.session] = rewind.log
+        if rewind.tree:
+            before = self.states[-1] if self.states else None
+            unkept = before.unkept if before else []
+            exclude = before.exclude if before else []
+            by = rewind.session if not self._gap else None
+            self._gap = False
+            self.states.append(State(rewind.id, rewind.tree, by, unkept, exclude, []))
+
+    def _abandon(self, rewind: Rewind) -> None:
+        """As if it had never begun: what was kept of the state before it goes, too."""
+        self.unfinished = None
+        safety = self.records.pop(rewind.safety)
+        if safety.parent is not None:
+            self.heads[rewind.session] = safety.parent
+        else:
+            self.heads.pop(rewind.session, None)
+        self.states = [state for state in self.states if state.id != safety.id]
+        end, was_open = self._before_rewind
+        self.ends[safety.log] = end if end is not None else 0
+        if was_open:
+            self.open_turns.add(safety.log)
+        self.packs.discard(rewind.pack)
+        self.gone.add(rewind.pack)
+
+    def _remove(self, identities: list[str], merged: dict[str, list[list[Any]]]) -> None:
+        for identity in identities:
+            self.drop(identity)
+        gone = set(identities)
+        states: list[State] = []
+        is_gap = False
+        for number, state in enumerate(self.states, 1):
+            # The last state stays in any case: what is now is compared with it.
+            if state.id in gone and number < len(self.states):
+                is_gap = True
+                continue
+            # Of an application that saved an id again, only the state behind the gap is meant.
+            states.append(_joined(state, merged) if is_gap else state)
+            is_gap = False
+        self.states = states
+
+    def drop(self, identity: str) -> None:
+        """A checkpoint is gone. What led through it stays known."""
+        record = self.records.pop(identity, None)
+        self.labels.pop(identity, None)
+        if record is not None:
+            self.removed[identity] = record
+
+
+def is_uncounted(status: os.stat_result) -> bool:
+    """Whether a pack that the ledger does not name never was named: see `UNCOUNTED`."""
+    return stat.S_IMODE(status.st_mode) == UNCOUNTED
+
+
+def _joined(state: State, merged: dict[str, list[list[Any]]]) -> State:
+    """A state that follows a gap; an empty account of the gap means that it could not be read."""
+    if state.id not in merged:
+        return state
+    account = [(by, paths) for by, paths in merged[state.id]]
+    return state._replace(merged=account, by=state.by if account else None)
+
+
+def read(directory: str) -> Ledger:
+    """The ledger below `directory`; empty if there is none. Raises `NewerFormat`."""
+    path = os.path.join(directory, LEDGER)
+    known = ledger_size.read(directory)
+    try:
+        raw = atomic.read_file(path)
+    except FileNotFoundError:
+        raw = b""
+    found = parsed(raw, path)
+    if known.is_short or len(raw) < known.size:
+        found.shorten(raw)
+    return found
+
+
+def parsed(raw: bytes, path: str) -> Ledger:
+    """What the ledger at `path` says that has the bytes `raw`. Raises `NewerFormat`."""
+    found = Ledger()
+    start = 0
+    for line in sealed_lines.parse(raw):
+        if line.value is not None:
+            found.apply(line, path)
+            if line.problem is not None:
+                found.damage.append(Damage(None, line.number, line.problem))
+        elif line.problem == "cut short":
+            found.torn = True
+        else:
+            known = _ID.search(raw, start, line.end)
+            identity = known[1].decode("ascii", "replace") if known else None
+            found.lose(Damage(identity, line.number, line.problem or "unreadable"))
+        start = line.end
+    return found
+
+
+class Writer:
+    """Adds to the ledger below `directory`, and keeps `ledger` what it says. The caller holds the profile's lock."""
+
+    def __init__(self, directory: str) -> None:
+        atomic.make_root(directory)
+        self._directory = directory
+        self._path = os.path.join(directory, LEDGER)
+        atomic.make_private_file(self._path)
+        known = ledger_size.read(directory)
+        self._is_short = known.is_short or os.path.getsize(self._path) < known.size
+        self._appender = sealed_lines.Appender(self._path)
+        self.ledger = read(directory)
+
+    def is_current(self, status: os.stat_result) -> bool:
+        """Whether `status`, of the ledger at its path, is that of this one as it was last written here."""
+        return self._appender.is_current(status)
+
+    def add(self, record: Record) -> None:
+        """A checkpoint was made; everything it points at is on disk already."""
+        self._append({"record": _shortened(record)}, "The checkpoint is made")
+
+    def label(self, identity: str, label: str | None) -> None:
+        """Name a checkpoint, or take its name away. Raises `BadName`, or `Refused` if another has that name."""
+        if label is not None:
+            self.check_free(label, identity)
+        self._append({"label": {"id": identity, "label": label}})
+
+    def check_free(self, label: str, identity: str | None = None) -> None:
+        """Raises `BadName`, or `Refused` if a checkpoint other than `identity` has that name."""
+        taken = self.ledger.labelled(check_label(label))
+        if taken is not None and taken.id != identity:
+            raise Refused(f"Checkpoint {taken.id} is labelled {label!r} already.", code="label_exists")
+
+    def remove(
+        self,
+        identities: list[str],
+        merged: dict[str, list[tuple[str | None, list[str]]]],
+        gone: list[str],
+        pack: str,
+    ) -> None:
+        """Checkpoints are gone; `merged` is how the states after them came about, `pack` what `gone` packs become."""
+        self._append({"removed": identities, "merged": merged, "gone": gone, "pack": pack})
+
+    def begin(self, safety: Record, rewind: Rewind) -> None:
+        """A rewind is about to change the workspace; all it needs is on disk."""
+        entry = {"record": _shortened(safety), "rewind": rewind._asdict()}
+        self._append(entry, "The rewind has begun", atomic.FINISHED_NEXT)
+
+    def finish(self, rewind: Rewind) -> None:
+        """The workspace and the session are what the rewind made of them."""
+        self._append({"rewound": rewind.id})
+
+    def give_up(self, rewind: Rewind) -> None:
+        """The rewind can be neither done nor taken back; what was before it is kept."""
+        self._append({"gave_up": rewind.id})
+
+    def abandon(self, rewind: Rewind) -> None:
+        """The rewind could not be done; everything is as it was before."""
+        self._append({"abandoned": rewind.id}, "Everything is as it was")
+
+    def tie(self, digests: dict[str, str]) -> None:
+        """The digests of positions that had none; an empty one says that there is nothing to tie."""
+        self._append({"tied": digests})
+
+    def content(self) -> bytes:
+        """The whole ledger, as it is on the disk."""
+        return atomic.read_file(self._path)
+
+    def replace(self, raw: bytes) -> None:
+        """Put another ledger in the place of this one, as a whole; what a purge does, and nothing else.
+
+        Where an error comes of it, either may be in place.
+        """
+        after = parsed(raw, self._path)
+        ledger_size.write(self._directory, 0, is_short=self._is_short)
+        atomic.write_file(self._path, raw)
+        self._appender.close()
+        self._appender = sealed_lines.Appender(self._path)
+        if self._is_short:
+            after.shorten(raw)
+        self.ledger = after
+        ledger_size.write(self._directory, ledger_size.before_last(raw), is_short=self._is_short)
+
+    def _append(self, entry: dict[str, Any], what: str = "It is done", rest: str = atomic.NOTHING_LEFT) -> None:
+        """Write a line. `what` is true once it is there, and said where the disk fails and cannot take it back."""
+        start = self._appender.end
+        try:
+            end = self._appender.append({"v": FORMAT, **entry})
+            self.ledger.apply(sealed_lines.Line(0, end, {"v": FORMAT, **entry}, None), self._path)
+            ledger_size.write(self._directory, start, is_short=self._is_short)
+        except BaseException as error:
+            # Whoever is interrupted here cannot know whether it had happened; the disk does.
+            self.ledger = read(self._directory)
+            if isinstance(error, OSError) and self._appender.end > start:
+                with atomic.after_commit(what, rest):
+                    raise
+            raise
+
+    def close(self) -> None:
+        self._appender.close()
+
+
+def _shortened(record: Record) -> dict[str, Any]:
+    """The fields of a record but for those that are as they usually are."""
+    usual = Record._field_defaults
+    return {key: value for key, value in record._asdict().items() if key not in usual or value != usual[key]}

@@ -1,0 +1,157 @@
+"""Conversations that an application hands over whole with every checkpoint, kept without repeating anything.
+
+They lie in logs of the same form as a session's (`deepctl.store.session_log`). Every message stands for all that came
+before it, by a digest over the chain; so of a conversation only what is new is written, and one that goes on from the
+middle of another gets a log that continues it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from deepctl.errors import Damaged
+from deepctl.files import atomic, sealed_lines
+from deepctl.store import session_log
+from deepctl.store.log_chain import START as START_DIGEST
+from deepctl.store.log_chain import Point, chained
+
+START = b""
+"""The digest of the empty conversation."""
+
+
+class Place(NamedTuple):
+    """Where a conversation ends: the log, the offset in bytes behind its last message, and how many there are.
+
+    `digest` is that of the position (`deepctl.store.log_chain`).
+    """
+
+    log: str
+    offset: int
+    messages: int
+    digest: str = ""
+
+    @property
+    def point(self) -> Point:
+        """The same as a position in a log."""
+        return Point(self.log, self.offset, self.digest)
+
+
+def digest(before: bytes, message: dict[str, Any]) -> bytes:
+    """The digest of a conversation that goes on with `message`."""
+    raw = json.dumps(message, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.blake2b(before + raw, digest_size=16).digest()
+
+
+class Messages:
+    """The conversations below `directory`. The caller holds the lock that guards it."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._known: dict[bytes, Place] = {}
+        self._ends: dict[str, bytes] = {}
+        self._instructions: dict[str, Any] = {}
+        self._sizes: dict[str, int] = {}
+        self._digests: dict[tuple[str, int], str] = {}
+        self._tails: dict[str, str] = {}
+        if os.path.isdir(directory):
+            waiting = {
+                name.removesuffix(session_log.SUFFIX)
+                for name in os.listdir(directory)
+                if name.endswith(session_log.SUFFIX)
+            }
+            chains: dict[tuple[str, int], bytes] = {}
+            for one in waiting:
+                self._sizes[one + session_log.SUFFIX] = os.lstat(session_log.log_path(directory, one)).st_size
+            while waiting:
+                self._load(waiting.pop(), waiting, chains)
+
+    def _load(self, one: str, waiting: set[str], chains: dict[tuple[str, int], bytes]) -> None:
+        try:
+            parent = session_log.parent_of(self.directory, one)
+        except Damaged:
+            return
+        chain, count, instructions, end, before = START, 0, None, 0, ""
+        if parent is not None:
+            if parent[0] in waiting:
+                waiting.discard(parent[0])
+                self._load(parent[0], waiting, chains)
+            if parent not in chains:
+                return  # what it continues is damaged: it is read, but nothing is added to it
+            chain = chains[parent]
+            count, before = self._known[chain].messages, self._digests[parent]
+        for line in session_log.plain_lines(self.directory, one, before):
+            end = line.end
+            if line.message is not None:
+                if line.message["kind"] == "request":
+                    instructions = line.message.get("instructions")
+                chain, count = digest(chain, line.message), count + 1
+                self._known.setdefault(chain, Place(one, end, count, line.digest))
+            chains[one, end] = chain
+            self._digests[one, end] = self._tails[one] = line.digest
+        if end == session_log.end_of(self.directory, one)[1]:
+            self._ends[one] = chain
+            self._instructions[one] = instructions
+
+    def is_current(self) -> bool:
+        """Whether the logs are as this object knows them: nobody else has written, and no write of ours failed."""
+        try:
+            names = [name for name in os.listdir(self.directory) if name.endswith(session_log.SUFFIX)]
+        except FileNotFoundError:
+            names = []
+        sizes = {name: os.lstat(os.path.join(self.directory, name)).st_size for name in names}
+        return sizes == self._sizes
+
+    def find(self, chain: Sequence[bytes]) -> tuple[int, Place | None]:
+        """How much of a conversation, given by the digests up to each message, is kept already, and where that ends."""
+        for count in range(len(chain), 0, -1):
+            if (place := self._known.get(chain[count - 1])) is not None:
+                return count, place
+        return 0, None
+
+    def keep(self, chain: Sequence[bytes], new: Sequence[dict[str, Any]], turns: Sequence[int]) -> Place:
+        """Keep a conversation; `new` are its messages beyond what `find` told, each in one of `turns`.
+
+        Synced when it returns.
+        """
+        kept, place = self.find(chain)
+        if not new:
+            return place or Place("", 0, 0)
+        before = chain[kept - 1] if kept else START
+        one = self._open(before, place)
+        entries = []
+        for message, turn in zip(new, turns, strict=True):
+            entry: dict[str, Any] = {"v": session_log.FORMAT, "turn": turn, "at": session_log.now(), "message": message}
+            if message.get("kind") == "request":
+                instructions = message.get("instructions")
+                if instructions is not None and instructions == self._instructions.get(one):
+                    entry["message"] = {**message, "instructions": None}
+                    entry["same_instructions"] = True
+                self._instructions[one] = instructions
+            entries.append(entry)
+        lines = [sealed_lines.seal(entry) for entry in entries]
+        appender = sealed_lines.Appender(session_log.log_path(self.directory, one))
+        try:
+            ends = appender.write(lines)
+        finally:
+            appender.close()
+        for number, (line, end) in enumerate(zip(lines, ends, strict=True), kept):
+            self._tails[one] = chained(self._tails[one], line)
+            self._known[chain[number]] = Place(one, end, number + 1, self._tails[one])
+        self._ends[one] = chain[-1]
+        self._sizes[one + session_log.SUFFIX] = appender.end
+        return self._known[chain[-1]]
+
+    def _open(self, before: bytes, place: Place | None) -> str:
+        """The log that ends where the conversation does so far, or a new one that goes on from there."""
+        if place is not None and self._ends.get(place.log) == before:
+            return place.log
+        one = os.urandom(8).hex()
+        atomic.make_root(self.directory)
+        first = sealed_lines.seal(session_log.header(one, place.point if place is not None else None))
+        atomic.write_file(session_log.log_path(self.directory, one), first)
+        self._tails[one] = chained(place.digest if place is not None else START_DIGEST, first)
+        return one

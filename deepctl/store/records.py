@@ -1,0 +1,218 @@
+"""What the ledger holds: checkpoints, rewinds, and the states of a workspace that they make up."""
+
+from __future__ import annotations
+
+import os
+import re
+from types import NoneType
+from typing import Any, NamedTuple, TypeVar
+
+from deepctl import names, times
+from deepctl.errors import BadName
+from deepctl.store.log_chain import Point
+
+AGENT, OTHER, UNKNOWN = "agent", "other", "unknown"
+
+_LIKE_AN_ID = re.compile(r"[0-9a-f]{4,}", re.IGNORECASE)
+
+
+class Record(NamedTuple):
+    """One checkpoint. Times are RFC 3339 in UTC, sizes bytes, hashes lower-case hex.
+
+    `log`, `offset` and `message_count` say where the conversation stands, `turn` how many turns of it there were, and
+    `prompt` how the last one began. `tree` is what the workspace was, empty if it was not kept. `author` is who changed
+    the workspace since the checkpoint before: `agent` for the session's own turn, `other` for somebody else, `unknown`
+    where that cannot be told. `parent` is the checkpoint before it in its session. `pack` holds what it added, in
+    `added_bytes`. `unkept` lists paths and reasons, `exclude` the patterns that were left out. `digest` ties the offset
+    to what stands before it (`deepctl.store.log_chain`); 0.1 wrote none. `lost` says what a repair found lost.
+    """
+
+    id: str
+    kind: str
+    session: str
+    turn: int
+    created_at: str
+    log: str
+    offset: int
+    message_count: int
+    author: str
+    tree: str = ""
+    parent: str | None = None
+    files: int = 0
+    bytes: int = 0
+    added_bytes: int = 0
+    pack: str = ""
+    prompt: str = ""
+    label: str = ""
+    unkept: list[list[str]] = []
+    exclude: list[str] = []
+    metadata: dict[str, Any] = {}
+    digest: str = ""
+    lost: str = ""
+
+    @property
+    def point(self) -> Point:
+        """Where in which log the conversation stands."""
+        return Point(self.log, self.offset, self.digest)
+
+
+CONVERSATION, FILES, BOTH = "conversation", "files", "conversation and files"
+"""What can be lost of a checkpoint."""
+
+
+class Rewind(NamedTuple):
+    """One rewind of the session `session`: from the checkpoint `safety`, made just before it, to the checkpoint `to`.
+
+    `only` is what was rewound, empty for everything. `tree` is what the workspace becomes, `log` the id of the log in
+    which the session goes on, and `head` the checkpoint at which it stands then. `pack` holds what it added. `root` is
+    the workspace of an application; a profile knows its own.
+    """
+
+    id: str
+    at: str
+    session: str
+    safety: str
+    to: str
+    only: str
+    tree: str
+    log: str
+    head: str
+    pack: str = ""
+    root: str = ""
+
+
+_Checked = TypeVar("_Checked", Record, Rewind)
+
+
+class State(NamedTuple):
+    """What the workspace was at one time, after a checkpoint or a rewind (`id`), and who had brought it there.
+
+    `by` is a session, empty for somebody else, `None` where it cannot be told. `merged` says it path by path where
+    checkpoints in between are gone: `[by, [path, …]]`.
+    """
+
+    id: str
+    tree: str
+    by: str | None
+    unkept: list[list[str]]
+    exclude: list[str]
+    merged: list[tuple[str | None, list[str]]]
+
+
+def state_author(author: str, session: str) -> str | None:
+    """`State.by` for the `author` of a record of `session`."""
+    return {AGENT: session, OTHER: ""}.get(author)
+
+
+class Position(NamedTuple):
+    """A point in a conversation: the session's id, turns and messages up to there, where in which log, last prompt.
+
+    `tied` is a position in that log with its digest; one of another offset does not count.
+    """
+
+    session: str
+    turn: int
+    log: str
+    offset: int
+    message_count: int
+    prompt: str
+    tied: Point | None = None
+
+    @property
+    def digest(self) -> str:
+        """The digest of what stands before the offset, empty if it is not known."""
+        tied = self.tied
+        return tied.digest if tied is not None and (tied.log, tied.offset) == (self.log, self.offset) else ""
+
+
+class Damage(NamedTuple):
+    """One line that could not be used. `id` is the checkpoint's if it can still be told."""
+
+    id: str | None
+    line: int
+    reason: str
+
+
+def _shapes(kind: Any, **others: type) -> set[tuple[type, ...]]:
+    """The types that the fields of a `Record` or `Rewind` have: text but for `others`, and a `parent` or none."""
+    fields: tuple[str, ...] = kind._fields
+    return {tuple({**others, "parent": parent}.get(name, str) for name in fields) for parent in (str, NoneType)}
+
+
+_SHAPES: dict[type, set[tuple[type, ...]]] = {
+    Record: _shapes(
+        Record,
+        turn=int,
+        offset=int,
+        message_count=int,
+        files=int,
+        bytes=int,
+        added_bytes=int,
+        unkept=list,
+        exclude=list,
+        metadata=dict,
+    ),
+    Rewind: _shapes(Rewind),
+}
+
+
+_KINDS = ("turn", "tool", "manual", "rewind")
+_LARGEST = 1 << 63
+_TREE = re.compile(r"([0-9a-f]{64})?")
+
+
+def checked(value: _Checked) -> _Checked:
+    """A record or rewind whose fields can be relied on; a time that is none is an unknown one.
+
+    Raises `TypeError` for a field of another type, and `ValueError` for a path where an id should be, for an id that
+    cannot be printed, and for a number or kind that nothing has.
+    """
+    if tuple(map(type, value)) not in _SHAPES[type(value)]:
+        raise TypeError("a field is not of its type")
+    if "/" in value.log or "/" in value.pack:
+        # They become names of files: whoever wrote this line may not choose where.
+        raise ValueError("a path where an id should be")
+    if _TREE.fullmatch(value.tree) is None:
+        raise ValueError("a tree that is no hash")
+    if isinstance(value, Rewind):
+        ids = (value.id, value.session, value.safety, value.to, value.only, value.log, value.head, value.pack)
+        if not "".join(ids).isprintable():
+            raise ValueError("an id that cannot be printed")
+        return value if times.is_valid(value.at) else value._replace(at=times.UNKNOWN)
+    _check_record(value)
+    return value if times.is_valid(value.created_at) else value._replace(created_at=times.UNKNOWN)
+
+
+def _check_record(record: Record) -> None:
+    ids = (record.id, record.session, record.log, record.author, record.parent or "", record.pack)
+    if not "".join(ids).isprintable():
+        raise ValueError("an id that cannot be printed")
+    if record.kind not in _KINDS:
+        raise ValueError("a kind that no checkpoint has")
+    numbers = (record.turn, record.offset, record.message_count, record.files, record.bytes, record.added_bytes)
+    if min(numbers) < 0 or max(numbers) >= _LARGEST:
+        raise ValueError("a number that nothing has")
+    if record.unkept and not all(
+        type(one) is list and len(one) == 2 and type(one[0]) is type(one[1]) is str for one in record.unkept
+    ):
+        raise TypeError("not a list of paths and reasons")
+    if record.exclude and not all(type(one) is str for one in record.exclude):
+        raise TypeError("not a list of patterns")
+
+
+def new_id() -> str:
+    """A random id: 16 hex digits, so that four of them nearly always tell two apart."""
+    return os.urandom(8).hex()
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` is an id as `new_id` makes them; an application's own may look otherwise."""
+    return re.fullmatch(r"[0-9a-f]{16}", text) is not None
+
+
+def check_label(label: str) -> str:
+    """`label` if it may be one: a name that does not look like an id. Raises `BadName`."""
+    names.check(label, "label")
+    if _LIKE_AN_ID.fullmatch(label):
+        raise BadName(f"{label!r} looks like the id of a checkpoint.", "A label has a letter after f, or a dash.")
+    return label

@@ -1,0 +1,422 @@
+"""Repairing sessions and their message logs; see `repairing`. Works in a copy, and writes whole files only.
+
+Offsets into a log stay what they are: what takes the place of a damaged line is as long as it was.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from deepctl.errors import Damaged, NewerFormat
+from deepctl.files import atomic, rmtree, sealed_lines, sealed_repair
+from deepctl.layout import ProfilePaths
+from deepctl.store import (
+    ledger,
+    log_chain,
+    read_only,
+    repair_report,
+    session_catalogue,
+    session_from_forks,
+    session_log,
+    session_recovery,
+    shared_logs,
+)
+from deepctl.store.ledger import MESSAGES, Ledger
+from deepctl.store.log_chain import Point
+from deepctl.store.log_positions import Positions, is_lost
+from deepctl.store.records import CONVERSATION, Record
+from deepctl.store.repair_report import Findings
+from deepctl.store.session_from_forks import Vanished
+
+_HOLE = sealed_lines.seal({"v": session_log.FORMAT, "lost": ""})
+
+Amended = dict[str, dict[str, Any]]
+"""What the ledger is to say of checkpoints from now on: fields by their ids."""
+
+
+class Logs:
+    """The sessions of the profile at `paths`, which is a copy of `real`."""
+
+    def __init__(self, paths: ProfilePaths, real: ProfilePaths, found: Findings) -> None:
+        self._paths = paths
+        self._real = real
+        self._found = found
+        self._ledger: Ledger = read_only.read(paths)
+        self._changed: set[str] = set()
+        self._shifts: dict[str, int] = {}
+
+    def repair(self) -> Amended:
+        """Repair everything; returns what became of the positions of checkpoints."""
+        before = Positions(self._paths)
+        good = {one.id for one in self._with_positions() if before.find(one).problem is None}
+        self._join()
+        for name in session_catalogue.all_names(self._paths):
+            self._strays(name)
+            self._record(name)
+        for gone in session_from_forks.find(self._paths, self._ledger):
+            self._make_again(gone)
+        for paths in list(self._files().values()):
+            self._lines(paths)
+        self._join()  # what was damaged in one copy only may be alike now
+        for log_id, paths in self._parents_first():
+            self._parent(log_id, paths)
+        for name in session_catalogue.all_names(self._paths):
+            self._head(name)
+        return self._positions(good)
+
+    def _join(self) -> None:
+        for path in shared_logs.join(session_catalogue.directories(self._paths)):
+            self._found.repair("message log", path, "shared with another session again")
+
+    def _with_positions(self) -> list[Record]:
+        return [record for record in self._ledger.records.values() if record.log and not is_lost(record)]
+
+    def _directories(self) -> list[str]:
+        own = os.path.join(self._paths.checkpoints, MESSAGES)
+        return session_catalogue.directories(self._paths) + ([own] if os.path.isdir(own) else [])
+
+    def _files(self) -> dict[tuple[str, int], list[str]]:
+        """The paths of every log, by its id and the file they lead to."""
+        found: dict[tuple[str, int], list[str]] = {}
+        for directory in self._directories():
+            for one in session_recovery.logs_in(directory):
+                path = session_log.log_path(directory, one)
+                found.setdefault((one, os.lstat(path).st_ino), []).append(path)
+        return found
+
+    def _strays(self, name: str) -> None:
+        """Put damaged files aside that look like a record and are not that of the session."""
+        directory = os.path.join(self._paths.sessions, name)
+        for entry in sorted(os.listdir(directory)):
+            path = os.path.join(directory, entry)
+            if entry.endswith(".json") and entry != session_catalogue.RECORD:
+                raw = atomic.read_file(path)
+                if not raw.endswith(b"\n") or any(line.problem is not None for line in sealed_lines.parse(raw)):
+                    self._found.move(path)
+                    self._found.repair("session", path, "damaged, and not the record of the session")
+
+    def _record(self, name: str) -> None:
+        directory = os.path.join(self._paths.sessions, name)
+        path = os.path.join(directory, session_catalogue.RECORD)
+        try:
+            raw = atomic.read_file(path)
+        except FileNotFoundError:
+            raw = b""
+        mended = sealed_repair.mended(raw)
+        if raw and mended != raw and sealed_lines.is_whole(mended.removesuffix(b"\n")):
+            self._found.keep(path)
+            atomic.write_file(path, mended)
+            self._found.repair("session", path, "a changed byte is as it was")
+            return
+        if raw and not raw.endswith(b"\n") and sealed_lines.is_whole(raw):
+            atomic.write_file(path, raw + b"\n")
+            self._found.repair("session", path, "cut short")
+            return
+        try:
+            session = session_catalogue.find(self._paths, name)
+        except NewerFormat:
+            raise
+        except Damaged as error:
+            found = session_recovery.recovered(name, directory, error.message, choose=True)
+            if found is None:
+                self._give_up(name, directory, error.message)
+                return
+            session = found
+        if session.damage is not None:
+            self._found.keep(path)
+            session_catalogue.write_anew(session)
+            self._found.repair("session", path, f"written anew from the ledger and its logs ({session.damage})")
+
+    def _give_up(self, name: str, directory: str, reason: str) -> None:
+        for entry in sorted(os.listdir(directory)):
+            self._found.move(os.path.join(directory, entry))
+        rmtree.remove_tree(directory)
+        self._found.lose(repair_report.SESSION, name, reason, [name])
+
+    def _make_again(self, gone: Vanished) -> None:
+        """A session that is gone, from the ledger and the logs that others share with it."""
+        wanted = session_from_forks.old_name(self._real, self._ledger, gone)
+        name = session_from_forks.new_name(self._paths, wanted, self._ledger, gone)
+        directory = os.path.join(self._paths.sessions, name)
+        atomic.make_directory(directory)
+        copies: dict[str, list[str]] = {}
+        for (one, _), paths in self._files().items():
+            copies.setdefault(one, []).extend(paths)
+        shared = list(gone.logs)
+        for one in shared:  # with those that they continue
+            longest = max(copies[one], key=os.path.getsize)
+            session_catalogue.share(longest, session_log.log_path(directory, one))
+            parent = _parent_of(longest)
+            if parent is not None and parent.log in copies and parent.log not in shared:
+                shared.append(parent.log)
+        session = session_recovery.made_again(name, directory, gone.id)
+        if session is None:
+            rmtree.remove_tree(directory)
+            return
+        session_catalogue.write_anew(session)
+        path = os.path.join(directory, session_catalogue.RECORD)
+        self._found.repair(
+            repair_report.MISSING_SESSION, path, "made again from the ledger and the logs that others share"
+        )
+        latest = self._ledger.current.get(gone.id, "")
+        if latest and not session_log.is_in(directory, latest):
+            turns = [record.turn for record in self._ledger.records.values() if record.log == latest]
+            self._found.lose(repair_report.ALL_MESSAGES, latest, f"the message log {latest} is missing", [name], turns)
+
+    def _lines(self, paths: list[str]) -> None:
+        """Make every line of a log readable: mended, or with a hole in its place."""
+        path = paths[0]
+        raw = atomic.read_file(path)
+        mended = sealed_lines.without_copies(sealed_repair.mended(raw))
+        one = os.path.basename(path).removesuffix(session_log.SUFFIX)
+        lines = [log_chain.present(line, path) for line in sealed_lines.parse(mended)]
+        if not log_chain.has_header(lines, path) or lines[0].problem is not None:
+            mended = self._with_header(path, one, mended, lines)
+            lines = [log_chain.present(line, path) for line in sealed_lines.parse(mended)]
+        made = b""
+        start = hole = 0
+        for number, line in enumerate(lines):
+            piece, start = mended[start : line.end], line.end
+            if line.value is None and line.problem != "cut short":
+                reason = f"line {line.number} of {os.path.basename(path)}: {line.problem}"
+                self._found.lose_of_log(repair_report.MESSAGE, one, reason, _turn(lines[:number], lines[number + 1 :]))
+                hole += len(piece)
+            else:
+                made, hole = made + _after_hole(hole, piece), 0
+        made += _after_hole(hole, b"")
+        if made != raw:
+            self._write(one, paths, made, "damaged lines are mended, or are holes now")
+
+    def _with_header(self, path: str, one: str, raw: bytes, lines: list[sealed_lines.Line]) -> bytes:
+        """A log whose first line nothing can read, with one that says what ledger and session know."""
+        origins = session_recovery.origins_of(os.path.dirname(path))
+        if one not in origins:
+            reason = f"{os.path.basename(path)}: {log_chain.NO_ORIGIN}"
+            self._found.lose_of_log(repair_report.EARLIER_MESSAGES, one, reason, _turns(lines)[:1])
+        end = lines[0].end if lines else 0
+        times = [line.value["at"] for line in lines[1:] if line.value is not None and "at" in line.value]
+        first = _header(one, origins.get(one), str(times[0]) if times else session_log.now(), end)
+        self._shifts[one] = len(first) - end
+        return first + raw[end:]
+
+    def _write(self, one: str, paths: list[str], raw: bytes, reason: str) -> None:
+        self._found.keep(paths[0])
+        atomic.write_file(paths[0], raw)
+        for path in paths[1:]:
+            os.unlink(path)
+            session_catalogue.share(paths[0], path)
+        self._changed.add(one)
+        self._found.repair("message log", paths[0], reason)
+
+    def _parents_first(self) -> list[tuple[str, list[str]]]:
+        files = self._files()
+        parents = {key: _parent_of(paths[0]) for key, paths in files.items()}
+        ordered: list[tuple[str, list[str]]] = []
+        placed: set[str] = set()
+        waiting = dict(files)
+        while waiting:
+            ready = [
+                key
+                for key in waiting
+                if (parent := parents[key]) is None or parent.log in placed or parent.log not in {k[0] for k in waiting}
+            ]
+            for key in ready or list(waiting):
+                ordered.append((key[0], waiting.pop(key)))
+                placed.add(key[0])
+        return ordered
+
+    def _parent(self, one: str, paths: list[str]) -> None:
+        """See that what a log says that it continues is there; otherwise, that it says what is left of it."""
+        parent = _parent_of(paths[0])
+        if parent is None:
+            return
+        directory = os.path.dirname(paths[0])
+        if _resolved(directory, parent) is not None:
+            return
+        same = _resolved(directory, parent._replace(digest=""))
+        if same is not None and parent.log in self._changed:
+            point: Point | None = parent._replace(digest=same.digest)
+        elif (shifted := self._shifted(directory, parent)) is not None:
+            point = shifted
+        else:
+            point = self._nearest(directory, parent)
+            reason = f"{parent.log}{session_log.SUFFIX} is not what it was at {parent.offset}"
+            raw = atomic.read_file(paths[0])
+            lines = [log_chain.present(line, paths[0]) for line in sealed_lines.parse(raw)]
+            self._found.lose_of_log(repair_report.EARLIER_MESSAGES, one, reason, _turns(lines)[:1])
+        raw = atomic.read_file(paths[0])
+        end = raw.index(b"\n") + 1
+        at = str(sealed_lines.unseal(raw[: end - 1]).get("at", ""))
+        first = _header(one, point, at, end)
+        self._shifts[one] = len(first) - end
+        self._write(one, paths, first + raw[end:], "says what is left of the log that it continues")
+
+    def _shifted(self, directory: str, point: Point) -> Point | None:
+        shift = self._shifts.get(point.log, 0)
+        if not shift:
+            return None
+        moved = point._replace(offset=point.offset + shift, digest="")
+        found = _resolved(directory, moved)
+        return moved._replace(digest=found.digest) if found is not None else None
+
+    def _nearest(self, directory: str, wanted: Point) -> Point | None:
+        """The end of the last line before a position that is not there any more."""
+        try:
+            found = log_chain.resolve(directory, Point(wanted.log, 0), is_open=True)
+        except Damaged:
+            return None
+        last = found.links[-1]
+        ends = [
+            Point(wanted.log, line.end, digest)
+            for line, digest in zip(last.lines, last.digests, strict=True)
+            if line.problem != "cut short" and line.end <= wanted.offset
+        ]
+        return ends[-1] if ends else None
+
+    def _head(self, name: str) -> None:
+        """See that the log at the head of a session is there."""
+        session = session_catalogue.find(self._paths, name)
+        if session_log.is_in(session.directory, session.log):
+            return
+        for directory in log_chain.beside(session.directory):
+            if session_log.is_in(directory, session.log):
+                path = session_log.log_path(session.directory, session.log)
+                session_catalogue.share(session_log.log_path(directory, session.log), path)
+                self._found.repair("message log", path, "another session still had it")
+                return
+        turns = [record.turn for record in self._ledger.records.values() if record.log == session.log]
+        reason = f"the message log {session.log} is missing"
+        self._found.lose(repair_report.ALL_MESSAGES, session.log, reason, [name], turns)
+        found = session_recovery.recovered(name, session.directory, "", choose=True)
+        if found is not None:
+            session = session._replace(log=found.log)
+        else:
+            atomic.write_file(
+                session_log.log_path(session.directory, session.log), sealed_lines.seal(session_log.header(session.log))
+            )
+        session_catalogue.write_anew(session)
+        path = os.path.join(session.directory, session_catalogue.RECORD)
+        self._found.repair("session", path, "goes on with what is left of its messages")
+
+    def _positions(self, good: set[str]) -> Amended:
+        amended: Amended = {}
+        positions = Positions(self._paths)
+        digests: dict[str, Point] | None = None
+        for record in self._with_positions():
+            problem = positions.find(record).problem
+            if problem is None:
+                if self._has_hole(record):
+                    amended[record.id] = {"lost": CONVERSATION}
+                    self._found.lose_of_checkpoint(repair_report.CONVERSATION, record, "a message of it is lost")
+                continue
+            again = self._again(record, positions) if record.id in good else None
+            if again is None:
+                digests = self._all_digests() if digests is None else digests
+                again = digests.get(record.digest) if record.digest else None
+            if again is not None:
+                amended[record.id] = again._asdict()
+                directory = read_only.directory_of(self._paths, again.log) or self._paths.sessions
+                path = session_log.log_path(directory, again.log)
+                self._found.repair("position of a checkpoint", path, f"{record.id} is at {again.offset}")
+            else:
+                amended[record.id] = {"lost": CONVERSATION}
+                self._found.lose_of_checkpoint(repair_report.CONVERSATION, record, problem)
+        return amended
+
+    def _again(self, record: Record, positions: Positions) -> Point | None:
+        """Where a position is now in a log that was written anew."""
+        for shift in dict.fromkeys((0, self._shifts.get(record.log, 0))):
+            point = Point(record.log, record.offset + shift)
+            found = positions.find(record._replace(offset=point.offset, digest=""))
+            if found.problem is None:
+                return point._replace(digest=found.digest)
+        return None
+
+    def _all_digests(self) -> dict[str, Point]:
+        """Every position there is, by its digest."""
+        known: dict[str, Point] = {}
+        for one, _ in self._files():
+            directory = read_only.directory_of(self._paths, one)
+            if directory is not None:
+                try:
+                    found = log_chain.resolve(directory, Point(one, 0), is_open=True)
+                except Damaged:
+                    continue
+                last = found.links[-1]
+                for line, digest in zip(last.lines, last.digests, strict=True):
+                    known.setdefault(digest, Point(one, line.end, digest))
+        return known
+
+    def _has_hole(self, record: Record) -> bool:
+        """Whether a conversation that an application handed over as a whole lacks a message."""
+        if read_only.directory_of(self._paths, record.log) != os.path.join(self._paths.checkpoints, MESSAGES):
+            return False
+        found = read_only.chain_of(self._paths, record)
+        return any("lost" in (line.value or {}) for link in found.links for line in link.lines)
+
+
+def _resolved(directory: str, point: Point) -> log_chain.Chain | None:
+    try:
+        found = log_chain.resolve(directory, point)
+    except NewerFormat:
+        raise
+    except Damaged:
+        return None
+    return found if found.lost is None else None
+
+
+def _parent_of(path: str) -> Point | None:
+    raw = atomic.read_file(path)
+    first = next(sealed_lines.parse(raw), None)
+    return log_chain.parent_in([log_chain.present(first, path)], path) if first is not None else None
+
+
+def _header(one: str, parent: Point | None, at: str, length: int) -> bytes:
+    """The first line of a log, as long as it was if that can be done."""
+    made = b""
+    for digest, time in (("keep", at), ("", at), ("", "")):
+        point = parent if digest or parent is None else parent._replace(digest="")
+        made = sealed_lines.seal({**session_log.header(one, point), "at": time})
+        if len(made) <= length:
+            return sealed_lines.padded(made, length - len(made))
+    return sealed_lines.seal({**session_log.header(one, parent), "at": at})
+
+
+def _after_hole(length: int, line: bytes) -> bytes:
+    """A line, and before it something as long as the lines that are lost there.
+
+    What is too short for a hole becomes blanks of the line; at the end of a log, nothing was ever written that short.
+    """
+    if length >= len(_HOLE):
+        return sealed_lines.padded(_HOLE, length - len(_HOLE)) + line
+    return sealed_lines.indented(line, length) if line and length else line
+
+
+def _turns(lines: list[sealed_lines.Line]) -> list[int]:
+    """The turns of a log, in its order."""
+    turns = (line.value.get("turn") for line in lines if line.value is not None)
+    return list(dict.fromkeys(turn for turn in turns if isinstance(turn, int)))
+
+
+def _turn(before: list[sealed_lines.Line], after: list[sealed_lines.Line]) -> list[int]:
+    """The turn of a lost line, told from the lines around it, if there are any."""
+    following = next((line.value for line in after if line.value is not None and "turn" in line.value), None)
+    if following is not None and session_catalogue.prompt(_message(following)) is None:
+        return [following["turn"]]
+    last = next((line.value for line in reversed(before) if line.value is not None and "turn" in line.value), None)
+    if last is None:
+        return [following["turn"]] if following is not None else []
+    calls = any(part.get("part_kind") == "tool-call" for part in session_catalogue.parts(_message(last)))
+    is_answer = _message(last).get("kind") == "response" and not calls
+    return [last["turn"] + 1 if is_answer and following is None else last["turn"]]
+
+
+def _message(value: dict[str, Any]) -> dict[str, Any]:
+    message = value.get("message")
+    return message if isinstance(message, dict) else {}
+
+
+def gap(identity: str | None) -> bytes:
+    """What takes the place of a line of the ledger that cannot be read."""
+    return sealed_lines.seal({"v": ledger.FORMAT, "gap": identity})

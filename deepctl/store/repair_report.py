@@ -1,0 +1,98 @@
+"""What a repair reports: what it mended, what is lost and of which session, and what it put aside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from deepctl.layout import ProfilePaths
+from deepctl.store import lost_and_found, session_catalogue, session_log
+from deepctl.store.records import Record
+
+MISSING_SESSION = "missing session"
+STRAY_PACK = "stray pack"
+"""Kinds of what is whole again (`Repaired.what`). A stray pack is a trace of lost lines, and not damaged itself."""
+
+# Kinds of what is lost (`Lost.what`).
+LEDGER = "ledger"
+LEDGER_LINE = "line of the ledger"
+MESSAGE = "message"
+EARLIER_MESSAGES = "messages before"
+ALL_MESSAGES = "messages"
+SESSION = "session"
+CONVERSATION = "conversation of a checkpoint"
+ALL_FILES = "files of a checkpoint"
+FILE = "file of a checkpoint"
+
+
+class Repaired(NamedTuple):
+    """Something that is whole again: what it is, its path, and what was wrong or was done."""
+
+    what: str
+    path: str
+    reason: str
+
+
+class Lost(NamedTuple):
+    """Something that nothing brings back.
+
+    `id` is that of the checkpoint or of the message log, or the name of the session, and `path` that of a file in the
+    workspace. `sessions` are the names of those that had it, and `turns` the turns it was of, as far as they are known.
+    """
+
+    what: str
+    id: str
+    reason: str
+    sessions: list[str]
+    turns: list[int]
+    path: str | None = None
+
+
+class Findings:
+    """Collects what is found and done in the profile at `paths`, a copy of the one in the directory `real`."""
+
+    def __init__(self, paths: ProfilePaths, real: str) -> None:
+        self._paths = paths
+        self._real = real
+        self.repaired: list[Repaired] = []
+        self.lost: list[Lost] = []
+        self.moved: list[str] = []
+
+    def _path(self, path: str) -> str:
+        return os.path.join(self._real, os.path.relpath(path, self._paths.directory))
+
+    def _reason(self, reason: str) -> str:
+        """The same with the paths of the profile itself: those of the copy mean nothing to a user."""
+        return reason.replace(self._paths.directory, self._real)
+
+    def repair(self, what: str, path: str, reason: str) -> None:
+        """Something is whole again."""
+        self.repaired.append(Repaired(what, self._path(path), self._reason(reason)))
+
+    def lose(
+        self, what: str, identity: str, reason: str, sessions: Iterable[str] = (), turns: Iterable[int] = ()
+    ) -> None:
+        """Something is lost."""
+        self.lost.append(Lost(what, identity, self._reason(reason), list(sessions), sorted(set(turns))))
+
+    def lose_of_log(self, what: str, log_id: str, reason: str, turns: Iterable[int] = ()) -> None:
+        """Something of a message log is lost; several sessions may share that."""
+        names = session_catalogue.all_names(self._paths)
+        having = [name for name in names if session_log.is_in(os.path.join(self._paths.sessions, name), log_id)]
+        self.lose(what, log_id, reason, having, turns)
+
+    def lose_of_checkpoint(self, what: str, record: Record, reason: str, path: str | None = None) -> None:
+        """Something of a checkpoint is lost. A session that is not there any more goes by its id."""
+        name = session_catalogue.by_id(self._paths).get(record.session, record.session)
+        self.lost.append(Lost(what, record.id, self._reason(reason), [name], [record.turn], path))
+
+    def keep(self, path: str) -> None:
+        """The damaged original of what is about to be written anew."""
+        kept = lost_and_found.keep(self._paths, path)
+        if kept is not None:
+            self.moved.append(self._path(kept))
+
+    def move(self, path: str) -> None:
+        """A file that has no place in the profile any more."""
+        self.moved.append(self._path(lost_and_found.move(self._paths, path)))

@@ -1,0 +1,298 @@
+"""Making a workspace what a tree says, path by path.
+
+Only the paths that are named are touched, and of those only what is not yet as it should be: a file that already has
+the bytes and the mode keeps its inode and its times. Doing it again after a kill finishes what was begun. Every path is
+opened relative to the directory above it, without following links, so nothing outside the workspace can be reached.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from deepctl import cancellation
+from deepctl.files import atomic, sparse_files, temporary_files
+from deepctl.store.object_store import Objects
+from deepctl.store.packs import Hasher
+from deepctl.store.trees import DIRECTORY, FILE, LINK, Change, Entry
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FEW = 8
+"""Up to so many changed paths are synced one by one; more, all at once."""
+
+
+IN_USE = "something else is in it"
+"""Why a directory stays that was to go."""
+
+
+class Restored(NamedTuple):
+    """What was done: paths that were written or changed, deleted, and left where they were, with the reason."""
+
+    written: list[bytes]
+    deleted: list[bytes]
+    kept: list[tuple[bytes, str]]
+
+
+def apply(root: str, objects: Objects, changes: Iterable[Change], mark: str = "restore") -> Restored:
+    """Make every path of `changes` what its `after` is, or nothing. `before` does not matter.
+
+    A directory that is to go but still holds something that is in no change is kept and reported. Whoever calls has
+    made sure that the objects can be read (`checks.readable`). Temporary files are named after `mark`, so that those
+    that a kill leaves can be told (`sweep`). Raises `OSError`, and `Damaged`.
+    """
+    wanted = {change.path: change.after for change in changes}
+    work = _Work(root, objects, mark)
+    # What has to go goes first, from the bottom up: a file may be where a directory is to be, or the reverse.
+    for path in sorted(wanted, reverse=True):
+        work.clear(path, wanted[path])
+    for path in sorted(wanted):
+        entry = wanted[path]
+        if entry is not None:
+            work.make(path, entry)
+    for path in sorted(wanted, reverse=True):
+        entry = wanted[path]
+        if entry is not None and entry.kind == DIRECTORY:
+            work.set_mode(path, entry.mode)
+    work.finish()
+    return Restored(work.written, work.deleted, work.kept)
+
+
+def sweep(root: str, paths: Iterable[bytes], mark: str) -> None:
+    """Remove the temporary files that an `apply` of these paths with this `mark` left when it was killed."""
+    start = os.fsencode(temporary_files.prefix(mark))
+    for above in sorted({os.path.dirname(path) for path in paths}):
+        try:
+            with directory(root, above) as descriptor:
+                for name in os.listdir(descriptor):
+                    if os.fsencode(name).startswith(start):
+                        _unlink_file(name, descriptor)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+
+
+def _unlink_file(name: str, directory: int) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except IsADirectoryError:
+        pass  # not ours, whatever it is called
+
+
+class _Work:
+    def __init__(self, root: str, objects: Objects, mark: str) -> None:
+        self._mark = mark
+        self._root = root
+        self._objects = objects
+        self._blocked: set[bytes] = set()
+        self._loosened: dict[bytes, int] = {}
+        self._touched: set[bytes] = set()
+        self.written: list[bytes] = []
+        self.deleted: list[bytes] = []
+        self.kept: list[tuple[bytes, str]] = []
+
+    @contextmanager
+    def _parent(self, path: bytes) -> Iterator[tuple[int, bytes]]:
+        """The directory above `path`, open and writable, and the last name."""
+        *above, name = path.split(b"/")
+        descriptor = os.open(self._root, _OPEN_DIRECTORY)
+        try:
+            for number, part in enumerate(above):
+                inner = os.open(part, _OPEN_DIRECTORY, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = inner
+                mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+                if mode & 0o300 != 0o300:
+                    self._loosened.setdefault(b"/".join(above[: number + 1]), mode)
+                    os.fchmod(descriptor, mode | 0o300)
+            yield descriptor, name
+        finally:
+            os.close(descriptor)
+
+    def clear(self, path: bytes, wanted: Entry | None) -> None:
+        """Remove what is at `path` if it is to go, or is in the way of something of another kind."""
+        try:
+            with self._parent(path) as (parent, name):
+                mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+                if wanted is not None and kind_of(mode) == wanted.kind:
+                    return
+                if stat.S_ISDIR(mode):
+                    os.rmdir(name, dir_fd=parent)
+                elif kind_of(mode) is None:
+                    self._keep(path, "it is neither file, link nor directory")
+                    return
+                else:
+                    os.unlink(name, dir_fd=parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            self._keep(path, IN_USE)
+            return
+        self._touched.add(os.path.dirname(path))
+        if wanted is None:
+            self.deleted.append(path)
+
+    def _keep(self, path: bytes, reason: str) -> None:
+        self._blocked.add(path)
+        self.kept.append((path, reason))
+
+    def make(self, path: bytes, entry: Entry) -> None:
+        """Make `path` what `entry` says, if it is not so already. Directories get their mode later."""
+        if path in self._blocked:
+            return
+        if any(path.startswith(above + b"/") for above in self._blocked):
+            self._keep(path, "something else is in the place of its directory")
+            return
+        with self._parent(path) as (parent, name):
+            if entry.kind == DIRECTORY:
+                done = _make_directory(parent, name)
+            elif entry.kind == LINK:
+                done = self._make_link(parent, name, entry)
+            else:
+                done = self._make_file(parent, name, path, entry)
+        if done:
+            self._touched.add(os.path.dirname(path))
+            self.written.append(path)
+
+    def _temporary(self) -> bytes:
+        return os.fsencode(temporary_files.new_name(self._mark))
+
+    def _make_link(self, parent: int, name: bytes, entry: Entry) -> bool:
+        target = self._objects.read(entry.digest)
+        try:
+            if os.fsencode(os.readlink(name, dir_fd=parent)) == target:
+                return False
+        except FileNotFoundError:
+            pass
+        staged = self._temporary()
+        os.symlink(target, staged, dir_fd=parent)
+        try:
+            os.rename(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            # Gone, if a signal came right after the rename.
+            with suppress(FileNotFoundError):
+                os.unlink(staged, dir_fd=parent)
+            raise
+        return True
+
+    def _make_file(self, parent: int, name: bytes, path: bytes, entry: Entry) -> bool:
+        try:
+            descriptor = os.open(name, OPEN_FILE, dir_fd=parent)
+        except (FileNotFoundError, PermissionError):
+            descriptor = -1
+        if descriptor >= 0:
+            try:
+                status = os.fstat(descriptor)
+                is_right = stat.S_IMODE(status.st_mode) == entry.mode
+                # The mode of a file with other names is theirs, too, and they may lie outside the workspace.
+                if (is_right or status.st_nlink == 1) and digest_of(descriptor, entry.size) == entry.digest:
+                    return self._set_mode(descriptor, path, entry.mode)
+            finally:
+                os.close(descriptor)
+        staged = self._temporary()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with atomic.naming(os.fsdecode(path)):
+            descriptor = os.open(staged, flags, 0o600, dir_fd=parent)
+        try:
+            try:
+                temporary_files.hold(descriptor)
+                sparse_files.write(descriptor, self._objects.chunks(entry.digest))
+                self._set_mode(descriptor, path, entry.mode)
+                if len(self.written) < _FEW:
+                    os.fsync(descriptor)
+                os.rename(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            # Gone, if a signal came right after the rename.
+            with suppress(FileNotFoundError):
+                os.unlink(staged, dir_fd=parent)
+            raise
+        return True
+
+    def set_mode(self, path: bytes, mode: int) -> None:
+        """Give a directory its mode, once everything in it is in place."""
+        if path in self._blocked:
+            return
+        self._loosened.pop(path, None)
+        with self._parent(path) as (parent, name):
+            descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+            try:
+                if self._set_mode(descriptor, path, mode) and path not in self.written:
+                    self.written.append(path)
+            finally:
+                os.close(descriptor)
+
+    def _set_mode(self, descriptor: int, path: bytes, mode: int) -> bool:
+        """Whether the mode had to be changed. A bit that the user may not set is reported."""
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) == mode:
+            return False
+        os.fchmod(descriptor, mode)
+        real = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if real != mode:
+            self.kept.append((path, f"its mode is {real:04o}, because {mode:04o} is not allowed"))
+        return True
+
+    def finish(self) -> None:
+        """Give directories that had to be opened up their modes back, and make everything durable."""
+        for path, mode in sorted(self._loosened.items(), reverse=True):
+            try:
+                with self._parent(path) as (parent, name):
+                    descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+                    os.fchmod(descriptor, mode)
+                    os.close(descriptor)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # opened up to be emptied, and gone
+        if len(self.written) > _FEW or len(self._touched) > _FEW:
+            os.sync()
+            return
+        for path in self._touched:
+            try:
+                with directory(self._root, path) as descriptor:
+                    os.fsync(descriptor)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # no directory any more; the one above it is in the set
+
+
+@contextmanager
+def directory(root: str, path: bytes) -> Iterator[int]:
+    """A directory of a workspace, open, reached without following links."""
+    descriptor = os.open(root, _OPEN_DIRECTORY)
+    try:
+        for part in filter(None, path.split(b"/")):
+            inner = os.open(part, _OPEN_DIRECTORY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _make_directory(parent: int, name: bytes) -> bool:
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        return False
+    return True
+
+
+def kind_of(mode: int) -> bytes | None:
+    """What a tree calls something of this mode; `None` if it is neither file, link nor directory."""
+    if stat.S_ISDIR(mode):
+        return DIRECTORY
+    if stat.S_ISLNK(mode):
+        return LINK
+    return FILE if stat.S_ISREG(mode) else None
+
+
+def digest_of(descriptor: int, size: int) -> bytes | None:
+    """The hash of an open file, or `None` if its size alone tells it apart."""
+    if os.fstat(descriptor).st_size != size:
+        return None
+    with cancellation.stoppable(lambda: None):  # a rewind that has begun is taken back or finished, never left
+        return Hasher().hashed(descriptor)[0]

@@ -1,0 +1,307 @@
+"""What a rewind has to change: the agent's own work is taken back, and nobody else's.
+
+The time between a target and now is a row of intervals, each between two snapshots: what changed in it was done either
+by the session's own turns or by somebody else (the user's editor, another session). A path goes back to what it was
+before the session changed it first. Where somebody else changed it after that, going back would lose their edit: a
+conflict. Notebooks of memory are merged by line instead, as far as that goes.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from deepctl import layout
+from deepctl.files import temporary_files
+from deepctl.store.checkpoint_store import excluding
+from deepctl.store.notebook_merge import take_back
+from deepctl.store.object_store import Objects, Sink
+from deepctl.store.records import State
+from deepctl.store.snapshot import NO_CONTENT
+from deepctl.store.trees import DIRECTORY, FILE, Change, Entry, changes, decode
+
+_MEMORY = layout.MEMORY_DIRECTORY.encode()
+_RECEIPTS = b".memory-operations.json"
+"""The journal of the harness' memory store; it only keeps a call that is sent again from being done twice."""
+
+MERGED_UP_TO = 1 << 18
+"""Bytes of the largest notebook that is merged by line."""
+
+
+class Interval(NamedTuple):
+    """The time between two snapshots: the trees before and after, and who filled it.
+
+    `by` is a session's id, empty for somebody else, `None` where nobody can tell; `merged`, if there is any, says so
+    path by path. `hidden` tells which paths the first of the two snapshots did not look at, `hidden_after` the second.
+    """
+
+    before: bytes
+    after: bytes
+    by: str | None
+    merged: Sequence[tuple[str | None, frozenset[bytes]]] = ()
+    hidden: Callable[[bytes], bool] = lambda path: False
+    hidden_after: Callable[[bytes], bool] = lambda path: False
+
+    def authors(self, path: bytes) -> set[str | None]:
+        """Who changed this path."""
+        if not self.merged:
+            return {self.by}
+        return {author for author, paths in self.merged if path in paths} or {None}
+
+
+def interval(before: State, after: State) -> Interval:
+    """The time between two states of a workspace that follow one another."""
+    return Interval(
+        bytes.fromhex(before.tree),
+        bytes.fromhex(after.tree),
+        after.by,
+        [(by, frozenset(map(os.fsencode, paths))) for by, paths in after.merged],
+        hidden_by(before.unkept, excluding(before.exclude)),
+        hidden_by([one for one in after.unkept if one[1] not in NO_CONTENT], excluding(after.exclude)),
+    )
+
+
+class Plan(NamedTuple):
+    """The changes that a rewind makes, and the paths at which it would lose somebody's edit.
+
+    Of these, `unknown` are those where nobody can tell whose edit it was. `blocked` are paths of the session's that
+    cannot be taken back, because what was there before was not kept; `unsaved` are those of the changes at which what
+    is there now could not be kept, so that changing them would lose it for good.
+    """
+
+    changes: list[Change]
+    conflicts: list[bytes]
+    blocked: list[bytes] = []
+    unknown: list[bytes] = []
+    unsaved: list[bytes] = []
+
+
+def in_memory(path: bytes) -> bool:
+    """Whether a path of a workspace belongs to memory."""
+    return path == _MEMORY or path.startswith(_MEMORY + b"/")
+
+
+def exact(
+    objects: Objects,
+    now: bytes,
+    target: bytes,
+    *,
+    wanted: Callable[[bytes], bool] = lambda path: True,
+    hidden: Callable[[bytes], bool] = lambda path: False,
+    unseen: Sequence[bytes] = (),
+) -> Plan:
+    """Make the whole workspace what it was, whoever changed it; but nothing that the snapshot did not look at.
+
+    `unseen` are paths that could not be looked at now: changing those, or what is in them, would lose what is there.
+    """
+    found = [change for change in changes(objects, now, target) if wanted(change.path)]
+    blocked = [change.path for change in found if hidden(change.path)]
+    made = {change.path: change for change in found if not hidden(change.path)}
+    within = hidden_by([[os.fsdecode(path), ""] for path in unseen], None)
+    unsaved = {path for path in made if within(path) and not temporary_files.is_temporary(posixpath.basename(path))}
+    for path in unseen:
+        if wanted(path) and not hidden(path) and path not in made:
+            # No tree has it. Whatever it is, the target has nothing there, or something in its place.
+            made[path] = Change(path, None, None)
+            unsaved.add(path)
+    return Plan([made[path] for path in sorted(made)], sorted(unsaved), blocked, [], sorted(unsaved))
+
+
+def own_work(
+    objects: Objects,
+    intervals: Iterable[Interval],
+    now: bytes,
+    session: str,
+    sink: Sink,
+    *,
+    wanted: Callable[[bytes], bool] = lambda path: True,
+    unseen: Callable[[bytes], bool] = lambda path: False,
+    content: Callable[[bytes, Entry], bytes] | None = None,
+) -> Plan:
+    """Take back what `session` did in `intervals`, which lie in the order of time and end at the tree `now`.
+
+    `wanted` tells which paths are meant at all, `unseen` which could not be looked at now. The changes are what to do
+    in spite of conflicts; whoever does not want to lose anything does nothing where there are any. Merged notebooks are
+    put into `sink`; `content` reads what is there now, where `objects` does not have it.
+    """
+    work = _Work(objects, content or (lambda path, entry: objects.read(entry.digest)))
+    for interval in intervals:
+        for change in changes(objects, interval.before, interval.after):
+            if wanted(change.path):
+                work.take(change, interval, session)
+    return work.plan(now, sink, unseen, wanted)
+
+
+class _Work:
+    """What a session did, path by path."""
+
+    def __init__(self, objects: Objects, content: Callable[[bytes, Entry], bytes]) -> None:
+        self._objects = objects
+        self._content = content
+        self._goal: dict[bytes, Entry | None] = {}
+        self._steps: dict[bytes, list[tuple[Entry | None, Entry | None]]] = {}
+        self._mixed: set[bytes] = set()
+        self._conflicts: set[bytes] = set()
+        self._certain: set[bytes] = set()
+        self._blocked: set[bytes] = set()
+
+    def take(self, change: Change, interval: Interval, session: str) -> None:
+        path = change.path
+        if interval.hidden_after(path):
+            return  # it only seems to be gone
+        authors = interval.authors(path)
+        own = bool(authors & {session, None})
+        if own and path not in self._goal:
+            if interval.hidden(path):
+                self._blocked.add(path)
+                return
+            self._goal[path] = change.before
+        if own and in_memory(path):
+            self._steps.setdefault(path, []).append((change.before, change.after))
+            if authors != {session}:
+                # Whose line is whose within this step cannot be told, so taking it back could delete somebody's.
+                self._mixed.add(path)
+        if authors - {session} and path in self._goal:
+            self._conflicts.add(path)
+            self._certain.update({path} if authors - {session, None} else ())
+
+    def plan(self, now: bytes, sink: Sink, unseen: Callable[[bytes], bool], wanted: Callable[[bytes], bool]) -> Plan:
+        present = _Lookup(self._objects, now)
+        found: dict[bytes, Change] = {}
+        for path, entry in self._goal.items():
+            current = present.entry(path)
+            if unseen(path):
+                self._conflicts.add(path)
+                found[path] = Change(path, current, entry)
+                continue
+            if same(current, entry):
+                self._conflicts.discard(path)
+                continue
+            if path in self._conflicts and in_memory(path):
+                if posixpath.basename(path) == _RECEIPTS:
+                    self._conflicts.discard(path)
+                    continue
+                merged = self._merged(path, current, sink)
+                if merged is not None:
+                    self._conflicts.discard(path)
+                    entry = merged[0]
+                    if same(current, entry):
+                        continue
+            found[path] = Change(path, current, entry)
+        for path in list(found):
+            for above in _above(path):
+                self._place(path, above, found, present, wanted)
+        unsaved = [path for path in sorted(found) if unseen(path)]
+        self._conflicts.update(unsaved)
+        return Plan(
+            [found[path] for path in sorted(found)],
+            sorted(self._conflicts),
+            sorted(self._blocked),
+            sorted(self._conflicts - self._certain),
+            unsaved,
+        )
+
+    def _place(
+        self,
+        path: bytes,
+        above: bytes,
+        found: dict[bytes, Change],
+        present: _Lookup,
+        wanted: Callable[[bytes], bool],
+    ) -> None:
+        """See to it that the directory `above` is there, and right, when `path` has been changed."""
+        current = present.entry(above)
+        there = found[above].after if above in found else current
+        if there is not None and there.kind == DIRECTORY:
+            # Named so that its mode is right in the end, whatever had to be opened up on the way.
+            found.setdefault(above, Change(above, current, current))
+        elif found[path].after is not None:
+            if above not in self._goal and wanted(above):
+                # What is to come back has no place any more: somebody else took its directory away.
+                self._conflicts.add(path)
+                self._certain.add(path)
+            found[above] = Change(above, current, Entry(DIRECTORY, 0o755, 0, bytes(32), posixpath.basename(above)))
+
+    def _merged(self, path: bytes, current: Entry | None, sink: Sink) -> tuple[Entry | None] | None:
+        """The notebook without what the session wrote into it, or `None` if lines collide or are of unknown authors."""
+        if path in self._mixed:
+            return None
+        steps = self._steps.get(path, [])
+        entries = [current, *(entry for step in steps for entry in step)]
+        if any(entry is not None and (entry.kind != FILE or entry.size > MERGED_UP_TO) for entry in entries):
+            return None
+        text = self._content(path, current) if current is not None else b""
+        for before, after in reversed(steps):
+            merged = take_back(self._read(before), self._read(after), text)
+            if merged is None:
+                return None
+            text = merged
+        if not text and self._goal[path] is None:
+            return (None,)
+        like = current or self._goal[path] or steps[-1][1]
+        if like is None:
+            return None
+        return (like._replace(size=len(text), digest=sink.add(text)),)
+
+    def _read(self, entry: Entry | None) -> bytes:
+        return self._objects.read(entry.digest) if entry is not None else b""
+
+
+def same(one: Entry | None, other: Entry | None) -> bool:
+    """Whether two entries are the same thing; of directories, whatever is in them."""
+    if one is None or other is None:
+        return one is other
+    return one[:2] == other[:2] and (one.kind == DIRECTORY or one.digest == other.digest)
+
+
+def hidden_by(unkept: list[list[str]], leave_out: Callable[[bytes, bool], bool] | None) -> Callable[[bytes], bool]:
+    """Tells which paths a snapshot did not look at: what it could not keep, what was excluded, temporary files."""
+    paths = {os.fsencode(path) for path, _ in unkept}
+    if not paths and leave_out is None:
+        return lambda path: temporary_files.is_temporary(posixpath.basename(path))
+
+    def hidden(path: bytes) -> bool:
+        if temporary_files.is_temporary(posixpath.basename(path)):
+            return True
+        above = _above(path)
+        if not paths.isdisjoint((path, *above)):
+            return True
+        if leave_out is None:
+            return False
+        return leave_out(path, True) or leave_out(path, False) or any(leave_out(one, True) for one in above)
+
+    return hidden
+
+
+def _above(path: bytes) -> list[bytes]:
+    found = []
+    while path := posixpath.dirname(path):
+        found.append(path)
+    return found
+
+
+class _Lookup:
+    """Entries of one tree by path, each directory read once."""
+
+    def __init__(self, objects: Objects, tree: bytes) -> None:
+        self._objects = objects
+        self._read: dict[bytes, dict[bytes, Entry]] = {b"": self._entries(tree)}
+
+    def _entries(self, tree: bytes) -> dict[bytes, Entry]:
+        return {entry.name: entry for entry in decode(self._objects.read(tree))}
+
+    def entry(self, path: bytes) -> Entry | None:
+        """What is at `path`, or `None`."""
+        directory, name = posixpath.split(path)
+        if directory not in self._read:
+            above = self.entry(directory)
+            is_directory = above is not None and above.kind == DIRECTORY
+            self._read[directory] = self._entries(above.digest) if above is not None and is_directory else {}
+        return self._read[directory].get(name)
+
+
+def entry_at(objects: Objects, tree: bytes, path: bytes) -> Entry | None:
+    """What is at `path` in a tree, or `None`."""
+    return _Lookup(objects, tree).entry(path)

@@ -1,0 +1,294 @@
+"""Deleting a session with its checkpoints: what goes (`plan`), and going through with it.
+
+    sessions/<name> becomes sessions/.deleted-<id>      <- from here on it is deleted
+    its checkpoints leave the ledger, and what was said in them; what only they needed is freed
+    the directory is removed
+
+Whoever opens the profile next finishes what a kill interrupted; readers see the session no more from the first step on
+(`catalogue.all_names`, `checkpoints.reading.read`). The workspace is not touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from deepctl.errors import Damaged, DeepctlError, Interrupted, NewerFormat, Refused, SessionNotFound, StorageError
+from deepctl.files import atomic, rmtree, sealed_lines
+from deepctl.layout import ProfilePaths
+from deepctl.store import completion_index, prune, session_catalogue, session_log, shared_logs, todo
+from deepctl.store.ledger import Ledger
+from deepctl.store.object_store import Objects
+from deepctl.store.pending_deletion import leaving, put_away
+from deepctl.store.records import Record
+from deepctl.store.repository import Work
+
+
+class Deletion(NamedTuple):
+    """What goes with a session, and the bytes on disk that this frees.
+
+    `labels` are those of its checkpoints, by their ids. `forks` are sessions that begin at one of them: they stay,
+    but cannot be rewound to before their beginning any more. `is_blocked` says that contents of checkpoints are not
+    freed, because something that stays cannot be read; `problem` why the session itself cannot be.
+    """
+
+    session: str
+    id: str
+    turns: int
+    message_count: int
+    records: list[Record]
+    labels: dict[str, str]
+    forks: list[str]
+    bytes: int
+    is_blocked: bool = False
+    problem: str | None = None
+
+    def is_as(self, other: Deletion) -> bool:
+        """Whether the same goes; how much that frees is no part of it."""
+        return self._replace(bytes=0) == other._replace(bytes=0)
+
+
+def plan(paths: ProfilePaths, found: Ledger, objects: Objects, name: str) -> Deletion:
+    """What deleting the session called `name` would take away. A session that is damaged can be deleted, too.
+
+    Raises `SessionNotFound`, `NewerFormat`, or `Damaged` if nobody can tell which checkpoints are its own.
+    """
+    spelled = session_catalogue.spelled(paths, name)
+    if spelled is None:
+        raise SessionNotFound(name, paths.name)
+    directory = os.path.join(paths.sessions, spelled)
+    identity, problem, turns, messages = None, None, 0, 0
+    try:
+        session = session_catalogue.find(paths, spelled)
+        identity = session.id if session_log.is_id(session.id) else None
+        problem = session.damage
+        conversation = session_catalogue.read(session)
+        turns, messages = len({entry.turn for entry in conversation.messages}), len(conversation.messages)
+    except NewerFormat:
+        raise
+    except (Damaged, Refused) as error:
+        problem = error.message
+    others = _others(paths, spelled)
+    if identity is None:
+        identity = _known_by_logs(found, directory, others)
+    elif identity in others:
+        # A copy of another session: what the ledger says is the other's as well, and stays.
+        identity = None
+    records = [record for record in found.records.values() if record.session == identity]
+    gone = {record.id for record in records}
+    freed = prune.forecast(found, objects, records) if records else prune.Removal([], 0)
+    return Deletion(
+        spelled,
+        identity or f"copy{os.urandom(8).hex()}",
+        turns,
+        messages,
+        records,
+        {one: label for one, label in found.labels.items() if one in gone},
+        sorted(one.name for one in others.values() if one.forked_from in gone),
+        freed.bytes + _own_bytes(directory),
+        freed.is_blocked,
+        problem,
+    )
+
+
+def _others(paths: ProfilePaths, name: str) -> dict[str, session_catalogue.Session]:
+    """The profile's other sessions by their ids, as far as they can be read."""
+    found = {}
+    for other in session_catalogue.all_names(paths):
+        if other != name:
+            try:
+                session = session_catalogue.find(paths, other)
+            except Damaged:
+                continue
+            found[session.id] = session
+    return found
+
+
+def _known_by_logs(found: Ledger, directory: str, others: dict[str, session_catalogue.Session]) -> str | None:
+    """The id of a session whose record is lost, as the checkpoints in its logs have it; `None` if there are none."""
+    logs = _logs(directory)
+    known = {record.session for record in found.records.values() if record.log in logs} - others.keys()
+    known = {one for one in known if session_log.is_id(one)}
+    if len(known) > 1:
+        raise Damaged(
+            f"The record of session {os.path.basename(directory)!r} is damaged, and its logs are of several sessions.",
+            "Delete the sessions that were forked from it, or that it was forked from, first.",
+        )
+    return known.pop() if known else None
+
+
+def _own_bytes(directory: str) -> int:
+    """What removing a session's directory frees: logs that a fork shares stay on the disk."""
+    return sum(one.st_size for one in _files(directory) if one.st_nlink == 1)
+
+
+def _files(directory: str) -> Iterator[os.stat_result]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                yield status
+
+
+def check_same(asked: Deletion, now: Deletion) -> None:
+    """Raises `Refused` if what goes is not what somebody was asked about."""
+    if not asked.is_as(now):
+        raise Refused(
+            f"Session {now.session!r} has changed meanwhile, so nothing was done.",
+            "Say it again to see what goes now.",
+            code="changed",
+        )
+
+
+def delete(work: Work, deletion: Deletion) -> Deletion:
+    """Delete a session. Killed in between, it is deleted entirely, or not at all, when the profile is opened next.
+
+    Returns what went. Raises `StorageError` or `Interrupted`: the session is deleted then, too, but not all of it gone.
+    """
+    todo.remove_old(work.paths, work.ledger, deletion.id)
+    directory = put_away(work.paths, deletion.session, deletion.id)
+    try:
+        with atomic.after_commit("The session is deleted", atomic.FINISHED_NEXT):
+            is_freed = _finish(work, deletion.id, directory)
+    except StorageError as error:
+        error.hint = atomic.FINISHED_NEXT
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted("Interrupted while deleting.", _REST) from None
+    return deletion if is_freed else deletion._replace(is_blocked=True)
+
+
+_REST = "The session is deleted; the next command that changes something in the profile removes what is left of it."
+
+
+def _finish(work: Work, identity: str, directory: str) -> bool:
+    """Remove everything that was a session's. False if contents of checkpoints stay, because others are damaged."""
+    paths, store = work.paths, work.store
+    records = [record for record in work.ledger.records.values() if record.session == identity]
+    is_freed = True
+    try:
+        if prune.remove_from(store, records).records_left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), work.paths.checkpoints)
+    except Damaged:
+        _remove_records(work, {record.id for record in records})
+        is_freed = False
+    try:
+        _silence(work, identity)
+    except OSError as error:
+        if not atomic.is_full(error):
+            raise
+        _remove_own_logs(directory)
+        _silence(work, identity)
+    prune.collect_logs(paths, work.ledger)
+    completion_index.rewrite(paths, work.ledger)
+    _cut_shared(work, directory)
+    todo.remove(paths, identity)
+    rmtree.remove_tree(directory)
+    atomic.sync_directory(paths.sessions)
+    return is_freed
+
+
+def _silence(work: Work, identity: str) -> None:
+    """Let the ledger say what there was, and not what was said in it."""
+    raw = work.store.writer.content()
+    silent = _without_words(raw, identity)
+    if silent != raw:
+        work.store.writer.replace(silent)
+
+
+def _remove_own_logs(directory: str) -> None:
+    """Remove the logs that no fork shares, which makes room on a full disk."""
+    for one in _logs(directory):
+        path = session_log.log_path(directory, one)
+        if os.lstat(path).st_nlink == 1:
+            os.unlink(path)
+
+
+def _cut_shared(work: Work, directory: str) -> None:
+    """Cut logs that forks share where the forks left them: what was said behind that was said in this session only.
+
+    The forks go on sharing what is left.
+    """
+    shared = _logs(directory)
+    needed: dict[str, int] = {}
+    heads: set[str] = set()
+    places: dict[str, list[str]] = {}
+    for place in session_catalogue.directories(work.paths):
+        logs = _logs(place)
+        for one in shared & logs:
+            places.setdefault(one, []).append(place)
+        try:
+            heads.add(session_catalogue.find(work.paths, os.path.basename(place)).log)
+            points = [parent for one in logs if (parent := session_log.parent_of(place, one)) is not None]
+        except (DeepctlError, OSError):
+            heads |= logs  # nobody can tell how much of them it needs
+            continue
+        for one, offset in points:
+            needed[one] = max(offset, needed.get(one, 0))
+    for record in work.ledger.records.values():
+        needed[record.log] = max(record.offset, needed.get(record.log, 0))
+    for one in (places.keys() & needed.keys()) - heads:
+        for place in places[one]:
+            path = session_log.log_path(place, one)
+            if os.lstat(path).st_size > needed[one]:
+                atomic.write_file(path, atomic.read_file(path)[: needed[one]])
+    shared_logs.join(session_catalogue.directories(work.paths))
+
+
+def _logs(directory: str) -> set[str]:
+    return {
+        entry.removesuffix(session_log.SUFFIX) for entry in os.listdir(directory) if entry.endswith(session_log.SUFFIX)
+    }
+
+
+def _remove_records(work: Work, identities: set[str]) -> None:
+    """Remove checkpoints, but none of their contents: something that stays cannot be read.
+
+    What was changed in the gaps that this leaves was anybody's, so that a rewind takes none of it back unasked.
+    """
+    merged: dict[str, list[tuple[str | None, list[str]]]] = {}
+    is_gap = False
+    for state in work.ledger.states:
+        if is_gap and state.id not in identities:
+            merged[state.id] = []
+        is_gap = state.id in identities
+    work.store.writer.remove(sorted(identities), merged, [], "")
+
+
+def _without_words(raw: bytes, identity: str) -> bytes:
+    """The bytes of a ledger without the beginnings of prompts and the labels of a session, all of which has gone.
+
+    Every other line stays byte for byte what it is, damaged ones among them.
+    """
+    parts = []
+    own: set[str] = set()
+    start = 0
+    for line in sealed_lines.parse(raw):
+        original, start = raw[start : line.end], line.end
+        entry = line.value or {}
+        match entry:
+            case {"record": {"id": str(checkpoint), "session": str(session)} as record} if session == identity:
+                own.add(checkpoint)
+                kept = {key: value for key, value in record.items() if key not in ("prompt", "label", "metadata")}
+                parts.append(sealed_lines.seal({**entry, "record": kept}) if kept != record else original)
+            case {"label": {"id": str(checkpoint), "label": str()}} if checkpoint in own:
+                parts.append(sealed_lines.seal({**entry, "label": {"id": checkpoint, "label": None}}))
+            case _:
+                parts.append(original)
+    return b"".join(parts)
+
+
+def recover(work: Work) -> list[str]:
+    """Finish the deletions that were interrupted; returns what the user should know. What fails is left for later."""
+    notes = []
+    for identity, directory in leaving(work.paths).items():
+        try:
+            _finish(work, identity, directory)
+            notes.append("The deletion of a session that was interrupted has been finished.")
+        except (OSError, DeepctlError) as error:
+            reason = error.message if isinstance(error, DeepctlError) else atomic.storage_error(error).message
+            notes.append(f"A session that was deleted is not gone entirely yet: {reason}")
+    return notes

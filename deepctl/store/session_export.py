@@ -1,0 +1,131 @@
+"""A session as one document: everything that was said, and nothing of this machine but what was said.
+
+    {"version": 1, "kind": "deepctl session", "format": 2, "session": {"name", "created_at"},
+     "messages": [{"turn", "at", "message"}], "damaged": [{"line", "reason"}], "sha256"}
+
+A message that is the summary of a compaction has `keeps` as well: see `deepctl.store.session_log`. Format 1 had none.
+
+The same session always gives the same bytes, in ASCII, one message a line. `sha256` is over all the rest in a form of
+its own (`digest`), so another indentation or order of keys does no harm. `importing` reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, NamedTuple
+
+from deepctl import formats, names, times
+from deepctl.layout import ProfilePaths
+from deepctl.redaction import Redaction
+from deepctl.store import export_target, session_catalogue
+from deepctl.store.session_catalogue import Session
+from deepctl.store.session_log import Compaction, Conversation, Message
+
+KIND = "deepctl session"
+VERSION = 1
+FORMAT = formats.Format("session export", 2, key="format")
+
+
+class Lost(NamedTuple):
+    """A line of the session's log that could not be read, and is not in the export."""
+
+    line: int
+    reason: str
+
+
+class Export(NamedTuple):
+    """What a session exports. Times are RFC 3339 in UTC."""
+
+    name: str
+    created_at: str
+    messages: list[Message]
+    damaged: list[Lost] = []
+    compactions: list[Compaction] = []
+
+
+def export(paths: ProfilePaths, name: str) -> Export:
+    """The session called `name` as it is now. Raises `SessionNotFound` or `Damaged`; damaged lines are only listed."""
+    session = session_catalogue.find(paths, name)
+    conversation = session_catalogue.read(session)
+    messages = [entry._replace(message=_finite(entry.message)) for entry in conversation.messages]
+    created = _created(session, conversation)
+    return Export(session.name, created, messages, _lost(conversation), conversation.compactions)
+
+
+def _created(session: Session, conversation: Conversation) -> str:
+    """When it began; of a session whose record is damaged, when its first message came."""
+    if session.created_at != times.UNKNOWN:
+        return session.created_at
+    return next((entry.at for entry in conversation.messages), times.UNKNOWN)
+
+
+def _lost(conversation: Conversation) -> list[Lost]:
+    """What is damaged. A line that a kill cut short never was one."""
+    return [Lost(damage.line, damage.reason) for damage in conversation.damage if not damage.torn]
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for numbers that JSON does not have (NaN and the infinities)."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def redacted(export: Export, redaction: Redaction) -> Export:
+    """The same without secrets and home directories, in every string; `redaction` counts them."""
+    name = redaction.text(export.name)
+    return export._replace(
+        name=name if names.is_good(name) else "redacted",
+        messages=[entry._replace(message=redaction.value(entry.message)) for entry in export.messages],
+        damaged=[damaged._replace(reason=redaction.text(damaged.reason)) for damaged in export.damaged],
+    )
+
+
+def as_json(export: Export) -> str:
+    """The document, with a newline at its end."""
+    head = {
+        "version": VERSION,
+        "kind": KIND,
+        FORMAT.key: FORMAT.current,
+        "session": {"name": export.name, "created_at": export.created_at},
+    }
+    messages = [entry._asdict() for entry in export.messages]
+    for compaction in export.compactions:
+        # Of a damaged log there may be less than what was kept.
+        messages[compaction.place]["keeps"] = min(compaction.keeps, compaction.place)
+    damaged = [one._asdict() for one in export.damaged]
+    checksum = digest({**head, "messages": messages, "damaged": damaged})
+    lines = ",\n".join(json.dumps(message, allow_nan=False) for message in messages)
+    return (
+        f'{json.dumps(head)[:-1]}, "messages": [{f"{chr(10)}{lines}{chr(10)}" if lines else ""}], '
+        f'"damaged": {json.dumps(damaged)}, "sha256": "{checksum}"}}\n'
+    )
+
+
+def digest(document: dict[str, Any]) -> str:
+    """SHA-256 over a document without its `sha256`: as ASCII JSON with sorted keys and no blanks."""
+    rest = {key: value for key, value in document.items() if key != "sha256"}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def write(path: str, content: bytes, *, replace: bool) -> str:
+    """Write an export to a file, private and as a whole: it is there, or it is not. Returns its absolute path.
+
+    Raises what `destination.opened` raises; `destination.check` says beforehand whether it may be there at all.
+    """
+    with export_target.opened(path, force=replace) as file:
+        file.write(content)
+    return export_target.absolute(path)
+
+
+def lost_note(export: Export) -> str | None:
+    """What to say of a session of which not everything can be exported."""
+    if not export.damaged:
+        return None
+    lines = ", ".join(str(one.line) for one in export.damaged[:5]) + (", …" if len(export.damaged) > 5 else "")
+    return f"Session {export.name} is damaged: what was in line {lines} of its log is not in the export, which says so."

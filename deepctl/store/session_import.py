@@ -1,0 +1,235 @@
+"""Taking a session over from an export. Everything is checked before anything is made.
+
+What is not an export is the caller's mistake (`UsageError`, `bad_file`); what was one and is not as it was written, or
+makes no sense, is damage. Nothing in a file is believed but for what is checked here; whether the messages can be
+understood, the agent layer tells (`deepctl.agent.message_codec.check`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, BinaryIO, NamedTuple
+
+from deepctl import formats, names, times
+from deepctl.errors import BadName, Damaged, NewerFormat, NotFound, Refused, UsageError
+from deepctl.layout import ProfilePaths
+from deepctl.store import session_catalogue, session_log
+from deepctl.store.session_catalogue import Session
+from deepctl.store.session_export import FORMAT, KIND, VERSION, Export, Lost, digest
+from deepctl.store.session_log import Compaction, Message
+
+MAX_BYTES = 256 << 20
+MAX_MESSAGES = 250_000
+MAX_VALUES = 16_000_000
+MAX_DEPTH = 200
+"""Deeper than this, pydantic itself cannot write a message any more."""
+_MAX_DIGITS = 300
+_MAX_TURN = 1_000_000_000
+
+_MARK = re.compile(rb'"kind"\s*:\s*"deepctl session"')
+_BEGINS = 400
+"""Where in the first bytes of an export its kind is named."""
+
+
+def read(source: str | BinaryIO) -> bytes:
+    """What a file has, or an open stream, as far as it may be an export. Raises `NotFound` or `UsageError`."""
+    if not isinstance(source, str):
+        return source.read(MAX_BYTES + 1)
+    try:
+        # A pipe that a shell gives as a file is as good.
+        with open(source, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise NotFound(f"There is no file {source!r}.", code="file_not_found") from None
+    except (IsADirectoryError, ValueError):
+        raise _foreign(repr(source), "it is not a file") from None
+
+
+def parse(raw: bytes, what: str) -> Export:
+    """The session in an export; `what` names the file. Raises `UsageError`, `Damaged` or `NewerFormat`."""
+    document = _document(raw, what)
+    for form in (formats.Format("export", VERSION, key="version"), FORMAT):
+        try:
+            found = formats.number(form, document)
+        except formats.BadVersion:
+            raise _damaged(what, "it does not say in which format it is") from None
+        if found > form.current:
+            raise NewerFormat(what, found, form.current)
+    _check_depth(document, what)
+    if document.get("sha256") != digest(document):
+        raise _damaged(what, "its checksum does not match")
+    return _export(document, what)
+
+
+def _damaged(what: str, reason: str) -> Damaged:
+    return Damaged(f"{what} is damaged: {reason}.", "Nothing was imported. Export the session again.")
+
+
+def _foreign(what: str, reason: str) -> UsageError:
+    return UsageError(
+        f"{what} is not a session that `deepctl sessions export` wrote: {reason}.",
+        "`deepctl sessions export NAME --output FILE` writes one.",
+        code="bad_file",
+    )
+
+
+class _NotJson(ValueError):
+    """What is no JSON, or no JSON that is taken."""
+
+
+def _document(raw: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in a file, known to be an export."""
+    if len(raw) > MAX_BYTES:
+        raise _foreign(what, f"it has more than {MAX_BYTES:,} bytes")
+    is_ours = _MARK.search(raw[:_BEGINS]) is not None
+    try:
+        if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+            raise _NotJson("it has too many values")
+        document = json.loads(
+            raw.decode("utf-8-sig"),
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_float,
+            parse_int=_int,
+        )
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    except json.JSONDecodeError as error:
+        reason = f"it is not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except _NotJson as error:
+        reason = str(error)
+    else:
+        if isinstance(document, dict) and document.get("kind") == KIND:
+            return document
+        reason, is_ours = "it is JSON of something else", False
+    raise _damaged(what, reason) if is_ours else _foreign(what, reason)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _NotJson("a key is there twice in the same object")
+    return found
+
+
+def _constant(name: str) -> Any:
+    raise _NotJson(f"it has {name}, which is not JSON")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _NotJson("it has a number that is too large")
+    return value
+
+
+def _int(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise _NotJson("it has a number that is too large")
+    return int(text)
+
+
+def _check_depth(document: dict[str, Any], what: str) -> None:
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for value in level:
+            items = value.values() if isinstance(value, dict) else value
+            below += [one for one in items if isinstance(one, dict | list)]
+        if not below:
+            return
+        level = below
+    raise _damaged(what, "it is nested too deeply")
+
+
+def _export(document: dict[str, Any], what: str) -> Export:
+    """The values of a document whose checksum fits; somebody may have made one by hand."""
+    match document:
+        case {
+            "version": _,
+            "kind": _,
+            "format": _,
+            "session": {"name": str(name), "created_at": str(created_at), **more},
+            "messages": list(entries),
+            "damaged": list(lost),
+            "sha256": _,
+            **others,
+        } if not more and not others:
+            pass
+        case _:
+            raise _damaged(what, "its parts are not those of a session")
+    try:
+        names.check(name, "session")
+    except BadName as error:
+        raise _damaged(what, error.message.rstrip(".")) from None
+    if not times.is_valid(created_at):
+        raise _damaged(what, "the time the session began at is none")
+    if len(entries) > MAX_MESSAGES:
+        raise _damaged(what, f"it has more than {MAX_MESSAGES:,} messages")
+    messages: list[Message] = []
+    compactions: list[Compaction] = []
+    for number, entry in enumerate(entries, 1):
+        message = _message(entry)
+        if message is None or (messages and message.turn < messages[-1].turn):
+            raise _damaged(what, f"message {number} is none")
+        if isinstance(entry, dict) and "keeps" in entry:
+            if not _is_summary(message, entry["keeps"], len(messages)):
+                raise _damaged(what, f"message {number} is no summary of those before it")
+            compactions.append(Compaction(len(messages), entry["keeps"]))
+        messages.append(message)
+    return Export(name, created_at, messages, [_lost(one, what) for one in lost], compactions)
+
+
+def _is_summary(message: Message, keeps: object, before: int) -> bool:
+    """Whether a message can stand for all but the last `keeps` of the `before` messages before it."""
+    fits = isinstance(keeps, int) and not isinstance(keeps, bool) and 0 <= keeps <= before
+    return fits and message.message["kind"] == "request"
+
+
+def _message(entry: object) -> Message | None:
+    match entry:
+        case {"turn": int(turn), "at": str(at), "message": dict(message), **more}:
+            more.pop("keeps", None)
+            fits = not more and not isinstance(turn, bool) and 0 <= turn <= _MAX_TURN and times.is_valid(at)
+            is_one = message.get("kind") in ("request", "response") and isinstance(message.get("parts"), list)
+            return Message(turn, at, message) if fits and is_one else None
+        case _:
+            return None
+
+
+def _lost(one: object, what: str) -> Lost:
+    match one:
+        case {"line": int(line), "reason": str(reason)}:
+            return Lost(line, reason)
+        case _:
+            raise _damaged(what, "its list of damaged lines is none")
+
+
+class Imported(NamedTuple):
+    """A session that was taken over: how long it is, and how many of its messages had been lost before the export."""
+
+    session: str
+    turns: int
+    message_count: int
+    lost: int
+
+
+def take_over(paths: ProfilePaths, export: Export, name: str | None = None) -> Imported:
+    """Begin a session with what an export has; `name` is its name here, if not the one it had.
+
+    The caller holds the profile's lock, and has had the messages checked. Raises `Refused` if the name is taken.
+    """
+    wanted = name if name is not None else export.name
+    if (taken := session_catalogue.spelled(paths, wanted)) is not None:
+        raise Refused(
+            f"There is a session {taken!r} already.", "--as NAME imports it under another name.", code="session_exists"
+        )
+    made: Session = session_catalogue.bring(
+        paths, wanted, session_log.lines(export.messages, export.compactions), export.created_at
+    )
+    turns = len({message.turn for message in export.messages})
+    return Imported(made.name, turns, len(export.messages), len(export.damaged))

@@ -1,0 +1,178 @@
+"""Searching what was said in the sessions of a profile. Reads only; damage takes only its own session down."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from deepctl.errors import DeepctlError, UsageError
+from deepctl.layout import ProfilePaths
+from deepctl.store import session_catalogue, transcript
+from deepctl.store.session_log import Message
+from deepctl.store.transcript import Piece, Role
+from deepctl.unicode import folded, spans
+
+
+class Pattern(NamedTuple):
+    """What is looked for: the folded words `all_of` must be in the same message; `spans` tells where in a line
+    something of it is, and so the lines that are shown.
+    """
+
+    all_of: list[str]
+    spans: Callable[[str], list[tuple[int, int]]]
+
+
+class Match(NamedTuple):
+    """One line that was found: `line` is its number from 1 in the prompt, answer, call or result it is in.
+
+    `message` is the place of its message in the session, from 0; `before` and `after` are lines around it, and `spans`
+    where in it the matches are, in characters.
+    """
+
+    session: str
+    turn: int
+    at: str
+    role: Role
+    message: int
+    part: str
+    tool: str
+    line: int
+    text: str
+    before: list[str]
+    after: list[str]
+    spans: list[tuple[int, int]]
+
+
+class Problem(NamedTuple):
+    """A session that could not be searched, or not all of it."""
+
+    session: str
+    reason: str
+
+
+class Found(NamedTuple):
+    """What was found; `more` says that there is more than was asked for."""
+
+    matches: list[Match]
+    more: bool
+    damaged: list[Problem]
+
+
+def words(query: str) -> Pattern:
+    """All words of `query`, as `deepctl.unicode.folded` compares. Raises `UsageError` if there are none."""
+    found = query.split()
+    if not found:
+        raise UsageError("The query is empty.", "Give one or more words: deepctl sessions search 'window seat'")
+    wanted = [folded(word) for word in found]
+
+    def where(line: str) -> list[tuple[int, int]]:
+        shown = folded(line)
+        return (spans(line, wanted) or [(0, len(line))]) if any(word in shown for word in wanted) else []
+
+    return Pattern(wanted, where)
+
+
+def expression(query: str) -> Pattern:
+    """A regular expression, matched line by line. Raises `UsageError` if it is none."""
+    if not query:
+        raise UsageError(
+            "The query is empty.", "Give a regular expression: deepctl sessions search --regex 'tea|coffee'"
+        )
+    try:
+        compiled = re.compile(query)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(
+            f"{query!r} is not a regular expression: {error}.",
+            "It is in the syntax of Python's `re`; without --regex, words are searched for as they are.",
+            code="bad_regex",
+        ) from None
+    return Pattern([], lambda line: [match.span() for match in compiled.finditer(line)])
+
+
+def search(
+    paths: ProfilePaths,
+    pattern: Pattern,
+    *,
+    session: str | None = None,
+    role: Role | None = None,
+    context: int = 0,
+    limit: int | None = None,
+    report: Callable[[int], None] = lambda count: None,
+) -> Found:
+    """Search all sessions, the one written to last first, or one; each from its beginning to its end.
+
+    `context` is how many lines around a match are given, `report` hears how many sessions are done. Raises
+    `SessionNotFound` if there is no session called `session`.
+    """
+    damaged: list[Problem] = []
+    names = session_catalogue.newest_first(paths) if session is None else [session_catalogue.find(paths, session).name]
+    found = _matches(paths, names, pattern, role, context, damaged, report)
+    matches = list(found if limit is None else islice(found, limit))
+    more = limit is not None and next(found, None) is not None
+    return Found(matches, more, damaged)
+
+
+def _matches(
+    paths: ProfilePaths,
+    names: list[str],
+    pattern: Pattern,
+    role: Role | None,
+    context: int,
+    damaged: list[Problem],
+    report: Callable[[int], None],
+) -> Iterator[Match]:
+    for count, name in enumerate(names):
+        report(count)
+        try:
+            conversation = session_catalogue.read(session_catalogue.find(paths, name))
+        except (DeepctlError, OSError) as error:
+            damaged.append(Problem(name, str(error)))
+            continue
+        lost = [damage for damage in conversation.damage if not damage.torn]
+        if lost:
+            where = ", ".join(f"{os.path.basename(damage.file)} line {damage.line}" for damage in lost[:5])
+            damaged.append(Problem(name, f"Damaged lines were left out: {where}{', …' if len(lost) > 5 else ''}."))
+        for number, entry in enumerate(conversation.messages):
+            said = [piece for piece in transcript.pieces(entry.message) if role in (None, piece.role)]
+            texts = [folded(_whole(piece)) for piece in said] if pattern.all_of else []
+            if all(any(word in text for text in texts) for word in pattern.all_of):
+                for piece in said:
+                    yield from _lines(name, number, entry, piece, pattern.spans, context)
+
+
+def _whole(piece: Piece) -> str:
+    """What is searched: the name of the tool is part of a call, but not of its result."""
+    if piece.kind != "call":
+        return piece.text
+    return f"{piece.tool}\n{piece.text}" if piece.text else piece.tool
+
+
+def _lines(
+    session: str,
+    number: int,
+    entry: Message,
+    piece: Piece,
+    where: Callable[[str], list[tuple[int, int]]],
+    context: int,
+) -> Iterator[Match]:
+    lines = _whole(piece).split("\n")
+    for position, line in enumerate(lines):
+        found = where(line)
+        if found:
+            yield Match(
+                session,
+                entry.turn,
+                entry.at,
+                piece.role,
+                number,
+                piece.kind,
+                piece.tool,
+                position + 1,
+                line,
+                lines[max(0, position - context) : position],
+                lines[position + 1 : position + 1 + context],
+                found,
+            )

@@ -1,0 +1,286 @@
+"""Snapshots: the whole of a workspace as a tree, cheaply the second time.
+
+Owner, times, extended attributes and ACLs are not kept. Sockets, FIFOs, devices and what cannot be read are reported.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import marshal
+import os
+import stat
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from deepctl import cancellation
+from deepctl.files import temporary_files
+from deepctl.store.index_db import Cache
+from deepctl.store.object_store import Sink
+from deepctl.store.trees import DIRECTORY, FILE, LINK, Entry, encode
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TICK = 20_000_000
+"""Nanoseconds within which two changes can bear the same time: twice the slowest kernel's clock tick."""
+
+
+NO_CONTENT = ("a FIFO", "a socket", "a device")
+"""Why something has no content to keep; whatever was in its place before is really gone."""
+
+_REPLACED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENODEV)
+"""What opening says of something that was of another kind a moment ago."""
+
+_REPORT_EVERY = 64
+_MAX_DEPTH = 200
+
+
+class Unkept(NamedTuple):
+    """Something that a snapshot could not keep: its path, relative to the workspace, and why."""
+
+    path: bytes
+    reason: str
+
+    @property
+    def is_content(self) -> bool:
+        """Whether there is something in it that could not be read."""
+        return self.reason not in NO_CONTENT
+
+
+class Snapshot(NamedTuple):
+    """A workspace at one point in time: the hash of its tree, how many files and bytes are in it, what is not."""
+
+    tree: bytes
+    files: int
+    bytes: int
+    unkept: list[Unkept]
+
+
+LeaveOut = Callable[[bytes, bool], bool]
+"""Tells of a path, and of whether it is a directory, whether it is none of a snapshot's business."""
+Report = Callable[[int], None]
+"""Is told now and then how many files have been looked at."""
+
+
+def snapshot(
+    root: str,
+    sink: Sink,
+    cache: Cache,
+    *,
+    leave_out: LeaveOut | None = None,
+    report: Report | None = None,
+    tidy: bool = False,
+) -> Snapshot:
+    """Keep the whole of a directory. The caller commits the batch before the tree's hash means anything.
+
+    Links are never followed, and a directory is opened relative to the one above it, so nothing outside `root` gets
+    in, whatever is swapped meanwhile. Only what may not be read is left out: raises `OSError` if `root` cannot be
+    opened, or the machine fails. Temporary files of ours are passed over; with `tidy`, which takes the lock, those that
+    killed writers left are removed.
+    """
+    taking = _Taking(sink, cache, leave_out, report, tidy=tidy)
+    descriptor = os.open(root, _OPEN_DIRECTORY)
+    try:
+        tree = taking.directory(descriptor, b"")
+    finally:
+        os.close(descriptor)
+    sink.afterwards(taking.remember)
+    return Snapshot(tree, taking.files, taking.bytes, taking.unkept)
+
+
+_Status = tuple[bytes, int, int, int, int, int]
+"""What tells whether a file has changed: name, mode, size, mtime and ctime in ns, inode."""
+
+
+class _Taking:
+    """A snapshot in the making.
+
+    A directory whose files' status and whose subdirectories' trees are what they were has the tree it had: one digest
+    is compared a directory, not one entry a file. Where it differs, only files whose own status differs are read.
+    """
+
+    def __init__(
+        self, sink: Sink, cache: Cache, leave_out: LeaveOut | None, report: Report | None, *, tidy: bool
+    ) -> None:
+        self._tidy = tidy
+        self._sink = sink
+        self._cache = cache
+        self._leave_out = leave_out
+        self._report = report
+        self._before = cache.directories()
+        self._seen: set[bytes] = set()
+        self._changed: list[tuple[bytes, bytes | None, bytes, bytes]] = []
+        # Whoever changes a file within a tick of our look at it can leave its status as it is.
+        self._trusted_before = time.time_ns() - _TICK
+        self._linked: dict[tuple[int, int], tuple[bytes, int]] = {}
+        self._looked = 0
+        self.files = 0
+        self.bytes = 0
+        self.unkept: list[Unkept] = []
+
+    def directory(self, descriptor: int, path: bytes) -> bytes:
+        """Keep one directory and everything below it; returns the hash of its tree."""
+        cancellation.look()
+        self._seen.add(path)
+        status: list[_Status] = []
+        below: list[tuple[bytes, int, bytes]] = []
+        prefix = path + b"/" if path else b""
+        odd = len(self.unkept)
+        passed_over: list[bytes] = []
+        with os.scandir(descriptor) as found:
+            for item in found:
+                name = os.fsencode(item.name)
+                try:
+                    info = item.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                except PermissionError as error:
+                    self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be looked at"))
+                    continue
+                mode = info.st_mode
+                if name[:9] == b".deepctl-" and temporary_files.is_temporary(name) and not stat.S_ISDIR(mode):
+                    passed_over.append(name)
+                    continue
+                if self._leave_out is not None and self._leave_out(prefix + name, stat.S_ISDIR(mode)):
+                    continue
+                kind = mode & 0o170000
+                if kind == 0o040000:
+                    tree = self._below(descriptor, name, prefix)
+                    if tree is not None:
+                        below.append((name, mode & 0o7777, tree))
+                elif kind in (0o100000, 0o120000):
+                    status.append((name, mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino))
+                    self.bytes += info.st_size
+                else:
+                    self.unkept.append(Unkept(prefix + name, _kind(mode)))
+        for name in passed_over if self._tidy else ():
+            temporary_files.remove_dead(descriptor, name)
+        self.files += len(status)
+        status.sort()
+        below.sort()
+        key = hashlib.blake2b(marshal.dumps((status, below)), digest_size=16).digest()
+        known = self._before.get(path)
+        if known is not None and known[0] == key and self._sink.has(known[1]):
+            return known[1]
+        return self._afresh(descriptor, path, status, below, key, trusted=len(self.unkept) == odd)
+
+    def _below(self, parent: int, name: bytes, prefix: bytes) -> bytes | None:
+        if prefix.count(b"/") >= _MAX_DEPTH:
+            self.unkept.append(Unkept(prefix + name, f"more than {_MAX_DEPTH} directories in one another"))
+            return None
+        try:
+            descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.unkept.append(Unkept(prefix + name, _unreadable(error)))
+            return None
+        try:
+            return self.directory(descriptor, prefix + name)
+        finally:
+            os.close(descriptor)
+
+    def _afresh(
+        self,
+        descriptor: int,
+        path: bytes,
+        status: list[_Status],
+        below: list[tuple[bytes, int, bytes]],
+        key: bytes,
+        *,
+        trusted: bool,
+    ) -> bytes:
+        raw = self._cache.files(path) if path in self._before else None
+        before: dict[_Status, bytes] = _loaded(raw)
+        after: dict[_Status, bytes] = {}
+        entries = [Entry(DIRECTORY, mode, 0, tree, name) for name, mode, tree in below]
+        prefix = path + b"/" if path else b""
+        for one in status:
+            name, mode, size, modified, changed, _ = one
+            digest = before.get(one)
+            if digest is None or not self._sink.has(digest):
+                cancellation.look()
+                self._looked += 1
+                if self._report is not None and not self._looked % _REPORT_EVERY:
+                    self._report(self._looked)
+                kept = self._keep(descriptor, prefix, one)
+                if kept is None:
+                    trusted = False
+                    continue
+                digest, real = kept
+                self.bytes += real - size
+                if real != size:
+                    trusted = False
+                size = real
+            if max(modified, changed) < self._trusted_before:
+                after[one] = digest
+            else:
+                trusted = False
+            kind = LINK if stat.S_ISLNK(mode) else FILE
+            entries.append(Entry(kind, 0 if kind == LINK else mode & 0o7777, size, digest, name))
+        tree = self._sink.add(encode(entries))
+        self._changed.append((path, key if trusted else None, tree, marshal.dumps(after)))
+        return tree
+
+    def _keep(self, parent: int, prefix: bytes, one: _Status) -> tuple[bytes, int] | None:
+        name, mode, size = one[:3]
+        try:
+            if stat.S_ISLNK(mode):
+                target = os.fsencode(os.readlink(name, dir_fd=parent))
+                return self._sink.add(target), len(target)
+            descriptor = os.open(name, _OPEN_FILE, dir_fd=parent)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.unkept.append(Unkept(prefix + name, _unreadable(error)))
+            return None
+        try:
+            status = os.fstat(descriptor)
+            kind = status.st_mode
+            if not stat.S_ISREG(kind):
+                # It was a file a moment ago; a FIFO could be read for ever.
+                self.unkept.append(Unkept(prefix + name, "is being replaced" if stat.S_ISDIR(kind) else _kind(kind)))
+                return None
+            if status.st_nlink == 1:
+                return self._sink.add_file(descriptor, size)
+            # The other names of a file are read once.
+            inode = (status.st_dev, status.st_ino)
+            if inode not in self._linked:
+                self._linked[inode] = self._sink.add_file(descriptor, size)
+            return self._linked[inode]
+        finally:
+            os.close(descriptor)
+
+    def remember(self) -> None:
+        """Write down what the next snapshot need not look at."""
+        gone = self._before.keys() - self._seen
+        if self._changed or gone:
+            self._cache.put_directories(self._changed, gone)
+
+
+def _loaded(raw: bytes | None) -> dict[_Status, bytes]:
+    try:
+        found = marshal.loads(raw) if raw else {}
+    except (ValueError, EOFError, TypeError):
+        return {}  # it is a cache
+    return found if isinstance(found, dict) else {}
+
+
+def _unreadable(error: OSError) -> str:
+    """Why something could not be opened. Raises the error if that says nothing about the thing itself.
+
+    Too many open files, no memory and a failing disk would otherwise pass for a file that nobody may read, and what is
+    in it would be lost to the checkpoint.
+    """
+    if error.errno in _REPLACED:
+        return "is being replaced"
+    if not isinstance(error, PermissionError):
+        raise error
+    return error.strerror or "cannot be read"
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return NO_CONTENT[0]
+    return NO_CONTENT[1] if stat.S_ISSOCK(mode) else NO_CONTENT[2]

@@ -1,0 +1,192 @@
+"""To-do lists: one a session, in the workspace, so that they are checkpointed and rewound with everything else.
+
+Up to 0.1 there was one a profile. It is that of the session written to last, and becomes its own before the next turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from deepctl import layout
+from deepctl.errors import Damaged
+from deepctl.files.paths_beneath import Tree
+from deepctl.layout import ProfilePaths
+from deepctl.store import read_only, session_catalogue, session_log
+from deepctl.store.session_catalogue import Session
+
+if TYPE_CHECKING:
+    from deepctl.store.ledger import Ledger
+    from deepctl.store.object_store import Objects
+    from deepctl.store.records import Record
+
+FORMAT = 1
+MAX_BYTES = 1024 * 1024
+
+
+class Item(NamedTuple):
+    """A step of a list; `status` is `pending`, `in_progress`, `completed`, `cancelled` or `blocked`."""
+
+    content: str
+    status: str
+
+
+def parsed(raw: bytes) -> list[dict[str, object]]:
+    """The items of a list as they are kept. Raises `ValueError` for what is no list."""
+    if len(raw) > MAX_BYTES:
+        raise ValueError("it is too large")
+    match json.loads(raw):
+        case {"version": int(version), "items": [*items]} if all(isinstance(item, dict) for item in items):
+            if version > FORMAT:
+                raise ValueError("it was written by a later version")
+            return items
+        case _:
+            raise ValueError("it has no items")
+
+
+def read(paths: ProfilePaths, session: Session) -> list[Item] | None:
+    """A session's list; empty if there is none, `None` if it cannot be read."""
+    files = _files(paths)
+    try:
+        raw = _content(files, layout.todo_file(session.id)) if session_log.is_id(session.id) else None
+        if raw is None and (old := _content(files, layout.TODO_FILE)) is not None:
+            raw = old if owner(paths) == session.id else None
+        items = parsed(raw) if raw is not None else []
+    except (OSError, ValueError, RecursionError):
+        return None
+    return [Item(str(item.get("content", "")), str(item.get("status", "pending"))) for item in items]
+
+
+def owner(paths: ProfilePaths, found: Ledger | None = None) -> str | None:
+    """The id of the session that was written to last; `None` if none was."""
+    names = session_catalogue.by_id(paths)
+    try:
+        found = found or read_only.read(paths)
+    except Damaged:
+        found = None
+    for record in reversed(found.records.values() if found is not None else ()):
+        if record.session in names:
+            return record.session
+    written = {name: identity for identity, name in names.items()}
+    for name in session_catalogue.newest_first(paths):
+        if name in written and session_catalogue.summary(paths, name).message_count:
+            return written[name]
+    return None
+
+
+def old_lists_owner(paths: ProfilePaths, found: Ledger | None) -> Session | None:
+    """The session whose the one list of a profile is to be; `None` if there is no such list, or no such session."""
+    identity = owner(paths, found) if unsettled(paths) else None
+    if identity is None or not session_log.is_id(identity):
+        return None
+    return session_catalogue.find(paths, session_catalogue.by_id(paths)[identity])
+
+
+def give(paths: ProfilePaths, session: Session) -> bool:
+    """Make the one list of a profile that of a session; whether it is now.
+
+    Not if that has one of its own, or if what is in its place is no list: `doctor` names it.
+    """
+    files = _files(paths)
+    try:
+        raw, own = files.read(layout.TODO_FILE), _content(files, layout.todo_file(session.id))
+        if own not in (None, raw):
+            return False
+        parsed(raw)
+        files.write(layout.todo_file(session.id), raw)
+        files.remove(layout.TODO_FILE)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def remove(paths: ProfilePaths, identity: str) -> None:
+    """Remove the list of a session that is deleted, if it has one."""
+    if session_log.is_id(identity):
+        with suppress(OSError):
+            _files(paths).remove(layout.todo_file(identity))
+
+
+def remove_old(paths: ProfilePaths, found: Ledger, identity: str) -> None:
+    """Remove the one list of a profile if it is that of a session that is about to be deleted."""
+    if unsettled(paths) and owner(paths, found) == identity:
+        with suppress(OSError):
+            _files(paths).remove(layout.TODO_FILE)
+
+
+def copy(paths: ProfilePaths, objects: Objects, record: Record, fork: Session) -> None:
+    """Begin the list of a fork as that of its source was at a checkpoint. Raises `Damaged`, `OSError`."""
+    for path in (layout.todo_file(record.session), layout.TODO_FILE) if record.tree else ():
+        raw = _kept(objects, bytes.fromhex(record.tree), path)
+        if raw is not None:
+            _files(paths).write(layout.todo_file(fork.id), raw)
+            return
+
+
+def _kept(objects: Objects, tree: bytes, path: str) -> bytes | None:
+    """A file of a tree."""
+    from deepctl.store.trees import DIRECTORY, FILE, decode
+
+    *above, last = path.encode().split(b"/")
+    for name in above:
+        below = next((entry for entry in decode(objects.read(tree)) if entry.name == name), None)
+        if below is None or below.kind != DIRECTORY:
+            return None
+        tree = below.digest
+    found = next((entry for entry in decode(objects.read(tree)) if entry.name == last), None)
+    return objects.read(found.digest) if found is not None and found.kind == FILE else None
+
+
+def unsettled(paths: ProfilePaths) -> bool:
+    """Whether there is still one list for all sessions."""
+    return _is_there(_files(paths), layout.TODO_FILE)
+
+
+def unreadable(paths: ProfilePaths) -> list[str]:
+    """The files of lists that are none."""
+    files = _files(paths)
+    found = []
+    for path in _listed(files):
+        try:
+            parsed(files.read(path))
+        except (OSError, ValueError, RecursionError):
+            found.append(path)
+    return found
+
+
+def orphans(paths: ProfilePaths) -> list[str]:
+    """The files of lists of sessions that there are not."""
+    try:
+        known = {layout.todo_file(identity) for identity in session_catalogue.by_id(paths)}
+    except OSError:
+        return []  # what is in the place of the sessions, others say
+    return [path for path in _listed(_files(paths)) if path not in known]
+
+
+def _listed(files: Tree) -> Sequence[str]:
+    try:
+        names = [entry.name for entry in files.entries(layout.TODO_DIRECTORY)]
+    except OSError:
+        return []
+    return sorted(f"{layout.TODO_DIRECTORY}/{name}" for name in names if name.endswith(".json"))
+
+
+def _content(files: Tree, path: str) -> bytes | None:
+    try:
+        return files.read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_there(files: Tree, path: str) -> bool:
+    try:
+        files.entry(path)
+    except OSError:
+        return False
+    return True
+
+
+def _files(paths: ProfilePaths) -> Tree:
+    return Tree(paths.workspace, follow=False)

@@ -1,0 +1,140 @@
+"""What was said in a conversation, piece by piece and as text: for transcripts and for searching.
+
+What capabilities add in the user's role (memory snapshots) and what only the model is told (instructions) is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+from deepctl.quantities import size
+from deepctl.store import session_catalogue
+from deepctl.store.session_log import Message
+
+Role = Literal["user", "assistant", "tool"]
+Kind = Literal["prompt", "text", "thinking", "call", "result", "summary"]
+
+
+class Piece(NamedTuple):
+    """One prompt, piece of an answer, tool call, result, or summary that a compaction left.
+
+    `tool` is the tool's name, `ok` whether it succeeded.
+    """
+
+    role: Role
+    kind: Kind
+    text: str
+    tool: str = ""
+    ok: bool = True
+
+
+def pieces(message: dict[str, Any]) -> Iterator[Piece]:
+    """The pieces of one message, in order; those without text are left out, but for calls and results."""
+    for part in session_catalogue.parts(message):
+        piece = _piece(part)
+        if piece is not None and (piece.text or piece.tool):
+            yield piece
+
+
+def is_answer(message: dict[str, Any]) -> bool:
+    """Whether a turn that ends with this message has come to its end."""
+    calls = any(part.get("part_kind") == "tool-call" for part in session_catalogue.parts(message))
+    return message.get("kind") == "response" and message.get("state") != "interrupted" and not calls
+
+
+def is_answered(messages: Sequence[Message], place: int) -> bool:
+    """Whether the turn that ends at `place` has come to its end; a compaction since then changes nothing about it."""
+    turn = messages[place].turn
+    while place and messages[place - 1].turn == turn and _is_summary(messages[place].message):
+        place -= 1
+    return is_answer(messages[place].message)
+
+
+def _is_summary(message: dict[str, Any]) -> bool:
+    kinds = {part.get("part_kind") for part in session_catalogue.parts(message)}
+    return message.get("kind") == "request" and kinds == {"compaction"}
+
+
+def _piece(part: dict[str, Any]) -> Piece | None:
+    match part.get("part_kind"):
+        case "user-prompt":
+            return Piece("user", "prompt", _prompt(part.get("content")))
+        case "text":
+            return Piece("assistant", "text", as_text(part.get("content")))
+        case "compaction":
+            return Piece("assistant", "summary", as_text(part.get("content")))
+        case "thinking":
+            return Piece("assistant", "thinking", as_text(part.get("content")))
+        case "tool-call" | "builtin-tool-call" | "native-tool-call":
+            return Piece("assistant", "call", as_text(_parsed(part.get("args"))), _tool(part))
+        case "tool-return" | "builtin-tool-return" | "native-tool-return":
+            ok = part.get("outcome", "success") == "success"
+            return Piece("tool", "result", as_text(part.get("content")), _tool(part), ok)
+        case "retry-prompt":
+            return Piece("tool", "result", as_text(part.get("content")), _tool(part), ok=False)
+        case "file":
+            return Piece("assistant", "text", _item(part.get("content")))
+        case _:
+            return None
+
+
+def _tool(part: dict[str, Any]) -> str:
+    return str(part.get("tool_name") or "?")
+
+
+def _prompt(content: object) -> str:
+    if isinstance(content, list):
+        return "\n".join(text for item in content if (text := _item(item)))
+    return content if isinstance(content, str) else ""
+
+
+def _item(item: object) -> str:
+    """One item of a prompt: text, or what a picture or another file is called."""
+    match item:
+        case str():
+            return item
+        case {"kind": "text-content", "metadata": {"deepctl": "attached", "path": str(path), "kind": "text"} as about}:
+            return f"[{path}{_of_size(about.get('bytes'))}]"
+        case {"kind": "text-content", "metadata": dict()}:
+            return ""  # a capability's
+        case {"kind": "text-content", "content": str(text)}:
+            return text
+        case {"kind": "binary", "media_type": str(media), "data": str(data)}:
+            what = "image" if media.startswith("image/") else media
+            return f"[{what}{_of_size(len(data.rstrip('=')) * 3 // 4)}]"
+        case {"url": str(url)}:
+            return f"[{url}]"
+        case {"kind": str(kind)}:
+            return f"[{kind}]"
+        case _:
+            return ""
+
+
+def _of_size(found: object) -> str:
+    return f", {size(found)}" if isinstance(found, int) else ""
+
+
+def _parsed(arguments: object) -> object:
+    """Arguments of a call, which models give as JSON in a string."""
+    if isinstance(arguments, str):
+        try:
+            return json.loads(arguments)
+        except (ValueError, RecursionError):
+            return arguments
+    return arguments
+
+
+def as_text(value: object) -> str:
+    """A value for people: text as it is, an object a line a key, everything else as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and value:
+        return "\n".join(_line(str(key), one) for key, one in value.items())
+    return "" if value is None or value == {} else json.dumps(value, ensure_ascii=False)
+
+
+def _line(key: str, value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"{key}:\n{text}" if "\n" in text else f"{key}: {text}"

@@ -1,0 +1,146 @@
+r"""Trees: a directory as an object; what is in one, how two differ, and what one becomes.
+
+A tree is `deepctl tree 1\n` and an entry for each name, in the order of the names' bytes: the kind (`f`, `l` or `d`),
+the permission bits, the size in bytes, the hash of the content (of a file: its bytes; of a link: what it says; of a
+directory: its tree) and the name. So two trees are the same if and only if their hashes are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from deepctl import formats
+from deepctl.errors import StoreDamaged
+from deepctl.store.object_store import Objects, Sink
+
+FILE, LINK, DIRECTORY = b"f", b"l", b"d"
+
+_HEADER = formats.header(formats.TREE)
+_ENTRY = struct.Struct(">cHQ32sH")
+
+
+_WORDS = {FILE: "file", LINK: "link", DIRECTORY: "directory"}
+
+
+class Entry(NamedTuple):
+    """One name in a tree. `mode` is the permission bits, `size` in bytes, 0 for directories."""
+
+    kind: bytes
+    mode: int
+    size: int
+    digest: bytes
+    name: bytes
+
+    @property
+    def what(self) -> str:
+        """What it is, in a word."""
+        return _WORDS[self.kind]
+
+
+def encode(entries: list[Entry]) -> bytes:
+    """A tree as bytes."""
+    parts = [_HEADER]
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        parts.append(_ENTRY.pack(entry.kind, entry.mode, entry.size, entry.digest, len(entry.name)))
+        parts.append(entry.name)
+    return b"".join(parts)
+
+
+def decode(data: bytes) -> list[Entry]:
+    """A tree from bytes. Raises `Damaged` if it is none, or `NewerFormat`."""
+    formats.check_header(formats.TREE, data, "The list of a directory in a checkpoint")
+    entries = []
+    position = len(_HEADER)
+    try:
+        if not data.startswith(_HEADER):
+            raise ValueError("no header")
+        while position < len(data):
+            kind, mode, size, digest, length = _ENTRY.unpack_from(data, position)
+            position += _ENTRY.size
+            name = data[position : position + length]
+            position += length
+            if kind not in (FILE, LINK, DIRECTORY) or name in (b"", b".", b"..") or b"/" in name or len(name) != length:
+                raise ValueError("not an entry")
+            entries.append(Entry(kind, mode, size, digest, name))
+    except (struct.error, ValueError) as error:
+        raise StoreDamaged(f"A tree is damaged: {error}.") from None
+    return entries
+
+
+def walk(objects: Objects, tree: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+    """Everything below a tree with its path, directories before what is in them."""
+    for entry in decode(objects.read(tree)):
+        path = prefix + entry.name
+        yield path, entry
+        if entry.kind == DIRECTORY:
+            yield from walk(objects, entry.digest, path + b"/")
+
+
+_EMPTY = hashlib.sha256(_HEADER).digest()
+"""The hash of the tree with nothing in it."""
+
+
+class Change(NamedTuple):
+    """One path at which two trees differ: what was there and what is there, `None` for nothing."""
+
+    path: bytes
+    before: Entry | None
+    after: Entry | None
+
+
+def changes(objects: Objects, before: bytes | None, after: bytes | None, prefix: bytes = b"") -> Iterator[Change]:
+    """Every path at which two trees differ, in the order of paths; a directory before what is in it.
+
+    Directories that are the same in both are not looked into, so the cost is that of the difference.
+    """
+    if before == after:
+        return
+    old = {entry.name: entry for entry in decode(objects.read(before))} if before else {}
+    new = {entry.name: entry for entry in decode(objects.read(after))} if after else {}
+    for name in sorted(old.keys() | new.keys()):
+        was, now = old.get(name), new.get(name)
+        if was == now:
+            continue
+        path = prefix + name
+        was_tree = was.digest if was is not None and was.kind == DIRECTORY else None
+        now_tree = now.digest if now is not None and now.kind == DIRECTORY else None
+        if was is None or now is None or was[:3] != now[:3] or was_tree is None or now_tree is None:
+            yield Change(path, was, now)
+        if was_tree or now_tree:
+            yield from changes(objects, was_tree, now_tree, path + b"/")
+
+
+def patched(objects: Objects, sink: Sink, tree: bytes | None, changes: Iterable[Change]) -> bytes:
+    """The tree that `tree` becomes when every path of `changes` is made its `after`, as `restore.apply` would.
+
+    Directories keep what is in them and in no change; so one that is to go but holds such a thing stays. New trees go
+    into `sink`.
+    """
+    here: dict[bytes, Change] = {}
+    below: dict[bytes, list[Change]] = {}
+    for change in changes:
+        first, _, rest = change.path.partition(b"/")
+        if rest:
+            below.setdefault(first, []).append(change._replace(path=rest))
+        else:
+            here[first] = change
+    entries = {entry.name: entry for entry in decode(objects.read(tree))} if tree is not None else {}
+    for name in here.keys() | below.keys():
+        current = entries.get(name)
+        wanted = here[name].after if name in here else current
+        was_directory = current is not None and current.kind == DIRECTORY
+        inner = patched(objects, sink, current.digest if current and was_directory else None, below.get(name, ()))
+        if wanted is not None and wanted.kind != DIRECTORY:
+            stays = current is not None and was_directory and inner != _EMPTY
+            entries[name] = current._replace(digest=inner) if current and stays else wanted._replace(name=name)
+            continue
+        if wanted is not None:
+            entries[name] = Entry(DIRECTORY, wanted.mode, 0, inner, name)
+        elif current is not None and was_directory and inner != _EMPTY:
+            entries[name] = current._replace(digest=inner)
+        else:
+            entries.pop(name, None)
+    return sink.add(encode(list(entries.values())))

@@ -1,0 +1,201 @@
+"""Reading and checking every byte that is kept of a profile's checkpoints and conversations."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from typing import NamedTuple
+
+from deepctl.errors import Damaged, DeepctlError, NewerFormat
+from deepctl.files import atomic, sealed_lines
+from deepctl.layout import ProfilePaths
+from deepctl.store import log_positions, read_only, session_catalogue, session_from_forks, session_log, trees
+from deepctl.store.index_db import Cache
+from deepctl.store.ledger import LEDGER, MESSAGES, Ledger
+from deepctl.store.object_store import Objects
+from deepctl.store.packs import frame_size
+from deepctl.store.read_only import Problem
+from deepctl.store.snapshot import Report
+from deepctl.store.trees import DIRECTORY
+
+
+class Verified(NamedTuple):
+    """What was read, and what is wrong. `notes` are unfinished operations, which are no damage. `bytes` were read."""
+
+    checkpoints: int
+    objects: int
+    bytes: int
+    problems: list[Problem]
+    notes: list[str]
+
+
+def verify(paths: ProfilePaths, report: Report | None = None) -> Verified:
+    """Check everything. Never raises for damage; a later format is `NewerFormat`.
+
+    `report` is told how many of `packed` bytes have been read.
+    """
+    found = read_only.read(paths)
+    problems = log_positions.problems(paths, found)
+    problems += [
+        Problem(None, paths.sessions, session_from_forks.reason(paths, found, one))
+        for one in session_from_forks.find(paths, found)
+    ]
+    with closing(Cache()) as cache:
+        return _verified(paths, found, problems, Objects(paths.packs, cache), report)
+
+
+def packed(paths: ProfilePaths) -> int:
+    """How many bytes the packs have, which nearly all the time goes into."""
+    try:
+        with os.scandir(paths.packs) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    except FileNotFoundError:
+        return 0
+
+
+def _verified(
+    paths: ProfilePaths, found: Ledger, problems: list[Problem], objects: Objects, report: Report | None
+) -> Verified:
+    good: set[bytes] = set()
+    size = 0
+    for name in sorted(objects.names()):
+        size += _pack(paths, objects, name, good, problems, _from(size, report))
+    problems += _trees(paths, found, objects, good)
+    size += _logs(paths, problems)
+    notes = []
+    if found.unfinished is not None:
+        notes.append("A rewind was interrupted; the next command that changes something finishes it.")
+    if found.torn:
+        notes.append(
+            f"The last line of {os.path.join(paths.checkpoints, LEDGER)} was never finished; it does not count."
+        )
+    return Verified(len(found.records), len(good), size, problems, notes)
+
+
+def _from(start: int, report: Report | None) -> Report:
+    return (lambda count: report(start + count)) if report is not None else lambda count: None
+
+
+def _pack(
+    paths: ProfilePaths, objects: Objects, name: str, good: set[bytes], problems: list[Problem], tell: Report
+) -> int:
+    path = os.path.join(paths.packs, name)
+    try:
+        table = objects.table(name)
+    except NewerFormat:
+        raise
+    except (DeepctlError, OSError) as error:
+        problems.append(Problem(None, path, str(error)))
+        return 0
+    for entry in table:
+        try:
+            read = 0
+            for piece in objects.chunks(entry.digest):
+                read += len(piece)
+                tell(entry.offset + entry.stored * read // max(1, entry.size))
+            if not objects.is_as_stored(name, entry):
+                raise Damaged(f"Object {entry.digest.hex()[:16]} in {path} is not as it was written.")
+        except NewerFormat:
+            raise
+        except (DeepctlError, OSError) as error:
+            problems.append(Problem(None, path, str(error)))
+        else:
+            good.add(entry.digest)
+    size = os.path.getsize(path)
+    if not is_tight(path, [(entry.offset, entry.stored) for entry in table], len(table)):
+        problems.append(Problem(None, path, "there are bytes in it that belong to nothing"))
+    return size
+
+
+def is_tight(path: str, spans: list[tuple[int, int]], count: int) -> bool:
+    """Whether a pack is its header, its objects one after another, its table and its trailer, and nothing else."""
+    before, behind = frame_size(count)
+    position = before
+    for offset, length in sorted(spans):
+        if offset != position:
+            return False
+        position += length
+    return os.path.getsize(path) - position in behind
+
+
+def _trees(paths: ProfilePaths, found: Ledger, objects: Objects, good: set[bytes]) -> list[Problem]:
+    """The checkpoints that cannot be restored in full, each named once."""
+    problems = []
+    verdicts: dict[bytes, str | None] = {}
+
+    def verdict(tree: bytes) -> str | None:
+        if tree not in verdicts:
+            verdicts[tree] = _first_flaw(tree)
+        return verdicts[tree]
+
+    def _first_flaw(tree: bytes) -> str | None:
+        if tree not in good:
+            return f"the list of a directory ({tree.hex()[:16]}) is missing or damaged"
+        try:
+            entries = trees.decode(objects.read(tree))
+        except Damaged as error:
+            return error.message
+        for entry in entries:
+            if entry.kind == DIRECTORY:
+                flaw = verdict(entry.digest)
+                if flaw is not None:
+                    return flaw
+            elif entry.digest not in good:
+                return f"the content of {os.fsdecode(entry.name)!r} is missing or damaged"
+        return None
+
+    for record in found.records.values():
+        flaw = verdict(bytes.fromhex(record.tree)) if record.tree else None
+        if flaw is not None:
+            problems.append(Problem(record.id, paths.packs, flaw))
+    return problems
+
+
+def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
+    size = 0
+    seen: set[tuple[int, int]] = set()
+    told: set[str] = set()
+    for name in session_catalogue.all_names(paths):
+        directory = os.path.join(paths.sessions, name)
+        record = os.path.join(directory, session_catalogue.RECORD)
+        session = None
+        try:
+            session = session_catalogue.find(paths, name)
+            if session.damage is not None:
+                told.add(record)
+                problems.append(Problem(None, record, session.damage))
+            lost = session_catalogue.read(session).lost
+            if lost is not None:
+                problems.append(Problem(None, os.path.join(directory, lost.file), lost.reason))
+        except NewerFormat:
+            raise
+        except (DeepctlError, OSError) as error:
+            if session is None:
+                told.add(record)
+            problems.append(Problem(None, directory, str(error)))
+    own = os.path.join(paths.checkpoints, MESSAGES)
+    places = [os.path.join(paths.sessions, name) for name in session_catalogue.all_names(paths)]
+    for directory in [*places, own] if os.path.isdir(own) else places:
+        for entry in sorted(os.listdir(directory)):
+            path = os.path.join(directory, entry)
+            status = os.lstat(path)
+            if not entry.endswith((session_log.SUFFIX, ".json")) or (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            size += status.st_size
+            if path in told:
+                continue
+            try:
+                raw = atomic.read_file(path)
+            except (DeepctlError, OSError) as error:
+                problems.append(Problem(None, path, str(error)))
+                continue
+            if entry.endswith(".json") and not raw.endswith(b"\n"):
+                problems.append(Problem(None, path, "cut short"))
+                continue
+            problems += [
+                Problem(None, f"{path} line {line.number}", line.problem or "unreadable")
+                for line in sealed_lines.parse(raw)
+                if line.problem is not None and (line.problem != "cut short" or line.number == 1)
+            ]
+    return size

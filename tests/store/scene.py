@@ -1,0 +1,141 @@
+"""A profile with a story: turns with files, memory and conversation, without a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deepctl.domain import profiles
+from deepctl.layout import ProfilePaths, Root
+from deepctl.store import read_only, recovery, rewind, session_catalogue, session_log
+from deepctl.store.object_store import Scratch
+from deepctl.store.records import Record
+from deepctl.store.repository import Work
+from deepctl.store.rewind import Done, Wish
+from deepctl.store.session_catalogue import Session
+
+
+class Scene:
+    """Alice's profile below `place`, and what one does with it."""
+
+    def __init__(self, place: Path) -> None:
+        root = Root(str(place))
+        self.paths = profiles.find(root, "alice") if profiles.exists(root, "alice") else profiles.create(root, "alice")
+        self.workspace = Path(self.paths.workspace)
+
+    def session(self, name: str = "main") -> Session:
+        found = session_catalogue.spelled(self.paths, name)
+        return session_catalogue.find(self.paths, found) if found else session_catalogue.start(self.paths, name)
+
+    @contextmanager
+    def work(self, **options: Any) -> Iterator[Work]:
+        with recovery.opened(self.paths, **options) as work:
+            yield work
+
+    @contextmanager
+    def turn(self, prompt: str, session: str = "main", **options: Any) -> Iterator[None]:
+        """One turn, whose body is what its only tool does."""
+        with self.work(**options) as work:
+            found = self.session(session)
+            conversation = session_catalogue.read(found)
+            before = read_only.position(found, conversation)
+            work.before_turn(found, before)
+            writer = session_log.Writer(found.directory, found.log, before.turn + 1)
+            writer.message(_request({"part_kind": "user-prompt", "content": prompt}))
+            call = {"part_kind": "tool-call", "tool_name": "execute", "tool_call_id": prompt}
+            writer.message({"kind": "response", "parts": [call]})
+            yield
+            result = {"part_kind": "tool-return", "tool_name": "execute", "tool_call_id": prompt, "content": "done"}
+            writer.result(result)
+            position = before._replace(turn=writer.turn, log=found.log, prompt=prompt)
+            count = before.message_count
+            work.after_tool(found, position._replace(offset=writer.end, message_count=count + writer.count))
+            writer.message(_request(result))
+            writer.message({"kind": "response", "parts": [{"part_kind": "text", "content": f"did {prompt}"}]})
+            work.after_turn(found, position._replace(offset=writer.end, message_count=count + writer.count))
+            writer.close()
+
+    def killed_turn(self, prompt: str, *calls: Callable[[], object], session: str = "main", **options: Any) -> None:
+        """A turn whose one answer makes these tool calls, killed in the last of them."""
+        with self.work(**options) as work:
+            found = self.session(session)
+            conversation = session_catalogue.read(found)
+            before = read_only.position(found, conversation)
+            work.before_turn(found, before)
+            writer = session_log.Writer(found.directory, found.log, before.turn + 1)
+            writer.message(_request({"part_kind": "user-prompt", "content": prompt}))
+            names = [{"tool_name": "execute", "tool_call_id": f"{prompt} {number}"} for number in range(len(calls))]
+            writer.message({"kind": "response", "parts": [{"part_kind": "tool-call", **name} for name in names]})
+            position = before._replace(turn=writer.turn, log=found.log, prompt=prompt)
+            for number, (call, name) in enumerate(zip(calls, names, strict=True), 1):
+                here = position._replace(offset=writer.end, message_count=before.message_count + writer.count)
+                work.before_tool(found, here)
+                call()
+                if number < len(calls):
+                    writer.result({"part_kind": "tool-return", **name, "content": "done"})
+                    work.after_tool(found, here._replace(offset=writer.end))
+            writer.close()
+
+    def write(self, name: str, text: str | None) -> None:
+        path = self.workspace / name
+        if text is None:
+            path.unlink()
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def agent(self, name: str, text: str | None, session: str = "main") -> None:
+        """A turn that writes one file, or deletes it."""
+        with self.turn(f"write {name} {text}", session):
+            self.write(name, text)
+
+    def rewind(self, reference: str, session: str = "main", **wish: Any) -> Done:
+        with self.work() as work:
+            found = self.session(session)
+            target = read_only.find(self.paths, work.ledger, reference, session)
+            return rewind.rewind(work, found, Wish(target, **wish))
+
+    def undo(self, session: str = "main", *, force: bool = False) -> Done:
+        with self.work() as work:
+            return rewind.undo(work, self.session(session), force=force)
+
+    def records(self) -> list[Record]:
+        return list(read_only.read(self.paths).records.values())
+
+    def prompts(self, session: str = "main") -> list[str]:
+        messages = session_catalogue.read(self.session(session)).messages
+        return [text for entry in messages if (text := session_catalogue.prompt(entry.message)) is not None]
+
+    def files(self) -> dict[str, str]:
+        """The files of the workspace as text, links and directories left out."""
+        return {
+            str(path.relative_to(self.workspace)): path.read_text()
+            for path in sorted(self.workspace.rglob("*"))
+            if path.is_file() and not path.is_symlink()
+        }
+
+    def tree(self) -> str:
+        """The hash of the workspace as it is."""
+        with self.work() as work:
+            return work.store.snapshot(work.workspace, Scratch(work.store.objects)).tree.hex()
+
+    def last(self, kind: str = "turn") -> Record:
+        found = [record for record in self.records() if record.kind == kind]
+        return found[-1]
+
+
+def _request(part: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": "request", "parts": [part]}
+
+
+def leftovers(paths: ProfilePaths) -> list[str]:
+    """Temporary files anywhere in a profile."""
+    return [
+        os.path.join(directory, name)
+        for directory, _, names in os.walk(paths.directory)
+        for name in names
+        if name.endswith(".tmp")
+    ]
