@@ -19,7 +19,7 @@ from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
 from deepctl.store import read_only, recovery, rewind, session_catalogue
 from deepctl.store.records import AGENT, Position
-from deepctl.store.rewind import Wish
+from deepctl.store.rewind import RewindRequest
 
 _ROUNDS = 7
 _CHECKPOINTS = 1000
@@ -57,7 +57,7 @@ def _rewind() -> bool:
             walks.append(_timed_walk(root))
             began = time.perf_counter()
             with _Syncs() as counted, recovery.opened(paths) as found:
-                done = rewind.rewind(found, session, Wish(target))
+                done = rewind.rewind(found, session, RewindRequest(target))
             rewinds.append(time.perf_counter() - began)
             syncs.append(counted.count)
             assert len(done.restored) == 1

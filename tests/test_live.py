@@ -26,12 +26,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepctl.errors import StorageError
-from deepctl.output.stream.display import Live
-from deepctl.output.stream.live_region import Region
+from deepctl.output.stream.display import LiveDisplay
+from deepctl.output.stream.live_region import LiveRegion
 from deepctl.output.stream.markdown import Markdown
 from deepctl.output.stream.tool_lines import Call
-from deepctl.output.stream.turn_view import TurnLines
-from deepctl.output.terminal_caps import Look
+from deepctl.output.stream.turn_view import TurnView
+from deepctl.output.terminal_caps import TerminalCaps
 from deepctl.output.text import printable, printable_lines
 from tests.test_markdown import at_once, texts
 
@@ -265,8 +265,8 @@ def test_screen_and_scrollback_are_the_answer_rendered_at_once(
     chance = random.Random(seed)
     screen = pyte.HistoryScreen(columns, lines, history=10_000, ratio=0.5)
     stream = pyte.Stream(screen)
-    look = Look(colour=True, encoding="utf-8")
-    turn, region, start = TurnLines(look, 0.0), Region(), 0
+    look = TerminalCaps(colour=True, encoding="utf-8")
+    turn, region, start = TurnView(look, 0.0), LiveRegion(), 0
 
     def frame(*, tail: bool = True) -> None:
         with contextlib.redirect_stdout(io.StringIO()) as written:
@@ -472,7 +472,7 @@ def test_an_event_that_comes_when_no_turn_runs_leaves_no_live_line_behind() -> N
 
 
 def test_a_frame_is_only_computed_anew_when_something_came() -> None:
-    answer = Markdown(Look(colour=True, encoding="utf-8"))
+    answer = Markdown(TerminalCaps(colour=True, encoding="utf-8"))
     answer.feed("| a | b |\n|---|---|\n| 1 | 2 |\n")
     answer.settled(80)
     assert answer.tail(80) is answer.tail(80)
@@ -602,7 +602,7 @@ def test_a_stdout_that_cannot_be_written_is_an_error_of_the_next_event(monkeypat
     master, slave = pty.openpty()
     with open(slave, "w", encoding="utf-8") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
-        live = Live()
+        live = LiveDisplay()
         os.close(master)
         live.event(START)
         with pytest.raises(StorageError, match="stdout cannot be written"):  # noqa: PT012 - it is noticed some frames on
@@ -618,7 +618,7 @@ def test_a_reader_that_has_left_stops_nothing(monkeypatch: pytest.MonkeyPatch) -
     with open(writing, "w", encoding="utf-8") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         os.close(reading)
-        live = Live()
+        live = LiveDisplay()
         live.event(START)
         live.event(text("x"))
         time.sleep(0.2)
@@ -645,7 +645,11 @@ def test_nothing_pushes_the_end_of_a_command_out_of_sight_without_a_sign(padding
 
 @pytest.mark.parametrize("unseen", [*"\u200e\u200f\u061c\u2060\ufeff\xad\u202e\u2066", "\U000e0001", "\U000e007f"])
 def test_what_nobody_sees_is_shown_as_an_escape(unseen: str) -> None:
-    for shown in (printable(f"a{unseen}b"), printable_lines(f"a{unseen}b"), Look(True, "utf-8").safe(f"a{unseen}b")):
+    for shown in (
+        printable(f"a{unseen}b"),
+        printable_lines(f"a{unseen}b"),
+        TerminalCaps(True, "utf-8").safe(f"a{unseen}b"),
+    ):
         assert shown.isascii()
         assert f"{ord(unseen):x}" in shown
     family = "\U0001f468\u200d\U0001f469"
@@ -656,7 +660,7 @@ def test_what_nobody_sees_is_shown_as_an_escape(unseen: str) -> None:
     ("count", "shown"), [(10**400, "over 1,000,000,000k"), (-(10**400), "0"), (-5, "0"), (None, "0"), (1234, "1.2k")]
 )
 def test_a_count_of_tokens_that_cannot_be_is_no_failure(count: int | None, shown: str) -> None:
-    turn = TurnLines(Look(False, "utf-8"), 0.0)
+    turn = TurnView(TerminalCaps(False, "utf-8"), 0.0)
     usage = {"input_tokens": count, "output_tokens": 1}
     turn.event({**RESULT, "usage": usage, "cost": 0.5}, 0.0, 80)
     assert turn.usage == f"{shown} in, 1 out, $0.50"

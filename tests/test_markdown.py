@@ -14,12 +14,12 @@ from deepctl.output.stream import markdown as markdown_module
 from deepctl.output.stream import markdown_blocks
 from deepctl.output.stream.highlight import LANGUAGES, Highlighter
 from deepctl.output.stream.markdown import Markdown
-from deepctl.output.terminal_caps import Look
+from deepctl.output.terminal_caps import TerminalCaps
 
-COLOURED = Look(colour=True, encoding="utf-8")
-PLAIN = Look(colour=False, encoding="utf-8")
+COLOURED = TerminalCaps(colour=True, encoding="utf-8")
+PLAIN = TerminalCaps(colour=False, encoding="utf-8")
 SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
-ASCII = Look(colour=False, encoding="ascii")
+ASCII = TerminalCaps(colour=False, encoding="ascii")
 
 _PIECES = [
     *("some words ", "more", "漢字", "🎉", "é", "snake_case", "  ", "    ", "\t", "\\", "\\\n", "  \n"),
@@ -39,13 +39,13 @@ _PIECES = [
 texts = st.lists(st.sampled_from(_PIECES) | st.text(max_size=6), max_size=40).map("".join)
 
 
-def at_once(text: str, width: int, look: Look = COLOURED) -> list[str]:
+def at_once(text: str, width: int, look: TerminalCaps = COLOURED) -> list[str]:
     markdown = Markdown(look)
     markdown.feed(text)
     return [line.plain for line in markdown.finish(width)]
 
 
-def in_pieces(text: str, width: int, seed: int, look: Look = COLOURED) -> list[str]:
+def in_pieces(text: str, width: int, seed: int, look: TerminalCaps = COLOURED) -> list[str]:
     """The lines of `text` cut into deltas of one to many characters, with a look at the rest after each."""
     chance = random.Random(seed)
     markdown, lines, start = Markdown(look), [], 0
@@ -59,7 +59,7 @@ def in_pieces(text: str, width: int, seed: int, look: Look = COLOURED) -> list[s
 
 
 @given(texts, st.sampled_from([10, 20, 40, 80]), st.integers(0, 2**32), st.sampled_from([COLOURED, PLAIN, ASCII]))
-def test_any_deltas_give_the_lines_of_the_whole(text: str, width: int, seed: int, look: Look) -> None:
+def test_any_deltas_give_the_lines_of_the_whole(text: str, width: int, seed: int, look: TerminalCaps) -> None:
     assert in_pieces(text, width, seed, look) == at_once(text, width, look)
 
 

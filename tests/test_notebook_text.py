@@ -11,7 +11,7 @@ import pytest
 
 from deepctl import notebook_text
 from deepctl.domain import profiles
-from deepctl.domain.memory.directory import MAX_BYTES, Changed, Memory
+from deepctl.domain.memory.directory import MAX_BYTES, Memory, MemoryChanged
 from deepctl.errors import BadName, Refused
 from deepctl.layout import ProfilePaths, Root
 
@@ -112,7 +112,7 @@ def test_what_somebody_else_wrote_meanwhile_is_not_overwritten(alice: ProfilePat
     memory = Memory(alice)
     memory.write("MEMORY.md", b"one\n", expected=None)
     for expected in (None, b"", b"other\n"):
-        with pytest.raises(Changed):
+        with pytest.raises(MemoryChanged):
             memory.write("MEMORY.md", b"two\n", expected=expected)
     assert memory.read("MEMORY.md").content == b"one\n"
     assert [name for name in os.listdir(alice.directory) if name.startswith(".")] == []

@@ -11,7 +11,7 @@ import pyte
 import pytest
 
 from deepctl.output.progress import BYTES, Progress
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from tests.store.scene import Scene
 
 
@@ -35,7 +35,7 @@ def test_a_snapshot_counts_files_at_a_terminal_once_it_takes_longer_than_a_secon
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     began = time.monotonic()
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     with Progress("Looking") as progress:
         monkeypatch.setattr(time, "monotonic", lambda: began + passed)
         reader.present((), progress)

@@ -37,7 +37,7 @@ _WHAT = {"execute": "this command; it did not run", "mcp": "this tool; it was no
 _MAX_COMPARED = 1 << 20
 
 
-class Question(NamedTuple):
+class ApprovalRequest(NamedTuple):
     """What a person is asked: the operation, the path or command, and for a change to a file its diff.
 
     For a tool of an MCP server (`mcp`), the target is its name and the preview are its arguments, as JSON.
@@ -48,7 +48,7 @@ class Question(NamedTuple):
     preview: str = ""
 
 
-class Answer(NamedTuple):
+class ApprovalAnswer(NamedTuple):
     """What they said. `always` means from now on as well, for the same path, command or MCP tool; `word` is for the
     agent.
     """
@@ -58,7 +58,7 @@ class Answer(NamedTuple):
     word: str = ""
 
 
-Ask = Callable[[Question], Awaitable[Answer]]
+Ask = Callable[[ApprovalRequest], Awaitable[ApprovalAnswer]]
 """Asks the person at the terminal."""
 
 
@@ -191,7 +191,7 @@ class Approvals(AbstractCapability[Any]):
         if self.ask is None:
             raise ToolFailed(f"Nobody is there to allow {what}.{because} Go on without it.")
         preview = await _preview(ctx.workspace, operation, str(args.get("path", "")), args)
-        answer = await self.ask(Question(operation, target, preview))
+        answer = await self.ask(ApprovalRequest(operation, target, preview))
         if not answer.allow:
             word = f" They say: {answer.word}" if answer.word else " Go on without it."
             raise ToolFailed(f"The user did not allow {what}.{word}")

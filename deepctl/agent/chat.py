@@ -21,11 +21,11 @@ from deepctl.agent.turn_runner import Running
 from deepctl.quantities import counted
 from deepctl.store import read_only, session_catalogue, session_log, todo
 from deepctl.store.records import Position
-from deepctl.store.repository import Work
+from deepctl.store.repository import Repository
 from deepctl.store.session_catalogue import Session
 
 
-class Done(NamedTuple):
+class TurnResult(NamedTuple):
     """A finished turn, the id of its last checkpoint, and what the user should know about the session's log."""
 
     outcome: Outcome
@@ -40,7 +40,7 @@ class Chat:
     def __init__(self, running: Running) -> None:
         self._running = running
 
-    def turn(self, work: Work, session: str, prompt: str, emit: Emit) -> Done:
+    def turn(self, work: Repository, session: str, prompt: str, emit: Emit) -> TurnResult:
         """Run one turn of a session, record it and keep its checkpoints. The caller holds the profile's lock.
 
         Raises `ModelFailed`, `StorageError`, `TimedOut`, `Interrupted` or `Terminated`; whatever was complete by then
@@ -49,7 +49,7 @@ class Chat:
         with self._running.stops.watched():
             return self._turn(work, session, prompt, emit)
 
-    def _turn(self, work: Work, session: str, prompt: str, emit: Emit) -> Done:
+    def _turn(self, work: Repository, session: str, prompt: str, emit: Emit) -> TurnResult:
         # Before anything of this turn is kept, which would make its session the one that was written to last.
         owner = todo.old_lists_owner(work.paths, work.ledger)
         keeping = TurnCheckpoints(work, prompt, emit)
@@ -75,9 +75,9 @@ class Chat:
                 said = [*request.prompt(prompt), *brought]
                 continue
             latest = keeping.latest.id if keeping.latest else None
-            return Done(outcome, found.name, latest, notices + keeping.unkept())
+            return TurnResult(outcome, found.name, latest, notices + keeping.unkept())
 
-    def compact(self, work: Work, session: str, focus: str | None, emit: Emit) -> Compacted:
+    def compact(self, work: Repository, session: str, focus: str | None, emit: Emit) -> Compacted:
         """Summarise a session's conversation for the model; `focus` says what it is about above all.
 
         Nothing is taken out of the session, and its state before is a checkpoint to rewind to. The caller holds the
@@ -92,7 +92,7 @@ class Chat:
         if head is None or (head.log, head.offset) != (before.log, before.offset):
             head = work.save(found, "manual", before, author=author)
             emit({"type": "checkpoint", "id": head.id, "kind": head.kind})
-        writer = session_log.Writer(found.directory, found.log, conversation.last_turn, conversation.digest)
+        writer = session_log.LogWriter(found.directory, found.log, conversation.last_turn, conversation.digest)
         with closing(writer), storing():
             writer.compacted(to_json([shortened.summary])[0], len(conversation.messages) - shortened.begins)
             after = before._replace(offset=writer.end, tied=writer.point, message_count=before.message_count + 1)
@@ -110,7 +110,7 @@ class Chat:
         sent: History,
     ) -> Outcome:
         """Run a turn until it ends; raises `RewindRequested` if the agent wants it to begin again from before."""
-        writer = session_log.Writer(session.directory, session.log, before.turn + 1, before.digest)
+        writer = session_log.LogWriter(session.directory, session.log, before.turn + 1, before.digest)
         keeping.attempt(session, before, writer)
         try:
             with closing(LocalBackend(keeping.workspace, sandbox=self._running.options.sandbox)) as backend:
@@ -131,7 +131,7 @@ class Chat:
         return outcome
 
 
-def _notices(session: str, conversation: session_log.Conversation, sent: History) -> list[str]:
+def _notices(session: str, conversation: session_log.MessageList, sent: History) -> list[str]:
     notices = []
     torn = sum(damage.torn for damage in conversation.damage)
     damaged = len(conversation.damage) - torn

@@ -37,7 +37,7 @@ from pydantic_ai_harness.memory import Memory
 from deepctl.agent.limits import context_tokens
 from deepctl.agent.message_places import History, Places, is_prompt, uncounted
 from deepctl.agent.offline_model import SUMMARISE
-from deepctl.agent.unicode_filter import ValidText
+from deepctl.agent.unicode_filter import UnicodeFilter
 from deepctl.errors import DeepctlError, NotFound
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def _summarizing(model: Model, *, keep_messages: int = 1, keep_tokens: int | Non
         preserve_first_user_message=False,
         # The model is asked as it always is, as a stream.
         event_stream_handler=drain_summary_events,
-        summarization_capabilities=[_WholeAnswer(), ValidText()],
+        summarization_capabilities=[_WholeAnswer(), UnicodeFilter()],
     )
 
 

@@ -18,13 +18,13 @@ from deepctl.agent.mention_targets import StateFiles
 from deepctl.agent.turn import Emit, Outcome, to_json
 from deepctl.agent.turn_runner import Running
 from deepctl.domain import attachments
-from deepctl.store.session_log import Compaction, Conversation, Message
+from deepctl.store.session_log import Compaction, Message, MessageList
 
 
 class _Messages:
     """The record of a turn, in memory. Results of a turn that breaks off are lost with it, as its answer is."""
 
-    def __init__(self, conversation: Conversation, turn: int) -> None:
+    def __init__(self, conversation: MessageList, turn: int) -> None:
         self._turn = turn
         self.conversation = conversation
 
@@ -93,6 +93,6 @@ class EphemeralChat:
         return done
 
 
-def _of(messages: Sequence[dict[str, Any]], turn: int) -> Conversation:
+def _of(messages: Sequence[dict[str, Any]], turn: int) -> MessageList:
     """A conversation in memory, which grows in place."""
-    return Conversation([Message(turn, "", message) for message in messages], [], turn, [])
+    return MessageList([Message(turn, "", message) for message in messages], [], turn, [])

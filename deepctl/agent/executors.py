@@ -40,7 +40,7 @@ _STARTED: ContextVar[_Started] = ContextVar("deepctl_started")
 _NO_HOME = "/nonexistent"
 
 
-class Runner(Protocol):
+class Executor(Protocol):
     """Runs the commands of one workspace."""
 
     async def run(
@@ -56,7 +56,7 @@ class Runner(Protocol):
         """End what is still running there. It can be used again."""
 
 
-class Bare(StreamingBackend):
+class DirectExecutor(StreamingBackend):
     """Commands with nothing around them, and with a home that no sandboxed command has written to."""
 
     def __init__(self, root: str, home: PrivateHome) -> None:
@@ -89,7 +89,7 @@ def _exactly(variables: Mapping[str, str]) -> dict[str, str]:
     return {**variables, "LC_ALL": variables["LANG"], "LC_CTYPE": variables["LANG"]}
 
 
-class Bubblewrapped(BubblewrapWorkspace):
+class BubblewrapExecutor(BubblewrapWorkspace):
     """The harness' workspace with a sandbox of ours: what can be seen is listed, and nothing stands between us and it.
 
     Its `run` is what is used: how a command is given, and how a sandbox that cannot be started is told from a command
@@ -169,7 +169,7 @@ A process that evades this stays in the container, and ends with the turn. The c
 _PARTIAL = 64 << 10
 
 
-class Contained:
+class ContainerExecutor:
     """A container that is opened by the first command."""
 
     def __init__(self, spec: container.Spec) -> None:

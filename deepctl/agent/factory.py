@@ -26,8 +26,8 @@ from deepctl.agent.checkpoint_tools import AgentCheckpoints, checkpoints_toolset
 from deepctl.agent.offline_model import NAME, CollectingModel, offline_model
 from deepctl.agent.plans import plans_toolset
 from deepctl.agent.search_tools import replace_glob, replace_grep
-from deepctl.agent.tool_guards import UNLIMITED_RETRIES, FailuresAreResults, NoSecrets, OneAtATime
-from deepctl.agent.unicode_filter import ValidText
+from deepctl.agent.tool_guards import UNLIMITED_RETRIES, RedactSecrets, SequentialTools, ToolErrorsAsResults
+from deepctl.agent.unicode_filter import UnicodeFilter
 from deepctl.domain.permissions import Permissions
 from deepctl.unicode import whole
 
@@ -167,16 +167,16 @@ def create_deep_agent(
         capabilities: More capabilities of pydantic-ai.
     """
     parts: list[AbstractCapability[Any]] = [
-        FailuresAreResults(),
-        ValidText(),
-        OneAtATime(),
+        ToolErrorsAsResults(),
+        UnicodeFilter(),
+        SequentialTools(),
         _BackendOfDeps(),
         _StreamedAnswers(),
         _Console(include_execute=include_execute, rules=permissions or {}),
         workspace_stores.ContextFiles(),
         _eviction(),
         # Behind eviction, so that what goes into a file is rid of them too.
-        NoSecrets(os.environ if environment is None else environment),
+        RedactSecrets(os.environ if environment is None else environment),
     ]
     parts.append(Approvals(approve=approve, ask=ask, permissions=permissions or {}))
     if include_memory:

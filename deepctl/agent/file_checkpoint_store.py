@@ -26,7 +26,7 @@ from deepctl.layout import Root
 from deepctl.locks import Lock
 from deepctl.store import message_chains, prune, pydantic_deep, read_only, rewind_recovery, session_log
 from deepctl.store import rewind as rewinding
-from deepctl.store.checkpoint_store import Checkpoints, Workspace
+from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.ledger import MESSAGES
 from deepctl.store.message_chains import Messages
 from deepctl.store.read_only import Problem
@@ -93,7 +93,7 @@ class FileCheckpointStore:
             exclude: What of the workspace is left out, as in a .gitignore.
             only_changed: Whether nothing is kept if the workspace is as it was last.
         """
-        place = Workspace(os.path.abspath(workspace), exclude) if workspace is not None else None
+        place = WorkspaceOptions(os.path.abspath(workspace), exclude) if workspace is not None else None
         author = _author(by_agent)
         await self._run(lambda store: self._save(store, checkpoint, place, author, only_changed))
 
@@ -167,7 +167,7 @@ class FileCheckpointStore:
             target = store.ledger.records.get(checkpoint_id)
             if target is None:
                 raise CheckpointNotFound(f"There is no checkpoint {checkpoint_id!r}.")
-            place = Workspace(os.path.abspath(workspace), target.exclude if exclude is None else exclude)
+            place = WorkspaceOptions(os.path.abspath(workspace), target.exclude if exclude is None else exclude)
             author = UNKNOWN if store.ledger.open_runs and not by_agent else _author(by_agent)
             return self._rewind(store, target, place, force, author)
 
@@ -229,7 +229,7 @@ class FileCheckpointStore:
         self,
         store: Checkpoints,
         checkpoint: Checkpoint,
-        workspace: Workspace | None,
+        workspace: WorkspaceOptions | None,
         author: str,
         only_changed: bool,
     ) -> None:
@@ -387,10 +387,12 @@ class FileCheckpointStore:
                 "`deepctl checkpoints save`, like every command that changes the profile, finishes it.",
                 code="interrupted_rewind",
             )
-        rewind_recovery.finish_files(store, Workspace(intent.root), intent, _Stays())
+        rewind_recovery.finish_files(store, WorkspaceOptions(intent.root), intent, _Stays())
 
-    def _rewind(self, store: Checkpoints, target: Record, workspace: Workspace, force: bool, author: str) -> list[str]:
-        wish = rewinding.Wish(target, force=force)
+    def _rewind(
+        self, store: Checkpoints, target: Record, workspace: WorkspaceOptions, force: bool, author: str
+    ) -> list[str]:
+        wish = rewinding.RewindRequest(target, force=force)
         read_only.check_files(target, read_only.OTHERS)
         if not target.tree:
             raise Refused(f"Checkpoint {target.id!r} keeps the conversation only, no files.", code="no_files")

@@ -34,7 +34,7 @@ class Abandoned(Exception):
     """What was stopped does not end. Its event loop cannot be used again."""
 
 
-class Stops:
+class Interruption:
     """Stops what runs while `watched`. `seconds` is the time it may take, `kept` the hint of the error.
 
     An application that has signal handlers of its own keeps them.

@@ -40,7 +40,7 @@ _ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(
 """The server checks them; only it knows all of its rules."""
 
 
-class Servers:
+class McpServers:
     """The servers of one chat, those that are switched off left out."""
 
     def __init__(self, servers: Sequence[Server], environment: Mapping[str, str]) -> None:

@@ -29,7 +29,7 @@ from pydantic_ai.settings import ModelSettings
 from deepctl.agent import file_url_filter
 from deepctl.agent.file_url_filter import METADATA
 
-__all__ = ["HEAD", "METADATA", "PDF", "SeeingModel", "media_type", "sendable", "takes"]
+__all__ = ["HEAD", "METADATA", "PDF", "MediaFilterModel", "media_type", "sendable", "takes"]
 
 HEAD = 16
 """Bytes that tell what a file is."""
@@ -123,7 +123,7 @@ def _is_prompt(part: ModelRequestPart) -> bool:
     )
 
 
-class SeeingModel(WrapperModel):
+class MediaFilterModel(WrapperModel):
     """A model that is sent of a conversation what it can take."""
 
     async def request(

@@ -50,7 +50,7 @@ def parsed(directory: str, one: str) -> tuple[list[int], list[ModelMessage]]:
     return [0] * len(inherited) + [entry.end for entry in own], inherited + messages
 
 
-def validated(conversation: session_log.Conversation, what: str) -> list[ModelMessage]:
+def validated(conversation: session_log.MessageList, what: str) -> list[ModelMessage]:
     """A conversation as messages. Raises `Damaged`; `what` names it."""
     if any(not damage.torn for damage in conversation.damage):
         raise Damaged(f"The conversation of {what} is damaged: {conversation.damage[0].reason}.")

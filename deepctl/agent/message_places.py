@@ -37,7 +37,7 @@ class History(NamedTuple):
     left_out: int = 0
 
 
-def of(conversation: session_log.Conversation, model: Model | None = None) -> History:
+def of(conversation: session_log.MessageList, model: Model | None = None) -> History:
     """The history that a conversation goes on with, as `model` may be sent it.
 
     Wherever a conversation came from, this is where its messages are checked: see `deepctl.agent.file_url_filter`.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol
 
-from deepctl.agent.executors import Bare, Bubblewrapped, Contained, Runner
+from deepctl.agent.executors import BubblewrapExecutor, ContainerExecutor, DirectExecutor, Executor
 from deepctl.errors import Refused
 from deepctl.files.private_home import PrivateHome
 from deepctl.sandbox import bubblewrap
@@ -32,7 +32,7 @@ class Sandbox(Protocol):
     def check(self) -> None:
         """Try it for real. Raises `Unavailable`."""
 
-    def commands(self, root: str) -> Runner:
+    def commands(self, root: str) -> Executor:
         """What runs the commands of the workspace at `root`. Raises `Unavailable`."""
         ...
 
@@ -52,8 +52,8 @@ class NoSandbox:
     def check(self) -> None:
         """There is nothing to try."""
 
-    def commands(self, root: str) -> Runner:
-        return Bare(root, PrivateHome(self.home))
+    def commands(self, root: str) -> Executor:
+        return DirectExecutor(root, PrivateHome(self.home))
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Bubblewrap:
     def check(self) -> None:
         bubblewrap.check(self._policy(None))
 
-    def commands(self, root: str) -> Runner:
-        return Bubblewrapped(self._policy(root))
+    def commands(self, root: str) -> Executor:
+        return BubblewrapExecutor(self._policy(root))
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class Docker:
     def check(self) -> None:
         containers.check(self.image)
 
-    def commands(self, root: str) -> Runner:
-        return Contained(
+    def commands(self, root: str) -> Executor:
+        return ContainerExecutor(
             containers.Spec(
                 self.container,
                 self.image,

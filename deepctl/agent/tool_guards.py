@@ -45,7 +45,7 @@ def _text(error: Exception, workspace: object) -> str:
 
 
 @dataclass
-class OneAtATime(AbstractCapability[Any]):
+class SequentialTools(AbstractCapability[Any]):
     """Tool calls run one after another, in the model's order.
 
     In parallel, a read was seen to overtake the write before it.
@@ -56,7 +56,7 @@ class OneAtATime(AbstractCapability[Any]):
 
 
 @dataclass
-class FailuresAreResults(AbstractCapability[Any]):
+class ToolErrorsAsResults(AbstractCapability[Any]):
     """A tool that fails, or is refused, tells the model so; it never ends the run.
 
     Without this, a workspace error or a denial raised in a tool ends the run, and so does asking for a retry once
@@ -104,7 +104,7 @@ class _WithoutRetryLimit(WrapperToolset[Any]):
 
 
 @dataclass
-class NoSecrets(AbstractCapability[Any]):
+class RedactSecrets(AbstractCapability[Any]):
     """What a tool returns is told to the model, logged and shown as valid text without the keys in this process's
     environment.
 
@@ -114,7 +114,7 @@ class NoSecrets(AbstractCapability[Any]):
     environment: Mapping[str, str]
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-        return _FailuresWithoutSecrets(toolset, self.environment)
+        return _RedactedErrors(toolset, self.environment)
 
     async def after_tool_execute(
         self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any], result: Any
@@ -124,7 +124,7 @@ class NoSecrets(AbstractCapability[Any]):
 
 
 @dataclass
-class _FailuresWithoutSecrets(WrapperToolset[Any]):
+class _RedactedErrors(WrapperToolset[Any]):
     """The same for what a tool says when it fails.
 
     A capability comes too late: pydantic-ai has made a result of a failure by the time it hears of it.

@@ -41,7 +41,7 @@ from deepctl.agent import limits
 from deepctl.agent.compaction import Compaction, Policy, Shortened, window_of
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.limits import Context
-from deepctl.agent.media_filter import SeeingModel
+from deepctl.agent.media_filter import MediaFilterModel
 from deepctl.agent.message_places import History, Places
 from deepctl.agent.retries import Retries, RetryingModel
 from deepctl.errors import DeepctlError
@@ -81,7 +81,7 @@ class Outcome(NamedTuple):
         }
 
 
-class Record(Protocol):
+class TurnRecord(Protocol):
     """Where a turn is recorded: `deepctl.store.session_log.Writer`, or memory."""
 
     def result(self, part: dict[str, Any]) -> None: ...
@@ -104,7 +104,7 @@ async def run_turn(
     *,
     model: Model,
     history: History,
-    record: Record,
+    record: TurnRecord,
     emit: Emit,
     tool_done: Callable[[str], None],
     retries: Retries,
@@ -122,7 +122,7 @@ async def run_turn(
     """
     recorder = _Recorder(record, history, emit)
     # Written down first and once, however often it is sent.
-    sent = SeeingModel(RetryingModel(model, retries))
+    sent = MediaFilterModel(RetryingModel(model, retries))
     recorded_model = _RecordedModel(sent, recorder)
     compaction = Compaction(sent, policy, recorder, explain, lambda text: emit({"type": "notice", "message": text}))
     async with agent.iter(
@@ -174,7 +174,7 @@ class _Recorder:
     then is recorded as it was, and then the summary; so the record has both, or not yet the compaction.
     """
 
-    def __init__(self, record: Record, history: History, emit: Emit) -> None:
+    def __init__(self, record: TurnRecord, history: History, emit: Emit) -> None:
         self._record = record
         self._emit = emit
         self._known = len(history.messages)

@@ -17,8 +17,8 @@ from deepctl.errors import DeepctlError, Refused
 from deepctl.quantities import counted
 from deepctl.store import read_only, rewind, session_log
 from deepctl.store.records import Position, Record
-from deepctl.store.repository import Work
-from deepctl.store.rewind import Wish
+from deepctl.store.repository import Repository
+from deepctl.store.rewind import RewindRequest
 from deepctl.store.session_catalogue import Session
 
 _SHOWN = 50
@@ -28,7 +28,7 @@ _UNKEPT_SHOWN = 3
 class TurnCheckpoints:
     """Keeps a turn. `attempt` begins it, and begins it again after the agent has rewound it."""
 
-    def __init__(self, work: Work, prompt: str, emit: Emit) -> None:
+    def __init__(self, work: Repository, prompt: str, emit: Emit) -> None:
         self._work = work
         self._prompt = prompt
         self.emit = emit
@@ -39,7 +39,7 @@ class TurnCheckpoints:
         self._evicted = 0
         self.latest: Record | None = None
 
-    def attempt(self, session: Session, before: Position, writer: session_log.Writer) -> None:
+    def attempt(self, session: Session, before: Position, writer: session_log.LogWriter) -> None:
         """The turn begins, or begins again, where the conversation stands at `before`."""
         self._session = session
         self._before = before
@@ -152,7 +152,7 @@ class TurnCheckpoints:
         rewind.check_session(work.ledger, self._session, target, {})
         if target.id in self._rewound:
             raise Refused(f"You have rewound to {target.id} once for this request already. Go on from here.")
-        rewind.check(work, self._session, Wish(target), work.in_turn(tool_at_work=True))
+        rewind.check(work, self._session, RewindRequest(target), work.in_turn(tool_at_work=True))
         self._rewound.add(target.id)
         raise RewindRequested(target.id, work.ledger.labels.get(target.id, ""), [], reason)
 
@@ -161,5 +161,5 @@ class TurnCheckpoints:
         self._is_over = True
         target = self._work.ledger.records[request.checkpoint_id]
         author = self._work.in_turn(tool_at_work=True)
-        done = rewind.rewind(self._work, self._session, Wish(target), position=self._position(), author=author)
+        done = rewind.rewind(self._work, self._session, RewindRequest(target), position=self._position(), author=author)
         self._tell(done.safety)

@@ -19,14 +19,14 @@ from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.checkpoint_tools import RewindRequested
 from deepctl.agent.compaction import COMPACT_AT, Compacted, Policy, Shortened
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
-from deepctl.agent.interruption import Abandoned, Stops
+from deepctl.agent.interruption import Abandoned, Interruption
 from deepctl.agent.limits import Limits, cost, limits_of
-from deepctl.agent.mcp import Servers
+from deepctl.agent.mcp import McpServers
 from deepctl.agent.mentions import Attaching
 from deepctl.agent.message_places import History
 from deepctl.agent.retries import Retries, RetryingModel
 from deepctl.agent.sandbox_choice import Sandbox
-from deepctl.agent.turn import KEPT, Emit, Outcome, Record, Usage, run_turn
+from deepctl.agent.turn import KEPT, Emit, Outcome, TurnRecord, Usage, run_turn
 from deepctl.domain.mcp_servers import Server
 from deepctl.domain.permissions import Permissions
 from deepctl.errors import DeepctlError, StorageError
@@ -78,7 +78,7 @@ class Running:
         self._asked = provider_errors.asked(
             options.model, options.base_url, self._model.base_url or "", environment, resolved.last
         )
-        self._servers = Servers(options.mcp_servers, environment)
+        self._servers = McpServers(options.mcp_servers, environment)
         self.attaching = Attaching(self._model, options.permissions, environment)
         self._limits = limits_of(options.limits, self._model, options.model)
         self._used = RunUsage()
@@ -94,7 +94,7 @@ class Running:
         )
         self._runner = asyncio.Runner()
         self._entered = False
-        self.stops = Stops(options.timeout, kept)
+        self.stops = Interruption(options.timeout, kept)
         """What stops a turn. Whoever does more for it than `run` does enters `watched` around all of it."""
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class Running:
         deps: DeepAgentDeps,
         said: str | Sequence[UserContent],
         history: History,
-        record: Record,
+        record: TurnRecord,
         emit: Emit,
         tool_done: Callable[[str], None] = lambda name: None,
     ) -> Outcome:
@@ -192,7 +192,7 @@ class Running:
         deps: DeepAgentDeps,
         said: str | Sequence[UserContent],
         history: History,
-        record: Record,
+        record: TurnRecord,
         emit: Emit,
         tool_done: Callable[[str], None],
         used: RunUsage,

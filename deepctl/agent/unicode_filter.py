@@ -1,7 +1,7 @@
 """The edge at which text of a model and text for a model becomes valid Unicode (`deepctl.unicode`).
 
-`ValidText` stands around every model an agent has. Answers come out of it without lone surrogates, streamed or whole,
-and requests go into it without any, whatever an old session log, a tool or an application put into the history.
+`UnicodeFilter` wraps every model of an agent. Answers come out of it without lone surrogates, streamed or whole, and
+requests go into it without any, whatever an old session log, a tool or an application put into the history.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from deepctl.unicode import Pieces, whole_value
 
 
 @dataclass
-class ValidText(AbstractCapability[Any]):
-    """Has every request of an agent go through a `ValidTextModel`."""
+class UnicodeFilter(AbstractCapability[Any]):
+    """Has every request of an agent go through a `UnicodeFilterModel`."""
 
     def get_wrapper_model(self, model: Model) -> Model | None:
-        return ValidTextModel(model)
+        return UnicodeFilterModel(model)
 
 
-class ValidTextModel(WrapperModel):
+class UnicodeFilterModel(WrapperModel):
     """A model that neither gets nor gives text that is not valid Unicode."""
 
     async def request(

@@ -20,7 +20,7 @@ from pydantic_ai.workspaces import (
 
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.command_output import heard_by
-from deepctl.agent.interruption import Abandoned, Stops, close
+from deepctl.agent.interruption import Abandoned, Interruption, close
 from deepctl.agent.sandbox_choice import Sandbox
 from deepctl.errors import Interrupted, StorageError, UsageError
 from deepctl.quantities import size
@@ -48,7 +48,7 @@ def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink) -> Ended:
     """
     _check(line)
     began = time.monotonic()
-    stops, runner = Stops(), asyncio.Runner()
+    stops, runner = Interruption(), asyncio.Runner()
     try:
         with stops.watched(), closing(LocalBackend(workspace, sandbox=sandbox, by_user=True)) as backend:
             code, reason = stops.run(runner, _run(backend, sandbox, line, sink))

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Later(Generic[T]):
+class Background(Generic[T]):
     """A value that is made once: in a thread if that was begun, else where it is first asked for."""
 
     def __init__(self, make: Callable[[], T]) -> None:

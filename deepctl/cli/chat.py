@@ -13,9 +13,9 @@ import typer
 from deepctl import names
 from deepctl.cli import options, text_input
 from deepctl.cli.chat_setup import Start
-from deepctl.cli.ephemeral_chat import EphemeralTalk
+from deepctl.cli.ephemeral_chat import EphemeralChatSession
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
-from deepctl.cli.profile_chat import ProfileTalk
+from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl.approval_prompt import ask_at_terminal
 from deepctl.domain import attachments
 from deepctl.errors import BadName, UsageError
@@ -112,7 +112,9 @@ def chat(
     asking = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     with closing(_display(as_json, said)) as display:
         start = Start(name, given, timeout, network, ask_at_terminal(display) if asking else None)
-        opened = EphemeralTalk(start, display) if ephemeral else ProfileTalk(start, options.root(), wait, display)
+        opened = (
+            EphemeralChatSession(start, display) if ephemeral else ProfileChat(start, options.root(), wait, display)
+        )
         with closing(opened) as talk:
             if said is not None:
                 talk.turn(said, session, new, files or ())
@@ -128,9 +130,9 @@ def _display(as_json: bool, said: str | None) -> Display:
     if said is not None or os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
         return Text()
     from deepctl.cli.repl import tty_modes
-    from deepctl.output.stream.display import Live
+    from deepctl.output.stream.display import LiveDisplay
 
-    return Live(tty_modes.typed_ahead)
+    return LiveDisplay(tty_modes.typed_ahead)
 
 
 def _check_new(new: str) -> None:

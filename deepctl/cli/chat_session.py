@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
-from deepctl.cli.background import Later
+from deepctl.cli.background import Background
 from deepctl.cli.chat_setup import Commands, EphemeralEngine, ProfileEngine, Start
 from deepctl.cli.usage_totals import Counts
 from deepctl.layout import Root
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deepctl.sandbox.container_process import Sink
 
 
-class Facts(NamedTuple):
+class ChatStatus(NamedTuple):
     """What a person wants to see of a chat at any time. `commands` is `None` while that is being found out."""
 
     profile: str
@@ -30,7 +30,7 @@ class Facts(NamedTuple):
     commands: Commands | None
 
 
-class Stages(NamedTuple):
+class TurnCallbacks(NamedTuple):
     """Who is told how far a turn has come: whatever becomes of it, this much has happened."""
 
     begun: Callable[[str], None] = lambda session: None
@@ -39,14 +39,14 @@ class Stages(NamedTuple):
     """The prompt and what goes with it are the agent's now."""
 
 
-STAGES = Stages()
+STAGES = TurnCallbacks()
 _OFFLINE = (
     "The offline model answers: it follows a few commands and is not an LLM. "
     "Choose a model with `--model NAME` or `deepctl config set model provider:name`."
 )
 
 
-class Talk(Protocol):
+class ChatSession(Protocol):
     """A chat, of a profile or of none."""
 
     start: Start
@@ -59,7 +59,12 @@ class Talk(Protocol):
         ...
 
     def turn(
-        self, prompt: str, session: str | None, new: str | None, files: Sequence[str] = (), stages: Stages = STAGES
+        self,
+        prompt: str,
+        session: str | None,
+        new: str | None,
+        files: Sequence[str] = (),
+        stages: TurnCallbacks = STAGES,
     ) -> None:
         """Run one turn and show it."""
         ...
@@ -83,7 +88,7 @@ class Talk(Protocol):
         """What becomes of the agent's commands; waits while that is being found out."""
         ...
 
-    def facts(self, session: str | None) -> Facts: ...
+    def facts(self, session: str | None) -> ChatStatus: ...
 
     def warm(self, done: Callable[[BaseException | None], None]) -> None:
         """Get who answers ready in a thread, which calls `done` in the end with what went wrong."""
@@ -112,7 +117,7 @@ class Shown(Generic[_Engine]):
 
     def __init__(self, start: Start, root: Root | None, display: Display) -> None:
         self.start = start
-        self._engine: Later[_Engine] = Later(self._made)
+        self._engine: Background[_Engine] = Background(self._made)
         self._root = root
         self.display = display
         self.counts = Counts()
@@ -135,12 +140,12 @@ class Shown(Generic[_Engine]):
     def _made(self) -> _Engine:
         raise NotImplementedError
 
-    def facts(self, session: str | None) -> Facts:
+    def facts(self, session: str | None) -> ChatStatus:
         if self._named is None:
             # Kept, because a line editor asks with every key.
             self._named = self.start.model(self._root), self.start.approve(self._root)
         engine = self._engine.made
-        return Facts(self.start.name, session, *self._named, engine.commands if engine is not None else None)
+        return ChatStatus(self.start.name, session, *self._named, engine.commands if engine is not None else None)
 
     def commands(self) -> Commands:
         return self._engine.get().commands

@@ -15,20 +15,20 @@ from deepctl.output import checkpoints as views
 from deepctl.output.progress import Progress
 from deepctl.output.rewind import Compared, Rewound, Turn
 from deepctl.store import diff, prune, pydantic_deep_import, read_only, rewind, session_catalogue, session_log, trees
-from deepctl.store.checkpoint_store import Workspace
-from deepctl.store.contents_reader import Reader
-from deepctl.store.diff import Difference
+from deepctl.store.checkpoint_store import WorkspaceOptions
+from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.diff import FileDifference
 from deepctl.store.ledger import Ledger
 from deepctl.store.records import Record
-from deepctl.store.repository import Work
-from deepctl.store.rewind import Done, Outline, Wish
+from deepctl.store.repository import Repository
+from deepctl.store.rewind import RewindPlan, RewindRequest, RewindResult
 from deepctl.store.session_catalogue import Session
 
 
 def compared(profile: ProfilePaths, before: str | None, after: str | None, session: str | None, stat: bool) -> Compared:
     """Two checkpoints, or one and what is now; `before` is the latest if it is not given."""
     exclude, _ = options.snapshot_settings(profile)
-    with closing(Reader(profile)) as reader, Progress("Comparing") as progress:
+    with closing(ReadOnlyRepository(profile)) as reader, Progress("Comparing") as progress:
         first = _from(profile, reader.ledger, before, session)
         second = read_only.find(profile, reader.ledger, after, session) if after is not None else None
         new = bytes.fromhex(second.tree) if second is not None else reader.present(exclude, progress).tree
@@ -90,7 +90,7 @@ def _prompts(messages: list[session_log.Message]) -> list[Turn]:
 
 def shown(profile: ProfilePaths, reference: str, session: str | None) -> views.CheckpointShown:
     """A checkpoint in full."""
-    with closing(Reader(profile)) as reader:
+    with closing(ReadOnlyRepository(profile)) as reader:
         record = read_only.find(profile, reader.ledger, reference, session)
         walked = trees.walk(reader.objects, bytes.fromhex(record.tree)) if record.tree else iter(())
         files = [(os.fsdecode(path), entry) for path, entry in walked]
@@ -104,22 +104,22 @@ def foretold_rewind(
     profile: ProfilePaths, session: str | None, reference: str, wish: tuple[str, bool, bool]
 ) -> Rewound:
     """What a rewind to `reference` would do."""
-    with closing(Reader(profile)) as reader, Progress("Looking") as progress:
+    with closing(ReadOnlyRepository(profile)) as reader, Progress("Looking") as progress:
         at_hand, target = _target(profile, reader.ledger, session, reference)
         _check_finished(reader)
-        return _foreseen(reader, foretell(reader, at_hand, Wish(target, *wish), progress))
+        return _foreseen(reader, foretell(reader, at_hand, RewindRequest(target, *wish), progress))
 
 
 def foretold_undo(profile: ProfilePaths, session: str | None, force: bool) -> Rewound:
     """What taking back the last rewind would do."""
-    with closing(Reader(profile)) as reader, Progress("Looking") as progress:
+    with closing(ReadOnlyRepository(profile)) as reader, Progress("Looking") as progress:
         at_hand = read_only.session_at_hand(profile, session)
         _check_finished(reader)
         wish = rewind.undoing(reader.ledger, at_hand)._replace(force=force)
         return _foreseen(reader, foretell(reader, at_hand, wish, progress))
 
 
-def _check_finished(reader: Reader) -> None:
+def _check_finished(reader: ReadOnlyRepository) -> None:
     if reader.ledger.unfinished is not None:
         raise Refused(
             "A rewind was interrupted, so what is there now is neither the one nor the other.",
@@ -136,13 +136,13 @@ def _target(paths: ProfilePaths, found: Ledger, session: str | None, reference: 
     return at_hand, target
 
 
-def foretell(reader: Reader, session: Session, wish: Wish, progress: Progress) -> Outline:
+def foretell(reader: ReadOnlyRepository, session: Session, wish: RewindRequest, progress: Progress) -> RewindPlan:
     """What a rewind would do, without the lock and without changing anything."""
     exclude, _ = options.snapshot_settings(reader.paths)
-    return rewind.preview(reader, session, wish, Workspace(reader.paths.workspace, exclude, progress))
+    return rewind.preview(reader, session, wish, WorkspaceOptions(reader.paths.workspace, exclude, progress))
 
 
-def previewed(reader: Reader, outline: Outline) -> list[Difference]:
+def previewed(reader: ReadOnlyRepository, outline: RewindPlan) -> list[FileDifference]:
     """The files that a rewind would change, with the lines they would gain and lose."""
     now = diff.present(reader.paths.workspace, reader.objects)
     changes = [change for change in outline.changes if change.path not in outline.unread]
@@ -151,7 +151,7 @@ def previewed(reader: Reader, outline: Outline) -> list[Difference]:
     return sorted([*found, *unread], key=lambda one: os.fsencode(one.path))
 
 
-def _foreseen(reader: Reader, outline: Outline) -> Rewound:
+def _foreseen(reader: ReadOnlyRepository, outline: RewindPlan) -> Rewound:
     changed = [change for change in outline.changes if change.before != change.after]
     return Rewound(
         reader.paths.name,
@@ -167,7 +167,7 @@ def _foreseen(reader: Reader, outline: Outline) -> Rewound:
     )
 
 
-def rewound(work: Work, session: str | None, reference: str, wish: tuple[str, bool, bool]) -> Rewound:
+def rewound(work: Repository, session: str | None, reference: str, wish: tuple[str, bool, bool]) -> Rewound:
     """Rewind, and tell what came of it.
 
     Raises `Refused` where a rewind that was interrupted has just been finished: turns are counted from there then.
@@ -179,15 +179,15 @@ def rewound(work: Work, session: str | None, reference: str, wish: tuple[str, bo
             code="rewind_finished",
         )
     at_hand, target = _target(work.paths, work.ledger, session, reference)
-    return _done(work, rewind.rewind(work, at_hand, Wish(target, *wish)))
+    return _done(work, rewind.rewind(work, at_hand, RewindRequest(target, *wish)))
 
 
-def undone(work: Work, session: str | None, force: bool) -> Rewound:
+def undone(work: Repository, session: str | None, force: bool) -> Rewound:
     """Take the last rewind back, and tell what came of it."""
     return _done(work, rewind.undo(work, read_only.session_at_hand(work.paths, session), force=force))
 
 
-def _done(work: Work, done: Done) -> Rewound:
+def _done(work: Repository, done: RewindResult) -> Rewound:
     describe = read_only.described(work.ledger, session_catalogue.by_id(work.paths))
     return Rewound(
         work.paths.name,
@@ -210,7 +210,7 @@ def _undo(paths: ProfilePaths, session: str) -> str:
     return command if session_catalogue.latest(paths) == session else f"{command} --session {session}"
 
 
-class Chosen(NamedTuple):
+class Selection(NamedTuple):
     """Which checkpoints are to go: these of a session at hand, or what is beyond the newest `keep` and too old."""
 
     references: Sequence[str] = ()
@@ -228,21 +228,21 @@ class Chosen(NamedTuple):
         return list(records.values())
 
 
-def foretold_removal(profile: ProfilePaths, chosen: Chosen) -> views.Removed:
+def foretold_removal(profile: ProfilePaths, chosen: Selection) -> views.Removed:
     """What removing would free."""
-    with closing(Reader(profile)) as reader, Progress("Looking", "objects read") as progress:
+    with closing(ReadOnlyRepository(profile)) as reader, Progress("Looking", "objects read") as progress:
         records = chosen.records(profile, reader.ledger)
         return views.Removed(profile.name, True, prune.forecast(reader.ledger, reader.objects, records, progress))
 
 
-def removed(work: Work, chosen: Chosen) -> views.Removed:
+def removed(work: Repository, chosen: Selection) -> views.Removed:
     """Remove, and tell what that freed."""
     records = chosen.records(work.paths, work.ledger)
     with Progress("Removing", "objects read") as progress:
         return views.Removed(work.paths.name, False, prune.remove(work, records, progress))
 
 
-def taken_over(work: Work, directory: str, session: str | None) -> views.Imported:
+def taken_over(work: Repository, directory: str, session: str | None) -> views.Imported:
     """Take over what an application kept in `directory`, and tell what came of it."""
     taken = pydantic_deep_import.take_over(work, directory, session)
     describe = read_only.described(work.ledger, session_catalogue.by_id(work.paths))

@@ -22,7 +22,7 @@ from deepctl.store import read_only, session_catalogue
 from deepctl.store.records import check_label
 
 if TYPE_CHECKING:
-    from deepctl.cli.checkpoint_views import Chosen
+    from deepctl.cli.checkpoint_views import Selection
     from deepctl.output.rewind import Rewound
 
 app = typer.Typer(
@@ -217,9 +217,9 @@ def remove(
     as_json: options.Json = False,
 ) -> None:
     """Remove checkpoints and free what only they needed; never the newest, never a labelled one."""
-    from deepctl.cli.checkpoint_views import Chosen
+    from deepctl.cli.checkpoint_views import Selection
 
-    _remove("checkpoints remove", Chosen(refs, session), user, dry_run, wait, as_json)
+    _remove("checkpoints remove", Selection(refs, session), user, dry_run, wait, as_json)
 
 
 @app.command(epilog="Example: deepctl checkpoints prune --older-than 30d --user alice --dry-run")
@@ -238,16 +238,16 @@ def prune(
 
     What has a label stays, the newest, and what the last rewind of each session is undone with.
     """
-    from deepctl.cli.checkpoint_views import Chosen
+    from deepctl.cli.checkpoint_views import Selection
     from deepctl.store import ages
 
     if keep is None and older_than is None:
         raise UsageError("Nothing says which checkpoints go.", "Give --keep N, --older-than AGE, or both.")
-    chosen = Chosen(keep=keep, older_than=ages.before(older_than) if older_than is not None else None)
+    chosen = Selection(keep=keep, older_than=ages.before(older_than) if older_than is not None else None)
     _remove("checkpoints prune", chosen, user, dry_run, wait, as_json)
 
 
-def _remove(command: str, chosen: Chosen, user: str | None, dry_run: bool, wait: float, as_json: bool) -> None:
+def _remove(command: str, chosen: Selection, user: str | None, dry_run: bool, wait: float, as_json: bool) -> None:
     from deepctl.cli.checkpoint_views import foretold_removal, removed
 
     if dry_run:

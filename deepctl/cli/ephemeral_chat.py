@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deepctl.cli.background import Later
-from deepctl.cli.chat_session import STAGES, Shown, Stages
+from deepctl.cli.background import Background
+from deepctl.cli.chat_session import STAGES, Shown, TurnCallbacks
 from deepctl.cli.chat_setup import EphemeralEngine, Start
 from deepctl.domain import attachments
 from deepctl.errors import DeepctlError, Refused
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deepctl.sandbox.container_process import Sink
 
 
-class EphemeralTalk(Shown[EphemeralEngine]):
+class EphemeralChatSession(Shown[EphemeralEngine]):
     """A chat of nobody, which is gone when it ends."""
 
     def __init__(self, start: Start, display: Display) -> None:
@@ -41,16 +41,21 @@ class EphemeralTalk(Shown[EphemeralEngine]):
             old = self._engine.get()
         except DeepctlError:
             # Nobody could answer so far, so nothing has been said.
-            self._engine, self._introduced, self._named = Later(lambda: changed), False, None
+            self._engine, self._introduced, self._named = Background(lambda: changed), False, None
             self._engine.get()
             return
         engine = EphemeralEngine(changed.running, old.chat.answered_by(changed.running), changed.commands)
-        self._engine, self._introduced, self._named = Later(lambda: engine), False, None
+        self._engine, self._introduced, self._named = Background(lambda: engine), False, None
         self._engine.get()
         old.running.close()
 
     def turn(
-        self, prompt: str, session: str | None, new: str | None, files: Sequence[str] = (), stages: Stages = STAGES
+        self,
+        prompt: str,
+        session: str | None,
+        new: str | None,
+        files: Sequence[str] = (),
+        stages: TurnCallbacks = STAGES,
     ) -> None:
         engine = self._engine.get()
         self.introduce(self.display.notice)

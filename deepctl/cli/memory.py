@@ -64,9 +64,9 @@ def show_(
             notebooks = [memory.read(name)]
         else:
             from deepctl.domain.memory import history
-            from deepctl.store.contents_reader import Reader
+            from deepctl.store.contents_reader import ReadOnlyRepository
 
-            with closing(Reader(profile)) as reader:
+            with closing(ReadOnlyRepository(profile)) as reader:
                 record = history.kept(reader, at)
                 checkpoint = record.id
                 notebooks = [history.at(reader, memory, name, record)]
@@ -242,12 +242,12 @@ def history(
     """List the versions of a notebook, the newest first."""
     from deepctl.domain.memory import history
     from deepctl.output.memory_history import Versions
-    from deepctl.store.contents_reader import Reader
+    from deepctl.store.contents_reader import ReadOnlyRepository
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     name = file_name(layout.NOTEBOOK if file is None else file)
-    with closing(Reader(profile)) as reader:
+    with closing(ReadOnlyRepository(profile)) as reader:
         try:
             found = history.history(reader, memory, name)
         except MemoryNotFound:
@@ -272,11 +272,11 @@ def diff(
     from deepctl.domain.memory import diff
     from deepctl.output.memory_history import Compared
     from deepctl.store import read_only, session_catalogue
-    from deepctl.store.contents_reader import Reader
+    from deepctl.store.contents_reader import ReadOnlyRepository
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
-    with closing(Reader(profile)) as reader:
+    with closing(ReadOnlyRepository(profile)) as reader:
         found = diff.compare(reader, memory, before, after)
         describe = read_only.described(reader.ledger, session_catalogue.by_id(profile))
     later = describe(found.after) if found.after is not None else None

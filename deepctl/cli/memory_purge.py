@@ -6,33 +6,33 @@ from contextlib import closing
 
 from deepctl.cli import options
 from deepctl.cli.confirm import confirm
-from deepctl.domain.memory.forget import TextNotFound, Wish
+from deepctl.domain.memory.forget import ForgetRequest, TextNotFound
 from deepctl.domain.purge import purge, report
 from deepctl.domain.purge.purge import Purged
-from deepctl.domain.purge.selector import Doomed
-from deepctl.domain.purge.text_matcher import Sought
+from deepctl.domain.purge.selector import PurgeSelector
+from deepctl.domain.purge.text_matcher import TextMatcher
 from deepctl.layout import ProfilePaths
 from deepctl.output.progress import Progress
 from deepctl.output.purge import LinesPurged, question
 from deepctl.output.render import notice
 from deepctl.quantities import counted
 from deepctl.store import lost_and_found
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 
 
 def purged(
-    profile: ProfilePaths, agent: str, wish: Wish, *, dry_run: bool, yes: bool, wait: float, as_json: bool
+    profile: ProfilePaths, agent: str, wish: ForgetRequest, *, dry_run: bool, yes: bool, wait: float, as_json: bool
 ) -> LinesPurged:
     """Purge what `wish` says, and look where the text still stands.
 
     Raises `TextNotFound` if no notebook and no checkpoint of one has it, and `Refused` unless the user agrees.
     """
-    doomed = Doomed(Sought(wish.text, wish.ignore_case), agent, wish.file)
+    doomed = PurgeSelector(TextMatcher(wish.text, wish.ignore_case), agent, wish.file)
     told: Purged | None = None
     if (aside := lost_and_found.count(profile)) and not as_json:
         notice(f"What repairs put aside goes with a purge, too: {counted(aside, 'file')} in checkpoints/lost+found.")
     if dry_run or not yes:
-        with closing(Reader(profile)) as reader, _looking() as progress:
+        with closing(ReadOnlyRepository(profile)) as reader, _looking() as progress:
             told = _found(purge.foretell(reader, doomed, progress), wish)
             if dry_run:
                 found = report.places(reader, told.contents, progress)
@@ -46,7 +46,7 @@ def purged(
     with working as work, Progress("Purging", _READ) as progress:
         done = _found(purge.purge(work, doomed, expected=told, report=progress), wish)
     # Where it still stands is for reading only, and nobody has to wait for that.
-    with closing(Reader(profile)) as reader, _looking() as progress:
+    with closing(ReadOnlyRepository(profile)) as reader, _looking() as progress:
         places = report.places(reader, done.contents, progress)
     return LinesPurged(profile.name, agent, wish, done, places, dry_run=False, is_shown=told is not None)
 
@@ -58,7 +58,7 @@ def _looking() -> Progress:
     return Progress("Looking", _READ)
 
 
-def _found(purged: Purged, wish: Wish) -> Purged:
+def _found(purged: Purged, wish: ForgetRequest) -> Purged:
     if not purged.is_nothing:
         return purged
     where = f"in {wish.file!r}" if wish.file is not None else "in the notebooks"

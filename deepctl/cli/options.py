@@ -19,7 +19,7 @@ from deepctl.output.render import notice
 from deepctl.quantities import size
 
 if TYPE_CHECKING:
-    from deepctl.store.repository import Work
+    from deepctl.store.repository import Repository
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -66,7 +66,7 @@ def snapshot_settings(profile: ProfilePaths) -> tuple[list[str], str]:
 
 
 @contextmanager
-def opened(profile: ProfilePaths, tell: Callable[[str], None], *, frees: bool = False) -> Iterator[Work]:
+def opened(profile: ProfilePaths, tell: Callable[[str], None], *, frees: bool = False) -> Iterator[Repository]:
     """A profile's checkpoints, open for changes; the caller holds its lock. `tell` hears what was left to finish.
 
     `frees` is said by what must work on a full disk.
@@ -83,7 +83,7 @@ def opened(profile: ProfilePaths, tell: Callable[[str], None], *, frees: bool = 
 
 
 @contextmanager
-def working(user: str | None, command: str, wait: float, as_json: bool, *, frees: bool = False) -> Iterator[Work]:
+def working(user: str | None, command: str, wait: float, as_json: bool, *, frees: bool = False) -> Iterator[Repository]:
     """The profile meant by `--user`, locked and open for changes."""
     profile = existing_profile(user)
     with profiles.lock(root(), profile.name, command=command, wait=wait):

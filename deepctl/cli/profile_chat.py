@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deepctl.cli import options
-from deepctl.cli.background import Later
-from deepctl.cli.chat_session import STAGES, Shown, Stages
+from deepctl.cli.background import Background
+from deepctl.cli.chat_session import STAGES, Shown, TurnCallbacks
 from deepctl.cli.chat_setup import ProfileEngine, Start
 from deepctl.cli.options import UNNAMED
 from deepctl.cli.prompts import profile_history
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deepctl.sandbox.container_process import Sink
 
 
-class ProfileTalk(Shown[ProfileEngine]):
+class ProfileChat(Shown[ProfileEngine]):
     """One profile's chat: the lock for every turn, and every turn shown."""
 
     def __init__(self, start: Start, root: Root, wait: float, display: Display) -> None:
@@ -46,7 +46,7 @@ class ProfileTalk(Shown[ProfileEngine]):
 
     def change(self, **given: str) -> None:
         before, self.start = self.start, self.start.changed(**given)
-        changed = Later(self._made)
+        changed = Background(self._made)
         try:
             changed.get()
         except BaseException:
@@ -56,7 +56,12 @@ class ProfileTalk(Shown[ProfileEngine]):
         self._engine, self._introduced, self._named = changed, False, None
 
     def turn(
-        self, prompt: str, session: str | None, new: str | None, files: Sequence[str] = (), stages: Stages = STAGES
+        self,
+        prompt: str,
+        session: str | None,
+        new: str | None,
+        files: Sequence[str] = (),
+        stages: TurnCallbacks = STAGES,
     ) -> None:
         """Take the lock, run one turn and show it."""
         engine = self._engine.get()

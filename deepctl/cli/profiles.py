@@ -163,7 +163,7 @@ def import_(
     """
     from deepctl.domain.transfer import profile_import
 
-    limits = profile_import.Limits(max_files, archives.bytes_of(max_size))
+    limits = profile_import.ImportLimits(max_files, archives.bytes_of(max_size))
     if name is not None:
         names.check(name)
     root = options.root()

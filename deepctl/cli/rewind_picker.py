@@ -16,9 +16,9 @@ from deepctl.output.progress import Progress
 from deepctl.output.rewind import preview_line
 from deepctl.output.text import ago, cells, fitted, printable, visible
 from deepctl.store import read_only
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.records import Record
-from deepctl.store.rewind import Conflicts, Wish
+from deepctl.store.rewind import Conflicts, RewindRequest
 from deepctl.store.session_catalogue import Session
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _SHORTEST = 16
 
 def pick(profile: ProfilePaths, session: str | None, only: str, force: bool, exact: bool) -> str:
     """Let the user choose; returns the id. Raises `Interrupted` if nothing was chosen, `NotFound` if there is none."""
-    with closing(Reader(profile)) as reader:
+    with closing(ReadOnlyRepository(profile)) as reader:
         at_hand = read_only.session_at_hand(profile, session)
         line = reader.ledger.line_of(read_only.head(reader.ledger, at_hand))
         records = [record for record in line if record.kind != "tool"]
@@ -43,7 +43,9 @@ def pick(profile: ProfilePaths, session: str | None, only: str, force: bool, exa
 class _Picker:
     """One choice. Arrow keys or j and k move, Enter takes, Escape, q and Ctrl-C leave."""
 
-    def __init__(self, reader: Reader, session: Session, records: list[Record], wish: tuple[str, bool, bool]) -> None:
+    def __init__(
+        self, reader: ReadOnlyRepository, session: Session, records: list[Record], wish: tuple[str, bool, bool]
+    ) -> None:
         self._reader = reader
         self._session = session
         self._records = records
@@ -149,7 +151,7 @@ class _Picker:
     def _foretold(self, record: Record) -> list[str]:
         reader = self._reader
         with Progress("Looking") as progress:
-            outline = foretell(reader, self._session, Wish(record, *self._wish), progress)
+            outline = foretell(reader, self._session, RewindRequest(record, *self._wish), progress)
         found = previewed(reader, outline)
         files = f"{len(found)} file{'' if len(found) == 1 else 's'} would change"
         turns = f"{outline.turns_removed} turn{'' if outline.turns_removed == 1 else 's'} would leave the conversation"

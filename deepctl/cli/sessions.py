@@ -22,7 +22,7 @@ from deepctl.output.text import is_terminal
 from deepctl.store import read_only, session_catalogue, todo
 
 if TYPE_CHECKING:
-    from deepctl.store.session_export import Export
+    from deepctl.store.session_export import ExportDocument
 
 app = typer.Typer(
     help="The conversations of a profile.", rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS
@@ -89,12 +89,12 @@ def delete(
     from contextlib import closing
 
     from deepctl.store import session_delete
-    from deepctl.store.contents_reader import Reader
+    from deepctl.store.contents_reader import ReadOnlyRepository
 
     profile = options.existing_profile(user)
     asked = None
     if dry_run or not yes:
-        with closing(Reader(profile)) as reader:
+        with closing(ReadOnlyRepository(profile)) as reader:
             asked = session_delete.plan(profile, reader.ledger, reader.objects, name)
         view = views.SessionDeleted(profile.name, True, asked)
         if dry_run:
@@ -233,7 +233,7 @@ def import_(
     show(views.SessionImported(profile.name, imported), as_json)
 
 
-def _checked(file: str) -> Export:
+def _checked(file: str) -> ExportDocument:
     """The session in FILE, with messages that can be gone on with. Nothing has been made by then."""
     from deepctl.store import session_import
 

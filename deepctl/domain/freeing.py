@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from deepctl.errors import DeepctlError
 from deepctl.layout import ProfilePaths, Root
 from deepctl.store import prune
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 
 _KEPT = (20, 1)
 """How many checkpoints stay, in the order in which it is looked whether removing the others frees anything."""
@@ -17,7 +17,7 @@ _KEPT = (20, 1)
 def advice(root: Root, paths: ProfilePaths | None) -> str | None:
     """A command that frees space and needs none itself; `None` where nothing is stored that could go."""
     if paths is not None:
-        with suppress(DeepctlError, OSError), closing(Reader(paths)) as reader:
+        with suppress(DeepctlError, OSError), closing(ReadOnlyRepository(paths)) as reader:
             for keep in _KEPT:
                 records = prune.to_prune(reader.ledger, keep)
                 if prune.forecast(reader.ledger, reader.objects, records).bytes:

@@ -14,12 +14,12 @@ from deepctl.output.text import Cell, ago, fitted, is_terminal, printable, table
 from deepctl.quantities import counted, size
 from deepctl.store.read_only import Listed, Problem
 from deepctl.store.records import BOTH, FILES, Record
-from deepctl.store.session_log import Conversation
+from deepctl.store.session_log import MessageList
 
 if TYPE_CHECKING:
     # What only some commands have; importing it takes longer than listing a thousand checkpoints.
     from deepctl.store.prune import Removal
-    from deepctl.store.trees import Entry
+    from deepctl.store.trees import TreeEntry
     from deepctl.store.verify import Verified
 
 _SHORT = 8
@@ -163,8 +163,8 @@ def _row(listed: Listed) -> tuple[str, ...]:
 class CheckpointShown(NamedTuple):
     profile: str
     checkpoint: Listed
-    files: list[tuple[str, Entry]]
-    conversation: Conversation
+    files: list[tuple[str, TreeEntry]]
+    conversation: MessageList
 
     def document(self) -> dict[str, Any]:
         record = self.checkpoint.record

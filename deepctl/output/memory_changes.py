@@ -10,15 +10,15 @@ from deepctl.output.render import notice, say
 from deepctl.output.text import is_terminal, printable, printable_lines
 
 if TYPE_CHECKING:
-    from deepctl.domain.memory.changes import Change
+    from deepctl.domain.memory.changes import MemoryChange
     from deepctl.domain.memory.directory import Notebook
-    from deepctl.domain.memory.forget import Forgotten, Line, Wish
+    from deepctl.domain.memory.forget import ForgetRequest, Forgotten, Line
 
 
 class Added(NamedTuple):
     profile: str
     agent: str
-    change: Change
+    change: MemoryChange
 
     def document(self) -> dict[str, Any]:
         return {
@@ -42,7 +42,7 @@ class Edited(NamedTuple):
     agent: str
     name: str
     notebook: Notebook | None
-    change: Change | None
+    change: MemoryChange | None
     notes: list[str]
 
     def document(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class LinesForgotten(NamedTuple):
 
     profile: str
     agent: str
-    wish: Wish
+    wish: ForgetRequest
     lines: list[Line]
     forgotten: Forgotten | None
     undo: str | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from deepctl.domain.memory.diff import Difference
+from deepctl.domain.memory.diff import NotebookDifference
 from deepctl.domain.memory.history import NOW, REWOUND, History, Version
 from deepctl.domain.memory.search import Match, Span
 from deepctl.output.checkpoints import document
@@ -88,7 +88,7 @@ class Compared(NamedTuple):
     agent: str
     before: Listed
     after: Listed | None
-    differences: list[Difference]
+    differences: list[NotebookDifference]
 
     def document(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ from deepctl.output.text import is_terminal, printable, printable_lines
 from deepctl.quantities import counted
 
 if TYPE_CHECKING:
-    from deepctl.domain.memory.forget import Wish
+    from deepctl.domain.memory.forget import ForgetRequest
     from deepctl.domain.purge.purge import Purged
     from deepctl.domain.purge.report import Place
 
@@ -64,7 +64,7 @@ class LinesPurged(NamedTuple):
 
     profile: str
     agent: str
-    wish: Wish
+    wish: ForgetRequest
     purged: Purged
     places: list[Place]
     dry_run: bool

@@ -16,8 +16,8 @@ from deepctl.quantities import counted
 from deepctl.store.read_only import Listed
 
 if TYPE_CHECKING:
-    from deepctl.store.diff import Difference
-    from deepctl.store.rewind import Outline
+    from deepctl.store.diff import FileDifference
+    from deepctl.store.rewind import RewindPlan
 
 
 _OVERRODE = " (what was there is in the checkpoint before this)"
@@ -28,14 +28,14 @@ class Rewound(NamedTuple):
 
     profile: str
     dry_run: bool
-    outline: Outline
+    outline: RewindPlan
     target: Listed
     safety: Listed | None
     restored: list[bytes]
     deleted: list[bytes]
     kept: list[bytes]
     remarks: list[str]
-    preview: list[Difference]
+    preview: list[FileDifference]
     undo: str = ""
 
     def document(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _names(paths: Sequence[bytes]) -> list[str]:
     return [os.fsdecode(path) for path in paths]
 
 
-def _difference(one: Difference) -> dict[str, Any]:
+def _difference(one: FileDifference) -> dict[str, Any]:
     return {
         "path": one.path,
         "change": one.change,
@@ -121,7 +121,7 @@ def _difference(one: Difference) -> dict[str, Any]:
     }
 
 
-def preview_line(one: Difference) -> str:
+def preview_line(one: FileDifference) -> str:
     """A file with the number of lines added and removed."""
     if one.change == "mode":
         counts = _modes(one)
@@ -134,11 +134,11 @@ def preview_line(one: Difference) -> str:
     return f"{one.change:<9} {visible(one.path)}  {counts}"
 
 
-def _modes(one: Difference) -> str:
+def _modes(one: FileDifference) -> str:
     return f"{one.before.mode:04o} to {one.after.mode:04o}" if one.before and one.after else ""
 
 
-def _print_preview(preview: Sequence[Difference]) -> None:
+def _print_preview(preview: Sequence[FileDifference]) -> None:
     for one in preview:
         print(f"  {preview_line(one)}")
 
@@ -154,7 +154,7 @@ class Compared(NamedTuple):
     profile: str
     before: Listed | None
     after: Listed | None
-    differences: list[Difference]
+    differences: list[FileDifference]
     turns_removed: list[Turn]
     turns_added: list[Turn]
     stat: bool
@@ -191,7 +191,7 @@ class Compared(NamedTuple):
             _print_difference(one)
 
 
-def _print_difference(one: Difference) -> None:
+def _print_difference(one: FileDifference) -> None:
     name = one.path if one.path.isprintable() else repr(one.path)
     if one.before is not None and one.after is not None and one.before.mode != one.after.mode:
         print(f"# {name}: mode {_modes(one)}")

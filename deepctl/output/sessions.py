@@ -10,7 +10,7 @@ from deepctl.output.sessions_transcript import print_conversation as print_conve
 from deepctl.output.text import Cell, ago, is_terminal, printable, table
 from deepctl.quantities import counted, size
 from deepctl.store.session_catalogue import Summary
-from deepctl.store.session_log import Conversation
+from deepctl.store.session_log import MessageList
 from deepctl.store.todo import Item
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class SessionShown(NamedTuple):
 
     profile: str
     summary: Summary
-    conversation: Conversation
+    conversation: MessageList
     todo: list[Item] | None
     """The steps of its to-do list; `None` if that cannot be read."""
     full: bool = False

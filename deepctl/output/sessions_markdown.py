@@ -13,7 +13,7 @@ from deepctl.output.sessions_transcript import COMPACTED, INTERRUPTED
 from deepctl.output.text import printable, printable_lines
 from deepctl.quantities import counted
 from deepctl.store import session_catalogue, transcript
-from deepctl.store.session_export import Export
+from deepctl.store.session_export import ExportDocument
 from deepctl.store.session_log import Message
 from deepctl.store.transcript import Piece
 
@@ -21,7 +21,7 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 _RUN = re.compile(r"`{3,}")
 
 
-def markdown(export: Export) -> str:
+def markdown(export: ExportDocument) -> str:
     """The document, with a newline at its end."""
     turns = len({entry.turn for entry in export.messages})
     blocks = [f"# Session {export.name}", f"Began {export.created_at}; {counted(turns, 'turn')}."]

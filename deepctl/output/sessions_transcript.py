@@ -9,7 +9,7 @@ from deepctl.output.render import notice
 from deepctl.output.text import has_colour, printable, printable_lines
 from deepctl.quantities import counted
 from deepctl.store import session_catalogue, transcript
-from deepctl.store.session_log import Conversation
+from deepctl.store.session_log import MessageList
 from deepctl.store.transcript import Piece
 
 INTERRUPTED = "(no whole answer: interrupted, failed, or still at work)"
@@ -22,7 +22,7 @@ _ON_A_LINE, _SHORT = 3, 80
 _HEADING, _PROMPT, _CALL, _QUIET, _FAILED, _PLAIN = "\x1b[1m", "\x1b[36m", "\x1b[33m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
 
-def print_conversation(conversation: Conversation, *, full: bool = False) -> int:
+def print_conversation(conversation: MessageList, *, full: bool = False) -> int:
     """Print a transcript; without `full`, thoughts are left out. Returns how many calls and results were folded."""
     printer = _Printer(full=full)
     messages = conversation.messages

@@ -27,7 +27,7 @@ _SEPARATORS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029"})
 _CARRIAGE_RETURN = re.compile("\r\n")
 
 
-class Look(NamedTuple):
+class TerminalCaps(NamedTuple):
     """How lines are drawn. Without `colour` there is no SGR sequence at all, bold included."""
 
     colour: bool
@@ -63,9 +63,9 @@ class Look(NamedTuple):
         )
 
 
-def of_stdout() -> Look:
+def of_stdout() -> TerminalCaps:
     """How lines on stdout are drawn."""
-    return Look(has_colour(sys.stdout), sys.stdout.encoding or "ascii")
+    return TerminalCaps(has_colour(sys.stdout), sys.stdout.encoding or "ascii")
 
 
 def size() -> tuple[int, int]:
@@ -97,7 +97,7 @@ def folded(line: Text, width: int) -> list[Text]:
     return list(line.divide(offsets[:-1]))
 
 
-def cut(line: Text, width: int, look: Look) -> Text:
+def cut(line: Text, width: int, look: TerminalCaps) -> Text:
     """`line` with an ellipsis where it does not fit on a row of `width` cells."""
     if cells(line.plain) <= width:
         return line

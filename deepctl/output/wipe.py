@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.domain.wipe.wipe_plan import Part, Plan
+from deepctl.domain.wipe.wipe_plan import WipePart, WipePlan
 from deepctl.output.render import notice
 from deepctl.output.text import printable, visible
 from deepctl.quantities import counted, size
@@ -24,7 +24,7 @@ class Wiped(NamedTuple):
     listed again.
     """
 
-    plan: Plan
+    plan: WipePlan
     dry_run: bool
     copies: Copies | None = None
     container: str | None = None
@@ -150,7 +150,7 @@ class Finished(NamedTuple):
         print(self._sentence)
 
 
-def _document(part: Part) -> dict[str, Any]:
+def _document(part: WipePart) -> dict[str, Any]:
     weight = part.weight
     found: dict[str, Any] = {"part": part.part, "path": part.path, "files": weight.files, "bytes": weight.bytes}
     if weight.uncounted:
@@ -158,11 +158,11 @@ def _document(part: Part) -> dict[str, Any]:
     return found
 
 
-def _what(plan: Plan) -> str:
+def _what(plan: WipePlan) -> str:
     return f"{'parts of ' if plan.only else ''}profile {printable(plan.profile)}"
 
 
-def _lines(plan: Plan) -> list[str]:
+def _lines(plan: WipePlan) -> list[str]:
     """A line a part, but for those with nothing in them, and one for all."""
     shown = [part for part in plan.parts if part.weight.files or part.weight.uncounted]
     rows = [
@@ -175,12 +175,12 @@ def _lines(plan: Plan) -> list[str]:
     return [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
 
 
-def _label(part: Part, plan: Plan) -> str:
+def _label(part: WipePart, plan: WipePlan) -> str:
     """Its part, but for the cache, which goes with the checkpoints and is not of them alone."""
     return "cache" if part.path == os.path.join(plan.path, "cache") else part.part
 
 
-def _path(part: Part, plan: Plan) -> str:
+def _path(part: WipePart, plan: WipePlan) -> str:
     """A path as it is called in the profile."""
     shown = visible(part.path.removeprefix(f"{plan.path}{os.sep}"))
     is_rest = any(other.path.startswith(f"{part.path}{os.sep}") for other in plan.parts)

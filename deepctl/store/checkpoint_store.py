@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 from deepctl.files import atomic
 from deepctl.store import prompt_tags, snapshot
 from deepctl.store.index_db import Cache
-from deepctl.store.ledger import LEDGER, Ledger, Writer, is_uncounted, read
+from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, is_uncounted, read
 from deepctl.store.object_batch import Batch
 from deepctl.store.object_store import Objects, Sink
 from deepctl.store.records import Position, Record, new_id
@@ -26,7 +26,7 @@ PACKS = "packs"
 _PROMPT_LENGTH = 200
 
 
-class Workspace(NamedTuple):
+class WorkspaceOptions(NamedTuple):
     """The directory that is kept, the patterns of what is left out, and who is told how far a long snapshot is."""
 
     root: str
@@ -67,7 +67,7 @@ class Checkpoints:
     ) -> None:
         self.directory = directory
         self.release_reserve = release_reserve
-        self._writer = Writer(directory)
+        self._writer = LedgerWriter(directory)
         self.cache = Cache(cache)
         self.objects = Objects(os.path.join(directory, PACKS), self.cache, lambda: self.ledger.packs)
         if collect:
@@ -79,7 +79,7 @@ class Checkpoints:
         return self._writer.ledger
 
     @property
-    def writer(self) -> Writer:
+    def writer(self) -> LedgerWriter:
         """The ledger itself."""
         return self._writer
 
@@ -136,7 +136,7 @@ class Checkpoints:
         """A batch of objects."""
         return self.objects.adding()
 
-    def snapshot(self, workspace: Workspace, sink: Sink) -> Snapshot:
+    def snapshot(self, workspace: WorkspaceOptions, sink: Sink) -> Snapshot:
         """The whole of a workspace; what is new of it goes into `sink`."""
         return snapshot.snapshot(
             workspace.root,
@@ -153,7 +153,7 @@ class Checkpoints:
         kind: str,
         *,
         author: str,
-        workspace: Workspace | None,
+        workspace: WorkspaceOptions | None,
         wanted: Callable[[str], bool] = lambda tree: True,
         **fields: Any,
     ) -> Record | None:
@@ -194,7 +194,7 @@ class Checkpoints:
         author: str,
         taken: Snapshot | None,
         batch: Batch,
-        workspace: Workspace | None,
+        workspace: WorkspaceOptions | None,
         **fields: Any,
     ) -> Record:
         """The record of a checkpoint whose objects are in `batch`, which has been committed."""

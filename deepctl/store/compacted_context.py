@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from deepctl.store import session_catalogue
-from deepctl.store.session_log import Conversation
+from deepctl.store.session_log import MessageList
 
 
-class Context(NamedTuple):
+class CompactedContext(NamedTuple):
     """The places of the messages that the model sees, in the order in which it sees them.
 
     `begins` is the place from which on it sees all that was said. Of what is before, it sees the summary (`summary` is
@@ -25,21 +25,21 @@ class Context(NamedTuple):
     summary: int | None = None
 
 
-def of(conversation: Conversation) -> Context:
+def of(conversation: MessageList) -> CompactedContext:
     """What the model sees of a conversation; of several compactions the last one counts."""
     messages = conversation.messages
     if not conversation.compactions:
-        return Context(list(range(len(messages))))
+        return CompactedContext(list(range(len(messages))))
     summary, keeps = conversation.compactions[-1]
     summaries = {compaction.place for compaction in conversation.compactions}
     begins = max(summary - keeps, 0)
     kept = [place for place in range(begins, summary) if place not in summaries]
     goes_on = bool(kept) and messages[kept[-1]].message["kind"] == "request"
     asked = _asked(conversation, kept[0], messages[summary].turn) if goes_on else []
-    return Context([summary, *asked, *kept, *range(summary + 1, len(messages))], begins, summary)
+    return CompactedContext([summary, *asked, *kept, *range(summary + 1, len(messages))], begins, summary)
 
 
-def _asked(conversation: Conversation, place: int, turn: int) -> list[int]:
+def _asked(conversation: MessageList, place: int, turn: int) -> list[int]:
     """The place of a turn's prompt, if the message at `place` is of that turn and comes after it."""
     messages = conversation.messages
     first = place

@@ -15,7 +15,7 @@ from deepctl.store.object_store import Objects, Scratch
 from deepctl.store.trees import encode
 
 
-class Reader:
+class ReadOnlyRepository:
     """The objects of a profile and what its workspace is now, in memory. Close it in the end."""
 
     def __init__(self, paths: ProfilePaths) -> None:

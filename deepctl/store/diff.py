@@ -10,17 +10,17 @@ from deepctl.errors import Damaged
 from deepctl.files.atomic import is_of_machine
 from deepctl.files.paths_beneath import Tree
 from deepctl.store.object_store import Objects
-from deepctl.store.trees import DIRECTORY, LINK, Change, Entry
+from deepctl.store.trees import DIRECTORY, LINK, TreeChange, TreeEntry
 from deepctl.unified_diff import unified
 
 _LARGE = 1 << 20
 _BINARY_PEEK = 8000
 
-Content = Callable[[bytes, Entry], bytes]
+Content = Callable[[bytes, TreeEntry], bytes]
 """Reads what is at a path. Raises `Damaged` or `OSError`."""
 
 
-class Difference(NamedTuple):
+class FileDifference(NamedTuple):
     """One path at which two states differ.
 
     `change` is `added`, `deleted`, `modified`, `mode` (only the permission bits) or `type` (a file became a link, …).
@@ -29,8 +29,8 @@ class Difference(NamedTuple):
 
     path: str
     change: str
-    before: Entry | None
-    after: Entry | None
+    before: TreeEntry | None
+    after: TreeEntry | None
     added_lines: int | None
     removed_lines: int | None
     diff: bytes
@@ -46,7 +46,7 @@ def present(root: str, objects: Objects) -> Content:
     """Reads from the workspace itself, without following links."""
     tree = Tree(root, follow=False)
 
-    def read(path: bytes, entry: Entry) -> bytes:
+    def read(path: bytes, entry: TreeEntry) -> bytes:
         if entry.kind == LINK:
             return os.fsencode(tree.link_target(os.fsdecode(path)))
         if objects.find(entry.digest) is not None:
@@ -56,7 +56,7 @@ def present(root: str, objects: Objects) -> Content:
     return read
 
 
-def differences(changes: Iterable[Change], before: Content, after: Content) -> Iterator[Difference]:
+def differences(changes: Iterable[TreeChange], before: Content, after: Content) -> Iterator[FileDifference]:
     """Every path that differs, in order; directories only where they are all there is to tell."""
     for change in changes:
         if _is_dull(change):
@@ -64,23 +64,23 @@ def differences(changes: Iterable[Change], before: Content, after: Content) -> I
         yield _difference(change, before, after)
 
 
-def unread(change: Change) -> Difference:
+def unread(change: TreeChange) -> FileDifference:
     """A path whose content before cannot be read, so that how it differs is unknown."""
     kind = "modified" if change.after is not None else "deleted"
-    return Difference(os.fsdecode(change.path), kind, None, change.after, None, None, b"", "cannot be read")
+    return FileDifference(os.fsdecode(change.path), kind, None, change.after, None, None, b"", "cannot be read")
 
 
-def _is_dull(change: Change) -> bool:
+def _is_dull(change: TreeChange) -> bool:
     _, before, after = change
     return before is not None and after is not None and before[:2] == after[:2] and before.digest == after.digest
 
 
-def _difference(change: Change, before: Content, after: Content) -> Difference:
+def _difference(change: TreeChange, before: Content, after: Content) -> FileDifference:
     path, old, new = change
     name = os.fsdecode(path)
     kind = _change(old, new)
     if kind == "mode" or DIRECTORY in (old and old.kind, new and new.kind):
-        return Difference(name, kind, old, new, 0, 0, b"", None)
+        return FileDifference(name, kind, old, new, 0, 0, b"", None)
     remark: str | None = None
     if any(entry is not None and entry.size > _LARGE for entry in (old, new)):
         remark = "too large to compare line by line"
@@ -95,13 +95,13 @@ def _difference(change: Change, before: Content, after: Content) -> Difference:
             if any(text is not None and b"\0" in text[:_BINARY_PEEK] for text in texts):
                 remark = "binary files differ"
             elif (found := unified(name, *texts)) is not None:
-                return Difference(name, kind, old, new, *found, None)
+                return FileDifference(name, kind, old, new, *found, None)
             else:
                 remark = "too many lines to compare"
-    return Difference(name, kind, old, new, None, None, b"", remark)
+    return FileDifference(name, kind, old, new, None, None, b"", remark)
 
 
-def _change(before: Entry | None, after: Entry | None) -> str:
+def _change(before: TreeEntry | None, after: TreeEntry | None) -> str:
     if before is None:
         return "added"
     if after is None:

@@ -37,8 +37,8 @@ from deepctl.store.records import (
     BOTH,
     FILES,
     UNKNOWN,
-    Damage,
     Record,
+    RecordDamage,
     Rewind,
     State,
     check_label,
@@ -80,7 +80,7 @@ class Ledger:
         self.labels: dict[str, str] = {}
         self.rewinds: dict[str, Rewind] = {}
         self.heads: dict[str, str] = {}
-        self.damage: list[Damage] = []
+        self.damage: list[RecordDamage] = []
         self.packs: set[str] = set()
         self.gone: set[str] = set()
         self.states: list[State] = []
@@ -143,7 +143,7 @@ class Ledger:
         found = [rewind for rewind in self.rewinds.values() if rewind.session == session and rewind != self.unfinished]
         return found[-1] if found else None
 
-    def lose(self, damage: Damage) -> None:
+    def lose(self, damage: RecordDamage) -> None:
         """A line cannot be read. What it said of the workspace is lost, so nobody can tell whose the next change is."""
         self.damage.append(damage)
         self._gap = True
@@ -151,7 +151,7 @@ class Ledger:
     def shorten(self, raw: bytes) -> None:
         """Lines are missing at the end of `raw`, the bytes of this ledger."""
         self.is_short = True
-        self.lose(Damage(None, raw.count(b"\n") + 1, "lines are missing at its end"))
+        self.lose(RecordDamage(None, raw.count(b"\n") + 1, "lines are missing at its end"))
 
     def apply(self, line: sealed_lines.Line, path: str) -> None:
         """Take one line into account. Raises `NewerFormat`."""
@@ -168,7 +168,7 @@ class Ledger:
             else:
                 self._applied(entry)
         except (KeyError, TypeError, ValueError, AttributeError):
-            self.lose(Damage(None, line.number, "not an entry of a ledger"))
+            self.lose(RecordDamage(None, line.number, "not an entry of a ledger"))
 
     def _applied(self, entry: dict[str, Any]) -> None:
         match entry:
@@ -376,18 +376,18 @@ def parsed(raw: bytes, path: str) -> Ledger:
         if line.value is not None:
             found.apply(line, path)
             if line.problem is not None:
-                found.damage.append(Damage(None, line.number, line.problem))
+                found.damage.append(RecordDamage(None, line.number, line.problem))
         elif line.problem == "cut short":
             found.torn = True
         else:
             known = _ID.search(raw, start, line.end)
             identity = known[1].decode("ascii", "replace") if known else None
-            found.lose(Damage(identity, line.number, line.problem or "unreadable"))
+            found.lose(RecordDamage(identity, line.number, line.problem or "unreadable"))
         start = line.end
     return found
 
 
-class Writer:
+class LedgerWriter:
     """Adds to the ledger below `directory`, and keeps `ledger` what it says. The caller holds the profile's lock."""
 
     def __init__(self, directory: str) -> None:

@@ -37,7 +37,7 @@ _DIGEST = 32
 """Hex digits of a digest: the first half of a SHA-256."""
 
 
-class Damage(NamedTuple):
+class LogDamage(NamedTuple):
     """One line that could not be used: which file and line, and why. `torn` marks a line cut short by a kill."""
 
     file: str
@@ -71,8 +71,8 @@ class Chain(NamedTuple):
 
     links: list[Link]
     digest: str
-    damage: list[Damage]
-    lost: Damage | None
+    damage: list[LogDamage]
+    lost: LogDamage | None
 
 
 def is_id(text: str) -> bool:
@@ -246,8 +246,8 @@ def resolve(directory: str, point: Point, *, is_open: bool = False) -> Chain:
     Raises `Damaged` if a log is missing, and `NewerFormat` if a later deepctl wrote one.
     """
     levels: list[_Level] = []
-    damage: list[Damage] = []
-    lost: list[Damage] = []
+    damage: list[LogDamage] = []
+    lost: list[LogDamage] = []
     seen: set[str] = set()
     origins: dict[str, Point | None] | None = None
     while True:
@@ -263,13 +263,13 @@ def resolve(directory: str, point: Point, *, is_open: bool = False) -> Chain:
             origins = origins_of(directory) if origins is None else origins
             is_known = point.log in origins
             parent = origins.get(point.log)
-            damage.append(Damage(os.path.basename(copy.path), 1, KNOWN_ORIGIN if is_known else NO_ORIGIN, False))
+            damage.append(LogDamage(os.path.basename(copy.path), 1, KNOWN_ORIGIN if is_known else NO_ORIGIN, False))
             if not is_known:
                 lost.append(damage[-1])
         if parent is None:
             break
         if parent.log in seen:
-            damage.append(Damage(os.path.basename(copy.path), 1, NO_ORIGIN, False))
+            damage.append(LogDamage(os.path.basename(copy.path), 1, NO_ORIGIN, False))
             lost.append(damage[-1])
             break
         point = parent
@@ -280,10 +280,10 @@ def resolve(directory: str, point: Point, *, is_open: bool = False) -> Chain:
         copy = level.copy
         is_sure = is_sure and copy.is_whole and copy.has_header
         if copy.is_short:
-            lost.append(Damage(os.path.basename(copy.path), len(copy.lines) + 1, MISSING, False))
+            lost.append(LogDamage(os.path.basename(copy.path), len(copy.lines) + 1, MISSING, False))
             damage.append(lost[-1])
         elif is_sure and not level.is_tied(found):
-            lost.append(Damage(os.path.basename(copy.path), len(copy.lines), ANOTHER, False))
+            lost.append(LogDamage(os.path.basename(copy.path), len(copy.lines), ANOTHER, False))
             damage.append(lost[-1])
         lines, behind = copy.lines, found
         if not copy.has_header:

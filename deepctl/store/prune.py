@@ -26,7 +26,7 @@ from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import Objects
 from deepctl.store.records import Record, Rewind, State
-from deepctl.store.repository import Work
+from deepctl.store.repository import Repository
 from deepctl.store.snapshot import Report
 from deepctl.store.trees import DIRECTORY
 
@@ -139,7 +139,7 @@ def forecast(found: Ledger, objects: Objects, records: Sequence[Record], report:
     return Removal(list(records), foreseen.freed, foreseen.is_blocked)
 
 
-def remove(work: Work, records: Sequence[Record], report: Report | None = None) -> Removal:
+def remove(work: Repository, records: Sequence[Record], report: Report | None = None) -> Removal:
     """Remove checkpoints of a profile. The caller has asked `check_removable`.
 
     Without any, what a removal on a full disk had to leave is freed.

@@ -18,7 +18,7 @@ from deepctl.store.message_chains import Messages
 from deepctl.store.pydantic_deep import Foreign
 from deepctl.store.read_only import Problem
 from deepctl.store.records import OTHER, Position, Record, check_label
-from deepctl.store.repository import Work
+from deepctl.store.repository import Repository
 
 _AUTOMATIC = re.compile(r"(turn|tool|auto)-\d+.*")
 _SHOWN = 5
@@ -33,7 +33,7 @@ class Taken(NamedTuple):
     problems: list[Problem]
 
 
-def take_over(work: Work, directory: str, name: str | None) -> Taken:
+def take_over(work: Repository, directory: str, name: str | None) -> Taken:
     """Take over the checkpoints in `directory`, into a new session.
 
     Raises `NotFound` if there are none (or no new ones), and `Refused` if there is a session called `name`.
@@ -92,7 +92,7 @@ def take_over(work: Work, directory: str, name: str | None) -> Taken:
     return Taken(session.name, records, problems)
 
 
-def _is_kept(work: Work, one: Foreign) -> bool:
+def _is_kept(work: Repository, one: Foreign) -> bool:
     """Whether the checkpoint of that id here is the same one, as far as it can be read."""
     record = work.ledger.records[one.header.id]
     if record.message_count != len(one.messages):
@@ -123,7 +123,7 @@ def _label(ledger: Ledger, label: str) -> str:
     return "" if _AUTOMATIC.fullmatch(label) or ledger.labelled(label) is not None else label
 
 
-def _free_name(work: Work) -> str:
+def _free_name(work: Repository) -> str:
     taken = {names.fold(name) for name in session_catalogue.all_names(work.paths)}
     number = 1
     while (name := "imported" if number == 1 else f"imported-{number}") in taken:

@@ -96,7 +96,7 @@ def head(found: Ledger, session: Session) -> str | None:
     return found.heads.get(session.id, session.forked_from)
 
 
-def position(session: Session, conversation: session_log.Conversation) -> Position:
+def position(session: Session, conversation: session_log.MessageList) -> Position:
     """Where a session's conversation stands."""
     messages = conversation.messages
     typed = [text for entry in messages if (text := session_catalogue.prompt(entry.message)) is not None]
@@ -119,12 +119,12 @@ def tied(session: Session, position: Position) -> Position:
     return position._replace(tied=Point(position.log, position.offset, found.digest)) if not found.lost else position
 
 
-def conversation_at(paths: ProfilePaths, record: Record) -> session_log.Conversation:
+def conversation_at(paths: ProfilePaths, record: Record) -> session_log.MessageList:
     """The conversation up to a checkpoint. Raises `Damaged` if it is not what was written."""
     return (
         session_log.of_chain(chain_of(paths, record))
         if record.log or record.lost
-        else session_log.Conversation([], [], 0)
+        else session_log.MessageList([], [], 0)
     )
 
 

@@ -125,7 +125,7 @@ class Position(NamedTuple):
         return tied.digest if tied is not None and (tied.log, tied.offset) == (self.log, self.offset) else ""
 
 
-class Damage(NamedTuple):
+class RecordDamage(NamedTuple):
     """One line that could not be used. `id` is the checkpoint's if it can still be told."""
 
     id: str | None

@@ -20,7 +20,7 @@ from deepctl.store import (
     session_delete,
     shared_logs,
 )
-from deepctl.store.repository import EVERY_TOOL, Work, remove_leftovers
+from deepctl.store.repository import EVERY_TOOL, Repository, remove_leftovers
 from deepctl.store.snapshot import Report
 
 
@@ -32,7 +32,7 @@ def opened(
     policy: str = EVERY_TOOL,
     report: Report | None = None,
     frees: bool = False,
-) -> Iterator[Work]:
+) -> Iterator[Repository]:
     """Open a profile; `notes` of what is yielded say what was left to do.
 
     The caller holds its lock. Raises `StorageError` if what was left cannot be finished. What `frees` space gets the
@@ -47,9 +47,9 @@ def opened(
 @contextmanager
 def _open(
     paths: ProfilePaths, exclude: Sequence[str], policy: str, report: Report | None, frees: bool
-) -> Iterator[Work]:
+) -> Iterator[Repository]:
     shared_logs.join(session_catalogue.directories(paths))
-    work = Work(paths, exclude=exclude, policy=policy, report=report)
+    work = Repository(paths, exclude=exclude, policy=policy, report=report)
     try:
         work.rewound = _recovered(work, frees=frees)
         work.notes = [*work.rewound, *session_delete.recover(work)]
@@ -64,7 +64,7 @@ def _open(
         work.close()
 
 
-def _recovered(work: Work, *, frees: bool) -> list[str]:
+def _recovered(work: Repository, *, frees: bool) -> list[str]:
     try:
         return rewind_recovery.recover(work)
     except (OSError, StorageError) as error:
@@ -88,7 +88,7 @@ def _write_records_anew(paths: ProfilePaths) -> list[str]:
     return notes
 
 
-def _tie(work: Work) -> None:
+def _tie(work: Repository) -> None:
     """Tie the positions that 0.1 wrote to what stands before them. Where that fails, the next writer does it."""
     try:
         if records := log_positions.untied(work.ledger):

@@ -21,7 +21,7 @@ from deepctl.store.records import BOTH, CONVERSATION, FILES
 from deepctl.store.repair_logs import Amended
 from deepctl.store.repair_report import Findings
 from deepctl.store.snapshot import snapshot
-from deepctl.store.trees import DIRECTORY, Entry
+from deepctl.store.trees import DIRECTORY, TreeEntry
 
 _LOST = "its content is lost"
 
@@ -221,7 +221,7 @@ class Packs:
             return self._trees[tree]
         if tree in unread:
             return self._trees.setdefault(tree, _Tree(None, []))
-        kept: list[Entry] = []
+        kept: list[TreeEntry] = []
         lost: list[bytes] = []
         files = size = 0
         for entry in trees.decode(objects.read(tree)):

@@ -15,7 +15,7 @@ from deepctl.errors import Damaged, DeepctlError, Refused
 from deepctl.files import atomic, owner_access
 from deepctl.layout import ProfilePaths
 from deepctl.store import completion_index, read_only, reserve, session_catalogue, todo
-from deepctl.store.checkpoint_store import Checkpoints, Workspace
+from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.ledger import Ledger
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
 from deepctl.store.session_catalogue import Session
@@ -24,7 +24,7 @@ from deepctl.store.snapshot import Report
 EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"
 
 
-class Work:
+class Repository:
     """The checkpoints of one profile, open for changes. The caller holds the lock and closes this in the end.
 
     `policy` says when checkpoints are made without being asked for, `exclude` what of the workspace is left out.
@@ -47,7 +47,7 @@ class Work:
         # Whoever took it away takes nothing with it: a rewind brings the files back.
         atomic.make_directory(paths.workspace)
         owner_access.regain(paths.workspace, layout.OWN_DIRECTORIES)
-        self.workspace = Workspace(paths.workspace, exclude, report)
+        self.workspace = WorkspaceOptions(paths.workspace, exclude, report)
         self.store = Checkpoints(
             paths.checkpoints, cache=paths.snapshot_cache, release_reserve=lambda: reserve.release(paths)
         )

@@ -18,7 +18,7 @@ from deepctl import cancellation
 from deepctl.files import atomic, sparse_files, temporary_files
 from deepctl.store.object_store import Objects
 from deepctl.store.packs import Hasher
-from deepctl.store.trees import DIRECTORY, FILE, LINK, Change, Entry
+from deepctl.store.trees import DIRECTORY, FILE, LINK, TreeChange, TreeEntry
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -38,7 +38,7 @@ class Restored(NamedTuple):
     kept: list[tuple[bytes, str]]
 
 
-def apply(root: str, objects: Objects, changes: Iterable[Change], mark: str = "restore") -> Restored:
+def apply(root: str, objects: Objects, changes: Iterable[TreeChange], mark: str = "restore") -> Restored:
     """Make every path of `changes` what its `after` is, or nothing. `before` does not matter.
 
     A directory that is to go but still holds something that is in no change is kept and reported. Whoever calls has
@@ -112,7 +112,7 @@ class _Work:
         finally:
             os.close(descriptor)
 
-    def clear(self, path: bytes, wanted: Entry | None) -> None:
+    def clear(self, path: bytes, wanted: TreeEntry | None) -> None:
         """Remove what is at `path` if it is to go, or is in the way of something of another kind."""
         try:
             with self._parent(path) as (parent, name):
@@ -141,7 +141,7 @@ class _Work:
         self._blocked.add(path)
         self.kept.append((path, reason))
 
-    def make(self, path: bytes, entry: Entry) -> None:
+    def make(self, path: bytes, entry: TreeEntry) -> None:
         """Make `path` what `entry` says, if it is not so already. Directories get their mode later."""
         if path in self._blocked:
             return
@@ -162,7 +162,7 @@ class _Work:
     def _temporary(self) -> bytes:
         return os.fsencode(temporary_files.new_name(self._mark))
 
-    def _make_link(self, parent: int, name: bytes, entry: Entry) -> bool:
+    def _make_link(self, parent: int, name: bytes, entry: TreeEntry) -> bool:
         target = self._objects.read(entry.digest)
         try:
             if os.fsencode(os.readlink(name, dir_fd=parent)) == target:
@@ -180,7 +180,7 @@ class _Work:
             raise
         return True
 
-    def _make_file(self, parent: int, name: bytes, path: bytes, entry: Entry) -> bool:
+    def _make_file(self, parent: int, name: bytes, path: bytes, entry: TreeEntry) -> bool:
         try:
             descriptor = os.open(name, OPEN_FILE, dir_fd=parent)
         except (FileNotFoundError, PermissionError):

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from deepctl.errors import Damaged
 from deepctl.store.object_store import Objects
 from deepctl.store.restore import OPEN_FILE, digest_of, directory, kind_of
-from deepctl.store.trees import DIRECTORY, LINK, Change, Entry
+from deepctl.store.trees import DIRECTORY, LINK, TreeChange, TreeEntry
 
 
-def readable(objects: Objects, changes: Iterable[Change]) -> None:
+def readable(objects: Objects, changes: Iterable[TreeChange]) -> None:
     """Read everything that `changes` need. Raises `Damaged` if something cannot be."""
     for change in changes:
         if change.after is not None and change.after.kind != DIRECTORY:
@@ -21,7 +21,7 @@ def readable(objects: Objects, changes: Iterable[Change]) -> None:
                 pass
 
 
-def saved(objects: Objects, changes: Iterable[Change]) -> None:
+def saved(objects: Objects, changes: Iterable[TreeChange]) -> None:
     """Read what the changes replace, as far as it is kept already. Raises `Damaged` if something cannot be."""
     for change in changes:
         before = change.before
@@ -35,7 +35,7 @@ def saved(objects: Objects, changes: Iterable[Change]) -> None:
             raise
 
 
-def writable(root: str, changes: Iterable[Change]) -> None:
+def writable(root: str, changes: Iterable[TreeChange]) -> None:
     """Raises `OSError` if a directory in which something is to be changed may not be written, nor be made so."""
     for above in sorted({os.path.dirname(change.path) for change in changes}):
         try:
@@ -56,7 +56,7 @@ def _check_writable(descriptor: int, path: bytes) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
-def unmet(root: str, objects: Objects, changes: Iterable[Change]) -> list[bytes]:
+def unmet(root: str, objects: Objects, changes: Iterable[TreeChange]) -> list[bytes]:
     """The paths of `changes` that are not what their `after` is."""
     found = []
     for change in changes:
@@ -70,7 +70,7 @@ def unmet(root: str, objects: Objects, changes: Iterable[Change]) -> list[bytes]
     return found
 
 
-def _is(parent: int, name: bytes, entry: Entry | None, objects: Objects) -> bool:
+def _is(parent: int, name: bytes, entry: TreeEntry | None, objects: Objects) -> bool:
     try:
         mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
     except FileNotFoundError:

@@ -33,17 +33,17 @@ from deepctl.store import (
     session_log,
     trees,
 )
-from deepctl.store.checkpoint_store import Checkpoints, Workspace, excluding
-from deepctl.store.contents_reader import Reader
+from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions, excluding
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import Objects, Scratch, Sink
 from deepctl.store.records import BOTH, Position, Record, Rewind, State, new_id, state_author
-from deepctl.store.repository import Work
+from deepctl.store.repository import Repository
 from deepctl.store.rewind_plan import Interval, Plan
-from deepctl.store.rewind_recovery import Conversation, Move
+from deepctl.store.rewind_recovery import HeadMove, RewindIntent
 from deepctl.store.session_catalogue import Session
 from deepctl.store.snapshot import Snapshot
-from deepctl.store.trees import DIRECTORY, Change, Entry
+from deepctl.store.trees import DIRECTORY, TreeChange, TreeEntry
 
 _SHOWN = 5
 """How many paths an error names; its JSON has all."""
@@ -93,7 +93,7 @@ def _shown(paths: Sequence[bytes]) -> str:
     return ", ".join(repr(os.fsdecode(path))[1:-1] for path in paths[:_SHOWN]) + more
 
 
-class Wish(NamedTuple):
+class RewindRequest(NamedTuple):
     """What is to be rewound: where to, `only` what (empty for everything), and whose work."""
 
     to: Record
@@ -102,7 +102,7 @@ class Wish(NamedTuple):
     exact: bool = False
 
 
-class Outline(NamedTuple):
+class RewindPlan(NamedTuple):
     """What a rewind does. Paths are relative to the workspace; `changes` are what is made different there.
 
     `kept` differ from the checkpoint and stay as they are. `undone` is the first prompt that is taken back. Messages
@@ -111,11 +111,11 @@ class Outline(NamedTuple):
     """
 
     session: Session
-    wish: Wish
+    wish: RewindRequest
     position: Position
     present: Snapshot
     goal: str
-    changes: list[Change]
+    changes: list[TreeChange]
     conflicts: list[bytes]
     kept: list[bytes]
     messages_removed: int
@@ -146,13 +146,13 @@ class Outline(NamedTuple):
         )
 
 
-class Done(NamedTuple):
+class RewindResult(NamedTuple):
     """A rewind: `safety` is the checkpoint of what was before, `None` if there was nothing to do.
 
     Paths that were restored and deleted, and those left as they were because something was in the way.
     """
 
-    outline: Outline
+    outline: RewindPlan
     safety: Record | None
     restored: list[bytes]
     deleted: list[bytes]
@@ -171,8 +171,8 @@ def check_session(found: Ledger, session: Session, target: Record, names: dict[s
         )
 
 
-class Files(NamedTuple):
-    """What happens to the files: see `Outline`."""
+class RewindFiles(NamedTuple):
+    """What happens to the files: see `RewindPlan`."""
 
     goal: str
     plan: Plan
@@ -191,12 +191,12 @@ def plan_files(
     sink: Sink,
     present: Snapshot,
     session: str,
-    wish: Wish,
+    wish: RewindRequest,
     *,
-    workspace: Workspace,
+    workspace: WorkspaceOptions,
     author: str | None,
-    content: Callable[[bytes, Entry], bytes] | None = None,
-) -> Files:
+    content: Callable[[bytes, TreeEntry], bytes] | None = None,
+) -> RewindFiles:
     """Find out what a rewind of a session (by its id) does to the files, changing nothing.
 
     This is the one place that decides whether it may be done: for the rewind itself, for what only shows it, for the
@@ -211,7 +211,7 @@ def plan_files(
             target, read_only.OTHERS if is_both else "`--only conversation` goes back to its messages."
         )
     if wish.only == "conversation" or (not wish.only and not target.tree):
-        return Files("", Plan([], []), [])
+        return RewindFiles("", Plan([], []), [])
     if not target.tree:
         raise Refused(
             f"Checkpoint {target.id} keeps the conversation only, no files.",
@@ -254,10 +254,10 @@ def plan_files(
     # What cannot be read may well differ, and is no part of either tree.
     known = {*changed, *(os.fsencode(path) for path, _ in target.unkept)}
     kept += [path for path in unread if wanted(path) and path not in known]
-    return Files(tree.hex(), planned, kept, _refusal(objects, workspace.root, present, planned, wish))
+    return RewindFiles(tree.hex(), planned, kept, _refusal(objects, workspace.root, present, planned, wish))
 
 
-def _refusal(objects: Objects, root: str, present: Snapshot, planned: Plan, wish: Wish) -> DeepctlError | None:
+def _refusal(objects: Objects, root: str, present: Snapshot, planned: Plan, wish: RewindRequest) -> DeepctlError | None:
     """Why a rewind must not, or cannot, be done. `--force` and `--exact` override authors, never what is not kept."""
     effective = [change for change in planned.changes if not rewind_plan.same(change.before, change.after)]
     try:
@@ -281,8 +281,13 @@ def _reason(present: Snapshot, path: bytes) -> str:
 
 
 def outline(
-    paths: ProfilePaths, session: Session, position: Position, present: Snapshot, wish: Wish, files: Files
-) -> Outline:
+    paths: ProfilePaths,
+    session: Session,
+    position: Position,
+    present: Snapshot,
+    wish: RewindRequest,
+    files: RewindFiles,
+) -> RewindPlan:
     """What a rewind does, to the files and to the conversation. Raises `Damaged` if that cannot be read."""
     if wish.only in ("", "conversation") and wish.to.log and not session_log.is_in(session.directory, wish.to.log):
         raise Refused(
@@ -292,7 +297,7 @@ def outline(
         )
     lost, found = _parted(paths, session, wish.to) if wish.only in ("", "conversation") else ([], [])
     removed, restored = _prompts(lost), _prompts(found)
-    return Outline(
+    return RewindPlan(
         session,
         wish,
         position,
@@ -325,7 +330,7 @@ def _parted(paths: ProfilePaths, session: Session, target: Record) -> tuple[list
     return now[shared:], then[shared:]
 
 
-def _is_directory(change: Change) -> bool:
+def _is_directory(change: TreeChange) -> bool:
     return any(entry is not None and entry.kind == DIRECTORY for entry in change[1:])
 
 
@@ -339,7 +344,9 @@ def _intervals(found: Ledger, target: Record, now: bytes, author: str | None) ->
     return [rewind_plan.interval(before, after) for before, after in pairwise(states)]
 
 
-def preview(reader: Reader, session: Session, wish: Wish, workspace: Workspace) -> Outline:
+def preview(
+    reader: ReadOnlyRepository, session: Session, wish: RewindRequest, workspace: WorkspaceOptions
+) -> RewindPlan:
     """What a rewind would do, and whether it would be refused: without the lock, and without changing anything."""
     present = reader.present(workspace.exclude, workspace.report)
     files = plan_files(
@@ -358,7 +365,7 @@ def preview(reader: Reader, session: Session, wish: Wish, workspace: Workspace) 
     )
 
 
-def check(work: Work, session: Session, wish: Wish, author: str) -> None:
+def check(work: Repository, session: Session, wish: RewindRequest, author: str) -> None:
     """Raises the error with which a rewind in the middle of a turn would be refused, if it would be."""
     objects = work.store.objects
     scratch = Scratch(objects)
@@ -379,8 +386,13 @@ def check(work: Work, session: Session, wish: Wish, author: str) -> None:
 
 
 def rewind(
-    work: Work, session: Session, wish: Wish, *, position: Position | None = None, author: str | None = None
-) -> Done:
+    work: Repository,
+    session: Session,
+    wish: RewindRequest,
+    *,
+    position: Position | None = None,
+    author: str | None = None,
+) -> RewindResult:
     """Rewind a session. Raises `Conflicts` or `NotKept` before anything is touched, `Damaged`, or `StorageError`.
 
     In the middle of a turn, `position` and `author` (`AGENT`) say how far it has come and whose work that is.
@@ -401,21 +413,26 @@ def rewind(
         done.check()
         if done.is_nothing:
             batch.drop()
-            return Done(done, None, [], [], [])
+            return RewindResult(done, None, [], [], [])
     with store.counting(batch):
         parent = read_only.head(work.ledger, session)
         safety = store.record(position, "rewind", author, present, batch, work.workspace, parent=parent)
         moved = os.urandom(8).hex() if done.moves else position.log
         intent = begin(store, safety, wish, done.goal, moved, batch.pack)
     completion_index.add(work.paths, work.ledger, safety, session.name)
-    restored = rewind_recovery.carry_out(store, work.paths.workspace, intent, done.changes, Move(work, session))
+    restored = rewind_recovery.carry_out(store, work.paths.workspace, intent, done.changes, RewindIntent(work, session))
     # A directory that stays because somebody's file is in it is no news; the file is.
     in_the_way = [(path, reason) for path, reason in restored.kept if reason != restore.IN_USE]
-    return Done(done, safety, restored.written, restored.deleted, in_the_way)
+    return RewindResult(done, safety, restored.written, restored.deleted, in_the_way)
 
 
 def rewind_files(
-    store: Checkpoints, workspace: Workspace, position: Position, wish: Wish, author: str, conversation: Conversation
+    store: Checkpoints,
+    workspace: WorkspaceOptions,
+    position: Position,
+    wish: RewindRequest,
+    author: str,
+    conversation: HeadMove,
 ) -> restore.Restored | None:
     """Rewind the files of an application, whose conversation is its own; `None` if there is nothing to do.
 
@@ -437,7 +454,9 @@ def rewind_files(
     return rewind_recovery.carry_out(store, workspace.root, intent, files.plan.changes, conversation)
 
 
-def begin(store: Checkpoints, safety: Record, wish: Wish, goal: str, log_id: str, pack: str, root: str = "") -> Rewind:
+def begin(
+    store: Checkpoints, safety: Record, wish: RewindRequest, goal: str, log_id: str, pack: str, root: str = ""
+) -> Rewind:
     """Record the state before a rewind, and that it is about to be done."""
     head = wish.to.id if wish.only in ("", "conversation") else safety.id
     intent = Rewind(
@@ -447,7 +466,7 @@ def begin(store: Checkpoints, safety: Record, wish: Wish, goal: str, log_id: str
     return intent
 
 
-def undo(work: Work, session: Session, *, force: bool = False) -> Done:
+def undo(work: Repository, session: Session, *, force: bool = False) -> RewindResult:
     """Take the last rewind of a session back; an undo too, which does what it had undone again.
 
     Raises `NotFound` if there is none, or what was before it has been removed.
@@ -455,7 +474,7 @@ def undo(work: Work, session: Session, *, force: bool = False) -> Done:
     return rewind(work, session, undoing(work.ledger, session)._replace(force=force))
 
 
-def undoing(found: Ledger, session: Session) -> Wish:
+def undoing(found: Ledger, session: Session) -> RewindRequest:
     """What taking back the last rewind of a session means. Raises `NotFound`."""
     last = found.last_rewind(session.id)
     if last is None:
@@ -471,4 +490,4 @@ def undoing(found: Ledger, session: Session) -> Wish:
             "`deepctl checkpoints list` shows what there is.",
             code="nothing_to_undo",
         )
-    return Wish(safety, last.only)
+    return RewindRequest(safety, last.only)

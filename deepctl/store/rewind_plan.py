@@ -20,7 +20,7 @@ from deepctl.store.notebook_merge import take_back
 from deepctl.store.object_store import Objects, Sink
 from deepctl.store.records import State
 from deepctl.store.snapshot import NO_CONTENT
-from deepctl.store.trees import DIRECTORY, FILE, Change, Entry, changes, decode
+from deepctl.store.trees import DIRECTORY, FILE, TreeChange, TreeEntry, changes, decode
 
 _MEMORY = layout.MEMORY_DIRECTORY.encode()
 _RECEIPTS = b".memory-operations.json"
@@ -71,7 +71,7 @@ class Plan(NamedTuple):
     is there now could not be kept, so that changing them would lose it for good.
     """
 
-    changes: list[Change]
+    changes: list[TreeChange]
     conflicts: list[bytes]
     blocked: list[bytes] = []
     unknown: list[bytes] = []
@@ -104,7 +104,7 @@ def exact(
     for path in unseen:
         if wanted(path) and not hidden(path) and path not in made:
             # No tree has it. Whatever it is, the target has nothing there, or something in its place.
-            made[path] = Change(path, None, None)
+            made[path] = TreeChange(path, None, None)
             unsaved.add(path)
     return Plan([made[path] for path in sorted(made)], sorted(unsaved), blocked, [], sorted(unsaved))
 
@@ -118,7 +118,7 @@ def own_work(
     *,
     wanted: Callable[[bytes], bool] = lambda path: True,
     unseen: Callable[[bytes], bool] = lambda path: False,
-    content: Callable[[bytes, Entry], bytes] | None = None,
+    content: Callable[[bytes, TreeEntry], bytes] | None = None,
 ) -> Plan:
     """Take back what `session` did in `intervals`, which lie in the order of time and end at the tree `now`.
 
@@ -137,17 +137,17 @@ def own_work(
 class _Work:
     """What a session did, path by path."""
 
-    def __init__(self, objects: Objects, content: Callable[[bytes, Entry], bytes]) -> None:
+    def __init__(self, objects: Objects, content: Callable[[bytes, TreeEntry], bytes]) -> None:
         self._objects = objects
         self._content = content
-        self._goal: dict[bytes, Entry | None] = {}
-        self._steps: dict[bytes, list[tuple[Entry | None, Entry | None]]] = {}
+        self._goal: dict[bytes, TreeEntry | None] = {}
+        self._steps: dict[bytes, list[tuple[TreeEntry | None, TreeEntry | None]]] = {}
         self._mixed: set[bytes] = set()
         self._conflicts: set[bytes] = set()
         self._certain: set[bytes] = set()
         self._blocked: set[bytes] = set()
 
-    def take(self, change: Change, interval: Interval, session: str) -> None:
+    def take(self, change: TreeChange, interval: Interval, session: str) -> None:
         path = change.path
         if interval.hidden_after(path):
             return  # it only seems to be gone
@@ -169,12 +169,12 @@ class _Work:
 
     def plan(self, now: bytes, sink: Sink, unseen: Callable[[bytes], bool], wanted: Callable[[bytes], bool]) -> Plan:
         present = _Lookup(self._objects, now)
-        found: dict[bytes, Change] = {}
+        found: dict[bytes, TreeChange] = {}
         for path, entry in self._goal.items():
             current = present.entry(path)
             if unseen(path):
                 self._conflicts.add(path)
-                found[path] = Change(path, current, entry)
+                found[path] = TreeChange(path, current, entry)
                 continue
             if same(current, entry):
                 self._conflicts.discard(path)
@@ -189,7 +189,7 @@ class _Work:
                     entry = merged[0]
                     if same(current, entry):
                         continue
-            found[path] = Change(path, current, entry)
+            found[path] = TreeChange(path, current, entry)
         for path in list(found):
             for above in _above(path):
                 self._place(path, above, found, present, wanted)
@@ -207,7 +207,7 @@ class _Work:
         self,
         path: bytes,
         above: bytes,
-        found: dict[bytes, Change],
+        found: dict[bytes, TreeChange],
         present: _Lookup,
         wanted: Callable[[bytes], bool],
     ) -> None:
@@ -216,15 +216,17 @@ class _Work:
         there = found[above].after if above in found else current
         if there is not None and there.kind == DIRECTORY:
             # Named so that its mode is right in the end, whatever had to be opened up on the way.
-            found.setdefault(above, Change(above, current, current))
+            found.setdefault(above, TreeChange(above, current, current))
         elif found[path].after is not None:
             if above not in self._goal and wanted(above):
                 # What is to come back has no place any more: somebody else took its directory away.
                 self._conflicts.add(path)
                 self._certain.add(path)
-            found[above] = Change(above, current, Entry(DIRECTORY, 0o755, 0, bytes(32), posixpath.basename(above)))
+            found[above] = TreeChange(
+                above, current, TreeEntry(DIRECTORY, 0o755, 0, bytes(32), posixpath.basename(above))
+            )
 
-    def _merged(self, path: bytes, current: Entry | None, sink: Sink) -> tuple[Entry | None] | None:
+    def _merged(self, path: bytes, current: TreeEntry | None, sink: Sink) -> tuple[TreeEntry | None] | None:
         """The notebook without what the session wrote into it, or `None` if lines collide or are of unknown authors."""
         if path in self._mixed:
             return None
@@ -245,11 +247,11 @@ class _Work:
             return None
         return (like._replace(size=len(text), digest=sink.add(text)),)
 
-    def _read(self, entry: Entry | None) -> bytes:
+    def _read(self, entry: TreeEntry | None) -> bytes:
         return self._objects.read(entry.digest) if entry is not None else b""
 
 
-def same(one: Entry | None, other: Entry | None) -> bool:
+def same(one: TreeEntry | None, other: TreeEntry | None) -> bool:
     """Whether two entries are the same thing; of directories, whatever is in them."""
     if one is None or other is None:
         return one is other
@@ -287,12 +289,12 @@ class _Lookup:
 
     def __init__(self, objects: Objects, tree: bytes) -> None:
         self._objects = objects
-        self._read: dict[bytes, dict[bytes, Entry]] = {b"": self._entries(tree)}
+        self._read: dict[bytes, dict[bytes, TreeEntry]] = {b"": self._entries(tree)}
 
-    def _entries(self, tree: bytes) -> dict[bytes, Entry]:
+    def _entries(self, tree: bytes) -> dict[bytes, TreeEntry]:
         return {entry.name: entry for entry in decode(self._objects.read(tree))}
 
-    def entry(self, path: bytes) -> Entry | None:
+    def entry(self, path: bytes) -> TreeEntry | None:
         """What is at `path`, or `None`."""
         directory, name = posixpath.split(path)
         if directory not in self._read:
@@ -302,6 +304,6 @@ class _Lookup:
         return self._read[directory].get(name)
 
 
-def entry_at(objects: Objects, tree: bytes, path: bytes) -> Entry | None:
+def entry_at(objects: Objects, tree: bytes, path: bytes) -> TreeEntry | None:
     """What is at `path` in a tree, or `None`."""
     return _Lookup(objects, tree).entry(path)

@@ -13,17 +13,17 @@ from deepctl.errors import Damaged, Interrupted
 from deepctl.files import atomic
 from deepctl.files.atomic import storage_error
 from deepctl.store import restore, restore_checks, rewind_plan, session_catalogue, trees
-from deepctl.store.checkpoint_store import Checkpoints, Workspace
+from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.object_store import Objects, Scratch
 from deepctl.store.records import Record, Rewind
-from deepctl.store.repository import Work
+from deepctl.store.repository import Repository
 from deepctl.store.session_catalogue import Session
-from deepctl.store.trees import DIRECTORY, Change
+from deepctl.store.trees import DIRECTORY, TreeChange
 
 NOTHING_DONE = "Nothing was rewound; everything is as it was."
 
 
-class Conversation(Protocol):
+class HeadMove(Protocol):
     """What moves when a rewind is carried out, beside the files."""
 
     def there(self, intent: Rewind) -> None:
@@ -35,10 +35,10 @@ class Conversation(Protocol):
         ...
 
 
-class Move:
+class RewindIntent:
     """The session goes on in another log."""
 
-    def __init__(self, work: Work, session: Session) -> None:
+    def __init__(self, work: Repository, session: Session) -> None:
         self._records = work.ledger.records
         self._session = session
 
@@ -52,7 +52,7 @@ class Move:
 
 
 def carry_out(
-    store: Checkpoints, root: str, intent: Rewind, changes: list[Change], conversation: Conversation
+    store: Checkpoints, root: str, intent: Rewind, changes: list[TreeChange], conversation: HeadMove
 ) -> restore.Restored:
     """Do what the intent says; if the workspace cannot be changed, take back what was done and raise `StorageError`."""
     restored = restore.Restored([], [], [])
@@ -75,10 +75,10 @@ def carry_out(
 
 
 def _take_back(
-    store: Checkpoints, root: str, intent: Rewind, changes: list[Change], conversation: Conversation
+    store: Checkpoints, root: str, intent: Rewind, changes: list[TreeChange], conversation: HeadMove
 ) -> None:
     try:
-        back = [Change(change.path, change.after, change.before) for change in changes]
+        back = [TreeChange(change.path, change.after, change.before) for change in changes]
         restore.sweep(root, (change.path for change in changes), intent.id)
         restore.apply(root, store.objects, back, intent.id)
         conversation.back(intent)
@@ -91,7 +91,7 @@ def _take_back(
         ) from None
 
 
-def recover(work: Work) -> list[str]:
+def recover(work: Repository) -> list[str]:
     """Finish the rewind that a killed command left; returns what the user should know about it.
 
     A path that is neither as before nor as intended was edited since and stays as it is. Raises `StorageError`.
@@ -105,12 +105,14 @@ def recover(work: Work) -> list[str]:
     if intent.to not in work.ledger.records:
         return [_gave_up(work, intent, "what it led to has been removed.")]
     try:
-        return finish_files(work.store, work.workspace, intent, Move(work, session_catalogue.find(work.paths, name)))
+        return finish_files(
+            work.store, work.workspace, intent, RewindIntent(work, session_catalogue.find(work.paths, name))
+        )
     except Damaged as error:
         return [_gave_up(work, intent, error.message)]
 
 
-def _gave_up(work: Work, intent: Rewind, reason: str) -> str:
+def _gave_up(work: Repository, intent: Rewind, reason: str) -> str:
     work.store.writer.give_up(intent)
     return (
         f"A rewind that was interrupted can be neither finished nor taken back: {reason} What was before it is "
@@ -118,11 +120,11 @@ def _gave_up(work: Work, intent: Rewind, reason: str) -> str:
     )
 
 
-def finish_files(store: Checkpoints, workspace: Workspace, intent: Rewind, conversation: Conversation) -> list[str]:
+def finish_files(store: Checkpoints, workspace: WorkspaceOptions, intent: Rewind, conversation: HeadMove) -> list[str]:
     """The same for any store and workspace."""
     objects, root = store.objects, workspace.root
     safety = store.ledger.records[intent.safety]
-    wanted: list[Change] = []
+    wanted: list[TreeChange] = []
     foreign: list[bytes] = []
     if intent.tree:
         meant = list(trees.changes(objects, bytes.fromhex(safety.tree), bytes.fromhex(intent.tree)))
@@ -143,7 +145,7 @@ def finish_files(store: Checkpoints, workspace: Workspace, intent: Rewind, conve
     return notes
 
 
-def _is_ours(current: trees.Entry | None, change: Change) -> bool:
+def _is_ours(current: trees.TreeEntry | None, change: TreeChange) -> bool:
     """Whether a path is as before, or on the way to what was intended."""
     if rewind_plan.same(current, change.before):
         return True
@@ -154,15 +156,15 @@ def _is_ours(current: trees.Entry | None, change: Change) -> bool:
     return current.kind == DIRECTORY and DIRECTORY in kinds
 
 
-def _directories_above(objects: Objects, safety: Record, changes: list[Change]) -> list[Change]:
+def _directories_above(objects: Objects, safety: Record, changes: list[TreeChange]) -> list[TreeChange]:
     """The directories above the changes that are in none: they may have been opened up, and get their modes back."""
     tree = bytes.fromhex(safety.tree)
     known = {change.path for change in changes}
-    found: dict[bytes, Change] = {}
+    found: dict[bytes, TreeChange] = {}
     for change in changes:
         path = change.path
         while path := os.path.dirname(path):
             entry = rewind_plan.entry_at(objects, tree, path)
             if path not in known and entry is not None and entry.kind == DIRECTORY:
-                found[path] = Change(path, entry, entry)
+                found[path] = TreeChange(path, entry, entry)
     return list(found.values())

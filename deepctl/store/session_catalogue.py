@@ -340,12 +340,12 @@ def by_id(paths: ProfilePaths) -> dict[str, str]:
     return found
 
 
-def read(session: Session) -> session_log.Conversation:
+def read(session: Session) -> session_log.MessageList:
     """The whole conversation of a session. Raises `Damaged` or `NewerFormat`."""
     found = session_log.read(session.directory, session.log)
     if session.damage is None:
         return found
-    return found._replace(damage=[session_log.Damage(RECORD, 1, session.damage, False), *found.damage])
+    return found._replace(damage=[session_log.LogDamage(RECORD, 1, session.damage, False), *found.damage])
 
 
 def summaries(paths: ProfilePaths, heads: Mapping[str, str]) -> list[Summary]:
@@ -368,7 +368,7 @@ def summary(paths: ProfilePaths, name: str, heads: Mapping[str, str] = {}) -> Su
     return summarize(session, conversation, heads)
 
 
-def summarize(session: Session, conversation: session_log.Conversation, heads: Mapping[str, str]) -> Summary:
+def summarize(session: Session, conversation: session_log.MessageList, heads: Mapping[str, str]) -> Summary:
     """The summary of a conversation that has been read already."""
     messages = conversation.messages
     return Summary(
@@ -383,7 +383,7 @@ def summarize(session: Session, conversation: session_log.Conversation, heads: M
     )
 
 
-def _title(conversation: session_log.Conversation) -> str:
+def _title(conversation: session_log.MessageList) -> str:
     for entry in conversation.messages:
         text = prompt(entry.message)
         if text is not None:

@@ -24,7 +24,7 @@ from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import Objects
 from deepctl.store.pending_deletion import leaving, put_away
 from deepctl.store.records import Record
-from deepctl.store.repository import Work
+from deepctl.store.repository import Repository
 
 
 class Deletion(NamedTuple):
@@ -143,7 +143,7 @@ def check_same(asked: Deletion, now: Deletion) -> None:
         )
 
 
-def delete(work: Work, deletion: Deletion) -> Deletion:
+def delete(work: Repository, deletion: Deletion) -> Deletion:
     """Delete a session. Killed in between, it is deleted entirely, or not at all, when the profile is opened next.
 
     Returns what went. Raises `StorageError` or `Interrupted`: the session is deleted then, too, but not all of it gone.
@@ -164,7 +164,7 @@ def delete(work: Work, deletion: Deletion) -> Deletion:
 _REST = "The session is deleted; the next command that changes something in the profile removes what is left of it."
 
 
-def _finish(work: Work, identity: str, directory: str) -> bool:
+def _finish(work: Repository, identity: str, directory: str) -> bool:
     """Remove everything that was a session's. False if contents of checkpoints stay, because others are damaged."""
     paths, store = work.paths, work.store
     records = [record for record in work.ledger.records.values() if record.session == identity]
@@ -191,7 +191,7 @@ def _finish(work: Work, identity: str, directory: str) -> bool:
     return is_freed
 
 
-def _silence(work: Work, identity: str) -> None:
+def _silence(work: Repository, identity: str) -> None:
     """Let the ledger say what there was, and not what was said in it."""
     raw = work.store.writer.content()
     silent = _without_words(raw, identity)
@@ -207,7 +207,7 @@ def _remove_own_logs(directory: str) -> None:
             os.unlink(path)
 
 
-def _cut_shared(work: Work, directory: str) -> None:
+def _cut_shared(work: Repository, directory: str) -> None:
     """Cut logs that forks share where the forks left them: what was said behind that was said in this session only.
 
     The forks go on sharing what is left.
@@ -244,7 +244,7 @@ def _logs(directory: str) -> set[str]:
     }
 
 
-def _remove_records(work: Work, identities: set[str]) -> None:
+def _remove_records(work: Repository, identities: set[str]) -> None:
     """Remove checkpoints, but none of their contents: something that stays cannot be read.
 
     What was changed in the gaps that this leaves was anybody's, so that a rewind takes none of it back unasked.
@@ -281,7 +281,7 @@ def _without_words(raw: bytes, identity: str) -> bytes:
     return b"".join(parts)
 
 
-def recover(work: Work) -> list[str]:
+def recover(work: Repository) -> list[str]:
     """Finish the deletions that were interrupted; returns what the user should know. What fails is left for later."""
     notes = []
     for identity, directory in leaving(work.paths).items():

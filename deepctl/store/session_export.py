@@ -21,7 +21,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.redaction import Redaction
 from deepctl.store import export_target, session_catalogue
 from deepctl.store.session_catalogue import Session
-from deepctl.store.session_log import Compaction, Conversation, Message
+from deepctl.store.session_log import Compaction, Message, MessageList
 
 KIND = "deepctl session"
 VERSION = 1
@@ -35,7 +35,7 @@ class Lost(NamedTuple):
     reason: str
 
 
-class Export(NamedTuple):
+class ExportDocument(NamedTuple):
     """What a session exports. Times are RFC 3339 in UTC."""
 
     name: str
@@ -45,23 +45,23 @@ class Export(NamedTuple):
     compactions: list[Compaction] = []
 
 
-def export(paths: ProfilePaths, name: str) -> Export:
+def export(paths: ProfilePaths, name: str) -> ExportDocument:
     """The session called `name` as it is now. Raises `SessionNotFound` or `Damaged`; damaged lines are only listed."""
     session = session_catalogue.find(paths, name)
     conversation = session_catalogue.read(session)
     messages = [entry._replace(message=_finite(entry.message)) for entry in conversation.messages]
     created = _created(session, conversation)
-    return Export(session.name, created, messages, _lost(conversation), conversation.compactions)
+    return ExportDocument(session.name, created, messages, _lost(conversation), conversation.compactions)
 
 
-def _created(session: Session, conversation: Conversation) -> str:
+def _created(session: Session, conversation: MessageList) -> str:
     """When it began; of a session whose record is damaged, when its first message came."""
     if session.created_at != times.UNKNOWN:
         return session.created_at
     return next((entry.at for entry in conversation.messages), times.UNKNOWN)
 
 
-def _lost(conversation: Conversation) -> list[Lost]:
+def _lost(conversation: MessageList) -> list[Lost]:
     """What is damaged. A line that a kill cut short never was one."""
     return [Lost(damage.line, damage.reason) for damage in conversation.damage if not damage.torn]
 
@@ -75,7 +75,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def redacted(export: Export, redaction: Redaction) -> Export:
+def redacted(export: ExportDocument, redaction: Redaction) -> ExportDocument:
     """The same without secrets and home directories, in every string; `redaction` counts them."""
     name = redaction.text(export.name)
     return export._replace(
@@ -85,7 +85,7 @@ def redacted(export: Export, redaction: Redaction) -> Export:
     )
 
 
-def as_json(export: Export) -> str:
+def as_json(export: ExportDocument) -> str:
     """The document, with a newline at its end."""
     head = {
         "version": VERSION,
@@ -123,7 +123,7 @@ def write(path: str, content: bytes, *, replace: bool) -> str:
     return export_target.absolute(path)
 
 
-def lost_note(export: Export) -> str | None:
+def lost_note(export: ExportDocument) -> str | None:
     """What to say of a session of which not everything can be exported."""
     if not export.damaged:
         return None

@@ -17,7 +17,7 @@ from deepctl.errors import BadName, Damaged, NewerFormat, NotFound, Refused, Usa
 from deepctl.layout import ProfilePaths
 from deepctl.store import session_catalogue, session_log
 from deepctl.store.session_catalogue import Session
-from deepctl.store.session_export import FORMAT, KIND, VERSION, Export, Lost, digest
+from deepctl.store.session_export import FORMAT, KIND, VERSION, ExportDocument, Lost, digest
 from deepctl.store.session_log import Compaction, Message
 
 MAX_BYTES = 256 << 20
@@ -47,7 +47,7 @@ def read(source: str | BinaryIO) -> bytes:
         raise _foreign(repr(source), "it is not a file") from None
 
 
-def parse(raw: bytes, what: str) -> Export:
+def parse(raw: bytes, what: str) -> ExportDocument:
     """The session in an export; `what` names the file. Raises `UsageError`, `Damaged` or `NewerFormat`."""
     document = _document(raw, what)
     for form in (formats.Format("export", VERSION, key="version"), FORMAT):
@@ -146,7 +146,7 @@ def _check_depth(document: dict[str, Any], what: str) -> None:
     raise _damaged(what, "it is nested too deeply")
 
 
-def _export(document: dict[str, Any], what: str) -> Export:
+def _export(document: dict[str, Any], what: str) -> ExportDocument:
     """The values of a document whose checksum fits; somebody may have made one by hand."""
     match document:
         case {
@@ -181,7 +181,7 @@ def _export(document: dict[str, Any], what: str) -> Export:
                 raise _damaged(what, f"message {number} is no summary of those before it")
             compactions.append(Compaction(len(messages), entry["keeps"]))
         messages.append(message)
-    return Export(name, created_at, messages, [_lost(one, what) for one in lost], compactions)
+    return ExportDocument(name, created_at, messages, [_lost(one, what) for one in lost], compactions)
 
 
 def _is_summary(message: Message, keeps: object, before: int) -> bool:
@@ -218,7 +218,7 @@ class Imported(NamedTuple):
     lost: int
 
 
-def take_over(paths: ProfilePaths, export: Export, name: str | None = None) -> Imported:
+def take_over(paths: ProfilePaths, export: ExportDocument, name: str | None = None) -> Imported:
     """Begin a session with what an export has; `name` is its name here, if not the one it had.
 
     The caller holds the profile's lock, and has had the messages checked. Raises `Refused` if the name is taken.

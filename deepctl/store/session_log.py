@@ -29,10 +29,10 @@ from deepctl import formats, times
 from deepctl.errors import Damaged
 from deepctl.files import atomic, sealed_lines
 from deepctl.store import log_chain as chains
-from deepctl.store.log_chain import MISSING, SUFFIX, Damage, Point, is_id, log_path
+from deepctl.store.log_chain import MISSING, SUFFIX, LogDamage, Point, is_id, log_path
 from deepctl.unicode import whole_value
 
-__all__ = ["MISSING", "SUFFIX", "Damage", "Point", "is_id", "log_path"]
+__all__ = ["MISSING", "SUFFIX", "LogDamage", "Point", "is_id", "log_path"]
 
 FORMAT = formats.LOG.current
 _NUMBERS = ("turn", "keeps", "results", "replaces")
@@ -54,7 +54,7 @@ class Compaction(NamedTuple):
     keeps: int
 
 
-class Conversation(NamedTuple):
+class MessageList(NamedTuple):
     """What a log, together with those it continues, holds.
 
     `end` is the offset in the log behind its last line, and `digest` that of this position (`chain`). `lost` is why a
@@ -62,12 +62,12 @@ class Conversation(NamedTuple):
     """
 
     messages: list[Message]
-    damage: list[Damage]
+    damage: list[LogDamage]
     last_turn: int
     compactions: list[Compaction] = []
     end: int = 0
     digest: str = ""
-    lost: Damage | None = None
+    lost: LogDamage | None = None
 
 
 def now() -> str:
@@ -102,7 +102,7 @@ def lines(messages: Iterable[Message], compactions: Iterable[Compaction] = ()) -
         yield sealed_lines.seal(entry)
 
 
-def read(directory: str, log: str, end: int | None = None, digest: str = "") -> Conversation:
+def read(directory: str, log: str, end: int | None = None, digest: str = "") -> MessageList:
     """The conversation in a log and in those it continues, up to offset `end` in bytes.
 
     With `digest`, it is read from the copies that have it there, if there are any. Raises `Damaged` if a log's file is
@@ -111,7 +111,7 @@ def read(directory: str, log: str, end: int | None = None, digest: str = "") -> 
     return of_chain(chains.resolve(directory, Point(log, end or 0, digest), is_open=end is None))
 
 
-def of_chain(chain: chains.Chain) -> Conversation:
+def of_chain(chain: chains.Chain) -> MessageList:
     """The conversation in the files of a chain."""
     messages: list[Message] = []
     compactions: list[Compaction] = []
@@ -126,7 +126,7 @@ def of_chain(chain: chains.Chain) -> Conversation:
         messages += reader.messages
         damage += reader.damage
         last_turn = max(last_turn, reader.last_turn)
-    return Conversation(messages, damage, last_turn, compactions, _end(chain), chain.digest, chain.lost)
+    return MessageList(messages, damage, last_turn, compactions, _end(chain), chain.digest, chain.lost)
 
 
 def _end(chain: chains.Chain) -> int:
@@ -217,14 +217,14 @@ class _Reader:
         self._at = ""
         self.messages: list[Message] = []
         self.compactions: list[Compaction] = []
-        self.damage: list[Damage] = []
+        self.damage: list[LogDamage] = []
         self.last_turn = 0
 
     def take(self, line: sealed_lines.Line) -> None:
         entry = line.value
         if entry is None:
             torn = line.problem == "cut short"
-            self.damage.append(Damage(self._file, line.number, line.problem or "unreadable", torn))
+            self.damage.append(LogDamage(self._file, line.number, line.problem or "unreadable", torn))
             return
         if "log" in entry or "lost" in entry:
             return
@@ -240,7 +240,7 @@ class _Reader:
                 if "keeps" in entry:
                     self.compactions.append(Compaction(len(self.messages) - 1, entry["keeps"]))
             case _:
-                self.damage.append(Damage(self._file, line.number, chains.NO_ENTRY, False))
+                self.damage.append(LogDamage(self._file, line.number, chains.NO_ENTRY, False))
                 return
         self.last_turn = max(self.last_turn, self._turn)
 
@@ -275,10 +275,10 @@ class _Reader:
         self._flush(len(self._results))
 
 
-class Writer:
+class LogWriter:
     """Appends messages to a log, each on disk when the call returns. The caller holds the profile's lock.
 
-    `digest` is that of the position at the log's end (`Conversation.digest`), and carried on; without it, the log is
+    `digest` is that of the position at the log's end (`MessageList.digest`), and carried on; without it, the log is
     read for it. `torn` is how many bytes of an unfinished last line were cut off on opening.
     """
 

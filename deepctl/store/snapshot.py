@@ -18,7 +18,7 @@ from deepctl import cancellation
 from deepctl.files import temporary_files
 from deepctl.store.index_db import Cache
 from deepctl.store.object_store import Sink
-from deepctl.store.trees import DIRECTORY, FILE, LINK, Entry, encode
+from deepctl.store.trees import DIRECTORY, FILE, LINK, TreeEntry, encode
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -194,7 +194,7 @@ class _Taking:
         raw = self._cache.files(path) if path in self._before else None
         before: dict[_Status, bytes] = _loaded(raw)
         after: dict[_Status, bytes] = {}
-        entries = [Entry(DIRECTORY, mode, 0, tree, name) for name, mode, tree in below]
+        entries = [TreeEntry(DIRECTORY, mode, 0, tree, name) for name, mode, tree in below]
         prefix = path + b"/" if path else b""
         for one in status:
             name, mode, size, modified, changed, _ = one
@@ -218,7 +218,7 @@ class _Taking:
             else:
                 trusted = False
             kind = LINK if stat.S_ISLNK(mode) else FILE
-            entries.append(Entry(kind, 0 if kind == LINK else mode & 0o7777, size, digest, name))
+            entries.append(TreeEntry(kind, 0 if kind == LINK else mode & 0o7777, size, digest, name))
         tree = self._sink.add(encode(entries))
         self._changed.append((path, key if trusted else None, tree, marshal.dumps(after)))
         return tree

@@ -25,7 +25,7 @@ _ENTRY = struct.Struct(">cHQ32sH")
 _WORDS = {FILE: "file", LINK: "link", DIRECTORY: "directory"}
 
 
-class Entry(NamedTuple):
+class TreeEntry(NamedTuple):
     """One name in a tree. `mode` is the permission bits, `size` in bytes, 0 for directories."""
 
     kind: bytes
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
         return _WORDS[self.kind]
 
 
-def encode(entries: list[Entry]) -> bytes:
+def encode(entries: list[TreeEntry]) -> bytes:
     """A tree as bytes."""
     parts = [_HEADER]
     for entry in sorted(entries, key=lambda entry: entry.name):
@@ -49,7 +49,7 @@ def encode(entries: list[Entry]) -> bytes:
     return b"".join(parts)
 
 
-def decode(data: bytes) -> list[Entry]:
+def decode(data: bytes) -> list[TreeEntry]:
     """A tree from bytes. Raises `Damaged` if it is none, or `NewerFormat`."""
     formats.check_header(formats.TREE, data, "The list of a directory in a checkpoint")
     entries = []
@@ -64,13 +64,13 @@ def decode(data: bytes) -> list[Entry]:
             position += length
             if kind not in (FILE, LINK, DIRECTORY) or name in (b"", b".", b"..") or b"/" in name or len(name) != length:
                 raise ValueError("not an entry")
-            entries.append(Entry(kind, mode, size, digest, name))
+            entries.append(TreeEntry(kind, mode, size, digest, name))
     except (struct.error, ValueError) as error:
         raise StoreDamaged(f"A tree is damaged: {error}.") from None
     return entries
 
 
-def walk(objects: Objects, tree: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+def walk(objects: Objects, tree: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, TreeEntry]]:
     """Everything below a tree with its path, directories before what is in them."""
     for entry in decode(objects.read(tree)):
         path = prefix + entry.name
@@ -83,15 +83,15 @@ _EMPTY = hashlib.sha256(_HEADER).digest()
 """The hash of the tree with nothing in it."""
 
 
-class Change(NamedTuple):
+class TreeChange(NamedTuple):
     """One path at which two trees differ: what was there and what is there, `None` for nothing."""
 
     path: bytes
-    before: Entry | None
-    after: Entry | None
+    before: TreeEntry | None
+    after: TreeEntry | None
 
 
-def changes(objects: Objects, before: bytes | None, after: bytes | None, prefix: bytes = b"") -> Iterator[Change]:
+def changes(objects: Objects, before: bytes | None, after: bytes | None, prefix: bytes = b"") -> Iterator[TreeChange]:
     """Every path at which two trees differ, in the order of paths; a directory before what is in it.
 
     Directories that are the same in both are not looked into, so the cost is that of the difference.
@@ -108,19 +108,19 @@ def changes(objects: Objects, before: bytes | None, after: bytes | None, prefix:
         was_tree = was.digest if was is not None and was.kind == DIRECTORY else None
         now_tree = now.digest if now is not None and now.kind == DIRECTORY else None
         if was is None or now is None or was[:3] != now[:3] or was_tree is None or now_tree is None:
-            yield Change(path, was, now)
+            yield TreeChange(path, was, now)
         if was_tree or now_tree:
             yield from changes(objects, was_tree, now_tree, path + b"/")
 
 
-def patched(objects: Objects, sink: Sink, tree: bytes | None, changes: Iterable[Change]) -> bytes:
+def patched(objects: Objects, sink: Sink, tree: bytes | None, changes: Iterable[TreeChange]) -> bytes:
     """The tree that `tree` becomes when every path of `changes` is made its `after`, as `restore.apply` would.
 
     Directories keep what is in them and in no change; so one that is to go but holds such a thing stays. New trees go
     into `sink`.
     """
-    here: dict[bytes, Change] = {}
-    below: dict[bytes, list[Change]] = {}
+    here: dict[bytes, TreeChange] = {}
+    below: dict[bytes, list[TreeChange]] = {}
     for change in changes:
         first, _, rest = change.path.partition(b"/")
         if rest:
@@ -138,7 +138,7 @@ def patched(objects: Objects, sink: Sink, tree: bytes | None, changes: Iterable[
             entries[name] = current._replace(digest=inner) if current and stays else wanted._replace(name=name)
             continue
         if wanted is not None:
-            entries[name] = Entry(DIRECTORY, wanted.mode, 0, inner, name)
+            entries[name] = TreeEntry(DIRECTORY, wanted.mode, 0, inner, name)
         elif current is not None and was_directory and inner != _EMPTY:
             entries[name] = current._replace(digest=inner)
         else:

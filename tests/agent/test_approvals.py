@@ -13,25 +13,25 @@ from pydantic_ai.messages import ToolReturnPart
 from pydantic_ai.models.function import AgentInfo
 
 from deepctl import LocalBackend, NoSandbox, StateBackend
-from deepctl.agent.approvals import Answer, Question
+from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest
 from deepctl.domain.permissions import Permissions, parse
 from tests.agent.test_agent import Call, Script, _run
 from tests.support.command import InProcess
 from tests.support.loopback import Text, ToolCalls, provider
 from tests.support.terminal import Terminal
 
-YES, ALWAYS, NO = Answer(allow=True), Answer(allow=True, always=True), Answer(allow=False)
+YES, ALWAYS, NO = ApprovalAnswer(allow=True), ApprovalAnswer(allow=True, always=True), ApprovalAnswer(allow=False)
 NO_SECRETS = [{"pattern": "secrets/**", "action": "deny", "description": "hands off"}]
 
 
 class Person:
     """Answers questions in this order, and remembers them."""
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: ApprovalAnswer) -> None:
         self._answers = list(answers)
-        self.asked: list[Question] = []
+        self.asked: list[ApprovalRequest] = []
 
-    async def __call__(self, question: Question) -> Answer:
+    async def __call__(self, question: ApprovalRequest) -> ApprovalAnswer:
         self.asked.append(question)
         return self._answers.pop(0)
 
@@ -212,7 +212,7 @@ def test_commands_are_allowed_denied_and_asked_about_by_pattern(work: Path) -> N
     assert [result.outcome for result in results] == ["success", "failed", "success", "failed"]
     assert str(results[0].content) == "yes\n"
     assert "not this" in str(results[1].content)
-    assert person.asked == [Question("execute", "touch asked"), Question("execute", "touch refused")]
+    assert person.asked == [ApprovalRequest("execute", "touch asked"), ApprovalRequest("execute", "touch refused")]
     assert (work / "asked").exists()
     assert not (work / "refused").exists()
 
@@ -411,7 +411,7 @@ def test_a_line_with_a_form_feed_is_shown_as_one_line(work: Path) -> None:
 
 
 def test_a_no_reaches_the_model_with_its_word_and_ends_nothing(work: Path) -> None:
-    person = Person(NO, Answer(allow=False, word="use b.txt"), YES)
+    person = Person(NO, ApprovalAnswer(allow=False, word="use b.txt"), YES)
     calls: list[Call] = [("write_file", {"path": name, "content": "x"}) for name in ("a.txt", "a.txt", "b.txt")]
     results, script = _run(LocalBackend(work), calls, permissions=_rules(write="ask"), ask=person)
     assert [result.outcome for result in results] == ["failed", "failed", "success"]

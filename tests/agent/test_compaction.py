@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from pydantic_ai.messages import ModelMessagesTypeAdapter, repair_messages
 
 from deepctl.agent import message_places, retries
-from deepctl.agent.chat import Chat, Done
+from deepctl.agent.chat import Chat, TurnResult
 from deepctl.agent.compaction import COMPACT_AT, Compacted, window_of
 from deepctl.agent.ephemeral import EphemeralChat
 from deepctl.agent.limits import MOST, LimitReached, Limits
@@ -50,7 +50,7 @@ class Alice:
         with closing(Running(self.options, environment=os.environ)) as running:
             yield Chat(running)
 
-    def say(self, prompt: str, session: str = "main") -> Done:
+    def say(self, prompt: str, session: str = "main") -> TurnResult:
         with recovery.opened(self.paths) as work, self.chat() as chat:
             if session_catalogue.spelled(self.paths, session) is None:
                 session_catalogue.start(self.paths, session)
@@ -60,7 +60,7 @@ class Alice:
         with recovery.opened(self.paths) as work, self.chat() as chat:
             return chat.compact(work, "main", focus, self.events.append)
 
-    def conversation(self, session: str = "main") -> session_log.Conversation:
+    def conversation(self, session: str = "main") -> session_log.MessageList:
         return session_catalogue.read(session_catalogue.find(self.paths, session))
 
     def seen(self, session: str = "main") -> list[dict[str, Any]]:
@@ -419,7 +419,7 @@ class TestOffline:
     def test_after_a_killed_turn_it_can_be_compacted(self, offline: Alice) -> None:
         offline.say("write a.txt: one")
         directory, name = _log(offline)
-        writer = session_log.Writer(directory, name, 2)
+        writer = session_log.LogWriter(directory, name, 2)
         writer.message({"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "cut short"}]})
         call = {"part_kind": "tool-call", "tool_name": "ls", "tool_call_id": "1", "args": "{}"}
         writer.message({"kind": "response", "parts": [call]})

@@ -246,7 +246,7 @@ class Door:
     def session(self, messages: list[dict[str, Any]]) -> None:
         from deepctl.store import session_export
 
-        export = session_export.Export("main", AT, [Message(1, AT, message) for message in messages])
+        export = session_export.ExportDocument("main", AT, [Message(1, AT, message) for message in messages])
         (self.place / "main.json").write_text(session_export.as_json(export))
         self.deepctl("sessions", "import", str(self.place / "main.json"), "-u", "bob").ok()
 

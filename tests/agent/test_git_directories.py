@@ -16,7 +16,7 @@ from pydantic_ai.workspaces import WorkspaceTimeoutError
 
 from deepctl import Bubblewrap, LocalBackend, NoSandbox
 from deepctl.agent import user_commands
-from deepctl.agent.approvals import Answer
+from deepctl.agent.approvals import ApprovalAnswer
 from deepctl.errors import Refused
 from deepctl.files import git_config
 from deepctl.files.git_directories import Survey, additions, describe, set_aside, survey
@@ -550,7 +550,7 @@ def links(work: Path) -> Path:
 
 
 @pytest.mark.parametrize("answer", [None, NO, YES])
-def test_a_file_of_gits_is_changed_after_a_question_only(links: Path, answer: Answer | None) -> None:
+def test_a_file_of_gits_is_changed_after_a_question_only(links: Path, answer: ApprovalAnswer | None) -> None:
     """`write_file .git/hooks/pre-commit` needed none (K1.3)."""
     before = _state(links)
     person = Person(*[answer] * len(FILES)) if answer is not None else None

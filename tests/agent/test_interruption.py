@@ -189,7 +189,7 @@ def test_an_application_keeps_the_signal_handlers_it_has() -> None:
 
 
 def test_a_signal_that_comes_too_late_for_the_turn_still_ends_deepctl() -> None:
-    watch = interruption.Stops()
+    watch = interruption.Interruption()
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         with pytest.raises(Terminated), watch.watched():

@@ -138,5 +138,5 @@ def test_a_log_cut_at_every_byte_of_its_last_lines_is_read_and_continued(process
         path.write_bytes(raw[:cut])
         # The newline alone can be missing: the line before it is complete all the same.
         assert len(session_catalogue.read(session).messages) == (whole if cut >= len(raw) - 1 else whole - 1)
-        session_log.Writer(session.directory, session.log, 2).close()
+        session_log.LogWriter(session.directory, session.log, 2).close()
         assert session_catalogue.read(session).damage == []

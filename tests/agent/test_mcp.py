@@ -22,7 +22,7 @@ import pytest
 
 from deepctl import distribution, layout
 from deepctl.agent import approvals, interruption, mcp_tools
-from deepctl.agent.approvals import Answer, Question
+from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest
 from deepctl.agent.chat import Chat
 from deepctl.agent.ephemeral import EphemeralChat
 from deepctl.agent.turn_runner import Options, Running
@@ -514,24 +514,29 @@ def test_a_remote_server_that_sends_without_end_or_what_becomes_much_is_a_notice
 
 
 class _Person:
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: ApprovalAnswer) -> None:
         self._answers = list(answers)
-        self.asked: list[Question] = []
+        self.asked: list[ApprovalRequest] = []
 
-    async def __call__(self, question: Question) -> Answer:
+    async def __call__(self, question: ApprovalRequest) -> ApprovalAnswer:
         self.asked.append(question)
         return self._answers.pop(0)
 
 
 def test_each_tool_is_asked_about_until_the_answer_is_always() -> None:
-    person = _Person(Answer(False, word="not now"), Answer(True), Answer(True, always=True), Answer(True))
+    person = _Person(
+        ApprovalAnswer(False, word="not now"),
+        ApprovalAnswer(True),
+        ApprovalAnswer(True, always=True),
+        ApprovalAnswer(True),
+    )
     hello: Call = ("one__echo", {"text": "hello"})
     with _talk({"one": _local("--tools", "echo,pid")}, approve="ask", ask=person) as talk:
         no, yes, always, unasked = talk.results(hello, hello, hello, hello)
         assert no == (False, "The user did not allow this tool; it was not used. They say: not now")
         assert [yes, always, unasked] == [(True, "hello")] * 3
         talk.turn(("one__pid", {}))
-    assert person.asked[0] == Question("mcp", "one__echo", '{\n  "text": "hello"\n}')
+    assert person.asked[0] == ApprovalRequest("mcp", "one__echo", '{\n  "text": "hello"\n}')
     assert [question.target for question in person.asked] == ["one__echo"] * 3 + ["one__pid"]
 
 

@@ -350,7 +350,7 @@ class Alice:
             Chat(running).turn(work, "main", prompt, events.append)
         return events
 
-    def conversation(self) -> session_log.Conversation:
+    def conversation(self) -> session_log.MessageList:
         return session_catalogue.read(self.scene.session())
 
 

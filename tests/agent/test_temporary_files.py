@@ -14,7 +14,7 @@ from deepctl.agent.backend import LocalBackend
 from deepctl.cli.repl import completer
 from deepctl.files import temporary_files
 from deepctl.files.paths_beneath import Tree
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.trees import walk
 from tests.store.faults import count, in_child, kill
 from tests.store.scene import Scene
@@ -26,7 +26,7 @@ def _left(directory: Path) -> list[str]:
 
 
 def _kept(scene: Scene) -> set[str]:
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     found = {
         os.fsdecode(path)
         for record in reader.ledger.records.values()

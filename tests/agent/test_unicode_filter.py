@@ -28,7 +28,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaThinkingCalls, DeltaThin
 
 from deepctl import DeepAgentDeps, FileCheckpointStore, StateBackend, create_deep_agent
 from deepctl.agent.checkpoint_stores import new_checkpoint
-from deepctl.agent.unicode_filter import ValidTextModel
+from deepctl.agent.unicode_filter import UnicodeFilterModel
 from deepctl.files import sealed_lines
 from tests.support.command import InProcess
 from tests.support.loopback import Answer, Broken, Provider, Text, ToolCalls, provider
@@ -219,7 +219,7 @@ async def _thinks(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterato
 
 def test_thinking_comes_in_whole_characters_too() -> None:
     async def run() -> None:
-        model = ValidTextModel(FunctionModel(stream_function=_thinks))
+        model = UnicodeFilterModel(FunctionModel(stream_function=_thinks))
         asked: list[ModelMessage] = [ModelRequest(parts=[UserPromptPart("x")])]
         said = []
         async with model.request_stream(asked, None, ModelRequestParameters()) as response:

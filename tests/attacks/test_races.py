@@ -24,12 +24,12 @@ from deepctl.domain.memory.directory import Memory
 from deepctl.errors import DeepctlError
 from deepctl.files.paths_beneath import Tree
 from deepctl.store import diff, restore, trees
-from deepctl.store.checkpoint_store import Checkpoints, Workspace
+from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.index_db import Cache
 from deepctl.store.object_store import Objects, Scratch
 from deepctl.store.records import Position
 from deepctl.store.snapshot import snapshot
-from deepctl.store.trees import LINK, Change, Entry
+from deepctl.store.trees import LINK, TreeChange, TreeEntry
 from tests.attacks.scene import Call, Scene
 from tests.support.command import InProcess
 
@@ -414,7 +414,7 @@ def test_checkpoints_keep_what_is_inside_only(scene: Scene, workspace: Path, tmp
 
             def save() -> None:
                 nonlocal made
-                store.save(_NOWHERE, "manual", author="", workspace=Workspace(str(workspace)))
+                store.save(_NOWHERE, "manual", author="", workspace=WorkspaceOptions(str(workspace)))
                 made += 1
 
             seen = _for_a_while([save], 5)
@@ -431,12 +431,12 @@ def test_a_restore_changes_what_is_inside_only(scene: Scene, workspace: Path, tm
     os.chmod(workspace / "d/sub", 0o500)
     with Checkpoints(str(tmp_path / "store")) as store:
         with store.adding() as batch:
-            full = store.snapshot(Workspace(str(workspace)), batch).tree
+            full = store.snapshot(WorkspaceOptions(str(workspace)), batch).tree
             os.chmod(workspace / "d/sub", 0o700)
             _clear(workspace, "d", "f", "a")
-            empty = store.snapshot(Workspace(str(workspace)), batch).tree
+            empty = store.snapshot(WorkspaceOptions(str(workspace)), batch).tree
         make = list(trees.changes(store.objects, empty, full))
-        take = [Change(change.path, change.after, change.before) for change in make]
+        take = [TreeChange(change.path, change.after, change.before) for change in make]
         (workspace / "a").mkdir()
         (workspace / "a/to-mid").symlink_to(scene.bob.workspace)
         with swapping(workspace, *PAIRS[:3], least=20):
@@ -564,7 +564,7 @@ def test_a_comparison_does_not_read_a_link_through_another(calm: Path, tmp_path:
     try:
         read = diff.present(str(calm), Objects(str(tmp_path / "packs"), cache))
         with pytest.raises(OSError, match=r"Not a directory|symbolic link"):
-            read(b"d/pointer", Entry(LINK, 0, 6, bytes(32), b"pointer"))
+            read(b"d/pointer", TreeEntry(LINK, 0, 6, bytes(32), b"pointer"))
     finally:
         cache.close()
 

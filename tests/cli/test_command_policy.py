@@ -16,7 +16,7 @@ from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import ToolCallPart
 
 from deepctl import layout
-from deepctl.agent.approvals import Answer, Approvals, Question
+from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest, Approvals
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.workspace_stores import workspace_of
 from deepctl.cli.chat_setup import ProfileEngine, Start
@@ -99,8 +99,8 @@ def test_a_conversation_says_the_same_where_a_person_can_be_asked(
             assert engine.commands.network == (network or place in ("none", "auto, missing"))
 
 
-async def _refusing(question: Question) -> Answer:
-    return Answer(False)
+async def _refusing(question: ApprovalRequest) -> ApprovalAnswer:
+    return ApprovalAnswer(False)
 
 
 def _begins(notice: str | None, said: str | None) -> bool:
@@ -147,13 +147,13 @@ async def _outcomes(engine: ProfileEngine, root: Path) -> dict[str, str]:
 
 async def _outcome(engine: ProfileEngine, root: Path, command: str) -> str:
     """What becomes of a command, up to where a shell would get it."""
-    options, asked = engine.running.options, list[Question]()
+    options, asked = engine.running.options, list[ApprovalRequest]()
     if options.sandbox is None:
         return "refused"
 
-    async def ask(question: Question) -> Answer:
+    async def ask(question: ApprovalRequest) -> ApprovalAnswer:
         asked.append(question)
-        return Answer(True)
+        return ApprovalAnswer(True)
 
     terminal = ask if engine.commands.questions == "asked" else None
     approvals = Approvals(options.approve, terminal, options.permissions)

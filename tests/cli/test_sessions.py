@@ -407,7 +407,7 @@ def test_an_answer_that_leaves_a_fence_open_does_not_swallow_the_rest() -> None:
             Message(turn, at, {"kind": "response", "parts": [{"part_kind": "text", "content": text}]})
             for turn, text in enumerate(texts, 1)
         ]
-        return markdown(session_export.Export("main", at, messages))
+        return markdown(session_export.ExportDocument("main", at, messages))
 
     assert "~~~~\nx\n~~~~\n\n## Turn 2" in said("~~~~\nx", "next")
     assert "```py\nx\n```\n\n## Turn 2" in said("```py\nx\n```", "next")

@@ -14,12 +14,12 @@ import pytest
 
 from deepctl.cli import options
 from deepctl.cli.chat_setup import Start
-from deepctl.cli.ephemeral_chat import EphemeralTalk
+from deepctl.cli.ephemeral_chat import EphemeralChatSession
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.profile_chat import ProfileTalk
+from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import run_cli_command, session_commands, slash_commands
 from deepctl.cli.repl.completer import found
-from deepctl.cli.repl.completions import ProfileOffers
+from deepctl.cli.repl.completions import ProfileCompletions
 from deepctl.errors import NotFound, ProfileGone, Refused, UsageError
 from deepctl.output.stream.turn_events import Text
 from tests.support.command import Command, InProcess
@@ -487,11 +487,11 @@ def _conversation(talk: object, **state: object) -> Any:
     return SimpleNamespace(**{"talk": talk, "session": None, "new": None, "asked": None, **state})
 
 
-def _talk(name: str = "alice") -> ProfileTalk:
-    return ProfileTalk(Start(name, {}), options.root(), 0.0, Text())
+def _talk(name: str = "alice") -> ProfileChat:
+    return ProfileChat(Start(name, {}), options.root(), 0.0, Text())
 
 
-def _texts(text: str, offers: ProfileOffers) -> list[tuple[str, str]]:
+def _texts(text: str, offers: ProfileCompletions) -> list[tuple[str, str]]:
     return [(one.text, one.meaning) for one in found(text, offers)]
 
 
@@ -500,7 +500,7 @@ def test_offers_are_checkpoints_labels_sessions_models_and_files(deepctl: InProc
     deepctl("checkpoints", "save", "good", "--user", "alice").ok()
     deepctl("chat", "--user", "alice", "second").ok()
     deepctl("chat", "--user", "alice", "third", "--new", "other").ok()
-    offers = ProfileOffers(_conversation(_talk(), session="main"))
+    offers = ProfileCompletions(_conversation(_talk(), session="main"))
     assert _texts("/rewind ~", offers) == [("~1", "before second"), ("~2", "before write notes.txt: one")]
     assert [text for text, _ in _texts("/rewind g", offers)] == ["good"]
     ids = [one["id"][:8] for one in deepctl("checkpoints", "list", "--session", "main", "--user", "alice", "--json")
@@ -512,14 +512,14 @@ def test_offers_are_checkpoints_labels_sessions_models_and_files(deepctl: InProc
     assert [text for text, _ in _texts("look at @no", offers)] == ["@notes.txt"]
     assert [text for text, _ in _texts("/approve a", offers)] == ["ask", "auto"]
     assert [text for text, _ in _texts("/chec", offers)] == ["/checkpoints "]
-    new = ProfileOffers(_conversation(_talk(), session="main", new=UNNAMED))
+    new = ProfileCompletions(_conversation(_talk(), session="main", new=UNNAMED))
     assert _texts("/rewind ", new) == []
 
 
 def test_the_model_in_force_is_the_one_that_the_conversation_was_switched_to(deepctl: InProcess, home: Path) -> None:
     deepctl("profiles", "create", "alice").ok()
     talk = _talk()
-    offers = ProfileOffers(_conversation(talk))
+    offers = ProfileCompletions(_conversation(talk))
     assert _texts("/model ", offers)[0] == ("offline", "the model in force")
     talk.start = talk.start.changed(model="openai-chat:tiny")
     talk._named = None
@@ -530,11 +530,11 @@ def test_the_model_in_force_is_the_one_that_the_conversation_was_switched_to(dee
 
 
 def test_nothing_is_offered_of_a_profile_that_is_gone_or_of_nobody(home: Path) -> None:
-    offers = ProfileOffers(_conversation(_talk("nobody")))
+    offers = ProfileCompletions(_conversation(_talk("nobody")))
     for text in ("/switch ", "/model ", "@"):
         with pytest.raises(ProfileGone):
             _texts(text, offers)
-    nobody = ProfileOffers(_conversation(EphemeralTalk(Start("ephemeral", {}), Text())))
+    nobody = ProfileCompletions(_conversation(EphemeralChatSession(Start("ephemeral", {}), Text())))
     assert _texts("/rewind ", nobody) == _texts("/switch ", nobody) == _texts("@", nobody) == []
     assert "offline" in [text for text, _ in _texts("/model ", nobody)]
     assert not home.exists()
@@ -582,7 +582,7 @@ def test_what_a_shell_command_is_given_is_told_from_what_it_is_not() -> None:
 
 def test_profile_session_and_wait_are_filled_in_where_a_command_takes_them(deepctl: InProcess) -> None:
     deepctl("chat", "--user", "alice", "hello").ok()
-    talk = ProfileTalk(Start("alice", {}), options.root(), 2.5, Text())
+    talk = ProfileChat(Start("alice", {}), options.root(), 2.5, Text())
     conversation = _conversation(talk, session="MAIN")
 
     def filled(*words: str) -> list[str]:

@@ -14,8 +14,8 @@ import pytest
 
 from deepctl import layout
 from deepctl.cli.chat_setup import Start
-from deepctl.cli.ephemeral_chat import EphemeralTalk
-from deepctl.cli.profile_chat import ProfileTalk
+from deepctl.cli.ephemeral_chat import EphemeralChatSession
+from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import shell_context
 from deepctl.domain import profiles
 from deepctl.errors import Refused, UsageError
@@ -54,10 +54,10 @@ def workspace(home: Path) -> Path:
 
 
 @pytest.fixture
-def talk(deepctl: InProcess, home: Path) -> Iterator[ProfileTalk]:
+def talk(deepctl: InProcess, home: Path) -> Iterator[ProfileChat]:
     """A conversation of alice without a terminal, and nothing around its commands."""
     deepctl("profiles", "create", "alice").ok()
-    made = ProfileTalk(Start("alice", {"sandbox": "none"}), layout.Root(str(home)), 0.0, TextDisplay())
+    made = ProfileChat(Start("alice", {"sandbox": "none"}), layout.Root(str(home)), 0.0, TextDisplay())
     yield made
     made.close()
 
@@ -366,12 +366,12 @@ def test_what_stands_alone_is_explained(chat: Open) -> None:
 
 def test_a_conversation_of_nobody_has_no_place_for_commands(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Refused, match="no directory"):
-        EphemeralTalk(Start("ephemeral", {}), TextDisplay()).command("true", Sink())
+        EphemeralChatSession(Start("ephemeral", {}), TextDisplay()).command("true", Sink())
 
 
 def test_without_any_sandbox_there_is_no_shell(deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPCTL_BWRAP", "/nonexistent/bwrap")
-    talk = ProfileTalk(Start("alice", {}), layout.Root(str(home)), 0.0, TextDisplay())
+    talk = ProfileChat(Start("alice", {}), layout.Root(str(home)), 0.0, TextDisplay())
     with pytest.raises(Refused, match="no sandbox") as error:
         talk.command("true", Sink())
     assert "/nonexistent/bwrap" in str(error.value.hint)
@@ -379,7 +379,7 @@ def test_without_any_sandbox_there_is_no_shell(deepctl: InProcess, home: Path, m
     talk.close()
 
 
-def test_the_limits_of_the_agents_commands_hold(deepctl: InProcess, talk: ProfileTalk) -> None:
+def test_the_limits_of_the_agents_commands_hold(deepctl: InProcess, talk: ProfileChat) -> None:
     deepctl("config", "set", "limits.seconds", "1", "--user", "alice").ok()
     own = f"sleep 65.{os.getpid()}"
     ended = talk.command(f"{own} & echo out; echo err >&2; {own}", sink := Sink())
@@ -389,13 +389,13 @@ def test_the_limits_of_the_agents_commands_hold(deepctl: InProcess, talk: Profil
     _until_gone(own)
 
 
-def test_a_command_ends_when_nobody_takes_what_it_prints(talk: ProfileTalk) -> None:
+def test_a_command_ends_when_nobody_takes_what_it_prints(talk: ProfileChat) -> None:
     ended = talk.command("yes", sink := Sink(most=100_000))
     assert (ended.code, ended.reason) == (None, "ended: what it prints cannot be shown")
     assert len(sink.out) < 1 << 20
 
 
-def test_a_search_is_no_special_case(talk: ProfileTalk) -> None:
+def test_a_search_is_no_special_case(talk: ProfileChat) -> None:
     talk.command("mkdir d; echo needle > d/f; ln -s /etc outside", Sink())
     assert talk.command("grep -rnH -e needle d", sink := Sink()).code == 0
     assert sink.out == b"d/f:1:needle\n"
@@ -403,7 +403,7 @@ def test_a_search_is_no_special_case(talk: ProfileTalk) -> None:
     assert sink.out == b"./d/f\n"
 
 
-def test_a_line_that_cannot_be_run_is_refused(talk: ProfileTalk) -> None:
+def test_a_line_that_cannot_be_run_is_refused(talk: ProfileChat) -> None:
     for line in ("echo \0", "echo " + "x" * 200_000, "echo \ud800"):
         with pytest.raises(UsageError):
             talk.command(line, Sink())

@@ -21,7 +21,7 @@ from deepctl.domain import profiles
 from deepctl.domain.wipe.wipe_plan import PARTS
 from deepctl.files import rmtree
 from deepctl.layout import Root
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from tests.store.faults import Lines, in_child_with
 from tests.support.command import Command, InProcess
 from tests.support.terminal import Terminal
@@ -535,7 +535,7 @@ class _Canary:
             if path.is_file() and self.word.encode() in path.read_bytes():
                 found.add(place)
         if self.profile.exists():
-            reader = Reader(Root(str(self.home)).profile("alice"))
+            reader = ReadOnlyRepository(Root(str(self.home)).profile("alice"))
             for pack in reader.objects.names():
                 for entry in reader.objects.table(pack):
                     if self.word.encode() in reader.objects.read(entry.digest):

@@ -17,7 +17,7 @@ from deepctl.domain import profiles
 from deepctl.domain.transfer import archive, profile_import, tar_members
 from deepctl.domain.transfer.archive import Entry, Header, Totals
 from deepctl.domain.transfer.profile_export import Export
-from deepctl.domain.transfer.profile_import import Imported, Limits
+from deepctl.domain.transfer.profile_import import Imported, ImportLimits
 from deepctl.errors import BadName, Damaged, DeepctlError, NewerFormat, Refused, StorageError, UsageError
 from deepctl.files import sealed_lines
 from deepctl.layout import Root
@@ -110,10 +110,10 @@ def forged(pieces: list[Piece], *, header: bytes | None = None, declared: Totals
     )
 
 
-NORMAL = Limits()
+NORMAL = ImportLimits()
 
 
-def take(root: Root, data: bytes, name: str | None = None, limits: Limits = NORMAL) -> Imported:
+def take(root: Root, data: bytes, name: str | None = None, limits: ImportLimits = NORMAL) -> Imported:
     opened = profile_import.examine(root, io.BytesIO(data), "a.tgz", name=name, size=len(data), limits=limits)
     return profile_import.take_in(root, opened, lambda: profiles.lock(root, opened.name, command="test"))
 
@@ -296,12 +296,14 @@ def test_more_than_is_allowed_is_refused_before_anything_is_written(root: Root) 
         assert raised.value.code == "archive_too_large"
         assert "--max-" in (raised.value.hint or "")
     assert not os.path.exists(root.path)
-    assert take(root, forged(START, declared=Totals(10, 5, 2 << 30)), limits=Limits(100, 3 << 30)).totals.files == 1
+    assert (
+        take(root, forged(START, declared=Totals(10, 5, 2 << 30)), limits=ImportLimits(100, 3 << 30)).totals.files == 1
+    )
 
 
 def test_what_does_not_fit_on_the_disk_is_storage_and_writes_nothing(root: Root) -> None:
     with pytest.raises(StorageError) as raised:
-        take(root, forged(START, declared=Totals(10, 5, 10**17)), limits=Limits(100, 10**18))
+        take(root, forged(START, declared=Totals(10, 5, 10**17)), limits=ImportLimits(100, 10**18))
     assert raised.value.code == "storage_enospc"
     assert not os.path.exists(root.path)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain.memory import changes, forget, history
-from deepctl.domain.memory.changes import Change, Collision
-from deepctl.domain.memory.directory import Changed, Memory
+from deepctl.domain.memory.changes import Collision, MemoryChange
+from deepctl.domain.memory.directory import Memory, MemoryChanged
 from deepctl.domain.memory.forget import Forgotten
 from deepctl.errors import Refused
 from deepctl.store import session_log
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.records import OTHER
 from tests.store.faults import count, failing, in_child, kill
 from tests.store.scene import Scene, leftovers
@@ -37,12 +37,12 @@ def _content(scene: Scene, place: str = _PLACE) -> bytes:
     return (scene.workspace / place).read_bytes()
 
 
-def _add(scene: Scene, note: bytes, file: str = "MEMORY.md", **options: str) -> Change:
+def _add(scene: Scene, note: bytes, file: str = "MEMORY.md", **options: str) -> MemoryChange:
     with scene.work(**options) as work:
         return changes.add(work, Memory(scene.paths), file, note)
 
 
-def _replace(scene: Scene, base: bytes | None, edited: bytes) -> Change:
+def _replace(scene: Scene, base: bytes | None, edited: bytes) -> MemoryChange:
     with scene.work() as work:
         return changes.replace(work, Memory(scene.paths), "MEMORY.md", base, edited)
 
@@ -95,7 +95,7 @@ def test_a_note_by_hand_after_the_agents_outlives_their_rewind(scene: Scene) -> 
 def test_a_note_after_a_killed_turn_is_the_users_and_the_turn_the_agents(scene: Scene) -> None:
     _remember(scene, "one")
     session = scene.session()
-    writer = session_log.Writer(session.directory, session.log, 2)
+    writer = session_log.LogWriter(session.directory, session.log, 2)
     writer.message({"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "killed"}]})
     writer.close()
     (scene.workspace / "half-done.txt").write_text("half")
@@ -103,7 +103,7 @@ def test_a_note_after_a_killed_turn_is_the_users_and_the_turn_the_agents(scene: 
     *_, ended, by_hand = scene.records()
     assert (ended.kind, ended.author) == ("turn", "unknown")
     assert (by_hand, by_hand.author) == (change.checkpoint, OTHER)
-    with closing(Reader(scene.paths)) as reader:
+    with closing(ReadOnlyRepository(scene.paths)) as reader:
         at_end = history.at(reader, Memory(scene.paths), "MEMORY.md", ended)
     assert at_end.content == b"- one\n"
 
@@ -228,7 +228,7 @@ def test_a_notebook_that_changes_while_the_checkpoint_is_made_stays(
             return save_now(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(work, "save_now", disturbed)
-        with pytest.raises(Changed):
+        with pytest.raises(MemoryChanged):
             forget.forget(work, memory, wish, forget.foreseen(memory, wish))
     assert _content(scene) == b"tea\nby an editor\n"
 

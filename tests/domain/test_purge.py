@@ -22,13 +22,13 @@ from deepctl.domain.purge import purge as purging
 from deepctl.domain.purge import repack, report
 from deepctl.domain.purge.purge import Purged
 from deepctl.domain.purge.report import Place
-from deepctl.domain.purge.selector import Doomed, Forgotten
-from deepctl.domain.purge.text_matcher import Sought
+from deepctl.domain.purge.selector import Forgotten, PurgeSelector
+from deepctl.domain.purge.text_matcher import TextMatcher
 from deepctl.errors import Damaged, Interrupted, NotFound, Refused, StorageError
 from deepctl.files import sealed_lines
 from deepctl.notebook_text import without
 from deepctl.store import ledger, packs, prune, read_only, rewind, verify
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.index_db import Location
 from deepctl.store.records import Record
 from deepctl.store.trees import DIRECTORY, encode, walk
@@ -52,12 +52,14 @@ def purge(scene: Scene, text: str | bytes = SECRET, agent: str = "main", **wish:
         return purging.purge(work, doomed)
 
 
-def _doomed(text: str | bytes, agent: str = "main", *, file: str | None = None, ignore_case: bool = False) -> Doomed:
-    return Doomed(Sought(os.fsencode(text), ignore_case), agent, file)
+def _doomed(
+    text: str | bytes, agent: str = "main", *, file: str | None = None, ignore_case: bool = False
+) -> PurgeSelector:
+    return PurgeSelector(TextMatcher(os.fsencode(text), ignore_case), agent, file)
 
 
 def foretold(scene: Scene, text: str = SECRET) -> Purged:
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     try:
         return purging.foretell(reader, _doomed(text))
     finally:
@@ -94,7 +96,7 @@ def holding(scene: Scene, text: str = SECRET) -> list[bytes]:
 
 def kept(scene: Scene, *, raw: bool = False) -> dict[str, dict[str, bytes]]:
     """What every checkpoint keeps, by its id: the content of each path; of directories and modes, a word."""
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     found: dict[str, dict[str, bytes]] = {}
     for record in reader.ledger.records.values():
         files = found[record.id] = {}
@@ -332,7 +334,7 @@ def test_a_copy_elsewhere_stays_and_is_named(scene: Scene) -> None:
     Path(scene.paths.prompt_history).write_text(f"\n# now\n+remember {SECRET}\n")
     draft = drafts.begin(scene.paths, "MEMORY.md", f"- {SECRET}\n".encode())
     done = purge(scene)
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     found = report.places(reader, done.contents)
     reader.close()
     with_copy = sum("copy.md" in files for files in kept(scene).values())
@@ -359,7 +361,7 @@ def test_messages_are_looked_through_as_what_they_say(scene: Scene, text: str) -
         entry = {"v": 1, "turn": 9, "at": "", "message": {"kind": "response", "parts": [call]}}
         file.write(sealed_lines.seal(entry) + b'{"damaged": "' + json.dumps(text)[1:-1].encode() + b'"}\n')
     done = purge(scene, text)
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     found = report.places(reader, done.contents)
     reader.close()
     assert [one for one in found if one.place == "session"] == [Place("session", "main", 2)]
@@ -411,7 +413,7 @@ def test_notebooks_at_any_depth_that_is_kept_are_purged(scene: Scene) -> None:
     notes(scene, "- tea", f"- {SECRET}", file=deep)
     done = purge(scene)
     assert scene.files()[deep] == "- tea\n"
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     places = report.places(reader, done.contents)
     reader.close()
     assert not {"file", "checkpoint_file", "unread"} & {one.place for one in places}
@@ -590,13 +592,13 @@ def test_three_hundred_checkpoints_are_read_once_each(scene: Scene, monkeypatch:
     distinct = len(objects(scene))
     told: list[int] = []
     searched = []
-    real = Sought.is_in
+    real = TextMatcher.is_in
 
-    def search(self: Sought, pieces: Iterable[bytes]) -> bool:
+    def search(self: TextMatcher, pieces: Iterable[bytes]) -> bool:
         searched.append(self)
         return real(self, pieces)
 
-    monkeypatch.setattr(Sought, "is_in", search)
+    monkeypatch.setattr(TextMatcher, "is_in", search)
     begun = time.monotonic()
     with scene.work() as work:
         done = purging.purge(work, _doomed(SECRET), report=told.append)
@@ -700,7 +702,7 @@ def _tell(scene: Scene, text: str, what: str, lines: list[str], number: int) -> 
 
 def _elsewhere(scene: Scene, here: str) -> set[bytes]:
     """Every content that a checkpoint, or the state after a rewind, keeps elsewhere than below `here`."""
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     trees = {state.tree for state in reader.ledger.states} | {one.tree for one in reader.ledger.records.values()}
     found = {
         reader.objects.read(entry.digest)

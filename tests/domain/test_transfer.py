@@ -22,7 +22,7 @@ from deepctl.domain import profiles
 from deepctl.domain.transfer import archive, profile_export, profile_import, staging
 from deepctl.domain.transfer.archive import LeftOut, leads_out
 from deepctl.domain.transfer.profile_export import Export, Exported
-from deepctl.domain.transfer.profile_import import Imported, Limits
+from deepctl.domain.transfer.profile_import import Imported, ImportLimits
 from deepctl.errors import Locked, Refused
 from deepctl.layout import ProfilePaths, Root
 from deepctl.store import export_target, session_catalogue, verify
@@ -39,7 +39,7 @@ def export(scene: Scene) -> tuple[bytes, Exported]:
 
 
 def take(root: Root, data: bytes, name: str = "bob", report: Callable[[int], None] = lambda count: None) -> Imported:
-    opened = profile_import.examine(root, io.BytesIO(data), "a.tgz", name=name, size=len(data), limits=Limits())
+    opened = profile_import.examine(root, io.BytesIO(data), "a.tgz", name=name, size=len(data), limits=ImportLimits())
     return profile_import.take_in(root, opened, lambda: profiles.lock(root, name, command="test"), report)
 
 

@@ -71,7 +71,7 @@ def root(tmp_path: Path) -> Root:
     return _story(tmp_path / "root")
 
 
-def _wipe(root: Root, only: tuple[str, ...] = (), name: str = "alice") -> wipe_plan.Plan:
+def _wipe(root: Root, only: tuple[str, ...] = (), name: str = "alice") -> wipe_plan.WipePlan:
     """What the command does."""
     paths = profiles.find(root, name)
     with profiles.lock(root, name, command="wipe"):
@@ -91,7 +91,7 @@ def _hidden(root: Root) -> list[str]:
     return [entry for entry in os.listdir(root.profiles) if entry.startswith(".")]
 
 
-def _rows(planned: wipe_plan.Plan) -> dict[str, int]:
+def _rows(planned: wipe_plan.WipePlan) -> dict[str, int]:
     """The files of a plan, by their places."""
     return {os.path.relpath(part.path, planned.path): part.weight.files for part in planned.parts}
 

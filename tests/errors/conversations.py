@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deepctl.store import session_export
-from deepctl.store.session_export import Export
+from deepctl.store.session_export import ExportDocument
 from deepctl.store.session_log import Message
 from tests.errors.situation import Situation, case
 from tests.support.command import Result
@@ -154,7 +154,7 @@ def _import(s: Situation, content: str | bytes, *more: str) -> list[str]:
 
 
 def _document(*messages: dict[str, Any], name: str = "imported") -> str:
-    return session_export.as_json(Export(name, AT, [Message(1, AT, message) for message in messages]))
+    return session_export.as_json(ExportDocument(name, AT, [Message(1, AT, message) for message in messages]))
 
 
 def _prompt(content: Any) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from deepctl.layout import ProfilePaths, Root
 from deepctl.store import read_only, recovery, rewind, session_catalogue, session_log
 from deepctl.store.object_store import Scratch
 from deepctl.store.records import Record
-from deepctl.store.repository import Work
-from deepctl.store.rewind import Done, Wish
+from deepctl.store.repository import Repository
+from deepctl.store.rewind import RewindRequest, RewindResult
 from deepctl.store.session_catalogue import Session
 
 
@@ -31,7 +31,7 @@ class Scene:
         return session_catalogue.find(self.paths, found) if found else session_catalogue.start(self.paths, name)
 
     @contextmanager
-    def work(self, **options: Any) -> Iterator[Work]:
+    def work(self, **options: Any) -> Iterator[Repository]:
         with recovery.opened(self.paths, **options) as work:
             yield work
 
@@ -43,7 +43,7 @@ class Scene:
             conversation = session_catalogue.read(found)
             before = read_only.position(found, conversation)
             work.before_turn(found, before)
-            writer = session_log.Writer(found.directory, found.log, before.turn + 1)
+            writer = session_log.LogWriter(found.directory, found.log, before.turn + 1)
             writer.message(_request({"part_kind": "user-prompt", "content": prompt}))
             call = {"part_kind": "tool-call", "tool_name": "execute", "tool_call_id": prompt}
             writer.message({"kind": "response", "parts": [call]})
@@ -65,7 +65,7 @@ class Scene:
             conversation = session_catalogue.read(found)
             before = read_only.position(found, conversation)
             work.before_turn(found, before)
-            writer = session_log.Writer(found.directory, found.log, before.turn + 1)
+            writer = session_log.LogWriter(found.directory, found.log, before.turn + 1)
             writer.message(_request({"part_kind": "user-prompt", "content": prompt}))
             names = [{"tool_name": "execute", "tool_call_id": f"{prompt} {number}"} for number in range(len(calls))]
             writer.message({"kind": "response", "parts": [{"part_kind": "tool-call", **name} for name in names]})
@@ -92,13 +92,13 @@ class Scene:
         with self.turn(f"write {name} {text}", session):
             self.write(name, text)
 
-    def rewind(self, reference: str, session: str = "main", **wish: Any) -> Done:
+    def rewind(self, reference: str, session: str = "main", **wish: Any) -> RewindResult:
         with self.work() as work:
             found = self.session(session)
             target = read_only.find(self.paths, work.ledger, reference, session)
-            return rewind.rewind(work, found, Wish(target, **wish))
+            return rewind.rewind(work, found, RewindRequest(target, **wish))
 
-    def undo(self, session: str = "main", *, force: bool = False) -> Done:
+    def undo(self, session: str = "main", *, force: bool = False) -> RewindResult:
         with self.work() as work:
             return rewind.undo(work, self.session(session), force=force)
 

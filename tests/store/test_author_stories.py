@@ -21,7 +21,7 @@ from deepctl.errors import NotFound
 from deepctl.layout import Root
 from deepctl.store import prune, read_only, rewind_plan, session_catalogue, session_delete, verify
 from deepctl.store.repository import EVERY_TOOL, EVERY_TURN, MANUAL_ONLY
-from deepctl.store.rewind import Conflicts, Done
+from deepctl.store.rewind import Conflicts, RewindResult
 from tests.domain.test_transfer import export, take
 from tests.store.scene import Scene
 
@@ -188,7 +188,7 @@ class AuthorStories(RuleBasedStateMachine):
     def undo(self, pick: int, force: bool) -> None:
         self._check(lambda: self.scene.undo(self._session(pick), force=force))
 
-    def _check(self, operation: Callable[[], Done]) -> None:
+    def _check(self, operation: Callable[[], RewindResult]) -> None:
         """Do a rewind, and see what has become of everybody's lines."""
         before = self.scene.files()
         try:

@@ -25,7 +25,7 @@ from deepctl.store import (
     session_search,
     transcript,
 )
-from deepctl.store.rewind import Wish, rewind
+from deepctl.store.rewind import RewindRequest, rewind
 from tests.store.scene import Scene
 
 SUMMARY = {"kind": "request", "parts": [{"part_kind": "compaction", "content": "what was said of tea"}]}
@@ -55,7 +55,7 @@ def directory(tmp_path: Path) -> str:
 
 def _write(directory: str, *entries: dict[str, Any] | int, turn: int = 1, name: str = "a") -> int:
     """Messages, results, and for each number a compaction that keeps so many; returns where the log ends."""
-    writer = session_log.Writer(directory, name, turn)
+    writer = session_log.LogWriter(directory, name, turn)
     for entry in entries:
         if isinstance(entry, int):
             writer.compacted(SUMMARY, entry)
@@ -175,7 +175,7 @@ def test_a_deepctl_that_knows_no_compactions_says_so(directory: str, monkeypatch
 
 def test_results_whose_request_was_lost_come_before_the_summary(directory: str, tmp_path: Path) -> None:
     _write(directory, _request("one"), _call("1"), _result("1"))
-    writer = session_log.Writer(directory, "a", 1)
+    writer = session_log.LogWriter(directory, "a", 1)
     writer.compacted(SUMMARY, 1)
     writer.close()
     assert _said(directory)[-2:] == [{"kind": "request", "parts": [_result("1")]}, SUMMARY]
@@ -200,7 +200,7 @@ class TestSessions:
         with scene.work() as work:
             author = work.between()
             before = read_only.position(session, conversation)
-            writer = session_log.Writer(session.directory, session.log, conversation.last_turn)
+            writer = session_log.LogWriter(session.directory, session.log, conversation.last_turn)
             writer.compacted(SUMMARY, keeps)
             writer.close()
             after = before._replace(offset=writer.end, message_count=before.message_count + 1)
@@ -216,17 +216,17 @@ class TestSessions:
         assert (turn.message_count, manual.message_count) == (8, 9)
         compacted = self.seen(scene.paths)
         with scene.work() as work:
-            rewind(work, scene.session(), Wish(manual))
+            rewind(work, scene.session(), RewindRequest(manual))
         assert self.seen(scene.paths) == [SUMMARY, *whole[4:]], "the same files and turns, still compacted"
         with scene.work() as work:
-            done = rewind(work, scene.session(), Wish(turn))
+            done = rewind(work, scene.session(), RewindRequest(turn))
         assert done.safety is not None, "there was something to take back, though no turn was"
         assert (done.outline.messages_removed, done.outline.turns_removed) == (1, 0)
         assert self.seen(scene.paths) == whole
         scene.undo()
         assert self.seen(scene.paths) == [SUMMARY, *whole[4:]]
         with scene.work() as work:
-            rewind(work, scene.session(), Wish(scene.last()))
+            rewind(work, scene.session(), RewindRequest(scene.last()))
         assert self.seen(scene.paths) == compacted
 
     def test_forks_from_both_sides(self, scene: Scene) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from deepctl.store import ledger, log_chain, prune, read_only, session_catalogue, verify
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.faults import Lines, count, failing, in_child, in_child_with, kill
 from tests.store.scene import Scene, leftovers
@@ -91,7 +91,7 @@ def _state(scene: Scene) -> State:
 
 def _check_readable(scene: Scene, identities: set[str]) -> None:
     """A fresh reader, which takes no lock and finishes nothing, reads these checkpoints in full."""
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     for identity in identities & reader.ledger.records.keys():
         record = reader.ledger.records[identity]
         for _, entry in walk(reader.objects, bytes.fromhex(record.tree)):
@@ -163,7 +163,7 @@ def test_after_ctrl_c_at_any_line_that_makes_something_count(name: str, tmp_path
     earlier = {record.id for record in Scene(tmp_path / "story").records()}
     old = _state(_copy(tmp_path, "old"))
     scene = _copy(tmp_path, "new")
-    counting = ledger.Writer._append
+    counting = ledger.LedgerWriter._append
     points = range(1, count(lambda: operation(scene), Lines(counting)) + 1)
     new = _state(scene)
     assert len(points) > 50

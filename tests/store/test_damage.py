@@ -11,7 +11,7 @@ import pytest
 
 from deepctl.errors import DeepctlError
 from deepctl.store import read_only, session_catalogue, verify
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.scene import Scene
 
@@ -42,7 +42,7 @@ def _kept_files(place: Path) -> list[Path]:
 def _contents(scene: Scene) -> dict[str, tuple[dict[bytes, bytes], list[str]] | None]:
     """What every checkpoint holds, `None` for those that say that they are damaged."""
     found: dict[str, tuple[dict[bytes, bytes], list[str]] | None] = {}
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     for record in reader.ledger.records.values():
         try:
             files = {

@@ -10,7 +10,7 @@ import pytest
 
 from deepctl.errors import Damaged, Interrupted, Refused
 from deepctl.store import ledger, prune, read_only, rewind, session_catalogue, verify
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.rewind import Conflicts
 from tests.store.faults import Counter, in_child, kill
 from tests.store.scene import Scene
@@ -102,15 +102,15 @@ def test_a_checkpoint_whose_line_could_not_be_written_leaves_nothing_that_others
     scene.agent("x", "x")
     scene.write("a.txt", "precious")
     with scene.work() as work:
-        real = ledger.Writer.add
+        real = ledger.LedgerWriter.add
 
         def fails(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(ledger.Writer, "add", fails)
+        monkeypatch.setattr(ledger.LedgerWriter, "add", fails)
         with pytest.raises(OSError, match="No space"):
             work.save_now(scene.session())
-        monkeypatch.setattr(ledger.Writer, "add", real)
+        monkeypatch.setattr(ledger.LedgerWriter, "add", real)
         saved = work.save_now(scene.session())
     scene.write("a.txt", "changed")
     scene.agent("y", "y")
@@ -235,7 +235,7 @@ def test_a_fork_is_not_rewound_to_messages_that_it_does_not_have(scene: Scene) -
         forked = work.fork(first, "forked")
         os.unlink(os.path.join(forked.directory, f"{first.log}.jsonl"))
         with pytest.raises((Refused, Damaged)):
-            rewind.rewind(work, forked, rewind.Wish(first))
+            rewind.rewind(work, forked, rewind.RewindRequest(first))
     assert session_catalogue.spelled(scene.paths, "forked") == "forked"
 
 
@@ -273,7 +273,7 @@ def test_a_damaged_cache_is_found_out(scene: Scene, statement: str) -> None:
     database.close()
     scene.write("d/c.txt", "mine")
     scene.agent("e.txt", "three")
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     for record in reader.ledger.records.values():
         read_only.conversation_at(scene.paths, record)
     reader.close()

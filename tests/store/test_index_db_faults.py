@@ -14,7 +14,7 @@ import pytest
 
 from deepctl.files import sealed_lines
 from deepctl.store import prune, read_only, verify
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.object_store import Objects
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.scene import Scene, leftovers
@@ -82,7 +82,7 @@ OPERATIONS: dict[str, Callable[[Scene], object]] = {
 
 def _check(scene: Scene, where: str) -> None:
     assert verify.verify(scene.paths).problems == [], where
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     for record in reader.ledger.records.values():
         for _, entry in walk(reader.objects, bytes.fromhex(record.tree)):
             if entry.kind != DIRECTORY:
@@ -161,6 +161,6 @@ def test_what_the_cache_has_forgotten_is_still_found(tmp_path: Path) -> None:
         tree = bytes.fromhex(scene.last().tree)
         for _, entry in walk(work.store.objects, tree):
             work.store.objects.read(entry.digest)
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     assert reader.objects.read(tree)
     reader.close()

@@ -10,7 +10,7 @@ import pytest
 from deepctl.errors import BadName, NewerFormat, Refused, UsageError
 from deepctl.files import sealed_lines
 from deepctl.store import ledger
-from deepctl.store.ledger import Ledger, Writer
+from deepctl.store.ledger import Ledger, LedgerWriter
 from deepctl.store.records import Record, Rewind
 from deepctl.store.reference import CheckpointNotFound, resolve
 
@@ -47,7 +47,7 @@ def _all(found: Ledger) -> dict[str, object]:
 def place(tmp_path: Path) -> str:
     """Three turns, the first labelled."""
     directory = str(tmp_path / "checkpoints")
-    writer = Writer(directory)
+    writer = LedgerWriter(directory)
     parent = None
     for turn, identity in enumerate(("aaaa000000000001", "aaaa000000000002", "bbbb000000000003"), 1):
         writer.add(_record(identity, turn, parent))
@@ -67,7 +67,7 @@ def test_what_was_written_is_read_by_anybody(place: str) -> None:
 
 
 def test_the_writer_says_what_a_reader_would(place: str) -> None:
-    writer = Writer(place)
+    writer = LedgerWriter(place)
     writer.label("aaaa000000000002", "Other")
     writer.label("aaaa000000000001", None)
     writer.remove(["bbbb000000000003"], {}, [], "")
@@ -83,7 +83,7 @@ def test_the_writer_says_what_a_reader_would(place: str) -> None:
 
 @pytest.mark.parametrize("label", ["", "..", "a b", "abcd", "1234", "DEADBEEF", "x" * 65, "con"])
 def test_a_bad_label_is_refused(place: str, label: str) -> None:
-    writer = Writer(place)
+    writer = LedgerWriter(place)
     with pytest.raises(BadName):
         writer.label("aaaa000000000002", label)
     writer.close()
@@ -91,7 +91,7 @@ def test_a_bad_label_is_refused(place: str, label: str) -> None:
 
 
 def test_a_label_names_one_checkpoint_in_whatever_case(place: str) -> None:
-    writer = Writer(place)
+    writer = LedgerWriter(place)
     with pytest.raises(Refused):
         writer.label("aaaa000000000002", "GOOD")
     writer.label("aaaa000000000001", "Good")
@@ -125,7 +125,7 @@ def test_turns_are_counted_back_along_the_line_of_the_session(place: str) -> Non
 
 
 def test_what_was_rewound_is_not_on_the_line_but_still_there(place: str) -> None:
-    writer = Writer(place)
+    writer = LedgerWriter(place)
     rewind = _rewind("r1", "cccc000000000004", "aaaa000000000001")
     writer.begin(_record("cccc000000000004", 3, "bbbb000000000003"), rewind)
     assert writer.ledger.heads["s1"] == "cccc000000000004", "nothing has moved yet"
@@ -143,7 +143,7 @@ def test_what_was_rewound_is_not_on_the_line_but_still_there(place: str) -> None
 
 
 def test_an_abandoned_rewind_never_happened(place: str) -> None:
-    writer = Writer(place)
+    writer = LedgerWriter(place)
     rewind = _rewind("r1", "cccc000000000004", "aaaa000000000001")
     writer.begin(_record("cccc000000000004", 3, "bbbb000000000003"), rewind)
     writer.abandon(rewind)
@@ -155,7 +155,7 @@ def test_an_abandoned_rewind_never_happened(place: str) -> None:
 
 
 def test_an_abandoned_rewind_leaves_a_turn_that_was_killed_open(place: str) -> None:
-    writer = Writer(place)
+    writer = LedgerWriter(place)
     writer.add(_record("bbbb000000000004", 4, "bbbb000000000003")._replace(kind="tool"))
     writer.remove(["bbbb000000000004"], {}, [], "")
     rewind = _rewind("r1", "cccc000000000005", "aaaa000000000001")
@@ -168,7 +168,7 @@ def test_an_abandoned_rewind_leaves_a_turn_that_was_killed_open(place: str) -> N
 
 
 def test_a_later_checkpoint_means_that_the_rewind_before_it_was_finished(place: str) -> None:
-    writer = Writer(place)
+    writer = LedgerWriter(place)
     rewind = _rewind("r1", "cccc000000000004", "aaaa000000000001")
     writer.begin(_record("cccc000000000004", 3, "bbbb000000000003"), rewind)
     writer.add(_record("dddd000000000005", 2, "aaaa000000000001"))
@@ -177,7 +177,7 @@ def test_a_later_checkpoint_means_that_the_rewind_before_it_was_finished(place: 
 
 
 def test_the_line_goes_on_past_what_was_removed(place: str) -> None:
-    writer = Writer(place)
+    writer = LedgerWriter(place)
     writer.remove(["aaaa000000000002"], {}, [], "")
     writer.close()
     found = ledger.read(place)
@@ -210,7 +210,7 @@ def test_a_torn_last_line_never_happened(place: str) -> None:
         path.write_bytes(raw[:cut])
         found = ledger.read(place)
         assert (len(found.records), found.labels, found.damage) == (3, {}, [])
-        writer = Writer(place)
+        writer = LedgerWriter(place)
         writer.label("aaaa000000000001", "good")
         writer.close()
         assert path.read_bytes() == raw

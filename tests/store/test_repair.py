@@ -20,7 +20,7 @@ from deepctl.errors import Damaged, DeepctlError
 from deepctl.files import sealed_lines
 from deepctl.output.repair import Repaired
 from deepctl.store import read_only, repair, repair_report, session_catalogue, session_delete, verify
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.session_log import Message
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store import faults
@@ -239,7 +239,7 @@ DAMAGES: dict[str, Callable[[Wreck], object]] = {
 def readable(scene: Scene) -> set[tuple[str, str, object]]:
     """Everything that can be read: files and messages of checkpoints, and messages of conversations."""
     found: set[tuple[str, str, object]] = set()
-    reader = Reader(scene.paths)
+    reader = ReadOnlyRepository(scene.paths)
     for record in reader.ledger.records.values():
         try:
             entries = list(walk(reader.objects, bytes.fromhex(record.tree))) if record.tree else []
@@ -463,7 +463,10 @@ def test_every_view_of_a_checkpoint_says_that_its_files_are_lost(
     assert re.match("The files of . checkpoints are lost: ", listed.notes[0])
     remark = checkpoint_views.compared(scene.paths, "lab", None, None, False).remark
     assert remark == f"The files of 1 checkpoint are lost: {lost}. Only the turns are compared."
-    with closing(Reader(scene.paths)) as reader, pytest.raises(Damaged, match=f"The files of checkpoint {lost} are lo"):
+    with (
+        closing(ReadOnlyRepository(scene.paths)) as reader,
+        pytest.raises(Damaged, match=f"The files of checkpoint {lost} are lo"),
+    ):
         history.kept(reader, "lab")
 
 

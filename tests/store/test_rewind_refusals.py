@@ -21,9 +21,9 @@ from deepctl.errors import DeepctlError, StorageError
 from deepctl.output.rewind import preview_line
 from deepctl.store import read_only, snapshot
 from deepctl.store import rewind as rewinding
-from deepctl.store.checkpoint_store import Workspace
-from deepctl.store.contents_reader import Reader
-from deepctl.store.rewind import NotKept, Wish
+from deepctl.store.checkpoint_store import WorkspaceOptions
+from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.rewind import NotKept, RewindRequest
 from tests.domain.test_transfer import export
 from tests.store.faults import count, failing, in_child
 from tests.store.scene import Scene
@@ -44,9 +44,11 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 def _foretold(scene: Scene, reference: str, **wish: Any) -> DeepctlError | None:
     """The error with which a rewind would be refused."""
-    with closing(Reader(scene.paths)) as reader:
+    with closing(ReadOnlyRepository(scene.paths)) as reader:
         target = read_only.find(scene.paths, reader.ledger, reference, "main")
-        outline = rewinding.preview(reader, scene.session(), Wish(target, **wish), Workspace(scene.paths.workspace))
+        outline = rewinding.preview(
+            reader, scene.session(), RewindRequest(target, **wish), WorkspaceOptions(scene.paths.workspace)
+        )
     return outline.refusal
 
 
@@ -130,10 +132,10 @@ def test_a_preview_says_of_what_cannot_be_read_that_it_cannot(scene: Scene) -> N
         os.chmod(scene.workspace / "made", 0)
         for reference, change in (("~2", "deleted"), ("~1", "modified")):
             for wish in _WISHES:
-                with closing(Reader(scene.paths)) as reader:
+                with closing(ReadOnlyRepository(scene.paths)) as reader:
                     target = read_only.find(scene.paths, reader.ledger, reference, "main")
                     outline = rewinding.preview(
-                        reader, scene.session(), Wish(target, **wish), Workspace(scene.paths.workspace)
+                        reader, scene.session(), RewindRequest(target, **wish), WorkspaceOptions(scene.paths.workspace)
                     )
                     (line,) = map(preview_line, previewed(reader, outline))
                     assert line.split() == [change, "made", "cannot", "be", "read"], (reference, wish)
@@ -207,7 +209,7 @@ def test_what_is_excluded_is_never_overridden(scene: Scene) -> None:
     scene.write("d/kept.log", "the user's")
     with scene.work(exclude=["*.log"]) as work:
         target = read_only.find(scene.paths, work.ledger, "~1", "main")
-        rewinding.rewind(work, scene.session(), Wish(target, exact=True, force=True))
+        rewinding.rewind(work, scene.session(), RewindRequest(target, exact=True, force=True))
     assert scene.files()["d/kept.log"] == "the user's"
 
 

@@ -25,8 +25,8 @@ def directory(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def _write(directory: str, *entries: dict[str, Any], turn: int = 1) -> session_log.Writer:
-    writer = session_log.Writer(directory, "a", turn)
+def _write(directory: str, *entries: dict[str, Any], turn: int = 1) -> session_log.LogWriter:
+    writer = session_log.LogWriter(directory, "a", turn)
     for entry in entries:
         writer.message(entry) if "kind" in entry else writer.result(entry)
     writer.close()
@@ -106,7 +106,7 @@ def test_a_damaged_line_is_named_and_the_rest_is_used(directory: str, tmp_path: 
 
 
 def test_a_log_that_continues_another_begins_with_it_up_to_the_offset(directory: str, tmp_path: Path) -> None:
-    writer = session_log.Writer(directory, "a", 1)
+    writer = session_log.LogWriter(directory, "a", 1)
     writer.message(ASK)
     writer.message(END)
     offset = writer.end
@@ -114,7 +114,7 @@ def test_a_log_that_continues_another_begins_with_it_up_to_the_offset(directory:
     _write(directory, ASK, CALL, turn=2)
     (tmp_path / "b.jsonl").write_bytes(sealed_lines.seal(session_log.header("b", session_log.Point("a", offset))))
     later = {**ASK, "parts": []}
-    other = session_log.Writer(directory, "b", 2)
+    other = session_log.LogWriter(directory, "b", 2)
     other.message(later)
     other.close()
     assert [entry.message for entry in session_log.read(directory, "b").messages] == [ASK, END, later]
@@ -143,7 +143,7 @@ def test_text_that_is_not_utf8_is_replaced_where_it_is_written_and_where_an_old_
 def test_a_log_that_lost_what_another_continues_is_damaged(tmp_path: Path) -> None:
     first = session_log.log_path(str(tmp_path), "a")
     Path(first).write_bytes(sealed_lines.seal(session_log.header("a")))
-    writer = session_log.Writer(str(tmp_path), "a", 1)
+    writer = session_log.LogWriter(str(tmp_path), "a", 1)
     writer.message({"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "hello"}]})
     end = writer.end
     writer.close()

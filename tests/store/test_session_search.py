@@ -61,7 +61,7 @@ def paths(tmp_path: Path) -> ProfilePaths:
     for name in ("old", "new"):
         session = session_catalogue.start(scene.paths, name)
         for turn, message in MESSAGES if name == "old" else MESSAGES[:1]:
-            writer = session_log.Writer(session.directory, session.log, turn)
+            writer = session_log.LogWriter(session.directory, session.log, turn)
             writer.message(message)
             writer.close()
     return scene.paths
@@ -171,7 +171,7 @@ def test_a_session_that_is_not_there_is_an_error_and_none_at_all_is_not(paths: P
 def test_messages_of_odd_shapes_do_no_harm(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     session = session_catalogue.start(scene.paths, "odd")
-    writer = session_log.Writer(session.directory, session.log, 1)
+    writer = session_log.LogWriter(session.directory, session.log, 1)
     parts: list[Any] = [
         "tea",
         {"part_kind": "text", "content": 5},

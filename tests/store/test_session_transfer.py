@@ -17,7 +17,7 @@ from deepctl.errors import BadName, Damaged, DeepctlError, NewerFormat, NotFound
 from deepctl.layout import ProfilePaths
 from deepctl.redaction import Redaction
 from deepctl.store import session_catalogue, session_export, session_import, session_log
-from deepctl.store.session_export import Export
+from deepctl.store.session_export import ExportDocument
 from tests.store.scene import Scene
 
 ODD = 'odd \udcff \u2028 \x00 \x1b[2J ü 😀 \\ " </script>'
@@ -30,7 +30,7 @@ def scene(tmp_path: Path) -> Scene:
     scene = Scene(tmp_path / "a")
     scene.agent("a.txt", "one\n")
     session = scene.session()
-    writer = session_log.Writer(session.directory, session.log, 2)
+    writer = session_log.LogWriter(session.directory, session.log, 2)
     ask = {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": ODD}], "instructions": "be kind"}
     writer.message(ask)
     values = {"z": 1, "a": [1.5, -0.0, 1e-7, 10**30, True, None, {}, []], ODD: ODD, "": ""}
@@ -39,7 +39,7 @@ def scene(tmp_path: Path) -> Scene:
     writer.result(result)
     writer.message({"instructions": "be kind", "parts": [result], "kind": "request"})
     writer.close()
-    writer = session_log.Writer(session.directory, session.log, 3)
+    writer = session_log.LogWriter(session.directory, session.log, 3)
     writer.message({**ask, "instructions": "be kinder"})
     writer.result(result)
     writer.close()
@@ -50,7 +50,7 @@ def _exported(paths: ProfilePaths, name: str = "main") -> bytes:
     return session_export.as_json(session_export.export(paths, name)).encode()
 
 
-def _parse(raw: bytes) -> Export:
+def _parse(raw: bytes) -> ExportDocument:
     return session_import.parse(raw, "file.json")
 
 
@@ -319,7 +319,7 @@ def test_a_last_line_that_a_kill_cut_short_is_no_damage(scene: Scene) -> None:
 
 def test_numbers_that_json_does_not_have_are_exported_as_null(scene: Scene, tmp_path: Path) -> None:
     session = session_catalogue.start(scene.paths, "numbers")
-    writer = session_log.Writer(session.directory, session.log, 1)
+    writer = session_log.LogWriter(session.directory, session.log, 1)
     writer.message({"kind": "request", "parts": [], "a": [float("nan"), float("inf"), 1.0]})
     writer.close()
     raw = _exported(scene.paths, "numbers")

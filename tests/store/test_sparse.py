@@ -14,7 +14,7 @@ from deepctl import cancellation
 from deepctl.errors import TimedOut
 from deepctl.files import sparse_files
 from deepctl.store import packs, restore, trees
-from deepctl.store.checkpoint_store import Checkpoints, Workspace
+from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.packs import Packer
 from tests.store.scene import Scene
 
@@ -51,7 +51,7 @@ def test_a_file_with_holes_is_kept_and_restored_as_what_it_means(tmp_path: Path,
     os.close(descriptor)
     with Checkpoints(str(tmp_path / "store")) as store:
         with store.adding() as batch:
-            full = store.snapshot(Workspace(str(workspace)), batch).tree
+            full = store.snapshot(WorkspaceOptions(str(workspace)), batch).tree
             empty = batch.add(trees.encode([]))
         assert store.objects.read(hashlib.sha256(content).digest()) == content
         (workspace / "file").unlink()
@@ -85,7 +85,7 @@ def test_giants_that_are_holes_cost_what_is_in_them(tmp_path: Path, monkeypatch:
         for name in real:
             patch.setattr(os, name, counting(name))
         with store.adding() as batch:
-            taken = store.snapshot(Workspace(str(workspace)), batch)
+            taken = store.snapshot(WorkspaceOptions(str(workspace)), batch)
         assert taken.bytes == (6 * 300 + 6 * 301) * _MIB + 5
         assert batch.added_bytes < 2 * _MIB
     assert read < _MIB
@@ -105,7 +105,7 @@ def test_time_that_is_up_is_noticed_within_a_giant(tmp_path: Path) -> None:
 
     with Checkpoints(str(tmp_path / "store")) as store:
         with pytest.raises(TimedOut), cancellation.stoppable(look), store.adding() as batch:
-            store.snapshot(Workspace(str(workspace)), batch)
+            store.snapshot(WorkspaceOptions(str(workspace)), batch)
         assert store.objects.names() == set()
     assert looks == 20
 

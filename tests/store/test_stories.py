@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from deepctl.store import prune, read_only, rewind, session_catalogue, verify
-from deepctl.store.contents_reader import Reader
-from deepctl.store.rewind import Wish
+from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.rewind import RewindRequest
 from tests.store.scene import Scene, leftovers
 from tests.store.test_trees import _STEPS, Model, _edit, real
 
@@ -127,7 +127,7 @@ class Stories(RuleBasedStateMachine):
 
     @invariant()
     def no_reference_is_lost(self) -> None:
-        reader = Reader(self.scene.paths)
+        reader = ReadOnlyRepository(self.scene.paths)
         for identity, remembered in self.known.items():
             record = reader.ledger.records[identity]
             messages = read_only.conversation_at(self.scene.paths, record).messages
@@ -206,8 +206,8 @@ def test_a_forced_rewind_keeps_the_edit_it_overrides(scene: Scene) -> None:
     with scene.work() as work:
         target = read_only.find(scene.paths, work.ledger, "~1", "main")
         with pytest.raises(rewind.Conflicts):
-            rewind.rewind(work, scene.session(), Wish(target))
-        rewind.rewind(work, scene.session(), Wish(target, force=True))
+            rewind.rewind(work, scene.session(), RewindRequest(target))
+        rewind.rewind(work, scene.session(), RewindRequest(target, force=True))
     assert scene.files() == {"a.txt": "agent"}
     scene.undo()
     assert scene.files() == {"a.txt": "mine"}

@@ -18,7 +18,7 @@ from deepctl.output.text import has_colour, visible, wrapped
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from deepctl.agent.approvals import Answer, Ask, Question
+    from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest, Ask
     from deepctl.output.stream.turn_events import Display
 
 _MAX_LINES = 20
@@ -43,7 +43,7 @@ class _Pausable(Protocol):
 def ask_at_terminal(display: Display) -> Ask:
     """Who is asked: the person in front of the terminal that `display` draws on."""
 
-    async def ask(question: Question) -> Answer:
+    async def ask(question: ApprovalRequest) -> ApprovalAnswer:
         with _undisturbed(display):
             return await _ask(question)
 
@@ -60,9 +60,9 @@ def _undisturbed(display: Display) -> Iterator[None]:
             yield
 
 
-async def _ask(question: Question) -> Answer:
+async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
     """Show what it is about and wait for a key; Enter and Escape are no, and so is the end of the terminal."""
-    from deepctl.agent.approvals import Answer
+    from deepctl.agent.approvals import ApprovalAnswer
 
     wants = f"The agent wants to {_WANTS.get(question.operation, 'use a tool outside the sandbox')}:"
     render.say(wrapped(wants, sys.stderr))
@@ -79,25 +79,25 @@ async def _ask(question: Question) -> Answer:
         match key.rstrip("\r\n") or key[:1]:
             case "y" | "Y":
                 render.say("yes")
-                return Answer(allow=True)
+                return ApprovalAnswer(allow=True)
             case "a" | "A":
                 render.say("always")
-                return Answer(allow=True, always=True)
+                return ApprovalAnswer(allow=True, always=True)
             case "t" | "T":
                 render.say("no")
-                return Answer(allow=False, word=await _reason())
+                return ApprovalAnswer(allow=False, word=await _reason())
             case "s" | "S" if is_cut:
                 render.say("all of it")
                 _show(question, sys.maxsize, sys.maxsize)
             case "n" | "N" | "\r" | "\n" | "\x1b" | "\x04" | "":
                 render.say("no")
-                return Answer(allow=False)
+                return ApprovalAnswer(allow=False)
             case _:
                 # Any other key, or several that were pasted: neither a yes nor a no.
                 render.say("one of these keys, please")
 
 
-def _show(question: Question, most: int, most_of_diff: int) -> None:
+def _show(question: ApprovalRequest, most: int, most_of_diff: int) -> None:
     for line in _shown(question.target, most):
         render.say(f"  {line}")
     colours = has_colour(sys.stderr)

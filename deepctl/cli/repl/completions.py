@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from deepctl.cli.profile_chat import ProfileTalk
+from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import run_cli_command, slash_commands
 from deepctl.cli.repl.completer import Command, Offer, workspace_paths
 from deepctl.domain import providers
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _MOST = 50
 
 
-class ProfileOffers:
+class ProfileCompletions:
     """What there is to choose from in a conversation; looked up when asked, without the lock."""
 
     def __init__(self, conversation: Conversation) -> None:
@@ -70,7 +70,7 @@ class ProfileOffers:
         return workspace_paths(run_cli_command.profile(self._conversation).workspace, prefix)
 
     def _is_kept(self) -> bool:
-        return isinstance(self._conversation.talk, ProfileTalk)
+        return isinstance(self._conversation.talk, ProfileChat)
 
 
 def _meaning(record: Record) -> str:

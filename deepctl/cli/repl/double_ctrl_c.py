@@ -9,7 +9,7 @@ _SAME_PRESS = 0.7
 """Seconds after something was stopped in which Ctrl-C is still meant to stop it."""
 
 
-class Leaving:
+class DoubleCtrlC:
     """Whether one more Ctrl-C leaves. Any other key takes that back."""
 
     def __init__(self) -> None:

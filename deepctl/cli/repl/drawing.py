@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from deepctl.cli.repl.clusters import drawn, processor
-from deepctl.cli.repl.double_ctrl_c import HINT, Leaving
+from deepctl.cli.repl.double_ctrl_c import HINT, DoubleCtrlC
 from deepctl.cli.repl.toolbar import Toolbar, fitted
 from deepctl.errors import DeepctlError
 from deepctl.output.text import cells, printable
@@ -34,7 +34,7 @@ class Drawing:
         buffer: Buffer,
         toolbar: Callable[[], Toolbar],
         prompt: Callable[[], str],
-        leaving: Leaving,
+        leaving: DoubleCtrlC,
         size: Callable[[], Size],
     ) -> None:
         self._buffer = buffer

@@ -82,7 +82,7 @@ def _confirm_undo(conversation: Conversation, name: str | None) -> None:
     if session is None or last is None or last.only not in ("", "conversation"):
         return
     there = found.records.get(last.to)
-    began = read_only.conversation_at(paths, there) if there is not None else session_log.Conversation([], [], 0)
+    began = read_only.conversation_at(paths, there) if there is not None else session_log.MessageList([], [], 0)
     now = session_catalogue.read(session)
     since = _shared(began, now)
     turns = sum(one.place >= since for one in _prompts(now))
@@ -97,12 +97,12 @@ def _goes_on(conversation: Conversation, session: str) -> None:
     conversation.talk.counts.takes(session, None)
 
 
-def _first_removed(before: session_log.Conversation, after: session_log.Conversation) -> str | None:
+def _first_removed(before: session_log.MessageList, after: session_log.MessageList) -> str | None:
     shared = _shared(before, after)
     return next((one.text for one in _prompts(before) if one.place >= shared), None)
 
 
-def _shared(one: session_log.Conversation, other: session_log.Conversation) -> int:
+def _shared(one: session_log.MessageList, other: session_log.MessageList) -> int:
     """How many messages two conversations have in common, from the first on."""
     pairs = enumerate(zip(one.messages, other.messages, strict=False))
     at_most = min(len(one.messages), len(other.messages))
@@ -160,7 +160,7 @@ def _take_back(conversation: Conversation, session: str) -> None:
         talk.display.notice(remark)
 
 
-def _prompts(conversation: session_log.Conversation) -> list[_Prompt]:
+def _prompts(conversation: session_log.MessageList) -> list[_Prompt]:
     summaries = {compaction.place for compaction in conversation.compactions}
     return [
         _Prompt(place, text, entry.at)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deepctl.cli.repl import clusters
 from deepctl.cli.repl.completer import wanted
-from deepctl.cli.repl.double_ctrl_c import Leaving
+from deepctl.cli.repl.double_ctrl_c import DoubleCtrlC
 from deepctl.cli.repl.external_editor import edited
 from deepctl.cli.repl.input import cleaned, whole
 from deepctl.cli.repl.plain_input import continues
@@ -74,7 +74,7 @@ async def _insert_what_is_certain(line: Buffer) -> None:
         line.start_completion()
 
 
-def bindings(screen: ScreenLine, line: Buffer, leaving: Leaving) -> KeyBindings:
+def bindings(screen: ScreenLine, line: Buffer, leaving: DoubleCtrlC) -> KeyBindings:
     """The keys of `line` on `screen`."""
     from prompt_toolkit.filters import has_completions, has_focus
     from prompt_toolkit.key_binding import KeyBindings

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deepctl.cli.repl.completer import Offers
-from deepctl.cli.repl.double_ctrl_c import Leaving
+from deepctl.cli.repl.double_ctrl_c import DoubleCtrlC
 from deepctl.cli.repl.toolbar import Toolbar
 from deepctl.errors import Interrupted, Terminated
 from deepctl.output.text import printable, wrapped
@@ -51,7 +51,7 @@ class Editor:
         self, history: History, offers: Offers, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]
     ) -> None:
         self.left_over = ""
-        self._leaving = Leaving()
+        self._leaving = DoubleCtrlC()
         self._told: deque[str] = deque()
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

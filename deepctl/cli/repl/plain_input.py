@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from deepctl.cli.repl import input
-from deepctl.cli.repl.double_ctrl_c import HINT, Leaving
+from deepctl.cli.repl.double_ctrl_c import HINT, DoubleCtrlC
 from deepctl.errors import Interrupted, Terminated
 from deepctl.output.text import printable
 
@@ -20,7 +20,7 @@ class PlainLine:
     """Entries as the kernel hands them over, line by line; a backslash at the end of a line continues it."""
 
     def __init__(
-        self, remember: Callable[[str], None], prompt: Callable[[], str], leaving: Leaving, told: deque[str]
+        self, remember: Callable[[str], None], prompt: Callable[[], str], leaving: DoubleCtrlC, told: deque[str]
     ) -> None:
         self._remember = remember
         self._prompt = prompt

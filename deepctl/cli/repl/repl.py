@@ -10,11 +10,11 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from deepctl.cli import options
-from deepctl.cli.chat_session import Stages
+from deepctl.cli.chat_session import TurnCallbacks
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.profile_chat import ProfileTalk
+from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import missing_mentions, shell_escape, slash_commands, tty_modes
-from deepctl.cli.repl.completions import ProfileOffers
+from deepctl.cli.repl.completions import ProfileCompletions
 from deepctl.cli.repl.line_editor import Editor
 from deepctl.cli.repl.toolbar import NEW_SESSION, NO_SANDBOX, Toolbar
 from deepctl.cli.usage_totals import Used
@@ -25,7 +25,7 @@ from deepctl.store import session_catalogue
 from deepctl.store.session_log import now
 
 if TYPE_CHECKING:
-    from deepctl.cli.chat_session import Talk
+    from deepctl.cli.chat_session import ChatSession
 
 _WELCOME = "/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves."
 _SLASH = re.compile(r"/[A-Za-z?][\w-]*(?=\s|$)|/(?:!.*|[^\w\s]*)$")
@@ -36,7 +36,7 @@ _OF_THE_MODEL = ("unknown_model", "model_extra_missing")
 _ANOTHER_MODEL = "/model NAME chooses another one; /model lists what there is."
 
 
-def converse(talk: Talk, session: str | None, new: str | None, files: Sequence[str] = ()) -> None:
+def converse(talk: ChatSession, session: str | None, new: str | None, files: Sequence[str] = ()) -> None:
     """Talk until Ctrl-D. Ctrl-C stops a turn, or empties the line that is being typed; twice, it leaves.
 
     The lock is held during turns only, so an idle conversation keeps nobody waiting.
@@ -54,7 +54,7 @@ def converse(talk: Talk, session: str | None, new: str | None, files: Sequence[s
 class Conversation:
     """What a conversation is at. `commands` change it."""
 
-    def __init__(self, talk: Talk, session: str | None, new: str | None, files: Sequence[str] = ()) -> None:
+    def __init__(self, talk: ChatSession, session: str | None, new: str | None, files: Sequence[str] = ()) -> None:
         self.talk = talk
         self.session = session
         """The session that the next turn is in; `None` for the latest of the profile."""
@@ -85,7 +85,7 @@ class Conversation:
         self._is_asking = False
         self._latest: str | None = None
         """The latest session when the prompt was drawn first; `None` if nobody has looked."""
-        self.editor = Editor(talk.history(), ProfileOffers(self), self._toolbar, lambda: f"{talk.name}> ")
+        self.editor = Editor(talk.history(), ProfileCompletions(self), self._toolbar, lambda: f"{talk.name}> ")
 
     def run(self) -> None:
         """Read and run entries until the user leaves."""
@@ -135,7 +135,7 @@ class Conversation:
         self.asked, self.asked_at, self.undone = prompt, now(), ""
         with tty_modes.quiet(), tty_modes.whole_pastes(), self._asking():
             said = "\n\n".join([prompt, *self.shared])
-            self.talk.turn(said, self.session, self.new, self.files, Stages(self._begun, self._sent))
+            self.talk.turn(said, self.session, self.new, self.files, TurnCallbacks(self._begun, self._sent))
         self._answered = True
 
     def _begun(self, session: str) -> None:
@@ -143,7 +143,7 @@ class Conversation:
 
     def _sent(self) -> None:
         self.files, self.shared = (), []
-        if isinstance(self.talk, ProfileTalk) and self.asked is not None:
+        if isinstance(self.talk, ProfileChat) and self.asked is not None:
             told = missing_mentions.missing(self.asked, self.talk.paths().workspace)
             if told is not None:
                 self.talk.display.notice(told)
@@ -170,7 +170,7 @@ class Conversation:
     def tell(self, error: DeepctlError) -> None:
         """Say what went wrong."""
         self.talk.display.close()
-        if isinstance(self.talk, ProfileTalk):
+        if isinstance(self.talk, ProfileChat):
             options.advise(error, self.talk.paths().name)
         if error.code in _OF_THE_ENVIRONMENT:
             error.hint = _ANOTHER_MODEL
@@ -249,7 +249,7 @@ class Conversation:
 
     def _next(self) -> str | None:
         """The session that the next turn is in where none is chosen."""
-        if self._latest is None and isinstance(self.talk, ProfileTalk):
+        if self._latest is None and isinstance(self.talk, ProfileChat):
             # Kept, because the toolbar is drawn with every key.
             self._latest = session_catalogue.latest(self.talk.paths()) or session_catalogue.FIRST
         return self._latest

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.profile_chat import ProfileTalk
+from deepctl.cli.profile_chat import ProfileChat
 from deepctl.errors import DeepctlError, NoSession, NotFound, ProfileGone, ProfileNotFound, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.store import read_only, session_catalogue
@@ -38,9 +38,9 @@ def split(text: str) -> list[str]:
         ) from None
 
 
-def profile_talk(conversation: Conversation) -> ProfileTalk:
+def profile_talk(conversation: Conversation) -> ProfileChat:
     """The chat, which is one of a profile: `commands` lets nothing else come here."""
-    assert isinstance(conversation.talk, ProfileTalk)
+    assert isinstance(conversation.talk, ProfileChat)
     return conversation.talk
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from deepctl.cli.repl import input, redraw, tty_modes
-from deepctl.cli.repl.double_ctrl_c import Leaving
+from deepctl.cli.repl.double_ctrl_c import DoubleCtrlC
 from deepctl.cli.repl.drawing import Drawing, style
 from deepctl.cli.repl.toolbar import Toolbar
 from deepctl.errors import Terminated
@@ -42,7 +42,7 @@ class ScreenLine:
         completions: Completer,
         toolbar: Callable[[], Toolbar],
         prompt: Callable[[], str],
-        leaving: Leaving,
+        leaving: DoubleCtrlC,
         told: deque[str],
     ) -> None:
         from deepctl.cli.repl.keys import bindings, line_buffer
@@ -59,7 +59,7 @@ class ScreenLine:
         self._application.key_processor.before_key_press += lambda _: leaving.key()
 
     def _made(
-        self, toolbar: Callable[[], Toolbar], prompt: Callable[[], str], leaving: Leaving
+        self, toolbar: Callable[[], Toolbar], prompt: Callable[[], str], leaving: DoubleCtrlC
     ) -> Application[str | None]:
         from prompt_toolkit.output import ColorDepth
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from deepctl.cli.profile_chat import ProfileTalk
+from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import run_cli_command
 from deepctl.domain import settings
 from deepctl.domain.settings import Value
@@ -37,7 +37,7 @@ def in_force(conversation: Conversation, key: str) -> Value:
     """A setting of the conversation, and where it is set. Settings files are none of an ephemeral one's business."""
     talk = conversation.talk
     option = talk.start.given.get(key)
-    if isinstance(talk, ProfileTalk):
+    if isinstance(talk, ProfileChat):
         return settings.resolve(
             key, environment=os.environ, profile=run_cli_command.profile(conversation), option=option
         )
@@ -64,10 +64,10 @@ def model(conversation: Conversation, rest: str) -> None:
 def models(conversation: Conversation, rest: str) -> None:
     """`deepctl models`, after what this conversation uses."""
     value = in_force(conversation, "model")
-    if value.source == "option" or not isinstance(conversation.talk, ProfileTalk):
+    if value.source == "option" or not isinstance(conversation.talk, ProfileChat):
         named = printable(value.value or "offline")
         conversation.talk.display.notice(f"{named} answers here ({source(value)}). Without a choice, it would be:")
-    if isinstance(conversation.talk, ProfileTalk):
+    if isinstance(conversation.talk, ProfileChat):
         run_cli_command.run(conversation, "models", *run_cli_command.split(rest))
 
 
@@ -94,11 +94,11 @@ def sandbox(conversation: Conversation, rest: str) -> None:
     talk = conversation.talk
     if not words:
         value = in_force(conversation, "sandbox")
-        chosen = f" Asked for: {value.value} ({source(value)})." if isinstance(talk, ProfileTalk) else ""
+        chosen = f" Asked for: {value.value} ({source(value)})." if isinstance(talk, ProfileChat) else ""
         talk.display.notice(f"{where(conversation)}{chosen}")
         return
     wanted = _choice("/sandbox", words, SANDBOX)
-    if not isinstance(talk, ProfileTalk):
+    if not isinstance(talk, ProfileChat):
         raise UsageError(
             "An --ephemeral conversation has no directory that commands could run in.", "Leave out --ephemeral for one."
         )
@@ -115,7 +115,7 @@ def where(conversation: Conversation) -> str:
 
 
 def _kept(conversation: Conversation, key: str, value: str) -> str:
-    if not isinstance(conversation.talk, ProfileTalk):
+    if not isinstance(conversation.talk, ProfileChat):
         return ""
     import shlex
 

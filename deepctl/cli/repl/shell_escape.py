@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from deepctl.cli.repl import shell_context, tty_modes
 from deepctl.errors import DeepctlError, Interrupted, StorageError
 from deepctl.output import render, terminal_caps
-from deepctl.output.stream.live_region import Region
+from deepctl.output.stream.live_region import LiveRegion
 from deepctl.output.text import has_colour, printable_lines
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class _Output:
         self._decoders = (_decoder(), _decoder())
         self._printed = bytearray()
         self._at_line_start = True
-        self._waiting: Region | None = None
+        self._waiting: LiveRegion | None = None
         self.failure: StorageError | None = None
         """Why it could not be shown."""
 
@@ -123,7 +123,7 @@ class _Output:
         """Until something comes, say on a line of its own that the command runs."""
         if tty_modes.is_dumb():
             return
-        self._waiting = Region()
+        self._waiting = LiveRegion()
         faint = ("\x1b[2m", "\x1b[0m") if has_colour(sys.stdout) else ("", "")
         self._draw([f"{faint[0]}{_RUNNING[: terminal_caps.size()[0] - 1]}{faint[1]}"])
 

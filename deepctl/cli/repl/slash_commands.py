@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from deepctl.cli import usage_errors
-from deepctl.cli.ephemeral_chat import EphemeralTalk
+from deepctl.cli.ephemeral_chat import EphemeralChatSession
 from deepctl.cli.repl import (
     help,
     history_commands,
@@ -82,7 +82,9 @@ def _edit(conversation: Conversation, rest: str) -> None:
 
 
 def _compact(conversation: Conversation, rest: str) -> None:
-    session = None if isinstance(conversation.talk, EphemeralTalk) else run_cli_command.at_hand(conversation).name
+    session = (
+        None if isinstance(conversation.talk, EphemeralChatSession) else run_cli_command.at_hand(conversation).name
+    )
     with tty_modes.quiet():
         conversation.talk.compact(session, rest or None)
     if session is not None:
@@ -107,7 +109,7 @@ def _help(conversation: Conversation, rest: str) -> None:
     if not words:
         help.overview(
             [(one.group, one.command) for one in _possible(conversation)],
-            has_shell=not isinstance(conversation.talk, EphemeralTalk),
+            has_shell=not isinstance(conversation.talk, EphemeralChatSession),
         )
         return
     if len(words) > 1:
@@ -182,7 +184,7 @@ _SHELL_NAMES = {tuple(one.like): one.command.name for one in _TABLE if one.like 
 def run(conversation: Conversation, name: str, rest: str) -> None:
     """Run the command `name` on `rest`. Raises `UsageError` if there is none, and what it raises."""
     slash = _found(name)
-    if isinstance(conversation.talk, EphemeralTalk) and not slash.anywhere:
+    if isinstance(conversation.talk, EphemeralChatSession) and not slash.anywhere:
         raise NotFound(
             f"{slash.command.name} means nothing in an --ephemeral conversation: nothing of it is kept.",
             "Without --ephemeral, a conversation has sessions, checkpoints and memory.",
@@ -200,7 +202,7 @@ def run(conversation: Conversation, name: str, rest: str) -> None:
 
 def names(conversation: Conversation) -> Names:
     """What shell commands are called in this conversation."""
-    return Names(_SHELL_NAMES, None if isinstance(conversation.talk, EphemeralTalk) else conversation.talk.name)
+    return Names(_SHELL_NAMES, None if isinstance(conversation.talk, EphemeralChatSession) else conversation.talk.name)
 
 
 def offered(conversation: Conversation) -> Sequence[Command]:
@@ -209,7 +211,7 @@ def offered(conversation: Conversation) -> Sequence[Command]:
 
 
 def _possible(conversation: Conversation) -> list[Slash]:
-    ephemeral = isinstance(conversation.talk, EphemeralTalk)
+    ephemeral = isinstance(conversation.talk, EphemeralChatSession)
     return [one for one in _TABLE if one.anywhere or not ephemeral]
 
 

@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.profile_chat import ProfileTalk
+from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import run_cli_command, settings_commands
 from deepctl.domain import budget, mcp_config
 from deepctl.errors import DeepctlError
@@ -51,7 +51,7 @@ def status(conversation: Conversation, rest: str) -> None:
     """Show profile, session, model, what commands may, and what has been used."""
     talk = conversation.talk
     rows: list[tuple[str, str]] = []
-    if isinstance(talk, ProfileTalk):
+    if isinstance(talk, ProfileChat):
         rows += _of_profile(conversation)
     else:
         rows.append(("Profile", "none; nothing of this conversation is kept"))
@@ -63,7 +63,7 @@ def status(conversation: Conversation, rest: str) -> None:
         rows.append(("Sandbox", settings_commands.where(conversation)))
     except DeepctlError as error:
         rows.append(("Sandbox", f"not known: {error.message}"))
-    if isinstance(talk, ProfileTalk):
+    if isinstance(talk, ProfileChat):
         rows.append(("MCP servers", _servers(conversation)))
     rows += _used(conversation)
     show(Status(rows), as_json=False)

@@ -1,8 +1,8 @@
 """Changes that a person makes to the notebooks, under the profile's lock, and the checkpoints that keep every version.
 
-A change by hand is nobody's turn, so the checkpoint that holds it has the author `other`, and a later rewind of the
-agent's turns keeps it. What a killed turn left gets its own end first (`Work.between`): it must not be taken for the
-person's, nor theirs for it.
+A change by hand is no part of a turn, so the checkpoint that holds it has the author `other`, and a later rewind of the
+agent's turns keeps it. Changes that a killed turn left are saved as the turn's first (`Repository.between`): they must
+not be taken for the person's, nor the person's for the agent's.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
 from deepctl.store import rewind_plan, session_catalogue
 from deepctl.store.notebook_merge import take_back
 from deepctl.store.records import Record
-from deepctl.store.repository import MANUAL_ONLY, Work
+from deepctl.store.repository import MANUAL_ONLY, Repository
 from deepctl.store.session_catalogue import Session
 
 
-class Change(NamedTuple):
+class MemoryChange(NamedTuple):
     """A notebook as it is now. `lines` is how many came and went, `None` where that would take too long to tell.
 
     `checkpoint` keeps it, if one was made; `merged` says that it had been changed by somebody else meanwhile, `notes`
@@ -39,7 +39,7 @@ class Collision(Refused):
     code = "memory_conflict"
 
 
-def add(work: Work, memory: Memory, file: str, note: bytes) -> Change:
+def add(work: Repository, memory: Memory, file: str, note: bytes) -> MemoryChange:
     """Append a note to a notebook, which is made if there is none. Raises as `Memory.write`."""
     session = begin(work)
     found = memory.find(file)
@@ -47,7 +47,7 @@ def add(work: Work, memory: Memory, file: str, note: bytes) -> Change:
     return _write(work, session, memory, file, before, notebook_text.appended(before or b"", note))
 
 
-def replace(work: Work, memory: Memory, file: str, base: bytes | None, edited: bytes) -> Change:
+def replace(work: Repository, memory: Memory, file: str, base: bytes | None, edited: bytes) -> MemoryChange:
     """Make a notebook what somebody edited it to, who had begun with `base` (`None`: it did not exist).
 
     What others changed meanwhile is merged by line. Raises `Collision` if both changed the same lines.
@@ -69,7 +69,7 @@ def replace(work: Work, memory: Memory, file: str, base: bytes | None, edited: b
     return _write(work, session, memory, file, now, merged, merged=True)
 
 
-def begin(work: Work) -> Session | None:
+def begin(work: Repository) -> Session | None:
     """Get ready for a change: keep what a killed turn left. Returns the session whose checkpoint is to keep the change.
 
     `None` where there is no session that can be read, or checkpoints are only made by hand.
@@ -82,7 +82,7 @@ def begin(work: Work) -> Session | None:
     return session
 
 
-def at_hand(work: Work) -> Session | None:
+def at_hand(work: Repository) -> Session | None:
     """The session written to last, or any other if that is damaged; `None` if there is none that can be read."""
     latest = session_catalogue.latest(work.paths)
     for name in [latest, *session_catalogue.all_names(work.paths)] if latest is not None else []:
@@ -96,7 +96,7 @@ def at_hand(work: Work) -> Session | None:
 
 
 def _write(
-    work: Work,
+    work: Repository,
     session: Session | None,
     memory: Memory,
     file: str,
@@ -104,18 +104,18 @@ def _write(
     after: bytes,
     *,
     merged: bool = False,
-) -> Change:
+) -> MemoryChange:
     if before == after:
         found = memory.read(file)
-        return Change(found, (0, 0), None, merged, [])
+        return MemoryChange(found, (0, 0), None, merged, [])
     notebook = memory.write(file, after, expected=before)
     checkpoint, notes = keep(work, session)
     if odd := notebook_text.odd_lines(after):
         notes.append(f"Line {odd[0]} of {notebook.name} is not UTF-8: the agent sees U+FFFD for its bytes.")
-    return Change(notebook, notebook_text.counts(before or b"", after), checkpoint, merged, notes)
+    return MemoryChange(notebook, notebook_text.counts(before or b"", after), checkpoint, merged, notes)
 
 
-def keep(work: Work, session: Session | None) -> tuple[Record | None, list[str]]:
+def keep(work: Repository, session: Session | None) -> tuple[Record | None, list[str]]:
     """A checkpoint of a change that has been made. Failing to make one does not undo the change: it is said."""
     if session is None:
         return None, []

@@ -11,14 +11,14 @@ from deepctl import layout
 from deepctl.domain.memory.directory import Memory
 from deepctl.domain.memory.history import Past, check_seen, kept
 from deepctl.errors import Damaged, NotFound
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import Ledger
 from deepctl.store.records import Record
-from deepctl.store.trees import FILE, Entry
+from deepctl.store.trees import FILE, TreeEntry
 from deepctl.unified_diff import unified
 
 
-class Difference(NamedTuple):
+class NotebookDifference(NamedTuple):
     """One notebook that differs; `change` is `added`, `deleted` or `modified`.
 
     `diff` is unified, for `patch -p1` in a workspace; `remark` says why there is none.
@@ -38,10 +38,10 @@ class Comparison(NamedTuple):
 
     before: Record
     after: Record | None
-    differences: list[Difference]
+    differences: list[NotebookDifference]
 
 
-def compare(reader: Reader, memory: Memory, before: str | None, after: str | None) -> Comparison:
+def compare(reader: ReadOnlyRepository, memory: Memory, before: str | None, after: str | None) -> Comparison:
     """Compare the notebooks of two checkpoints; the latest without `before`, what is now without `after`.
 
     Raises `NotFound` if there is no checkpoint, `Damaged`, or `Refused` if one does not have the notebooks.
@@ -77,11 +77,11 @@ class _Side(NamedTuple):
     content: Callable[[], bytes]
 
 
-def _then(reader: Reader, past: Past, memory: Memory, record: Record) -> dict[str, _Side]:
+def _then(reader: ReadOnlyRepository, past: Past, memory: Memory, record: Record) -> dict[str, _Side]:
     check_seen(past, record, memory.path(layout.NOTEBOOK))
     objects = reader.objects
 
-    def side(entry: Entry) -> _Side:
+    def side(entry: TreeEntry) -> _Side:
         return _Side(entry.digest, lambda: objects.read(entry.digest))
 
     return {
@@ -104,13 +104,13 @@ def _of(content: bytes) -> _Side:
     return _Side(hashlib.sha256(content).digest(), lambda: content)
 
 
-def _difference(name: str, path: str, was: _Side | None, now: _Side | None) -> Difference:
+def _difference(name: str, path: str, was: _Side | None, now: _Side | None) -> NotebookDifference:
     change = "added" if was is None else "deleted" if now is None else "modified"
     try:
         before, after = (side.content() if side is not None else b"" for side in (was, now))
     except Damaged as error:
-        return Difference(name, path, change, None, None, b"", error.message)
+        return NotebookDifference(name, path, change, None, None, b"", error.message)
     found = unified(path, before if was is not None else None, after if now is not None else None)
     if found is None:
-        return Difference(name, path, change, None, None, b"", "too many lines to compare")
-    return Difference(name, path, change, *found, None)
+        return NotebookDifference(name, path, change, None, None, b"", "too many lines to compare")
+    return NotebookDifference(name, path, change, *found, None)

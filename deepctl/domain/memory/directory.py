@@ -120,7 +120,7 @@ class Memory:
                     modified = _stage(place, staged, content, mode)
                     now = self.find(name)
                     if (now.content if now is not None else None) != expected:
-                        raise Changed(name)
+                        raise MemoryChanged(name)
                     os.rename(staged, name, src_dir_fd=place, dst_dir_fd=parent)
                 except BaseException:
                     _unlink(place, staged)
@@ -176,7 +176,7 @@ class Memory:
         )
 
 
-class Changed(Refused):
+class MemoryChanged(Refused):
     """Somebody else changed a notebook meanwhile; it has been left as it is."""
 
     code = "memory_changed"

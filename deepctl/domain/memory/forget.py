@@ -13,17 +13,17 @@ from typing import NamedTuple
 
 from deepctl import layout, notebook_text
 from deepctl.domain.memory.changes import at_hand, keep
-from deepctl.domain.memory.directory import Changed, Memory, Notebook, file_name
+from deepctl.domain.memory.directory import Memory, MemoryChanged, Notebook, file_name
 from deepctl.errors import DeepctlError, MemoryNotFound, NotFound, Refused, UsageError
 from deepctl.files.atomic import AfterCommit, storage_error
 from deepctl.store import session_catalogue
 from deepctl.store.checkpoint_store import excluding
 from deepctl.store.records import Record
-from deepctl.store.repository import Work
+from deepctl.store.repository import Repository
 from deepctl.store.rewind_plan import entry_at, hidden_by
 
 
-class Wish(NamedTuple):
+class ForgetRequest(NamedTuple):
     """What is to be forgotten: every line with the literal `text`, in all notebooks or in `file` alone."""
 
     text: bytes
@@ -57,17 +57,17 @@ class TextNotFound(NotFound):
     code = "memory_text_not_found"
 
 
-def wish(text: str, file: str | None, *, ignore_case: bool) -> Wish:
+def wish(text: str, file: str | None, *, ignore_case: bool) -> ForgetRequest:
     """A wish. Raises `UsageError` for a text that every line, or none, would hold, and `BadName`."""
     if not text.strip():
         raise UsageError("The TEXT is empty.", "Give what the lines to forget have in them.")
     encoded = os.fsencode(text)
     if encoded.splitlines() != [encoded]:
         raise UsageError("The TEXT goes over several lines.", "Forget them one by one.")
-    return Wish(encoded, file_name(file) if file is not None else None, ignore_case)
+    return ForgetRequest(encoded, file_name(file) if file is not None else None, ignore_case)
 
 
-def foreseen(memory: Memory, wanted: Wish) -> list[Line]:
+def foreseen(memory: Memory, wanted: ForgetRequest) -> list[Line]:
     """The lines that would go. Raises `TextNotFound` if there are none, `MemoryNotFound` if there is no such file."""
     found = _lines(_read(memory, wanted), wanted)
     if found:
@@ -79,7 +79,7 @@ def foreseen(memory: Memory, wanted: Wish) -> list[Line]:
     raise TextNotFound(f"{os.fsdecode(wanted.text)!r} is on no line {where}.", hint)
 
 
-def _read(memory: Memory, wanted: Wish) -> list[Notebook]:
+def _read(memory: Memory, wanted: ForgetRequest) -> list[Notebook]:
     """The notebooks that are meant, with their content."""
     if wanted.file is not None:
         return [memory.read(wanted.file)]
@@ -92,7 +92,7 @@ def _read(memory: Memory, wanted: Wish) -> list[Notebook]:
     return found
 
 
-def _lines(found: list[Notebook], wanted: Wish) -> list[Line]:
+def _lines(found: list[Notebook], wanted: ForgetRequest) -> list[Line]:
     return [
         Line(notebook.name, number, line)
         for notebook in found
@@ -105,7 +105,7 @@ def undoable(memory: Memory, exclude: list[str]) -> bool:
     return not hidden_by([], excluding(exclude))(os.fsencode(memory.path(layout.NOTEBOOK)))
 
 
-def forget(work: Work, memory: Memory, wanted: Wish, expected: list[Line]) -> Forgotten:
+def forget(work: Repository, memory: Memory, wanted: ForgetRequest, expected: list[Line]) -> Forgotten:
     """Take the lines out of the notebooks. A checkpoint is made first, in session `main` if there is none.
 
     `expected` is what the user has agreed to. Raises `Refused` if something else would go by now, and then, or if the
@@ -156,14 +156,14 @@ def undo_command(profile: str, done: Forgotten) -> str | None:
     return f"deepctl checkpoints rewind {done.before.id} --only memory --exact {where}"
 
 
-def _free(work: Work) -> str:
+def _free(work: Repository) -> str:
     taken = session_catalogue.spelled(work.paths, session_catalogue.FIRST)
     return session_catalogue.FIRST if taken is None else session_catalogue.free_name(work.paths)
 
 
-def _check_kept(work: Work, record: Record, doomed: list[Notebook]) -> None:
-    """Raises `Changed` unless a checkpoint has these notebooks as they were read."""
+def _check_kept(work: Repository, record: Record, doomed: list[Notebook]) -> None:
+    """Raises `MemoryChanged` unless a checkpoint has these notebooks as they were read."""
     for notebook in doomed:
         entry = entry_at(work.store.objects, bytes.fromhex(record.tree), os.fsencode(notebook.path))
         if entry is None or entry.digest != hashlib.sha256(notebook.content).digest():
-            raise Changed(notebook.name)
+            raise MemoryChanged(notebook.name)

@@ -15,13 +15,13 @@ from deepctl.domain.memory.directory import Memory, Notebook, file_name
 from deepctl.errors import Damaged, MemoryNotFound, Refused
 from deepctl.store import read_only, session_catalogue
 from deepctl.store.checkpoint_store import excluding
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.object_store import Objects
 from deepctl.store.read_only import Problem
 from deepctl.store.records import Record, State
 from deepctl.store.rewind_plan import hidden_by
 from deepctl.store.snapshot import NO_CONTENT
-from deepctl.store.trees import DIRECTORY, FILE, Entry, decode
+from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, decode
 
 NOW, REWOUND = "now", "rewound"
 
@@ -56,12 +56,12 @@ class Past:
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
-        self._known: dict[tuple[bytes, bytes], Entry | None] = {}
+        self._known: dict[tuple[bytes, bytes], TreeEntry | None] = {}
         self._rules: dict[tuple[str, ...], Callable[[bytes], bool]] = {}
 
-    def entry(self, tree: bytes, path: str) -> Entry | None:
+    def entry(self, tree: bytes, path: str) -> TreeEntry | None:
         """What is at `path` in a tree, or in the way to it; `None` for nothing. Raises `Damaged`."""
-        found: Entry | None = None
+        found: TreeEntry | None = None
         for name in os.fsencode(path).split(b"/"):
             if found is not None and found.kind != DIRECTORY:
                 return found
@@ -74,7 +74,7 @@ class Past:
                 return None
         return found
 
-    def entries(self, tree: bytes, path: str) -> list[Entry]:
+    def entries(self, tree: bytes, path: str) -> list[TreeEntry]:
         """The entries of a directory in a tree; none if there is none."""
         found = self.entry(tree, path)
         return decode(self._objects.read(found.digest)) if found is not None and found.kind == DIRECTORY else []
@@ -88,7 +88,7 @@ class Past:
         return self._rules[exclude](os.fsencode(path)) or (bool(unread) and hidden_by(unread, None)(os.fsencode(path)))
 
 
-def at(reader: Reader, memory: Memory, file: str, record: Record) -> Notebook:
+def at(reader: ReadOnlyRepository, memory: Memory, file: str, record: Record) -> Notebook:
     """A notebook as it was at a checkpoint that keeps files (`kept`); its `modified_at` is the checkpoint's time.
 
     Raises `MemoryNotFound`, `Damaged`, or `Refused` if the checkpoint cannot tell, or had something else there.
@@ -114,7 +114,7 @@ def at(reader: Reader, memory: Memory, file: str, record: Record) -> Notebook:
     return Notebook(name, path, len(content), record.created_at, content)
 
 
-def kept(reader: Reader, reference: str) -> Record:
+def kept(reader: ReadOnlyRepository, reference: str) -> Record:
     """The checkpoint that `reference` means. Raises `CheckpointNotFound`, `Damaged`, or `Refused` without files."""
     record = read_only.find(reader.paths, reader.ledger, reference, None)
     read_only.check_files(record, read_only.OTHERS)
@@ -137,7 +137,7 @@ def check_seen(past: Past, record: Record, path: str) -> None:
         )
 
 
-def history(reader: Reader, memory: Memory, file: str) -> History:
+def history(reader: ReadOnlyRepository, memory: Memory, file: str) -> History:
     """Every version of a notebook, from the checkpoints and from what is now.
 
     Raises `MemoryNotFound` if there never was one, `Refused` if something else is in its place now.
@@ -158,7 +158,7 @@ def history(reader: Reader, memory: Memory, file: str) -> History:
 class _Telling:
     """The history of one notebook, state by state."""
 
-    def __init__(self, reader: Reader, past: Past, path: str) -> None:
+    def __init__(self, reader: ReadOnlyRepository, past: Past, path: str) -> None:
         self._objects = reader.objects
         self._ledger = reader.ledger
         self._names = session_catalogue.by_id(reader.paths)

@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from deepctl.domain.purge import repack
-from deepctl.domain.purge.repack import Packs, Repacking
+from deepctl.domain.purge.repack import PurgedPacks, Repacking
 from deepctl.domain.purge.rewrite import Rewriter, Rewritten, ledger_with
-from deepctl.domain.purge.selector import Doomed, Forgotten, Live, changed
+from deepctl.domain.purge.selector import Forgotten, Live, PurgeSelector, changed
 from deepctl.domain.purge.text_matcher import Contents
 from deepctl.errors import Interrupted
 from deepctl.files import atomic
@@ -27,11 +27,11 @@ from deepctl.files.atomic import storage_error
 from deepctl.layout import ProfilePaths
 from deepctl.store import lost_and_found
 from deepctl.store.checkpoint_store import Checkpoints
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_batch import Batch
 from deepctl.store.object_store import Objects, Sink
-from deepctl.store.repository import Work
+from deepctl.store.repository import Repository
 
 Report = Callable[[int], None]
 
@@ -67,12 +67,14 @@ class _Plan(NamedTuple):
     purged: Purged
 
 
-def foretell(reader: Reader, doomed: Doomed, report: Report | None = None) -> Purged:
+def foretell(reader: ReadOnlyRepository, doomed: PurgeSelector, report: Report | None = None) -> Purged:
     """What a purge would take away, changing nothing. Raises `Damaged` and `Refused` as `purge` does."""
     return _plan(reader.paths, reader.ledger, reader.objects, reader.sink, doomed, report).purged
 
 
-def purge(work: Work, doomed: Doomed, *, expected: Purged | None = None, report: Report | None = None) -> Purged:
+def purge(
+    work: Repository, doomed: PurgeSelector, *, expected: Purged | None = None, report: Report | None = None
+) -> Purged:
     """Take lines out of the notebooks, in the workspace and in every checkpoint; nothing is done if there are none.
 
     `expected` is what the user has agreed to. Raises `Refused` if others would go by now,
@@ -98,7 +100,7 @@ def purge(work: Work, doomed: Doomed, *, expected: Purged | None = None, report:
 
 
 def _plan(
-    paths: ProfilePaths, found: Ledger, objects: Objects, sink: Sink, doomed: Doomed, report: Report | None
+    paths: ProfilePaths, found: Ledger, objects: Objects, sink: Sink, doomed: PurgeSelector, report: Report | None
 ) -> _Plan:
     live = Live(paths, doomed)
     lines = live.look()
@@ -108,13 +110,13 @@ def _plan(
     # Where lines are lost, there may be checkpoints that the ledger does not tell of.
     strays = objects.names() - found.packs - found.gone
     has_lost = bool(found.damage or strays)
-    packs = Packs(found, objects, trees, contents, keep_strays=has_lost).plan(rewriter)
+    packs = PurgedPacks(found, objects, trees, contents, keep_strays=has_lost).plan(rewriter)
     checkpoints = sum(bool(record.tree) and trees[record.tree].is_purged for record in found.records.values())
     purged = Purged(lines, rewriter.lines, checkpoints, rewriter.notebooks, packs.leftovers, packs.unread, contents)
     return _Plan(trees, packs, purged)
 
 
-def _commit(work: Work, batch: Batch, live: Live, plan: _Plan, expected: list[Forgotten]) -> None:
+def _commit(work: Repository, batch: Batch, live: Live, plan: _Plan, expected: list[Forgotten]) -> None:
     """Change the workspace, then the ledger. Where that fails, checkpoints are as they were, or as they are to be."""
     store = work.store
     raw = b""

@@ -55,7 +55,7 @@ class Repacking(NamedTuple):
     unread: list[str]
 
 
-class Packs:
+class PurgedPacks:
     """The packs of a store whose trees become others.
 
     With `keep_strays`, there may be checkpoints that nobody can tell of, so what no tree needs stays, too, unless it

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from deepctl.domain.purge.text_matcher import Contents, Sought
+from deepctl.domain.purge.text_matcher import Contents, TextMatcher
 from deepctl.errors import Damaged, Refused
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.store import session_catalogue, session_log
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import LEDGER, MESSAGES
 from deepctl.store.trees import DIRECTORY, decode
 
@@ -55,7 +55,7 @@ class Place(NamedTuple):
     times: int
 
 
-def places(reader: Reader, contents: Contents, report: Callable[[int], None] | None = None) -> list[Place]:
+def places(reader: ReadOnlyRepository, contents: Contents, report: Callable[[int], None] | None = None) -> list[Place]:
     """Every place in the profile where the text stands; never raises for what cannot be read, which is named.
 
     `contents` knows what a purge found out already.
@@ -77,7 +77,7 @@ def _is_told(path: str) -> bool:
     return path in _TOLD or (path.startswith("sessions/") and path.endswith(session_log.SUFFIX))
 
 
-def _sessions(paths: ProfilePaths, sought: Sought) -> Iterator[Place]:
+def _sessions(paths: ProfilePaths, sought: TextMatcher) -> Iterator[Place]:
     for name in session_catalogue.all_names(paths):
         count = 0
         for one, path in _logs(os.path.join(paths.sessions, name)):
@@ -101,7 +101,7 @@ def _logs(directory: str) -> list[tuple[str, str]]:
     return [(name, os.path.join(directory, name)) for name in found if name.endswith(session_log.SUFFIX)]
 
 
-def _messages(path: str, sought: Sought) -> int | None:
+def _messages(path: str, sought: TextMatcher) -> int | None:
     """How many messages of a log hold the text; `None` if it cannot be read. Results count with their message."""
     try:
         raw = atomic.read_file(path)
@@ -190,7 +190,7 @@ class _Looking:
             os.close(descriptor)
 
 
-def _kept(reader: Reader, contents: Contents) -> list[Place]:
+def _kept(reader: ReadOnlyRepository, contents: Contents) -> list[Place]:
     """The paths in checkpoints with the text, and in how many."""
     trees = Counter(record.tree for record in reader.ledger.records.values() if record.tree)
     known: dict[bytes, list[tuple[str, bytes]]] = {}
@@ -223,7 +223,7 @@ def _kept(reader: Reader, contents: Contents) -> list[Place]:
     return [Place(place, os.fsdecode(path), number) for (place, path), number in sorted(counts.items())]
 
 
-def _ledger(path: str, sought: Sought) -> Iterator[Place]:
+def _ledger(path: str, sought: TextMatcher) -> Iterator[Place]:
     try:
         raw = atomic.read_file(path)
     except FileNotFoundError:
@@ -244,7 +244,7 @@ def _ledger(path: str, sought: Sought) -> Iterator[Place]:
             yield Place(LEDGER_FIELD, name, counts[name])
 
 
-def _fields(entry: dict[str, Any], sought: Sought) -> set[str]:
+def _fields(entry: dict[str, Any], sought: TextMatcher) -> set[str]:
     """Which kinds of text in one line of the ledger hold what is sought."""
     found = set()
     for key, value in entry.items():
@@ -255,7 +255,7 @@ def _fields(entry: dict[str, Any], sought: Sought) -> set[str]:
     return found
 
 
-def _lines(place: str, path: str, sought: Sought) -> Iterator[Place]:
+def _lines(place: str, path: str, sought: TextMatcher) -> Iterator[Place]:
     try:
         raw = atomic.read_file(path)
     except FileNotFoundError:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from deepctl import formats, layout
-from deepctl.domain.purge.selector import Doomed, is_beside
+from deepctl.domain.purge.selector import PurgeSelector, is_beside
 from deepctl.domain.purge.text_matcher import Contents
 from deepctl.errors import Damaged
 from deepctl.files import sealed_lines
 from deepctl.notebook_text import lines_with, without
 from deepctl.store.object_store import Objects, Sink
-from deepctl.store.trees import DIRECTORY, FILE, Entry, decode, encode
+from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, decode, encode
 
 _MEMORY = tuple(part.encode() for part in layout.MEMORY_DIRECTORY.split("/"))
 
@@ -46,7 +46,7 @@ class Rewriter:
         objects: Objects,
         sink: Sink,
         contents: Contents,
-        doomed: Doomed,
+        doomed: PurgeSelector,
         intact: Callable[[bytes], bytes | None],
     ) -> None:
         self._intact = intact
@@ -82,7 +82,7 @@ class Rewriter:
             known = self._above[depth, tree] = self._put(tree, found)
         return known
 
-    def _entry_on_the_way(self, entry: Entry, depth: int) -> tuple[Entry | None, Rewritten]:
+    def _entry_on_the_way(self, entry: TreeEntry, depth: int) -> tuple[TreeEntry | None, Rewritten]:
         same = entry, Rewritten(entry.digest)
         if depth < len(_MEMORY):
             is_next = entry.kind == DIRECTORY and entry.name == _MEMORY[depth]
@@ -94,7 +94,7 @@ class Rewriter:
             return self._moved(entry, self._inside(entry.digest))
         return same
 
-    def _moved(self, entry: Entry, to: Rewritten) -> tuple[Entry, Rewritten]:
+    def _moved(self, entry: TreeEntry, to: Rewritten) -> tuple[TreeEntry, Rewritten]:
         return entry._replace(digest=to.tree), to
 
     def _inside(self, tree: bytes) -> Rewritten:
@@ -105,7 +105,7 @@ class Rewriter:
             known = self._below[tree] = self._put(tree, found)
         return known
 
-    def _entry_inside(self, entry: Entry) -> tuple[Entry, Rewritten]:
+    def _entry_inside(self, entry: TreeEntry) -> tuple[TreeEntry, Rewritten]:
         if entry.kind == DIRECTORY and self._doomed.file is None:
             return self._moved(entry, self._inside(entry.digest))
         if entry.kind != FILE or not self._doomed.means(entry.name):
@@ -114,7 +114,7 @@ class Rewriter:
         changed = entry._replace(digest=digest, size=size)
         return changed, Rewritten(digest, 0, entry.size - size, digest != entry.digest)
 
-    def _notebook(self, entry: Entry) -> tuple[bytes, int]:
+    def _notebook(self, entry: TreeEntry) -> tuple[bytes, int]:
         before = entry.digest
         if before not in self._contents_of:
             content = self._held(entry)
@@ -129,7 +129,7 @@ class Rewriter:
             self._contents_of[before] = after
         return self._contents_of[before]
 
-    def _held(self, entry: Entry) -> bytes | None:
+    def _held(self, entry: TreeEntry) -> bytes | None:
         """The content of a notebook that holds the text, or `None`. Raises `Damaged` if nobody can tell."""
         if self._contents.hold(entry.digest):
             return self._objects.read(entry.digest)
@@ -140,7 +140,7 @@ class Rewriter:
             raise Damaged(f"A notebook ({os.fsdecode(entry.name)}, object {entry.digest.hex()[:16]}) cannot be read.")
         return content if self._doomed.sought.is_in([content]) else None
 
-    def _put(self, tree: bytes, found: Sequence[tuple[Entry | None, Rewritten]]) -> Rewritten:
+    def _put(self, tree: bytes, found: Sequence[tuple[TreeEntry | None, Rewritten]]) -> Rewritten:
         files = sum(one.files for _, one in found)
         is_purged = any(one.is_purged for _, one in found)
         if not files and not is_purged:

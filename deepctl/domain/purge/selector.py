@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from deepctl import layout
 from deepctl.domain.memory.directory import Memory
-from deepctl.domain.purge.text_matcher import Sought
+from deepctl.domain.purge.text_matcher import TextMatcher
 from deepctl.errors import Refused
 from deepctl.files.paths_beneath import Entry, Outside, Tree
 from deepctl.layout import ProfilePaths
@@ -25,10 +25,10 @@ def is_beside(name: bytes) -> bool:
     return name.startswith(_BESIDE)
 
 
-class Doomed(NamedTuple):
+class PurgeSelector(NamedTuple):
     """The lines that hold a text: of all an agent's notebooks, or of `file` (with its `.md`) alone."""
 
-    sought: Sought
+    sought: TextMatcher
     agent: str = layout.AGENT
     file: str | None = None
 
@@ -67,7 +67,7 @@ def changed() -> Refused:
 class Live:
     """The notebooks in the workspace: every regular file in an agent's directory, and in the directories there."""
 
-    def __init__(self, paths: ProfilePaths, doomed: Doomed) -> None:
+    def __init__(self, paths: ProfilePaths, doomed: PurgeSelector) -> None:
         self._tree = Tree(paths.workspace, follow=False)
         self._memory = Memory(paths, doomed.agent)
         self._doomed = doomed

@@ -13,7 +13,7 @@ from deepctl.notebook_text import folded
 from deepctl.store.object_store import Objects
 
 
-class Sought(NamedTuple):
+class TextMatcher(NamedTuple):
     """The bytes of a text within one line, and whether upper and lower case are the same.
 
     What `deepctl.notebook_text` takes for a line that holds it, this takes for a content that does.
@@ -112,7 +112,7 @@ class Contents:
     `report` is told how many contents have been looked into.
     """
 
-    def __init__(self, objects: Objects, sought: Sought, report: Callable[[int], None] | None = None) -> None:
+    def __init__(self, objects: Objects, sought: TextMatcher, report: Callable[[int], None] | None = None) -> None:
         self._objects = objects
         self._report = report
         self._looked = 0

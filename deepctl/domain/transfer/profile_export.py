@@ -40,7 +40,7 @@ class Exported(NamedTuple):
     left_out: list[LeftOut]
 
 
-class Ledger(NamedTuple):
+class ExportLedger(NamedTuple):
     """The ledger as it was when the export began: its bytes, up to its last whole line, and the packs that count."""
 
     raw: bytes
@@ -123,25 +123,25 @@ def changed(reason: str) -> Locked:
     )
 
 
-def _read_ledger(paths: ProfilePaths) -> Ledger:
+def _read_ledger(paths: ProfilePaths) -> ExportLedger:
     path = os.path.join(paths.checkpoints, ledger.LEDGER)
     try:
         descriptor = atomic.open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
-        return Ledger(b"", None)
+        return ExportLedger(b"", None)
     with open(descriptor, "rb") as file:
         raw = file.read(sealed_lines.whole(descriptor))
     found = ledger.parsed(raw, path)
     # A pack that no line names is one whose line is yet to come; but where lines are lost, all there are may count.
     is_short = ledger.read(paths.checkpoints).is_short
     size = ledger_size.line(ledger_size.before_last(raw), is_short=is_short)
-    return Ledger(raw, frozenset(found.packs) if not found.damage and not is_short else None, size)
+    return ExportLedger(raw, frozenset(found.packs) if not found.damage and not is_short else None, size)
 
 
 class _Writing:
     """An archive in the making."""
 
-    def __init__(self, file: gzip.GzipFile, before: Ledger, most: Totals, report: Report) -> None:
+    def __init__(self, file: gzip.GzipFile, before: ExportLedger, most: Totals, report: Report) -> None:
         self._file = file
         self._ledger = before
         self._most = most

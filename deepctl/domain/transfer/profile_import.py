@@ -50,7 +50,7 @@ Report = Callable[[int], None]
 """Is told how many bytes of content have been read."""
 
 
-class Limits(NamedTuple):
+class ImportLimits(NamedTuple):
     """How much an archive may hold: entries, and bytes of content; `None` is what its own size allows."""
 
     files: int = MAX_FILES
@@ -81,7 +81,9 @@ class Opened(NamedTuple):
         return self.incoming.header.bytes
 
 
-def examine(root: Root, file: BinaryIO, called: str, *, name: str | None, size: int | None, limits: Limits) -> Opened:
+def examine(
+    root: Root, file: BinaryIO, called: str, *, name: str | None, size: int | None, limits: ImportLimits
+) -> Opened:
     """Read the header of an archive, and refuse what is to be refused before anything is written.
 
     `called` is what errors call it, `size` its size in bytes if that is known. Raises `UsageError`, `Damaged`,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from deepctl.errors import DeepctlError
 from deepctl.layout import ProfilePaths
 from deepctl.store import ledger, session_catalogue, trees
-from deepctl.store.contents_reader import Reader
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.rewind_plan import entry_at
 
 
@@ -31,7 +31,7 @@ def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
     records = [record for record in ledger.read(paths.checkpoints).records.values() if record.tree]
     if not records:
         return Copies(0, 0, logs)
-    reader = Reader(paths)
+    reader = ReadOnlyRepository(paths)
     try:
         trees_of = {record.tree for record in records}
         holding = {tree for tree in trees_of if _holds(reader, bytes.fromhex(tree), wanted)}
@@ -41,7 +41,7 @@ def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
     return Copies(len(found), len({record.session for record in found}), logs)
 
 
-def _holds(reader: Reader, tree: bytes, places: Iterable[bytes]) -> bool:
+def _holds(reader: ReadOnlyRepository, tree: bytes, places: Iterable[bytes]) -> bool:
     """Whether a checkpoint's tree has something at one of the places; where it cannot be read, it may have."""
     try:
         for place in places:

@@ -30,14 +30,14 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 Anew = Literal["", "directory", "file"]
 
 
-class Move(NamedTuple):
+class PartMove(NamedTuple):
     """One thing that goes: its path in the profile, and what is made in its place, empty and private."""
 
     path: str
     anew: Anew = ""
 
 
-def begin(place: str, paths: ProfilePaths, moves: Sequence[Move]) -> None:
+def begin(place: str, paths: ProfilePaths, moves: Sequence[PartMove]) -> None:
     """Move parts of a profile into the empty directory `place`. The caller holds the profile's lock.
 
     Raises `OSError`, and `Refused` for a link in the way: then everything is as it was, and `place` is gone.
@@ -85,7 +85,7 @@ def go_on(place: str, root: Root) -> None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return
     paths = root.profile(plan["profile"])
-    moves = [Move(str(path), anew) for path, anew in plan["moves"]]
+    moves = [PartMove(str(path), anew) for path, anew in plan["moves"]]
     _carry_out(place, paths, moves if _is_same(paths, plan["identity"]) else [])
 
 
@@ -121,7 +121,7 @@ def _is_same(paths: ProfilePaths, identity: list[int]) -> bool:
     return stat.S_ISDIR(status.st_mode) and [status.st_dev, status.st_ino] == identity
 
 
-def _carry_out(path: str, paths: ProfilePaths, moves: Sequence[Move]) -> None:
+def _carry_out(path: str, paths: ProfilePaths, moves: Sequence[PartMove]) -> None:
     """Do what the plan says, and remove it; what is done already is left alone. All of it, or nothing and an error."""
     trash = os.open(path, _DIRECTORY)
     try:
@@ -146,7 +146,7 @@ def _carry_out(path: str, paths: ProfilePaths, moves: Sequence[Move]) -> None:
         os.close(trash)
 
 
-def _move_all(profile: int, trash: int, paths: ProfilePaths, moves: Sequence[Move]) -> None:
+def _move_all(profile: int, trash: int, paths: ProfilePaths, moves: Sequence[PartMove]) -> None:
     for number, move in enumerate(moves):
         with _parent(profile, move.path, paths.name) as parent:
             if parent is None:
@@ -170,7 +170,7 @@ def _make_anew(path: str, kind: Anew) -> None:
             raise
 
 
-def _move_back(profile: int, trash: int, moves: Sequence[Move]) -> None:
+def _move_back(profile: int, trash: int, moves: Sequence[PartMove]) -> None:
     for number, move in reversed(list(enumerate(moves))):
         if _exists(str(number), trash):
             with _parent(profile, move.path, "") as parent:

@@ -20,7 +20,7 @@ from typing import NamedTuple, Self
 
 from deepctl import names
 from deepctl.domain.wipe import part_moves
-from deepctl.domain.wipe.part_moves import Move
+from deepctl.domain.wipe.part_moves import PartMove
 from deepctl.errors import Interrupted, Locked, Refused, StorageError
 from deepctl.files import atomic, rmtree
 from deepctl.layout import IMPORT, NEW, ProfilePaths, Root
@@ -116,7 +116,7 @@ def put_away(root: Root, paths: ProfilePaths) -> Trash:
     return trash
 
 
-def put_away_parts(root: Root, paths: ProfilePaths, moves: Sequence[Move]) -> Trash:
+def put_away_parts(root: Root, paths: ProfilePaths, moves: Sequence[PartMove]) -> Trash:
     """Rename parts of a profile out of sight, for good. The caller holds its lock.
 
     Raises `OSError`, and `Refused` for a link in the way: then everything is as it was.

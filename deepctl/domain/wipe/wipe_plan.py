@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from deepctl import names
 from deepctl.domain.wipe import part_moves, trash
-from deepctl.domain.wipe.part_moves import Move
+from deepctl.domain.wipe.part_moves import PartMove
 from deepctl.domain.wipe.sizes import LinkInTheWay, Weight, mounts, weigh
 from deepctl.domain.wipe.trash import Report, Trash
 from deepctl.errors import DeepctlError, NewerFormat, Refused, StorageError, UsageError
@@ -62,7 +62,7 @@ _ANEW: dict[str, part_moves.Anew] = {
 _DRAFTS = ".edit-"
 
 
-class Part(NamedTuple):
+class WipePart(NamedTuple):
     """Something that goes: which part it belongs to, its absolute path, and how much it is."""
 
     part: str
@@ -70,7 +70,7 @@ class Part(NamedTuple):
     weight: Weight
 
 
-class Plan(NamedTuple):
+class WipePlan(NamedTuple):
     """What is to go of a profile. `only` are the parts, empty for everything; `moves` are what is renamed for these.
 
     `staging` are paths beside the profile at which killed commands left something of it.
@@ -79,8 +79,8 @@ class Plan(NamedTuple):
     profile: str
     path: str
     only: tuple[str, ...]
-    parts: list[Part]
-    moves: list[Move]
+    parts: list[WipePart]
+    moves: list[PartMove]
     staging: list[str]
 
     @property
@@ -117,7 +117,7 @@ def chosen(wanted: Iterable[str]) -> tuple[str, ...]:
     return tuple(part for part in PARTS if part in whole)
 
 
-def plan(root: Root, paths: ProfilePaths, only: tuple[str, ...]) -> Plan:
+def plan(root: Root, paths: ProfilePaths, only: tuple[str, ...]) -> WipePlan:
     """What is to go: the parts `only`, or the whole profile. Takes no lock and changes nothing.
 
     Raises `Refused` for a link in the way to a part, and where something is mounted in what would go.
@@ -137,19 +137,19 @@ def plan(root: Root, paths: ProfilePaths, only: tuple[str, ...]) -> Plan:
         weights = weigh(paths.directory, set(places))
     except LinkInTheWay as problem:
         raise part_moves.link_in_the_way(problem.place, problem.link, paths.name) from None
-    moves = [Move(place, _ANEW.get(place, "")) for place in _outermost(places) if _is_there(place, weights)]
+    moves = [PartMove(place, _ANEW.get(place, "")) for place in _outermost(places) if _is_there(place, weights)]
     if not has_history(paths):
         moves = [move for move in moves if move.path not in PARTS["history"]]
     going = {place for place in places if any(_is_within(place, move.path) for move in moves)} if only else set(places)
     parts = [
-        Part(part, os.path.join(paths.directory, place), weights[place])
+        WipePart(part, os.path.join(paths.directory, place), weights[place])
         for place, part in places.items()
         if place in going and place in weights
     ]
     staging = [] if only else _staging(root, paths)
-    parts += [Part("other", path, _weight(path)) for path in staging]
+    parts += [WipePart("other", path, _weight(path)) for path in staging]
     _refuse_mounts(paths, [os.path.join(paths.directory, move.path) for move in moves] if only else [paths.directory])
-    return Plan(paths.name, paths.directory, only, parts, moves if only else [], staging)
+    return WipePlan(paths.name, paths.directory, only, parts, moves if only else [], staging)
 
 
 def is_rewinding(paths: ProfilePaths, only: tuple[str, ...]) -> bool:
@@ -183,7 +183,7 @@ class PutAway(NamedTuple):
     container: str | None
 
 
-def put_away(root: Root, paths: ProfilePaths, planned: Plan, environment: Mapping[str, str]) -> PutAway:
+def put_away(root: Root, paths: ProfilePaths, planned: WipePlan, environment: Mapping[str, str]) -> PutAway:
     """Take what is planned out of sight, for good. The caller holds the lock, and deletes it when that is let go.
 
     Raises `Refused`, `StorageError` or `OSError`: then nothing has gone but perhaps the container.
@@ -223,7 +223,7 @@ def _onwards(report: Report, before: int) -> Report:
     return lambda count: report(before + count)
 
 
-def copies(paths: ProfilePaths, planned: Plan) -> Copies | None:
+def copies(paths: ProfilePaths, planned: WipePlan) -> Copies | None:
     """How much of what goes stays elsewhere in the profile; `None` where that is no question."""
     places = [
         place.partition("/")[2] for part in planned.only for place in PARTS[part] if place.startswith("workspace")

@@ -20,24 +20,24 @@ from deepctl.output import render, terminal_caps
 from deepctl.output.command_names import worded
 
 if TYPE_CHECKING:
-    from deepctl.output.stream.live_region import Region
+    from deepctl.output.stream.live_region import LiveRegion
     from deepctl.output.stream.tool_lines import Call
-    from deepctl.output.stream.turn_view import TurnLines
+    from deepctl.output.stream.turn_view import TurnView
 
 _FRAME = 1 / 12
 _SHARE = 8
 """After a frame nothing is drawn for so many times the processor time it took."""
 
 
-class Live:
+class LiveDisplay:
     """The display of a conversation at a terminal. `status` gives further words for the status line."""
 
     def __init__(self, status: Callable[[], str] | None = None) -> None:
         self._status = status
         self._queue: deque[tuple[Mapping[str, Any], float]] = deque()
         self._drawing = threading.RLock()
-        self._turn: TurnLines | None = None
-        self._region: Region | None = None
+        self._turn: TurnView | None = None
+        self._region: LiveRegion | None = None
         self._end = threading.Event()
         self._paused = False
         self._failure: BaseException | None = None
@@ -127,15 +127,15 @@ class Live:
             raise failure
 
     def _begin(self) -> None:
-        from deepctl.output.stream.live_region import Region
-        from deepctl.output.stream.turn_view import TurnLines
+        from deepctl.output.stream.live_region import LiveRegion
+        from deepctl.output.stream.turn_view import TurnView
 
         self._finish()
         self._failure = None
         self._paused = False
         self._queue.clear()
-        self._region = Region()
-        self._turn = TurnLines(terminal_caps.of_stdout(), time.monotonic())
+        self._region = LiveRegion()
+        self._turn = TurnView(terminal_caps.of_stdout(), time.monotonic())
         self._end = threading.Event()
         threading.Thread(target=self._keep_drawing, args=(self._end,), name="display", daemon=True).start()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deepctl.output.terminal_caps import TAB, Look
+from deepctl.output.terminal_caps import TAB, TerminalCaps
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -55,7 +55,7 @@ _COLOURS = (
 class Highlighter:
     """Colours the lines of one block of code; `info` is what stands behind the fence."""
 
-    def __init__(self, info: str, look: Look) -> None:
+    def __init__(self, info: str, look: TerminalCaps) -> None:
         self._look = look
         self._lexer = _lexer(info) if look.colour else None
         self._context: list[str] = []

@@ -20,7 +20,7 @@ _ERASE_LINE = "\r\x1b[2K"
 _ERASE_BELOW = f"{_ERASE_LINE}\x1b[C\x1b[J\r"
 
 
-class Region:
+class LiveRegion:
     """Draws rows, each as it is to be written. Raises `StorageError` if stdout cannot be written."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from deepctl.output.stream.highlight import Highlighter
 from deepctl.output.stream.markdown_blocks import Blocks, is_list, parser
-from deepctl.output.terminal_caps import TAB, Look, wrapped
+from deepctl.output.terminal_caps import TAB, TerminalCaps, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ class _Fence(NamedTuple):
 class Markdown:
     """One text on its way. `width` may be another with every call; a block that has been begun keeps its own."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: TerminalCaps) -> None:
         self._look = look
         self._parser = parser()
         self._deltas: list[str] = []

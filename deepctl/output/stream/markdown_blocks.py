@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from deepctl.output.stream.highlight import Highlighter
-from deepctl.output.terminal_caps import NARROWEST, TAB, Look, wrapped
+from deepctl.output.terminal_caps import NARROWEST, TAB, TerminalCaps, wrapped
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -54,7 +54,7 @@ def is_list(node: SyntaxTreeNode) -> bool:
 class Blocks:
     """Lays out blocks in `width` columns."""
 
-    def __init__(self, look: Look, width: int) -> None:
+    def __init__(self, look: TerminalCaps, width: int) -> None:
         self._look = look
         self._width = width
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
-from deepctl.output.terminal_caps import Look, console, wrapped
+from deepctl.output.terminal_caps import TerminalCaps, console, wrapped
 
 if TYPE_CHECKING:
     from markdown_it.tree import SyntaxTreeNode
@@ -20,7 +20,7 @@ _MOST_COLUMNS = 40
 
 
 def table(
-    node: SyntaxTreeNode, width: int, look: Look, inline: Callable[[Iterable[SyntaxTreeNode]], Text]
+    node: SyntaxTreeNode, width: int, look: TerminalCaps, inline: Callable[[Iterable[SyntaxTreeNode]], Text]
 ) -> list[Text]:
     """The lines of a table in `width` columns. No text is left out."""
     rows = [
@@ -42,7 +42,7 @@ def _side(heading: SyntaxTreeNode) -> JustifyMethod:
 
 
 def _drawn(
-    headings: list[Text], records: list[list[Text]], sides: list[JustifyMethod], width: int, look: Look
+    headings: list[Text], records: list[list[Text]], sides: list[JustifyMethod], width: int, look: TerminalCaps
 ) -> list[Text]:
     from rich import box
     from rich.table import Table

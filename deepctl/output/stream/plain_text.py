@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deepctl.output.terminal_caps import TAB, Look, wrapped
+from deepctl.output.terminal_caps import TAB, TerminalCaps, wrapped
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 
-class Plain:
+class PlainText:
     """One text on its way, in `style`. `width` may be another with every call."""
 
-    def __init__(self, look: Look, style: str) -> None:
+    def __init__(self, look: TerminalCaps, style: str) -> None:
         self._look = look
         self._style = style
         self._text = ""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deepctl.output.terminal_caps import Look, cut, wrapped
+from deepctl.output.terminal_caps import TerminalCaps, cut, wrapped
 from deepctl.output.text import cells, clipped, printable
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Call:
         """The call has come to this."""
         self.ok, self.result, self.seconds = ok, result, now - self.began
 
-    def line(self, look: Look, width: int, sign: str) -> Text:
+    def line(self, look: TerminalCaps, width: int, sign: str) -> Text:
         """The call on one row: at work behind `sign`, or what came of it."""
         from rich.text import Text
 
@@ -117,7 +117,7 @@ class Call:
             return first or "failed"
         return f"exit code {found[1]}" + (f": {first}" if first else "")
 
-    def details(self, number: int, look: Look, width: int) -> list[Text]:
+    def details(self, number: int, look: TerminalCaps, width: int) -> list[Text]:
         """Everything about the call: its arguments and its result, whole."""
         from rich.text import Text
 
@@ -132,7 +132,7 @@ class Call:
         return lines
 
 
-def _indented(look: Look, mark: str, text: str, width: int) -> list[Text]:
+def _indented(look: TerminalCaps, mark: str, text: str, width: int) -> list[Text]:
     from rich.text import Text
 
     shown = look.safe(text)
@@ -154,7 +154,7 @@ def _on_a_line(value: object) -> str:
     return printable(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]}…{line[-_LONGEST // 2 :]}")
 
 
-def _without_middle(text: str, width: int, look: Look) -> str:
+def _without_middle(text: str, width: int, look: TerminalCaps) -> str:
     """`text` in at most `width` cells: where it does not fit, its beginning and its end, which tell most."""
     if cells(text) <= width:
         return text

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deepctl.output.stream.markdown import Markdown
-from deepctl.output.stream.plain_text import Plain
+from deepctl.output.stream.plain_text import PlainText
 from deepctl.output.stream.tool_lines import Call
-from deepctl.output.terminal_caps import Look, cut, folded, wrapped
+from deepctl.output.terminal_caps import TerminalCaps, cut, folded, wrapped
 from deepctl.output.text import printable
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ _ROOMY = 8
 """In a window of fewer lines, no empty one is spent on the status line."""
 
 
-class TurnLines:
+class TurnView:
     """What a turn looks like. `calls` are its tool calls so far, `usage` is what it took, in words, at its end."""
 
-    def __init__(self, look: Look, now: float) -> None:
+    def __init__(self, look: TerminalCaps, now: float) -> None:
         self.calls: list[Call] = []
         self.usage = ""
         self._look = look
         self._began = now
         self._pending: dict[str, Call] = {}
-        self._stream: Markdown | Plain | None = None
+        self._stream: Markdown | PlainText | None = None
         self._streaming = ""
         self._retry: tuple[Mapping[str, Any], float] | None = None
         self._retries = 0
@@ -50,7 +50,7 @@ class TurnLines:
         match kind:
             case "text" | "thinking":
                 if self._stream is None:
-                    self._stream = Markdown(self._look) if kind == "text" else Plain(self._look, "dim")
+                    self._stream = Markdown(self._look) if kind == "text" else PlainText(self._look, "dim")
                     self._streaming = kind
                 self._stream.feed(event["delta"])
             case "tool_call":
