@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.measure import promise
 from deepctl.store import snapshot
 from deepctl.store.index_db import Cache
-from deepctl.store.object_store import Objects
+from deepctl.store.pack_store import PackStore
 
 _DIRECTORIES, _FILES, _SIZE = 100, 100, 2048
 
@@ -45,7 +45,7 @@ def _git(root: Path, repository: Path) -> None:
 def _snapshot(root: Path, store: Path) -> int:
     """Take a snapshot as a new process would; returns the bytes it added."""
     cache = Cache(str(store / "cache"))
-    with Objects(str(store / "packs"), cache).adding() as batch:
+    with PackStore(str(store / "packs"), cache).new_batch() as batch:
         snapshot.snapshot(str(root), batch, cache)
     cache.close()
     return batch.added_bytes

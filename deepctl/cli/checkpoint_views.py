@@ -232,7 +232,7 @@ def foretold_removal(profile: ProfilePaths, chosen: Selection) -> views.Removed:
     """What removing would free."""
     with closing(ReadOnlyRepository(profile)) as reader, Progress("Looking", "objects read") as progress:
         records = chosen.records(profile, reader.ledger)
-        return views.Removed(profile.name, True, prune.forecast(reader.ledger, reader.objects, records, progress))
+        return views.Removed(profile.name, True, prune.forecast(reader.ledger, reader.packs, records, progress))
 
 
 def removed(work: Repository, chosen: Selection) -> views.Removed:

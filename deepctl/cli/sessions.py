@@ -95,7 +95,7 @@ def delete(
     asked = None
     if dry_run or not yes:
         with closing(ReadOnlyRepository(profile)) as reader:
-            asked = session_delete.plan(profile, reader.ledger, reader.objects, name)
+            asked = session_delete.plan(profile, reader.ledger, reader.packs, name)
         view = views.SessionDeleted(profile.name, True, asked)
         if dry_run:
             show(view, as_json)
@@ -104,7 +104,7 @@ def delete(
             view.foretell()
         confirm(f"Delete session {asked.session}, for good?", yes=False, as_json=as_json)
     with options.working(user, "sessions delete", wait, as_json, frees=True) as work:
-        deletion = session_delete.plan(work.paths, work.ledger, work.store.objects, name)
+        deletion = session_delete.plan(work.paths, work.ledger, work.store.packs, name)
         if asked is not None:
             session_delete.check_same(asked, deletion)
         deletion = session_delete.delete(work, deletion)

@@ -20,7 +20,7 @@ def advice(root: Root, paths: ProfilePaths | None) -> str | None:
         with suppress(DeepctlError, OSError), closing(ReadOnlyRepository(paths)) as reader:
             for keep in _KEPT:
                 records = prune.to_prune(reader.ledger, keep)
-                if prune.forecast(reader.ledger, reader.objects, records).bytes:
+                if prune.forecast(reader.ledger, reader.packs, records).bytes:
                     return f"`deepctl checkpoints prune --keep {keep} --user {paths.name}` needs none itself."
     with suppress(OSError):
         if any(entry[:1].isalnum() for entry in os.listdir(root.profiles)):

@@ -1,4 +1,4 @@
-"""Files with holes: read without reading the holes, and written with them.
+"""Files with holes: read without reading the holes, hashed and compressed cheaply, and written with holes.
 
 A piece of `CHUNK` zeros is always the very object `ZEROS`, so that a reader can tell it by its identity.
 """
@@ -6,9 +6,13 @@ A piece of `CHUNK` zeros is always the very object `ZEROS`, so that a reader can
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import zlib
 from collections.abc import Iterable, Iterator
+from functools import cache
 
+from deepctl import cancellation
 from deepctl.files import atomic
 
 CHUNK = 1 << 20
@@ -59,3 +63,106 @@ def write(descriptor: int, content: Iterable[bytes]) -> None:
             atomic.write_all(descriptor, piece)
         length += len(piece)
     os.ftruncate(descriptor, length)
+
+
+class Hasher:
+    """Hashes open files; the zeros that files begin with are hashed once for all of them."""
+
+    def __init__(self) -> None:
+        self._after_zeros = [hashlib.sha256()]
+
+    def hashed(self, descriptor: int) -> tuple[bytes, int]:
+        """The hash and the length of an open file."""
+        length = 0
+        hashing = self.begin()
+        for piece in pieces(descriptor):
+            cancellation.look()
+            hashing.update(piece)
+            length += len(piece)
+        return hashing.digest(), length
+
+    def begin(self) -> Hashing:
+        """The hash of a content that comes in pieces."""
+        return Hashing(self)
+
+    def after_zeros(self, count: int) -> hashlib._Hash:
+        """A hash that has seen so many times `ZEROS`."""
+        known = self._after_zeros
+        while len(known) <= min(count, _MOST_ZEROS):
+            cancellation.look()
+            known.append(known[-1].copy())
+            known[-1].update(ZEROS)
+        seen = known[min(count, _MOST_ZEROS)].copy()
+        for _ in range(count - _MOST_ZEROS):
+            cancellation.look()
+            seen.update(ZEROS)
+        return seen
+
+
+_MOST_ZEROS = 4096
+"""Mebibytes of zeros at a file's beginning up to which the hash is remembered."""
+
+
+class Hashing:
+    """The hash of one content: see `Hasher`."""
+
+    def __init__(self, hasher: Hasher) -> None:
+        self._hasher = hasher
+        self._zeros = 0
+        self._seen: hashlib._Hash | None = None
+
+    def update(self, piece: bytes) -> None:
+        """Go on with the next piece."""
+        if self._seen is None and piece is ZEROS:
+            self._zeros += 1
+        else:
+            self._begun().update(piece)
+
+    def digest(self) -> bytes:
+        """The hash of what there was."""
+        return self._begun().digest()
+
+    def _begun(self) -> hashlib._Hash:
+        if self._seen is None:
+            self._seen = self._hasher.after_zeros(self._zeros)
+        return self._seen
+
+
+class Packer:
+    """Compresses a content that comes in pieces, as zlib does, but `ZEROS` only once.
+
+    A full flush lets what follows refer to nothing before it, so that the same bytes can stand for zeros anywhere.
+    """
+
+    def __init__(self, level: int) -> None:
+        self._packer = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+        self._sum = zlib.adler32(b"")
+        self._is_flushed = True
+        self._begin = _ZLIB_HEADER
+
+    def compress(self, piece: bytes) -> bytes:
+        """What of the compressed content comes next."""
+        begin, self._begin = self._begin, b""
+        if piece is not ZEROS:
+            self._sum = zlib.adler32(piece, self._sum)
+            self._is_flushed = False
+            return begin + self._packer.compress(piece)
+        # What Adler-32 makes of zeros: the first half stays, and is added to the second for each.
+        low, high = self._sum & 0xFFFF, self._sum >> 16
+        self._sum = (high + len(piece) * low) % 65521 << 16 | low
+        flushed = b"" if self._is_flushed else self._packer.flush(zlib.Z_FULL_FLUSH)
+        self._is_flushed = True
+        return begin + flushed + _packed_zeros()
+
+    def finish(self) -> bytes:
+        """The end of the compressed content."""
+        return self._begin + self._packer.flush() + self._sum.to_bytes(4, "big")
+
+
+_ZLIB_HEADER = b"\x78\x01"
+
+
+@cache
+def _packed_zeros() -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return packer.compress(ZEROS) + packer.flush(zlib.Z_FULL_FLUSH)

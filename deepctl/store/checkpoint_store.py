@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, Self
 from deepctl.files import atomic
 from deepctl.store import prompt_tags, snapshot
 from deepctl.store.index_db import Cache
-from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, is_uncounted, read
-from deepctl.store.object_batch import Batch
-from deepctl.store.object_store import Objects, Sink
+from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, read
+from deepctl.store.object_store import ObjectBatch, ObjectStore, ObjectWriter
+from deepctl.store.pack_store import PackStore
+from deepctl.store.packs import is_uncounted
 from deepctl.store.records import Position, Record, new_id
 from deepctl.store.snapshot import LeaveOut, Report, Snapshot
 
@@ -69,7 +70,8 @@ class Checkpoints:
         self.release_reserve = release_reserve
         self._writer = LedgerWriter(directory)
         self.cache = Cache(cache)
-        self.objects = Objects(os.path.join(directory, PACKS), self.cache, lambda: self.ledger.packs)
+        self.packs = PackStore(os.path.join(directory, PACKS), self.cache, lambda: self.ledger.packs)
+        self.objects: ObjectStore = self.packs
         if collect:
             self.collect()
 
@@ -106,37 +108,37 @@ class Checkpoints:
     def collect(self) -> None:
         """Remove what killed and failed writers left.
 
-        A pack gets another mode once a line names it (`ledger.UNCOUNTED`). One without a line and with that mode, or a
+        A pack gets another mode once a line names it (`packs.UNCOUNTED`). One without a line and with that mode, or a
         damaged line, mean that the ledger has lost something: then nothing is deleted but what it calls gone itself.
         """
         self.sweep()
         if self.ledger.damage:
             return
         for name in self.strays():
-            if is_uncounted(os.lstat(os.path.join(self.objects.directory, name))):
-                self.objects.remove_pack(name)
+            if is_uncounted(os.lstat(self.packs.path(name))):
+                self.packs.remove_pack(name)
 
     def sweep(self) -> None:
         """Remove unfinished packs, and those that the ledger calls gone."""
         try:
-            found = os.listdir(self.objects.directory)
+            found = os.listdir(self.packs.directory)
         except FileNotFoundError:
             return
         for name in found:
             if name.startswith(".") and name.endswith(".tmp"):
-                os.unlink(os.path.join(self.objects.directory, name))
+                os.unlink(self.packs.path(name))
         for name in (self.ledger.gone - self.ledger.packs).intersection(found):
-            self.objects.remove_pack(name)
+            self.packs.remove_pack(name)
 
     def strays(self) -> set[str]:
         """The packs on the disk that no line names."""
-        return self.objects.names() - self.ledger.packs - self.ledger.gone
+        return self.packs.names() - self.ledger.packs - self.ledger.gone
 
-    def adding(self) -> Batch:
+    def new_batch(self) -> ObjectBatch:
         """A batch of objects."""
-        return self.objects.adding()
+        return self.objects.new_batch()
 
-    def snapshot(self, workspace: WorkspaceOptions, sink: Sink) -> Snapshot:
+    def snapshot(self, workspace: WorkspaceOptions, sink: ObjectWriter) -> Snapshot:
         """The whole of a workspace; what is new of it goes into `sink`."""
         return snapshot.snapshot(
             workspace.root,
@@ -162,7 +164,7 @@ class Checkpoints:
         Without a workspace, only the conversation is kept. `fields` are further fields of the `Record`; `None` leaves
         one as it is.
         """
-        with self.adding() as batch:
+        with self.new_batch() as batch:
             taken = self.snapshot(workspace, batch) if workspace is not None else None
             if taken is not None and not wanted(taken.tree.hex()):
                 batch.drop()
@@ -173,7 +175,7 @@ class Checkpoints:
         return record
 
     @contextmanager
-    def counting(self, batch: Batch) -> Iterator[None]:
+    def counting(self, batch: ObjectBatch) -> Iterator[None]:
         """While entered, a line is written that makes the pack of `batch` count. Without that line, the pack goes."""
         try:
             yield
@@ -181,11 +183,11 @@ class Checkpoints:
             # The disk is asked: an interrupt may have come when the line was there and nothing here knew of it.
             if batch.pack and batch.pack not in read(self.directory).packs:
                 with suppress(OSError):  # the next command removes it
-                    self.objects.remove_pack(batch.pack)
+                    self.packs.remove_pack(batch.pack)
             raise
         if batch.pack:
             with suppress(OSError):  # only if its line is lost does it matter
-                os.chmod(os.path.join(self.objects.directory, batch.pack), atomic.FILE_MODE)
+                os.chmod(self.packs.path(batch.pack), atomic.FILE_MODE)
 
     def record(
         self,
@@ -193,7 +195,7 @@ class Checkpoints:
         kind: str,
         author: str,
         taken: Snapshot | None,
-        batch: Batch,
+        batch: ObjectBatch,
         workspace: WorkspaceOptions | None,
         **fields: Any,
     ) -> Record:

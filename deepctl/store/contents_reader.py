@@ -11,7 +11,8 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import read_only, snapshot
 from deepctl.store.checkpoint_store import excluding
 from deepctl.store.index_db import Cache
-from deepctl.store.object_store import Objects, Scratch
+from deepctl.store.object_store import ObjectReader, ScratchWriter
+from deepctl.store.pack_store import PackStore
 from deepctl.store.trees import encode
 
 
@@ -22,8 +23,9 @@ class ReadOnlyRepository:
         self.paths = paths
         self.ledger = read_only.read(paths)
         self.cache = Cache.copy_of(paths.snapshot_cache)
-        self.objects = Objects(paths.packs, self.cache)
-        self.sink = Scratch(self.objects)
+        self.packs = PackStore(paths.packs, self.cache)
+        self.objects: ObjectReader = self.packs
+        self.sink = ScratchWriter(self.objects)
 
     def present(self, exclude: Sequence[str], report: snapshot.Report | None = None) -> snapshot.Snapshot:
         """The workspace as it is now. Its trees can be read from `objects`, its files in the workspace itself.

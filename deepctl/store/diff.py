@@ -9,7 +9,7 @@ from typing import NamedTuple
 from deepctl.errors import Damaged
 from deepctl.files.atomic import is_of_machine
 from deepctl.files.paths_beneath import Tree
-from deepctl.store.object_store import Objects
+from deepctl.store.object_store import ObjectReader
 from deepctl.store.trees import DIRECTORY, LINK, TreeChange, TreeEntry
 from deepctl.unified_diff import unified
 
@@ -37,19 +37,19 @@ class FileDifference(NamedTuple):
     remark: str | None
 
 
-def kept(objects: Objects) -> Content:
+def kept(objects: ObjectReader) -> Content:
     """Reads from the store."""
     return lambda path, entry: objects.read(entry.digest)
 
 
-def present(root: str, objects: Objects) -> Content:
+def present(root: str, objects: ObjectReader) -> Content:
     """Reads from the workspace itself, without following links."""
     tree = Tree(root, follow=False)
 
     def read(path: bytes, entry: TreeEntry) -> bytes:
         if entry.kind == LINK:
             return os.fsencode(tree.link_target(os.fsdecode(path)))
-        if objects.find(entry.digest) is not None:
+        if objects.has(entry.digest):
             return objects.read(entry.digest)
         return tree.read(os.fsdecode(path))
 

@@ -15,7 +15,7 @@
 
 So an interrupted rewind is one without its second line, and the whole history of what was rewound, and how to take it
 back, is here. Every pack is named by the line that made it count: one that no line names is rubbish, or lines are lost
-(`UNCOUNTED` tells).
+(`packs.UNCOUNTED` tells).
 
 A line that a kill cut short never happened; a damaged one takes only itself down.
 """
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,11 +50,6 @@ FORMAT = formats.LEDGER.current
 LEDGER = "ledger.jsonl"
 MESSAGES = "messages"
 """The directory beside the ledger with the conversations of applications."""
-UNCOUNTED = 0o400
-"""The mode of a pack until a line of the ledger names it: what is left with it is rubbish, and no trace of lost lines.
-
-Packs of deepctl 0.1 had the mode of every file from the start.
-"""
 _AMENDED = {"log", "offset", "digest", "tree", "lost", "unkept", "files", "bytes"}
 _ID = re.compile(rb'"record":\{"id":"([^"\\]{1,200})"')
 
@@ -339,11 +333,6 @@ class Ledger:
         self.labels.pop(identity, None)
         if record is not None:
             self.removed[identity] = record
-
-
-def is_uncounted(status: os.stat_result) -> bool:
-    """Whether a pack that the ledger does not name never was named: see `UNCOUNTED`."""
-    return stat.S_IMODE(status.st_mode) == UNCOUNTED
 
 
 def _joined(state: State, merged: dict[str, list[list[Any]]]) -> State:

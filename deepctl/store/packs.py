@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
-from functools import cache
 from typing import NamedTuple
 
-from deepctl import cancellation, formats
+from deepctl import formats
 from deepctl.errors import StoreDamaged
-from deepctl.files import atomic, sparse_files
+from deepctl.files import atomic
 from deepctl.store.index_db import Location
 
 HEADER = formats.header(formats.PACK)
@@ -33,11 +33,16 @@ _TRAILER = struct.Struct(">Q32s8s")
 _MAGIC = b"DCPACK1\n"
 _MOST = 1100
 """Bytes that zlib can make of one, about."""
+UNCOUNTED = 0o400
+"""The mode of a pack until a line of the ledger names it: what is left with it is rubbish, and no trace of lost lines.
+
+Packs of deepctl 0.1 had the mode of every file from the start.
+"""
 _SENSELESS = 4
 """After so many entries that make no sense, what looks like a table is none."""
 
 
-class Stored(NamedTuple):
+class PackEntry(NamedTuple):
     """One object of a pack's table: its hash, where it lies in the pack, how long it is there and in itself.
 
     `crc` is the CRC-32 of what is stored.
@@ -88,13 +93,18 @@ def verified(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator[byte
         raise StoreDamaged(f"Object {digest.hex()[:16]} in {path} is damaged.")
 
 
+def is_uncounted(status: os.stat_result) -> bool:
+    """Whether a pack that the ledger does not name never was named: see `UNCOUNTED`."""
+    return stat.S_IMODE(status.st_mode) == UNCOUNTED
+
+
 def frame_size(count: int) -> tuple[int, tuple[int, int]]:
     """The bytes of a pack with `count` objects before these, and behind them in either form of its table."""
     behind = (count * form.size + _TRAILER.size for form in (_ENTRY, _ENTRY_WITHOUT_CRC))
     return len(HEADER), (next(behind), next(behind))
 
 
-def read_table(path: str) -> list[Stored]:
+def read_table(path: str) -> list[PackEntry]:
     """The table of a pack. Raises `Damaged` if header, table or trailer are not what they were, or `NewerFormat`."""
     descriptor = atomic.open_regular(path, os.O_RDONLY)
     try:
@@ -120,7 +130,7 @@ def read_table(path: str) -> list[Stored]:
     raise StoreDamaged(f"The table of pack {path} is damaged.")
 
 
-def is_as_stored(descriptor: int, entry: Stored) -> bool:
+def is_as_stored(descriptor: int, entry: PackEntry) -> bool:
     """Whether the bytes of an object in an open pack are those that were written."""
     return _crc(descriptor, entry.offset, entry.stored) == entry.crc
 
@@ -153,12 +163,12 @@ def _table(descriptor: int, end: int, trailer: bytes, form: struct.Struct) -> by
     return table if hashlib.sha256(HEADER + table + struct.pack(">Q", count)).digest() == checksum else None
 
 
-def _entries(descriptor: int, table: bytes, form: struct.Struct) -> list[Stored]:
+def _entries(descriptor: int, table: bytes, form: struct.Struct) -> list[PackEntry]:
     if form is _ENTRY:
-        return [Stored(*entry) for entry in form.iter_unpack(table)]
+        return [PackEntry(*entry) for entry in form.iter_unpack(table)]
     # What is stored cannot be checked, only what it means.
     return [
-        Stored(digest, offset, stored, size, _crc(descriptor, offset, stored))
+        PackEntry(digest, offset, stored, size, _crc(descriptor, offset, stored))
         for digest, offset, stored, size in form.iter_unpack(table)
     ]
 
@@ -171,111 +181,8 @@ def _crc(descriptor: int, position: int, length: int) -> int:
     return found
 
 
-def tail(table: list[Stored]) -> bytes:
+def tail(table: list[PackEntry]) -> bytes:
     """What follows the objects of a pack: their table and the trailer."""
     entries = b"".join(_ENTRY.pack(*entry) for entry in table)
     checksum = hashlib.sha256(HEADER + entries + struct.pack(">Q", len(table))).digest()
     return entries + _TRAILER.pack(len(table), checksum, _MAGIC)
-
-
-class Hasher:
-    """Hashes open files; the zeros that files begin with are hashed once for all of them."""
-
-    def __init__(self) -> None:
-        self._after_zeros = [hashlib.sha256()]
-
-    def hashed(self, descriptor: int) -> tuple[bytes, int]:
-        """The hash and the length of an open file."""
-        length = 0
-        hashing = self.begin()
-        for piece in sparse_files.pieces(descriptor):
-            cancellation.look()
-            hashing.update(piece)
-            length += len(piece)
-        return hashing.digest(), length
-
-    def begin(self) -> Hashing:
-        """The hash of a content that comes in pieces."""
-        return Hashing(self)
-
-    def after_zeros(self, count: int) -> hashlib._Hash:
-        """A hash that has seen so many times `sparse.ZEROS`."""
-        known = self._after_zeros
-        while len(known) <= min(count, _MOST_ZEROS):
-            cancellation.look()
-            known.append(known[-1].copy())
-            known[-1].update(sparse_files.ZEROS)
-        seen = known[min(count, _MOST_ZEROS)].copy()
-        for _ in range(count - _MOST_ZEROS):
-            cancellation.look()
-            seen.update(sparse_files.ZEROS)
-        return seen
-
-
-_MOST_ZEROS = 4096
-"""Mebibytes of zeros at a file's beginning up to which the hash is remembered."""
-
-
-class Hashing:
-    """The hash of one content: see `Hasher`."""
-
-    def __init__(self, hasher: Hasher) -> None:
-        self._hasher = hasher
-        self._zeros = 0
-        self._seen: hashlib._Hash | None = None
-
-    def update(self, piece: bytes) -> None:
-        """Go on with the next piece."""
-        if self._seen is None and piece is sparse_files.ZEROS:
-            self._zeros += 1
-        else:
-            self._begun().update(piece)
-
-    def digest(self) -> bytes:
-        """The hash of what there was."""
-        return self._begun().digest()
-
-    def _begun(self) -> hashlib._Hash:
-        if self._seen is None:
-            self._seen = self._hasher.after_zeros(self._zeros)
-        return self._seen
-
-
-class Packer:
-    """Compresses a content that comes in pieces, as zlib does, but `sparse.ZEROS` only once.
-
-    A full flush lets what follows refer to nothing before it, so that the same bytes can stand for zeros anywhere.
-    """
-
-    def __init__(self, level: int) -> None:
-        self._packer = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
-        self._sum = zlib.adler32(b"")
-        self._is_flushed = True
-        self._begin = _ZLIB_HEADER
-
-    def compress(self, piece: bytes) -> bytes:
-        """What of the compressed content comes next."""
-        begin, self._begin = self._begin, b""
-        if piece is not sparse_files.ZEROS:
-            self._sum = zlib.adler32(piece, self._sum)
-            self._is_flushed = False
-            return begin + self._packer.compress(piece)
-        # What Adler-32 makes of zeros: the first half stays, and is added to the second for each.
-        low, high = self._sum & 0xFFFF, self._sum >> 16
-        self._sum = (high + len(piece) * low) % 65521 << 16 | low
-        flushed = b"" if self._is_flushed else self._packer.flush(zlib.Z_FULL_FLUSH)
-        self._is_flushed = True
-        return begin + flushed + _packed_zeros()
-
-    def finish(self) -> bytes:
-        """The end of the compressed content."""
-        return self._begin + self._packer.flush() + self._sum.to_bytes(4, "big")
-
-
-_ZLIB_HEADER = b"\x78\x01"
-
-
-@cache
-def _packed_zeros() -> bytes:
-    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return packer.compress(sparse_files.ZEROS) + packer.flush(zlib.Z_FULL_FLUSH)

@@ -24,7 +24,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import completion_index, rewind_plan, session_catalogue, session_log, trees
 from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.ledger import Ledger
-from deepctl.store.object_store import Objects
+from deepctl.store.pack_store import PackStore
 from deepctl.store.records import Record, Rewind, State
 from deepctl.store.repository import Repository
 from deepctl.store.snapshot import Report
@@ -130,7 +130,7 @@ def check_removable(found: Ledger, records: Iterable[Record]) -> None:
             raise Refused(f"Checkpoint {record.id} is the newest, which always stays.", code="newest")
 
 
-def forecast(found: Ledger, objects: Objects, records: Sequence[Record], report: Report | None = None) -> Removal:
+def forecast(found: Ledger, objects: PackStore, records: Sequence[Record], report: Report | None = None) -> Removal:
     """What removing checkpoints would free. `report` is told how many objects have been read."""
     if not records:
         return Removal([], 0)
@@ -157,12 +157,12 @@ def remove_from(store: Checkpoints, records: Sequence[Record], report: Report | 
         return Removal([], 0)
     identities = {record.id for record in records}
     tell = _Reading(report).one_more
-    states, merged = _after(store.ledger, identities, store.objects)
-    repacked = _repacking(store.ledger, store.objects, states, identities, tell)
+    states, merged = _after(store.ledger, identities, store.packs)
+    repacked = _repacking(store.ledger, store.packs, states, identities, tell)
     dropped = {state.id for state in store.ledger.states} - {state.id for state in states}
     gone = sorted([*repacked.dead, *repacked.again, *repacked.small])
     try:
-        with store.adding() as batch:
+        with store.new_batch() as batch:
             for digest in sorted({one for moved in repacked.moved.values() for one in moved}):
                 batch.copy(digest)
                 tell()
@@ -183,8 +183,8 @@ def _remove_on_full_disk(store: Checkpoints, records: Sequence[Record], tell: Ca
     """
     store.release_reserve()
     identities = {record.id for record in records}
-    states, merged = _after(store.ledger, identities, store.objects)
-    repacked = _repacking(store.ledger, store.objects, states, identities, tell)
+    states, merged = _after(store.ledger, identities, store.packs)
+    repacked = _repacking(store.ledger, store.packs, states, identities, tell)
     dropped = {state.id for state in store.ledger.states} - {state.id for state in states}
     try:
         store.writer.remove(sorted(identities | dropped), merged, sorted(repacked.dead), "")
@@ -212,7 +212,7 @@ def _remove_on_full_disk(store: Checkpoints, records: Sequence[Record], tell: Ca
 def _free_what_was_left(store: Checkpoints, report: Report | None) -> Removal:
     """Drop and write anew the packs with much that is not needed."""
     tell = _Reading(report).one_more
-    repacked = _repacking(store.ledger, store.objects, store.ledger.states, set(), tell)
+    repacked = _repacking(store.ledger, store.packs, store.ledger.states, set(), tell)
     if repacked.dead:
         store.writer.remove([], {}, sorted(repacked.dead), "")
         _remove_packs(store, repacked.dead)
@@ -232,9 +232,9 @@ def _write_all_anew(store: Checkpoints, repacked: _Repacking) -> int:
 def _write_anew(store: Checkpoints, name: str, moved: Iterable[bytes]) -> bool:
     """Replace a pack by one with what is still needed of it. False if there is no room for that."""
     try:
-        with store.adding() as batch:
+        with store.new_batch() as batch:
             for digest in moved:
-                location = store.objects.find(digest)
+                location = store.packs.find(digest)
                 if location is None or location.pack == name or location.pack not in store.ledger.packs:
                     batch.copy(digest)
         with store.counting(batch):
@@ -251,10 +251,10 @@ def _remove_packs(store: Checkpoints, gone: Iterable[str]) -> None:
     """Delete what the ledger calls gone by now."""
     with atomic.after_commit(rest=_REST):
         for name in gone:
-            store.objects.remove_pack(name)
+            store.packs.remove_pack(name)
 
 
-def _after(found: Ledger, identities: set[str], objects: Objects | None = None) -> tuple[list[State], Merged]:
+def _after(found: Ledger, identities: set[str], objects: PackStore | None = None) -> tuple[list[State], Merged]:
     """The states that stay, and for each after a gap who changed what in the gap, where that was not one alone."""
     gone = identities | {rewind.id for rewind in found.rewinds.values() if rewind.safety in identities}
     gone |= {state.id for state in found.states} - found.records.keys() - found.rewinds.keys()
@@ -280,7 +280,7 @@ def _add_account(merged: Merged, identity: str, account: list[tuple[str | None, 
     merged[identity] = [] if known == [] else (known or []) + account
 
 
-def _authors(objects: Objects, states: list[State]) -> list[tuple[str | None, list[str]]]:
+def _authors(objects: PackStore, states: list[State]) -> list[tuple[str | None, list[str]]]:
     """Who changed which paths from the first of these states to the last; nothing where that cannot be read."""
     by: dict[str | None, set[str]] = {}
     try:
@@ -299,7 +299,7 @@ def _authors(objects: Objects, states: list[State]) -> list[tuple[str | None, li
 
 
 def _repacking(
-    found: Ledger, objects: Objects, states: list[State], identities: set[str], tell: Callable[[], None]
+    found: Ledger, objects: PackStore, states: list[State], identities: set[str], tell: Callable[[], None]
 ) -> _Repacking:
     roots = {state.tree for state in states}
     if found.unfinished is not None and found.unfinished.tree:
@@ -333,7 +333,7 @@ def _repacking(
     return _Repacking(dead, again, small, moved)
 
 
-def _needed(objects: Objects, roots: Iterable[str], tell: Callable[[], None]) -> set[bytes]:
+def _needed(objects: PackStore, roots: Iterable[str], tell: Callable[[], None]) -> set[bytes]:
     """Every object that the trees `roots` consist of."""
     needed: set[bytes] = set()
     pending = [bytes.fromhex(root) for root in roots]

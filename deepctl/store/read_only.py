@@ -14,8 +14,9 @@ from deepctl.errors import Damaged, NoSession
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import counted
 from deepctl.store import ledger, ledger_size, log_chain, session_catalogue, session_log
-from deepctl.store.ledger import MESSAGES, Ledger, is_uncounted
+from deepctl.store.ledger import MESSAGES, Ledger
 from deepctl.store.log_chain import Chain, Point
+from deepctl.store.packs import is_uncounted
 from deepctl.store.pending_deletion import leaving
 from deepctl.store.records import BOTH, CONVERSATION, FILES, Position, Record
 from deepctl.store.reference import resolve

@@ -15,8 +15,10 @@ from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.store import ledger, ledger_size, packs, repair_report, session_catalogue, trees, verify
 from deepctl.store.index_db import Cache, Location
-from deepctl.store.ledger import Ledger, is_uncounted
-from deepctl.store.object_store import Objects, Scratch
+from deepctl.store.ledger import Ledger
+from deepctl.store.object_store import ScratchWriter
+from deepctl.store.pack_store import PackStore
+from deepctl.store.packs import is_uncounted
 from deepctl.store.records import BOTH, CONVERSATION, FILES
 from deepctl.store.repair_logs import Amended
 from deepctl.store.repair_report import Findings
@@ -67,7 +69,7 @@ class Packs:
         for name in sorted(found.packs - there):
             self._found.repair("pack", os.path.join(directory, name), "missing; it counts no more")
         with closing(Cache()) as cache:
-            objects = Objects(directory, cache)
+            objects = PackStore(directory, cache)
             self._fill(objects)
             self._records(objects)
             adopted = self._strays(objects, there - set(damaged))
@@ -116,7 +118,7 @@ class Packs:
         yield from (record.tree for record in self._ledger.records.values() if record.tree)
         yield from (state.tree for state in self._ledger.states if state.tree)
 
-    def _fill(self, objects: Objects) -> None:
+    def _fill(self, objects: PackStore) -> None:
         """Add what is missing of what is needed, from damaged packs and from the workspace."""
         for _ in range(64):
             missing = self._missing(objects)
@@ -125,15 +127,15 @@ class Packs:
                 contents |= self._in_workspace(missing - contents.keys())
             if not contents:
                 break
-            with objects.adding() as batch:
+            with objects.new_batch() as batch:
                 for data in contents.values():
                     batch.add(data)
             self._added.append(batch.pack)
 
-    def _missing(self, objects: Objects) -> set[bytes]:
+    def _missing(self, objects: PackStore) -> set[bytes]:
         return {one for one, is_there in self._reached(objects).items() if not is_there}
 
-    def _reached(self, objects: Objects) -> dict[bytes, bool]:
+    def _reached(self, objects: PackStore) -> dict[bytes, bool]:
         """Every object that the trees consist of, as far as they can be read, and whether it is there."""
         reached: dict[bytes, bool] = {}
         pending = [bytes.fromhex(root) for root in self._roots()]
@@ -153,7 +155,7 @@ class Packs:
                 if entry.kind == DIRECTORY:
                     pending.append(entry.digest)
                 else:
-                    reached[entry.digest] = objects.find(entry.digest) is not None
+                    reached[entry.digest] = objects.has(entry.digest)
         return reached
 
     def _read_salvaged(self, digest: bytes) -> bytes | None:
@@ -173,8 +175,8 @@ class Packs:
         if not os.path.isdir(root):
             return found
         with closing(Cache()) as cache:
-            objects = Objects(self._paths.packs, cache)
-            snapshot(root, Scratch(objects), cache)
+            objects = PackStore(self._paths.packs, cache)
+            snapshot(root, ScratchWriter(objects), cache)
             found |= {one: data for one, data in objects.scratch.items() if one in missing}
         for _, _, files, directory in os.fwalk(root, follow_symlinks=False):
             for name in files:
@@ -183,12 +185,12 @@ class Packs:
                     found[digest] = data
         return found
 
-    def _records(self, objects: Objects) -> None:
+    def _records(self, objects: PackStore) -> None:
         """Let checkpoints and states name trees that can be read in full."""
         unread = self._missing(objects)
         if not unread:
             return
-        with objects.adding() as batch:
+        with objects.new_batch() as batch:
             made = {root: self._without(objects, batch, bytes.fromhex(root), unread) for root in set(self._roots())}
         if batch.pack:
             self._added.append(batch.pack)
@@ -215,7 +217,7 @@ class Packs:
         assert tree.digest is not None
         return {"tree": tree.digest.hex(), "unkept": [*unkept, *([os.fsdecode(path), _LOST] for path in tree.lost)]}
 
-    def _without(self, objects: Objects, batch: Any, tree: bytes, unread: set[bytes]) -> _Tree:
+    def _without(self, objects: PackStore, batch: Any, tree: bytes, unread: set[bytes]) -> _Tree:
         """A tree without what cannot be read."""
         if tree in self._trees:
             return self._trees[tree]
@@ -242,7 +244,7 @@ class Packs:
         digest = batch.add(trees.encode(kept)) if lost else tree
         return self._trees.setdefault(tree, _Tree(digest, lost, files, size))
 
-    def _strays(self, objects: Objects, there: set[str]) -> list[str]:
+    def _strays(self, objects: PackStore, there: set[str]) -> list[str]:
         """Packs that no line names: they count if something needs them; otherwise they are put aside."""
         strays = there - self._ledger.packs - self._ledger.gone
         if not strays:

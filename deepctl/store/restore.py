@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from deepctl import cancellation
 from deepctl.files import atomic, sparse_files, temporary_files
-from deepctl.store.object_store import Objects
-from deepctl.store.packs import Hasher
+from deepctl.files.sparse_files import Hasher
+from deepctl.store.object_store import ObjectReader
 from deepctl.store.trees import DIRECTORY, FILE, LINK, TreeChange, TreeEntry
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,7 +38,7 @@ class Restored(NamedTuple):
     kept: list[tuple[bytes, str]]
 
 
-def apply(root: str, objects: Objects, changes: Iterable[TreeChange], mark: str = "restore") -> Restored:
+def apply(root: str, objects: ObjectReader, changes: Iterable[TreeChange], mark: str = "restore") -> Restored:
     """Make every path of `changes` what its `after` is, or nothing. `before` does not matter.
 
     A directory that is to go but still holds something that is in no change is kept and reported. Whoever calls has
@@ -83,7 +83,7 @@ def _unlink_file(name: str, directory: int) -> None:
 
 
 class _Work:
-    def __init__(self, root: str, objects: Objects, mark: str) -> None:
+    def __init__(self, root: str, objects: ObjectReader, mark: str) -> None:
         self._mark = mark
         self._root = root
         self._objects = objects

@@ -8,12 +8,12 @@ import stat
 from collections.abc import Iterable
 
 from deepctl.errors import Damaged
-from deepctl.store.object_store import Objects
+from deepctl.store.object_store import ObjectReader
 from deepctl.store.restore import OPEN_FILE, digest_of, directory, kind_of
 from deepctl.store.trees import DIRECTORY, LINK, TreeChange, TreeEntry
 
 
-def readable(objects: Objects, changes: Iterable[TreeChange]) -> None:
+def readable(objects: ObjectReader, changes: Iterable[TreeChange]) -> None:
     """Read everything that `changes` need. Raises `Damaged` if something cannot be."""
     for change in changes:
         if change.after is not None and change.after.kind != DIRECTORY:
@@ -21,11 +21,11 @@ def readable(objects: Objects, changes: Iterable[TreeChange]) -> None:
                 pass
 
 
-def saved(objects: Objects, changes: Iterable[TreeChange]) -> None:
+def saved(objects: ObjectReader, changes: Iterable[TreeChange]) -> None:
     """Read what the changes replace, as far as it is kept already. Raises `Damaged` if something cannot be."""
     for change in changes:
         before = change.before
-        if before is None or before.kind == DIRECTORY or objects.find(before.digest) is None:
+        if before is None or before.kind == DIRECTORY or not objects.has(before.digest):
             continue
         try:
             for _ in objects.chunks(before.digest):
@@ -56,7 +56,7 @@ def _check_writable(descriptor: int, path: bytes) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
-def unmet(root: str, objects: Objects, changes: Iterable[TreeChange]) -> list[bytes]:
+def unmet(root: str, objects: ObjectReader, changes: Iterable[TreeChange]) -> list[bytes]:
     """The paths of `changes` that are not what their `after` is."""
     found = []
     for change in changes:
@@ -70,7 +70,7 @@ def unmet(root: str, objects: Objects, changes: Iterable[TreeChange]) -> list[by
     return found
 
 
-def _is(parent: int, name: bytes, entry: TreeEntry | None, objects: Objects) -> bool:
+def _is(parent: int, name: bytes, entry: TreeEntry | None, objects: ObjectReader) -> bool:
     try:
         mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
     except FileNotFoundError:

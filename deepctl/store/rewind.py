@@ -36,7 +36,7 @@ from deepctl.store import (
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions, excluding
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import Ledger
-from deepctl.store.object_store import Objects, Scratch, Sink
+from deepctl.store.object_store import ObjectReader, ObjectWriter, ScratchWriter
 from deepctl.store.records import BOTH, Position, Record, Rewind, State, new_id, state_author
 from deepctl.store.repository import Repository
 from deepctl.store.rewind_plan import Interval, Plan
@@ -187,8 +187,8 @@ class RewindFiles(NamedTuple):
 
 def plan_files(
     found: Ledger,
-    objects: Objects,
-    sink: Sink,
+    objects: ObjectReader,
+    sink: ObjectWriter,
     present: Snapshot,
     session: str,
     wish: RewindRequest,
@@ -257,7 +257,9 @@ def plan_files(
     return RewindFiles(tree.hex(), planned, kept, _refusal(objects, workspace.root, present, planned, wish))
 
 
-def _refusal(objects: Objects, root: str, present: Snapshot, planned: Plan, wish: RewindRequest) -> DeepctlError | None:
+def _refusal(
+    objects: ObjectReader, root: str, present: Snapshot, planned: Plan, wish: RewindRequest
+) -> DeepctlError | None:
     """Why a rewind must not, or cannot, be done. `--force` and `--exact` override authors, never what is not kept."""
     effective = [change for change in planned.changes if not rewind_plan.same(change.before, change.after)]
     try:
@@ -368,7 +370,7 @@ def preview(
 def check(work: Repository, session: Session, wish: RewindRequest, author: str) -> None:
     """Raises the error with which a rewind in the middle of a turn would be refused, if it would be."""
     objects = work.store.objects
-    scratch = Scratch(objects)
+    scratch = ScratchWriter(objects)
     try:
         plan_files(
             work.ledger,
@@ -404,7 +406,7 @@ def rewind(
         position = read_only.position(session, session_catalogue.read(session))
     by = state_author(author, session.id)
     store = work.store
-    with store.adding() as batch:
+    with store.new_batch() as batch:
         present = store.snapshot(work.workspace, batch)
         files = plan_files(
             work.ledger, store.objects, batch, present, session.id, wish, workspace=work.workspace, author=by
@@ -438,7 +440,7 @@ def rewind_files(
 
     Raises as `rewind` does.
     """
-    with store.adding() as batch:
+    with store.new_batch() as batch:
         present = store.snapshot(workspace, batch)
         by = state_author(author, position.session)
         files = plan_files(

@@ -17,7 +17,7 @@ from deepctl import layout
 from deepctl.files import temporary_files
 from deepctl.store.checkpoint_store import excluding
 from deepctl.store.notebook_merge import take_back
-from deepctl.store.object_store import Objects, Sink
+from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.records import State
 from deepctl.store.snapshot import NO_CONTENT
 from deepctl.store.trees import DIRECTORY, FILE, TreeChange, TreeEntry, changes, decode
@@ -84,7 +84,7 @@ def in_memory(path: bytes) -> bool:
 
 
 def exact(
-    objects: Objects,
+    objects: ObjectReader,
     now: bytes,
     target: bytes,
     *,
@@ -110,11 +110,11 @@ def exact(
 
 
 def own_work(
-    objects: Objects,
+    objects: ObjectReader,
     intervals: Iterable[Interval],
     now: bytes,
     session: str,
-    sink: Sink,
+    sink: ObjectWriter,
     *,
     wanted: Callable[[bytes], bool] = lambda path: True,
     unseen: Callable[[bytes], bool] = lambda path: False,
@@ -137,7 +137,7 @@ def own_work(
 class _Work:
     """What a session did, path by path."""
 
-    def __init__(self, objects: Objects, content: Callable[[bytes, TreeEntry], bytes]) -> None:
+    def __init__(self, objects: ObjectReader, content: Callable[[bytes, TreeEntry], bytes]) -> None:
         self._objects = objects
         self._content = content
         self._goal: dict[bytes, TreeEntry | None] = {}
@@ -167,7 +167,9 @@ class _Work:
             self._conflicts.add(path)
             self._certain.update({path} if authors - {session, None} else ())
 
-    def plan(self, now: bytes, sink: Sink, unseen: Callable[[bytes], bool], wanted: Callable[[bytes], bool]) -> Plan:
+    def plan(
+        self, now: bytes, sink: ObjectWriter, unseen: Callable[[bytes], bool], wanted: Callable[[bytes], bool]
+    ) -> Plan:
         present = _Lookup(self._objects, now)
         found: dict[bytes, TreeChange] = {}
         for path, entry in self._goal.items():
@@ -226,7 +228,7 @@ class _Work:
                 above, current, TreeEntry(DIRECTORY, 0o755, 0, bytes(32), posixpath.basename(above))
             )
 
-    def _merged(self, path: bytes, current: TreeEntry | None, sink: Sink) -> tuple[TreeEntry | None] | None:
+    def _merged(self, path: bytes, current: TreeEntry | None, sink: ObjectWriter) -> tuple[TreeEntry | None] | None:
         """The notebook without what the session wrote into it, or `None` if lines collide or are of unknown authors."""
         if path in self._mixed:
             return None
@@ -287,7 +289,7 @@ def _above(path: bytes) -> list[bytes]:
 class _Lookup:
     """Entries of one tree by path, each directory read once."""
 
-    def __init__(self, objects: Objects, tree: bytes) -> None:
+    def __init__(self, objects: ObjectReader, tree: bytes) -> None:
         self._objects = objects
         self._read: dict[bytes, dict[bytes, TreeEntry]] = {b"": self._entries(tree)}
 
@@ -304,6 +306,6 @@ class _Lookup:
         return self._read[directory].get(name)
 
 
-def entry_at(objects: Objects, tree: bytes, path: bytes) -> TreeEntry | None:
+def entry_at(objects: ObjectReader, tree: bytes, path: bytes) -> TreeEntry | None:
     """What is at `path` in a tree, or `None`."""
     return _Lookup(objects, tree).entry(path)

@@ -14,7 +14,7 @@ from deepctl.files import atomic
 from deepctl.files.atomic import storage_error
 from deepctl.store import restore, restore_checks, rewind_plan, session_catalogue, trees
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
-from deepctl.store.object_store import Objects, Scratch
+from deepctl.store.object_store import ObjectReader, ScratchWriter
 from deepctl.store.records import Record, Rewind
 from deepctl.store.repository import Repository
 from deepctl.store.session_catalogue import Session
@@ -129,7 +129,7 @@ def finish_files(store: Checkpoints, workspace: WorkspaceOptions, intent: Rewind
     if intent.tree:
         meant = list(trees.changes(objects, bytes.fromhex(safety.tree), bytes.fromhex(intent.tree)))
         restore.sweep(root, (change.path for change in meant), intent.id)
-        now = store.snapshot(workspace, Scratch(objects)).tree
+        now = store.snapshot(workspace, ScratchWriter(objects)).tree
         current = {change.path: change.before for change in trees.changes(objects, now, bytes.fromhex(intent.tree))}
         for change in meant:
             if change.path in current and not _is_ours(current[change.path], change):
@@ -156,7 +156,7 @@ def _is_ours(current: trees.TreeEntry | None, change: TreeChange) -> bool:
     return current.kind == DIRECTORY and DIRECTORY in kinds
 
 
-def _directories_above(objects: Objects, safety: Record, changes: list[TreeChange]) -> list[TreeChange]:
+def _directories_above(objects: ObjectReader, safety: Record, changes: list[TreeChange]) -> list[TreeChange]:
     """The directories above the changes that are in none: they may have been opened up, and get their modes back."""
     tree = bytes.fromhex(safety.tree)
     known = {change.path for change in changes}

@@ -21,7 +21,7 @@ from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.store import completion_index, prune, session_catalogue, session_log, shared_logs, todo
 from deepctl.store.ledger import Ledger
-from deepctl.store.object_store import Objects
+from deepctl.store.pack_store import PackStore
 from deepctl.store.pending_deletion import leaving, put_away
 from deepctl.store.records import Record
 from deepctl.store.repository import Repository
@@ -51,7 +51,7 @@ class Deletion(NamedTuple):
         return self._replace(bytes=0) == other._replace(bytes=0)
 
 
-def plan(paths: ProfilePaths, found: Ledger, objects: Objects, name: str) -> Deletion:
+def plan(paths: ProfilePaths, found: Ledger, objects: PackStore, name: str) -> Deletion:
     """What deleting the session called `name` would take away. A session that is damaged can be deleted, too.
 
     Raises `SessionNotFound`, `NewerFormat`, or `Damaged` if nobody can tell which checkpoints are its own.

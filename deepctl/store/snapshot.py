@@ -17,7 +17,7 @@ from typing import NamedTuple
 from deepctl import cancellation
 from deepctl.files import temporary_files
 from deepctl.store.index_db import Cache
-from deepctl.store.object_store import Sink
+from deepctl.store.object_store import ObjectWriter
 from deepctl.store.trees import DIRECTORY, FILE, LINK, TreeEntry, encode
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -65,7 +65,7 @@ Report = Callable[[int], None]
 
 def snapshot(
     root: str,
-    sink: Sink,
+    sink: ObjectWriter,
     cache: Cache,
     *,
     leave_out: LeaveOut | None = None,
@@ -101,7 +101,7 @@ class _Taking:
     """
 
     def __init__(
-        self, sink: Sink, cache: Cache, leave_out: LeaveOut | None, report: Report | None, *, tidy: bool
+        self, sink: ObjectWriter, cache: Cache, leave_out: LeaveOut | None, report: Report | None, *, tidy: bool
     ) -> None:
         self._tidy = tidy
         self._sink = sink

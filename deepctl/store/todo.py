@@ -19,7 +19,7 @@ from deepctl.store.session_catalogue import Session
 
 if TYPE_CHECKING:
     from deepctl.store.ledger import Ledger
-    from deepctl.store.object_store import Objects
+    from deepctl.store.object_store import ObjectReader
     from deepctl.store.records import Record
 
 FORMAT = 1
@@ -116,7 +116,7 @@ def remove_old(paths: ProfilePaths, found: Ledger, identity: str) -> None:
             _files(paths).remove(layout.TODO_FILE)
 
 
-def copy(paths: ProfilePaths, objects: Objects, record: Record, fork: Session) -> None:
+def copy(paths: ProfilePaths, objects: ObjectReader, record: Record, fork: Session) -> None:
     """Begin the list of a fork as that of its source was at a checkpoint. Raises `Damaged`, `OSError`."""
     for path in (layout.todo_file(record.session), layout.TODO_FILE) if record.tree else ():
         raw = _kept(objects, bytes.fromhex(record.tree), path)
@@ -125,7 +125,7 @@ def copy(paths: ProfilePaths, objects: Objects, record: Record, fork: Session) -
             return
 
 
-def _kept(objects: Objects, tree: bytes, path: str) -> bytes | None:
+def _kept(objects: ObjectReader, tree: bytes, path: str) -> bytes | None:
     """A file of a tree."""
     from deepctl.store.trees import DIRECTORY, FILE, decode
 

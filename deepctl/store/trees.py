@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from deepctl import formats
 from deepctl.errors import StoreDamaged
-from deepctl.store.object_store import Objects, Sink
+from deepctl.store.object_store import ObjectReader, ObjectWriter
 
 FILE, LINK, DIRECTORY = b"f", b"l", b"d"
 
@@ -70,7 +70,7 @@ def decode(data: bytes) -> list[TreeEntry]:
     return entries
 
 
-def walk(objects: Objects, tree: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, TreeEntry]]:
+def walk(objects: ObjectReader, tree: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, TreeEntry]]:
     """Everything below a tree with its path, directories before what is in them."""
     for entry in decode(objects.read(tree)):
         path = prefix + entry.name
@@ -91,7 +91,9 @@ class TreeChange(NamedTuple):
     after: TreeEntry | None
 
 
-def changes(objects: Objects, before: bytes | None, after: bytes | None, prefix: bytes = b"") -> Iterator[TreeChange]:
+def changes(
+    objects: ObjectReader, before: bytes | None, after: bytes | None, prefix: bytes = b""
+) -> Iterator[TreeChange]:
     """Every path at which two trees differ, in the order of paths; a directory before what is in it.
 
     Directories that are the same in both are not looked into, so the cost is that of the difference.
@@ -113,7 +115,7 @@ def changes(objects: Objects, before: bytes | None, after: bytes | None, prefix:
             yield from changes(objects, was_tree, now_tree, path + b"/")
 
 
-def patched(objects: Objects, sink: Sink, tree: bytes | None, changes: Iterable[TreeChange]) -> bytes:
+def patched(objects: ObjectReader, sink: ObjectWriter, tree: bytes | None, changes: Iterable[TreeChange]) -> bytes:
     """The tree that `tree` becomes when every path of `changes` is made its `after`, as `restore.apply` would.
 
     Directories keep what is in them and in no change; so one that is to go but holds such a thing stays. New trees go

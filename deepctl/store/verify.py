@@ -12,7 +12,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import log_positions, read_only, session_catalogue, session_from_forks, session_log, trees
 from deepctl.store.index_db import Cache
 from deepctl.store.ledger import LEDGER, MESSAGES, Ledger
-from deepctl.store.object_store import Objects
+from deepctl.store.pack_store import PackStore
 from deepctl.store.packs import frame_size
 from deepctl.store.read_only import Problem
 from deepctl.store.snapshot import Report
@@ -41,7 +41,7 @@ def verify(paths: ProfilePaths, report: Report | None = None) -> Verified:
         for one in session_from_forks.find(paths, found)
     ]
     with closing(Cache()) as cache:
-        return _verified(paths, found, problems, Objects(paths.packs, cache), report)
+        return _verified(paths, found, problems, PackStore(paths.packs, cache), report)
 
 
 def packed(paths: ProfilePaths) -> int:
@@ -54,7 +54,7 @@ def packed(paths: ProfilePaths) -> int:
 
 
 def _verified(
-    paths: ProfilePaths, found: Ledger, problems: list[Problem], objects: Objects, report: Report | None
+    paths: ProfilePaths, found: Ledger, problems: list[Problem], objects: PackStore, report: Report | None
 ) -> Verified:
     good: set[bytes] = set()
     size = 0
@@ -77,7 +77,7 @@ def _from(start: int, report: Report | None) -> Report:
 
 
 def _pack(
-    paths: ProfilePaths, objects: Objects, name: str, good: set[bytes], problems: list[Problem], tell: Report
+    paths: ProfilePaths, objects: PackStore, name: str, good: set[bytes], problems: list[Problem], tell: Report
 ) -> int:
     path = os.path.join(paths.packs, name)
     try:
@@ -118,7 +118,7 @@ def is_tight(path: str, spans: list[tuple[int, int]], count: int) -> bool:
     return os.path.getsize(path) - position in behind
 
 
-def _trees(paths: ProfilePaths, found: Ledger, objects: Objects, good: set[bytes]) -> list[Problem]:
+def _trees(paths: ProfilePaths, found: Ledger, objects: PackStore, good: set[bytes]) -> list[Problem]:
     """The checkpoints that cannot be restored in full, each named once."""
     problems = []
     verdicts: dict[bytes, str | None] = {}

@@ -26,7 +26,8 @@ from deepctl.files.paths_beneath import Tree
 from deepctl.store import diff, restore, trees
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.index_db import Cache
-from deepctl.store.object_store import Objects, Scratch
+from deepctl.store.object_store import ScratchWriter
+from deepctl.store.pack_store import PackStore
 from deepctl.store.records import Position
 from deepctl.store.snapshot import snapshot
 from deepctl.store.trees import LINK, TreeChange, TreeEntry
@@ -398,7 +399,7 @@ def test_a_context_file_that_is_swapped_does_not_end_the_run(scene: Scene, works
 
 
 def _everything_in(store: Checkpoints) -> bytes:
-    objects = store.objects
+    objects = store.packs
     found = b"".join(objects.read(entry.digest) for name in objects.names() for entry in objects.table(name))
     assert found
     return found
@@ -430,7 +431,7 @@ def test_a_restore_changes_what_is_inside_only(scene: Scene, workspace: Path, tm
     _clear(workspace, *PAIRS[3], *PAIRS[4], *PAIRS[5])
     os.chmod(workspace / "d/sub", 0o500)
     with Checkpoints(str(tmp_path / "store")) as store:
-        with store.adding() as batch:
+        with store.new_batch() as batch:
             full = store.snapshot(WorkspaceOptions(str(workspace)), batch).tree
             os.chmod(workspace / "d/sub", 0o700)
             _clear(workspace, "d", "f", "a")
@@ -518,7 +519,7 @@ def calm(tmp_path: Path) -> Path:
 def _look(calm: Path, tmp_path: Path, become: Callable[[Path], None]) -> Any:
     cache = Cache(":memory:")
     try:
-        sink = Scratch(Objects(str(tmp_path / "packs"), cache))
+        sink = ScratchWriter(PackStore(str(tmp_path / "packs"), cache))
         return snapshot(str(calm), sink, cache, leave_out=_swapped_when_asked(calm, become))
     finally:
         cache.close()
@@ -562,7 +563,7 @@ def test_a_comparison_does_not_read_a_link_through_another(calm: Path, tmp_path:
     (calm / "d").symlink_to(outside)  # a directory a moment ago
     cache = Cache(":memory:")
     try:
-        read = diff.present(str(calm), Objects(str(tmp_path / "packs"), cache))
+        read = diff.present(str(calm), PackStore(str(tmp_path / "packs"), cache))
         with pytest.raises(OSError, match=r"Not a directory|symbolic link"):
             read(b"d/pointer", TreeEntry(LINK, 0, 6, bytes(32), b"pointer"))
     finally:

@@ -536,8 +536,8 @@ class _Canary:
                 found.add(place)
         if self.profile.exists():
             reader = ReadOnlyRepository(Root(str(self.home)).profile("alice"))
-            for pack in reader.objects.names():
-                for entry in reader.objects.table(pack):
+            for pack in reader.packs.names():
+                for entry in reader.packs.table(pack):
                     if self.word.encode() in reader.objects.read(entry.digest):
                         found.add("in a pack")
             reader.close()

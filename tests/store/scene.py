@@ -11,7 +11,7 @@ from typing import Any
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
 from deepctl.store import read_only, recovery, rewind, session_catalogue, session_log
-from deepctl.store.object_store import Scratch
+from deepctl.store.object_store import ScratchWriter
 from deepctl.store.records import Record
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest, RewindResult
@@ -120,7 +120,7 @@ class Scene:
     def tree(self) -> str:
         """The hash of the workspace as it is."""
         with self.work() as work:
-            return work.store.snapshot(work.workspace, Scratch(work.store.objects)).tree.hex()
+            return work.store.snapshot(work.workspace, ScratchWriter(work.store.objects)).tree.hex()
 
     def last(self, kind: str = "turn") -> Record:
         found = [record for record in self.records() if record.kind == kind]

@@ -122,7 +122,7 @@ def _joined_one_by_one(scene: Scene) -> None:
 
 def _joined_by_deleting_a_session(scene: Scene) -> None:
     with scene.work() as work:
-        plan = session_delete.plan(scene.paths, work.ledger, work.store.objects, "other")
+        plan = session_delete.plan(scene.paths, work.ledger, work.store.packs, "other")
         session_delete.delete(work, plan)
         prune.remove(work, prune.to_prune(work.ledger, 1))
 

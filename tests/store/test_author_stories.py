@@ -156,7 +156,7 @@ class AuthorStories(RuleBasedStateMachine):
         name = self._session(pick)
         with self.scene.work() as work:
             if session_catalogue.spelled(work.paths, name) is not None:
-                session_delete.delete(work, session_delete.plan(work.paths, work.ledger, work.store.objects, name))
+                session_delete.delete(work, session_delete.plan(work.paths, work.ledger, work.store.packs, name))
                 self.sessions.remove(name)
 
     @rule(way=st.sampled_from(["rename", "copy", "export"]))

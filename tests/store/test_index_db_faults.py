@@ -15,7 +15,7 @@ import pytest
 from deepctl.files import sealed_lines
 from deepctl.store import prune, read_only, verify
 from deepctl.store.contents_reader import ReadOnlyRepository
-from deepctl.store.object_store import Objects
+from deepctl.store.pack_store import PackStore
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.scene import Scene, leftovers
 
@@ -133,11 +133,11 @@ def test_a_pack_that_no_line_names_is_not_relied_on(tmp_path: Path, monkeypatch:
             def full(self: sealed_lines.Appender, values: object) -> list[int]:
                 raise OSError(28, "No space left on device")
 
-            def stuck(self: Objects, name: str) -> None:
+            def stuck(self: PackStore, name: str) -> None:
                 raise OSError(5, "Input/output error")
 
             patch.setattr(sealed_lines.Appender, "extend", full)
-            patch.setattr(Objects, "remove_pack", stuck)
+            patch.setattr(PackStore, "remove_pack", stuck)
             for _ in range(3):
                 with pytest.raises(OSError, match="No space"):
                     work.save_now(session)

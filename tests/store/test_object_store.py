@@ -12,7 +12,7 @@ import pytest
 
 from deepctl.errors import Damaged
 from deepctl.store.index_db import Cache
-from deepctl.store.object_store import Objects
+from deepctl.store.pack_store import PackStore
 from deepctl.store.packs import read_table
 
 
@@ -26,15 +26,15 @@ class Store:
 
     def _open(self) -> None:
         self.cache = Cache(str(self.cache_path))
-        self.objects = Objects(str(self.packs), self.cache)
+        self.objects = PackStore(str(self.packs), self.cache)
 
-    def reopen(self) -> Objects:
+    def reopen(self) -> PackStore:
         self.cache.close()
         self._open()
         return self.objects
 
     def add(self, *contents: bytes) -> list[bytes]:
-        with self.objects.adding() as batch:
+        with self.objects.new_batch() as batch:
             return [batch.add(content) for content in contents]
 
 
@@ -71,7 +71,7 @@ def test_a_file_is_the_same_object_as_its_bytes(store: Store, tmp_path: Path, co
     (tmp_path / "file").write_bytes(content)
     for size in (len(content), 0, 10 << 20):  # whatever its status said a moment ago
         descriptor = os.open(tmp_path / "file", os.O_RDONLY)
-        with store.objects.adding() as batch:
+        with store.objects.new_batch() as batch:
             assert batch.add_file(descriptor, size) == (expected, len(content))
         os.close(descriptor)
 
@@ -81,7 +81,7 @@ def test_an_error_in_a_batch_leaves_nothing(store: Store) -> None:
     before = sorted(store.packs.iterdir())
 
     def fail() -> None:
-        with store.objects.adding() as batch:
+        with store.objects.new_batch() as batch:
             batch.add(b"never kept")
             raise RuntimeError("on the way")
 
@@ -167,7 +167,7 @@ def test_a_huge_file_is_kept_in_constant_memory(store: Store, tmp_path: Path) ->
         file.truncate(300 << 20)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     descriptor = os.open(path, os.O_RDONLY)
-    with store.objects.adding() as batch:
+    with store.objects.new_batch() as batch:
         digest, size = batch.add_file(descriptor, 300 << 20)
     os.close(descriptor)
     assert size == 300 << 20

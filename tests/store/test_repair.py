@@ -405,7 +405,7 @@ def test_what_a_vanished_session_said_behind_what_its_fork_shares_is_listed_as_l
 def test_a_session_that_was_deleted_is_not_missing_though_its_fork_lives_on(tmp_path: Path) -> None:
     wreck = _with_a_fork(tmp_path)
     with wreck.scene.work() as work:
-        session_delete.delete(work, session_delete.plan(work.paths, work.ledger, work.store.objects, "main"))
+        session_delete.delete(work, session_delete.plan(work.paths, work.ledger, work.store.packs, "main"))
     assert verify.verify(wreck.scene.paths).problems == []
     done = repair.repair(wreck.scene.paths)
     assert (done.repaired, done.lost) == ([], [])

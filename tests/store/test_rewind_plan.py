@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepctl.store import restore, rewind_plan, trees
-from deepctl.store.object_store import Scratch
+from deepctl.store.object_store import ScratchWriter
 from deepctl.store.rewind_plan import Interval, Plan
 from tests.store.test_trees import _STEPS, Work, _edit
 
@@ -46,11 +46,11 @@ class Story(Work):
         path.write_text(content)
 
     def plan(self) -> Plan:
-        return rewind_plan.own_work(self.objects, self.intervals, self.now, "s1", Scratch(self.objects))
+        return rewind_plan.own_work(self.objects, self.intervals, self.now, "s1", ScratchWriter(self.objects))
 
     def rewind(self) -> list[bytes]:
         """Do it, in spite of conflicts; returns those. What comes out is what was foretold."""
-        with self.objects.adding() as batch:
+        with self.objects.new_batch() as batch:
             planned = rewind_plan.own_work(self.objects, self.intervals, self.now, "s1", batch)
             foretold = trees.patched(self.objects, batch, self.now, planned.changes)
         restore.apply(str(self.root), self.objects, planned.changes)
@@ -152,7 +152,7 @@ def test_only_what_is_wanted_is_planned(story: Story) -> None:
         story.intervals,
         story.now,
         "s1",
-        Scratch(story.objects),
+        ScratchWriter(story.objects),
         wanted=lambda path: path.startswith(b".deep/memory/"),
     )
     restore.apply(str(story.root), story.objects, planned.changes)

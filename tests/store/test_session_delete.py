@@ -26,13 +26,13 @@ CANARY = "canary-in-a-prompt"
 
 def _delete(scene: Scene, name: str = "gone") -> Deletion:
     with scene.work() as work:
-        deletion = session_delete.plan(work.paths, work.ledger, work.store.objects, name)
+        deletion = session_delete.plan(work.paths, work.ledger, work.store.packs, name)
         return session_delete.delete(work, deletion)
 
 
 def _plan(scene: Scene, name: str = "gone") -> Deletion:
     with scene.work() as work:
-        return session_delete.plan(work.paths, work.ledger, work.store.objects, name)
+        return session_delete.plan(work.paths, work.ledger, work.store.packs, name)
 
 
 def _story(place: Path) -> Scene:
@@ -251,7 +251,7 @@ def test_damage_of_what_stays_keeps_contents_and_nothing_else(scene: Scene) -> N
         raw[20] ^= 255
         path.write_bytes(bytes(raw))
     with scene.work() as work:
-        work.store.objects.forget() if hasattr(work.store.objects, "forget") else None
+        work.store.packs.forget()
     packs = set(os.listdir(scene.paths.packs))
     plan = _plan(scene)
     _delete(scene)
@@ -263,7 +263,7 @@ def test_damage_of_what_stays_keeps_contents_and_nothing_else(scene: Scene) -> N
 
 def test_what_cannot_be_removed_yet_blocks_nothing_and_is_said(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     with scene.work() as work:
-        deletion = session_delete.plan(work.paths, work.ledger, work.store.objects, "gone")
+        deletion = session_delete.plan(work.paths, work.ledger, work.store.packs, "gone")
         put_away(work.paths, "gone", deletion.id)
 
     def broken(path: str) -> int:
@@ -347,7 +347,7 @@ def test_a_session_that_nobody_can_tell_apart_is_not_deleted(scene: Scene) -> No
     scene.agent("y.txt", "more\n")
     with scene.work() as work:
         try:
-            plan = session_delete.plan(work.paths, work.ledger, work.store.objects, "gone")
+            plan = session_delete.plan(work.paths, work.ledger, work.store.packs, "gone")
         except Damaged:
             return
     assert {record.session for record in plan.records} <= {plan.id}

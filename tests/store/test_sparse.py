@@ -13,9 +13,9 @@ import pytest
 from deepctl import cancellation
 from deepctl.errors import TimedOut
 from deepctl.files import sparse_files
-from deepctl.store import packs, restore, trees
+from deepctl.files.sparse_files import Packer
+from deepctl.store import restore, trees
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
-from deepctl.store.packs import Packer
 from tests.store.scene import Scene
 
 _MIB = 1 << 20
@@ -47,10 +47,10 @@ def test_a_file_with_holes_is_kept_and_restored_as_what_it_means(tmp_path: Path,
     content = (workspace / "file").read_bytes()
     descriptor = os.open(workspace / "file", os.O_RDONLY)
     assert b"".join(sparse_files.pieces(descriptor)) == content
-    assert packs.Hasher().hashed(descriptor) == (hashlib.sha256(content).digest(), len(content))
+    assert sparse_files.Hasher().hashed(descriptor) == (hashlib.sha256(content).digest(), len(content))
     os.close(descriptor)
     with Checkpoints(str(tmp_path / "store")) as store:
-        with store.adding() as batch:
+        with store.new_batch() as batch:
             full = store.snapshot(WorkspaceOptions(str(workspace)), batch).tree
             empty = batch.add(trees.encode([]))
         assert store.objects.read(hashlib.sha256(content).digest()) == content
@@ -84,7 +84,7 @@ def test_giants_that_are_holes_cost_what_is_in_them(tmp_path: Path, monkeypatch:
     with Checkpoints(str(tmp_path / "store")) as store, monkeypatch.context() as patch:
         for name in real:
             patch.setattr(os, name, counting(name))
-        with store.adding() as batch:
+        with store.new_batch() as batch:
             taken = store.snapshot(WorkspaceOptions(str(workspace)), batch)
         assert taken.bytes == (6 * 300 + 6 * 301) * _MIB + 5
         assert batch.added_bytes < 2 * _MIB
@@ -104,9 +104,9 @@ def test_time_that_is_up_is_noticed_within_a_giant(tmp_path: Path) -> None:
             raise TimedOut("The time is up.")
 
     with Checkpoints(str(tmp_path / "store")) as store:
-        with pytest.raises(TimedOut), cancellation.stoppable(look), store.adding() as batch:
+        with pytest.raises(TimedOut), cancellation.stoppable(look), store.new_batch() as batch:
             store.snapshot(WorkspaceOptions(str(workspace)), batch)
-        assert store.objects.names() == set()
+        assert store.packs.names() == set()
     assert looks == 20
 
 

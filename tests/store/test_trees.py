@@ -30,7 +30,7 @@ class Work(Store):
         self.root.mkdir()
 
     def snapshot(self, **options: object) -> Snapshot:
-        with self.objects.adding() as batch:
+        with self.objects.new_batch() as batch:
             return snapshot.snapshot(str(self.root), batch, self.cache, **options)  # type: ignore[arg-type]
 
     def kept(self, tree: bytes) -> Model:

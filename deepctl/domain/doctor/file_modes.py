@@ -14,7 +14,7 @@ from deepctl.domain.doctor.check import Check, some
 from deepctl.domain.memory import drafts
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import counted
-from deepctl.store.ledger import UNCOUNTED
+from deepctl.store.packs import UNCOUNTED
 
 _DEEPEST = 8
 

@@ -16,7 +16,7 @@ from deepctl.errors import Damaged, MemoryNotFound, Refused
 from deepctl.store import read_only, session_catalogue
 from deepctl.store.checkpoint_store import excluding
 from deepctl.store.contents_reader import ReadOnlyRepository
-from deepctl.store.object_store import Objects
+from deepctl.store.object_store import ObjectReader
 from deepctl.store.read_only import Problem
 from deepctl.store.records import Record, State
 from deepctl.store.rewind_plan import hidden_by
@@ -54,7 +54,7 @@ class History(NamedTuple):
 class Past:
     """Looks into the trees of checkpoints; a directory that two of them share is looked into once."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: ObjectReader) -> None:
         self._objects = objects
         self._known: dict[tuple[bytes, bytes], TreeEntry | None] = {}
         self._rules: dict[tuple[str, ...], Callable[[bytes], bool]] = {}

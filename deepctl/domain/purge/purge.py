@@ -29,8 +29,8 @@ from deepctl.store import lost_and_found
 from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import Ledger
-from deepctl.store.object_batch import Batch
-from deepctl.store.object_store import Objects, Sink
+from deepctl.store.object_store import ObjectBatch, ObjectWriter
+from deepctl.store.pack_store import PackStore
 from deepctl.store.repository import Repository
 
 Report = Callable[[int], None]
@@ -69,7 +69,7 @@ class _Plan(NamedTuple):
 
 def foretell(reader: ReadOnlyRepository, doomed: PurgeSelector, report: Report | None = None) -> Purged:
     """What a purge would take away, changing nothing. Raises `Damaged` and `Refused` as `purge` does."""
-    return _plan(reader.paths, reader.ledger, reader.objects, reader.sink, doomed, report).purged
+    return _plan(reader.paths, reader.ledger, reader.packs, reader.sink, doomed, report).purged
 
 
 def purge(
@@ -82,8 +82,8 @@ def purge(
     changed; and `StorageError` or `Interrupted`, which say how far it has come.
     """
     store = work.store
-    with store.adding() as batch:
-        plan = _plan(work.paths, store.ledger, store.objects, batch, doomed, report)
+    with store.new_batch() as batch:
+        plan = _plan(work.paths, store.ledger, store.packs, batch, doomed, report)
         if plan.purged.is_nothing:
             batch.drop()
             return plan.purged
@@ -100,7 +100,12 @@ def purge(
 
 
 def _plan(
-    paths: ProfilePaths, found: Ledger, objects: Objects, sink: Sink, doomed: PurgeSelector, report: Report | None
+    paths: ProfilePaths,
+    found: Ledger,
+    objects: PackStore,
+    sink: ObjectWriter,
+    doomed: PurgeSelector,
+    report: Report | None,
 ) -> _Plan:
     live = Live(paths, doomed)
     lines = live.look()
@@ -116,7 +121,7 @@ def _plan(
     return _Plan(trees, packs, purged)
 
 
-def _commit(work: Repository, batch: Batch, live: Live, plan: _Plan, expected: list[Forgotten]) -> None:
+def _commit(work: Repository, batch: ObjectBatch, live: Live, plan: _Plan, expected: list[Forgotten]) -> None:
     """Change the workspace, then the ledger. Where that fails, checkpoints are as they were, or as they are to be."""
     store = work.store
     raw = b""
@@ -149,11 +154,11 @@ def _is_in_place(store: Checkpoints, raw: bytes) -> bool:
 
 def _clean_up(store: Checkpoints, gone: list[str]) -> None:
     try:
-        store.objects.forget()
+        store.packs.forget()
         for name in gone:
-            store.objects.remove_pack(name)
+            store.packs.remove_pack(name)
         if gone:
-            atomic.sync_directory(store.objects.directory)
+            atomic.sync_directory(store.packs.directory)
     except OSError as error:
         raise storage_error(error, _DONE) from error
     except KeyboardInterrupt:

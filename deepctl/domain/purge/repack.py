@@ -10,15 +10,15 @@ from deepctl.domain.purge.rewrite import Rewriter, Rewritten
 from deepctl.domain.purge.text_matcher import Contents
 from deepctl.errors import Damaged, NewerFormat, Refused
 from deepctl.store.ledger import Ledger
-from deepctl.store.object_store import Objects
-from deepctl.store.packs import Stored
+from deepctl.store.pack_store import PackStore
+from deepctl.store.packs import PackEntry
 from deepctl.store.trees import DIRECTORY, decode, walk
 
 _LARGE = 16 << 20
 """Bytes of the largest pack that is written anew only because trees in it have become others."""
 _NAMED = 8
 
-_Tables = dict[str, Sequence[Stored] | None]
+_Tables = dict[str, Sequence[PackEntry] | None]
 
 
 def rewritten(found: Ledger, rewriter: Rewriter) -> dict[str, Rewritten]:
@@ -63,7 +63,13 @@ class PurgedPacks:
     """
 
     def __init__(
-        self, found: Ledger, objects: Objects, trees: Mapping[str, Rewritten], contents: Contents, *, keep_strays: bool
+        self,
+        found: Ledger,
+        objects: PackStore,
+        trees: Mapping[str, Rewritten],
+        contents: Contents,
+        *,
+        keep_strays: bool,
     ) -> None:
         self._found = found
         self._objects = objects
@@ -137,7 +143,7 @@ class PurgedPacks:
         location = self._objects.find(digest)
         return location is not None and location.pack in packs
 
-    def _goes(self, name: str, table: Sequence[Stored] | None, needed: set[bytes], rewriter: Rewriter) -> bool:
+    def _goes(self, name: str, table: Sequence[PackEntry] | None, needed: set[bytes], rewriter: Rewriter) -> bool:
         if table is None:
             return not self._keep_strays  # everything that is needed was found elsewhere
         dead = [entry.digest for entry in table if entry.digest not in needed]

@@ -17,7 +17,7 @@ from deepctl.domain.purge.text_matcher import Contents
 from deepctl.errors import Damaged
 from deepctl.files import sealed_lines
 from deepctl.notebook_text import lines_with, without
-from deepctl.store.object_store import Objects, Sink
+from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, decode, encode
 
 _MEMORY = tuple(part.encode() for part in layout.MEMORY_DIRECTORY.split("/"))
@@ -43,8 +43,8 @@ class Rewriter:
 
     def __init__(
         self,
-        objects: Objects,
-        sink: Sink,
+        objects: ObjectReader,
+        sink: ObjectWriter,
         contents: Contents,
         doomed: PurgeSelector,
         intact: Callable[[bytes], bytes | None],

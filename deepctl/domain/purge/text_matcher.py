@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from deepctl import unicode
 from deepctl.errors import Damaged, Refused
 from deepctl.notebook_text import folded
-from deepctl.store.object_store import Objects
+from deepctl.store.object_store import ObjectReader
 
 
 class TextMatcher(NamedTuple):
@@ -112,7 +112,7 @@ class Contents:
     `report` is told how many contents have been looked into.
     """
 
-    def __init__(self, objects: Objects, sought: TextMatcher, report: Callable[[int], None] | None = None) -> None:
+    def __init__(self, objects: ObjectReader, sought: TextMatcher, report: Callable[[int], None] | None = None) -> None:
         self._objects = objects
         self._report = report
         self._looked = 0
@@ -120,7 +120,7 @@ class Contents:
         self.sought = sought
         self.unread: set[bytes] = set()
 
-    def go_on(self, objects: Objects, report: Callable[[int], None] | None) -> None:
+    def go_on(self, objects: ObjectReader, report: Callable[[int], None] | None) -> None:
         """Keep what is known, and read what is not from the same objects, opened again."""
         self._objects, self._report = objects, report
 

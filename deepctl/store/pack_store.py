@@ -1,0 +1,361 @@
+"""The local engine of `object_store`: objects in packs, found by a cache, added in batches of one pack each."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Container, Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from deepctl import cancellation
+from deepctl.errors import Damaged, NewerFormat, StoreDamaged
+from deepctl.files import atomic, sparse_files
+from deepctl.store import packs
+from deepctl.store.index_db import Cache, Location
+from deepctl.store.packs import CHUNK, PackEntry
+
+_SMALL = 1 << 20
+_TINY = 4096
+_LEVEL = 1
+
+
+class PackStore:
+    """The objects in the packs of `directory`, with `cache` to find them. The caller holds the lock of the profile.
+
+    `counted_packs` names the packs that a record relies on. An object that only another pack has can be read, but is
+    added again: that pack may be rubbish, and be removed. Without it, every pack counts.
+    """
+
+    def __init__(self, directory: str, cache: Cache, counted_packs: Callable[[], Container[str]] | None = None) -> None:
+        self.directory = directory
+        self._cache = cache
+        self._counted_packs = counted_packs
+        self._known: set[str] | None = None
+        self._generation = cache.generation
+        self._is_complete = False
+        self._batch: PackBatch | None = None
+        self.scratch: dict[bytes, bytes] = {}
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether a pack must be named by a line of the ledger to count."""
+        return self._counted_packs is not None
+
+    def names(self) -> set[str]:
+        """Names of the packs that are on the disk."""
+        try:
+            return {name for name in os.listdir(self.directory) if name.endswith(packs.SUFFIX)}
+        except FileNotFoundError:
+            return set()
+
+    def path(self, name: str) -> str:
+        """Where a pack lies."""
+        return os.path.join(self.directory, name)
+
+    def _packs(self) -> set[str]:
+        """Names of the packs that are on the disk, all of them in the cache."""
+        while self._known is None or self._generation != self._cache.generation:
+            self._generation = self._cache.generation
+            present = self.names()
+            cached = self._cache.packs()
+            if cached - present:
+                self._cache.drop_packs()
+                cached = set()
+            self._is_complete = not cached
+            for name in present - cached:
+                try:
+                    self._cache.add_pack(name, (entry[:4] for entry in self.table(name)))
+                except NewerFormat:
+                    raise  # its content is unknown, so going on might lose more
+                except Damaged:
+                    continue  # `verify` names it; its objects are looked for elsewhere
+            self._known = present
+        return self._known
+
+    def find(self, digest: bytes) -> Location | None:
+        """Where an object lies, or `None` if it is not kept."""
+        if self._batch is not None and (added := self._batch.find(digest)) is not None:
+            return added
+        present = self._packs()
+        if not present:
+            return None
+        location = self._cache.find(digest)
+        if self._generation != self._cache.generation:
+            # The cache lost what it knew: it is made anew from the packs.
+            present = self._packs()
+            location = self._cache.find(digest)
+        return location if location is not None and location.pack in present else None
+
+    def has(self, digest: bytes) -> bool:
+        """Whether an object is kept, as far as is known without reading it."""
+        return self.find(digest) is not None
+
+    def _find_for_certain(self, digest: bytes) -> Location | None:
+        """As `find`, but the packs' tables are asked: that the cache lacks an object is no evidence that it is gone."""
+        location = self.find(digest)
+        if location is None and not self._is_complete:
+            self.forget()
+            location = self.find(digest)
+        return location
+
+    def keeps(self, digest: bytes) -> bool:
+        """Whether an object is kept for certain, or about to be: whether a record may name it."""
+        if self._batch is not None and self._batch.find(digest) is not None:
+            return True
+        location = self.find(digest)
+        return location is not None and (self._counted_packs is None or location.pack in self._counted_packs())
+
+    def read(self, digest: bytes) -> bytes:
+        """An object, whole. Raises `Damaged` if it is missing or not what its hash says."""
+        return b"".join(self.chunks(digest))
+
+    def chunks(self, digest: bytes) -> Iterator[bytes]:
+        """An object in pieces of about a mebibyte. `Damaged` comes with the last piece at the latest."""
+        if digest in self.scratch:
+            yield self.scratch[digest]
+            return
+        location = self._find_for_certain(digest)
+        if location is None:
+            raise StoreDamaged(f"Object {digest.hex()[:16]} is missing from {self.directory}.")
+        if self._batch is not None:
+            self._batch.flush()
+        path = self.path(location.pack)
+        descriptor = atomic.open_regular(path, os.O_RDONLY)
+        try:
+            yield from packs.verified(packs.pieces(descriptor, location), digest, path)
+        finally:
+            os.close(descriptor)
+
+    def new_batch(self) -> PackBatch:
+        """A batch of objects that are added together, or not at all. They can be read from the start."""
+        self._packs()
+        self._batch = PackBatch(self)
+        return self._batch
+
+    def register(self, name: str, table: list[PackEntry]) -> None:
+        """Take notice of the pack of a batch, which is in place."""
+        self._cache.add_pack(name, (entry[:4] for entry in table))
+        self._packs().add(name)
+
+    def end_batch(self) -> None:
+        """Know no batch any more: its objects are in its pack now, or nowhere."""
+        self._batch = None
+
+    def table(self, name: str) -> list[PackEntry]:
+        """The table of one pack. Raises `Damaged`."""
+        return packs.read_table(self.path(name))
+
+    def is_as_stored(self, name: str, entry: PackEntry) -> bool:
+        """Whether the bytes of an object in a pack are those that were written."""
+        descriptor = atomic.open_regular(self.path(name), os.O_RDONLY)
+        try:
+            return packs.is_as_stored(descriptor, entry)
+        finally:
+            os.close(descriptor)
+
+    def forget(self) -> None:
+        """Forget where objects are; it is found out again when it is needed."""
+        self._cache.forget()
+        self._known = None
+
+    def remove_pack(self, name: str) -> None:
+        """Delete a pack, which the caller knows to be unneeded; no error if it is gone already."""
+        self._known = None
+        # First, as it frees the space that the cache may need.
+        with suppress(FileNotFoundError):
+            os.unlink(self.path(name))
+        if name in self._cache.packs():
+            self._cache.drop_packs()
+
+
+class PackBatch:
+    """Objects being added: a context manager, whose end syncs one pack into place. An error leaves nothing."""
+
+    def __init__(self, objects: PackStore) -> None:
+        self._objects = objects
+        self._table: list[PackEntry] = []
+        self._new: dict[bytes, Location] = {}
+        self._afterwards: list[Callable[[], None]] = []
+        self.pack = ""
+        """The name of the pack, once there is one."""
+        self._descriptor = -1
+        self._path = ""
+        self._end = 0
+        self._crc = 0
+        self._buffer = bytearray()
+        self._hasher = sparse_files.Hasher()
+
+    @property
+    def added_bytes(self) -> int:
+        """Bytes on disk that this batch takes so far."""
+        return self._end
+
+    def __enter__(self) -> Self:
+        return self
+
+    def find(self, digest: bytes) -> Location | None:
+        """Where in the unfinished pack an object lies, if it is one that was added."""
+        return self._new.get(digest)
+
+    def has(self, digest: bytes) -> bool:
+        """Whether an object is kept already, or about to be."""
+        return self._objects.keeps(digest)
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Do something once everything is in place; never, if it is not."""
+        self._afterwards.append(action)
+
+    def add(self, data: bytes) -> bytes:
+        """Keep `data`; returns its hash."""
+        digest = hashlib.sha256(data).digest()
+        if not self.has(digest):
+            packed = _compressed(data)
+            start = self._begin()
+            self._write(packed if len(packed) < len(data) else data)
+            self._finish(digest, start, len(data))
+        return digest
+
+    def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:
+        """Keep the content of an open file of about `size` bytes; returns its hash and its real size.
+
+        A large file is read twice (is it new? then store it) and never held in memory.
+        """
+        if size <= _SMALL:
+            data = _read_all(descriptor)
+            if len(data) <= _SMALL:
+                return self.add(data), len(data)
+        digest, length = self._hasher.hashed(descriptor)
+        if self.has(digest):
+            return digest, length
+        return self._add_large(descriptor)
+
+    def _add_large(self, descriptor: int) -> tuple[bytes, int]:
+        start = self._begin()
+        hashing = self._hasher.begin()
+        length = 0
+        packer = sparse_files.Packer(_LEVEL)
+        for chunk in sparse_files.pieces(descriptor):
+            cancellation.look()
+            hashing.update(chunk)
+            length += len(chunk)
+            self._write(packer.compress(chunk))
+        self._write(packer.finish())
+        # Kept compressed even if that is longer: which it is can only be known when it has been written.
+        digest = hashing.digest()
+        self._finish(digest, start, length, compressed=True)
+        return digest, length
+
+    def copy(self, digest: bytes) -> None:
+        """Keep an object that lies in another pack here as well. Raises `Damaged` for a damaged object."""
+        for _ in self._objects.chunks(digest):
+            pass
+        location = self._objects.find(digest)
+        if location is None or digest in self._new:
+            return
+        start = self._begin()
+        descriptor = atomic.open_regular(self._objects.path(location.pack), os.O_RDONLY)
+        try:
+            position, end = location.offset, location.offset + location.stored
+            while position < end:
+                piece = os.pread(descriptor, min(CHUNK, end - position), position)
+                self._write(piece)
+                position += len(piece)
+        finally:
+            os.close(descriptor)
+        self._finish(digest, start, location.size)
+
+    def _begin(self) -> int:
+        if self._descriptor < 0:
+            atomic.make_root(self._objects.directory)
+            self._path = self._objects.path(f".{os.urandom(8).hex()}.tmp")
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, atomic.FILE_MODE)
+            self._write(packs.HEADER)
+        self._crc = 0
+        return self._end
+
+    def _write(self, data: bytes) -> None:
+        self._crc = zlib.crc32(data, self._crc)
+        self._buffer += data
+        self._end += len(data)
+        if len(self._buffer) >= CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is in memory to the unfinished pack, so that it can be read there."""
+        if self._buffer:
+            atomic.write_all(self._descriptor, bytes(self._buffer))
+            self._buffer.clear()
+
+    def _finish(self, digest: bytes, start: int, size: int, *, compressed: bool = False) -> None:
+        stored = self._end - start
+        if compressed and stored == size:
+            # The length tells how an object is stored; make this one tell the truth.
+            self._write(b"\0")
+            stored += 1
+        self._new[digest] = Location(os.path.basename(self._path), start, stored, size)
+        self._table.append(PackEntry(digest, start, stored, size, self._crc))
+
+    def drop(self) -> None:
+        """Keep nothing of this after all."""
+        self._table, self._new, self._afterwards = [], {}, []
+
+    def commit(self) -> None:
+        """Sync what was added into place; nothing if nothing was."""
+        if self._table:
+            self._seal()
+        for action in self._afterwards:
+            action()
+        self._afterwards = []
+
+    def _seal(self) -> None:
+        self._write(packs.tail(self._table))
+        self.flush()
+        if self._objects.has_ledger:
+            os.fchmod(self._descriptor, packs.UNCOUNTED)
+        os.fsync(self._descriptor)
+        self.pack = os.urandom(8).hex() + packs.SUFFIX
+        os.rename(self._path, self._objects.path(self.pack))
+        atomic.sync_directory(self._objects.directory)
+        self._new = {}
+        self._objects.register(self.pack, self._table)
+        self._table = []
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.commit()
+        except BaseException:
+            if self.pack:
+                # No record relies on it. Where it cannot be removed now, its mode tells the next command.
+                with suppress(OSError):
+                    self._objects.remove_pack(self.pack)
+            raise
+        finally:
+            self._objects.end_batch()
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                with suppress(OSError):  # the next command removes it
+                    os.unlink(self._path)
+
+
+def _compressed(data: bytes) -> bytes:
+    if len(data) > _TINY:
+        return zlib.compress(data, _LEVEL)
+    # Making zlib's usual tables ready takes longer than compressing a small file; these are an eighth of them.
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 12, 5)
+    return packer.compress(data) + packer.flush()
+
+
+def _read_all(descriptor: int) -> bytes:
+    chunks = []
+    while chunk := os.read(descriptor, CHUNK):
+        chunks.append(chunk)
+        if len(chunks) > 1 and sum(map(len, chunks)) > _SMALL:
+            break
+    return b"".join(chunks)
