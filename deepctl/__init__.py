@@ -6,8 +6,6 @@ use, because the agent stack behind them takes a second to load and most command
 
 from __future__ import annotations
 
-__version__ = "0.2.0"
-
 TYPE_CHECKING = False  # not that of `typing`, which takes long to import: until __main__ runs, Ctrl-C is a traceback
 if TYPE_CHECKING:
     from pydantic_ai_backends import StateBackend
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from deepctl.agent.file_checkpoint_store import FileCheckpointStore
     from deepctl.agent.offline_model import offline_model
     from deepctl.agent.sandbox_choice import Bubblewrap, Docker, NoSandbox
+    from deepctl.distribution import __version__
     from deepctl.sandbox.policy import Limits
 
 _MODULES = {
@@ -33,6 +32,7 @@ _MODULES = {
     "NoSandbox": "deepctl.agent.sandbox_choice",
     "RewindRequested": "deepctl.agent.checkpoint_tools",
     "StateBackend": "pydantic_ai_backends",
+    "__version__": "deepctl.distribution",
     "create_deep_agent": "deepctl.agent.factory",
     "offline_model": "deepctl.agent.offline_model",
 }

@@ -16,6 +16,7 @@ TYPE_CHECKING = False  # not that of `typing`, which takes long to import
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
+__version__ = "0.2.0"
 NAME = "deepctl-agents"
 COMMAND = "deepctl"
 SCRIPT = "deepctl.__main__:run"

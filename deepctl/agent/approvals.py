@@ -18,9 +18,9 @@ from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.workspaces import Workspace
 
 from deepctl.agent.backend import LocalBackend
-from deepctl.agent.mcp import asks
 from deepctl.domain.commands.rules import judge
 from deepctl.domain.globs import bad_class
+from deepctl.domain.mcp_servers import METADATA
 from deepctl.domain.permissions import ACTIONS, OPERATIONS, Permissions, Rules, first
 from deepctl.errors import BadSetting
 from deepctl.files.git_directories import GIT_NAMES, looks_like_git
@@ -116,7 +116,7 @@ class Approvals(AbstractCapability[Any]):
     ) -> dict[str, Any]:
         operation = _TOOLS.get(call.tool_name)
         if operation is None:
-            if asks(tool_def) and ("mcp", call.tool_name) not in self._always:
+            if _is_asked_about(tool_def) and ("mcp", call.tool_name) not in self._always:
                 await self._approved(ctx, "mcp", call.tool_name, call.tool_name, args)
             return args
         if operation == "execute":
@@ -197,6 +197,12 @@ class Approvals(AbstractCapability[Any]):
             raise ToolFailed(f"The user did not allow {what}.{word}")
         if answer.always:
             self._always.add((operation, real))
+
+
+def _is_asked_about(definition: ToolDefinition) -> bool:
+    """Whether a tool is an MCP server's whose table does not say that it may be used without a question."""
+    server_tool = (definition.metadata or {}).get(METADATA)
+    return server_tool is not None and bool(server_tool["asks"])
 
 
 def _confined(workspace: Workspace) -> bool:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic_ai import RunContext
 from pydantic_ai.capabilities import AbstractCapability, Toolset
 from pydantic_ai.exceptions import ToolFailed
-from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from deepctl.agent.mcp_client import Connection
 
 Emit = Callable[[dict[str, Any]], None]
-
-METADATA = "deepctl_mcp"
-"""Under this key, a tool's metadata say that it is an MCP server's: `server`, `tool`, and whether it `asks`."""
 
 _PATIENCE = 1.5
 """Seconds after which it is said that a server is being waited for: one that is installed as it starts takes long."""
@@ -141,12 +137,6 @@ class McpServers:
         self._connections.clear()
 
 
-def asks(definition: ToolDefinition) -> bool:
-    """Whether a person is asked before this tool is used: an MCP server's, unless its table says otherwise."""
-    known = (definition.metadata or {}).get(METADATA)
-    return known is not None and bool(known["asks"])
-
-
 def _said(server: Server) -> str:
     return f"MCP server {server.name!r}"
 
@@ -204,7 +194,7 @@ class _Tools(AbstractToolset[Any]):
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> str:
-        named = (tool.tool_def.metadata or {})[METADATA]
+        named = (tool.tool_def.metadata or {})[mcp_servers.METADATA]
         connection = self._connections.get(named["server"])
         if connection is None:
             raise ToolFailed(f"MCP server {named['server']!r} is not there any more. Go on without it.")

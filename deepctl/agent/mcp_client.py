@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.tools import ToolDefinition
 
-from deepctl import __version__
+from deepctl import distribution
 from deepctl.agent import mcp_tools
 from deepctl.agent.mcp_stdio import MOST_BYTES, Stdio
 from deepctl.domain import mcp_servers
@@ -79,7 +79,7 @@ class Connection:
             log_handler=_ignore,
             progress_handler=_ignore_progress,
             message_handler=self._heard,
-            client_info=mcp_types.Implementation(name="deepctl", version=__version__),
+            client_info=mcp_types.Implementation(name="deepctl", version=distribution.__version__),
             cache=False,
         )
         try:

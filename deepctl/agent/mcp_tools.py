@@ -17,8 +17,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from pydantic_ai.tools import ToolDefinition
 
-from deepctl.agent.mcp import METADATA
-from deepctl.domain.mcp_servers import SEPARATOR, Server
+from deepctl.domain.mcp_servers import METADATA, SEPARATOR, Server
 from deepctl.sandbox.policy import OUTPUT_BYTES
 
 MOST_TOOLS = 100

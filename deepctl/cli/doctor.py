@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deepctl import __version__
+from deepctl import distribution
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import doctor as domain
@@ -31,7 +31,7 @@ def doctor(user: Only = None, as_json: options.Json = False) -> None:
     All profiles are looked at, or with --user that one. Nothing is changed. Exit code 0, or 5 if something does not
     work.
     """
-    checks = list(domain.examine(os.environ, user, __version__))
+    checks = list(domain.examine(os.environ, user, distribution.__version__))
     several = len({check.profile for check in checks} - {None}) > 1
     found = Diagnosis(checks, in_full=not several)
     show(found, as_json)

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_command_from_info, get_command_name, get_group
 
-from deepctl import __version__, distribution
+from deepctl import distribution
 from deepctl.cli import options, usage_errors
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated
@@ -99,7 +99,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"deepctl {__version__} ({distribution.NAME})")
+        print(f"deepctl {distribution.__version__} ({distribution.NAME})")
         raise typer.Exit
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from deepctl import __version__, layout, names
+from deepctl import distribution, layout, names
 from deepctl.cli import archives, options
 from deepctl.cli.confirm import Yes, check_can_ask, confirm
 from deepctl.cli.options import HELP_OPTIONS
@@ -124,7 +124,7 @@ def export(
     else:
         export_target.check(options.root(), file, force=force)
         target = export_target.opened(file, force=force)
-    export = Export(paths, __version__)
+    export = Export(paths, distribution.__version__)
     with Progress("Export", BYTES, export.measure().bytes) as progress, target as stream:
         done = export.write(stream, progress)
     view = transfer.Exported(paths.name, file, export_target.absolute(file), done)

@@ -19,6 +19,9 @@ from deepctl.sandbox.policy import COMMAND_PATH
 SEPARATOR = "__"
 """Between a server's name and a tool's, in the name that the model calls it by."""
 
+METADATA = "deepctl_mcp"
+"""The key in a tool's metadata for MCP tools: the `server`, the `tool` as the server calls it, and whether it `asks`."""
+
 APPROVALS = ("prompt", "approve")
 STARTUP_SECONDS = 10.0
 TOOL_SECONDS = 60.0
