@@ -20,7 +20,7 @@ SEPARATOR = "__"
 """Between a server's name and a tool's, in the name that the model calls it by."""
 
 METADATA = "deepctl_mcp"
-"""The key in a tool's metadata for MCP tools: the `server`, the `tool` as the server calls it, and whether it `asks`."""
+"""The key in the metadata of an MCP tool: its `server`, its name there (`tool`), whether a person is asked (`asks`)."""
 
 APPROVALS = ("prompt", "approve")
 STARTUP_SECONDS = 10.0
