@@ -383,9 +383,9 @@ _CHAT = """
 import os, sys, time
 from deepctl.agent.ephemeral import EphemeralChat
 from deepctl.agent.turn_runner import Options, Running
-from deepctl.domain import mcp_tables
+from deepctl.domain import mcp_config
 tables = {"one": {"command": sys.executable, "args": sys.argv[1:]}}
-running = Running(Options("offline", mcp_servers=tuple(mcp_tables.parse(tables, "x").values())), environment=os.environ)
+running = Running(Options("offline", mcp_servers=tuple(mcp_config.parse(tables, "x").values())), environment=os.environ)
 EphemeralChat(running).turn("hello", lambda event: None)
 print("ready", flush=True)
 time.sleep(60)
