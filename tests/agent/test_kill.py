@@ -20,6 +20,7 @@ def test_a_turn_of_three_tools_killed_at_random_moments(process: Command, home: 
     """What has come out as an event was complete, so it must be in the log; the next turn must go through."""
     randomness = random.Random(20261122)
     prompt = "write a.txt: one\nremember two\nread a.txt"
+    process("chat", "--user", "warm", prompt).ok()  # so that the template process has started
     began = time.monotonic()
     process("chat", "--user", "warm", prompt).ok()
     whole = time.monotonic() - began

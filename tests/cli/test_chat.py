@@ -447,6 +447,7 @@ def test_an_empty_name_for_a_new_session_is_refused(deepctl: InProcess) -> None:
 @pytest.mark.parametrize("delay", [0.06, 0.09, 0.2, 0.4])
 @pytest.mark.parametrize("command", [("profiles", "list"), ("chat", "hello")])
 def test_ctrl_c_while_starting_shows_no_traceback(process: Command, command: tuple[str, ...], delay: float) -> None:
+    process.forked = False
     running = process.start(*command)
     time.sleep(delay)
     running.send_signal(signal.SIGINT)

@@ -11,6 +11,7 @@ import sys
 from typing import Any, NamedTuple
 
 from deepctl.cli.main import main
+from tests.support.template import ForkedProcess, can_fork
 
 
 class Result(NamedTuple):
@@ -65,33 +66,35 @@ def _text(stream: io.TextIOWrapper) -> str:
 
 
 class Command:
-    """Starts `python -m deepctl`."""
+    """Runs `deepctl` in a process of its own, forked off the template process.
+
+    It starts Python anew where `forked` is false or a test has changed `argv`, and where a fork would not do: other
+    options of `Popen` than streams, or variables that Python reads at its start.
+    """
 
     argv = (sys.executable, "-m", "deepctl")
 
     def __init__(self) -> None:
+        self.forked = True
         self._started: list[subprocess.Popen[bytes]] = []
 
     def __call__(self, *arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> Result:
-        done = subprocess.run(
-            [*self.argv, *arguments],
-            input=stdin,
-            capture_output=True,
-            env={**os.environ, **(env or {})},
-            timeout=60,
-            check=False,
-        )
-        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+        running = self.start(*arguments, env=env, stdin=subprocess.PIPE)
+        out, err = running.communicate(stdin, timeout=60)
+        return Result(running.returncode, out.decode(), err.decode())
 
     def start(self, *arguments: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
         """Start a command and leave it running; stdout and stderr are pipes unless `options` say otherwise."""
-        options = {
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-            **options,
+        streams = {
+            "stdin": options.pop("stdin", subprocess.DEVNULL),
+            "stdout": options.pop("stdout", subprocess.PIPE),
+            "stderr": options.pop("stderr", subprocess.PIPE),
         }
-        running = subprocess.Popen([*self.argv, *arguments], env={**os.environ, **(env or {})}, **options)
+        environment = {**os.environ, **(env or {})}
+        if options or not self.forked or self.argv != Command.argv or not can_fork(environment):
+            running = subprocess.Popen([*self.argv, *arguments], env=environment, **streams, **options)
+        else:
+            running = ForkedProcess(arguments, (*streams.values(),), environment=environment)
         self._started.append(running)
         return running
 
