@@ -17,7 +17,7 @@ from benchmarks.snapshot import fill, walk
 from benchmarks.start import BARE_TYPER
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import read_only, recovery, rewind, session_catalogue
+from deepctl.store import lookup, recovery, rewind, session_catalogue
 from deepctl.store.records import AGENT, Position
 from deepctl.store.rewind import RewindRequest
 
@@ -46,7 +46,7 @@ def _rewind() -> bool:
         walks, rewinds, syncs = [], [], []
         for number in range(_ROUNDS):
             with recovery.opened(paths) as found:
-                position = read_only.position(session, session_catalogue.read(session))
+                position = lookup.position(session, session_catalogue.read(session))
                 target = found.save(session, "turn", position, author=AGENT)
             with open(root / f"d{randomness.randrange(100)}" / "f7.txt", "a") as file:
                 file.write(f"round {number}")

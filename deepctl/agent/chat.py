@@ -19,7 +19,7 @@ from deepctl.agent.turn import Emit, Outcome, storing, to_json
 from deepctl.agent.turn_checkpoints import TurnCheckpoints
 from deepctl.agent.turn_runner import Running
 from deepctl.quantities import counted
-from deepctl.store import read_only, session_catalogue, session_log, todo
+from deepctl.store import lookup, session_catalogue, session_log, todo
 from deepctl.store.records import Position
 from deepctl.store.repository import Repository
 from deepctl.store.session_catalogue import Session
@@ -59,7 +59,7 @@ class Chat:
         while True:
             found = session_catalogue.find(work.paths, session)
             conversation = session_catalogue.read(found)
-            before = read_only.position(found, conversation)
+            before = lookup.position(found, conversation)
             sent = message_places.of(conversation, self._running.model)
             if brought is None:
                 keeping.started(found, before)
@@ -87,7 +87,7 @@ class Chat:
         found = session_catalogue.find(work.paths, session)
         conversation = session_catalogue.read(found)
         done, shortened = self._running.compact(message_places.of(conversation, self._running.model), focus, emit)
-        before = read_only.position(found, conversation)
+        before = lookup.position(found, conversation)
         author, head = work.between(), work.head(found)
         if head is None or (head.log, head.offset) != (before.log, before.offset):
             head = work.save(found, "manual", before, author=author)

@@ -36,8 +36,8 @@ from deepctl.agent.checkpoint_tools import READ_ONLY_TOOLS, RewindRequested
 from deepctl.agent.file_checkpoint_store import FileCheckpointStore
 from deepctl.errors import DeepctlError, Refused
 from deepctl.quantities import counted
+from deepctl.store.lookup import CheckpointNotFound
 from deepctl.store.records import check_label
-from deepctl.store.reference import CheckpointNotFound
 
 
 def directory_of(backend: object) -> str | None:

@@ -24,14 +24,13 @@ from deepctl.errors import Damaged, Locked, Refused
 from deepctl.files import atomic
 from deepctl.layout import Root
 from deepctl.locks import Lock
-from deepctl.store import message_chains, prune, pydantic_deep, read_only, rewind_recovery, session_log
+from deepctl.store import lookup, message_chains, prune, pydantic_deep, rewind_recovery, session_log
 from deepctl.store import rewind as rewinding
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.ledger import MESSAGES
+from deepctl.store.lookup import CheckpointNotFound, Problem
 from deepctl.store.message_chains import Messages
-from deepctl.store.read_only import Problem
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
-from deepctl.store.reference import CheckpointNotFound
 from deepctl.unicode import whole, whole_value
 
 T = TypeVar("T")
@@ -393,7 +392,7 @@ class FileCheckpointStore:
         self, store: Checkpoints, target: Record, workspace: WorkspaceOptions, force: bool, author: str
     ) -> list[str]:
         wish = rewinding.RewindRequest(target, force=force)
-        read_only.check_files(target, read_only.OTHERS)
+        lookup.check_files(target, lookup.OTHER_CHECKPOINTS_HINT)
         if not target.tree:
             raise Refused(f"Checkpoint {target.id!r} keeps the conversation only, no files.", code="no_files")
         position = Position(

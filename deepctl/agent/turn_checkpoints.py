@@ -15,7 +15,7 @@ from deepctl.agent.interruption import STOPPED
 from deepctl.agent.turn import Emit, storing
 from deepctl.errors import DeepctlError, Refused
 from deepctl.quantities import counted
-from deepctl.store import read_only, rewind, session_log
+from deepctl.store import lookup, rewind, session_log
 from deepctl.store.records import Position, Record
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest
@@ -137,7 +137,7 @@ class TurnCheckpoints:
     async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
         """The session's checkpoints that led here, oldest first."""
         found = self._work.ledger
-        line = found.line_of(read_only.head(found, self._session))[:_SHOWN]
+        line = found.line_of(lookup.head(found, self._session))[:_SHOWN]
         return [
             f"{record.id} {found.labels.get(record.id, '')} turn {record.turn}, "
             f"{counted(record.message_count, 'message')}, {counted(record.files, 'file')}, "
@@ -148,7 +148,7 @@ class TurnCheckpoints:
     async def rewind(self, ctx: RunContext[Any], reference: str, reason: str) -> NoReturn:
         """End the turn, to go back; refused if that would lose an edit, or for the second time."""
         work = self._work
-        target = read_only.find(work.paths, work.ledger, reference, self._session.name)
+        target = lookup.find_checkpoint(work.paths, work.ledger, reference, self._session.name)
         rewind.check_session(work.ledger, self._session, target, {})
         if target.id in self._rewound:
             raise Refused(f"You have rewound to {target.id} once for this request already. Go on from here.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepctl.layout import ProfilePaths
 from deepctl.output import checkpoints as views
-from deepctl.store import read_only, session_catalogue
+from deepctl.store import lookup, session_catalogue
 from deepctl.store.ledger import Ledger
 from deepctl.store.records import Record
 
@@ -14,8 +14,8 @@ def listed(
 ) -> views.CheckpointList:
     """The newest `limit` checkpoints, of one session or of all, with or without those made after single tool calls."""
     wanted = session_catalogue.find(profile, session).id if session is not None else None
-    found = read_only.read(profile)
-    describe = read_only.described(found, session_catalogue.by_id(profile))
+    found = lookup.read_ledger(profile)
+    describe = lookup.describer(found, session_catalogue.by_id(profile))
     records = [
         record
         for record in reversed(found.records.values())
@@ -28,9 +28,9 @@ def listed(
     notes = (
         ["A rewind was interrupted; the next command that changes something finishes it."] if found.unfinished else []
     )
-    if (lost := read_only.lost_files(records)) is not None:
+    if (lost := lookup.lost_files_note(records)) is not None:
         notes.append(lost)
-    damaged = read_only.structural(profile, found)
+    damaged = lookup.structural_damage(profile, found)
     return views.CheckpointList(profile.name, described, damaged, notes, frozenset(found.heads.values()), graph)
 
 

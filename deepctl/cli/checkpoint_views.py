@@ -14,7 +14,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.output import checkpoints as views
 from deepctl.output.progress import Progress
 from deepctl.output.rewind import Compared, Rewound, Turn
-from deepctl.store import diff, prune, pydantic_deep_import, read_only, rewind, session_catalogue, session_log, trees
+from deepctl.store import diff, lookup, prune, pydantic_deep_import, rewind, session_catalogue, session_log, trees
 from deepctl.store.checkpoint_store import WorkspaceOptions
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.diff import FileDifference
@@ -30,14 +30,14 @@ def compared(profile: ProfilePaths, before: str | None, after: str | None, sessi
     exclude, _ = options.snapshot_settings(profile)
     with closing(ReadOnlyRepository(profile)) as reader, Progress("Comparing") as progress:
         first = _from(profile, reader.ledger, before, session)
-        second = read_only.find(profile, reader.ledger, after, session) if after is not None else None
+        second = lookup.find_checkpoint(profile, reader.ledger, after, session) if after is not None else None
         new = bytes.fromhex(second.tree) if second is not None else reader.present(exclude, progress).tree
         old = bytes.fromhex(first.tree)
         content = diff.kept(reader.objects)
         changed = trees.changes(reader.objects, old, new) if old and new else iter(())
         later = content if second is not None else diff.present(profile.workspace, reader.objects)
         found = list(diff.differences(changed, content, later))
-        describe = read_only.described(reader.ledger, session_catalogue.by_id(profile))
+        describe = lookup.describer(reader.ledger, session_catalogue.by_id(profile))
         removed, added = _turns(profile, first, second, session)
         to = describe(second) if second is not None else None
         remark = None if old and new else _without_files([first] if second is None else [first, second])
@@ -45,14 +45,14 @@ def compared(profile: ProfilePaths, before: str | None, after: str | None, sessi
 
 
 def _without_files(records: list[Record]) -> str:
-    if (lost := read_only.lost_files(records)) is not None:
+    if (lost := lookup.lost_files_note(records)) is not None:
         return f"{lost} Only the turns are compared."
     return "A checkpoint that keeps no files is compared: only the turns are."
 
 
 def _from(profile: ProfilePaths, found: Ledger, reference: str | None, session: str | None) -> Record:
     if reference is not None:
-        return read_only.find(profile, found, reference, session)
+        return lookup.find_checkpoint(profile, found, reference, session)
     records = [record for record in found.records.values() if record.tree]
     if session is not None:
         wanted = session_catalogue.find(profile, session).id
@@ -69,12 +69,12 @@ def _from(profile: ProfilePaths, found: Ledger, reference: str | None, session: 
 def _turns(
     profile: ProfilePaths, first: Record, second: Record | None, session: str | None
 ) -> tuple[list[Turn], list[Turn]]:
-    before = read_only.conversation_at(profile, first).messages
+    before = lookup.conversation_at(profile, first).messages
     if second is not None:
-        after = read_only.conversation_at(profile, second).messages
+        after = lookup.conversation_at(profile, second).messages
     else:
         name = session if session is not None else session_catalogue.by_id(profile).get(first.session)
-        after = session_catalogue.read(read_only.session_at_hand(profile, name)).messages
+        after = session_catalogue.read(lookup.current_session(profile, name)).messages
     shared = 0
     while shared < min(len(before), len(after)) and before[shared].message == after[shared].message:
         shared += 1
@@ -91,13 +91,11 @@ def _prompts(messages: list[session_log.Message]) -> list[Turn]:
 def shown(profile: ProfilePaths, reference: str, session: str | None) -> views.CheckpointShown:
     """A checkpoint in full."""
     with closing(ReadOnlyRepository(profile)) as reader:
-        record = read_only.find(profile, reader.ledger, reference, session)
+        record = lookup.find_checkpoint(profile, reader.ledger, reference, session)
         walked = trees.walk(reader.objects, bytes.fromhex(record.tree)) if record.tree else iter(())
         files = [(os.fsdecode(path), entry) for path, entry in walked]
-        conversation = read_only.conversation_at(profile, record)
-        return views.CheckpointShown(
-            profile.name, read_only.listed(profile, reader.ledger, record), files, conversation
-        )
+        conversation = lookup.conversation_at(profile, record)
+        return views.CheckpointShown(profile.name, lookup.describe(profile, reader.ledger, record), files, conversation)
 
 
 def foretold_rewind(
@@ -113,7 +111,7 @@ def foretold_rewind(
 def foretold_undo(profile: ProfilePaths, session: str | None, force: bool) -> Rewound:
     """What taking back the last rewind would do."""
     with closing(ReadOnlyRepository(profile)) as reader, Progress("Looking") as progress:
-        at_hand = read_only.session_at_hand(profile, session)
+        at_hand = lookup.current_session(profile, session)
         _check_finished(reader)
         wish = rewind.undoing(reader.ledger, at_hand)._replace(force=force)
         return _foreseen(reader, foretell(reader, at_hand, wish, progress))
@@ -130,8 +128,8 @@ def _check_finished(reader: ReadOnlyRepository) -> None:
 
 def _target(paths: ProfilePaths, found: Ledger, session: str | None, reference: str) -> tuple[Session, Record]:
     """The session at hand and the checkpoint in it. Raises `UsageError` for a checkpoint of another session."""
-    at_hand = read_only.session_at_hand(paths, session)
-    target = read_only.find(paths, found, reference, at_hand.name)
+    at_hand = lookup.current_session(paths, session)
+    target = lookup.find_checkpoint(paths, found, reference, at_hand.name)
     rewind.check_session(found, at_hand, target, session_catalogue.by_id(paths))
     return at_hand, target
 
@@ -157,7 +155,7 @@ def _foreseen(reader: ReadOnlyRepository, outline: RewindPlan) -> Rewound:
         reader.paths.name,
         True,
         outline,
-        read_only.listed(reader.paths, reader.ledger, outline.wish.to),
+        lookup.describe(reader.paths, reader.ledger, outline.wish.to),
         None,
         [change.path for change in changed if change.after is not None],
         [change.path for change in changed if change.after is None],
@@ -184,11 +182,11 @@ def rewound(work: Repository, session: str | None, reference: str, wish: tuple[s
 
 def undone(work: Repository, session: str | None, force: bool) -> Rewound:
     """Take the last rewind back, and tell what came of it."""
-    return _done(work, rewind.undo(work, read_only.session_at_hand(work.paths, session), force=force))
+    return _done(work, rewind.undo(work, lookup.current_session(work.paths, session), force=force))
 
 
 def _done(work: Repository, done: RewindResult) -> Rewound:
-    describe = read_only.described(work.ledger, session_catalogue.by_id(work.paths))
+    describe = lookup.describer(work.ledger, session_catalogue.by_id(work.paths))
     return Rewound(
         work.paths.name,
         False,
@@ -222,7 +220,7 @@ class Selection(NamedTuple):
         """The checkpoints. Raises `Refused` for one that stays."""
         if self.keep is not None or self.older_than is not None:
             return prune.to_prune(found, self.keep, self.older_than)
-        named = (read_only.find(paths, found, reference, self.session) for reference in self.references)
+        named = (lookup.find_checkpoint(paths, found, reference, self.session) for reference in self.references)
         records = {record.id: record for record in named}
         prune.check_removable(found, records.values())
         return list(records.values())
@@ -245,5 +243,5 @@ def removed(work: Repository, chosen: Selection) -> views.Removed:
 def taken_over(work: Repository, directory: str, session: str | None) -> views.Imported:
     """Take over what an application kept in `directory`, and tell what came of it."""
     taken = pydantic_deep_import.take_over(work, directory, session)
-    describe = read_only.described(work.ledger, session_catalogue.by_id(work.paths))
+    describe = lookup.describer(work.ledger, session_catalogue.by_id(work.paths))
     return views.Imported(work.paths.name, taken.session, [describe(one) for one in taken.records], taken.problems)

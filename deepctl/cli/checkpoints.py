@@ -18,7 +18,7 @@ from deepctl.errors import Damaged, UsageError
 from deepctl.output import checkpoints as views
 from deepctl.output.render import show
 from deepctl.output.text import is_terminal
-from deepctl.store import read_only, session_catalogue
+from deepctl.store import lookup, session_catalogue
 from deepctl.store.records import check_label
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def save(
     with options.working(user, "checkpoints save", wait, as_json) as work:
         if session is None and session_catalogue.latest(work.paths) is None:
             session_catalogue.start(work.paths, session_catalogue.FIRST)
-        record = work.save_now(read_only.session_at_hand(work.paths, session), label)
-        view = views.CheckpointSaved(work.paths.name, read_only.listed(work.paths, work.ledger, record))
+        record = work.save_now(lookup.current_session(work.paths, session), label)
+        view = views.CheckpointSaved(work.paths.name, lookup.describe(work.paths, work.ledger, record))
     show(view, as_json)
 
 
@@ -110,9 +110,9 @@ def label_(
     if label:
         check_label(label)
     with options.working(user, "checkpoints label", wait, as_json) as work:
-        record = read_only.find(work.paths, work.ledger, ref, session)
+        record = lookup.find_checkpoint(work.paths, work.ledger, ref, session)
         work.label(record, label or None)
-        view = views.Labelled(work.paths.name, read_only.listed(work.paths, work.ledger, record))
+        view = views.Labelled(work.paths.name, lookup.describe(work.paths, work.ledger, record))
     show(view, as_json)
 
 
@@ -201,9 +201,9 @@ def fork(
     """Begin a new session from a checkpoint's conversation. The workspace stays as it is."""
     names.check(name, "session")
     with options.working(user, "checkpoints fork", wait, as_json) as work:
-        record = read_only.find(work.paths, work.ledger, ref, session)
+        record = lookup.find_checkpoint(work.paths, work.ledger, ref, session)
         forked = work.fork(record, name)
-        view = views.Forked(work.paths.name, forked.name, read_only.listed(work.paths, work.ledger, record))
+        view = views.Forked(work.paths.name, forked.name, lookup.describe(work.paths, work.ledger, record))
     show(view, as_json)
 
 

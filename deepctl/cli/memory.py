@@ -271,13 +271,13 @@ def diff(
     """
     from deepctl.domain.memory import diff
     from deepctl.output.memory_history import Compared
-    from deepctl.store import read_only, session_catalogue
+    from deepctl.store import lookup, session_catalogue
     from deepctl.store.contents_reader import ReadOnlyRepository
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     with closing(ReadOnlyRepository(profile)) as reader:
         found = diff.compare(reader, memory, before, after)
-        describe = read_only.described(reader.ledger, session_catalogue.by_id(profile))
+        describe = lookup.describer(reader.ledger, session_catalogue.by_id(profile))
     later = describe(found.after) if found.after is not None else None
     show(Compared(profile.name, memory.agent, describe(found.before), later, found.differences), as_json)

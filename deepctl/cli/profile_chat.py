@@ -16,7 +16,7 @@ from deepctl.domain import attachments, budget, profiles
 from deepctl.errors import ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
 from deepctl.output.stream.turn_events import Display
-from deepctl.store import read_only, session_catalogue
+from deepctl.store import lookup, session_catalogue
 
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
@@ -112,7 +112,7 @@ class ProfileChat(Shown[ProfileEngine]):
         engine = self._engine.get()
         with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
             profile = self.paths()
-            found = read_only.session_at_hand(profile, self.renamed(profile, session))
+            found = lookup.current_session(profile, self.renamed(profile, session))
             with options.opened(profile, self.display.notice) as work:
                 done = engine.chat.compact(work, found.name, focus, self.display.event)
             self._at = found.name, found.id

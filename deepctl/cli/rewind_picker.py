@@ -15,7 +15,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.output.progress import Progress
 from deepctl.output.rewind import preview_line
 from deepctl.output.text import ago, cells, fitted, printable, visible
-from deepctl.store import read_only
+from deepctl.store import lookup
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.records import Record
 from deepctl.store.rewind import Conflicts, RewindRequest
@@ -32,8 +32,8 @@ _SHORTEST = 16
 def pick(profile: ProfilePaths, session: str | None, only: str, force: bool, exact: bool) -> str:
     """Let the user choose; returns the id. Raises `Interrupted` if nothing was chosen, `NotFound` if there is none."""
     with closing(ReadOnlyRepository(profile)) as reader:
-        at_hand = read_only.session_at_hand(profile, session)
-        line = reader.ledger.line_of(read_only.head(reader.ledger, at_hand))
+        at_hand = lookup.current_session(profile, session)
+        line = reader.ledger.line_of(lookup.head(reader.ledger, at_hand))
         records = [record for record in line if record.kind != "tool"]
         if not records:
             raise NotFound(f"Session {at_hand.name!r} has no checkpoints.", code="checkpoint_not_found")
@@ -52,7 +52,7 @@ class _Picker:
         self._wish = wish
         # What a script would take: where the last turn began. It may have been removed.
         try:
-            began = read_only.find(reader.paths, reader.ledger, "~1", session.name)
+            began = lookup.find_checkpoint(reader.paths, reader.ledger, "~1", session.name)
         except DeepctlError:
             began = records[0]
         self._at = next((number for number, record in enumerate(records) if record.id == began.id), 0)

@@ -19,7 +19,7 @@ from deepctl.errors import UsageError
 from deepctl.output import sessions as views
 from deepctl.output.render import notice, show
 from deepctl.output.text import is_terminal
-from deepctl.store import read_only, session_catalogue, todo
+from deepctl.store import lookup, session_catalogue, todo
 
 if TYPE_CHECKING:
     from deepctl.store.session_export import ExportDocument
@@ -36,7 +36,7 @@ Latest = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Session; t
 def list_(user: options.User = None, as_json: options.Json = False) -> None:
     """List the sessions of a profile, the latest first."""
     profile = options.existing_profile(user)
-    show(views.SessionList(profile.name, session_catalogue.summaries(profile, read_only.heads(profile))), as_json)
+    show(views.SessionList(profile.name, session_catalogue.summaries(profile, lookup.heads(profile))), as_json)
 
 
 @app.command("show", epilog="Example: deepctl sessions show main --user alice | less")
@@ -48,9 +48,9 @@ def show_(
 ) -> None:
     """Show a conversation, with long calls and results folded, and its to-do list."""
     profile = options.existing_profile(user)
-    session = read_only.session_at_hand(profile, name)
+    session = lookup.current_session(profile, name)
     conversation = session_catalogue.read(session)
-    summary = session_catalogue.summarize(session, conversation, read_only.heads(profile))
+    summary = session_catalogue.summarize(session, conversation, lookup.heads(profile))
     show(views.SessionShown(profile.name, summary, conversation, todo.read(profile, session), full), as_json)
 
 
@@ -172,7 +172,7 @@ def export(
     from deepctl.store import export_target, session_export
 
     profile = options.existing_profile(user)
-    exported = session_export.export(profile, read_only.session_at_hand(profile, name).name)
+    exported = session_export.export(profile, lookup.current_session(profile, name).name)
     if output is not None and output != "-":
         export_target.check(options.root(), output, force=force)
     redaction = Redaction(os.environ) if redact else None

@@ -12,7 +12,7 @@ from deepctl.output.render import notice
 from deepctl.output.sessions import print_conversation
 from deepctl.output.text import Cell, ago, fitted, is_terminal, printable, table, tinted, wrapped
 from deepctl.quantities import counted, size
-from deepctl.store.read_only import Listed, Problem
+from deepctl.store.lookup import CheckpointInfo, Problem
 from deepctl.store.records import BOTH, FILES, Record
 from deepctl.store.session_log import MessageList
 
@@ -26,7 +26,7 @@ _SHORT = 8
 _PROMPT = 48
 
 
-def document(listed: Listed) -> dict[str, Any]:
+def document(listed: CheckpointInfo) -> dict[str, Any]:
     """A checkpoint as JSON."""
     record = listed.record
     return {
@@ -63,7 +63,7 @@ class CheckpointList(NamedTuple):
     """Newest first. `heads` are where the sessions stand. With `graph`, parents are of those in the list."""
 
     profile: str
-    checkpoints: list[Listed]
+    checkpoints: list[CheckpointInfo]
     damaged: list[Problem]
     notes: list[str]
     heads: frozenset[str]
@@ -132,7 +132,7 @@ def _line(*pieces: Cell) -> str:
     return drawn + left
 
 
-def _row_at_terminal(listed: Listed) -> tuple[str | Cell, ...]:
+def _row_at_terminal(listed: CheckpointInfo) -> tuple[str | Cell, ...]:
     record = listed.record
     return (
         record.id[:_SHORT],
@@ -145,7 +145,7 @@ def _row_at_terminal(listed: Listed) -> tuple[str | Cell, ...]:
     )
 
 
-def _row(listed: Listed) -> tuple[str, ...]:
+def _row(listed: CheckpointInfo) -> tuple[str, ...]:
     record = listed.record
     return (
         record.id,
@@ -162,7 +162,7 @@ def _row(listed: Listed) -> tuple[str, ...]:
 
 class CheckpointShown(NamedTuple):
     profile: str
-    checkpoint: Listed
+    checkpoint: CheckpointInfo
     files: list[tuple[str, TreeEntry]]
     conversation: MessageList
 
@@ -216,7 +216,7 @@ def _unkept(record: Record) -> list[list[str]]:
 
 class CheckpointSaved(NamedTuple):
     profile: str
-    checkpoint: Listed
+    checkpoint: CheckpointInfo
 
     def document(self) -> dict[str, Any]:
         unkept = [{"path": path, "reason": reason} for path, reason in self.checkpoint.record.unkept]
@@ -244,7 +244,7 @@ def print_unkept(unkept: Sequence[Sequence[str]]) -> None:
 
 class Labelled(NamedTuple):
     profile: str
-    checkpoint: Listed
+    checkpoint: CheckpointInfo
 
     def document(self) -> dict[str, Any]:
         return {"profile": self.profile, "checkpoint": document(self.checkpoint)}
@@ -260,7 +260,7 @@ class Labelled(NamedTuple):
 class Forked(NamedTuple):
     profile: str
     session: str
-    checkpoint: Listed
+    checkpoint: CheckpointInfo
 
     def document(self) -> dict[str, Any]:
         return {"profile": self.profile, "session": self.session, "checkpoint": document(self.checkpoint)}
@@ -361,7 +361,7 @@ class Checked(NamedTuple):
 class Imported(NamedTuple):
     profile: str
     session: str
-    checkpoints: list[Listed]
+    checkpoints: list[CheckpointInfo]
     damaged: list[Problem]
 
     def document(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from deepctl.output.diff import print_diff
 from deepctl.output.render import notice
 from deepctl.output.text import ago, has_colour, is_terminal, printable, printable_lines, table
 from deepctl.quantities import size
-from deepctl.store.read_only import Listed
+from deepctl.store.lookup import CheckpointInfo
 
 _SHORT = 8
 
@@ -86,8 +86,8 @@ class Compared(NamedTuple):
 
     profile: str
     agent: str
-    before: Listed
-    after: Listed | None
+    before: CheckpointInfo
+    after: CheckpointInfo | None
     differences: list[NotebookDifference]
 
     def document(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from deepctl.output.diff import print_diff
 from deepctl.output.render import notice
 from deepctl.output.text import is_terminal, printable, visible
 from deepctl.quantities import counted
-from deepctl.store.read_only import Listed
+from deepctl.store.lookup import CheckpointInfo
 
 if TYPE_CHECKING:
     from deepctl.store.diff import FileDifference
@@ -29,8 +29,8 @@ class Rewound(NamedTuple):
     profile: str
     dry_run: bool
     outline: RewindPlan
-    target: Listed
-    safety: Listed | None
+    target: CheckpointInfo
+    safety: CheckpointInfo | None
     restored: list[bytes]
     deleted: list[bytes]
     kept: list[bytes]
@@ -152,8 +152,8 @@ class Turn(NamedTuple):
 
 class Compared(NamedTuple):
     profile: str
-    before: Listed | None
-    after: Listed | None
+    before: CheckpointInfo | None
+    after: CheckpointInfo | None
     differences: list[FileDifference]
     turns_removed: list[Turn]
     turns_added: list[Turn]

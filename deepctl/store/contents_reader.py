@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from deepctl import layout
 from deepctl.files import owner_access
 from deepctl.layout import ProfilePaths
-from deepctl.store import read_only, snapshot
+from deepctl.store import lookup, snapshot
 from deepctl.store.checkpoint_store import excluding
 from deepctl.store.index_db import Cache
 from deepctl.store.object_store import ObjectReader, ScratchWriter
@@ -21,7 +21,7 @@ class ReadOnlyRepository:
 
     def __init__(self, paths: ProfilePaths) -> None:
         self.paths = paths
-        self.ledger = read_only.read(paths)
+        self.ledger = lookup.read_ledger(paths)
         self.cache = Cache.copy_of(paths.snapshot_cache)
         self.packs = PackStore(paths.packs, self.cache)
         self.objects: ObjectReader = self.packs

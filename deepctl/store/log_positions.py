@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from deepctl.errors import Damaged, NewerFormat
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_chain, read_only
+from deepctl.store import log_chain, lookup
 from deepctl.store.ledger import Ledger
 from deepctl.store.log_chain import Point
-from deepctl.store.read_only import Problem
+from deepctl.store.lookup import Problem
 from deepctl.store.records import BOTH, CONVERSATION, Record
 
 
@@ -43,7 +43,7 @@ class Positions:
         """The digests at the ends of the lines of a log, and whether they are those of what was written."""
         if log not in self._logs:
             self._logs[log] = {}, False
-            directory = read_only.directory_of(self._paths, log)
+            directory = lookup.directory_of(self._paths, log)
             if directory is not None:
                 try:
                     found = log_chain.resolve(directory, Point(log, 0), is_open=True)
@@ -60,7 +60,7 @@ class Positions:
 
     def _search(self, record: Record) -> Position:
         try:
-            return Position(read_only.chain_of(self._paths, record).digest)
+            return Position(lookup.chain_of(self._paths, record).digest)
         except NewerFormat:
             raise
         except Damaged as error:
@@ -72,7 +72,7 @@ def problems(paths: ProfilePaths, found: Ledger) -> list[Problem]:
 
     All logs are read for it.
     """
-    known = read_only.structural(paths, found)
+    known = lookup.structural_damage(paths, found)
     named = {problem.id for problem in known}
     positions = Positions(paths)
     for record in found.records.values():

@@ -26,7 +26,7 @@ class Header(NamedTuple):
     created_at: str
 
 
-class Foreign(NamedTuple):
+class ForeignCheckpoint(NamedTuple):
     """One checkpoint: `messages` are pydantic-ai's JSON."""
 
     header: Header
@@ -54,7 +54,7 @@ def headers(directory: str) -> list[Header]:
     return found
 
 
-def read(path: str) -> Foreign:
+def read(path: str) -> ForeignCheckpoint:
     """One checkpoint. Raises `Damaged` if the file is not a checkpoint, or cannot be read."""
     try:
         raw = atomic.read_file(path)
@@ -80,7 +80,7 @@ def read(path: str) -> Foreign:
                 if identity != name or not identity.isprintable() or len(identity) > 200:
                     raise Damaged(f"{path} holds checkpoint {identity!r}.")
                 in_utc(at)
-                return Foreign(
+                return ForeignCheckpoint(
                     Header(identity, label, turn, at), messages, metadata if isinstance(metadata, dict) else {}
                 )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from deepctl import names
 from deepctl.errors import BadName, Damaged, NotFound
-from deepctl.store import completion_index, message_chains, pydantic_deep, read_only, session_catalogue, session_log
+from deepctl.store import completion_index, lookup, message_chains, pydantic_deep, session_catalogue, session_log
 from deepctl.store.ledger import Ledger
+from deepctl.store.lookup import Problem
 from deepctl.store.message_chains import Messages
-from deepctl.store.pydantic_deep import Foreign
-from deepctl.store.read_only import Problem
+from deepctl.store.pydantic_deep import ForeignCheckpoint
 from deepctl.store.records import OTHER, Position, Record, check_label
 from deepctl.store.repository import Repository
 
@@ -38,7 +38,7 @@ def take_over(work: Repository, directory: str, name: str | None) -> Taken:
 
     Raises `NotFound` if there are none (or no new ones), and `Refused` if there is a session called `name`.
     """
-    found: list[Foreign] = []
+    found: list[ForeignCheckpoint] = []
     problems: list[Problem] = []
     known = work.ledger.records
     for identity, path in pydantic_deep.find(directory).items():
@@ -92,19 +92,19 @@ def take_over(work: Repository, directory: str, name: str | None) -> Taken:
     return Taken(session.name, records, problems)
 
 
-def _is_kept(work: Repository, one: Foreign) -> bool:
+def _is_kept(work: Repository, one: ForeignCheckpoint) -> bool:
     """Whether the checkpoint of that id here is the same one, as far as it can be read."""
     record = work.ledger.records[one.header.id]
     if record.message_count != len(one.messages):
         return False
     try:
-        conversation = read_only.conversation_at(work.paths, record)
+        conversation = lookup.conversation_at(work.paths, record)
     except Damaged:
         return True
     return [kept.message for kept in conversation.messages] == one.messages
 
 
-def _kept(logs: Messages, one: Foreign) -> message_chains.Place:
+def _kept(logs: Messages, one: ForeignCheckpoint) -> message_chains.Place:
     chain = [message_chains.START]
     turns = [0]
     for message in one.messages:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from deepctl.files import atomic, rmtree, sealed_lines, sealed_repair
 from deepctl.layout import ProfilePaths
-from deepctl.store import ledger, ledger_size, read_only, repair_report, reserve, session_catalogue, verify
+from deepctl.store import ledger, ledger_size, lookup, repair_report, reserve, session_catalogue, verify
 from deepctl.store.repair_logs import Logs, gap
 from deepctl.store.repair_packs import Packs
 from deepctl.store.repair_report import Findings, Lost, Repaired
@@ -41,7 +41,7 @@ class Repair(NamedTuple):
     repaired: list[Repaired]
     lost: list[Lost]
     moved: list[str]
-    problems: list[read_only.Problem]
+    problems: list[lookup.Problem]
 
 
 def repair(paths: ProfilePaths, *, dry_run: bool = False) -> Repair:
@@ -77,7 +77,7 @@ def _removed_at_last(directory: str) -> Iterator[None]:
             rmtree.remove_tree(directory)
 
 
-def _in(paths: ProfilePaths, copy: ProfilePaths, problem: read_only.Problem) -> read_only.Problem:
+def _in(paths: ProfilePaths, copy: ProfilePaths, problem: lookup.Problem) -> lookup.Problem:
     old, new = copy.directory, paths.directory
     return problem._replace(file=problem.file.replace(old, new), reason=problem.reason.replace(old, new))
 

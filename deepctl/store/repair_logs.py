@@ -14,7 +14,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import (
     ledger,
     log_chain,
-    read_only,
+    lookup,
     repair_report,
     session_catalogue,
     session_from_forks,
@@ -42,7 +42,7 @@ class Logs:
         self._paths = paths
         self._real = real
         self._found = found
-        self._ledger: Ledger = read_only.read(paths)
+        self._ledger: Ledger = lookup.read_ledger(paths)
         self._changed: set[str] = set()
         self._shifts: dict[str, int] = {}
 
@@ -316,7 +316,7 @@ class Logs:
                 again = digests.get(record.digest) if record.digest else None
             if again is not None:
                 amended[record.id] = again._asdict()
-                directory = read_only.directory_of(self._paths, again.log) or self._paths.sessions
+                directory = lookup.directory_of(self._paths, again.log) or self._paths.sessions
                 path = session_log.log_path(directory, again.log)
                 self._found.repair("position of a checkpoint", path, f"{record.id} is at {again.offset}")
             else:
@@ -337,7 +337,7 @@ class Logs:
         """Every position there is, by its digest."""
         known: dict[str, Point] = {}
         for one, _ in self._files():
-            directory = read_only.directory_of(self._paths, one)
+            directory = lookup.directory_of(self._paths, one)
             if directory is not None:
                 try:
                     found = log_chain.resolve(directory, Point(one, 0), is_open=True)
@@ -350,9 +350,9 @@ class Logs:
 
     def _has_hole(self, record: Record) -> bool:
         """Whether a conversation that an application handed over as a whole lacks a message."""
-        if read_only.directory_of(self._paths, record.log) != os.path.join(self._paths.checkpoints, MESSAGES):
+        if lookup.directory_of(self._paths, record.log) != os.path.join(self._paths.checkpoints, MESSAGES):
             return False
-        found = read_only.chain_of(self._paths, record)
+        found = lookup.chain_of(self._paths, record)
         return any("lost" in (line.value or {}) for link in found.links for line in link.lines)
 
 

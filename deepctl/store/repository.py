@@ -14,7 +14,7 @@ from deepctl import layout
 from deepctl.errors import Damaged, DeepctlError, Refused
 from deepctl.files import atomic, owner_access
 from deepctl.layout import ProfilePaths
-from deepctl.store import completion_index, read_only, reserve, session_catalogue, todo
+from deepctl.store import completion_index, lookup, reserve, session_catalogue, todo
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.ledger import Ledger
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
@@ -71,7 +71,7 @@ class Repository:
 
     def head(self, session: Session) -> Record | None:
         """The checkpoint at which a session stands."""
-        return next(self.ledger.line(read_only.head(self.ledger, session)), None)
+        return next(self.ledger.line(lookup.head(self.ledger, session)), None)
 
     def save(self, session: Session, kind: str, position: Position, *, author: str, **fields: Any) -> Record:
         """Make a checkpoint of a session as it stands and of the workspace as it is."""
@@ -80,8 +80,8 @@ class Repository:
         return saved
 
     def _save(self, session: Session, kind: str, position: Position, author: str, **fields: Any) -> Record | None:
-        fields.setdefault("parent", read_only.head(self.ledger, session))
-        position = read_only.tied(session, position)
+        fields.setdefault("parent", lookup.head(self.ledger, session))
+        position = lookup.with_digest(session, position)
         owner_access.regain(self.paths.workspace, layout.OWN_DIRECTORIES)
         saved = self.store.save(position, kind, author=author, workspace=self.workspace, **fields)
         if saved is not None:
@@ -93,7 +93,7 @@ class Repository:
         if label is not None:
             self.store.writer.check_free(label)
         author = self.between()
-        position = read_only.position(session, session_catalogue.read(session))
+        position = lookup.position(session, session_catalogue.read(session))
         return self.save(session, "manual", position, author=author, label=label or "")
 
     def label(self, record: Record, label: str | None) -> None:
@@ -106,9 +106,7 @@ class Repository:
         """Begin a session with the conversation of a checkpoint. Raises `Damaged`, or `Refused` for the name."""
         if not record.log:
             raise Refused(f"Checkpoint {record.id} has no messages.", "`deepctl chat --new` begins an empty session.")
-        forked = session_catalogue.fork(
-            self.paths, name, read_only.chain_of(self.paths, record), record.id, record.point
-        )
+        forked = session_catalogue.fork(self.paths, name, lookup.chain_of(self.paths, record), record.id, record.point)
         with suppress(Damaged):  # the conversation is what is forked; it can be gone on with without a list
             todo.copy(self.paths, self.store.objects, record, forked)
         return forked
@@ -123,7 +121,7 @@ class Repository:
             return None
         if owner.id == session.id:
             return self.save(session, "tool", before._replace(turn=before.turn + 1), author=AGENT)
-        return self.save(owner, "manual", read_only.position(owner, session_catalogue.read(owner)), author=AGENT)
+        return self.save(owner, "manual", lookup.position(owner, session_catalogue.read(owner)), author=AGENT)
 
     def before_turn(self, session: Session, position: Position) -> Record | None:
         """Keep the state in which a turn begins, if it is not that of a checkpoint already."""
@@ -182,11 +180,11 @@ class Repository:
         for name in session_catalogue.all_names(self.paths):
             try:
                 session = session_catalogue.find(self.paths, name)
-                if not read_only.goes_on(session, self.ledger):
+                if not lookup.has_unfinished_turn(session, self.ledger):
                     continue
                 author = UNKNOWN
                 if self.policy != MANUAL_ONLY:
-                    ended = read_only.position(session, session_catalogue.read(session))
+                    ended = lookup.position(session, session_catalogue.read(session))
                     self._save(session, "turn", ended, UNKNOWN)
                     author = OTHER
             except Damaged:

@@ -24,7 +24,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import (
     completion_index,
     diff,
-    read_only,
+    lookup,
     restore,
     restore_checks,
     rewind_plan,
@@ -207,8 +207,8 @@ def plan_files(
     target = wish.to
     if wish.only != "conversation":
         is_both = target.lost == BOTH
-        read_only.check_files(
-            target, read_only.OTHERS if is_both else "`--only conversation` goes back to its messages."
+        lookup.check_files(
+            target, lookup.OTHER_CHECKPOINTS_HINT if is_both else "`--only conversation` goes back to its messages."
         )
     if wish.only == "conversation" or (not wish.only and not target.tree):
         return RewindFiles("", Plan([], []), [])
@@ -325,7 +325,7 @@ def _prompts(messages: list[dict[str, Any]]) -> list[str]:
 def _parted(paths: ProfilePaths, session: Session, target: Record) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The messages of the session that are not in the target's conversation, and the reverse."""
     now = [entry.message for entry in session_catalogue.read(session).messages]
-    then = [entry.message for entry in read_only.conversation_at(paths, target).messages]
+    then = [entry.message for entry in lookup.conversation_at(paths, target).messages]
     shared = 0
     while shared < min(len(now), len(then)) and now[shared] == then[shared]:
         shared += 1
@@ -359,11 +359,11 @@ def preview(
         session.id,
         wish,
         workspace=workspace,
-        author=read_only.last_author(reader.paths, reader.ledger),
+        author=lookup.last_author(reader.paths, reader.ledger),
         content=diff.present(workspace.root, reader.objects),
     )
     return outline(
-        reader.paths, session, read_only.position(session, session_catalogue.read(session)), present, wish, files
+        reader.paths, session, lookup.position(session, session_catalogue.read(session)), present, wish, files
     )
 
 
@@ -403,7 +403,7 @@ def rewind(
         author = work.between()
         session = session_catalogue.find(work.paths, session.name)
     if position is None:
-        position = read_only.position(session, session_catalogue.read(session))
+        position = lookup.position(session, session_catalogue.read(session))
     by = state_author(author, session.id)
     store = work.store
     with store.new_batch() as batch:
@@ -417,7 +417,7 @@ def rewind(
             batch.drop()
             return RewindResult(done, None, [], [], [])
     with store.counting(batch):
-        parent = read_only.head(work.ledger, session)
+        parent = lookup.head(work.ledger, session)
         safety = store.record(position, "rewind", author, present, batch, work.workspace, parent=parent)
         moved = os.urandom(8).hex() if done.moves else position.log
         intent = begin(store, safety, wish, done.goal, moved, batch.pack)

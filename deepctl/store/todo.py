@@ -14,7 +14,7 @@ from deepctl import layout
 from deepctl.errors import Damaged
 from deepctl.files.paths_beneath import Tree
 from deepctl.layout import ProfilePaths
-from deepctl.store import read_only, session_catalogue, session_log
+from deepctl.store import lookup, session_catalogue, session_log
 from deepctl.store.session_catalogue import Session
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def owner(paths: ProfilePaths, found: Ledger | None = None) -> str | None:
     """The id of the session that was written to last; `None` if none was."""
     names = session_catalogue.by_id(paths)
     try:
-        found = found or read_only.read(paths)
+        found = found or lookup.read_ledger(paths)
     except Damaged:
         found = None
     for record in reversed(found.records.values() if found is not None else ()):

@@ -9,12 +9,12 @@ from typing import NamedTuple
 from deepctl.errors import Damaged, DeepctlError, NewerFormat
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_positions, read_only, session_catalogue, session_from_forks, session_log, trees
+from deepctl.store import log_positions, lookup, session_catalogue, session_from_forks, session_log, trees
 from deepctl.store.index_db import Cache
 from deepctl.store.ledger import LEDGER, MESSAGES, Ledger
+from deepctl.store.lookup import Problem
 from deepctl.store.pack_store import PackStore
 from deepctl.store.packs import frame_size
-from deepctl.store.read_only import Problem
 from deepctl.store.snapshot import Report
 from deepctl.store.trees import DIRECTORY
 
@@ -34,7 +34,7 @@ def verify(paths: ProfilePaths, report: Report | None = None) -> Verified:
 
     `report` is told how many of `packed` bytes have been read.
     """
-    found = read_only.read(paths)
+    found = lookup.read_ledger(paths)
     problems = log_positions.problems(paths, found)
     problems += [
         Problem(None, paths.sessions, session_from_forks.reason(paths, found, one))

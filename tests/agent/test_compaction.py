@@ -26,7 +26,7 @@ from deepctl.agent.turn_runner import Options, Running
 from deepctl.domain import profiles, settings
 from deepctl.errors import DeepctlError, ModelFailed, NotFound
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import compacted_context, read_only, recovery, session_catalogue, session_log
+from deepctl.store import compacted_context, lookup, recovery, session_catalogue, session_log
 from tests.store.faults import count, in_child, kill
 from tests.store.scene import Scene
 from tests.support.command import InProcess
@@ -225,7 +225,7 @@ def test_a_turn_of_many_tools_is_compacted_in_the_middle(paths: ProfilePaths, mo
     assert len(returned) == len(made)
     assert conversation.damage == []
     assert len(conversation.compactions) == len(compactions)
-    record = read_only.read(paths).records[read_only.heads(paths)[session_catalogue.find(paths, "main").id]]
+    record = lookup.read_ledger(paths).records[lookup.heads(paths)[session_catalogue.find(paths, "main").id]]
     assert record.message_count == len(conversation.messages)
 
 
@@ -369,7 +369,7 @@ class TestOffline:
         kept = [message["parts"] for message in offline.seen()[1:]]
         assert kept == [message["parts"] for message in whole[5:]], "the last turn is there word by word"
         assert len(offline.conversation().messages) == messages + 1
-        records = read_only.read(offline.paths).records
+        records = lookup.read_ledger(offline.paths).records
         assert done.checkpoint in records
         scene = Scene(Path(offline.paths.directory).parent.parent)
         undone = scene.rewind(done.checkpoint or "")
@@ -455,11 +455,11 @@ def test_by_hand_a_failing_model_changes_nothing(paths: ProfilePaths, monkeypatc
         alice.say("one")
         alice.say("two")
         before = alice.conversation()
-        records = len(read_only.read(paths).records)
+        records = len(lookup.read_ledger(paths).records)
         with pytest.raises(ModelFailed):
             alice.compact()
         assert alice.conversation() == before
-        assert len(read_only.read(paths).records) == records
+        assert len(lookup.read_ledger(paths).records) == records
         alice.compact()
         assert alice.conversation().messages[:-1] == before.messages
 

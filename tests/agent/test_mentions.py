@@ -33,7 +33,7 @@ from deepctl.agent.turn import to_json
 from deepctl.agent.turn_runner import Options, Running
 from deepctl.domain import permissions
 from deepctl.errors import ModelFailed
-from deepctl.store import read_only, session_catalogue, session_log, session_search, transcript
+from deepctl.store import lookup, session_catalogue, session_log, session_search, transcript
 from tests.store.scene import Scene
 from tests.support.loopback import Provider, Status, Text, provider
 
@@ -494,4 +494,4 @@ def test_a_large_picture_in_the_history_is_kept_exactly(alice: Alice) -> None:
     assert [piece.text for piece in transcript.pieces(alice.conversation().messages[0].message)] == [
         "see @large.png\n[image, 5.0 MiB]"
     ]
-    assert all(record.message_count for record in read_only.read(alice.scene.paths).records.values() if record.turn)
+    assert all(record.message_count for record in lookup.read_ledger(alice.scene.paths).records.values() if record.turn)

@@ -10,7 +10,7 @@ from typing import Any
 
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import read_only, recovery, rewind, session_catalogue, session_log
+from deepctl.store import lookup, recovery, rewind, session_catalogue, session_log
 from deepctl.store.object_store import ScratchWriter
 from deepctl.store.records import Record
 from deepctl.store.repository import Repository
@@ -41,7 +41,7 @@ class Scene:
         with self.work(**options) as work:
             found = self.session(session)
             conversation = session_catalogue.read(found)
-            before = read_only.position(found, conversation)
+            before = lookup.position(found, conversation)
             work.before_turn(found, before)
             writer = session_log.LogWriter(found.directory, found.log, before.turn + 1)
             writer.message(_request({"part_kind": "user-prompt", "content": prompt}))
@@ -63,7 +63,7 @@ class Scene:
         with self.work(**options) as work:
             found = self.session(session)
             conversation = session_catalogue.read(found)
-            before = read_only.position(found, conversation)
+            before = lookup.position(found, conversation)
             work.before_turn(found, before)
             writer = session_log.LogWriter(found.directory, found.log, before.turn + 1)
             writer.message(_request({"part_kind": "user-prompt", "content": prompt}))
@@ -95,7 +95,7 @@ class Scene:
     def rewind(self, reference: str, session: str = "main", **wish: Any) -> RewindResult:
         with self.work() as work:
             found = self.session(session)
-            target = read_only.find(self.paths, work.ledger, reference, session)
+            target = lookup.find_checkpoint(self.paths, work.ledger, reference, session)
             return rewind.rewind(work, found, RewindRequest(target, **wish))
 
     def undo(self, session: str = "main", *, force: bool = False) -> RewindResult:
@@ -103,7 +103,7 @@ class Scene:
             return rewind.undo(work, self.session(session), force=force)
 
     def records(self) -> list[Record]:
-        return list(read_only.read(self.paths).records.values())
+        return list(lookup.read_ledger(self.paths).records.values())
 
     def prompts(self, session: str = "main") -> list[str]:
         messages = session_catalogue.read(self.session(session)).messages

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from deepctl.store import prune, read_only, recovery, session_catalogue, session_delete
+from deepctl.store import lookup, prune, recovery, session_catalogue, session_delete
+from deepctl.store.lookup import CheckpointNotFound
 from deepctl.store.records import UNKNOWN
-from deepctl.store.reference import CheckpointNotFound
 from deepctl.store.repository import EVERY_TURN, MANUAL_ONLY
 from deepctl.store.rewind import Conflicts
 from tests.store.scene import Scene
@@ -99,7 +99,7 @@ def test_without_checkpoints_of_their_own_what_turns_change_is_never_taken_for_t
     with scene.work(policy=MANUAL_ONLY) as work:
         session = scene.session()
         author = work.in_turn(tool_at_work=True)
-        work.save(session, "manual", read_only.position(session, session_catalogue.read(session)), author=author)
+        work.save(session, "manual", lookup.position(session, session_catalogue.read(session)), author=author)
     assert _conflicts(scene, start) == ["mine"]
 
 
@@ -249,7 +249,7 @@ def test_turns_back_are_refused_where_the_checkpoint_of_that_time_was_removed(sc
         scene.rewind("~1", exact=True)
     assert scene.files() == {"a": "1", "mine": "mine", "b": "2"}
     with scene.work() as work:
-        found = read_only.find(scene.paths, work.ledger, "~0", "main")
+        found = lookup.find_checkpoint(scene.paths, work.ledger, "~0", "main")
         assert found.id == after.id
     scene.rewind(end.id)
     assert scene.files() == {"a": "1", "mine": "mine"}
@@ -262,4 +262,4 @@ def test_turns_back_mean_another_checkpoint_of_the_very_same_state(scene: Scene)
     scene.agent("b", "2")
     with scene.work() as work:
         prune.remove(work, [second])
-        assert read_only.find(scene.paths, work.ledger, "~1", "main").id == first.id
+        assert lookup.find_checkpoint(scene.paths, work.ledger, "~1", "main").id == first.id

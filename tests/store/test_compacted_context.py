@@ -17,7 +17,7 @@ from deepctl.output import sessions_markdown, sessions_transcript
 from deepctl.redaction import Redaction
 from deepctl.store import (
     compacted_context,
-    read_only,
+    lookup,
     session_catalogue,
     session_export,
     session_import,
@@ -199,7 +199,7 @@ class TestSessions:
         conversation = session_catalogue.read(session)
         with scene.work() as work:
             author = work.between()
-            before = read_only.position(session, conversation)
+            before = lookup.position(session, conversation)
             writer = session_log.LogWriter(session.directory, session.log, conversation.last_turn)
             writer.compacted(SUMMARY, keeps)
             writer.close()

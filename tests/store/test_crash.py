@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from deepctl.store import ledger, log_chain, prune, read_only, session_catalogue, verify
+from deepctl.store import ledger, log_chain, lookup, prune, session_catalogue, verify
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.faults import Lines, count, failing, in_child, in_child_with, kill
@@ -97,12 +97,12 @@ def _check_readable(scene: Scene, identities: set[str]) -> None:
         for _, entry in walk(reader.objects, bytes.fromhex(record.tree)):
             if entry.kind != DIRECTORY:
                 reader.objects.read(entry.digest)
-        assert len(read_only.conversation_at(scene.paths, record).messages) == record.message_count
+        assert len(lookup.conversation_at(scene.paths, record).messages) == record.message_count
     reader.close()
 
 
 def _check_nothing_is_left(scene: Scene) -> None:
-    found = read_only.read(scene.paths)
+    found = lookup.read_ledger(scene.paths)
     assert leftovers(scene.paths) == []
     assert {name for name in os.listdir(scene.paths.packs) if not name.startswith(".")} == found.packs
     assert found.unfinished is None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.errors import DeepctlError
-from deepctl.store import read_only, session_catalogue, verify
+from deepctl.store import lookup, session_catalogue, verify
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.scene import Scene
@@ -50,7 +50,7 @@ def _contents(scene: Scene) -> dict[str, tuple[dict[bytes, bytes], list[str]] | 
                 for path, entry in walk(reader.objects, bytes.fromhex(record.tree))
                 if entry.kind != DIRECTORY
             }
-            conversation = read_only.conversation_at(scene.paths, record)
+            conversation = lookup.conversation_at(scene.paths, record)
             texts = [
                 text for entry in conversation.messages if (text := session_catalogue.prompt(entry.message)) is not None
             ]
@@ -93,7 +93,7 @@ def test_damage_anywhere_is_named_and_nothing_wrong_is_ever_read(
             assert verified.problems or is_torn, where
             for identity, found in _contents(scene).items():
                 assert found is None or found == whole[identity], f"{where}: {identity}"
-            listed = read_only.structural(scene.paths, read_only.read(scene.paths))
+            listed = lookup.structural_damage(scene.paths, lookup.read_ledger(scene.paths))
             if file.name == "ledger.jsonl" and not is_torn:
                 assert listed, where
     with capfd.disabled():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.errors import Damaged, Interrupted, Refused
-from deepctl.store import ledger, prune, read_only, rewind, session_catalogue, verify
+from deepctl.store import ledger, lookup, prune, rewind, session_catalogue, verify
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.rewind import Conflicts
 from tests.store.faults import Counter, in_child, kill
@@ -275,7 +275,7 @@ def test_a_damaged_cache_is_found_out(scene: Scene, statement: str) -> None:
     scene.agent("e.txt", "three")
     reader = ReadOnlyRepository(scene.paths)
     for record in reader.ledger.records.values():
-        read_only.conversation_at(scene.paths, record)
+        lookup.conversation_at(scene.paths, record)
     reader.close()
     _whole(scene)
     scene.rewind("~1")
@@ -322,7 +322,7 @@ def test_a_rewind_that_can_neither_be_finished_nor_taken_back_does_not_lock_the_
     with scene.work() as work:
         assert work.notes
     scene.agent("b.txt", "on we go")
-    assert read_only.read(scene.paths).unfinished is None
+    assert lookup.read_ledger(scene.paths).unfinished is None
 
 
 def test_the_last_line_of_a_ledger_that_is_lost_costs_no_contents(scene: Scene) -> None:
@@ -331,7 +331,7 @@ def test_the_last_line_of_a_ledger_that_is_lost_costs_no_contents(scene: Scene) 
     path = Path(scene.paths.checkpoints) / "ledger.jsonl"
     whole = path.read_bytes()
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:-2]))
-    assert read_only.structural(scene.paths, read_only.read(scene.paths))
+    assert lookup.structural_damage(scene.paths, lookup.read_ledger(scene.paths))
     kept = set(os.listdir(scene.paths.packs))
     with scene.work():
         pass

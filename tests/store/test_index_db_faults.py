@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deepctl.files import sealed_lines
-from deepctl.store import prune, read_only, verify
+from deepctl.store import lookup, prune, verify
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.pack_store import PackStore
 from deepctl.store.trees import DIRECTORY, walk
@@ -87,7 +87,7 @@ def _check(scene: Scene, where: str) -> None:
         for _, entry in walk(reader.objects, bytes.fromhex(record.tree)):
             if entry.kind != DIRECTORY:
                 reader.objects.read(entry.digest)
-        read_only.conversation_at(scene.paths, record)
+        lookup.conversation_at(scene.paths, record)
     reader.close()
     assert leftovers(scene.paths) == [], where
 

@@ -11,8 +11,8 @@ from deepctl.errors import BadName, NewerFormat, Refused, UsageError
 from deepctl.files import sealed_lines
 from deepctl.store import ledger
 from deepctl.store.ledger import Ledger, LedgerWriter
+from deepctl.store.lookup import CheckpointNotFound, resolve
 from deepctl.store.records import Record, Rewind
-from deepctl.store.reference import CheckpointNotFound, resolve
 
 
 def _record(identity: str, turn: int = 1, parent: str | None = None, session: str = "s1") -> Record:

@@ -19,7 +19,7 @@ from deepctl.domain.memory import history
 from deepctl.errors import Damaged, DeepctlError
 from deepctl.files import sealed_lines
 from deepctl.output.repair import Repaired
-from deepctl.store import read_only, repair, repair_report, session_catalogue, session_delete, verify
+from deepctl.store import lookup, repair, repair_report, session_catalogue, session_delete, verify
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.session_log import Message
 from deepctl.store.trees import DIRECTORY, walk
@@ -252,7 +252,7 @@ def readable(scene: Scene) -> set[tuple[str, str, object]]:
             except DeepctlError:
                 continue
         try:
-            messages = read_only.conversation_at(scene.paths, record).messages
+            messages = lookup.conversation_at(scene.paths, record).messages
         except DeepctlError:
             continue
         found |= {(record.id, "message", part) for part in _parts(messages)}
@@ -452,7 +452,7 @@ def test_every_view_of_a_checkpoint_says_that_its_files_are_lost(
     scene = wreck.scene
     _unlink(wreck.packs())
     repair.repair(scene.paths)
-    lost = read_only.find(scene.paths, read_only.read(scene.paths), "lab", None).id
+    lost = lookup.find_checkpoint(scene.paths, lookup.read_ledger(scene.paths), "lab", None).id
     shown = checkpoint_views.shown(scene.paths, "lab", None)
     shown.print()
     said = capsys.readouterr().out

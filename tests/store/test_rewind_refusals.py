@@ -19,7 +19,7 @@ from deepctl.domain.memory import changes
 from deepctl.domain.memory.directory import Memory
 from deepctl.errors import DeepctlError, StorageError
 from deepctl.output.rewind import preview_line
-from deepctl.store import read_only, snapshot
+from deepctl.store import lookup, snapshot
 from deepctl.store import rewind as rewinding
 from deepctl.store.checkpoint_store import WorkspaceOptions
 from deepctl.store.contents_reader import ReadOnlyRepository
@@ -45,7 +45,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 def _foretold(scene: Scene, reference: str, **wish: Any) -> DeepctlError | None:
     """The error with which a rewind would be refused."""
     with closing(ReadOnlyRepository(scene.paths)) as reader:
-        target = read_only.find(scene.paths, reader.ledger, reference, "main")
+        target = lookup.find_checkpoint(scene.paths, reader.ledger, reference, "main")
         outline = rewinding.preview(
             reader, scene.session(), RewindRequest(target, **wish), WorkspaceOptions(scene.paths.workspace)
         )
@@ -133,7 +133,7 @@ def test_a_preview_says_of_what_cannot_be_read_that_it_cannot(scene: Scene) -> N
         for reference, change in (("~2", "deleted"), ("~1", "modified")):
             for wish in _WISHES:
                 with closing(ReadOnlyRepository(scene.paths)) as reader:
-                    target = read_only.find(scene.paths, reader.ledger, reference, "main")
+                    target = lookup.find_checkpoint(scene.paths, reader.ledger, reference, "main")
                     outline = rewinding.preview(
                         reader, scene.session(), RewindRequest(target, **wish), WorkspaceOptions(scene.paths.workspace)
                     )
@@ -208,7 +208,7 @@ def test_what_is_excluded_is_never_overridden(scene: Scene) -> None:
         scene.write("d", None)
     scene.write("d/kept.log", "the user's")
     with scene.work(exclude=["*.log"]) as work:
-        target = read_only.find(scene.paths, work.ledger, "~1", "main")
+        target = lookup.find_checkpoint(scene.paths, work.ledger, "~1", "main")
         rewinding.rewind(work, scene.session(), RewindRequest(target, exact=True, force=True))
     assert scene.files()["d/kept.log"] == "the user's"
 

@@ -13,7 +13,7 @@ import pytest
 
 from deepctl.errors import Damaged, Refused, SessionNotFound
 from deepctl.files import rmtree
-from deepctl.store import read_only, rewind, session_catalogue, session_delete, verify
+from deepctl.store import lookup, rewind, session_catalogue, session_delete, verify
 from deepctl.store.pending_deletion import leaving, put_away
 from deepctl.store.session_delete import Deletion
 from tests.store.faults import count, failing, in_child, kill
@@ -47,7 +47,7 @@ def _story(place: Path) -> Scene:
     with scene.work() as work:
         found = scene.session("gone")
         work.save_now(found, CANARY)
-        record = read_only.find(scene.paths, work.ledger, "~1", "gone")
+        record = lookup.find_checkpoint(scene.paths, work.ledger, "~1", "gone")
         work.fork(record, "fork")
     scene.agent("g.txt", "four\n", "gone")
     scene.rewind("~1", "gone")
@@ -73,10 +73,10 @@ def _check_whole(scene: Scene) -> None:
     assert (verified.problems, verified.notes) == ([], [])
     assert leftovers(scene.paths) == []
     assert leaving(scene.paths) == {}
-    found = read_only.read(scene.paths)
-    assert read_only.structural(scene.paths, found) == []
+    found = lookup.read_ledger(scene.paths)
+    assert lookup.structural_damage(scene.paths, found) == []
     for record in found.records.values():
-        assert len(read_only.conversation_at(scene.paths, record).messages) == record.message_count
+        assert len(lookup.conversation_at(scene.paths, record).messages) == record.message_count
 
 
 def test_what_goes_is_told_before(scene: Scene) -> None:
@@ -96,7 +96,7 @@ def test_everything_of_it_goes_and_the_workspace_stays(scene: Scene) -> None:
     _delete(scene)
     assert session_catalogue.all_names(scene.paths) == ["fork", "main"]
     assert not {record.id for record in scene.records()} & {record.id for record in plan.records}
-    assert read_only.read(scene.paths).labels == {}
+    assert lookup.read_ledger(scene.paths).labels == {}
     assert scene.files() == before
     _check_whole(scene)
     assert plan.bytes > 0
@@ -291,7 +291,7 @@ class State(NamedTuple):
 
 def _seen(scene: Scene) -> State:
     """What readers see, without the lock, at any time."""
-    found = read_only.read(scene.paths)
+    found = lookup.read_ledger(scene.paths)
     names = tuple(session_catalogue.all_names(scene.paths))
     prompts = tuple(text for name in names for text in scene.prompts(name))
     return State(names, tuple(found.records), tuple(found.labels.values()), prompts, str(scene.files()))
@@ -320,7 +320,8 @@ def test_after_any_fault_the_session_is_there_or_deleted(tmp_path: Path, capfd: 
         assert (said == "killed") == (fault == "SIGKILL"), where
         before = _seen(scene)
         assert before in (old, new), f"{where}: readers see halves"
-        assert read_only.structural(scene.paths, read_only.read(scene.paths)) == [], f"{where}: readers see damage"
+        damage = lookup.structural_damage(scene.paths, lookup.read_ledger(scene.paths))
+        assert damage == [], f"{where}: readers see damage"
         with scene.work() as work:
             assert work.ledger.records
         assert _seen(scene) == before, f"{where}: opening changed what there is"
@@ -357,7 +358,7 @@ def test_what_was_said_after_a_fork_does_not_stay_in_it(tmp_path: Path) -> None:
     scene = Scene(tmp_path / "root")
     scene.agent("a.txt", "one\n", "gone")
     with scene.work() as work:
-        record = read_only.find(scene.paths, work.ledger, "~0", "gone")
+        record = lookup.find_checkpoint(scene.paths, work.ledger, "~0", "gone")
         work.fork(record, "fork")
     before = scene.prompts("fork")
     with scene.turn(CANARY, "gone"):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from deepctl.store import prune, read_only, rewind, session_catalogue, verify
+from deepctl.store import lookup, prune, rewind, session_catalogue, verify
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.rewind import RewindRequest
 from tests.store.scene import Scene, leftovers
@@ -130,7 +130,7 @@ class Stories(RuleBasedStateMachine):
         reader = ReadOnlyRepository(self.scene.paths)
         for identity, remembered in self.known.items():
             record = reader.ledger.records[identity]
-            messages = read_only.conversation_at(self.scene.paths, record).messages
+            messages = lookup.conversation_at(self.scene.paths, record).messages
             prompts = [text for entry in messages if (text := session_catalogue.prompt(entry.message)) is not None]
             assert prompts == remembered.prompts
             assert record.tree
@@ -204,7 +204,7 @@ def test_a_forced_rewind_keeps_the_edit_it_overrides(scene: Scene) -> None:
     scene.agent("a.txt", "agent again")
     scene.write("a.txt", "mine")
     with scene.work() as work:
-        target = read_only.find(scene.paths, work.ledger, "~1", "main")
+        target = lookup.find_checkpoint(scene.paths, work.ledger, "~1", "main")
         with pytest.raises(rewind.Conflicts):
             rewind.rewind(work, scene.session(), RewindRequest(target))
         rewind.rewind(work, scene.session(), RewindRequest(target, force=True))

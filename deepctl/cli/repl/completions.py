@@ -12,7 +12,7 @@ from deepctl.cli.repl.completer import Command, Offer, workspace_paths
 from deepctl.domain import providers
 from deepctl.output.text import ago
 from deepctl.quantities import counted
-from deepctl.store import read_only, session_catalogue
+from deepctl.store import lookup, session_catalogue
 from deepctl.store.records import Record
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class ProfileCompletions:
         session = run_cli_command.at_hand_if_any(self._conversation) if self._is_kept() else None
         if session is None:
             return
-        found = read_only.read(run_cli_command.profile(self._conversation))
-        line = found.line_of(read_only.head(found, session))
+        found = lookup.read_ledger(run_cli_command.profile(self._conversation))
+        line = found.line_of(lookup.head(found, session))
         turns = session_catalogue.read(session).last_turn
         prompts = {one.turn: one.prompt for one in reversed(line) if one.kind != "tool"}
         for back, turn in enumerate(range(turns, max(0, turns - _MOST), -1), 1):

@@ -11,7 +11,7 @@ from deepctl.cli.repl import run_cli_command
 from deepctl.errors import Interrupted, NotFound, Refused, UsageError
 from deepctl.output.text import printable
 from deepctl.quantities import counted
-from deepctl.store import prompt_tags, read_only, session_catalogue, session_log
+from deepctl.store import lookup, prompt_tags, session_catalogue, session_log
 
 if TYPE_CHECKING:
     from deepctl.cli.repl.repl import Conversation
@@ -77,12 +77,12 @@ def _confirm_undo(conversation: Conversation, name: str | None) -> None:
     """Ask, if turns were said since the last rewind. Raises `Refused` if the answer is no."""
     paths = run_cli_command.profile(conversation)
     session = session_catalogue.find(paths, name) if name is not None else run_cli_command.at_hand_if_any(conversation)
-    found = read_only.read(paths)
+    found = lookup.read_ledger(paths)
     last = found.last_rewind(session.id) if session is not None else None
     if session is None or last is None or last.only not in ("", "conversation"):
         return
     there = found.records.get(last.to)
-    began = read_only.conversation_at(paths, there) if there is not None else session_log.MessageList([], [], 0)
+    began = lookup.conversation_at(paths, there) if there is not None else session_log.MessageList([], [], 0)
     now = session_catalogue.read(session)
     since = _shared(began, now)
     turns = sum(one.place >= since for one in _prompts(now))
@@ -194,7 +194,7 @@ def fork(conversation: Conversation, rest: str) -> None:
 def _latest(conversation: Conversation) -> str:
     """The id of the checkpoint at which the session at hand stands. Raises `NotFound`."""
     session = run_cli_command.at_hand(conversation)
-    head = read_only.head(read_only.read(run_cli_command.profile(conversation)), session)
+    head = lookup.head(lookup.read_ledger(run_cli_command.profile(conversation)), session)
     if head is None:
         raise NotFound(
             f"Session {session.name!r} has no checkpoint to fork from.",

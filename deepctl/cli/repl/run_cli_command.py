@@ -13,7 +13,7 @@ from deepctl.cli.options import UNNAMED
 from deepctl.cli.profile_chat import ProfileChat
 from deepctl.errors import DeepctlError, NoSession, NotFound, ProfileGone, ProfileNotFound, UsageError
 from deepctl.layout import ProfilePaths
-from deepctl.store import read_only, session_catalogue
+from deepctl.store import lookup, session_catalogue
 from deepctl.store.session_catalogue import Session
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def at_hand(conversation: Conversation) -> Session:
             code="session_not_found",
         )
     paths = profile(conversation)
-    return read_only.session_at_hand(paths, profile_talk(conversation).renamed(paths, conversation.session))
+    return lookup.current_session(paths, profile_talk(conversation).renamed(paths, conversation.session))
 
 
 def at_hand_if_any(conversation: Conversation) -> Session | None:

@@ -13,7 +13,7 @@ from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
 from deepctl.notebook_text import odd_lines
 from deepctl.quantities import counted
-from deepctl.store import log_positions, packs, read_only, session_catalogue, session_from_forks
+from deepctl.store import log_positions, lookup, packs, session_catalogue, session_from_forks
 from deepctl.store.ledger import LEDGER, Ledger
 
 
@@ -23,7 +23,7 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
     turns = messages = 0
     whole = True
     try:
-        found = read_only.read(paths)
+        found = lookup.read_ledger(paths)
     except (DeepctlError, OSError):
         found = Ledger()  # the check of checkpoints says what is wrong with it
     for one in session_from_forks.find(paths, found):
@@ -85,7 +85,7 @@ def memory(paths: ProfilePaths) -> Iterator[Check]:
 
 def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
     """The ledger, and whether the packs and the logs that it names are there and long enough."""
-    found = read_only.read(paths)
+    found = lookup.read_ledger(paths)
     if found.unfinished is not None:
         yield Check(
             "unfinished",

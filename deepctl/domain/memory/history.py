@@ -13,11 +13,11 @@ from typing import NamedTuple
 from deepctl import notebook_text
 from deepctl.domain.memory.directory import Memory, Notebook, file_name
 from deepctl.errors import Damaged, MemoryNotFound, Refused
-from deepctl.store import read_only, session_catalogue
+from deepctl.store import lookup, session_catalogue
 from deepctl.store.checkpoint_store import excluding
 from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.lookup import Problem
 from deepctl.store.object_store import ObjectReader
-from deepctl.store.read_only import Problem
 from deepctl.store.records import Record, State
 from deepctl.store.rewind_plan import hidden_by
 from deepctl.store.snapshot import NO_CONTENT
@@ -116,8 +116,8 @@ def at(reader: ReadOnlyRepository, memory: Memory, file: str, record: Record) ->
 
 def kept(reader: ReadOnlyRepository, reference: str) -> Record:
     """The checkpoint that `reference` means. Raises `CheckpointNotFound`, `Damaged`, or `Refused` without files."""
-    record = read_only.find(reader.paths, reader.ledger, reference, None)
-    read_only.check_files(record, read_only.OTHERS)
+    record = lookup.find_checkpoint(reader.paths, reader.ledger, reference, None)
+    lookup.check_files(record, lookup.OTHER_CHECKPOINTS_HINT)
     if not record.tree:
         raise Refused(
             f"Checkpoint {record.id} keeps the conversation only, so no notebooks.",

@@ -1,0 +1,327 @@
+"""Looking checkpoints up: which one a reference means, the session it is counted in, where conversations stand.
+
+Reads the ledger and the message logs only: it takes no lock, and reads no contents of checkpoints. Commands that list
+checkpoints need no more than this, so this module imports nothing that takes long. `repository` reads the contents.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from deepctl import locks
+from deepctl.errors import Damaged, NoSession, NotFound, UsageError
+from deepctl.layout import ProfilePaths
+from deepctl.quantities import counted
+from deepctl.store import ledger, ledger_size, log_chain, session_catalogue, session_log
+from deepctl.store.ledger import MESSAGES, Ledger
+from deepctl.store.log_chain import Chain, Point
+from deepctl.store.packs import is_uncounted
+from deepctl.store.pending_deletion import leaving
+from deepctl.store.records import BOTH, CONVERSATION, FILES, Position, Record
+from deepctl.store.session_catalogue import Session
+
+OTHER_CHECKPOINTS_HINT = "`deepctl checkpoints list` shows the others."
+REPAIR_HINT = "`deepctl checkpoints repair` looks for it in every copy, and says what is lost for good."
+
+_TURNS_BACK = re.compile(r"~([0-9]{1,9})")
+_PREFIX = re.compile(r"[0-9a-f-]{4,36}")
+_CANDIDATES_SHOWN = 8
+
+
+class CheckpointInfo(NamedTuple):
+    """One checkpoint with what lists tell beside its record: label, name of the session, the one before it."""
+
+    record: Record
+    label: str | None
+    session: str
+    parent: str | None
+
+
+class Problem(NamedTuple):
+    """Something that is damaged: the checkpoint if it can be told, the file, and why."""
+
+    id: str | None
+    file: str
+    reason: str
+
+
+def read_ledger(paths: ProfilePaths) -> Ledger:
+    """What checkpoints a profile has; without those of a session that is being deleted."""
+    checkpoints = ledger.read(paths.checkpoints)
+    if deleted := leaving(paths):
+        for record in [record for record in checkpoints.records.values() if record.session in deleted]:
+            checkpoints.drop(record.id)
+    return checkpoints
+
+
+def heads(paths: ProfilePaths) -> dict[str, str]:
+    """The checkpoint at which each session stands, by the session's id. Damage is for others to report."""
+    try:
+        return read_ledger(paths).heads
+    except Damaged:
+        return {}
+
+
+def current_session(paths: ProfilePaths, name: str | None) -> Session:
+    """The session called `name`; without a name, the one written to last. Raises `NoSession` if there is none."""
+    chosen_name = name if name is not None else session_catalogue.latest(paths)
+    if chosen_name is None:
+        raise NoSession(paths.name)
+    return session_catalogue.find(paths, chosen_name)
+
+
+def describer(checkpoints: Ledger, names: dict[str, str]) -> Callable[[Record], CheckpointInfo]:
+    """What lists tell of a record; `names` are those of the sessions by their ids."""
+
+    def describe(record: Record) -> CheckpointInfo:
+        session = names.get(record.session, record.session)
+        return CheckpointInfo(record, checkpoints.labels.get(record.id), session, checkpoints.parent(record))
+
+    return describe
+
+
+def describe(paths: ProfilePaths, checkpoints: Ledger, record: Record) -> CheckpointInfo:
+    """What lists tell of one record."""
+    return describer(checkpoints, session_catalogue.by_id(paths))(record)
+
+
+def find_checkpoint(paths: ProfilePaths, checkpoints: Ledger, reference: str, session: str | None) -> Record:
+    """The checkpoint that `reference` means; `~N` counts in the session called `session`, or the latest."""
+    if not reference.startswith("~"):
+        return resolve(checkpoints, reference, None, 0)
+    current = current_session(paths, session)
+    turns = session_catalogue.read(current).last_turn
+    return resolve(checkpoints, reference, head(checkpoints, current), turns)
+
+
+def head(checkpoints: Ledger, session: Session) -> str | None:
+    """The checkpoint at which a session stands."""
+    return checkpoints.heads.get(session.id, session.forked_from)
+
+
+class CheckpointNotFound(NotFound):
+    code = "checkpoint_not_found"
+
+
+def resolve(ledger: Ledger, reference: str, head: str | None, turns: int) -> Record:
+    """The checkpoint that `reference` means: an id, then a label, then a prefix of at least 4 digits.
+
+    `~N` is the state before the last N turns of the session that stands at the checkpoint `head` and has `turns` turns
+    now. Raises `CheckpointNotFound`, or `UsageError` if a prefix fits several.
+    """
+    if match := _TURNS_BACK.fullmatch(reference):
+        return _back(ledger, head, int(match[1]), turns)
+    record = ledger.records.get(reference) or ledger.labelled(reference)
+    if record is not None:
+        return record
+    reference = reference.lower()
+    if not _PREFIX.fullmatch(reference):
+        raise _missing(reference)
+    fitting = [record for record in ledger.records.values() if record.id.startswith(reference)]
+    if len(fitting) > 1:
+        ids = ", ".join(record.id for record in fitting[:_CANDIDATES_SHOWN])
+        more = f" and {len(fitting) - _CANDIDATES_SHOWN} more" if len(fitting) > _CANDIDATES_SHOWN else ""
+        raise UsageError(
+            f"{reference!r} is the beginning of {len(fitting)} checkpoints: {ids}{more}.",
+            "Give more digits.",
+            code="ambiguous_checkpoint",
+        )
+    if not fitting:
+        raise _missing(reference)
+    return fitting[0]
+
+
+def _back(ledger: Ledger, head: str | None, count: int, turns: int) -> Record:
+    turn = turns - count
+    if turn < 0:
+        raise CheckpointNotFound(
+            f"The session has {turns} turn{'' if turns == 1 else 's'}, so none is {count} back.",
+            "`deepctl checkpoints list` shows what there is.",
+        )
+    # Of several with as many turns, the latest is the state in which the next turn began. Where there is none yet, what
+    # was kept before a rewind is not meant.
+    passed_over = ("tool",) if count else ("tool", "rewind")
+    checkpoints = [entry for entry in ledger.line_with_removed(head) if entry[0].kind not in passed_over]
+    candidates = [entry for entry in checkpoints if entry[0].turn <= turn]
+    nearest_kept = next((record for record, is_there in candidates if is_there), None)
+    if candidates and candidates[0][0].turn == turn:
+        turn_start = candidates[0][0]
+        if nearest_kept is not None and _is_same(nearest_kept, turn_start):
+            return nearest_kept
+        problem = f"The checkpoint {count} turn{'' if count == 1 else 's'} back has been removed."
+    else:
+        problem = f"No checkpoint was kept {count} turn{'' if count == 1 else 's'} back."
+    later = [record for record, is_there in checkpoints if is_there and record.turn > turn]
+    nearest = [f"before it is {nearest_kept.id}"] if nearest_kept is not None else []
+    nearest += [f"after it is {later[-1].id}"] if later else []
+    raise CheckpointNotFound(
+        f"{problem} The nearest {', the nearest '.join(nearest)}." if nearest else problem,
+        "`deepctl checkpoints list` shows what there is.",
+    )
+
+
+def _is_same(record: Record, turn_start: Record) -> bool:
+    """Whether a checkpoint is the state of another one, which may have been removed."""
+    return (record.tree, record.turn, record.log, record.offset) == (
+        turn_start.tree,
+        turn_start.turn,
+        turn_start.log,
+        turn_start.offset,
+    )
+
+
+def _missing(reference: str) -> CheckpointNotFound:
+    if reference.startswith("/"):
+        return CheckpointNotFound(
+            f"There is no checkpoint {reference!r}.", "Where the shell makes a path of ~N, quote it: '~1'."
+        )
+    return CheckpointNotFound(
+        f"There is no checkpoint {reference!r}.",
+        "A reference is an id, 4 or more digits it begins with, a label, or ~N for N turns back.",
+    )
+
+
+def position(session: Session, conversation: session_log.MessageList) -> Position:
+    """Where a session's conversation stands."""
+    messages = conversation.messages
+    prompts = [text for entry in messages if (text := session_catalogue.prompt(entry.message)) is not None]
+    return Position(
+        session.id,
+        conversation.last_turn,
+        session.log,
+        conversation.end,
+        len(messages),
+        prompts[-1] if prompts else "",
+        Point(session.log, conversation.end, conversation.digest),
+    )
+
+
+def with_digest(session: Session, position: Position) -> Position:
+    """A position with its digest; the log is read for one that has none."""
+    if position.digest or not position.log:
+        return position
+    chain = log_chain.resolve(session.directory, Point(position.log, position.offset))
+    return position._replace(tied=Point(position.log, position.offset, chain.digest)) if not chain.lost else position
+
+
+def conversation_at(paths: ProfilePaths, record: Record) -> session_log.MessageList:
+    """The conversation up to a checkpoint. Raises `Damaged` if it is not what was written."""
+    return (
+        session_log.of_chain(chain_of(paths, record))
+        if record.log or record.lost
+        else session_log.MessageList([], [], 0)
+    )
+
+
+def chain_of(paths: ProfilePaths, record: Record) -> Chain:
+    """The files that the conversation of a checkpoint is read from. Raises `Damaged` if none have it."""
+    if record.lost in (CONVERSATION, BOTH):
+        hint = "`--only files` goes back to its files." if record.tree else OTHER_CHECKPOINTS_HINT
+        raise Damaged(f"The conversation of checkpoint {record.id} is lost.", hint)
+    directory = directory_of(paths, record.log)
+    if directory is None:
+        raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.", REPAIR_HINT)
+    chain = log_chain.resolve(directory, record.point)
+    if chain.lost is not None and chain.lost.reason == log_chain.MISSING:
+        raise Damaged(f"The message log {record.log} of checkpoint {record.id} is cut short.", REPAIR_HINT)
+    if chain.lost is not None:
+        raise Damaged(
+            f"The conversation of checkpoint {record.id} is lost: {chain.lost.file}: {chain.lost.reason}.", REPAIR_HINT
+        )
+    return chain
+
+
+def lost_files_note(records: Iterable[Record]) -> str | None:
+    """A sentence on those whose files are known to be lost, `None` if there are none."""
+    ids = [record.id for record in records if record.lost in (FILES, BOTH)]
+    if not ids:
+        return None
+    listing = ", ".join(ids[:_SHOWN]) + (f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else "")
+    return f"The files of {counted(len(ids), 'checkpoint')} are lost: {listing}."
+
+
+_SHOWN = 3
+
+
+def check_files(record: Record, hint: str) -> None:
+    """Raises `Damaged` if the files of a checkpoint are known to be lost."""
+    if record.lost in (FILES, BOTH):
+        raise Damaged(f"The files of checkpoint {record.id} are lost.", hint)
+
+
+def directory_of(paths: ProfilePaths, log: str) -> str | None:
+    """The directory of a session that has the log `log`, or `None`."""
+    if not session_log.is_id(log):
+        return None
+    own = os.path.join(paths.checkpoints, MESSAGES)
+    if os.path.exists(session_log.log_path(own, log)):
+        return own
+    for name in session_catalogue.all_names(paths):
+        directory = os.path.join(paths.sessions, name)
+        if os.path.exists(session_log.log_path(directory, log)):
+            return directory
+    return None
+
+
+def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]:
+    """What is damaged as far as one can tell without reading contents: lines, missing or cut packs and logs."""
+    path = os.path.join(paths.checkpoints, ledger.LEDGER)
+    problems = [Problem(damage.id, f"{path} line {damage.line}", damage.reason) for damage in checkpoints.damage]
+    sizes: dict[str, int] = {}
+    own = os.path.join(paths.checkpoints, MESSAGES)
+    for directory in session_catalogue.directories(paths) + ([own] if os.path.isdir(own) else []):
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                # Where a link is broken, one of the copies may be shorter.
+                size = entry.stat(follow_symlinks=False).st_size
+                sizes[entry.name] = max(size, sizes.get(entry.name, 0))
+    packs: dict[str, os.stat_result] = {}
+    if os.path.isdir(paths.packs):
+        with os.scandir(paths.packs) as entries:
+            packs = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+    for record in checkpoints.records.values():
+        is_kept = record.log and record.lost not in (CONVERSATION, BOTH)
+        if is_kept and sizes.get(record.log + session_log.SUFFIX, -1) < record.offset:
+            reason = "cut short" if record.log + session_log.SUFFIX in sizes else "missing"
+            problems.append(Problem(record.id, record.log + session_log.SUFFIX, f"its message log is {reason}"))
+        elif record.pack in checkpoints.packs and (
+            record.pack not in packs or packs[record.pack].st_size < record.added_bytes
+        ):
+            reason = "cut short" if record.pack in packs else "missing"
+            problems.append(Problem(record.id, os.path.join(paths.packs, record.pack), f"its pack is {reason}"))
+    if (unread := ledger_size.read(paths.checkpoints).problem) is not None:
+        problems.append(Problem(None, os.path.join(paths.checkpoints, ledger_size.NAME), unread))
+    unnamed = {name for name, status in packs.items() if name.endswith(".pack") and not is_uncounted(status)}
+    unnamed -= checkpoints.packs | checkpoints.gone
+    if len(unnamed) > 1:
+        problems.append(Problem(None, path, f"lines are missing: nothing names {len(unnamed)} packs"))
+    return problems
+
+
+def has_unfinished_turn(session: Session, checkpoints: Ledger) -> bool:
+    """Whether a session's last turn was killed, or has no checkpoints.
+
+    It has messages that no checkpoint covers; or its latest checkpoint was made within a turn, so that a tool may have
+    been at work when it was killed. Of several calls in one answer, the second writes nothing before it is done.
+    """
+    first, end = session_log.end_of(session.directory, session.log)
+    return session.log in checkpoints.open_turns or end > max(first, checkpoints.ends.get(session.log, 0))
+
+
+def last_author(paths: ProfilePaths, checkpoints: Ledger) -> str | None:
+    """Who changed the workspace since it was last looked at (`State.by`): nobody can tell after a killed turn.
+
+    A turn that is at work now is not killed: what it changes is its own.
+    """
+    for name in session_catalogue.all_names(paths):
+        try:
+            session = session_catalogue.find(paths, name)
+            if has_unfinished_turn(session, checkpoints):
+                holder = locks.holder(paths.lock)
+                return session.id if holder is not None and holder.command == "chat" else None
+        except Damaged:
+            continue
+    return ""
