@@ -131,25 +131,6 @@ def _word(secret: str) -> str:
     return found if len(secret) >= _SHORTEST else rf"(?:(?<![A-Za-z0-9])|{_ESCAPED}){found}(?![A-Za-z0-9])"
 
 
-# A password may hold a slash, an @ or a blank that should have been written %2F, %40 or %20. Digits before the first
-# slash are a port.
-_WHOLE_ADDRESS = re.compile(r"(?is)(\s*[a-z][a-z0-9+.-]*:[/\\]+[^/\\:@]*):(?!\d{1,5}(?:[/?#\\]|$))(.*)@([^@]*)")
-_ADDRESS_IN_TEXT = re.compile(r"(:[/\\]{2}[^/\s:@\\]*):[^/\s\\]*@")
-HIDDEN = "…"
-"""What is shown in the place of a password."""
-
-
-def without_passwords(value: Any) -> Any:
-    """A setting's value as it may be shown: without the password of an address, in every text in it, keys too."""
-    if isinstance(value, str):
-        whole = _WHOLE_ADDRESS.fullmatch(value)
-        text = f"{whole[1]}:{HIDDEN}@{whole[3]}" if whole else value
-        return _ADDRESS_IN_TEXT.sub(rf"\1:{HIDDEN}@", text)
-    if isinstance(value, dict):
-        return {without_passwords(key): without_passwords(one) for key, one in value.items()}
-    return [without_passwords(one) for one in value] if isinstance(value, list) else value
-
-
 class Redaction:
     """Takes secrets and home directories out of text; `secrets` and `homes` count what was taken out.
 

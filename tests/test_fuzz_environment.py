@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.domain import env_variables
-from deepctl.domain.doctor import provider_keys
+from deepctl.domain import env_variables, provider_keys
 from tests.support.command import Command, InProcess
 from tests.support.loopback import Provider, Text, provider
 

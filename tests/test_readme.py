@@ -12,7 +12,7 @@ from typer.main import get_command
 from deepctl import errors
 from deepctl.cli.main import app
 from deepctl.cli.usage_errors import near_to
-from deepctl.domain.doctor import provider_keys
+from deepctl.domain import provider_keys
 from deepctl.domain.settings import SETTINGS
 from tests.support.command import InProcess
 

@@ -11,7 +11,7 @@ from pydantic_ai.messages import FileUrl, ModelMessage, ModelMessagesTypeAdapter
 
 from deepctl.agent import file_url_filter
 from deepctl.agent.checkpoint_stores import Checkpoint
-from deepctl.domain import settings
+from deepctl.domain import addresses
 from deepctl.errors import Damaged, Refused
 from deepctl.store import pydantic_deep, session_catalogue, session_log
 from deepctl.unicode import whole
@@ -97,7 +97,7 @@ def check(messages: Sequence[dict[str, Any]], what: str) -> None:
     def refuse_local(item: object) -> None:
         if isinstance(item, FileUrl) and file_url_filter.is_local(item):
             raise Refused(
-                f"{what} asks for files from this machine's own network ({settings.shown(item.url)}).",
+                f"{what} asks for files from this machine's own network ({addresses.without_passwords(item.url)}).",
                 "Nothing was imported.",
                 code="local_download",
             )

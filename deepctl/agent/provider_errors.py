@@ -17,8 +17,7 @@ from pydantic_ai import exceptions
 
 from deepctl.agent.limits import LimitReached
 from deepctl.agent.response_recorder import LastResponse, error_text, is_page
-from deepctl.domain import env_variables, settings
-from deepctl.domain.doctor import provider_keys
+from deepctl.domain import addresses, env_variables, provider_keys
 from deepctl.errors import DeepctlError, ModelFailed
 from deepctl.redaction import redact
 
@@ -231,7 +230,7 @@ def _address_hint(to: Asked) -> str | None:
             if _VERSIONED.search(path)
             else (f"Check {to.origin}.")
         )
-    whole = settings.shown(to.address).rstrip("/")
+    whole = addresses.without_passwords(to.address).rstrip("/")
     lacks = "" if _VERSIONED.search(path) else f"{_sentence(to.origin)} probably lacks /v1: {whole}/v1. "
     if provider in ("openai", "openai-responses"):
         return (
@@ -256,7 +255,7 @@ def _key_hint(to: Asked) -> str:
 def _redirected(error: BaseException, to: Asked, status: int) -> ModelFailed:
     responses = [getattr(one, "response", None) for one in _causes(error)]
     location = next((one.headers.get("location", "") for one in responses if one is not None), "")
-    where = settings.shown(shown_text(location, to.environment))
+    where = addresses.without_passwords(shown_text(location, to.environment))
     elsewhere = f"elsewhere, to {where}" if where else "elsewhere"
     return ModelFailed(
         f"The server of {to.model} at {to.place} points {elsewhere} (HTTP {status}), which is not followed.",

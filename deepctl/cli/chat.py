@@ -12,12 +12,13 @@ import typer
 
 from deepctl import names
 from deepctl.cli import options, text_input
-from deepctl.cli.chat_setup import Start
+from deepctl.cli.chat_session import ChatSession
+from deepctl.cli.chat_setup import Start, known_profile
 from deepctl.cli.ephemeral_chat import EphemeralChatSession
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl.approval_prompt import ask_at_terminal
-from deepctl.domain import attachments
+from deepctl.domain import attachments, settings
 from deepctl.errors import BadName, UsageError
 from deepctl.output.stream.turn_events import Display, Events, Text
 from deepctl.output.text import is_terminal
@@ -85,7 +86,9 @@ def chat(
 
     With a PROMPT or piped stdin: one turn, the answer on stdout, exit. Without either, at a terminal: a conversation.
     """
-    name = names.check(user or "ephemeral") if ephemeral else options.user(user)
+    given = {"model": model, "approve": approve, "sandbox": sandbox}
+    in_force = settings.without_files(os.environ, given) if ephemeral else settings.load(os.environ, options=given)
+    name = names.check(user or "ephemeral") if ephemeral else options.user(user, in_force)
     if session is not None and new is not None:
         raise UsageError(
             "--session and --new exclude each other.", "--session NAME continues a session, --new [NAME] begins one."
@@ -108,20 +111,26 @@ def chat(
     said = _said(prompt, new)
     if said is None and as_json:
         raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")
-    given = {"model": model, "approve": approve, "sandbox": sandbox}
     asking = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     with closing(_display(as_json, said)) as display:
-        start = Start(name, given, timeout, network, ask_at_terminal(display) if asking else None)
-        opened = (
-            EphemeralChatSession(start, display) if ephemeral else ProfileChat(start, options.root(), wait, display)
-        )
-        with closing(opened) as talk:
+        start = Start(name, in_force, timeout, network, ask_at_terminal(display) if asking else None)
+        with closing(_session(start, wait, display, ephemeral=ephemeral)) as talk:
             if said is not None:
                 talk.turn(said, session, new, files or ())
             else:
                 from deepctl.cli.repl.repl import converse
 
                 converse(talk, session, new, files or ())
+
+
+def _session(start: Start, wait: float, display: Display, *, ephemeral: bool) -> ChatSession:
+    if ephemeral:
+        return EphemeralChatSession(start, display)
+    root = options.root()
+    profile = known_profile(root, start.name)
+    if profile is not None:
+        start = start._replace(settings=start.settings.of_profile(profile))
+    return ProfileChat(start, root, wait, display)
 
 
 def _display(as_json: bool, said: str | None) -> Display:

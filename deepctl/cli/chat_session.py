@@ -143,7 +143,7 @@ class Shown(Generic[_Engine]):
     def facts(self, session: str | None) -> ChatStatus:
         if self._named is None:
             # Kept, because a line editor asks with every key.
-            self._named = self.start.model(self._root), self.start.approve(self._root)
+            self._named = self.start.model, self.start.approve
         engine = self._engine.made
         return ChatStatus(self.start.name, session, *self._named, engine.commands if engine is not None else None)
 

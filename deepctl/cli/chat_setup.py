@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
-from deepctl.domain import env_variables, mcp_config, mcp_servers, profiles, settings
+from deepctl.domain import env_variables, mcp_servers, profiles, provider_keys, settings
 from deepctl.domain.command_policy import CommandPolicy
-from deepctl.domain.doctor import provider_keys
 from deepctl.domain.mcp_servers import Server
 from deepctl.domain.permissions import Permissions, without_sandbox
+from deepctl.domain.settings import Settings
 from deepctl.errors import UsageError
 from deepctl.layout import ProfilePaths, Root
 from deepctl.sandbox.container import container_name
@@ -65,59 +65,49 @@ class Start(NamedTuple):
     """
 
     name: str
-    given: Mapping[str, str | None]
+    settings: Settings
+    """Those in force, the command line's first."""
     timeout: float | None = None
     network: bool = False
     ask: Ask | None = None
     """How a person at the terminal is asked; `None` where there is none."""
 
-    def changed(self, **given: str) -> Start:
-        """The same, told something else."""
-        return self._replace(given={**self.given, **given})
-
-    def value(self, key: str, root: Root | None) -> str | None:
-        """A setting that is in force; without a root, whatever the files say."""
-        return self._resolved(key, root).value
-
-    def _resolved(self, key: str, root: Root | None) -> settings.Value:
-        option = self.given.get(key)
+    def changed(self, root: Root | None, **options: str) -> Start:
+        """The same with other options. The files are read again, if there is a root whose profile has them."""
+        given = {**self.settings.options, **options}
         if root is None:
-            return settings.without_files(key, environment=os.environ, option=option)
-        return settings.resolve(key, environment=os.environ, profile=self._known(root), option=option)
+            return self._replace(settings=settings.without_files(os.environ, given))
+        return self._replace(settings=settings.load(os.environ, known_profile(root, self.name), given))
 
-    def model(self, root: Root | None) -> str:
+    @property
+    def model(self) -> str:
         """The model's name."""
-        return self.value("model", root) or "offline"
+        return self.settings.get("model") or "offline"
 
-    def approve(self, root: Root | None) -> Approve:
+    @property
+    def approve(self) -> Approve:
         """What happens to what needs a yes."""
-        return cast("Approve", self.value("approve", root) or "ask")
-
-    def _known(self, root: Root) -> ProfilePaths | None:
-        return profiles.find(root, self.name) if profiles.exists(root, self.name) else None
+        return cast("Approve", self.settings.get("approve") or "ask")
 
     def ephemeral(self) -> EphemeralEngine:
         """A conversation in memory. Settings files are not read, the environment is."""
-        model, approve = self.model(None), self.approve(None)
+        model, approve = self.model, self.approve
         _prepare(model, ())
         _load()
         from deepctl.agent.ephemeral import EphemeralChat
         from deepctl.agent.turn_runner import Options
 
         chosen = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
-        running = self._running(chosen, None, kept=None)
+        running = self._running(chosen, kept=None)
         return EphemeralEngine(running, EphemeralChat(running), self._commands(None, approve, {}))
 
     def profile(self, root: Root) -> ProfileEngine:
         """A conversation of a profile. Raises `Refused` if its sandbox cannot be used."""
-        known = self._known(root)
-        permissions = settings.permissions(os.environ, known)
-        limits = settings.limits(os.environ, known)
-        named, model = self.value("sandbox", root) or "auto", self.model(root)
-        base_url, instructions = self.value("base_url", root), self.value("instructions", root)
-        image = self.value("docker.image", root) or ""
-        servers = mcp_config.of_profile(os.environ, known)
-        approve = self.approve(root)
+        in_force, model = self.settings, self.model
+        permissions, limits = in_force.permissions(), in_force.limits()
+        image = in_force.get("docker.image") or ""
+        servers = in_force.mcp_servers()
+        approve = self.approve
         _prepare(model, servers)
         _load()
         from deepctl.agent import sandbox_choice
@@ -129,46 +119,50 @@ class Start(NamedTuple):
 
             with suppress(ImportError):  # said in the first turn
                 mcp.load()
-        paths = known or root.profile(self.name)
+        paths = known_profile(root, self.name) or root.profile(self.name)
         offered: dict[str, Sandbox] = {
             "none": sandbox_choice.NoSandbox(limits, paths.commands_home),
             "bubblewrap": sandbox_choice.Bubblewrap(self.network, limits, dict(os.environ), (root.path,)),
             "docker": sandbox_choice.Docker(container_name(paths.directory), image, self.network, limits, paths.name),
         }
-        chosen = sandbox_choice.choose(named, offered, can_ask=self.ask is not None)
+        chosen = sandbox_choice.choose(in_force.get("sandbox") or "auto", offered, can_ask=self.ask is not None)
         commands = self._commands(chosen, approve, permissions, image)
         if chosen.problem is not None:
             # Nobody has chosen to do without a sandbox, so nobody has allowed commands outside of one.
             approve = "ask" if approve == "auto" else approve
             permissions = without_sandbox(permissions)
-        told = Options(model, base_url, instructions, chosen.sandbox, approve, permissions, self.timeout)
-        running = self._running(self._bounded(told._replace(mcp_servers=servers), root), root)
+        told = Options(
+            model,
+            in_force.get("base_url"),
+            in_force.get("instructions"),
+            chosen.sandbox,
+            approve,
+            permissions,
+            self.timeout,
+            mcp_servers=servers,
+        )
+        running = self._running(self._bounded(told, self.name))
         notices = [notice for notice in (commands.notice, mcp_servers.notice(servers)) if notice is not None]
         return ProfileEngine(running, Chat(running), commands._replace(notice=" ".join(notices) or None))
 
-    def _bounded(self, told: Options, root: Root | None) -> Options:
+    def _bounded(self, told: Options, profile: str | None) -> Options:
         """The same, with what bounds a turn and a conversation."""
         from deepctl.agent.limits import configured
 
-        def number(key: str) -> int | None:
-            return settings.number(self.value(key, root))
-
         return told._replace(
-            compact_at=number("compact_at"),
-            context_window=number("context_window"),
-            retries=number("retries") or 0,
-            limits=configured(lambda key: self._resolved(key, root), self.name if root else None),
+            compact_at=self.settings.number("compact_at"),
+            context_window=self.settings.number("context_window"),
+            retries=self.settings.number("retries") or 0,
+            limits=configured(self.settings.resolve, profile),
         )
 
-    def _running(
-        self, chosen: Options, root: Root | None, kept: str | None = "The conversation up to here is kept."
-    ) -> Running:
+    def _running(self, chosen: Options, kept: str | None = "The conversation up to here is kept.") -> Running:
         from deepctl.agent.turn_runner import Running
 
         try:
             return Running(chosen, environment=os.environ, ask=self.ask, kept=kept)
         except UsageError as error:
-            place = _PLACES.get(self._resolved("model", root).source)
+            place = _PLACES.get(self.settings.resolve("model").source)
             if error.code != "unknown_model" or place is None:
                 raise
             raise UsageError(f"{error.message} It comes from {place}.", error.hint, code=error.code) from None
@@ -191,6 +185,11 @@ class Start(NamedTuple):
             # An ephemeral conversation has no commands, and says so where one is asked for.
             return Commands(None, network, policy.questions, None, "There is no shell here: commands do not run.")
         return Commands(policy.sandbox, network, policy.questions, policy.notice(), policy.sentence())
+
+
+def known_profile(root: Root, name: str) -> ProfilePaths | None:
+    """The profile of that name; `None` if the chat would make it."""
+    return profiles.find(root, name) if profiles.exists(root, name) else None
 
 
 def _prepare(model: str, servers: Sequence[Server]) -> None:

@@ -10,7 +10,7 @@ import typer
 from deepctl import layout, names
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import mcp_config, profiles, settings
+from deepctl.domain import profiles, settings
 from deepctl.errors import BadSetting, DeepctlError, NotFound
 from deepctl.layout import ProfilePaths
 from deepctl.locks import Lock
@@ -35,14 +35,6 @@ def _profile(user: str | None) -> ProfilePaths | None:
     return None if user is None else options.existing_profile(user)
 
 
-def _in_force(user: str | None) -> ProfilePaths | None:
-    """The profile that a chat would use, if there is one: its settings count too."""
-    if user is not None:
-        return options.existing_profile(user)
-    root, name = options.root(), options.user(None)
-    return profiles.find(root, name) if profiles.exists(root, name) else None
-
-
 def _file(profile: ProfilePaths | None) -> str:
     return layout.config_file(os.environ) if profile is None else profile.settings
 
@@ -59,16 +51,14 @@ def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lock:
 @app.command("show", epilog="Example: deepctl config show --user alice")
 def show_(user: options.User = None, as_json: options.Json = False) -> None:
     """Show every setting that is in force, and where it comes from; MCP servers too."""
-    profile = _in_force(user)
+    profile, in_force = options.profile_of_chat(user)
     values = [
-        settings.resolve(key, environment=os.environ, profile=profile)
-        for key, setting in settings.SETTINGS.items()
-        if profile is None or setting.in_profile
+        in_force.resolve(key) for key, setting in settings.SETTINGS.items() if profile is None or setting.in_profile
     ]
-    unknown = settings.unknown(settings.read(_file(profile)))
-    servers = mcp_config.of_profile(os.environ, profile)
+    file = in_force.files[0]
+    unknown, servers = settings.unknown(file.checked()), in_force.mcp_servers()
     waiting, problem = _waiting(profile) if profile is not None else ([], None)
-    view = views.Settings(profile.name if profile else None, _file(profile), values, unknown, servers, waiting, problem)
+    view = views.Settings(profile.name if profile else None, file.path, values, unknown, servers, waiting, problem)
     show(view, as_json)
 
 
@@ -88,8 +78,8 @@ def _waiting(profile: ProfilePaths) -> tuple[list[Item], str | None]:
 def get(key: Key, user: options.User = None, as_json: options.Json = False) -> None:
     """Print the value of a setting that is in force."""
     settings.describe(key)
-    profile = _in_force(user)
-    value = settings.resolve(key, environment=os.environ, profile=profile)
+    profile, in_force = options.profile_of_chat(user)
+    value = in_force.resolve(key)
     if value.value is None:
         raise NotFound(f"Setting {key!r} is not set and has no default.", code="setting_not_set")
     show(views.Setting(profile.name if profile else None, value), as_json)

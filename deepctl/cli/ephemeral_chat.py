@@ -31,7 +31,7 @@ class EphemeralChatSession(Shown[EphemeralEngine]):
 
     def change(self, **given: str) -> None:
         """Only the way of approving and the model can change; the conversation goes on."""
-        before, self.start = self.start, self.start.changed(**given)
+        before, self.start = self.start, self.start.changed(None, **given)
         try:
             changed = self.start.ephemeral()
         except BaseException:
@@ -70,7 +70,7 @@ class EphemeralChatSession(Shown[EphemeralEngine]):
         raise Refused("This conversation has no directory for commands.", "Without --ephemeral there is one.")
 
     def begin(self, session: str | None, new: str | None) -> str:
-        return f"Nothing of this is kept; model {self.start.model(None)}."
+        return f"Nothing of this is kept; model {self.start.model}."
 
     def compact(self, session: str | None, focus: str | None) -> None:
         self.counts.compacted(None, self._engine.get().chat.compact(focus, self.display.event))

@@ -9,20 +9,11 @@ import typer
 
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain import profiles, providers
-from deepctl.layout import ProfilePaths
+from deepctl.domain import providers
 from deepctl.output.models import Models
 from deepctl.output.render import show
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
-
-
-def _profile(user: str | None) -> ProfilePaths | None:
-    """The profile that a chat would use, if there is one."""
-    if user is not None:
-        return options.existing_profile(user)
-    root, name = options.root(), options.user(None)
-    return profiles.find(root, name) if profiles.exists(root, name) else None
 
 
 @app.command(epilog="Example: deepctl models --user alice")
@@ -37,13 +28,13 @@ def models(
 
     Of servers, only your own are asked: the one at base_url or $OPENAI_BASE_URL, and Ollama. No key is shown.
     """
-    profile = _profile(user)
+    profile, in_force = options.profile_of_chat(user)
     show(
         Models(
             profile.name if profile is not None else None,
-            providers.in_force(os.environ, profile),
-            providers.all_providers(os.environ, profile),
-            providers.ask(providers.own_servers(os.environ, profile)),
+            in_force.resolve("model"),
+            providers.all_providers(os.environ, in_force),
+            providers.ask(providers.own_servers(os.environ, in_force)),
             everything,
         ),
         as_json,

@@ -12,6 +12,7 @@ import typer
 
 from deepctl import layout, names
 from deepctl.domain import budget, profiles, settings
+from deepctl.domain.settings import Settings
 from deepctl.errors import BadName, DeepctlError, ProfileNotFound, UsageError
 from deepctl.files import atomic, ownership
 from deepctl.layout import ProfilePaths, Root
@@ -60,21 +61,23 @@ Timeout = Annotated[
 
 def snapshot_settings(profile: ProfilePaths) -> tuple[list[str], str]:
     """What checkpoints of a profile leave out, and when they are made without being asked for."""
-    exclude = settings.resolve("snapshot.exclude", environment=os.environ, profile=profile).value
-    policy = settings.resolve("checkpoints", environment=os.environ, profile=profile).value
-    return settings.patterns(exclude), policy or "every_tool"
+    in_force = settings.load(os.environ, profile)
+    return in_force.patterns("snapshot.exclude"), in_force.get("checkpoints") or "every_tool"
 
 
 @contextmanager
-def opened(profile: ProfilePaths, tell: Callable[[str], None], *, frees: bool = False) -> Iterator[Repository]:
-    """A profile's checkpoints, open for changes; the caller holds its lock. `tell` hears what was left to finish.
+def opened(
+    profile: ProfilePaths, in_force: Settings, tell: Callable[[str], None], *, frees: bool = False
+) -> Iterator[Repository]:
+    """A profile's checkpoints, open for changes; the caller holds its lock. `in_force` are the profile's settings.
 
-    `frees` is said by what must work on a full disk.
+    `tell` is called with each note about an interrupted operation that was finished first. `frees` is true for what
+    must work on a full disk.
     """
     from deepctl.output.progress import Progress
     from deepctl.store import recovery
 
-    exclude, policy = snapshot_settings(profile)
+    exclude, policy = in_force.patterns("snapshot.exclude"), in_force.get("checkpoints") or "every_tool"
     with Progress("Checkpoint") as progress:
         with recovery.opened(profile, exclude=exclude, policy=policy, report=progress, frees=frees) as work:
             for note in work.notes:
@@ -85,10 +88,10 @@ def opened(profile: ProfilePaths, tell: Callable[[str], None], *, frees: bool = 
 @contextmanager
 def working(user: str | None, command: str, wait: float, as_json: bool, *, frees: bool = False) -> Iterator[Repository]:
     """The profile meant by `--user`, locked and open for changes."""
-    profile = existing_profile(user)
+    profile, in_force = profile_and_settings(user)
     with profiles.lock(root(), profile.name, command=command, wait=wait):
-        limit = budget.limit(os.environ, profile)
-        with opened(profile, (lambda note: None) if as_json else notice, frees=frees) as work:
+        limit = in_force.size("limits.checkpoints")
+        with opened(profile, in_force, (lambda note: None) if as_json else notice, frees=frees) as work:
             yield work
         if not as_json and (warning := over_budget(profile, limit)) is not None:
             notice(warning)
@@ -141,27 +144,53 @@ def root() -> Root:
     return profiles.check_root(layout.root(os.environ))
 
 
-def user(option: str | None) -> str:
-    """The profile name meant by `--user` and what stands behind it. Raises `BadName`, saying where it came from."""
+def user(option: str | None, in_force: Settings | None = None) -> str:
+    """The profile name meant by `--user`, else by `default_user`. Raises `BadName`, saying where it came from.
+
+    `in_force` are the settings of this machine's user, where they have been read already.
+    """
     if option is not None:
         return names.check(option)
-    found = settings.resolve("default_user", environment=os.environ)
+    default = (in_force or settings.load(os.environ)).resolve("default_user")
     try:
-        return names.check(found.value or "default")
+        return names.check(default.value or "default")
     except BadName as error:
-        place = "$DEEPCTL_USER" if found.source == "environment" else "default_user of the settings"
+        place = "$DEEPCTL_USER" if default.source == "environment" else "default_user of the settings"
         raise BadName(f"{error.message} It comes from {place}.", error.hint) from None
 
 
-def existing_profile(option: str | None, find: Callable[[Root, str], ProfilePaths] = profiles.find) -> ProfilePaths:
+def existing_profile(
+    option: str | None,
+    find: Callable[[Root, str], ProfilePaths] = profiles.find,
+    in_force: Settings | None = None,
+) -> ProfilePaths:
     """The profile meant by `--user`. Raises `ProfileNotFound` (exit 3) if there is none, creating nothing."""
-    name = user(option)
+    name = user(option, in_force)
     try:
         return find(root(), name)
     except ProfileNotFound as error:
         if option is None:
             error.hint = "Name yours with --user NAME, or for good: deepctl config set default_user NAME"
         raise
+
+
+def profile_and_settings(option: str | None) -> tuple[ProfilePaths, Settings]:
+    """The profile meant by `--user`, and its settings, each file read once. Raises `ProfileNotFound`."""
+    in_force = settings.load(os.environ) if option is None else None
+    profile = existing_profile(option, in_force=in_force)
+    return profile, (in_force or settings.load(os.environ)).of_profile(profile)
+
+
+def profile_of_chat(option: str | None) -> tuple[ProfilePaths | None, Settings]:
+    """The profile that a chat would use, `None` if it would make it, and the settings that it would have."""
+    if option is not None:
+        return profile_and_settings(option)
+    place, in_force = root(), settings.load(os.environ)
+    name = user(None, in_force)
+    if not profiles.exists(place, name):
+        return None, in_force
+    profile = profiles.find(place, name)
+    return profile, in_force.of_profile(profile)
 
 
 def named_profile(argument: str | None, option: str | None) -> ProfilePaths:

@@ -12,7 +12,7 @@ from deepctl.cli.chat_session import STAGES, Shown, TurnCallbacks
 from deepctl.cli.chat_setup import ProfileEngine, Start
 from deepctl.cli.options import UNNAMED
 from deepctl.cli.prompts import profile_history
-from deepctl.domain import attachments, budget, profiles
+from deepctl.domain import attachments, profiles, settings
 from deepctl.errors import ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
 from deepctl.output.stream.turn_events import Display
@@ -45,7 +45,7 @@ class ProfileChat(Shown[ProfileEngine]):
         return self._user
 
     def change(self, **given: str) -> None:
-        before, self.start = self.start, self.start.changed(**given)
+        before, self.start = self.start, self.start.changed(self.root, **given)
         changed = Background(self._made)
         try:
             changed.get()
@@ -64,16 +64,19 @@ class ProfileChat(Shown[ProfileEngine]):
         stages: TurnCallbacks = STAGES,
     ) -> None:
         """Take the lock, run one turn and show it."""
+        is_first = self._engine.made is None
         engine = self._engine.get()
         with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
             profile = self._profile()
+            # In a conversation, what keeps checkpoints is read again every turn; what makes the agent is not.
+            in_force = self.start.settings if is_first else settings.load(os.environ, profile)
             name = _session(profile, self.renamed(profile, session), new, self.display)
             self._at = name, session_catalogue.find(profile, name).id
             stages.begun(name)
             self.introduce(self.display.notice)
-            limit = budget.limit(os.environ, profile)
+            limit = in_force.size("limits.checkpoints")
             self._started(profile.name, name, engine)
-            with options.opened(profile, self.display.notice) as work:
+            with options.opened(profile, in_force, self.display.notice) as work:
                 # What is left to finish could be files, too: first that, then the user's own.
                 said = attachments.mentioned(prompt, attachments.attach(profile, files, self._notice))
                 stages.sent()
@@ -93,7 +96,7 @@ class ProfileChat(Shown[ProfileEngine]):
 
         with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
             profile = self._profile()
-            with options.opened(profile, self.display.notice) as work:
+            with options.opened(profile, settings.load(os.environ, profile), self.display.notice) as work:
                 # What a killed turn left is kept first: it is no work of the user's.
                 work.between()
             return user_commands.run(profile.workspace, sandbox, line, sink)
@@ -106,14 +109,14 @@ class ProfileChat(Shown[ProfileEngine]):
             with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
                 profile = self._profile()
         self._user = profile.name
-        return f"{_where(profile, session, new)}, model {self.start.model(self.root)}."
+        return f"{_where(profile, session, new)}, model {self.start.model}."
 
     def compact(self, session: str | None, focus: str | None) -> None:
         engine = self._engine.get()
         with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
             profile = self.paths()
             found = lookup.current_session(profile, self.renamed(profile, session))
-            with options.opened(profile, self.display.notice) as work:
+            with options.opened(profile, settings.load(os.environ, profile), self.display.notice) as work:
                 done = engine.chat.compact(work, found.name, focus, self.display.event)
             self._at = found.name, found.id
         self.counts.compacted(found.name, done)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import typer
 
 from deepctl.cli import options
@@ -23,8 +21,8 @@ app = typer.Typer(
 @app.command("show", epilog="Example: deepctl sandbox show --user alice")
 def show_(user: options.User = None, as_json: options.Json = False) -> None:
     """Show where commands run, what they may use, and the rules about them."""
-    profile = options.existing_profile(user)
-    show(views.Shown(sandbox_settings.describe(os.environ, profile)), as_json)
+    profile, in_force = options.profile_and_settings(user)
+    show(views.Shown(sandbox_settings.describe(in_force, profile)), as_json)
 
 
 @app.command(epilog="Example: deepctl sandbox remove --user alice")

@@ -15,6 +15,7 @@ from deepctl import names
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
+from deepctl.domain import settings
 from deepctl.errors import UsageError
 from deepctl.output import sessions as views
 from deepctl.output.render import notice, show
@@ -218,7 +219,8 @@ def import_(
 
     if as_ is not None:
         names.check(as_, "session")
-    profile_name = options.user(user)
+    in_force = settings.load(os.environ)
+    profile_name = options.user(user, in_force)
     export = _checked(file)
     root = options.root()
     with profiles.lock(root, profile_name, command="sessions import", wait=wait):
@@ -228,7 +230,7 @@ def import_(
             profile = profiles.create(root, profile_name)
             if not as_json:
                 notice(f"Created profile {profile.name}.")
-        with options.opened(profile, (lambda note: None) if as_json else notice) as work:
+        with options.opened(profile, in_force.of_profile(profile), (lambda note: None) if as_json else notice) as work:
             imported = session_import.take_over(work.paths, export, as_)
     show(views.SessionImported(profile.name, imported), as_json)
 

@@ -127,7 +127,7 @@ def _is_default(target: ProfilePaths) -> bool:
     """Whether config.toml names the profile as the default user."""
     environment = {key: value for key, value in os.environ.items() if key != "DEEPCTL_USER"}
     try:
-        found = settings.resolve("default_user", environment=environment)
+        found = settings.load(environment).resolve("default_user")
     except DeepctlError:
         return False  # what cannot be read keeps nobody from wiping
     return found.source != "default" and found.value is not None and names.fold(found.value) == names.fold(target.name)
@@ -154,7 +154,8 @@ def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: 
     """What goes, after an interrupted rewind has been finished: it would bring back some of it."""
     for target in targets:
         if wipe_plan.is_rewinding(target, parts):
-            with options.opened(target, (lambda note: None) if as_json else notice, frees=True):
+            in_force = settings.load(os.environ, target)
+            with options.opened(target, in_force, (lambda note: None) if as_json else notice, frees=True):
                 pass
     return [_foreseen(target, parts, dry_run=False) for target in targets]
 

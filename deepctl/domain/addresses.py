@@ -1,17 +1,43 @@
-"""What an address and the value of a header can be: one rule for variables, settings and tables of MCP servers.
+"""What an address and the value of a header can be, and how an address is shown: one rule for variables, settings and
+tables of MCP servers.
 
-A problem is said as the rest of a sentence about the text ("has no host"), so that each place names its own culprit.
+A problem is the rest of a sentence about the text ("has no host"): the caller names the variable or the setting.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Any
 from urllib.parse import urlsplit
 
 _FOUR_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+){3}")
 _HOST = re.compile(r"[^\W_](?:[\w.-]*\w)?\.?|\[[0-9A-Fa-f:.]+(?:%25?[\w.-]+)?\]")
 _NO_PART_OF_AN_ADDRESS = re.compile(r"[\s\"'<>\\^`{|}\u2018-\u201f\u2026\ufeff]")
+
+
+HIDDEN_PASSWORD = "…"
+"""What is shown in the place of a password."""
+# A password may hold a slash, an @ or a blank that should have been written %2F, %40 or %20. Digits before the first
+# slash are a port. Compiled at the first use: most texts have no address.
+_WHOLE_ADDRESS = r"(?is)(\s*[a-z][a-z0-9+.-]*:[/\\]+[^/\\:@]*):(?!\d{1,5}(?:[/?#\\]|$))(.*)@([^@]*)"
+_ADDRESS_IN_TEXT = r"(:[/\\]{2}[^/\s:@\\]*):[^/\s\\]*@"
+
+
+def without_passwords(value: Any) -> Any:
+    """A setting's value as it may be shown: without the password of an address, in every text in it, keys too.
+
+    Every output of a setting goes through here.
+    """
+    if isinstance(value, str):
+        if ":/" not in value and ":\\" not in value:
+            return value
+        whole = re.fullmatch(_WHOLE_ADDRESS, value)
+        text = f"{whole[1]}:{HIDDEN_PASSWORD}@{whole[3]}" if whole else value
+        return re.sub(_ADDRESS_IN_TEXT, rf"\1:{HIDDEN_PASSWORD}@", text)
+    if isinstance(value, dict):
+        return {without_passwords(key): without_passwords(inner) for key, inner in value.items()}
+    return [without_passwords(inner) for inner in value] if isinstance(value, list) else value
 
 
 def header_problem(text: str) -> str | None:

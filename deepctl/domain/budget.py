@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from deepctl.domain import settings
 from deepctl.errors import Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
@@ -39,11 +38,6 @@ class Part(NamedTuple):
     bytes: int
     files: int
     unread: int
-
-
-def limit(environment: Mapping[str, str], profile: ProfilePaths | None) -> int:
-    """How many bytes checkpoints may take. Raises `BadSetting` or `Damaged`."""
-    return settings.size(settings.resolve("limits.checkpoints", environment=environment, profile=profile).value or "")
 
 
 def checkpoint_bytes(paths: ProfilePaths) -> int:

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from deepctl.domain import provider_keys
 from deepctl.domain.addresses import address_problem, header_problem
-from deepctl.domain.doctor import provider_keys
 from deepctl.errors import UsageError
 
 ADDRESSES: dict[str, tuple[str, ...]] = {

@@ -1,20 +1,69 @@
-"""MCP servers of a profile: what one is, and what it is given of this process's environment.
+"""The MCP servers of a profile: the tables `[mcp_servers.NAME]` of a settings file, and what each server gets.
 
-Secrets are named in the settings, not written down: they come from variables of the person's own environment. A local
-server gets the few variables that any program needs and those its table names, nothing else.
+    [mcp_servers.github]
+    command = "github-mcp-server"
+    args = ["stdio"]
+    env_vars = ["GITHUB_PERSONAL_ACCESS_TOKEN"]
+
+    [mcp_servers.docs]
+    url = "ADDRESS"
+    bearer_token_env_var = "DOCS_TOKEN"
+
+The keys are those of Codex's `config.toml`. A table of `profile.toml` replaces the table of that name in `config.toml`.
+A misspelled key is refused, never ignored. Secrets are named in the settings, not written down: they come from
+variables of the person's own environment. A local server gets the few variables that any program needs and those that
+its table names, and no others.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from deepctl import layout
-from deepctl.domain.addresses import header_problem
+from deepctl.domain.addresses import address_problem, header_problem, without_passwords
+from deepctl.errors import BadSetting
 from deepctl.sandbox.policy import COMMAND_PATH
+
+TABLE = "mcp_servers"
+"""The table of settings files that the servers are in."""
+
+_MOST_SECONDS = 3600
+# No two underscores together and none at the end, so that a tool's name tells its server; no built-in tool has two.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*(?:_[A-Za-z0-9-]+)*")
+_LONGEST_NAME = 32
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_REFERENCE = re.compile(r"\$(?:\{(\w+)[^}]*\}|(\w+))")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_LOCAL = ("args", "cwd", "env", "env_vars")
+_REMOTE = ("bearer_token_env_var", "env_http_headers", "http_headers")
+_COMMON = (
+    "default_tools_approval_mode",
+    "disabled_tools",
+    "enabled",
+    "enabled_tools",
+    "startup_timeout_sec",
+    "tool_timeout_sec",
+    "tools",
+)
+KEYS = tuple(sorted(("command", "url", *_LOCAL, *_REMOTE, *_COMMON)))
+
+_ELSEWHERE = {
+    "headers": "http_headers",
+    "bearer_token": "bearer_token_env_var",
+    "environment": "env",
+    "disabled": "enabled",
+    "timeout": "tool_timeout_sec",
+    "startup_timeout_ms": "startup_timeout_sec",
+    "approve": "default_tools_approval_mode",
+    "trust": "default_tools_approval_mode",
+}
+"""What other programs call the same, and names that are near in meaning and not in spelling."""
+
 
 SEPARATOR = "__"
 """Between a server's name and a tool's, in the name that the model calls it by."""
@@ -176,3 +225,199 @@ def notice(servers: Iterable[Server]) -> str | None:
     if remote:
         parts.append(f"over the network: {', '.join(remote)}")
     return f"MCP servers {'; '.join(parts)}." if parts else None
+
+
+def check_spelling(found: Iterable[str], where: str) -> None:
+    """Raises `BadSetting` for a key that was meant to be the table: what it names would silently not be there."""
+    from difflib import get_close_matches
+
+    for key in found:
+        meant = key.lower().replace("-", "_") == "mcpservers" or get_close_matches(key.lower(), [TABLE], cutoff=0.85)
+        if key != TABLE and meant:
+            raise BadSetting(f"[{key}] in {where} means nothing.", f"Did you mean [{TABLE}]?")
+
+
+def parse(found: object, where: str, source: str = "config") -> dict[str, Server]:
+    """The servers of a settings file, by name. Raises `BadSetting`, naming the table and the key."""
+    if not isinstance(found, dict):
+        raise BadSetting(
+            f"{TABLE!r} in {where} must be a table of servers.",
+            f'Such as: [{TABLE}.docs], then: command = "docs-server".',
+        )
+    return {name: _server(name, table, where, source) for name, table in found.items()}
+
+
+def _server(name: str, table: object, where: str, source: str) -> Server:
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise BadSetting(
+            f"{name!r} in {where} cannot be the name of an MCP server.",
+            f"It has 1 to {_LONGEST_NAME} letters, digits, dashes and single underscores, and begins with a letter: "
+            "its tools are called NAME__TOOL.",
+        )
+    keys = _Keys(f"[{TABLE}.{name}] in {where}", table)
+    command, url, enabled = keys.text("command"), keys.text("url"), keys.flag("enabled")
+    if command is not None and url is not None:
+        raise keys.bad("has both command and url", "A server is a program or an address; take one of them out.")
+    if command is None and url is None and enabled:
+        raise keys.bad("has neither command nor url", 'It needs one of them, or to be switched off: "enabled = false".')
+    if command is not None or url is not None:
+        keys.refuse(*(_REMOTE if command is not None else _LOCAL), of="url" if command is not None else "command")
+    server = Server(
+        name,
+        source,
+        command=_checked_command(keys, command),
+        args=keys.texts("args"),
+        cwd=_checked_directory(keys),
+        env=_literal(keys, "env", "env_vars", keys.texts_by("env", _VARIABLE)),
+        env_vars=keys.names("env_vars"),
+        url=_checked_url(keys, url),
+        http_headers=_literal(keys, "http_headers", "env_http_headers", keys.texts_by("http_headers", _HEADER)),
+        env_http_headers=keys.texts_by("env_http_headers", _HEADER),
+        bearer_token_env_var=keys.text("bearer_token_env_var"),
+        enabled=enabled,
+        enabled_tools=keys.texts("enabled_tools") if "enabled_tools" in keys.table else None,
+        disabled_tools=keys.texts("disabled_tools"),
+        startup_timeout=keys.seconds("startup_timeout_sec", STARTUP_SECONDS),
+        tool_timeout=keys.seconds("tool_timeout_sec", TOOL_SECONDS),
+        approval=keys.one_of("default_tools_approval_mode", APPROVALS),
+        approvals=_approvals(keys),
+    )
+    for variable in [*server.env_http_headers.values(), server.bearer_token_env_var or "X"]:
+        keys.check_variable(variable)
+    for value in server.http_headers.values():
+        if not value.isprintable() or not value.isascii():
+            raise keys.bad("has a header that cannot be sent", "Headers are printable ASCII.")
+    return server
+
+
+def _checked_command(keys: _Keys, command: str | None) -> str | None:
+    if command is not None and "/" in command and not command.startswith(("/", "~/")):
+        raise keys.bad(
+            f"cannot have command = {command!r}", "It is a name that is looked for in $PATH, or begins with / or ~/."
+        )
+    return command
+
+
+def _checked_directory(keys: _Keys) -> str | None:
+    cwd = keys.text("cwd")
+    if cwd is not None and cwd != "~" and not cwd.startswith(("/", "~/")):
+        raise keys.bad(f"cannot have cwd = {cwd!r}", "It begins with / or ~/.")
+    return cwd
+
+
+def _checked_url(keys: _Keys, url: str | None) -> str | None:
+    if url is None:
+        return None
+    url = url.strip()
+    if (problem := address_problem(url)) is not None:
+        raise keys.bad(
+            f"has a url that cannot be used: it {problem}", "It is an address such as http://127.0.0.1:8000/mcp."
+        )
+    if "@" in urlsplit(url).netloc:
+        raise keys.bad(
+            "has a password in its url",
+            "Put it into a variable, and name that in bearer_token_env_var or env_http_headers.",
+        )
+    return url
+
+
+def _literal(keys: _Keys, key: str, other: str, found: dict[str, str]) -> dict[str, str]:
+    """What stands for itself. Raises `BadSetting` for what is meant to be replaced: nothing would replace it."""
+    for name, value in found.items():
+        meant = _REFERENCE.fullmatch(value)
+        if meant:
+            variable = meant[1] or meant[2]
+            said = f'{other} = ["{variable}"]' if key == "env" else f'{other} = {{ {name} = "{variable}" }}'
+            raise keys.bad(f"has {name} = {value!r} in {key}, which is taken as it stands", f"Write: {said}.")
+    return found
+
+
+def _approvals(keys: _Keys) -> dict[str, str]:
+    found = keys.table.get("tools", {})
+    if not isinstance(found, dict):
+        raise keys.bad("has tools that are no table", 'Such as: tools.search.approval_mode = "approve".')
+    approvals = {}
+    for tool, table in found.items():
+        inner = _Keys(f"{keys.place}, tool {tool!r},", table, known=("approval_mode",))
+        approvals[tool] = inner.one_of("approval_mode", APPROVALS)
+    return approvals
+
+
+class _Keys:
+    """One table, read key by key. Every method raises `BadSetting` that names the table and the key."""
+
+    def __init__(self, place: str, table: object, known: tuple[str, ...] = KEYS) -> None:
+        self.place = place
+        if not isinstance(table, dict):
+            raise self.bad(f"must be a table, not {table!r}", f"Its keys are: {', '.join(known)}.")
+        self.table: dict[str, Any] = table
+        for key in table:
+            if key not in known:
+                raise self.bad(f"has a key that means nothing: {key!r}", _nearest(key, known))
+
+    def bad(self, what: str, hint: str) -> BadSetting:
+        return BadSetting(without_passwords(f"{self.place} {what}."), hint)
+
+    def refuse(self, *names: str, of: str) -> None:
+        for key in names:
+            if key in self.table:
+                raise self.bad(f"has {key}, which only goes with {of}", f"Take it out, or give the server its {of}.")
+
+    def text(self, key: str) -> str | None:
+        value = self.table.get(key)
+        if key in self.table and (not isinstance(value, str) or not value or "\0" in value):
+            raise self.bad(f"needs text for {key}, not {value!r}", "Text stands in quotes, and is not empty.")
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self.table.get(key, True)
+        if not isinstance(value, bool):
+            raise self.bad(f"needs true or false for {key}, not {value!r}", "Without quotes.")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.table.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(one, str) and "\0" not in one for one in value):
+            raise self.bad(f"needs a list of texts for {key}", f'Such as: {key} = ["one", "two"].')
+        return tuple(value)
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """Several names of environment variables."""
+        found = self.texts(key)
+        for variable in found:
+            self.check_variable(variable)
+        return found
+
+    def check_variable(self, variable: str) -> None:
+        if not _VARIABLE.fullmatch(variable):
+            # It may well be the secret itself.
+            raise self.bad("has something else where the name of a variable belongs", "Name it without $, in quotes.")
+
+    def texts_by(self, key: str, names: re.Pattern[str]) -> dict[str, str]:
+        value = self.table.get(key, {})
+        if not isinstance(value, dict) or not all(isinstance(one, str) and "\0" not in one for one in value.values()):
+            raise self.bad(f"needs a table of texts for {key}", f'Such as: {key} = {{ NAME = "text" }}.')
+        for name in value:
+            if not names.fullmatch(name):
+                raise self.bad(f"has a name in {key} that cannot be one: {name!r}", "Check the spelling.")
+        return value
+
+    def seconds(self, key: str, usual: float) -> float:
+        value = self.table.get(key, usual)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST_SECONDS:
+            raise self.bad(f"cannot have {key} = {value!r}", f"It is a number of seconds, {_MOST_SECONDS} at most.")
+        return float(value)
+
+    def one_of(self, key: str, choices: tuple[str, ...]) -> str:
+        value = self.table.get(key, choices[0])
+        if value not in choices:
+            raise self.bad(f"cannot have {key} = {value!r}", f"It is one of: {', '.join(choices)}.")
+        return str(value)
+
+
+def _nearest(key: str, known: tuple[str, ...]) -> str:
+    from difflib import get_close_matches
+
+    meant = _ELSEWHERE.get(key)
+    near = [meant] if meant in known else get_close_matches(key, known, 1)
+    return f"Did you mean {near[0]!r}?" if near else f"Keys are: {', '.join(known)}."

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from deepctl.domain import globs
+from deepctl.domain.addresses import without_passwords
 from deepctl.errors import BadSetting
 from deepctl.sandbox.policy import MOUNT
 
@@ -57,8 +58,6 @@ def parse(found: object, where: str) -> Permissions:
             operation: _rules(_known(operation, OPERATIONS, place), rules, place) for operation, rules in found.items()
         }
     except BadSetting as error:
-        from deepctl.redaction import without_passwords  # its patterns take a while to be made
-
         error.message = without_passwords(error.message)
         raise
 

@@ -14,11 +14,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from deepctl.domain import env_variables, settings
-from deepctl.domain.addresses import address_problem, header_problem
-from deepctl.domain.doctor import provider_keys
-from deepctl.domain.settings import Value
-from deepctl.layout import ProfilePaths
+from deepctl.domain import env_variables, provider_keys
+from deepctl.domain.addresses import address_problem, header_problem, without_passwords
+from deepctl.domain.settings import Settings
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -86,14 +84,9 @@ class Offer(NamedTuple):
     meaning: str
 
 
-def in_force(environment: Mapping[str, str], profile: ProfilePaths | None) -> Value:
-    """The model that a chat would use, and where that is said."""
-    return settings.resolve("model", environment=environment, profile=profile)
-
-
-def all_providers(environment: Mapping[str, str], profile: ProfilePaths | None) -> list[Provider]:
+def all_providers(environment: Mapping[str, str], settings: Settings) -> list[Provider]:
     """Every provider that a plain install or an extra can use, those that can be used now first."""
-    base_url = _base_url(environment, profile)
+    base_url = _base_url(environment, settings)
     found = [Provider(provider_keys.OFFLINE, True, None, None, True)]
     found += [_provider(name, environment, base_url) for name in sorted(provider_keys.VARIABLES)]
     return sorted(found, key=lambda one: not one.usable)
@@ -115,18 +108,17 @@ def _is_there(module: str) -> bool:
         return False
 
 
-def own_servers(environment: Mapping[str, str], profile: ProfilePaths | None) -> list[Address]:
+def own_servers(environment: Mapping[str, str], settings: Settings) -> list[Address]:
     """The servers of one's own that there may be."""
     found = []
-    base_url = _base_url(environment, profile)
+    base_url = _base_url(environment, settings)
     if base_url is not None and _host(base_url) not in _HOSTED:
         found.append(Address(base_url, "openai", env_variables.value(environment, "OPENAI_API_KEY")))
     return [*found, Address(env_variables.ollama_address(environment), "ollama")]
 
 
-def _base_url(environment: Mapping[str, str], profile: ProfilePaths | None) -> str | None:
-    found = settings.resolve("base_url", environment=environment, profile=profile).value
-    return found or env_variables.value(environment, "OPENAI_BASE_URL")
+def _base_url(environment: Mapping[str, str], settings: Settings) -> str | None:
+    return settings.get("base_url") or env_variables.value(environment, "OPENAI_BASE_URL")
 
 
 def _host(url: str) -> str | None:
@@ -152,7 +144,7 @@ def ask(addresses: Sequence[Address], seconds: float = _SECONDS) -> list[Server]
         thread.join(max(0.0, end - time.monotonic()))
     late = f"no answer within {seconds:g} s"
     return [
-        answers.get(number) or Server(settings.shown(address.url), address.kind, False, late, ())
+        answers.get(number) or Server(without_passwords(address.url), address.kind, False, late, ())
         for number, address in enumerate(addresses)
     ]
 
@@ -162,7 +154,7 @@ class _Unanswered(Exception):
 
 
 def _asked(address: Address, seconds: float) -> Server:
-    shown = settings.shown(address.url)
+    shown = without_passwords(address.url)
     try:
         found = _names(address.kind, _fetched(address, seconds))
     except _Unanswered as problem:
@@ -230,7 +222,7 @@ def chosen_as(server: Server, model: str) -> str:
 
 def known_models(
     environment: Mapping[str, str],
-    profile: ProfilePaths | None,
+    settings: Settings,
     servers: Sequence[Server] = (),
     now: str | None = None,
 ) -> list[Offer]:
@@ -239,11 +231,11 @@ def known_models(
 
     What ends in a colon is a provider, behind which the name of one of its models goes.
     """
-    now = now or in_force(environment, profile).value
+    now = now or settings.get("model")
     found = [Offer(now, "the model in force")] if now else []
     found += [Offer(chosen_as(server, model), f"at {server.url}") for server in servers for model in server.models]
     found.append(Offer(provider_keys.OFFLINE, "follows a few commands; needs neither network nor key"))
-    for provider in all_providers(environment, profile):
+    for provider in all_providers(environment, settings):
         if provider.usable and provider.key is not None:
             meaning = f"${provider.key.variable} is set" if provider.key.set else "needs no variable"
             found.append(Offer(f"{provider.name}:", meaning))

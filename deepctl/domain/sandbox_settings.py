@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from deepctl.domain import settings
 from deepctl.domain.permissions import Permissions
+from deepctl.domain.settings import Settings, load
 from deepctl.errors import DeepctlError, Refused
 from deepctl.layout import ProfilePaths
 from deepctl.sandbox import container as containers
@@ -29,20 +29,16 @@ class Described(NamedTuple):
     permissions: Permissions
 
 
-def describe(environment: Mapping[str, str], profile: ProfilePaths) -> Described:
+def describe(settings: Settings, profile: ProfilePaths) -> Described:
     """The settings in force for a profile's commands. Raises `BadSetting`."""
-
-    def value(key: str) -> str:
-        return settings.resolve(key, environment=environment, profile=profile).value or ""
-
     return Described(
         profile.name,
-        value("sandbox"),
-        value("approve"),
-        value("docker.image"),
+        settings.get("sandbox") or "",
+        settings.get("approve") or "",
+        settings.get("docker.image") or "",
         containers.container_name(profile.directory),
-        settings.limits(environment, profile),
-        settings.permissions(environment, profile),
+        settings.limits(),
+        settings.permissions(),
     )
 
 
@@ -83,6 +79,6 @@ def remove_container_if_any(environment: Mapping[str, str], profile: ProfilePath
 
 def _uses_docker(environment: Mapping[str, str], profile: ProfilePaths) -> bool:
     try:
-        return settings.resolve("sandbox", environment=environment, profile=profile).value == "docker"
+        return load(environment, profile).get("sandbox") == "docker"
     except (DeepctlError, OSError):
         return False  # what cannot be read has started no container

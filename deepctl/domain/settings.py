@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl import formats, layout, names
-from deepctl.domain import addresses
+from deepctl.domain.addresses import address_problem, without_passwords
 from deepctl.domain.permissions import Permissions, parse
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NotFound, Refused, StorageError
 from deepctl.files import atomic
 from deepctl.sandbox.policy import Limits
+
+if TYPE_CHECKING:
+    from deepctl.domain.mcp_servers import Server
 
 FORMAT = formats.SETTINGS.current
 """Version of settings files that this deepctl writes and the newest it reads."""
@@ -58,7 +61,6 @@ class Setting(NamedTuple):
     kind: str = "text"
     variable: str | None = None
     in_profile: bool = True
-    in_config: bool = True
     risk: str = ""
 
 
@@ -129,15 +131,6 @@ class Value(NamedTuple):
     source: str
 
 
-def shown(value: Any) -> Any:
-    """A value as it may be shown, without the password of an address; every output of a setting goes through here."""
-    if isinstance(value, str) and ":/" not in value and ":\\" not in value:
-        return value
-    from deepctl.redaction import without_passwords  # its patterns take a while to be made
-
-    return without_passwords(value)
-
-
 def describe(key: str) -> Setting:
     """The setting called `key`. Raises `BadSetting`, with the nearest name, if there is none."""
     try:
@@ -147,7 +140,7 @@ def describe(key: str) -> Setting:
 
         near = get_close_matches(key, SETTINGS, 1, 0.7)
         hint = f"Did you mean {near[0]!r}?" if near else f"Settings are: {', '.join(SETTINGS)}."
-        raise BadSetting(f"There is no setting {shown(key)!r}.", hint) from None
+        raise BadSetting(f"There is no setting {without_passwords(key)!r}.", hint) from None
 
 
 def validate(key: str, value: object, where: str | None = None) -> str:
@@ -157,30 +150,31 @@ def validate(key: str, value: object, where: str | None = None) -> str:
     if isinstance(value, str) and not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
         raise BadSetting(f"Setting {key!r}{place} is not UTF-8 text.")
     if not isinstance(value, str) or not value:
-        raise BadSetting(f"Setting {key!r}{place} must be text that is not empty, not {shown(value)!r}.")
+        raise BadSetting(f"Setting {key!r}{place} must be text that is not empty, not {without_passwords(value)!r}.")
     if setting.choices and value not in setting.choices:
         raise BadSetting(
-            f"Setting {key!r}{place} cannot be {shown(value)!r}.", f"It is one of: {', '.join(setting.choices)}."
+            f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.",
+            f"It is one of: {', '.join(setting.choices)}.",
         )
     if setting.kind == "patterns":
         _check_patterns(value, place)
     if setting.kind == "cost" and not (_COST.fullmatch(value) and value.strip("0.")):
         raise BadSetting(
-            f"Setting {key!r}{place} cannot be {shown(value)!r}.",
+            f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.",
             "It is a sum in USD above 0, such as 0.50, below 1000000.",
         )
     if setting.kind == "percent" and value not in ("never", *map(str, _PERCENT)):
         raise BadSetting(
-            f"Setting {key!r}{place} cannot be {shown(value)!r}.",
+            f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.",
             f"It is a percentage from {_PERCENT.start} to {_PERCENT.stop - 1}, or never.",
         )
     if setting.kind in ("count", "seconds", "size"):
         _check_number(key, setting.kind, value, place)
     if key == "base_url":
         value = value.strip()
-        if (problem := addresses.address_problem(value)) is not None:
+        if (problem := address_problem(value)) is not None:
             raise BadSetting(
-                f"Setting {key!r}{place} cannot be {shown(value)!r}: it {problem}.",
+                f"Setting {key!r}{place} cannot be {without_passwords(value)!r}: it {problem}.",
                 "It is an address such as http://127.0.0.1:8000/v1.",
             )
     return value
@@ -244,7 +238,8 @@ def flat(found: dict[str, Any], path: str) -> dict[str, Any]:
         if any(name.startswith(f"{key}.") for name in SETTINGS):
             if not isinstance(value, dict):
                 raise BadSetting(
-                    f"{key!r} in {path} must be a table, not {shown(value)!r}.", "Correct the file with an editor."
+                    f"{key!r} in {path} must be a table, not {without_passwords(value)!r}.",
+                    "Correct the file with an editor.",
                 )
             named.update({f"{key}.{name}": inner for name, inner in value.items()})
         else:
@@ -267,11 +262,11 @@ def _check_number(key: str, kind: str, value: str, place: str) -> None:
         hint = (
             "It is a number of bytes, or one with K, M or G behind it." if kind == "size" else "It is a whole number."
         )
-        raise BadSetting(f"Setting {key!r}{place} cannot be {shown(value)!r}.", hint) from None
+        raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", hint) from None
     least = _SMALLEST.get(key, 1)
     if not least <= number < _LARGEST:
         between = f"It is at least {_spelled(least, kind)}, and less than {_spelled(_LARGEST, kind)}."
-        raise BadSetting(f"Setting {key!r}{place} cannot be {shown(value)!r}.", between)
+        raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", between)
 
 
 def _spelled(number: int, kind: str) -> str:
@@ -282,11 +277,6 @@ def _spelled(number: int, kind: str) -> str:
     return str(number)
 
 
-def number(value: str | None) -> int | None:
-    """The number that a setting is; `None` where it is not set, or `never`."""
-    return None if value in (None, "never") else int(value or 0)
-
-
 def size(value: str, *, units: str = "KMG") -> int:
     """The bytes that the value of a setting of kind `size` stands for. Raises `ValueError`."""
     found = _SIZE.fullmatch(value)
@@ -295,39 +285,13 @@ def size(value: str, *, units: str = "KMG") -> int:
     return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]
 
 
-def limits(environment: Mapping[str, str], profile: layout.ProfilePaths | None) -> Limits:
-    """What one command of a profile may use."""
-
-    def of(name: str) -> str:
-        return resolve(f"limits.{name}", environment=environment, profile=profile).value or ""
-
-    return Limits(
-        seconds=int(of("seconds")),
-        memory=size(of("memory")),
-        processes=int(of("processes")),
-        tmp=size(of("tmp")),
-        disk=size(of("disk")),
-    )
-
-
-def permissions(environment: Mapping[str, str], profile: layout.ProfilePaths | None) -> Permissions:
-    """The rules of a profile: its own for an operation, else those in config.toml. Raises `BadSetting`."""
-    rules: Permissions = {}
-    for path in [layout.config_file(environment), *([profile.settings] if profile is not None else [])]:
-        found = read(path)
-        check_spelling(found, path)
-        if "permissions" in found:
-            rules |= parse(found["permissions"], path)
-    return rules
-
-
 def check_spelling(found: Iterable[str], where: str) -> None:
     """Raises `BadSetting` for a key that was meant to be the table of rules: they would silently not be there."""
     from difflib import get_close_matches
 
     for key in found:
         if key != "permissions" and get_close_matches(key.lower(), ["permissions"], cutoff=0.85):
-            raise BadSetting(f"[{shown(key)}] in {where} means nothing.", "Did you mean [permissions]?")
+            raise BadSetting(f"[{without_passwords(key)}] in {where} means nothing.", "Did you mean [permissions]?")
 
 
 def _check_patterns(value: str, place: str) -> None:
@@ -337,7 +301,8 @@ def _check_patterns(value: str, place: str) -> None:
         GitIgnoreSpec.from_lines(patterns(value))
     except ValueError as error:
         raise BadSetting(
-            f"Setting 'snapshot.exclude'{place} cannot be {shown(value)!r}: {shown(str(error))}."
+            f"Setting 'snapshot.exclude'{place} cannot be {without_passwords(value)!r}: "
+            f"{without_passwords(str(error))}."
         ) from None
 
 
@@ -346,36 +311,136 @@ def patterns(value: str | None) -> list[str]:
     return [one.strip() for one in (value or "").split(",") if one.strip()]
 
 
-def resolve(
-    key: str,
-    *,
+class SettingsFile(NamedTuple):
+    """A settings file as it was read: its settings by name, or why it could not be read.
+
+    `path` is empty where the environment names no place for config.toml.
+    """
+
+    source: str
+    """`profile` or `config`: what `Value.source` says of its settings."""
+    path: str
+    values: Mapping[str, Any] = {}
+    problem: DeepctlError | OSError | None = None
+
+    def checked(self) -> Mapping[str, Any]:
+        """The settings in it. Raises what reading it raised."""
+        if self.problem is not None:
+            raise self.problem
+        return self.values
+
+
+class Settings(NamedTuple):
+    """The settings in force: what the command line, the environment and the two files said when they were read.
+
+    A command reads them once (`load`) and passes them on. A file that cannot be read, and a value that is not possible,
+    raise where a setting is asked for that depends on them: other settings still work.
+    """
+
+    options: Mapping[str, str | None]
+    variables: Mapping[str, str]
+    files: tuple[SettingsFile, ...]
+    """The file that wins comes first."""
+
+    def resolve(self, key: str) -> Value:
+        """The value in force, and where it came from: option, environment, profile.toml, config.toml or default."""
+        setting = SETTINGS[key]
+        if (option := self.options.get(key)) is not None:
+            return Value(key, validate(key, option), "option")
+        if setting.variable and setting.variable in self.variables:
+            return Value(key, validate(key, self.variables[setting.variable], f"${setting.variable}"), "environment")
+        for file in self.files:
+            if file.source == "profile" and not setting.in_profile:
+                continue
+            values = file.checked()
+            if key in values:
+                return Value(key, validate(key, values[key], file.path), file.source)
+        return Value(key, setting.default, "default")
+
+    def get(self, key: str) -> str | None:
+        """The value in force."""
+        return self.resolve(key).value
+
+    def number(self, key: str) -> int | None:
+        """The number in force; `None` where the setting is not set, or `never`."""
+        value = self.get(key)
+        return None if value in (None, "never") else int(value or 0)
+
+    def patterns(self, key: str) -> list[str]:
+        """The values in force of a setting that has several."""
+        return patterns(self.get(key))
+
+    def size(self, key: str) -> int:
+        """The bytes in force of a setting of kind `size`."""
+        return size(self.get(key) or "")
+
+    def limits(self) -> Limits:
+        """What one command of the agent may use."""
+        return Limits(
+            seconds=self.number("limits.seconds") or 0,
+            memory=self.size("limits.memory"),
+            processes=self.number("limits.processes") or 0,
+            tmp=self.size("limits.tmp"),
+            disk=self.size("limits.disk"),
+        )
+
+    def permissions(self) -> Permissions:
+        """The rules: for each operation the profile's own, else those in config.toml. Raises `BadSetting`."""
+        rules: Permissions = {}
+        for file in reversed(self.files):
+            values = file.checked()
+            check_spelling(values, file.path)
+            if "permissions" in values:
+                rules |= parse(values["permissions"], file.path)
+        return rules
+
+    def mcp_servers(self) -> list[Server]:
+        """The MCP servers, those that are switched off too, by name. Raises `BadSetting`."""
+        from deepctl.domain import mcp_servers  # a command that only reads has no use for it
+
+        servers: dict[str, Server] = {}
+        for file in reversed(self.files):
+            values = file.checked()
+            mcp_servers.check_spelling(values, file.path)
+            if mcp_servers.TABLE in values:
+                servers |= mcp_servers.parse(values[mcp_servers.TABLE], file.path, file.source)
+        return [servers[name] for name in sorted(servers)]
+
+    def of_profile(self, profile: layout.ProfilePaths) -> Settings:
+        """The same with the profile's settings file, which is read now."""
+        others = tuple(file for file in self.files if file.source != "profile")
+        return self._replace(files=(_loaded("profile", profile.settings), *others))
+
+
+def load(
     environment: Mapping[str, str],
     profile: layout.ProfilePaths | None = None,
-    option: str | None = None,
-) -> Value:
-    """The value that is in force: option, environment, profile.toml, config.toml, default, in this order."""
-    setting = SETTINGS[key]
-    given = without_files(key, environment=environment, option=option)
-    if given.source != "default":
-        return given
-    files = [("config", layout.config_file(environment))] if setting.in_config else []
-    if profile is not None and setting.in_profile:
-        files.insert(0, ("profile", profile.settings))
-    for source, path in files:
-        found = read(path)
-        if key in found:
-            return Value(key, validate(key, found[key], path), source)
-    return Value(key, setting.default, "default")
+    options: Mapping[str, str | None] | None = None,
+) -> Settings:
+    """Read the settings of this machine's user and of a profile, each file once.
+
+    `options` is what the command line says. Never raises: see `Settings`.
+    """
+    try:
+        config = _loaded("config", layout.config_file(environment))
+    except DeepctlError as problem:
+        config = SettingsFile("config", "", problem=problem)
+    settings = without_files(environment, options)._replace(files=(config,))
+    return settings if profile is None else settings.of_profile(profile)
 
 
-def without_files(key: str, *, environment: Mapping[str, str], option: str | None = None) -> Value:
-    """The value by option, environment or default, whatever the files say."""
-    setting = SETTINGS[key]
-    if option is not None:
-        return Value(key, validate(key, option), "option")
-    if setting.variable and setting.variable in environment:
-        return Value(key, validate(key, environment[setting.variable], f"${setting.variable}"), "environment")
-    return Value(key, setting.default, "default")
+def without_files(environment: Mapping[str, str], options: Mapping[str, str | None] | None = None) -> Settings:
+    """The settings by the command line, the environment and the defaults alone."""
+    names_of_variables = {setting.variable for setting in SETTINGS.values() if setting.variable is not None}
+    variables = {name: environment[name] for name in names_of_variables if name in environment}
+    return Settings(dict(options or {}), variables, ())
+
+
+def _loaded(source: str, path: str) -> SettingsFile:
+    try:
+        return SettingsFile(source, path, read(path))
+    except (DeepctlError, OSError) as problem:
+        return SettingsFile(source, path, problem=problem)
 
 
 def unknown(found: Mapping[str, Any]) -> list[str]:
@@ -389,8 +454,36 @@ def _checked(key: str, value: str) -> str:
     if key == "default_user":
         names.check(value)
     if key == "model" and value != "offline" and ":" not in value:
-        raise BadSetting(f"Setting 'model' cannot be {shown(value)!r}.", "It is `offline` or provider:name.")
+        raise BadSetting(
+            f"Setting 'model' cannot be {without_passwords(value)!r}.", "It is `offline` or provider:name."
+        )
     return value
+
+
+def problems(values: Mapping[str, object], path: str, *, in_profile: bool) -> Iterator[DeepctlError]:
+    """What is wrong in the settings of the file at `path`, each as the error that using it would raise."""
+    from deepctl.domain import mcp_servers
+
+    for key, value in values.items():
+        try:
+            if key == "permissions":
+                parse(value, path)
+            elif key == mcp_servers.TABLE:
+                mcp_servers.parse(value, path)
+            elif key in SETTINGS and (not in_profile or SETTINGS[key].in_profile):
+                validate(key, value, path)
+        except DeepctlError as error:
+            yield error
+
+
+def check(values: Mapping[str, object], path: str) -> None:
+    """Raises the first error that commands of a profile with these settings would meet."""
+    from deepctl.domain import mcp_servers
+
+    check_spelling(values, path)
+    mcp_servers.check_spelling(values, path)
+    for problem in problems(values, path, in_profile=True):
+        raise problem
 
 
 def change(path: str, key: str, value: str | None) -> None:
@@ -429,7 +522,7 @@ def change(path: str, key: str, value: str | None) -> None:
     else:
         if name not in place:
             describe(key)
-            raise NotFound(f"Setting {shown(key)!r} is not set in {path}.", code="setting_not_set")
+            raise NotFound(f"Setting {without_passwords(key)!r} is not set in {path}.", code="setting_not_set")
         del place[name]
     atomic.make_root(os.path.dirname(path))
     atomic.commit_file(path, tomlkit.dumps(document).encode())

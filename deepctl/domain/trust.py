@@ -15,11 +15,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from deepctl import times
-from deepctl.domain import addresses, mcp_config, setting_checks, settings
+from deepctl.domain import addresses, mcp_servers, settings
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NewerFormat, Refused
 from deepctl.files import atomic
 from deepctl.layout import UNTRUSTED, ProfilePaths
-from deepctl.redaction import HIDDEN
 
 HARMLESS = ("version", "created_at", "model", "instructions", "context_window", "compact_at")
 """Settings that run nothing, send nothing to another address and weaken no protection."""
@@ -31,7 +30,7 @@ MAX_DEPTH = 32
 
 _TABLES = frozenset(key.partition(".")[0] for key in settings.SETTINGS if "." in key) | {
     "permissions",
-    mcp_config.TABLE,
+    mcp_servers.TABLE,
 }
 """Tables whose entries are settings of their own."""
 _UNKNOWN = "this deepctl does not know it; a later one may act on it"
@@ -147,7 +146,7 @@ def _item(place: tuple[str, ...], value: Any, path: str) -> Item:
         return Item(key, value, risk(place, value), place)
     reason = problem.message.rstrip(".").replace(f" in {path or UNTRUSTED}", "")
     meant = re.match(r"Did you mean [^?]*\?", problem.hint or "")
-    reason = f"{settings.shown(reason)}{f' ({meant[0]})' if meant else ''}"
+    reason = f"{addresses.without_passwords(reason)}{f' ({meant[0]})' if meant else ''}"
     return Item(key, value, f"it cannot be put into force: {reason}", place, problem)
 
 
@@ -160,7 +159,7 @@ def _problem(place: tuple[str, ...], value: Any, path: str) -> DeepctlError | No
     found: dict[str, Any] = {}
     _put(found, place, value)
     try:
-        setting_checks.check(settings.flat(found, path), path)
+        settings.check(settings.flat(found, path), path)
     except DeepctlError as error:
         error.hint = f"{error.hint or ''} Correct the file with an editor, or remove it.".strip()
         return error
@@ -183,7 +182,7 @@ def risky(found: Mapping[str, Any]) -> list[Item]:
 def risk(place: tuple[str, ...], value: Any) -> str:
     """What may come of a setting whose value somebody else chose."""
     key = ".".join(place)
-    if place[0] == mcp_config.TABLE and len(place) == 2:
+    if place[0] == mcp_servers.TABLE and len(place) == 2:
         return _server_risk(value)
     if place[0] == "permissions":
         return "rules of its own ([permissions]) decide what the agent may do without a question"
@@ -230,11 +229,11 @@ def _judged(text: str, key: str = "") -> str:
     to, what stands before its host; in any other text, only letters and digits.
     """
     if key not in _ADDRESSES:
-        return _ORDINARY_PASSWORD.sub(rf"\1:{HIDDEN}@", text)
+        return _ORDINARY_PASSWORD.sub(rf"\1:{addresses.HIDDEN_PASSWORD}@", text)
     if addresses.address_problem(text) is not None:
-        found: str = settings.shown(text)  # it cannot come into force, and its password may be anywhere
+        found: str = addresses.without_passwords(text)  # it cannot come into force, and its password may be anywhere
         return found
-    return _PASSWORD.sub(rf"\1:{HIDDEN}@", text)
+    return _PASSWORD.sub(rf"\1:{addresses.HIDDEN_PASSWORD}@", text)
 
 
 def text(item: Item) -> str:
@@ -285,7 +284,7 @@ def merge(paths: ProfilePaths, agreed: Waiting) -> None:
     rest: dict[str, Any] = {}
     for item in agreed.items:
         _put(rest if item.problem is not None else wanted, item.place, item.value)
-    setting_checks.check(settings.flat(wanted, paths.settings), paths.settings)
+    settings.check(settings.flat(wanted, paths.settings), paths.settings)
     atomic.write_file(paths.settings, _with_comments(before, usable, wanted))
     with atomic.after_commit():
         left = _dumped({"version": settings.FORMAT, **rest})

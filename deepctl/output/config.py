@@ -7,8 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.domain import mcp_servers
+from deepctl.domain.addresses import without_passwords
 from deepctl.domain.mcp_servers import Server
-from deepctl.domain.settings import Value, shown
+from deepctl.domain.settings import Value
 from deepctl.layout import UNTRUSTED
 from deepctl.output import trust
 from deepctl.output.render import notice
@@ -49,13 +50,17 @@ class Settings(NamedTuple):
         rows: list[tuple[str | Cell, ...]] = [
             (
                 value.key,
-                "-" if value.value is None else shown(value.value),
+                "-" if value.value is None else without_passwords(value.value),
                 Cell(value.source, _SOURCES.get(value.source, "")),
             )
             for value in self.values
         ]
         rows += [
-            (f"mcp_servers.{server.name}", shown(server.target) if server.enabled else "switched off", server.source)
+            (
+                f"mcp_servers.{server.name}",
+                without_passwords(server.target) if server.enabled else "switched off",
+                server.source,
+            )
             for server in self.servers
         ]
         rows += [(key, "-", Cell("unknown setting, ignored", "warning")) for key in self.unknown]
@@ -72,7 +77,7 @@ def _text(value: Any) -> str:
 
 
 def _document(value: Value) -> dict[str, Any]:
-    return {**value._asdict(), "value": shown(value.value)}
+    return {**value._asdict(), "value": without_passwords(value.value)}
 
 
 def _server(server: Server) -> dict[str, Any]:
@@ -81,8 +86,8 @@ def _server(server: Server) -> dict[str, Any]:
         "name": server.name,
         "source": server.source,
         "enabled": server.enabled,
-        "command": shown(server.command),
-        "url": shown(server.target) if server.url is not None else None,
+        "command": without_passwords(server.command),
+        "url": without_passwords(server.target) if server.url is not None else None,
         "variables": mcp_servers.named(server),
     }
 
@@ -97,7 +102,7 @@ class Setting(NamedTuple):
         return {"profile": self.profile, **_document(self.value)}
 
     def print(self) -> None:
-        text = shown(self.value.value) or ""
+        text = without_passwords(self.value.value) or ""
         print(printable(text) if is_terminal(sys.stdout) else text)
 
 
@@ -110,9 +115,13 @@ class Changed(NamedTuple):
     value: str | None
 
     def document(self) -> dict[str, Any]:
-        return {"profile": self.profile, "path": self.path, "key": self.key, "value": shown(self.value)}
+        return {"profile": self.profile, "path": self.path, "key": self.key, "value": without_passwords(self.value)}
 
     def print(self) -> None:
         where = f"profile {self.profile}" if self.profile else self.path
-        change = f"{self.key} = {shown(self.value)!r}" if self.value is not None else f"{self.key} is no longer set"
+        change = (
+            f"{self.key} = {without_passwords(self.value)!r}"
+            if self.value is not None
+            else f"{self.key} is no longer set"
+        )
         print(f"{printable(change)} in {printable(where)}")

@@ -6,7 +6,7 @@ import sys
 from typing import Any, NamedTuple
 
 from deepctl import distribution
-from deepctl.domain import settings
+from deepctl.domain import addresses
 from deepctl.domain.providers import Provider, Server, chosen_as
 from deepctl.domain.settings import Value
 from deepctl.output.render import notice
@@ -32,7 +32,7 @@ class Models(NamedTuple):
     def document(self) -> dict[str, Any]:
         return {
             "profile": self.profile,
-            "model": {"value": settings.shown(self.model.value), "source": self.model.source},
+            "model": {"value": addresses.without_passwords(self.model.value), "source": self.model.source},
             "providers": [
                 {**one._asdict(), "key": one.key._asdict() if one.key is not None else None} for one in self.providers
             ],
@@ -40,7 +40,7 @@ class Models(NamedTuple):
         }
 
     def print(self) -> None:
-        model = settings.shown(self.model.value) or ""
+        model = addresses.without_passwords(self.model.value) or ""
         shown = [one for one in self.providers if one.usable or self.everything]
         rows: list[tuple[str | Cell, ...]] = [
             (chosen_as(server, name), "server", server.url) for server in self.servers for name in server.models
@@ -59,7 +59,7 @@ class Models(NamedTuple):
         if not is_terminal(sys.stdout):
             table(
                 ("MODEL", "KIND", "STANDING"),
-                [(settings.shown(self.model.value) or "", "model", self.model.source), *rows],
+                [(addresses.without_passwords(self.model.value) or "", "model", self.model.source), *rows],
             )
             return
         where = _SOURCES.get(self.model.source, self.model.source)

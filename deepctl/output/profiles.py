@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
+from deepctl.domain.addresses import without_passwords
 from deepctl.domain.profiles import Profile
-from deepctl.domain.settings import shown
 from deepctl.output.render import notice
 from deepctl.output.text import Cell, ago, home, is_terminal, printable, table
 from deepctl.quantities import size
@@ -14,7 +14,7 @@ from deepctl.quantities import size
 
 def _document(profile: Profile) -> dict[str, Any]:
     found = profile._asdict()
-    found["model"] = shown(profile.model)
+    found["model"] = without_passwords(profile.model)
     found["bytes"] = profile.bytes._asdict()
     found["files"] = profile.files._asdict()
     if found["problem"] is None:
@@ -41,7 +41,7 @@ class ProfileList(NamedTuple):
                     Cell(profile.problem, "bad")
                     if profile.problem
                     else Cell(ago(profile.last_used_at) if terminal else profile.last_used_at or "-", "faint"),
-                    shown(profile.model) or "-",
+                    without_passwords(profile.model) or "-",
                     str(profile.sessions),
                     size(profile.bytes.total) if terminal else str(profile.bytes.total),
                     home(profile.path) if terminal else profile.path,
@@ -71,7 +71,7 @@ class ProfileShown(NamedTuple):
             ("Path", profile.path),
             ("Created", profile.created_at or "unknown"),
             ("Last used", profile.last_used_at or "never"),
-            ("Model", shown(profile.model) or "not set here"),
+            ("Model", without_passwords(profile.model) or "not set here"),
             ("Workspace", part("workspace")),
             ("  memory", part("memory")),
             ("  plans", part("plans")),

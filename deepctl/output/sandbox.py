@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from deepctl.domain.addresses import without_passwords
 from deepctl.domain.sandbox_settings import Described
-from deepctl.domain.settings import shown
 from deepctl.output.text import printable
 from deepctl.quantities import size
 
@@ -19,7 +19,7 @@ class Shown(NamedTuple):
         found = self.described
         return {
             **found._asdict(),
-            "image": shown(found.image),
+            "image": without_passwords(found.image),
             "limits": found.limits._asdict(),
             "permissions": {
                 operation: {"default": rules.default, "rules": [rule._asdict() for rule in rules.rules]}
@@ -41,7 +41,7 @@ class Shown(NamedTuple):
             ("Disk", f"{size(limits.disk)} a command"),
         ]
         if found.sandbox == "docker":
-            rows += [("Image", shown(found.image)), ("Container", found.container)]
+            rows += [("Image", without_passwords(found.image)), ("Container", found.container)]
         for operation, rules in found.permissions.items():
             rows.append((f"Rules: {operation}", f"else {rules.default}" if rules.default else "else as usual"))
             rows += [("", f"{rule.action}  {rule.pattern}") for rule in rules.rules]

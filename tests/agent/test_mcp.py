@@ -26,7 +26,7 @@ from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest
 from deepctl.agent.chat import Chat
 from deepctl.agent.ephemeral import EphemeralChat
 from deepctl.agent.turn_runner import Options, Running
-from deepctl.domain import mcp_config, profiles
+from deepctl.domain import mcp_servers, profiles
 from deepctl.domain.mcp_servers import Server
 from deepctl.errors import Interrupted
 from deepctl.store import recovery, session_catalogue
@@ -88,7 +88,7 @@ def _talk(tables: dict[str, Any], *, environment: dict[str, str] | None = None, 
     ask = options.pop("ask", None)
     chosen = {"approve": "auto", **options}
     with provider() as server:
-        servers = tuple(mcp_config.parse(tables, "config.toml").values())
+        servers = tuple(mcp_servers.parse(tables, "config.toml").values())
         started = Options("openai-chat:loopback", f"{server.address}/v1", mcp_servers=servers, **chosen)
         running = Running(started, environment=variables, ask=ask)
         with closing(running):
@@ -383,9 +383,9 @@ _CHAT = """
 import os, sys, time
 from deepctl.agent.ephemeral import EphemeralChat
 from deepctl.agent.turn_runner import Options, Running
-from deepctl.domain import mcp_config
+from deepctl.domain import mcp_tables
 tables = {"one": {"command": sys.executable, "args": sys.argv[1:]}}
-running = Running(Options("offline", mcp_servers=tuple(mcp_config.parse(tables, "x").values())), environment=os.environ)
+running = Running(Options("offline", mcp_servers=tuple(mcp_tables.parse(tables, "x").values())), environment=os.environ)
 EphemeralChat(running).turn("hello", lambda event: None)
 print("ready", flush=True)
 time.sleep(60)
@@ -556,7 +556,7 @@ def test_what_a_server_does_to_the_workspace_is_kept_and_can_be_rewound(home: Pa
     profile = profiles.create(root, "alice")
     written = Path(profile.workspace) / "by-server.txt"
     table = {"one": _local("--tools", "write", default_tools_approval_mode="approve")}
-    servers = tuple(mcp_config.parse(table, "x").values())
+    servers = tuple(mcp_servers.parse(table, "x").values())
     with provider(ToolCalls([("one__write", {"path": str(written)})]), Text(["done"])) as server:
         options = Options("openai-chat:loopback", f"{server.address}/v1", mcp_servers=servers)
         events: list[dict[str, Any]] = []

@@ -23,6 +23,7 @@ from deepctl.cli.chat_setup import ProfileEngine, Start
 from deepctl.domain.command_policy import CommandPolicy
 from deepctl.domain.doctor.sandboxing import Sandboxes
 from deepctl.domain.permissions import Rule, Rules
+from deepctl.domain.settings import Settings, load
 from deepctl.sandbox import bubblewrap
 from tests.support.command import InProcess
 
@@ -92,7 +93,7 @@ def test_a_conversation_says_the_same_where_a_person_can_be_asked(
 ) -> None:
     _set(deepctl, monkeypatch, approve, place)
     for network in (False, True):
-        start = Start("alice", {}, network=network, ask=_refusing)
+        start = Start("alice", _in_force(), network=network, ask=_refusing)
         engine = start.profile(layout.root(os.environ))
         with closing(engine.running):
             assert _begins(engine.commands.notice, _chat_says(approve, place, terminal=True))
@@ -172,6 +173,10 @@ async def _outcome(engine: ProfileEngine, root: Path, command: str) -> str:
     return "asked" if asked else "run"
 
 
+def _in_force() -> Settings:
+    return load(os.environ, layout.root(os.environ).profile("alice"))
+
+
 def _engines(home: Path) -> Iterator[tuple[ProfileEngine, str, bool]]:
     """With every kind of rules, at a terminal and without one; what `doctor` says goes with it."""
     root = layout.root(os.environ)
@@ -180,9 +185,9 @@ def _engines(home: Path) -> Iterator[tuple[ProfileEngine, str, bool]]:
     tried = Sandboxes(os.environ)
     for execute in EXECUTE:
         settings.write_text(f"{written}\n[permissions]\nexecute = {execute}\n")
-        (check,) = tried.in_force(root.profile("alice"))
+        (check,) = tried.in_force(_in_force())
         for terminal in (True, False):
-            engine = Start("alice", {}, ask=_refusing if terminal else None).profile(root)
+            engine = Start("alice", _in_force(), ask=_refusing if terminal else None).profile(root)
             with closing(engine.running):
                 yield engine, check.found.partition(": ")[2], terminal
 

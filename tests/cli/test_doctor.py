@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from deepctl import distribution
-from deepctl.domain.doctor import provider_keys
+from deepctl.domain import provider_keys
 from deepctl.files import sealed_lines
 from deepctl.layout import Root
 from deepctl.store import session_catalogue

@@ -23,9 +23,8 @@ from tests.support.clusters import ClusterScreen
 
 _DRIVER = r"""
 import os, sys, threading, time
-from deepctl.cli.repl.completer import Command, Offer, workspace_paths
-from deepctl.cli.repl.line_editor import Editor
-from deepctl.cli.repl.toolbar import Toolbar
+from deepctl.cli.repl.completer import workspace_paths
+from deepctl.cli.repl.line_editor import Command, Editor, Offer, Toolbar
 from deepctl.cli.repl.tty_modes import quiet
 from deepctl.cli.prompts import profile_history
 from deepctl.errors import Interrupted, StorageError, Terminated

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from deepctl.domain import env_variables, providers
-from deepctl.domain.doctor import provider_keys
+from deepctl.domain import env_variables, provider_keys, providers
 from deepctl.domain.providers import Address
+from deepctl.domain.settings import without_files
 from tests.support.command import InProcess
 from tests.support.loopback import Text, provider
 from tests.support.terminal import Terminal
@@ -166,17 +166,21 @@ def test_the_models_of_ones_own_servers_are_listed(deepctl: InProcess, monkeypat
 
 
 def test_a_provider_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = providers.own_servers({"OPENAI_BASE_URL": "https://api.openai.com/v1", "OPENAI_API_KEY": KEY}, None)
+    found = providers.own_servers(
+        {"OPENAI_BASE_URL": "https://api.openai.com/v1", "OPENAI_API_KEY": KEY}, without_files({})
+    )
     assert [address.kind for address in found] == ["ollama"]
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\r\n"])
 def test_a_blank_key_is_none_and_a_blank_address_is_not_set(blank: str) -> None:
     environment = {"OPENAI_API_KEY": blank, "OPENAI_BASE_URL": blank, "OLLAMA_BASE_URL": blank, "VLLM_BASE_URL": blank}
-    found = {one.name: one for one in providers.all_providers(environment, None)}
+    found = {one.name: one for one in providers.all_providers(environment, without_files(environment))}
     assert not found["openai"].usable
     assert not found["vllm"].usable
-    assert [one.url for one in providers.own_servers(environment, None)] == ["http://127.0.0.1:11434"]
+    assert [one.url for one in providers.own_servers(environment, without_files(environment))] == [
+        "http://127.0.0.1:11434"
+    ]
     assert [one.code for one in env_variables.problems(environment, "openai")] == ["bad_key"]
     assert not list(env_variables.problems(environment, "ollama"))
     two = {"GOOGLE_API_KEY": blank, "GEMINI_API_KEY": KEY}
@@ -197,7 +201,7 @@ def test_a_blank_key_is_none_and_a_blank_address_is_not_set(blank: str) -> None:
     ],
 )
 def test_where_ollama_is(environment: dict[str, str], url: str) -> None:
-    assert providers.own_servers(environment, None)[-1] == Address(url, "ollama")
+    assert providers.own_servers(environment, without_files(environment))[-1] == Address(url, "ollama")
 
 
 @pytest.mark.parametrize(
@@ -294,12 +298,14 @@ def test_a_model_without_its_provider_is_recognised(deepctl: InProcess, typed: s
 def test_names_for_completion_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"DEEPCTL_MODEL": "openai:gpt-5", "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "http://192.0.2.1/v1"}
     begun = time.monotonic()
-    names = [offer.name for offer in providers.known_models(environment, None)]
+    names = [offer.name for offer in providers.known_models(environment, without_files(environment))]
     assert time.monotonic() - begun < 1
     assert names[:2] == ["openai:gpt-5", "offline"]
     assert "openai:" in names
     asked = providers.Server("http://box", "ollama", True, None, ("llama",))
-    assert "ollama:llama" in [offer.name for offer in providers.known_models(environment, None, [asked])]
+    assert "ollama:llama" in [
+        offer.name for offer in providers.known_models(environment, without_files(environment), [asked])
+    ]
 
 
 def test_what_ollama_offers_answers_without_a_variable(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:

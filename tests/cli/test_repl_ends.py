@@ -34,19 +34,19 @@ NO_SANDBOX = ("--sandbox", "none", "--approve", "auto")
 DELIBERATE = 0.8
 """Seconds after which another Ctrl-C is not of the same press any more."""
 FAULT_OF_THE_DISPLAY = """
-from deepctl.output.stream.display import LiveDisplay
+from deepctl.output.stream.display import Live
 def broken(*_): raise ValueError("no such colour")
-LiveDisplay.event = broken
+Live.event = broken
 """
 FAULT_OF_THE_DRAWING = """
-from deepctl.output.stream.turn_view import TurnView
+from deepctl.output import turn_lines
 def broken(*_): raise ValueError("no such colour")
-TurnView.tail = TurnView.settled = broken
+turn_lines.TurnLines.tail = turn_lines.TurnLines.settled = broken
 """
 FAULT_OF_THE_TOOLBAR = """
-from deepctl.cli.repl import repl
+from deepctl.cli.repl import loop
 def broken(*_): raise ValueError("no such colour")
-repl.Conversation._toolbar = broken
+loop.Conversation._toolbar = broken
 """
 FAULT_OF_THE_TURN = """
 from deepctl.agent.chat import Chat

@@ -20,6 +20,7 @@ from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import run_cli_command, session_commands, slash_commands
 from deepctl.cli.repl.completer import found
 from deepctl.cli.repl.completions import ProfileCompletions
+from deepctl.domain.settings import load, without_files
 from deepctl.errors import NotFound, ProfileGone, Refused, UsageError
 from deepctl.output.stream.turn_events import Text
 from tests.support.command import Command, InProcess
@@ -488,7 +489,7 @@ def _conversation(talk: object, **state: object) -> Any:
 
 
 def _talk(name: str = "alice") -> ProfileChat:
-    return ProfileChat(Start(name, {}), options.root(), 0.0, Text())
+    return ProfileChat(Start(name, load(os.environ)), options.root(), 0.0, Text())
 
 
 def _texts(text: str, offers: ProfileCompletions) -> list[tuple[str, str]]:
@@ -521,7 +522,7 @@ def test_the_model_in_force_is_the_one_that_the_conversation_was_switched_to(dee
     talk = _talk()
     offers = ProfileCompletions(_conversation(talk))
     assert _texts("/model ", offers)[0] == ("offline", "the model in force")
-    talk.start = talk.start.changed(model="openai-chat:tiny")
+    talk.start = talk.start.changed(talk.root, model="openai-chat:tiny")
     talk._named = None
     assert _texts("/model ", offers)[:2] == [
         ("openai-chat:tiny", "the model in force"),
@@ -534,7 +535,9 @@ def test_nothing_is_offered_of_a_profile_that_is_gone_or_of_nobody(home: Path) -
     for text in ("/switch ", "/model ", "@"):
         with pytest.raises(ProfileGone):
             _texts(text, offers)
-    nobody = ProfileCompletions(_conversation(EphemeralChatSession(Start("ephemeral", {}), Text())))
+    nobody = ProfileCompletions(
+        _conversation(EphemeralChatSession(Start("ephemeral", without_files(os.environ)), Text()))
+    )
     assert _texts("/rewind ", nobody) == _texts("/switch ", nobody) == _texts("@", nobody) == []
     assert "offline" in [text for text, _ in _texts("/model ", nobody)]
     assert not home.exists()
@@ -582,7 +585,7 @@ def test_what_a_shell_command_is_given_is_told_from_what_it_is_not() -> None:
 
 def test_profile_session_and_wait_are_filled_in_where_a_command_takes_them(deepctl: InProcess) -> None:
     deepctl("chat", "--user", "alice", "hello").ok()
-    talk = ProfileChat(Start("alice", {}), options.root(), 2.5, Text())
+    talk = ProfileChat(Start("alice", load(os.environ)), options.root(), 2.5, Text())
     conversation = _conversation(talk, session="MAIN")
 
     def filled(*words: str) -> list[str]:

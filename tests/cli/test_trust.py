@@ -13,7 +13,7 @@ import pytest
 import tomlkit
 
 from deepctl import layout
-from deepctl.domain import mcp_config, settings, trust
+from deepctl.domain import mcp_servers, settings, trust
 from deepctl.files import sealed_lines
 from deepctl.store.records import Record, Rewind
 from tests.domain.test_hostile_archives import START, Piece, directory, file, forged
@@ -485,4 +485,4 @@ def test_an_interrupted_rewind_of_a_directory_of_this_machine_is_not_imported(
 
 
 def test_mcp_servers_keep_their_table_names() -> None:
-    assert mcp_config.TABLE in {place[0] for place in (item.place for item in trust.items({"mcp_servers": {"h": 1}}))}
+    assert mcp_servers.TABLE in {place[0] for place in (item.place for item in trust.items({"mcp_servers": {"h": 1}}))}

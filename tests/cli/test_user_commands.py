@@ -18,6 +18,7 @@ from deepctl.cli.ephemeral_chat import EphemeralChatSession
 from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import shell_context
 from deepctl.domain import profiles
+from deepctl.domain.settings import load, without_files
 from deepctl.errors import Refused, UsageError
 from deepctl.output.stream.turn_events import Text as TextDisplay
 from deepctl.sandbox import container
@@ -57,7 +58,9 @@ def workspace(home: Path) -> Path:
 def talk(deepctl: InProcess, home: Path) -> Iterator[ProfileChat]:
     """A conversation of alice without a terminal, and nothing around its commands."""
     deepctl("profiles", "create", "alice").ok()
-    made = ProfileChat(Start("alice", {"sandbox": "none"}), layout.Root(str(home)), 0.0, TextDisplay())
+    made = ProfileChat(
+        Start("alice", load(os.environ, options={"sandbox": "none"})), layout.Root(str(home)), 0.0, TextDisplay()
+    )
     yield made
     made.close()
 
@@ -366,12 +369,12 @@ def test_what_stands_alone_is_explained(chat: Open) -> None:
 
 def test_a_conversation_of_nobody_has_no_place_for_commands(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Refused, match="no directory"):
-        EphemeralChatSession(Start("ephemeral", {}), TextDisplay()).command("true", Sink())
+        EphemeralChatSession(Start("ephemeral", without_files(os.environ)), TextDisplay()).command("true", Sink())
 
 
 def test_without_any_sandbox_there_is_no_shell(deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPCTL_BWRAP", "/nonexistent/bwrap")
-    talk = ProfileChat(Start("alice", {}), layout.Root(str(home)), 0.0, TextDisplay())
+    talk = ProfileChat(Start("alice", load(os.environ)), layout.Root(str(home)), 0.0, TextDisplay())
     with pytest.raises(Refused, match="no sandbox") as error:
         talk.command("true", Sink())
     assert "/nonexistent/bwrap" in str(error.value.hint)

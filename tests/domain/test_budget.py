@@ -161,19 +161,22 @@ class TestPassed:
         assert 0 < budget.checkpoint_bytes(scene.paths) < taken
 
 
+LIMIT = "limits.checkpoints"
+
+
 class TestLimit:
     def test_its_default_and_where_it_is_set(self, paths: ProfilePaths) -> None:
         assert settings.SETTINGS["limits.checkpoints"].default == "5G"
         environment = dict(os.environ)
-        assert budget.limit(environment, None) == budget.limit(environment, paths) == 5 << 30
+        assert settings.load(environment).size(LIMIT) == settings.load(environment, paths).size(LIMIT) == 5 << 30
         Path(paths.settings).write_text('[limits]\ncheckpoints = "2M"\n')
-        assert budget.limit(environment, paths) == 2 << 20
+        assert settings.load(environment, paths).size(LIMIT) == 2 << 20
         Path(paths.settings).write_text("[limits]\ncheckpoints = 4096\n")
-        assert budget.limit(environment, paths) == 4096
+        assert settings.load(environment, paths).size(LIMIT) == 4096
         for wrong in ("lots", "0", "-1", "1T"):
             Path(paths.settings).write_text(f'[limits]\ncheckpoints = "{wrong}"\n')
             with pytest.raises(BadSetting):
-                budget.limit(environment, paths)
+                settings.load(environment, paths).size(LIMIT)
 
 
 class TestCommands:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deepctl import layout
-from deepctl.domain import mcp_config, mcp_servers, profiles
+from deepctl.domain import mcp_servers, profiles, settings
 from deepctl.domain.mcp_servers import Server
 from deepctl.errors import BadSetting
 from tests.support.command import InProcess
@@ -20,7 +20,7 @@ FAR, REMOTE = "http://far.example/mcp", "https://x.example/mcp"
 
 
 def _parse(**table: Any) -> Server:
-    return mcp_config.parse({"docs": table}, "config.toml")["docs"]
+    return mcp_servers.parse({"docs": table}, "config.toml")["docs"]
 
 
 def _write(path: str, text: str) -> None:
@@ -108,7 +108,7 @@ def test_a_secret_where_the_name_of_a_variable_belongs_is_not_repeated() -> None
 @pytest.mark.parametrize("name", ["", "a b", "a.b", "a__b", "a_", "_a", "1a", "a/b", "ä", "a" * 33])
 def test_a_name_from_which_no_tools_name_could_be_made_is_refused(name: str) -> None:
     with pytest.raises(BadSetting):
-        mcp_config.parse({name: {"url": BOX}}, "config.toml")
+        mcp_servers.parse({name: {"url": BOX}}, "config.toml")
 
 
 def test_a_profiles_table_replaces_that_of_config_and_can_switch_it_off(home: Path) -> None:
@@ -116,11 +116,11 @@ def test_a_profiles_table_replaces_that_of_config_and_can_switch_it_off(home: Pa
     both = f'[mcp_servers.one]\ncommand = "x"\nargs = ["a"]\n[mcp_servers.two]\nurl = "{BOX}"\n'
     _write(os.environ["DEEPCTL_CONFIG"], both)
     _write(profile.settings, '[mcp_servers.one]\ncommand = "y"\n[mcp_servers.two]\nenabled = false\n')
-    one, two = mcp_config.of_profile(os.environ, profile)
+    one, two = settings.load(os.environ, profile).mcp_servers()
     assert (one.command, one.args, one.source) == ("y", (), "profile")
     assert not two.enabled
     assert mcp_servers.notice([one, two]) == "MCP servers outside the sandbox, with your rights: one."
-    assert [server.command for server in mcp_config.of_profile(os.environ, None)] == ["x", None]
+    assert [server.command for server in settings.load(os.environ).mcp_servers()] == ["x", None]
 
 
 def test_a_local_server_gets_what_any_program_needs_and_what_its_table_names() -> None:

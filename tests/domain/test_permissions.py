@@ -156,9 +156,9 @@ def test_a_profiles_rules_for_an_operation_win_and_others_stay(deepctl: InProces
     profile = Root(str(home)).profile("alice")
     with open(profile.settings, "a") as file:
         file.write('\n[permissions]\nwrite = "allow"\nread = "allow"\nexecute = "ask"\n')
-    both = settings.permissions(os.environ, profile)
+    both = settings.load(os.environ, profile).permissions()
     assert both == {"write": Rules("allow"), "edit": Rules("ask"), "read": Rules("allow"), "execute": Rules("ask")}
-    assert settings.permissions(os.environ, None)["write"] == Rules("deny")
+    assert settings.load(os.environ).permissions()["write"] == Rules("deny")
 
 
 def test_a_mistake_in_config_toml_is_found_though_the_profile_has_rules_of_its_own(
@@ -280,7 +280,7 @@ def test_toml_integers_are_limits_and_the_profile_wins(deepctl: InProcess, home:
     deepctl("profiles", "create", "alice").ok()
     _config(tmp_path, "[limits]\nmemory = 536870912\nprocesses = 64\nseconds = 5\n")
     deepctl("config", "set", "--user", "alice", "limits.seconds", "9").ok()
-    found = settings.limits(os.environ, Root(str(home)).profile("alice"))
+    found = settings.load(os.environ, Root(str(home)).profile("alice")).limits()
     assert found == (9, 512 << 20, 64, 256 << 20, 10 << 30)
     assert all(isinstance(one, int) for one in found)
 
@@ -302,7 +302,7 @@ def test_setting_something_else_leaves_the_rules_as_they_are_written(deepctl: In
     config = _config(tmp_path, '[permissions.write]  # mine\ndefault = "ask"\n')
     deepctl("config", "set", "limits.memory", "64M").ok()
     assert '[permissions.write]  # mine\ndefault = "ask"\n' in config.read_text()
-    assert settings.permissions(os.environ, None) == {"write": Rules("ask")}
+    assert settings.load(os.environ).permissions() == {"write": Rules("ask")}
 
 
 @pytest.mark.parametrize("action", [("set", "limits.memory", "64M"), ("unset", "limits.memory")])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import run_cli_command, slash_commands
 from deepctl.cli.repl.completer import Command, Offer, workspace_paths
-from deepctl.domain import providers
+from deepctl.domain import providers, settings
 from deepctl.output.text import ago
 from deepctl.quantities import counted
 from deepctl.store import lookup, session_catalogue
@@ -61,7 +61,7 @@ class ProfileCompletions:
         """Names worth choosing, without asking anybody."""
         paths = run_cli_command.profile(self._conversation) if self._is_kept() else None
         now = self._conversation.talk.facts(None).model
-        return [Offer(*one) for one in providers.known_models(os.environ, paths, now=now)]
+        return [Offer(*one) for one in providers.known_models(os.environ, settings.load(os.environ, paths), now=now)]
 
     def paths(self, prefix: str) -> Iterable[Offer]:
         """What in the workspace begins with `prefix`."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import run_cli_command
-from deepctl.domain import settings
 from deepctl.domain.settings import Value
 from deepctl.errors import UsageError
 from deepctl.output.text import printable
@@ -34,14 +32,8 @@ _SOURCES = {
 
 
 def in_force(conversation: Conversation, key: str) -> Value:
-    """A setting of the conversation, and where it is set. Settings files are none of an ephemeral one's business."""
-    talk = conversation.talk
-    option = talk.start.given.get(key)
-    if isinstance(talk, ProfileChat):
-        return settings.resolve(
-            key, environment=os.environ, profile=run_cli_command.profile(conversation), option=option
-        )
-    return settings.without_files(key, environment=os.environ, option=option)
+    """A setting of the conversation, and where it is set."""
+    return conversation.talk.start.settings.resolve(key)
 
 
 def source(value: Value) -> str:

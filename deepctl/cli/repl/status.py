@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deepctl.cli.options import UNNAMED
 from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import run_cli_command, settings_commands
-from deepctl.domain import budget, mcp_config
+from deepctl.domain import budget, settings
 from deepctl.errors import DeepctlError
 from deepctl.output.render import show
 from deepctl.output.text import home, printable, tinted, width
@@ -89,7 +89,7 @@ def _of_profile(conversation: Conversation) -> list[tuple[str, str]]:
 
 def _servers(conversation: Conversation) -> str:
     try:
-        found = mcp_config.of_profile(os.environ, run_cli_command.profile(conversation))
+        found = settings.load(os.environ, run_cli_command.profile(conversation)).mcp_servers()
     except DeepctlError as error:
         return f"not known: {error.message}"
     return ", ".join(f"{one.name}{'' if one.enabled else ' (off)'}" for one in found) or "none"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from deepctl import layout, names
-from deepctl.domain import budget
+from deepctl.domain import budget, settings
 from deepctl.domain.budget import Part
 from deepctl.domain.doctor import leftovers, machine, mcp
 from deepctl.domain.doctor.check import Check, Status, guarded
@@ -36,24 +36,27 @@ def _checks(
     environment: Mapping[str, str], root: Root, wanted: list[ProfilePaths], user: str | None, version: str
 ) -> Iterator[Check]:
     only = wanted[0] if user is not None else None
+    in_force = settings.load(environment)
     sandboxes = Sandboxes(environment)
     yield from guarded("versions", lambda: machine.versions(version))
     yield from guarded("namesakes", lambda: machine.namesakes(environment))
     yield from guarded("root", lambda: machine.root(root))
     yield from guarded("leftovers", lambda: leftovers.beside_profiles(root))
-    yield from guarded("config", lambda: machine.config(environment))
+    yield from guarded("config", lambda: machine.config(in_force.files[0]))
     yield from guarded("disk", lambda: machine.disk(root))
-    yield from guarded("sandbox", lambda: sandboxes.machine(only))
+    yield from guarded(
+        "sandbox", lambda: sandboxes.machine(in_force.of_profile(only) if only is not None else in_force)
+    )
     if not wanted:
         # What the first profile would find.
-        yield from by_settings("sandbox", lambda: sandboxes.in_force(None))
-        yield from by_settings("model", lambda: model(environment, None))
-        yield from guarded("mcp", lambda: mcp.servers(environment, None))
+        yield from by_settings("sandbox", lambda: sandboxes.in_force(in_force))
+        yield from by_settings("model", lambda: model(environment, in_force))
+        yield from guarded("mcp", lambda: mcp.servers(environment, in_force))
     parts = {paths: budget.parts(paths) for paths in wanted}
     if len(wanted) > 1:
         yield _space(parts)
     for paths in wanted:
-        yield from checks_of(environment, paths, sandboxes, parts[paths])
+        yield from checks_of(environment, in_force.of_profile(paths), paths, sandboxes, parts[paths])
 
 
 def _profiles(root: Root) -> list[ProfilePaths]:

@@ -7,11 +7,12 @@ import platform
 import stat
 from collections.abc import Iterator, Mapping
 
-from deepctl import distribution, layout
+from deepctl import distribution
 from deepctl.domain import profiles
 from deepctl.domain.doctor.check import Check, some, told
 from deepctl.domain.doctor.leftovers import KNOWN
 from deepctl.domain.doctor.settings_files import settings_file
+from deepctl.domain.settings import SettingsFile
 from deepctl.files import ownership
 from deepctl.layout import Root
 from deepctl.quantities import counted, size
@@ -128,9 +129,9 @@ def _inside(found: Root) -> Iterator[Check]:
             yield Check(name, "warning", f"in {path}, not deepctl's: {some(odd)}", "Find out what put that there.")
 
 
-def config(environment: Mapping[str, str]) -> Iterator[Check]:
+def config(file: SettingsFile) -> Iterator[Check]:
     """config.toml: whether it is there and can be used."""
-    yield from settings_file("config", layout.config_file(environment), None, "config unset KEY")
+    yield from settings_file("config", file, "config unset KEY")
 
 
 def disk(found: Root) -> Iterator[Check]:

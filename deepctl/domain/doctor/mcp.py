@@ -6,20 +6,20 @@ import os
 from collections.abc import Iterator, Mapping
 
 from deepctl import distribution
-from deepctl.domain import mcp_config, mcp_servers
+from deepctl.domain import mcp_servers
 from deepctl.domain.doctor.check import Check
 from deepctl.domain.mcp_servers import Server
+from deepctl.domain.settings import Settings
 from deepctl.errors import DeepctlError
-from deepctl.layout import ProfilePaths
 from deepctl.quantities import counted
 
 _PACKAGE = "fastmcp-slim"
 
 
-def servers(environment: Mapping[str, str], profile: ProfilePaths | None) -> Iterator[Check]:
+def servers(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]:
     """What stands in the way of a profile's servers; nothing if it has none."""
     try:
-        enabled = [server for server in mcp_config.of_profile(environment, profile) if server.enabled]
+        enabled = [server for server in in_force.mcp_servers() if server.enabled]
     except DeepctlError:
         return  # the checks of the files say what is wrong with them, and most profiles have no servers
     if not enabled:

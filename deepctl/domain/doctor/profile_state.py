@@ -7,13 +7,15 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 
 from deepctl import distribution, locks
-from deepctl.domain import budget, settings
+from deepctl.domain import addresses, budget, provider_keys
 from deepctl.domain.budget import Part
-from deepctl.domain.doctor import leftovers, mcp, provider_keys, stored_state
+from deepctl.domain.doctor import leftovers, mcp, stored_state
 from deepctl.domain.doctor.check import Check, guarded
 from deepctl.domain.doctor.file_modes import rights
 from deepctl.domain.doctor.sandboxing import Sandboxes
 from deepctl.domain.doctor.settings_files import settings_file, untrusted
+from deepctl.domain.env_variables import ollama_address, problems, value
+from deepctl.domain.settings import Settings
 from deepctl.errors import DeepctlError
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
@@ -22,18 +24,18 @@ from deepctl.store import reserve
 
 
 def checks_of(
-    environment: Mapping[str, str], paths: ProfilePaths, sandboxes: Sandboxes, parts: list[Part]
+    environment: Mapping[str, str], in_force: Settings, paths: ProfilePaths, sandboxes: Sandboxes, parts: list[Part]
 ) -> list[Check]:
-    """All checks of a profile, which need not be one; `parts` is what uses its space."""
+    """All checks of a profile, which need not be one; `in_force` are its settings, `parts` is what uses its space."""
     if (odd := _not_a_directory(paths)) is not None:
         return [odd._replace(profile=paths.name)]
     unset = f"config unset KEY --user {paths.name}"
     found = [
-        *guarded("settings", lambda: settings_file("settings", paths.settings, paths, unset)),
+        *guarded("settings", lambda: settings_file("settings", in_force.files[0], unset)),
         *guarded("trust", lambda: untrusted(paths)),
-        *by_settings("model", lambda: model(environment, paths)),
-        *by_settings("sandbox", lambda: sandboxes.in_force(paths)),
-        *guarded("mcp", lambda: mcp.servers(environment, paths)),
+        *by_settings("model", lambda: model(environment, in_force)),
+        *by_settings("sandbox", lambda: sandboxes.in_force(in_force)),
+        *guarded("mcp", lambda: mcp.servers(environment, in_force)),
         *guarded("lock", lambda: _lock(paths)),
         *guarded("rights", lambda: rights(paths)),
         *guarded("sessions", lambda: stored_state.sessions(paths)),
@@ -42,7 +44,7 @@ def checks_of(
         *guarded("leftovers", lambda: leftovers.in_profile(paths)),
         *guarded("todo", lambda: leftovers.todo_lists(paths)),
         *guarded("space", lambda: _space(paths, parts)),
-        *by_settings("budget", lambda: _budget(environment, paths)),
+        *by_settings("budget", lambda: _budget(in_force, paths)),
     ]
     return [check._replace(profile=paths.name) for check in found]
 
@@ -74,26 +76,23 @@ def _not_a_directory(paths: ProfilePaths) -> Check | None:
     return None
 
 
-def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Iterator[Check]:
+def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]:
     """The model that a chat would use, and whether the key of its provider is in sight. No key is ever shown."""
-    found = settings.resolve("model", environment=environment, profile=profile)
+    found = in_force.resolve("model")
     name = found.value or provider_keys.OFFLINE
     where = "" if found.source == "default" else f" (from {_SOURCES.get(found.source, found.source)})"
-    address = settings.resolve("base_url", environment=environment, profile=profile).value
+    address = in_force.get("base_url")
     if name == provider_keys.OFFLINE:
         yield Check("model", "ok", f"{name}{where}: needs no key", "It is not an LLM: `deepctl config set model …`.")
         return
     provider = provider_keys.provider(name)
-    # Not above: they import this package for its `keys`.
-    from deepctl.domain.env_variables import ollama_address, problems, value
-
     amiss = list(problems(environment, provider))
     for one in amiss:
         yield Check("model", "problem", f"{name}{where}: ${one.variable} cannot be used: it {one.problem}", one.hint)
     if amiss:
         return
     if provider == "ollama":
-        url = settings.shown(ollama_address(environment))
+        url = addresses.without_passwords(ollama_address(environment))
         yield Check(
             "model", "ok", f"{name}{where} at {url}: needs no key", "`deepctl models` tells whether the server answers."
         )
@@ -101,7 +100,7 @@ def model(environment: Mapping[str, str], profile: ProfilePaths | None) -> Itera
     if provider == "openai":
         address = address or value(environment, "OPENAI_BASE_URL")
         if address:
-            where += f" at {settings.shown(address)}"
+            where += f" at {addresses.without_passwords(address)}"
     if (client := provider_keys.CLIENTS.get(provider)) is not None and not _is_installed(client):
         yield Check(
             "model",
@@ -200,8 +199,8 @@ def _space(paths: ProfilePaths, parts: list[Part]) -> Iterator[Check]:
         yield Check("space", "ok", f"{size(total)}: {shown}")
 
 
-def _budget(environment: Mapping[str, str], paths: ProfilePaths) -> Iterator[Check]:
-    limit = budget.limit(environment, paths)
+def _budget(in_force: Settings, paths: ProfilePaths) -> Iterator[Check]:
+    limit = in_force.size("limits.checkpoints")
     taken = budget.checkpoint_bytes(paths)
     if taken > limit:
         yield Check(

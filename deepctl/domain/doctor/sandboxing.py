@@ -8,12 +8,11 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from deepctl import layout
-from deepctl.domain import settings
 from deepctl.domain.command_policy import CommandPolicy
 from deepctl.domain.doctor.check import Check, Status
 from deepctl.domain.permissions import Permissions
+from deepctl.domain.settings import Settings
 from deepctl.errors import DeepctlError
-from deepctl.layout import ProfilePaths
 from deepctl.sandbox import bubblewrap, cgroups, container
 from deepctl.sandbox.policy import Limits, Unavailable
 
@@ -26,11 +25,9 @@ class Choice(NamedTuple):
     limits: Limits
 
 
-def choice(environment: Mapping[str, str], profile: ProfilePaths | None) -> Choice:
-    """The settings in force. Raises `DeepctlError`."""
-    named = settings.resolve("sandbox", environment=environment, profile=profile).value or "auto"
-    image = settings.resolve("docker.image", environment=environment, profile=profile).value or ""
-    return Choice(named, image, settings.limits(environment, profile))
+def choice(settings: Settings) -> Choice:
+    """What the settings say of commands. Raises `DeepctlError`."""
+    return Choice(settings.get("sandbox") or "auto", settings.get("docker.image") or "", settings.limits())
 
 
 class Sandboxes:
@@ -62,10 +59,10 @@ class Sandboxes:
                 self._docker[image] = problem
         return self._docker[image]
 
-    def machine(self, profile: ProfilePaths | None) -> Iterator[Check]:
-        """What this machine has, tried with the limits and the image of a profile, or those of config.toml."""
+    def machine(self, settings: Settings) -> Iterator[Check]:
+        """What this machine has, tried with the limits and the image that the settings name."""
         try:
-            found = choice(self._environment, profile)
+            found = choice(settings)
         except DeepctlError:
             # The check of that file says what is wrong with it.
             yield Check("sandbox", "warning", "not tried: the settings cannot be used", "Correct them first.")
@@ -85,13 +82,13 @@ class Sandboxes:
             wanted = found.named == "docker"
             yield Check("docker", "problem" if wanted else "ok", f"not used: {docker.reason}", docker.fix)
 
-    def in_force(self, profile: ProfilePaths | None) -> Iterator[Check]:
+    def in_force(self, settings: Settings) -> Iterator[Check]:
         """Where the commands of a profile run. Raises `DeepctlError` if its settings cannot be used."""
-        named, image, limits = choice(self._environment, profile)
+        named, image, limits = choice(settings)
         approve, permissions = "ask", Permissions()
         with suppress(DeepctlError):  # the check of that file says what is wrong with it
-            approve = settings.resolve("approve", environment=self._environment, profile=profile).value or "ask"
-            permissions = settings.permissions(self._environment, profile)
+            approve = settings.get("approve") or "ask"
+            permissions = settings.permissions()
         policy = CommandPolicy(named, approve, permissions=permissions)
         problem = None
         if named == "docker":

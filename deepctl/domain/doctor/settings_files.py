@@ -7,24 +7,28 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from deepctl.domain import mcp_config, setting_checks, settings
+from deepctl.domain import mcp_servers, settings
 from deepctl.domain.doctor.check import Check, told
+from deepctl.domain.settings import SettingsFile
 from deepctl.errors import DeepctlError
 from deepctl.files import atomic
 from deepctl.layout import UNTRUSTED, ProfilePaths
 from deepctl.quantities import counted
 
 
-def settings_file(name: str, path: str, profile: ProfilePaths | None, unset: str) -> Iterator[Check]:
+def settings_file(name: str, file: SettingsFile, unset: str) -> Iterator[Check]:
     """What there is to say of one; `unset` is the command that takes a key out of it."""
+    path = file.path
     try:
+        if not path:
+            file.checked()
         if not os.path.lexists(path):
             yield Check(name, "ok", f"{path}, not there: the defaults hold")
             return
         if stat.S_IMODE(os.stat(path).st_mode) & 0o400 == 0:
             yield Check(name, "warning", f"{path} is not for its owner to read", f"chmod u+rw {path}")
-        found = settings.read(path)
-        problems = list(setting_checks.problems(found, path, in_profile=profile is not None))
+        found = file.checked()
+        problems = list(settings.problems(found, path, in_profile=file.source == "profile"))
     except DeepctlError as error:
         yield Check(name, "problem", error.message, error.hint)
         return
@@ -48,7 +52,7 @@ def settings_file(name: str, path: str, profile: ProfilePaths | None, unset: str
 def _amount(found: Mapping[str, Any]) -> str:
     """How many settings there are, and how many entries in the tables that have names of their own."""
     amounts = [counted(sum(key in settings.SETTINGS for key in found), "setting")]
-    for table, noun in ((mcp_config.TABLE, "MCP server"), ("permissions", "permission")):
+    for table, noun in ((mcp_servers.TABLE, "MCP server"), ("permissions", "permission")):
         if found.get(table):
             amounts.append(counted(len(found[table]), noun))
     return ", ".join(amounts)

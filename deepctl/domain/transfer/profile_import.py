@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from deepctl import layout, names
-from deepctl.domain import profiles, settings, trust
+from deepctl.domain import addresses, profiles, settings, trust
 from deepctl.domain.transfer.archive import Entry, Totals
 from deepctl.domain.transfer.archive_reader import Incoming
 from deepctl.domain.transfer.staging import Misplaced, Staging, is_stripped
@@ -277,7 +277,7 @@ def _notes(items: list[Item], paths: ProfilePaths) -> list[str]:
         notes.append(f"Its profile.toml cannot be read. It is not in force, and is kept as {layout.UNTRUSTED}.")
     found = settings.read(paths.settings)
     if "model" in found:
-        notes.append(f"It sets model = {settings.shown(found['model'])}.")
+        notes.append(f"It sets model = {addresses.without_passwords(found['model'])}.")
     if "instructions" in found:
         notes.append("It brings instructions that its agent is given before every conversation.")
     return notes
