@@ -22,7 +22,7 @@ from deepctl.quantities import counted
 from deepctl.store import lookup, session_catalogue, session_log, todo
 from deepctl.store.records import Position
 from deepctl.store.repository import Repository
-from deepctl.store.session_catalogue import Session
+from deepctl.store.session_record import Session
 
 
 class TurnResult(NamedTuple):

@@ -24,7 +24,7 @@ from deepctl.errors import Damaged, Locked, Refused
 from deepctl.files import atomic
 from deepctl.layout import Root
 from deepctl.locks import Lock
-from deepctl.store import lookup, message_chains, prune, pydantic_deep, rewind_recovery, session_log
+from deepctl.store import log_file, lookup, message_chains, prune, pydantic_deep, rewind_recovery, session_log
 from deepctl.store import rewind as rewinding
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.ledger import MESSAGES
@@ -309,7 +309,7 @@ class FileCheckpointStore:
             try:
                 found.append(self._checkpoint(store, record))
             except Damaged as error:
-                problems.append(Problem(record.id, record.log + session_log.SUFFIX, error.message))
+                problems.append(Problem(record.id, record.log + log_file.SUFFIX, error.message))
         for name, path in pydantic_deep.find(self._directory).items():
             if name not in ledger.records:
                 try:
@@ -348,7 +348,7 @@ class FileCheckpointStore:
         sessions = os.path.join(os.path.dirname(self._directory), "sessions")
         for name in sorted(os.listdir(sessions)) if os.path.isdir(sessions) else []:
             directory = os.path.join(sessions, name)
-            if os.path.exists(session_log.log_path(directory, record.log)):
+            if os.path.exists(log_file.log_path(directory, record.log)):
                 return message_codec.validated(session_log.read(directory, record.log, record.offset), record.id)
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.")
 

@@ -19,7 +19,7 @@ from deepctl.store import lookup, rewind, session_log
 from deepctl.store.records import Position, Record
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest
-from deepctl.store.session_catalogue import Session
+from deepctl.store.session_record import Session
 
 _SHOWN = 50
 _UNKEPT_SHOWN = 3

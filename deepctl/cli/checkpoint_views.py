@@ -22,7 +22,7 @@ from deepctl.store.ledger import Ledger
 from deepctl.store.records import Record
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindPlan, RewindRequest, RewindResult
-from deepctl.store.session_catalogue import Session
+from deepctl.store.session_record import Session
 
 
 def compared(profile: ProfilePaths, before: str | None, after: str | None, session: str | None, stat: bool) -> Compared:

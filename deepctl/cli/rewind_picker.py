@@ -19,7 +19,7 @@ from deepctl.store import lookup
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.records import Record
 from deepctl.store.rewind import Conflicts, RewindRequest
-from deepctl.store.session_catalogue import Session
+from deepctl.store.session_record import Session
 
 if TYPE_CHECKING:
     from prompt_toolkit.formatted_text import StyleAndTextTuples

@@ -31,7 +31,7 @@ from deepctl import formats, names
 from deepctl.errors import Refused
 from deepctl.files import atomic, sealed_lines
 from deepctl.store import ledger_size
-from deepctl.store.log_chain import Point
+from deepctl.store.log_file import Point
 from deepctl.store.records import (
     BOTH,
     FILES,

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from deepctl.errors import Damaged, NewerFormat
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_chain, lookup
+from deepctl.store import log_chain, log_file, lookup
 from deepctl.store.ledger import Ledger
-from deepctl.store.log_chain import Point
+from deepctl.store.log_file import Point
 from deepctl.store.lookup import Problem
 from deepctl.store.records import BOTH, CONVERSATION, Record
 
@@ -79,7 +79,7 @@ def problems(paths: ProfilePaths, found: Ledger) -> list[Problem]:
         if record.log and record.id not in named and not is_lost(record):
             problem = positions.find(record).problem
             if problem is not None:
-                known.append(Problem(record.id, record.log + log_chain.SUFFIX, problem))
+                known.append(Problem(record.id, record.log + log_file.SUFFIX, problem))
     return known
 
 

@@ -15,13 +15,14 @@ from deepctl import locks
 from deepctl.errors import Damaged, NoSession, NotFound, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import counted
-from deepctl.store import ledger, ledger_size, log_chain, session_catalogue, session_log
+from deepctl.store import ledger, ledger_size, log_chain, log_file, session_catalogue, session_log
 from deepctl.store.ledger import MESSAGES, Ledger
-from deepctl.store.log_chain import Chain, Point
+from deepctl.store.log_chain import Chain
+from deepctl.store.log_file import Point
 from deepctl.store.packs import is_uncounted
 from deepctl.store.pending_deletion import leaving
 from deepctl.store.records import BOTH, CONVERSATION, FILES, Position, Record
-from deepctl.store.session_catalogue import Session
+from deepctl.store.session_record import Session
 
 OTHER_CHECKPOINTS_HINT = "`deepctl checkpoints list` shows the others."
 REPAIR_HINT = "`deepctl checkpoints repair` looks for it in every copy, and says what is lost for good."
@@ -225,7 +226,7 @@ def chain_of(paths: ProfilePaths, record: Record) -> Chain:
     if directory is None:
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.", REPAIR_HINT)
     chain = log_chain.resolve(directory, record.point)
-    if chain.lost is not None and chain.lost.reason == log_chain.MISSING:
+    if chain.lost is not None and chain.lost.reason == log_file.MISSING:
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is cut short.", REPAIR_HINT)
     if chain.lost is not None:
         raise Damaged(
@@ -254,14 +255,14 @@ def check_files(record: Record, hint: str) -> None:
 
 def directory_of(paths: ProfilePaths, log: str) -> str | None:
     """The directory of a session that has the log `log`, or `None`."""
-    if not session_log.is_id(log):
+    if not log_file.is_id(log):
         return None
     own = os.path.join(paths.checkpoints, MESSAGES)
-    if os.path.exists(session_log.log_path(own, log)):
+    if os.path.exists(log_file.log_path(own, log)):
         return own
     for name in session_catalogue.all_names(paths):
         directory = os.path.join(paths.sessions, name)
-        if os.path.exists(session_log.log_path(directory, log)):
+        if os.path.exists(log_file.log_path(directory, log)):
             return directory
     return None
 
@@ -284,9 +285,9 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
             packs = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
     for record in checkpoints.records.values():
         is_kept = record.log and record.lost not in (CONVERSATION, BOTH)
-        if is_kept and sizes.get(record.log + session_log.SUFFIX, -1) < record.offset:
-            reason = "cut short" if record.log + session_log.SUFFIX in sizes else "missing"
-            problems.append(Problem(record.id, record.log + session_log.SUFFIX, f"its message log is {reason}"))
+        if is_kept and sizes.get(record.log + log_file.SUFFIX, -1) < record.offset:
+            reason = "cut short" if record.log + log_file.SUFFIX in sizes else "missing"
+            problems.append(Problem(record.id, record.log + log_file.SUFFIX, f"its message log is {reason}"))
         elif record.pack in checkpoints.packs and (
             record.pack not in packs or packs[record.pack].st_size < record.added_bytes
         ):

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from deepctl.errors import Damaged
 from deepctl.files import atomic, sealed_lines
-from deepctl.store import session_log
-from deepctl.store.log_chain import START as START_DIGEST
-from deepctl.store.log_chain import Point, chained
+from deepctl.store import log_file, session_log
+from deepctl.store.log_file import START as START_DIGEST
+from deepctl.store.log_file import Point, chained
 
 START = b""
 """The digest of the empty conversation."""
@@ -59,13 +59,11 @@ class Messages:
         self._tails: dict[str, str] = {}
         if os.path.isdir(directory):
             waiting = {
-                name.removesuffix(session_log.SUFFIX)
-                for name in os.listdir(directory)
-                if name.endswith(session_log.SUFFIX)
+                name.removesuffix(log_file.SUFFIX) for name in os.listdir(directory) if name.endswith(log_file.SUFFIX)
             }
             chains: dict[tuple[str, int], bytes] = {}
             for one in waiting:
-                self._sizes[one + session_log.SUFFIX] = os.lstat(session_log.log_path(directory, one)).st_size
+                self._sizes[one + log_file.SUFFIX] = os.lstat(log_file.log_path(directory, one)).st_size
             while waiting:
                 self._load(waiting.pop(), waiting, chains)
 
@@ -99,7 +97,7 @@ class Messages:
     def is_current(self) -> bool:
         """Whether the logs are as this object knows them: nobody else has written, and no write of ours failed."""
         try:
-            names = [name for name in os.listdir(self.directory) if name.endswith(session_log.SUFFIX)]
+            names = [name for name in os.listdir(self.directory) if name.endswith(log_file.SUFFIX)]
         except FileNotFoundError:
             names = []
         sizes = {name: os.lstat(os.path.join(self.directory, name)).st_size for name in names}
@@ -133,7 +131,7 @@ class Messages:
                 self._instructions[one] = instructions
             entries.append(entry)
         lines = [sealed_lines.seal(entry) for entry in entries]
-        appender = sealed_lines.Appender(session_log.log_path(self.directory, one))
+        appender = sealed_lines.Appender(log_file.log_path(self.directory, one))
         try:
             ends = appender.write(lines)
         finally:
@@ -142,7 +140,7 @@ class Messages:
             self._tails[one] = chained(self._tails[one], line)
             self._known[chain[number]] = Place(one, end, number + 1, self._tails[one])
         self._ends[one] = chain[-1]
-        self._sizes[one + session_log.SUFFIX] = appender.end
+        self._sizes[one + log_file.SUFFIX] = appender.end
         return self._known[chain[-1]]
 
     def _open(self, before: bytes, place: Place | None) -> str:
@@ -152,6 +150,6 @@ class Messages:
         one = os.urandom(8).hex()
         atomic.make_root(self.directory)
         first = sealed_lines.seal(session_log.header(one, place.point if place is not None else None))
-        atomic.write_file(session_log.log_path(self.directory, one), first)
+        atomic.write_file(log_file.log_path(self.directory, one), first)
         self._tails[one] = chained(place.digest if place is not None else START_DIGEST, first)
         return one

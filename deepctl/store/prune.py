@@ -21,7 +21,7 @@ from deepctl import times
 from deepctl.errors import Damaged, DeepctlError, Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
-from deepctl.store import completion_index, rewind_plan, session_catalogue, session_log, trees
+from deepctl.store import completion_index, log_file, rewind_plan, session_catalogue, session_log, trees
 from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.ledger import Ledger
 from deepctl.store.pack_store import PackStore
@@ -355,15 +355,13 @@ def collect_messages(directory: str, found: Ledger) -> None:
     """Delete the conversations of an application that no checkpoint needs; none where anything is damaged."""
     if found.damage or not os.path.isdir(directory):
         return
-    logs = {
-        entry.removesuffix(session_log.SUFFIX) for entry in os.listdir(directory) if entry.endswith(session_log.SUFFIX)
-    }
+    logs = {entry.removesuffix(log_file.SUFFIX) for entry in os.listdir(directory) if entry.endswith(log_file.SUFFIX)}
     try:
         needed = _with_parents(directory, {record.log for record in found.records.values()} & logs)
     except Damaged:
         return
     for one in logs - needed:
-        os.unlink(session_log.log_path(directory, one))
+        os.unlink(log_file.log_path(directory, one))
 
 
 def _with_parents(directory: str, logs: Iterable[str]) -> set[str]:
@@ -388,12 +386,12 @@ def collect_logs(paths: ProfilePaths, found: Ledger) -> None:
         try:
             session = session_catalogue.find(paths, name)
             logs = {
-                entry.removesuffix(session_log.SUFFIX)
+                entry.removesuffix(log_file.SUFFIX)
                 for entry in os.listdir(session.directory)
-                if entry.endswith(session_log.SUFFIX)
+                if entry.endswith(log_file.SUFFIX)
             }
             needed = _with_parents(session.directory, {session.log, *(wanted & logs)})
         except (DeepctlError, OSError):
             continue
         for one in logs - needed:
-            os.unlink(session_log.log_path(session.directory, one))
+            os.unlink(log_file.log_path(session.directory, one))

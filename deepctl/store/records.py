@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from deepctl import names, times
 from deepctl.errors import BadName
-from deepctl.store.log_chain import Point
+from deepctl.store.log_file import Point
 
 AGENT, OTHER, UNKNOWN = "agent", "other", "unknown"
 

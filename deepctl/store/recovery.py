@@ -10,6 +10,7 @@ from deepctl.errors import DeepctlError, StorageError
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
 from deepctl.store import (
+    log_file,
     log_positions,
     lost_and_found,
     prune,
@@ -18,7 +19,7 @@ from deepctl.store import (
     rewind_recovery,
     session_catalogue,
     session_delete,
-    shared_logs,
+    session_record,
 )
 from deepctl.store.repository import EVERY_TOOL, Repository, remove_leftovers
 from deepctl.store.snapshot import Report
@@ -48,7 +49,7 @@ def opened(
 def _open(
     paths: ProfilePaths, exclude: Sequence[str], policy: str, report: Report | None, frees: bool
 ) -> Iterator[Repository]:
-    shared_logs.join(session_catalogue.directories(paths))
+    log_file.join(session_catalogue.directories(paths))
     work = Repository(paths, exclude=exclude, policy=policy, report=report)
     try:
         work.rewound = _recovered(work, frees=frees)
@@ -80,8 +81,8 @@ def _write_records_anew(paths: ProfilePaths) -> list[str]:
         try:
             session = session_catalogue.find(paths, name)
             if session.damage is not None:
-                lost_and_found.keep(paths, os.path.join(session.directory, session_catalogue.RECORD))
-                session_catalogue.write_anew(session)
+                lost_and_found.keep(paths, os.path.join(session.directory, session_record.RECORD))
+                session_record.write(session)
                 notes.append(f"The record of session {name!r} was damaged, and has been written anew.")
         except (DeepctlError, OSError):
             continue

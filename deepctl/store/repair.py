@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from deepctl.files import atomic, rmtree, sealed_lines, sealed_repair
 from deepctl.layout import ProfilePaths
-from deepctl.store import ledger, ledger_size, lookup, repair_report, reserve, session_catalogue, verify
+from deepctl.store import ledger, ledger_size, log_file, lookup, repair_report, reserve, session_catalogue, verify
 from deepctl.store.repair_logs import Logs, gap
 from deepctl.store.repair_packs import Packs
 from deepctl.store.repair_report import Findings, Lost, Repaired
@@ -140,7 +140,7 @@ def _put(source: str, target: str) -> None:
         os.unlink(staged)
     except FileNotFoundError:
         pass
-    session_catalogue.share(source, staged)
+    log_file.share(source, staged)
     os.rename(staged, target)
 
 
@@ -163,7 +163,7 @@ def _link_tree(source: str, target: str) -> None:
         if entry.is_dir(follow_symlinks=False):
             _link_tree(entry.path, os.path.join(target, entry.name))
         elif not entry.name.endswith(".tmp"):
-            session_catalogue.share(entry.path, os.path.join(target, entry.name))
+            log_file.share(entry.path, os.path.join(target, entry.name))
 
 
 def _ledger(paths: ProfilePaths, found: Findings) -> None:

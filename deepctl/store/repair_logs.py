@@ -14,16 +14,16 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import (
     ledger,
     log_chain,
+    log_file,
     lookup,
     repair_report,
     session_catalogue,
     session_from_forks,
     session_log,
-    session_recovery,
-    shared_logs,
+    session_record,
 )
 from deepctl.store.ledger import MESSAGES, Ledger
-from deepctl.store.log_chain import Point
+from deepctl.store.log_file import Point
 from deepctl.store.log_positions import Positions, is_lost
 from deepctl.store.records import CONVERSATION, Record
 from deepctl.store.repair_report import Findings
@@ -66,7 +66,7 @@ class Logs:
         return self._positions(good)
 
     def _join(self) -> None:
-        for path in shared_logs.join(session_catalogue.directories(self._paths)):
+        for path in log_file.join(session_catalogue.directories(self._paths)):
             self._found.repair("message log", path, "shared with another session again")
 
     def _with_positions(self) -> list[Record]:
@@ -80,8 +80,8 @@ class Logs:
         """The paths of every log, by its id and the file they lead to."""
         found: dict[tuple[str, int], list[str]] = {}
         for directory in self._directories():
-            for one in session_recovery.logs_in(directory):
-                path = session_log.log_path(directory, one)
+            for one in log_file.logs_in(directory):
+                path = log_file.log_path(directory, one)
                 found.setdefault((one, os.lstat(path).st_ino), []).append(path)
         return found
 
@@ -90,7 +90,7 @@ class Logs:
         directory = os.path.join(self._paths.sessions, name)
         for entry in sorted(os.listdir(directory)):
             path = os.path.join(directory, entry)
-            if entry.endswith(".json") and entry != session_catalogue.RECORD:
+            if entry.endswith(".json") and entry != session_record.RECORD:
                 raw = atomic.read_file(path)
                 if not raw.endswith(b"\n") or any(line.problem is not None for line in sealed_lines.parse(raw)):
                     self._found.move(path)
@@ -98,7 +98,7 @@ class Logs:
 
     def _record(self, name: str) -> None:
         directory = os.path.join(self._paths.sessions, name)
-        path = os.path.join(directory, session_catalogue.RECORD)
+        path = os.path.join(directory, session_record.RECORD)
         try:
             raw = atomic.read_file(path)
         except FileNotFoundError:
@@ -118,14 +118,14 @@ class Logs:
         except NewerFormat:
             raise
         except Damaged as error:
-            found = session_recovery.recovered(name, directory, error.message, choose=True)
+            found = session_record.recovered(name, directory, error.message, choose=True)
             if found is None:
                 self._give_up(name, directory, error.message)
                 return
             session = found
         if session.damage is not None:
             self._found.keep(path)
-            session_catalogue.write_anew(session)
+            session_record.write(session)
             self._found.repair("session", path, f"written anew from the ledger and its logs ({session.damage})")
 
     def _give_up(self, name: str, directory: str, reason: str) -> None:
@@ -146,21 +146,21 @@ class Logs:
         shared = list(gone.logs)
         for one in shared:  # with those that they continue
             longest = max(copies[one], key=os.path.getsize)
-            session_catalogue.share(longest, session_log.log_path(directory, one))
+            log_file.share(longest, log_file.log_path(directory, one))
             parent = _parent_of(longest)
             if parent is not None and parent.log in copies and parent.log not in shared:
                 shared.append(parent.log)
-        session = session_recovery.made_again(name, directory, gone.id)
+        session = session_record.made_again(name, directory, gone.id)
         if session is None:
             rmtree.remove_tree(directory)
             return
-        session_catalogue.write_anew(session)
-        path = os.path.join(directory, session_catalogue.RECORD)
+        session_record.write(session)
+        path = os.path.join(directory, session_record.RECORD)
         self._found.repair(
             repair_report.MISSING_SESSION, path, "made again from the ledger and the logs that others share"
         )
         latest = self._ledger.current.get(gone.id, "")
-        if latest and not session_log.is_in(directory, latest):
+        if latest and not log_file.is_in(directory, latest):
             turns = [record.turn for record in self._ledger.records.values() if record.log == latest]
             self._found.lose(repair_report.ALL_MESSAGES, latest, f"the message log {latest} is missing", [name], turns)
 
@@ -169,11 +169,11 @@ class Logs:
         path = paths[0]
         raw = atomic.read_file(path)
         mended = sealed_lines.without_copies(sealed_repair.mended(raw))
-        one = os.path.basename(path).removesuffix(session_log.SUFFIX)
-        lines = [log_chain.present(line, path) for line in sealed_lines.parse(mended)]
-        if not log_chain.has_header(lines, path) or lines[0].problem is not None:
+        one = os.path.basename(path).removesuffix(log_file.SUFFIX)
+        lines = [log_file.upgraded(line, path) for line in sealed_lines.parse(mended)]
+        if not log_file.has_header(lines, path) or lines[0].problem is not None:
             mended = self._with_header(path, one, mended, lines)
-            lines = [log_chain.present(line, path) for line in sealed_lines.parse(mended)]
+            lines = [log_file.upgraded(line, path) for line in sealed_lines.parse(mended)]
         made = b""
         start = hole = 0
         for number, line in enumerate(lines):
@@ -190,9 +190,9 @@ class Logs:
 
     def _with_header(self, path: str, one: str, raw: bytes, lines: list[sealed_lines.Line]) -> bytes:
         """A log whose first line nothing can read, with one that says what ledger and session know."""
-        origins = session_recovery.origins_of(os.path.dirname(path))
+        origins = session_record.origins_of(os.path.dirname(path))
         if one not in origins:
-            reason = f"{os.path.basename(path)}: {log_chain.NO_ORIGIN}"
+            reason = f"{os.path.basename(path)}: {log_file.NO_ORIGIN}"
             self._found.lose_of_log(repair_report.EARLIER_MESSAGES, one, reason, _turns(lines)[:1])
         end = lines[0].end if lines else 0
         times = [line.value["at"] for line in lines[1:] if line.value is not None and "at" in line.value]
@@ -205,7 +205,7 @@ class Logs:
         atomic.write_file(paths[0], raw)
         for path in paths[1:]:
             os.unlink(path)
-            session_catalogue.share(paths[0], path)
+            log_file.share(paths[0], path)
         self._changed.add(one)
         self._found.repair("message log", paths[0], reason)
 
@@ -241,9 +241,9 @@ class Logs:
             point = shifted
         else:
             point = self._nearest(directory, parent)
-            reason = f"{parent.log}{session_log.SUFFIX} is not what it was at {parent.offset}"
+            reason = f"{parent.log}{log_file.SUFFIX} is not what it was at {parent.offset}"
             raw = atomic.read_file(paths[0])
-            lines = [log_chain.present(line, paths[0]) for line in sealed_lines.parse(raw)]
+            lines = [log_file.upgraded(line, paths[0]) for line in sealed_lines.parse(raw)]
             self._found.lose_of_log(repair_report.EARLIER_MESSAGES, one, reason, _turns(lines)[:1])
         raw = atomic.read_file(paths[0])
         end = raw.index(b"\n") + 1
@@ -277,26 +277,26 @@ class Logs:
     def _head(self, name: str) -> None:
         """See that the log at the head of a session is there."""
         session = session_catalogue.find(self._paths, name)
-        if session_log.is_in(session.directory, session.log):
+        if log_file.is_in(session.directory, session.log):
             return
-        for directory in log_chain.beside(session.directory):
-            if session_log.is_in(directory, session.log):
-                path = session_log.log_path(session.directory, session.log)
-                session_catalogue.share(session_log.log_path(directory, session.log), path)
+        for directory in log_file.siblings(session.directory):
+            if log_file.is_in(directory, session.log):
+                path = log_file.log_path(session.directory, session.log)
+                log_file.share(log_file.log_path(directory, session.log), path)
                 self._found.repair("message log", path, "another session still had it")
                 return
         turns = [record.turn for record in self._ledger.records.values() if record.log == session.log]
         reason = f"the message log {session.log} is missing"
         self._found.lose(repair_report.ALL_MESSAGES, session.log, reason, [name], turns)
-        found = session_recovery.recovered(name, session.directory, "", choose=True)
+        found = session_record.recovered(name, session.directory, "", choose=True)
         if found is not None:
             session = session._replace(log=found.log)
         else:
             atomic.write_file(
-                session_log.log_path(session.directory, session.log), sealed_lines.seal(session_log.header(session.log))
+                log_file.log_path(session.directory, session.log), sealed_lines.seal(session_log.header(session.log))
             )
-        session_catalogue.write_anew(session)
-        path = os.path.join(session.directory, session_catalogue.RECORD)
+        session_record.write(session)
+        path = os.path.join(session.directory, session_record.RECORD)
         self._found.repair("session", path, "goes on with what is left of its messages")
 
     def _positions(self, good: set[str]) -> Amended:
@@ -317,7 +317,7 @@ class Logs:
             if again is not None:
                 amended[record.id] = again._asdict()
                 directory = lookup.directory_of(self._paths, again.log) or self._paths.sessions
-                path = session_log.log_path(directory, again.log)
+                path = log_file.log_path(directory, again.log)
                 self._found.repair("position of a checkpoint", path, f"{record.id} is at {again.offset}")
             else:
                 amended[record.id] = {"lost": CONVERSATION}
@@ -369,7 +369,7 @@ def _resolved(directory: str, point: Point) -> log_chain.Chain | None:
 def _parent_of(path: str) -> Point | None:
     raw = atomic.read_file(path)
     first = next(sealed_lines.parse(raw), None)
-    return log_chain.parent_in([log_chain.present(first, path)], path) if first is not None else None
+    return log_file.parent_in([log_file.upgraded(first, path)], path) if first is not None else None
 
 
 def _header(one: str, parent: Point | None, at: str, length: int) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from deepctl.layout import ProfilePaths
-from deepctl.store import lost_and_found, session_catalogue, session_log
+from deepctl.store import log_file, lost_and_found, session_catalogue
 from deepctl.store.records import Record
 
 MISSING_SESSION = "missing session"
@@ -79,7 +79,7 @@ class Findings:
     def lose_of_log(self, what: str, log_id: str, reason: str, turns: Iterable[int] = ()) -> None:
         """Something of a message log is lost; several sessions may share that."""
         names = session_catalogue.all_names(self._paths)
-        having = [name for name in names if session_log.is_in(os.path.join(self._paths.sessions, name), log_id)]
+        having = [name for name in names if log_file.is_in(os.path.join(self._paths.sessions, name), log_id)]
         self.lose(what, log_id, reason, having, turns)
 
     def lose_of_checkpoint(self, what: str, record: Record, reason: str, path: str | None = None) -> None:

@@ -18,7 +18,7 @@ from deepctl.store import completion_index, lookup, reserve, session_catalogue, 
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.ledger import Ledger
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
-from deepctl.store.session_catalogue import Session
+from deepctl.store.session_record import Session
 from deepctl.store.snapshot import Report
 
 EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"

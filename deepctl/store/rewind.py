@@ -24,13 +24,13 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import (
     completion_index,
     diff,
+    log_file,
     lookup,
     restore,
     restore_checks,
     rewind_plan,
     rewind_recovery,
     session_catalogue,
-    session_log,
     trees,
 )
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions, excluding
@@ -41,7 +41,7 @@ from deepctl.store.records import BOTH, Position, Record, Rewind, State, new_id,
 from deepctl.store.repository import Repository
 from deepctl.store.rewind_plan import Interval, Plan
 from deepctl.store.rewind_recovery import HeadMove, RewindIntent
-from deepctl.store.session_catalogue import Session
+from deepctl.store.session_record import Session
 from deepctl.store.snapshot import Snapshot
 from deepctl.store.trees import DIRECTORY, TreeChange, TreeEntry
 
@@ -291,7 +291,7 @@ def outline(
     files: RewindFiles,
 ) -> RewindPlan:
     """What a rewind does, to the files and to the conversation. Raises `Damaged` if that cannot be read."""
-    if wish.only in ("", "conversation") and wish.to.log and not session_log.is_in(session.directory, wish.to.log):
+    if wish.only in ("", "conversation") and wish.to.log and not log_file.is_in(session.directory, wish.to.log):
         raise Refused(
             f"The messages of checkpoint {wish.to.id} are not part of session {session.name!r}.",
             "`deepctl checkpoints fork` begins a session with them.",

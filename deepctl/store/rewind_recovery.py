@@ -17,7 +17,7 @@ from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.object_store import ObjectReader, ScratchWriter
 from deepctl.store.records import Record, Rewind
 from deepctl.store.repository import Repository
-from deepctl.store.session_catalogue import Session
+from deepctl.store.session_record import Session
 from deepctl.store.trees import DIRECTORY, TreeChange
 
 NOTHING_DONE = "Nothing was rewound; everything is as it was."

@@ -1,56 +1,26 @@
 """The sessions of a profile: finding, starting and describing them.
 
-A session is the directory `sessions/<name>/`: `session.json` (one sealed line: the session's own random id, when
-it began, which log is its head, from which checkpoint it was forked, and what its first log continues) and its message
-logs. Where that line is damaged, the ledger and the logs tell all of it (`recovering`).
+A session is the directory `sessions/<name>/`: its record (`session_record`) and its message logs.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from deepctl import formats, layout, names, times
-from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
+from deepctl import layout, names
+from deepctl.errors import DeepctlError, Refused, SessionNotFound
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.store import session_log
-from deepctl.store.log_chain import START, Chain, Point, chained
+from deepctl.store.log_chain import Chain
+from deepctl.store.log_file import START, SUFFIX, LogDamage, Point, chained, log_path, share
+from deepctl.store.session_record import RECORD, Begins, Session, load, write
 
-FORMAT = formats.SESSION.current
 FIRST = "main"
 """The session a profile starts with."""
-
-RECORD = "session.json"
-"""The file with what a session is, in its directory."""
 _TITLE_LENGTH = 80
-
-
-class Begins(NamedTuple):
-    """What the first log of a session continues; its first line says it, too, and may be damaged."""
-
-    log: str
-    continues: Point
-
-
-class Session(NamedTuple):
-    """Where a session is kept. `log` is the id of the log at its head, `forked_from` the checkpoint it began at.
-
-    `begins` is where it goes on from, if that is known. `damage` is what is wrong with its record, where everything in
-    it was found out from elsewhere.
-    """
-
-    name: str
-    directory: str
-    id: str
-    created_at: str
-    log: str
-    forked_from: str | None = None
-    begins: Begins | None = None
-    damage: str | None = None
 
 
 class Summary(NamedTuple):
@@ -101,7 +71,7 @@ def newest_first(paths: ProfilePaths) -> list[str]:
 def _written(directory: str) -> int:
     """When a session was written to, in nanoseconds: its record or the log at its head, as others may be shared."""
     try:
-        files = [RECORD, _load(directory).log + session_log.SUFFIX]
+        files = [RECORD, load(directory).log + SUFFIX]
     except (DeepctlError, OSError):
         files = []
     newest = 0
@@ -118,49 +88,7 @@ def find(paths: ProfilePaths, name: str) -> Session:
     found = spelled(paths, name)
     if found is None:
         raise SessionNotFound(name, paths.name)
-    return _load(os.path.join(paths.sessions, found))
-
-
-def _load(directory: str) -> Session:
-    name = os.path.basename(directory)
-    path = os.path.join(directory, RECORD)
-    try:
-        record = sealed_lines.unseal(atomic.read_file(path).rstrip(b"\n"))
-        formats.bring_up(formats.SESSION, record, path)
-    except (FileNotFoundError, ValueError) as error:
-        return _without_record(name, directory, str(error) if isinstance(error, ValueError) else "missing")
-    match record:
-        case {"id": str(identity), "created_at": str(at), "log": str(head)} if (
-            session_log.is_id(head) and identity.isprintable()
-        ):
-            origin = record.get("forked_from")
-            forked_from = origin if isinstance(origin, str) and origin.isprintable() else None
-            begins = begins_of(record.get("begins"))
-            return Session(name, directory, identity, times.known(at), head, forked_from, begins)
-        case _:
-            return _without_record(name, directory, "not the record of a session")
-
-
-def begins_of(value: object) -> Begins | None:
-    """What the record of a session says of where it goes on from."""
-    match value:
-        case {"log": str(first), "continues": {"log": str(other), "offset": int(offset), "digest": str(digest)}}:
-            return Begins(first, Point(other, offset, digest))
-        case _:
-            return None
-
-
-def _without_record(name: str, directory: str, reason: str) -> Session:
-    """A session whose record is damaged or gone, as the ledger and the logs tell of it."""
-    from deepctl.store.session_recovery import recovered
-
-    found = recovered(name, directory, reason)
-    if found is None:
-        raise Damaged(
-            f"Session {name!r} is damaged: {os.path.join(directory, RECORD)}: {reason}.",
-            "Its message logs are still there; `deepctl checkpoints repair` makes the latest its conversation.",
-        )
-    return found
+    return load(os.path.join(paths.sessions, found))
 
 
 def start(paths: ProfilePaths, name: str) -> Session:
@@ -183,20 +111,6 @@ def fork(paths: ProfilePaths, name: str, source: Chain, origin: str, point: Poin
     return _begin(paths, name, fill, origin)
 
 
-def share(source: str, target: str) -> None:
-    """Give a file another name; where there are no hard links, a copy."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS)
-"""Why a file system makes no hard link."""
-
-
 def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: str) -> Session:
     """Begin a session with a conversation from elsewhere: the lines of a log after its first one.
 
@@ -211,7 +125,7 @@ def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: st
         for line in written:
             digest = chained(digest, line)
         raw = b"".join(written)
-        atomic.write_file(session_log.log_path(staging, brought), raw)
+        atomic.write_file(log_path(staging, brought), raw)
         return Point(brought, len(raw), digest)
 
     return _begin(paths, name, fill, created_at=created_at)
@@ -236,13 +150,11 @@ def _begin(
     rmtree.make_anew(staging)
     identity, first_log = os.urandom(16).hex(), os.urandom(8).hex()
     continues = fill(staging)
-    atomic.write_file(
-        session_log.log_path(staging, first_log), sealed_lines.seal(session_log.header(first_log, continues))
-    )
+    atomic.write_file(log_path(staging, first_log), sealed_lines.seal(session_log.header(first_log, continues)))
     directory = os.path.join(paths.sessions, name)
     begins = Begins(first_log, continues) if continues is not None else None
     session = Session(name, directory, identity, created_at or session_log.now(), first_log, origin, begins)
-    _write_record(session, staging)
+    write(session, staging)
     os.rename(staging, directory)
     with atomic.after_commit(f"Session {name!r} is made"):
         atomic.sync_directory(paths.sessions)
@@ -256,22 +168,22 @@ def branch(session: Session, log_id: str, parent: Point | None) -> Session:
     """
     if session.log == log_id:
         return session
-    path = session_log.log_path(session.directory, log_id)
+    path = log_path(session.directory, log_id)
     if not os.path.exists(path):
         atomic.write_file(
             path, sealed_lines.seal(session_log.header(log_id, parent if parent and parent.log else None))
         )
     moved = session._replace(log=log_id)
-    _write_record(moved, session.directory)
+    write(moved)
     return moved
 
 
 def unbranch(session: Session, log_id: str, unused: str) -> None:
     """Let a session go on in the log `log_id` after all; the log `unused`, if it is another, goes."""
-    _write_record(session._replace(log=log_id), session.directory)
+    write(session._replace(log=log_id))
     if unused != log_id:
         try:
-            os.unlink(session_log.log_path(session.directory, unused))
+            os.unlink(log_path(session.directory, unused))
         except FileNotFoundError:
             pass
 
@@ -295,25 +207,6 @@ def _listed(directory: str) -> list[str]:
         return []
 
 
-def write_anew(session: Session) -> None:
-    """Put the record of a session whose own is damaged in its place. The caller holds the profile's lock."""
-    _write_record(session, session.directory)
-
-
-def _write_record(session: Session, directory: str) -> None:
-    record: dict[str, Any] = {
-        "v": FORMAT,
-        "id": session.id,
-        "created_at": session.created_at,
-        "log": session.log,
-    }
-    if session.forked_from is not None:
-        record["forked_from"] = session.forked_from
-    if session.begins is not None:
-        record["begins"] = {"log": session.begins.log, "continues": session.begins.continues._asdict()}
-    atomic.write_file(os.path.join(directory, RECORD), sealed_lines.seal(record))
-
-
 def free_name(paths: ProfilePaths) -> str:
     """A name for a new session that nobody gave one: `session-2`, `session-3`, …"""
     taken = {names.fold(entry) for entry in all_names(paths)}
@@ -331,7 +224,7 @@ def by_id(paths: ProfilePaths) -> dict[str, str]:
     found = {}
     for name in all_names(paths):
         try:
-            found[_load(os.path.join(paths.sessions, name)).id] = name
+            found[load(os.path.join(paths.sessions, name)).id] = name
         except DeepctlError:
             continue
         except OSError as error:
@@ -345,7 +238,7 @@ def read(session: Session) -> session_log.MessageList:
     found = session_log.read(session.directory, session.log)
     if session.damage is None:
         return found
-    return found._replace(damage=[session_log.LogDamage(RECORD, 1, session.damage, False), *found.damage])
+    return found._replace(damage=[LogDamage(RECORD, 1, session.damage, False), *found.damage])
 
 
 def summaries(paths: ProfilePaths, heads: Mapping[str, str]) -> list[Summary]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from deepctl.errors import Damaged, DeepctlError, Interrupted, NewerFormat, Refused, SessionNotFound, StorageError
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import completion_index, prune, session_catalogue, session_log, shared_logs, todo
+from deepctl.store import completion_index, log_file, prune, session_catalogue, session_log, session_record, todo
 from deepctl.store.ledger import Ledger
 from deepctl.store.pack_store import PackStore
 from deepctl.store.pending_deletion import leaving, put_away
@@ -63,7 +63,7 @@ def plan(paths: ProfilePaths, found: Ledger, objects: PackStore, name: str) -> D
     identity, problem, turns, messages = None, None, 0, 0
     try:
         session = session_catalogue.find(paths, spelled)
-        identity = session.id if session_log.is_id(session.id) else None
+        identity = session.id if log_file.is_id(session.id) else None
         problem = session.damage
         conversation = session_catalogue.read(session)
         turns, messages = len({entry.turn for entry in conversation.messages}), len(conversation.messages)
@@ -94,7 +94,7 @@ def plan(paths: ProfilePaths, found: Ledger, objects: PackStore, name: str) -> D
     )
 
 
-def _others(paths: ProfilePaths, name: str) -> dict[str, session_catalogue.Session]:
+def _others(paths: ProfilePaths, name: str) -> dict[str, session_record.Session]:
     """The profile's other sessions by their ids, as far as they can be read."""
     found = {}
     for other in session_catalogue.all_names(paths):
@@ -107,11 +107,11 @@ def _others(paths: ProfilePaths, name: str) -> dict[str, session_catalogue.Sessi
     return found
 
 
-def _known_by_logs(found: Ledger, directory: str, others: dict[str, session_catalogue.Session]) -> str | None:
+def _known_by_logs(found: Ledger, directory: str, others: dict[str, session_record.Session]) -> str | None:
     """The id of a session whose record is lost, as the checkpoints in its logs have it; `None` if there are none."""
     logs = _logs(directory)
     known = {record.session for record in found.records.values() if record.log in logs} - others.keys()
-    known = {one for one in known if session_log.is_id(one)}
+    known = {one for one in known if log_file.is_id(one)}
     if len(known) > 1:
         raise Damaged(
             f"The record of session {os.path.basename(directory)!r} is damaged, and its logs are of several sessions.",
@@ -202,7 +202,7 @@ def _silence(work: Repository, identity: str) -> None:
 def _remove_own_logs(directory: str) -> None:
     """Remove the logs that no fork shares, which makes room on a full disk."""
     for one in _logs(directory):
-        path = session_log.log_path(directory, one)
+        path = log_file.log_path(directory, one)
         if os.lstat(path).st_nlink == 1:
             os.unlink(path)
 
@@ -232,16 +232,14 @@ def _cut_shared(work: Repository, directory: str) -> None:
         needed[record.log] = max(record.offset, needed.get(record.log, 0))
     for one in (places.keys() & needed.keys()) - heads:
         for place in places[one]:
-            path = session_log.log_path(place, one)
+            path = log_file.log_path(place, one)
             if os.lstat(path).st_size > needed[one]:
                 atomic.write_file(path, atomic.read_file(path)[: needed[one]])
-    shared_logs.join(session_catalogue.directories(work.paths))
+    log_file.join(session_catalogue.directories(work.paths))
 
 
 def _logs(directory: str) -> set[str]:
-    return {
-        entry.removesuffix(session_log.SUFFIX) for entry in os.listdir(directory) if entry.endswith(session_log.SUFFIX)
-    }
+    return {entry.removesuffix(log_file.SUFFIX) for entry in os.listdir(directory) if entry.endswith(log_file.SUFFIX)}
 
 
 def _remove_records(work: Repository, identities: set[str]) -> None:

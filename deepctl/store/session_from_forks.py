@@ -13,7 +13,7 @@ from deepctl import names
 from deepctl.errors import DeepctlError
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import counted
-from deepctl.store import completion_index, session_catalogue, session_log, session_recovery
+from deepctl.store import completion_index, log_file, session_catalogue
 from deepctl.store.ledger import Ledger
 from deepctl.store.records import BOTH, CONVERSATION
 
@@ -30,12 +30,12 @@ def find(paths: ProfilePaths, found: Ledger) -> list[Vanished]:
     """The sessions of a profile that are gone and can be made again, in the order in which they began."""
     having: dict[str, list[str]] = {}
     for name in session_catalogue.all_names(paths):
-        for one in session_recovery.logs_in(os.path.join(paths.sessions, name)):
+        for one in log_file.logs_in(os.path.join(paths.sessions, name)):
             having.setdefault(one, []).append(name)
     there = _identities(paths, found)
     gone: dict[str, list[str]] = {}
     for record in found.records.values():
-        is_own = found.logs.get(record.log) == record.session and session_log.is_id(record.session)
+        is_own = found.logs.get(record.log) == record.session and log_file.is_id(record.session)
         if is_own and record.session not in there and record.lost not in (CONVERSATION, BOTH):
             gone.setdefault(record.session, [])
     for one, identity in found.logs.items():
@@ -60,7 +60,7 @@ def _identities(paths: ProfilePaths, found: Ledger) -> set[str]:
             # Where the ledger did not tell its id, the log at its head stands for it.
             there |= {session.id, found.logs.get(session.id, session.id)}
         if session is None or session.damage is not None:
-            logs = session_recovery.logs_in(os.path.join(paths.sessions, name))
+            logs = log_file.logs_in(os.path.join(paths.sessions, name))
             there |= {found.logs[one] for one in logs if one in found.logs}
     return there
 

@@ -28,11 +28,9 @@ from typing import Any, NamedTuple
 from deepctl import formats, times
 from deepctl.errors import Damaged
 from deepctl.files import atomic, sealed_lines
-from deepctl.store import log_chain as chains
-from deepctl.store.log_chain import MISSING, SUFFIX, LogDamage, Point, is_id, log_path
+from deepctl.store import log_chain, log_file
+from deepctl.store.log_file import LogDamage, Point, is_id, log_path
 from deepctl.unicode import whole_value
-
-__all__ = ["MISSING", "SUFFIX", "LogDamage", "Point", "is_id", "log_path"]
 
 FORMAT = formats.LOG.current
 _NUMBERS = ("turn", "keeps", "results", "replaces")
@@ -57,7 +55,7 @@ class Compaction(NamedTuple):
 class MessageList(NamedTuple):
     """What a log, together with those it continues, holds.
 
-    `end` is the offset in the log behind its last line, and `digest` that of this position (`chain`). `lost` is why a
+    `end` is the offset in the log behind its last line, and `digest` that of this position. `lost` is why a
     part of it is not what was written.
     """
 
@@ -75,14 +73,9 @@ def now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def is_in(directory: str, log: str) -> bool:
-    """Whether a session's directory has this log."""
-    return is_id(log) and os.path.exists(log_path(directory, log))
-
-
 def header(log: str, parent: Point | None = None) -> dict[str, Any]:
     """The first line of a log. `parent` is where in which other log it goes on."""
-    return {"v": FORMAT, "log": log, "parent": chains.record(parent) if parent is not None else None, "at": now()}
+    return {"v": FORMAT, "log": log, "parent": parent.document() if parent is not None else None, "at": now()}
 
 
 def lines(messages: Iterable[Message], compactions: Iterable[Compaction] = ()) -> Iterator[bytes]:
@@ -108,10 +101,10 @@ def read(directory: str, log: str, end: int | None = None, digest: str = "") -> 
     With `digest`, it is read from the copies that have it there, if there are any. Raises `Damaged` if a log's file is
     missing and `NewerFormat` if a later deepctl wrote it.
     """
-    return of_chain(chains.resolve(directory, Point(log, end or 0, digest), is_open=end is None))
+    return of_chain(log_chain.resolve(directory, Point(log, end or 0, digest), is_open=end is None))
 
 
-def of_chain(chain: chains.Chain) -> MessageList:
+def of_chain(chain: log_chain.Chain) -> MessageList:
     """The conversation in the files of a chain."""
     messages: list[Message] = []
     compactions: list[Compaction] = []
@@ -129,7 +122,7 @@ def of_chain(chain: chains.Chain) -> MessageList:
     return MessageList(messages, damage, last_turn, compactions, _end(chain), chain.digest, chain.lost)
 
 
-def _end(chain: chains.Chain) -> int:
+def _end(chain: log_chain.Chain) -> int:
     """The offset behind the last whole line of the last log, with its newline or only lacking that."""
     whole = [line for line in chain.links[-1].lines if line.problem != "cut short"]
     return whole[-1].end - (whole[-1].value is not None and whole[-1].problem is not None) if whole else 0
@@ -139,7 +132,7 @@ def parent_of(directory: str, log: str) -> tuple[str, int] | None:
     """The log that a log continues, and from which offset, if it continues one. Raises `Damaged` if nobody can tell."""
     path = log_path(directory, log)
     first = next(sealed_lines.parse(atomic.read_file(path)), None)
-    match chains.present(first, path).value if first is not None else None:
+    match log_file.upgraded(first, path).value if first is not None else None:
         case {"parent": {"log": str(parent), "offset": int(offset)}} if is_id(parent):
             return parent, offset
         case {"parent": None}:
@@ -159,7 +152,7 @@ class Plain(NamedTuple):
     digest: str
 
 
-def plain_lines(directory: str, log: str, before: str = chains.START) -> Iterator[Plain]:
+def plain_lines(directory: str, log: str, before: str = log_file.START) -> Iterator[Plain]:
     """The lines of a log without results of their own, up to the first that is damaged.
 
     `before` is the digest of the position that the log continues.
@@ -167,11 +160,11 @@ def plain_lines(directory: str, log: str, before: str = chains.START) -> Iterato
     instructions = None
     path = log_path(directory, log)
     raw = atomic.read_file(path)
-    lines = list(chains.parsed(raw))
-    for line, digest in zip(lines, chains.digests(raw, lines, before), strict=True):
+    lines = list(log_file.parse(raw))
+    for line, digest in zip(lines, log_file.digests(raw, lines, before), strict=True):
         if line.value is not None and formats.is_newer(formats.LOG, line.value):
             return
-        line = chains.present(line, path)
+        line = log_file.upgraded(line, path)
         match line.value:
             case {"log": str()}:
                 yield Plain(line.end, None, digest)
@@ -194,7 +187,7 @@ def end_of(directory: str, log: str) -> tuple[int, int]:
     try:
         descriptor = atomic.open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
-        raise chains.missing(path) from None
+        raise log_file.missing(path) from None
     try:
         return os.pread(descriptor, 4096, 0).find(b"\n") + 1, sealed_lines.whole(descriptor)
     finally:
@@ -240,7 +233,7 @@ class _Reader:
                 if "keeps" in entry:
                     self.compactions.append(Compaction(len(self.messages) - 1, entry["keeps"]))
             case _:
-                self.damage.append(LogDamage(self._file, line.number, chains.NO_ENTRY, False))
+                self.damage.append(LogDamage(self._file, line.number, log_file.NO_ENTRY, False))
                 return
         self.last_turn = max(self.last_turn, self._turn)
 
@@ -344,7 +337,7 @@ class LogWriter:
     def _append(self, entry: dict[str, Any]) -> None:
         line = sealed_lines.seal({"v": FORMAT, "turn": self.turn, "at": now(), **entry})
         self._appender.write([line])
-        self.digest = chains.chained(self.digest, line)
+        self.digest = log_file.chained(self.digest, line)
 
     def close(self) -> None:
         self._appender.close()

@@ -14,8 +14,8 @@ from deepctl import layout
 from deepctl.errors import Damaged
 from deepctl.files.paths_beneath import Tree
 from deepctl.layout import ProfilePaths
-from deepctl.store import lookup, session_catalogue, session_log
-from deepctl.store.session_catalogue import Session
+from deepctl.store import log_file, lookup, session_catalogue
+from deepctl.store.session_record import Session
 
 if TYPE_CHECKING:
     from deepctl.store.ledger import Ledger
@@ -50,7 +50,7 @@ def read(paths: ProfilePaths, session: Session) -> list[Item] | None:
     """A session's list; empty if there is none, `None` if it cannot be read."""
     files = _files(paths)
     try:
-        raw = _content(files, layout.todo_file(session.id)) if session_log.is_id(session.id) else None
+        raw = _content(files, layout.todo_file(session.id)) if log_file.is_id(session.id) else None
         if raw is None and (old := _content(files, layout.TODO_FILE)) is not None:
             raw = old if owner(paths) == session.id else None
         items = parsed(raw) if raw is not None else []
@@ -79,7 +79,7 @@ def owner(paths: ProfilePaths, found: Ledger | None = None) -> str | None:
 def old_lists_owner(paths: ProfilePaths, found: Ledger | None) -> Session | None:
     """The session whose the one list of a profile is to be; `None` if there is no such list, or no such session."""
     identity = owner(paths, found) if unsettled(paths) else None
-    if identity is None or not session_log.is_id(identity):
+    if identity is None or not log_file.is_id(identity):
         return None
     return session_catalogue.find(paths, session_catalogue.by_id(paths)[identity])
 
@@ -104,7 +104,7 @@ def give(paths: ProfilePaths, session: Session) -> bool:
 
 def remove(paths: ProfilePaths, identity: str) -> None:
     """Remove the list of a session that is deleted, if it has one."""
-    if session_log.is_id(identity):
+    if log_file.is_id(identity):
         with suppress(OSError):
             _files(paths).remove(layout.todo_file(identity))
 

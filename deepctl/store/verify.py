@@ -9,7 +9,15 @@ from typing import NamedTuple
 from deepctl.errors import Damaged, DeepctlError, NewerFormat
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_positions, lookup, session_catalogue, session_from_forks, session_log, trees
+from deepctl.store import (
+    log_file,
+    log_positions,
+    lookup,
+    session_catalogue,
+    session_from_forks,
+    session_record,
+    trees,
+)
 from deepctl.store.index_db import Cache
 from deepctl.store.ledger import LEDGER, MESSAGES, Ledger
 from deepctl.store.lookup import Problem
@@ -157,7 +165,7 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
     told: set[str] = set()
     for name in session_catalogue.all_names(paths):
         directory = os.path.join(paths.sessions, name)
-        record = os.path.join(directory, session_catalogue.RECORD)
+        record = os.path.join(directory, session_record.RECORD)
         session = None
         try:
             session = session_catalogue.find(paths, name)
@@ -179,7 +187,7 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
         for entry in sorted(os.listdir(directory)):
             path = os.path.join(directory, entry)
             status = os.lstat(path)
-            if not entry.endswith((session_log.SUFFIX, ".json")) or (status.st_dev, status.st_ino) in seen:
+            if not entry.endswith((log_file.SUFFIX, ".json")) or (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
             size += status.st_size

@@ -26,7 +26,7 @@ from deepctl.agent.turn_runner import Options, Running
 from deepctl.domain import profiles, settings
 from deepctl.errors import DeepctlError, ModelFailed, NotFound
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import compacted_context, lookup, recovery, session_catalogue, session_log
+from deepctl.store import compacted_context, log_file, lookup, recovery, session_catalogue, session_log
 from tests.store.faults import count, in_child, kill
 from tests.store.scene import Scene
 from tests.support.command import InProcess
@@ -398,10 +398,10 @@ class TestOffline:
         done = offline.compact()
         assert done.messages_after == 2
         assert len(offline.seen()) == 2
-        size = os.path.getsize(session_log.log_path(*_log(offline)))
+        size = os.path.getsize(log_file.log_path(*_log(offline)))
         with pytest.raises(NotFound, match="nothing to compact"):
             offline.compact()
-        assert os.path.getsize(session_log.log_path(*_log(offline))) == size
+        assert os.path.getsize(log_file.log_path(*_log(offline))) == size
 
     def test_there_is_nothing_to_compact_where_nothing_was_said(self, offline: Alice) -> None:
         session_catalogue.start(offline.paths, "main")

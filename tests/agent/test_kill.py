@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from deepctl.store import log_file
 from tests.support.command import Command, InProcess
 
 ROUNDS = 50 if os.environ.get("DEEPCTL_SOAK") == "1" else 16
@@ -131,7 +132,7 @@ def test_a_log_cut_at_every_byte_of_its_last_lines_is_read_and_continued(process
     process("chat", "write a.txt: one\nread a.txt").ok()
     paths = layout.root(os.environ).profile("default")
     session = session_catalogue.find(paths, "main")
-    path = Path(session_log.log_path(session.directory, session.log))
+    path = Path(log_file.log_path(session.directory, session.log))
     raw = path.read_bytes()
     start = raw.rindex(b"\n", 0, len(raw) - 1) + 1
     whole = len(session_catalogue.read(session).messages)

@@ -15,7 +15,7 @@ from deepctl.store.object_store import ScratchWriter
 from deepctl.store.records import Record
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest, RewindResult
-from deepctl.store.session_catalogue import Session
+from deepctl.store.session_record import Session
 
 
 class Scene:

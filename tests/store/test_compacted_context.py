@@ -17,6 +17,7 @@ from deepctl.output import sessions_markdown, sessions_transcript
 from deepctl.redaction import Redaction
 from deepctl.store import (
     compacted_context,
+    log_file,
     lookup,
     session_catalogue,
     session_export,
@@ -120,7 +121,7 @@ def test_a_log_that_continues_another_keeps_its_compaction(directory: str, tmp_p
     _write(directory, _request("one"), _response("1"))
     compacted = _write(directory, _request("two"), _response("2"), 2, turn=2)
     _write(directory, _request("elsewhere"), turn=3)
-    (tmp_path / "b.jsonl").write_bytes(sealed_lines.seal(session_log.header("b", session_log.Point("a", compacted))))
+    (tmp_path / "b.jsonl").write_bytes(sealed_lines.seal(session_log.header("b", log_file.Point("a", compacted))))
     _write(directory, _request("here"), turn=3, name="b")
     assert _seen(directory, "b") == [SUMMARY, _request("two"), _response("2"), _request("here")]
     _write(directory, 3, turn=3, name="b")

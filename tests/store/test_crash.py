@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from deepctl.store import ledger, log_chain, lookup, prune, session_catalogue, verify
+from deepctl.store import ledger, log_chain, log_file, lookup, prune, session_catalogue, verify
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.faults import Lines, count, failing, in_child, in_child_with, kill
@@ -116,8 +116,8 @@ def _check_nothing_is_left(scene: Scene) -> None:
 
 def _chain(scene: Scene, log: str) -> list[str]:
     directory = scene.session().directory
-    found = log_chain.resolve(directory, log_chain.Point(log, 0), is_open=True)
-    return [os.path.basename(link.path).removesuffix(log_chain.SUFFIX) for link in found.links]
+    found = log_chain.resolve(directory, log_file.Point(log, 0), is_open=True)
+    return [os.path.basename(link.path).removesuffix(log_file.SUFFIX) for link in found.links]
 
 
 @pytest.mark.timeout(3600)

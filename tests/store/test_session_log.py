@@ -9,7 +9,7 @@ import pytest
 
 from deepctl.errors import Damaged, NewerFormat
 from deepctl.files import sealed_lines
-from deepctl.store import session_log
+from deepctl.store import log_file, session_log
 
 ASK = {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "hello"}], "instructions": "be kind"}
 CALL = {"kind": "response", "parts": [{"part_kind": "tool-call", "tool_call_id": "1"}]}
@@ -112,7 +112,7 @@ def test_a_log_that_continues_another_begins_with_it_up_to_the_offset(directory:
     offset = writer.end
     writer.close()
     _write(directory, ASK, CALL, turn=2)
-    (tmp_path / "b.jsonl").write_bytes(sealed_lines.seal(session_log.header("b", session_log.Point("a", offset))))
+    (tmp_path / "b.jsonl").write_bytes(sealed_lines.seal(session_log.header("b", log_file.Point("a", offset))))
     later = {**ASK, "parts": []}
     other = session_log.LogWriter(directory, "b", 2)
     other.message(later)
@@ -135,20 +135,20 @@ def test_text_that_is_not_utf8_is_replaced_where_it_is_written_and_where_an_old_
     )
     _write(directory, ASK, odd)
     assert _messages(directory)[-1] == valid
-    with open(session_log.log_path(directory, "a"), "ab") as file:
+    with open(log_file.log_path(directory, "a"), "ab") as file:
         file.write(sealed_lines.seal({"v": session_log.FORMAT, "turn": 2, "at": session_log.now(), "message": odd}))
     assert _messages(directory)[-1] == valid
 
 
 def test_a_log_that_lost_what_another_continues_is_damaged(tmp_path: Path) -> None:
-    first = session_log.log_path(str(tmp_path), "a")
+    first = log_file.log_path(str(tmp_path), "a")
     Path(first).write_bytes(sealed_lines.seal(session_log.header("a")))
     writer = session_log.LogWriter(str(tmp_path), "a", 1)
     writer.message({"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "hello"}]})
     end = writer.end
     writer.close()
-    Path(session_log.log_path(str(tmp_path), "b")).write_bytes(
-        sealed_lines.seal(session_log.header("b", session_log.Point("a", end)))
+    Path(log_file.log_path(str(tmp_path), "b")).write_bytes(
+        sealed_lines.seal(session_log.header("b", log_file.Point("a", end)))
     )
     assert session_log.read(str(tmp_path), "b").damage == []
     whole = Path(first).read_bytes()
@@ -156,4 +156,4 @@ def test_a_log_that_lost_what_another_continues_is_damaged(tmp_path: Path) -> No
         Path(first).write_bytes(whole[:cut])
         found = session_log.read(str(tmp_path), "b")
         assert found.messages == []
-        assert session_log.MISSING in {damage.reason for damage in found.damage}
+        assert log_file.MISSING in {damage.reason for damage in found.damage}

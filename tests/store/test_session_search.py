@@ -9,7 +9,7 @@ import pytest
 
 from deepctl.errors import SessionNotFound, UsageError
 from deepctl.layout import ProfilePaths
-from deepctl.store import session_catalogue, session_log, session_search
+from deepctl.store import log_file, session_catalogue, session_log, session_search
 from deepctl.store.session_search import Found, Match
 from tests.store.scene import Scene
 
@@ -153,7 +153,7 @@ def test_what_is_no_expression_is_refused(query: str) -> None:
 
 def test_damage_is_named_and_the_rest_is_searched(paths: ProfilePaths) -> None:
     session = session_catalogue.find(paths, "old")
-    path = Path(session_log.log_path(session.directory, session.log))
+    path = Path(log_file.log_path(session.directory, session.log))
     path.write_bytes(path.read_bytes().replace(b"cake", b"cafe"))
     Path(paths.sessions, "broken").mkdir()
     found = _search(paths, "tea")

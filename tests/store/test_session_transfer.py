@@ -16,7 +16,7 @@ import pytest
 from deepctl.errors import BadName, Damaged, DeepctlError, NewerFormat, NotFound, Refused, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.redaction import Redaction
-from deepctl.store import session_catalogue, session_export, session_import, session_log
+from deepctl.store import log_file, session_catalogue, session_export, session_import, session_log
 from deepctl.store.session_export import ExportDocument
 from tests.store.scene import Scene
 
@@ -295,7 +295,7 @@ def test_a_name_that_is_taken_is_refused_in_whatever_case(scene: Scene) -> None:
 
 def test_damage_is_said_in_the_export_and_by_the_import(scene: Scene, tmp_path: Path) -> None:
     session = scene.session()
-    path = Path(session_log.log_path(session.directory, session.log))
+    path = Path(log_file.log_path(session.directory, session.log))
     lines = path.read_bytes().splitlines(keepends=True)
     lines[2] = lines[2].replace(b'"turn":1', b'"turn":7')
     path.write_bytes(b"".join(lines))
@@ -312,7 +312,7 @@ def test_damage_is_said_in_the_export_and_by_the_import(scene: Scene, tmp_path: 
 def test_a_last_line_that_a_kill_cut_short_is_no_damage(scene: Scene) -> None:
     raw = _exported(scene.paths)
     session = scene.session()
-    with open(session_log.log_path(session.directory, session.log), "ab") as file:
+    with open(log_file.log_path(session.directory, session.log), "ab") as file:
         file.write(b'{"v":1,"turn":3,"at":"x","mess')
     assert _exported(scene.paths) == raw
 

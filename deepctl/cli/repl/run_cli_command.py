@@ -14,7 +14,7 @@ from deepctl.cli.profile_chat import ProfileChat
 from deepctl.errors import DeepctlError, NoSession, NotFound, ProfileGone, ProfileNotFound, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.store import lookup, session_catalogue
-from deepctl.store.session_catalogue import Session
+from deepctl.store.session_record import Session
 
 if TYPE_CHECKING:
     from deepctl.cli.repl.repl import Conversation

@@ -16,7 +16,7 @@ from deepctl.store import rewind_plan, session_catalogue
 from deepctl.store.notebook_merge import take_back
 from deepctl.store.records import Record
 from deepctl.store.repository import MANUAL_ONLY, Repository
-from deepctl.store.session_catalogue import Session
+from deepctl.store.session_record import Session
 
 
 class MemoryChange(NamedTuple):

@@ -16,7 +16,7 @@ from deepctl.domain.purge.text_matcher import Contents, TextMatcher
 from deepctl.errors import Damaged, Refused
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import session_catalogue, session_log
+from deepctl.store import log_file, session_catalogue
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import LEDGER, MESSAGES
 from deepctl.store.trees import DIRECTORY, decode
@@ -74,7 +74,7 @@ def places(reader: ReadOnlyRepository, contents: Contents, report: Callable[[int
 
 
 def _is_told(path: str) -> bool:
-    return path in _TOLD or (path.startswith("sessions/") and path.endswith(session_log.SUFFIX))
+    return path in _TOLD or (path.startswith("sessions/") and path.endswith(log_file.SUFFIX))
 
 
 def _sessions(paths: ProfilePaths, sought: TextMatcher) -> Iterator[Place]:
@@ -98,7 +98,7 @@ def _logs(directory: str) -> list[tuple[str, str]]:
         found = sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [(name, os.path.join(directory, name)) for name in found if name.endswith(session_log.SUFFIX)]
+    return [(name, os.path.join(directory, name)) for name in found if name.endswith(log_file.SUFFIX)]
 
 
 def _messages(path: str, sought: TextMatcher) -> int | None:

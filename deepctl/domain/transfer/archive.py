@@ -22,7 +22,7 @@ from deepctl import names
 from deepctl.errors import NewerFormat
 from deepctl.files import sealed_lines
 from deepctl.sandbox.policy import MOUNT
-from deepctl.store import session_log
+from deepctl.store import log_file
 
 FORMAT = 1
 
@@ -174,7 +174,7 @@ def is_of_a_profile(path: str, kind: Kind) -> bool:
 
 
 def _is_log(file: str) -> bool:
-    return file.endswith(session_log.SUFFIX) and session_log.is_id(file.removesuffix(session_log.SUFFIX))
+    return file.endswith(log_file.SUFFIX) and log_file.is_id(file.removesuffix(log_file.SUFFIX))
 
 
 def leads_out(path: str, target: str) -> bool:
