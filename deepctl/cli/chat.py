@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from contextlib import closing
 from typing import Annotated, Literal
@@ -20,6 +19,7 @@ from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl.approval_prompt import ask_at_terminal
 from deepctl.domain import attachments, settings
 from deepctl.errors import BadName, UsageError
+from deepctl.output import terminal_caps
 from deepctl.output.stream.turn_events import Display, Events, Text
 from deepctl.output.text import is_terminal
 from deepctl.store import prompt_tags
@@ -136,9 +136,9 @@ def _session(start: Start, wait: float, display: Display, *, ephemeral: bool) ->
 def _display(as_json: bool, said: str | None) -> Display:
     if as_json:
         return Events()
-    if said is not None or os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
+    if said is not None or terminal_caps.is_dumb():
         return Text()
-    from deepctl.cli.repl import tty_modes
+    from deepctl.cli import tty_modes
     from deepctl.output.stream.display import LiveDisplay
 
     return LiveDisplay(tty_modes.typed_ahead)

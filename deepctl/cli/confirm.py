@@ -51,7 +51,7 @@ def confirm(
         return
     wanted = f"type {typed} to go on" if typed is not None else "y/N"
     # In a conversation, what is typed while a command runs is not shown: an answer is.
-    from deepctl.cli.repl import tty_modes
+    from deepctl.cli import tty_modes
 
     try:
         with tty_modes.asked(f"{visible(question)} [{wanted}] "):

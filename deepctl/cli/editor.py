@@ -54,7 +54,7 @@ def edit(command: list[str], path: str) -> str | None:
     # What it prints is not the answer of a command whose stdout goes elsewhere.
     stdout = None if os.isatty(1) else 2
     # In a conversation, the terminal is not set for programs of its own.
-    from deepctl.cli.repl import tty_modes
+    from deepctl.cli import tty_modes
 
     with _keys_are_the_editors(), tty_modes.plain():
         try:

@@ -121,7 +121,7 @@ def _note(text: str | None) -> bytes:
         raise UsageError("There is no TEXT to note.", "Give it, or pipe it in: echo TEXT | deepctl memory add")
     else:
         # In a conversation, the terminal is set so that Ctrl-D ends nothing.
-        from deepctl.cli.repl import tty_modes
+        from deepctl.cli import tty_modes
 
         with tty_modes.plain():
             note = sys.stdin.buffer.read(MAX_BYTES + 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from deepctl.output.text import cells, clipped, has_colour, printable_lines
@@ -61,6 +62,11 @@ class TerminalCaps(NamedTuple):
             segment.style.render(segment.text, color_system=ColorSystem.STANDARD) if segment.style else segment.text
             for segment in line.render(console(), end="")
         )
+
+
+def is_dumb(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the terminal can do nothing but print: it obeys no escape sequences."""
+    return environment.get("TERM", "dumb") in ("dumb", "unknown", "")
 
 
 def of_stdout() -> TerminalCaps:

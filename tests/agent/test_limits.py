@@ -12,7 +12,7 @@ from pydantic_ai.messages import ModelResponse
 from pydantic_ai.usage import RequestUsage
 
 from deepctl.agent.limits import MOST, bounded, context_tokens
-from deepctl.cli.repl.toolbar import Toolbar, fitted
+from deepctl.cli.repl.status import Toolbar, fitted
 from deepctl.domain import settings
 from deepctl.errors import BadSetting
 from tests.support.command import InProcess

@@ -9,34 +9,39 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.cli.repl.completer import MOST, Command, Found, Offer, found, workspace_paths
-from deepctl.cli.repl.toolbar import NEW_SESSION, NO_SANDBOX, Toolbar, fitted
+from deepctl.cli.repl.completer import MAX_CANDIDATES, Candidate, Match, matches, workspace_paths
+from deepctl.cli.repl.state import SlashCommand
+from deepctl.cli.repl.status import NEW_SESSION, NO_SANDBOX, Toolbar, fitted
 
 
-class Given:
-    """Offers that are always the same."""
+def _run(state: object, rest: str) -> None:
+    raise NotImplementedError
+
+
+class FixedCandidates:
+    """Candidates that are always the same."""
 
     commands = (
-        Command("/rewind", "[REF]", "Go back.", "reference"),
-        Command("/resume", "[NAME]", "Go on in another session.", "session"),
-        Command("/only", "WHAT", "One part.", "choice:files,memory"),
-        Command("/open", "PATH", "A file.", "path"),
-        Command("/help", "", "What there is."),
+        SlashCommand("/rewind", "[REF]", "Go back.", "", _run, "reference"),
+        SlashCommand("/resume", "[NAME]", "Go on in another session.", "", _run, "session"),
+        SlashCommand("/only", "WHAT", "One part.", "", _run, "choice:files,memory"),
+        SlashCommand("/open", "PATH", "A file.", "", _run, "path"),
+        SlashCommand("/help", "", "What there is.", "", _run),
     )
 
     def __init__(self, root: Path) -> None:
         self._root = str(root)
 
-    def references(self) -> Iterable[Offer]:
-        return [Offer("ab12cd34", "fix\x1b[31m the tests"), Offer("ab99", "x" * 500), Offer("bad\nname")]
+    def references(self) -> Iterable[Candidate]:
+        return [Candidate("ab12cd34", "fix\x1b[31m the tests"), Candidate("ab99", "x" * 500), Candidate("bad\nname")]
 
-    def sessions(self) -> Iterable[Offer]:
-        return [Offer("Main", "3 turns"), Offer("other")]
+    def sessions(self) -> Iterable[Candidate]:
+        return [Candidate("Main", "3 turns"), Candidate("other")]
 
-    def models(self) -> Iterable[Offer]:
+    def models(self) -> Iterable[Candidate]:
         return []
 
-    def paths(self, prefix: str) -> Iterable[Offer]:
+    def paths(self, prefix: str) -> Iterable[Candidate]:
         return workspace_paths(self._root, prefix)
 
 
@@ -51,13 +56,13 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def texts(text: str, root: Path) -> list[str]:
-    return [one.text for one in found(text, Given(root))]
+    return [one.text for one in matches(text, FixedCandidates(root))]
 
 
 def test_a_slash_offers_commands_with_what_they_do(workspace: Path) -> None:
-    assert list(found("/re", Given(workspace))) == [
-        Found(3, "/rewind ", "/rewind [REF]", "Go back."),
-        Found(3, "/resume ", "/resume [NAME]", "Go on in another session."),
+    assert list(matches("/re", FixedCandidates(workspace))) == [
+        Match(3, "/rewind ", "/rewind [REF]", "Go back."),
+        Match(3, "/resume ", "/resume [NAME]", "Go on in another session."),
     ]
     assert texts("/he", workspace) == ["/help"]
 
@@ -87,10 +92,10 @@ def test_an_argument_is_offered_by_its_kind(text: str, offered: list[str], works
 
 
 def test_what_is_offered_shows_nothing_a_terminal_would_obey(workspace: Path) -> None:
-    offered = list(found("/rewind ", Given(workspace)))
+    offered = list(matches("/rewind ", FixedCandidates(workspace)))
     assert [one.text for one in offered] == ["ab12cd34", "ab99"]
-    assert offered[0].meaning == "fix\\x1b[31m the tests"
-    assert len(offered[1].meaning) == 80
+    assert offered[0].description == "fix\\x1b[31m the tests"
+    assert len(offered[1].description) == 80
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def test_a_huge_directory_is_read_for_a_moment_only(tmp_path: Path) -> None:
     begun = time.monotonic()
     offered = [offer.text for offer in workspace_paths(str(tmp_path), "")]
     assert time.monotonic() - begun < 2
-    assert len(offered) == MOST
+    assert len(offered) == MAX_CANDIDATES
     assert offered == sorted(offered)
 
 

@@ -9,8 +9,7 @@ import sys
 
 import pytest
 
-from deepctl.cli import confirm
-from deepctl.cli.repl import tty_modes
+from deepctl.cli import confirm, tty_modes
 from deepctl.errors import Refused
 from deepctl.output import render
 

@@ -24,15 +24,19 @@ from tests.support.clusters import ClusterScreen
 _DRIVER = r"""
 import os, sys, threading, time
 from deepctl.cli.repl.completer import workspace_paths
-from deepctl.cli.repl.line_editor import Command, Editor, Offer, Toolbar
-from deepctl.cli.repl.tty_modes import quiet
+from deepctl.cli.repl.completer import Candidate
+from deepctl.cli.repl.line_editor import Editor
+from deepctl.cli.repl.state import SlashCommand
+from deepctl.cli.repl.status import Toolbar
+from deepctl.cli.tty_modes import quiet
 from deepctl.cli.prompts import profile_history
 from deepctl.errors import Interrupted, StorageError, Terminated
 
-class Offers:
-    commands = [Command("/rewind", "[REF]", "Go back.", "reference"), Command("/resume", "[NAME]", "Go on.", "session"),
-                Command("/models", "NAME", "Hangs.", "model")]
-    def references(self): return [Offer("ab12cd34", "fix the tests"), Offer("cd56", "other")]
+class Candidates:
+    commands = [SlashCommand("/rewind", "[REF]", "Go back.", "", print, "reference"),
+                SlashCommand("/resume", "[NAME]", "Go on.", "", print, "session"),
+                SlashCommand("/models", "NAME", "Hangs.", "", print, "model")]
+    def references(self): return [Candidate("ab12cd34", "fix the tests"), Candidate("cd56", "other")]
     def sessions(self): raise StorageError("Broken.")
     def models(self): time.sleep(60); return []
     def paths(self, prefix): return workspace_paths(os.environ["ROOT"], prefix)
@@ -44,7 +48,7 @@ def toolbar():
 note = ""
 if os.environ.get("SLOW"):
     print("starting", flush=True); time.sleep(1)
-editor = Editor(profile_history(os.environ["HISTORY"]), Offers(), toolbar, lambda: "alice> ")
+editor = Editor(profile_history(os.environ["HISTORY"]), Candidates(), toolbar, lambda: "alice> ")
 print("ready", flush=True)
 text = ""
 while True:

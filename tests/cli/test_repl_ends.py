@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
-from deepctl.cli.repl import tty_modes
+from deepctl.cli import tty_modes
 from tests.support import docker
 from tests.support.command import Command, InProcess
 from tests.support.loopback import Status, Text, provider
@@ -34,19 +34,19 @@ NO_SANDBOX = ("--sandbox", "none", "--approve", "auto")
 DELIBERATE = 0.8
 """Seconds after which another Ctrl-C is not of the same press any more."""
 FAULT_OF_THE_DISPLAY = """
-from deepctl.output.stream.display import Live
+from deepctl.output.stream.display import LiveDisplay
 def broken(*_): raise ValueError("no such colour")
-Live.event = broken
+LiveDisplay.event = broken
 """
 FAULT_OF_THE_DRAWING = """
-from deepctl.output import turn_lines
+from deepctl.output.stream import turn_view
 def broken(*_): raise ValueError("no such colour")
-turn_lines.TurnLines.tail = turn_lines.TurnLines.settled = broken
+turn_view.TurnView.tail = turn_view.TurnView.settled = broken
 """
 FAULT_OF_THE_TOOLBAR = """
-from deepctl.cli.repl import loop
+from deepctl.cli.repl import repl
 def broken(*_): raise ValueError("no such colour")
-loop.Conversation._toolbar = broken
+repl.Repl._toolbar = broken
 """
 FAULT_OF_THE_TURN = """
 from deepctl.agent.chat import Chat

@@ -7,19 +7,19 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from deepctl.cli import options
+from deepctl.cli.chat_session import ChatSession
 from deepctl.cli.chat_setup import Start
 from deepctl.cli.ephemeral_chat import EphemeralChatSession
 from deepctl.cli.options import UNNAMED
 from deepctl.cli.profile_chat import ProfileChat
-from deepctl.cli.repl import run_cli_command, session_commands, slash_commands
-from deepctl.cli.repl.completer import found
-from deepctl.cli.repl.completions import ProfileCompletions
+from deepctl.cli.repl import command_names, run_cli_command, session_commands, slash_commands
+from deepctl.cli.repl.completer import ConversationCandidates, matches
+from deepctl.cli.repl.state import ReplState
 from deepctl.domain.settings import load, without_files
 from deepctl.errors import NotFound, ProfileGone, Refused, UsageError
 from deepctl.output.stream.turn_events import Text
@@ -298,7 +298,7 @@ def test_memory_is_shown_noted_and_forgotten_and_ctrl_c_stops_a_question(
     assert chat.terminal.leave() == 0
 
 
-def test_model_approval_and_sandbox_change_for_this_conversation(
+def test_model_approval_and_sandbox_change_for_this_state(
     opened: Callable[..., Chat], deepctl: InProcess, home: Path
 ) -> None:
     chat = opened("--user", "alice", "--sandbox", "none")
@@ -484,16 +484,20 @@ def test_tab_offers_what_there_is(opened: Callable[..., Chat]) -> None:
     chat.terminal.expect("before write a.txt: one")
 
 
-def _conversation(talk: object, **state: object) -> Any:
-    return SimpleNamespace(**{"talk": talk, "session": None, "new": None, "asked": None, **state})
+def _state(chat: ChatSession, session: str | None = None, new: str | None = None) -> ReplState:
+    return ReplState(chat, slash_commands.names(chat), session, new)
 
 
-def _talk(name: str = "alice") -> ProfileChat:
+def _candidates(chat: ChatSession, session: str | None = None, new: str | None = None) -> ConversationCandidates:
+    return ConversationCandidates(_state(chat, session, new), slash_commands.available(chat))
+
+
+def _chat(name: str = "alice") -> ProfileChat:
     return ProfileChat(Start(name, load(os.environ)), options.root(), 0.0, Text())
 
 
-def _texts(text: str, offers: ProfileCompletions) -> list[tuple[str, str]]:
-    return [(one.text, one.meaning) for one in found(text, offers)]
+def _texts(text: str, candidates: ConversationCandidates) -> list[tuple[str, str]]:
+    return [(match.text, match.description) for match in matches(text, candidates)]
 
 
 def test_offers_are_checkpoints_labels_sessions_models_and_files(deepctl: InProcess, home: Path) -> None:
@@ -501,49 +505,47 @@ def test_offers_are_checkpoints_labels_sessions_models_and_files(deepctl: InProc
     deepctl("checkpoints", "save", "good", "--user", "alice").ok()
     deepctl("chat", "--user", "alice", "second").ok()
     deepctl("chat", "--user", "alice", "third", "--new", "other").ok()
-    offers = ProfileCompletions(_conversation(_talk(), session="main"))
-    assert _texts("/rewind ~", offers) == [("~1", "before second"), ("~2", "before write notes.txt: one")]
-    assert [text for text, _ in _texts("/rewind g", offers)] == ["good"]
+    candidates = _candidates(_chat(), session="main")
+    assert _texts("/rewind ~", candidates) == [("~1", "before second"), ("~2", "before write notes.txt: one")]
+    assert [text for text, _ in _texts("/rewind g", candidates)] == ["good"]
     ids = [one["id"][:8] for one in deepctl("checkpoints", "list", "--session", "main", "--user", "alice", "--json")
            .json["checkpoints"]]  # fmt: skip
-    assert [text for text, _ in _texts("/rewind ", offers)] == ["~1", "~2", "good", *ids]
-    assert [text for text, _ in _texts("/switch ", offers)] == ["other", "main"]
-    assert "third" in _texts("/switch oth", offers)[0][1]
-    assert ("offline", "the model in force") in _texts("/model off", offers)
-    assert [text for text, _ in _texts("look at @no", offers)] == ["@notes.txt"]
-    assert [text for text, _ in _texts("/approve a", offers)] == ["ask", "auto"]
-    assert [text for text, _ in _texts("/chec", offers)] == ["/checkpoints "]
-    new = ProfileCompletions(_conversation(_talk(), session="main", new=UNNAMED))
+    assert [text for text, _ in _texts("/rewind ", candidates)] == ["~1", "~2", "good", *ids]
+    assert [text for text, _ in _texts("/switch ", candidates)] == ["other", "main"]
+    assert "third" in _texts("/switch oth", candidates)[0][1]
+    assert ("offline", "the model in force") in _texts("/model off", candidates)
+    assert [text for text, _ in _texts("look at @no", candidates)] == ["@notes.txt"]
+    assert [text for text, _ in _texts("/approve a", candidates)] == ["ask", "auto"]
+    assert [text for text, _ in _texts("/chec", candidates)] == ["/checkpoints "]
+    new = _candidates(_chat(), session="main", new=UNNAMED)
     assert _texts("/rewind ", new) == []
 
 
 def test_the_model_in_force_is_the_one_that_the_conversation_was_switched_to(deepctl: InProcess, home: Path) -> None:
     deepctl("profiles", "create", "alice").ok()
-    talk = _talk()
-    offers = ProfileCompletions(_conversation(talk))
-    assert _texts("/model ", offers)[0] == ("offline", "the model in force")
+    talk = _chat()
+    candidates = _candidates(talk)
+    assert _texts("/model ", candidates)[0] == ("offline", "the model in force")
     talk.start = talk.start.changed(talk.root, model="openai-chat:tiny")
     talk._named = None
-    assert _texts("/model ", offers)[:2] == [
+    assert _texts("/model ", candidates)[:2] == [
         ("openai-chat:tiny", "the model in force"),
         ("offline", "follows a few commands; needs neither network nor key"),
     ]
 
 
 def test_nothing_is_offered_of_a_profile_that_is_gone_or_of_nobody(home: Path) -> None:
-    offers = ProfileCompletions(_conversation(_talk("nobody")))
+    candidates = _candidates(_chat("nobody"))
     for text in ("/switch ", "/model ", "@"):
         with pytest.raises(ProfileGone):
-            _texts(text, offers)
-    nobody = ProfileCompletions(
-        _conversation(EphemeralChatSession(Start("ephemeral", without_files(os.environ)), Text()))
-    )
+            _texts(text, candidates)
+    nobody = _candidates(EphemeralChatSession(Start("ephemeral", without_files(os.environ)), Text()))
     assert _texts("/rewind ", nobody) == _texts("/switch ", nobody) == _texts("@", nobody) == []
     assert "offline" in [text for text, _ in _texts("/model ", nobody)]
     assert not home.exists()
 
 
-def test_a_profile_that_is_wiped_meanwhile_ends_the_conversation(
+def test_a_profile_that_is_wiped_meanwhile_ends_the_state(
     opened: Callable[..., Chat], deepctl: InProcess, home: Path
 ) -> None:
     chat = opened()
@@ -577,20 +579,20 @@ def test_options_of_an_export_are_told_from_its_file(words: list[str], files: li
 
 
 def test_what_a_shell_command_is_given_is_told_from_what_it_is_not() -> None:
-    assert run_cli_command.arguments("checkpoints", "fork", "name").get("name") is None
-    both = run_cli_command.arguments("checkpoints", "fork", "--session", "s", "~1", "name")
+    assert run_cli_command.parse("checkpoints", "fork", "name").get("name") is None
+    both = run_cli_command.parse("checkpoints", "fork", "--session", "s", "~1", "name")
     assert (both["ref"], both["name"], both["session"]) == ("~1", "name", "s")
-    assert run_cli_command.arguments("checkpoints", "rewind", "--nothere").get("ref") is None
+    assert run_cli_command.parse("checkpoints", "rewind", "--nothere").get("ref") is None
 
 
 def test_profile_session_and_wait_are_filled_in_where_a_command_takes_them(deepctl: InProcess) -> None:
     deepctl("chat", "--user", "alice", "hello").ok()
     talk = ProfileChat(Start("alice", load(os.environ)), options.root(), 2.5, Text())
-    conversation = _conversation(talk, session="MAIN")
+    state = _state(talk, session="MAIN")
 
     def filled(*words: str) -> list[str]:
-        command, count = run_cli_command.found(words)
-        return run_cli_command._filled(conversation, talk.paths(), words[:count], command, words[count:])
+        command, count = command_names.resolve(words)
+        return run_cli_command._filled(state, talk.paths(), words[:count], command, words[count:])
 
     user, wait, session = ["--user", "alice"], ["--wait", "2.5"], ["--session", "main"]
     assert filled("checkpoints", "undo") == [*user, *wait, *session]
@@ -610,7 +612,7 @@ def test_without_a_terminal_that_can_draw_a_rewind_needs_a_reference(
     deepctl("chat", "--user", "alice", "hello").ok()
     monkeypatch.setenv("TERM", "dumb")
     with pytest.raises(UsageError, match="needs a REF"):
-        slash_commands.run(_conversation(_talk(), session="main"), "/rewind", "--force")
+        slash_commands.run(_state(_chat(), session="main"), "/rewind", "--force")
 
 
 def test_every_command_has_a_line_of_help_and_a_name_of_its_own() -> None:
@@ -622,7 +624,7 @@ def test_every_command_has_a_line_of_help_and_a_name_of_its_own() -> None:
         assert len(command.help) <= 53, command
     for name in ("/exit", "/?"):
         with pytest.raises((NotFound, UsageError, Refused)):
-            slash_commands.run(cast("Any", _conversation(_talk())), f"{name}x", "")
+            slash_commands.run(_state(_chat()), f"{name}x", "")
 
 
 @pytest.mark.parametrize(
@@ -647,21 +649,21 @@ def test_every_command_has_a_line_of_help_and_a_name_of_its_own() -> None:
         )),
     ],
 )  # fmt: skip
-def test_shell_commands_are_told_by_their_names_in_the_conversation(text: str, here: str) -> None:
-    assert slash_commands.names(_conversation(_talk())).reword(text) == here
+def test_shell_commands_are_told_by_their_names_in_the_state(text: str, here: str) -> None:
+    assert slash_commands.names(_chat()).reword(text) == here
 
 
 def test_every_shell_command_that_is_told_is_one_that_can_be_typed() -> None:
-    for words, slash in slash_commands.names(_conversation(_talk())).commands.items():
-        assert run_cli_command.found(words)[1] == len(words), slash
+    for words, slash in slash_commands.names(_chat()).commands.items():
+        assert command_names.resolve(words)[1] == len(words), slash
         assert slash in [one.name for one in slash_commands.ALL]
 
 
 def test_a_command_of_another_profile_is_refused_in_every_spelling(deepctl: InProcess, process: Command) -> None:
     deepctl("chat", "--user", "alice", "hello").ok()
     deepctl("chat", "--user", "bob", "hello").ok()
-    conversation = _conversation(_talk(), session="main")
+    state = _state(_chat(), session="main")
     for words in (["--user", "bob"], ["--user=bob"], ["-u", "bob"], ["-ubob"], ["--profile", "bob"]):
         with pytest.raises(UsageError, match="is of profile 'alice'"):
-            run_cli_command.run(conversation, "checkpoints", "list", *words)
+            run_cli_command.run(state, "checkpoints", "list", *words)
     assert os.listdir() == []

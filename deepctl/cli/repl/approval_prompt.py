@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from deepctl.cli.repl import tty_modes
+from deepctl.cli import tty_modes
 from deepctl.output import render
 from deepctl.output.text import has_colour, visible, wrapped
 

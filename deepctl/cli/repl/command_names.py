@@ -1,58 +1,64 @@
-"""What a shell command is called in a conversation: `deepctl checkpoints undo --user alice` is `/undo`.
+"""Shell commands as a conversation knows them: their slash names, and the parameters that it fills in.
 
-Hints and outcomes come from below, which knows shells only. Here they are put into the words of a conversation:
-whatever stands in backquotes and has a slash command. What has none stays as it is.
+Hints and outcomes come from lower layers, which know shell commands only. `CommandNames` rewords them: a command in
+backquotes that has a slash command becomes that, so `deepctl checkpoints undo --user alice` is `/undo`.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from deepctl.names import fold
 
+EXPORT = ("sessions", "export")
+TAKES_SESSION_NAME = (("sessions", "show"), EXPORT)
+"""Commands whose argument NAME is the current session if it is left out."""
+SEARCHES_ALL_SESSIONS = (("checkpoints", "import"), ("sessions", "search"))
+"""Commands whose option --session does not mean the current session."""
+
 _QUOTED = re.compile(r"(?<!\d, )`((?:deepctl|--session|--model)\b[^`]*)`")
-"""A command, but not what another process runs, which follows the number of that."""
+"""A command, but not one that another process runs: that follows the number of the process."""
 _ALONE = re.compile(r"( *)(deepctl [^`\n]+)")
 """A line that is nothing but a command."""
 _USER = ("--user", "-u", "--profile")
-_NEXT = "your next prompt"
-_SENTENCE = re.compile(r"(?:\A|[.!?] )\Z")
-_LONGEST = 4000
-"""Characters of a text beyond which it is not looked through: no hint is as long."""
-_CHOOSING = {"--session": "/switch", "--new": "/new", "--model": "/model"}
-"""Options of `chat` that a conversation has commands for."""
+_NEXT_PROMPT = "your next prompt"
+_SENTENCE_START = re.compile(r"(?:\A|[.!?] )\Z")
+_MAX_TEXT = 4000
+"""Characters of the longest text that is reworded: no hint is as long."""
+_CHAT_OPTIONS = {"--session": "/switch", "--new": "/new", "--model": "/model"}
+"""Options of `chat` that are slash commands in a conversation."""
 
 
-class Names(NamedTuple):
-    """The commands of a conversation by the words of the shell commands that they are, and the profile it is of."""
+class CommandNames(NamedTuple):
+    """Slash commands by the words of the shell commands that they are, and the profile of the conversation."""
 
     commands: Mapping[tuple[str, ...], str]
     profile: str | None
 
     def reword(self, text: str) -> str:
-        """`text` with the shell commands in it named as the conversation does, where it can."""
+        """`text` with its shell commands replaced by slash commands, where there are some."""
 
-        def said(match: re.Match[str]) -> str:
-            named = self.of(match[1])
-            if named == _NEXT and _SENTENCE.search(text, max(0, match.start() - 2), match.start()):
-                return named.capitalize()
-            return named if named is not None else match[0]
+        def replacement(match: re.Match[str]) -> str:
+            name = self.slash_line(match[1])
+            if name == _NEXT_PROMPT and _SENTENCE_START.search(text, max(0, match.start() - 2), match.start()):
+                return name.capitalize()
+            return name if name is not None else match[0]
 
-        if len(text) > _LONGEST:
+        if len(text) > _MAX_TEXT:
             return text
         if alone := _ALONE.fullmatch(text):
-            return f"{alone[1]}{self.of(alone[2]) or alone[2]}"
-        return _QUOTED.sub(said, text)
+            return f"{alone[1]}{self.slash_line(alone[2]) or alone[2]}"
+        return _QUOTED.sub(replacement, text)
 
     def example(self, line: str) -> str:
-        """An example of a shell command, of whatever profile, as one of the conversation."""
-        return self._replace(profile=None).of(line) or line
+        """An example of a shell command, of any profile, as one of the conversation."""
+        return self._replace(profile=None).slash_line(line) or line
 
-    def of(self, line: str) -> str | None:
-        """What a shell command is in the conversation; `None` if it is nothing there, or of another profile."""
+    def slash_line(self, line: str) -> str | None:
+        """A shell command as it is typed in the conversation; `None` if it has no slash command or another profile."""
         try:
             words = shlex.split(line)
         except ValueError:
@@ -65,8 +71,8 @@ class Names(NamedTuple):
             del words[user : user + 2]
         if words[:1] == ["chat"]:
             if len(words) == 1:
-                return _NEXT
-            command = _CHOOSING.get(words[1])
+                return _NEXT_PROMPT
+            command = _CHAT_OPTIONS.get(words[1])
             return " ".join([command, *words[2:]]) if command is not None and len(words) <= 3 else None
         for count in range(len(words), 0, -1):
             command = self.commands.get(tuple(words[:count]))
@@ -76,5 +82,37 @@ class Names(NamedTuple):
 
 
 def _quoted(word: str) -> str:
-    """A word as it has to be typed; a conversation expands nothing, so fewer signs have a meaning."""
+    """A word as it has to be typed. A conversation expands nothing, so fewer characters need quotes than in a shell."""
     return word if re.fullmatch(r"[^\s'\"\\]+", word) else shlex.quote(word)
+
+
+def resolve(words: Sequence[str]) -> tuple[Any, int]:
+    """The Typer command that the first words name, and how many words these are."""
+    from typer.main import get_command
+
+    from deepctl.cli import main
+
+    command: Any = get_command(main.app)
+    count = 0
+    for word in words:
+        subcommands = getattr(command, "commands", {})
+        if word not in subcommands:
+            break
+        command = subcommands[word]
+        count += 1
+    return command, count
+
+
+def parameters(command: Any) -> set[str]:
+    """The names of a command's arguments and options; a group has none of ours."""
+    return set() if hasattr(command, "commands") else {parameter.name for parameter in command.params}
+
+
+def filled_in(name: Sequence[str], command: Any) -> set[str]:
+    """The arguments and options of a command that the conversation fills in."""
+    ours = {"user", "wait"}
+    if tuple(name) not in SEARCHES_ALL_SESSIONS:
+        ours.add("session")
+    if tuple(name) in TAKES_SESSION_NAME:
+        ours.add("name")
+    return ours & parameters(command)

@@ -1,12 +1,13 @@
-"""What Tab, `/` and `@` offer while a line is edited: commands, what they are about, and files of the workspace.
+"""Completion while a line is edited (Tab, `/`, `@`): slash commands, their arguments, and files of the workspace.
 
-`found` says what fits what has been typed so far. It knows no terminal, bounds what it offers, and offers nothing that
-cannot be shown as it is. `completer` wraps it for the line editor: what has to be looked up is looked up in a thread of
-its own, so that typing never waits for a disk.
+`matches` gives what fits the text before the cursor. It knows no terminal, bounds the number of candidates, and leaves
+out those that cannot be shown as they are. `completer` wraps it for prompt_toolkit: lookups run in threads of their
+own, so that typing never waits for a disk.
 """
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import os
 import re
@@ -17,83 +18,133 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from unicodedata import normalize
 
+from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl.clusters import drawn
+from deepctl.cli.repl.state import ReplState, SlashCommand
+from deepctl.domain import providers, settings
 from deepctl.errors import DeepctlError
 from deepctl.files.paths_beneath import Tree
 from deepctl.files.temporary_files import is_temporary
-from deepctl.output.text import printable
+from deepctl.output.text import ago, printable
+from deepctl.quantities import counted
+from deepctl.store import lookup, session_catalogue
+from deepctl.store.records import Record
 from deepctl.unicode import folded
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
 
-MOST = 200
-"""Offers at a time."""
-_LOOKED_AT_SECONDS = 0.25
+MAX_CANDIDATES = 200
+"""Candidates at a time."""
+_MAX_CHECKPOINTS = _MAX_SESSIONS = 50
+_SCAN_SECONDS = 0.25
 """How long a directory is read: one of 100,000 files takes a fifth of that."""
-_MEANING = 80
-_AT_ONCE = 4
-"""Lookups under way, most of which nobody waits for any more."""
+_MAX_DESCRIPTION = 80
+_MAX_LOOKUPS = 4
+"""Lookups at a time. Most of them are obsolete by the time they end."""
 
 
-class Offer(NamedTuple):
+class Candidate(NamedTuple):
     """One completion and its description."""
 
     text: str
-    meaning: str = ""
+    description: str = ""
 
 
-class Command(NamedTuple):
-    """A slash command: `/rewind`, `[REF]`, what it does, and what its first argument is.
-
-    `arguments` is `reference`, `session`, `model`, `path`, `choice:a,b,c`, or empty where nothing is offered.
-    """
-
-    name: str
-    usage: str
-    help: str
-    arguments: str = ""
-
-
-class Offers(Protocol):
-    """What there is to choose from. Asked from another thread, as late as possible."""
+class CandidateSource(Protocol):
+    """All there is to choose from. Called in other threads, as late as possible."""
 
     @property
-    def commands(self) -> Sequence[Command]:
-        """The slash commands there are."""
+    def commands(self) -> Sequence[SlashCommand]:
+        """The slash commands."""
         ...
 
-    def references(self) -> Iterable[Offer]:
-        """Checkpoints of the session at hand."""
+    def references(self) -> Iterable[Candidate]:
+        """Checkpoints of the current session."""
         ...
 
-    def sessions(self) -> Iterable[Offer]:
+    def sessions(self) -> Iterable[Candidate]:
         """Sessions of the profile."""
         ...
 
-    def models(self) -> Iterable[Offer]:
-        """Models worth offering."""
+    def models(self) -> Iterable[Candidate]:
+        """Models."""
         ...
 
-    def paths(self, prefix: str) -> Iterable[Offer]:
-        """What in the workspace begins with `prefix`; directories end in a slash."""
+    def paths(self, prefix: str) -> Iterable[Candidate]:
+        """Paths in the workspace that begin with `prefix`; directories end in a slash."""
         ...
 
 
-class Found(NamedTuple):
-    """An offer that fits: it replaces the last `length` characters before the cursor by `text`."""
+class ConversationCandidates:
+    """The candidates of a conversation, looked up without the lock of the profile."""
+
+    def __init__(self, state: ReplState, commands: Sequence[SlashCommand]) -> None:
+        self._state = state
+        self.commands = commands
+
+    def references(self) -> Iterator[Candidate]:
+        """`~N` with the prompt that would be taken back, then labels and ids, the newest first."""
+        session = self._state.current_session_if_any() if self._is_kept() else None
+        if session is None:
+            return
+        ledger = lookup.read_ledger(self._state.profile())
+        line = ledger.line_of(lookup.head(ledger, session))
+        turns = session_catalogue.read(session).last_turn
+        prompts = {record.turn: record.prompt for record in reversed(line) if record.kind != "tool"}
+        for back, turn in enumerate(range(turns, max(0, turns - _MAX_CHECKPOINTS), -1), 1):
+            yield Candidate(f"~{back}", f"before {prompts[turn]}" if prompts.get(turn) else "")
+        newest = [record for record in line if record.kind != "tool"][:_MAX_CHECKPOINTS]
+        for record in newest:
+            if label := ledger.labels.get(record.id):
+                yield Candidate(label, _description(record))
+        for record in newest:
+            yield Candidate(record.id[:8], _description(record))
+
+    def sessions(self) -> Iterator[Candidate]:
+        """Sessions, the one written to last first."""
+        if self._is_kept():
+            paths = self._state.profile()
+            for name in session_catalogue.newest_first(paths)[:_MAX_SESSIONS]:
+                summary = session_catalogue.summary(paths, name)
+                yield Candidate(name, f"{counted(summary.turns, 'turn')}, {ago(summary.updated_at)}  {summary.title}")
+
+    def models(self) -> Iterable[Candidate]:
+        """Known models; no provider is asked."""
+        paths = self._state.profile() if self._is_kept() else None
+        now = self._state.chat.facts(None).model
+        return [
+            Candidate(*model) for model in providers.known_models(os.environ, settings.load(os.environ, paths), now=now)
+        ]
+
+    def paths(self, prefix: str) -> Iterable[Candidate]:
+        """Paths in the workspace that begin with `prefix`."""
+        return workspace_paths(self._state.profile().workspace, prefix) if self._is_kept() else ()
+
+    def _is_kept(self) -> bool:
+        return isinstance(self._state.chat, ProfileChat)
+
+
+def _description(record: Record) -> str:
+    kind = "" if record.kind == "turn" else f"{record.kind}, "
+    return f"{kind}{ago(record.created_at)}, after {record.prompt}" if record.prompt else f"{kind}the beginning"
+
+
+class Match(NamedTuple):
+    """A candidate that fits: it replaces the last `length` characters before the cursor by `text`."""
 
     length: int
     text: str
-    shown: str
-    meaning: str
+    display: str
+    description: str
 
 
-class _Wanted(NamedTuple):
-    """What is being typed: its kind, what there is of it, and how it is to be written."""
+class Context(NamedTuple):
+    """What is being typed: its kind, its prefix, and how a path in it is written."""
 
     kind: str
+    """`command`, `path`, or a `SlashCommand.argument`."""
     prefix: str
     length: int
     """How many characters before the cursor it takes, with the sign and the quote before it."""
@@ -106,126 +157,127 @@ _QUOTED_WORD = re.compile(r'\s"(?P<quoted>[^"\n]*)$')
 _PLAIN = re.compile(r"[\w./+=:%~-]*\Z")
 
 
-def wanted(text: str, commands: Sequence[Command]) -> _Wanted | None:
-    """What the text before the cursor ends with that can be completed."""
+def context(text: str, commands: Sequence[SlashCommand]) -> Context | None:
+    """What can be completed at the end of the text before the cursor; `None` if nothing can."""
     line = text[text.rfind("\n") + 1 :]
     mention = _MENTION.search(line)
     if mention is not None:
         quoted = mention["quoted"] is not None
         prefix = mention["quoted"] if quoted else mention["plain"]
-        return _Wanted("path", prefix, len(mention[0]), "@", quoted)
+        return Context("path", prefix, len(mention[0]), "@", quoted)
     if not text.startswith("/") or "\n" in text:
         return None
     name, *words = text.split(" ")
     if not words:
-        return _Wanted("command", name, len(name))
-    known = next((command for command in commands if command.name == name), None)
-    if known is None or not known.arguments:
+        return Context("command", name, len(name))
+    command = next((command for command in commands if command.name == name), None)
+    if command is None or not command.argument:
         return None
-    if known.arguments == "path" and (word := _QUOTED_WORD.search(text)) is not None:
-        return _Wanted("path", word["quoted"], len(word["quoted"]) + 1, "", True)
+    if command.argument == "path" and (word := _QUOTED_WORD.search(text)) is not None:
+        return Context("path", word["quoted"], len(word["quoted"]) + 1, "", True)
     *before, last = words
     if last.startswith("-") or any(word and not word.startswith("-") for word in before):
         return None
-    return _Wanted(known.arguments, last, len(last))
+    return Context(command.argument, last, len(last))
 
 
-def found(text: str, offers: Offers) -> Iterator[Found]:
-    """What fits the text before the cursor, `MOST` at most. Raises what the lookup raises."""
-    want = wanted(text, offers.commands)
-    if want is None:
+def matches(text: str, source: CandidateSource) -> Iterator[Match]:
+    """What fits the text before the cursor, at most `MAX_CANDIDATES`. Raises what the lookup raises."""
+    typed = context(text, source.commands)
+    if typed is None:
         return
-    if want.kind == "command":
-        for command in offers.commands:
-            if command.name.startswith(want.prefix.lower()):
+    if typed.kind == "command":
+        for command in source.commands:
+            if command.name.startswith(typed.prefix.lower()):
                 space = " " if command.usage else ""
-                shown = f"{command.name} {command.usage}".rstrip()
-                yield Found(want.length, command.name + space, shown, command.help)
+                display = f"{command.name} {command.usage}".rstrip()
+                yield Match(typed.length, command.name + space, display, command.help)
         return
-    for offer in islice(_fitting(want, offers), MOST):
-        if not offer.text.isprintable():
+    for candidate in islice(_candidates(typed, source), MAX_CANDIDATES):
+        if not candidate.text.isprintable():
             continue
-        meaning = printable(offer.meaning)
-        meaning = meaning if len(meaning) <= _MEANING else meaning[: _MEANING - 1] + "…"
-        if want.kind == "path":
-            shown = offer.text[offer.text.rstrip("/").rfind("/") + 1 :]
-            yield Found(want.length, _written(offer.text, want), shown, meaning)
+        description = printable(candidate.description)
+        if len(description) > _MAX_DESCRIPTION:
+            description = description[: _MAX_DESCRIPTION - 1] + "…"
+        if typed.kind == "path":
+            name = candidate.text[candidate.text.rstrip("/").rfind("/") + 1 :]
+            yield Match(typed.length, _path_text(candidate.text, typed), name, description)
         else:
-            yield Found(want.length, offer.text, offer.text, meaning)
+            yield Match(typed.length, candidate.text, candidate.text, description)
 
 
-def _fitting(want: _Wanted, offers: Offers) -> Iterator[Offer]:
-    match want.kind.partition(":"):
+def _candidates(typed: Context, source: CandidateSource) -> Iterator[Candidate]:
+    match typed.kind.partition(":"):
         case "path", _, _:
-            yield from offers.paths(want.prefix)
+            yield from source.paths(typed.prefix)
             return
         case "choice", _, choices:
-            some: Iterable[Offer] = [Offer(choice) for choice in choices.split(",")]
+            candidates: Iterable[Candidate] = [Candidate(choice) for choice in choices.split(",")]
         case "reference", _, _:
-            some = offers.references()
+            candidates = source.references()
         case "session", _, _:
-            some = offers.sessions()
+            candidates = source.sessions()
         case "model", _, _:
-            some = offers.models()
+            candidates = source.models()
         case _:
             return
-    prefix = folded(want.prefix)
-    yield from (offer for offer in some if folded(offer.text).startswith(prefix))
+    prefix = folded(typed.prefix)
+    yield from (candidate for candidate in candidates if folded(candidate.text).startswith(prefix))
 
 
-def _written(path: str, want: _Wanted) -> str:
-    """A path as it stands in the text: quoted where it has to be; the quote stays open while it is a directory."""
-    if not want.quoted and _PLAIN.match(path):
-        return want.sign + path
-    return f'{want.sign}"{path}' + ("" if path.endswith("/") else '"')
+def _path_text(path: str, typed: Context) -> str:
+    """A path as it is inserted: quoted where it has to be; the quote stays open while it is a directory."""
+    if not typed.quoted and _PLAIN.match(path):
+        return typed.sign + path
+    return f'{typed.sign}"{path}' + ("" if path.endswith("/") else '"')
 
 
-def workspace_paths(root: str, prefix: str) -> Iterator[Offer]:
-    """What in the workspace `root` begins with `prefix`, sorted, `MOST` at most; directories end in a slash.
+def workspace_paths(root: str, prefix: str) -> Iterator[Candidate]:
+    """Paths in the workspace `root` that begin with `prefix`, sorted; directories end in a slash.
 
-    Only regular files and directories, reached through no link and never outside. Names that cannot be shown as they
-    are, or not be quoted, are left out, and hidden ones unless asked for; deepctl's own `.deep` always is. Of a
-    directory too large to be read in a moment, what was read by then. What is not there, or not to be read, offers
-    nothing.
+    Only regular files and directories, reached through no link and never outside. Left out are names that cannot be
+    shown or quoted as they are, hidden names unless the prefix begins like one, and deepctl's own `.deep`. At most
+    `MAX_CANDIDATES` names are given; of a large directory, those that were read in `_SCAN_SECONDS`. A directory that
+    does not exist or cannot be read has none.
     """
-    directory, slash, begun = prefix.rpartition("/")
+    directory, slash, name_prefix = prefix.rpartition("/")
     parts = [part for part in directory.split("/") if part not in ("", ".")]
     if prefix.startswith("/") or ".." in parts or "\0" in prefix or parts[:1] == [".deep"]:
         return
     try:
-        names = _names("/".join(parts), root, begun)
+        names = _names("/".join(parts), root, name_prefix)
     except OSError:
         return
     for name in names:
         if parts or name != ".deep/":
-            yield Offer(directory + slash + name)
+            yield Candidate(directory + slash + name)
 
 
-def _names(directory: str, root: str, begun: str) -> list[str]:
+def _names(directory: str, root: str, prefix: str) -> list[str]:
     tree = Tree(root, follow=False)
     with tree.opened(directory) as (place, is_directory):
         if not is_directory:
             return []
-        # What `opened` gives may be good for walking on only, not for reading.
+        # The descriptor of `opened` may be good for walking on only, not for reading.
         readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
     try:
-        return heapq.nsmallest(MOST, _read(readable, begun))
+        return heapq.nsmallest(MAX_CANDIDATES, _scan(readable, prefix))
     finally:
         os.close(readable)
 
 
-def _read(directory: int, begun: str) -> Iterator[str]:
-    exact = begun != begun.lower()
-    wanted = normalize("NFC", begun) if exact else folded(begun)
-    end = time.monotonic() + _LOOKED_AT_SECONDS
+def _scan(directory: int, prefix: str) -> Iterator[str]:
+    is_exact = prefix != prefix.lower()
+    normal_prefix = normalize("NFC", prefix) if is_exact else folded(prefix)
+    end = time.monotonic() + _SCAN_SECONDS
     with os.scandir(directory) as entries:
         for number, entry in enumerate(entries):
             if number % 256 == 255 and time.monotonic() > end:
                 return
             name = entry.name
-            if not (normalize("NFC", name) if exact else folded(name)).startswith(wanted):
+            if not (normalize("NFC", name) if is_exact else folded(name)).startswith(normal_prefix):
                 continue
-            if (name.startswith(".") and not begun.startswith(".")) or not name.isprintable() or '"' in name:
+            if (name.startswith(".") and not prefix.startswith(".")) or not name.isprintable() or '"' in name:
                 continue
             if is_temporary(name):
                 continue
@@ -238,67 +290,64 @@ def _read(directory: int, begun: str) -> Iterator[str]:
                 continue
 
 
-def completer(offers: Offers) -> Completer:
-    """The completions of the line editor. What cannot be looked up offers nothing."""
+def completer(source: CandidateSource) -> Completer:
+    """The completer of the line editor. A failed lookup offers nothing."""
     from prompt_toolkit.completion import Completer, Completion
 
-    def made(text: str) -> list[Completion]:
+    def look_up(text: str) -> list[Completion]:
         try:
             return [
-                Completion(one.text, -one.length, display=drawn(one.shown), display_meta=drawn(one.meaning))
-                for one in found(text, offers)
+                Completion(
+                    match.text, -match.length, display=drawn(match.display), display_meta=drawn(match.description)
+                )
+                for match in matches(text, source)
             ]
         except (DeepctlError, OSError):
             return []
 
-    class Offered(Completer):
+    class BackgroundCompleter(Completer):
         def __init__(self) -> None:
             self._threads: list[threading.Thread] = []
 
         def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-            return made(document.text_before_cursor)
+            return look_up(document.text_before_cursor)
 
         async def get_completions_async(
             self, document: Document, complete_event: CompleteEvent
         ) -> AsyncGenerator[Completion, None]:
             text = document.text_before_cursor
-            want = wanted(text, offers.commands)
-            if want is None:
+            typed = context(text, source.commands)
+            if typed is None:
                 return
-            if want.kind == "command":
-                for one in made(text):
-                    yield one
-                return
-            for one in await self._looked_up(text):
-                yield one
+            completions = look_up(text) if typed.kind == "command" else await self._look_up_in_thread(text)
+            for completion in completions:
+                yield completion
 
-        async def _looked_up(self, text: str) -> list[Completion]:
-            # Not an executor: at its end the loop would wait for a lookup that hangs, and so would the line just sent.
-            import asyncio
-
+        async def _look_up_in_thread(self, text: str) -> list[Completion]:
+            # Not an executor: the loop waits for it at its end, and a lookup that hangs would hold up the entry.
             self._threads = [thread for thread in self._threads if thread.is_alive()]
-            if len(self._threads) >= _AT_ONCE:
+            if len(self._threads) >= _MAX_LOOKUPS:
                 return []
             loop = asyncio.get_running_loop()
             future: asyncio.Future[list[Completion]] = loop.create_future()
 
-            def settle(result: list[Completion]) -> None:
+            def settle(completions: list[Completion]) -> None:
                 if not future.done():
-                    future.set_result(result)
+                    future.set_result(completions)
 
-            def look() -> None:
-                result: list[Completion] = []
+            def run() -> None:
+                completions: list[Completion] = []
                 try:
-                    result = made(text)
+                    completions = look_up(text)
                 finally:
                     try:
-                        loop.call_soon_threadsafe(settle, result)
+                        loop.call_soon_threadsafe(settle, completions)
                     except RuntimeError:
-                        pass  # the line was sent meanwhile, and its loop is closed
+                        pass  # the entry was sent meanwhile, and its loop is closed
 
-            thread = threading.Thread(target=look, name="completion", daemon=True)
+            thread = threading.Thread(target=run, name="completion", daemon=True)
             self._threads.append(thread)
             thread.start()
             return await future
 
-    return Offered()
+    return BackgroundCompleter()

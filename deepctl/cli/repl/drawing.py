@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from deepctl.cli.repl.clusters import drawn, processor
 from deepctl.cli.repl.double_ctrl_c import HINT, DoubleCtrlC
-from deepctl.cli.repl.toolbar import Toolbar, fitted
+from deepctl.cli.repl.status import Toolbar, fitted
 from deepctl.errors import DeepctlError
 from deepctl.output.text import cells, printable
 

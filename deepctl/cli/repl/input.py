@@ -33,23 +33,6 @@ def whole(text: str) -> str:
     return _BROKEN.sub("\ufffd", text)
 
 
-def attributes(descriptor: int) -> list[object] | None:
-    """How the terminal is set, or `None` where there is none (any more)."""
-    try:
-        return list(termios.tcgetattr(descriptor))
-    except termios.error:
-        return None
-
-
-def set_attributes(descriptor: int, wanted: list[object] | None) -> None:
-    """Set the terminal again as it was; nothing if it is gone."""
-    try:
-        if wanted is not None:
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, wanted)  # type: ignore[arg-type]
-    except termios.error:
-        pass
-
-
 def raw(descriptor: int) -> None:
     """Every key comes at once, as it is, and none is shown; nothing if the terminal is gone."""
     from prompt_toolkit.input.vt100 import raw_mode

@@ -7,7 +7,6 @@ Everything that draws is on the main thread, within `read`. Other threads hand i
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections import deque
@@ -15,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deepctl.cli.repl.completer import Offers
+from deepctl.cli.repl.completer import CandidateSource, completer
 from deepctl.cli.repl.double_ctrl_c import DoubleCtrlC
-from deepctl.cli.repl.toolbar import Toolbar
+from deepctl.cli.repl.status import Toolbar
 from deepctl.errors import Interrupted, Terminated
+from deepctl.output import terminal_caps
 from deepctl.output.text import printable, wrapped
 
 if TYPE_CHECKING:
@@ -48,31 +48,29 @@ class Editor:
     """Reads entries at the terminal. `left_over` is what was in the line when `read` ended without an entry."""
 
     def __init__(
-        self, history: History, offers: Offers, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]
+        self, history: History, candidates: CandidateSource, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]
     ) -> None:
         self.left_over = ""
         self._leaving = DoubleCtrlC()
         self._told: deque[str] = deque()
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._line = self._made(history, offers, toolbar, prompt)
+        self._line = self._made(history, candidates, toolbar, prompt)
 
     def _made(
-        self, history: History, offers: Offers, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]
+        self, history: History, candidates: CandidateSource, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]
     ) -> _Line:
-        if os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
-            from deepctl.cli.repl.keys import is_remembered
-            from deepctl.cli.repl.plain_input import PlainLine
+        if terminal_caps.is_dumb():
+            from deepctl.cli.repl.plain_input import PlainLine, is_remembered
 
             def remember(entry: str) -> None:
                 if is_remembered(entry):
                     history.append_string(entry)
 
             return PlainLine(remember, lambda: printable(prompt()), self._leaving, self._told)
-        from deepctl.cli.repl.completer import completer
         from deepctl.cli.repl.screen import ScreenLine
 
-        return ScreenLine(history, completer(offers), toolbar, prompt, self._leaving, self._told)
+        return ScreenLine(history, completer(candidates), toolbar, prompt, self._leaving, self._told)
 
     def stopped(self) -> None:
         """Ctrl-C has just stopped what ran: another one leaves, and what was typed meanwhile is not sent by itself."""
@@ -154,7 +152,7 @@ class Editor:
         self._told.extend(wrapped(printable(part), sys.stdout) for part in line.split("\n"))
         self._soon(self._line.show_told)
 
-    def untold(self) -> list[str]:
+    def take_pending(self) -> list[str]:
         """Take back what was handed in since the last `read` and is still to be shown: its lines."""
         lines: list[str] = []
         while self._told:

@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
+from deepctl.cli import tty_modes
 from deepctl.cli.repl import input
 from deepctl.cli.repl.double_ctrl_c import HINT, DoubleCtrlC
 from deepctl.errors import Interrupted, Terminated
@@ -69,7 +70,7 @@ class PlainLine:
             if not self._typed and not self._entry:
                 self._write("\n")
                 self._end(EOFError())
-            elif input.attributes(self._descriptor) is None:
+            elif tty_modes.attributes(self._descriptor) is None:
                 self._end(Terminated(signal.SIGHUP))
             return
         self._typed += self._decoder.decode(piece).replace("\r\n", "\n").replace("\r", "\n")
@@ -148,3 +149,8 @@ class PlainLine:
 def continues(line: str) -> bool:
     """Whether a line that is ended goes on in the next: it ends in a backslash that is not itself escaped."""
     return (len(line) - len(line.rstrip("\\"))) % 2 == 1
+
+
+def is_remembered(entry: str) -> bool:
+    """Whether an entry goes into the history: not if it begins with a space, as in shells."""
+    return bool(entry.strip()) and not entry.startswith(" ")

@@ -1,4 +1,4 @@
-"""The conversation at a terminal: read an entry, run it, read again."""
+"""The loop of a conversation at a terminal: read an entry, run it, read the next one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from deepctl.cli import options
+from deepctl.cli import options, tty_modes
 from deepctl.cli.chat_session import TurnCallbacks
-from deepctl.cli.options import UNNAMED
 from deepctl.cli.profile_chat import ProfileChat
-from deepctl.cli.repl import missing_mentions, shell_escape, slash_commands, tty_modes
-from deepctl.cli.repl.completions import ProfileCompletions
+from deepctl.cli.repl import shell_escape, slash_commands, status
+from deepctl.cli.repl.completer import ConversationCandidates
 from deepctl.cli.repl.line_editor import Editor
-from deepctl.cli.repl.toolbar import NEW_SESSION, NO_SANDBOX, Toolbar
-from deepctl.cli.usage_totals import Used
+from deepctl.cli.repl.state import ReplState
+from deepctl.domain import attachments
 from deepctl.errors import DeepctlError, Interrupted, ModelFailed, ProfileGone, Terminated
 from deepctl.files.atomic import storage_error
-from deepctl.output import command_names, render
+from deepctl.files.paths_beneath import Outside, Tree
+from deepctl.output import command_names, render, terminal_caps
+from deepctl.sandbox.policy import MOUNT
 from deepctl.store import session_catalogue
 from deepctl.store.session_log import now
 
@@ -29,128 +30,115 @@ if TYPE_CHECKING:
 
 _WELCOME = "/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves."
 _SLASH = re.compile(r"/[A-Za-z?][\w-]*(?=\s|$)|/(?:!.*|[^\w\s]*)$")
-"""What begins like this is a command, known or not: `/etc/passwd is odd` is something for the agent."""
-_OF_THE_ENVIRONMENT = ("model_key_missing", "bad_key", "bad_address")
+"""The beginning of a command, known or not. `/etc/passwd is odd` is a prompt."""
+_ENVIRONMENT_CODES = ("model_key_missing", "bad_key", "bad_address")
 """Codes of errors about variables, which cannot be changed from within a conversation."""
-_OF_THE_MODEL = ("unknown_model", "model_extra_missing")
+_MODEL_CODES = ("unknown_model", "model_extra_missing")
 _ANOTHER_MODEL = "/model NAME chooses another one; /model lists what there is."
+_MAX_MISSING, _MAX_PATH = 5, 60
+"""Mentioned files that a notice lists, and characters of each."""
 
 
-def converse(talk: ChatSession, session: str | None, new: str | None, files: Sequence[str] = ()) -> None:
-    """Talk until Ctrl-D. Ctrl-C stops a turn, or empties the line that is being typed; twice, it leaves.
+def converse(chat: ChatSession, session: str | None, new: str | None, files: Sequence[str] = ()) -> None:
+    """Run a conversation until Ctrl-D. Ctrl-C stops a turn, or empties the input line; Ctrl-C twice leaves.
 
-    The lock is held during turns only, so an idle conversation keeps nobody waiting.
+    The lock is held during turns only, so an idle conversation blocks no other process.
     """
     with tty_modes.undisturbed(), tty_modes.terminable(), tty_modes.quiet(), tty_modes.interruptible():
         tty_modes.take_off_typed_ahead()
-        talk.display.notice(talk.begin(session, new))
-        talk.display.notice(_WELCOME)
+        chat.display.notice(chat.begin(session, new))
+        chat.display.notice(_WELCOME)
         if files:
-            talk.display.notice(f"With the next prompt: {', '.join(os.path.basename(file) for file in files)}")
-        conversation = Conversation(talk, session, new, files)
-    conversation.run()
+            chat.display.notice(f"With the next prompt: {', '.join(os.path.basename(file) for file in files)}")
+        repl = Repl(ReplState(chat, slash_commands.names(chat), session, new, files))
+    repl.run()
 
 
-class Conversation:
-    """What a conversation is at. `commands` change it."""
+class Repl:
+    """Reads entries and runs them: slash commands, commands of the user, and prompts."""
 
-    def __init__(self, talk: ChatSession, session: str | None, new: str | None, files: Sequence[str] = ()) -> None:
-        self.talk = talk
-        self.session = session
-        """The session that the next turn is in; `None` for the latest of the profile."""
-        self.new = new
-        """The name of a session that the next turn begins, if it begins one."""
-        self.files = files
-        """What is copied into the workspace with the next prompt."""
-        self.draft = ""
-        """What the input line begins with."""
-        self.asked: str | None = None
-        """The last prompt, unless the conversation has gone somewhere else since."""
-        self.asked_at = ""
-        """When that was, in RFC 3339."""
-        self.undone = ""
-        """The last prompt that was taken back."""
-        self.shared: list[str] = []
-        """Commands of the user's, and what they printed, that the agent sees with the next prompt."""
-        self.ran: str | None = None
-        """The last of them, whether or not the agent sees it."""
-        self.ran_unconfined = False
-        """Whether it was said that nothing is around them."""
-        self.left = False
-        """Whether `/quit` was typed."""
-        self._answered = False
-        """Whether the last entry was answered: an empty line is below that already."""
+    def __init__(self, state: ReplState) -> None:
+        self._state = state
+        self._ended_with_blank_line = False
+        """Whether the last entry was answered: an empty line is below an answer already."""
         self._loading = True
-        self._telling = threading.Lock()
-        self._is_asking = False
+        self._notice_lock = threading.Lock()
+        self._is_in_turn = False
         self._latest: str | None = None
-        """The latest session when the prompt was drawn first; `None` if nobody has looked."""
-        self.editor = Editor(talk.history(), ProfileCompletions(self), self._toolbar, lambda: f"{talk.name}> ")
+        """The latest session, once the toolbar has needed it since the prompt was drawn."""
+        candidates = ConversationCandidates(state, slash_commands.available(state.chat))
+        self._editor = Editor(state.chat.history(), candidates, self._toolbar, lambda: f"{state.chat.name}> ")
 
     def run(self) -> None:
         """Read and run entries until the user leaves."""
-        self.talk.warm(self._warmed)
-        # The kernel edits the lines of a terminal that can do nothing but print.
-        between = nullcontext() if tty_modes.is_dumb() else tty_modes.quiet()
-        with tty_modes.undisturbed(), tty_modes.terminable(), between:
-            self._read_and_run()
+        self._state.chat.warm(self._on_warm)
+        # On a dumb terminal the kernel edits the line, and has to echo it.
+        between_entries = nullcontext() if terminal_caps.is_dumb() else tty_modes.quiet()
+        with tty_modes.undisturbed(), tty_modes.terminable(), between_entries:
+            self._loop()
 
-    def _read_and_run(self) -> None:
-        while not self.left:
-            draft, self.draft, self._latest = self.draft, "", None
+    def _loop(self) -> None:
+        state = self._state
+        while not state.has_quit:
+            draft, state.draft, self._latest = state.draft, "", None
             try:
-                entry = self.editor.read(draft)
+                entry = self._editor.read(draft)
             except (EOFError, Interrupted):
                 return
             if not entry.strip():
                 continue
-            self._answered = False
+            self._ended_with_blank_line = False
             try:
                 with (
                     tty_modes.interruptible(),
-                    command_names.conversing(slash_commands.names(self).reword),
-                    self._reported(),
+                    command_names.conversing(state.command_names.reword),
+                    self._reporting_errors(),
                 ):
                     self._run(entry)
-            except Interrupted as stopped:
-                self._stopped(stopped)
-            if not self._answered and not self.left:
+            except Interrupted as interrupted:
+                self._on_interrupt(interrupted)
+            if not self._ended_with_blank_line and not state.has_quit:
                 render.say("")
 
     def _run(self, entry: str) -> None:
-        word = entry.strip()
-        slash = _SLASH.match(word)
-        if word.lower() in ("exit", "quit"):
-            self.left = True
+        line = entry.strip()
+        slash = _SLASH.match(line)
+        if line.lower() in ("exit", "quit"):
+            self._state.has_quit = True
         elif slash is not None:
+            self._state.next_prompt = None
             with tty_modes.quiet():
-                slash_commands.run(self, slash[0], word[slash.end() :].strip())
-        elif word.startswith("!"):
-            shell_escape.run(self, word[1:])
+                slash_commands.run(self._state, slash[0], line[slash.end() :].strip())
+                if self._state.next_prompt is not None:
+                    self._send(self._state.next_prompt)
+        elif line.startswith("!"):
+            shell_escape.run(self._state, line[1:])
         else:
-            self.say(entry)
+            self._send(entry)
 
-    def say(self, prompt: str) -> None:
+    def _send(self, prompt: str) -> None:
         """Run a turn. Raises what keeps it from ending."""
-        self.asked, self.asked_at, self.undone = prompt, now(), ""
-        with tty_modes.quiet(), tty_modes.whole_pastes(), self._asking():
-            said = "\n\n".join([prompt, *self.shared])
-            self.talk.turn(said, self.session, self.new, self.files, TurnCallbacks(self._begun, self._sent))
-        self._answered = True
+        state = self._state
+        state.last_prompt, state.last_prompt_at, state.undone_prompt = prompt, now(), ""
+        with tty_modes.quiet(), tty_modes.whole_pastes(), self._in_turn():
+            text = "\n\n".join([prompt, *state.shared_output])
+            state.chat.turn(text, state.session, state.new, state.files, TurnCallbacks(self._on_begun, self._on_sent))
+        self._ended_with_blank_line = True
 
-    def _begun(self, session: str) -> None:
-        self.session, self.new = session, None
+    def _on_begun(self, session: str) -> None:
+        self._state.session, self._state.new = session, None
 
-    def _sent(self) -> None:
-        self.files, self.shared = (), []
-        if isinstance(self.talk, ProfileChat) and self.asked is not None:
-            told = missing_mentions.missing(self.asked, self.talk.paths().workspace)
-            if told is not None:
-                self.talk.display.notice(told)
+    def _on_sent(self) -> None:
+        state = self._state
+        state.files, state.shared_output = (), []
+        if isinstance(state.chat, ProfileChat) and state.last_prompt is not None:
+            notice = missing_mentions(state.last_prompt, state.chat.paths().workspace)
+            if notice is not None:
+                state.chat.display.notice(notice)
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
-        """What goes wrong is told, and the conversation goes on; what ends it is raised, and Ctrl-C."""
+    def _reporting_errors(self) -> Iterator[None]:
+        """Report errors, so that the conversation continues. Ctrl-C and errors that end the conversation are raised."""
         try:
             with tty_modes.terminable():
                 yield
@@ -159,97 +147,102 @@ class Conversation:
         except KeyboardInterrupt:
             raise Interrupted("Interrupted.") from None
         except DeepctlError as error:
-            self.tell(error)
+            self._report(error)
         except BrokenPipeError:
             raise
         except OSError as error:
-            self.tell(storage_error(error))
+            self._report(storage_error(error))
         finally:
-            self.talk.display.close()
+            self._state.chat.display.close()
 
-    def tell(self, error: DeepctlError) -> None:
-        """Say what went wrong."""
-        self.talk.display.close()
-        if isinstance(self.talk, ProfileChat):
-            options.advise(error, self.talk.paths().name)
-        if error.code in _OF_THE_ENVIRONMENT:
+    def _report(self, error: DeepctlError) -> None:
+        chat = self._state.chat
+        chat.display.close()
+        if isinstance(chat, ProfileChat):
+            options.advise(error, chat.paths().name)
+        if error.code in _ENVIRONMENT_CODES:
             error.hint = _ANOTHER_MODEL
         elif error.code == "locked":
             error.hint = "Try it again when that is done; Up brings the line back."
         render.error(error, as_json=False)
 
-    def _stopped(self, stopped: Interrupted) -> None:
+    def _on_interrupt(self, interrupted: Interrupted) -> None:
         render.new_line()
-        note = "Stopped; what was complete is kept." if stopped.message == "Interrupted." else stopped.message
-        self.talk.display.notice(note)
-        self.editor.stopped()
+        is_plain = interrupted.message == "Interrupted."
+        self._state.chat.display.notice("Stopped; what was complete is kept." if is_plain else interrupted.message)
+        self._editor.stopped()
 
-    def _warmed(self, failed: BaseException | None) -> None:
-        """Who answers is ready, or cannot be made so: told above the prompt, in whatever thread this is."""
-        # So that the first answer is drawn at once.
+    def _on_warm(self, failure: BaseException | None) -> None:
+        """The model and the sandbox are ready, or cannot be: shown above the prompt. Runs in the thread of `warm`."""
+        # Imported now, so that the first answer is drawn at once.
         import rich.console  # noqa: F401
 
         import deepctl.output.stream.turn_view  # noqa: F401
 
         self._loading = False
-        if failed is None:
-            self.talk.introduce(self._introduced)
-        elif isinstance(failed, ModelFailed) or getattr(failed, "code", "") in (*_OF_THE_MODEL, *_OF_THE_ENVIRONMENT):
-            assert isinstance(failed, DeepctlError)
-            self.editor.tell(f"Error: {failed.message}")
-            unknown = f"{failed.hint} " if failed.code == "unknown_model" and failed.hint else ""
-            self.editor.tell(f"Hint: {unknown}{_ANOTHER_MODEL}")
+        if failure is None:
+            self._state.chat.introduce(self._introduce)
+        elif isinstance(failure, ModelFailed) or getattr(failure, "code", "") in (*_MODEL_CODES, *_ENVIRONMENT_CODES):
+            assert isinstance(failure, DeepctlError)
+            self._editor.tell(f"Error: {failure.message}")
+            unknown = f"{failure.hint} " if failure.code == "unknown_model" and failure.hint else ""
+            self._editor.tell(f"Hint: {unknown}{_ANOTHER_MODEL}")
         else:
-            self.editor.fail(failed)
-        self.editor.refresh()
+            self._editor.fail(failure)
+        self._editor.refresh()
 
-    def _introduced(self, line: str) -> None:
-        """Say who answers: above the prompt, or at once where a turn waits for just that, and not behind its answer."""
-        line = slash_commands.names(self).reword(line)
-        with self._telling:
-            if self._is_asking:
-                self.talk.display.notice(line)
+    def _introduce(self, line: str) -> None:
+        """Show a notice about the model: above the prompt, or in the turn that is waiting for the model."""
+        line = self._state.command_names.reword(line)
+        with self._notice_lock:
+            if self._is_in_turn:
+                self._state.chat.display.notice(line)
             else:
-                self.editor.tell(line)
+                self._editor.tell(line)
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        with self._telling:
-            self._is_asking = True
-            for line in self.editor.untold():
-                self.talk.display.notice(line)
+    def _in_turn(self) -> Iterator[None]:
+        with self._notice_lock:
+            self._is_in_turn = True
+            for line in self._editor.take_pending():
+                self._state.chat.display.notice(line)
         try:
             yield
         finally:
-            self._is_asking = False
+            self._is_in_turn = False
 
-    def _toolbar(self) -> Toolbar:
-        facts = self.talk.facts(self.session)
-        where = None
-        if facts.commands is not None:
-            where = facts.commands.sandbox or "no shell"
-            where = NO_SANDBOX if where == "none" else f"{where} with network" if facts.commands.network else where
-        session = facts.session or self._next()
-        used = self.talk.counts.of(self.session)
-        if self.new is not None:
-            session = NEW_SESSION if self.new == UNNAMED else f"{self.new} (new)"
-            used = Used()
-        tokens = (used.input_tokens, used.output_tokens)
-        note = "loading…" if self._loading else ""
-        return Toolbar(
-            facts.profile,
-            session,
-            facts.model,
-            where,
-            used.context,
-            tokens if any(tokens) else None,
-            used.cost or None,
-            note,
-        )
+    def _toolbar(self) -> status.Toolbar:
+        return status.toolbar(self._state, self._latest_session, "loading…" if self._loading else "")
 
-    def _next(self) -> str | None:
-        """The session that the next turn is in where none is chosen."""
-        if self._latest is None and isinstance(self.talk, ProfileChat):
-            # Kept, because the toolbar is drawn with every key.
-            self._latest = session_catalogue.latest(self.talk.paths()) or session_catalogue.FIRST
+    def _latest_session(self) -> str | None:
+        """The session of the next turn where none is chosen."""
+        if self._latest is None and isinstance(self._state.chat, ProfileChat):
+            # Remembered, because the toolbar is drawn with every key.
+            self._latest = session_catalogue.latest(self._state.chat.paths()) or session_catalogue.FIRST
         return self._latest
+
+
+def missing_mentions(prompt: str, workspace: str) -> str | None:
+    """A notice about files that a prompt mentions with `@` and that do not exist; `None` if there are none."""
+    tree = Tree(workspace, follow=False, mount=MOUNT)
+    words = [
+        readings[-1] for readings in attachments.mentions(prompt) if not any(_exists(tree, path) for path in readings)
+    ]
+    if not words:
+        return None
+    mentions = [
+        attachments.mention(word if len(word) <= _MAX_PATH else f"{word[:_MAX_PATH]}…") for word in dict.fromkeys(words)
+    ]
+    more = ", …" if len(mentions) > _MAX_MISSING else ""
+    return f"Not in the workspace, so sent as written: {', '.join(mentions[:_MAX_MISSING])}{more}"
+
+
+def _exists(tree: Tree, path: str) -> bool:
+    try:
+        tree.entry(path)
+    except Outside as error:
+        # A link out of the workspace is reported where files are attached.
+        return "link" in (error.strerror or "")
+    except (OSError, ValueError):
+        return False
+    return True

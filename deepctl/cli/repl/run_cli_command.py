@@ -1,29 +1,23 @@
-"""Shell commands in a conversation: profile, session and `--wait` filled in, run in this process.
+"""Runs shell commands in a conversation: profile, session and `--wait` are filled in, the process is the same.
 
-So every option of a command works here as it does in a shell, and says the same when something is wrong.
+So every option of a command works as it does in a shell, with the same error messages.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.profile_chat import ProfileChat
-from deepctl.errors import DeepctlError, NoSession, NotFound, ProfileGone, ProfileNotFound, UsageError
+from deepctl.cli.repl import help
+from deepctl.cli.repl.command_names import SEARCHES_ALL_SESSIONS, TAKES_SESSION_NAME, parameters, resolve
+from deepctl.cli.repl.state import ReplState
+from deepctl.errors import DeepctlError, NoSession, UsageError
 from deepctl.layout import ProfilePaths
-from deepctl.store import lookup, session_catalogue
+from deepctl.store import session_catalogue
 from deepctl.store.session_record import Session
 
-if TYPE_CHECKING:
-    from deepctl.cli.repl.repl import Conversation
-
-EXPORT = ("sessions", "export")
-_OF_A_SESSION = (("sessions", "show"), EXPORT)
-"""Commands whose argument NAME is the session at hand if it is left out."""
-_OF_ALL_SESSIONS = (("checkpoints", "import"), ("sessions", "search"))
-"""Commands whose option --session does not mean the session at hand."""
 _RENAMING = (("sessions", "rename"), ("sessions", "delete"))
 
 
@@ -38,151 +32,90 @@ def split(text: str) -> list[str]:
         ) from None
 
 
-def profile_talk(conversation: Conversation) -> ProfileChat:
-    """The chat, which is one of a profile: `commands` lets nothing else come here."""
-    assert isinstance(conversation.talk, ProfileChat)
-    return conversation.talk
+def has_help_option(words: Sequence[str]) -> bool:
+    """Whether the words ask for help instead."""
+    return "--help" in words or "-h" in words
 
 
-def profile(conversation: Conversation) -> ProfilePaths:
-    """The profile of the conversation. Raises `ProfileGone`, which ends it, if it was renamed or wiped meanwhile."""
-    try:
-        return profile_talk(conversation).paths()
-    except ProfileNotFound:
-        raise ProfileGone(conversation.talk.name) from None
+def run(state: ReplState, *words: str) -> None:
+    """Run the shell command `deepctl WORDS…` on the profile and the current session. Raises what it raises.
 
-
-def at_hand(conversation: Conversation) -> Session:
-    """The session that the next turn would go on in. Raises `NotFound` if there is none yet."""
-    if conversation.new is not None:
-        raise NotFound(
-            "The new session has not begun yet.",
-            "Your next prompt begins it; /switch NAME goes on in another.",
-            code="session_not_found",
-        )
-    paths = profile(conversation)
-    return lookup.current_session(paths, profile_talk(conversation).renamed(paths, conversation.session))
-
-
-def at_hand_if_any(conversation: Conversation) -> Session | None:
-    """The same, or `None`."""
-    try:
-        return at_hand(conversation)
-    except NotFound:
-        return None
-
-
-def run(conversation: Conversation, *words: str) -> None:
-    """Run the shell command `deepctl WORDS…` on the profile and the session at hand. Raises what it raises.
-
-    If it renames or deletes the session at hand, the conversation follows.
+    If it renames or deletes the current session, the conversation follows.
     """
     from deepctl.cli import main
 
-    command, count = found(words)
-    name, given = words[:count], words[count:]
-    if "--help" in given or "-h" in given:
-        from deepctl.cli.repl import help, slash_commands
-
-        help.accepted(None, name, slash_commands.names(conversation))
+    command, count = resolve(words)
+    name, arguments = words[:count], words[count:]
+    if has_help_option(arguments):
+        help.show_shell_command(state, name)
         return
-    paths = profile(conversation)
-    filled = _filled(conversation, paths, name, command, given)
-    # However it is spelled: in one word with other options, or behind a `--` that is an option's value.
-    if "user" in _known(command) and _parsed(command, [*filled, *given]).get("user") != paths.name:
+    paths = state.profile()
+    added = _filled(state, paths, name, command, arguments)
+    # Parsed, because --user has many spellings: in one word with other options, or behind a `--` as an option's value.
+    if "user" in parameters(command) and _parsed(command, [*added, *arguments]).get("user") != paths.name:
         raise UsageError(
             f"This conversation is of profile {paths.name!r}, and so are its commands.",
             f"For another profile, in a shell: deepctl {' '.join(name)} --user NAME",
         )
-    before = at_hand_if_any(conversation) if name in _RENAMING else None
+    session = state.current_session_if_any() if name in _RENAMING else None
     try:
-        main.call([*name, *filled, *given])
+        main.call([*name, *added, *arguments])
     finally:
-        if before is not None:
-            _follow(conversation, paths, before)
+        if session is not None:
+            _follow(state, paths, session)
 
 
-def found(words: Sequence[str]) -> tuple[Any, int]:
-    """The command that the first words name, as Typer has it, and how many words these are."""
-    from typer.main import get_command
-
-    from deepctl.cli import main
-
-    command: Any = get_command(main.app)
-    count = 0
-    for word in words:
-        below = getattr(command, "commands", {})
-        if word not in below:
-            break
-        command = below[word]
-        count += 1
-    return command, count
-
-
-def arguments(*words: str) -> Mapping[str, Any]:
-    """What the arguments and options of a shell command are given as, by their names; `None` if they are left out."""
-    command, count = found(words)
+def parse(*words: str) -> Mapping[str, Any]:
+    """The values of a shell command's arguments and options, by their names; `None` if they are left out."""
+    command, count = resolve(words)
     return _parsed(command, words[count:])
 
 
-def _known(command: Any) -> set[str]:
-    """The names of a command's arguments and options; a group has none of ours."""
-    return set() if hasattr(command, "commands") else {parameter.name for parameter in command.params}
-
-
-def filled_in(name: Sequence[str], command: Any) -> set[str]:
-    """The arguments and options of a command that nobody has to give here."""
-    ours = {"user", "wait"}
-    if tuple(name) not in _OF_ALL_SESSIONS:
-        ours.add("session")
-    if tuple(name) in _OF_A_SESSION:
-        ours.add("name")
-    return ours & _known(command)
-
-
-def _parsed(command: Any, given: Sequence[str]) -> Mapping[str, Any]:
-    # Complaints are for `main.call`, in the words of the shell command.
-    with command.make_context("", list(given), resilient_parsing=True) as context:
-        parsed: dict[str, Any] = context.params
-        return parsed
+def _parsed(command: Any, arguments: Sequence[str]) -> Mapping[str, Any]:
+    # `main.call` reports what is wrong with them.
+    with command.make_context("", list(arguments), resilient_parsing=True) as context:
+        values: dict[str, Any] = context.params
+        return values
 
 
 def _filled(
-    conversation: Conversation, paths: ProfilePaths, name: Sequence[str], command: Any, given: Sequence[str]
+    state: ReplState, paths: ProfilePaths, name: Sequence[str], command: Any, arguments: Sequence[str]
 ) -> list[str]:
+    """The options and arguments that the conversation adds to a command."""
     if hasattr(command, "commands"):
-        return []  # no command of that name: the group says so
-    known = _known(command)
-    parsed = _parsed(command, given)
-    filled = ["--user", paths.name] if "user" in known else []
-    wait = profile_talk(conversation).wait
+        return []  # the group itself reports that it has no such command
+    known = parameters(command)
+    values = _parsed(command, arguments)
+    added = ["--user", paths.name] if "user" in known else []
+    wait = state.profile_chat().wait
     if "wait" in known and wait:
-        filled += ["--wait", str(wait)]
-    if "session" in known and parsed.get("session") is None and tuple(name) not in _OF_ALL_SESSIONS:
-        session = _session_name(conversation)
-        filled += ["--session", session] if session is not None else []
-    if tuple(name) in _OF_A_SESSION and parsed.get("name") is None:
-        session = _session_name(conversation)
-        filled += [session] if session is not None else []
-    return filled
+        added += ["--wait", str(wait)]
+    if "session" in known and values.get("session") is None and tuple(name) not in SEARCHES_ALL_SESSIONS:
+        session = _session_name(state)
+        added += ["--session", session] if session is not None else []
+    if tuple(name) in TAKES_SESSION_NAME and values.get("name") is None:
+        session = _session_name(state)
+        added += [session] if session is not None else []
+    return added
 
 
-def _session_name(conversation: Conversation) -> str | None:
-    """The session at hand; `None` where the command itself can say that there is none."""
+def _session_name(state: ReplState) -> str | None:
+    """The current session; `None` where the command itself reports that there is none."""
     try:
-        return at_hand(conversation).name
+        return state.current_session().name
     except NoSession:
         return None
 
 
-def _follow(conversation: Conversation, paths: ProfilePaths, before: Session) -> None:
+def _follow(state: ReplState, paths: ProfilePaths, session: Session) -> None:
+    """Keep the conversation in a session that a command may have renamed or deleted."""
     try:
-        name = session_catalogue.by_id(paths).get(before.id)
+        name = session_catalogue.by_id(paths).get(session.id)
     except (DeepctlError, OSError):
         return
-    if name == before.name:
+    if name == session.name:
         return
-    conversation.session, conversation.asked = name, None
+    state.session, state.last_prompt = name, None
     if name is None:
-        conversation.new = UNNAMED
-        conversation.talk.display.notice(f"Session {before.name} is gone: your next prompt begins another one.")
+        state.new = UNNAMED
+        state.chat.display.notice(f"Session {session.name} is gone: your next prompt begins another one.")

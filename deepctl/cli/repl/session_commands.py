@@ -1,31 +1,221 @@
-"""`/new`, `/switch` and `/export`: which session the conversation is in, and taking one along."""
+"""Commands that move the conversation: `/rewind`, `/undo`, `/retry`, `/fork`, `/new`, `/switch`, and `/export`."""
 
 from __future__ import annotations
 
 import os
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from deepctl import names
+from deepctl.cli import options
+from deepctl.cli.confirm import confirm
 from deepctl.cli.options import UNNAMED
 from deepctl.cli.repl import run_cli_command
-from deepctl.errors import NotFound, Refused, UsageError
+from deepctl.cli.repl.run_cli_command import has_help_option, split
+from deepctl.cli.repl.state import ReplState
+from deepctl.errors import Interrupted, NotFound, Refused, UsageError
+from deepctl.output import terminal_caps
+from deepctl.output.text import printable
 from deepctl.quantities import counted
-from deepctl.store import session_catalogue
+from deepctl.store import lookup, prompt_tags, session_catalogue, session_log
 
-if TYPE_CHECKING:
-    from deepctl.cli.repl.repl import Conversation
-
-_TAKE_A_VALUE = ("-f", "--format", "-o", "--output")
+_MAX_SHOWN = 60
+"""Characters of a prompt in a notice."""
+_VALUE_OPTIONS = ("-f", "--format", "-o", "--output")
 _MARKDOWN = (".md", ".markdown")
 
 
-def new(conversation: Conversation, rest: str) -> None:
+class _Prompt(NamedTuple):
+    """A prompt of a session: its position among the messages, and when it was sent."""
+
+    position: int
+    text: str
+    at: str
+
+
+def rewind(state: ReplState, rest: str) -> None:
+    """`checkpoints rewind`; the first prompt that is taken back comes into the input line again."""
+    words = split(rest)
+    if has_help_option(words):
+        run_cli_command.run(state, "checkpoints", "rewind", *words)
+        return
+    session = state.current_session()
+    _check_can_choose(words)
+    before = session_catalogue.read(session)
+    try:
+        run_cli_command.run(state, "checkpoints", "rewind", *words)
+    except Interrupted as interrupted:
+        # Escape in the list of checkpoints. It is no Ctrl-C, after which the next one would leave.
+        state.chat.display.notice(interrupted.message)
+        return
+    after = session_catalogue.read(session_catalogue.find(state.profile(), session.name))
+    _continue_in(state, session.name)
+    prompt = _first_removed(before, after)
+    if prompt is not None:
+        state.draft = state.undone_prompt = _as_typed(state, prompt)
+        state.last_prompt = None
+
+
+def _check_can_choose(words: list[str]) -> None:
+    """Raises `UsageError` where the list to choose from could not be drawn."""
+    values = run_cli_command.parse("checkpoints", "rewind", *words)
+    if values.get("ref") is None and terminal_caps.is_dumb():
+        raise UsageError(
+            "/rewind needs a REF at this terminal.", "/checkpoints lists them; ~1 is before the last turn."
+        )
+
+
+def undo(state: ReplState, rest: str) -> None:
+    """`checkpoints undo`; asks first if it would take turns out of the conversation that came after the rewind."""
+    words = split(rest)
+    values = run_cli_command.parse("checkpoints", "undo", *words)
+    is_sure = values.get("force") or values.get("dry_run") or values.get("user") or has_help_option(words)
+    if not is_sure:
+        _confirm_undo(state, values.get("session"))
+    run_cli_command.run(state, "checkpoints", "undo", *words)
+    session = state.current_session_if_any()
+    if session is not None:
+        _continue_in(state, session.name)
+        state.last_prompt = None
+
+
+def _confirm_undo(state: ReplState, name: str | None) -> None:
+    """Ask, if there were turns since the last rewind. Raises `Refused` if the answer is no."""
+    paths = state.profile()
+    session = session_catalogue.find(paths, name) if name is not None else state.current_session_if_any()
+    ledger = lookup.read_ledger(paths)
+    last_rewind = ledger.last_rewind(session.id) if session is not None else None
+    if session is None or last_rewind is None or last_rewind.only not in ("", "conversation"):
+        return
+    target = ledger.records.get(last_rewind.to)
+    rewound = lookup.conversation_at(paths, target) if target is not None else session_log.MessageList([], [], 0)
+    now = session_catalogue.read(session)
+    shared = _shared_length(rewound, now)
+    turns = sum(prompt.position >= shared for prompt in _prompts(now))
+    if turns:
+        consequence = f"{counted(turns, 'turn')} said since then would leave it"
+        confirm(f"Undo the last rewind of session {session.name}? {consequence}.", yes=False, as_json=False)
+
+
+def _continue_in(state: ReplState, session: str) -> None:
+    """The next turn continues a session that has just moved to another point."""
+    state.session, state.new = session, None
+    # How much of the context window it takes now is not known before the next answer.
+    state.chat.counts.takes(session, None)
+
+
+def _first_removed(before: session_log.MessageList, after: session_log.MessageList) -> str | None:
+    shared = _shared_length(before, after)
+    return next((prompt.text for prompt in _prompts(before) if prompt.position >= shared), None)
+
+
+def _shared_length(left: session_log.MessageList, right: session_log.MessageList) -> int:
+    """How many messages two conversations have in common, from the first on."""
+    pairs = enumerate(zip(left.messages, right.messages, strict=False))
+    at_most = min(len(left.messages), len(right.messages))
+    return next((position for position, (a, b) in pairs if a.message != b.message), at_most)
+
+
+def _as_typed(state: ReplState, text: str) -> str:
+    """A prompt without what was added to it when it was sent, as far as that is known."""
+    prompt = state.last_prompt
+    return prompt if prompt is not None and text.startswith(f"{prompt}\n\n") else text
+
+
+def retry(state: ReplState, rest: str) -> None:
+    """Take back the last turn and send its prompt again; one that was never recorded is only sent again."""
+    session = state.current_session_if_any()
+    prompts = _prompts(session_catalogue.read(session)) if session is not None else []
+    last = state.last_prompt
+    if last is not None:
+        ours = [
+            number for number, prompt in enumerate(prompts) if prompt.at >= state.last_prompt_at and last in prompt.text
+        ]
+        if not ours:
+            state.chat.display.notice(f"Nothing of the last turn was kept. Saying it again: {_shortened(last)}")
+            state.next_prompt = last
+            return
+        if ours[-1] != len(prompts) - 1:
+            raise Refused(
+                "Your last prompt is not the last of the session any more: something else was said in it since.",
+                "/checkpoints lists where to go back to, /rewind REF does.",
+                code="conflict",
+            )
+    if session is None or not prompts:
+        raise NotFound("There is no turn to take back.", "Say something first.", code="turn_not_found")
+    text = prompts[-1].text
+    again = text if last is None or text.startswith(last) else last
+    _take_back_last_turn(state, session.name)
+    _continue_in(state, session.name)
+    state.chat.display.notice(f"Saying it again: {_shortened(prompt_tags.said(again))}")
+    state.next_prompt = again
+
+
+def _take_back_last_turn(state: ReplState, session: str) -> None:
+    """Rewind a session to before its last turn; only remarks are shown."""
+    from deepctl.cli.checkpoint_views import rewound
+    from deepctl.store.rewind import Conflicts
+
+    chat = state.profile_chat()
+    try:
+        with options.working(state.profile().name, "checkpoints rewind", chat.wait, False) as repository:
+            result = rewound(repository, session, "~1", ("", False, False))
+    except Conflicts as error:
+        error.hint = "/rewind ~1 --dry-run lists them all; /rewind ~1 --force takes these back, too."
+        raise
+    for remark in result.remarks:
+        chat.display.notice(remark)
+
+
+def _prompts(conversation: session_log.MessageList) -> list[_Prompt]:
+    summaries = {compaction.place for compaction in conversation.compactions}
+    return [
+        _Prompt(position, text, entry.at)
+        for position, entry in enumerate(conversation.messages)
+        if position not in summaries and (text := session_catalogue.prompt(entry.message)) is not None
+    ]
+
+
+def _shortened(prompt: str) -> str:
+    line = printable(" ".join(prompt.split()))
+    return line if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]}…"
+
+
+def fork(state: ReplState, rest: str) -> None:
+    """`checkpoints fork`, by default of the latest checkpoint; the conversation continues in the new session."""
+    words = split(rest)
+    values = run_cli_command.parse("checkpoints", "fork", *words)
+    if values.get("ref") is not None and values.get("name") is None:
+        words = [_latest_checkpoint(state), *words]
+        values = run_cli_command.parse("checkpoints", "fork", *words)
+    run_cli_command.run(state, "checkpoints", "fork", *words)
+    name = values.get("name")
+    spelled = session_catalogue.spelled(state.profile(), name) if name is not None else None
+    if spelled is not None:
+        _continue_in(state, spelled)
+        state.last_prompt = None
+        state.chat.display.notice(f"The conversation goes on in session {spelled}.")
+
+
+def _latest_checkpoint(state: ReplState) -> str:
+    """The id of the checkpoint at which the current session stands. Raises `NotFound`."""
+    session = state.current_session()
+    head = lookup.head(lookup.read_ledger(state.profile()), session)
+    if head is None:
+        raise NotFound(
+            f"Session {session.name!r} has no checkpoint to fork from.",
+            "/checkpoints save makes one.",
+            code="checkpoint_not_found",
+        )
+    return head
+
+
+def new(state: ReplState, rest: str) -> None:
     """Let the next prompt begin a session."""
-    words = run_cli_command.split(rest)
+    words = split(rest)
     if not words:
-        _go(conversation, conversation.session, UNNAMED)
-        conversation.talk.display.notice("Your next prompt begins a new session.")
+        _go_to(state, state.session, UNNAMED)
+        state.chat.display.notice("Your next prompt begins a new session.")
         return
     if len(words) > 1:
         raise UsageError(
@@ -33,51 +223,51 @@ def new(conversation: Conversation, rest: str) -> None:
             "The prompt that begins the session is the next thing you type.",
         )
     name = names.check(words[0], "session")
-    taken = session_catalogue.spelled(run_cli_command.profile(conversation), name)
-    if taken is not None:
+    existing = session_catalogue.spelled(state.profile(), name)
+    if existing is not None:
         raise Refused(
-            f"There is a session {taken!r} already.", f"/switch {taken} goes on in it.", code="session_exists"
+            f"There is a session {existing!r} already.", f"/switch {existing} goes on in it.", code="session_exists"
         )
-    _go(conversation, conversation.session, name)
-    conversation.talk.display.notice(f"Your next prompt begins session {name}.")
+    _go_to(state, state.session, name)
+    state.chat.display.notice(f"Your next prompt begins session {name}.")
 
 
-def switch(conversation: Conversation, rest: str) -> None:
-    """Go on in another session, or list them."""
-    words = run_cli_command.split(rest)
+def switch(state: ReplState, rest: str) -> None:
+    """Continue another session, or list them."""
+    words = split(rest)
     if not words or words[0].startswith("-"):
-        run_cli_command.run(conversation, "sessions", "list", *words)
+        run_cli_command.run(state, "sessions", "list", *words)
         return
     if len(words) > 1:
         raise UsageError(f"/switch takes one name; this is too much: {' '.join(words[1:])}.", "/sessions lists them.")
     name = names.check(words[0], "session")
-    paths = run_cli_command.profile(conversation)
+    paths = state.profile()
     spelled = session_catalogue.spelled(paths, name)
     if spelled is None:
         near = get_close_matches(name, session_catalogue.all_names(paths), 1, 0.5)
-        meant = f"Did you mean {near[0]}? " if near else ""
+        suggestion = f"Did you mean {near[0]}? " if near else ""
         raise NotFound(
             f"There is no session {name!r}.",
-            f"{meant}/sessions lists them; /new {name} begins it.",
+            f"{suggestion}/sessions lists them; /new {name} begins it.",
             code="session_not_found",
         )
     session_catalogue.find(paths, spelled)
-    _go(conversation, spelled, None)
+    _go_to(state, spelled, None)
     summary = session_catalogue.summary(paths, spelled)
-    about = f": {summary.title}" if summary.title else ""
-    conversation.talk.display.notice(f"Session {spelled}, {counted(summary.turns, 'turn')}{about}")
+    title = f": {summary.title}" if summary.title else ""
+    state.chat.display.notice(f"Session {spelled}, {counted(summary.turns, 'turn')}{title}")
 
 
-def _go(conversation: Conversation, session: str | None, new: str | None) -> None:
+def _go_to(state: ReplState, session: str | None, new: str | None) -> None:
     """The next turn is in another session, or begins it."""
-    conversation.session, conversation.new, conversation.asked = session, new, None
+    state.session, state.new, state.last_prompt = session, new, None
 
 
-def export(conversation: Conversation, rest: str) -> None:
-    """`sessions export` of the session at hand; a name ending in `.md` means Markdown."""
-    words = run_cli_command.split(rest)
-    if "--help" in words or "-h" in words:
-        run_cli_command.run(conversation, "sessions", "export", *words)
+def export(state: ReplState, rest: str) -> None:
+    """`sessions export` of the current session; a name ending in `.md` means Markdown."""
+    words = split(rest)
+    if has_help_option(words):
+        run_cli_command.run(state, "sessions", "export", *words)
         return
     files, options = _separated(words)
     if len(files) > 1:
@@ -89,24 +279,24 @@ def export(conversation: Conversation, rest: str) -> None:
             "/export needs a FILE.", "/export talk.md is for reading, /export talk.json for sessions import."
         )
     if files:
-        # No shell has done this.
+        # There is no shell here that expands `~`.
         path = os.path.expanduser(files[0])
         options += ["--output", path]
         if path.lower().endswith(_MARKDOWN) and not any(word.startswith(("-f", "--format")) for word in options):
             options += ["--format", "markdown"]
-    run_cli_command.run(conversation, "sessions", "export", run_cli_command.at_hand(conversation).name, *options)
+    run_cli_command.run(state, "sessions", "export", state.current_session().name, *options)
 
 
 def _separated(words: list[str]) -> tuple[list[str], list[str]]:
     """Arguments and options."""
     files: list[str] = []
     options: list[str] = []
-    rest = iter(words)
-    for word in rest:
+    remaining = iter(words)
+    for word in remaining:
         if word == "--":
-            files += rest
-        elif word in _TAKE_A_VALUE:
-            options += [word, *(value for value in (next(rest, None),) if value is not None)]
+            files += remaining
+        elif word in _VALUE_OPTIONS:
+            options += [word, *(value for value in (next(remaining, None),) if value is not None)]
         elif word.startswith("-") and word != "-":
             options.append(word)
         else:

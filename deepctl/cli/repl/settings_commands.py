@@ -1,17 +1,15 @@
-"""`/model`, `/approve` and `/sandbox`: who answers from now on, and what becomes of commands; for this conversation."""
+"""`/model`, `/models`, `/approve` and `/sandbox`: the settings of this conversation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shlex
 
 from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import run_cli_command
+from deepctl.cli.repl.state import ReplState
 from deepctl.domain.settings import Value
 from deepctl.errors import UsageError
 from deepctl.output.text import printable
-
-if TYPE_CHECKING:
-    from deepctl.cli.repl.repl import Conversation
 
 APPROVE = ("ask", "auto", "never")
 SANDBOX = ("auto", "bubblewrap", "docker", "none")
@@ -31,9 +29,9 @@ _SOURCES = {
 }
 
 
-def in_force(conversation: Conversation, key: str) -> Value:
+def in_force(state: ReplState, key: str) -> Value:
     """A setting of the conversation, and where it is set."""
-    return conversation.talk.start.settings.resolve(key)
+    return state.chat.start.settings.resolve(key)
 
 
 def source(value: Value) -> str:
@@ -41,87 +39,82 @@ def source(value: Value) -> str:
     return _SOURCES.get(value.source, value.source)
 
 
-def model(conversation: Conversation, rest: str) -> None:
-    """Show which models there are, or have another one answer."""
+def model(state: ReplState, rest: str) -> None:
+    """List the models, or change the model."""
     words = run_cli_command.split(rest)
     if not words or words[0].startswith("-"):
-        models(conversation, rest)
+        models(state, rest)
         return
-    name = _one("/model", words)
-    talk = conversation.talk
-    talk.change(model=name)
-    talk.display.notice(f"{printable(name)} answers from now on.{_kept(conversation, 'model', name)}")
+    name = _single_word("/model", words)
+    state.chat.change(model=name)
+    state.chat.display.notice(f"{printable(name)} answers from now on.{_how_to_keep(state, 'model', name)}")
 
 
-def models(conversation: Conversation, rest: str) -> None:
-    """`deepctl models`, after what this conversation uses."""
-    value = in_force(conversation, "model")
-    if value.source == "option" or not isinstance(conversation.talk, ProfileChat):
-        named = printable(value.value or "offline")
-        conversation.talk.display.notice(f"{named} answers here ({source(value)}). Without a choice, it would be:")
-    if isinstance(conversation.talk, ProfileChat):
-        run_cli_command.run(conversation, "models", *run_cli_command.split(rest))
+def models(state: ReplState, rest: str) -> None:
+    """`deepctl models`, after the model of this conversation."""
+    value = in_force(state, "model")
+    if value.source == "option" or not isinstance(state.chat, ProfileChat):
+        name = printable(value.value or "offline")
+        state.chat.display.notice(f"{name} answers here ({source(value)}). Without a choice, it would be:")
+    if isinstance(state.chat, ProfileChat):
+        run_cli_command.run(state, "models", *run_cli_command.split(rest))
 
 
-def approve(conversation: Conversation, rest: str) -> None:
-    """Say what happens to what needs a yes, or change it."""
+def approve(state: ReplState, rest: str) -> None:
+    """Show what happens to approval requests, or change it."""
     words = run_cli_command.split(rest)
-    talk = conversation.talk
     if words:
-        wanted = _choice("/approve", words, APPROVE)
-        talk.change(approve=wanted)
-        talk.display.notice(f"{_asked(conversation)}{_kept(conversation, 'approve', wanted)}")
+        choice = _choice("/approve", words, APPROVE)
+        state.chat.change(approve=choice)
+        state.chat.display.notice(f"{_questions(state)}{_how_to_keep(state, 'approve', choice)}")
         return
-    value = in_force(conversation, "approve")
-    talk.display.notice(f"{value.value} ({source(value)}): {_asked(conversation)}")
+    value = in_force(state, "approve")
+    state.chat.display.notice(f"{value.value} ({source(value)}): {_questions(state)}")
 
 
-def _asked(conversation: Conversation) -> str:
-    return _QUESTIONS[conversation.talk.commands().questions]
+def _questions(state: ReplState) -> str:
+    return _QUESTIONS[state.chat.commands().questions]
 
 
-def sandbox(conversation: Conversation, rest: str) -> None:
-    """Say where commands run, or change it."""
+def sandbox(state: ReplState, rest: str) -> None:
+    """Show where commands run, or change it."""
     words = run_cli_command.split(rest)
-    talk = conversation.talk
     if not words:
-        value = in_force(conversation, "sandbox")
-        chosen = f" Asked for: {value.value} ({source(value)})." if isinstance(talk, ProfileChat) else ""
-        talk.display.notice(f"{where(conversation)}{chosen}")
+        value = in_force(state, "sandbox")
+        setting = f" Asked for: {value.value} ({source(value)})." if isinstance(state.chat, ProfileChat) else ""
+        state.chat.display.notice(f"{sandbox_sentence(state)}{setting}")
         return
-    wanted = _choice("/sandbox", words, SANDBOX)
-    if not isinstance(talk, ProfileChat):
+    choice = _choice("/sandbox", words, SANDBOX)
+    if not isinstance(state.chat, ProfileChat):
         raise UsageError(
             "An --ephemeral conversation has no directory that commands could run in.", "Leave out --ephemeral for one."
         )
-    talk.change(sandbox=wanted)
-    talk.display.notice(f"{where(conversation)}{_kept(conversation, 'sandbox', wanted)}")
+    state.chat.change(sandbox=choice)
+    state.chat.display.notice(f"{sandbox_sentence(state)}{_how_to_keep(state, 'sandbox', choice)}")
 
 
-def where(conversation: Conversation) -> str:
-    """Where the agent's commands run, in a sentence or two; waits while that is being found out."""
-    commands = conversation.talk.commands()
+def sandbox_sentence(state: ReplState) -> str:
+    """Where the agent's commands run, in a sentence or two; waits until that is known."""
+    commands = state.chat.commands()
     if commands.notice is None or commands.notice.startswith(commands.statement):
         return commands.notice or commands.statement
     return f"{commands.statement} {commands.notice}"
 
 
-def _kept(conversation: Conversation, key: str, value: str) -> str:
-    if not isinstance(conversation.talk, ProfileChat):
+def _how_to_keep(state: ReplState, key: str, value: str) -> str:
+    if not isinstance(state.chat, ProfileChat):
         return ""
-    import shlex
-
-    return f" To keep it, in a shell: deepctl config set {key} {shlex.quote(value)} --user {conversation.talk.name}"
+    return f" To keep it, in a shell: deepctl config set {key} {shlex.quote(value)} --user {state.chat.name}"
 
 
-def _one(name: str, words: list[str]) -> str:
+def _single_word(command: str, words: list[str]) -> str:
     if len(words) > 1:
-        raise UsageError(f"{name} takes one word; this is too much: {' '.join(words[1:])}.", "A name has no spaces.")
+        raise UsageError(f"{command} takes one word; this is too much: {' '.join(words[1:])}.", "A name has no spaces.")
     return words[0]
 
 
-def _choice(name: str, words: list[str], choices: tuple[str, ...]) -> str:
-    wanted = _one(name, words).lower()
-    if wanted not in choices:
-        raise UsageError(f"{name} knows no {words[0]!r}.", f"It is one of: {', '.join(choices)}.")
-    return wanted
+def _choice(command: str, words: list[str], choices: tuple[str, ...]) -> str:
+    word = _single_word(command, words).lower()
+    if word not in choices:
+        raise UsageError(f"{command} knows no {words[0]!r}.", f"It is one of: {', '.join(choices)}.")
+    return word

@@ -1,31 +1,143 @@
-"""`/status`: how things are in a conversation."""
+"""What is shown of a conversation's state: the toolbar under the prompt, and `/status`."""
 
 from __future__ import annotations
 
 import os
 import textwrap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from deepctl.cli.options import UNNAMED
 from deepctl.cli.profile_chat import ProfileChat
-from deepctl.cli.repl import run_cli_command, settings_commands
+from deepctl.cli.repl import settings_commands
+from deepctl.cli.repl.state import ReplState
+from deepctl.cli.usage_totals import Used
 from deepctl.domain import budget, settings
 from deepctl.errors import DeepctlError
 from deepctl.output.render import show
-from deepctl.output.text import home, printable, tinted, width
+from deepctl.output.text import cells, clipped, home, printable, tinted, width
 from deepctl.quantities import counted, size
 from deepctl.store import session_catalogue
 
-if TYPE_CHECKING:
-    from deepctl.cli.repl.repl import Conversation
+NO_SANDBOX, NEW_SESSION = "no sandbox", "new session"
+_GAP = "   "
+_MAX_TOKENS, _MAX_DOLLARS = 999 * 10**9, 999_999.0
+"""The largest numbers that are shown; larger ones are shown as these."""
+_MIN_VALUE_WIDTH = 20
+"""Columns for a value of `/status`, at least."""
 
 
-_LEAST = 20
-"""Columns for a value, at least."""
+class Toolbar(NamedTuple):
+    """The values in the toolbar. `sandbox` is `None` until it is known; `context` is a share from 0 to 1; `tokens` are
+    those sent and received so far; `cost` is in US dollars. They are `None` where they are not known. `note` is for
+    messages that pass.
+    """
+
+    profile: str
+    session: str | None
+    model: str
+    sandbox: str | None
+    context: float | None
+    tokens: tuple[int, int] | None
+    cost: float | None
+    note: str = ""
 
 
-class Status(NamedTuple):
-    """What there is to say, line by line: what it is, and how it is."""
+def toolbar(state: ReplState, latest_session: Callable[[], str | None], note: str) -> Toolbar:
+    """The toolbar of a conversation; `latest_session` is asked where no session is chosen."""
+    facts = state.chat.facts(state.session)
+    sandbox = None
+    if facts.commands is not None:
+        sandbox = facts.commands.sandbox or "no shell"
+        sandbox = NO_SANDBOX if sandbox == "none" else f"{sandbox} with network" if facts.commands.network else sandbox
+    session = facts.session or latest_session()
+    used = state.chat.counts.of(state.session)
+    if state.new is not None:
+        session = NEW_SESSION if state.new == UNNAMED else f"{state.new} (new)"
+        used = Used()
+    tokens = (used.input_tokens, used.output_tokens)
+    return Toolbar(
+        facts.profile,
+        session,
+        facts.model,
+        sandbox,
+        used.context,
+        tokens if any(tokens) else None,
+        used.cost or None,
+        note,
+    )
+
+
+def fitted(bar: Toolbar, width: int) -> str:
+    """The toolbar in at most `width` cells: the least important value is left out first, and the last one is cut."""
+    names = {
+        "profile": printable(bar.profile),
+        "session": _session(bar),
+        # Whoever chose the model knows its provider.
+        "model": printable(bar.model.partition(":")[2] or bar.model),
+        "sandbox": printable(bar.sandbox or ""),
+    }
+    numbers = {
+        "context": f"context {_percent(bar.context)}" if bar.context is not None else "",
+        "tokens": f"{_count(bar.tokens[0])} in {_count(bar.tokens[1])} out" if bar.tokens is not None else "",
+        "cost": _dollars(bar.cost) if bar.cost is not None else "",
+    }
+    note = printable(bar.note)
+    line = _joined(names, numbers, note)
+    least_first = ["cost", "tokens", "session", "context", "model", "note"]
+    # That commands run unsandboxed is the most important value.
+    least_first.insert(len(least_first) if bar.sandbox == NO_SANDBOX else 2, "sandbox")
+    for least in least_first:
+        if cells(line) <= width:
+            return line
+        names.pop(least, None)
+        numbers.pop(least, None)
+        line = _joined(names, numbers, "" if least == "note" else note)
+    return _cut(line, width)
+
+
+def _session(bar: Toolbar) -> str:
+    if bar.session is None:
+        return ""
+    return bar.session if bar.session == NEW_SESSION else f"session {printable(bar.session)}"
+
+
+def _joined(names: dict[str, str], numbers: dict[str, str], note: str) -> str:
+    left = " · ".join(text for text in names.values() if text)
+    right = "  ".join(text for text in numbers.values() if text)
+    # The note stays apart from the names.
+    return _GAP.join(part for part in (left, right, note) if part)
+
+
+def _cut(line: str, width: int) -> str:
+    if cells(line) <= width:
+        return line
+    return f"{clipped(line, width - 1)}…" if width > 0 else ""
+
+
+def _percent(share: float) -> str:
+    return f"{min(max(share, 0.0), 9.99):.0%}"
+
+
+def _count(tokens: int) -> str:
+    """A number of tokens in at most four characters and the sign of its unit."""
+    tokens = min(tokens, _MAX_TOKENS)
+    for factor, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if tokens >= factor:
+            number = tokens / factor
+            return f"{number:.1f}{unit}" if number < 10 else f"{number:.0f}{unit}"
+    return str(tokens)
+
+
+def _dollars(cost: float) -> str:
+    cost = min(cost, _MAX_DOLLARS)
+    if 0 < cost < 0.01:
+        return "<$0.01"
+    return f"${cost:.2f}" if cost < 100 else f"${cost:.0f}"
+
+
+class _Status(NamedTuple):
+    """Name and value, line by line."""
 
     rows: list[tuple[str, str]]
 
@@ -33,76 +145,71 @@ class Status(NamedTuple):
         return dict(self.rows)
 
     def print(self) -> None:
-        behind = max(len(name) for name, _ in self.rows)
+        name_width = max(len(name) for name, _ in self.rows)
         for name, value in self.rows:
-            print(f"{tinted(f'{name:<{behind}}', 'faint')}  {_beside(printable(value), behind + 2)}")
+            print(f"{tinted(f'{name:<{name_width}}', 'faint')}  {_indented(printable(value), name_width + 2)}")
 
 
-def _beside(value: str, indent: int) -> str:
-    """`value` at a terminal broken between words, its further lines below the first."""
+def _indented(value: str, indent: int) -> str:
+    """`value`, at a terminal broken between words, its further lines below the first."""
     room = width()
     if room is None:
         return value
-    lines = textwrap.wrap(value, max(room - indent, _LEAST), break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(value, max(room - indent, _MIN_VALUE_WIDTH), break_long_words=False, break_on_hyphens=False)
     return f"\n{' ' * indent}".join(lines)
 
 
-def status(conversation: Conversation, rest: str) -> None:
-    """Show profile, session, model, what commands may, and what has been used."""
-    talk = conversation.talk
-    rows: list[tuple[str, str]] = []
-    if isinstance(talk, ProfileChat):
-        rows += _of_profile(conversation)
-    else:
-        rows.append(("Profile", "none; nothing of this conversation is kept"))
-    model = settings_commands.in_force(conversation, "model")
-    approve = settings_commands.in_force(conversation, "approve")
+def show_status(state: ReplState, rest: str) -> None:
+    """Show profile, session, model, what commands may do, and the usage so far."""
+    is_kept = isinstance(state.chat, ProfileChat)
+    rows = _profile_rows(state) if is_kept else [("Profile", "none; nothing of this conversation is kept")]
+    model = settings_commands.in_force(state, "model")
+    approve = settings_commands.in_force(state, "approve")
     rows.append(("Model", f"{model.value or 'offline'} ({settings_commands.source(model)})"))
     rows.append(("Questions", f"{approve.value} ({settings_commands.source(approve)})"))
     try:
-        rows.append(("Sandbox", settings_commands.where(conversation)))
+        rows.append(("Sandbox", settings_commands.sandbox_sentence(state)))
     except DeepctlError as error:
         rows.append(("Sandbox", f"not known: {error.message}"))
-    if isinstance(talk, ProfileChat):
-        rows.append(("MCP servers", _servers(conversation)))
-    rows += _used(conversation)
-    show(Status(rows), as_json=False)
+    if is_kept:
+        rows.append(("MCP servers", _servers(state)))
+    rows += _usage_rows(state)
+    show(_Status(rows), as_json=False)
 
 
-def _of_profile(conversation: Conversation) -> list[tuple[str, str]]:
-    paths = run_cli_command.profile(conversation)
+def _profile_rows(state: ReplState) -> list[tuple[str, str]]:
+    paths = state.profile()
     rows = [("Profile", f"{paths.name}, {home(paths.directory)}")]
-    if conversation.new is not None:
-        name = "a new one" if conversation.new == UNNAMED else conversation.new
+    if state.new is not None:
+        name = "a new one" if state.new == UNNAMED else state.new
         rows.append(("Session", f"{name}; your next prompt begins it"))
     else:
-        session = run_cli_command.at_hand_if_any(conversation)
+        session = state.current_session_if_any()
         if session is None:
-            rows.append(("Session", f"{conversation.session or session_catalogue.FIRST}; your next prompt begins it"))
+            rows.append(("Session", f"{state.session or session_catalogue.FIRST}; your next prompt begins it"))
         else:
-            rows.append(
-                ("Session", f"{session.name}, {counted(session_catalogue.summary(paths, session.name).turns, 'turn')}")
-            )
+            turns = session_catalogue.summary(paths, session.name).turns
+            rows.append(("Session", f"{session.name}, {counted(turns, 'turn')}"))
     rows.append(("Checkpoints", size(budget.checkpoint_bytes(paths))))
     return rows
 
 
-def _servers(conversation: Conversation) -> str:
+def _servers(state: ReplState) -> str:
     try:
-        found = settings.load(os.environ, run_cli_command.profile(conversation)).mcp_servers()
+        servers = settings.load(os.environ, state.profile()).mcp_servers()
     except DeepctlError as error:
         return f"not known: {error.message}"
-    return ", ".join(f"{one.name}{'' if one.enabled else ' (off)'}" for one in found) or "none"
+    return ", ".join(f"{server.name}{'' if server.enabled else ' (off)'}" for server in servers) or "none"
 
 
-def _used(conversation: Conversation) -> list[tuple[str, str]]:
-    used = conversation.talk.counts.total
+def _usage_rows(state: ReplState) -> list[tuple[str, str]]:
+    used = state.chat.counts.total
     rows = [("Tokens", f"{used.input_tokens:,} sent, {used.output_tokens:,} received in this conversation")]
     if used.cost is None:
         rows.append(("Cost", "not known: there is no price for the model"))
     elif used.cost:
         rows.append(("Cost", f"${used.cost:.4f}"))
-    context = conversation.talk.counts.of(conversation.session).context
+    context = state.chat.counts.of(state.session).context
     if context is not None:
         rows.append(("Context", f"{context:.0%} of the model's window"))
     return rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import signal
 import struct
 import sys
@@ -12,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from deepctl.cli.repl.input import attributes, set_attributes
 from deepctl.errors import Interrupted, Terminated, terminate
-from deepctl.output import render
+from deepctl.output import render, terminal_caps
 from deepctl.quantities import counted
 
 _SET_BACK = "\x1b[?2004l\x1b[?7h\x1b[?25h\x1b[0m\x1b[J"
@@ -22,6 +20,23 @@ _SET_BACK = "\x1b[?2004l\x1b[?7h\x1b[?25h\x1b[0m\x1b[J"
 
 _found: list[object] | None = None
 """How the terminal was set when the outermost `quiet` was entered."""
+
+
+def attributes(descriptor: int) -> list[object] | None:
+    """How the terminal is set, or `None` where there is none (any more)."""
+    try:
+        return list(termios.tcgetattr(descriptor))
+    except termios.error:
+        return None
+
+
+def set_attributes(descriptor: int, wanted: list[object] | None) -> None:
+    """Set the terminal again as it was; nothing if it is gone."""
+    try:
+        if wanted is not None:
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, wanted)  # type: ignore[arg-type]
+    except termios.error:
+        pass
 
 
 @contextmanager
@@ -65,14 +80,14 @@ def typed_ahead() -> str:
 
 def take_off_typed_ahead() -> None:
     """Take what was typed and shown before there was a `quiet` off the line of the screen that it is on."""
-    if typed_ahead() and not is_dumb():
+    if typed_ahead() and not terminal_caps.is_dumb():
         render.say_part("\r\x1b[K")
 
 
 @contextmanager
 def whole_pastes() -> Iterator[None]:
     """Meanwhile a block that is pasted is marked as one, for the line editor that reads it later."""
-    if is_dumb():
+    if terminal_caps.is_dumb():
         yield
         return
     render.say_part("\x1b[?2004h")
@@ -117,11 +132,6 @@ def _flags(attributes: list[object], place: int) -> int:
     return flags
 
 
-def is_dumb() -> bool:
-    """Whether the terminal can do nothing but print."""
-    return os.environ.get("TERM", "dumb") in ("dumb", "unknown", "")
-
-
 def _hushed(before: list[object] | None) -> list[object] | None:
     if before is None:
         return None
@@ -129,7 +139,7 @@ def _hushed(before: list[object] | None) -> list[object] | None:
     # Enter stays what it is for the line editor, which reads it later: not a Ctrl-J.
     wanted[0] = _flags(before, 0) & ~termios.ICRNL
     # Ctrl-C stops what runs, not what is being typed; the line editor sees to it that this is not sent by itself.
-    kept = 0 if is_dumb() else termios.NOFLSH
+    kept = 0 if terminal_caps.is_dumb() else termios.NOFLSH
     wanted[3] = _flags(before, 3) & ~(termios.ICANON | termios.ECHO) | kept
     # One key is enough to be read, and none is waited for.
     assert isinstance(before[6], list)
@@ -203,7 +213,7 @@ def terminable() -> Iterator[None]:
     except Terminated:
         # It may have come in the middle of whatever draws, and kept that from putting things back itself.
         set_attributes(descriptor, attributes_before)
-        if not is_dumb():
+        if not terminal_caps.is_dumb():
             render.say_part(_SET_BACK)
         raise
     finally:

@@ -1,0 +1,107 @@
+"""The state of a conversation at a terminal: its chat, where the next turn goes, and what goes with it.
+
+The loop in `repl` and the slash commands read and change it. This module imports neither of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from deepctl.cli.profile_chat import ProfileChat
+from deepctl.errors import NotFound, ProfileGone, ProfileNotFound
+from deepctl.layout import ProfilePaths
+from deepctl.store import lookup
+from deepctl.store.session_record import Session
+
+if TYPE_CHECKING:
+    from deepctl.cli.chat_session import ChatSession
+    from deepctl.cli.repl.command_names import CommandNames
+
+
+class ReplState:
+    """What the loop and the commands of one conversation share."""
+
+    def __init__(
+        self,
+        chat: ChatSession,
+        command_names: CommandNames,
+        session: str | None = None,
+        new: str | None = None,
+        files: Sequence[str] = (),
+    ) -> None:
+        self.chat = chat
+        self.command_names = command_names
+        self.session = session
+        """The session of the next turn; `None` for the latest of the profile."""
+        self.new = new
+        """The name of the session that the next turn begins; `None` if it begins none."""
+        self.files = files
+        """Files that are copied into the workspace with the next prompt."""
+        self.draft = ""
+        """The text that the input line begins with."""
+        self.last_prompt: str | None = None
+        """The last prompt; `None` once the conversation has moved to another point since."""
+        self.last_prompt_at = ""
+        """When it was sent, in RFC 3339."""
+        self.undone_prompt = ""
+        """The last prompt that a rewind took back."""
+        self.next_prompt: str | None = None
+        """A prompt that a command wants to be sent: the loop sends it when the command has returned."""
+        self.shared_output: list[str] = []
+        """Commands of the user with their output, for the agent to see with the next prompt."""
+        self.last_output: str | None = None
+        """The last command of the user with its output, whether or not the agent sees it."""
+        self.unsandboxed_told = False
+        """Whether the user was told that these commands run unsandboxed."""
+        self.has_quit = False
+        """Whether `/quit` was typed."""
+
+    def profile_chat(self) -> ProfileChat:
+        """The chat of a profile. Commands that need one are not offered in an ephemeral conversation."""
+        assert isinstance(self.chat, ProfileChat)
+        return self.chat
+
+    def profile(self) -> ProfilePaths:
+        """The profile. Raises `ProfileGone`, which ends the conversation, if it was renamed or wiped meanwhile."""
+        try:
+            return self.profile_chat().paths()
+        except ProfileNotFound:
+            raise ProfileGone(self.chat.name) from None
+
+    def current_session(self) -> Session:
+        """The session that the next turn would continue. Raises `NotFound` if there is none yet."""
+        if self.new is not None:
+            raise NotFound(
+                "The new session has not begun yet.",
+                "Your next prompt begins it; /switch NAME goes on in another.",
+                code="session_not_found",
+            )
+        paths = self.profile()
+        return lookup.current_session(paths, self.profile_chat().renamed(paths, self.session))
+
+    def current_session_if_any(self) -> Session | None:
+        """The same, or `None`."""
+        try:
+            return self.current_session()
+        except NotFound:
+            return None
+
+
+class SlashCommand(NamedTuple):
+    """A slash command: `/rewind`, `[REF]`, what it does, and how it runs."""
+
+    name: str
+    usage: str
+    help: str
+    group: str
+    run: Callable[[ReplState, str], None]
+    """Runs the command on the rest of the line."""
+    argument: str = ""
+    """What completion offers for the first argument: `reference`, `session`, `model`, `path`, `choice:a,b,c`, or empty
+    for nothing.
+    """
+    shell_words: tuple[str, ...] = ()
+    """The shell command that it is, if it is one."""
+    in_ephemeral: bool = False
+    """Whether it exists in an `--ephemeral` conversation, too."""
