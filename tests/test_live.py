@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 
 from deepctl.errors import StorageError
 from deepctl.output.stream.display import LiveDisplay
+from deepctl.output.stream.lines import TerminalCaps
 from deepctl.output.stream.live_region import LiveRegion
 from deepctl.output.stream.markdown import Markdown
 from deepctl.output.stream.tool_lines import Call
 from deepctl.output.stream.turn_view import TurnView
-from deepctl.output.terminal_caps import TerminalCaps
 from deepctl.output.text import printable, printable_lines
 from tests.test_markdown import at_once, texts
 

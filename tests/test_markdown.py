@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from deepctl.output.stream import markdown as markdown_module
 from deepctl.output.stream import markdown_blocks
 from deepctl.output.stream.highlight import LANGUAGES, Highlighter
+from deepctl.output.stream.lines import TerminalCaps
 from deepctl.output.stream.markdown import Markdown
-from deepctl.output.terminal_caps import TerminalCaps
 
 COLOURED = TerminalCaps(colour=True, encoding="utf-8")
 PLAIN = TerminalCaps(colour=False, encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 from deepctl.domain import settings
 from deepctl.errors import NotFound, StorageError, UsageError
 from deepctl.output.render import discard_stdout
-from deepctl.output.text import is_terminal
+from deepctl.output.terminal_caps import is_terminal
 
 
 class Archive(NamedTuple):

@@ -21,7 +21,7 @@ from deepctl.domain import attachments, settings
 from deepctl.errors import BadName, UsageError
 from deepctl.output import terminal_caps
 from deepctl.output.stream.turn_events import Display, Events, Text
-from deepctl.output.text import is_terminal
+from deepctl.output.terminal_caps import is_terminal
 from deepctl.store import prompt_tags
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)

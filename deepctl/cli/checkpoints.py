@@ -17,7 +17,7 @@ from deepctl.domain import profiles
 from deepctl.errors import Damaged, UsageError
 from deepctl.output import checkpoints as views
 from deepctl.output.render import show
-from deepctl.output.text import is_terminal
+from deepctl.output.terminal_caps import is_terminal
 from deepctl.store import lookup, session_catalogue
 from deepctl.store.records import check_label
 

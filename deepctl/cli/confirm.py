@@ -9,7 +9,8 @@ import typer
 
 from deepctl.errors import Interrupted, Refused
 from deepctl.output.render import say
-from deepctl.output.text import is_terminal, visible
+from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import visible
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
 

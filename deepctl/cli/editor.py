@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from deepctl.errors import Refused, UsageError
-from deepctl.output.text import is_terminal
+from deepctl.output.terminal_caps import is_terminal
 
 _PROGRAMS = ("editor", "nano", "vi")
 

@@ -21,7 +21,7 @@ from deepctl.domain.memory.directory import MAX_BYTES, Memory, check_new, file_n
 from deepctl.errors import MemoryNotFound, UsageError
 from deepctl.output import memory as views
 from deepctl.output.render import show
-from deepctl.output.text import is_terminal
+from deepctl.output.terminal_caps import is_terminal
 
 app = typer.Typer(
     help="What the agent of a profile has noted.",

@@ -19,7 +19,7 @@ from deepctl.domain import settings
 from deepctl.errors import UsageError
 from deepctl.output import sessions as views
 from deepctl.output.render import notice, show
-from deepctl.output.text import is_terminal
+from deepctl.output.terminal_caps import is_terminal
 from deepctl.store import lookup, session_catalogue, todo
 
 if TYPE_CHECKING:

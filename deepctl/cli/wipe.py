@@ -22,7 +22,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.output import wipe as views
 from deepctl.output.progress import Progress
 from deepctl.output.render import notice, say, show
-from deepctl.output.text import is_terminal
+from deepctl.output.terminal_caps import is_terminal
 from deepctl.store import reserve
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)

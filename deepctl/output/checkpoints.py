@@ -10,7 +10,8 @@ from deepctl.output.command_names import is_conversation
 from deepctl.output.graph import rails
 from deepctl.output.render import notice
 from deepctl.output.sessions import print_conversation
-from deepctl.output.text import Cell, ago, fitted, is_terminal, printable, table, tinted, wrapped
+from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import Cell, ago, fitted, printable, table, tinted, wrapped
 from deepctl.quantities import counted, size
 from deepctl.store.lookup import CheckpointInfo, Problem
 from deepctl.store.records import BOTH, FILES, Record

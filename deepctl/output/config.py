@@ -13,7 +13,8 @@ from deepctl.domain.settings import Value
 from deepctl.layout import UNTRUSTED
 from deepctl.output import trust
 from deepctl.output.render import notice
-from deepctl.output.text import Cell, is_terminal, printable, table
+from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import Cell, printable, table
 
 if TYPE_CHECKING:
     from deepctl.domain.trust import Item

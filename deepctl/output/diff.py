@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from deepctl.output.text import has_colour, is_terminal, printable_lines
+from deepctl.output.terminal_caps import has_colour, is_terminal
+from deepctl.output.text import printable_lines
 
 _COLOURS = {"+": "32", "-": "31", "@": "36"}
 

@@ -11,7 +11,8 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from deepctl.domain.doctor import Check
-from deepctl.output.text import has_colour, is_terminal, printable, width
+from deepctl.output.terminal_caps import has_colour, is_terminal, width
+from deepctl.output.text import printable
 
 _MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
 _COLOURS = {"ok": "32", "warning": "33", "problem": "31"}

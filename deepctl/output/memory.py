@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from deepctl.domain.memory.directory import Notebook
 from deepctl.output.render import notice
-from deepctl.output.text import Cell, ago, is_terminal, table
+from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import Cell, ago, table
 from deepctl.quantities import size
 
 _ITEM = re.compile(r" {0,3}(?:(?:[-*+]|\d{1,9}[.)])(?:[ \t]|$)|>)")
@@ -61,9 +62,10 @@ class NotebookShown(NamedTuple):
 def _render(text: str) -> None:
     """Show Markdown at a terminal as answers are shown: a note is a line, so line breaks stay."""
     from deepctl.output import terminal_caps
+    from deepctl.output.stream.lines import of_stdout
     from deepctl.output.stream.markdown import Markdown
 
-    drawn, (width, _) = terminal_caps.of_stdout(), terminal_caps.size()
+    drawn, (width, _) = of_stdout(), terminal_caps.size()
     markdown = Markdown(drawn)
     markdown.feed(_apart(text))
     for line in markdown.finish(width):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.memory import document
 from deepctl.output.render import notice, say
-from deepctl.output.text import is_terminal, printable, printable_lines
+from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from deepctl.domain.memory.changes import MemoryChange

@@ -11,7 +11,8 @@ from deepctl.domain.memory.search import Match, Span
 from deepctl.output.checkpoints import document
 from deepctl.output.diff import print_diff
 from deepctl.output.render import notice
-from deepctl.output.text import ago, has_colour, is_terminal, printable, printable_lines, table
+from deepctl.output.terminal_caps import has_colour, is_terminal
+from deepctl.output.text import ago, printable, printable_lines, table
 from deepctl.quantities import size
 from deepctl.store.lookup import CheckpointInfo
 

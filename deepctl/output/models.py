@@ -10,7 +10,8 @@ from deepctl.domain import addresses
 from deepctl.domain.providers import Provider, Server, chosen_as
 from deepctl.domain.settings import Value
 from deepctl.output.render import notice
-from deepctl.output.text import Cell, is_terminal, printable, table, tinted
+from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import Cell, printable, table, tinted
 
 _SOURCES = {
     "environment": "$DEEPCTL_MODEL",

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from deepctl.domain.addresses import without_passwords
 from deepctl.domain.profiles import Profile
 from deepctl.output.render import notice
-from deepctl.output.text import Cell, ago, home, is_terminal, printable, table
+from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import Cell, ago, home, printable, table
 from deepctl.quantities import size
 
 

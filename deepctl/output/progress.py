@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from deepctl.output.text import is_terminal
+from deepctl.output.terminal_caps import is_terminal
 from deepctl.quantities import size
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.memory_changes import LinesForgotten, line_shown
 from deepctl.output.render import notice, say
-from deepctl.output.text import is_terminal, printable, printable_lines
+from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import printable, printable_lines
 from deepctl.quantities import counted
 
 if TYPE_CHECKING:

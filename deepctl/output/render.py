@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from deepctl.errors import DeepctlError, Interrupted, StorageError
 from deepctl.output.command_names import worded
-from deepctl.output.text import has_colour, is_terminal, printable, wrapped
+from deepctl.output.terminal_caps import has_colour, is_terminal
+from deepctl.output.text import printable, wrapped
 
 VERSION = 1
 """Version of every JSON document on stdout."""

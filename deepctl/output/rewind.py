@@ -11,7 +11,8 @@ from deepctl.output.checkpoints import document, print_sentence, short
 from deepctl.output.command_names import is_conversation
 from deepctl.output.diff import print_diff
 from deepctl.output.render import notice
-from deepctl.output.text import is_terminal, printable, visible
+from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import printable, visible
 from deepctl.quantities import counted
 from deepctl.store.lookup import CheckpointInfo
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from deepctl.output.render import notice
-from deepctl.output.text import ago, has_colour, is_terminal, printable, width
+from deepctl.output.terminal_caps import has_colour, is_terminal, width
+from deepctl.output.text import ago, printable
 from deepctl.store.session_search import Found, Match
 
 _HEADING, _FOUND, _QUIET, _PLAIN = "\x1b[36m", "\x1b[1;31m", "\x1b[2m", "\x1b[0m"

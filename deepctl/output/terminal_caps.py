@@ -1,67 +1,21 @@
-"""What this terminal can show: colours or none, more than ASCII or not, and how large it is.
-
-Lines here are Rich's `Text`: one line each, without a newline, wider than the window only if they are meant to be
-wrapped by the terminal itself (code, which is copied).
-"""
+"""The capabilities of the terminal: whether there is one, whether it can draw, its colours and its size."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TextIO
 
-from deepctl.output.text import cells, clipped, has_colour, printable_lines
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
-
-NARROWEST = 8
-"""Fewer columns than these are taken for as many: what does not fit is wrapped or cut by the terminal."""
-TAB = 4
-_LONGEST_ROW = 4096
-"""Code points that are looked at for a row."""
-
-_SEPARATORS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029"})
-_CARRIAGE_RETURN = re.compile("\r\n")
+_DEFAULT_SIZE = (80, 24)
 
 
-class TerminalCaps(NamedTuple):
-    """How lines are drawn. Without `colour` there is no SGR sequence at all, bold included."""
-
-    colour: bool
-    encoding: str
-
-    @property
-    def unicode(self) -> bool:
-        return self.encoding.lower().replace("-", "").startswith("utf")
-
-    def sign(self, sign: str, otherwise: str) -> str:
-        """`sign`, or what stands for it in ASCII."""
-        return sign if self.unicode else otherwise
-
-    def safe(self, text: str) -> str:
-        """`text` with every character that could move a cursor, reverse text or not be encoded shown as an escape.
-
-        Newlines and tabs stay.
-        """
-        shown = printable_lines(_CARRIAGE_RETURN.sub("\n", text)).translate(_SEPARATORS)
-        if self.unicode or shown.isascii():
-            return shown
-        return shown.encode(self.encoding, "backslashreplace").decode(self.encoding)
-
-    def ansi(self, line: Text) -> str:
-        """A line as what is written to the terminal."""
-        if not self.colour:
-            return line.plain
-        from rich.color import ColorSystem
-
-        return "".join(
-            segment.style.render(segment.text, color_system=ColorSystem.STANDARD) if segment.style else segment.text
-            for segment in line.render(console(), end="")
-        )
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person is looking at `stream`."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
 
 
 def is_dumb(environment: Mapping[str, str] = os.environ) -> bool:
@@ -69,59 +23,27 @@ def is_dumb(environment: Mapping[str, str] = os.environ) -> bool:
     return environment.get("TERM", "dumb") in ("dumb", "unknown", "")
 
 
-def of_stdout() -> TerminalCaps:
-    """How lines on stdout are drawn."""
-    return TerminalCaps(has_colour(sys.stdout), sys.stdout.encoding or "ascii")
+def has_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether to colour what goes to `stream`: NO_COLOR, FORCE_COLOR and a dumb terminal decide, in this order."""
+    if environment.get("NO_COLOR"):
+        return False
+    if environment.get("FORCE_COLOR"):
+        return True
+    return is_terminal(stream) and not is_dumb(environment)
+
+
+def width() -> int | None:
+    """How many characters fit on a line of stdout; `None` where it is no terminal."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None if is_terminal(sys.stdout) else None
+    except (OSError, ValueError):
+        return None
 
 
 def size() -> tuple[int, int]:
-    """Columns and lines of the terminal at stdout, now."""
+    """Columns and lines of the terminal at stdout, now; 80 by 24 where they are not known."""
     try:
         columns, lines = os.get_terminal_size(sys.stdout.fileno())
     except (OSError, ValueError):
-        columns, lines = 0, 0
-    return columns or 80, lines or 24
-
-
-def wrapped(line: Text, width: int) -> list[Text]:
-    """`line`, which may have newlines, broken between words so that every row fits."""
-    rows = line.wrap(console(), max(width, NARROWEST), overflow="fold", tab_size=TAB)
-    for row in rows:
-        row.rstrip()
-    return list(rows)
-
-
-def folded(line: Text, width: int) -> list[Text]:
-    """`line` broken wherever a row is full, as the terminal itself does it."""
-    if cells(line.plain) <= width:
-        return [line]
-    offsets, end = [], 0
-    while end < len(line.plain):
-        # At least one, however narrow the window is.
-        end += max(len(clipped(line.plain[end : end + _LONGEST_ROW], max(width, 2))), 1)
-        offsets.append(end)
-    return list(line.divide(offsets[:-1]))
-
-
-def cut(line: Text, width: int, look: TerminalCaps) -> Text:
-    """`line` with an ellipsis where it does not fit on a row of `width` cells."""
-    if cells(line.plain) <= width:
-        return line
-    dots = look.sign("…", "...")
-    shown = line.copy()
-    shown.right_crop(len(line.plain) - len(clipped(line.plain, width - len(dots)).rstrip()))
-    return shown.append(dots)
-
-
-_CONSOLES: list[Console] = []
-
-
-def console(width: int | None = None) -> Console:
-    """Rich's console, which is only used to lay out: nothing is ever printed by it."""
-    from rich.console import Console
-
-    if width is not None:
-        return Console(width=width, color_system="standard", force_terminal=True, legacy_windows=False)
-    if not _CONSOLES:
-        _CONSOLES.append(Console(width=80, color_system="standard", force_terminal=True, legacy_windows=False))
-    return _CONSOLES[0]
+        return _DEFAULT_SIZE
+    return columns or _DEFAULT_SIZE[0], lines or _DEFAULT_SIZE[1]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
 from deepctl import times
+from deepctl.output.terminal_caps import has_colour, is_terminal, width
 from deepctl.unicode import IGNORABLE
 
 # Marks of direction, and characters that nobody sees; not those that join emoji and letters.
@@ -55,23 +56,6 @@ def printable_lines(text: str) -> str:
     return _CONTROL.sub(_escaped, text)
 
 
-def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person is looking at `stream`."""
-    try:
-        return stream is not None and stream.isatty()
-    except ValueError:
-        return False
-
-
-def has_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether to colour what goes to `stream`: NO_COLOR, FORCE_COLOR and TERM=dumb are honoured, in this order."""
-    if environment.get("NO_COLOR"):
-        return False
-    if environment.get("FORCE_COLOR"):
-        return True
-    return is_terminal(stream) and environment.get("TERM") != "dumb"
-
-
 def ago(at: str | None) -> str:
     """A time in RFC 3339 for people: `3 minutes ago`; `never` for `None`, `unknown` for one that is not known."""
     if not at:
@@ -94,14 +78,6 @@ def home(path: str) -> str:
     """A path with the home directory as `~`."""
     start = os.path.expanduser("~")
     return "~" + path[len(start) :] if path == start or path.startswith(start + os.sep) else path
-
-
-def width() -> int | None:
-    """How many characters fit on a line of stdout; `None` where it is no terminal."""
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or None if is_terminal(sys.stdout) else None
-    except (OSError, ValueError):
-        return None
 
 
 # One cell each in every terminal: Latin letters, dashes, quotation marks, the ellipsis. Not the soft hyphen.

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from deepctl.cli import tty_modes
 from deepctl.output import render
-from deepctl.output.text import has_colour, visible, wrapped
+from deepctl.output.terminal_caps import has_colour
+from deepctl.output.text import visible, wrapped
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from deepctl.cli.repl import command_names
 from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.output.render import show
-from deepctl.output.text import tinted, width, wrapped
+from deepctl.output.terminal_caps import width
+from deepctl.output.text import tinted, wrapped
 
 _WIDTH = 80
 _MIN_HELP_WIDTH = 30

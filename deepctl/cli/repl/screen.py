@@ -26,7 +26,8 @@ from deepctl.cli.repl.input import cleaned, whole
 from deepctl.cli.repl.plain_input import continues, is_remembered
 from deepctl.cli.repl.status import Toolbar
 from deepctl.errors import Interrupted, Terminated
-from deepctl.output.text import has_colour, printable
+from deepctl.output.terminal_caps import has_colour
+from deepctl.output.text import printable
 
 if TYPE_CHECKING:
     from prompt_toolkit.application import Application

@@ -18,7 +18,8 @@ from deepctl.cli.repl.state import ReplState
 from deepctl.errors import DeepctlError, Interrupted, StorageError
 from deepctl.output import render, terminal_caps
 from deepctl.output.stream.live_region import LiveRegion
-from deepctl.output.text import has_colour, printable_lines
+from deepctl.output.terminal_caps import has_colour
+from deepctl.output.text import printable_lines
 from deepctl.quantities import counted
 from deepctl.redaction import redact
 from deepctl.store import prompt_tags

@@ -15,7 +15,8 @@ from deepctl.cli.usage_totals import Used
 from deepctl.domain import budget, settings
 from deepctl.errors import DeepctlError
 from deepctl.output.render import show
-from deepctl.output.text import cells, clipped, home, printable, tinted, width
+from deepctl.output.terminal_caps import width
+from deepctl.output.text import cells, clipped, home, printable, tinted
 from deepctl.quantities import counted, size
 from deepctl.store import session_catalogue
 

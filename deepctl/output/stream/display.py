@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from deepctl.errors import StorageError
 from deepctl.output import render, terminal_caps
 from deepctl.output.command_names import worded
+from deepctl.output.stream import lines
 
 if TYPE_CHECKING:
     from deepctl.output.stream.live_region import LiveRegion
@@ -109,11 +110,11 @@ class LiveDisplay:
             calls = f"{count} call{'' if count == 1 else 's'}"
             render.notice(f"The last turn with tools made {calls}: there is no {number}.")
             return
-        drawn, (width, _) = terminal_caps.of_stdout(), terminal_caps.size()
+        drawn, (width, _) = lines.of_stdout(), terminal_caps.size()
         for place, call in enumerate(self._calls, 1):
             if number is None or place == number:
-                lines = call.details(place, drawn, width)
-                if not render.write("".join(f"{drawn.ansi(line)}\n" for line in lines)):
+                text = "".join(f"{drawn.ansi(line)}\n" for line in call.details(place, drawn, width))
+                if not render.write(text):
                     return
         self._tell_usage(number)
 
@@ -135,7 +136,7 @@ class LiveDisplay:
         self._paused = False
         self._queue.clear()
         self._region = LiveRegion()
-        self._turn = TurnView(terminal_caps.of_stdout(), time.monotonic())
+        self._turn = TurnView(lines.of_stdout(), time.monotonic())
         self._end = threading.Event()
         threading.Thread(target=self._keep_drawing, args=(self._end,), name="display", daemon=True).start()
 
@@ -164,7 +165,7 @@ class LiveDisplay:
             turn.event(*self._queue.popleft(), width)
         if settle_all:
             turn.broke_off(width)
-        drawn = terminal_caps.of_stdout()
+        drawn = lines.of_stdout()
         settled = [drawn.ansi(line) for line in turn.settled(width)]
         status = self._status() if self._status is not None and tail else ""
         rows = [drawn.ansi(row) for row in turn.tail(width, height, status)] if tail else []

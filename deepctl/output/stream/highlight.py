@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deepctl.output.terminal_caps import TAB, TerminalCaps
+from deepctl.output.stream.lines import TAB, TerminalCaps
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -13,8 +13,8 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from deepctl.output.stream.highlight import Highlighter
+from deepctl.output.stream.lines import TAB, TerminalCaps, wrapped
 from deepctl.output.stream.markdown_blocks import Blocks, is_list, parser
-from deepctl.output.terminal_caps import TAB, TerminalCaps, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

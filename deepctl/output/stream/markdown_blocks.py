@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from deepctl.output.stream.highlight import Highlighter
-from deepctl.output.terminal_caps import NARROWEST, TAB, TerminalCaps, wrapped
+from deepctl.output.stream.lines import NARROWEST, TAB, TerminalCaps, wrapped
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

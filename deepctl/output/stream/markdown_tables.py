@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
-from deepctl.output.terminal_caps import TerminalCaps, console, wrapped
+from deepctl.output.stream.lines import TerminalCaps, console, wrapped
 
 if TYPE_CHECKING:
     from markdown_it.tree import SyntaxTreeNode

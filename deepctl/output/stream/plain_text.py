@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deepctl.output.terminal_caps import TAB, TerminalCaps, wrapped
+from deepctl.output.stream.lines import TAB, TerminalCaps, wrapped
 
 if TYPE_CHECKING:
     from rich.text import Text

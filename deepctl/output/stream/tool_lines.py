@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deepctl.output.terminal_caps import TerminalCaps, cut, wrapped
+from deepctl.output.stream.lines import TerminalCaps, cut, wrapped
 from deepctl.output.text import cells, clipped, printable
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from deepctl.output.render import notice, write
-from deepctl.output.text import is_terminal, printable_lines
+from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import printable_lines
 
 _SHOWN_ARGUMENT = 100
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from deepctl.output.stream.lines import TerminalCaps, cut, folded, wrapped
 from deepctl.output.stream.markdown import Markdown
 from deepctl.output.stream.plain_text import PlainText
 from deepctl.output.stream.tool_lines import Call
-from deepctl.output.terminal_caps import TerminalCaps, cut, folded, wrapped
 from deepctl.output.text import printable
 
 if TYPE_CHECKING:

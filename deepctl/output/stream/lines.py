@@ -1,0 +1,112 @@
+"""Lines as they are drawn at a terminal: what is safe in them, their colours, and how they are wrapped and cut.
+
+A line is Rich's `Text` without a newline. It is wider than the window only if the terminal itself is to wrap it: code,
+which people copy.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from deepctl.output.terminal_caps import has_colour
+from deepctl.output.text import cells, clipped, printable_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+NARROWEST = 8
+"""Lines are laid out for at least so many columns; in a narrower window the terminal wraps or cuts them."""
+TAB = 4
+_LONGEST_ROW = 4096
+"""Code points that are looked at for a row."""
+
+_SEPARATORS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029"})
+_CARRIAGE_RETURN = re.compile("\r\n")
+
+
+class TerminalCaps(NamedTuple):
+    """How lines are drawn. Without `colour` there is no SGR sequence at all, bold included."""
+
+    colour: bool
+    encoding: str
+
+    @property
+    def unicode(self) -> bool:
+        return self.encoding.lower().replace("-", "").startswith("utf")
+
+    def sign(self, sign: str, otherwise: str) -> str:
+        """`sign`, or what stands for it in ASCII."""
+        return sign if self.unicode else otherwise
+
+    def safe(self, text: str) -> str:
+        """`text` with every character that could move a cursor, reverse text or not be encoded shown as an escape.
+
+        Newlines and tabs stay.
+        """
+        shown = printable_lines(_CARRIAGE_RETURN.sub("\n", text)).translate(_SEPARATORS)
+        if self.unicode or shown.isascii():
+            return shown
+        return shown.encode(self.encoding, "backslashreplace").decode(self.encoding)
+
+    def ansi(self, line: Text) -> str:
+        """A line as what is written to the terminal."""
+        if not self.colour:
+            return line.plain
+        from rich.color import ColorSystem
+
+        return "".join(
+            segment.style.render(segment.text, color_system=ColorSystem.STANDARD) if segment.style else segment.text
+            for segment in line.render(console(), end="")
+        )
+
+
+def of_stdout() -> TerminalCaps:
+    """How lines on stdout are drawn."""
+    return TerminalCaps(has_colour(sys.stdout), sys.stdout.encoding or "ascii")
+
+
+def wrapped(line: Text, width: int) -> list[Text]:
+    """`line`, which may have newlines, broken between words so that every row fits."""
+    rows = line.wrap(console(), max(width, NARROWEST), overflow="fold", tab_size=TAB)
+    for row in rows:
+        row.rstrip()
+    return list(rows)
+
+
+def folded(line: Text, width: int) -> list[Text]:
+    """`line` broken wherever a row is full, as the terminal itself does it."""
+    if cells(line.plain) <= width:
+        return [line]
+    offsets, end = [], 0
+    while end < len(line.plain):
+        # At least one, however narrow the window is.
+        end += max(len(clipped(line.plain[end : end + _LONGEST_ROW], max(width, 2))), 1)
+        offsets.append(end)
+    return list(line.divide(offsets[:-1]))
+
+
+def cut(line: Text, width: int, look: TerminalCaps) -> Text:
+    """`line` with an ellipsis where it does not fit on a row of `width` cells."""
+    if cells(line.plain) <= width:
+        return line
+    dots = look.sign("…", "...")
+    shown = line.copy()
+    shown.right_crop(len(line.plain) - len(clipped(line.plain, width - len(dots)).rstrip()))
+    return shown.append(dots)
+
+
+_CONSOLES: list[Console] = []
+
+
+def console(width: int | None = None) -> Console:
+    """Rich's console, which is only used to lay out: nothing is ever printed by it."""
+    from rich.console import Console
+
+    if width is not None:
+        return Console(width=width, color_system="standard", force_terminal=True, legacy_windows=False)
+    if not _CONSOLES:
+        _CONSOLES.append(Console(width=80, color_system="standard", force_terminal=True, legacy_windows=False))
+    return _CONSOLES[0]
