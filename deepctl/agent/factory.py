@@ -1,18 +1,27 @@
-"""The agent, put together once: for `deepctl chat` and for applications that use deepctl as a library."""
+"""The agent, put together once: for `deepctl chat` and for applications that use deepctl as a library.
+
+It owns what surrounds every run and every tool call of such an agent: which backend it works in, the order of tool
+calls, failures that stay failures of the tool, and secrets kept out of results.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic_ai import Agent, RunContext
-from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai import Agent, FunctionToolset, RunContext
+from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, WrapToolExecuteHandler
+from pydantic_ai.exceptions import ModelRetry, ToolFailed, UserError
+from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import FunctionModel
-from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceRef
-from pydantic_ai_backends import ConsoleCapability, StateBackend, create_console_toolset
+from pydantic_ai.tools import ToolDefinition
+from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
+from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceError, WorkspaceRef
+from pydantic_ai_backends import PermissionAskError, PermissionDeniedError, StateBackend, create_console_toolset
+from pydantic_ai_backends.capability import MUTATING_TOOLS
 from pydantic_ai_harness.memory import Memory
 from pydantic_ai_harness.planning import Planning
 from pydantic_ai_harness.tool_output_limits import Band, Spill, ToolOutputLimits, Truncate
@@ -20,16 +29,16 @@ from pydantic_ai_harness.tool_output_limits import Band, Spill, ToolOutputLimits
 from deepctl import layout, names
 from deepctl.agent import workspace_stores
 from deepctl.agent.approvals import Approvals, Approve, Ask
+from deepctl.agent.backend import told
 from deepctl.agent.checkpoint_capability import Checkpointing, StoreCheckpoints, directory_of
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.agent.checkpoint_tools import AgentCheckpoints, checkpoints_toolset
 from deepctl.agent.offline_model import NAME, CollectingModel, offline_model
-from deepctl.agent.plans import plans_toolset
 from deepctl.agent.search_tools import replace_glob, replace_grep
-from deepctl.agent.tool_guards import UNLIMITED_RETRIES, RedactSecrets, SequentialTools, ToolErrorsAsResults
-from deepctl.agent.unicode_filter import UnicodeFilter
+from deepctl.agent.unicode_filter import UnicodeFilterModel
 from deepctl.domain.permissions import Permissions
-from deepctl.unicode import whole
+from deepctl.redaction import redact
+from deepctl.unicode import whole, whole_value
 
 _EVICT_OVER = 20_000
 _EVICT_FILE_OVER = 100_000
@@ -38,6 +47,9 @@ _INSTRUCTIONS = (
     "You work for one user, in a workspace that is theirs alone and that keeps what you write from one conversation "
     "to the next. Paths are relative to it; nothing outside it can be reached."
 )
+_FILE_TOOLS = "You have file tools (ls, read_file, write_file, edit_file, glob, grep)"
+_WITH_SHELL = f"{_FILE_TOOLS} and a shell (execute)."
+_WITHOUT_SHELL = f"{_FILE_TOOLS}; there is no shell."
 
 
 @dataclass(kw_only=True)
@@ -79,11 +91,41 @@ Instruction = str | Callable[[RunContext[DeepAgentDeps]], str | None]
 """A text, or a function of the run that returns one."""
 
 
+UNLIMITED_RETRIES = 1_000_000
+"""More than any turn has requests: pydantic-ai ends a run at the limit, and has no word for none."""
+
+_FAILURES = (
+    OSError,
+    MemoryError,
+    RecursionError,
+    ValueError,
+    UserError,
+    WorkspaceError,
+    PermissionAskError,
+    PermissionDeniedError,
+)
+
+
+def _failure_text(error: Exception, workspace: object) -> str:
+    """What the model is told of a failure."""
+    return told(error, workspace) or type(error).__name__
+
+
 @dataclass
-class _BackendOfDeps(AbstractCapability[DeepAgentDeps]):
-    """Gives each run the backend in its deps, whatever place the message history was made in."""
+class _RunBoundary(AbstractCapability[DeepAgentDeps]):
+    """What surrounds every run: the deps' backend, a model of valid text, and tools that fail without ending the run.
+
+    It is one capability, because pydantic-ai copies the run's context for every capability at every hook.
+    """
+
+    environment: Mapping[str, str]
+    """Where the keys are that results of tools are rid of."""
+
+    def get_ordering(self) -> CapabilityOrdering:
+        return CapabilityOrdering(position="outermost")
 
     def get_workspace(self, ctx: RunContext[DeepAgentDeps], *, ref: WorkspaceRef | None) -> WorkspaceBackend:
+        """The backend of the run's deps, whatever place the message history was made in."""
         deps: object = ctx.deps
         if not isinstance(deps, DeepAgentDeps):
             # `Agent.run` has `deps=None` by default, whatever type they are of.
@@ -93,39 +135,92 @@ class _BackendOfDeps(AbstractCapability[DeepAgentDeps]):
             )
         return deps.workspace
 
+    def get_wrapper_model(self, model: Model) -> Model:
+        """A model that neither gets nor gives invalid text.
+
+        A `FunctionModel` with nothing but a `stream_function` can be used by `Agent.run`, too.
+        """
+        is_streaming_only = isinstance(model, FunctionModel) and model.function is None
+        return UnicodeFilterModel(CollectingModel(model) if is_streaming_only else model)
+
+    def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
+        return _GuardedTools(toolset, self.environment)
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: WrapToolExecuteHandler,
+    ) -> Any:
+        """What fails around a tool, in a capability's hook, is the tool's failure and ends no run."""
+        try:
+            return await handler(args)
+        except _FAILURES as error:
+            raise ToolFailed(_failure_text(error, ctx.workspace)) from error
+
 
 @dataclass
-class _StreamedAnswers(AbstractCapability[Any]):
-    """A `FunctionModel` with nothing but a `stream_function` can be used by `Agent.run`, too."""
+class _GuardedTools(WrapperToolset[Any]):
+    """All tools of an agent: they run in the model's order, their failures are results, and no result has a key in it.
 
-    def get_wrapper_model(self, model: Model) -> Model | None:
-        return CollectingModel(model) if isinstance(model, FunctionModel) and model.function is None else None
+    In parallel, a read was seen to overtake the write before it. A workspace error or a denial raised in a tool would
+    end the run, and so would asking for a retry once more often than the tool allows; what bounds a run are its usage
+    limits. Results and failures are valid text without the keys in `environment` before anything else sees them: the
+    model, the log, checkpoints, and eviction to a file. Commands do not get these keys; where nothing is around
+    commands, one can still find them, in `/proc` for instance.
+    """
+
+    environment: Mapping[str, str]
+
+    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+        """Every toolset has a limit of retries, most of them 1; here a model may be wrong as often as it has requests.
+
+        A workspace that is read-only would refuse the tools that change files, so they are not offered.
+        """
+        hidden = MUTATING_TOOLS if ctx.workspace.read_only else frozenset()
+        return {
+            name: replace(tool, max_retries=UNLIMITED_RETRIES, tool_def=replace(tool.tool_def, sequential=True))
+            for name, tool in (await super().get_tools(ctx)).items()
+            if name not in hidden
+        }
+
+    async def call_tool(
+        self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
+    ) -> Any:
+        try:
+            result = await super().call_tool(name, tool_args, ctx, tool)
+        except (ToolFailed, ModelRetry) as error:
+            # A tool that asks for another call has failed: `TestModel` obeys without end.
+            raise ToolFailed(redact(whole(error.message), self.environment)) from error
+        except _FAILURES as error:
+            raise ToolFailed(redact(whole(_failure_text(error, ctx.workspace)), self.environment)) from error
+        return redact(whole(result), self.environment) if isinstance(result, str) else whole_value(result)
 
 
-@dataclass
-class _Console(ConsoleCapability):
-    """The console tools, described as they are offered here.
+class _FixedTools(FunctionToolset[Any]):
+    """Tools that are the same in every step of every run, so that they are made ready once."""
+
+    _ready: dict[str, ToolsetTool[Any]] | None = None
+
+    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+        if self._ready is None:
+            self._ready = await super().get_tools(ctx)
+        return dict(self._ready)
+
+
+def _console_tools(include_execute: bool, rules: Permissions) -> FunctionToolset[Any]:
+    """The console tools of pydantic-ai-backend, with our `glob` and `grep`; `rules` say what `grep` may show lines of.
 
     A tool that has to ask is put off until after the other calls of the same answer, so these ask for nothing:
     `Approvals` asks inside the call instead.
     """
-
-    rules: Permissions = field(default_factory=dict)
-    """What files `grep` may show lines of."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._toolset = create_console_toolset(
-            include_execute=self.include_execute,
-            require_execute_approval=False,
-            profile=self.profile,
-        )
-        replace_glob(self._toolset)
-        replace_grep(self._toolset, self.rules)
-
-    def get_instructions(self) -> str:
-        shell = " and a shell (execute)" if self.include_execute else "; there is no shell"
-        return f"You have file tools (ls, read_file, write_file, edit_file, glob, grep){shell}."
+    toolset = create_console_toolset(include_execute=include_execute, require_execute_approval=False)
+    replace_glob(toolset)
+    replace_grep(toolset, rules)
+    return toolset
 
 
 def create_deep_agent(
@@ -166,26 +261,21 @@ def create_deep_agent(
         agent_name: Whose memory it is.
         capabilities: More capabilities of pydantic-ai.
     """
+    rules = permissions or {}
     parts: list[AbstractCapability[Any]] = [
-        ToolErrorsAsResults(),
-        UnicodeFilter(),
-        SequentialTools(),
-        _BackendOfDeps(),
-        _StreamedAnswers(),
-        _Console(include_execute=include_execute, rules=permissions or {}),
+        _RunBoundary(os.environ if environment is None else environment),
         workspace_stores.ContextFiles(),
         _eviction(),
-        # Behind eviction, so that what goes into a file is rid of them too.
-        RedactSecrets(os.environ if environment is None else environment),
+        Approvals(approve=approve, ask=ask, permissions=rules),
     ]
-    parts.append(Approvals(approve=approve, ask=ask, permissions=permissions or {}))
+    toolsets = [_console_tools(include_execute, rules)]
     if include_memory:
         parts.append(Memory(store_resolver=workspace_stores.memory_store, agent_name=agent_name))
-    toolsets = [plans_toolset()] if include_plans else []
     if include_checkpoints:
         parts.append(Checkpointing(checkpoint_frequency))
         toolsets.append(checkpoints_toolset())
     if include_plans:
+        toolsets.append(workspace_stores.plans_toolset())
         parts.append(
             Planning(
                 store_resolver=lambda ctx: workspace_stores.TodoStore(
@@ -197,8 +287,8 @@ def create_deep_agent(
         offline_model() if model == NAME else model,
         name=agent_name,
         deps_type=DeepAgentDeps,
-        instructions=[_INSTRUCTIONS, *_listed(instructions)],
-        toolsets=toolsets,
+        instructions=[_INSTRUCTIONS, *_listed(instructions), _WITH_SHELL if include_execute else _WITHOUT_SHELL],
+        toolsets=[_FixedTools([tool for toolset in toolsets for tool in toolset.tools.values()], id="deepctl")],
         capabilities=[*parts, *capabilities],
         retries={"tools": UNLIMITED_RETRIES},
         defer_model_check=True,

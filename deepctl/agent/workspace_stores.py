@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic_ai import FunctionToolset
 from pydantic_ai.exceptions import ToolFailed, UserError
 from pydantic_ai.tools import RunContext
 from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceError, WorkspaceRef, WrapperWorkspace
@@ -32,6 +34,7 @@ STATE_PROVIDER = "state"
 _MAX_CONTEXT_BYTES = 256 * 1024
 _TAG = re.compile(r"<(?=\s*/?\s*\w)")
 _BLOCK = re.compile(r"<(?=\s*/?\s*(context-file|context|memory|plan-reminder|stdin|system)\b)", re.IGNORECASE)
+_MAX_SLUG = 50
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -240,3 +243,29 @@ class ContextFiles(RepoContext[Any]):
         self._context_files = [
             replace(found, content=_BLOCK.sub("&lt;", found.content)) for found in self._context_files or []
         ]
+
+
+def _slug(title: str) -> str:
+    """`title` as a file name: ASCII letters, digits and dashes, at most 50 characters."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower())[:_MAX_SLUG].strip("-") or "plan"
+
+
+def plans_toolset() -> FunctionToolset[Any]:
+    """The toolset with `save_plan`: plans as Markdown files, `plans/<slug>-<uuid>.md`."""
+    toolset: FunctionToolset[Any] = FunctionToolset(id="plans")
+
+    @toolset.tool
+    async def save_plan(ctx: RunContext[Any], title: str, content: str) -> str:
+        """Save a plan for the user as a Markdown file, to be read and followed later.
+
+        Args:
+            ctx: The run context.
+            title: What the plan is for, in a few words.
+            content: The plan as Markdown, without the title.
+        """
+        path = posixpath.join(layout.PLANS_DIRECTORY, f"{_slug(title)}-{uuid.uuid4()}.md")
+        heading = " ".join(title.split())
+        await files_of(ctx.workspace).write_bytes(path, f"# {heading}\n\n{content.rstrip()}\n".encode())
+        return f"Saved the plan as {path}"
+
+    return toolset
