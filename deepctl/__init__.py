@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
     from deepctl.agent.file_checkpoint_store import FileCheckpointStore
     from deepctl.agent.offline_model import offline_model
-    from deepctl.agent.sandbox_choice import Bubblewrap, Docker, NoSandbox
+    from deepctl.agent.sandboxes import Bubblewrap, Docker, NoSandbox
     from deepctl.distribution import __version__
     from deepctl.sandbox.policy import Limits
 
 _MODULES = {
-    "Bubblewrap": "deepctl.agent.sandbox_choice",
+    "Bubblewrap": "deepctl.agent.sandboxes",
     "Checkpoint": "deepctl.agent.checkpoint_stores",
     "DeepAgentDeps": "deepctl.agent.factory",
-    "Docker": "deepctl.agent.sandbox_choice",
+    "Docker": "deepctl.agent.sandboxes",
     "FileCheckpointStore": "deepctl.agent.file_checkpoint_store",
     "InMemoryCheckpointStore": "deepctl.agent.checkpoint_stores",
     "Limits": "deepctl.sandbox.policy",
     "LocalBackend": "deepctl.agent.backend",
-    "NoSandbox": "deepctl.agent.sandbox_choice",
+    "NoSandbox": "deepctl.agent.sandboxes",
     "RewindRequested": "deepctl.agent.checkpoint_tools",
     "StateBackend": "pydantic_ai_backends",
     "__version__": "deepctl.distribution",

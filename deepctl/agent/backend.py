@@ -11,6 +11,7 @@ import contextlib
 import fnmatch
 import os
 import posixpath
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -34,10 +35,7 @@ from pydantic_ai.workspaces import (
 )
 from pydantic_ai_backends import ConfinedWorkspace, WorkspacePathError
 
-from deepctl.agent.command_output import listener
-from deepctl.agent.executors import searcher
-from deepctl.agent.host_paths import hidden, hide
-from deepctl.agent.sandbox_choice import Sandbox, refused
+from deepctl.agent.sandboxes import Sandbox, listener, refused, searcher
 from deepctl.files import temporary_files
 from deepctl.files.git_directories import ASIDE, Survey, additions, describe, set_aside, survey
 from deepctl.files.paths_beneath import Outside, Tree
@@ -405,3 +403,26 @@ def told(failure: str | Exception, workspace: object) -> str:
     if isinstance(failure, str):
         return hide(failure, workspace.root_dir)
     return str(hidden(failure, workspace.root_dir))
+
+
+def hide(text: str, root: str) -> str:
+    """`text` with the workspace at `root` called `/workspace`. Names beside the workspace lose their directory."""
+    text = re.sub(rf"(?<![\w./-]){re.escape(root)}(?!\.?[\w-])", lambda _: MOUNT, text)
+    beside = os.path.dirname(root).rstrip("/")
+    return re.sub(rf"(?<![\w./-]){re.escape(beside)}/", "", text) if beside else text
+
+
+def hidden(error: Exception, root: str) -> Exception:
+    """The same error as a model may be told of it. A name outside the directory of the workspace is left out.
+
+    The name may come as a `Path`, which `OSError` shows as Python would write it.
+    """
+    if not isinstance(error, OSError) or error.errno is None:
+        error.args = tuple(hide(one, root) if isinstance(one, str) else one for one in error.args)
+        return error
+    reason = error.strerror or os.strerror(error.errno)
+    if not isinstance(error.filename, (str, bytes, os.PathLike)):
+        return OSError(error.errno, reason)
+    name = hide(os.fsdecode(error.filename), root)
+    is_here = not os.path.isabs(name) or name == MOUNT or name.startswith(f"{MOUNT}/")
+    return OSError(error.errno, reason, name) if is_here else OSError(error.errno, reason)

@@ -35,9 +35,9 @@ from pydantic_ai_harness.compaction._summary import is_summary_part, summary_req
 from pydantic_ai_harness.memory import Memory
 
 from deepctl.agent.limits import context_tokens
+from deepctl.agent.message_filters import UnicodeFilter
 from deepctl.agent.message_places import History, Places, is_prompt, uncounted
 from deepctl.agent.offline_model import SUMMARISE
-from deepctl.agent.unicode_filter import UnicodeFilter
 from deepctl.errors import DeepctlError, NotFound
 
 if TYPE_CHECKING:

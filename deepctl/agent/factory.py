@@ -33,9 +33,9 @@ from deepctl.agent.backend import told
 from deepctl.agent.checkpoint_capability import Checkpointing, StoreCheckpoints, directory_of
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.agent.checkpoint_tools import AgentCheckpoints, checkpoints_toolset
+from deepctl.agent.message_filters import UnicodeFilterModel
 from deepctl.agent.offline_model import NAME, CollectingModel, offline_model
 from deepctl.agent.search_tools import replace_glob, replace_grep
-from deepctl.agent.unicode_filter import UnicodeFilterModel
 from deepctl.domain.permissions import Permissions
 from deepctl.redaction import redact
 from deepctl.unicode import whole, whole_value

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_ai.messages import FileUrl, ModelMessage, ModelMessagesTypeAdapter, ModelRequest
 
-from deepctl.agent import file_url_filter
+from deepctl.agent import message_filters
 from deepctl.agent.checkpoint_stores import Checkpoint
 from deepctl.domain import addresses
 from deepctl.errors import Damaged, Refused
@@ -95,7 +95,7 @@ def check(messages: Sequence[dict[str, Any]], what: str) -> None:
         raise Damaged(f"{what} is damaged: {which} cannot be understood ({reason}).", "Nothing was imported.") from None
 
     def refuse_local(item: object) -> None:
-        if isinstance(item, FileUrl) and file_url_filter.is_local(item):
+        if isinstance(item, FileUrl) and message_filters.is_local(item):
             raise Refused(
                 f"{what} asks for files from this machine's own network ({addresses.without_passwords(item.url)}).",
                 "Nothing was imported.",
@@ -103,4 +103,4 @@ def check(messages: Sequence[dict[str, Any]], what: str) -> None:
             )
 
     for message in found:
-        file_url_filter.replaced(message, refuse_local)
+        message_filters.replaced(message, refuse_local)

@@ -16,7 +16,7 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRe
 from pydantic_ai.models import Model
 from pydantic_ai.usage import RequestUsage
 
-from deepctl.agent import file_url_filter
+from deepctl.agent import message_filters
 from deepctl.agent.limits import bounded
 from deepctl.store import compacted_context, session_catalogue, session_log
 
@@ -40,7 +40,7 @@ class History(NamedTuple):
 def of(conversation: session_log.MessageList, model: Model | None = None) -> History:
     """The history that a conversation goes on with, as `model` may be sent it.
 
-    Wherever a conversation came from, this is where its messages are checked: see `deepctl.agent.file_url_filter`.
+    Wherever a conversation came from, this is where its messages are checked: see `deepctl.agent.message_filters`.
     """
     seen = compacted_context.of(conversation)
     found: list[tuple[int, ModelMessage]] = []
@@ -51,7 +51,7 @@ def of(conversation: session_log.MessageList, model: Model | None = None) -> His
         except ValidationError:
             unreadable += 1
             continue
-        message, count = file_url_filter.without(message, model)
+        message, count = message_filters.without(message, model)
         left_out += count
         before = seen.summary is not None and place < seen.summary
         message = _bounded(message)

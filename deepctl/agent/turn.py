@@ -41,7 +41,7 @@ from deepctl.agent import limits
 from deepctl.agent.compaction import Compaction, Policy, Shortened, window_of
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.limits import Context
-from deepctl.agent.media_filter import MediaFilterModel
+from deepctl.agent.message_filters import MediaFilterModel
 from deepctl.agent.message_places import History, Places
 from deepctl.agent.retries import Retries, RetryingModel
 from deepctl.errors import DeepctlError

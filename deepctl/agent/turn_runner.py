@@ -25,7 +25,7 @@ from deepctl.agent.mcp import McpServers
 from deepctl.agent.mentions import Attaching
 from deepctl.agent.message_places import History
 from deepctl.agent.retries import Retries, RetryingModel
-from deepctl.agent.sandbox_choice import Sandbox
+from deepctl.agent.sandboxes import Sandbox
 from deepctl.agent.turn import KEPT, Emit, Outcome, TurnRecord, Usage, run_turn
 from deepctl.domain.mcp_servers import Server
 from deepctl.domain.permissions import Permissions

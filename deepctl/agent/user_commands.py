@@ -19,12 +19,11 @@ from pydantic_ai.workspaces import (
 )
 
 from deepctl.agent.backend import LocalBackend
-from deepctl.agent.command_output import heard_by
 from deepctl.agent.interruption import Abandoned, Interruption, close
-from deepctl.agent.sandbox_choice import Sandbox
+from deepctl.agent.sandboxes import Sandbox, heard_by
 from deepctl.errors import Interrupted, StorageError, UsageError
 from deepctl.quantities import size
-from deepctl.sandbox.container_process import Sink
+from deepctl.sandbox.container import Sink
 from deepctl.sandbox.policy import OUTPUT_BYTES
 
 _LONGEST = 100_000

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from deepctl.agent.turn import Outcome
     from deepctl.agent.user_commands import Ended
-    from deepctl.sandbox.container_process import Sink
+    from deepctl.sandbox.container import Sink
 
 
 class ChatStatus(NamedTuple):

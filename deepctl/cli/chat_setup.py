@@ -20,9 +20,8 @@ from deepctl.sandbox.container import container_name
 
 if TYPE_CHECKING:
     from deepctl.agent.approvals import Ask
-    from deepctl.agent.chat import Chat
-    from deepctl.agent.ephemeral import EphemeralChat
-    from deepctl.agent.sandbox_choice import Choice, Sandbox
+    from deepctl.agent.chat import Chat, EphemeralChat
+    from deepctl.agent.sandboxes import Choice, Sandbox
     from deepctl.agent.turn_runner import Options, Running
 
 Approve = Literal["ask", "auto", "never"]
@@ -94,7 +93,7 @@ class Start(NamedTuple):
         model, approve = self.model, self.approve
         _prepare(model, ())
         _load()
-        from deepctl.agent.ephemeral import EphemeralChat
+        from deepctl.agent.chat import EphemeralChat
         from deepctl.agent.turn_runner import Options
 
         chosen = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
@@ -110,7 +109,7 @@ class Start(NamedTuple):
         approve = self.approve
         _prepare(model, servers)
         _load()
-        from deepctl.agent import sandbox_choice
+        from deepctl.agent import sandboxes
         from deepctl.agent.chat import Chat
         from deepctl.agent.turn_runner import Options
 
@@ -121,11 +120,11 @@ class Start(NamedTuple):
                 mcp.load()
         paths = known_profile(root, self.name) or root.profile(self.name)
         offered: dict[str, Sandbox] = {
-            "none": sandbox_choice.NoSandbox(limits, paths.commands_home),
-            "bubblewrap": sandbox_choice.Bubblewrap(self.network, limits, dict(os.environ), (root.path,)),
-            "docker": sandbox_choice.Docker(container_name(paths.directory), image, self.network, limits, paths.name),
+            "none": sandboxes.NoSandbox(limits, paths.commands_home),
+            "bubblewrap": sandboxes.Bubblewrap(self.network, limits, dict(os.environ), (root.path,)),
+            "docker": sandboxes.Docker(container_name(paths.directory), image, self.network, limits, paths.name),
         }
-        chosen = sandbox_choice.choose(in_force.get("sandbox") or "auto", offered, can_ask=self.ask is not None)
+        chosen = sandboxes.choose(in_force.get("sandbox") or "auto", offered, can_ask=self.ask is not None)
         commands = self._commands(chosen, approve, permissions, image)
         if chosen.problem is not None:
             # Nobody has chosen to do without a sandbox, so nobody has allowed commands outside of one.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.history import History
 
     from deepctl.agent.user_commands import Ended
-    from deepctl.sandbox.container_process import Sink
+    from deepctl.sandbox.container import Sink
 
 
 class EphemeralChatSession(Shown[EphemeralEngine]):

@@ -15,9 +15,8 @@ from jsonschema import Draft202012Validator
 from pydantic_ai.messages import ModelMessagesTypeAdapter, repair_messages
 
 from deepctl.agent import message_places, retries
-from deepctl.agent.chat import Chat, TurnResult
+from deepctl.agent.chat import Chat, EphemeralChat, TurnResult
 from deepctl.agent.compaction import COMPACT_AT, Compacted, window_of
-from deepctl.agent.ephemeral import EphemeralChat
 from deepctl.agent.limits import MOST, LimitReached, Limits
 from deepctl.agent.models import resolve
 from deepctl.agent.offline_model import SUMMARISE

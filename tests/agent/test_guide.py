@@ -28,7 +28,7 @@ from deepctl import (
     create_deep_agent,
     offline_model,
 )
-from deepctl.agent.sandbox_choice import Sandbox
+from deepctl.agent.sandboxes import Sandbox
 from deepctl.errors import Refused
 from deepctl.sandbox import container as containers
 from tests.support import docker

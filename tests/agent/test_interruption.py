@@ -23,8 +23,7 @@ import pytest
 
 from deepctl import layout
 from deepctl.agent import interruption
-from deepctl.agent.chat import Chat
-from deepctl.agent.ephemeral import EphemeralChat
+from deepctl.agent.chat import Chat, EphemeralChat
 from deepctl.agent.turn_runner import Options, Running
 from deepctl.domain import profiles
 from deepctl.errors import DeepctlError, Interrupted, Terminated, TimedOut

@@ -23,8 +23,7 @@ import pytest
 from deepctl import distribution, layout
 from deepctl.agent import approvals, interruption, mcp_tools
 from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest
-from deepctl.agent.chat import Chat
-from deepctl.agent.ephemeral import EphemeralChat
+from deepctl.agent.chat import Chat, EphemeralChat
 from deepctl.agent.turn_runner import Options, Running
 from deepctl.domain import mcp_servers, profiles
 from deepctl.domain.mcp_servers import Server
@@ -381,7 +380,7 @@ def test_everything_a_server_started_ends_with_the_chat(tmp_path: Path) -> None:
 
 _CHAT = """
 import os, sys, time
-from deepctl.agent.ephemeral import EphemeralChat
+from deepctl.agent.chat import EphemeralChat
 from deepctl.agent.turn_runner import Options, Running
 from deepctl.domain import mcp_tables
 tables = {"one": {"command": sys.executable, "args": sys.argv[1:]}}
@@ -586,7 +585,7 @@ def test_without_the_extra_a_notice_says_what_to_install(monkeypatch: pytest.Mon
 
 _IMPORTS = """
 import sys, os
-from deepctl.agent.ephemeral import EphemeralChat
+from deepctl.agent.chat import EphemeralChat
 from deepctl.agent.turn_runner import Options, Running
 running = Running(Options("offline"), environment=os.environ)
 EphemeralChat(running).turn("hello", lambda event: None)

@@ -23,11 +23,9 @@ from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.profiles import ModelProfile
 from pydantic_ai_backends import StateBackend
 
-from deepctl.agent import media_filter, mentions
-from deepctl.agent.chat import Chat
-from deepctl.agent.ephemeral import EphemeralChat
-from deepctl.agent.mention_targets import DirectoryFiles, StateFiles
-from deepctl.agent.mentions import Attached, Attaching
+from deepctl.agent import mentions, message_filters
+from deepctl.agent.chat import Chat, EphemeralChat
+from deepctl.agent.mentions import Attached, Attaching, DirectoryFiles, StateFiles
 from deepctl.agent.offline_model import offline_model
 from deepctl.agent.turn import to_json
 from deepctl.agent.turn_runner import Options, Running
@@ -227,8 +225,8 @@ def test_a_pdf_goes_to_those_who_are_known_to_read_it(place: Path, monkeypatch: 
     for variable in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(variable, KEY)
     sees = {
-        name: media_filter.takes(
-            models.resolve(name, base_url=base_url, environment=os.environ).model, media_filter.PDF
+        name: message_filters.takes(
+            models.resolve(name, base_url=base_url, environment=os.environ).model, message_filters.PDF
         )
         for name, base_url in [
             ("anthropic:claude-sonnet-4-6", None),
@@ -292,7 +290,7 @@ def _kept(messages: list[ModelMessage], model: FunctionModel | None = None) -> l
     """The places, from 0, of those prompts whose picture is sent."""
     prompts = [
         part.content
-        for message in media_filter.sendable(messages, model or _model())
+        for message in message_filters.sendable(messages, model or _model())
         if isinstance(message, ModelRequest)
         for part in message.parts
         if isinstance(part, UserPromptPart)
@@ -317,7 +315,7 @@ def test_what_is_left_out_is_left_out_of_requests_only() -> None:
     picture = BinaryContent(PNG, media_type="image/png")
     messages: list[ModelMessage] = [_asked("one", picture), _asked("two")]
     before = to_json(messages)
-    sent = media_filter.sendable(messages, _model())
+    sent = message_filters.sendable(messages, _model())
     assert to_json(messages) == before
     assert sent[1] is messages[1]
     assert "image/png is left out" in str(sent[0].parts)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from deepctl import Bubblewrap, Docker
-from deepctl.agent.sandbox_choice import Sandbox
+from deepctl.agent.sandboxes import Sandbox
 from deepctl.sandbox import container
 from tests.attacks.attempts import ATTEMPTS, NONE
 from tests.attacks.scene import LIMITS, Scene, opened

@@ -21,7 +21,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from deepctl import DeepAgentDeps, LocalBackend, create_deep_agent, layout
-from deepctl.agent.sandbox_choice import Sandbox
+from deepctl.agent.sandboxes import Sandbox
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
 from deepctl.sandbox.policy import Limits

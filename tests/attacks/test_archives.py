@@ -14,7 +14,7 @@ from deepctl.domain.transfer import archive
 from deepctl.domain.transfer.archive import Header
 from deepctl.files import sealed_lines
 from deepctl.store.records import Record
-from tests.agent.test_file_url_filter import AT, Door, Trap, conversation, door, session_of, trap
+from tests.agent.test_message_filters import AT, Door, Trap, conversation, door, session_of, trap
 from tests.cli.test_trust import Bob, bob
 from tests.domain.test_hostile_archives import START, Piece, directory, file, forged
 from tests.support.command import InProcess

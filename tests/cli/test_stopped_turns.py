@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.agent.ephemeral import EphemeralChat
+from deepctl.agent.chat import EphemeralChat
 from deepctl.agent.turn_runner import Options, Running
 from tests.support import docker
 from tests.support.command import InProcess

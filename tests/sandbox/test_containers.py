@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from deepctl import distribution
-from deepctl.sandbox import container, container_process, daemon
+from deepctl.sandbox import container
 from deepctl.sandbox.container import Spec
 from deepctl.sandbox.policy import Unavailable
 from tests.support import docker
@@ -43,10 +43,10 @@ time.sleep(600)
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spec]:
     """A container to open. Whatever a test opens is closed after it: one that fails makes no other fail."""
     docker.require()
-    opened: list[container_process.Held] = []
+    opened: list[container.Held] = []
     open_container = container.open_container
 
-    def kept(spec: Spec) -> container_process.Held:
+    def kept(spec: Spec) -> container.Held:
         opened.append(open_container(spec))
         return opened[-1]
 
@@ -378,7 +378,7 @@ def test_an_image_that_cannot_wait(spec: Spec, monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_image_that_does_not_answer(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "MAIN", "cat >/dev/null")
-    monkeypatch.setattr(container_process, "_SECONDS_TO_END", 1)
+    monkeypatch.setattr(container, "_SECONDS_TO_END", 1)
     with pytest.raises(Unavailable, match="in time"):
         container.open_container(spec)
     docker.until(lambda: not running(spec.name), 5, "the end of a container whose start failed")
@@ -404,7 +404,7 @@ def test_a_container_that_ends_before_it_reads_the_greeting_has_ended_at_once(is
             self._theirs.close()
 
     with pytest.raises(Unavailable, match="ended at once"):
-        container_process._start(Daemon(), "deepctl-0123", "0123")
+        container._start(Daemon(), "deepctl-0123", "0123")
 
 
 @pytest.fixture
@@ -446,7 +446,7 @@ def test_a_daemon_out_of_reach(failure: OSError, reason: str, monkeypatch: pytes
 
 @pytest.mark.usefixtures("without_daemon")
 def test_a_daemon_that_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon, "SECONDS", 1)
+    monkeypatch.setattr(container, "SECONDS", 1)
     with socket.socket(socket.AF_UNIX) as listener:
         monkeypatch.chdir(tmp_path)
         listener.bind("silent")

@@ -18,7 +18,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.workspaces import WorkspaceError
 
 from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, NoSandbox, create_deep_agent
-from deepctl.agent.host_paths import hide
+from deepctl.agent.backend import hide
 from deepctl.errors import Damaged
 from deepctl.files.paths_beneath import Tree
 

@@ -22,7 +22,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models.test import TestModel
 
-from deepctl.agent import file_url_filter, media_filter
+from deepctl.agent import message_filters
 from deepctl.agent.checkpoint_stores import new_checkpoint
 from deepctl.agent.file_checkpoint_store import FileCheckpointStore
 from deepctl.files import sealed_lines
@@ -98,18 +98,18 @@ PUBLIC = [
 
 @pytest.mark.parametrize("url", LOCAL)
 def test_an_address_that_is_not_plainly_public_is_not(url: str) -> None:
-    assert not file_url_filter.is_public(url)
-    assert file_url_filter.reason(ImageUrl(url=url), TestModel()) is not None
+    assert not message_filters.is_public(url)
+    assert message_filters.reason(ImageUrl(url=url), TestModel()) is not None
 
 
 @pytest.mark.parametrize("url", PUBLIC)
 def test_a_public_address_is_passed_on_by_a_client_that_does_so_and_never_with_force(url: str) -> None:
-    assert file_url_filter.is_public(url)
-    assert file_url_filter.reason(ImageUrl(url=url), TestModel()) is None
-    assert file_url_filter.reason(ImageUrl(url=url)) is not None, "of an unknown client nobody can tell"
+    assert message_filters.is_public(url)
+    assert message_filters.reason(ImageUrl(url=url), TestModel()) is None
+    assert message_filters.reason(ImageUrl(url=url)) is not None, "of an unknown client nobody can tell"
     for force in (True, "allow-local"):
-        assert file_url_filter.reason(ImageUrl(url=url, force_download=force), TestModel()) is not None
-    assert file_url_filter.reason(UploadedFile(file_id="f", provider_name="openai"), TestModel()) is not None
+        assert message_filters.reason(ImageUrl(url=url, force_download=force), TestModel()) is not None
+    assert message_filters.reason(UploadedFile(file_id="f", provider_name="openai"), TestModel()) is not None
 
 
 def test_files_are_left_out_however_deep_they_are_and_all_else_stays_the_very_same() -> None:
@@ -118,24 +118,24 @@ def test_files_are_left_out_however_deep_they_are_and_all_else_stays_the_very_sa
     model = TestModel()
     deep = ToolReturnPart("t", {"a": [good, {"b": (bad, "text")}], "c": 1}, "1")
     message = ModelRequest([UserPromptPart(["look", bad, good]), UserPromptPart("plain"), deep])
-    changed, count = file_url_filter.without(message, model)
+    changed, count = message_filters.without(message, model)
     assert count == 2
     parts: list[Any] = list(changed.parts)
     prompt, plain, returned = parts
     assert prompt.content[0] == "look"
     assert prompt.content[2] is good
-    assert prompt.content[1].metadata == {"deepctl": media_filter.METADATA}
+    assert prompt.content[1].metadata == {"deepctl": message_filters.METADATA}
     assert plain is message.parts[1]
     assert returned.content["a"][0] is good
     assert "left out" in returned.content["a"][1]["b"][0]
-    assert file_url_filter.without(changed, model) == (changed, 0)
-    assert file_url_filter.without(changed, model)[0] is changed
+    assert message_filters.without(changed, model) == (changed, 0)
+    assert message_filters.without(changed, model)[0] is changed
 
 
 def test_a_file_in_a_tool_result_that_a_model_cannot_be_sent_is_left_out_like_one_of_a_prompt() -> None:
     video = BinaryContent(b"x", media_type="video/mp4")
     message = ModelRequest([ToolReturnPart("t", ["text", video], "1"), UserPromptPart("and now?")])
-    (sent,) = media_filter.sendable([message], TestModel())
+    (sent,) = message_filters.sendable([message], TestModel())
     returned: Any = sent.parts[0]
     assert returned.content[0] == "text"
     assert "video/mp4 is left out" in returned.content[1]

@@ -1,0 +1,431 @@
+"""What of a conversation a model is sent, and what is sent instead of the rest. The log keeps everything as it was.
+
+- Files by address. A conversation may have come from anywhere: an import, an archive, another program's checkpoints, an
+  application. What is in it must not make this machine fetch anything, nor reach into its network. So a file by address
+  stays only if the client of the model passes the address on as it is, and the address is one of the public internet.
+  References to files in a provider's storage never stay: they are of whoever has the key. A provider, or a server of
+  one's own, does fetch what it is sent the address of. A name that leads to a private address cannot be told from
+  another without asking for it, which is not done.
+- Pictures and PDFs, for models that can take them. They are left out of requests only, so that a conversation can go on
+  with another model, and back.
+- Text. Every model of an agent is wrapped: requests and answers, whole or streamed, have no lone surrogates
+  (`deepctl.unicode`), whatever an old session log, a tool or an application put into the history.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.messages import (
+    AudioUrl,
+    BinaryContent,
+    DocumentUrl,
+    FileUrl,
+    ImageUrl,
+    ModelMessage,
+    ModelRequestPart,
+    ModelResponse,
+    ModelResponsePartDelta,
+    ModelResponseStreamEvent,
+    NativeToolCallPart,
+    PartDeltaEvent,
+    PartEndEvent,
+    PartStartEvent,
+    TextContent,
+    TextPart,
+    TextPartDelta,
+    ThinkingPart,
+    ThinkingPartDelta,
+    ToolCallPart,
+    ToolCallPartDelta,
+    ToolReturnPart,
+    UploadedFile,
+    UserContent,
+    UserPromptPart,
+    VideoUrl,
+)
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+
+from deepctl.unicode import Pieces, whole_value
+
+METADATA = "attached"
+"""What `deepctl` in the metadata of a part says that goes with a file, or stands for one."""
+
+_T = TypeVar("_T")
+
+_PASSED_ON: dict[str, tuple[type[FileUrl], ...]] = {
+    "OpenAIChatModel": (ImageUrl,),
+    "OpenAIResponsesModel": (ImageUrl, DocumentUrl),
+    "AnthropicModel": (ImageUrl, DocumentUrl),
+    # These have no client that could fetch anything.
+    "FunctionModel": (ImageUrl, DocumentUrl, AudioUrl, VideoUrl),
+    "TestModel": (ImageUrl, DocumentUrl, AudioUrl, VideoUrl),
+}
+"""What the clients of pydantic-ai 2.62 send as an address, by their classes; all else they fetch first, or refuse."""
+
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?")
+_LAST_LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_PRIVATE_NAMES = frozenset(
+    ("arpa", "corp", "home", "internal", "intranet", "invalid", "lan", "local", "localdomain", "localhost", "private")
+)
+"""Top-level names that lead to no public address."""
+_EMBEDDING = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+"""Where an IPv6 address has an IPv4 address as its last 32 bits (RFC 6052, RFC 8215)."""
+
+
+def without(message: ModelMessage, model: Model | None) -> tuple[ModelMessage, int]:
+    """A message without the files by address that `model` may not be sent, and how many these were.
+
+    Each is replaced by a text that says so.
+    """
+    count = 0
+
+    def instead(item: object) -> str | None:
+        nonlocal count
+        why = reason(item, model) if isinstance(item, FileUrl | UploadedFile) else None
+        count += why is not None
+        return f"(A file by address is left out here: {why}.)" if why is not None else None
+
+    return replaced(message, instead), count
+
+
+def replaced(message: ModelMessage, instead: Callable[[object], str | None]) -> ModelMessage:
+    """A message in which every value of a part, however deep, is the text that `instead` gives for it, if any."""
+    parts = [replaced_in(part, instead) for part in message.parts]
+    changed = any(new is not old for new, old in zip(parts, message.parts, strict=True))
+    return replace(message, parts=parts) if changed else message  # type: ignore[arg-type]
+
+
+def replaced_in(part: _T, instead: Callable[[object], str | None]) -> _T:
+    """The same for one part."""
+    if not is_dataclass(part):
+        return part
+
+    def text(value: object) -> object:
+        found = instead(value)
+        if found is None or not isinstance(part, UserPromptPart):
+            return found
+        # With metadata, so that it is not taken for what a person typed.
+        return TextContent(found, metadata={"deepctl": METADATA})
+
+    changes = {}
+    for field in fields(part):
+        old = getattr(part, field.name)
+        new = _value(old, text)
+        if field.init and new is not old:
+            changes[field.name] = new
+    return replace(part, **changes) if changes else part  # type: ignore[type-var]
+
+
+def _value(value: Any, text: Callable[[object], object]) -> Any:
+    new = text(value)
+    if new is not None:
+        return new
+    if isinstance(value, Mapping):
+        changed = {key: _value(one, text) for key, one in value.items()}
+        return changed if any(changed[key] is not one for key, one in value.items()) else value
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        items = [_value(one, text) for one in value]
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    return value
+
+
+def reason(item: FileUrl | UploadedFile, model: Model | None = None) -> str | None:
+    """Why a model may not be sent a file by its address; `None` if it may. Without a model, none may be."""
+    if isinstance(item, UploadedFile):
+        return "it is in the storage of a provider"
+    if item.force_download:
+        return "this machine would have to fetch it"
+    if not is_public(item.url):
+        return "its address is not one of the public internet"
+    if not _is_passed_on(item, model):
+        return "this machine would have to fetch it for this model"
+    return None
+
+
+def is_local(item: FileUrl | UploadedFile) -> bool:
+    """Whether a file is asked for that only this machine's own network has."""
+    return isinstance(item, FileUrl) and item.force_download == "allow-local"
+
+
+def _is_passed_on(item: FileUrl, model: Model | None) -> bool:
+    while isinstance(model, WrapperModel):
+        model = model.wrapped
+    found = [_PASSED_ON[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in _PASSED_ON]
+    if not found or not isinstance(item, found[0]):
+        return False
+    if isinstance(item, DocumentUrl) and type(model).__name__ not in ("FunctionModel", "TestModel"):
+        try:
+            # Other documents are fetched, and sent as text.
+            return item.media_type == "application/pdf"
+        except ValueError:
+            return False
+    return True
+
+
+def is_public(url: str) -> bool:
+    """Whether an address is of http or https, and its host one of the public internet as far as it says itself.
+
+    What is not written plainly is not public: a client may read it in another way than this does.
+    """
+    if not url.isascii() or not url.isprintable() or re.search(r'[\s\\"<>^`{|}]', url):
+        return False
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc or "%" in parts.netloc:
+        return False
+    try:
+        return _is_global(ipaddress.ip_address(host))
+    except ValueError:
+        return _is_public_name(host.removesuffix("."))
+
+
+def _is_public_name(host: str) -> bool:
+    labels = host.split(".")
+    return (
+        len(labels) > 1
+        and len(host) < 254
+        and all(_LABEL.fullmatch(label) for label in labels)
+        and _LAST_LABEL.fullmatch(labels[-1]) is not None
+        and labels[-1] not in _PRIVATE_NAMES
+    )
+
+
+def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is None and (address in _EMBEDDING[0] or address in _EMBEDDING[1]):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return _is_global(inner)
+    return address.is_global and not address.is_multicast
+
+
+HEAD = 16
+"""Bytes that tell what a file is."""
+PDF = "application/pdf"
+_READ_PDF = ("anthropic", "bedrock", "google", "google-cloud")
+_OPENAI = "api.openai.com"
+
+
+def media_type(head: bytes) -> str | None:
+    """What the first bytes of a file say it is, of what models look at; names say nothing.
+
+    Source: the formats' own signatures (PNG, JPEG, GIF87a and GIF89a, the RIFF header of WebP, PDF).
+    """
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "image/webp"
+    return PDF if head.startswith(b"%PDF-") else None
+
+
+def takes(model: Model, kind: str) -> bool:
+    """Whether a model can be sent files of a media type, as far as is known: pictures unless it is known not to see.
+
+    PDFs are for the large providers: a server that merely speaks OpenAI's language rarely reads them.
+    """
+    profile = model.profile
+    if kind.startswith("image/"):
+        return profile.get("supports_image_input", True)
+    if kind != PDF or not profile.get("supports_document_input", True):
+        return False
+    known = profile.get("supported_document_media_types")
+    if known is not None and PDF not in known:
+        return False
+    return model.system in _READ_PDF or urlsplit(model.base_url or "").hostname == _OPENAI
+
+
+def sendable(messages: Sequence[ModelMessage], model: Model) -> list[ModelMessage]:
+    """A conversation, the prompt that is to be answered last, as a model can be sent it.
+
+    Files are left out that the model cannot take, and those of earlier prompts that nobody ever answered: they may be
+    why, and would then keep the conversation from ever going on.
+    """
+    sent: list[ModelMessage] = []
+    wanted = True
+    for message in reversed(messages):
+        if isinstance(message, ModelResponse):
+            # One without parts stands for a request that failed.
+            wanted = wanted or bool(message.parts)
+            sent.append(message)
+            continue
+        parts: list[ModelRequestPart] = []
+        for part in reversed(message.parts):
+            parts.append(_without(part, model, wanted=wanted))
+            wanted = wanted and not _is_prompt(part)
+        changed = any(one is not other for one, other in zip(parts[::-1], message.parts, strict=True))
+        sent.append(replace(message, parts=parts[::-1]) if changed else message)
+    return sent[::-1]
+
+
+def _without(part: ModelRequestPart, model: Model, *, wanted: bool) -> ModelRequestPart:
+    if isinstance(part, ToolReturnPart):
+        return replaced_in(part, lambda value: _left_out(value, model, wanted=True))
+    if not isinstance(part, UserPromptPart) or isinstance(part.content, str):
+        return part
+    content = [_item(item, model, wanted=wanted) for item in part.content]
+    changed = any(one is not other for one, other in zip(content, part.content, strict=True))
+    return replace(part, content=content) if changed else part
+
+
+def _item(item: UserContent, model: Model, *, wanted: bool) -> UserContent:
+    text = _left_out(item, model, wanted=wanted)
+    return TextContent(text, metadata={"deepctl": METADATA}) if text is not None else item
+
+
+def _left_out(item: object, model: Model, *, wanted: bool) -> str | None:
+    """What stands for a file that is not sent; `None` for one that is, and for what is no file."""
+    if not isinstance(item, BinaryContent) or (wanted and takes(model, item.media_type)):
+        return None
+    why = "this model cannot be sent it" if wanted else "nobody answered the prompt that brought it"
+    return f"(A file of type {item.media_type} is left out here: {why}.)"
+
+
+def _is_prompt(part: ModelRequestPart) -> bool:
+    """Whether a part has something typed: plain text, where what capabilities add has metadata."""
+    return isinstance(part, UserPromptPart) and (
+        isinstance(part.content, str) or any(isinstance(item, str) for item in part.content)
+    )
+
+
+class MediaFilterModel(WrapperModel):
+    """A model that is sent of a conversation what it can take."""
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        return await self.wrapped.request(sendable(messages, self.wrapped), model_settings, model_request_parameters)
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: Any = None,
+    ) -> AsyncIterator[StreamedResponse]:
+        async with self.wrapped.request_stream(
+            sendable(messages, self.wrapped), model_settings, model_request_parameters, run_context
+        ) as response:
+            yield response
+
+
+@dataclass
+class UnicodeFilter(AbstractCapability[Any]):
+    """Has every request of an agent go through a `UnicodeFilterModel`."""
+
+    def get_wrapper_model(self, model: Model) -> Model | None:
+        return UnicodeFilterModel(model)
+
+
+class UnicodeFilterModel(WrapperModel):
+    """A model that neither gets nor gives text that is not valid Unicode."""
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        return whole_value(await self.wrapped.request(whole_value(messages), model_settings, model_request_parameters))
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: Any = None,
+    ) -> AsyncIterator[StreamedResponse]:
+        async with self.wrapped.request_stream(
+            whole_value(messages), model_settings, model_request_parameters, run_context
+        ) as response:
+            get, events = response.get, aiter(response)
+            # What is asked for the answer so far, in mid-stream and after a failure too, is this object.
+            response.get = lambda: whole_value(get())  # type: ignore[method-assign]
+            response._event_iterator = _valid_events(events)
+            yield response
+
+
+_DELTAS: dict[str, Callable[[str], ModelResponsePartDelta]] = {
+    "content": TextPartDelta,
+    "thinking": lambda text: ThinkingPartDelta(content_delta=text),
+    "args": lambda text: ToolCallPartDelta(args_delta=text),
+}
+"""How a piece of a part's text is told, by what it is a piece of."""
+
+
+async def _valid_events(events: AsyncIterator[ModelResponseStreamEvent]) -> AsyncIterator[ModelResponseStreamEvent]:
+    """The events of an answer; the first half of a character is held back until the second comes or the text ends."""
+    texts: dict[int, tuple[str, Pieces]] = {}
+    try:
+        async for event in events:
+            if isinstance(event, PartEndEvent):
+                for rest in _rest(texts, event.index):
+                    yield rest
+            yield whole_value(_joined(event, texts))
+    except Exception:
+        # The connection was lost between the halves. A consumer that leaves raises GeneratorExit and gets nothing.
+        for index in list(texts):
+            for rest in _rest(texts, index):
+                yield rest
+        raise
+    for index in list(texts):
+        for rest in _rest(texts, index):
+            yield rest
+
+
+def _rest(texts: dict[int, tuple[str, Pieces]], index: int) -> Iterator[PartDeltaEvent]:
+    what, pieces = texts.pop(index, ("", None))
+    if pieces is not None and (rest := pieces.finish()):
+        yield PartDeltaEvent(index=index, delta=_DELTAS[what](rest))
+
+
+def _joined(event: ModelResponseStreamEvent, texts: dict[int, tuple[str, Pieces]]) -> ModelResponseStreamEvent:
+    """`event` with the text it adds to a part as `Pieces` has it."""
+    match event:
+        case PartStartEvent(index=index, part=TextPart(content=text) as part):
+            return replace(event, part=replace(part, content=_begun(texts, index, "content").feed(text)))
+        case PartStartEvent(index=index, part=ThinkingPart(content=text) as part):
+            return replace(event, part=replace(part, content=_begun(texts, index, "thinking").feed(text)))
+        case PartStartEvent(
+            index=index, part=(ToolCallPart(args=str(text)) | NativeToolCallPart(args=str(text))) as part
+        ):
+            return replace(event, part=replace(part, args=_begun(texts, index, "args").feed(text)))
+        case PartDeltaEvent(index=index, delta=TextPartDelta(content_delta=text) as delta):
+            return replace(event, delta=replace(delta, content_delta=_of(texts, index, "content").feed(text)))
+        case PartDeltaEvent(index=index, delta=ThinkingPartDelta(content_delta=str(text)) as delta):
+            return replace(event, delta=replace(delta, content_delta=_of(texts, index, "thinking").feed(text)))
+        case PartDeltaEvent(index=index, delta=ToolCallPartDelta(args_delta=str(text)) as delta):
+            return replace(event, delta=replace(delta, args_delta=_of(texts, index, "args").feed(text)))
+        case _:
+            return event
+
+
+def _begun(texts: dict[int, tuple[str, Pieces]], index: int, what: str) -> Pieces:
+    texts.pop(index, None)
+    return _of(texts, index, what)
+
+
+def _of(texts: dict[int, tuple[str, Pieces]], index: int, what: str) -> Pieces:
+    return texts.setdefault(index, (what, Pieces()))[1]
