@@ -151,6 +151,16 @@ def _conversation(person: Shell) -> None:
     person.say("what should I book, and in what order?")
 
 
+def _session(person: Shell) -> None:
+    person.begin("deepctl chat --user alice")
+    person.say("I fly to Lisbon on Friday: plan the days in trip.md")
+    person.say("clean up this directory")
+    person.enter("/rewind")
+    person.until("Enter takes")
+    person.type("\r")
+    person.until("> clean up")
+
+
 def _approval(person: Shell) -> None:
     (_workspace(person) / "trip.md").write_text(_TRIP)
     person.begin("deepctl chat --user alice")
@@ -196,7 +206,28 @@ def _trip(person: Shell) -> None:
 
 _TRIP = "# Lisbon\nflight: Friday, 7:00\nseat:   to be chosen\nroom:   two nights in Alfama\n"
 
+_PLAN = "# Lisbon\n\nFri  Alfama, on foot\nSat  Belém by tram 15\nSun  Sintra\n"
+
 SCENES = {
+    "session": Scene(
+        "deepctl chat: a turn goes wrong, and is rewound",
+        _session,
+        90,
+        30,
+        [
+            ToolCalls(
+                [
+                    ("write_memory", {"content": "- Flies to Lisbon on Friday\n"}),
+                    ("write_file", {"path": "trip.md", "content": _PLAN}),
+                    ("execute", {"command": "tail -n 3 trip.md | cut -c1-3 | xargs"}),
+                ],
+                (2380, 61),
+            ),
+            Text(["Three days are in `trip.md`: **Alfama**, **Belém** and **Sintra**."], None, (2466, 21)),
+            ToolCalls([("execute", {"command": "rm -rf *; ls | wc -l"})], (2561, 40)),
+            Text(["The directory is clean now."], None, (2602, 12)),
+        ],
+    ),
     "conversation": Scene(
         "deepctl chat",
         _conversation,

@@ -31,7 +31,7 @@ def _verdict(text: str, *rules: Rule) -> str:
 
 
 def _documented() -> list[tuple[str, str]]:
-    table = _DOCUMENT.read_text().partition("## What rules about commands cover")[2]
+    table = _DOCUMENT.read_text().partition("## Rules about commands")[2]
     rows = re.findall(r"^\| (`+) ?(.+?) ?\1 \| (.+?) \|$", table, re.MULTILINE)
     return [(command.replace("\\|", "|").replace("⏎", "\n"), _VERDICTS[verdict]) for _, command, verdict in rows]
 
