@@ -91,4 +91,4 @@ def test_what_does_not_come_is_an_error_that_shows_the_screen(monkeypatch: pytes
 
 def test_a_picture_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert make.main(["commands", "nonsense"]) == 2
-    assert capsys.readouterr().err.startswith("No such picture: nonsense. There are: conversation, ")
+    assert capsys.readouterr().err.startswith("No such picture: nonsense. There are: session, ")
