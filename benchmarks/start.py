@@ -47,6 +47,7 @@ def run() -> bool:
         commands = {
             "bare Python": (sys.executable, "-c", "pass"),
             "bare Typer": (sys.executable, f"{place}/bare.py", "one"),
+            "--help": (deepctl, "--help"),
             **{name: (deepctl, *arguments) for name, arguments in _READERS.items()},
         }
         quick = medians(commands, rounds=20, environment=environment)
@@ -66,5 +67,6 @@ def run() -> bool:
     held = [
         promise(f"{name} / bare two-command Typer app", quick[name] / quick["bare Typer"], 1.5) for name in _READERS
     ]
+    held.append(promise("--help / bare two-command Typer app", quick["--help"] / quick["bare Typer"], 1.2))
     held.append(promise("chat, offline model / only importing what it needs", slow["chat"] / slow["imports"], 1.4))
     return all(held)

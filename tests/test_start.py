@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 
+from deepctl.cli.main import COMMANDS, app
 from tests.support.command import InProcess
 
 READERS = [
@@ -56,3 +58,22 @@ def test_a_command_that_reads_loads_nothing_heavy(
     )
     assert done.stderr.splitlines()[-1] == "loaded:"
     assert done.stdout
+
+
+_HELP = """
+import sys
+from deepctl.cli.main import main
+code = main(["--help"])
+print("loaded:", *sorted(name for name in sys.modules if name.startswith(("deepctl.", "rich"))), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_help_loads_none_of_the_commands() -> None:
+    done = subprocess.run([sys.executable, "-c", _HELP], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.splitlines()[-1] == "loaded: deepctl.cli deepctl.cli.main deepctl.errors"
+
+
+def test_help_says_of_every_command_what_the_command_says_of_itself() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    assert {name: command.get_short_help_str(1000) for name, command in commands.items()} == COMMANDS

@@ -1,4 +1,8 @@
-"""The one entry and the one exit: arguments in, exit code out, every error reported here and nowhere else."""
+"""The one entry and the one exit: arguments in, exit code out, every error reported here and nowhere else.
+
+`deepctl --help` and `--version` load little more than this module, so what only a command or an error needs is imported
+where it is needed.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,30 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_command_from_info, get_command_name, get_group
 
-from deepctl import distribution
-from deepctl.cli import options, usage_errors
-from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated
-from deepctl.output import render
 
-_COMMANDS = ("chat", "checkpoints", "sessions", "memory", "profiles", "wipe", "sandbox", "models", "config", "doctor")
-"""Top-level commands in the order of `--help`; each is the module of that name in this package."""
+COMMANDS = {
+    "chat": "Talk to the agent of a profile.",
+    "checkpoints": "Points in time of a conversation, its files and its memory; going back to them, and back again.",
+    "sessions": "The conversations of a profile.",
+    "memory": "What the agent of a profile has noted.",
+    "profiles": "The users of this machine's deepctl, each in a directory of their own.",
+    "wipe": "Remove everything of a profile, or parts of it, for good.",
+    "sandbox": "Where the commands of a profile's agent run.",
+    "models": "List the model in force, the providers whose client and key are here, and the models of servers of your "
+    "own.",
+    "config": "Settings: of this machine's user, or with --user of one profile.",
+    "doctor": "See whether deepctl can work here: versions, paths, model and key, the sandbox, locks, damage, "
+    "leftovers, space.",
+}
+"""Top-level commands in the order of `--help`, with their short help. Each is the module of that name in this package,
+which `--help` does not import; a test compares the texts.
+"""
 
 
 _USER = ("--user", "-u", "--profile")
-_GROUPS = frozenset(_COMMANDS) - {"chat", "doctor", "models", "wipe"}
+_GROUPS = frozenset(COMMANDS) - {"chat", "doctor", "models", "wipe"}
+_UNLIMITED = 1000
 _SHELL_LEFT_OUT = ("--install-completion", "--show-completion")
 
 
@@ -55,9 +71,24 @@ class _OnDemand(MutableMapping[str, Any]):
         return len(self._names)
 
 
+class _Group(TyperGroup):
+    """A group whose help shows the first sentence of every command whole, wrapped where the terminal ends."""
+
+    def sentence_of(self, name: str) -> str:
+        """What the help says of a command; nothing of a hidden one."""
+        command = self.commands[name]
+        return "" if command.hidden else command.get_short_help_str(_UNLIMITED)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows = [(name, text) for name in self.commands if (text := self.sentence_of(name))]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 def _imported(name: str) -> Any:
     """The command or group `name` of `--help`; of a group, the commands are made on demand as well."""
     found: typer.Typer = import_module(f"deepctl.cli.{name}").app
+    found.info.cls = _Group
     infos = {
         info.name or get_command_name(info.callback.__name__): info
         for info in found.registered_commands
@@ -77,10 +108,13 @@ def _imported(name: str) -> Any:
     return command
 
 
-class _Root(TyperGroup):
+class _Root(_Group):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**{**attributes, "commands": {}})
-        self.commands = _OnDemand(_COMMANDS, _imported)
+        self.commands = _OnDemand(COMMANDS, _imported)
+
+    def sentence_of(self, name: str) -> str:
+        return COMMANDS[name]
 
     def _main_shell_completion(self, *_: Any, **__: Any) -> None:
         """Nothing: completion is static scripts, and no variable of the environment turns Typer's on."""
@@ -93,12 +127,14 @@ app = typer.Typer(
     epilog="State is kept below $DEEPCTL_HOME or the platform's user data directory; `deepctl profiles path` shows it.",
     rich_markup_mode=None,
     add_completion=False,  # Typer's starts Python for every Tab
-    context_settings=HELP_OPTIONS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_given: bool) -> None:
+    if is_given:
+        from deepctl import distribution
+
         print(f"deepctl {distribution.__version__} ({distribution.NAME})")
         raise typer.Exit
 
@@ -163,6 +199,8 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         problem = _bug(error)
         problem.__cause__ = error
+    from deepctl.cli import options
+
     options.advise(problem, _user(arguments))
     try:
         _report(problem, arguments)
@@ -176,6 +214,8 @@ def call(arguments: list[str]) -> int:
     try:
         return _run(arguments)
     except typer.TyperException as error:
+        from deepctl.cli import usage_errors
+
         raise usage_errors.error(error, get_command(app), arguments) from error
     except typer.Abort:
         raise KeyboardInterrupt from None
@@ -184,11 +224,13 @@ def call(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         code = get_command(app).main(_completed(arguments), "deepctl", standalone_mode=False)
-        render.write("")  # so that what cannot be written is an error now, not at exit
+        _flush_stdout()  # so that what cannot be written is an error now, not at exit
     except SystemExit as error:
         # Typer leaves like this, with 1, when whoever read stdout has gone. They have seen enough, and what the
         # command was to do is done or recorded. (stderr never ends anything: `render.say`.)
         if isinstance(error.__context__, BrokenPipeError):
+            from deepctl.output import render
+
             render.discard_stdout()
             return 0
         return error.code if isinstance(error.code, int) else 1
@@ -198,7 +240,19 @@ def _run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _flush_stdout() -> None:
+    """Raises `StorageError` if stdout cannot be written; a reader that has gone is no error."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        from deepctl.output import render
+
+        render.write("")
+
+
 def _report(problem: DeepctlError, arguments: list[str]) -> None:
+    from deepctl.output import render
+
     try:
         sys.stdout.flush()
     except OSError:
@@ -242,10 +296,12 @@ def _completed(arguments: list[str]) -> list[str]:
     """
     if not arguments or (len(arguments) == 1 and arguments[0] in _GROUPS):
         return [*arguments, "--help"]
+    if arguments[0] not in (*_SHELL_LEFT_OUT, "chat"):
+        return arguments
+    from deepctl.cli.options import UNNAMED
+
     if arguments[0] in _SHELL_LEFT_OUT and (len(arguments) == 1 or arguments[1].startswith("-")):
         return [f"{arguments[0]}={UNNAMED}", *arguments[1:]]
-    if arguments[0] != "chat":
-        return arguments
     filled = list(arguments)
     for position, argument in enumerate(arguments):
         if argument == "--":
