@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from deepctl.agent.checkpoint_tools import RewindRequested
     from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
     from deepctl.agent.file_checkpoint_store import FileCheckpointStore
-    from deepctl.agent.offline_model import offline_model
+    from deepctl.agent.models import offline_model
     from deepctl.agent.sandboxes import Bubblewrap, Docker, NoSandbox
     from deepctl.distribution import __version__
     from deepctl.sandbox.policy import Limits
@@ -34,7 +34,7 @@ _MODULES = {
     "StateBackend": "pydantic_ai_backends",
     "__version__": "deepctl.distribution",
     "create_deep_agent": "deepctl.agent.factory",
-    "offline_model": "deepctl.agent.offline_model",
+    "offline_model": "deepctl.agent.models",
 }
 
 __all__ = [

@@ -19,9 +19,8 @@ from deepctl.agent.compaction import Compacted
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.mentions import DirectoryFiles, StateFiles
 from deepctl.agent.message_places import History
-from deepctl.agent.turn import Emit, Outcome, storing, to_json
+from deepctl.agent.turn import Emit, Outcome, TurnRunner, storing, to_json
 from deepctl.agent.turn_checkpoints import TurnCheckpoints
-from deepctl.agent.turn_runner import Running
 from deepctl.domain import attachments
 from deepctl.quantities import counted
 from deepctl.store import lookup, session_catalogue, session_log, todo
@@ -43,8 +42,8 @@ class TurnResult(NamedTuple):
 class Chat:
     """The agent of one profile, ready for any number of turns. Holds no lock; the caller does, for every turn."""
 
-    def __init__(self, running: Running) -> None:
-        self._running = running
+    def __init__(self, runner: TurnRunner) -> None:
+        self._runner = runner
 
     def turn(self, work: Repository, session: str, prompt: str, emit: Emit) -> TurnResult:
         """Run one turn of a session, record it and keep its checkpoints. The caller holds the profile's lock.
@@ -52,7 +51,7 @@ class Chat:
         Raises `ModelFailed`, `StorageError`, `TimedOut`, `Interrupted` or `Terminated`; whatever was complete by then
         is in the log, and the state in which the turn ended is kept.
         """
-        with self._running.stops.watched():
+        with self._runner.stops.watched():
             return self._turn(work, session, prompt, emit)
 
     def _turn(self, work: Repository, session: str, prompt: str, emit: Emit) -> TurnResult:
@@ -66,18 +65,18 @@ class Chat:
             found = session_catalogue.find(work.paths, session)
             conversation = session_catalogue.read(found)
             before = lookup.position(found, conversation)
-            sent = message_places.of(conversation, self._running.model)
+            sent = message_places.of(conversation, self._runner.model)
             if brought is None:
                 keeping.started(found, before)
                 if owner is not None:
                     work.settle_todo(owner, found, before)
                 notices = _notices(found.name, conversation, sent)
-                brought = self._running.attaching.brought(prompt, DirectoryFiles(work.paths.workspace), emit)
+                brought = self._runner.attaching.brought(prompt, DirectoryFiles(work.paths.workspace), emit)
                 said = [prompt, *brought] if brought else prompt
             try:
                 outcome = self._attempt(keeping, found, before, said, sent)
             except RewindRequested as request:
-                self._running.again()
+                self._runner.again()
                 said = [*request.prompt(prompt), *brought]
                 continue
             latest = keeping.latest.id if keeping.latest else None
@@ -92,7 +91,7 @@ class Chat:
         """
         found = session_catalogue.find(work.paths, session)
         conversation = session_catalogue.read(found)
-        done, shortened = self._running.compact(message_places.of(conversation, self._running.model), focus, emit)
+        done, shortened = self._runner.compact(message_places.of(conversation, self._runner.model), focus, emit)
         before = lookup.position(found, conversation)
         author, head = work.between(), work.head(found)
         if head is None or (head.log, head.offset) != (before.log, before.offset):
@@ -119,16 +118,16 @@ class Chat:
         writer = session_log.LogWriter(session.directory, session.log, before.turn + 1, before.digest)
         keeping.attempt(session, before, writer)
         try:
-            with closing(LocalBackend(keeping.workspace, sandbox=self._running.options.sandbox)) as backend:
+            with closing(LocalBackend(keeping.workspace, sandbox=self._runner.options.sandbox)) as backend:
                 deps = DeepAgentDeps(
                     backend=backend, checkpoint_store=keeping, session=session.id if names.is_good(session.id) else None
                 )
-                outcome = self._running.run(deps, said, sent, writer, keeping.emit, keeping.tool_done)
+                outcome = self._runner.run(deps, said, sent, writer, keeping.emit, keeping.tool_done)
         except RewindRequested as request:
             keeping.go_back(request)
             raise
         except BaseException:
-            with self._running.stops.ending():
+            with self._runner.stops.ending():
                 keeping.broke_off()
             raise
         finally:
@@ -179,8 +178,8 @@ class _Messages:
 class EphemeralChat:
     """A conversation in memory: the guide's pattern A. Nothing of it is read from or written to a disk."""
 
-    def __init__(self, running: Running) -> None:
-        self._running = running
+    def __init__(self, runner: TurnRunner) -> None:
+        self._runner = runner
         self._state = StateBackend()
         self._deps = DeepAgentDeps(backend=self._state, checkpoint_store=InMemoryCheckpointStore())
         self._conversation = _of([], 0)
@@ -198,32 +197,32 @@ class EphemeralChat:
             self._state.write_bytes(name, content)
         return new
 
-    def answered_by(self, running: Running) -> EphemeralChat:
+    def answered_by(self, runner: TurnRunner) -> EphemeralChat:
         """The same conversation, gone on with by another agent."""
-        other = EphemeralChat(running)
+        other = EphemeralChat(runner)
         other._state, other._deps, other._conversation = self._state, self._deps, self._conversation
         return other
 
     def turn(self, prompt: str, emit: Emit) -> Outcome:
-        """Run one turn. Raises what `Running.run` raises; what was complete by then is remembered."""
-        brought = self._running.attaching.brought(prompt, StateFiles(self._state), emit)
+        """Run one turn. Raises what `TurnRunner.run` raises; what was complete by then is remembered."""
+        brought = self._runner.attaching.brought(prompt, StateFiles(self._state), emit)
         said: str | list[UserContent] = [prompt, *brought] if brought else prompt
         turn = self._conversation.last_turn + 1
         while True:
             self._conversation = self._conversation._replace(last_turn=turn)
             record = _Messages(self._conversation, turn)
             try:
-                sent = message_places.of(self._conversation, self._running.model)
-                return self._running.run(self._deps, said, sent, record, emit)
+                sent = message_places.of(self._conversation, self._runner.model)
+                return self._runner.run(self._deps, said, sent, record, emit)
             except RewindRequested as request:
-                self._running.again()
+                self._runner.again()
                 self._conversation = _of(to_json(request.messages), turn - 1)
                 said = [*request.prompt(prompt), *brought]
 
     def compact(self, focus: str | None, emit: Emit) -> Compacted:
         """Summarise the conversation for the model: see `Chat.compact`. It cannot be taken back."""
-        sent = message_places.of(self._conversation, self._running.model)
-        done, shortened = self._running.compact(sent, focus, emit)
+        sent = message_places.of(self._conversation, self._runner.model)
+        done, shortened = self._runner.compact(sent, focus, emit)
         record = _Messages(self._conversation, self._conversation.last_turn)
         record.compacted(to_json([shortened.summary])[0], sent.total - shortened.begins)
         emit(done.event())

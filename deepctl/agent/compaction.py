@@ -37,7 +37,7 @@ from pydantic_ai_harness.memory import Memory
 from deepctl.agent.limits import context_tokens
 from deepctl.agent.message_filters import UnicodeFilter
 from deepctl.agent.message_places import History, Places, is_prompt, uncounted
-from deepctl.agent.offline_model import SUMMARISE
+from deepctl.agent.models import SUMMARISE
 from deepctl.errors import DeepctlError, NotFound
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Compaction(AbstractCapability[Any]):
                 return await _shortened(_summarizing(self.model, keep_tokens=_tail(window)), messages, places, ctx)
             except UsageLimitExceeded:
                 raise
-            except Exception as error:  # as in `Running.run`: every client has exceptions of its own
+            except Exception as error:  # as in `TurnRunner.run`: every client has exceptions of its own
                 failure = self.explain(error)
                 if failure is None:
                     raise

@@ -34,7 +34,7 @@ from deepctl.agent.checkpoint_capability import Checkpointing, StoreCheckpoints,
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.agent.checkpoint_tools import AgentCheckpoints, checkpoints_toolset
 from deepctl.agent.message_filters import UnicodeFilterModel
-from deepctl.agent.offline_model import NAME, CollectingModel, offline_model
+from deepctl.agent.models import OFFLINE, CollectingModel, offline_model
 from deepctl.agent.search_tools import replace_glob, replace_grep
 from deepctl.domain.permissions import Permissions
 from deepctl.redaction import redact
@@ -284,7 +284,7 @@ def create_deep_agent(
             )
         )
     return Agent(
-        offline_model() if model == NAME else model,
+        offline_model() if model == OFFLINE else model,
         name=agent_name,
         deps_type=DeepAgentDeps,
         instructions=[_INSTRUCTIONS, *_listed(instructions), _WITH_SHELL if include_execute else _WITHOUT_SHELL],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deepctl.agent.approvals import Ask
     from deepctl.agent.chat import Chat, EphemeralChat
     from deepctl.agent.sandboxes import Choice, Sandbox
-    from deepctl.agent.turn_runner import Options, Running
+    from deepctl.agent.turn import Options, TurnRunner
 
 Approve = Literal["ask", "auto", "never"]
 _PLACES = {"environment": "$DEEPCTL_MODEL", "profile": "profile.toml", "config": "config.toml"}
@@ -44,7 +44,7 @@ class Commands(NamedTuple):
 class ProfileEngine(NamedTuple):
     """Who answers in a profile, and where commands run."""
 
-    running: Running
+    running: TurnRunner
     chat: Chat
     commands: Commands
 
@@ -52,7 +52,7 @@ class ProfileEngine(NamedTuple):
 class EphemeralEngine(NamedTuple):
     """Who answers in a conversation that is kept nowhere."""
 
-    running: Running
+    running: TurnRunner
     chat: EphemeralChat
     commands: Commands
 
@@ -94,7 +94,7 @@ class Start(NamedTuple):
         _prepare(model, ())
         _load()
         from deepctl.agent.chat import EphemeralChat
-        from deepctl.agent.turn_runner import Options
+        from deepctl.agent.turn import Options
 
         chosen = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
         running = self._running(chosen, kept=None)
@@ -111,7 +111,7 @@ class Start(NamedTuple):
         _load()
         from deepctl.agent import sandboxes
         from deepctl.agent.chat import Chat
-        from deepctl.agent.turn_runner import Options
+        from deepctl.agent.turn import Options
 
         if any(server.enabled for server in servers):
             from deepctl.agent import mcp
@@ -155,11 +155,11 @@ class Start(NamedTuple):
             limits=configured(self.settings.resolve, profile),
         )
 
-    def _running(self, chosen: Options, kept: str | None = "The conversation up to here is kept.") -> Running:
-        from deepctl.agent.turn_runner import Running
+    def _running(self, chosen: Options, kept: str | None = "The conversation up to here is kept.") -> TurnRunner:
+        from deepctl.agent.turn import TurnRunner
 
         try:
-            return Running(chosen, environment=os.environ, ask=self.ask, kept=kept)
+            return TurnRunner(chosen, environment=os.environ, ask=self.ask, kept=kept)
         except UsageError as error:
             place = _PLACES.get(self.settings.resolve("model").source)
             if error.code != "unknown_model" or place is None:

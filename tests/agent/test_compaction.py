@@ -18,10 +18,8 @@ from deepctl.agent import message_places, retries
 from deepctl.agent.chat import Chat, EphemeralChat, TurnResult
 from deepctl.agent.compaction import COMPACT_AT, Compacted, window_of
 from deepctl.agent.limits import MOST, LimitReached, Limits
-from deepctl.agent.models import resolve
-from deepctl.agent.offline_model import SUMMARISE
-from deepctl.agent.turn import to_json
-from deepctl.agent.turn_runner import Options, Running
+from deepctl.agent.models import SUMMARISE, resolve
+from deepctl.agent.turn import Options, TurnRunner, to_json
 from deepctl.domain import profiles, settings
 from deepctl.errors import DeepctlError, ModelFailed, NotFound
 from deepctl.layout import ProfilePaths, Root
@@ -46,7 +44,7 @@ class Alice:
 
     @contextmanager
     def chat(self) -> Iterator[Chat]:
-        with closing(Running(self.options, environment=os.environ)) as running:
+        with closing(TurnRunner(self.options, environment=os.environ)) as running:
             yield Chat(running)
 
     def say(self, prompt: str, session: str = "main") -> TurnResult:
@@ -430,7 +428,7 @@ class TestOffline:
 
     def test_in_memory_it_is_the_same(self) -> None:
         events: list[dict[str, Any]] = []
-        with closing(Running(OFFLINE, environment={}, kept=None)) as running:
+        with closing(TurnRunner(OFFLINE, environment={}, kept=None)) as running:
             chat = EphemeralChat(running)
             with pytest.raises(NotFound):
                 chat.compact(None, events.append)

@@ -24,7 +24,7 @@ import pytest
 from deepctl import layout
 from deepctl.agent import interruption
 from deepctl.agent.chat import Chat, EphemeralChat
-from deepctl.agent.turn_runner import Options, Running
+from deepctl.agent.turn import Options, TurnRunner
 from deepctl.domain import profiles
 from deepctl.errors import DeepctlError, Interrupted, Terminated, TimedOut
 from deepctl.store import recovery, session_catalogue
@@ -43,7 +43,7 @@ class _Scene:
     """A profile's session, and an agent that goes on from turn to turn."""
 
     def __init__(self, options: Options) -> None:
-        self.running = Running(options, environment=os.environ)
+        self.running = TurnRunner(options, environment=os.environ)
         self._root = layout.root(os.environ)
         self.profile = profiles.create(self._root, "alice")
         self.workspace = Path(self.profile.workspace)
@@ -146,7 +146,7 @@ def test_a_turn_that_does_not_end_is_left_behind_by_another_ctrl_c(monkeypatch: 
                 _press()
                 await asyncio.sleep(30)
 
-    running = Running(Options("offline"), environment={})
+    running = TurnRunner(Options("offline"), environment={})
     with closing(running):
         chat = EphemeralChat(running)
         chat.turn("hello", lambda event: None)
@@ -163,7 +163,7 @@ def test_work_that_holds_up_the_event_loop_is_broken_off_by_another_ctrl_c(monke
             _press()
             time.sleep(0.01)
 
-    running = Running(Options("offline"), environment={})
+    running = TurnRunner(Options("offline"), environment={})
     with closing(running):
         with pytest.raises(Interrupted):
             running._guarded(busy())
@@ -173,7 +173,7 @@ def test_work_that_holds_up_the_event_loop_is_broken_off_by_another_ctrl_c(monke
 def test_an_application_keeps_the_signal_handlers_it_has() -> None:
     seen: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
-    running = Running(Options("offline"), environment={})
+    running = TurnRunner(Options("offline"), environment={})
     try:
         with closing(running):
 

@@ -24,7 +24,7 @@ from deepctl import distribution, layout
 from deepctl.agent import approvals, interruption, mcp_tools
 from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest
 from deepctl.agent.chat import Chat, EphemeralChat
-from deepctl.agent.turn_runner import Options, Running
+from deepctl.agent.turn import Options, TurnRunner
 from deepctl.domain import mcp_servers, profiles
 from deepctl.domain.mcp_servers import Server
 from deepctl.errors import Interrupted
@@ -46,7 +46,7 @@ def _local(*args: str, **keys: Any) -> dict[str, Any]:
 class Talk:
     """A conversation in memory, in which every prompt makes the model call these tools, an answer each."""
 
-    def __init__(self, server: Provider, running: Running) -> None:
+    def __init__(self, server: Provider, running: TurnRunner) -> None:
         self._server = server
         self.running = running
         self._chat = EphemeralChat(running)
@@ -89,7 +89,7 @@ def _talk(tables: dict[str, Any], *, environment: dict[str, str] | None = None, 
     with provider() as server:
         servers = tuple(mcp_servers.parse(tables, "config.toml").values())
         started = Options("openai-chat:loopback", f"{server.address}/v1", mcp_servers=servers, **chosen)
-        running = Running(started, environment=variables, ask=ask)
+        running = TurnRunner(started, environment=variables, ask=ask)
         with closing(running):
             yield Talk(server, running)
 
@@ -381,10 +381,11 @@ def test_everything_a_server_started_ends_with_the_chat(tmp_path: Path) -> None:
 _CHAT = """
 import os, sys, time
 from deepctl.agent.chat import EphemeralChat
-from deepctl.agent.turn_runner import Options, Running
+from deepctl.agent.turn import Options, TurnRunner
 from deepctl.domain import mcp_tables
 tables = {"one": {"command": sys.executable, "args": sys.argv[1:]}}
-running = Running(Options("offline", mcp_servers=tuple(mcp_tables.parse(tables, "x").values())), environment=os.environ)
+servers = tuple(mcp_tables.parse(tables, "x").values())
+running = TurnRunner(Options("offline", mcp_servers=servers), environment=os.environ)
 EphemeralChat(running).turn("hello", lambda event: None)
 print("ready", flush=True)
 time.sleep(60)
@@ -559,7 +560,7 @@ def test_what_a_server_does_to_the_workspace_is_kept_and_can_be_rewound(home: Pa
     with provider(ToolCalls([("one__write", {"path": str(written)})]), Text(["done"])) as server:
         options = Options("openai-chat:loopback", f"{server.address}/v1", mcp_servers=servers)
         events: list[dict[str, Any]] = []
-        with closing(Running(options, environment=os.environ)) as running, _work(root) as work:
+        with closing(TurnRunner(options, environment=os.environ)) as running, _work(root) as work:
             name = session_catalogue.start(profile, "main").name
             Chat(running).turn(work, name, "go", events.append)
     assert written.exists()
@@ -586,8 +587,8 @@ def test_without_the_extra_a_notice_says_what_to_install(monkeypatch: pytest.Mon
 _IMPORTS = """
 import sys, os
 from deepctl.agent.chat import EphemeralChat
-from deepctl.agent.turn_runner import Options, Running
-running = Running(Options("offline"), environment=os.environ)
+from deepctl.agent.turn import Options, TurnRunner
+running = TurnRunner(Options("offline"), environment=os.environ)
 EphemeralChat(running).turn("hello", lambda event: None)
 running.close()
 print(*[name for name in ("fastmcp", "mcp") if name in sys.modules])

@@ -26,9 +26,8 @@ from pydantic_ai_backends import StateBackend
 from deepctl.agent import mentions, message_filters
 from deepctl.agent.chat import Chat, EphemeralChat
 from deepctl.agent.mentions import Attached, Attaching, DirectoryFiles, StateFiles
-from deepctl.agent.offline_model import offline_model
-from deepctl.agent.turn import to_json
-from deepctl.agent.turn_runner import Options, Running
+from deepctl.agent.models import offline_model
+from deepctl.agent.turn import Options, TurnRunner, to_json
 from deepctl.domain import permissions
 from deepctl.errors import ModelFailed
 from deepctl.store import lookup, session_catalogue, session_log, session_search, transcript
@@ -331,18 +330,18 @@ class Alice:
         self.scene = Scene(place)
         self.scene.session()
         self._patch = monkeypatch
-        self.open: list[Running] = []
+        self.open: list[TurnRunner] = []
 
-    def running(self, kind: str, server: Provider | None = None) -> Running:
+    def running(self, kind: str, server: Provider | None = None) -> TurnRunner:
         address = server.address if server else "http://127.0.0.1:9"
         self._patch.setenv("ANTHROPIC_BASE_URL", address)
         for variable in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
             self._patch.setenv(variable, KEY)
         base_url = f"{address}/v1" if kind.startswith("openai") else None
-        self.open.append(Running(Options(kind, base_url, retries=0), environment=os.environ))
+        self.open.append(TurnRunner(Options(kind, base_url, retries=0), environment=os.environ))
         return self.open[-1]
 
-    def turn(self, running: Running, prompt: str) -> list[dict[str, Any]]:
+    def turn(self, running: TurnRunner, prompt: str) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = []
         with self.scene.work() as work:
             Chat(running).turn(work, "main", prompt, events.append)

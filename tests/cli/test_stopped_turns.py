@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.agent.chat import EphemeralChat
-from deepctl.agent.turn_runner import Options, Running
+from deepctl.agent.turn import Options, TurnRunner
 from tests.support import docker
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Status, Text, ToolCalls, provider
@@ -80,7 +80,7 @@ def test_connections_that_were_kept_alive_do_not_outlive_a_stopped_turn(talking:
     )
     ask(chat, "hello", "Good morning.")
     chat.prompt()
-    ask(chat, "wait", "Running execute")
+    ask(chat, "wait", "TurnRunner execute")
     stop(chat)
     ask(chat, "and now?", "Still here.")
     chat.prompt()
@@ -158,7 +158,7 @@ def test_ctrl_d_while_something_runs_leaves_after_it(
 def test_what_is_typed_before_ctrl_d_is_run_first(talking: Talking) -> None:
     chat, _ = talking(Text(["Hello there."]))
     chat.type("!sleep 0.5\r")
-    chat.expect("Running")
+    chat.expect("TurnRunner")
     chat.type("greet me\r\x04")
     assert chat.status() == 0
     assert "Hello there." in chat.screen
@@ -188,7 +188,7 @@ def test_another_ctrl_c_while_what_was_stopped_is_closed_does_not_break_the_next
         close(runner)
         raise KeyboardInterrupt
 
-    running = Running(Options("offline"), environment={})
+    running = TurnRunner(Options("offline"), environment={})
     with closing(running):
         chat = EphemeralChat(running)
         chat.turn("hello", lambda event: None)
