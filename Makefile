@@ -17,7 +17,7 @@ SOAK := tests/test_storage.py tests/cli/test_done_but.py tests/agent/test_interr
 .PHONY: help demo test soak lint bench completions pictures clean
 
 help:
-	@echo "make demo    a conversation with the offline model, in a throw-away root"
+	@echo "make demo    the main features with the offline model, in a throw-away root, under a minute"
 	@echo "make test    all tests"
 	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
 	@echo "make lint    ruff, mypy and the import rules"
