@@ -8,8 +8,8 @@ from deepctl.cli import options
 from deepctl.cli.confirm import confirm
 from deepctl.domain.memory.forget import ForgetRequest, TextNotFound
 from deepctl.domain.purge import purge, report
+from deepctl.domain.purge.notebooks import PurgeSelector
 from deepctl.domain.purge.purge import Purged
-from deepctl.domain.purge.selector import PurgeSelector
 from deepctl.domain.purge.text_matcher import TextMatcher
 from deepctl.layout import ProfilePaths
 from deepctl.output.progress import Progress
@@ -27,16 +27,16 @@ def purged(
 
     Raises `TextNotFound` if no notebook and no checkpoint of one has it, and `Refused` unless the user agrees.
     """
-    doomed = PurgeSelector(TextMatcher(wish.text, wish.ignore_case), agent, wish.file)
+    selector = PurgeSelector(TextMatcher(wish.text, wish.ignore_case), agent, wish.file)
     told: Purged | None = None
     if (aside := lost_and_found.count(profile)) and not as_json:
         notice(f"What repairs put aside goes with a purge, too: {counted(aside, 'file')} in checkpoints/lost+found.")
     if dry_run or not yes:
         with closing(ReadOnlyRepository(profile)) as reader, _looking() as progress:
-            told = _found(purge.foretell(reader, doomed, progress), wish)
+            told = _found(purge.preview(reader, selector, progress), wish)
             if dry_run:
                 found = report.places(reader, told.contents, progress)
-                places = [one for one in found if not doomed.covers(one.name)]
+                places = [one for one in found if not selector.covers(one.name)]
                 return LinesPurged(profile.name, agent, wish, told, places, dry_run=True)
         view = LinesPurged(profile.name, agent, wish, told, [], dry_run=True)
         if not as_json:
@@ -44,7 +44,7 @@ def purged(
         confirm(question(told), yes=False, as_json=as_json, typed=profile.name)
     working = options.working(profile.name, "memory forget", wait, as_json, frees=True)
     with working as work, Progress("Purging", _READ) as progress:
-        done = _found(purge.purge(work, doomed, expected=told, report=progress), wish)
+        done = _found(purge.purge(work, selector, expected=told, report=progress), wish)
     # Where it still stands is for reading only, and nobody has to wait for that.
     with closing(ReadOnlyRepository(profile)) as reader, _looking() as progress:
         places = report.places(reader, done.contents, progress)

@@ -25,10 +25,10 @@ def _text(line: bytes) -> str:
 
 def question(purged: Purged) -> str:
     """What to ask before a purge."""
-    return f"Purge {_what(purged)}, for good?"
+    return f"Purge {_summary(purged)}, for good?"
 
 
-def _what(purged: Purged) -> str:
+def _summary(purged: Purged) -> str:
     lines = sum(len(one.lines) for one in purged.live)
     parts = [f"{counted(lines, 'line')} in {counted(len(purged.live), 'notebook')}"] if lines else []
     if purged.notebooks:
@@ -114,7 +114,7 @@ class LinesPurged(NamedTuple):
                     print(line_shown(found.file, number, _text(text)))
             for line in self._only_kept():
                 print(line)
-        print(f"{'Would purge' if self.dry_run else 'Purged'} {_what(self.purged)}.")
+        print(f"{'Would purge' if self.dry_run else 'Purged'} {_summary(self.purged)}.")
         for note in self._notes():
             notice(note)
         if self.places:

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from deepctl.domain.memory import drafts
 from deepctl.domain.purge import purge as purging
-from deepctl.domain.purge import repack, report
+from deepctl.domain.purge import report
+from deepctl.domain.purge.notebooks import LostLines, PurgeSelector
 from deepctl.domain.purge.purge import Purged
 from deepctl.domain.purge.report import Place
-from deepctl.domain.purge.selector import Forgotten, PurgeSelector
 from deepctl.domain.purge.text_matcher import TextMatcher
 from deepctl.errors import Damaged, Interrupted, NotFound, Refused, StorageError
 from deepctl.files import sealed_lines
@@ -47,12 +47,12 @@ def scene(tmp_path: Path) -> Scene:
 
 
 def purge(scene: Scene, text: str | bytes = SECRET, agent: str = "main", **wish: Any) -> Purged:
-    doomed = _doomed(text, agent, **wish)
+    selector = _selector(text, agent, **wish)
     with scene.work() as work:
-        return purging.purge(work, doomed)
+        return purging.purge(work, selector)
 
 
-def _doomed(
+def _selector(
     text: str | bytes, agent: str = "main", *, file: str | None = None, ignore_case: bool = False
 ) -> PurgeSelector:
     return PurgeSelector(TextMatcher(os.fsencode(text), ignore_case), agent, file)
@@ -61,7 +61,7 @@ def _doomed(
 def foretold(scene: Scene, text: str = SECRET) -> Purged:
     reader = ReadOnlyRepository(scene.paths)
     try:
-        return purging.foretell(reader, _doomed(text))
+        return purging.preview(reader, _selector(text))
     finally:
         reader.close()
 
@@ -159,7 +159,7 @@ def test_nothing_that_is_kept_holds_the_text_and_everything_else_stays(scene: Sc
     assert len(holding(scene)) >= 3
     told = foretold(scene)
     done = purge(scene)
-    assert done.live == [Forgotten("MEMORY.md", [(2, f"- {SECRET}\n".encode())])]
+    assert done.live == [LostLines("MEMORY.md", [(2, f"- {SECRET}\n".encode())])]
     assert told[:5] == done[:5]
     assert done.checkpoints == sum(SECRET.encode() in files.get(_NOTES, b"") for files in before.values())
     assert done.notebooks == 3
@@ -373,7 +373,7 @@ def test_whoever_agreed_to_other_lines_is_asked_again(scene: Scene) -> None:
     agreed = foretold(scene, SECRET)
     for other in (agreed._replace(live=[]), agreed._replace(kept=[])):
         with scene.work() as work, pytest.raises(Refused, match="changed by somebody else"):
-            purging.purge(work, _doomed(SECRET), expected=other)
+            purging.purge(work, _selector(SECRET), expected=other)
     assert _everything(scene) == before
     assert _packs(scene) == lookup.read_ledger(scene.paths).packs
 
@@ -515,8 +515,8 @@ def test_damage_in_what_has_to_be_moved_stops_it(scene: Scene) -> None:
 @pytest.mark.parametrize("cut", ["end", "whole"])
 def test_a_pack_that_cannot_be_read_stops_it_until_nothing_needs_it(scene: Scene, cut: str) -> None:
     notes(scene, "- tea", f"- {SECRET}")
-    doomed = scene.last().pack or scene.last("tool").pack
-    path = Path(scene.paths.packs, doomed)
+    pack = scene.last().pack or scene.last("tool").pack
+    path = Path(scene.paths.packs, pack)
     scene.agent("a.txt", "a")
     raw = path.read_bytes()
     path.write_bytes(raw[:-7] if cut == "end" else b"")
@@ -530,10 +530,10 @@ def test_a_pack_that_cannot_be_read_stops_it_until_nothing_needs_it(scene: Scene
         (scene.workspace / _RECEIPTS).unlink()
         work.save_now(scene.session())
         prune.remove(work, list(work.ledger.records.values())[:-1])
-    assert doomed in os.listdir(scene.paths.packs), "unreadable never means deletable"
+    assert pack in os.listdir(scene.paths.packs), "unreadable never means deletable"
     done = purge(scene, "anew")
     assert done.live
-    assert doomed not in os.listdir(scene.paths.packs), "nothing needs it, and it may have held the text"
+    assert pack not in os.listdir(scene.paths.packs), "nothing needs it, and it may have held the text"
     _check_whole(scene)
 
 
@@ -601,7 +601,7 @@ def test_three_hundred_checkpoints_are_read_once_each(scene: Scene, monkeypatch:
     monkeypatch.setattr(TextMatcher, "is_in", search)
     begun = time.monotonic()
     with scene.work() as work:
-        done = purging.purge(work, _doomed(SECRET), report=told.append)
+        done = purging.purge(work, _selector(SECRET), report=told.append)
     assert time.monotonic() - begun < 30
     assert (done.checkpoints, done.notebooks) == (300, 300)
     assert told == list(range(1, len(told) + 1))
@@ -611,7 +611,7 @@ def test_three_hundred_checkpoints_are_read_once_each(scene: Scene, monkeypatch:
 
 
 def test_a_large_pack_is_not_written_anew_for_its_trees_alone(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repack, "_LARGE", 20_000)
+    monkeypatch.setattr(purging, "_LARGE", 20_000)
     notes(scene, f"- {SECRET}")
     scene.agent("big.bin", os.urandom(30_000).hex())
     large = max(os.listdir(scene.paths.packs), key=lambda name: os.path.getsize(Path(scene.paths.packs, name)))

@@ -59,7 +59,7 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("store/verify.py", "Object … in … is not as it was written."): _LISTED,
     ("store/session_log.py", "The first line of … is damaged."): _LISTED,
     ("store/packs.py", "The header of pack … is damaged."): _LISTED,
-    ("domain/purge/rewrite.py", "A notebook (…, object …) cannot be read."): _DEFENCE,
+    ("domain/purge/notebooks.py", "A notebook (…, object …) cannot be read."): _DEFENCE,
     ("store/session_delete.py", "Interrupted while deleting."): _RACE,
     ("domain/transfer/profile_export.py", "The profile changed while it was read: …."): _RACE,
     ("domain/transfer/profile_import.py", "This file system cannot have the name …."): (

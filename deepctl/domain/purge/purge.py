@@ -13,25 +13,34 @@ between them there is no change that would be somebody's, and in the way of a re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from deepctl.domain.purge import repack
-from deepctl.domain.purge.repack import PurgedPacks, Repacking
-from deepctl.domain.purge.rewrite import Rewriter, Rewritten, ledger_with
-from deepctl.domain.purge.selector import Forgotten, Live, PurgeSelector, changed
+from deepctl.domain.purge.notebooks import (
+    LostLines,
+    PurgeSelector,
+    Rewriter,
+    RewrittenTree,
+    WorkspaceNotebooks,
+    ledger_with,
+    memory_changed,
+)
 from deepctl.domain.purge.text_matcher import Contents
-from deepctl.errors import Interrupted
+from deepctl.errors import Damaged, Interrupted, NewerFormat, Refused
 from deepctl.files import atomic
 from deepctl.files.atomic import storage_error
 from deepctl.layout import ProfilePaths
-from deepctl.store import lost_and_found
+from deepctl.store import lost_and_found, repack
 from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ObjectBatch, ObjectWriter
 from deepctl.store.pack_store import PackStore
+from deepctl.store.packs import PackEntry
+from deepctl.store.repack import Repacking
 from deepctl.store.repository import Repository
+from deepctl.store.trees import DIRECTORY, decode, walk
 
 Report = Callable[[int], None]
 
@@ -45,7 +54,7 @@ class Purged(NamedTuple):
     `contents` knows what else holds the text.
     """
 
-    live: list[Forgotten]
+    live: list[LostLines]
     kept: list[tuple[str, bytes]]
     checkpoints: int
     notebooks: int
@@ -62,18 +71,18 @@ class Purged(NamedTuple):
 class _Plan(NamedTuple):
     """What there is to do; `trees` are what those of the ledger become."""
 
-    trees: Mapping[str, Rewritten]
+    trees: Mapping[str, RewrittenTree]
     packs: Repacking
     purged: Purged
 
 
-def foretell(reader: ReadOnlyRepository, doomed: PurgeSelector, report: Report | None = None) -> Purged:
+def preview(reader: ReadOnlyRepository, selector: PurgeSelector, report: Report | None = None) -> Purged:
     """What a purge would take away, changing nothing. Raises `Damaged` and `Refused` as `purge` does."""
-    return _plan(reader.paths, reader.ledger, reader.packs, reader.sink, doomed, report).purged
+    return _plan(reader.paths, reader.ledger, reader.packs, reader.sink, selector, report).purged
 
 
 def purge(
-    work: Repository, doomed: PurgeSelector, *, expected: Purged | None = None, report: Report | None = None
+    repository: Repository, selector: PurgeSelector, *, expected: Purged | None = None, report: Report | None = None
 ) -> Purged:
     """Take lines out of the notebooks, in the workspace and in every checkpoint; nothing is done if there are none.
 
@@ -81,49 +90,49 @@ def purge(
     and for what is no notebook, and `Damaged` if something cannot be read that has to be, all before anything is
     changed; and `StorageError` or `Interrupted`, which say how far it has come.
     """
-    store = work.store
+    store = repository.store
     with store.new_batch() as batch:
-        plan = _plan(work.paths, store.ledger, store.packs, batch, doomed, report)
+        plan = _plan(repository.paths, store.ledger, store.packs, batch, selector, report)
         if plan.purged.is_nothing:
             batch.drop()
             return plan.purged
         if expected is not None and not set(plan.purged.kept) <= set(expected.kept):
             batch.drop()
-            raise changed()
-        for digest in plan.packs.moved:
-            batch.copy(digest)
-            plan.purged.contents.looked()
-    _commit(work, batch, Live(work.paths, doomed), plan, (expected or plan.purged).live)
+            raise memory_changed()
+        repack.copy(batch, plan.packs, plan.purged.contents.looked)
+    _commit(repository, batch, WorkspaceNotebooks(repository.paths, selector), plan, (expected or plan.purged).live)
     _clean_up(store, plan.packs.gone)
-    lost_and_found.empty(work.paths)
+    lost_and_found.empty(repository.paths)
     return plan.purged
 
 
 def _plan(
     paths: ProfilePaths,
-    found: Ledger,
+    ledger: Ledger,
     objects: PackStore,
     sink: ObjectWriter,
-    doomed: PurgeSelector,
+    selector: PurgeSelector,
     report: Report | None,
 ) -> _Plan:
-    live = Live(paths, doomed)
+    live = WorkspaceNotebooks(paths, selector)
     lines = live.look()
-    contents = Contents(objects, doomed.sought, report)
-    rewriter = Rewriter(objects, sink, contents, doomed, live.intact)
-    trees = repack.rewritten(found, rewriter)
+    contents = Contents(objects, selector.matcher, report)
+    rewriter = Rewriter(objects, sink, contents, selector, live.intact)
+    trees = rewritten_trees(ledger, rewriter)
     # Where lines are lost, there may be checkpoints that the ledger does not tell of.
-    strays = objects.names() - found.packs - found.gone
-    has_lost = bool(found.damage or strays)
-    packs = PurgedPacks(found, objects, trees, contents, keep_strays=has_lost).plan(rewriter)
-    checkpoints = sum(bool(record.tree) and trees[record.tree].is_purged for record in found.records.values())
-    purged = Purged(lines, rewriter.lines, checkpoints, rewriter.notebooks, packs.leftovers, packs.unread, contents)
+    strays = objects.names() - ledger.packs - ledger.gone
+    has_lost = bool(ledger.damage or strays)
+    packs, leftovers, unread = PackSelection(ledger, objects, trees, contents, keep_strays=has_lost).plan(rewriter)
+    checkpoints = sum(bool(record.tree) and trees[record.tree].is_purged for record in ledger.records.values())
+    purged = Purged(lines, rewriter.lines, checkpoints, rewriter.notebooks, leftovers, unread, contents)
     return _Plan(trees, packs, purged)
 
 
-def _commit(work: Repository, batch: ObjectBatch, live: Live, plan: _Plan, expected: list[Forgotten]) -> None:
+def _commit(
+    repository: Repository, batch: ObjectBatch, live: WorkspaceNotebooks, plan: _Plan, expected: list[LostLines]
+) -> None:
     """Change the workspace, then the ledger. Where that fails, checkpoints are as they were, or as they are to be."""
-    store = work.store
+    store = repository.store
     raw = b""
     try:
         with store.counting(batch):
@@ -163,3 +172,187 @@ def _clean_up(store: Checkpoints, gone: list[str]) -> None:
         raise storage_error(error, _DONE) from error
     except KeyboardInterrupt:
         raise Interrupted(f"Interrupted. {_DONE}") from None
+
+
+_LARGE = 16 << 20
+"""Bytes of the largest pack that is written anew only because trees in it have become others."""
+_NAMED = 8
+
+_Tables = dict[str, Sequence[PackEntry] | None]
+
+
+def rewritten_trees(ledger: Ledger, rewriter: Rewriter) -> dict[str, RewrittenTree]:
+    """What every tree that the ledger still needs becomes. Raises `Damaged`, naming the checkpoints in the way."""
+    trees: dict[str, RewrittenTree] = {}
+    unread: dict[str, Damaged] = {}
+    for tree in dict.fromkeys(_roots(ledger)):
+        try:
+            trees[tree] = rewriter.rewrite(bytes.fromhex(tree))
+        except NewerFormat:
+            raise
+        except Damaged as error:
+            unread[tree] = error
+    if unread:
+        raise _in_the_way(ledger, unread, next(iter(unread.values())).message)
+    return trees
+
+
+def _roots(ledger: Ledger) -> Iterator[str]:
+    yield from (state.tree for state in ledger.states)
+    yield from (record.tree for record in ledger.records.values() if record.tree)
+
+
+class PackSelection:
+    """The packs of a store whose trees become others.
+
+    With `keep_strays`, there may be checkpoints that are not known, so what no tree needs stays, too, unless it holds
+    the text.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        objects: PackStore,
+        trees: Mapping[str, RewrittenTree],
+        contents: Contents,
+        *,
+        keep_strays: bool,
+    ) -> None:
+        self._ledger = ledger
+        self._objects = objects
+        self._trees = trees
+        self._contents = contents
+        self._keep_strays = keep_strays
+
+    def plan(self, rewriter: Rewriter) -> tuple[Repacking, int, list[str]]:
+        """How packs change; how many contents hold the text that nothing needed before, either; which packs stay
+        although their content is unknown.
+
+        Raises `Damaged`, naming the checkpoints to let go of, if something needed cannot be read.
+        """
+        needed, unread = repack.reachable(self._objects, (tree.tree for tree in self._trees.values()))
+        if unread:
+            raise self._damaged(unread)
+        tables = self._tables(needed)
+        for table in tables.values():
+            for entry in table or ():
+                self._contents.hold(entry.digest)
+        gone = {name for name, table in tables.items() if self._goes(name, table, needed, rewriter)}
+        moved: dict[str, list[bytes]] = {}
+        for digest in needed if gone else ():
+            # Not by the tables, which may be damaged.
+            location = self._objects.find(digest)
+            if location is not None and location.pack in gone:
+                moved.setdefault(location.pack, []).append(digest)
+        for name in gone if self._keep_strays else ():
+            dead = [entry.digest for entry in tables[name] or () if entry.digest not in needed]
+            kept = [digest for digest in dead if not self._is_to_go(digest, rewriter) and not self._is_unread(digest)]
+            moved.setdefault(name, []).extend(kept)
+        repacking = Repacking({name: os.lstat(self._objects.path(name)).st_size for name in gone}, moved)
+        for digest in repacking.objects:
+            self._contents.hold(digest)
+        if unread := self._contents.unread.intersection(repacking.objects):
+            raise self._damaged(unread)
+        held = {entry.digest for table in tables.values() for entry in table or ()} - needed - rewriter.gone
+        unknown = [
+            name
+            for name in tables.keys() - gone
+            if tables[name] is None or any(self._is_unread(entry.digest) for entry in tables[name] or ())
+        ]
+        return repacking, sum(map(self._is_leftover, held)), sorted(unknown)
+
+    def _tables(self, needed: set[bytes]) -> _Tables:
+        """The tables of all packs, `None` for those that cannot be read."""
+        tables: _Tables = {}
+        for name in sorted(self._objects.names()):
+            try:
+                tables[name] = self._objects.table(name)
+            except NewerFormat:
+                raise
+            except (Damaged, Refused):
+                tables[name] = None
+        if None in tables.values() and (missing := {digest for digest in needed if not self._objects.has(digest)}):
+            raise self._damaged(missing)
+        return tables
+
+    def _goes(self, name: str, table: Sequence[PackEntry] | None, needed: set[bytes], rewriter: Rewriter) -> bool:
+        if table is None:
+            return not self._keep_strays  # everything that is needed lies elsewhere
+        dead = [entry.digest for entry in table if entry.digest not in needed]
+        if any(self._is_to_go(digest, rewriter) for digest in dead):
+            return True
+        if self._keep_strays:
+            return False
+        if any(map(self._is_unread, dead)):
+            return True  # its content is unknown, and nothing needs it
+        # What is left of trees has the hashes of notebooks. That is worth writing a small pack anew, not a huge one.
+        is_small = os.path.getsize(self._objects.path(name)) <= _LARGE
+        is_whole = not any(map(self._is_unread, (entry.digest for entry in table)))
+        return is_small and is_whole and not rewriter.replaced.isdisjoint(dead)
+
+    def _is_to_go(self, digest: bytes, rewriter: Rewriter) -> bool:
+        return digest in rewriter.gone or self._is_leftover(digest)
+
+    def _is_leftover(self, digest: bytes) -> bool:
+        """Whether an object that nothing needs is a content with the text; the names in a tree are none."""
+        if not self._contents.hold(digest):
+            return False
+        try:
+            decode(self._objects.read(digest))
+        except Damaged:
+            return True
+        return False
+
+    def _is_unread(self, digest: bytes) -> bool:
+        return digest in self._contents.unread
+
+    def _damaged(self, unread: set[bytes]) -> Damaged:
+        """The error for objects that cannot be read."""
+        flawed: dict[bytes, bool] = {}
+
+        def is_flawed(tree: bytes) -> bool:
+            if tree not in flawed:
+                entries = decode(self._objects.read(tree)) if tree not in unread else []
+                flawed[tree] = tree in unread or any(
+                    is_flawed(entry.digest) if entry.kind == DIRECTORY else entry.digest in unread for entry in entries
+                )
+            return flawed[tree]
+
+        trees = [tree for tree, to in self._trees.items() if is_flawed(to.tree)]
+        first = min(unread).hex()[:16]
+        reason = f"Object {first} in {self._objects.directory} is missing or damaged."
+        return _in_the_way(self._ledger, trees, reason, self._path_of(unread))
+
+    def _path_of(self, unread: set[bytes]) -> str | None:
+        """Where the newest checkpoint has the first of these objects."""
+        newest = next(reversed(self._ledger.records.values()), None)
+        if newest is None or not newest.tree:
+            return None
+        try:
+            for path, entry in walk(self._objects, self._trees[newest.tree].tree):
+                if entry.digest in unread:
+                    return os.fsdecode(path)
+        except Damaged:
+            pass
+        return None
+
+
+def _in_the_way(ledger: Ledger, trees: Iterable[str], reason: str, path: str | None = None) -> Damaged:
+    """The error for trees that cannot be read in full; its hint says which checkpoints to let go of.
+
+    `path` is where in the workspace the newest has what is damaged.
+    """
+    damaged = set(trees)
+    safety = {rewind.id: rewind.safety for rewind in ledger.rewinds.values()}
+    ids = [record.id for record in ledger.records.values() if record.tree in damaged]
+    ids += [safety.get(state.id, state.id) for state in ledger.states if state.tree in damaged]
+    ids = [identity for identity in dict.fromkeys(ids) if identity in ledger.records]
+    named = " ".join(ids[:_NAMED])
+    more = f" and {len(ids) - _NAMED} more (`deepctl checkpoints verify` names them)" if len(ids) > _NAMED else ""
+    first = ""
+    if next(reversed(ledger.records), None) in ids:
+        # One that keeps the same would need the same.
+        change = f"change {path!r} in the workspace, " if path is not None else ""
+        first = f"The newest checkpoint needs it, too: {change}`deepctl checkpoints save`. "
+    hint = f"{first}`deepctl checkpoints remove {named}`{more} lets go of what is damaged; then try again."
+    return Damaged(f"{reason.removesuffix('.')}, so nothing was changed.", hint if ids else None)

@@ -60,15 +60,15 @@ def places(reader: ReadOnlyRepository, contents: Contents, report: Callable[[int
 
     `contents` knows what a purge found out already.
     """
-    paths, sought = reader.paths, contents.sought
+    paths, matcher = reader.paths, contents.matcher
     contents.go_on(reader.objects, report)
     return [
-        *_sessions(paths, sought),
+        *_sessions(paths, matcher),
         *_below(paths.workspace, _Looking(contents, FILE)),
         *_kept(reader, contents),
-        *_ledger(os.path.join(paths.checkpoints, LEDGER), sought),
-        *_lines(HISTORY, paths.prompt_history, sought),
-        *_lines(SETTINGS, paths.settings, sought),
+        *_ledger(os.path.join(paths.checkpoints, LEDGER), matcher),
+        *_lines(HISTORY, paths.prompt_history, matcher),
+        *_lines(SETTINGS, paths.settings, matcher),
         *_below(paths.directory, _Looking(contents, PROFILE, _is_told)),
     ]
 
@@ -77,31 +77,31 @@ def _is_told(path: str) -> bool:
     return path in _TOLD or (path.startswith("sessions/") and path.endswith(log_file.SUFFIX))
 
 
-def _sessions(paths: ProfilePaths, sought: TextMatcher) -> Iterator[Place]:
+def _sessions(paths: ProfilePaths, matcher: TextMatcher) -> Iterator[Place]:
     for name in session_catalogue.all_names(paths):
         count = 0
-        for one, path in _logs(os.path.join(paths.sessions, name)):
-            number = _messages(path, sought)
+        for log, path in _logs(os.path.join(paths.sessions, name)):
+            number = _messages(path, matcher)
             count += number or 0
             if number is None:
-                yield Place(UNREAD, f"{name}/{one}", 1)
+                yield Place(UNREAD, f"{name}/{log}", 1)
         if count:
             yield Place(SESSION, name, count)
-    for one, path in _logs(os.path.join(paths.checkpoints, MESSAGES)):
-        number = _messages(path, sought)
+    for log, path in _logs(os.path.join(paths.checkpoints, MESSAGES)):
+        number = _messages(path, matcher)
         if number is None or number:
-            yield Place(UNREAD if number is None else APPLICATION, one, number or 1)
+            yield Place(UNREAD if number is None else APPLICATION, log, number or 1)
 
 
 def _logs(directory: str) -> list[tuple[str, str]]:
     try:
-        found = sorted(os.listdir(directory))
+        names = sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [(name, os.path.join(directory, name)) for name in found if name.endswith(log_file.SUFFIX)]
+    return [(name, os.path.join(directory, name)) for name in names if name.endswith(session_log.SUFFIX)]
 
 
-def _messages(path: str, sought: TextMatcher) -> int | None:
+def _messages(path: str, matcher: TextMatcher) -> int | None:
     """How many messages of a log hold the text; `None` if it cannot be read. Results count with their message."""
     try:
         raw = atomic.read_file(path)
@@ -112,13 +112,13 @@ def _messages(path: str, sought: TextMatcher) -> int | None:
     is_pending = False
     for line in sealed_lines.parse(raw):
         if line.value is None:
-            count += sought.is_in_damaged(raw[start : line.end])
+            count += matcher.is_in_damaged(raw[start : line.end])
         elif "result" in line.value:
-            is_pending |= sought.is_in_json(line.value["result"])
+            is_pending |= matcher.is_in_json(line.value["result"])
         elif "message" in line.value:
             joins = bool(line.value.get("results") or line.value.get("replaces"))
             count += is_pending and not joins
-            count += sought.is_in_json(line.value["message"]) or (is_pending and joins)
+            count += matcher.is_in_json(line.value["message"]) or (is_pending and joins)
             is_pending = False
         start = line.end
     return count + is_pending
@@ -144,7 +144,7 @@ class _Looking:
     def __init__(self, contents: Contents, place: str, skip: Callable[[str], bool] = lambda path: False) -> None:
         self._place = place
         self._skip = skip
-        self._sought = contents.sought
+        self._matcher = contents.matcher
         self._looked = contents.looked
 
     def directory(self, descriptor: int, prefix: str, depth: int) -> Iterator[Place]:
@@ -161,13 +161,13 @@ class _Looking:
 
     def _entry(self, parent: int, name: str, path: str, depth: int) -> Iterator[Place]:
         mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
-        found = self._sought.is_in_text(name)
+        holds = self._matcher.is_in_text(name)
         if stat.S_ISLNK(mode):
-            found = found or self._sought.is_in_text(os.readlink(name, dir_fd=parent))
+            holds = holds or self._matcher.is_in_text(os.readlink(name, dir_fd=parent))
         elif stat.S_ISREG(mode):
             # Looked into in any case: what cannot be read is named.
-            found = self._file(parent, name) or found
-        if found:
+            holds = self._file(parent, name) or holds
+        if holds:
             yield Place(self._place, path, 1)
         if stat.S_ISDIR(mode):
             if depth >= _MAX_DEPTH:
@@ -185,7 +185,7 @@ class _Looking:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return False
-            return self._sought.is_in(iter(lambda: os.read(descriptor, _CHUNK), b""))
+            return self._matcher.is_in(iter(lambda: os.read(descriptor, _CHUNK), b""))
         finally:
             os.close(descriptor)
 
@@ -207,7 +207,7 @@ def _kept(reader: ReadOnlyRepository, contents: Contents) -> list[Place]:
         except Damaged:
             return [(UNREAD, b"")]
         for entry in entries:
-            is_held = contents.sought.is_in_text(os.fsdecode(entry.name))
+            is_held = contents.matcher.is_in_text(os.fsdecode(entry.name))
             if entry.kind == DIRECTORY:
                 held += [(place, entry.name + b"/" + path) for place, path in below(entry.digest)]
             else:
@@ -223,7 +223,7 @@ def _kept(reader: ReadOnlyRepository, contents: Contents) -> list[Place]:
     return [Place(place, os.fsdecode(path), number) for (place, path), number in sorted(counts.items())]
 
 
-def _ledger(path: str, sought: TextMatcher) -> Iterator[Place]:
+def _ledger(path: str, matcher: TextMatcher) -> Iterator[Place]:
     try:
         raw = atomic.read_file(path)
     except FileNotFoundError:
@@ -235,27 +235,27 @@ def _ledger(path: str, sought: TextMatcher) -> Iterator[Place]:
     start = 0
     for line in sealed_lines.parse(raw):
         if line.value is None:
-            counts["other"] += sought.is_in_damaged(raw[start : line.end])
+            counts["other"] += matcher.is_in_damaged(raw[start : line.end])
         else:
-            counts.update(name for name in _fields(line.value, sought))
+            counts.update(name for name in _fields(line.value, matcher))
         start = line.end
     for name in ("prompts", "labels", "other"):
         if counts[name]:
             yield Place(LEDGER_FIELD, name, counts[name])
 
 
-def _fields(entry: dict[str, Any], sought: TextMatcher) -> set[str]:
-    """Which kinds of text in one line of the ledger hold what is sought."""
-    found = set()
+def _fields(entry: dict[str, Any], matcher: TextMatcher) -> set[str]:
+    """Which kinds of text in one line of the ledger hold the text."""
+    kinds = set()
     for key, value in entry.items():
         if isinstance(value, dict) and key in ("record", "label"):
-            found |= {_FIELDS.get(name, "other") for name, one in value.items() if sought.is_in_json(one)}
-        elif sought.is_in_json(value):
-            found.add("other")
-    return found
+            kinds |= {_FIELDS.get(name, "other") for name, field in value.items() if matcher.is_in_json(field)}
+        elif matcher.is_in_json(value):
+            kinds.add("other")
+    return kinds
 
 
-def _lines(place: str, path: str, sought: TextMatcher) -> Iterator[Place]:
+def _lines(place: str, path: str, matcher: TextMatcher) -> Iterator[Place]:
     try:
         raw = atomic.read_file(path)
     except FileNotFoundError:
@@ -263,6 +263,6 @@ def _lines(place: str, path: str, sought: TextMatcher) -> Iterator[Place]:
     except (OSError, Refused):
         yield Place(UNREAD, os.path.basename(path), 1)
         return
-    count = sum(sought.is_in([line]) for line in raw.splitlines())
+    count = sum(matcher.is_in([line]) for line in raw.splitlines())
     if count:
         yield Place(place, os.path.basename(path), count)

@@ -36,14 +36,14 @@ class TextMatcher(NamedTuple):
                 any_case.take(piece)
         if any_case is not None:
             any_case.take(b"", final=True)
-        return not self.is_nowhere and (exact.found or (any_case is not None and any_case.found))
+        return not self.is_nowhere and (exact.is_found or (any_case is not None and any_case.is_found))
 
     def is_in_text(self, text: str) -> bool:
         """Whether a string holds it."""
         if self.is_nowhere:
             return False
-        wanted = self.text.decode("utf-8", "surrogateescape")
-        return wanted in text or (self.ignore_case and unicode.folded(wanted) in unicode.folded(text))
+        needle = self.text.decode("utf-8", "surrogateescape")
+        return needle in text or (self.ignore_case and unicode.folded(needle) in unicode.folded(text))
 
     def is_in_json(self, value: Any) -> bool:
         """Whether a string anywhere in a JSON value holds it, also one in JSON that is itself a string."""
@@ -51,8 +51,11 @@ class TextMatcher(NamedTuple):
 
     def is_in_damaged(self, raw: bytes) -> bool:
         """Whether bytes that should be JSON hold it, as it is or with JSON's escapes."""
-        written = (json.dumps(self.text.decode("utf-8", "surrogateescape"), ensure_ascii=one) for one in (True, False))
-        forms = [self.text, *(one[1:-1].encode("utf-8", "surrogateescape") for one in written)]
+        written = (
+            json.dumps(self.text.decode("utf-8", "surrogateescape"), ensure_ascii=ascii_only)
+            for ascii_only in (True, False)
+        )
+        forms = [self.text, *(text[1:-1].encode("utf-8", "surrogateescape") for text in written)]
         return any(self._replace(text=form).is_in([raw]) for form in forms)
 
 
@@ -60,12 +63,12 @@ class _Exact:
     def __init__(self, text: bytes) -> None:
         self._text = text
         self._tail = b""
-        self.found = False
+        self.is_found = False
 
     def take(self, piece: bytes) -> None:
-        if not self.found:
+        if not self.is_found:
             window = self._tail + piece
-            self.found = self._text in window
+            self.is_found = self._text in window
             self._tail = window[max(0, len(window) - len(self._text) + 1) :]
 
 
@@ -78,32 +81,32 @@ class _AnyCase:
         self._text = folded(text)
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._tail = ""
-        self.found = False
+        self.is_found = False
 
     def take(self, piece: bytes, *, final: bool = False) -> None:
-        if not self.found:
+        if not self.is_found:
             window = self._tail + self._decoder.decode(piece, final)
-            self.found = self._text in unicode.folded(window)
+            self.is_found = self._text in unicode.folded(window)
             # Unfolded, for what folds to one character may have begun in this piece and end in the next.
             self._tail = window[max(0, len(window) - _UNFOLDED * len(self._text) - _UNFOLDED) :]
 
 
-def _strings(value: Any) -> Iterator[str]:
-    pending = [value]
+def _strings(root: Any) -> Iterator[str]:
+    pending = [root]
     while pending:
-        one = pending.pop()
-        if isinstance(one, str):
-            yield one
-            if "\\" in one and one.lstrip()[:1] in ("{", "["):
+        value = pending.pop()
+        if isinstance(value, str):
+            yield value
+            if "\\" in value and value.lstrip()[:1] in ("{", "["):
                 # The arguments of a tool call, as a model wrote them: only decoded, every text in them looks as it is.
                 try:
-                    pending.append(json.loads(one))
+                    pending.append(json.loads(value))
                 except (ValueError, RecursionError):
                     continue
-        elif isinstance(one, dict):
-            pending += [*one.keys(), *one.values()]
-        elif isinstance(one, list):
-            pending += one
+        elif isinstance(value, dict):
+            pending += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            pending += value
 
 
 class Contents:
@@ -112,12 +115,14 @@ class Contents:
     `report` is told how many contents have been looked into.
     """
 
-    def __init__(self, objects: ObjectReader, sought: TextMatcher, report: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, objects: ObjectReader, matcher: TextMatcher, report: Callable[[int], None] | None = None
+    ) -> None:
         self._objects = objects
         self._report = report
         self._looked = 0
         self._known: dict[bytes, bool] = {}
-        self.sought = sought
+        self.matcher = matcher
         self.unread: set[bytes] = set()
 
     def go_on(self, objects: ObjectReader, report: Callable[[int], None] | None) -> None:
@@ -128,7 +133,7 @@ class Contents:
         """Whether an object holds the text; one that cannot be read does not, and is in `unread` then."""
         if digest not in self._known:
             try:
-                self._known[digest] = self.sought.is_in(self._objects.chunks(digest))
+                self._known[digest] = self.matcher.is_in(self._objects.chunks(digest))
             except (Damaged, Refused, FileNotFoundError):
                 self._known[digest] = False
                 self.unread.add(digest)

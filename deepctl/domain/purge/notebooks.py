@@ -1,0 +1,317 @@
+"""Notebooks without the lines that hold a text: in the workspace, in trees, and in the ledger that names the trees.
+
+A tree is changed only below `.deep/memory`: the notebooks that are meant lose the lines, and what the memory store
+keeps beside them (receipts with hashes of notebooks, and files it left behind) is removed. So every tree above becomes
+another one.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from deepctl import formats, layout
+from deepctl.domain.memory.directory import Memory
+from deepctl.domain.purge.text_matcher import Contents, TextMatcher
+from deepctl.errors import Damaged, Refused
+from deepctl.files import sealed_lines
+from deepctl.files.paths_beneath import Entry, Outside, Tree
+from deepctl.layout import ProfilePaths
+from deepctl.notebook_text import lines_with, without
+from deepctl.store.object_store import ObjectReader, ObjectWriter
+from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, decode, encode
+
+_BESIDE = (b".memory-operations.json", b".memory-store.sqlite3", b".memory-tmp-")
+"""How what the harness' memory store keeps beside the notebooks begins: receipts, once a journal, unfinished files."""
+
+
+def is_beside(name: bytes) -> bool:
+    """Whether a file in `.deep/memory` itself is the memory store's own."""
+    return name.startswith(_BESIDE)
+
+
+class PurgeSelector(NamedTuple):
+    """The lines that hold a text: of all an agent's notebooks, or of `file` (with its `.md`) alone."""
+
+    matcher: TextMatcher
+    agent: str = layout.AGENT
+    file: str | None = None
+
+    def covers(self, path: str) -> bool:
+        """Whether what lies at a path of the workspace is rewritten, or goes."""
+        above, _, name = path.rpartition("/")
+        if above == layout.MEMORY_DIRECTORY and is_beside(os.fsencode(name)):
+            return True
+        directory = f"{layout.MEMORY_DIRECTORY}/{self.agent}"
+        return path.startswith(f"{directory}/") if self.file is None else path == f"{directory}/{self.file}"
+
+    def means(self, name: bytes) -> bool:
+        """Whether what is called `name` in the agent's directory is meant."""
+        return self.file is None or name == os.fsencode(self.file)
+
+
+class LostLines(NamedTuple):
+    """The lines that a notebook in the workspace loses, or lost: its name, and each with its number from 1.
+
+    One in a directory of the agent's is named with that: `trips/lisbon.md`.
+    """
+
+    file: str
+    lines: list[tuple[int, bytes]]
+
+
+def memory_changed() -> Refused:
+    """The error for lines that would go and that nobody has agreed to."""
+    return Refused(
+        "The notebooks were changed by somebody else meanwhile, so nothing was done.",
+        "Say it again to see what would go now.",
+        code="memory_changed",
+    )
+
+
+class WorkspaceNotebooks:
+    """The notebooks in the workspace: every regular file in an agent's directory, and in the directories there."""
+
+    def __init__(self, paths: ProfilePaths, selector: PurgeSelector) -> None:
+        self._tree = Tree(paths.workspace, follow=False)
+        self._memory = Memory(paths, selector.agent)
+        self._doomed = selector
+
+    def look(self) -> list[LostLines]:
+        """The lines that would go. Raises `Refused` where a link, or what is too large or too deep, is in the way."""
+        try:
+            lines = [LostLines(file, self._lines(self._read(file))) for file in self._files()]
+        except OSError as error:
+            if not isinstance(error, Outside) and error.errno not in (errno.EFBIG, errno.ENAMETOOLONG):
+                raise
+            raise Refused(
+                f"Memory cannot be read: {error.filename}: {error.strerror}.",
+                "deepctl follows no links in a workspace. Look at what was put there."
+                if isinstance(error, Outside)
+                else "Take it away by hand; `deepctl wipe --only memory` takes everything there.",
+                code="memory_refused",
+            ) from None
+        return [notebook for notebook in lines if notebook.lines]
+
+    def intact(self, digest: bytes) -> bytes | None:
+        """The content of this hash, if a notebook has it: what is damaged in a checkpoint may be whole here."""
+        contents = (self._read(file) for file in self._files())
+        return next((content for content in contents if hashlib.sha256(content).digest() == digest), None)
+
+    def forget(self, expected: list[LostLines]) -> None:
+        """Take the lines out, and what the memory store keeps beside the notebooks. Synced when it returns.
+
+        Raises `Refused`, before anything is changed, if other lines would go than are expected.
+        """
+        if self.look() != expected:
+            raise memory_changed()
+        for file, _ in expected:
+            before = self._read(file)
+            after = without(before, self._doomed.matcher.text, ignore_case=self._doomed.matcher.ignore_case)
+            if "/" in file or not file.endswith(".md") or file.startswith("."):
+                self._tree.write(self._memory.path(file), after)
+            else:
+                self._memory.write(file, after, expected=before)
+        beside = [entry.name for entry in self._entries(layout.MEMORY_DIRECTORY) if _is_file_beside(entry)]
+        for name in beside:
+            self._tree.remove(f"{layout.MEMORY_DIRECTORY}/{name}")
+        if expected or beside:
+            os.sync()
+
+    def _read(self, file: str) -> bytes:
+        return self._tree.read(self._memory.path(file))
+
+    def _lines(self, content: bytes) -> list[tuple[int, bytes]]:
+        return lines_with(content, self._doomed.matcher.text, ignore_case=self._doomed.matcher.ignore_case)
+
+    def _files(self, below: str = "") -> Iterator[str]:
+        for entry in self._entries(self._memory.path(below) if below else self._memory.directory):
+            name = f"{below}/{entry.name}" if below else entry.name
+            if entry.is_directory and self._doomed.file is None:
+                yield from self._files(name)
+            elif entry.size is not None and self._doomed.means(os.fsencode(name)):
+                yield name
+
+    def _entries(self, directory: str) -> list[Entry]:
+        try:
+            return self._tree.entries(directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def _is_file_beside(entry: Entry) -> bool:
+    return entry.size is not None and is_beside(os.fsencode(entry.name))
+
+
+_MEMORY = tuple(part.encode() for part in layout.MEMORY_DIRECTORY.split("/"))
+
+
+class RewrittenTree(NamedTuple):
+    """What a tree became: its hash, how many files and bytes fewer are in it, whether notebooks lost lines."""
+
+    tree: bytes
+    files: int = 0
+    bytes: int = 0
+    is_purged: bool = False
+
+
+class Rewriter:
+    """Rewrites trees, each distinct object once; what is new goes into `sink`.
+
+    `intact` finds the content of a notebook that is damaged in a checkpoint somewhere else.
+
+    `gone` are the contents that nothing is to hold any more, `replaced` the trees that others take the place of, and
+    `notebooks` how many different contents of notebooks lost lines.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectReader,
+        sink: ObjectWriter,
+        contents: Contents,
+        selector: PurgeSelector,
+        intact: Callable[[bytes], bytes | None],
+    ) -> None:
+        self._intact = intact
+        self._objects = objects
+        self._sink = sink
+        self._contents = contents
+        self._doomed = selector
+        self._above: dict[tuple[int, bytes], RewrittenTree] = {}
+        self._below: dict[bytes, RewrittenTree] = {}
+        self._contents_of: dict[bytes, tuple[bytes, int]] = {}
+        self._lines: dict[tuple[str, bytes], None] = {}
+        self.gone: set[bytes] = set()
+        self.replaced: set[bytes] = set()
+
+    @property
+    def notebooks(self) -> int:
+        """How many different contents of notebooks lost lines."""
+        return sum(before != after for before, (after, _) in self._contents_of.items())
+
+    @property
+    def lines(self) -> list[tuple[str, bytes]]:
+        """The different lines that go, each with the name of its notebook."""
+        return list(self._lines)
+
+    def rewrite(self, root: bytes) -> RewrittenTree:
+        """The tree of a workspace without the lines. Raises `Damaged`."""
+        return self._on_the_way(root, 0)
+
+    def _on_the_way(self, tree: bytes, depth: int) -> RewrittenTree:
+        known = self._above.get((depth, tree))
+        if known is None:
+            entries = [self._entry_on_the_way(entry, depth) for entry in decode(self._objects.read(tree))]
+            known = self._above[depth, tree] = self._put(tree, entries)
+        return known
+
+    def _entry_on_the_way(self, entry: TreeEntry, depth: int) -> tuple[TreeEntry | None, RewrittenTree]:
+        same = entry, RewrittenTree(entry.digest)
+        if depth < len(_MEMORY):
+            is_next = entry.kind == DIRECTORY and entry.name == _MEMORY[depth]
+            return self._moved(entry, self._on_the_way(entry.digest, depth + 1)) if is_next else same
+        if entry.kind == FILE and is_beside(entry.name):
+            self.gone.add(entry.digest)
+            return None, RewrittenTree(b"", 1, entry.size)
+        if entry.kind == DIRECTORY and entry.name == self._doomed.agent.encode():
+            return self._moved(entry, self._inside(entry.digest))
+        return same
+
+    def _moved(self, entry: TreeEntry, to: RewrittenTree) -> tuple[TreeEntry, RewrittenTree]:
+        return entry._replace(digest=to.tree), to
+
+    def _inside(self, tree: bytes) -> RewrittenTree:
+        """A directory with notebooks, all of it."""
+        known = self._below.get(tree)
+        if known is None:
+            entries = [self._entry_inside(entry) for entry in decode(self._objects.read(tree))]
+            known = self._below[tree] = self._put(tree, entries)
+        return known
+
+    def _entry_inside(self, entry: TreeEntry) -> tuple[TreeEntry, RewrittenTree]:
+        if entry.kind == DIRECTORY and self._doomed.file is None:
+            return self._moved(entry, self._inside(entry.digest))
+        if entry.kind != FILE or not self._doomed.means(entry.name):
+            return entry, RewrittenTree(entry.digest)
+        digest, size = self._notebook(entry)
+        memory_changed = entry._replace(digest=digest, size=size)
+        return memory_changed, RewrittenTree(digest, 0, entry.size - size, digest != entry.digest)
+
+    def _notebook(self, entry: TreeEntry) -> tuple[bytes, int]:
+        before = entry.digest
+        if before not in self._contents_of:
+            content = self._held(entry)
+            after = before, entry.size
+            if content is not None:
+                text, ignore_case = self._doomed.matcher
+                left = without(content, text, ignore_case=ignore_case)
+                name = os.fsdecode(entry.name)
+                self._lines |= {(name, line): None for _, line in lines_with(content, text, ignore_case=ignore_case)}
+                after = self._sink.add(left), len(left)
+                self.gone.add(before)
+            self._contents_of[before] = after
+        return self._contents_of[before]
+
+    def _held(self, entry: TreeEntry) -> bytes | None:
+        """The content of a notebook that holds the text, or `None`. Raises `Damaged` if nobody can tell."""
+        if self._contents.hold(entry.digest):
+            return self._objects.read(entry.digest)
+        if entry.digest not in self._contents.unread:
+            return None
+        content = self._intact(entry.digest)
+        if content is None:
+            raise Damaged(f"A notebook ({os.fsdecode(entry.name)}, object {entry.digest.hex()[:16]}) cannot be read.")
+        return content if self._doomed.matcher.is_in([content]) else None
+
+    def _put(self, tree: bytes, entries: Sequence[tuple[TreeEntry | None, RewrittenTree]]) -> RewrittenTree:
+        files = sum(rewritten.files for _, rewritten in entries)
+        is_purged = any(rewritten.is_purged for _, rewritten in entries)
+        if not files and not is_purged:
+            return RewrittenTree(tree)
+        self.replaced.add(tree)
+        after = self._sink.add(encode([entry for entry, _ in entries if entry is not None]))
+        return RewrittenTree(after, files, sum(rewritten.bytes for _, rewritten in entries), is_purged)
+
+
+def ledger_with(raw: bytes, trees: Mapping[str, RewrittenTree], gone: list[str], pack: str) -> bytes:
+    """The bytes of a ledger in which these trees have become others, and a pack has taken the place of those `gone`.
+
+    A line that names none of the trees stays byte for byte what it is, damaged ones among them.
+    """
+    parts = []
+    start = 0
+    for line in sealed_lines.parse(raw):
+        original = raw[start : line.end]
+        start = line.end
+        parts.append(original if line.value is None else _line_with(line.value, original, trees))
+    parts.append(
+        sealed_lines.seal({"v": formats.LEDGER.current, "removed": [], "merged": {}, "gone": gone, "pack": pack})
+    )
+    return b"".join(parts)
+
+
+def _line_with(entry: dict[str, Any], original: bytes, trees: Mapping[str, RewrittenTree]) -> bytes:
+    is_changed = False
+    try:
+        formats.bring_up(formats.LEDGER, entry, "the ledger")
+    except formats.BadVersion:
+        return original  # damaged, however whole it is
+    for key in ("record", "rewind"):
+        if isinstance(fields := entry.get(key), dict):
+            is_changed |= _replace(fields, trees)
+    return sealed_lines.seal(entry) if is_changed else original
+
+
+def _replace(fields: dict[str, Any], trees: Mapping[str, RewrittenTree]) -> bool:
+    tree = fields.get("tree")
+    to = trees.get(tree) if isinstance(tree, str) else None
+    if to is None or to.tree.hex() == tree:
+        return False
+    fields["tree"] = to.tree.hex()
+    for key, fewer in (("files", to.files), ("bytes", to.bytes)):
+        if isinstance(count := fields.get(key), int):
+            fields[key] = count - fewer
+    return True

@@ -1,0 +1,177 @@
+"""Writing packs anew without the objects that nothing needs any more: the one way in which contents leave the disk.
+
+    which objects are needed -> which packs are deleted -> what is still needed of them is copied into one new pack
+    -> the ledger names the new pack, and calls the others gone -> they are deleted
+
+Removing checkpoints and purging memory differ in which objects they need and in what the ledger says; see `prune` and
+`domain.purge`. A kill before the ledger is written leaves a pack that no line names; after it, packs that a line calls
+gone. Whoever opens the profile next deletes either.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from deepctl.errors import Damaged, NewerFormat
+from deepctl.files import atomic
+from deepctl.store import trees
+from deepctl.store.checkpoint_store import Checkpoints
+from deepctl.store.object_store import ObjectBatch, ObjectReader
+from deepctl.store.pack_store import PackStore
+from deepctl.store.packs import PackEntry
+
+Tell = Callable[[], None]
+"""Called for every object that has been read."""
+
+REST = "The next command that changes something in this profile removes what is left of them."
+_SMALL = 1 << 20
+_MANY_SMALL = 8
+_DEAD = 4
+"""A pack of which more than one part in so many is not needed is written anew."""
+
+
+class Repacking(NamedTuple):
+    """The packs that are deleted, and the bytes on disk that this frees; `moved` has what is kept of each elsewhere.
+
+    Small packs that become one free nothing. `is_blocked` says that no pack is deleted, because something that stays
+    cannot be read.
+    """
+
+    packs: Mapping[str, int]
+    moved: Mapping[str, Sequence[bytes]]
+    is_blocked: bool = False
+
+    @property
+    def gone(self) -> list[str]:
+        """The packs that are deleted."""
+        return sorted(self.packs)
+
+    @property
+    def dead(self) -> list[str]:
+        """Those of them that hold nothing that is needed."""
+        return [name for name in self.gone if name not in self.moved]
+
+    @property
+    def freed(self) -> int:
+        """Bytes on disk that become free."""
+        return sum(self.packs.values())
+
+    @property
+    def objects(self) -> list[bytes]:
+        """The objects that are copied."""
+        return sorted({digest for moved in self.moved.values() for digest in moved})
+
+
+def counter(report: Callable[[int], None] | None) -> Tell:
+    """Tells `report` how many times it has been called."""
+    if report is None:
+        return lambda: None
+    numbers = itertools.count(1)
+    return lambda: report(next(numbers))
+
+
+def reachable(
+    objects: ObjectReader, roots: Iterable[bytes], tell: Tell = lambda: None
+) -> tuple[set[bytes], set[bytes]]:
+    """Every object that the trees `roots` consist of, and those of the trees that cannot be read.
+
+    Raises `NewerFormat`.
+    """
+    needed: set[bytes] = set()
+    unreadable: set[bytes] = set()
+    pending = list(roots)
+    while pending:
+        tree = pending.pop()
+        if tree in needed:
+            continue
+        needed.add(tree)
+        tell()
+        try:
+            entries = trees.decode(objects.read(tree))
+        except NewerFormat:
+            raise
+        except Damaged:
+            unreadable.add(tree)
+            continue
+        pending += [entry.digest for entry in entries if entry.kind == trees.DIRECTORY]
+        needed.update(entry.digest for entry in entries if entry.kind != trees.DIRECTORY)
+    return needed, unreadable
+
+
+def plan(packs: PackStore, tables: Mapping[str, Sequence[PackEntry]], needed: Container[bytes]) -> Repacking:
+    """Delete the packs that hold nothing needed; write anew those with much that is not needed, and many small ones."""
+    freed: dict[str, int] = {}
+    small: list[str] = []
+    for name, table in tables.items():
+        size = os.path.getsize(packs.path(name))
+        kept = [entry for entry in table if entry.digest in needed]
+        live = sum(entry.stored for entry in kept)
+        if not kept:  # not `live`: the empty file takes no bytes
+            freed[name] = size
+        elif (size - live) * _DEAD > size and len(kept) < len(table):
+            freed[name] = size - live
+        elif size < _SMALL:
+            small.append(name)
+    if len(small) >= _MANY_SMALL:
+        freed |= dict.fromkeys(small, 0)
+    moved = {name: sorted({entry.digest for entry in tables[name] if entry.digest in needed}) for name in freed}
+    return Repacking(freed, {name: digests for name, digests in moved.items() if digests})
+
+
+def copy(batch: ObjectBatch, repacking: Repacking, tell: Tell) -> None:
+    """Copy what is still needed of the packs that are deleted. Raises `Damaged`."""
+    for digest in repacking.objects:
+        batch.copy(digest)
+        tell()
+
+
+def run(store: Checkpoints, repacking: Repacking, commit: Callable[[list[str], str], None], tell: Tell) -> None:
+    """Do all of it; `commit` writes to the ledger which packs are gone, and which one takes their place."""
+    with store.new_batch() as batch:
+        copy(batch, repacking, tell)
+    with store.counting(batch):
+        commit(repacking.gone, batch.pack)
+    delete_packs(store, repacking.gone)
+
+
+def delete_packs(store: Checkpoints, names: Iterable[str]) -> None:
+    """Delete packs that the ledger calls gone by now."""
+    with atomic.after_commit(rest=REST):
+        for name in names:
+            store.packs.remove_pack(name)
+
+
+def run_on_full_disk(store: Checkpoints, repacking: Repacking, commit: Callable[[list[str], str], None]) -> int:
+    """Do what there is room for: what nothing needs is dropped first, and makes room for what is copied.
+
+    `commit` is called for what is dropped. Returns how many bytes could not be freed. Raises `OSError` before anything
+    is deleted.
+    """
+    commit(repacking.dead, "")
+    delete_packs(store, repacking.dead)
+    left = 0
+    for name, freed in sorted(repacking.packs.items(), key=lambda pack: -pack[1]):
+        if freed and name in repacking.moved and not _write_anew(store, name, repacking.moved[name]):
+            left += freed
+    return left
+
+
+def _write_anew(store: Checkpoints, name: str, moved: Iterable[bytes]) -> bool:
+    """Replace a pack by one with what is still needed of it. False if there is no room for that."""
+    try:
+        with store.new_batch() as batch:
+            for digest in moved:
+                location = store.packs.find(digest)
+                if location is None or location.pack == name or location.pack not in store.ledger.packs:
+                    batch.copy(digest)
+        with store.counting(batch):
+            store.writer.remove([], {}, [name], batch.pack)
+    except OSError as error:
+        if not atomic.is_full(error):
+            raise
+        return False
+    delete_packs(store, [name])
+    return True
