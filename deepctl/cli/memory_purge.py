@@ -16,7 +16,7 @@ from deepctl.output.progress import Progress
 from deepctl.output.purge import LinesPurged, question
 from deepctl.output.render import notice
 from deepctl.quantities import counted
-from deepctl.store import lost_and_found
+from deepctl.store import repair_report
 from deepctl.store.contents_reader import ReadOnlyRepository
 
 
@@ -29,7 +29,7 @@ def purged(
     """
     selector = PurgeSelector(TextMatcher(wish.text, wish.ignore_case), agent, wish.file)
     told: Purged | None = None
-    if (aside := lost_and_found.count(profile)) and not as_json:
+    if (aside := repair_report.count_put_aside(profile)) and not as_json:
         notice(f"What repairs put aside goes with a purge, too: {counted(aside, 'file')} in checkpoints/lost+found.")
     if dry_run or not yes:
         with closing(ReadOnlyRepository(profile)) as reader, _looking() as progress:

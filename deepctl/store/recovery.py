@@ -12,9 +12,9 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import (
     log_file,
     log_positions,
-    lost_and_found,
     prune,
     repair,
+    repair_report,
     reserve,
     rewind_recovery,
     session_catalogue,
@@ -81,8 +81,8 @@ def _write_records_anew(paths: ProfilePaths) -> list[str]:
         try:
             session = session_catalogue.find(paths, name)
             if session.damage is not None:
-                lost_and_found.keep(paths, os.path.join(session.directory, session_record.RECORD))
-                session_record.write(session)
+                repair_report.keep_aside(paths, os.path.join(session.directory, session_catalogue.RECORD))
+                session_catalogue.write_anew(session)
                 notes.append(f"The record of session {name!r} was damaged, and has been written anew.")
         except (DeepctlError, OSError):
             continue

@@ -35,7 +35,7 @@ Amended = dict[str, dict[str, Any]]
 """What the ledger is to say of checkpoints from now on: fields by their ids."""
 
 
-class Logs:
+class LogRepair:
     """The sessions of the profile at `paths`, which is a copy of `real`."""
 
     def __init__(self, paths: ProfilePaths, real: ProfilePaths, found: Findings) -> None:

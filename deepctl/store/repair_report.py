@@ -1,13 +1,20 @@
-"""What a repair reports: what it mended, what is lost and of which session, and what it put aside."""
+"""What a repair reports: what it mended, what is lost and of which session, and what it put aside.
+
+`checkpoints/lost+found/` has what a repair could not place, and the damaged originals of what it wrote anew. Nothing
+reads it. Archives leave it out; `deepctl wipe` and `deepctl memory forget --purge` empty it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from deepctl.errors import Refused
+from deepctl.files import atomic, rmtree
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_file, lost_and_found, session_catalogue
+from deepctl.store import session_catalogue, session_log
 from deepctl.store.records import Record
 
 MISSING_SESSION = "missing session"
@@ -89,10 +96,54 @@ class Findings:
 
     def keep(self, path: str) -> None:
         """The damaged original of what is about to be written anew."""
-        kept = lost_and_found.keep(self._paths, path)
+        kept = keep_aside(self._paths, path)
         if kept is not None:
             self.moved.append(self._path(kept))
 
     def move(self, path: str) -> None:
         """A file that has no place in the profile any more."""
-        self.moved.append(self._path(lost_and_found.move(self._paths, path)))
+        self.moved.append(self._path(move_aside(self._paths, path)))
+
+
+def place_aside(paths: ProfilePaths, path: str) -> str:
+    """Where a file of the profile has its place there: under its own name and a part of its hash."""
+    content = hashlib.sha256(atomic.read_file(path)).hexdigest()[:8]
+    relative = os.path.relpath(path, paths.directory).replace("/", "-")
+    return os.path.join(paths.lost_and_found, f"{relative}.{content}")
+
+
+def keep_aside(paths: ProfilePaths, path: str) -> str | None:
+    """Put a copy of a file there, if it is not there already; returns its path, `None` if there is no such file."""
+    try:
+        target = place_aside(paths, path)
+        if not os.path.exists(target):
+            atomic.make_root(paths.lost_and_found)
+            atomic.write_file(target, atomic.read_file(path))
+    except (FileNotFoundError, Refused):
+        return None
+    return target
+
+
+def move_aside(paths: ProfilePaths, path: str) -> str:
+    """Put a file there that nothing names; returns its path."""
+    target = place_aside(paths, path)
+    atomic.make_root(paths.lost_and_found)
+    os.rename(path, target)
+    atomic.sync_directory(paths.lost_and_found)
+    atomic.sync_directory(os.path.dirname(path))
+    return target
+
+
+def count_put_aside(paths: ProfilePaths) -> int:
+    """How many files are there."""
+    try:
+        return len(os.listdir(paths.lost_and_found))
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def empty_lost_and_found(paths: ProfilePaths) -> None:
+    """Delete everything there."""
+    if os.path.lexists(paths.lost_and_found):
+        rmtree.remove_tree(paths.lost_and_found)
+        atomic.sync_directory(paths.checkpoints)

@@ -31,7 +31,7 @@ from deepctl.errors import Damaged, Interrupted, NewerFormat, Refused
 from deepctl.files import atomic
 from deepctl.files.atomic import storage_error
 from deepctl.layout import ProfilePaths
-from deepctl.store import lost_and_found, repack
+from deepctl.store import repack, repair_report
 from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import Ledger
@@ -102,7 +102,7 @@ def purge(
         repack.copy(batch, plan.packs, plan.purged.contents.looked)
     _commit(repository, batch, WorkspaceNotebooks(repository.paths, selector), plan, (expected or plan.purged).live)
     _clean_up(store, plan.packs.gone)
-    lost_and_found.empty(repository.paths)
+    repair_report.empty_lost_and_found(repository.paths)
     return plan.purged
 
 
