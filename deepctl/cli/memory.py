@@ -5,23 +5,33 @@ What looks into checkpoints is imported by the commands that do: showing and lis
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
+import time
 from contextlib import closing
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from deepctl import layout
+from deepctl import layout, notebook_text
 from deepctl.cli import options, text_input
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain.memory.directory import MAX_BYTES, Memory, check_new, file_name
-from deepctl.errors import MemoryNotFound, UsageError
+from deepctl.domain.memory.directory import MAX_BYTES, Memory, Notebook, check_new, file_name
+from deepctl.errors import DeepctlError, Interrupted, MemoryNotFound, Refused, UsageError
+from deepctl.files.atomic import storage_error
+from deepctl.layout import ProfilePaths
 from deepctl.output import memory as views
-from deepctl.output.render import show
-from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.progress import Progress
+from deepctl.output.render import notice, show
+from deepctl.output.text import is_terminal
+from deepctl.quantities import counted
+
+if TYPE_CHECKING:
+    from deepctl.domain.memory.changes import Draft, ForgetRequest
+    from deepctl.domain.purge.purge import Purged
 
 app = typer.Typer(
     help="What the agent of a profile has noted.",
@@ -106,10 +116,9 @@ def add(
         check_new(name)
     note = _note(text)
     from deepctl.domain.memory import changes
-    from deepctl.output.memory_changes import Added
 
     with options.working(profile.name, "memory add", wait, as_json) as work:
-        view = Added(profile.name, memory.agent, changes.add(work, Memory(work.paths, agent), name, note))
+        view = views.Added(profile.name, memory.agent, changes.add(work, Memory(work.paths, agent), name, note))
     show(view, as_json)
 
 
@@ -147,7 +156,7 @@ def edit(
     changes in the notebook meanwhile is merged, line by line; where both changed the same lines, nothing is written,
     and your text is kept (exit 6).
     """
-    from deepctl.cli import editor, memory_edit
+    from deepctl.cli import editor
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
@@ -156,7 +165,7 @@ def edit(
     if found is None:
         check_new(name)
     command = editor.editor(os.environ)
-    show(memory_edit.edited(memory, name, found, command, wait, as_json), as_json)
+    show(_edited(memory, name, found, command, wait, as_json), as_json)
 
 
 @app.command("search", cls=_OfText, epilog="Example: deepctl memory search 'window seat' --user alice")
@@ -174,12 +183,11 @@ def search(
 ) -> None:
     """Look for lines in all notebooks."""
     from deepctl.domain.memory import search
-    from deepctl.output.memory_history import Found
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     find = search.pattern(query) if regex else search.words(query)
-    show(Found(profile.name, memory.agent, query, search.search(memory, find, context)), as_json)
+    show(views.Found(profile.name, memory.agent, query, search.search(memory, find, context)), as_json)
 
 
 @app.command("forget", cls=_OfText, epilog="Example: deepctl memory forget 'window seats' --user alice --dry-run")
@@ -202,19 +210,16 @@ def forget(
     A checkpoint is made first, so that this can be taken back. It and the conversations still have the text. With
     --purge, the lines leave every checkpoint as well, which nothing takes back.
     """
-    from deepctl.domain.memory import forget
-    from deepctl.output.memory_changes import LinesForgotten
+    from deepctl.domain.memory import changes
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
-    wish = forget.wish(text, file, ignore_case=ignore_case)
+    wish = changes.wish(text, file, ignore_case=ignore_case)
     if purge:
-        from deepctl.cli.memory_purge import purged
-
-        show(purged(profile, memory.agent, wish, dry_run=dry_run, yes=yes, wait=wait, as_json=as_json), as_json)
+        show(_purged(profile, memory.agent, wish, dry_run=dry_run, yes=yes, wait=wait, as_json=as_json), as_json)
         return
-    lines = forget.foreseen(memory, wish)
-    view = LinesForgotten(profile.name, memory.agent, wish, lines, None, None)
+    lines = changes.foreseen(memory, wish)
+    view = views.LinesForgotten(profile.name, memory.agent, wish, lines, None, None)
     if dry_run:
         show(view, as_json)
         return
@@ -222,7 +227,7 @@ def forget(
         if not as_json:
             view.tell()
         exclude, _ = options.snapshot_settings(profile)
-        lost = "" if forget.undoable(memory, exclude) else " Checkpoints leave them out, so this is for good."
+        lost = "" if changes.undoable(memory, exclude) else " Checkpoints leave them out, so this is for good."
         one = len(lines) == 1
         confirm(
             f"Forget {'this line' if one else f'these {len(lines)} lines'}?{lost}",
@@ -231,8 +236,8 @@ def forget(
             reason="Forgetting needs a yes",
         )
     with options.working(profile.name, "memory forget", wait, as_json, frees=True) as work:
-        done = forget.forget(work, Memory(work.paths, agent), wish, lines)
-    show(view._replace(forgotten=done, undo=forget.undo_command(profile.name, done), is_shown=not yes), as_json)
+        done = changes.forget(work, Memory(work.paths, agent), wish, lines)
+    show(view._replace(forgotten=done, undo=changes.undo_command(profile.name, done), is_shown=not yes), as_json)
 
 
 @app.command("history", epilog="Example: deepctl memory history --user alice")
@@ -241,7 +246,6 @@ def history(
 ) -> None:
     """List the versions of a notebook, the newest first."""
     from deepctl.domain.memory import history
-    from deepctl.output.memory_history import Versions
     from deepctl.store.contents_reader import ReadOnlyRepository
 
     profile = options.existing_profile(user)
@@ -254,7 +258,7 @@ def history(
             if file is not None or memory.agent != layout.AGENT:
                 raise
             found = history.History(name, [], [])
-    show(Versions(profile.name, memory.agent, found), as_json)
+    show(views.Versions(profile.name, memory.agent, found), as_json)
 
 
 @app.command("diff", epilog="Example: deepctl memory diff '~2' --user alice")
@@ -269,15 +273,139 @@ def diff(
 
     Piped, it is for `patch -p1` in a workspace.
     """
-    from deepctl.domain.memory import diff
-    from deepctl.output.memory_history import Compared
+    from deepctl.domain.memory import history
     from deepctl.store import lookup, session_catalogue
     from deepctl.store.contents_reader import ReadOnlyRepository
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     with closing(ReadOnlyRepository(profile)) as reader:
-        found = diff.compare(reader, memory, before, after)
+        found = history.compare(reader, memory, before, after)
         describe = lookup.describer(reader.ledger, session_catalogue.by_id(profile))
     later = describe(found.after) if found.after is not None else None
-    show(Compared(profile.name, memory.agent, describe(found.before), later, found.differences), as_json)
+    show(views.Compared(profile.name, memory.agent, describe(found.before), later, found.differences), as_json)
+
+
+_AT_ONCE = 1.0
+"""Seconds within which nobody has edited anything."""
+
+
+def _edited(
+    memory: Memory, name: str, found: Notebook | None, command: list[str], wait: float, as_json: bool
+) -> views.Edited:
+    """Let the user edit a notebook that is `found` now, or is to be made. The lock is not held meanwhile."""
+    from deepctl.cli import editor
+    from deepctl.domain.memory import changes
+
+    profile = memory.profile
+    if not as_json:
+        for path in changes.drafts_left(profile):
+            notice(f"There is another edit, going on or broken off: {path}.")
+    base = found.content if found is not None else None
+    draft = changes.begin_draft(profile, name, base or b"")
+    began = time.monotonic()
+    try:
+        failed = editor.edit(command, draft.path)
+    except Refused:
+        changes.discard_draft(draft)
+        raise
+    text = changes.read_draft(draft)
+    if not (base or b"").startswith(codecs.BOM_UTF8):
+        text = text.removeprefix(codecs.BOM_UTF8)
+    changed = text != (base or b"")
+    if not changed:
+        changes.discard_draft(draft)
+    if failed is not None:
+        kept = f" Your text is kept in {draft.path}." if changed else ""
+        raise Refused(f"The editor failed ({failed}), so nothing was changed.{kept}", code="editor_failed")
+    if not changed:
+        hasty = time.monotonic() - began < _AT_ONCE
+        notes = [_HASTY.format(command[0])] if hasty else []
+        return views.Edited(profile.name, memory.agent, name, found, None, notes)
+    if odd := notebook_text.odd_lines(text, base or b""):
+        raise UsageError(
+            f"Line {odd[0]} of your text is not UTF-8, so nothing was changed. Your text is kept in {draft.path}.",
+            "Have the editor save it as UTF-8.",
+            code="not_utf8",
+        )
+    return _taken_over(memory, name, base, text, draft, wait, as_json)
+
+
+_HASTY = "{} ended at once. If it edits in a window of its own, it needs an option to wait, as in `code --wait`."
+
+
+def _taken_over(
+    memory: Memory, name: str, base: bytes | None, text: bytes, draft: Draft, wait: float, as_json: bool
+) -> views.Edited:
+    from deepctl.domain.memory import changes
+
+    try:
+        with options.working(memory.profile.name, "memory edit", wait, as_json) as work:
+            change = changes.replace(work, Memory(work.paths, memory.agent), name, base, text)
+    except KeyboardInterrupt:
+        raise Interrupted(f"Interrupted. Your text is kept in {draft.path}.") from None
+    except (DeepctlError, OSError) as error:
+        problem = error if isinstance(error, DeepctlError) else storage_error(error)
+        problem.message += f" Your text is kept in {draft.path}."
+        raise problem from error
+    changes.discard_draft(draft)
+    return views.Edited(memory.profile.name, memory.agent, name, change.notebook, change, change.notes)
+
+
+def _purged(
+    profile: ProfilePaths, agent: str, wish: ForgetRequest, *, dry_run: bool, yes: bool, wait: float, as_json: bool
+) -> views.LinesPurged:
+    """Purge what `wish` says, and look where the text still stands.
+
+    Raises `TextNotFound` if no notebook and no checkpoint of one has it, and `Refused` unless the user agrees.
+    """
+    from deepctl.domain.purge import purge, report
+    from deepctl.domain.purge.notebooks import PurgeSelector
+    from deepctl.domain.purge.text_matcher import TextMatcher
+    from deepctl.store import repair_report
+    from deepctl.store.contents_reader import ReadOnlyRepository
+
+    selector = PurgeSelector(TextMatcher(wish.text, wish.ignore_case), agent, wish.file)
+    told: Purged | None = None
+    if (aside := repair_report.count_put_aside(profile)) and not as_json:
+        notice(f"What repairs put aside goes with a purge, too: {counted(aside, 'file')} in checkpoints/lost+found.")
+    if dry_run or not yes:
+        with closing(ReadOnlyRepository(profile)) as reader, _looking() as progress:
+            told = _found(purge.preview(reader, selector, progress), wish)
+            if dry_run:
+                found = report.places(reader, told.contents, progress)
+                places = [one for one in found if not selector.covers(one.name)]
+                return views.LinesPurged(profile.name, agent, wish, told, places, dry_run=True)
+        view = views.LinesPurged(profile.name, agent, wish, told, [], dry_run=True)
+        if not as_json:
+            view.tell()
+        confirm(views.question(told), yes=False, as_json=as_json, typed=profile.name)
+    working = options.working(profile.name, "memory forget", wait, as_json, frees=True)
+    with working as work, Progress("Purging", _READ) as progress:
+        done = _found(purge.purge(work, selector, expected=told, report=progress), wish)
+    # Where it still stands is for reading only, and nobody has to wait for that.
+    with closing(ReadOnlyRepository(profile)) as reader, _looking() as progress:
+        places = report.places(reader, done.contents, progress)
+    return views.LinesPurged(profile.name, agent, wish, done, places, dry_run=False, is_shown=told is not None)
+
+
+_READ = "files and objects read"
+
+
+def _looking() -> Progress:
+    return Progress("Looking", _READ)
+
+
+def _found(purged: Purged, wish: ForgetRequest) -> Purged:
+    if not purged.is_nothing:
+        return purged
+    from deepctl.domain.memory.changes import TextNotFound
+
+    where = f"in {wish.file!r}" if wish.file is not None else "in the notebooks"
+    raise TextNotFound(
+        f"{wish.text.decode('utf-8', 'backslashreplace')!a} is on no line {where}, nor in what checkpoints keep of "
+        "them.",
+        "`deepctl memory search` finds lines by their words."
+        if wish.ignore_case
+        else "--ignore-case finds it in another case, too.",
+    )

@@ -115,7 +115,7 @@ def advise(problem: DeepctlError, name: str | None) -> None:
         problem.hint = ownership.OWN_ROOT
     if not atomic.wants_space(problem):
         return
-    from deepctl.domain import freeing
+    from deepctl.store import prune
 
     with suppress(DeepctlError, OSError):
         place = profiles.check_root(layout.root(os.environ))
@@ -123,7 +123,7 @@ def advise(problem: DeepctlError, name: str | None) -> None:
             found = profiles.locate(place, user(name))
         except DeepctlError:
             found = None
-        if (advice := freeing.advice(place, found)) is not None:
+        if (advice := prune.advice(place, found)) is not None:
             problem.hint = f"{problem.hint} {advice}"
 
 

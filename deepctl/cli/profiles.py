@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, suppress
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
 
 import typer
 
 from deepctl import distribution, layout, names
-from deepctl.cli import archives, options
+from deepctl.cli import options
 from deepctl.cli.confirm import Yes, check_can_ask, confirm
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import profiles, settings
-from deepctl.errors import DeepctlError, ProfileNotFound
+from deepctl.errors import DeepctlError, NotFound, ProfileNotFound, StorageError, UsageError
 from deepctl.layout import UNTRUSTED, ProfilePaths
 from deepctl.output import profiles as views
-from deepctl.output import transfer
 from deepctl.output.progress import BYTES, Progress
-from deepctl.output.render import say, show
-from deepctl.output.text import wrapped
+from deepctl.output.render import discard_stdout, say, show
+from deepctl.output.text import is_terminal, wrapped
 
 if TYPE_CHECKING:
-    from deepctl.output.trust import Trusted
+    from deepctl.output.profiles import Trusted
+
 
 app = typer.Typer(
     help="The users of this machine's deepctl, each in a directory of their own.",
@@ -120,14 +121,14 @@ def export(
 
     paths = options.existing_profile(user)
     if file == "-":
-        target: AbstractContextManager[BinaryIO] = archives.stdout(as_json)
+        target: AbstractContextManager[BinaryIO] = stdout(as_json)
     else:
         export_target.check(options.root(), file, force=force)
         target = export_target.opened(file, force=force)
     export = Export(paths, distribution.__version__)
     with Progress("Export", BYTES, export.measure().bytes) as progress, target as stream:
         done = export.write(stream, progress)
-    view = transfer.Exported(paths.name, file, export_target.absolute(file), done)
+    view = views.Exported(paths.name, file, export_target.absolute(file), done)
     if file == "-":
         view.notices()
     else:
@@ -163,11 +164,11 @@ def import_(
     """
     from deepctl.domain.transfer import profile_import
 
-    limits = profile_import.ImportLimits(max_files, archives.bytes_of(max_size))
+    limits = profile_import.ImportLimits(max_files, bytes_of(max_size))
     if name is not None:
         names.check(name)
     root = options.root()
-    with archives.opened(file) as archive:
+    with opened_archive(file) as archive:
         if trust:
             instead = "without --trust, they are imported and not in force"
             check_can_ask(yes=yes, as_json=as_json, reason=_TO_BE_SEEN, instead=instead)
@@ -179,7 +180,7 @@ def import_(
                 lambda: profiles.lock(root, opened.name, command="profiles import", wait=wait),
                 progress,
             )
-    imported = transfer.Imported(done)
+    imported = views.Imported(done)
     if not trust:
         show(imported, as_json)
         if not as_json:
@@ -193,7 +194,7 @@ def import_(
         if not as_json:
             imported.notice_waiting()
         raise
-    show(transfer.Imported(done, trusted.trusted) if as_json else trusted, as_json)
+    show(views.Imported(done, trusted.trusted) if as_json else trusted, as_json)
     trusted.check()
 
 
@@ -222,7 +223,7 @@ def trust(
 def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: bool) -> Trusted:
     """Put the imported settings of a profile into force, if somebody agrees who has seen them."""
     from deepctl.domain import trust as domain
-    from deepctl.output.trust import Trusted, lines
+    from deepctl.output.profiles import Trusted, lines
 
     waiting = domain.waiting(paths)
     usable = [item for item in waiting.items if item.problem is None]
@@ -253,3 +254,61 @@ def _say(listed: Iterator[str]) -> None:
     """Print settings before a question: reasons broken between words, values with every blank that is in them."""
     for line in listed:
         say(line if line.startswith("    ") else wrapped(line, sys.stderr))
+
+
+class Archive(NamedTuple):
+    """An archive to read, and what errors call it. `size` is in bytes, `None` where it cannot be known beforehand."""
+
+    stream: BinaryIO
+    name: str
+    size: int | None
+
+
+@contextmanager
+def opened_archive(file: str) -> Iterator[Archive]:
+    """The archive FILE. Raises `NotFound`, or `UsageError` for a directory or a terminal."""
+    if file == "-":
+        if is_terminal(sys.stdin):
+            raise UsageError("- means stdin, and that is a terminal.", "Name a file, or pipe an archive in.")
+        yield Archive(sys.stdin.buffer, "What stdin has", None)
+        return
+    try:
+        stream = open(file, "rb")  # noqa: SIM115 (closed below)
+    except FileNotFoundError:
+        raise NotFound(f"There is no file {file!r}.", code="file_not_found") from None
+    except IsADirectoryError:
+        raise UsageError(f"{file} is a directory.", "FILE is an archive that `deepctl profiles export` made.") from None
+    with stream:
+        status = os.fstat(stream.fileno())
+        yield Archive(stream, file, status.st_size if stat.S_ISREG(status.st_mode) else None)
+
+
+@contextmanager
+def stdout(as_json: bool) -> Iterator[BinaryIO]:
+    """The standard output, for an archive. Raises `UsageError` if it is a terminal, or is to have the document."""
+    if as_json:
+        raise UsageError("--json and - both want stdout.", "Name a file, or leave out --json.")
+    if is_terminal(sys.stdout):
+        raise UsageError(
+            "- means stdout, and that is a terminal.",
+            "Name a file, or redirect stdout: deepctl profiles export - > FILE",
+        )
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # Unlike a list, half an archive is of no use, and whoever wanted it should hear of it.
+        discard_stdout()
+        raise StorageError("Whoever read stdout left before the archive was whole.", code="stdout") from None
+
+
+def bytes_of(size: str | None) -> int | None:
+    """The bytes that `--max-size` means. Raises `UsageError`."""
+    if size is None:
+        return None
+    try:
+        return settings.size(size)
+    except ValueError:
+        raise UsageError(
+            f"--max-size cannot be {size!r}.", "It is a number of bytes, or one with K, M or G behind it."
+        ) from None

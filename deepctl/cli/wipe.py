@@ -19,7 +19,7 @@ from deepctl.domain.wipe import trash, wipe_plan
 from deepctl.domain.wipe.wipe_plan import PARTS
 from deepctl.errors import DeepctlError, Interrupted, ProfileNotFound, Refused, UsageError
 from deepctl.layout import ProfilePaths
-from deepctl.output import wipe as views
+from deepctl.output import profiles as views
 from deepctl.output.progress import Progress
 from deepctl.output.render import notice, say, show
 from deepctl.output.terminal_caps import is_terminal

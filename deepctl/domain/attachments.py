@@ -6,17 +6,23 @@ itself gives a meaning to is never given to a copy.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import count, islice
+from typing import NamedTuple
 
 from deepctl import layout
-from deepctl.domain import copy_in
+from deepctl.errors import UsageError
 from deepctl.files import atomic
+from deepctl.files.paths_beneath import Tree
 from deepctl.layout import ProfilePaths
+from deepctl.quantities import size
 from deepctl.store.prompt_tags import PIPED
 
 MAX_MENTIONS = 200
@@ -86,14 +92,14 @@ def mentioned(prompt: str, names: Sequence[str]) -> str:
 def check(files: Sequence[str]) -> None:
     """Whether these files can be attached, before anything is done. Raises `UsageError`."""
     for path in files:
-        with copy_in.opened(path):
+        with opened(path):
             pass
 
 
 def content(path: str) -> tuple[str, bytes]:
     """Name and content of a file that is attached where there is no directory. Raises `UsageError`."""
-    with copy_in.opened(path) as source:
-        return source.name, b"".join(copy_in.chunks(source))
+    with opened(path) as source:
+        return source.name, b"".join(chunks(source))
 
 
 def attach(profile: ProfilePaths, files: Sequence[str], tell: Tell = lambda message: None) -> list[str]:
@@ -104,22 +110,22 @@ def attach(profile: ProfilePaths, files: Sequence[str], tell: Tell = lambda mess
     Raises `UsageError` for a file that cannot be read, `StorageError` where there is no room; then nothing is copied.
     """
     with ExitStack() as stack:
-        staged = [stack.enter_context(copy_in.staged(profile, path)) for path in files]
-        if not staged:
+        copies = [stack.enter_context(staged(profile, path)) for path in files]
+        if not copies:
             return []
         try:
             atomic.make_directory(profile.workspace)
-            workspace = copy_in.Workspace(profile.workspace)
+            workspace = Workspace(profile.workspace)
         except OSError as error:
-            raise atomic.storage_error(error, copy_in.NOTHING) from error
+            raise atomic.storage_error(error, NOTHING) from error
         stack.callback(workspace.close)
         try:
-            names = [settle(one.name, partial(workspace.take, one), tell) for one in staged]
+            names = [settle(copy.name, partial(workspace.take, copy), tell) for copy in copies]
             workspace.sync()
         except BaseException as error:
             workspace.clear()
             if isinstance(error, OSError):
-                raise atomic.storage_error(error, copy_in.NOTHING) from error
+                raise atomic.storage_error(error, NOTHING) from error
             raise
         return list(dict.fromkeys(names))
 
@@ -155,3 +161,207 @@ def _candidates(name: str) -> Iterator[str]:
         ending = f"-{number}{suffix}"
         room = _MAX_NAME - len(ending.encode())
         yield stem.encode()[:room].decode(errors="ignore") + ending
+
+
+MAX_BYTES = 100 << 20
+"""Of a file that is copied."""
+NOTHING = "Nothing was copied."
+
+_CHUNK = 1 << 20
+_UNSAYABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, of bytes that are not UTF-8, and of what ends a line."""
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV)
+
+
+class Source(NamedTuple):
+    """A file of the user's, open; `name` is what a copy of it is called."""
+
+    path: str
+    name: str
+    descriptor: int
+    executable: bool
+
+
+class Staged(NamedTuple):
+    """A whole copy beside the workspace, ready to be given a name in it."""
+
+    name: str
+    path: str
+    executable: bool
+
+
+@contextmanager
+def opened(path: str) -> Iterator[Source]:
+    """A file of the user's; links to it are followed. Raises `UsageError`."""
+    try:
+        # Before it is opened: opening is what makes some devices do something.
+        _check_kind(path, os.stat(path).st_mode)
+        name = _checked_name(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"There is no file {path!r}.", "--file takes a path, relative to where you are.", code="file_not_found"
+        ) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
+        status = os.fstat(descriptor)
+        _check_kind(path, status.st_mode)
+        if status.st_size > MAX_BYTES:
+            raise _too_large(path, status.st_size)
+        yield Source(path, name, descriptor, bool(status.st_mode & 0o111))
+    finally:
+        os.close(descriptor)
+
+
+def _check_kind(path: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise UsageError(
+            f"{path!r} is a directory.", "--file takes one file, and can be given several times.", code="bad_file"
+        )
+    if not stat.S_ISREG(mode):
+        raise UsageError(
+            f"{path!r} is not a regular file.", "Save it as one first, or pipe it in: … | deepctl chat", code="bad_file"
+        )
+
+
+def _checked_name(path: str) -> str:
+    """What the copy is called. A model is told this name, and a prompt has it in quotes."""
+    name = os.path.basename(path)
+    if '"' in name or any(unicodedata.category(character) in _UNSAYABLE for character in name):
+        raise UsageError(
+            f"{name!r} cannot be named in a prompt: it has quotes, control characters, or is not UTF-8.",
+            "Give it another name first.",
+            code="bad_file",
+        )
+    return name
+
+
+def _unreadable(path: str, error: OSError) -> UsageError:
+    return UsageError(f"{path!r} cannot be read: {(error.strerror or str(error)).lower()}.", code="file_unreadable")
+
+
+def _too_large(path: str, found: int) -> UsageError:
+    return UsageError(
+        f"{path!r} has {size(found)}; --file takes up to {size(MAX_BYTES)}.",
+        "Copy it into the workspace yourself; `deepctl profiles path` shows where the profile is.",
+        code="file_too_large",
+    )
+
+
+def chunks(source: Source) -> Iterator[bytes]:
+    """What is in a file, piece by piece. Raises `UsageError`."""
+    total = 0
+    while True:
+        try:
+            chunk = os.read(source.descriptor, _CHUNK)
+        except OSError as error:
+            raise _unreadable(source.path, error) from None
+        if not chunk:
+            return
+        total += len(chunk)
+        if total > MAX_BYTES:
+            raise _too_large(source.path, total)  # it is growing
+        yield chunk
+
+
+@contextmanager
+def staged(profile: ProfilePaths, path: str) -> Iterator[Staged]:
+    """A copy in the profile, gone at the end. In the workspace, what a kill leaves would be taken for a file there."""
+    copy = os.path.join(profile.directory, f".attach-{os.urandom(6).hex()}.tmp")
+    try:
+        with opened(path) as source:
+            try:
+                _write(copy, source, None)
+            except OSError as error:
+                raise atomic.storage_error(error, NOTHING) from error
+            whole = Staged(source.name, copy, source.executable)
+        yield whole
+    finally:
+        with suppress(OSError):
+            os.unlink(copy)
+
+
+def _write(path: str, source: Source, directory: int | None) -> None:
+    """Write a new file, synced; there is none if this fails."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, atomic.FILE_MODE, dir_fd=directory)
+    try:
+        try:
+            os.fchmod(descriptor, atomic.DIRECTORY_MODE if source.executable else atomic.FILE_MODE)
+            for chunk in chunks(source):
+                atomic.write_all(descriptor, chunk)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        os.unlink(path, dir_fd=directory)
+        raise
+
+
+class Workspace:
+    """The top of a workspace, by its descriptor, and what has been put there."""
+
+    def __init__(self, root: str) -> None:
+        self._tree = Tree(root, follow=False)
+        self._descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._put: list[str] = []
+
+    def take(self, staged: Staged, name: str, new: bool) -> bool:
+        """Give a copy this name, if it is free and `new`, or find the same content there."""
+        if new:
+            try:
+                self._link(staged, name)
+            except FileExistsError:
+                pass
+            else:
+                self._put.append(name)
+                return True
+        return self._is_same(staged, name)
+
+    def _link(self, staged: Staged, name: str) -> None:
+        try:
+            os.link(staged.path, name, dst_dir_fd=self._descriptor, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            descriptor = os.open(staged.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                _write(name, Source(staged.path, name, descriptor, staged.executable), self._descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _is_same(self, staged: Staged, name: str) -> bool:
+        try:
+            with self._tree.opened(name) as (there, is_directory), open(staged.path, "rb") as ours:
+                if is_directory or os.fstat(there).st_size != os.fstat(ours.fileno()).st_size:
+                    return False
+                while chunk := ours.read(_CHUNK):
+                    if not _reads(there, chunk):
+                        return False
+                return True
+        except OSError:
+            return False  # a link, a FIFO, a file that may not be read: another one
+
+    def sync(self) -> None:
+        """Make the names durable."""
+        os.fsync(self._descriptor)
+
+    def clear(self) -> None:
+        """Take away again what has been put there."""
+        for name in self._put:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _reads(descriptor: int, expected: bytes) -> bool:
+    view = memoryview(expected)
+    while view:
+        found = os.read(descriptor, len(view))
+        if not found or view[: len(found)] != found:
+            return False
+        view = view[len(found) :]
+    return True

@@ -35,7 +35,7 @@ _REASONS = {
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FREE_SOME = "Free some space and try again."
-"""What would free it, only the profile can tell: `deepctl.domain.freeing`."""
+"""What would free it, only the profile can tell: `deepctl.store.prune`."""
 
 
 def is_full(error: BaseException) -> bool:

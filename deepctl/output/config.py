@@ -11,7 +11,7 @@ from deepctl.domain.addresses import without_passwords
 from deepctl.domain.mcp_servers import Server
 from deepctl.domain.settings import Value
 from deepctl.layout import UNTRUSTED
-from deepctl.output import trust
+from deepctl.output import profiles
 from deepctl.output.render import notice
 from deepctl.output.terminal_caps import is_terminal
 from deepctl.output.text import Cell, printable, table
@@ -44,7 +44,7 @@ class Settings(NamedTuple):
             "settings": [_document(value) for value in self.values],
             "unknown": self.unknown,
             "mcp_servers": [_server(server) for server in self.servers],
-            "untrusted": trust.documents(self.untrusted),
+            "untrusted": profiles.documents(self.untrusted),
         }
 
     def print(self) -> None:
@@ -65,7 +65,7 @@ class Settings(NamedTuple):
             for server in self.servers
         ]
         rows += [(key, "-", Cell("unknown setting, ignored", "warning")) for key in self.unknown]
-        rows += [(item["key"], _text(item["value"]), _WAITS) for item in trust.documents(self.untrusted)]
+        rows += [(item["key"], _text(item["value"]), _WAITS) for item in profiles.documents(self.untrusted)]
         table(("SETTING", "VALUE", "FROM"), rows)
         if self.untrusted:
             notice(f"What is in {UNTRUSTED} waits for `deepctl profiles trust {self.profile}`.")

@@ -1,16 +1,26 @@
-"""How notebooks look: one of them, and the list of all."""
+"""How memory looks: notebooks, changes to them, their versions and differences, what a search or a purge found.
+
+What only some views need is imported by these: showing and listing notebooks takes less than that.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.domain.memory.directory import Notebook
-from deepctl.output.render import notice
-from deepctl.output.terminal_caps import is_terminal
-from deepctl.output.text import Cell, ago, table
-from deepctl.quantities import size
+from deepctl.output.render import notice, say
+from deepctl.output.text import Cell, ago, has_colour, is_terminal, printable, printable_lines, table
+from deepctl.quantities import counted, size
+
+if TYPE_CHECKING:
+    from deepctl.domain.memory.changes import ForgetRequest, Forgotten, Line, MemoryChange
+    from deepctl.domain.memory.directory import Notebook
+    from deepctl.domain.memory.history import History, NotebookDifference, Version
+    from deepctl.domain.memory.search import Match, Span
+    from deepctl.domain.purge.purge import Purged
+    from deepctl.domain.purge.report import Place
+    from deepctl.store.lookup import CheckpointInfo
 
 _ITEM = re.compile(r" {0,3}(?:(?:[-*+]|\d{1,9}[.)])(?:[ \t]|$)|>)")
 """How a line begins that text below it would go on with: an item of a list, or a quotation."""
@@ -118,3 +128,390 @@ class NotebookList(NamedTuple):
             ],
             numbers=("SIZE",),
         )
+
+
+class Added(NamedTuple):
+    profile: str
+    agent: str
+    change: MemoryChange
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "agent": self.agent,
+            "file": document(self.change.notebook),
+            "checkpoint": self.change.checkpoint.id if self.change.checkpoint is not None else None,
+            "notes": self.change.notes,
+        }
+
+    def print(self) -> None:
+        print(f"Noted in {printable(self.change.notebook.name)}.")
+        for note in self.change.notes:
+            notice(note)
+
+
+class Edited(NamedTuple):
+    """An edit; `change` is `None` if the person changed nothing, and `notebook` then if there is none still."""
+
+    profile: str
+    agent: str
+    name: str
+    notebook: Notebook | None
+    change: MemoryChange | None
+    notes: list[str]
+
+    def document(self) -> dict[str, Any]:
+        change = self.change
+        added, removed = (change.lines or (None, None)) if change is not None else (0, 0)
+        return {
+            "profile": self.profile,
+            "agent": self.agent,
+            "file": document(self.notebook) if self.notebook is not None else None,
+            "changed": change is not None,
+            "merged": change is not None and change.merged,
+            "added_lines": added,
+            "removed_lines": removed,
+            "checkpoint": change.checkpoint.id if change is not None and change.checkpoint is not None else None,
+            "notes": self.notes,
+        }
+
+    def print(self) -> None:
+        name = printable(self.name)
+        if self.change is None:
+            notice(f"{self.name} was not changed.")
+        else:
+            lines = f" (+{self.change.lines[0]} -{self.change.lines[1]})" if self.change.lines is not None else ""
+            print(f"Changed {name}{lines}.")
+            if self.change.merged:
+                notice("It had been changed by somebody else meanwhile: both changes are in it.")
+        for note in self.notes:
+            notice(note)
+
+
+def _text(line: bytes) -> str:
+    """A line of a notebook without its end."""
+    return line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
+
+
+def line_shown(name: str, number: int, text: str) -> str:
+    """A line of a notebook and where it is, with nothing in it that could command a terminal."""
+    return f"{printable(name)}:{number}: {printable_lines(text)}"
+
+
+class LinesForgotten(NamedTuple):
+    """The lines that went, or would (`forgotten` is `None`). `is_shown` says that the user has seen them already."""
+
+    profile: str
+    agent: str
+    wish: ForgetRequest
+    lines: list[Line]
+    forgotten: Forgotten | None
+    undo: str | None
+    is_shown: bool = False
+
+    def document(self) -> dict[str, Any]:
+        done = self.forgotten
+        return {
+            "profile": self.profile,
+            "agent": self.agent,
+            "dry_run": done is None,
+            "text": self.wish.text.decode("utf-8", "surrogateescape"),
+            "removed": [{"file": one.file, "line": one.line, "text": _text(one.text)} for one in self.lines],
+            "checkpoint": done.before.id if done is not None else None,
+            "after": done.after.id if done is not None and done.after is not None else None,
+            "undo": self.undo,
+            "notes": done.notes if done is not None else [],
+        }
+
+    def tell(self) -> None:
+        """Say on stderr what would go, before a question."""
+        for one in self.lines:
+            say(line_shown(one.file, one.line, _text(one.text)))
+
+    def print(self) -> None:
+        if not self.is_shown or not is_terminal(sys.stdout):
+            for one in self.lines:
+                print(line_shown(one.file, one.line, _text(one.text)))
+        count = len(self.lines)
+        files = len({one.file for one in self.lines})
+        verb = "Forgot" if self.forgotten is not None else "Would forget"
+        where = f"{files} notebook{'' if files == 1 else 's'}"
+        print(f"{verb} {count} line{'' if count == 1 else 's'} in {where}.")
+        if self.forgotten is None:
+            return
+        for note in self.forgotten.notes:
+            notice(note)
+        if self.undo is not None:
+            notice("Checkpoints and conversations still have the text. To make memory what it was before:")
+            notice(f"  {self.undo}")
+        else:
+            notice("Checkpoints leave the notebooks out (snapshot.exclude), so nothing brings the lines back.")
+
+
+_SHORT = 8
+
+
+class Versions(NamedTuple):
+    """The versions of a notebook, the newest first."""
+
+    profile: str
+    agent: str
+    history: History
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "agent": self.agent,
+            "file": self.history.file,
+            "versions": [
+                {
+                    "checkpoint": one.checkpoint,
+                    "kind": one.kind,
+                    "session": one.session,
+                    "at": one.at,
+                    "bytes": one.size,
+                    "added_lines": one.added,
+                    "removed_lines": one.removed,
+                }
+                for one in self.history.versions
+            ],
+            "damaged": [problem._asdict() for problem in self.history.damaged],
+        }
+
+    def print(self) -> None:
+        if not is_terminal(sys.stdout):
+            table((), [_row(one) for one in self.history.versions])
+        elif self.history.versions:
+            rows = [_row_at_terminal(one) for one in self.history.versions]
+            table(("WHEN", "CHECKPOINT", "LINES", "SIZE", "SESSION"), rows, numbers=("LINES", "SIZE"))
+        elif not self.history.damaged:
+            notice(f"Nothing was ever noted in {self.history.file} of profile {self.profile}.")
+        first: dict[str, list[str]] = {}
+        for problem in self.history.damaged:
+            first.setdefault(problem.reason, []).append(problem.id or "a checkpoint")
+        for reason, ids in first.items():
+            more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+            notice(f"Damaged: {ids[0]}{more} ({reason.rstrip('.')}).")
+
+
+def _row(one: Version) -> tuple[str, ...]:
+    counts = ("" if count is None else str(count) for count in (one.added, one.removed, one.size))
+    return (one.at or "", one.checkpoint or one.kind, one.session or "", *counts)
+
+
+def _row_at_terminal(one: Version) -> tuple[str, ...]:
+    from deepctl.domain.memory.history import NOW, REWOUND
+
+    at = ago(one.at) if one.at is not None else ""
+    name = one.checkpoint[:_SHORT] if one.checkpoint is not None else ""
+    if one.kind == REWOUND:
+        name = f"back to {name}" if name else "rewound"
+    lines = f"+{one.added} -{one.removed}" if one.added is not None else "?"
+    return (
+        at,
+        NOW if one.kind == NOW else name,
+        lines,
+        size(one.size) if one.size is not None else "gone",
+        one.session or "",
+    )
+
+
+class Compared(NamedTuple):
+    """What differs in the notebooks; `after` is `None` for now. Piped, the exact bytes, for `patch -p1`."""
+
+    profile: str
+    agent: str
+    before: CheckpointInfo
+    after: CheckpointInfo | None
+    differences: list[NotebookDifference]
+
+    def document(self) -> dict[str, Any]:
+        from deepctl.output.checkpoints import document as checkpoint_document
+
+        return {
+            "profile": self.profile,
+            "agent": self.agent,
+            "from": checkpoint_document(self.before),
+            "to": checkpoint_document(self.after) if self.after is not None else None,
+            "files": [
+                {
+                    "path": one.path,
+                    "change": one.change,
+                    "added_lines": one.added,
+                    "removed_lines": one.removed,
+                    "remark": one.remark,
+                    "diff": one.diff.decode("utf-8", "surrogateescape"),
+                }
+                for one in self.differences
+            ],
+        }
+
+    def print(self) -> None:
+        from deepctl.output.diff import print_diff
+
+        terminal = is_terminal(sys.stdout)
+        if terminal and not self.differences:
+            since = self.after.record.id if self.after is not None else "now"
+            notice(f"The notebooks are the same at checkpoint {self.before.record.id} and {since}.")
+        for one in self.differences:
+            if one.remark is not None:
+                notice(f"{one.path}: {one.remark}.")
+            elif not one.diff:
+                notice(f"{one.path}: {one.change}, empty.")
+            print_diff(one.diff)
+
+
+class Found(NamedTuple):
+    """The lines that were found, as `grep -n` prints them."""
+
+    profile: str
+    agent: str
+    query: str
+    matches: list[Match]
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "agent": self.agent,
+            "query": self.query,
+            "matches": [
+                {"file": one.file, "line": one.line, "text": one.text, "before": one.before, "after": one.after}
+                for one in self.matches
+            ],
+        }
+
+    def print(self) -> None:
+        if not self.matches and is_terminal(sys.stdout):
+            notice("Nothing was found.")
+        colour = has_colour(sys.stdout)
+        context = any(one.before or one.after for one in self.matches)
+        lines: dict[tuple[str, int], str] = {}
+        for one in self.matches:
+            around = [*enumerate(one.before, one.line - len(one.before)), *enumerate(one.after, one.line + 1)]
+            for number, text in around:
+                lines.setdefault((one.file, number), f"{printable(one.file)}-{number}-{printable_lines(text)}")
+            where = f"{printable(one.file)}:{one.line}:"
+            # A line found stands for itself, also where it was in the neighbourhood of another.
+            lines[one.file, one.line] = where + _marked(one.text, one.spans if colour else [])
+        last: tuple[str, int] | None = None
+        for (file, number), line in sorted(lines.items()):
+            if context and last is not None and (file, number) != (last[0], last[1] + 1):
+                print("--")
+            print(line)
+            last = file, number
+
+
+def _marked(text: str, spans: list[Span]) -> str:
+    """A line with what was looked for in bold red."""
+    pieces, position = [], 0
+    for start, end in spans:
+        pieces += [printable_lines(text[position:start]), f"\x1b[1;31m{printable_lines(text[start:end])}\x1b[0m"]
+        position = end
+    return "".join([*pieces, printable_lines(text[position:])])
+
+
+_SHOWN = 20
+
+
+def question(purged: Purged) -> str:
+    """What to ask before a purge."""
+    return f"Purge {_summary(purged)}, for good?"
+
+
+def _summary(purged: Purged) -> str:
+    lines = sum(len(one.lines) for one in purged.live)
+    parts = [f"{counted(lines, 'line')} in {counted(len(purged.live), 'notebook')}"] if lines else []
+    if purged.notebooks:
+        versions = counted(purged.notebooks, "version")
+        parts.append(f"{versions} of notebooks in {counted(purged.checkpoints, 'checkpoint')}")
+    if purged.leftovers:
+        parts.append(f"{counted(purged.leftovers, 'content')} that removed checkpoints left")
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+_WORDS = {
+    "session": ("session {}", "message"),
+    "application": ("an application's conversation {}", "message"),
+    "file": ("file {}", ""),
+    "checkpoint_file": ("file {} in checkpoints", "checkpoint"),
+    "prompt_history": ("what was typed ({})", "line"),
+    "settings": ("settings ({})", "line"),
+    "profile": ("{} in the profile's directory", ""),
+    "unread": ("{} cannot be read in full, so it may be there", ""),
+}
+_LEDGER = {"prompts": "beginnings of prompts", "labels": "labels", "other": "paths and other notes"}
+
+
+def _shown(place: Place) -> str:
+    if place.place == "ledger":
+        return f"{_LEDGER[place.name]} in the list of checkpoints: {counted(place.times, 'line')}"
+    words, unit = _WORDS[place.place]
+    many = f": {counted(place.times, unit)}" if unit else ""
+    return f"{words.format(printable(place.name))}{many}"
+
+
+class LinesPurged(NamedTuple):
+    """What was purged, or would be (`dry_run`). `is_shown` says that the user has seen the lines already."""
+
+    profile: str
+    agent: str
+    wish: ForgetRequest
+    purged: Purged
+    places: list[Place]
+    dry_run: bool
+    is_shown: bool = False
+
+    def document(self) -> dict[str, Any]:
+        purged = self.purged
+        return {
+            **self._lines().document(),
+            "dry_run": self.dry_run,
+            "notes": self._notes(),
+            "purged": {
+                "checkpoints": purged.checkpoints,
+                "notebooks": purged.notebooks,
+                "leftovers": purged.leftovers,
+                "lines": [{"file": file, "text": _text(line)} for file, line in purged.kept],
+            },
+            "still_in": [{"place": one.place, "name": one.name, "count": one.times} for one in self.places],
+        }
+
+    def _lines(self) -> LinesForgotten:
+        from deepctl.domain.memory.changes import Line
+
+        lines = [Line(found.file, number, text) for found in self.purged.live for number, text in found.lines]
+        return LinesForgotten(self.profile, self.agent, self.wish, lines, None, None)
+
+    def _notes(self) -> list[str]:
+        return [f"Pack {name} cannot be read in full, and stays; it may hold the text." for name in self.purged.unread]
+
+    def tell(self) -> None:
+        """Say on stderr what would go, before a question."""
+        self._lines().tell()
+        for line in self._only_kept():
+            say(line)
+
+    def _only_kept(self) -> list[str]:
+        """Lines that are in checkpoints and no more in the workspace."""
+        live = {(found.file, text) for found in self.purged.live for _, text in found.lines}
+        kept = dict.fromkeys((file, _text(line)) for file, line in self.purged.kept if (file, line) not in live)
+        return [f"{printable(file)} in checkpoints: {printable_lines(text)}" for file, text in kept]
+
+    def print(self) -> None:
+        if not self.is_shown or not is_terminal(sys.stdout):
+            for found in self.purged.live:
+                for number, text in found.lines:
+                    print(line_shown(found.file, number, _text(text)))
+            for line in self._only_kept():
+                print(line)
+        print(f"{'Would purge' if self.dry_run else 'Purged'} {_summary(self.purged)}.")
+        for note in self._notes():
+            notice(note)
+        if self.places:
+            print("It would still be in:" if self.dry_run else "It still is in:")
+        for place in self.places[:_SHOWN]:
+            print(f"  {_shown(place)}")
+        if len(self.places) > _SHOWN:
+            notice(f"And in {counted(len(self.places) - _SHOWN, 'more place')}; --json names them all.")
+        if not self.dry_run:
+            notice("The blocks of deleted files are not overwritten: that is the disk's business, and its backups'.")

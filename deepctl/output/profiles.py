@@ -1,16 +1,25 @@
-"""How profiles look."""
+"""How profiles look, their archives, settings that wait for trust, and a wipe."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.domain.addresses import without_passwords
 from deepctl.domain.profiles import Profile
+from deepctl.layout import UNTRUSTED
 from deepctl.output.render import notice
-from deepctl.output.terminal_caps import is_terminal
-from deepctl.output.text import Cell, ago, home, printable, table
-from deepctl.quantities import size
+from deepctl.output.text import Cell, ago, home, is_terminal, printable, table, visible
+from deepctl.quantities import counted, size
+
+if TYPE_CHECKING:
+    from deepctl.domain.transfer import profile_export, profile_import
+    from deepctl.domain.transfer.archive import Totals
+    from deepctl.domain.trust import Item
+    from deepctl.domain.wipe.wipe_plan import Copies, WipePart, WipePlan
 
 
 def _document(profile: Profile) -> dict[str, Any]:
@@ -144,3 +153,314 @@ class Path(NamedTuple):
 
     def print(self) -> None:
         print(self.path)
+
+
+_SHOWN = 20
+"""How many paths that were left out are named; --json has all."""
+
+
+def _amount(totals: Totals) -> str:
+    return f"{totals.files:,} {'file' if totals.files == 1 else 'files'}, {size(totals.bytes)}"
+
+
+class Exported(NamedTuple):
+    """An archive that was written to `file`; `path` is where that is, absolute."""
+
+    profile: str
+    file: str
+    path: str
+    done: profile_export.Exported
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "file": self.file,
+            "path": self.path,
+            **self.done.totals._asdict(),
+            "left_out": [one._asdict() for one in self.done.left_out],
+        }
+
+    def print(self) -> None:
+        print(f"Exported {self.profile} to {printable(self.file)}: {_amount(self.done.totals)}.")
+        self.notices()
+
+    def notices(self) -> None:
+        """Say on stderr what is not in the archive."""
+        left_out = self.done.left_out
+        for path, reason in left_out[:_SHOWN]:
+            notice(f"Left out: {path} ({reason})")
+        if len(left_out) > _SHOWN:
+            notice(f"Left out, too: {len(left_out) - _SHOWN:,} more; --json lists them all.")
+
+
+class Imported(NamedTuple):
+    """A profile that came from an archive; `trusted` says that the settings that came with it are in force."""
+
+    done: profile_import.Imported
+    trusted: bool = False
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.done.paths.name,
+            "path": self.done.paths.directory,
+            "from": self.done.origin,
+            **self.done.totals._asdict(),
+            "notes": self.done.notes,
+            "settings": documents(self.done.untrusted),
+            "trusted": self.trusted,
+        }
+
+    def print(self) -> None:
+        name = self.done.paths.name
+        origin = "" if self.done.origin == name else f", which was {self.done.origin}"
+        print(f"Imported {name}{printable(origin)}: {_amount(self.done.totals)}.")
+        for note in self.done.notes:
+            notice(note)
+
+    def notice_waiting(self) -> None:
+        """Say on stderr which settings are not in force."""
+        if self.done.untrusted:
+            name = self.done.paths.name
+            notice(
+                f"Not in force: {', '.join(item.key for item in self.done.untrusted)}. "
+                f"`deepctl profiles trust {name}` shows them, asks, and puts them into force."
+            )
+
+
+def documents(items: Iterable[Item]) -> list[dict[str, Any]]:
+    """The settings as JSON has them; passwords of addresses are left out."""
+    from deepctl.domain import trust
+
+    return [
+        {"key": item.key, "value": trust.plain(item.value, item.place[-1]), "reason": item.reason} for item in items
+    ]
+
+
+def lines(items: Iterable[Item]) -> Iterator[str]:
+    """Every setting whole, each value with what cannot be told by looking as an escape, and what may come of it."""
+    from deepctl.domain import trust
+
+    for item in items:
+        value = trust.plain(item.value, item.place[-1])
+        yield f"  {visible(item.key)}: {visible(item.reason)}"
+        for place, one in _leaves(value):
+            yield f"    {visible(place or item.key)} = {visible(json.dumps(one, ensure_ascii=False))}"
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict) or not value:
+        yield place, value
+        return
+    for key, one in value.items():
+        yield from _leaves(one, f"{place}.{key}" if place else key)
+
+
+class Trusted(NamedTuple):
+    """What waits for a yes in a profile, and whether it was put into force just now. `seen`: it was shown before.
+
+    `left` stays in untrusted.toml, as no profile could be used with it.
+    """
+
+    profile: str
+    items: list[Item]
+    trusted: bool
+    seen: bool = False
+    left: list[Item] = []
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "settings": documents(self.items),
+            "trusted": self.trusted,
+            "left": documents(self.left),
+        }
+
+    def check(self) -> None:
+        """Raises what is wrong with the first setting that is left, if one is."""
+        for item in self.left:
+            if item.problem is not None:
+                raise item.problem
+
+    def print(self) -> None:
+        if not self.items:
+            print(f"No settings of {self.profile} wait to be trusted.")
+            return
+        print(f"In force in {self.profile}: {', '.join(visible(item.key) for item in self.items)}.")
+        for line in [] if self.seen else lines(self.items):
+            print(line)
+        if self.left:
+            print(f"Not put into force, and left in {UNTRUSTED}: {', '.join(visible(item.key) for item in self.left)}.")
+        for line in [] if self.seen else lines(self.left):
+            print(line)
+
+
+class Wiped(NamedTuple):
+    """The wipe of one profile, done or only foretold.
+
+    `copies` are those that stay elsewhere, `None` where that is no question. `leaves_rewound` says that turns that were
+    rewound stay in message logs, `history_stays` that what was typed stays in the prompt history, `is_default` that
+    the settings name the profile, `rewinding` that a rewind has to be finished first. What was `seen` before is not
+    listed again.
+    """
+
+    plan: WipePlan
+    dry_run: bool
+    copies: Copies | None = None
+    container: str | None = None
+    history_stays: bool = False
+    is_default: bool = False
+    rewinding: bool = False
+    leaves_rewound: bool = False
+    seen: bool = False
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.plan.profile,
+            "dry_run": self.dry_run,
+            "removed": [_part_document(part) for part in self.plan.parts],
+            "files": self.plan.files,
+            "bytes": self.plan.bytes,
+            "container": self.container,
+            "copies": self.copies._asdict() if self.copies is not None else None,
+            "notes": self._notes(),
+        }
+
+    def print(self) -> None:
+        name = printable(self.plan.profile)
+        if self.plan.is_nothing:
+            print(f"There is nothing to wipe: profile {name} has no {' and no '.join(self.plan.only)}.")
+        elif self.seen:
+            print(f"Wiped {_what(self.plan)}: {counted(self.plan.files, 'file')}, {size(self.plan.bytes)}.")
+        else:
+            print(f"{'Would wipe' if self.dry_run else 'Wiped'} {_what(self.plan)}:")
+            for line in _lines(self.plan):
+                print(line)
+        if self.container is not None:
+            print(f"Removed the container {self.container}.")
+        for note in [] if self.seen else self._notes():
+            notice(note)
+
+    def announce(self) -> list[str]:
+        """What a person reads before the question whether to go on."""
+        what = f"{'Parts of p' if self.plan.only else 'P'}rofile {printable(self.plan.profile)}"
+        verb = "are" if self.plan.only else "is"
+        return [f"{what} {verb} about to be wiped:", *_lines(self.plan), *self._replace(dry_run=True)._notes()]
+
+    def _notes(self) -> list[str]:
+        return [*self._about_what_goes(), *self._about_what_stays()]
+
+    def _about_what_goes(self) -> list[str]:
+        notes = []
+        if "sessions" in self.plan.only and any(part.part == "checkpoints" for part in self.plan.parts):
+            notes.append("Checkpoints go with the sessions: each is a point in a conversation and holds its prompt.")
+        if uncounted := sum(part.weight.uncounted for part in self.plan.parts):
+            what = "A directory" if uncounted == 1 else f"{uncounted:,} directories"
+            notes.append(f"{what} could not be looked into; what is there goes, too, and is not counted.")
+        if self.rewinding:
+            notes.append("A rewind was interrupted; it is finished before anything is removed.")
+        return notes
+
+    def _about_what_stays(self) -> list[str]:
+        notes = []
+        profile = printable(self.plan.profile)
+        stays = "Still there: " if not self.dry_run else "What stays: "
+        if self.copies is not None and (self.copies.checkpoints or self.copies.logs):
+            found = self.copies
+            held = []
+            if found.checkpoints:
+                held.append(
+                    f"copies in {counted(found.checkpoints, 'checkpoint')} of {counted(found.sessions, 'session')}"
+                )
+            if found.logs:
+                held.append(f"whatever messages of {counted(found.logs, 'session')} quote of it")
+            notes.append(f"{stays}{', and '.join(held)}; `deepctl wipe --only sessions --user {profile}` removes both.")
+        if self.leaves_rewound:
+            notes.append(f"{stays}turns that were rewound, in message logs; `--only sessions` removes them.")
+        if self.history_stays:
+            notes.append(f"{stays}what was typed, in the prompt history; `--only history` removes it.")
+        if self.is_default:
+            notes.append(f"The settings still name {profile}: `deepctl config unset default_user` takes that out.")
+        return notes
+
+
+class AllWiped(NamedTuple):
+    """The wipe of every profile."""
+
+    profiles: Sequence[Wiped]
+    dry_run: bool
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "dry_run": self.dry_run,
+            "profiles": [one.document() for one in self.profiles],
+            "files": sum(one.plan.files for one in self.profiles),
+            "bytes": sum(one.plan.bytes for one in self.profiles),
+        }
+
+    def print(self) -> None:
+        if not self.profiles:
+            print("There is nothing to wipe: there are no profiles.")
+        for one in self.profiles:
+            one.print()
+
+
+class Finished(NamedTuple):
+    """An earlier wipe, which had been interrupted and is done now."""
+
+    profile: str
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "dry_run": False,
+            "removed": [],
+            "files": 0,
+            "bytes": 0,
+            "container": None,
+            "copies": None,
+            "notes": [self._sentence],
+        }
+
+    @property
+    def _sentence(self) -> str:
+        return f"Finished the wipe of profile {printable(self.profile)}, which had been interrupted."
+
+    def print(self) -> None:
+        print(self._sentence)
+
+
+def _part_document(part: WipePart) -> dict[str, Any]:
+    weight = part.weight
+    found: dict[str, Any] = {"part": part.part, "path": part.path, "files": weight.files, "bytes": weight.bytes}
+    if weight.uncounted:
+        found["uncounted"] = weight.uncounted
+    return found
+
+
+def _what(plan: WipePlan) -> str:
+    return f"{'parts of ' if plan.only else ''}profile {printable(plan.profile)}"
+
+
+def _lines(plan: WipePlan) -> list[str]:
+    """A line a part, but for those with nothing in them, and one for all."""
+    shown = [part for part in plan.parts if part.weight.files or part.weight.uncounted]
+    rows = [
+        (_label(part, plan), counted(part.weight.files, "file"), size(part.weight.bytes), _path(part, plan))
+        for part in shown
+    ]
+    if len(rows) > 1:
+        rows.append(("in all", counted(plan.files, "file"), size(plan.bytes), ""))
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    return [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
+
+
+def _label(part: WipePart, plan: WipePlan) -> str:
+    """Its part, but for the cache, which goes with the checkpoints and is not of them alone."""
+    return "cache" if part.path == os.path.join(plan.path, "cache") else part.part
+
+
+def _path(part: WipePart, plan: WipePlan) -> str:
+    """A path as it is called in the profile."""
+    shown = visible(part.path.removeprefix(f"{plan.path}{os.sep}"))
+    is_rest = any(other.path.startswith(f"{part.path}{os.sep}") for other in plan.parts)
+    return f"{shown} (all the rest)" if is_rest else shown

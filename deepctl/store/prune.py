@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, suppress
 from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
@@ -20,9 +21,10 @@ from typing import NamedTuple
 from deepctl import times
 from deepctl.errors import Damaged, DeepctlError, Refused
 from deepctl.files import atomic
-from deepctl.layout import ProfilePaths
+from deepctl.layout import ProfilePaths, Root
 from deepctl.store import completion_index, repack, rewind_plan, session_catalogue, session_log, trees
 from deepctl.store.checkpoint_store import Checkpoints
+from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.pack_store import PackStore
@@ -292,4 +294,25 @@ def collect_logs(paths: ProfilePaths, ledger: Ledger) -> None:
         except (DeepctlError, OSError):
             continue
         for one in logs - needed:
-            os.unlink(log_file.log_path(session.directory, one))
+            os.unlink(session_log.log_path(session.directory, one))
+
+
+_KEPT = (20, 1)
+"""How many checkpoints stay, in the order in which it is looked whether removing the others frees anything."""
+
+
+def advice(root: Root, paths: ProfilePaths | None) -> str | None:
+    """A command that frees space and needs none itself; `None` where nothing is stored that could go."""
+    if paths is not None:
+        with suppress(DeepctlError, OSError), closing(ReadOnlyRepository(paths)) as reader:
+            for keep in _KEPT:
+                records = to_prune(reader.ledger, keep)
+                if forecast(reader.ledger, reader.packs, records).bytes:
+                    return f"`deepctl checkpoints prune --keep {keep} --user {paths.name}` needs none itself."
+    with suppress(OSError):
+        if any(entry[:1].isalnum() for entry in os.listdir(root.profiles)):
+            return (
+                "`deepctl profiles list` shows what takes it; `deepctl wipe --only PARTS` and "
+                "`deepctl sessions delete` need none themselves."
+            )
+    return None

@@ -31,8 +31,8 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import (
     ledger,
     ledger_size,
-    packs,
     lookup,
+    packs,
     repack,
     repair_report,
     reserve,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.domain.wipe import part_moves, trash
+from deepctl.domain.wipe import trash
 from deepctl.errors import StorageError
 from deepctl.files import atomic, ownership, sealed_lines
 from deepctl.layout import Root
@@ -35,7 +35,7 @@ def _plan(profile: Path, *paths: str) -> bytes:
     status = profile.stat() if profile.exists() else profile.parent.stat()
     return sealed_lines.seal(
         {
-            "v": part_moves.FORMAT,
+            "v": trash.FORMAT,
             "profile": profile.name,
             "identity": [status.st_dev, status.st_ino],
             "moves": [[path, ""] for path in paths],

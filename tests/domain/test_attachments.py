@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.domain import attachments, copy_in
+from deepctl.domain import attachments
 from deepctl.errors import StorageError, UsageError
 from tests.store import faults
 from tests.store.scene import Scene, leftovers
@@ -198,7 +198,7 @@ def _fifo(place: Path) -> str:
 def _grown(place: Path) -> str:
     path = place / "huge"
     with open(path, "wb") as file:
-        file.truncate(copy_in.MAX_BYTES + 1)
+        file.truncate(attachments.MAX_BYTES + 1)
     return str(path)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain import profiles
-from deepctl.domain.transfer import archive, profile_import, tar_members
+from deepctl.domain.transfer import archive, archive_reader, profile_import
 from deepctl.domain.transfer.archive import Entry, Header, Totals
 from deepctl.domain.transfer.profile_export import Export
 from deepctl.domain.transfer.profile_import import Imported, ImportLimits
@@ -54,7 +54,7 @@ def extended(records: bytes, path: str = "workspace/a") -> bytes:
     return (
         member.tobuf(tarfile.USTAR_FORMAT)
         + records
-        + bytes(tar_members.padding(len(records)))
+        + bytes(archive_reader.padding(len(records)))
         + plain.tobuf(tarfile.USTAR_FORMAT)
         + b"x".ljust(512, b"\0")
     )
@@ -87,7 +87,7 @@ def forged(pieces: list[Piece], *, header: bytes | None = None, declared: Totals
             body += piece
             continue
         entry, content = piece
-        body += tar_members.encode(entry) + content + bytes(tar_members.padding(len(content)))
+        body += archive_reader.encode(entry) + content + bytes(archive_reader.padding(len(content)))
         totals = totals.with_(entry.kind, entry.size)
         said = archive.raw(entry.target) if entry.kind == "link" else content
         lines += archive.manifest_line(entry, hashlib.sha256(said).hexdigest() if entry.kind != "directory" else None)
@@ -97,15 +97,15 @@ def forged(pieces: list[Piece], *, header: bytes | None = None, declared: Totals
             Header("0.1.0", "alice", "2026-01-01T00:00:00Z", said_to_be.files, said_to_be.bytes, said_to_be.entries)
         )
     lines += archive.manifest_end(totals)
-    first = tar_members.encode(Entry(archive.HEADER, "file", 0o600, len(header), 0)) + header
-    last = tar_members.encode(Entry(archive.MANIFEST, "file", 0o600, len(lines), 0)) + lines
+    first = archive_reader.encode(Entry(archive.HEADER, "file", 0o600, len(header), 0)) + header
+    last = archive_reader.encode(Entry(archive.MANIFEST, "file", 0o600, len(lines), 0)) + lines
     return gzip.compress(
         first
-        + bytes(tar_members.padding(len(header)))
+        + bytes(archive_reader.padding(len(header)))
         + body
         + last
-        + bytes(tar_members.padding(len(lines)))
-        + tar_members.END,
+        + bytes(archive_reader.padding(len(lines)))
+        + archive_reader.END,
         1,
     )
 
@@ -400,7 +400,7 @@ def test_without_its_manifest_or_with_another_it_is_refused(root: Root) -> None:
     inner = gzip.decompress(forged([*START, file("workspace/a", b"content")]))
     start = inner.index(b"MANIFEST.jsonl") // 512 * 512
     for data in (
-        inner[:start] + tar_members.END,
+        inner[:start] + archive_reader.END,
         inner.replace(b"content", b"CONTENT"),
         inner.replace(b'"mode":"0644"', b'"mode":"0755"'),
     ):

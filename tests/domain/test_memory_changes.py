@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.domain.memory import changes, forget, history
-from deepctl.domain.memory.changes import Collision, MemoryChange
+from deepctl.domain.memory import changes, history
+from deepctl.domain.memory.changes import Collision, Forgotten, MemoryChange
 from deepctl.domain.memory.directory import Memory, MemoryChanged
-from deepctl.domain.memory.forget import Forgotten
 from deepctl.errors import Refused
 from deepctl.store import session_log
 from deepctl.store.contents_reader import ReadOnlyRepository
@@ -49,10 +48,10 @@ def _replace(scene: Scene, base: bytes | None, edited: bytes) -> MemoryChange:
 
 def _forget(scene: Scene, text: str, file: str | None = None) -> Forgotten:
     memory = Memory(scene.paths)
-    wish = forget.wish(text, file, ignore_case=False)
-    lines = forget.foreseen(memory, wish)
+    wish = changes.wish(text, file, ignore_case=False)
+    lines = changes.foreseen(memory, wish)
     with scene.work() as work:
-        return forget.forget(work, memory, wish, lines)
+        return changes.forget(work, memory, wish, lines)
 
 
 def _remember(scene: Scene, note: str) -> None:
@@ -204,11 +203,11 @@ def test_forgetting_begins_a_session_where_there_is_none(scene: Scene) -> None:
 def test_nothing_is_forgotten_that_the_user_has_not_seen(scene: Scene) -> None:
     _add(scene, b"tea")
     memory = Memory(scene.paths)
-    wish = forget.wish("tea", None, ignore_case=False)
-    seen = forget.foreseen(memory, wish)
+    wish = changes.wish("tea", None, ignore_case=False)
+    seen = changes.foreseen(memory, wish)
     _add(scene, b"more tea")
     with scene.work() as work, pytest.raises(Refused) as refused:
-        forget.forget(work, memory, wish, seen)
+        changes.forget(work, memory, wish, seen)
     assert refused.value.code == "memory_changed"
     assert _content(scene) == b"tea\nmore tea\n"
     assert scene.records() == []
@@ -219,7 +218,7 @@ def test_a_notebook_that_changes_while_the_checkpoint_is_made_stays(
 ) -> None:
     _add(scene, b"tea")
     memory = Memory(scene.paths)
-    wish = forget.wish("tea", None, ignore_case=False)
+    wish = changes.wish("tea", None, ignore_case=False)
     with scene.work() as work:
         save_now = work.save_now
 
@@ -229,19 +228,19 @@ def test_a_notebook_that_changes_while_the_checkpoint_is_made_stays(
 
         monkeypatch.setattr(work, "save_now", disturbed)
         with pytest.raises(MemoryChanged):
-            forget.forget(work, memory, wish, forget.foreseen(memory, wish))
+            changes.forget(work, memory, wish, changes.foreseen(memory, wish))
     assert _content(scene) == b"tea\nby an editor\n"
 
 
 def test_forgetting_says_so_where_checkpoints_leave_memory_out(scene: Scene) -> None:
     _add(scene, b"tea")
     memory = Memory(scene.paths)
-    wish = forget.wish("tea", None, ignore_case=False)
-    assert not forget.undoable(memory, [".deep/"])
+    wish = changes.wish("tea", None, ignore_case=False)
+    assert not changes.undoable(memory, [".deep/"])
     with scene.work(exclude=[".deep/"]) as work:
-        done = forget.forget(work, memory, wish, forget.foreseen(memory, wish))
+        done = changes.forget(work, memory, wish, changes.foreseen(memory, wish))
     assert not done.undoable
-    assert forget.undo_command("alice", done) is None
+    assert changes.undo_command("alice", done) is None
     assert _content(scene) == b""
 
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepctl.domain import profiles
-from deepctl.domain.transfer import archive, profile_export, profile_import, staging
+from deepctl.domain.transfer import archive, profile_export, profile_import
 from deepctl.domain.transfer.archive import LeftOut, leads_out
 from deepctl.domain.transfer.profile_export import Export, Exported
 from deepctl.domain.transfer.profile_import import Imported, ImportLimits
@@ -473,7 +473,7 @@ def test_what_a_killed_import_left_goes_with_the_next_and_a_running_one_stays(he
     stale = Path(there.profiles, ".import-0123456789abcdef")
     (stale / "workspace").mkdir(parents=True)
     (stale / "workspace" / "secret").write_text("x")
-    with staging.Staging(there) as running:
+    with profile_import.Staging(there) as running:
         take(there, data)
         assert os.path.isdir(running.path)
         assert not stale.exists()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain import profiles
-from deepctl.domain.wipe import part_moves, trash, wipe_plan
+from deepctl.domain.wipe import trash, wipe_plan
 from deepctl.errors import DeepctlError, Interrupted, NewerFormat, Refused, StorageError, UsageError
 from deepctl.files import rmtree, sealed_lines
 from deepctl.layout import ProfilePaths, Root
@@ -350,7 +350,7 @@ def test_an_interrupted_wipe_of_parts_does_not_touch_another_profile_of_the_same
 def test_what_a_later_deepctl_left_is_left_alone(root: Root) -> None:
     left = Path(root.profiles, ".wipe-parts-0123abcd-alice")
     left.mkdir()
-    (left / "plan").write_bytes(sealed_lines.seal({"v": part_moves.FORMAT + 1, "something": "else"}))
+    (left / "plan").write_bytes(sealed_lines.seal({"v": trash.FORMAT + 1, "something": "else"}))
     _next_command(root, "alice")
     assert left.exists()
     assert [one.path for one in trash.unfinished(root)] == [str(left)]
@@ -495,7 +495,7 @@ def test_where_something_is_mounted_nothing_goes(root: Root, monkeypatch: pytest
 
 
 def test_what_is_mounted_below_a_directory_is_known() -> None:
-    from deepctl.domain.wipe.sizes import mounts
+    from deepctl.domain.wipe.wipe_plan import mounts
 
     assert "/proc" in mounts("/")
     assert mounts("/proc")[0] == "/proc"

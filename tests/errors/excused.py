@@ -65,7 +65,7 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("domain/transfer/profile_import.py", "This file system cannot have the name …."): (
         "takes a file system that has other names than the one of the export"
     ),
-    ("domain/transfer/archive_walk.py", "The profile changed while it was read: … is gone."): _RACE,
+    ("domain/transfer/profile_export.py", "The profile changed while it was read: … is gone."): _RACE,
     ("domain/wipe/trash.py", "Interrupted while deleting; what is wiped is out of sight already."): _RACE,
     ("cli/wipe.py", "Interrupted in the middle of a wipe."): _RACE,
     ("agent/user_commands.py", "The command has a NUL character in it."): _SAID,

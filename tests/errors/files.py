@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from deepctl.domain.copy_in import MAX_BYTES
+from deepctl.domain.attachments import MAX_BYTES
 from tests.errors.situation import Situation, case
 from tests.support.command import Result
 

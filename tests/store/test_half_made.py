@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain import profiles
-from deepctl.domain.transfer.staging import Staging
+from deepctl.domain.transfer.profile_import import Staging
 from deepctl.layout import Root
 from deepctl.locks import Lock
 from deepctl.store import session_catalogue

@@ -7,16 +7,25 @@ not be taken for the person's, nor the person's for the agent's.
 
 from __future__ import annotations
 
+import hashlib
+import os
+from contextlib import suppress
 from typing import NamedTuple
 
-from deepctl import notebook_text
-from deepctl.domain.memory.directory import Memory, Notebook
-from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
+from deepctl import layout, notebook_text
+from deepctl.domain.memory.directory import Memory, MemoryChanged, Notebook, file_name
+from deepctl.errors import Damaged, DeepctlError, MemoryNotFound, NotFound, Refused, SessionNotFound, UsageError
+from deepctl.files import atomic
+from deepctl.files.atomic import AfterCommit, storage_error
+from deepctl.files.rmtree import remove_tree
+from deepctl.layout import ProfilePaths
 from deepctl.store import rewind_plan, session_catalogue
+from deepctl.store.checkpoint_store import excluding
 from deepctl.store.notebook_merge import take_back
 from deepctl.store.records import Record
 from deepctl.store.repository import MANUAL_ONLY, Repository
-from deepctl.store.session_record import Session
+from deepctl.store.rewind_plan import entry_at, hidden_by
+from deepctl.store.session_catalogue import Session
 
 
 class MemoryChange(NamedTuple):
@@ -123,3 +132,210 @@ def keep(work: Repository, session: Session | None) -> tuple[Record | None, list
         return work.save_now(session), []
     except (DeepctlError, OSError) as error:
         return None, [f"The change is made, but no checkpoint of it could be kept: {str(error).rstrip('.')}."]
+
+
+DRAFT_PREFIX = ".edit-"
+
+
+class Draft(NamedTuple):
+    """A copy of a notebook: the directory made for it, and the file in it."""
+
+    directory: str
+    path: str
+
+
+def begin_draft(profile: ProfilePaths, name: str, content: bytes) -> Draft:
+    """Make a draft of the notebook `name`. The directory is 0700, the file 0600."""
+    directory = os.path.join(profile.directory, DRAFT_PREFIX + os.urandom(6).hex())
+    atomic.make_new_directory(directory)
+    draft = Draft(directory, os.path.join(directory, name))
+    try:
+        atomic.write_file(draft.path, content)
+    except BaseException:
+        discard_draft(draft)
+        raise
+    return draft
+
+
+def read_draft(draft: Draft) -> bytes:
+    """What is in a draft now. Raises `Refused` if it is gone, or is no file any more."""
+    try:
+        return atomic.read_file(draft.path)
+    except (FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):
+            os.rmdir(draft.directory)
+        raise Refused(
+            f"The editor left no file behind ({draft.path}), so nothing was changed.", code="no_draft"
+        ) from None
+
+
+def discard_draft(draft: Draft) -> None:
+    """Remove a draft, and what an editor left beside it."""
+    remove_tree(draft.directory)
+
+
+def drafts_left(profile: ProfilePaths) -> list[str]:
+    """The files of all drafts of a profile, sorted: of edits that are going on, and of those that came to no end."""
+    try:
+        directories = sorted(entry for entry in os.listdir(profile.directory) if entry.startswith(DRAFT_PREFIX))
+    except FileNotFoundError:
+        return []
+    found = []
+    for directory in directories:
+        place = os.path.join(profile.directory, directory)
+        try:
+            # What an editor keeps beside a file is hidden, or has a tilde behind its name.
+            found += [
+                os.path.join(place, name)
+                for name in sorted(os.listdir(place))
+                if not name.startswith(".") and not name.endswith("~")
+            ]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return found
+
+
+class ForgetRequest(NamedTuple):
+    """What is to be forgotten: every line with the literal `text`, in all notebooks or in `file` alone."""
+
+    text: bytes
+    file: str | None = None
+    ignore_case: bool = False
+
+
+class Line(NamedTuple):
+    """A line that goes: the notebook's name, the number from 1, and the whole line, its end included."""
+
+    file: str
+    line: int
+    text: bytes
+
+
+class Forgotten(NamedTuple):
+    """What went. `before` is the checkpoint that has the lines, `after` the one without, and `session` theirs.
+
+    `undoable` says whether `before` has them: not if the notebooks are left out of checkpoints.
+    """
+
+    lines: list[Line]
+    before: Record
+    after: Record | None
+    session: str
+    undoable: bool
+    notes: list[str]
+
+
+class TextNotFound(NotFound):
+    code = "memory_text_not_found"
+
+
+def wish(text: str, file: str | None, *, ignore_case: bool) -> ForgetRequest:
+    """A wish. Raises `UsageError` for a text that every line, or none, would hold, and `BadName`."""
+    if not text.strip():
+        raise UsageError("The TEXT is empty.", "Give what the lines to forget have in them.")
+    encoded = os.fsencode(text)
+    if encoded.splitlines() != [encoded]:
+        raise UsageError("The TEXT goes over several lines.", "Forget them one by one.")
+    return ForgetRequest(encoded, file_name(file) if file is not None else None, ignore_case)
+
+
+def foreseen(memory: Memory, wanted: ForgetRequest) -> list[Line]:
+    """The lines that would go. Raises `TextNotFound` if there are none, `MemoryNotFound` if there is no such file."""
+    found = _lines(_read(memory, wanted), wanted)
+    if found:
+        return found
+    where = f"in {wanted.file!r}" if wanted.file is not None else "in the notebooks"
+    hint = "`deepctl memory search` finds lines by their words."
+    if not wanted.ignore_case and _lines(_read(memory, wanted), wanted._replace(ignore_case=True)):
+        hint = "It is there in another case: --ignore-case forgets that, too."
+    raise TextNotFound(f"{os.fsdecode(wanted.text)!r} is on no line {where}.", hint)
+
+
+def _read(memory: Memory, wanted: ForgetRequest) -> list[Notebook]:
+    """The notebooks that are meant, with their content."""
+    if wanted.file is not None:
+        return [memory.read(wanted.file)]
+    found = []
+    for notebook in memory.notebooks():
+        try:
+            found.append(memory.read(notebook.name))
+        except MemoryNotFound:
+            continue  # removed a moment ago
+    return found
+
+
+def _lines(found: list[Notebook], wanted: ForgetRequest) -> list[Line]:
+    return [
+        Line(notebook.name, number, line)
+        for notebook in found
+        for number, line in notebook_text.lines_with(notebook.content, wanted.text, ignore_case=wanted.ignore_case)
+    ]
+
+
+def undoable(memory: Memory, exclude: list[str]) -> bool:
+    """Whether checkpoints keep the notebooks, so that what is forgotten can be brought back."""
+    return not hidden_by([], excluding(exclude))(os.fsencode(memory.path(layout.NOTEBOOK)))
+
+
+def forget(work: Repository, memory: Memory, wanted: ForgetRequest, expected: list[Line]) -> Forgotten:
+    """Take the lines out of the notebooks. A checkpoint is made first, in session `main` if there is none.
+
+    `expected` is what the user has agreed to. Raises `Refused` if something else would go by now, and then, or if the
+    first checkpoint cannot be made, nothing has been touched.
+    """
+    found = _read(memory, wanted)
+    if _lines(found, wanted) != expected:
+        raise Refused(
+            "The notebooks were changed by somebody else meanwhile, so nothing was done.",
+            "Say it again to see what would go now.",
+            code="memory_changed",
+        )
+    session = at_hand(work) or session_catalogue.start(work.paths, _free(work))
+    before = work.save_now(session)
+    affected = {line.file for line in expected}
+    doomed = [notebook for notebook in found if notebook.name in affected]
+    kept = undoable(memory, list(work.workspace.exclude))
+    if kept:
+        _check_kept(work, before, doomed)
+    done: list[str] = []
+    late: AfterCommit | None = None
+    try:
+        for notebook in doomed:
+            after = notebook_text.without(notebook.content, wanted.text, ignore_case=wanted.ignore_case)
+            try:
+                memory.write(notebook.name, after, expected=notebook.content)
+            except AfterCommit as error:
+                late = error
+            done.append(notebook.name)
+    except (DeepctlError, OSError) as error:
+        problem = error if isinstance(error, DeepctlError) else storage_error(error)
+        if done:
+            problem.message += f" Lines are gone already from {', '.join(done)}."
+            problem.hint = f"Checkpoint {before.id} has them."
+        raise problem from error
+    last, notes = keep(work, session)
+    if late is not None:
+        raise late
+    return Forgotten(expected, before, last, session.name, kept, notes)
+
+
+def undo_command(profile: str, done: Forgotten) -> str | None:
+    """What to type to make memory what it was before; `None` where nothing does."""
+    if not done.undoable:
+        return None
+    # The checkpoint's session is named: the one at hand may be another by then.
+    where = f"--user {profile} --session {done.session}"
+    return f"deepctl checkpoints rewind {done.before.id} --only memory --exact {where}"
+
+
+def _free(work: Repository) -> str:
+    taken = session_catalogue.spelled(work.paths, session_catalogue.FIRST)
+    return session_catalogue.FIRST if taken is None else session_catalogue.free_name(work.paths)
+
+
+def _check_kept(work: Repository, record: Record, doomed: list[Notebook]) -> None:
+    """Raises `MemoryChanged` unless a checkpoint has these notebooks as they were read."""
+    for notebook in doomed:
+        entry = entry_at(work.store.objects, bytes.fromhex(record.tree), os.fsencode(notebook.path))
+        if entry is None or entry.digest != hashlib.sha256(notebook.content).digest():
+            raise MemoryChanged(notebook.name)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
+import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from deepctl.domain.transfer import archive, tar_members
-from deepctl.domain.transfer.archive import Entry, Header, Totals
+from deepctl.domain.transfer import archive
+from deepctl.domain.transfer.archive import Entry, Header, Kind, Totals, raw, text
 from deepctl.errors import Damaged, DeepctlError, NewerFormat, Refused, UsageError
 
 _CHUNK = 1 << 20
@@ -101,15 +103,15 @@ class Incoming:
         return True
 
     def _header(self) -> Header:
-        block = self._exactly(tar_members.BLOCK)
+        block = self._exactly(BLOCK)
         pending = [block]
         try:
-            entry = tar_members.read(lambda count: pending.pop() if pending else self._exactly(count))
-        except tar_members.Torn:
+            entry = read(lambda count: pending.pop() if pending else self._exactly(count))
+        except Torn:
             if archive.HEADER.encode() in block or not self._is_intact():
                 raise self.damaged("its beginning is not what was written") from None
             raise self.bad("it is no tar file") from None
-        except tar_members.Foreign:
+        except Foreign:
             entry = None
         if entry is None or entry.path != archive.HEADER or entry.kind != "file":
             if not self._is_intact():
@@ -117,7 +119,7 @@ class Incoming:
             raise self.bad("something else is in it")
         if entry.size > archive.MAX_HEADER:
             raise self.hostile(f"a header of {entry.size} bytes")
-        line = self._exactly(entry.size + tar_members.padding(entry.size))[: entry.size]
+        line = self._exactly(entry.size + padding(entry.size))[: entry.size]
         try:
             header = archive.parse_header(line, self.name)
         except ValueError as error:
@@ -146,10 +148,10 @@ class Incoming:
 
     def _next(self) -> Entry:
         try:
-            entry = tar_members.read(self._exactly)
-        except tar_members.Torn as error:
+            entry = read(self._exactly)
+        except Torn as error:
             raise self.damaged(f"a header in it ({error})") from None
-        except tar_members.Foreign as error:
+        except Foreign as error:
             raise self.hostile(f"there is {error} in it") from None
         if entry is None:
             raise self.hostile("it ends without a manifest")
@@ -183,7 +185,7 @@ class Incoming:
             self._unread -= len(piece)
             seen.update(piece)
             yield piece
-        self._exactly(tar_members.padding(entry.size))
+        self._exactly(padding(entry.size))
         self._note(entry, seen.hexdigest())
 
     def _manifest(self, entry: Entry) -> None:
@@ -199,17 +201,151 @@ class Incoming:
             found.update(piece)
         if found.digest() != self._lines.digest():
             raise self.damaged("its content is not what its manifest says")
-        self._exactly(tar_members.padding(entry.size))
+        self._exactly(padding(entry.size))
         self._finish()
 
     def _finish(self) -> None:
         """Read to the very end, where gzip's own checksum is."""
         try:
-            if tar_members.read(self._exactly) is not None:
+            if read(self._exactly) is not None:
                 raise self.hostile("there is something behind its end")
-        except (tar_members.Torn, tar_members.Foreign):
+        except (Torn, Foreign):
             raise self.hostile("there is something behind its end") from None
         self._left = _ANYWAY
         while piece := self._piece(_CHUNK):
             if self._left <= 0 or piece.strip(b"\0"):
                 raise self.hostile("there is something behind its end")
+
+
+BLOCK = tarfile.BLOCKSIZE
+END = b"\0" * (2 * BLOCK)
+"""What a tar file ends with."""
+
+_MAX_EXTENDED = 128 << 10
+_MAGIC = b"ustar\x0000"
+_TYPES: dict[Kind, bytes] = {"file": tarfile.REGTYPE, "directory": tarfile.DIRTYPE, "link": tarfile.SYMTYPE}
+_KINDS: dict[bytes, Kind] = {value: kind for kind, value in _TYPES.items()}
+_OTHERS = {
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a FIFO",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+    tarfile.XGLTYPE: "a header for everything that follows",
+    tarfile.GNUTYPE_LONGNAME: "a long name of GNU tar's",
+    tarfile.GNUTYPE_LONGLINK: "a long name of GNU tar's",
+}
+_KEYS = ("path", "linkpath", "size", "mtime", "hdrcharset")
+_LENGTH = re.compile(rb"[1-9][0-9]{0,6}")
+_SIZE = re.compile(r"[0-9]{1,18}", re.ASCII)
+_TIME = re.compile(r"(-?)([0-9]{1,11})(?:\.([0-9]{1,9}))?", re.ASCII)
+
+ReadExactly = Callable[[int], bytes]
+
+
+class Torn(Exception):
+    """A header that is not as anybody wrote it."""
+
+
+class Foreign(Exception):
+    """A member of a kind, or with a header, that archives do not have: what it is, to follow "there is"."""
+
+
+def padding(size: int) -> int:
+    """How many bytes follow a content of `size` bytes, up to the end of its last block."""
+    return -size % BLOCK
+
+
+def encode(entry: Entry) -> bytes:
+    """The header, or headers, of one member."""
+    member = tarfile.TarInfo(entry.path)
+    member.type = _TYPES[entry.kind]
+    member.mode = entry.mode
+    member.size = entry.size if entry.kind == "file" else 0
+    member.linkname = entry.target
+    seconds, rest = divmod(abs(entry.modified), 10**9)
+    member.pax_headers = {"mtime": f"{'-' if entry.modified < 0 else ''}{seconds}.{rest:09d}"}
+    return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def read(exactly: ReadExactly) -> Entry | None:
+    """The next member's header, or `None` at the end of the tar. `exactly` reads so many bytes, or raises.
+
+    Raises `Torn` and `Foreign`.
+    """
+    block = exactly(BLOCK)
+    if block == END[:BLOCK]:
+        if exactly(BLOCK) != block:
+            raise Torn("its end is not one")
+        return None
+    member = _parsed(block)
+    extended: dict[str, str] = {}
+    if member.type == tarfile.XHDTYPE:
+        if not 0 < member.size <= _MAX_EXTENDED:
+            raise Foreign(f"a header of {member.size} bytes")
+        extended = _records(exactly(member.size + padding(member.size))[: member.size])
+        member = _parsed(exactly(BLOCK))
+        if member.type == tarfile.XHDTYPE:
+            raise Foreign("a header of a header")
+    return _entry(member, extended)
+
+
+def _parsed(block: bytes) -> tarfile.TarInfo:
+    try:
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise Torn(str(error)) from None
+    if block[257:265] != _MAGIC:
+        raise Foreign("a member in another tar format")
+    return member
+
+
+def _records(data: bytes) -> dict[str, str]:
+    """The records of an extended header: `<length> <key>=<value>` and a newline each."""
+    found: dict[str, str] = {}
+    position = 0
+    while position < len(data):
+        digits = _LENGTH.match(data, position)
+        end = position + int(digits[0]) if digits else 0
+        record = data[position:end]
+        prefix, _, rest = record.partition(b" ")
+        key, equals, value = rest.partition(b"=")
+        if digits is None or end > len(data) or prefix != digits[0] or not equals or not value.endswith(b"\n"):
+            raise Torn("an extended header is damaged")
+        name = text(key)
+        if name not in _KEYS or name in found or b"\0" in value:
+            raise Foreign(f"a header that says {name[:40]!r}")
+        found[name] = text(value[:-1])
+        position = end
+    return found
+
+
+def _entry(member: tarfile.TarInfo, extended: dict[str, str]) -> Entry:
+    kind = _KINDS.get(member.type)
+    if kind is None:
+        raise Foreign(_OTHERS.get(member.type, f"a member of type {member.type!r}"))
+    size = member.size
+    if "size" in extended:
+        if not _SIZE.fullmatch(extended["size"]):
+            raise Foreign("a size that is none")
+        size = int(extended["size"])
+    if size < 0 or (size and kind != "file"):
+        raise Foreign("a size that cannot be")
+    modified = int(member.mtime) * 10**9
+    if "mtime" in extended:
+        time = _TIME.fullmatch(extended["mtime"])
+        if time is None:
+            raise Foreign("a time that is none")
+        modified = int(time[2]) * 10**9 + int((time[3] or "").ljust(9, "0"))
+        modified = -modified if time[1] else modified
+    if abs(modified) >= 10**20:
+        raise Foreign("a time that cannot be")
+    path = extended.get("path", member.name)
+    target = extended.get("linkpath", member.linkname)
+    if kind == "directory":
+        path = path.removesuffix("/")
+    if kind == "link":
+        size = len(raw(target))
+    elif target:
+        raise Foreign("a link's target where there is no link")
+    return Entry(path, kind, member.mode, size, modified, target)
