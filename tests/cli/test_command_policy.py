@@ -21,7 +21,7 @@ from deepctl.agent.backend import LocalBackend
 from deepctl.agent.workspace_stores import workspace_of
 from deepctl.cli.chat_setup import ProfileEngine, Start
 from deepctl.domain.command_policy import CommandPolicy
-from deepctl.domain.doctor.sandboxing import Sandboxes
+from deepctl.domain.doctor.machine import Sandboxes
 from deepctl.domain.permissions import Rule, Rules
 from deepctl.domain.settings import Settings, load
 from deepctl.sandbox import bubblewrap

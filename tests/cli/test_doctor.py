@@ -475,14 +475,14 @@ class TestLocks:
 
     def test_nobody_is_kept_from_a_lock_that_is_free(self, alice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from deepctl import locks
-        from deepctl.domain.doctor import profile_state
+        from deepctl.domain import doctor
 
         path = Path(_paths(alice).lock)
         path.parent.mkdir(exist_ok=True)
         path.touch()
         tried: list[str] = []
         monkeypatch.setattr(locks, "holder", tried.append)
-        assert [check.found for check in profile_state._lock(_paths(alice))] == ["free"]
+        assert [check.found for check in doctor._lock(_paths(alice))] == ["free"]
         assert tried == []
 
 

@@ -6,18 +6,23 @@ Nothing is created or changed, no lock is taken that anybody would notice, and w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 
-from deepctl import layout, names
-from deepctl.domain import budget, settings
+from deepctl import distribution, layout, locks, names
+from deepctl.domain import addresses, budget, provider_keys, settings
 from deepctl.domain.budget import Part
-from deepctl.domain.doctor import leftovers, machine, mcp
+from deepctl.domain.doctor import machine, stored_state
 from deepctl.domain.doctor.check import Check, Status, guarded
-from deepctl.domain.doctor.profile_state import by_settings, checks_of, model
-from deepctl.domain.doctor.sandboxing import Sandboxes
-from deepctl.errors import ProfileNotFound
+from deepctl.domain.doctor.machine import Sandboxes, settings_file, untrusted
+from deepctl.domain.doctor.stored_state import rights
+from deepctl.domain.env_variables import ollama_address, problems, value
+from deepctl.domain.settings import Settings
+from deepctl.errors import DeepctlError, ProfileNotFound
+from deepctl.files import atomic
 from deepctl.layout import ProfilePaths, Root
 from deepctl.quantities import counted, size
+from deepctl.store import reserve
 
 __all__ = ["Check", "Status", "examine"]
 
@@ -41,7 +46,7 @@ def _checks(
     yield from guarded("versions", lambda: machine.versions(version))
     yield from guarded("namesakes", lambda: machine.namesakes(environment))
     yield from guarded("root", lambda: machine.root(root))
-    yield from guarded("leftovers", lambda: leftovers.beside_profiles(root))
+    yield from guarded("leftovers", lambda: stored_state.beside_profiles(root))
     yield from guarded("config", lambda: machine.config(in_force.files[0]))
     yield from guarded("disk", lambda: machine.disk(root))
     yield from guarded(
@@ -51,10 +56,10 @@ def _checks(
         # What the first profile would find.
         yield from by_settings("sandbox", lambda: sandboxes.in_force(in_force))
         yield from by_settings("model", lambda: model(environment, in_force))
-        yield from guarded("mcp", lambda: mcp.servers(environment, in_force))
+        yield from guarded("mcp", lambda: machine.servers(environment, in_force))
     parts = {paths: budget.parts(paths) for paths in wanted}
     if len(wanted) > 1:
-        yield _space(parts)
+        yield _all_space(parts)
     for paths in wanted:
         yield from checks_of(environment, in_force.of_profile(paths), paths, sandboxes, parts[paths])
 
@@ -77,9 +82,199 @@ def _find(root: Root, name: str) -> ProfilePaths:
     return root.profile(name)
 
 
-def _space(parts: Mapping[ProfilePaths, list[Part]]) -> Check:
+def _all_space(parts: Mapping[ProfilePaths, list[Part]]) -> Check:
     taken = sorted(((sum(part.bytes for part in found), paths.name) for paths, found in parts.items()), reverse=True)
     shown = ", ".join(f"{name} {size(number)}" for number, name in taken[:5])
     more = f" and {len(taken) - 5} more" if len(taken) > 5 else ""
     total = sum(number for number, _ in taken)
     return Check("space", "ok", f"{counted(len(taken), 'profile')}, {size(total)}: {shown}{more}")
+
+
+def checks_of(
+    environment: Mapping[str, str], in_force: Settings, paths: ProfilePaths, sandboxes: Sandboxes, parts: list[Part]
+) -> list[Check]:
+    """All checks of a profile, which need not be one; `in_force` are its settings, `parts` is what uses its space."""
+    if (odd := _not_a_directory(paths)) is not None:
+        return [odd._replace(profile=paths.name)]
+    unset = f"config unset KEY --user {paths.name}"
+    found = [
+        *guarded("settings", lambda: settings_file("settings", in_force.files[0], unset)),
+        *guarded("trust", lambda: untrusted(paths)),
+        *by_settings("model", lambda: model(environment, in_force)),
+        *by_settings("sandbox", lambda: sandboxes.in_force(in_force)),
+        *guarded("mcp", lambda: machine.servers(environment, in_force)),
+        *guarded("lock", lambda: _lock(paths)),
+        *guarded("rights", lambda: rights(paths)),
+        *guarded("sessions", lambda: stored_state.sessions(paths)),
+        *guarded("memory", lambda: stored_state.memory(paths)),
+        *guarded("checkpoints", lambda: stored_state.checkpoints(paths)),
+        *guarded("leftovers", lambda: stored_state.in_profile(paths)),
+        *guarded("todo", lambda: stored_state.todo_lists(paths)),
+        *guarded("space", lambda: _space(paths, parts)),
+        *by_settings("budget", lambda: _budget(in_force, paths)),
+    ]
+    return [check._replace(profile=paths.name) for check in found]
+
+
+def by_settings(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
+    """What follows from settings, if they can be used."""
+    try:
+        return list(look())
+    except DeepctlError:
+        # The checks of the files say what is wrong with them.
+        return [Check(name, "warning", "cannot be told: the settings cannot be used")]
+
+
+def _not_a_directory(paths: ProfilePaths) -> Check | None:
+    try:
+        status = os.lstat(paths.directory)
+    except OSError as error:
+        return Check("profile", "problem", f"{paths.directory}: {(error.strerror or 'cannot be looked at').lower()}")
+    if not stat.S_ISDIR(status.st_mode):
+        kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
+        return Check("profile", "problem", f"{paths.directory} is {kind}", "A profile is a directory of its own.")
+    if status.st_uid != os.geteuid():
+        return Check(
+            "profile",
+            "problem",
+            f"{paths.directory} belongs to another user of this machine (uid {status.st_uid})",
+            "Set $DEEPCTL_HOME to a root of your own.",
+        )
+    return None
+
+
+def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]:
+    """The model that a chat would use, and whether the key of its provider is in sight. No key is ever shown."""
+    found = in_force.resolve("model")
+    name = found.value or provider_keys.OFFLINE
+    where = "" if found.source == "default" else f" (from {_SOURCES.get(found.source, found.source)})"
+    address = in_force.get("base_url")
+    if name == provider_keys.OFFLINE:
+        yield Check("model", "ok", f"{name}{where}: needs no key", "It is not an LLM: `deepctl config set model …`.")
+        return
+    provider = provider_keys.provider(name)
+    amiss = list(problems(environment, provider))
+    for one in amiss:
+        yield Check("model", "problem", f"{name}{where}: ${one.variable} cannot be used: it {one.problem}", one.hint)
+    if amiss:
+        return
+    if provider == "ollama":
+        url = addresses.without_passwords(ollama_address(environment))
+        yield Check(
+            "model", "ok", f"{name}{where} at {url}: needs no key", "`deepctl models` tells whether the server answers."
+        )
+        return
+    if provider == "openai":
+        address = address or value(environment, "OPENAI_BASE_URL")
+        if address:
+            where += f" at {addresses.without_passwords(address)}"
+    if (client := provider_keys.CLIENTS.get(provider)) is not None and not _is_installed(client):
+        yield Check(
+            "model",
+            "problem",
+            f"{name}{where}: the client of its provider is not installed",
+            distribution.to_install(provider),
+        )
+        return
+    key = provider_keys.look(provider, environment)
+    if ":" not in name or key is None:
+        yield Check(
+            "model",
+            "warning",
+            f"{name}{where}: where the key of its provider would be is not known here",
+            "Models are named provider:name. `deepctl chat hello` tells whether this one answers.",
+        )
+        return
+    if key.found:
+        yield Check("model", "ok", f"{name}{where}: {' and '.join('$' + one for one in key.found)} set")
+    elif provider == "openai" and address:
+        yield Check(
+            "model", "ok", f"{name}{where}: $OPENAI_API_KEY is not set, which a server of your own may not need"
+        )
+    elif provider in provider_keys.ELSEWHERE:
+        yield Check("model", "ok", f"{name}{where}: no key in the environment; its client looks in files, too")
+    else:
+        yield Check(
+            "model",
+            "warning",
+            f"{name}{where}: no key in sight",
+            f"Set {' or '.join('$' + one for one in key.wanted)}.",
+        )
+
+
+_SOURCES = {"environment": "$DEEPCTL_MODEL", "profile": "profile.toml", "config": "config.toml"}
+
+
+def _is_installed(package: str) -> bool:
+    from importlib import metadata
+
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _lock(paths: ProfilePaths) -> Iterator[Check]:
+    """Who holds the lock. A file in which nobody stands is not even tried, so that nobody is kept from taking it."""
+    try:
+        said = atomic.read_file(paths.lock)
+    except FileNotFoundError:
+        said = b""
+    holder = locks.holder(paths.lock) if said.strip() else None
+    if holder is None:
+        killed = "; what stands in it is of a command that was killed" if said.strip() else ""
+        yield Check("lock", "ok", f"free{killed}")
+        return
+    if holder.pid <= 0:
+        yield Check("lock", "warning", "held; by whom cannot be told", "--wait SECONDS waits for it.")
+        return
+    who = f"pid {holder.pid}, `deepctl {holder.command}`, since {holder.since}"
+    if _is_alive(holder.pid):
+        yield Check("lock", "ok", f"held by {who}", "--wait SECONDS waits for it.")
+    else:
+        yield Check(
+            "lock",
+            "warning",
+            f"held, but not by {who}, which is not there any more",
+            "A process that it started may hold it, or it runs in another container.",
+        )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _space(paths: ProfilePaths, parts: list[Part]) -> Iterator[Check]:
+    total, unread = sum(part.bytes for part in parts), sum(part.unread for part in parts)
+    shown = ", ".join(f"{part.name} {size(part.bytes)}" for part in parts)
+    if held := reserve.held(paths):
+        shown += f"; {size(held)} more held in reserve for a full disk"
+    if unread:
+        yield Check(
+            "space",
+            "warning",
+            f"at least {size(total)}: {shown}; {counted(unread, 'place')} in it cannot be looked into",
+        )
+    else:
+        yield Check("space", "ok", f"{size(total)}: {shown}")
+
+
+def _budget(in_force: Settings, paths: ProfilePaths) -> Iterator[Check]:
+    limit = in_force.size("limits.checkpoints")
+    taken = budget.checkpoint_bytes(paths)
+    if taken > limit:
+        yield Check(
+            "budget",
+            "warning",
+            f"checkpoints take {size(taken)}, more than limits.checkpoints ({size(limit)})",
+            f"What pruning would free: deepctl checkpoints prune --keep 50 --dry-run --user {paths.name}",
+        )
+    else:
+        yield Check("budget", "ok", f"checkpoints take {size(taken)} of {size(limit)}")

@@ -1,4 +1,7 @@
-"""What is the same for all profiles: versions, the root, config.toml, the disk."""
+"""The machine and the settings: versions, the root, the disk, settings files, sandboxes and MCP servers.
+
+No MCP server is started. Bubblewrap and Docker are tried, each once however many profiles there are.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,23 @@ import os
 import platform
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
 
-from deepctl import distribution
-from deepctl.domain import profiles
-from deepctl.domain.doctor.check import Check, some, told
-from deepctl.domain.doctor.leftovers import KNOWN
-from deepctl.domain.doctor.settings_files import settings_file
-from deepctl.domain.settings import SettingsFile
-from deepctl.files import ownership
-from deepctl.layout import Root
+from deepctl import distribution, layout
+from deepctl.domain import mcp_servers, profiles, settings
+from deepctl.domain.command_policy import CommandPolicy
+from deepctl.domain.doctor.check import Check, Status, some, told
+from deepctl.domain.doctor.stored_state import KNOWN
+from deepctl.domain.mcp_servers import Server
+from deepctl.domain.permissions import Permissions
+from deepctl.domain.settings import Settings, SettingsFile
+from deepctl.errors import DeepctlError
+from deepctl.files import atomic, ownership
+from deepctl.layout import UNTRUSTED, ProfilePaths, Root
 from deepctl.quantities import counted, size
+from deepctl.sandbox import bubblewrap, cgroups, container
+from deepctl.sandbox.policy import Limits, Unavailable
 
 PACKAGES = (
     "pydantic-ai-slim",
@@ -155,3 +165,255 @@ def disk(found: Root) -> Iterator[Check]:
         )
     else:
         yield Check("disk", "ok", room)
+
+
+def settings_file(name: str, file: SettingsFile, unset: str) -> Iterator[Check]:
+    """What there is to say of one; `unset` is the command that takes a key out of it."""
+    path = file.path
+    try:
+        if not path:
+            file.checked()
+        if not os.path.lexists(path):
+            yield Check(name, "ok", f"{path}, not there: the defaults hold")
+            return
+        if stat.S_IMODE(os.stat(path).st_mode) & 0o400 == 0:
+            yield Check(name, "warning", f"{path} is not for its owner to read", f"chmod u+rw {path}")
+        found = file.checked()
+        problems = list(settings.problems(found, path, in_profile=file.source == "profile"))
+    except DeepctlError as error:
+        yield Check(name, "problem", error.message, error.hint)
+        return
+    except OSError as error:
+        yield Check(name, "problem", told(error), "It cannot be read; its settings do not hold.")
+        return
+    for problem in problems:
+        yield Check(name, "problem", problem.message, problem.hint)
+    unknown = settings.unknown(found)
+    if unknown:
+        yield Check(
+            name,
+            "warning",
+            f"{path} has settings that mean nothing: {', '.join(unknown)}",
+            f"Misspelled? `deepctl config show` has those there are; `deepctl {unset}` takes one out.",
+        )
+    if not problems and not unknown:
+        yield Check(name, "ok", f"{path}, {_amount(found)}")
+
+
+def _amount(found: Mapping[str, Any]) -> str:
+    """How many settings there are, and how many entries in the tables that have names of their own."""
+    amounts = [counted(sum(key in settings.SETTINGS for key in found), "setting")]
+    for table, noun in ((mcp_servers.TABLE, "MCP server"), ("permissions", "permission")):
+        if found.get(table):
+            amounts.append(counted(len(found[table]), noun))
+    return ", ".join(amounts)
+
+
+def untrusted(paths: ProfilePaths) -> Iterator[Check]:
+    """Imported settings that wait for a yes, and settings in force that would wait if they were imported now."""
+    from deepctl.domain import trust
+
+    try:
+        waiting = trust.waiting(paths).items
+    except DeepctlError as error:
+        yield Check("trust", "warning", error.message, f"Correct the file with an editor, or remove it: {UNTRUSTED}")
+        return
+    if waiting:
+        listed = ", ".join(f"{item.key}{' (cannot be used)' if item.problem is not None else ''}" for item in waiting)
+        yield Check(
+            "trust",
+            "warning",
+            f"imported, and not in force: {listed}",
+            f"`deepctl profiles trust {paths.name}` shows them and puts them into force."
+            if any(item.problem is None for item in waiting)
+            else f"Correct {paths.untrusted} with an editor, or remove it.",
+        )
+    try:
+        found = settings.parsed(atomic.read_file(paths.settings), paths.settings)
+    except (DeepctlError, OSError):
+        return  # the check of the file says what is wrong with it
+    # Nothing tells a profile that 0.1 imported, with all its settings in force, from one that was made here.
+    risky = [item for item in trust.risky(found) if item.problem is None]
+    if risky:
+        listed = "; ".join(f"{item.key} ({item.reason})" for item in risky)
+        yield Check("trust", "ok", f"in force here, and held back by an import: {listed}")
+
+
+class Choice(NamedTuple):
+    """What settings say of commands."""
+
+    named: str
+    image: str
+    limits: Limits
+
+
+def choice(settings: Settings) -> Choice:
+    """What the settings say of commands. Raises `DeepctlError`."""
+    return Choice(settings.get("sandbox") or "auto", settings.get("docker.image") or "", settings.limits())
+
+
+class Sandboxes:
+    """What was found out about bubblewrap and Docker, each once however many profiles there are."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._bubblewrap: list[Unavailable | None] = []
+        self._docker: dict[str, str | Unavailable] = {}
+
+    def bubblewrap(self, limits: Limits) -> Unavailable | None:
+        """Run a command in bubblewrap. Returns what stands in the way, if anything does."""
+        if not self._bubblewrap:
+            try:
+                program = bubblewrap.find(self._environment, outside=(layout.root(self._environment).path,))
+                bubblewrap.check(bubblewrap.Policy(program, None, limits, network=False))
+            except Unavailable as problem:
+                self._bubblewrap.append(problem)
+            else:
+                self._bubblewrap.append(None)
+        return self._bubblewrap[0]
+
+    def docker(self, image: str) -> str | Unavailable:
+        """The version of Docker that has `image`, or what stands in the way."""
+        if image not in self._docker:
+            try:
+                self._docker[image] = container.check(image)
+            except Unavailable as problem:
+                self._docker[image] = problem
+        return self._docker[image]
+
+    def machine(self, settings: Settings) -> Iterator[Check]:
+        """What this machine has, tried with the limits and the image that the settings name."""
+        try:
+            found = choice(settings)
+        except DeepctlError:
+            # The check of that file says what is wrong with it.
+            yield Check("sandbox", "warning", "not tried: the settings cannot be used", "Correct them first.")
+            return
+        problem = self.bubblewrap(found.limits)
+        if problem is None:
+            yield Check("bubblewrap", "ok", "commands run in it")
+            yield _limits(found.limits)
+        else:
+            status: Status = "problem" if found.named == "bubblewrap" else "warning"
+            yield Check("bubblewrap", status, problem.reason, problem.fix)
+        docker = self.docker(found.image)
+        if isinstance(docker, str):
+            yield Check("docker", "ok", f"Docker {docker} has the image {found.image}")
+        else:
+            # Nobody needs it who has not asked for it.
+            wanted = found.named == "docker"
+            yield Check("docker", "problem" if wanted else "ok", f"not used: {docker.reason}", docker.fix)
+
+    def in_force(self, settings: Settings) -> Iterator[Check]:
+        """Where the commands of a profile run. Raises `DeepctlError` if its settings cannot be used."""
+        named, image, limits = choice(settings)
+        approve, permissions = "ask", Permissions()
+        with suppress(DeepctlError):  # the check of that file says what is wrong with it
+            approve = settings.get("approve") or "ask"
+            permissions = settings.permissions()
+        policy = CommandPolicy(named, approve, permissions=permissions)
+        problem = None
+        if named == "docker":
+            docker = self.docker(image)
+            problem = docker if isinstance(docker, Unavailable) else None
+            policy = policy._replace(image=image)
+        elif named != "none":
+            problem = self.bubblewrap(limits)
+            policy = policy._replace(sandbox="bubblewrap")
+        if problem is not None and named != "auto":
+            yield Check("sandbox", "problem", f"{named}: {problem.reason}", problem.fix)
+            return
+        if problem is not None:
+            policy = policy._replace(sandbox="none", problem=problem)
+        status: Status = "warning" if policy.unsandboxed else "ok"
+        yield Check("sandbox", status, f"{named}: {policy.statement()}")
+
+
+def _limits(limits: Limits) -> Check:
+    told = f"{limits.processes} processes, {limits.memory >> 20} MiB, {limits.seconds:g} s a command"
+    if cgroups.available():
+        return Check("limits", "ok", told)
+    if os.geteuid() == 0:
+        return Check(
+            "limits",
+            "warning",
+            f"{told}; processes and all memory together are not limited: no control group can be made",
+            "Run deepctl as an ordinary user, or where /sys/fs/cgroup can be written.",
+        )
+    return Check("limits", "ok", f"{told}; memory for each process, not for all together")
+
+
+_PACKAGE = "fastmcp-slim"
+
+
+def servers(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]:
+    """What stands in the way of a profile's servers; nothing if it has none."""
+    try:
+        enabled = [server for server in in_force.mcp_servers() if server.enabled]
+    except DeepctlError:
+        return  # the checks of the files say what is wrong with them, and most profiles have no servers
+    if not enabled:
+        return
+    if not _is_installed():
+        how = distribution.to_install("mcp")
+        yield Check("mcp", "problem", "MCP servers need packages that are not installed", how)
+        return
+    amiss = [check for server in enabled for check in _server(server, environment)]
+    yield from amiss
+    if not amiss:
+        names = ", ".join(server.name for server in enabled)
+        whose = "its" if len(enabled) == 1 else "their"
+        found = f"{counted(len(enabled), 'server')} with {whose} own reach, not the sandbox's: {names}"
+        yield Check("mcp", "ok", found)
+
+
+def _server(server: Server, environment: Mapping[str, str]) -> Iterator[Check]:
+    unset = mcp_servers.missing(server, environment)
+    if unset:
+        names = " and ".join(f"${name}" for name in unset)
+        yield Check(
+            "mcp",
+            "problem",
+            f"{server.name}: {names} {'is' if len(unset) == 1 else 'are'} not set",
+            "Set it where deepctl is started, or it does without this server.",
+        )
+    if (problem := mcp_servers.unfit(server, environment)) is not None:
+        yield Check("mcp", "problem", f"{server.name}: {problem}", "Copy it again, without anything around it.")
+    if server.command is not None:
+        program = mcp_servers.program(server, environment)
+        if program is None:
+            yield Check(
+                "mcp",
+                "problem",
+                f"{server.name}: its command {server.command!r} was not found",
+                "Is it installed, and in $PATH? A whole path works too.",
+            )
+        elif mcp_servers.is_where_agents_write(program, environment):
+            yield Check(
+                "mcp",
+                "problem",
+                f"{server.name}: its command lies where agents write, and could be theirs",
+                "Move it out of the profiles.",
+            )
+        directory = mcp_servers.directory(server, environment)
+        if not os.path.isdir(directory):
+            yield Check(
+                "mcp", "problem", f"{server.name}: its cwd {directory} is not a directory", "Make it, or change it."
+            )
+    elif mcp_servers.is_open(server):
+        yield Check(
+            "mcp",
+            "warning",
+            f"{server.name}: {server.target} is reached without encryption",
+            "Whoever is on the way can read, and change, what goes there: use https.",
+        )
+
+
+def _is_installed() -> bool:
+    from importlib import metadata
+
+    try:
+        metadata.version(_PACKAGE)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

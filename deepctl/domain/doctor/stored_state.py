@@ -1,20 +1,30 @@
-"""What is damaged in a profile, or was written by a later deepctl, as far as one can tell without reading contents."""
+"""What of a profile is damaged, left behind by a killed command, or open to others.
+
+Contents of checkpoints are not read: `deepctl checkpoints verify` does that. What is in the workspace is the agent's,
+with the modes it gave it; so are the copies that an editor works on.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shlex
+import stat
+from collections.abc import Callable, Iterable, Iterator
 
-from deepctl import layout
+from deepctl import layout, names
 from deepctl.domain.doctor.check import Check, some, told
+from deepctl.domain.memory import changes
 from deepctl.domain.memory.directory import Memory
+from deepctl.domain.wipe import trash
 from deepctl.errors import BadName, Damaged, DeepctlError, MemoryNotFound, NewerFormat
 from deepctl.files import atomic
-from deepctl.layout import ProfilePaths
+from deepctl.layout import IMPORT, NEW, ProfilePaths, Root
 from deepctl.notebook_text import odd_lines
 from deepctl.quantities import counted
-from deepctl.store import log_positions, lookup, packs, session_catalogue, session_from_forks
+from deepctl.store import log_positions, lookup, packs, session_catalogue, session_from_forks, todo
 from deepctl.store.ledger import LEDGER, Ledger
+from deepctl.store.packs import UNCOUNTED
+from deepctl.store.pending_deletion import leaving
 
 
 def sessions(paths: ProfilePaths) -> Iterator[Check]:
@@ -150,3 +160,165 @@ def _later_packs(paths: ProfilePaths) -> Iterator[NewerFormat]:
             yield error
         except (Damaged, FileNotFoundError):
             continue  # for `verify`
+
+
+_TEMPORARY = ".tmp"
+KNOWN = (NEW, IMPORT, trash.PREFIX)
+"""How the names begin of what is not a profile and lies among them."""
+
+_NEXT = "The next command that changes something in this profile"
+
+
+def beside_profiles(root: Root) -> Iterator[Check]:
+    """Wipes that were interrupted, and profiles that were being made."""
+    if not os.path.isdir(root.profiles):
+        return  # what is in its place, the check of the root says
+    for left in trash.unfinished(root):
+        what = f"parts of {left.profile}" if left.is_partial else left.profile
+        yield Check(
+            "unfinished",
+            "warning",
+            f"the wipe of {what} was interrupted; what is left of it is in {left.path}",
+            "The next command that changes something, in whichever profile, finishes it.",
+        )
+    if half_made := trash.half_made(root):
+        yield Check(
+            "leftovers",
+            "ok",
+            "of profiles that were being made or imported, removed by the next command that changes something, in "
+            f"whichever profile: {some(half_made)}",
+        )
+
+
+def in_profile(paths: ProfilePaths) -> Iterator[Check]:
+    """Deletions that were interrupted, drafts with somebody's text, and temporary files."""
+    gone = leaving(paths)
+    if gone:
+        yield Check(
+            "unfinished",
+            "warning",
+            f"the deletion of {counted(len(gone), 'session')} was interrupted: {some(sorted(gone.values()))}",
+            f"{_NEXT} finishes it.",
+        )
+    for draft in changes.drafts_left(paths):
+        yield Check(
+            "draft",
+            "warning",
+            f"{draft} has the text of an edit that goes on, or came to no end",
+            "What is wanted of it can be copied into `deepctl memory edit`; then its directory can be removed.",
+        )
+    temporary = list(_temporary(paths))
+    if temporary:
+        yield Check(
+            "leftovers",
+            "ok",
+            f"{counted(len(temporary), 'temporary file')} of killed commands, removed by the next one that changes "
+            f"something in this profile: {some(temporary)}",
+        )
+
+
+def todo_lists(paths: ProfilePaths) -> Iterator[Check]:
+    """The to-do list of before there was one a session, and lists that are none or nobody's."""
+    if todo.unsettled(paths):
+        session = todo.old_lists_owner(paths, None)
+        whose = f"that of session {session.name}, as which the next turn keeps it" if session else "no session's"
+        yield Check("todo", "ok", f"{layout.TODO_FILE} in the workspace is {whose}")
+    if broken := todo.unreadable(paths):
+        yield Check(
+            "todo", "warning", f"to-do lists that cannot be read: {some(broken)}", "Repair or remove the files."
+        )
+    if lost := todo.orphans(paths):
+        yield Check("todo", "ok", f"to-do lists of sessions that are gone, which no agent sees: {some(lost)}")
+
+
+def _temporary(paths: ProfilePaths) -> Iterable[str]:
+    places = [paths.directory, paths.sessions, paths.checkpoints, paths.packs, paths.cache]
+    places += [os.path.join(paths.sessions, name) for name in _listed(paths.sessions) if names.is_good(name)]
+    for place in places:
+        for name in _named(place):
+            if name.endswith(_TEMPORARY) or (place == paths.sessions and name.startswith(NEW)):
+                yield os.path.join(place, name)
+
+
+def _named(directory: str) -> list[str]:
+    """What is hidden in a directory."""
+    return [name for name in _listed(directory) if name.startswith(".")]
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # what is in its place, others say
+
+
+_DEEPEST = 8
+
+
+def rights(paths: ProfilePaths) -> Iterator[Check]:
+    """What is not as it should be, each kind of it once. Raises `OSError` for what cannot be looked into."""
+    loose: list[str] = []
+    shut: list[str] = []
+    foreign: list[str] = []
+    odd: list[str] = []
+    for path, status, wanted in _own(paths):
+        if not wanted(status.st_mode):
+            odd.append(path)
+        elif status.st_uid != os.geteuid():
+            foreign.append(path)
+        else:
+            needed = 0o700 if stat.S_ISDIR(status.st_mode) else 0o600
+            if path.endswith(".pack"):
+                needed = UNCOUNTED
+            if status.st_mode & 0o077:
+                loose.append(path)
+            if status.st_mode & needed != needed:
+                shut.append(path)
+    if odd:
+        yield Check("rights", "problem", f"not what should be there: {some(odd)}", "Find out what replaced it.")
+    if foreign:
+        yield Check("rights", "problem", f"of another user of this machine: {some(foreign)}", "Find out who made it.")
+    if shut:
+        yield Check("rights", "problem", f"their owner may not use: {some(shut)}", f"chmod -R u+rwX {_words(shut)}")
+    if loose:
+        everything = f"find {shlex.quote(paths.directory)} -path {shlex.quote(paths.workspace + '/*')} -prune"
+        yield Check(
+            "rights",
+            "warning",
+            f"others of this machine may use {counted(len(loose), 'path')}: {some(loose)}",
+            f"{everything} -o -exec chmod go-rwx {{}} +",
+        )
+    if not (odd or foreign or shut or loose):
+        yield Check("rights", "ok", "yours alone (0700 and 0600)")
+
+
+def _words(found: list[str]) -> str:
+    return " ".join(shlex.quote(path) for path in found[:3])
+
+
+def _own(paths: ProfilePaths) -> Iterator[tuple[str, os.stat_result, Callable[[int], bool]]]:
+    """Everything that is deepctl's own: path, status without following links, and what it should be."""
+    yield paths.directory, os.lstat(paths.directory), stat.S_ISDIR
+    pending = [(paths.directory, 0)]
+    while pending:
+        directory, depth = pending.pop()
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                is_directory = stat.S_ISDIR(status.st_mode)
+                if depth == 0:
+                    should_be = _is_directory(entry.name)
+                    yield entry.path, status, stat.S_ISDIR if should_be else stat.S_ISREG
+                    if not should_be or entry.name == "workspace" or entry.name.startswith(changes.DRAFT_PREFIX):
+                        continue
+                else:
+                    yield entry.path, status, stat.S_ISDIR if is_directory else stat.S_ISREG
+                if is_directory and depth < _DEEPEST:
+                    pending.append((entry.path, depth + 1))
+
+
+def _is_directory(name: str) -> bool:
+    return name in ("workspace", "sessions", "checkpoints", "cache") or name.startswith(changes.DRAFT_PREFIX)
