@@ -21,7 +21,8 @@ from deepctl.layout import UNTRUSTED, ProfilePaths
 from deepctl.output import profiles as views
 from deepctl.output.progress import BYTES, Progress
 from deepctl.output.render import discard_stdout, say, show
-from deepctl.output.text import is_terminal, wrapped
+from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import wrapped
 
 if TYPE_CHECKING:
     from deepctl.output.profiles import Trusted

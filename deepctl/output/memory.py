@@ -10,7 +10,8 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.render import notice, say
-from deepctl.output.text import Cell, ago, has_colour, is_terminal, printable, printable_lines, table
+from deepctl.output.terminal_caps import has_colour, is_terminal
+from deepctl.output.text import Cell, ago, printable, printable_lines, table
 from deepctl.quantities import counted, size
 
 if TYPE_CHECKING:

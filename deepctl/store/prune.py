@@ -22,7 +22,7 @@ from deepctl import times
 from deepctl.errors import Damaged, DeepctlError, Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import completion_index, repack, rewind_plan, session_catalogue, session_log, trees
+from deepctl.store import completion_index, log_file, repack, rewind_plan, session_catalogue, session_log, trees
 from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import Ledger
@@ -294,7 +294,7 @@ def collect_logs(paths: ProfilePaths, ledger: Ledger) -> None:
         except (DeepctlError, OSError):
             continue
         for one in logs - needed:
-            os.unlink(session_log.log_path(session.directory, one))
+            os.unlink(log_file.log_path(session.directory, one))
 
 
 _KEPT = (20, 1)

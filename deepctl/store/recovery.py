@@ -81,8 +81,8 @@ def _write_records_anew(paths: ProfilePaths) -> list[str]:
         try:
             session = session_catalogue.find(paths, name)
             if session.damage is not None:
-                repair_report.keep_aside(paths, os.path.join(session.directory, session_catalogue.RECORD))
-                session_catalogue.write_anew(session)
+                repair_report.keep_aside(paths, os.path.join(session.directory, session_record.RECORD))
+                session_record.write(session)
                 notes.append(f"The record of session {name!r} was damaged, and has been written anew.")
         except (DeepctlError, OSError):
             continue

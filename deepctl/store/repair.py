@@ -31,6 +31,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import (
     ledger,
     ledger_size,
+    log_file,
     lookup,
     packs,
     repack,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from deepctl.errors import Refused
 from deepctl.files import atomic, rmtree
 from deepctl.layout import ProfilePaths
-from deepctl.store import session_catalogue, session_log
+from deepctl.store import log_file, session_catalogue
 from deepctl.store.records import Record
 
 MISSING_SESSION = "missing session"

@@ -25,7 +25,7 @@ from deepctl.store.notebook_merge import take_back
 from deepctl.store.records import Record
 from deepctl.store.repository import MANUAL_ONLY, Repository
 from deepctl.store.rewind_plan import entry_at, hidden_by
-from deepctl.store.session_catalogue import Session
+from deepctl.store.session_record import Session
 
 
 class MemoryChange(NamedTuple):

@@ -98,7 +98,7 @@ def _logs(directory: str) -> list[tuple[str, str]]:
         names = sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [(name, os.path.join(directory, name)) for name in names if name.endswith(session_log.SUFFIX)]
+    return [(name, os.path.join(directory, name)) for name in names if name.endswith(log_file.SUFFIX)]
 
 
 def _messages(path: str, matcher: TextMatcher) -> int | None:

@@ -30,11 +30,10 @@ from deepctl.layout import (
     ProfilePaths,
     Root,
 )
-from deepctl.store import ledger, session_catalogue, trees
-from deepctl.store.contents_reader import ReadOnlyRepository
-from deepctl.store.rewind_plan import entry_at
+from deepctl.store import ledger, session_catalogue
 
 if TYPE_CHECKING:
+    from deepctl.store.contents_reader import ReadOnlyRepository
     from deepctl.store.ledger import Ledger
 
 
@@ -309,6 +308,9 @@ def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
     records = [record for record in ledger.read(paths.checkpoints).records.values() if record.tree]
     if not records:
         return Copies(0, 0, logs)
+    # Not above: a wipe without checkpoints needs no database.
+    from deepctl.store.contents_reader import ReadOnlyRepository
+
     reader = ReadOnlyRepository(paths)
     try:
         trees_of = {record.tree for record in records}
@@ -321,6 +323,9 @@ def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
 
 def _holds(reader: ReadOnlyRepository, tree: bytes, places: Iterable[bytes]) -> bool:
     """Whether a checkpoint's tree has something at one of the places; where it cannot be read, it may have."""
+    from deepctl.store import trees
+    from deepctl.store.rewind_plan import entry_at
+
     try:
         for place in places:
             entry = entry_at(reader.objects, tree, place) if place else None
