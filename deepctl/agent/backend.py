@@ -12,10 +12,10 @@ import fnmatch
 import os
 import posixpath
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import PurePosixPath
 from typing import NamedTuple, TypeVar
 
 import anyio
@@ -129,12 +129,33 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         return await self._call(partial(self._tree.real_path, path))
 
 
-class _SearchBackend(DirectoryBackend, SupportsCommands):
-    """The files, and of commands only `find` and `grep` as the console's `glob` and `grep` word them.
+class Line(NamedTuple):
+    """A line that a search found; numbers begin with 1."""
 
-    Without any command those two tools would match in this process, where a pattern such as `(a+)+$` cannot be
-    stopped. They are started in the directory itself, which nobody can swap for another meanwhile; what begins with a
-    dash stays a path: `glob` with the path `-delete` must not become an option of `find`.
+    path: str
+    number: int
+    text: str
+
+
+class _Search(NamedTuple):
+    """The words of a `find` or `grep` before and behind the place that is searched, that place, and a glob of names."""
+
+    before: list[str]
+    behind: list[str]
+    where: str
+    names: str
+
+    def matches(self, path: str) -> bool:
+        """Whether a single file is one that is looked for, as `find -path` and `grep --include` take it."""
+        return fnmatch.fnmatchcase(path if "/" in self.names else posixpath.basename(path), self.names)
+
+
+class _SearchBackend(DirectoryBackend, SupportsCommands):
+    """The files, and searches of them by `find` and `grep`. Commands cannot be run.
+
+    Matched in this process, a pattern could hold up the event loop and not be stopped. The searches are started in the
+    directory itself, which nobody can swap for another meanwhile; what begins with a dash stays a path: `glob` with the
+    path `-delete` must not become an option of `find`.
     """
 
     def __init__(self, root_dir: str | os.PathLike[str]) -> None:
@@ -149,22 +170,36 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> CommandResult:
-        search = search_command(command)
-        with self._hiding():
-            if search is not None:
-                result, name = await self._search(search, timeout=min(timeout or _SEARCH_SECONDS, _SEARCH_SECONDS))
-                return replace(result, stdout=_prefixed(result.stdout, name, search.where))
-            return await self._run(command, shell, env, timeout)
+        return CommandResult(exit_code=126, stdout="", stderr="Commands cannot be run in this workspace.\n")
 
-    async def lines(self, search: Search) -> list[Line]:
-        """The lines that a `grep -Z` finds. Raises `WorkspaceError` if it cannot look."""
+    async def paths(self, pattern: str, where: str) -> list[str]:
+        """The files below `where` whose path ends as `pattern` says, which `find` takes; none where it cannot look."""
+        name_pattern = f"*/{pattern.removeprefix('**/')}"
+        behind = ["-path", name_pattern, "-type", "f", "!", "-name", temporary_files.PATTERN, "-print0"]
+        search = _Search(["find", "-P"], behind, where, name_pattern)
         with self._hiding():
-            result, name = await self._search(search, timeout=_SEARCH_SECONDS)
+            result, name = await self._run_search(search)
+        paths = [f"{where}{path[len(name) :]}" for path in result.stdout.split("\0") if path]
+        return sorted(str(PurePosixPath(path)) for path in paths)
+
+    async def lines(self, pattern: str, where: str, names: str | None, *, hidden: bool) -> list[Line]:
+        """The lines below `where` that match an extended regular expression, in files whose name matches `names`.
+
+        In `hidden` directories too, or not. Files that are not text are passed over, and FIFOs, which would be waited
+        for. Raises `WorkspaceError` if it cannot look.
+        """
+        # The second is for BSD's grep, which compares the path and not the name.
+        options = [] if hidden else ["--exclude-dir=.[!./]*", "--exclude-dir=*/.[!.]*"]
+        options += [f"--include={names}"] if names else []
+        words = ["grep", f"--exclude={temporary_files.PATTERN}", "-rnHZIE", "-D", "skip", *options, "-e", pattern, "--"]
+        search = _Search(words, [], where, names or "*")
+        with self._hiding():
+            result, name = await self._run_search(search)
         if result.exit_code > 1 and not result.stdout:
             raise WorkspaceError(result.stderr.strip() or f"grep ended with {result.exit_code}")
-        return [line._replace(path=f"{search.where}{line.path[len(name) :]}") for line in _lines(result.stdout)]
+        return [line._replace(path=f"{where}{line.path[len(name) :]}") for line in _lines(result.stdout)]
 
-    async def _search(self, search: Search, *, timeout: float) -> tuple[CommandResult, str]:
+    async def _run_search(self, search: _Search) -> tuple[CommandResult, str]:
         """What a search prints, and by what name it was told where to look."""
         with contextlib.ExitStack() as stack:
             try:
@@ -179,26 +214,30 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
                 if not search.matches(where):
                     return CommandResult(exit_code=1, stdout="", stderr=""), ""
                 if before[0] == "find":
-                    return CommandResult(exit_code=0, stdout=f"{search.where}\n", stderr=""), search.where
+                    return CommandResult(exit_code=0, stdout=f"{search.where}\0", stderr=""), search.where
                 before = [word for word in before if not word.startswith("--include=")]
-            found = f"/proc/{os.getpid()}/fd/{descriptor}"
-            if not os.path.exists(found):
-                found = self._tree.real_path(where)  # macOS has no way to name a descriptor
+            place = f"/proc/{os.getpid()}/fd/{descriptor}"
+            if not os.path.exists(place):
+                place = self._tree.real_path(where)  # macOS has no way to name a descriptor
             # Never by its name: `grep -r` follows a link that it is told to search.
-            directory, name = (found, ".") if is_directory else (self._tree.root, found)
-            if before[0] == "find":
-                argv = [*before, name, *search.behind, "!", "-name", temporary_files.PATTERN]
-            else:
-                argv = [before[0], f"--exclude={temporary_files.PATTERN}", *before[1:], name, *search.behind]
-            result = await self._searcher.run(
-                ["/bin/sh", "-c", _SEARCH, "sh", str(_SEARCH_MEMORY // 1024), directory, *argv], timeout=timeout
-            )
+            directory, name = (place, ".") if is_directory else (self._tree.root, place)
+            words = [str(_SEARCH_MEMORY // 1024), directory, *before, name, *search.behind]
+            result = await self._searcher.run(["/bin/sh", "-c", _SEARCH, "sh", *words], timeout=_SEARCH_SECONDS)
         return result, name
 
-    async def _run(
-        self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
-    ) -> CommandResult:
-        return CommandResult(exit_code=126, stdout="", stderr="Commands cannot be run in this workspace.\n")
+
+def _lines(printed: str) -> list[Line]:
+    """What `grep -nHZ` printed: a name, NUL, a number, a colon, a line. A name may have colons and newlines in it."""
+    lines: list[Line] = []
+    at = 0
+    while (end := printed.find("\0", at)) >= 0:
+        newline = printed.find("\n", end)
+        newline = len(printed) if newline < 0 else newline
+        number, _, text = printed[end + 1 : newline].partition(":")
+        if number.isdecimal():
+            lines.append(Line(printed[at:end], int(number), text))
+        at = newline + 1
+    return lines
 
 
 class _CommandBackend(_SearchBackend):
@@ -211,6 +250,17 @@ class _CommandBackend(_SearchBackend):
         self._is_confined = sandbox.confined
         self._limits = sandbox.limits
         self.runner = sandbox.commands(self._tree.root)
+
+    async def run(
+        self,
+        command: WorkspaceCommand,
+        *,
+        shell: bool = False,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> CommandResult:
+        with self._hiding():
+            return await self._run(command, shell, env, timeout)
 
     async def _run(
         self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
@@ -273,81 +323,6 @@ class _CommandBackend(_SearchBackend):
         return (found.f_blocks - found.f_bfree) * found.f_frsize + (found.f_files - found.f_ffree) * _INODE
 
 
-class Line(NamedTuple):
-    """A line that a search found; numbers begin with 1."""
-
-    path: str
-    number: int
-    text: str
-
-
-def _lines(printed: str) -> list[Line]:
-    """What `grep -nHZ` printed: a name, NUL, a number, a colon, a line. A name may have colons and newlines in it."""
-    found: list[Line] = []
-    at = 0
-    while (end := printed.find("\0", at)) >= 0:
-        newline = printed.find("\n", end)
-        newline = len(printed) if newline < 0 else newline
-        number, _, text = printed[end + 1 : newline].partition(":")
-        if number.isdecimal():
-            found.append(Line(printed[at:end], int(number), text))
-        at = newline + 1
-    return found
-
-
-def grep(pattern: str, where: str, names: str | None, *, hidden: bool) -> Search:
-    """A search for lines below `where`, in files whose name matches `names`; in `hidden` directories too, or not.
-
-    Files that are not text are passed over, and FIFOs, which would be waited for.
-    """
-    # The second is for BSD's grep, which compares the path and not the name.
-    options = [] if hidden else ["--exclude-dir=.[!./]*", "--exclude-dir=*/.[!.]*"]
-    options += [f"--include={names}"] if names else []
-    return Search(["grep", "-rnHZI", "-D", "skip", *options, "-e", pattern, "--"], [], where, names or "*")
-
-
-class Search(NamedTuple):
-    """The words of a search before and behind the place that is searched, and that place."""
-
-    before: list[str]
-    behind: list[str]
-    where: str
-    pattern: str = "*"
-
-    def matches(self, path: str) -> bool:
-        """Whether a single file is one that is looked for, as `find -path` and `grep --include` take it."""
-        return fnmatch.fnmatchcase(path if "/" in self.pattern else posixpath.basename(path), self.pattern)
-
-
-def search_command(command: WorkspaceCommand) -> Search | None:
-    """A search as pydantic-ai-backend words it for a shell; `None` for anything else."""
-    try:
-        words = shlex.split(command) if isinstance(command, str) else []
-    except ValueError:
-        return None
-    match words:
-        case ["find", root, "-path", pattern, "-type", "f", "2>/dev/null"]:
-            return Search(["find", "-P"], ["-path", pattern, "-type", "f"], root, pattern)
-        case ["grep", "-rnH", *options, "-e", pattern, root] if all(
-            option.startswith(("--exclude-dir=", "--include=")) for option in options
-        ):
-            # A FIFO would be waited for.
-            included = next((word.partition("=")[2] for word in options if word.startswith("--include=")), "*")
-            return Search(["grep", "-rnH", "-D", "skip", *options, "-e", pattern, "--"], [], root, included)
-        case _:
-            return None
-
-
-def _prefixed(found: str, name: str, where: str) -> str:
-    """What a search below `name` printed, as if it had been told `where`."""
-    if name == where:
-        return found
-    behind = len(name)
-    return "".join(
-        f"{where}{line[behind:]}" if line.startswith(name) else line for line in found.splitlines(keepends=True)
-    )
-
-
 class LocalBackend(ConfinedWorkspace):
     """A directory of this machine as an agent's workspace, created (0700) if it is missing.
 
@@ -381,9 +356,15 @@ class LocalBackend(ConfinedWorkspace):
         """The same directory for deepctl's own stores: files only, no links."""
 
     async def grep(self, pattern: str, where: str, names: str | None, *, hidden: bool) -> list[Line]:
-        """Lines that match `pattern`. Raises `WorkspaceError`; a place outside is one."""
+        """Lines that match an extended regular expression. Raises `WorkspaceError`; a place outside is one."""
         await self.check(where)
-        return await self._searcher.lines(grep(pattern, where, names, hidden=hidden))
+        return await self._searcher.lines(pattern, where, names, hidden=hidden)
+
+    async def glob(self, pattern: str, where: str) -> list[str]:
+        """The files below `where` that match `pattern` at any depth, sorted. Raises `WorkspaceError`, as `grep`."""
+        where = "." if where.strip() in ("", "/") else where
+        await self.check(where)
+        return await self._searcher.paths(pattern, where)
 
     def close(self) -> None:
         """End what commands left running, where the sandbox can: in a container. It can be used again."""

@@ -1,30 +1,64 @@
-"""The `grep` and `glob` tools, which match no pattern in this process.
+"""The `grep` and `glob` tools: no pattern is matched in this process, and no line of an unreadable file is shown.
 
-`grep` shows no line of a file that may not be read without a question.
+A pattern of the model's can take for ever. Here that would hold up the event loop, with every user of an application,
+and no time limit or signal could end it. So searches are processes: `find` and `grep` where there are files or commands
+to start them on, and for a workspace in memory a `grep` that is sent the lines, and a child that matches the names.
 
-pydantic-ai-backend's takes a name apart from its line at colons, so that a name with `:12:` in it passes for another's.
-Where the workspace is a `LocalBackend`, names end in NUL here; elsewhere every reading of a name has to be allowed.
+Everywhere the pattern of `grep` is an extended regular expression: `grep -E` takes time in proportion to what it reads,
+also for `(a+)+$`. Each search has a limit of time and memory.
+
+Names of files can have `:12:` in them, and pass for another's line. Where the workspace is a `LocalBackend`, names end
+in NUL; elsewhere every reading of a name has to be allowed.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import posixpath
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any, Literal
 
 from pydantic_ai import FunctionToolset, RunContext
-from pydantic_ai.workspaces import Workspace, WorkspaceError
+from pydantic_ai.workspaces import SupportsCommands, Workspace, WorkspaceError
+from pydantic_ai_backends import ConfinedWorkspace, WorkspacePathError
 from pydantic_ai_backends.toolsets._workspace import WorkspaceOps
 from pydantic_ai_backends.toolsets.console import GLOB_RESULT_LIMIT, GREP_LINE_WIDTH, GREP_RESULT_LIMIT
+from wcmatch import glob as wcglob
+from wcmatch._wcparse import PatternLimitException
 
-from deepctl.agent import pattern_matching
 from deepctl.agent.approvals import may_be_read, spellings
 from deepctl.agent.backend import Line, LocalBackend
 from deepctl.domain.permissions import Permissions
+from deepctl.sandbox.policy import environment
 
 _NUMBER = re.compile(r":\d+:")
 _MAX_NAMES = 20
 """Readings of one line that are looked at; a longer name than that is not one of a file."""
+
+_SECONDS = 120.0
+_MEMORY = 2 << 30
+_LIBRARIES = "LD_LIBRARY_PATH"
+"""What a Python that was built with a shared library may need to start; nothing else is passed on."""
+
+_BOUNDED = f'ulimit -t {int(_SECONDS)}; ulimit -v {_MEMORY // 1024}; exec "$@"'
+
+_MATCH_NAMES = """
+import json, re, sys
+task = json.load(sys.stdin.buffer)
+include, exclude = ([re.compile(pattern) for pattern in task[kind]] for kind in ("include", "exclude"))
+places = []
+for place, name in enumerate(task["names"]):
+    if any(one.match(name) for one in include) and not any(one.match(name) for one in exclude):
+        places.append(place)
+sys.stdout.write(json.dumps(places))
+"""
 
 
 def replace_grep(toolset: FunctionToolset[Any], permissions: Permissions) -> None:
@@ -40,7 +74,7 @@ def replace_grep(toolset: FunctionToolset[Any], permissions: Permissions) -> Non
         ignore_hidden: bool = True,
     ) -> str:
         try:
-            lines = await _lines(ctx.workspace, pattern, path, glob_pattern, ignore_hidden)
+            lines = await _lines(ctx.workspace, pattern, path or ".", glob_pattern, ignore_hidden)
         except WorkspaceError as error:
             return f"Error: {error}"
         shown = await _readable(lines, ctx.workspace, permissions)
@@ -63,34 +97,156 @@ def replace_glob(toolset: FunctionToolset[Any]) -> None:
     by_commands = described.function
 
     async def glob(ctx: RunContext[Any], pattern: str, path: str = ".") -> str:
-        if pattern_matching.runs_commands(ctx.workspace):
-            return str(await by_commands(ctx, pattern, path))
+        workspace = ctx.workspace
         try:
-            found = await pattern_matching.paths(ctx.workspace, pattern, path)
+            if isinstance(workspace, LocalBackend):
+                paths = await workspace.glob(pattern, path)
+            elif _runs_commands(workspace):
+                return str(await by_commands(ctx, pattern, path))
+            else:
+                paths = await _paths_in_memory(workspace, pattern, path)
         except WorkspaceError as error:
             return f"Error: {error}"
-        if not found:
+        if not paths:
             return f"No files matching '{pattern}' in {path}"
-        return _listed(f"Found {len(found)} file(s) matching '{pattern}':", found, "more", GLOB_RESULT_LIMIT)
+        return _listed(f"Found {len(paths)} file(s) matching '{pattern}':", paths, "more", GLOB_RESULT_LIMIT)
 
     glob.__doc__ = described.function.__doc__
     toolset.add_function(glob, name="glob", description=described.description)
 
 
-async def _lines(
-    workspace: Workspace, pattern: str, path: str | None, names: str | None, ignore_hidden: bool
-) -> list[Line]:
-    """The lines that match, but for those in hidden files where they are to be ignored."""
-    where = path or "."
+def _runs_commands(workspace: Workspace) -> bool:
+    return not workspace.read_only and isinstance(workspace.backend, SupportsCommands)
+
+
+async def _lines(workspace: Workspace, pattern: str, where: str, names: str | None, ignore_hidden: bool) -> list[Line]:
+    """The lines that match, but for those in hidden files where they are to be ignored. Raises `WorkspaceError`."""
     if isinstance(workspace, LocalBackend):
         lines = await workspace.grep(pattern, where, names, hidden=not ignore_hidden)
-        return [line for line in lines if not (ignore_hidden and _is_hidden(line.path, where))]
-    if not pattern_matching.runs_commands(workspace):
-        return await pattern_matching.lines(workspace, pattern, where, names, hidden=not ignore_hidden)
-    found = await WorkspaceOps(workspace).grep_raw(pattern, path, names, ignore_hidden)
-    if isinstance(found, str):
-        raise WorkspaceError(found.removeprefix("Error: "))
-    return [Line(match["path"], match["line_number"], match["line"]) for match in found]
+    elif _runs_commands(workspace):
+        lines = await _lines_by_command(workspace, pattern, where, names, ignore_hidden)
+    else:
+        return await _lines_in_memory(workspace, pattern, where, names, ignore_hidden)
+    return [line for line in lines if not (ignore_hidden and _is_hidden(line.path, where))]
+
+
+async def _lines_by_command(
+    workspace: Workspace, pattern: str, where: str, names: str | None, ignore_hidden: bool
+) -> list[Line]:
+    """The lines that the `grep` of a workspace finds, whichever it has."""
+    if isinstance(workspace, ConfinedWorkspace) and not await workspace.contains(where):
+        raise WorkspacePathError(f"{where!r} is outside the workspace")
+    # GNU's compares the name with the first pattern, BSD's the path with the second.
+    options = ["--exclude-dir=.[!./]*", "--exclude-dir=*/.[!.]*"] if ignore_hidden else []
+    options += [f"--include={names}"] if names else []
+    result = await workspace.run(["grep", "-rnHE", *options, "-e", pattern, "--", where], timeout=_SECONDS)
+    if result.exit_code > 1 and not result.stdout:
+        raise WorkspaceError(result.stderr.strip() or f"grep ended with {result.exit_code}")
+    printed = (line.split(":", 2) for line in result.stdout.split("\n"))
+    return [Line(parts[0], int(parts[1]), parts[2]) for parts in printed if len(parts) == 3 and parts[1].isdecimal()]
+
+
+async def _lines_in_memory(
+    workspace: Workspace, pattern: str, where: str, names: str | None, ignore_hidden: bool
+) -> list[Line]:
+    """The lines in files of a workspace that has no commands, which are read here and sent to a `grep`."""
+    base = await workspace.resolve(where)
+    try:
+        is_file = not (await workspace.stat(base)).is_dir
+    except OSError as error:
+        raise WorkspaceError(str(error)) from error
+    files = [base] if is_file else await WorkspaceOps(workspace)._files_under(base)
+    if not is_file and ignore_hidden:
+        files = [file for file in files if not _is_hidden(f"/{posixpath.relpath(file, base)}", "")]
+    if names:
+        places = await _matching([posixpath.basename(file) for file in files], names, wcglob.BRACE)
+        files = [files[place] for place in places]
+    lines: list[str] = []
+    searched: list[tuple[str, int]] = []
+    for file in files:
+        try:
+            text = (await workspace.read_bytes(file)).decode()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if text and "\0" not in text:
+            new = text.removesuffix("\n").split("\n")
+            searched.append((file, len(new)))
+            lines += new
+    if not lines:
+        return []
+    ends = list(accumulate(count for _, count in searched))
+    matches: list[Line] = []
+    for number in await _matching_lines(lines, pattern):
+        place = bisect_right(ends, number)
+        file, count = searched[place]
+        matches.append(Line(file, number - ends[place] + count + 1, lines[number]))
+    return matches
+
+
+async def _matching_lines(lines: Sequence[str], pattern: str) -> list[int]:
+    """Which of the lines match an extended regular expression, by their places."""
+    variables = environment("/")
+    process = await _start(
+        ["/bin/sh", "-c", _BOUNDED, "sh", "grep", "-anE", "-e", pattern], {**variables, "LC_ALL": variables["LANG"]}
+    )
+    printed = await _answer(process, "".join(f"{line}\n" for line in lines).encode(), accepted=(0, 1))
+    # Lines of text, and what is printed of them, have no newline of their own.
+    return [int(line.partition(b":")[0]) - 1 for line in printed.split(b"\n") if line]
+
+
+async def _paths_in_memory(workspace: Workspace, pattern: str, where: str) -> list[str]:
+    """The files below `where` that match `pattern` at any depth, sorted."""
+    base = await workspace.resolve("." if where.strip() in ("", "/", ".") else where)
+    files = await WorkspaceOps(workspace)._files_under(base)
+    names = [posixpath.relpath(file, base) for file in files]
+    places = await _matching(names, f"**/{pattern.removeprefix('**/')}", wcglob.GLOBSTAR)
+    return sorted(files[place] for place in places)
+
+
+async def _matching(names: Sequence[str], pattern: str, flags: int) -> list[int]:
+    """Which of the names match a glob, by their places."""
+    try:
+        include, exclude = wcglob.translate(pattern, flags=flags)
+    except PatternLimitException as error:
+        raise WorkspaceError(str(error)) from error
+    process = await _start(
+        ["/bin/sh", "-c", _BOUNDED, "sh", sys.executable, "-I", "-S", "-c", _MATCH_NAMES],
+        {_LIBRARIES: os.environ[_LIBRARIES]} if _LIBRARIES in os.environ else {},
+    )
+    task = {"include": include, "exclude": exclude, "names": list(names)}
+    places: list[int] = json.loads(await _answer(process, json.dumps(task).encode()))
+    return places
+
+
+async def _start(words: Sequence[str], variables: dict[str, str]) -> asyncio.subprocess.Process:
+    # Of a session of its own, so that Ctrl-C reaches it through us.
+    return await asyncio.create_subprocess_exec(
+        *words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=variables,
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+async def _answer(process: asyncio.subprocess.Process, sent: bytes, accepted: Sequence[int] = (0,)) -> bytes:
+    """What a search prints that is sent what it searches; it has ended then, whatever happens."""
+    try:
+        async with asyncio.timeout(_SECONDS):
+            printed, said = await process.communicate(sent)
+    except TimeoutError:
+        raise WorkspaceError(f"the search took longer than {_SECONDS:g} s and was ended") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode == 2 and said.startswith(b"grep: "):
+        raise WorkspaceError(f"Invalid regex pattern: {said.decode('utf-8', 'replace').removeprefix('grep: ').strip()}")
+    if process.returncode not in accepted:
+        raise WorkspaceError("the search was ended by the system: it took too long, or too much memory")
+    return printed
 
 
 def _is_hidden(path: str, where: str) -> bool:

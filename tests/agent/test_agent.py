@@ -259,23 +259,47 @@ def test_two_users_of_one_agent_share_nothing(tmp_path: Path) -> None:
         assert "alice likes oolong" in script.sent
 
 
-def test_a_search_pattern_that_never_ends_is_stopped_with_the_turn(work: Path) -> None:
-    """A backtracking matcher takes 2^40 steps here; the search must not run in this process."""
-    backend = LocalBackend(work)
+@pytest.mark.parametrize("is_in_memory", [False, True])
+def test_a_search_takes_time_in_proportion_to_what_it_reads_whatever_the_pattern(
+    work: Path, is_in_memory: bool
+) -> None:
+    """A backtracking matcher takes 2^40 steps here."""
+    backend: LocalBackend | StateBackend = LocalBackend(work)
+    if is_in_memory:
+        backend = StateBackend()
+        backend.write_bytes("/f", b"a" * 44 + b"!")
     (work / "f").write_text("a" * 44 + "!")
-    results, _ = _run(backend, [("grep", {"pattern": "(a+)+$", "output_mode": "content"})])
+    patterns = ("(a+)+$", "(a+)+!$")
+    results, _ = _run(backend, [("grep", {"pattern": pattern, "output_mode": "content"}) for pattern in patterns])
     assert "No matches" in str(results[0].content)
+    assert "f:1: aaa" in str(results[1].content)
 
 
-_ENDLESS: list[Call] = [
-    ("grep", {"pattern": "(a+)+$", "output_mode": "content"}),
-    ("glob", {"pattern": "**/a/" * 12 + "b"}),
-]
+@pytest.mark.parametrize("is_in_memory", [False, True])
+def test_grep_takes_extended_regular_expressions_everywhere(work: Path, is_in_memory: bool) -> None:
+    files = {"a.txt": b"one\ntwo\n\nthree", "b.txt": b"", "c.txt": b"four\nfive\n", "d": b"tw\0o\n"}
+    backend: LocalBackend | StateBackend = LocalBackend(work)
+    if is_in_memory:
+        backend = StateBackend()
+    for name, content in files.items():
+        if isinstance(backend, StateBackend):
+            backend.write_bytes(f"/{name}", content)
+        else:
+            (work / name).write_bytes(content)
+    calls = [
+        ("grep", {"pattern": pattern, "output_mode": "content"}) for pattern in ("two|fi?ve", "^t(w|h)", "^$", "(")
+    ]
+    results, _ = _run(backend, calls)
+    found = [str(result.content).replace("  /", "  ").replace("./", "") for result in results]
+    assert sorted(found[0].split("\n")) == ["  a.txt:2: two", "  c.txt:2: five", "Matches for 'two|fi?ve':"]
+    assert sorted(found[1].split("\n")) == ["  a.txt:2: two", "  a.txt:4: three", "Matches for '^t(w|h)':"]
+    assert found[2] == "Matches for '^$':\n  a.txt:3: "
+    assert found[3].startswith("Error: ")
 
 
-@pytest.mark.parametrize("call", _ENDLESS, ids=lambda call: f"{call[0]}-{len(call[1])}")
-def test_a_pattern_that_never_ends_holds_up_no_other_user_and_is_stopped_with_the_run(call: Call) -> None:
-    """In memory, where there is no `grep` to start."""
+def test_a_pattern_that_never_ends_holds_up_no_other_user_and_is_stopped_with_the_run() -> None:
+    """In memory, where there is no `find` to start."""
+    call: Call = ("glob", {"pattern": "**/a/" * 12 + "b"})
     alices, bobs = StateBackend(), StateBackend()
     alices.write_bytes(f"/{'a/' * 60}f", b"a" * 44 + b"!\n")
     bobs.write_bytes("/notes.txt", b"tea\n")

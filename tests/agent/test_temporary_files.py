@@ -75,9 +75,8 @@ def test_the_agent_and_completion_see_no_temporary_file(tmp_path: Path) -> None:
 
     async def look() -> str:
         listed = [entry.name for entry in await backend.list_dir(".")]
-        found = await backend.run("find . -path '*' -type f 2>/dev/null", shell=True)
-        grepped = await backend.run("grep -rnH -e found .", shell=True)
-        return " ".join([*listed, found.stdout, grepped.stdout])
+        lines = await backend.grep("found", ".", None, hidden=True)
+        return " ".join([*listed, *await backend.glob("*", "."), *(line.path for line in lines)])
 
     said = anyio.run(look)
     assert said.count("a.txt") == said.count(".deepctl-0123456789ab.txt") == 3
