@@ -14,10 +14,10 @@ from deepctl import names
 from deepctl.cli import options, text_input
 from deepctl.cli.chat_session import ChatSession
 from deepctl.cli.chat_setup import Start, known_profile
+from deepctl.cli.confirm import ask_at_terminal
 from deepctl.cli.ephemeral_chat import EphemeralChatSession
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.cli.profile_chat import ProfileChat
-from deepctl.cli.repl.approval_prompt import ask_at_terminal
 from deepctl.domain import attachments, settings
 from deepctl.errors import BadName, UsageError
 from deepctl.output import terminal_caps

@@ -1,18 +1,47 @@
-"""A yes before something that cannot be taken back; at a terminal only, elsewhere `--yes` says it."""
+"""Questions to the person at the terminal: confirmations of commands, and approval requests of the agent.
+
+A confirmation comes before something that cannot be taken back; in a script, `--yes` answers it. An approval request
+shows the command or the change, and one key answers it.
+"""
 
 from __future__ import annotations
 
+import os
+import select
 import sys
-from typing import Annotated
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 import typer
 
+from deepctl.cli import tty_modes
 from deepctl.errors import Interrupted, Refused
-from deepctl.output.render import say
-from deepctl.output.terminal_caps import is_terminal
-from deepctl.output.text import visible
+from deepctl.output.render import say, say_part
+from deepctl.output.terminal_caps import has_colour, is_terminal
+from deepctl.output.text import visible, wrapped
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest, Ask
+    from deepctl.output.stream.turn_events import Display
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
+
+_MAX_LINES = 20
+_MAX_DIFF = 100
+_MAX_WIDTH = 600
+_WANTS = {"execute": "run a command", "write": "write a file", "edit": "edit a file", "read": "read a file"}
+_FOR_GOOD = {"execute": "this command", "mcp": "this tool"}
+_READ_BYTES = 4096
+_UNREAD_SECONDS = 0.3
+"""A key that is pressed so soon is no answer: the request cannot have been read yet."""
+_TYPING_SECONDS = 0.5
+"""After so long without a key, the person has stopped typing."""
+_QUIET_SECONDS = 0.03
+"""Within that time a terminal has sent the rest of a paste, and a person has pressed no second key."""
 
 
 def check_can_ask(
@@ -50,12 +79,9 @@ def confirm(
     check_can_ask(yes=yes, as_json=as_json, reason=reason, instead=instead)
     if yes:
         return
-    wanted = f"type {typed} to go on" if typed is not None else "y/N"
-    # In a conversation, what is typed while a command runs is not shown: an answer is.
-    from deepctl.cli import tty_modes
-
+    expected = f"type {typed} to go on" if typed is not None else "y/N"
     try:
-        with tty_modes.asked(f"{visible(question)} [{wanted}] "):
+        with tty_modes.asked(f"{visible(question)} [{expected}] "):
             line = sys.stdin.readline()
     except KeyboardInterrupt:
         # Whatever asks changes nothing before it has the answer.
@@ -69,3 +95,145 @@ def confirm(
         )
     if typed is None and answer.lower() not in ("y", "yes"):
         raise Refused("Declined; nothing was done.", code="declined")
+
+
+@runtime_checkable
+class _Pausable(Protocol):
+    def paused(self) -> AbstractContextManager[None]: ...
+
+
+def ask_at_terminal(display: Display) -> Ask:
+    """A function that asks the person at the terminal that `display` draws on."""
+
+    async def ask(question: ApprovalRequest) -> ApprovalAnswer:
+        with _paused(display):
+            return await _ask(question)
+
+    return ask
+
+
+@contextmanager
+def _paused(display: Display) -> Iterator[None]:
+    with tty_modes.quiet():
+        if isinstance(display, _Pausable):
+            with display.paused():
+                yield
+        else:
+            yield
+
+
+async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
+    """Show the request and wait for a key. Enter, Escape and the end of the terminal are no."""
+    from deepctl.agent.approvals import ApprovalAnswer
+
+    heading = f"The agent wants to {_WANTS.get(question.operation, 'use a tool outside the sandbox')}:"
+    say(wrapped(heading, sys.stderr))
+    _show(question, _MAX_LINES, _MAX_DIFF)
+    await _typing_has_stopped()
+    for_good = _FOR_GOOD.get(question.operation, "this file")
+    is_cut = _is_cut(question.target, _MAX_LINES) or _is_cut(question.preview, _MAX_DIFF)
+    more = ", [s]how all" if is_cut else ""
+    while True:
+        keys = f"Allow it? [y]es, [a]lways {for_good}, [N]o, [t]ell why not{more}:"
+        say_part(f"{wrapped(keys, sys.stderr)} ")
+        key = await _key()
+        # Some people press Enter after the key.
+        match key.rstrip("\r\n") or key[:1]:
+            case "y" | "Y":
+                say("yes")
+                return ApprovalAnswer(allow=True)
+            case "a" | "A":
+                say("always")
+                return ApprovalAnswer(allow=True, always=True)
+            case "t" | "T":
+                say("no")
+                return ApprovalAnswer(allow=False, word=await _reason())
+            case "s" | "S" if is_cut:
+                say("all of it")
+                _show(question, sys.maxsize, sys.maxsize)
+            case "n" | "N" | "\r" | "\n" | "\x1b" | "\x04" | "":
+                say("no")
+                return ApprovalAnswer(allow=False)
+            case _:
+                # Any other key, or several that were pasted: neither a yes nor a no.
+                say("one of these keys, please")
+
+
+def _show(question: ApprovalRequest, most: int, most_of_diff: int) -> None:
+    for line in _shown(question.target, most):
+        say(f"  {line}")
+    colours = has_colour(sys.stderr)
+    for line in _shown(question.preview, most_of_diff):
+        code = {"+": 32, "-": 31, "@": 36}.get(line[:1]) if colours and question.operation != "mcp" else None
+        say(f"  {line}" if code is None else f"  \x1b[{code}m{line}\x1b[0m")
+
+
+def _shown(text: str, most: int) -> list[str]:
+    """The lines of a request, at most `most`, with every invisible character shown as an escape."""
+    lines = [visible(line) for line in text.split("\n")] if text else []
+    left_out = len(lines) - most
+    if left_out > 0:
+        half = most // 2
+        lines = [*lines[:half], f"… {left_out} lines are not shown here; s shows them …", *lines[-half:]]
+    if most == sys.maxsize:
+        return lines
+    return [line if len(line) <= _MAX_WIDTH else _cut(line) for line in lines]
+
+
+def _is_cut(text: str, most: int) -> bool:
+    return _shown(text, most) != _shown(text, sys.maxsize)
+
+
+def _cut(line: str) -> str:
+    half = _MAX_WIDTH // 2
+    return f"{line[:half]} … {len(line) - _MAX_WIDTH} characters are not shown here; s shows them … {line[-half:]}"
+
+
+async def _typing_has_stopped() -> None:
+    """Discard what was typed before the request could be read, and what follows it without a pause."""
+    # Imported here: confirmations need no asyncio, and it is slow to import.
+    import asyncio
+
+    await asyncio.sleep(_UNREAD_SECONDS)
+    while select.select([sys.stdin], [], [], 0)[0]:
+        try:
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
+        except termios.error:
+            return  # the terminal is gone, which reading from it finds out
+        await asyncio.sleep(_TYPING_SECONDS)
+
+
+async def _key() -> str:
+    """What the next key sends; empty if the terminal is gone."""
+    import asyncio
+
+    # Not in a thread: Ctrl-C could not stop it, and it would take the next line from the editor.
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    descriptor = sys.stdin.fileno()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)
+    pressed = b""
+    try:
+        # All that is there, so that the end of a paste or of an escape sequence is not taken for a key.
+        while select.select([descriptor], [], [], _QUIET_SECONDS if pressed else 0)[0]:
+            piece = os.read(descriptor, _READ_BYTES)
+            if not piece:
+                break
+            pressed = (pressed + piece)[-_READ_BYTES:]
+    except OSError:
+        return ""
+    return pressed.decode(errors="replace")
+
+
+async def _reason() -> str:
+    """The reason for a no, as a line for the agent."""
+    with tty_modes.plain():
+        say_part("What should the agent know? ")
+        line = await _key()
+    if not line.endswith("\n"):
+        say("")
+    return line.strip()

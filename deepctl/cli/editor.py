@@ -1,4 +1,4 @@
-"""The user's editor: which it is, and letting it edit a file."""
+"""The user's editor: which it is, and letting it edit a file or a text."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from deepctl.errors import Refused, UsageError
+from deepctl.errors import DeepctlError, Refused, UsageError
+from deepctl.files import atomic
+from deepctl.files.rmtree import remove_tree
 from deepctl.output.terminal_caps import is_terminal
 
 _PROGRAMS = ("editor", "nano", "vi")
+_PROMPT_FILE = "prompt.md"
 
 
 def editor(environment: Mapping[str, str]) -> list[str]:
@@ -81,3 +85,36 @@ def _keys_are_the_editors() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def edit_text(text: str) -> tuple[str, str | None]:
+    """Let the user edit `text`. Returns the new text and `None`, or the text as it was and the reason.
+
+    The text is in a private file meanwhile, in memory if possible; the file is deleted afterwards.
+    """
+    try:
+        command = editor(os.environ)
+        directory = _private_directory()
+        try:
+            path = os.path.join(directory, _PROMPT_FILE)
+            atomic.write_file(path, text.encode(errors="replace"))
+            failure = edit(command, path)
+            if failure is not None:
+                return text, f"The editor failed ({failure}); the line is as it was."
+            return atomic.read_file(path).decode("utf-8-sig", errors="replace").removesuffix("\n"), None
+        finally:
+            remove_tree(directory)
+    except DeepctlError as error:
+        return text, f"{error.message} {error.hint}" if error.hint else error.message
+    except OSError as error:
+        return text, f"The line cannot be edited: {error.strerror}."
+
+
+def _private_directory() -> str:
+    for place in (os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
+        if place and os.path.isabs(place):
+            try:
+                return tempfile.mkdtemp(prefix="deepctl-", dir=place)
+            except OSError:
+                continue
+    return tempfile.mkdtemp(prefix="deepctl-")

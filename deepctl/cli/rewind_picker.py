@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from deepctl.cli.checkpoint_views import foretell, previewed
-from deepctl.cli.repl import redraw
+from deepctl.cli.repl import screen
 from deepctl.cli.repl.clusters import drawn
 from deepctl.errors import DeepctlError, Interrupted, NotFound
 from deepctl.layout import ProfilePaths
@@ -93,8 +93,10 @@ class _Picker:
             Layout(HSplit([choices, preview])),
             key_bindings=keys,
             erase_when_done=True,
+            # No task polls for it: SIGTERM could be raised in the middle of that task, and would end it only.
+            terminal_size_polling_interval=None,
             input=create_input(sys.stdin),
-            output=redraw.output(sys.stderr),
+            output=screen.output(sys.stderr),
         )
         chosen = application.run()
         if chosen is None:

@@ -489,7 +489,7 @@ def _state(chat: ChatSession, session: str | None = None, new: str | None = None
 
 
 def _candidates(chat: ChatSession, session: str | None = None, new: str | None = None) -> ConversationCandidates:
-    return ConversationCandidates(_state(chat, session, new), slash_commands.available(chat))
+    return ConversationCandidates(_state(chat, session, new))
 
 
 def _chat(name: str = "alice") -> ProfileChat:

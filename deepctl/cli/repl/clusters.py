@@ -1,4 +1,4 @@
-"""Characters as a person counts them, in the line editor: grapheme clusters, such as a flag, which is two code points.
+"""Grapheme clusters in the line editor: characters as a person counts them, such as a flag, which is two code points.
 
 prompt_toolkit moves, measures and draws by code point. So the buffer here moves and deletes by cluster, and what is
 drawn has one code point of the private plane 16 for each cluster of several (its stand-in), of the cluster's width. The
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 _SIMPLE = 0x300
 """From this code point on, some are part of the cluster before them."""
 _FIRST, _LAST = 0x100000, 0x10FFFD
-_STANDS_IN = re.compile(f"[{chr(_FIRST)}-{chr(_LAST)}]")
+_STAND_IN = re.compile(f"[{chr(_FIRST)}-{chr(_LAST)}]")
 _SAVE, _BACK = "\x1b7", "\x1b8"
 _NEAR = 256
-"""Code points on each side of a position that are looked at; no cluster that people write is so long."""
+"""Code points on each side of a position that are searched: more than any cluster that people write."""
 
 _clusters: dict[str, str] = {}
 _stand_ins: dict[str, str] = {}
-"""Of the whole process, as prompt_toolkit's cache of widths is."""
+"""For the whole process, as prompt_toolkit's cache of widths is."""
 
 
 def is_simple(text: str) -> bool:
@@ -58,7 +58,7 @@ def drawn(text: str) -> str:
         return text
     from wcwidth import iter_graphemes
 
-    return "".join(_stand_in(one) if len(one) > 1 else one for one in iter_graphemes(text))
+    return "".join(_stand_in(cluster) if len(cluster) > 1 else cluster for cluster in iter_graphemes(text))
 
 
 def _stand_in(cluster: str) -> str:
@@ -67,26 +67,26 @@ def _stand_in(cluster: str) -> str:
     if cluster not in _stand_ins:
         if len(_stand_ins) > _LAST - _FIRST:
             return cluster
-        one = chr(_FIRST + len(_stand_ins))
-        _CHAR_SIZES_CACHE[one] = cells(cluster)
-        _stand_ins[cluster], _clusters[one] = one, cluster
+        stand_in = chr(_FIRST + len(_stand_ins))
+        _CHAR_SIZES_CACHE[stand_in] = cells(cluster)
+        _stand_ins[cluster], _clusters[stand_in] = stand_in, cluster
     return _stand_ins[cluster]
 
 
 def written(text: str) -> str:
-    """What was drawn as it is written to a terminal: escape sequences are in it for stand-ins only."""
-    return _STANDS_IN.sub(lambda found: _cluster(found[0]), text.replace("\x1b", "?"))
+    """Drawn text as it is written to a terminal, with its clusters. No other escape sequences are in it."""
+    return _STAND_IN.sub(lambda match: _cluster(match[0]), text.replace("\x1b", "?"))
 
 
 def has_stand_ins(text: str) -> bool:
     """Whether `text` has to be written by `written`."""
-    return not text.isascii() and _STANDS_IN.search(text) is not None
+    return not text.isascii() and _STAND_IN.search(text) is not None
 
 
-def _cluster(one: str) -> str:
-    cluster = _clusters.get(one)
+def _cluster(stand_in: str) -> str:
+    cluster = _clusters.get(stand_in)
     if cluster is None:
-        return one
+        return stand_in
     width = cells(cluster)
     # Blanks first, for a terminal that makes it narrower.
     return f"{_SAVE}{' ' * width}{_BACK}{_SAVE}{cluster}{_BACK}\x1b[{width}C" if width else cluster
@@ -94,7 +94,7 @@ def _cluster(one: str) -> str:
 
 @cache
 def processor() -> Processor:
-    """What makes a control of prompt_toolkit draw clusters."""
+    """The processor that makes a control of prompt_toolkit draw clusters."""
     from bisect import bisect_right
 
     from prompt_toolkit.formatted_text.utils import fragment_list_to_text
@@ -109,21 +109,21 @@ def processor() -> Processor:
                 return Transformation(transformation_input.fragments)
             fragments = explode_text_fragments(transformation_input.fragments)
             starts: list[int] = []
-            shown: StyleAndTextTuples = []
+            clusters: StyleAndTextTuples = []
             position = 0
-            for one in iter_graphemes(text):
+            for cluster in iter_graphemes(text):
                 starts.append(position)
                 style = fragments[position][0]
-                shown.append((style, _stand_in(one) if len(one) > 1 else one))
-                position += len(one)
+                clusters.append((style, _stand_in(cluster) if len(cluster) > 1 else cluster))
+                position += len(cluster)
 
             def to_display(place: int) -> int:
-                return len(shown) + place - position if place >= position else bisect_right(starts, place) - 1
+                return len(clusters) + place - position if place >= position else bisect_right(starts, place) - 1
 
             def to_source(place: int) -> int:
-                return position + place - len(shown) if place >= len(shown) else starts[place]
+                return position + place - len(clusters) if place >= len(clusters) else starts[place]
 
-            return Transformation(shown, to_display, to_source)
+            return Transformation(clusters, to_display, to_source)
 
     return Clusters()
 

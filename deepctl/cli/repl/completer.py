@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from unicodedata import normalize
 
 from deepctl.cli.profile_chat import ProfileChat
+from deepctl.cli.repl import slash_commands
 from deepctl.cli.repl.clusters import drawn
 from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.domain import providers, settings
@@ -80,9 +81,9 @@ class CandidateSource(Protocol):
 class ConversationCandidates:
     """The candidates of a conversation, looked up without the lock of the profile."""
 
-    def __init__(self, state: ReplState, commands: Sequence[SlashCommand]) -> None:
+    def __init__(self, state: ReplState) -> None:
         self._state = state
-        self.commands = commands
+        self.commands = slash_commands.available(state.chat)
 
     def references(self) -> Iterator[Candidate]:
         """`~N` with the prompt that would be taken back, then labels and ids, the newest first."""

@@ -1,12 +1,15 @@
-"""The line editor of a conversation: one entry at a time, with history, completion and a line that says how things are.
+"""The line editor of a conversation: reads one entry at a time, with history, completion and a toolbar.
 
-Everything that draws is on the main thread, within `read`. Other threads hand in what they have to say (`tell`, `fail`,
-`refresh`), which comes up at once, or in the next `read`. However `read` ends, the terminal is as it was before.
+Everything that draws runs in the main thread, within `read`. Other threads hand in notices and failures (`tell`,
+`fail`, `refresh`), which take effect at once, or in the next `read`. However `read` ends, the terminal is set as it was
+before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import codecs
+import os
 import signal
 import sys
 from collections import deque
@@ -14,19 +17,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from deepctl.cli import tty_modes
 from deepctl.cli.repl.completer import CandidateSource, completer
-from deepctl.cli.repl.double_ctrl_c import DoubleCtrlC
+from deepctl.cli.repl.keys import CTRL_D, HINT, READ_BYTES, DoubleCtrlC, continues, is_remembered
+from deepctl.cli.repl.screen import ScreenReader
 from deepctl.cli.repl.status import Toolbar
 from deepctl.errors import Interrupted, Terminated
 from deepctl.output import terminal_caps
 from deepctl.output.text import printable, wrapped
+from deepctl.unicode import whole
 
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
 
 
-class _Line(Protocol):
-    """A line at a terminal of some kind. Everything is called on the loop that `read` runs on."""
+class LineReader(Protocol):
+    """Reads a line at a terminal of some kind. Its methods are called in the event loop that `read` runs in."""
 
     @property
     def text(self) -> str: ...
@@ -41,40 +47,37 @@ class _Line(Protocol):
 
     def refresh(self) -> None: ...
 
-    def show_told(self) -> None: ...
+    def show_notices(self) -> None: ...
 
 
 class Editor:
-    """Reads entries at the terminal. `left_over` is what was in the line when `read` ended without an entry."""
+    """Reads entries at the terminal. `left_over` is the text of the line when `read` ended without an entry."""
 
     def __init__(
         self, history: History, candidates: CandidateSource, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]
     ) -> None:
         self.left_over = ""
-        self._leaving = DoubleCtrlC()
-        self._told: deque[str] = deque()
+        self._double_ctrl_c = DoubleCtrlC()
+        self._notices: deque[str] = deque()
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._line = self._made(history, candidates, toolbar, prompt)
+        self._reader = self._make_reader(history, candidates, toolbar, prompt)
 
-    def _made(
+    def _make_reader(
         self, history: History, candidates: CandidateSource, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]
-    ) -> _Line:
+    ) -> LineReader:
         if terminal_caps.is_dumb():
-            from deepctl.cli.repl.plain_input import PlainLine, is_remembered
 
             def remember(entry: str) -> None:
                 if is_remembered(entry):
                     history.append_string(entry)
 
-            return PlainLine(remember, lambda: printable(prompt()), self._leaving, self._told)
-        from deepctl.cli.repl.screen import ScreenLine
-
-        return ScreenLine(history, completer(candidates), toolbar, prompt, self._leaving, self._told)
+            return DumbReader(remember, lambda: printable(prompt()), self._double_ctrl_c, self._notices)
+        return ScreenReader(history, completer(candidates), toolbar, prompt, self._double_ctrl_c, self._notices)
 
     def stopped(self) -> None:
-        """Ctrl-C has just stopped what ran: another one leaves, and what was typed meanwhile is not sent by itself."""
-        self._leaving.stopped()
+        """Ctrl-C has just stopped a turn: the next one leaves, and a typed-ahead entry is not sent by itself."""
+        self._double_ctrl_c.stopped()
 
     def read(self, text: str = "") -> str:
         """One entry, which may have many lines; `text` is put into the line first.
@@ -90,18 +93,18 @@ class Editor:
                     entry = runner.run(self._read(text))
                 break
             except KeyboardInterrupt:
-                # It came before the line had the signals, and means what it means there.
-                self._leaving.key()
-                if self._leaving.is_late():
+                # It came before the line took over the signals, and means the same as the key.
+                self._double_ctrl_c.key()
+                if self._double_ctrl_c.is_late():
                     continue
-                if not self.left_over and self._leaving.ctrl_c():
+                if not self.left_over and self._double_ctrl_c.ctrl_c():
                     raise Interrupted("Interrupted.") from None
                 text = self.left_over = ""
         self._raise_failure()
         if entry is None:
             raise EOFError
         self.left_over = ""
-        self._leaving.sent()
+        self._double_ctrl_c.sent()
         return entry
 
     async def _read(self, text: str) -> str | None:
@@ -111,36 +114,36 @@ class Editor:
             if self._failure is not None:
                 return None
             try:
-                return await self._line.read(text)
+                return await self._reader.read(text)
             finally:
                 self._loop = None
-                self.left_over = self._line.text
+                self.left_over = self._reader.text
 
     @contextmanager
     def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Signals do what they mean for a line. One that is ignored, as by nohup, stays so."""
-        wanted: dict[signal.Signals, Callable[[], None]] = {
-            signal.SIGINT: self._line.ctrl_c,
-            signal.SIGCONT: self._line.resumed,
+        """Meanwhile the line handles the signals. One that is ignored, as by nohup, stays so."""
+        handlers: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGINT: self._reader.ctrl_c,
+            signal.SIGCONT: self._reader.resumed,
             signal.SIGTERM: lambda: self._end(Terminated(signal.SIGTERM)),
             signal.SIGHUP: lambda: self._end(Terminated(signal.SIGHUP)),
         }
-        before = {number: signal.getsignal(number) for number in wanted}
-        taken = [number for number in wanted if before[number] is not signal.SIG_IGN]
-        for number in taken:
-            loop.add_signal_handler(number, wanted[number])
+        before = {number: signal.getsignal(number) for number in handlers}
+        replaced = [number for number in handlers if before[number] is not signal.SIG_IGN]
+        for number in replaced:
+            loop.add_signal_handler(number, handlers[number])
         try:
             yield
         finally:
             try:
-                _give_back(loop, taken, before)
+                _restore_handlers(loop, replaced, before)
             except KeyboardInterrupt:
-                # Between the one handler and the other: too late for the line, too early for what comes next.
-                _give_back(loop, taken, before)
+                # Raised between the two handlers: too late for the line, too early for what comes next.
+                _restore_handlers(loop, replaced, before)
 
     def _end(self, error: BaseException) -> None:
         self._failure = error
-        self._line.stop()
+        self._reader.stop()
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
@@ -148,39 +151,175 @@ class Editor:
             raise failure
 
     def tell(self, line: str) -> None:
-        """Show a line above the prompt, from any thread; between two reads, in the next one. What is typed stays."""
-        self._told.extend(wrapped(printable(part), sys.stdout) for part in line.split("\n"))
-        self._soon(self._line.show_told)
+        """Show a line above the prompt, from any thread; between two reads, in the next one. The typed text stays."""
+        self._notices.extend(wrapped(printable(part), sys.stdout) for part in line.split("\n"))
+        self._call_soon(self._reader.show_notices)
 
     def take_pending(self) -> list[str]:
-        """Take back what was handed in since the last `read` and is still to be shown: its lines."""
+        """Take the lines back that were handed in since the last `read` and are not shown yet."""
         lines: list[str] = []
-        while self._told:
-            lines += self._told.popleft().split("\n")
+        while self._notices:
+            lines += self._notices.popleft().split("\n")
         return lines
 
     def fail(self, error: BaseException) -> None:
         """End `read` by raising `error`, from any thread: now, or at once in the next one."""
         self._failure = error
-        self._soon(self._line.stop)
+        self._call_soon(self._reader.stop)
 
     def refresh(self) -> None:
         """Draw the toolbar anew, from any thread."""
-        self._soon(self._line.refresh)
+        self._call_soon(self._reader.refresh)
 
-    def _soon(self, call: Callable[[], None]) -> None:
+    def _call_soon(self, call: Callable[[], None]) -> None:
         loop = self._loop
         if loop is not None:
             try:
                 loop.call_soon_threadsafe(call)
             except RuntimeError:
-                pass  # the line has just been sent: what was handed in comes up in the next
+                pass  # the line has just been sent: the next one shows it
 
 
-def _give_back(
-    loop: asyncio.AbstractEventLoop, taken: Sequence[signal.Signals], before: Mapping[signal.Signals, Any]
+def _restore_handlers(
+    loop: asyncio.AbstractEventLoop, replaced: Sequence[signal.Signals], before: Mapping[signal.Signals, Any]
 ) -> None:
-    for number in taken:
+    for number in replaced:
         loop.remove_signal_handler(number)
         handler = before[number]
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+class DumbReader:
+    """Reads entries at a dumb terminal (`TERM=dumb`): the kernel edits the lines, and nothing is drawn.
+
+    A backslash at the end of a line continues the entry in the next one.
+    """
+
+    def __init__(
+        self,
+        remember: Callable[[str], None],
+        prompt: Callable[[], str],
+        double_ctrl_c: DoubleCtrlC,
+        notices: deque[str],
+    ) -> None:
+        self._remember = remember
+        self._prompt = prompt
+        self._double_ctrl_c = double_ctrl_c
+        self._notices = notices
+        self._descriptor = sys.stdin.fileno()
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._typed = ""
+        self._entry: list[str] = []
+        self._ended: asyncio.Future[str | None] | None = None
+
+    @property
+    def text(self) -> str:
+        """The entry so far, as far as the kernel has handed it over."""
+        return "\n".join([*self._entry, self._typed])
+
+    async def read(self, text: str) -> str | None:
+        """One entry, or `None` if it was stopped. `text` is shown, because it cannot be put into the line here."""
+        loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+        self._entry = []
+        if text:
+            for line in text.split("\n"):
+                self._write(f"(was: {printable(line)})\n")
+        if self._double_ctrl_c.armed:
+            self._write(f"{HINT}\n")
+        self._write(self._take_notices() + self._prompt())
+        self._take()
+        if not self._ended.done():
+            loop.add_reader(self._descriptor, self._ready)
+        try:
+            return await self._ended
+        finally:
+            loop.remove_reader(self._descriptor)
+            self._ended = None
+
+    def _ready(self) -> None:
+        try:
+            piece = os.read(self._descriptor, READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._end(Terminated(signal.SIGHUP))
+            return
+        if not piece:
+            if not self._typed and not self._entry:
+                self._write("\n")
+                self._end(EOFError())
+            elif tty_modes.attributes(self._descriptor) is None:
+                self._end(Terminated(signal.SIGHUP))
+            return
+        self._typed += self._decoder.decode(piece).replace("\r\n", "\n").replace("\r", "\n")
+        self._take()
+
+    def _take(self) -> None:
+        """Take typed lines until the entry is complete."""
+        if self._typed.startswith(CTRL_D) and not self._entry:
+            # Typed during a turn, when it was only a character to the kernel.
+            self._typed = self._typed.lstrip(CTRL_D)
+            self._write("\n")
+            self._end(EOFError())
+            return
+        while "\n" in self._typed:
+            line, _, self._typed = self._typed.partition("\n")
+            self._double_ctrl_c.key()
+            if continues(line):
+                self._entry.append(line[:-1])
+                continue
+            entry = whole("\n".join([*self._entry, line]))
+            self._entry = []
+            self._remember(entry)
+            self._end(entry)
+            return
+
+    def _end(self, outcome: str | BaseException | None) -> None:
+        if self._ended is None or self._ended.done():
+            return
+        if isinstance(outcome, BaseException):
+            self._ended.set_exception(outcome)
+        else:
+            self._ended.set_result(outcome)
+
+    def stop(self) -> None:
+        """End `read`, which returns `None`."""
+        self._end(None)
+
+    def ctrl_c(self) -> None:
+        """Ctrl-C. The kernel has dropped the typed part of the line, and does not tell whether there was any."""
+        self._double_ctrl_c.key()
+        was_typed = bool(self._entry or self._typed)
+        self._entry, self._typed = [], ""
+        if not self._double_ctrl_c.is_late() and not was_typed and self._double_ctrl_c.ctrl_c():
+            self._write("\n")
+            self._end(Interrupted("Interrupted."))
+            return
+        self._write(f"\n{HINT}\n{self._prompt()}" if self._double_ctrl_c.armed else f"\n{self._prompt()}")
+
+    def resumed(self) -> None:
+        """The process goes on after it was stopped."""
+        self._write(self._prompt())
+
+    def refresh(self) -> None:
+        """Nothing is drawn here."""
+
+    def show_notices(self) -> None:
+        """Print the notices that were handed in, and the prompt after them."""
+        lines = self._take_notices()
+        if lines:
+            self._write(f"\n{lines}{self._prompt()}")
+
+    def _take_notices(self) -> str:
+        lines = ""
+        while self._notices:
+            lines += f"{self._notices.popleft()}\n"
+        return lines
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError:
+            self._end(Terminated(signal.SIGHUP))

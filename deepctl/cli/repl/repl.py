@@ -66,7 +66,7 @@ class Repl:
         self._is_in_turn = False
         self._latest: str | None = None
         """The latest session, once the toolbar has needed it since the prompt was drawn."""
-        candidates = ConversationCandidates(state, slash_commands.available(state.chat))
+        candidates = ConversationCandidates(state)
         self._editor = Editor(state.chat.history(), candidates, self._toolbar, lambda: f"{state.chat.name}> ")
 
     def run(self) -> None:

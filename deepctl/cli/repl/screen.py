@@ -1,7 +1,9 @@
-"""The line at a real terminal: prompt, what is typed, completions, and the toolbar under it, drawn by prompt_toolkit.
+"""The line at a terminal that can draw: prompt, typed text, completion menu and toolbar, by prompt_toolkit.
 
-Nothing is drawn but below where the cursor stands, and no question is put to the terminal (prompt_toolkit's for the
-position of the cursor would be answered into whatever reads next). Only attributes are used, no colours of our own.
+Everything is drawn below the cursor, and the terminal is asked nothing: the answer to a question about the cursor would
+reach whatever reads next. Only attributes are used, no colours.
+
+This is our own assembly of prompt_toolkit's parts. Its `PromptSession` was tried: see `Drawing`.
 """
 
 from __future__ import annotations
@@ -11,38 +13,48 @@ import errno
 import os
 import signal
 import sys
+from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 from deepctl.cli import tty_modes
-from deepctl.cli.repl import clusters, input, redraw
-from deepctl.cli.repl.completer import context
-from deepctl.cli.repl.double_ctrl_c import DoubleCtrlC
-from deepctl.cli.repl.drawing import Drawing, style
-from deepctl.cli.repl.external_editor import edited
-from deepctl.cli.repl.input import cleaned, whole
-from deepctl.cli.repl.plain_input import continues, is_remembered
-from deepctl.cli.repl.status import Toolbar
-from deepctl.errors import Interrupted, Terminated
+from deepctl.cli.repl import clusters, keys
+from deepctl.cli.repl.clusters import drawn
+from deepctl.cli.repl.keys import HINT, DoubleCtrlC
+from deepctl.cli.repl.status import Toolbar, fitted
+from deepctl.errors import DeepctlError, Terminated
 from deepctl.output.terminal_caps import has_colour
-from deepctl.output.text import printable
+from deepctl.output.text import cells, printable
+from deepctl.unicode import whole
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from prompt_toolkit.application import Application
     from prompt_toolkit.buffer import Buffer
     from prompt_toolkit.completion import Completer
+    from prompt_toolkit.data_structures import Size
+    from prompt_toolkit.formatted_text import StyleAndTextTuples
     from prompt_toolkit.history import History
-    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+    from prompt_toolkit.layout import Dimension, Layout
+    from prompt_toolkit.layout.screen import Char, Screen
+    from prompt_toolkit.output.vt100 import Vt100_Output
+    from prompt_toolkit.styles import Style
 
 _ESCAPE_SECONDS = 0.1
 _SEQUENCE_SECONDS = 0.5
 _RESUMED_SECONDS = 1.0
+_MENU_LINES = 8
+_TOOLBAR_MIN_LINES = 4
+"""Lines a window must have for a toolbar."""
+_MAX_LINE = 20_000
+"""Characters of the longest line that is drawn."""
 
 
-class ScreenLine:
-    """One line after the other; `read` gives what was typed."""
+class ScreenReader:
+    """Reads one line after the other."""
 
     def __init__(
         self,
@@ -50,36 +62,34 @@ class ScreenLine:
         completions: Completer,
         toolbar: Callable[[], Toolbar],
         prompt: Callable[[], str],
-        leaving: DoubleCtrlC,
-        told: deque[str],
+        double_ctrl_c: DoubleCtrlC,
+        notices: deque[str],
     ) -> None:
-        self._told = told
-        self._leaving = leaving
+        self._notices = notices
+        self._double_ctrl_c = double_ctrl_c
         self._descriptor = sys.stdin.fileno()
         self._before: list[object] | None = None
-        self._back = 0.0
-        self._keys = input.keyboard()
-        self._buffer: Buffer = line_buffer(history, completions, self._send)
-        self._application = self._made(toolbar, prompt, leaving)
-        self._application.key_bindings = bindings(self, self._buffer, leaving)
-        self._application.key_processor.before_key_press += lambda _: leaving.key()
+        self._resumed_at = 0.0
+        self._keyboard = keys.keyboard()
+        self._buffer: Buffer = keys.line_buffer(history, completions, self._send)
+        self._application = self._make_application(toolbar, prompt)
+        self._application.key_bindings = keys.bindings(self._buffer, double_ctrl_c, self._handed_over, self._tell)
+        self._application.key_processor.before_key_press += lambda _: double_ctrl_c.key()
 
-    def _made(
-        self, toolbar: Callable[[], Toolbar], prompt: Callable[[], str], leaving: DoubleCtrlC
-    ) -> Application[str | None]:
+    def _make_application(self, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]) -> Application[str | None]:
         from prompt_toolkit.output import ColorDepth
 
-        output = redraw.output(sys.stdout)
-        drawing = Drawing(self._buffer, toolbar, prompt, leaving, output.get_size)
-        application = redraw.application(
+        terminal = output(sys.stdout)
+        drawing = Drawing(self._buffer, toolbar, prompt, self._double_ctrl_c, terminal.get_size)
+        application = _application(
             layout=drawing.layout(),
             style=style(has_colour(sys.stdout)),
             color_depth=ColorDepth.DEPTH_1_BIT,
             include_default_pygments_style=False,
             reverse_vi_search_direction=True,
             terminal_size_polling_interval=None,
-            input=self._keys,
-            output=output,
+            input=self._keyboard,
+            output=terminal,
         )
         application.ttimeoutlen = _ESCAPE_SECONDS
         application.timeoutlen = _SEQUENCE_SECONDS
@@ -87,13 +97,13 @@ class ScreenLine:
 
     @property
     def text(self) -> str:
-        """What is in the line."""
-        return input.whole(self._buffer.text)
+        """The text of the line."""
+        return whole(self._buffer.text)
 
     async def read(self, text: str) -> str | None:
         """One entry, or `None` if it was stopped; the terminal is as before afterwards, however this ends.
 
-        Raises what the keys of leaving raise, and `Terminated(SIGHUP)` if the terminal is gone.
+        Raises what Ctrl-C and Ctrl-D raise, and `Terminated(SIGHUP)` if the terminal is gone.
         """
         from prompt_toolkit.document import Document
 
@@ -101,17 +111,17 @@ class ScreenLine:
         asyncio.get_running_loop().set_exception_handler(self._unexpected)
         self._application.erase_when_done = False
         try:
-            input.raw(self._descriptor)
-            # What was meant to follow an answer is not sent after one that was stopped.
-            if input.take_typed_ahead(self._keys, self._before, send=not self._leaving.armed):
+            keys.raw(self._descriptor)
+            # After a turn that was stopped, an entry that was typed ahead is not sent by itself.
+            if keys.take_typed_ahead(self._keyboard, self._before, send=not self._double_ctrl_c.armed):
                 self._application.output.write_raw("\r\x1b[K")
-            self._buffer.reset(Document(input.cleaned(text)))
-            self.show_told()
+            self._buffer.reset(Document(keys.cleaned(text)))
+            self.show_notices()
             return await self._application.run_async(
                 pre_run=self._begin, set_exception_handler=False, handle_sigint=False
             )
         except EOFError:
-            if self._keys.closed:
+            if self._keyboard.closed:
                 raise Terminated(signal.SIGHUP) from None
             raise
         except OSError as error:
@@ -122,14 +132,14 @@ class ScreenLine:
             tty_modes.set_attributes(self._descriptor, self._before)
 
     def _begin(self) -> None:
-        """Let what was typed ahead find the history: prompt_toolkit would feed it before that is loaded."""
+        """Feed the keys that were typed ahead after the history is loaded: prompt_toolkit would feed them before."""
         from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 
-        ahead = get_typeahead(self._keys)
+        ahead = get_typeahead(self._keyboard)
 
         def feed() -> None:
             if self._application.is_done:
-                store_typeahead(self._keys, ahead)
+                store_typeahead(self._keyboard, ahead)
                 return
             self._application.key_processor.feed_multiple(ahead)
             self._application.key_processor.process_keys()
@@ -138,11 +148,11 @@ class ScreenLine:
         asyncio.get_running_loop().call_soon(feed)
 
     def _send(self, buffer: Buffer) -> bool:
-        self._application.exit(result=input.whole(buffer.text))
+        self._application.exit(result=whole(buffer.text))
         return True
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        """Something failed behind a key or while drawing: it ends the line like any other error."""
+        """A failure in a key binding or while drawing ends the line like any other error."""
         error = context.get("exception")
         self._leave(error if isinstance(error, BaseException) else RuntimeError(str(context.get("message"))))
 
@@ -157,11 +167,11 @@ class ScreenLine:
             self._application.exit(exception=error)
 
     def stop(self) -> None:
-        """End `read`, which returns `None`; what is on the screen of the line goes."""
+        """End `read`, which returns `None`; the line is erased."""
         self._leave(None)
 
     def ctrl_c(self) -> None:
-        """SIGINT from elsewhere means what the key means."""
+        """A SIGINT that no key sent means the same as the key."""
         from prompt_toolkit.key_binding import KeyPress
         from prompt_toolkit.keys import Keys
 
@@ -171,174 +181,269 @@ class ScreenLine:
             context.copy().run(self._application.key_processor.process_keys)
 
     def refresh(self) -> None:
-        """Draw anew what changed."""
+        """Draw what changed."""
         self._application.invalidate()
 
-    def tell(self, words: str) -> None:
+    def _tell(self, line: str) -> None:
         """Show a line above this one."""
-        self._told.append(words)
-        self.show_told()
+        self._notices.append(line)
+        self.show_notices()
 
-    def show_told(self) -> None:
-        """Print what was told above the line."""
-        if not self._told:
+    def show_notices(self) -> None:
+        """Print the notices that were handed in above the line."""
+        if not self._notices:
             return
         output = self._application.output
-        redraw.erase(self._application)
+        _erase(self._application)
         dim, plain = ("\x1b[2m", "\x1b[0m") if has_colour(sys.stdout) else ("", "")
-        while self._told:
+        while self._notices:
             output.write_raw(dim)
-            output.write(self._told.popleft())
+            output.write(self._notices.popleft())
             output.write_raw(f"{plain}\r\n")
         output.flush()
         self._application.invalidate()
 
     @contextmanager
-    def handed_over(self) -> Iterator[None]:
-        """The terminal is somebody else's meanwhile, set as it was before."""
-        redraw.erase(self._application)
+    def _handed_over(self) -> Iterator[None]:
+        """Meanwhile another program has the terminal, set as it was before."""
+        _erase(self._application)
         try:
             with tty_modes.plain():
                 yield
         finally:
-            self._back = asyncio.get_running_loop().time()
+            self._resumed_at = asyncio.get_running_loop().time()
             self._draw_again()
 
     def resumed(self) -> None:
-        """The process goes on after it was stopped: whoever had the terminal may have set it otherwise."""
-        if asyncio.get_running_loop().time() - self._back > _RESUMED_SECONDS:
+        """The process continues after it was stopped. Another program may have set the terminal meanwhile."""
+        if asyncio.get_running_loop().time() - self._resumed_at > _RESUMED_SECONDS:
             self._draw_again()
 
     def _draw_again(self) -> None:
-        input.raw(self._descriptor)
+        keys.raw(self._descriptor)
         self._application.renderer.reset()
         self._application.invalidate()
 
 
-def line_buffer(history: History, completions: Completer, send: Callable[[Buffer], bool]) -> Buffer:
-    """What is typed. It completes by itself where a command or a path is being typed, and nowhere else."""
-    from prompt_toolkit.filters import Condition
+class Drawing:
+    """How the line and what is around it look in a window of `size`.
 
-    class Line(clusters.buffer()):  # type: ignore[misc]
-        def append_to_history(self) -> None:
-            if is_remembered(self.text):
-                super().append_to_history()
+    Not by `PromptSession`, whose layout is fixed: it shows no toolbar where the terminal is not asked for its cursor,
+    reserves eight lines for the menu however few completions there are, and draws a line of a megabyte at every key.
+    """
 
-    line: Buffer = Line(
-        completer=completions,
-        history=history,
-        accept_handler=send,
-        complete_while_typing=Condition(lambda: _completes(line)),
+    def __init__(
+        self,
+        buffer: Buffer,
+        toolbar: Callable[[], Toolbar],
+        prompt: Callable[[], str],
+        double_ctrl_c: DoubleCtrlC,
+        size: Callable[[], Size],
+    ) -> None:
+        self._buffer = buffer
+        self._toolbar = toolbar
+        self._prompt = prompt
+        self._double_ctrl_c = double_ctrl_c
+        self._size = size
+
+    def layout(self) -> Layout:
+        """The layout, with the line in focus."""
+        from prompt_toolkit.buffer import Buffer
+        from prompt_toolkit.filters import Condition, has_focus, is_done
+        from prompt_toolkit.layout import (
+            BufferControl,
+            CompletionsMenu,
+            ConditionalContainer,
+            Dimension,
+            Float,
+            FloatContainer,
+            FormattedTextControl,
+            HSplit,
+            Layout,
+            SearchBufferControl,
+            Window,
+        )
+        from prompt_toolkit.layout.margins import ConditionalMargin, ScrollbarMargin
+        from prompt_toolkit.layout.processors import (
+            HighlightIncrementalSearchProcessor,
+            HighlightSelectionProcessor,
+            ReverseSearchProcessor,
+            TabsProcessor,
+        )
+
+        search = SearchBufferControl(Buffer(multiline=False), input_processors=[ReverseSearchProcessor()])
+        line_control = BufferControl(
+            self._buffer,
+            input_processors=[
+                HighlightIncrementalSearchProcessor(),
+                HighlightSelectionProcessor(),
+                TabsProcessor(char1=" ", char2=" "),
+                clusters.processor(),
+            ],
+            include_default_input_processors=False,
+            search_buffer_control=search,
+            preview_search=True,
+        )
+        huge = Condition(self._is_huge)
+        summary = Window(FormattedTextControl(self._summary), dont_extend_height=True, wrap_lines=True)
+        line = Window(line_control, get_line_prefix=self._prefix, wrap_lines=True, dont_extend_height=True)
+        searching = has_focus(search)
+        bar = Window(FormattedTextControl(self._bar), height=1, dont_extend_height=True)
+        rows = [
+            ConditionalContainer(line, ~searching & ~huge),
+            ConditionalContainer(summary, ~searching & huge),
+            ConditionalContainer(Window(search, dont_extend_height=True), searching),
+            ConditionalContainer(bar, Condition(self._has_bar) & ~is_done),
+            # Room for the menu, which covers it and the toolbar.
+            ConditionalContainer(Window(height=self._room), ~is_done),
+        ]
+        menu = CompletionsMenu(max_height=_MENU_LINES, scroll_offset=1, extra_filter=has_focus(self._buffer))
+        scrolled = Condition(lambda: self._completion_count() > _MENU_LINES)
+        if isinstance(menu.content, Window):
+            menu.content.right_margins = [ConditionalMargin(ScrollbarMargin(), scrolled)]
+        self._dimension = Dimension
+        return Layout(FloatContainer(HSplit(rows), [Float(menu, xcursor=True, ycursor=True)]), line)
+
+    def _room(self) -> Dimension:
+        return self._dimension(min=0, preferred=min(_MENU_LINES, self._completion_count()))
+
+    def _completion_count(self) -> int:
+        state = self._buffer.complete_state
+        return len(state.completions) if state is not None else 0
+
+    def _is_huge(self) -> bool:
+        """Whether a line is so long that drawing it would take seconds at every key."""
+        return len(self._buffer.text) > _MAX_LINE and max(map(len, self._buffer.document.lines)) > _MAX_LINE
+
+    def _summary(self) -> StyleAndTextTuples:
+        text = self._buffer.text
+        lines = f"{text.count(chr(10)) + 1:,} lines, " if "\n" in text else ""
+        words = f"({lines}{len(text):,} characters: too long to be shown)"
+        return [*self._prefix(0, 0), ("class:toolbar", words)]
+
+    def _columns(self) -> int:
+        return self._size().columns
+
+    def _prefix(self, line: int, wrapped: int) -> StyleAndTextTuples:
+        prompt = printable(self._prompt())
+        # A prompt that leaves no room is shortened.
+        if cells(prompt) > self._columns() // 2:
+            prompt = "> "
+        return [("class:prompt", drawn(prompt) if line == wrapped == 0 else " " * cells(prompt))]
+
+    def _has_bar(self) -> bool:
+        rows = self._size().rows
+        return rows >= _TOOLBAR_MIN_LINES or (self._double_ctrl_c.armed and rows > 1)
+
+    def _bar(self) -> StyleAndTextTuples:
+        # One column stays free: terminals differ in what they do after the last.
+        width = self._columns() - 1
+        if self._double_ctrl_c.armed:
+            return [("class:hint", HINT[:width])]
+        if self._completion_count():
+            return []  # the menu covers it, but not its end
+        try:
+            return [("class:toolbar", drawn(fitted(self._toolbar(), width)))]
+        except (DeepctlError, OSError):
+            return []
+
+
+def style(has_colours: bool) -> Style:
+    """Attributes only. The chosen completion is reversed even without colours, since nothing else marks it."""
+    from prompt_toolkit.styles import Style
+
+    dim, bold = ("dim", "bold") if has_colours else ("", "")
+    return Style.from_dict(
+        {
+            "prompt": bold,
+            "toolbar": dim,
+            "hint": bold,
+            "search": "underline",
+            "incsearch.current": "underline noreverse",
+            "completion-menu": "",
+            "completion-menu.completion.current": "reverse",
+            "completion-menu.meta.completion": dim,
+            "completion-menu.meta.completion.current": "reverse",
+            "scrollbar.background": "",
+            "scrollbar.button": "reverse",
+        }
     )
-    return line
 
 
-def _completes(line: Buffer) -> bool:
-    typed = context(line.document.text_before_cursor, ())
-    return typed is not None
+def output(stream: TextIO) -> Vt100_Output:
+    """prompt_toolkit's output for the terminal at `stream`, which writes clusters and asks for no cursor position."""
+    from prompt_toolkit.output.vt100 import Vt100_Output
+
+    class Output(Vt100_Output):
+        def write(self, data: str) -> None:
+            if clusters.has_stand_ins(data):
+                self.write_raw(clusters.written(data))
+            else:
+                super().write(data)
+
+        def erase_down(self) -> None:
+            # Erasing from the first column of the window on, tmux would keep the old lines in its scrollback.
+            self.erase_end_of_line()
+            self.cursor_forward(1)
+            super().erase_down()
+            self.cursor_backward(1)
+
+    terminal = Output.from_pty(stream, term=os.environ.get("TERM"), enable_bell=False)
+    terminal.enable_cpr = False
+    return terminal
 
 
-async def _insert_what_is_certain(line: Buffer) -> None:
-    """The only offer, or what all have in common; where that is nothing, the menu, and then the first of it."""
-    # Not the buffer's own, which does nothing while it is completing by itself.
-    from prompt_toolkit.completion import CompleteEvent, get_common_complete_suffix
+def _application(**options: Any) -> Application[str | None]:
+    """An application that knows where its cursor is after the window has changed."""
+    from prompt_toolkit.application import Application
 
-    document = line.document
-    event = CompleteEvent(completion_requested=True)
-    offered = [one async for one in line.completer.get_completions_async(document, event)]
-    if line.document != document:
-        return
-    if len(offered) == 1:
-        line.apply_completion(offered[0])
-    elif common := get_common_complete_suffix(document, offered):
-        line.insert_text(common, fire_event=False)
-        line.start_completion()
-    elif line.complete_state is not None and line.complete_state.completions:
-        line.complete_next()
-    elif offered:
-        line.start_completion()
+    class ReflowingApplication(Application[str | None]):
+        def _on_resize(self) -> None:
+            _find_cursor(self)
+            super()._on_resize()
+
+    # The signal of a resize may be late.
+    return ReflowingApplication(before_render=_find_cursor, **options)
 
 
-def bindings(screen: ScreenLine, line: Buffer, leaving: DoubleCtrlC) -> KeyBindings:
-    """The keys of `line` on `screen`."""
-    from prompt_toolkit.filters import has_completions, has_focus
-    from prompt_toolkit.key_binding import KeyBindings
-    from prompt_toolkit.keys import Keys
+def _erase(application: Application[str | None]) -> None:
+    """Erase the drawn line."""
+    _find_cursor(application)
+    application.renderer.erase()
 
-    keys = KeyBindings()
-    here = has_focus(line)
 
-    @keys.add("enter", filter=here)
-    def _send(event: KeyPressEvent) -> None:
-        state = line.complete_state
-        if state is not None and state.complete_index is not None:
-            line.complete_state = None
-        elif line.document.is_cursor_at_the_end_of_line and continues(line.document.current_line_before_cursor):
-            line.delete_before_cursor()
-            line.newline(copy_margin=False)
-        else:
-            line.validate_and_handle()
+def _find_cursor(application: Application[str | None]) -> None:
+    """Correct the row of the cursor after a resize that made the terminal break long rows anew."""
+    columns = application.output.get_size().columns
+    screen, size = application.renderer.last_rendered_screen, application.renderer._last_size
+    if screen is not None and size is not None and size.columns != columns and _reflows():
+        cursor = application.renderer._cursor_pos
+        application.renderer._cursor_pos = cursor._replace(y=_rows_above(screen, cursor.x, cursor.y, columns))
 
-    @keys.add(Keys.Vt100MouseEvent)
-    def _no_mouse(event: KeyPressEvent) -> None:
-        # prompt_toolkit takes a colour's escape sequence, as in a paste that is not marked as one, for a mouse.
-        return
 
-    @keys.add("escape", "enter", filter=here)
-    @keys.add("c-j", filter=here)
-    def _new_line(event: KeyPressEvent) -> None:
-        line.newline(copy_margin=False)
+def _reflows() -> bool:
+    """Whether the terminal breaks long rows anew after a resize, which is known of tmux only.
 
-    @keys.add(Keys.BracketedPaste)
-    def _paste(event: KeyPressEvent) -> None:
-        text = cleaned(event.data)
-        if not here():
-            text = text.partition("\n")[0]
-        # No event: what is pasted is no beginning of a command.
-        event.current_buffer.insert_text(text, fire_event=False)
+    No other terminal announces it reliably. If it were assumed wrongly, lines above the prompt would be erased; now a
+    row of the line may remain.
+    """
+    return bool(os.environ.get("TMUX")) and os.environ.get("TERM", "").startswith(("tmux", "screen"))
 
-    @keys.add("c-c", filter=here)
-    def _ctrl_c(event: KeyPressEvent) -> None:
-        if leaving.is_late():
-            return
-        if line.text:
-            line.reset()
-        elif leaving.ctrl_c():
-            event.app.exit(exception=Interrupted("Interrupted."))
 
-    @keys.add("c-d", filter=here)
-    def _ctrl_d(event: KeyPressEvent) -> None:
-        if line.text:
-            line.delete(event.arg)
-        else:
-            event.app.exit(exception=EOFError())
+def _rows_above(screen: Screen, x: int, y: int, columns: int) -> int:
+    """How many rows are above the position `x`, `y` once each row is broken at `columns`."""
+    above = sum(len(_row_starts(screen.data_buffer[number], columns)) for number in range(y))
+    return above + bisect(_row_starts(screen.data_buffer[y], columns), x) - 1
 
-    @keys.add("tab", filter=here)
-    def _complete(event: KeyPressEvent) -> None:
-        state = line.complete_state
-        if state is not None and state.complete_index is not None:
-            line.complete_next()
-        else:
-            event.app.create_background_task(_insert_what_is_certain(line))
 
-    @keys.add("escape", filter=here & has_completions)
-    def _no_completion(event: KeyPressEvent) -> None:
-        line.cancel_completion()
-
-    @keys.add("c-z", filter=here)
-    def _suspend(event: KeyPressEvent) -> None:
-        with screen.handed_over():
-            # The whole group, as the terminal itself does.
-            os.kill(0, signal.SIGTSTP)
-
-    @keys.add("c-x", "c-e", filter=here)
-    def _edit(event: KeyPressEvent) -> None:
-        from prompt_toolkit.document import Document
-
-        with screen.handed_over():
-            text, failure = edited(whole(line.text))
-        line.document = Document(text)
-        if failure is not None:
-            screen.tell(printable(failure))
-
-    return keys
+def _row_starts(row: Mapping[int, Char], columns: int) -> list[int]:
+    """The columns at which a row is broken. A wide character is not broken."""
+    end = max((column for column, cell in row.items() if cell.char.strip()), default=-1)
+    starts = [0]
+    column = 0
+    while column <= end:
+        width = row[column].width or 1
+        if column + width - starts[-1] > columns:
+            starts.append(column)
+        column += width
+    return starts

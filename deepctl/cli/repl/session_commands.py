@@ -33,9 +33,9 @@ class _Prompt(NamedTuple):
     at: str
 
 
-def rewind(state: ReplState, rest: str) -> None:
+def rewind(state: ReplState, arguments: str) -> None:
     """`checkpoints rewind`; the first prompt that is taken back comes into the input line again."""
-    words = split(rest)
+    words = split(arguments)
     if has_help_option(words):
         run_cli_command.run(state, "checkpoints", "rewind", *words)
         return
@@ -65,9 +65,9 @@ def _check_can_choose(words: list[str]) -> None:
         )
 
 
-def undo(state: ReplState, rest: str) -> None:
+def undo(state: ReplState, arguments: str) -> None:
     """`checkpoints undo`; asks first if it would take turns out of the conversation that came after the rewind."""
-    words = split(rest)
+    words = split(arguments)
     values = run_cli_command.parse("checkpoints", "undo", *words)
     is_sure = values.get("force") or values.get("dry_run") or values.get("user") or has_help_option(words)
     if not is_sure:
@@ -109,10 +109,10 @@ def _first_removed(before: session_log.MessageList, after: session_log.MessageLi
     return next((prompt.text for prompt in _prompts(before) if prompt.position >= shared), None)
 
 
-def _shared_length(left: session_log.MessageList, right: session_log.MessageList) -> int:
+def _shared_length(first: session_log.MessageList, second: session_log.MessageList) -> int:
     """How many messages two conversations have in common, from the first on."""
-    pairs = enumerate(zip(left.messages, right.messages, strict=False))
-    at_most = min(len(left.messages), len(right.messages))
+    pairs = enumerate(zip(first.messages, second.messages, strict=False))
+    at_most = min(len(first.messages), len(second.messages))
     return next((position for position, (a, b) in pairs if a.message != b.message), at_most)
 
 
@@ -122,7 +122,7 @@ def _as_typed(state: ReplState, text: str) -> str:
     return prompt if prompt is not None and text.startswith(f"{prompt}\n\n") else text
 
 
-def retry(state: ReplState, rest: str) -> None:
+def retry(state: ReplState, arguments: str) -> None:
     """Take back the last turn and send its prompt again; one that was never recorded is only sent again."""
     session = state.current_session_if_any()
     prompts = _prompts(session_catalogue.read(session)) if session is not None else []
@@ -181,9 +181,9 @@ def _shortened(prompt: str) -> str:
     return line if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]}…"
 
 
-def fork(state: ReplState, rest: str) -> None:
+def fork(state: ReplState, arguments: str) -> None:
     """`checkpoints fork`, by default of the latest checkpoint; the conversation continues in the new session."""
-    words = split(rest)
+    words = split(arguments)
     values = run_cli_command.parse("checkpoints", "fork", *words)
     if values.get("ref") is not None and values.get("name") is None:
         words = [_latest_checkpoint(state), *words]
@@ -210,9 +210,9 @@ def _latest_checkpoint(state: ReplState) -> str:
     return head
 
 
-def new(state: ReplState, rest: str) -> None:
+def new(state: ReplState, arguments: str) -> None:
     """Let the next prompt begin a session."""
-    words = split(rest)
+    words = split(arguments)
     if not words:
         _go_to(state, state.session, UNNAMED)
         state.chat.display.notice("Your next prompt begins a new session.")
@@ -232,9 +232,9 @@ def new(state: ReplState, rest: str) -> None:
     state.chat.display.notice(f"Your next prompt begins session {name}.")
 
 
-def switch(state: ReplState, rest: str) -> None:
+def switch(state: ReplState, arguments: str) -> None:
     """Continue another session, or list them."""
-    words = split(rest)
+    words = split(arguments)
     if not words or words[0].startswith("-"):
         run_cli_command.run(state, "sessions", "list", *words)
         return
@@ -263,9 +263,9 @@ def _go_to(state: ReplState, session: str | None, new: str | None) -> None:
     state.session, state.new, state.last_prompt = session, new, None
 
 
-def export(state: ReplState, rest: str) -> None:
+def export(state: ReplState, arguments: str) -> None:
     """`sessions export` of the current session; a name ending in `.md` means Markdown."""
-    words = split(rest)
+    words = split(arguments)
     if has_help_option(words):
         run_cli_command.run(state, "sessions", "export", *words)
         return

@@ -39,30 +39,30 @@ def source(value: Value) -> str:
     return _SOURCES.get(value.source, value.source)
 
 
-def model(state: ReplState, rest: str) -> None:
+def model(state: ReplState, arguments: str) -> None:
     """List the models, or change the model."""
-    words = run_cli_command.split(rest)
+    words = run_cli_command.split(arguments)
     if not words or words[0].startswith("-"):
-        models(state, rest)
+        models(state, arguments)
         return
     name = _single_word("/model", words)
     state.chat.change(model=name)
     state.chat.display.notice(f"{printable(name)} answers from now on.{_how_to_keep(state, 'model', name)}")
 
 
-def models(state: ReplState, rest: str) -> None:
+def models(state: ReplState, arguments: str) -> None:
     """`deepctl models`, after the model of this conversation."""
     value = in_force(state, "model")
     if value.source == "option" or not isinstance(state.chat, ProfileChat):
         name = printable(value.value or "offline")
         state.chat.display.notice(f"{name} answers here ({source(value)}). Without a choice, it would be:")
     if isinstance(state.chat, ProfileChat):
-        run_cli_command.run(state, "models", *run_cli_command.split(rest))
+        run_cli_command.run(state, "models", *run_cli_command.split(arguments))
 
 
-def approve(state: ReplState, rest: str) -> None:
+def approve(state: ReplState, arguments: str) -> None:
     """Show what happens to approval requests, or change it."""
-    words = run_cli_command.split(rest)
+    words = run_cli_command.split(arguments)
     if words:
         choice = _choice("/approve", words, APPROVE)
         state.chat.change(approve=choice)
@@ -76,9 +76,9 @@ def _questions(state: ReplState) -> str:
     return _QUESTIONS[state.chat.commands().questions]
 
 
-def sandbox(state: ReplState, rest: str) -> None:
+def sandbox(state: ReplState, arguments: str) -> None:
     """Show where commands run, or change it."""
-    words = run_cli_command.split(rest)
+    words = run_cli_command.split(arguments)
     if not words:
         value = in_force(state, "sandbox")
         setting = f" Asked for: {value.value} ({source(value)})." if isinstance(state.chat, ProfileChat) else ""

@@ -43,11 +43,11 @@ MAX_OUTPUT = 20_000
 _MAX_COMMAND = 2_000
 
 
-def run(state: ReplState, rest: str) -> None:
+def run(state: ReplState, text: str) -> None:
     """Run the command behind the `!` of an entry. Raises what keeps it from running, and `Interrupted`."""
     notice = state.chat.display.notice
-    shares = rest.startswith("!")
-    line = rest.removeprefix("!").strip()
+    shares = text.startswith("!")
+    line = text.removeprefix("!").strip()
     if _ONLY_CD.fullmatch(line):
         notice(_NO_CD)
         return
@@ -107,8 +107,8 @@ def _outcome(ended: Ended) -> str:
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    minutes, remainder = divmod(round(seconds), 60)
+    return f"{minutes} min {remainder} s" if minutes else f"{remainder} s"
 
 
 def context_block(command: str, output: str, outcome: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -117,9 +117,9 @@ def context_block(command: str, output: str, outcome: str, environment: Mapping[
     `outcome` is how the command ended, in words.
     """
     # Redacted before it is cut: half a key would not be recognised.
-    shown = _shortened(redact(output, environment), MAX_OUTPUT).rstrip("\n") or "(nothing)"
+    output = _shortened(redact(output, environment), MAX_OUTPUT).rstrip("\n") or "(nothing)"
     line = _shortened(redact(command, environment), _MAX_COMMAND)
-    text = f"The user ran a command in the workspace ({outcome}) and shows what it printed.\n$ {line}\n{shown}"
+    text = f"The user ran a command in the workspace ({outcome}) and shows what it printed.\n$ {line}\n{output}"
     # The tag of piped input: wherever prompts are read, its content is not taken for the user's words.
     return f"<stdin>\n{prompt_tags.contained(printable_lines(text))}\n</stdin>"
 

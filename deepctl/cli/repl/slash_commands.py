@@ -9,12 +9,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 
-from deepctl.cli import tty_modes, usage_errors
+from deepctl.cli import editor, tty_modes, usage_errors
 from deepctl.cli.chat_session import ChatSession
 from deepctl.cli.ephemeral_chat import EphemeralChatSession
 from deepctl.cli.repl import command_names, help, run_cli_command, session_commands, settings_commands, status
 from deepctl.cli.repl.command_names import CommandNames
-from deepctl.cli.repl.external_editor import edited
 from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.errors import NotFound, UsageError
 
@@ -24,8 +23,8 @@ _MAX_DIGITS = 6
 def _group(group: str, default: Sequence[str], default_options: Sequence[str] = ()) -> Callable[[ReplState, str], None]:
     """Run a command of a group of shell commands: `default` if only options are given, with its options if none are."""
 
-    def run(state: ReplState, rest: str) -> None:
-        words = run_cli_command.split(rest)
+    def run(state: ReplState, arguments: str) -> None:
+        words = run_cli_command.split(arguments)
         if not words:
             words = [*default, *default_options]
         elif words[0].startswith("-") and words[0] not in ("-h", "--help"):
@@ -39,38 +38,40 @@ def _group(group: str, default: Sequence[str], default_options: Sequence[str] = 
     return run
 
 
-def _diff(state: ReplState, rest: str) -> None:
-    run_cli_command.run(state, "checkpoints", "diff", *run_cli_command.split(rest))
+def _diff(state: ReplState, arguments: str) -> None:
+    run_cli_command.run(state, "checkpoints", "diff", *run_cli_command.split(arguments))
 
 
-def _remember(state: ReplState, rest: str) -> None:
+def _remember(state: ReplState, arguments: str) -> None:
     # `memory add -` would read the next input from the terminal.
-    if rest in ("", "-"):
+    if arguments in ("", "-"):
         raise UsageError("There is nothing to remember.", "/remember TEXT notes the TEXT as it is.")
-    run_cli_command.run(state, "memory", "add", "--", rest)
+    run_cli_command.run(state, "memory", "add", "--", arguments)
 
 
-def _edit(state: ReplState, rest: str) -> None:
-    text, failure = edited(rest or state.undone_prompt)
+def _edit(state: ReplState, arguments: str) -> None:
+    text, failure = editor.edit_text(arguments or state.undone_prompt)
     if failure is not None:
         state.chat.display.notice(failure)
     state.draft = text
 
 
-def _compact(state: ReplState, rest: str) -> None:
+def _compact(state: ReplState, arguments: str) -> None:
     session = None if isinstance(state.chat, EphemeralChatSession) else state.current_session().name
     with tty_modes.quiet():
-        state.chat.compact(session, rest or None)
+        state.chat.compact(session, arguments or None)
     if session is not None:
         state.session = session
 
 
-def _details(state: ReplState, rest: str) -> None:
+def _details(state: ReplState, arguments: str) -> None:
     number = None
-    if rest:
-        if not (rest.isascii() and rest.isdigit() and len(rest) <= _MAX_DIGITS and int(rest)):
-            raise UsageError(f"{rest!r} is not the number of a tool call.", "They are counted from 1 in every turn.")
-        number = int(rest)
+    if arguments:
+        if not (arguments.isascii() and arguments.isdigit() and len(arguments) <= _MAX_DIGITS and int(arguments)):
+            raise UsageError(
+                f"{arguments!r} is not the number of a tool call.", "They are counted from 1 in every turn."
+            )
+        number = int(arguments)
     details = getattr(state.chat.display, "details", None)
     if details is None:
         state.chat.display.notice("There are no details here: this terminal shows tool calls as they come.")
@@ -78,8 +79,8 @@ def _details(state: ReplState, rest: str) -> None:
     details(number)
 
 
-def _help(state: ReplState, rest: str) -> None:
-    words = rest.split()
+def _help(state: ReplState, arguments: str) -> None:
+    words = arguments.split()
     if not words:
         help.show_overview(available(state.chat), has_shell=not isinstance(state.chat, EphemeralChatSession))
         return
@@ -88,7 +89,7 @@ def _help(state: ReplState, rest: str) -> None:
     help.show_command(state, _find(words[0] if words[0].startswith("/") else f"/{words[0]}"))
 
 
-def _quit(state: ReplState, rest: str) -> None:
+def _quit(state: ReplState, arguments: str) -> None:
     state.has_quit = True
 
 
@@ -150,8 +151,8 @@ _BY_SHELL_WORDS = {
 }
 
 
-def run(state: ReplState, name: str, rest: str) -> None:
-    """Run the command `name` on `rest`. Raises `UsageError` if there is none, and what it raises."""
+def run(state: ReplState, name: str, arguments: str) -> None:
+    """Run the command `name` on `arguments`. Raises `UsageError` if there is none, and what it raises."""
     command = _find(name)
     if isinstance(state.chat, EphemeralChatSession) and not command.in_ephemeral:
         raise NotFound(
@@ -159,12 +160,14 @@ def run(state: ReplState, name: str, rest: str) -> None:
             "Without --ephemeral, a conversation has sessions, checkpoints and memory.",
             code="ephemeral",
         )
-    if rest in ("-h", "--help"):
+    if arguments in ("-h", "--help"):
         _help(state, name)
         return
-    if rest and not command.usage:
-        raise UsageError(f"{command.name} takes nothing; this is too much: {rest}.", f"{command.name} alone does it.")
-    command.run(state, rest)
+    if arguments and not command.usage:
+        raise UsageError(
+            f"{command.name} takes nothing; this is too much: {arguments}.", f"{command.name} alone does it."
+        )
+    command.run(state, arguments)
 
 
 def names(chat: ChatSession) -> CommandNames:

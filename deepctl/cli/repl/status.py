@@ -104,10 +104,10 @@ def _session(bar: Toolbar) -> str:
 
 
 def _joined(names: dict[str, str], numbers: dict[str, str], note: str) -> str:
-    left = " · ".join(text for text in names.values() if text)
-    right = "  ".join(text for text in numbers.values() if text)
+    names_part = " · ".join(text for text in names.values() if text)
+    numbers_part = "  ".join(text for text in numbers.values() if text)
     # The note stays apart from the names.
-    return _GAP.join(part for part in (left, right, note) if part)
+    return _GAP.join(part for part in (names_part, numbers_part, note) if part)
 
 
 def _cut(line: str, width: int) -> str:
@@ -160,7 +160,7 @@ def _indented(value: str, indent: int) -> str:
     return f"\n{' ' * indent}".join(lines)
 
 
-def show_status(state: ReplState, rest: str) -> None:
+def show_status(state: ReplState, arguments: str) -> None:
     """Show profile, session, model, what commands may do, and the usage so far."""
     is_kept = isinstance(state.chat, ProfileChat)
     rows = _profile_rows(state) if is_kept else [("Profile", "none; nothing of this conversation is kept")]
