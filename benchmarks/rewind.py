@@ -17,8 +17,9 @@ from benchmarks.snapshot import fill, walk
 from benchmarks.start import BARE_TYPER
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import lookup, recovery, rewind, session_catalogue
+from deepctl.store import lookup, rewind, session_catalogue
 from deepctl.store.records import AGENT, Position
+from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest
 
 _ROUNDS = 7
@@ -45,19 +46,19 @@ def _rewind() -> bool:
         time.sleep(0.1)
         walks, rewinds, syncs = [], [], []
         for number in range(_ROUNDS):
-            with recovery.opened(paths) as found:
+            with Repository.open(paths) as found:
                 position = lookup.position(session, session_catalogue.read(session))
                 target = found.save(session, "turn", position, author=AGENT)
             with open(root / f"d{randomness.randrange(100)}" / "f7.txt", "a") as file:
                 file.write(f"round {number}")
             time.sleep(0.05)
-            with recovery.opened(paths) as found:
+            with Repository.open(paths) as found:
                 found.save(session, "turn", position, author=AGENT)
             time.sleep(0.05)
             walks.append(_timed_walk(root))
             began = time.perf_counter()
-            with _Syncs() as counted, recovery.opened(paths) as found:
-                done = rewind.rewind(found, session, RewindRequest(target))
+            with _Syncs() as counted, Repository.open(paths) as found:
+                done = rewind.run(found, session, RewindRequest(target))
             rewinds.append(time.perf_counter() - began)
             syncs.append(counted.count)
             assert len(done.restored) == 1
@@ -102,7 +103,7 @@ def _list() -> bool:
     with tempfile.TemporaryDirectory() as place:
         paths = _profile(place)
         session = session_catalogue.start(paths, "main")
-        with recovery.opened(paths) as found:
+        with Repository.open(paths) as found:
             for number in range(_CHECKPOINTS):
                 if not number % 2:
                     (Path(paths.workspace) / "file.txt").write_text(f"version {number}")

@@ -11,7 +11,7 @@ import pyte
 import pytest
 
 from deepctl.output.progress import BYTES, Progress
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.repository import Repository
 from tests.store.scene import Scene
 
 
@@ -35,11 +35,9 @@ def test_a_snapshot_counts_files_at_a_terminal_once_it_takes_longer_than_a_secon
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     began = time.monotonic()
-    reader = ReadOnlyRepository(scene.paths)
-    with Progress("Looking") as progress:
+    with Progress("Looking") as progress, Repository.read_only(scene.paths, report=progress) as reader:
         monkeypatch.setattr(time, "monotonic", lambda: began + passed)
-        reader.present((), progress)
-    reader.close()
+        reader.present()
     written = screen.getvalue()
     assert ("64 files read" in written) == shown
     assert bool(written) == shown

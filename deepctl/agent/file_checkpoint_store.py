@@ -24,7 +24,7 @@ from deepctl.errors import Damaged, Locked, Refused
 from deepctl.files import atomic
 from deepctl.layout import Root
 from deepctl.locks import Lock
-from deepctl.store import log_file, lookup, message_chains, prune, pydantic_deep, rewind_recovery, session_log
+from deepctl.store import log_file, lookup, message_chains, prune, pydantic_deep, session_log
 from deepctl.store import rewind as rewinding
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.ledger import MESSAGES
@@ -240,7 +240,6 @@ class FileCheckpointStore:
         place = self._messages.keep(chain, new, [checkpoint.turn] * len(new))
         at = checkpoint.created_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         old = pydantic_deep.find(self._directory).get(checkpoint.id)
-        known = store.tree
         run = checkpoint.metadata.get("run")
         if store.ledger.open_runs - {run} and (run is None or author == OTHER):
             author = UNKNOWN
@@ -261,7 +260,7 @@ class FileCheckpointStore:
             created_at=at,
             label=whole(checkpoint.label),
             metadata=whole_value(dict(checkpoint.metadata)),
-            wanted=lambda tree: not only_changed or tree != known,
+            unless_tree=store.tree if only_changed else None,
             unkept=None if workspace is not None else [["", _NO_DIRECTORY]],
         )
         if old is not None:
@@ -386,20 +385,20 @@ class FileCheckpointStore:
                 "`deepctl checkpoints save`, like every command that changes the profile, finishes it.",
                 code="interrupted_rewind",
             )
-        rewind_recovery.finish_files(store, WorkspaceOptions(intent.root), intent, _Stays())
+        store.finish_rewind(WorkspaceOptions(intent.root), intent, _NoHead())
 
     def _rewind(
         self, store: Checkpoints, target: Record, workspace: WorkspaceOptions, force: bool, author: str
     ) -> list[str]:
-        wish = rewinding.RewindRequest(target, force=force)
+        request = rewinding.RewindRequest(target, force=force)
         lookup.check_files(target, lookup.OTHER_CHECKPOINTS_HINT)
         if not target.tree:
             raise Refused(f"Checkpoint {target.id!r} keeps the conversation only, no files.", code="no_files")
         position = Position(
             _SESSION, target.turn, target.log, target.offset, target.message_count, target.prompt, target.point
         )
-        done = rewinding.rewind_files(store, workspace, position, wish, author, _Stays())
-        return sorted(os.fsdecode(path) for path in done.written + done.deleted) if done is not None else []
+        result = rewinding.run_files(store, workspace, request, position, author, _NoHead())
+        return sorted(os.fsdecode(path) for path in result.restored + result.deleted)
 
 
 _QUEUES: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Lock]] = WeakKeyDictionary()
@@ -414,13 +413,13 @@ def _queue(place: str) -> asyncio.Lock:
     return queues.setdefault(place, asyncio.Lock())
 
 
-class _Stays:
+class _NoHead:
     """An application's conversation is its own: nothing moves but the files."""
 
-    def there(self, intent: object) -> None:
+    def advance(self, intent: object) -> None:
         pass
 
-    def back(self, intent: object) -> None:
+    def revert(self, intent: object) -> None:
         pass
 
 

@@ -152,7 +152,13 @@ class TurnCheckpoints:
         rewind.check_session(work.ledger, self._session, target, {})
         if target.id in self._rewound:
             raise Refused(f"You have rewound to {target.id} once for this request already. Go on from here.")
-        rewind.check(work, self._session, RewindRequest(target), work.in_turn(tool_at_work=True))
+        rewind.preview(
+            work,
+            self._session,
+            RewindRequest(target),
+            position=self._position(),
+            author=work.in_turn(tool_at_work=True),
+        ).check()
         self._rewound.add(target.id)
         raise RewindRequested(target.id, work.ledger.labels.get(target.id, ""), [], reason)
 
@@ -161,5 +167,5 @@ class TurnCheckpoints:
         self._is_over = True
         target = self._work.ledger.records[request.checkpoint_id]
         author = self._work.in_turn(tool_at_work=True)
-        done = rewind.rewind(self._work, self._session, RewindRequest(target), position=self._position(), author=author)
+        done = rewind.run(self._work, self._session, RewindRequest(target), position=self._position(), author=author)
         self._tell(done.safety)

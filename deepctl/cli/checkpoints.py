@@ -5,7 +5,11 @@ What only some commands need is imported where they need it: listing a thousand 
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -15,15 +19,20 @@ from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import profiles
 from deepctl.errors import Damaged, UsageError
+from deepctl.layout import ProfilePaths
 from deepctl.output import checkpoints as views
 from deepctl.output.render import show
 from deepctl.output.terminal_caps import is_terminal
 from deepctl.store import lookup, session_catalogue
-from deepctl.store.records import check_label
+from deepctl.store.ledger import Ledger
+from deepctl.store.lookup import CheckpointInfo
+from deepctl.store.records import Record, check_label
+from deepctl.store.session_record import Session
 
 if TYPE_CHECKING:
-    from deepctl.cli.checkpoint_views import Selection
     from deepctl.output.rewind import Rewound
+    from deepctl.store.repository import ReadOnlyRepository, Repository
+    from deepctl.store.rewind import RewindRequest
 
 app = typer.Typer(
     help="Points in time of a conversation, its files and its memory; going back to them, and back again.",
@@ -31,6 +40,10 @@ app = typer.Typer(
     add_completion=False,
     context_settings=HELP_OPTIONS,
 )
+
+_AGE = re.compile(r"([0-9]{1,9})(mo|m|h|d|w|y)", re.ASCII)
+_DAY = 24 * 60
+_MINUTES = {"m": 1, "h": 60, "d": _DAY, "w": 7 * _DAY, "mo": 30 * _DAY, "y": 365 * _DAY}
 
 Ref = Annotated[str, typer.Argument(help="An id, 4 or more digits it begins with, a label, or ~N for N turns back.")]
 SessionName = Annotated[
@@ -50,17 +63,33 @@ def list_(
     as_json: options.Json = False,
 ) -> None:
     """List checkpoints, the newest first."""
-    from deepctl.cli.checkpoint_list import listed
-
-    show(listed(options.existing_profile(user), session, limit, tools=all_, graph=graph), as_json)
+    profile = options.existing_profile(user)
+    show(
+        views.CheckpointList(profile.name, lookup.listing(profile, session, limit, tools=all_, graph=graph), graph),
+        as_json,
+    )
 
 
 @app.command("show", epilog="Example: deepctl checkpoints show '~1' --user alice")
 def show_(ref: Ref, user: options.User = None, session: SessionName = None, as_json: options.Json = False) -> None:
     """Show a checkpoint: its record, its files and its conversation."""
-    from deepctl.cli.checkpoint_views import shown
+    from deepctl.store.repository import Repository
 
-    show(shown(options.existing_profile(user), ref, session), as_json)
+    with Repository.read_only(options.existing_profile(user)) as repository:
+        view = checkpoint_view(repository, ref, session)
+    show(view, as_json)
+
+
+def checkpoint_view(repository: ReadOnlyRepository, reference: str, session: str | None) -> views.CheckpointShown:
+    """A checkpoint with its files and its conversation."""
+    from deepctl.store import trees
+
+    paths, ledger = repository.paths, repository.ledger
+    record = lookup.find_checkpoint(paths, ledger, reference, session)
+    entries = trees.walk(repository.objects, bytes.fromhex(record.tree)) if record.tree else ()
+    files = [(os.fsdecode(path), entry) for path, entry in entries]
+    conversation = lookup.conversation_at(paths, record)
+    return views.CheckpointShown(paths.name, lookup.describe(paths, ledger, record), files, conversation)
 
 
 @app.command(epilog="Example: deepctl checkpoints diff '~2' --user alice --stat")
@@ -73,9 +102,15 @@ def diff(
     as_json: options.Json = False,
 ) -> None:
     """Compare two checkpoints, or one with what is now: the files, and the turns that differ."""
-    from deepctl.cli.checkpoint_views import compared
+    from deepctl.output.rewind import Compared
+    from deepctl.store import diff
 
-    show(compared(options.existing_profile(user), before, after, session, stat), as_json)
+    with options.reading(user, "Comparing") as repository:
+        comparison = diff.compare(repository, before, after, session)
+        describe = _describer(repository)
+        second = describe(comparison.after) if comparison.after is not None else None
+        view = Compared(repository.paths.name, comparison, describe(comparison.before), second, stat)
+    show(view, as_json)
 
 
 @app.command(epilog="Example: deepctl checkpoints save before-refactoring --user alice")
@@ -141,27 +176,96 @@ def rewind(
     if ref is None and not as_json and not dry_run and is_terminal(sys.stdin) and is_terminal(sys.stderr):
         from deepctl.cli.rewind_picker import pick
 
-        ref = pick(options.existing_profile(user), session, only or "", force, exact)
-    from deepctl.cli.checkpoint_views import foretold_rewind, rewound
+        ref = pick(user, session, only or "", force, exact)
+    reference = ref if ref is not None else "~1"
 
-    wanted = ref if ref is not None else "~1"
-    wish = (only or "", force, exact)
+    def request(repository: Repository | ReadOnlyRepository) -> tuple[Session, RewindRequest]:
+        from deepctl.store import rewind
+
+        return rewind.request_rewind(repository, session, reference, only=only or "", force=force, exact=exact)
+
+    _rewind("checkpoints rewind", request, user, dry_run, wait, as_json)
+
+
+def _rewind(
+    command: str,
+    request: Callable[[Repository | ReadOnlyRepository], tuple[Session, RewindRequest]],
+    user: str | None,
+    dry_run: bool,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Do what `request` asks of the profile meant by `--user`, or only show it."""
     if dry_run:
-        foretold = foretold_rewind(options.existing_profile(user), session, wanted, wish)
-        show(foretold, as_json)
-        _check(foretold)
+        with options.reading(user, "Looking") as reader:
+            preview = previewed(reader, *request(reader))
+        show(preview, as_json)
+        _check(preview)
         return
-    with options.working(user, "checkpoints rewind", wait, as_json) as work:
-        view = rewound(work, session, wanted, wish)
+    with options.working(user, command, wait, as_json) as repository:
+        view = rewound(repository, *request(repository))
     show(view, as_json)
 
 
-def _check(foretold: Rewound) -> None:
+def previewed(repository: ReadOnlyRepository, session: Session, request: RewindRequest) -> Rewound:
+    """What a rewind would do."""
+    from deepctl.output.rewind import Rewound
+    from deepctl.store import rewind
+
+    plan = rewind.preview(repository, session, request)
+    changes = [change for change in plan.changes if change.before != change.after]
+    return Rewound(
+        repository.paths.name,
+        True,
+        plan,
+        lookup.describe(repository.paths, repository.ledger, request.to),
+        None,
+        [change.path for change in changes if change.after is not None],
+        [change.path for change in changes if change.after is None],
+        plan.kept,
+        [],
+        rewind.differences(repository, plan),
+    )
+
+
+def rewound(repository: Repository, session: Session, request: RewindRequest) -> Rewound:
+    """Rewind, and tell what came of it."""
+    from deepctl.output.rewind import Rewound
+    from deepctl.store import rewind
+
+    result = rewind.run(repository, session, request)
+    describe = _describer(repository)
+    return Rewound(
+        repository.paths.name,
+        False,
+        result.plan,
+        describe(request.to),
+        describe(result.safety) if result.safety is not None else None,
+        result.restored,
+        result.deleted,
+        sorted({*result.plan.kept, *(path for path, _ in result.in_the_way)}),
+        [f"{os.fsdecode(path)!r} is not as it was: {reason}." for path, reason in result.in_the_way],
+        [],
+        _undo_command(repository.paths, session.name),
+    )
+
+
+def _describer(repository: Repository | ReadOnlyRepository) -> Callable[[Record], CheckpointInfo]:
+    return lookup.describer(repository.ledger, session_catalogue.by_id(repository.paths))
+
+
+def _undo_command(paths: ProfilePaths, session: str) -> str:
+    """The command that undoes a rewind of a session; files alone leave it where it is among the sessions."""
+    command = f"deepctl checkpoints undo --user {paths.name}"
+    return command if session_catalogue.latest(paths) == session else f"{command} --session {session}"
+
+
+def _check(preview: Rewound) -> None:
     """Raises the error with which what a dry run has just listed would be refused, if it would be."""
     from deepctl.store.rewind import Conflicts
 
     try:
-        foretold.outline.check()
+        preview.plan.check()
     except Conflicts as error:
         error.hint = error.force
         raise
@@ -177,16 +281,13 @@ def undo(
     as_json: options.Json = False,
 ) -> None:
     """Take back the last rewind of the session; an undo too, which does it again."""
-    from deepctl.cli.checkpoint_views import foretold_undo, undone
 
-    if dry_run:
-        foretold = foretold_undo(options.existing_profile(user), session, force)
-        show(foretold, as_json)
-        _check(foretold)
-        return
-    with options.working(user, "checkpoints undo", wait, as_json) as work:
-        view = undone(work, session, force)
-    show(view, as_json)
+    def request(repository: Repository | ReadOnlyRepository) -> tuple[Session, RewindRequest]:
+        from deepctl.store import rewind
+
+        return rewind.request_undo(repository, session, force=force)
+
+    _rewind("checkpoints undo", request, user, dry_run, wait, as_json)
 
 
 @app.command(epilog="Example: deepctl checkpoints fork '~3' another-try --user alice")
@@ -217,9 +318,16 @@ def remove(
     as_json: options.Json = False,
 ) -> None:
     """Remove checkpoints and free what only they needed; never the newest, never a labelled one."""
-    from deepctl.cli.checkpoint_views import Selection
 
-    _remove("checkpoints remove", Selection(refs, session), user, dry_run, wait, as_json)
+    def select(paths: ProfilePaths, ledger: Ledger) -> list[Record]:
+        from deepctl.store import prune
+
+        named = (lookup.find_checkpoint(paths, ledger, reference, session) for reference in refs)
+        records = {record.id: record for record in named}
+        prune.check_removable(ledger, records.values())
+        return list(records.values())
+
+    _remove("checkpoints remove", select, user, dry_run, wait, as_json)
 
 
 @app.command(epilog="Example: deepctl checkpoints prune --older-than 30d --user alice --dry-run")
@@ -238,23 +346,58 @@ def prune(
 
     What has a label stays, the newest, and what the last rewind of each session is undone with.
     """
-    from deepctl.cli.checkpoint_views import Selection
-    from deepctl.store import ages
-
     if keep is None and older_than is None:
         raise UsageError("Nothing says which checkpoints go.", "Give --keep N, --older-than AGE, or both.")
-    chosen = Selection(keep=keep, older_than=ages.before(older_than) if older_than is not None else None)
-    _remove("checkpoints prune", chosen, user, dry_run, wait, as_json)
+    oldest = time_before(older_than) if older_than is not None else None
+
+    def select(paths: ProfilePaths, ledger: Ledger) -> list[Record]:
+        from deepctl.store import prune
+
+        return prune.to_prune(ledger, keep, oldest)
+
+    _remove("checkpoints prune", select, user, dry_run, wait, as_json)
 
 
-def _remove(command: str, chosen: Selection, user: str | None, dry_run: bool, wait: float, as_json: bool) -> None:
-    from deepctl.cli.checkpoint_views import foretold_removal, removed
+def time_before(age: str, now: datetime | None = None) -> datetime:
+    """The time that is so long ago, in UTC. A month is 30 days, a year 365. Raises `UsageError` if it is no age."""
+    match = _AGE.fullmatch(age)
+    if match is None or not int(match[1]):
+        raise UsageError(
+            f"{age!a} is not an age.",
+            "Give a number and its unit, such as 90m (minutes), 12h, 30d, 2w, 6mo (months) or 1y.",
+            code="bad_age",
+        )
+    try:
+        return (now or datetime.now(timezone.utc)) - timedelta(minutes=int(match[1]) * _MINUTES[match[2]])
+    except OverflowError:
+        raise UsageError(f"{age} ago, there was no calendar yet.", "Give a shorter age.", code="bad_age") from None
+
+
+def _remove(
+    command: str,
+    select: Callable[[ProfilePaths, Ledger], list[Record]],
+    user: str | None,
+    dry_run: bool,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Remove the checkpoints that `select` gives, or only show what that would free."""
+    from deepctl.output.progress import Progress
+    from deepctl.store import prune
 
     if dry_run:
-        show(foretold_removal(options.existing_profile(user), chosen), as_json)
+        from deepctl.store.repository import Repository
+
+        profile = options.existing_profile(user)
+        with Repository.read_only(profile) as reader, Progress("Looking", "objects read") as progress:
+            records = select(profile, reader.ledger)
+            removal = prune.forecast(reader.ledger, reader.packs, records, progress)
+        show(views.Removed(profile.name, True, removal), as_json)
         return
-    with options.working(user, command, wait, as_json, frees=True) as work:
-        view = removed(work, chosen)
+    with options.working(user, command, wait, as_json, frees=True) as repository:
+        records = select(repository.paths, repository.ledger)
+        with Progress("Removing", "objects read") as progress:
+            view = views.Removed(repository.paths.name, False, prune.remove(repository, records, progress))
     show(view, as_json)
 
 
@@ -271,12 +414,14 @@ def import_(
     as_json: options.Json = False,
 ) -> None:
     """Take over the checkpoints of a pydantic-deep application, as a session of its own. DIR stays as it is."""
-    from deepctl.cli.checkpoint_views import taken_over
+    from deepctl.store import pydantic_deep
 
     if session is not None:
         names.check(session, "session")
     with options.working(user, "checkpoints import", wait, as_json) as work:
-        view = taken_over(work, directory, session)
+        result = pydantic_deep.take_over(work, directory, session)
+        infos = [_describer(work)(record) for record in result.records]
+        view = views.Imported(work.paths.name, result.session, infos, result.problems)
     show(view, as_json)
 
 

@@ -9,7 +9,6 @@ import codecs
 import os
 import sys
 import time
-from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -74,9 +73,9 @@ def show_(
             notebooks = [memory.read(name)]
         else:
             from deepctl.domain.memory import history
-            from deepctl.store.contents_reader import ReadOnlyRepository
+            from deepctl.store.repository import Repository
 
-            with closing(ReadOnlyRepository(profile)) as reader:
+            with Repository.read_only(profile) as reader:
                 record = history.kept(reader, at)
                 checkpoint = record.id
                 notebooks = [history.at(reader, memory, name, record)]
@@ -246,12 +245,12 @@ def history(
 ) -> None:
     """List the versions of a notebook, the newest first."""
     from deepctl.domain.memory import history
-    from deepctl.store.contents_reader import ReadOnlyRepository
+    from deepctl.store.repository import Repository
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     name = file_name(layout.NOTEBOOK if file is None else file)
-    with closing(ReadOnlyRepository(profile)) as reader:
+    with Repository.read_only(profile) as reader:
         try:
             found = history.history(reader, memory, name)
         except MemoryNotFound:
@@ -275,11 +274,11 @@ def diff(
     """
     from deepctl.domain.memory import history
     from deepctl.store import lookup, session_catalogue
-    from deepctl.store.contents_reader import ReadOnlyRepository
+    from deepctl.store.repository import Repository
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
-    with closing(ReadOnlyRepository(profile)) as reader:
+    with Repository.read_only(profile) as reader:
         found = history.compare(reader, memory, before, after)
         describe = lookup.describer(reader.ledger, session_catalogue.by_id(profile))
     later = describe(found.after) if found.after is not None else None
@@ -363,14 +362,14 @@ def _purged(
     from deepctl.domain.purge.notebooks import PurgeSelector
     from deepctl.domain.purge.text_matcher import TextMatcher
     from deepctl.store import repair_report
-    from deepctl.store.contents_reader import ReadOnlyRepository
+    from deepctl.store.repository import Repository
 
     selector = PurgeSelector(TextMatcher(wish.text, wish.ignore_case), agent, wish.file)
     told: Purged | None = None
     if (aside := repair_report.count_put_aside(profile)) and not as_json:
         notice(f"What repairs put aside goes with a purge, too: {counted(aside, 'file')} in checkpoints/lost+found.")
     if dry_run or not yes:
-        with closing(ReadOnlyRepository(profile)) as reader, _looking() as progress:
+        with Repository.read_only(profile) as reader, _looking() as progress:
             told = _found(purge.preview(reader, selector, progress), wish)
             if dry_run:
                 found = report.places(reader, told.contents, progress)
@@ -384,7 +383,7 @@ def _purged(
     with working as work, Progress("Purging", _READ) as progress:
         done = _found(purge.purge(work, selector, expected=told, report=progress), wish)
     # Where it still stands is for reading only, and nobody has to wait for that.
-    with closing(ReadOnlyRepository(profile)) as reader, _looking() as progress:
+    with Repository.read_only(profile) as reader, _looking() as progress:
         places = report.places(reader, done.contents, progress)
     return views.LinesPurged(profile.name, agent, wish, done, places, dry_run=False, is_shown=told is not None)
 

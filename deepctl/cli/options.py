@@ -20,7 +20,7 @@ from deepctl.output.render import notice
 from deepctl.quantities import size
 
 if TYPE_CHECKING:
-    from deepctl.store.repository import Repository
+    from deepctl.store.repository import ReadOnlyRepository, Repository
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -75,14 +75,26 @@ def opened(
     must work on a full disk.
     """
     from deepctl.output.progress import Progress
-    from deepctl.store import recovery
+    from deepctl.store.repository import Repository
 
     exclude, policy = in_force.patterns("snapshot.exclude"), in_force.get("checkpoints") or "every_tool"
     with Progress("Checkpoint") as progress:
-        with recovery.opened(profile, exclude=exclude, policy=policy, report=progress, frees=frees) as work:
+        with Repository.open(profile, exclude=exclude, policy=policy, report=progress, frees=frees) as work:
             for note in work.notes:
                 tell(note)
             yield work
+
+
+@contextmanager
+def reading(user: str | None, verb: str) -> Iterator[ReadOnlyRepository]:
+    """The profile meant by `--user`, open for reading, while a line at the terminal says what is being done."""
+    from deepctl.output.progress import Progress
+    from deepctl.store.repository import Repository
+
+    profile, in_force = profile_and_settings(user)
+    with Progress(verb) as progress:
+        with Repository.read_only(profile, exclude=in_force.patterns("snapshot.exclude"), report=progress) as reader:
+            yield reader
 
 
 @contextmanager
@@ -115,16 +127,38 @@ def advise(problem: DeepctlError, name: str | None) -> None:
         problem.hint = ownership.OWN_ROOT
     if not atomic.wants_space(problem):
         return
-    from deepctl.store import prune
-
     with suppress(DeepctlError, OSError):
         place = profiles.check_root(layout.root(os.environ))
         try:
             found = profiles.locate(place, user(name))
         except DeepctlError:
             found = None
-        if (advice := prune.advice(place, found)) is not None:
+        if (advice := _space_advice(place, found)) is not None:
             problem.hint = f"{problem.hint} {advice}"
+
+
+_KEPT = (20, 1)
+"""How many checkpoints stay, in the order in which it is looked whether removing the others frees anything."""
+
+
+def _space_advice(place: Root, profile: ProfilePaths | None) -> str | None:
+    """A command that frees space and needs none itself; `None` where nothing is stored that could go."""
+    from deepctl.store import prune
+    from deepctl.store.repository import Repository
+
+    if profile is not None:
+        with suppress(DeepctlError, OSError), Repository.read_only(profile) as reader:
+            for keep in _KEPT:
+                records = prune.to_prune(reader.ledger, keep)
+                if prune.forecast(reader.ledger, reader.packs, records).bytes:
+                    return f"`deepctl checkpoints prune --keep {keep} --user {profile.name}` needs none itself."
+    with suppress(OSError):
+        if any(entry[:1].isalnum() for entry in os.listdir(place.profiles)):
+            return (
+                "`deepctl profiles list` shows what takes it; `deepctl wipe --only PARTS` and "
+                "`deepctl sessions delete` need none themselves."
+            )
+    return None
 
 
 def _is_of_root(problem: DeepctlError) -> bool:

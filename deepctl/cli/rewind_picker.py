@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import closing
 from typing import TYPE_CHECKING
 
-from deepctl.cli.checkpoint_views import foretell, previewed
+from deepctl.cli import options
 from deepctl.cli.repl import screen
 from deepctl.cli.repl.clusters import drawn
 from deepctl.errors import DeepctlError, Interrupted, NotFound
-from deepctl.layout import ProfilePaths
 from deepctl.output.progress import Progress
 from deepctl.output.rewind import preview_line
 from deepctl.output.text import ago, cells, fitted, printable, visible
-from deepctl.store import lookup
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store import lookup, rewind
 from deepctl.store.records import Record
+from deepctl.store.repository import ReadOnlyRepository, Repository
 from deepctl.store.rewind import Conflicts, RewindRequest
 from deepctl.store.session_record import Session
 
@@ -29,27 +27,28 @@ _SHOWN = 12
 _SHORTEST = 16
 
 
-def pick(profile: ProfilePaths, session: str | None, only: str, force: bool, exact: bool) -> str:
+def pick(user: str | None, session: str | None, only: str, force: bool, exact: bool) -> str:
     """Let the user choose; returns the id. Raises `Interrupted` if nothing was chosen, `NotFound` if there is none."""
-    with closing(ReadOnlyRepository(profile)) as reader:
-        at_hand = lookup.current_session(profile, session)
-        line = reader.ledger.line_of(lookup.head(reader.ledger, at_hand))
+    profile, in_force = options.profile_and_settings(user)
+    with Repository.read_only(profile, exclude=in_force.patterns("snapshot.exclude")) as reader:
+        current = lookup.current_session(reader.paths, session)
+        line = reader.ledger.line_of(lookup.head(reader.ledger, current))
         records = [record for record in line if record.kind != "tool"]
         if not records:
-            raise NotFound(f"Session {at_hand.name!r} has no checkpoints.", code="checkpoint_not_found")
-        return _Picker(reader, at_hand, records, (only, force, exact)).run()
+            raise NotFound(f"Session {current.name!r} has no checkpoints.", code="checkpoint_not_found")
+        return _Picker(reader, current, records, (only, force, exact)).run()
 
 
 class _Picker:
     """One choice. Arrow keys or j and k move, Enter takes, Escape, q and Ctrl-C leave."""
 
     def __init__(
-        self, reader: ReadOnlyRepository, session: Session, records: list[Record], wish: tuple[str, bool, bool]
+        self, reader: ReadOnlyRepository, session: Session, records: list[Record], options: tuple[str, bool, bool]
     ) -> None:
         self._reader = reader
         self._session = session
         self._records = records
-        self._wish = wish
+        self._options = options
         # What a script would take: where the last turn began. It may have been removed.
         try:
             began = lookup.find_checkpoint(reader.paths, reader.ledger, "~1", session.name)
@@ -145,30 +144,31 @@ class _Picker:
     def _lines(self, record: Record) -> list[str]:
         if record.id not in self._previews:
             try:
-                self._previews[record.id] = self._foretold(record)
+                self._previews[record.id] = self._preview_lines(record)
             except (DeepctlError, OSError) as error:
                 self._previews[record.id] = [f"This one cannot be looked at: {printable(str(error))}"]
         return self._previews[record.id]
 
-    def _foretold(self, record: Record) -> list[str]:
+    def _preview_lines(self, record: Record) -> list[str]:
         reader = self._reader
         with Progress("Looking") as progress:
-            outline = foretell(reader, self._session, RewindRequest(record, *self._wish), progress)
-        found = previewed(reader, outline)
-        files = f"{len(found)} file{'' if len(found) == 1 else 's'} would change"
-        turns = f"{outline.turns_removed} turn{'' if outline.turns_removed == 1 else 's'} would leave the conversation"
+            reader.workspace = reader.workspace._replace(report=progress)
+            plan = rewind.preview(reader, self._session, RewindRequest(record, *self._options))
+        changes = rewind.differences(reader, plan)
+        files = f"{len(changes)} file{'' if len(changes) == 1 else 's'} would change"
+        turns = f"{plan.turns_removed} turn{'' if plan.turns_removed == 1 else 's'} would leave the conversation"
         lines = [f"{files}, {turns}."]
-        if outline.refusal is not None and not isinstance(outline.refusal, Conflicts):
-            lines.append(f"REFUSED: {printable(outline.refusal.message)}")
-        elif outline.conflicts:
-            shown = ", ".join(visible(os.fsdecode(path)) for path in outline.conflicts[:3])
-            more = f" and {len(outline.conflicts) - 3} more" if len(outline.conflicts) > 3 else ""
-            lines.append(f"CONFLICT, needs --force: changed by somebody else after the agent: {shown}{more}")
-        lines += [f"  {preview_line(one)}" for one in found[:_PREVIEWED]]
-        if len(found) > _PREVIEWED:
-            lines.append(f"  … and {len(found) - _PREVIEWED} more")
-        if outline.kept:
-            lines.append(f"  {len(outline.kept)} more differ from it and stay, because they are not the agent's")
+        if plan.refusal is not None and not isinstance(plan.refusal, Conflicts):
+            lines.append(f"REFUSED: {printable(plan.refusal.message)}")
+        elif plan.conflicts:
+            paths = ", ".join(visible(os.fsdecode(path)) for path in plan.conflicts[:3])
+            more = f" and {len(plan.conflicts) - 3} more" if len(plan.conflicts) > 3 else ""
+            lines.append(f"CONFLICT, needs --force: changed by somebody else after the agent: {paths}{more}")
+        lines += [f"  {preview_line(change)}" for change in changes[:_PREVIEWED]]
+        if len(changes) > _PREVIEWED:
+            lines.append(f"  … and {len(changes) - _PREVIEWED} more")
+        if plan.kept:
+            lines.append(f"  {len(plan.kept)} more differ from it and stay, because they are not the agent's")
         return lines
 
 

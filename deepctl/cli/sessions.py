@@ -87,15 +87,13 @@ def delete(
     Labelled ones go, too, and its to-do list. The rest of the workspace stays as it is, with what the session's agent
     did in it.
     """
-    from contextlib import closing
-
     from deepctl.store import session_delete
-    from deepctl.store.contents_reader import ReadOnlyRepository
+    from deepctl.store.repository import Repository
 
     profile = options.existing_profile(user)
     asked = None
     if dry_run or not yes:
-        with closing(ReadOnlyRepository(profile)) as reader:
+        with Repository.read_only(profile) as reader:
             asked = session_delete.plan(profile, reader.ledger, reader.packs, name)
         view = views.SessionDeleted(profile.name, True, asked)
         if dry_run:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.command_names import is_conversation
-from deepctl.output.graph import rails
 from deepctl.output.render import notice
 from deepctl.output.sessions import print_conversation
 from deepctl.output.terminal_caps import is_terminal
 from deepctl.output.text import Cell, ago, fitted, printable, table, tinted, wrapped
 from deepctl.quantities import counted, size
-from deepctl.store.lookup import CheckpointInfo, Problem
+from deepctl.store.lookup import CheckpointInfo, Listing, Problem
 from deepctl.store.records import BOTH, FILES, Record
 from deepctl.store.session_log import MessageList
 
@@ -61,49 +60,46 @@ def print_sentence(sentence: str) -> None:
 
 
 class CheckpointList(NamedTuple):
-    """Newest first. `heads` are where the sessions stand. With `graph`, parents are of those in the list."""
+    """Newest first. With `graph`, parents are of those in the list."""
 
     profile: str
-    checkpoints: list[CheckpointInfo]
-    damaged: list[Problem]
-    notes: list[str]
-    heads: frozenset[str]
+    listing: Listing
     graph: bool = False
 
     def document(self) -> dict[str, Any]:
         return {
             "profile": self.profile,
-            "checkpoints": [document(listed) for listed in self.checkpoints],
-            "damaged": [_problem(problem) for problem in self.damaged],
-            "notes": self.notes,
+            "checkpoints": [document(listed) for listed in self.listing.checkpoints],
+            "damaged": [_problem(problem) for problem in self.listing.damaged],
+            "notes": self.listing.notes,
         }
 
     def print(self) -> None:
         terminal = is_terminal(sys.stdout)
-        if not self.checkpoints:
-            if terminal and not self.damaged:
+        if not self.listing.checkpoints:
+            if terminal and not self.listing.damaged:
                 notice(f"Profile {self.profile} has no checkpoints here yet; every turn of a chat makes some.")
         elif self.graph:
             self._print_graph()
         elif terminal:
-            rows = [_row_at_terminal(listed) for listed in self.checkpoints]
+            rows = [_row_at_terminal(listed) for listed in self.listing.checkpoints]
             columns = ("CHECKPOINT", "LABEL", "KIND", "SESSION", "TURN", "WHEN", "PROMPT")
             table(columns, rows, dispensable=("SESSION", "KIND", "WHEN"), numbers=("TURN",))
         else:
-            table((), [_row(listed) for listed in self.checkpoints])
-        for problem in self.damaged:
+            table((), [_row(listed) for listed in self.listing.checkpoints])
+        for problem in self.listing.damaged:
             notice(f"Damaged: {problem.id or 'a checkpoint'} ({problem.file}: {problem.reason}).")
-        for note in self.notes:
+        for note in self.listing.notes:
             notice(note)
 
     def _print_graph(self) -> None:
-        drawn = rails([(listed.record.id, listed.parent) for listed in self.checkpoints])
-        for listed, (joins, lead) in zip(self.checkpoints, drawn, strict=True):
+        drawn = _rails([(listed.record.id, listed.parent) for listed in self.listing.checkpoints])
+        for listed, (joins, lead) in zip(self.listing.checkpoints, drawn, strict=True):
             record = listed.record
             for line in joins:
                 print(line)
             label = f" ({listed.label})" if listed.label else ""
-            here = f" <- {listed.session} is here" if record.id in self.heads else ""
+            here = f" <- {listed.session} is here" if record.id in self.listing.heads else ""
             # As in the table: so much of an id is enough for any command.
             identity = record.id[:_SHORT] if is_terminal(sys.stdout) else record.id
             print(
@@ -117,6 +113,35 @@ class CheckpointList(NamedTuple):
                     Cell(f"{':' if here and record.prompt else ''} {record.prompt}", ""),
                 )
             )
+
+
+def _rails(nodes: Iterable[tuple[str, str | None]]) -> list[tuple[list[str], str]]:
+    """A graph newest first, as `git log --graph` draws it: a star for each node, a rail for each line.
+
+    For each node (its id and what came before it), the lines before it and the beginning of its own. A rail waits for
+    the node that comes next on it; where several wait for the same, they join before it.
+    """
+    waiting: list[str] = []
+    drawn = []
+    for identity, parent in nodes:
+        here = [number for number, awaited in enumerate(waiting) if awaited == identity]
+        if not here:
+            here = [len(waiting)]
+            waiting.append(identity)
+        joins = []
+        for joined in reversed(here[1:]):
+            joins.append(_rail_line(len(waiting), joined, "/"))
+            del waiting[joined]
+        drawn.append((joins, _rail_line(len(waiting), here[0], "*")))
+        if parent is None:
+            del waiting[here[0]]
+        else:
+            waiting[here[0]] = parent
+    return drawn
+
+
+def _rail_line(count: int, special: int, sign: str) -> str:
+    return " ".join(sign if number == special else "|" for number in range(count))
 
 
 _KINDS = {"manual": "good", "rewind": "warning", "tool": "faint"}

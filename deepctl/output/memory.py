@@ -348,7 +348,7 @@ class Compared(NamedTuple):
         }
 
     def print(self) -> None:
-        from deepctl.output.diff import print_diff
+        from deepctl.output.rewind import print_diff
 
         terminal = is_terminal(sys.stdout)
         if terminal and not self.differences:

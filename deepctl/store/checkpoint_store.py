@@ -1,7 +1,11 @@
-"""`Checkpoints`: one directory of them, open for changes. The plain, synchronous core of everything that saves any.
+"""`Checkpoints`: one directory of checkpoints, open for changes. Profiles and applications save and rewind with it.
 
 A checkpoint is made in two steps: what is new goes into one pack, synced and renamed into place; then one line in the
 ledger makes it count. What a kill leaves between the two is rubbish, and opening the directory again collects it.
+
+A rewind whose intent is in the ledger is done entirely, or not at all, whatever kills it in between. What is done twice
+changes nothing the second time, so whoever opens the directory next finishes what a kill interrupted. What cannot be
+done (a directory that may not be written) is taken back.
 """
 
 from __future__ import annotations
@@ -11,19 +15,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
+from deepctl.errors import Interrupted
 from deepctl.files import atomic
-from deepctl.store import prompt_tags, snapshot
+from deepctl.layout import ProfilePaths
+from deepctl.store import prompt_tags, restore, session_catalogue, snapshot, trees
 from deepctl.store.index_db import Cache
 from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, read
-from deepctl.store.object_store import ObjectBatch, ObjectStore, ObjectWriter
+from deepctl.store.object_store import ObjectBatch, ObjectReader, ObjectStore, ObjectWriter, ScratchWriter
 from deepctl.store.pack_store import PackStore
 from deepctl.store.packs import is_uncounted
-from deepctl.store.records import Position, Record, new_id
-from deepctl.store.snapshot import LeaveOut, Report, Snapshot
+from deepctl.store.records import Position, Record, Rewind, new_id
+from deepctl.store.restore import Restored, WorkingTree
+from deepctl.store.snapshot import Report, Snapshot
+from deepctl.store.trees import DIRECTORY, TreeChange
 
 PACKS = "packs"
+NOTHING_REWOUND = "Nothing was rewound; everything is as it was."
 _PROMPT_LENGTH = 200
 
 
@@ -40,14 +49,16 @@ def now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def excluding(patterns: Sequence[str]) -> LeaveOut | None:
-    """Which paths the patterns of `snapshot.exclude` leave out; they mean what they mean in a .gitignore."""
-    if not patterns:
-        return None
-    from pathspec import GitIgnoreSpec
+class HeadMove(Protocol):
+    """What a rewind moves beside the files: where a conversation goes on."""
 
-    spec = GitIgnoreSpec.from_lines(patterns)
-    return lambda path, is_directory: spec.match_file(os.fsdecode(path) + ("/" if is_directory else ""))
+    def advance(self, intent: Rewind) -> None:
+        """Go on where the rewind leads; doing it again changes nothing."""
+        ...
+
+    def revert(self, intent: Rewind) -> None:
+        """Go on as before."""
+        ...
 
 
 class Checkpoints:
@@ -144,7 +155,7 @@ class Checkpoints:
             workspace.root,
             sink,
             self.cache,
-            leave_out=excluding(workspace.exclude),
+            leave_out=snapshot.excluding(workspace.exclude),
             report=workspace.report,
             tidy=True,
         )
@@ -156,21 +167,33 @@ class Checkpoints:
         *,
         author: str,
         workspace: WorkspaceOptions | None,
-        wanted: Callable[[str], bool] = lambda tree: True,
-        **fields: Any,
+        unless_tree: str | None = None,
+        id: str | None = None,
+        created_at: str | None = None,
+        parent: str | None = None,
+        label: str = "",
+        metadata: dict[str, Any] | None = None,
+        unkept: list[list[str]] | None = None,
     ) -> Record | None:
-        """Make a checkpoint; none if `wanted` says of the workspace's tree that there need be none.
+        """Make a checkpoint; none if the workspace is the tree `unless_tree`.
 
-        Without a workspace, only the conversation is kept. `fields` are further fields of the `Record`; `None` leaves
-        one as it is.
+        Without a workspace, only the conversation is kept. Without `id`, `created_at` and `parent`, the checkpoint gets
+        a new id and the time, and follows its session's latest. `unkept` says why there are no files.
         """
         with self.new_batch() as batch:
-            taken = self.snapshot(workspace, batch) if workspace is not None else None
-            if taken is not None and not wanted(taken.tree.hex()):
+            present = self.snapshot(workspace, batch) if workspace is not None else None
+            if present is not None and present.tree.hex() == unless_tree:
                 batch.drop()
                 return None
         with self.counting(batch):
-            record = self.record(position, kind, author, taken, batch, workspace, **fields)
+            record = self.record(position, kind, author, present, batch, workspace, parent=parent)
+            record = record._replace(
+                id=id or record.id,
+                created_at=created_at or record.created_at,
+                label=label,
+                metadata=metadata if metadata is not None else record.metadata,
+                unkept=unkept if unkept is not None else record.unkept,
+            )
             self._writer.add(record)
         return record
 
@@ -194,10 +217,11 @@ class Checkpoints:
         position: Position,
         kind: str,
         author: str,
-        taken: Snapshot | None,
+        present: Snapshot | None,
         batch: ObjectBatch,
         workspace: WorkspaceOptions | None,
-        **fields: Any,
+        *,
+        parent: str | None = None,
     ) -> Record:
         """The record of a checkpoint whose objects are in `batch`, which has been committed."""
         prompt = " ".join(prompt_tags.said(position.prompt)[: 4 * _PROMPT_LENGTH].split())[:_PROMPT_LENGTH]
@@ -212,22 +236,137 @@ class Checkpoints:
             digest=position.digest,
             message_count=position.message_count,
             author=author,
-            parent=self.ledger.heads.get(position.session),
+            parent=parent if parent is not None else self.ledger.heads.get(position.session),
             added_bytes=batch.added_bytes,
             pack=batch.pack,
             prompt=prompt,
         )
-        if taken is not None and workspace is not None:
+        if present is not None and workspace is not None:
             record = record._replace(
-                tree=taken.tree.hex(),
-                files=taken.files,
-                bytes=taken.bytes,
-                unkept=[[os.fsdecode(one.path), one.reason] for one in taken.unkept],
+                tree=present.tree.hex(),
+                files=present.files,
+                bytes=present.bytes,
+                unkept=[[os.fsdecode(entry.path), entry.reason] for entry in present.unkept],
                 exclude=list(workspace.exclude),
             )
-        return record._replace(**{key: value for key, value in fields.items() if value is not None})
+        return record
 
     @property
     def tree(self) -> str:
         """What the workspace was when it was last looked at; empty if it never was."""
         return self.ledger.states[-1].tree if self.ledger.states else ""
+
+    def apply_rewind(self, root: str, intent: Rewind, changes: list[TreeChange], head: HeadMove) -> Restored:
+        """Do what the intent says; if the workspace cannot be changed, take it back and raise `StorageError`."""
+        working_tree = restore.working_tree(root, self.objects)
+        restored = Restored([], [], [])
+        try:
+            if changes:
+                restored = working_tree.apply(changes, intent.id)
+                excused = {path for path, _ in restored.kept}
+                wrong = [path for path in working_tree.unmet(changes) if path not in excused]
+                restored.kept.extend((path, "somebody changed it meanwhile") for path in wrong)
+            head.advance(intent)
+        except (OSError, KeyboardInterrupt) as error:
+            with atomic.after_commit("The rewind has begun", atomic.FINISHED_NEXT):
+                self._take_back(working_tree, intent, changes, head)
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted("Interrupted; nothing was rewound, and everything is as it was.") from None
+            raise atomic.storage_error(error, NOTHING_REWOUND) from error
+        with atomic.after_commit(rest=atomic.FINISHED_NEXT):
+            self.writer.finish(intent)
+        return restored
+
+    def _take_back(self, working_tree: WorkingTree, intent: Rewind, changes: list[TreeChange], head: HeadMove) -> None:
+        try:
+            reverse = [TreeChange(change.path, change.after, change.before) for change in changes]
+            working_tree.sweep((change.path for change in changes), intent.id)
+            working_tree.apply(reverse, intent.id)
+            head.revert(intent)
+            self.writer.abandon(intent)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "Interrupted twice, in the middle of a rewind.",
+                "The next command that changes something in this profile finishes it; `deepctl checkpoints undo` takes "
+                "it back.",
+            ) from None
+
+    def finish_rewind(self, workspace: WorkspaceOptions, intent: Rewind, head: HeadMove) -> list[str]:
+        """Finish a rewind that was interrupted; returns what the user should know about it.
+
+        A path that is neither as before nor as intended was edited since and stays as it is. Raises `StorageError`, and
+        `Damaged` if what it needs cannot be read.
+        """
+        safety = self.ledger.records[intent.safety]
+        unfinished: list[TreeChange] = []
+        edited: list[bytes] = []
+        if intent.tree:
+            intended = list(trees.changes(self.objects, bytes.fromhex(safety.tree), bytes.fromhex(intent.tree)))
+            restore.working_tree(workspace.root, self.objects).sweep((change.path for change in intended), intent.id)
+            now = self.snapshot(workspace, ScratchWriter(self.objects)).tree
+            rest = trees.changes(self.objects, now, bytes.fromhex(intent.tree))
+            current = {change.path: change.before for change in rest}
+            for change in intended:
+                if change.path in current and not _is_ours(current[change.path], change):
+                    edited.append(change.path)
+                else:
+                    unfinished.append(change)
+            self.objects.scratch.clear()
+        above = _directories_above(self.objects, safety, unfinished)
+        self.apply_rewind(workspace.root, intent, [*above, *unfinished], head)
+        notes = ["A rewind that was interrupted has been finished."]
+        if edited:
+            paths = ", ".join(repr(os.fsdecode(path))[1:-1] for path in edited[:5])
+            notes.append(f"Edited since then and left as they are: {paths}{' and more' if len(edited) > 5 else ''}.")
+        return notes
+
+
+class ProfileStore:
+    """A profile and its checkpoints, open for changes: what removing and deleting need of a `Repository`."""
+
+    def __init__(self, paths: ProfilePaths, store: Checkpoints) -> None:
+        self.paths = paths
+        self.store = store
+
+    @property
+    def ledger(self) -> Ledger:
+        """What checkpoints there are."""
+        return self.store.ledger
+
+
+def remove_leftovers(paths: ProfilePaths) -> None:
+    """Remove the temporary files that killed writers left beside the profile's own."""
+    session_catalogue.tidy(paths)
+    for directory in (paths.directory, paths.checkpoints, paths.cache):
+        try:
+            entries = os.listdir(directory)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            if entry.startswith(".") and entry.endswith(".tmp"):
+                os.unlink(os.path.join(directory, entry))
+
+
+def _is_ours(current: trees.TreeEntry | None, change: TreeChange) -> bool:
+    """Whether a path is as before, or on the way to what was intended."""
+    if trees.same(current, change.before):
+        return True
+    if current is None:
+        # What is of another kind goes before what replaces it comes.
+        return change.before is not None and change.after is not None and change.before.kind != change.after.kind
+    kinds = {entry.kind for entry in (change.before, change.after) if entry is not None}
+    return current.kind == DIRECTORY and DIRECTORY in kinds
+
+
+def _directories_above(objects: ObjectReader, safety: Record, changes: list[TreeChange]) -> list[TreeChange]:
+    """The directories above the changes that are in none: they may have been opened up, and get their modes back."""
+    tree = bytes.fromhex(safety.tree)
+    known = {change.path for change in changes}
+    found: dict[bytes, TreeChange] = {}
+    for change in changes:
+        path = change.path
+        while path := os.path.dirname(path):
+            entry = trees.entry_at(objects, tree, path)
+            if path not in known and entry is not None and entry.kind == DIRECTORY:
+                found[path] = TreeChange(path, entry, entry)
+    return list(found.values())

@@ -1,4 +1,4 @@
-"""How two states of a workspace differ, file by file and line by line."""
+"""How two states of a workspace differ, file by file and line by line, and how two checkpoints differ (`compare`)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from deepctl.errors import Damaged
+from deepctl.errors import Damaged, NotFound
 from deepctl.files.atomic import is_of_machine
 from deepctl.files.paths_beneath import Tree
+from deepctl.store import lookup, session_catalogue, session_log, trees
 from deepctl.store.object_store import ObjectReader
+from deepctl.store.records import Record
+from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, LINK, TreeChange, TreeEntry
 from deepctl.unified_diff import unified
 
@@ -18,6 +21,27 @@ _BINARY_PEEK = 8000
 
 Content = Callable[[bytes, TreeEntry], bytes]
 """Reads what is at a path. Raises `Damaged` or `OSError`."""
+
+
+class Turn(NamedTuple):
+    """A turn that only one of two conversations has."""
+
+    turn: int
+    prompt: str
+
+
+class Comparison(NamedTuple):
+    """How two checkpoints differ, or one and what is now, where `after` is `None`.
+
+    `remark` says why files are not compared.
+    """
+
+    before: Record
+    after: Record | None
+    differences: list[FileDifference]
+    turns_removed: list[Turn]
+    turns_added: list[Turn]
+    remark: str | None
 
 
 class FileDifference(NamedTuple):
@@ -109,3 +133,69 @@ def _change(before: TreeEntry | None, after: TreeEntry | None) -> str:
     if before.kind != after.kind:
         return "type"
     return "modified" if before.digest != after.digest and before.kind != DIRECTORY else "mode"
+
+
+def compare(repository: ReadOnlyRepository, before: str | None, after: str | None, session: str | None) -> Comparison:
+    """Compare two checkpoints, or one and what is now; `before` is the latest if it is not given.
+
+    References count in the session called `session`, or the latest. Raises `NotFound`, and `Damaged`.
+    """
+    paths, objects = repository.paths, repository.objects
+    first = _first(repository, before, session)
+    second = lookup.find_checkpoint(paths, repository.ledger, after, session) if after is not None else None
+    new = bytes.fromhex(second.tree) if second is not None else repository.present().tree
+    old = bytes.fromhex(first.tree)
+    files = list(
+        differences(
+            trees.changes(objects, old, new) if old and new else (),
+            kept(objects),
+            kept(objects) if second is not None else present(paths.workspace, objects),
+        )
+    )
+    removed, added = _turns(repository, first, second, session)
+    remark = None if old and new else _no_files_remark([first] if second is None else [first, second])
+    return Comparison(first, second, files, removed, added, remark)
+
+
+def _no_files_remark(records: list[Record]) -> str:
+    if (lost := lookup.lost_files_note(records)) is not None:
+        return f"{lost} Only the turns are compared."
+    return "A checkpoint that keeps no files is compared: only the turns are."
+
+
+def _first(repository: ReadOnlyRepository, reference: str | None, session: str | None) -> Record:
+    paths, ledger = repository.paths, repository.ledger
+    if reference is not None:
+        return lookup.find_checkpoint(paths, ledger, reference, session)
+    records = [record for record in ledger.records.values() if record.tree]
+    if session is not None:
+        session_id = session_catalogue.find(paths, session).id
+        records = [record for record in records if record.session == session_id]
+    if not records:
+        raise NotFound(
+            "There is no checkpoint to compare with.",
+            "`deepctl checkpoints save` makes one.",
+            code="checkpoint_not_found",
+        )
+    return records[-1]
+
+
+def _turns(
+    repository: ReadOnlyRepository, first: Record, second: Record | None, session: str | None
+) -> tuple[list[Turn], list[Turn]]:
+    paths = repository.paths
+    before = lookup.conversation_at(paths, first).messages
+    if second is not None:
+        after = lookup.conversation_at(paths, second).messages
+    else:
+        name = session if session is not None else session_catalogue.by_id(paths).get(first.session)
+        after = session_catalogue.read(lookup.current_session(paths, name)).messages
+    shared = lookup.shared_length(before, after)
+    removed, added = (_prompts(messages[shared:]) for messages in (before, after))
+    return removed, added
+
+
+def _prompts(messages: list[session_log.Message]) -> list[Turn]:
+    return [
+        Turn(entry.turn, text) for entry in messages if (text := session_catalogue.prompt(entry.message)) is not None
+    ]

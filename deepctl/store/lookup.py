@@ -326,3 +326,51 @@ def last_author(paths: ProfilePaths, checkpoints: Ledger) -> str | None:
         except Damaged:
             continue
     return ""
+
+
+def shared_length(one: list[session_log.Message], other: list[session_log.Message]) -> int:
+    """How many messages two conversations have in common at their beginning."""
+    shared = 0
+    while shared < min(len(one), len(other)) and one[shared].message == other[shared].message:
+        shared += 1
+    return shared
+
+
+class Listing(NamedTuple):
+    """Checkpoints, newest first, what is damaged, and where the sessions stand (`heads`)."""
+
+    checkpoints: list[CheckpointInfo]
+    damaged: list[Problem]
+    notes: list[str]
+    heads: frozenset[str]
+
+
+def listing(
+    paths: ProfilePaths, session: str | None, limit: int | None, *, tools: bool = False, graph: bool = False
+) -> Listing:
+    """The newest `limit` checkpoints, of one session or of all, with or without those made after single tool calls.
+
+    With `graph`, the parent of each is one in the list.
+    """
+    session_id = session_catalogue.find(paths, session).id if session is not None else None
+    checkpoints = read_ledger(paths)
+    to_info = describer(checkpoints, session_catalogue.by_id(paths))
+    records = [
+        record
+        for record in reversed(checkpoints.records.values())
+        if (tools or record.kind != "tool") and session_id in (None, record.session)
+    ][:limit]
+    infos = [to_info(record) for record in records]
+    if graph:
+        ids = {record.id for record in records}
+        infos = [info._replace(parent=_listed_parent(checkpoints, info.record, ids)) for info in infos]
+    notes = []
+    if checkpoints.unfinished:
+        notes.append("A rewind was interrupted; the next command that changes something finishes it.")
+    if (lost := lost_files_note(records)) is not None:
+        notes.append(lost)
+    return Listing(infos, structural_damage(paths, checkpoints), notes, frozenset(checkpoints.heads.values()))
+
+
+def _listed_parent(checkpoints: Ledger, record: Record, ids: set[str]) -> str | None:
+    return next((ancestor.id for ancestor in checkpoints.line(record.parent) if ancestor.id in ids), None)

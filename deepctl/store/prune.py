@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
 from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
@@ -21,16 +20,14 @@ from typing import NamedTuple
 from deepctl import times
 from deepctl.errors import Damaged, DeepctlError, Refused
 from deepctl.files import atomic
-from deepctl.layout import ProfilePaths, Root
+from deepctl.layout import ProfilePaths
 from deepctl.store import completion_index, log_file, repack, rewind_plan, session_catalogue, session_log, trees
-from deepctl.store.checkpoint_store import Checkpoints
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.checkpoint_store import Checkpoints, ProfileStore
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import Record, Rewind, State
 from deepctl.store.repack import Repacking, Tell
-from deepctl.store.repository import Repository
 from deepctl.store.snapshot import Report
 
 
@@ -106,7 +103,7 @@ def forecast(ledger: Ledger, packs: PackStore, records: Sequence[Record], report
     return Removal(list(records), repacking.freed, repacking.is_blocked)
 
 
-def remove(repository: Repository, records: Sequence[Record], report: Report | None = None) -> Removal:
+def remove(repository: ProfileStore, records: Sequence[Record], report: Report | None = None) -> Removal:
     """Remove checkpoints of a profile. The caller has asked `check_removable`.
 
     Without any, what a removal on a full disk had to leave is freed.
@@ -295,24 +292,3 @@ def collect_logs(paths: ProfilePaths, ledger: Ledger) -> None:
             continue
         for one in logs - needed:
             os.unlink(log_file.log_path(session.directory, one))
-
-
-_KEPT = (20, 1)
-"""How many checkpoints stay, in the order in which it is looked whether removing the others frees anything."""
-
-
-def advice(root: Root, paths: ProfilePaths | None) -> str | None:
-    """A command that frees space and needs none itself; `None` where nothing is stored that could go."""
-    if paths is not None:
-        with suppress(DeepctlError, OSError), closing(ReadOnlyRepository(paths)) as reader:
-            for keep in _KEPT:
-                records = to_prune(reader.ledger, keep)
-                if forecast(reader.ledger, reader.packs, records).bytes:
-                    return f"`deepctl checkpoints prune --keep {keep} --user {paths.name}` needs none itself."
-    with suppress(OSError):
-        if any(entry[:1].isalnum() for entry in os.listdir(root.profiles)):
-            return (
-                "`deepctl profiles list` shows what takes it; `deepctl wipe --only PARTS` and "
-                "`deepctl sessions delete` need none themselves."
-            )
-    return None

@@ -41,6 +41,7 @@ from deepctl.store import (
     trees,
     verify,
 )
+from deepctl.store.checkpoint_store import remove_leftovers
 from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ScratchWriter
@@ -49,7 +50,6 @@ from deepctl.store.packs import is_uncounted
 from deepctl.store.records import BOTH, CONVERSATION, FILES
 from deepctl.store.repair_logs import Amended, LogRepair, gap
 from deepctl.store.repair_report import Findings, Lost, Repaired
-from deepctl.store.repository import remove_leftovers
 from deepctl.store.snapshot import snapshot
 from deepctl.store.trees import DIRECTORY, TreeEntry
 

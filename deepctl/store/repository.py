@@ -1,66 +1,204 @@
-"""A profile at work: its sessions, its workspace and its checkpoints together, under the profile's lock.
+"""`Repository`: the one way into a profile's sessions, workspace and checkpoints.
 
-Opening it first finishes what a killed command left: see `recovery`.
+Repository.open(paths)         for changes. The caller holds the profile's lock. What a killed command left is finished
+or removed first.
+Repository.read_only(paths)    for reading: no lock, no cache written, also while a chat runs
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 
 from deepctl import layout
-from deepctl.errors import Damaged, DeepctlError, Refused
+from deepctl.errors import Damaged, DeepctlError, Refused, StorageError
 from deepctl.files import atomic, owner_access
 from deepctl.layout import ProfilePaths
-from deepctl.store import completion_index, lookup, reserve, session_catalogue, todo
-from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
-from deepctl.store.ledger import Ledger
-from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
+from deepctl.store import (
+    checkpoint_store,
+    completion_index,
+    log_file,
+    log_positions,
+    lookup,
+    prune,
+    repair,
+    repair_report,
+    reserve,
+    session_catalogue,
+    session_delete,
+    session_record,
+    snapshot,
+    todo,
+)
+from deepctl.store.checkpoint_store import Checkpoints, ProfileStore, WorkspaceOptions
+from deepctl.store.index_db import Cache
+from deepctl.store.object_store import ObjectReader, ObjectWriter, ScratchWriter
+from deepctl.store.pack_store import PackStore
+from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record, Rewind
 from deepctl.store.session_record import Session
-from deepctl.store.snapshot import Report
+from deepctl.store.snapshot import Report, Snapshot
+from deepctl.store.trees import encode
 
 EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"
 
 
-class Repository:
-    """The checkpoints of one profile, open for changes. The caller holds the lock and closes this in the end.
+class ReadOnlyRepository:
+    """The contents of a profile's checkpoints and its workspace as it is now, in memory."""
+
+    def __init__(self, paths: ProfilePaths, *, exclude: Sequence[str] = (), report: Report | None = None) -> None:
+        self.paths = paths
+        self.workspace = WorkspaceOptions(paths.workspace, exclude, report)
+        self.ledger = lookup.read_ledger(paths)
+        self.cache = Cache.copy_of(paths.snapshot_cache)
+        self.packs = PackStore(paths.packs, self.cache)
+        self.objects: ObjectReader = self.packs
+        self.sink: ObjectWriter = ScratchWriter(self.objects)
+
+    def present(self) -> Snapshot:
+        """The workspace as it is now. Its trees can be read from `objects`, its files in the workspace itself.
+
+        Its directories are opened as a change of the profile would open them, or this could not tell what that does.
+        """
+        owner_access.regain(self.workspace.root, layout.OWN_DIRECTORIES)
+        if not os.path.isdir(self.workspace.root):
+            return Snapshot(self.sink.add(encode([])), 0, 0, [])
+        return snapshot.snapshot(
+            self.workspace.root,
+            self.sink,
+            self.cache,
+            leave_out=snapshot.excluding(self.workspace.exclude),
+            report=self.workspace.report,
+        )
+
+    def close(self) -> None:
+        """Let go of the cache."""
+        self.cache.close()
+
+
+class Repository(ProfileStore):
+    """The sessions, the workspace and the checkpoints of one profile, open for changes.
 
     `policy` says when checkpoints are made without being asked for, `exclude` what of the workspace is left out.
     """
 
-    def __init__(
-        self,
-        paths: ProfilePaths,
-        *,
-        exclude: Sequence[str] = (),
-        policy: str = EVERY_TOOL,
-        report: Report | None = None,
-    ) -> None:
-        self.paths = paths
+    def __init__(self, paths: ProfilePaths, *, exclude: Sequence[str], policy: str, report: Report | None) -> None:
         self.notes: list[str] = []
         """What the user should know about what a killed command left, and was done about it."""
-        self.rewound: list[str] = []
+        self.finished_rewind: list[str] = []
         """Those of them about a rewind that was finished."""
         self.policy = policy
         # Whoever took it away takes nothing with it: a rewind brings the files back.
         atomic.make_directory(paths.workspace)
         owner_access.regain(paths.workspace, layout.OWN_DIRECTORIES)
         self.workspace = WorkspaceOptions(paths.workspace, exclude, report)
-        self.store = Checkpoints(
+        store = Checkpoints(
             paths.checkpoints, cache=paths.snapshot_cache, release_reserve=lambda: reserve.release(paths)
         )
+        super().__init__(paths, store)
         completion_index.refresh(paths, self.ledger)
 
-    @property
-    def ledger(self) -> Ledger:
-        """What checkpoints there are."""
-        return self.store.ledger
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        paths: ProfilePaths,
+        *,
+        exclude: Sequence[str] = (),
+        policy: str = EVERY_TOOL,
+        report: Report | None = None,
+        frees: bool = False,
+    ) -> Iterator[Repository]:
+        """A profile, open for changes; `notes` say what was left to finish. The caller holds the profile's lock.
 
-    def close(self) -> None:
-        """Let go of the files."""
-        self.store.close()
+        Raises `StorageError` if what was left cannot be finished. What `frees` space gets the room of the reserve, and
+        does not wait for an interrupted rewind that finds no room.
+        """
+        repair.finish(paths)
+        checkpoint_store.remove_leftovers(paths)
+        with reserve.room(paths) if frees else nullcontext():
+            log_file.join(session_catalogue.directories(paths))
+            repository = cls(paths, exclude=exclude, policy=policy, report=report)
+            try:
+                repository._finish_interrupted(frees)
+                yield repository
+            finally:
+                repository.store.close()
+
+    @staticmethod
+    @contextmanager
+    def read_only(
+        paths: ProfilePaths, *, exclude: Sequence[str] = (), report: Report | None = None
+    ) -> Iterator[ReadOnlyRepository]:
+        """A profile for reading."""
+        repository = ReadOnlyRepository(paths, exclude=exclude, report=report)
+        try:
+            yield repository
+        finally:
+            repository.close()
+
+    def _finish_interrupted(self, frees: bool) -> None:
+        try:
+            self.finished_rewind = self._finish_rewind()
+        except (OSError, StorageError) as error:
+            if not frees or not atomic.is_full(error):
+                raise
+            self.finished_rewind = [
+                "A rewind was interrupted and finds no room; the next command that changes something finishes it."
+            ]
+        self.notes = [*self.finished_rewind, *session_delete.recover(self)]
+        if self.ledger.ends_in_removal:
+            prune.collect_logs(self.paths, self.ledger)
+        if not frees:
+            reserve.hold(self.paths)
+            self.notes += _rewrite_session_records(self.paths)
+            self._tie()
+
+    def _finish_rewind(self) -> list[str]:
+        """Finish the rewind that a killed command left; returns what the user should know about it.
+
+        A path that is neither as before nor as intended was edited since and stays as it is. Raises `StorageError`.
+        """
+        intent = self.ledger.unfinished
+        if intent is None:
+            return []
+        name = session_catalogue.by_id(self.paths).get(intent.session)
+        if name is None:
+            return [self._give_up(intent, "its session is gone.")]
+        if intent.to not in self.ledger.records:
+            return [self._give_up(intent, "what it led to has been removed.")]
+        try:
+            head = SessionHead(self, session_catalogue.find(self.paths, name))
+            return self.store.finish_rewind(self.workspace, intent, head)
+        except Damaged as error:
+            return [self._give_up(intent, error.message)]
+
+    def _give_up(self, intent: Rewind, reason: str) -> str:
+        self.store.writer.give_up(intent)
+        return (
+            f"A rewind that was interrupted can be neither finished nor taken back: {reason} What was before it is "
+            f"checkpoint {intent.safety}, what it led to {intent.to}."
+        )
+
+    def _tie(self) -> None:
+        """Tie the positions that 0.1 wrote to what stands before them. Where that fails, the next writer does it."""
+        with suppress(DeepctlError, OSError):
+            if records := log_positions.untied(self.ledger):
+                self.store.writer.tie(log_positions.digests_of(self.paths, records))
+
+    @property
+    def objects(self) -> ObjectReader:
+        """The contents of the checkpoints."""
+        return self.store.objects
+
+    @property
+    def sink(self) -> ObjectWriter:
+        """Where trees go that are only looked at; they can be read from `objects` until its scratch is cleared."""
+        return ScratchWriter(self.store.objects)
+
+    def present(self) -> Snapshot:
+        """The workspace as it is now, without keeping it."""
+        return self.store.snapshot(self.workspace, self.sink)
 
     def session(self, name: str) -> Session | None:
         """The session of that name, or `None` if it is damaged."""
@@ -73,20 +211,48 @@ class Repository:
         """The checkpoint at which a session stands."""
         return next(self.ledger.line(lookup.head(self.ledger, session)), None)
 
-    def save(self, session: Session, kind: str, position: Position, *, author: str, **fields: Any) -> Record:
-        """Make a checkpoint of a session as it stands and of the workspace as it is."""
-        saved = self._save(session, kind, position, author, **fields)
-        assert saved is not None
-        return saved
+    def save(
+        self,
+        session: Session,
+        kind: str,
+        position: Position,
+        *,
+        author: str,
+        label: str = "",
+        id: str | None = None,
+    ) -> Record:
+        """Make a checkpoint of a session as it stands and of the workspace as it is. It gets a new id without `id`."""
+        record = self._save(session, kind, position, author, label=label, id=id)
+        assert record is not None
+        return record
 
-    def _save(self, session: Session, kind: str, position: Position, author: str, **fields: Any) -> Record | None:
-        fields.setdefault("parent", lookup.head(self.ledger, session))
+    def _save(
+        self,
+        session: Session,
+        kind: str,
+        position: Position,
+        author: str,
+        *,
+        label: str = "",
+        id: str | None = None,
+        unless_tree: str | None = None,
+    ) -> Record | None:
+        """The same; makes no checkpoint if the workspace is the tree `unless_tree`."""
         position = lookup.with_digest(session, position)
         owner_access.regain(self.paths.workspace, layout.OWN_DIRECTORIES)
-        saved = self.store.save(position, kind, author=author, workspace=self.workspace, **fields)
-        if saved is not None:
-            completion_index.add(self.paths, self.ledger, saved, session.name)
-        return saved
+        record = self.store.save(
+            position,
+            kind,
+            author=author,
+            workspace=self.workspace,
+            parent=lookup.head(self.ledger, session),
+            label=label,
+            id=id,
+            unless_tree=unless_tree,
+        )
+        if record is not None:
+            completion_index.add(self.paths, self.ledger, record, session.name)
+        return record
 
     def save_now(self, session: Session, label: str | None = None) -> Record:
         """A checkpoint by hand, between turns. Raises `BadName` or `Refused` for the label, before anything is made."""
@@ -136,22 +302,20 @@ class Repository:
             and head.turn == position.turn
         ):
             # Not the tree that was seen last: after rewinding only files, that is not the head's.
-            return self._save(session, "turn", position, author, wanted=lambda tree: tree != head.tree)
+            return self._save(session, "turn", position, author, unless_tree=head.tree)
         return self._save(session, "turn", position, author)
 
     def before_tool(self, session: Session, position: Position) -> Record | None:
         """Keep what somebody else changed while no tool was at work: the model may have thought for minutes."""
         if self.policy != EVERY_TOOL:
             return None
-        known = self.store.tree
-        return self._save(session, "tool", position, OTHER, wanted=lambda tree: tree != known)
+        return self._save(session, "tool", position, OTHER, unless_tree=self.store.tree)
 
     def after_tool(self, session: Session, position: Position) -> Record | None:
         """Keep the state after a tool call, if it changed anything."""
         if self.policy != EVERY_TOOL:
             return None
-        known = self.store.tree
-        return self._save(session, "tool", position, AGENT, wanted=lambda tree: tree != known)
+        return self._save(session, "tool", position, AGENT, unless_tree=self.store.tree)
 
     def in_turn(self, *, tool_at_work: bool) -> str:
         """Whose what changed since the last look is, in the middle of a turn.
@@ -173,8 +337,8 @@ class Repository:
     def between(self) -> str:
         """Who changed the workspace since it was last looked at, when no turn is at work.
 
-        A turn that was killed (`reading.goes_on`) gets its end now, and what changed since its last checkpoint cannot
-        be told apart. Where no checkpoints are made by themselves, nothing can.
+        A turn that was killed (`lookup.has_unfinished_turn`) gets its end now. What changed since its last
+        checkpoint cannot be told apart. Where no checkpoints are made by themselves, nothing can.
         """
         author = OTHER
         for name in session_catalogue.all_names(self.paths):
@@ -192,14 +356,32 @@ class Repository:
         return author
 
 
-def remove_leftovers(paths: ProfilePaths) -> None:
-    """Remove the temporary files that killed writers left beside the profile's own."""
-    session_catalogue.tidy(paths)
-    for directory in (paths.directory, paths.checkpoints, paths.cache):
+class SessionHead:
+    """What a rewind moves beside the files: the session goes on in another log (`checkpoint_store.HeadMove`)."""
+
+    def __init__(self, repository: ProfileStore, session: Session) -> None:
+        self._records = repository.ledger.records
+        self._session = session
+
+    def advance(self, intent: Rewind) -> None:
+        """Go on in the log of the intent, which begins where the target stands."""
+        session_catalogue.branch(self._session, intent.log, self._records[intent.to].point)
+
+    def revert(self, intent: Rewind) -> None:
+        """Go on in the log there was."""
+        session_catalogue.unbranch(self._session, self._records[intent.safety].log, intent.log)
+
+
+def _rewrite_session_records(paths: ProfilePaths) -> list[str]:
+    """Rewrite the records of sessions that are damaged, where everything in them could be found out."""
+    notes = []
+    for name in session_catalogue.all_names(paths):
         try:
-            entries = os.listdir(directory)
-        except (FileNotFoundError, NotADirectoryError):
+            session = session_catalogue.find(paths, name)
+            if session.damage is not None:
+                repair_report.keep_aside(paths, os.path.join(session.directory, session_record.RECORD))
+                session_record.write(session)
+                notes.append(f"The record of session {name!r} was damaged, and has been written anew.")
+        except (DeepctlError, OSError):
             continue
-        for entry in entries:
-            if entry.startswith(".") and entry.endswith(".tmp"):
-                os.unlink(os.path.join(directory, entry))
+    return notes

@@ -12,16 +12,17 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from deepctl import cancellation
+from deepctl.errors import Damaged
 from deepctl.files import atomic, sparse_files, temporary_files
 from deepctl.files.sparse_files import Hasher
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.trees import DIRECTORY, FILE, LINK, TreeChange, TreeEntry
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FEW = 8
 """Up to so many changed paths are synced one by one; more, all at once."""
 
@@ -38,41 +39,143 @@ class Restored(NamedTuple):
     kept: list[tuple[bytes, str]]
 
 
-def apply(root: str, objects: ObjectReader, changes: Iterable[TreeChange], mark: str = "restore") -> Restored:
-    """Make every path of `changes` what its `after` is, or nothing. `before` does not matter.
+class WorkingTree(Protocol):
+    """A workspace that can be made what trees say: the seam between rewinds and the place where the files are."""
 
-    A directory that is to go but still holds something that is in no change is kept and reported. Whoever calls has
-    made sure that the objects can be read (`checks.readable`). Temporary files are named after `mark`, so that those
-    that a kill leaves can be told (`sweep`). Raises `OSError`, and `Damaged`.
-    """
-    wanted = {change.path: change.after for change in changes}
-    work = _Work(root, objects, mark)
-    # What has to go goes first, from the bottom up: a file may be where a directory is to be, or the reverse.
-    for path in sorted(wanted, reverse=True):
-        work.clear(path, wanted[path])
-    for path in sorted(wanted):
-        entry = wanted[path]
-        if entry is not None:
-            work.make(path, entry)
-    for path in sorted(wanted, reverse=True):
-        entry = wanted[path]
-        if entry is not None and entry.kind == DIRECTORY:
-            work.set_mode(path, entry.mode)
-    work.finish()
-    return Restored(work.written, work.deleted, work.kept)
+    def check_writable(self, changes: Iterable[TreeChange]) -> None:
+        """Raises `OSError` if a directory in which something is to be changed may not be written, nor be made so."""
+        ...
+
+    def apply(self, changes: Iterable[TreeChange], mark: str = "restore") -> Restored:
+        """Make every path of `changes` what its `after` is, or nothing. `before` does not matter.
+
+        A directory that is to go but still holds something that is in no change is kept and reported. Whoever calls has
+        made sure that the objects can be read (`check_readable`). Temporary files are named after `mark`, so that those
+        that a kill leaves can be told (`sweep`). Raises `OSError`, and `Damaged`.
+        """
+        ...
+
+    def sweep(self, paths: Iterable[bytes], mark: str) -> None:
+        """Remove the temporary files that an `apply` of these paths with this `mark` left when it was killed."""
+        ...
+
+    def unmet(self, changes: Iterable[TreeChange]) -> list[bytes]:
+        """The paths of `changes` that are not what their `after` is."""
+        ...
 
 
-def sweep(root: str, paths: Iterable[bytes], mark: str) -> None:
-    """Remove the temporary files that an `apply` of these paths with this `mark` left when it was killed."""
-    start = os.fsencode(temporary_files.prefix(mark))
-    for above in sorted({os.path.dirname(path) for path in paths}):
-        try:
-            with directory(root, above) as descriptor:
-                for name in os.listdir(descriptor):
-                    if os.fsencode(name).startswith(start):
-                        _unlink_file(name, descriptor)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+def working_tree(root: str, objects: ObjectReader) -> WorkingTree:
+    """The workspace in the directory `root`, with the objects that trees name."""
+    return _LocalWorkingTree(root, objects)
+
+
+class _LocalWorkingTree:
+    """A directory on this machine."""
+
+    def __init__(self, root: str, objects: ObjectReader) -> None:
+        self._root = root
+        self._objects = objects
+
+    def check_writable(self, changes: Iterable[TreeChange]) -> None:
+        for above in sorted({os.path.dirname(change.path) for change in changes}):
+            try:
+                with directory(self._root, above) as descriptor:
+                    _check_writable(descriptor, os.path.join(os.fsencode(self._root), above))
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # it will be made
+
+    def apply(self, changes: Iterable[TreeChange], mark: str = "restore") -> Restored:
+        entries = {change.path: change.after for change in changes}
+        restore = _Restore(self._root, self._objects, mark)
+        # What has to go goes first, from the bottom up: a file may be where a directory is to be, or the reverse.
+        for path in sorted(entries, reverse=True):
+            restore.clear(path, entries[path])
+        for path in sorted(entries):
+            entry = entries[path]
+            if entry is not None:
+                restore.make(path, entry)
+        for path in sorted(entries, reverse=True):
+            entry = entries[path]
+            if entry is not None and entry.kind == DIRECTORY:
+                restore.set_mode(path, entry.mode)
+        restore.finish()
+        return Restored(restore.written, restore.deleted, restore.kept)
+
+    def sweep(self, paths: Iterable[bytes], mark: str) -> None:
+        start = os.fsencode(temporary_files.prefix(mark))
+        for above in sorted({os.path.dirname(path) for path in paths}):
+            try:
+                with directory(self._root, above) as descriptor:
+                    for name in os.listdir(descriptor):
+                        if os.fsencode(name).startswith(start):
+                            _unlink_file(name, descriptor)
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                continue
+
+    def unmet(self, changes: Iterable[TreeChange]) -> list[bytes]:
+        unmet = []
+        for change in changes:
+            try:
+                with directory(self._root, os.path.dirname(change.path)) as parent:
+                    if not _is(parent, os.path.basename(change.path), change.after, self._objects):
+                        unmet.append(change.path)
+            except (FileNotFoundError, NotADirectoryError):
+                if change.after is not None:
+                    unmet.append(change.path)
+        return unmet
+
+
+def check_readable(objects: ObjectReader, changes: Iterable[TreeChange]) -> None:
+    """Read everything that `changes` need. Raises `Damaged` if something cannot be."""
+    for change in changes:
+        if change.after is not None and change.after.kind != DIRECTORY:
+            for _ in objects.chunks(change.after.digest):
+                pass
+
+
+def check_saved(objects: ObjectReader, changes: Iterable[TreeChange]) -> None:
+    """Read what the changes replace, as far as it is kept already. Raises `Damaged` if something cannot be."""
+    for change in changes:
+        before = change.before
+        if before is None or before.kind == DIRECTORY or not objects.has(before.digest):
             continue
+        try:
+            for _ in objects.chunks(before.digest):
+                pass
+        except Damaged as error:
+            error.hint = f"Move {os.fsdecode(change.path)!r} out of the workspace: what it is now could not be kept."
+            raise
+
+
+def _check_writable(descriptor: int, path: bytes) -> None:
+    if os.fstatvfs(descriptor).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+    if os.access(".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=os.access in os.supports_effective_ids):
+        return
+    status = os.fstat(descriptor)
+    # What the owner has taken from himself is given back while things are restored.
+    if status.st_uid != os.geteuid() or status.st_mode & 0o300 == 0o300:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+def _is(parent: int, name: bytes, entry: TreeEntry | None, objects: ObjectReader) -> bool:
+    try:
+        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return entry is None
+    if entry is None or kind_of(mode) != entry.kind:
+        return False
+    if entry.kind == LINK:
+        return os.fsencode(os.readlink(name, dir_fd=parent)) == objects.read(entry.digest)
+    if stat.S_IMODE(mode) != entry.mode:
+        return False
+    if entry.kind == DIRECTORY:
+        return True
+    descriptor = os.open(name, _OPEN_FILE, dir_fd=parent)
+    try:
+        return digest_of(descriptor, entry.size) == entry.digest
+    finally:
+        os.close(descriptor)
 
 
 def _unlink_file(name: str, directory: int) -> None:
@@ -82,7 +185,9 @@ def _unlink_file(name: str, directory: int) -> None:
         pass  # not ours, whatever it is called
 
 
-class _Work:
+class _Restore:
+    """One `apply`: what it has done so far."""
+
     def __init__(self, root: str, objects: ObjectReader, mark: str) -> None:
         self._mark = mark
         self._root = root
@@ -182,7 +287,7 @@ class _Work:
 
     def _make_file(self, parent: int, name: bytes, path: bytes, entry: TreeEntry) -> bool:
         try:
-            descriptor = os.open(name, OPEN_FILE, dir_fd=parent)
+            descriptor = os.open(name, _OPEN_FILE, dir_fd=parent)
         except (FileNotFoundError, PermissionError):
             descriptor = -1
         if descriptor >= 0:

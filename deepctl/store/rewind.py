@@ -1,13 +1,16 @@
-"""Rewinding a session: what it would do (`plan`), doing it, taking it back, and finishing one that was interrupted.
+"""Rewinding: `preview()` says what a rewind would do and whether it would be refused, `run()` does it.
 
-    snapshot of now + what the session did since the target -> plan; conflicts end it here, with nothing touched
-    one pack (now, the goal's trees, merged notebooks), synced
+Both plan with the same function, for the command, its dry run, the picker, the agent's tool and applications:
+
+    a snapshot of the workspace + what the session did since the target -> the plan; a refusal ends it here, with
+    nothing touched
+    one pack (the snapshot, the trees of the goal, merged notebooks), synced
     one line of the ledger: the safety checkpoint and the intent      <- from here on it will be done
     the workspace, path by path; then the session goes on in a new log
     one line of the ledger: done
 
-Whoever opens the profile next finishes what a kill interrupted. What cannot be done (a directory that may not be
-written) is taken back, so a rewind is done entirely or not at all.
+Taking back a rewind is a rewind to its safety checkpoint (`request_undo`). `checkpoint_store` has the part from the
+intent on, since whoever opens a profile next finishes there what a kill interrupted.
 """
 
 from __future__ import annotations
@@ -27,26 +30,26 @@ from deepctl.store import (
     log_file,
     lookup,
     restore,
-    restore_checks,
     rewind_plan,
-    rewind_recovery,
     session_catalogue,
+    session_log,
     trees,
 )
-from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions, excluding
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.checkpoint_store import NOTHING_REWOUND, Checkpoints, HeadMove, WorkspaceOptions
+from deepctl.store.diff import FileDifference
 from deepctl.store.ledger import Ledger
-from deepctl.store.object_store import ObjectReader, ObjectWriter, ScratchWriter
+from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.records import BOTH, Position, Record, Rewind, State, new_id, state_author
-from deepctl.store.repository import Repository
+from deepctl.store.repository import ReadOnlyRepository, Repository, SessionHead
 from deepctl.store.rewind_plan import Interval, Plan
-from deepctl.store.rewind_recovery import HeadMove, RewindIntent
 from deepctl.store.session_record import Session
-from deepctl.store.snapshot import Snapshot
+from deepctl.store.snapshot import Snapshot, excluding
 from deepctl.store.trees import DIRECTORY, TreeChange, TreeEntry
 
 _SHOWN = 5
 """How many paths an error names; its JSON has all."""
+
+Content = Callable[[bytes, TreeEntry], bytes]
 
 
 class Conflicts(Refused):
@@ -101,30 +104,36 @@ class RewindRequest(NamedTuple):
     force: bool = False
     exact: bool = False
 
+    @property
+    def moves_conversation(self) -> bool:
+        """Whether the conversation is to be rewound, too."""
+        return self.only in ("", "conversation")
+
 
 class RewindPlan(NamedTuple):
     """What a rewind does. Paths are relative to the workspace; `changes` are what is made different there.
 
-    `kept` differ from the checkpoint and stay as they are. `undone` is the first prompt that is taken back. Messages
-    and turns leave the conversation (`removed`), or come back into it (`restored`). `unread` are paths of the changes
-    at which what is there cannot be read. `refusal` is why the rewind is not done.
+    `session` is its name, empty for an application's. `goal` is the tree that the workspace becomes. `kept` differ from
+    the checkpoint and stay as they are. `undone` is the first prompt that is taken back. Messages and turns leave the
+    conversation (`removed`), or come back into it (`restored`). `unread` are paths of the changes at which what is
+    there cannot be read. `refusal` is why the rewind is not done.
     """
 
-    session: Session
-    wish: RewindRequest
+    session: str
+    request: RewindRequest
     position: Position
     present: Snapshot
     goal: str
     changes: list[TreeChange]
     conflicts: list[bytes]
     kept: list[bytes]
-    messages_removed: int
-    turns_removed: int
-    messages_restored: int
-    turns_restored: int
-    undone: str | None
     unread: list[bytes]
-    refusal: DeepctlError | None = None
+    refusal: DeepctlError | None
+    messages_removed: int = 0
+    turns_removed: int = 0
+    messages_restored: int = 0
+    turns_restored: int = 0
+    undone: str | None = None
 
     def check(self) -> None:
         """Raises the error with which the rewind is refused, if it is."""
@@ -142,7 +151,7 @@ class RewindPlan(NamedTuple):
         return (
             self.refusal is None
             and not self.moves
-            and not any(not rewind_plan.same(change.before, change.after) for change in self.changes)
+            and not any(not trees.same(change.before, change.after) for change in self.changes)
         )
 
 
@@ -152,16 +161,72 @@ class RewindResult(NamedTuple):
     Paths that were restored and deleted, and those left as they were because something was in the way.
     """
 
-    outline: RewindPlan
+    plan: RewindPlan
     safety: Record | None
     restored: list[bytes]
     deleted: list[bytes]
     in_the_way: list[tuple[bytes, str]]
 
 
-def check_session(found: Ledger, session: Session, target: Record, names: dict[str, str]) -> None:
+def request_rewind(
+    repository: Repository | ReadOnlyRepository,
+    session: str | None,
+    reference: str,
+    *,
+    only: str = "",
+    force: bool = False,
+    exact: bool = False,
+) -> tuple[Session, RewindRequest]:
+    """The session called `session`, or the latest, and its rewind to the checkpoint that `reference` means.
+
+    Raises `UsageError` for a checkpoint of another session, and `Refused` where a rewind that was interrupted has just
+    been finished: turns are counted from there then.
+    """
+    if isinstance(repository, Repository) and repository.finished_rewind and reference.startswith("~"):
+        raise Refused(
+            f"{' '.join(repository.finished_rewind)} So {reference} is counted from there, and nothing more was "
+            "rewound.",
+            "Say it again if you want to go back further; `deepctl checkpoints undo` takes back what was finished.",
+            code="rewind_finished",
+        )
+    paths, ledger = repository.paths, repository.ledger
+    current = lookup.current_session(paths, session)
+    target = lookup.find_checkpoint(paths, ledger, reference, current.name)
+    check_session(ledger, current, target, session_catalogue.by_id(paths))
+    return current, RewindRequest(target, only, force, exact)
+
+
+def request_undo(
+    repository: Repository | ReadOnlyRepository, session: str | None, *, force: bool = False
+) -> tuple[Session, RewindRequest]:
+    """The session called `session`, or the latest, and what takes its last rewind back. Raises `NotFound`."""
+    current = lookup.current_session(repository.paths, session)
+    _check_no_unfinished_rewind(repository.ledger)
+    return current, undo_request(repository.ledger, current)._replace(force=force)
+
+
+def undo_request(ledger: Ledger, session: Session) -> RewindRequest:
+    """What taking back the last rewind of a session means. Raises `NotFound`."""
+    last = ledger.last_rewind(session.id)
+    if last is None:
+        raise NotFound(
+            f"Session {session.name!r} has no rewind to undo.",
+            "It takes back a rewind; `deepctl checkpoints rewind '~1'` goes back a turn.",
+            code="nothing_to_undo",
+        )
+    safety = ledger.records.get(last.safety)
+    if safety is None:
+        raise NotFound(
+            f"The state before the last rewind, checkpoint {last.safety}, has been removed.",
+            "`deepctl checkpoints list` shows what there is.",
+            code="nothing_to_undo",
+        )
+    return RewindRequest(safety, last.only)
+
+
+def check_session(ledger: Ledger, session: Session, target: Record, names: dict[str, str]) -> None:
     """Raises `UsageError` if the target is not of this session, nor of one it was forked from."""
-    ancestors = {record.id for record in found.line_of(session.forked_from)}
+    ancestors = {record.id for record in ledger.line_of(session.forked_from)}
     if target.session != session.id and target.id not in ancestors:
         other = names.get(target.session)
         raise UsageError(
@@ -171,7 +236,226 @@ def check_session(found: Ledger, session: Session, target: Record, names: dict[s
         )
 
 
-class RewindFiles(NamedTuple):
+def preview(
+    repository: Repository | ReadOnlyRepository,
+    session: Session,
+    request: RewindRequest,
+    *,
+    position: Position | None = None,
+    author: str | None = None,
+) -> RewindPlan:
+    """What a rewind would do, and whether it would be refused. It changes nothing, and needs no lock.
+
+    In the middle of a turn, `position` and `author` (`AGENT`) say how far the turn has come and whose work that is.
+    Raises `Refused` while another rewind is unfinished, and `Damaged` if what the rewind needs cannot be read.
+    """
+    paths, ledger, objects = repository.paths, repository.ledger, repository.objects
+    _check_no_unfinished_rewind(ledger)
+    current = _current(paths, session)
+    try:
+        return _plan(
+            ledger,
+            objects,
+            repository.sink,
+            repository.workspace,
+            repository.present(),
+            request,
+            position or current.position,
+            lookup.last_author(paths, ledger) if author is None else state_author(author, session.id),
+            content=diff.present(repository.workspace.root, objects),
+            current=current,
+        )
+    finally:
+        if isinstance(repository, Repository):  # it goes on after this; a reader's trees are still to be read
+            objects.scratch.clear()
+
+
+def differences(repository: ReadOnlyRepository, plan: RewindPlan) -> list[FileDifference]:
+    """The files that a rewind would change, with the lines they would gain and lose."""
+    now = diff.present(repository.workspace.root, repository.objects)
+    readable = [change for change in plan.changes if change.path not in plan.unread]
+    files = list(diff.differences(readable, now, diff.kept(repository.objects)))
+    files += [diff.unread(change) for change in plan.changes if change.path in plan.unread]
+    return sorted(files, key=lambda file: os.fsencode(file.path))
+
+
+def run(
+    repository: Repository,
+    session: Session,
+    request: RewindRequest,
+    *,
+    position: Position | None = None,
+    author: str | None = None,
+) -> RewindResult:
+    """Rewind a session. Raises `Refused`, `Damaged` or `StorageError`, with nothing changed then.
+
+    In the middle of a turn, `position` and `author` (`AGENT`) say how far it has come and whose work that is.
+    """
+    if author is None:
+        author = repository.between()
+        session = session_catalogue.find(repository.paths, session.name)
+    current = _current(repository.paths, session)
+    return _run(
+        repository.store,
+        repository.workspace,
+        request,
+        position or current.position,
+        author,
+        SessionHead(repository, session),
+        current,
+    )
+
+
+def run_files(
+    store: Checkpoints,
+    workspace: WorkspaceOptions,
+    request: RewindRequest,
+    position: Position,
+    author: str,
+    head: HeadMove,
+) -> RewindResult:
+    """Rewind the files of an application, whose conversation is its own. Raises as `run` does."""
+    return _run(store, workspace, request, position, author, head)
+
+
+def _run(
+    store: Checkpoints,
+    workspace: WorkspaceOptions,
+    request: RewindRequest,
+    position: Position,
+    author: str,
+    head: HeadMove,
+    current: _Current | None = None,
+) -> RewindResult:
+    """The sequence of every rewind: of a session as it is now (`current`), or of an application's files."""
+    with store.new_batch() as batch:
+        present = store.snapshot(workspace, batch)
+        last_author = state_author(author, position.session)
+        plan = _plan(
+            store.ledger, store.objects, batch, workspace, present, request, position, last_author, current=current
+        )
+        plan.check()
+        if plan.is_nothing or (current is None and plan.goal == present.tree.hex()):
+            batch.drop()
+            return RewindResult(plan, None, [], [], [])
+    with store.counting(batch):
+        parent = lookup.head(store.ledger, current.session) if current is not None else None
+        safety = store.record(position, "rewind", author, present, batch, workspace, parent=parent)
+        intent = Rewind(
+            id=new_id(),
+            at=safety.created_at,
+            session=safety.session,
+            safety=safety.id,
+            to=request.to.id,
+            only=request.only,
+            tree=plan.goal,
+            log=os.urandom(8).hex() if plan.moves else position.log,
+            head=request.to.id if request.moves_conversation else safety.id,
+            pack=batch.pack,
+            root="" if current is not None else workspace.root,
+        )
+        store.writer.begin(safety, intent)
+    if current is not None:
+        completion_index.add(current.paths, store.ledger, safety, current.session.name)
+    restored = store.apply_rewind(workspace.root, intent, plan.changes, head)
+    # A directory that stays because somebody's file is in it is no news; the file is.
+    in_the_way = [(path, reason) for path, reason in restored.kept if reason != restore.IN_USE]
+    return RewindResult(plan, safety, restored.written, restored.deleted, in_the_way)
+
+
+class _Current(NamedTuple):
+    """A session of a profile, and its conversation now; its log is read once a rewind."""
+
+    paths: ProfilePaths
+    session: Session
+    conversation: session_log.MessageList
+
+    @property
+    def position(self) -> Position:
+        return lookup.position(self.session, self.conversation)
+
+
+def _current(paths: ProfilePaths, session: Session) -> _Current:
+    return _Current(paths, session, session_catalogue.read(session))
+
+
+def _check_no_unfinished_rewind(ledger: Ledger) -> None:
+    if ledger.unfinished is not None:
+        raise Refused(
+            "A rewind was interrupted, so what is there now is neither the one nor the other.",
+            "The next command that changes something finishes it, such as `deepctl checkpoints save`.",
+            code="interrupted_rewind",
+        )
+
+
+def _plan(
+    ledger: Ledger,
+    objects: ObjectReader,
+    sink: ObjectWriter,
+    workspace: WorkspaceOptions,
+    present: Snapshot,
+    request: RewindRequest,
+    position: Position,
+    last_author: str | None,
+    *,
+    content: Content | None = None,
+    current: _Current | None = None,
+) -> RewindPlan:
+    """What a rewind does, to the files and, where it is `current`, to a session's conversation. It changes nothing.
+
+    This is the one place that decides whether a rewind may be done. `last_author` is who changed the workspace last
+    (`State.by`); `content` as in `rewind_plan.own_work`. Raises `Damaged` if what it needs cannot be read, `Refused` if
+    the checkpoint does not have what is to be rewound.
+    """
+    files = _plan_files(
+        ledger, objects, sink, present, position.session, request, workspace, author=last_author, content=content
+    )
+    plan = RewindPlan(
+        session=current.session.name if current is not None else "",
+        request=request,
+        position=position,
+        present=present,
+        goal=files.goal,
+        changes=files.plan.changes,
+        conflicts=files.plan.conflicts,
+        kept=files.kept,
+        unread=files.plan.unsaved,
+        refusal=files.refusal,
+    )
+    if current is None or not request.moves_conversation:
+        return plan
+    paths, session, conversation = current
+    if request.to.log and not log_file.is_in(session.directory, request.to.log):
+        raise Refused(
+            f"The messages of checkpoint {request.to.id} are not part of session {session.name!r}.",
+            "`deepctl checkpoints fork` begins a session with them.",
+            code="other_session",
+        )
+    removed, restored = _parted(paths, conversation, request.to)
+    prompts_removed = _prompts(removed)
+    return plan._replace(
+        messages_removed=len(removed),
+        turns_removed=len(prompts_removed),
+        messages_restored=len(restored),
+        turns_restored=len(_prompts(restored)),
+        undone=prompts_removed[0] if prompts_removed else None,
+    )
+
+
+def _prompts(messages: list[dict[str, Any]]) -> list[str]:
+    return [text for message in messages if (text := session_catalogue.prompt(message)) is not None]
+
+
+def _parted(
+    paths: ProfilePaths, conversation: session_log.MessageList, target: Record
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The messages of the session that are not in the target's conversation, and the reverse."""
+    now, then = conversation.messages, lookup.conversation_at(paths, target).messages
+    shared = lookup.shared_length(now, then)
+    return [entry.message for entry in now[shared:]], [entry.message for entry in then[shared:]]
+
+
+class _FilesPlan(NamedTuple):
     """What happens to the files: see `RewindPlan`."""
 
     goal: str
@@ -179,39 +463,28 @@ class RewindFiles(NamedTuple):
     kept: list[bytes]
     refusal: DeepctlError | None = None
 
-    def check(self) -> None:
-        """Raises the error with which the rewind is refused, if it is."""
-        if self.refusal is not None:
-            raise self.refusal
 
-
-def plan_files(
-    found: Ledger,
+def _plan_files(
+    ledger: Ledger,
     objects: ObjectReader,
     sink: ObjectWriter,
     present: Snapshot,
     session: str,
-    wish: RewindRequest,
-    *,
+    request: RewindRequest,
     workspace: WorkspaceOptions,
+    *,
     author: str | None,
-    content: Callable[[bytes, TreeEntry], bytes] | None = None,
-) -> RewindFiles:
-    """Find out what a rewind of a session (by its id) does to the files, changing nothing.
-
-    This is the one place that decides whether it may be done: for the rewind itself, for what only shows it, for the
-    agent and for applications.
-    `author` is who changed the workspace last: `State.by`; `content` as in `plan.own_work`. Raises `Damaged` if what it
-    needs cannot be read, `Refused` if files are wanted and the checkpoint has none.
-    """
-    target = wish.to
-    if wish.only != "conversation":
+    content: Content | None,
+) -> _FilesPlan:
+    """What a rewind of a session (by its id) does to the files."""
+    target = request.to
+    if request.only != "conversation":
         is_both = target.lost == BOTH
         lookup.check_files(
             target, lookup.OTHER_CHECKPOINTS_HINT if is_both else "`--only conversation` goes back to its messages."
         )
-    if wish.only == "conversation" or (not wish.only and not target.tree):
-        return RewindFiles("", Plan([], []), [])
+    if request.only == "conversation" or (not request.only and not target.tree):
+        return _FilesPlan("", Plan([], []), [])
     if not target.tree:
         raise Refused(
             f"Checkpoint {target.id} keeps the conversation only, no files.",
@@ -221,7 +494,7 @@ def plan_files(
     now_hidden = rewind_plan.hidden_by([], excluding(workspace.exclude))
 
     def wanted(path: bytes) -> bool:
-        return (not wish.only or rewind_plan.in_memory(path) == (wish.only == "memory")) and not now_hidden(path)
+        return (not request.only or rewind_plan.in_memory(path) == (request.only == "memory")) and not now_hidden(path)
 
     unread = [one.path for one in present.unkept if one.is_content]
     now = present.tree
@@ -229,19 +502,19 @@ def plan_files(
     def exactly() -> Plan:
         hidden = rewind_plan.hidden_by(target.unkept, excluding(target.exclude))
         made = rewind_plan.exact(objects, now, bytes.fromhex(target.tree), wanted=wanted, hidden=hidden, unseen=unread)
-        restore_checks.readable(objects, made.changes)
+        restore.check_readable(objects, made.changes)
         return made
 
-    if wish.exact:
+    if request.exact:
         planned = exactly()
     else:
         unseen = rewind_plan.hidden_by([[os.fsdecode(path), ""] for path in unread], None)
         try:
-            intervals = _intervals(found, target, now, author)
+            intervals = _intervals(ledger, target, now, author)
             planned = rewind_plan.own_work(
                 objects, intervals, now, session, sink, wanted=wanted, unseen=unseen, content=content
             )
-            restore_checks.readable(objects, planned.changes)
+            restore.check_readable(objects, planned.changes)
         except Damaged as error:
             with suppress(Damaged):
                 exactly()
@@ -254,25 +527,25 @@ def plan_files(
     # What cannot be read may well differ, and is no part of either tree.
     known = {*changed, *(os.fsencode(path) for path, _ in target.unkept)}
     kept += [path for path in unread if wanted(path) and path not in known]
-    return RewindFiles(tree.hex(), planned, kept, _refusal(objects, workspace.root, present, planned, wish))
+    return _FilesPlan(tree.hex(), planned, kept, _refusal(objects, workspace.root, present, planned, request))
 
 
 def _refusal(
-    objects: ObjectReader, root: str, present: Snapshot, planned: Plan, wish: RewindRequest
+    objects: ObjectReader, root: str, present: Snapshot, planned: Plan, request: RewindRequest
 ) -> DeepctlError | None:
     """Why a rewind must not, or cannot, be done. `--force` and `--exact` override authors, never what is not kept."""
-    effective = [change for change in planned.changes if not rewind_plan.same(change.before, change.after)]
+    effective = [change for change in planned.changes if not trees.same(change.before, change.after)]
     try:
         if planned.unsaved:
             raise NotKept(planned.unsaved, _reason(present, planned.unsaved[0]))
-        if planned.conflicts and not wish.force:
+        if planned.conflicts and not request.force:
             raise Conflicts(planned.conflicts, planned.unknown)
-        restore_checks.saved(objects, effective)
-        restore_checks.writable(root, effective)
+        restore.check_saved(objects, effective)
+        restore.working_tree(root, objects).check_writable(effective)
     except DeepctlError as error:
         return error
     except OSError as error:
-        return storage_error(error, rewind_recovery.NOTHING_DONE)
+        return storage_error(error, NOTHING_REWOUND)
     return None
 
 
@@ -282,214 +555,15 @@ def _reason(present: Snapshot, path: bytes) -> str:
     ).lower()
 
 
-def outline(
-    paths: ProfilePaths,
-    session: Session,
-    position: Position,
-    present: Snapshot,
-    wish: RewindRequest,
-    files: RewindFiles,
-) -> RewindPlan:
-    """What a rewind does, to the files and to the conversation. Raises `Damaged` if that cannot be read."""
-    if wish.only in ("", "conversation") and wish.to.log and not log_file.is_in(session.directory, wish.to.log):
-        raise Refused(
-            f"The messages of checkpoint {wish.to.id} are not part of session {session.name!r}.",
-            "`deepctl checkpoints fork` begins a session with them.",
-            code="other_session",
-        )
-    lost, found = _parted(paths, session, wish.to) if wish.only in ("", "conversation") else ([], [])
-    removed, restored = _prompts(lost), _prompts(found)
-    return RewindPlan(
-        session,
-        wish,
-        position,
-        present,
-        files.goal,
-        files.plan.changes,
-        files.plan.conflicts,
-        files.kept,
-        len(lost),
-        len(removed),
-        len(found),
-        len(restored),
-        removed[0] if removed else None,
-        files.plan.unsaved,
-        files.refusal,
-    )
-
-
-def _prompts(messages: list[dict[str, Any]]) -> list[str]:
-    return [text for message in messages if (text := session_catalogue.prompt(message)) is not None]
-
-
-def _parted(paths: ProfilePaths, session: Session, target: Record) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The messages of the session that are not in the target's conversation, and the reverse."""
-    now = [entry.message for entry in session_catalogue.read(session).messages]
-    then = [entry.message for entry in lookup.conversation_at(paths, target).messages]
-    shared = 0
-    while shared < min(len(now), len(then)) and now[shared] == then[shared]:
-        shared += 1
-    return now[shared:], then[shared:]
-
-
 def _is_directory(change: TreeChange) -> bool:
     return any(entry is not None and entry.kind == DIRECTORY for entry in change[1:])
 
 
-def _intervals(found: Ledger, target: Record, now: bytes, author: str | None) -> list[Interval]:
+def _intervals(ledger: Ledger, target: Record, now: bytes, author: str | None) -> list[Interval]:
     """The time since the target: from one look at the workspace to the next, and to now."""
     # The last of that id: an application may save one again.
-    start = max((number for number, state in enumerate(found.states) if state.id == target.id), default=None)
+    start = max((number for number, state in enumerate(ledger.states) if state.id == target.id), default=None)
     if start is None:
         raise Damaged(f"Checkpoint {target.id} has lost its place in time.", "`deepctl checkpoints verify` tells more.")
-    states = [*found.states[start:], State("", now.hex(), author, [], [], [])]
+    states = [*ledger.states[start:], State("", now.hex(), author, [], [], [])]
     return [rewind_plan.interval(before, after) for before, after in pairwise(states)]
-
-
-def preview(
-    reader: ReadOnlyRepository, session: Session, wish: RewindRequest, workspace: WorkspaceOptions
-) -> RewindPlan:
-    """What a rewind would do, and whether it would be refused: without the lock, and without changing anything."""
-    present = reader.present(workspace.exclude, workspace.report)
-    files = plan_files(
-        reader.ledger,
-        reader.objects,
-        reader.sink,
-        present,
-        session.id,
-        wish,
-        workspace=workspace,
-        author=lookup.last_author(reader.paths, reader.ledger),
-        content=diff.present(workspace.root, reader.objects),
-    )
-    return outline(
-        reader.paths, session, lookup.position(session, session_catalogue.read(session)), present, wish, files
-    )
-
-
-def check(work: Repository, session: Session, wish: RewindRequest, author: str) -> None:
-    """Raises the error with which a rewind in the middle of a turn would be refused, if it would be."""
-    objects = work.store.objects
-    scratch = ScratchWriter(objects)
-    try:
-        plan_files(
-            work.ledger,
-            objects,
-            scratch,
-            work.store.snapshot(work.workspace, scratch),
-            session.id,
-            wish,
-            workspace=work.workspace,
-            author=state_author(author, session.id),
-            content=diff.present(work.workspace.root, objects),
-        ).check()
-    finally:
-        objects.scratch.clear()
-
-
-def rewind(
-    work: Repository,
-    session: Session,
-    wish: RewindRequest,
-    *,
-    position: Position | None = None,
-    author: str | None = None,
-) -> RewindResult:
-    """Rewind a session. Raises `Conflicts` or `NotKept` before anything is touched, `Damaged`, or `StorageError`.
-
-    In the middle of a turn, `position` and `author` (`AGENT`) say how far it has come and whose work that is.
-    """
-    if author is None:
-        author = work.between()
-        session = session_catalogue.find(work.paths, session.name)
-    if position is None:
-        position = lookup.position(session, session_catalogue.read(session))
-    by = state_author(author, session.id)
-    store = work.store
-    with store.new_batch() as batch:
-        present = store.snapshot(work.workspace, batch)
-        files = plan_files(
-            work.ledger, store.objects, batch, present, session.id, wish, workspace=work.workspace, author=by
-        )
-        done = outline(work.paths, session, position, present, wish, files)
-        done.check()
-        if done.is_nothing:
-            batch.drop()
-            return RewindResult(done, None, [], [], [])
-    with store.counting(batch):
-        parent = lookup.head(work.ledger, session)
-        safety = store.record(position, "rewind", author, present, batch, work.workspace, parent=parent)
-        moved = os.urandom(8).hex() if done.moves else position.log
-        intent = begin(store, safety, wish, done.goal, moved, batch.pack)
-    completion_index.add(work.paths, work.ledger, safety, session.name)
-    restored = rewind_recovery.carry_out(store, work.paths.workspace, intent, done.changes, RewindIntent(work, session))
-    # A directory that stays because somebody's file is in it is no news; the file is.
-    in_the_way = [(path, reason) for path, reason in restored.kept if reason != restore.IN_USE]
-    return RewindResult(done, safety, restored.written, restored.deleted, in_the_way)
-
-
-def rewind_files(
-    store: Checkpoints,
-    workspace: WorkspaceOptions,
-    position: Position,
-    wish: RewindRequest,
-    author: str,
-    conversation: HeadMove,
-) -> restore.Restored | None:
-    """Rewind the files of an application, whose conversation is its own; `None` if there is nothing to do.
-
-    Raises as `rewind` does.
-    """
-    with store.new_batch() as batch:
-        present = store.snapshot(workspace, batch)
-        by = state_author(author, position.session)
-        files = plan_files(
-            store.ledger, store.objects, batch, present, position.session, wish, workspace=workspace, author=by
-        )
-        files.check()
-        if present.tree.hex() == files.goal:
-            batch.drop()
-            return None
-    with store.counting(batch):
-        safety = store.record(position, "rewind", author, present, batch, workspace)
-        intent = begin(store, safety, wish, files.goal, position.log, batch.pack, workspace.root)
-    return rewind_recovery.carry_out(store, workspace.root, intent, files.plan.changes, conversation)
-
-
-def begin(
-    store: Checkpoints, safety: Record, wish: RewindRequest, goal: str, log_id: str, pack: str, root: str = ""
-) -> Rewind:
-    """Record the state before a rewind, and that it is about to be done."""
-    head = wish.to.id if wish.only in ("", "conversation") else safety.id
-    intent = Rewind(
-        new_id(), safety.created_at, safety.session, safety.id, wish.to.id, wish.only, goal, log_id, head, pack, root
-    )
-    store.writer.begin(safety, intent)
-    return intent
-
-
-def undo(work: Repository, session: Session, *, force: bool = False) -> RewindResult:
-    """Take the last rewind of a session back; an undo too, which does what it had undone again.
-
-    Raises `NotFound` if there is none, or what was before it has been removed.
-    """
-    return rewind(work, session, undoing(work.ledger, session)._replace(force=force))
-
-
-def undoing(found: Ledger, session: Session) -> RewindRequest:
-    """What taking back the last rewind of a session means. Raises `NotFound`."""
-    last = found.last_rewind(session.id)
-    if last is None:
-        raise NotFound(
-            f"Session {session.name!r} has no rewind to undo.",
-            "It takes back a rewind; `deepctl checkpoints rewind '~1'` goes back a turn.",
-            code="nothing_to_undo",
-        )
-    safety = found.records.get(last.safety)
-    if safety is None:
-        raise NotFound(
-            f"The state before the last rewind, checkpoint {last.safety}, has been removed.",
-            "`deepctl checkpoints list` shows what there is.",
-            code="nothing_to_undo",
-        )
-    return RewindRequest(safety, last.only)

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from deepctl import layout
 from deepctl.files import temporary_files
-from deepctl.store.checkpoint_store import excluding
+from deepctl.store import trees
 from deepctl.store.notebook_merge import take_back
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.records import State
-from deepctl.store.snapshot import NO_CONTENT
-from deepctl.store.trees import DIRECTORY, FILE, TreeChange, TreeEntry, changes, decode
+from deepctl.store.snapshot import NO_CONTENT, excluding
+from deepctl.store.trees import DIRECTORY, FILE, TreeChange, TreeEntry, TreeReader, changes
 
 _MEMORY = layout.MEMORY_DIRECTORY.encode()
 _RECEIPTS = b".memory-operations.json"
@@ -170,7 +170,7 @@ class _Work:
     def plan(
         self, now: bytes, sink: ObjectWriter, unseen: Callable[[bytes], bool], wanted: Callable[[bytes], bool]
     ) -> Plan:
-        present = _Lookup(self._objects, now)
+        present = TreeReader(self._objects, now)
         found: dict[bytes, TreeChange] = {}
         for path, entry in self._goal.items():
             current = present.entry(path)
@@ -178,7 +178,7 @@ class _Work:
                 self._conflicts.add(path)
                 found[path] = TreeChange(path, current, entry)
                 continue
-            if same(current, entry):
+            if trees.same(current, entry):
                 self._conflicts.discard(path)
                 continue
             if path in self._conflicts and in_memory(path):
@@ -189,7 +189,7 @@ class _Work:
                 if merged is not None:
                     self._conflicts.discard(path)
                     entry = merged[0]
-                    if same(current, entry):
+                    if trees.same(current, entry):
                         continue
             found[path] = TreeChange(path, current, entry)
         for path in list(found):
@@ -210,7 +210,7 @@ class _Work:
         path: bytes,
         above: bytes,
         found: dict[bytes, TreeChange],
-        present: _Lookup,
+        present: TreeReader,
         wanted: Callable[[bytes], bool],
     ) -> None:
         """See to it that the directory `above` is there, and right, when `path` has been changed."""
@@ -253,13 +253,6 @@ class _Work:
         return self._objects.read(entry.digest) if entry is not None else b""
 
 
-def same(one: TreeEntry | None, other: TreeEntry | None) -> bool:
-    """Whether two entries are the same thing; of directories, whatever is in them."""
-    if one is None or other is None:
-        return one is other
-    return one[:2] == other[:2] and (one.kind == DIRECTORY or one.digest == other.digest)
-
-
 def hidden_by(unkept: list[list[str]], leave_out: Callable[[bytes, bool], bool] | None) -> Callable[[bytes], bool]:
     """Tells which paths a snapshot did not look at: what it could not keep, what was excluded, temporary files."""
     paths = {os.fsencode(path) for path, _ in unkept}
@@ -284,28 +277,3 @@ def _above(path: bytes) -> list[bytes]:
     while path := posixpath.dirname(path):
         found.append(path)
     return found
-
-
-class _Lookup:
-    """Entries of one tree by path, each directory read once."""
-
-    def __init__(self, objects: ObjectReader, tree: bytes) -> None:
-        self._objects = objects
-        self._read: dict[bytes, dict[bytes, TreeEntry]] = {b"": self._entries(tree)}
-
-    def _entries(self, tree: bytes) -> dict[bytes, TreeEntry]:
-        return {entry.name: entry for entry in decode(self._objects.read(tree))}
-
-    def entry(self, path: bytes) -> TreeEntry | None:
-        """What is at `path`, or `None`."""
-        directory, name = posixpath.split(path)
-        if directory not in self._read:
-            above = self.entry(directory)
-            is_directory = above is not None and above.kind == DIRECTORY
-            self._read[directory] = self._entries(above.digest) if above is not None and is_directory else {}
-        return self._read[directory].get(name)
-
-
-def entry_at(objects: ObjectReader, tree: bytes, path: bytes) -> TreeEntry | None:
-    """What is at `path` in a tree, or `None`."""
-    return _Lookup(objects, tree).entry(path)

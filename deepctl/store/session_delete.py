@@ -19,12 +19,20 @@ from typing import NamedTuple
 from deepctl.errors import Damaged, DeepctlError, Interrupted, NewerFormat, Refused, SessionNotFound, StorageError
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import completion_index, log_file, prune, session_catalogue, session_log, session_record, todo
+from deepctl.store import (
+    completion_index,
+    log_file,
+    prune,
+    session_catalogue,
+    session_log,
+    session_record,
+    todo,
+)
+from deepctl.store.checkpoint_store import ProfileStore
 from deepctl.store.ledger import Ledger
 from deepctl.store.pack_store import PackStore
 from deepctl.store.pending_deletion import leaving, put_away
 from deepctl.store.records import Record
-from deepctl.store.repository import Repository
 
 
 class Deletion(NamedTuple):
@@ -143,7 +151,7 @@ def check_same(asked: Deletion, now: Deletion) -> None:
         )
 
 
-def delete(work: Repository, deletion: Deletion) -> Deletion:
+def delete(work: ProfileStore, deletion: Deletion) -> Deletion:
     """Delete a session. Killed in between, it is deleted entirely, or not at all, when the profile is opened next.
 
     Returns what went. Raises `StorageError` or `Interrupted`: the session is deleted then, too, but not all of it gone.
@@ -164,7 +172,7 @@ def delete(work: Repository, deletion: Deletion) -> Deletion:
 _REST = "The session is deleted; the next command that changes something in the profile removes what is left of it."
 
 
-def _finish(work: Repository, identity: str, directory: str) -> bool:
+def _finish(work: ProfileStore, identity: str, directory: str) -> bool:
     """Remove everything that was a session's. False if contents of checkpoints stay, because others are damaged."""
     paths, store = work.paths, work.store
     records = [record for record in work.ledger.records.values() if record.session == identity]
@@ -191,7 +199,7 @@ def _finish(work: Repository, identity: str, directory: str) -> bool:
     return is_freed
 
 
-def _silence(work: Repository, identity: str) -> None:
+def _silence(work: ProfileStore, identity: str) -> None:
     """Let the ledger say what there was, and not what was said in it."""
     raw = work.store.writer.content()
     silent = _without_words(raw, identity)
@@ -207,7 +215,7 @@ def _remove_own_logs(directory: str) -> None:
             os.unlink(path)
 
 
-def _cut_shared(work: Repository, directory: str) -> None:
+def _cut_shared(work: ProfileStore, directory: str) -> None:
     """Cut logs that forks share where the forks left them: what was said behind that was said in this session only.
 
     The forks go on sharing what is left.
@@ -242,7 +250,7 @@ def _logs(directory: str) -> set[str]:
     return {entry.removesuffix(log_file.SUFFIX) for entry in os.listdir(directory) if entry.endswith(log_file.SUFFIX)}
 
 
-def _remove_records(work: Repository, identities: set[str]) -> None:
+def _remove_records(work: ProfileStore, identities: set[str]) -> None:
     """Remove checkpoints, but none of their contents: something that stays cannot be read.
 
     What was changed in the gaps that this leaves was anybody's, so that a rewind takes none of it back unasked.
@@ -279,7 +287,7 @@ def _without_words(raw: bytes, identity: str) -> bytes:
     return b"".join(parts)
 
 
-def recover(work: Repository) -> list[str]:
+def recover(work: ProfileStore) -> list[str]:
     """Finish the deletions that were interrupted; returns what the user should know. What fails is left for later."""
     notes = []
     for identity, directory in leaving(work.paths).items():

@@ -9,7 +9,7 @@ from deepctl import names
 from deepctl.errors import Refused, SessionNotFound
 from deepctl.files import atomic
 from deepctl.store import completion_index, session_catalogue
-from deepctl.store.repository import Repository
+from deepctl.store.checkpoint_store import ProfileStore
 
 
 class Renamed(NamedTuple):
@@ -19,7 +19,7 @@ class Renamed(NamedTuple):
     now: str
 
 
-def rename(work: Repository, old: str, new: str) -> Renamed:
+def rename(work: ProfileStore, old: str, new: str) -> Renamed:
     """Rename a session; to another spelling of its own name, too. A damaged session has a name like any other.
 
     Raises `BadName`, `SessionNotFound`, or `Refused` if the name is taken.

@@ -11,7 +11,7 @@ import marshal
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from deepctl import cancellation
@@ -61,6 +61,16 @@ LeaveOut = Callable[[bytes, bool], bool]
 """Tells of a path, and of whether it is a directory, whether it is none of a snapshot's business."""
 Report = Callable[[int], None]
 """Is told now and then how many files have been looked at."""
+
+
+def excluding(patterns: Sequence[str]) -> LeaveOut | None:
+    """Which paths the patterns of `snapshot.exclude` leave out; they mean what they mean in a .gitignore."""
+    if not patterns:
+        return None
+    from pathspec import GitIgnoreSpec
+
+    spec = GitIgnoreSpec.from_lines(patterns)
+    return lambda path, is_directory: spec.match_file(os.fsdecode(path) + ("/" if is_directory else ""))
 
 
 def snapshot(

@@ -8,6 +8,7 @@ directory: its tree) and the name. So two trees are the same if and only if thei
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -146,3 +147,35 @@ def patched(objects: ObjectReader, sink: ObjectWriter, tree: bytes | None, chang
         else:
             entries.pop(name, None)
     return sink.add(encode(list(entries.values())))
+
+
+def same(one: TreeEntry | None, other: TreeEntry | None) -> bool:
+    """Whether two entries are the same thing; of directories, whatever is in them."""
+    if one is None or other is None:
+        return one is other
+    return one[:2] == other[:2] and (one.kind == DIRECTORY or one.digest == other.digest)
+
+
+class TreeReader:
+    """Entries of one tree by path, each directory read once."""
+
+    def __init__(self, objects: ObjectReader, tree: bytes) -> None:
+        self._objects = objects
+        self._read: dict[bytes, dict[bytes, TreeEntry]] = {b"": self._entries(tree)}
+
+    def _entries(self, tree: bytes) -> dict[bytes, TreeEntry]:
+        return {entry.name: entry for entry in decode(self._objects.read(tree))}
+
+    def entry(self, path: bytes) -> TreeEntry | None:
+        """What is at `path`, or `None`."""
+        directory, name = posixpath.split(path)
+        if directory not in self._read:
+            above = self.entry(directory)
+            is_directory = above is not None and above.kind == DIRECTORY
+            self._read[directory] = self._entries(above.digest) if above is not None and is_directory else {}
+        return self._read[directory].get(name)
+
+
+def entry_at(objects: ObjectReader, tree: bytes, path: bytes) -> TreeEntry | None:
+    """What is at `path` in a tree, or `None`."""
+    return TreeReader(objects, tree).entry(path)

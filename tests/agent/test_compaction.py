@@ -23,7 +23,8 @@ from deepctl.agent.turn import Options, TurnRunner, to_json
 from deepctl.domain import profiles, settings
 from deepctl.errors import DeepctlError, ModelFailed, NotFound
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import compacted_context, log_file, lookup, recovery, session_catalogue, session_log
+from deepctl.store import compacted_context, log_file, lookup, session_catalogue, session_log
+from deepctl.store.repository import Repository
 from tests.store.faults import count, in_child, kill
 from tests.store.scene import Scene
 from tests.support.command import InProcess
@@ -48,13 +49,13 @@ class Alice:
             yield Chat(running)
 
     def say(self, prompt: str, session: str = "main") -> TurnResult:
-        with recovery.opened(self.paths) as work, self.chat() as chat:
+        with Repository.open(self.paths) as work, self.chat() as chat:
             if session_catalogue.spelled(self.paths, session) is None:
                 session_catalogue.start(self.paths, session)
             return chat.turn(work, session, prompt, self.events.append)
 
     def compact(self, focus: str | None = None) -> Compacted:
-        with recovery.opened(self.paths) as work, self.chat() as chat:
+        with Repository.open(self.paths) as work, self.chat() as chat:
             return chat.compact(work, "main", focus, self.events.append)
 
     def conversation(self, session: str = "main") -> session_log.MessageList:

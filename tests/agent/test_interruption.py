@@ -27,7 +27,8 @@ from deepctl.agent.chat import Chat, EphemeralChat
 from deepctl.agent.turn import Options, TurnRunner
 from deepctl.domain import profiles
 from deepctl.errors import DeepctlError, Interrupted, Terminated, TimedOut
-from deepctl.store import recovery, session_catalogue
+from deepctl.store import session_catalogue
+from deepctl.store.repository import Repository
 from tests.support.command import Command
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
@@ -61,7 +62,7 @@ class _Scene:
     ) -> str:
         with (
             profiles.lock(self._root, "alice", command="chat", wait=0),
-            recovery.opened(profiles.find(self._root, "alice"), report=report) as work,
+            Repository.open(profiles.find(self._root, "alice"), report=report) as work,
         ):
             return Chat(self.running).turn(work, self._name, _PROMPT, emit).outcome.output
 

@@ -28,7 +28,8 @@ from deepctl.agent.turn import Options, TurnRunner
 from deepctl.domain import mcp_servers, profiles
 from deepctl.domain.mcp_servers import Server
 from deepctl.errors import Interrupted
-from deepctl.store import recovery, session_catalogue
+from deepctl.store import session_catalogue
+from deepctl.store.repository import Repository
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Text, ToolCalls, provider
 from tests.support.mcp_http_server import mcp_server
@@ -571,7 +572,7 @@ def test_what_a_server_does_to_the_workspace_is_kept_and_can_be_rewound(home: Pa
 def _work(root: layout.Root) -> Iterator[Any]:
     with (
         profiles.lock(root, "alice", command="chat", wait=0),
-        recovery.opened(profiles.find(root, "alice")) as work,
+        Repository.open(profiles.find(root, "alice")) as work,
     ):
         yield work
 

@@ -14,7 +14,7 @@ from deepctl.agent.backend import LocalBackend
 from deepctl.cli.repl import completer
 from deepctl.files import temporary_files
 from deepctl.files.paths_beneath import Tree
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import walk
 from tests.store.faults import count, in_child, kill
 from tests.store.scene import Scene

@@ -443,15 +443,15 @@ def test_a_restore_changes_what_is_inside_only(scene: Scene, workspace: Path, tm
         with swapping(workspace, *PAIRS[:3], least=20):
             seen = _for_a_while(
                 [
-                    lambda: restore.apply(str(workspace), store.objects, make),
-                    lambda: restore.apply(str(workspace), store.objects, take),
+                    lambda: restore.working_tree(str(workspace), store.objects).apply(make),
+                    lambda: restore.working_tree(str(workspace), store.objects).apply(take),
                 ],
                 6,
             )
         assert scene.canary not in seen
         # In peace it comes to an end.
         _clear(workspace, "d", "to-d", "f", "to-f", "a")
-        restore.apply(str(workspace), store.objects, make)
+        restore.working_tree(str(workspace), store.objects).apply(make)
         assert (workspace / "d/sub/x").read_text() == "public\n"
 
 
@@ -572,7 +572,7 @@ def test_a_comparison_does_not_read_a_link_through_another(calm: Path, tmp_path:
 
 def test_a_directory_named_like_a_temporary_file_does_not_keep_a_rewind_from_being_finished(calm: Path) -> None:
     (calm / ".deepctl-mark-0.tmp").mkdir()
-    restore.sweep(str(calm), [b"f"], "mark")
+    restore.working_tree(str(calm), PackStore(str(calm / "packs"), Cache(":memory:"))).sweep([b"f"], "mark")
 
 
 def test_the_size_of_a_profile_is_that_of_its_own_files(

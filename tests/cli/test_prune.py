@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from deepctl.cli.checkpoints import time_before
 from deepctl.errors import UsageError
-from deepctl.store import ages, checkpoint_store
+from deepctl.store import checkpoint_store
 from tests.support.command import InProcess, Result
 from tests.support.terminal import Terminal
 
@@ -110,12 +111,12 @@ def test_nothing_asked_for_nothing_done(alice: Alice) -> None:
     ],
 )
 def test_the_units_of_an_age(age: str, expected: timedelta) -> None:
-    assert ages.before(age, _NOW) == _NOW - expected
+    assert time_before(age, _NOW) == _NOW - expected
 
 
 def test_before_the_calendar_is_no_age() -> None:
     with pytest.raises(UsageError, match="no calendar"):
-        ages.before("9999y", _NOW)
+        time_before("9999y", _NOW)
 
 
 def test_what_an_undo_needs_stays_however_old(alice: Alice, monkeypatch: pytest.MonkeyPatch) -> None:

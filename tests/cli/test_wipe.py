@@ -21,7 +21,7 @@ from deepctl.domain import profiles
 from deepctl.domain.wipe.wipe_plan import PARTS
 from deepctl.files import rmtree
 from deepctl.layout import Root
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.repository import ReadOnlyRepository
 from tests.store.faults import Lines, in_child_with
 from tests.support.command import Command, InProcess
 from tests.support.terminal import Terminal

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,8 @@ from deepctl.domain.memory.changes import Collision, Forgotten, MemoryChange
 from deepctl.domain.memory.directory import Memory, MemoryChanged
 from deepctl.errors import Refused
 from deepctl.store import session_log
-from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.records import OTHER
+from deepctl.store.repository import Repository
 from tests.store.faults import count, failing, in_child, kill
 from tests.store.scene import Scene, leftovers
 
@@ -102,7 +101,7 @@ def test_a_note_after_a_killed_turn_is_the_users_and_the_turn_the_agents(scene: 
     *_, ended, by_hand = scene.records()
     assert (ended.kind, ended.author) == ("turn", "unknown")
     assert (by_hand, by_hand.author) == (change.checkpoint, OTHER)
-    with closing(ReadOnlyRepository(scene.paths)) as reader:
+    with Repository.read_only(scene.paths) as reader:
         at_end = history.at(reader, Memory(scene.paths), "MEMORY.md", ended)
     assert at_end.content == b"- one\n"
 

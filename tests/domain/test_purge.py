@@ -28,9 +28,9 @@ from deepctl.errors import Damaged, Interrupted, NotFound, Refused, StorageError
 from deepctl.files import sealed_lines
 from deepctl.notebook_text import without
 from deepctl.store import ledger, lookup, packs, prune, rewind, verify
-from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.index_db import Location
 from deepctl.store.records import Record
+from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, encode, walk
 from tests.store.faults import Counter, count, failing, in_child, kill
 from tests.store.scene import Scene, leftovers
@@ -200,7 +200,7 @@ def test_between_the_workspace_and_the_last_state_there_is_no_change_of_anybodys
     notes(scene, "- tea", f"- {SECRET}", "- milk")
     purge(scene)
     done = scene.rewind("~1")
-    assert (done.outline.conflicts, done.outline.kept) == ([], [])
+    assert (done.plan.conflicts, done.plan.kept) == ([], [])
     assert scene.files()[_NOTES] == "- tea\n"
     scene.undo()
     assert scene.files()[_NOTES] == "- tea\n- milk\n"

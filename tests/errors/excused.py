@@ -42,7 +42,7 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("files/atomic.py", "…, but storage cannot be used: …"): (
         "takes a disk that fails at one moment; tests/cli/test_done_but.py brings it about at every one"
     ),
-    ("store/rewind_recovery.py", "Interrupted twice, in the middle of a rewind."): _RACE,
+    ("store/checkpoint_store.py", "Interrupted twice, in the middle of a rewind."): _RACE,
     ("store/pydantic_deep.py", "… is no checkpoint of pydantic-deep."): _LISTED,
     ("store/pydantic_deep.py", "… is no checkpoint of pydantic-deep: …."): _LISTED,
     ("store/pydantic_deep.py", "… holds checkpoint …."): _LISTED,

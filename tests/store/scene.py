@@ -10,7 +10,7 @@ from typing import Any
 
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import lookup, recovery, rewind, session_catalogue, session_log
+from deepctl.store import lookup, rewind, session_catalogue, session_log
 from deepctl.store.object_store import ScratchWriter
 from deepctl.store.records import Record
 from deepctl.store.repository import Repository
@@ -32,7 +32,7 @@ class Scene:
 
     @contextmanager
     def work(self, **options: Any) -> Iterator[Repository]:
-        with recovery.opened(self.paths, **options) as work:
+        with Repository.open(self.paths, **options) as work:
             yield work
 
     @contextmanager
@@ -96,11 +96,11 @@ class Scene:
         with self.work() as work:
             found = self.session(session)
             target = lookup.find_checkpoint(self.paths, work.ledger, reference, session)
-            return rewind.rewind(work, found, RewindRequest(target, **wish))
+            return rewind.run(work, found, RewindRequest(target, **wish))
 
     def undo(self, session: str = "main", *, force: bool = False) -> RewindResult:
         with self.work() as work:
-            return rewind.undo(work, self.session(session), force=force)
+            return rewind.run(work, *rewind.request_undo(work, session, force=force))
 
     def records(self) -> list[Record]:
         return list(lookup.read_ledger(self.paths).records.values())

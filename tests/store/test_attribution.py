@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from deepctl.store import lookup, prune, recovery, session_catalogue, session_delete
+from deepctl.store import lookup, prune, session_catalogue, session_delete
 from deepctl.store.lookup import CheckpointNotFound
 from deepctl.store.records import UNKNOWN
-from deepctl.store.repository import EVERY_TURN, MANUAL_ONLY
+from deepctl.store.repository import EVERY_TURN, MANUAL_ONLY, Repository
 from deepctl.store.rewind import Conflicts
 from tests.store.scene import Scene
 from tests.support.command import InProcess
@@ -207,7 +207,7 @@ def test_what_nobody_saw_between_two_looks_is_not_the_agents_after_a_removal(sce
     scene.write("f", "the user's")
     scene.agent("x", "x")
     _labelled(scene)
-    with recovery.opened(scene.paths, exclude=["f"]) as work:
+    with Repository.open(scene.paths, exclude=["f"]) as work:
         work.save_now(scene.session())
     scene.write("f", "the user's, edited")
     with scene.turn("agent"):

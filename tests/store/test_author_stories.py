@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from deepctl.errors import NotFound
 from deepctl.layout import Root
-from deepctl.store import lookup, prune, rewind_plan, session_catalogue, session_delete, verify
+from deepctl.store import lookup, prune, session_catalogue, session_delete, trees, verify
 from deepctl.store.repository import EVERY_TOOL, EVERY_TURN, MANUAL_ONLY
 from deepctl.store.rewind import Conflicts, RewindResult
 from tests.domain.test_transfer import export, take
@@ -197,23 +197,23 @@ class AuthorStories(RuleBasedStateMachine):
             assert self.scene.files() == before
             return
         lost = self._lost()
-        if done.outline.wish.exact:
+        if done.plan.request.exact:
             named = {*done.restored, *done.deleted}
         else:
-            named = set(done.outline.conflicts) if done.outline.wish.force else set()
+            named = set(done.plan.conflicts) if done.plan.request.force else set()
         assert {os.fsencode(name) for name in lost} <= named, (lost, named)
         for name in lost:
             assert done.safety is not None
             assert self._at(done.safety.tree, name) == before[name], "what was overridden is in the checkpoint"
         files = self.scene.files()
-        since = self.made.get(done.outline.wish.to.id, -1)
-        for number, name, line in self.agents.get(done.outline.session.id, []) if since >= 0 else []:
+        since = self.made.get(done.plan.request.to.id, -1)
+        for number, name, line in self.agents.get(done.plan.position.session, []) if since >= 0 else []:
             assert number <= since or line not in files.get(name, ""), f"{line!r} is left in {name}"
         self._done(killed=True)
 
     def _at(self, tree: str, name: str) -> str:
         with self.scene.work() as work:
-            entry = rewind_plan.entry_at(work.store.objects, bytes.fromhex(tree), name.encode())
+            entry = trees.entry_at(work.store.objects, bytes.fromhex(tree), name.encode())
             assert entry is not None
             return work.store.objects.read(entry.digest).decode()
 

@@ -26,7 +26,7 @@ from deepctl.store import (
     session_search,
     transcript,
 )
-from deepctl.store.rewind import RewindRequest, rewind
+from deepctl.store.rewind import RewindRequest, run
 from tests.store.scene import Scene
 
 SUMMARY = {"kind": "request", "parts": [{"part_kind": "compaction", "content": "what was said of tea"}]}
@@ -217,17 +217,17 @@ class TestSessions:
         assert (turn.message_count, manual.message_count) == (8, 9)
         compacted = self.seen(scene.paths)
         with scene.work() as work:
-            rewind(work, scene.session(), RewindRequest(manual))
+            run(work, scene.session(), RewindRequest(manual))
         assert self.seen(scene.paths) == [SUMMARY, *whole[4:]], "the same files and turns, still compacted"
         with scene.work() as work:
-            done = rewind(work, scene.session(), RewindRequest(turn))
+            done = run(work, scene.session(), RewindRequest(turn))
         assert done.safety is not None, "there was something to take back, though no turn was"
-        assert (done.outline.messages_removed, done.outline.turns_removed) == (1, 0)
+        assert (done.plan.messages_removed, done.plan.turns_removed) == (1, 0)
         assert self.seen(scene.paths) == whole
         scene.undo()
         assert self.seen(scene.paths) == [SUMMARY, *whole[4:]]
         with scene.work() as work:
-            rewind(work, scene.session(), RewindRequest(scene.last()))
+            run(work, scene.session(), RewindRequest(scene.last()))
         assert self.seen(scene.paths) == compacted
 
     def test_forks_from_both_sides(self, scene: Scene) -> None:

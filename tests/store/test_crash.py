@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from deepctl.store import ledger, log_chain, log_file, lookup, prune, session_catalogue, verify
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.faults import Lines, count, failing, in_child, in_child_with, kill
 from tests.store.scene import Scene, leftovers

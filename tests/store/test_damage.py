@@ -11,7 +11,7 @@ import pytest
 
 from deepctl.errors import DeepctlError
 from deepctl.store import lookup, session_catalogue, session_record, verify
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.scene import Scene
 

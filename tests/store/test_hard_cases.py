@@ -10,7 +10,7 @@ import pytest
 
 from deepctl.errors import Damaged, Interrupted, Refused
 from deepctl.store import ledger, lookup, prune, rewind, session_catalogue, verify
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.rewind import Conflicts
 from tests.store.faults import Counter, in_child, kill
 from tests.store.scene import Scene
@@ -235,7 +235,7 @@ def test_a_fork_is_not_rewound_to_messages_that_it_does_not_have(scene: Scene) -
         forked = work.fork(first, "forked")
         os.unlink(os.path.join(forked.directory, f"{first.log}.jsonl"))
         with pytest.raises((Refused, Damaged)):
-            rewind.rewind(work, forked, rewind.RewindRequest(first))
+            rewind.run(work, forked, rewind.RewindRequest(first))
     assert session_catalogue.spelled(scene.paths, "forked") == "forked"
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from deepctl.files import sealed_lines
 from deepctl.store import lookup, prune, verify
-from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.pack_store import PackStore
+from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.scene import Scene, leftovers
 

@@ -8,19 +8,18 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from deepctl.cli import checkpoint_list, checkpoint_views
+from deepctl.cli import checkpoints
 from deepctl.domain.doctor import stored_state
 from deepctl.domain.memory import history
 from deepctl.errors import Damaged, DeepctlError
 from deepctl.files import sealed_lines
 from deepctl.output.repair import Repaired
-from deepctl.store import lookup, repair, repair_report, session_catalogue, session_delete, verify
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store import diff, lookup, repair, repair_report, session_catalogue, session_delete, verify
+from deepctl.store.repository import ReadOnlyRepository, Repository
 from deepctl.store.session_log import Message
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store import faults
@@ -453,18 +452,19 @@ def test_every_view_of_a_checkpoint_says_that_its_files_are_lost(
     _unlink(wreck.packs())
     repair.repair(scene.paths)
     lost = lookup.find_checkpoint(scene.paths, lookup.read_ledger(scene.paths), "lab", None).id
-    shown = checkpoint_views.shown(scene.paths, "lab", None)
-    shown.print()
-    said = capsys.readouterr().out
-    assert "Files:       lost" in said
-    document = shown.document()
+    with Repository.read_only(scene.paths) as reader:
+        view = checkpoints.checkpoint_view(reader, "lab", None)
+    view.print()
+    assert "Files:       lost" in capsys.readouterr().out
+    document = view.document()
     assert (document["checkpoint"]["files"], document["unkept"]) == (0, [{"path": "", "reason": "its files are lost"}])
-    listed = checkpoint_list.listed(scene.paths, None, None, tools=False, graph=False)
-    assert re.match("The files of . checkpoints are lost: ", listed.notes[0])
-    remark = checkpoint_views.compared(scene.paths, "lab", None, None, False).remark
+    listing = lookup.listing(scene.paths, None, None)
+    assert re.match("The files of . checkpoints are lost: ", listing.notes[0])
+    with Repository.read_only(scene.paths) as reader:
+        remark = diff.compare(reader, "lab", None, None).remark
     assert remark == f"The files of 1 checkpoint are lost: {lost}. Only the turns are compared."
     with (
-        closing(ReadOnlyRepository(scene.paths)) as reader,
+        Repository.read_only(scene.paths) as reader,
         pytest.raises(Damaged, match=f"The files of checkpoint {lost} are lo"),
     ):
         history.kept(reader, "lab")

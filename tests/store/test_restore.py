@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepctl.errors import Damaged
-from deepctl.store import restore, restore_checks, trees
+from deepctl.store import restore, trees
 from tests.store.test_trees import _STEPS, Work, _edit
 
 
@@ -24,7 +24,7 @@ def work(tmp_path: Path) -> Iterator[Work]:
 
 
 def _back(work: Work, now: bytes, target: bytes) -> restore.Restored:
-    return restore.apply(str(work.root), work.objects, list(trees.changes(work.objects, now, target)))
+    return restore.working_tree(str(work.root), work.objects).apply(list(trees.changes(work.objects, now, target)))
 
 
 def test_everything_comes_back_and_what_did_not_change_is_not_touched(work: Work) -> None:
@@ -146,7 +146,7 @@ def test_a_damaged_object_is_known_before_anything_is_touched(work: Work) -> Non
     raw[300] ^= 0xFF
     first.write_bytes(bytes(raw))
     with pytest.raises(Damaged):
-        restore_checks.readable(work.objects, changes)
+        restore.check_readable(work.objects, changes)
     assert (work.root / "a").read_text() == (work.root / "b").read_text() == "new"
 
 
@@ -184,10 +184,10 @@ def test_any_state_comes_back_from_any_other_also_after_stopping_in_the_middle(
 
             patch.setattr(os, name, counted)
         try:
-            restore.apply(str(work.root), work.objects, changes)
+            restore.working_tree(str(work.root), work.objects).apply(changes)
         except Stop:
             pass
-    restore.apply(str(work.root), work.objects, changes)
+    restore.working_tree(str(work.root), work.objects).apply(changes)
     leftovers = [path for path in work.real() if b".deepctl-" in path]
     assert len(leftovers) <= 1, "what was being written when it stopped"
     assert {path: kept for path, kept in work.real().items() if path not in leftovers} == model

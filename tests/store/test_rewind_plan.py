@@ -53,7 +53,7 @@ class Story(Work):
         with self.objects.new_batch() as batch:
             planned = rewind_plan.own_work(self.objects, self.intervals, self.now, "s1", batch)
             foretold = trees.patched(self.objects, batch, self.now, planned.changes)
-        restore.apply(str(self.root), self.objects, planned.changes)
+        restore.working_tree(str(self.root), self.objects).apply(planned.changes)
         assert self.snapshot().tree == foretold
         return planned.conflicts
 
@@ -155,7 +155,7 @@ def test_only_what_is_wanted_is_planned(story: Story) -> None:
         ScratchWriter(story.objects),
         wanted=lambda path: path.startswith(b".deep/memory/"),
     )
-    restore.apply(str(story.root), story.objects, planned.changes)
+    restore.working_tree(str(story.root), story.objects).apply(planned.changes)
     assert story.files() == {"a.txt": "agent"}
 
 

@@ -8,21 +8,18 @@ import random
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deepctl.cli.checkpoint_views import previewed
 from deepctl.domain.memory import changes
 from deepctl.domain.memory.directory import Memory
 from deepctl.errors import DeepctlError, StorageError
 from deepctl.output.rewind import preview_line
 from deepctl.store import lookup, snapshot
 from deepctl.store import rewind as rewinding
-from deepctl.store.checkpoint_store import WorkspaceOptions
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.repository import Repository
 from deepctl.store.rewind import NotKept, RewindRequest
 from tests.domain.test_transfer import export
 from tests.store.faults import count, failing, in_child
@@ -44,12 +41,10 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 def _foretold(scene: Scene, reference: str, **wish: Any) -> DeepctlError | None:
     """The error with which a rewind would be refused."""
-    with closing(ReadOnlyRepository(scene.paths)) as reader:
+    with Repository.read_only(scene.paths) as reader:
         target = lookup.find_checkpoint(scene.paths, reader.ledger, reference, "main")
-        outline = rewinding.preview(
-            reader, scene.session(), RewindRequest(target, **wish), WorkspaceOptions(scene.paths.workspace)
-        )
-    return outline.refusal
+        plan = rewinding.preview(reader, scene.session(), RewindRequest(target, **wish))
+    return plan.refusal
 
 
 def _refused(scene: Scene, **wish: Any) -> DeepctlError:
@@ -132,16 +127,14 @@ def test_a_preview_says_of_what_cannot_be_read_that_it_cannot(scene: Scene) -> N
         os.chmod(scene.workspace / "made", 0)
         for reference, change in (("~2", "deleted"), ("~1", "modified")):
             for wish in _WISHES:
-                with closing(ReadOnlyRepository(scene.paths)) as reader:
+                with Repository.read_only(scene.paths) as reader:
                     target = lookup.find_checkpoint(scene.paths, reader.ledger, reference, "main")
-                    outline = rewinding.preview(
-                        reader, scene.session(), RewindRequest(target, **wish), WorkspaceOptions(scene.paths.workspace)
-                    )
-                    (line,) = map(preview_line, previewed(reader, outline))
+                    plan = rewinding.preview(reader, scene.session(), RewindRequest(target, **wish))
+                    (line,) = map(preview_line, rewinding.differences(reader, plan))
                     assert line.split() == [change, "made", "cannot", "be", "read"], (reference, wish)
-                    assert isinstance(outline.refusal, NotKept)
-                    assert not outline.is_nothing
-                    assert outline.kept == []
+                    assert isinstance(plan.refusal, NotKept)
+                    assert not plan.is_nothing
+                    assert plan.kept == []
 
     as_ordinary(story)
 
@@ -209,7 +202,7 @@ def test_what_is_excluded_is_never_overridden(scene: Scene) -> None:
     scene.write("d/kept.log", "the user's")
     with scene.work(exclude=["*.log"]) as work:
         target = lookup.find_checkpoint(scene.paths, work.ledger, "~1", "main")
-        rewinding.rewind(work, scene.session(), RewindRequest(target, exact=True, force=True))
+        rewinding.run(work, scene.session(), RewindRequest(target, exact=True, force=True))
     assert scene.files()["d/kept.log"] == "the user's"
 
 
@@ -328,7 +321,7 @@ def test_a_machine_that_is_out_of_something_never_makes_a_note_unreadable(tmp_pa
         return Scene(tmp_path / "try")
 
     def rewind(scene: Scene) -> None:
-        assert not scene.rewind("~1", force=True).outline.present.unkept
+        assert not scene.rewind("~1", force=True).plan.present.unkept
 
     scene = again()
     calls = count(lambda: rewind(scene))

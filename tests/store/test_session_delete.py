@@ -141,10 +141,10 @@ def test_bytes_foretold_are_those_of_the_files_that_go(tmp_path: Path) -> None:
 
 def test_the_other_session_is_undone_and_rewound_as_before(scene: Scene) -> None:
     with scene.work() as work:
-        undone = rewind.undoing(work.ledger, scene.session("main"))
+        undone = rewind.undo_request(work.ledger, scene.session("main"))
     _delete(scene)
     done = scene.undo()
-    assert done.outline.wish.to == undone.to
+    assert done.plan.request.to == undone.to
     assert scene.files()["b.txt"] == "two\n"
     scene.undo()
     assert "b.txt" not in scene.files()

@@ -56,8 +56,10 @@ def test_a_file_with_holes_is_kept_and_restored_as_what_it_means(tmp_path: Path,
         assert store.objects.read(hashlib.sha256(content).digest()) == content
         (workspace / "file").unlink()
         changes = list(trees.changes(store.objects, empty, full))
-        restore.apply(str(workspace), store.objects, changes)
-        assert restore.apply(str(workspace), store.objects, changes).written == [], "it is found to be right"
+        restore.working_tree(str(workspace), store.objects).apply(changes)
+        assert restore.working_tree(str(workspace), store.objects).apply(changes).written == [], (
+            "it is found to be right"
+        )
     assert (workspace / "file").read_bytes() == content
     if layout == "all hole":
         assert (workspace / "file").stat().st_blocks * 512 < _MIB

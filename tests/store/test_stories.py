@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from deepctl.store import lookup, prune, rewind, session_catalogue, verify
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.rewind import RewindRequest
 from tests.store.scene import Scene, leftovers
 from tests.store.test_trees import _STEPS, Model, _edit, real
@@ -206,8 +206,8 @@ def test_a_forced_rewind_keeps_the_edit_it_overrides(scene: Scene) -> None:
     with scene.work() as work:
         target = lookup.find_checkpoint(scene.paths, work.ledger, "~1", "main")
         with pytest.raises(rewind.Conflicts):
-            rewind.rewind(work, scene.session(), RewindRequest(target))
-        rewind.rewind(work, scene.session(), RewindRequest(target, force=True))
+            rewind.run(work, scene.session(), RewindRequest(target))
+        rewind.run(work, scene.session(), RewindRequest(target, force=True))
     assert scene.files() == {"a.txt": "agent"}
     scene.undo()
     assert scene.files() == {"a.txt": "mine"}

@@ -153,13 +153,13 @@ def retry(state: ReplState, arguments: str) -> None:
 
 def _take_back_last_turn(state: ReplState, session: str) -> None:
     """Rewind a session to before its last turn; only remarks are shown."""
-    from deepctl.cli.checkpoint_views import rewound
-    from deepctl.store.rewind import Conflicts
+    from deepctl.cli.checkpoints import rewound
+    from deepctl.store.rewind import Conflicts, request_rewind
 
     chat = state.profile_chat()
     try:
         with options.working(state.profile().name, "checkpoints rewind", chat.wait, False) as repository:
-            result = rewound(repository, session, "~1", ("", False, False))
+            result = rewound(repository, *request_rewind(repository, session, "~1"))
     except Conflicts as error:
         error.hint = "/rewind ~1 --dry-run lists them all; /rewind ~1 --force takes these back, too."
         raise

@@ -20,12 +20,13 @@ from deepctl.files.atomic import AfterCommit, storage_error
 from deepctl.files.rmtree import remove_tree
 from deepctl.layout import ProfilePaths
 from deepctl.store import rewind_plan, session_catalogue
-from deepctl.store.checkpoint_store import excluding
 from deepctl.store.notebook_merge import take_back
 from deepctl.store.records import Record
 from deepctl.store.repository import MANUAL_ONLY, Repository
-from deepctl.store.rewind_plan import entry_at, hidden_by
+from deepctl.store.rewind_plan import hidden_by
 from deepctl.store.session_record import Session
+from deepctl.store.snapshot import excluding
+from deepctl.store.trees import entry_at
 
 
 class MemoryChange(NamedTuple):

@@ -14,14 +14,13 @@ from deepctl import layout, notebook_text
 from deepctl.domain.memory.directory import Memory, Notebook, file_name
 from deepctl.errors import Damaged, MemoryNotFound, NotFound, Refused
 from deepctl.store import lookup, session_catalogue
-from deepctl.store.checkpoint_store import excluding
-from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import Ledger
 from deepctl.store.lookup import Problem
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.records import Record, State
+from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.rewind_plan import hidden_by
-from deepctl.store.snapshot import NO_CONTENT
+from deepctl.store.snapshot import NO_CONTENT, excluding
 from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, decode
 from deepctl.unified_diff import unified
 

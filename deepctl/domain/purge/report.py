@@ -17,8 +17,8 @@ from deepctl.errors import Damaged, Refused
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.store import log_file, session_catalogue
-from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.ledger import LEDGER, MESSAGES
+from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, decode
 
 SESSION, APPLICATION, FILE, KEPT_FILE, LEDGER_FIELD, HISTORY, SETTINGS, PROFILE, UNREAD = (

@@ -33,8 +33,8 @@ from deepctl.layout import (
 from deepctl.store import ledger, session_catalogue
 
 if TYPE_CHECKING:
-    from deepctl.store.contents_reader import ReadOnlyRepository
     from deepctl.store.ledger import Ledger
+    from deepctl.store.repository import ReadOnlyRepository
 
 
 _TODO = (f"workspace/{TODO_FILE}", f"workspace/{TODO_DIRECTORY}")
@@ -309,7 +309,7 @@ def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
     if not records:
         return Copies(0, 0, logs)
     # Not above: a wipe without checkpoints needs no database.
-    from deepctl.store.contents_reader import ReadOnlyRepository
+    from deepctl.store.repository import ReadOnlyRepository
 
     reader = ReadOnlyRepository(paths)
     try:
@@ -324,7 +324,7 @@ def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
 def _holds(reader: ReadOnlyRepository, tree: bytes, places: Iterable[bytes]) -> bool:
     """Whether a checkpoint's tree has something at one of the places; where it cannot be read, it may have."""
     from deepctl.store import trees
-    from deepctl.store.rewind_plan import entry_at
+    from deepctl.store.trees import entry_at
 
     try:
         for place in places:
