@@ -14,11 +14,19 @@ SOAK := tests/test_storage.py tests/cli/test_done_but.py tests/agent/test_interr
   $(addprefix tests/store/test_,crash.py index_db_faults.py damage.py stories.py author_stories.py rewind_refusals.py session_delete.py stored_text.py repair.py) \
   $(addprefix tests/domain/test_,memory_changes.py purge.py wipe.py command_rules.py)
 
-.PHONY: help demo test soak lint bench completions pictures clean
+# Every command once (test_schemas), and the parts that everything else stands on.
+QUICK := tests/test_schemas.py tests/test_start.py tests/test_locks.py tests/test_names.py tests/test_unicode.py \
+  tests/files tests/domain/test_permissions.py tests/agent/test_agent.py tests/cli/test_interactive.py tests/cli/test_order.py \
+  $(addprefix tests/store/test_,ledger.py object_store.py restore.py rewind_plan.py session_log.py trees.py)
+COVERED := deepctl/store/*,deepctl/domain/*,deepctl/files/*
+
+.PHONY: help demo test test-quick soak coverage lint bench completions pictures clean
 
 help:
 	@echo "make demo    the main features with the offline model, in a throw-away root, under a minute"
-	@echo "make test    all tests"
+	@echo "make test    all tests, after saying what this machine lacks for them and how long they take"
+	@echo "make test-quick   every command once and the parts below them, in less than two minutes"
+	@echo "make coverage   branch coverage of store, domain and files by all tests (takes three times as long)"
 	@echo "make soak    the crash, damage and story tests in full: every call, ten times the examples"
 	@echo "make lint    ruff, mypy and the import rules"
 	@echo "make bench   speed, as ratios measured in one run"
@@ -44,7 +52,20 @@ demo: $(READY)
 	@PATH="$(abspath $(BIN)):$$PATH" sh examples/demo.sh
 
 test: $(DEV)
+	@$(BIN)/python -m tests.support.preflight
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS)
+
+test-quick: $(DEV)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(QUICK)
+
+coverage: $(DEV)
+	$(BIN)/pip install --quiet --constraint constraints.txt coverage
+	rm -f .coverage .coverage.*
+	-COVERAGE_FILE=$(abspath .coverage) $(BIN)/coverage run --rcfile .ci/coverage.ini -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+	$(BIN)/coverage combine --quiet --rcfile .ci/coverage.ini
+	$(BIN)/coverage report --rcfile .ci/coverage.ini --include '$(COVERED)' --skip-covered --sort cover
+	@for package in store domain files; do printf '%s: ' $$package; \
+	  $(BIN)/coverage report --rcfile .ci/coverage.ini --format=total --precision=2 --include "deepctl/$$package/*"; done
 
 soak: $(DEV)
 	DEEPCTL_SOAK=1 $(BIN)/pytest $(SOAK)
@@ -65,5 +86,5 @@ pictures: $(DEV)
 	$(BIN)/python -m docs.pictures.make
 
 clean:
-	rm -rf $(VENV) .venv-peer build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peer build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
 	find . -name __pycache__ -prune -exec rm -rf {} +

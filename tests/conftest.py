@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import tool_schemas
+from tests.support import preflight, tool_schemas
 from tests.support.command import Command, InProcess
 
 # A shell ignores Ctrl-C in what it runs in the background, and nohup SIGHUP; what tests start would inherit that.
@@ -26,6 +27,18 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("deepctl")
+
+# A test process holds a million objects of the agent stack; looking through them for garbage every time the default
+# thresholds are reached takes a tenth of its time.
+gc.set_threshold(50_000, 20, 100)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what cannot run on this machine; the reason is told at the end."""
+    for item in items:
+        reason = preflight.reason(item.nodeid)
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.support.command import InProcess, Result
+from tests.support.prepared import prepare
 from tests.support.tree import commands
 
 _SCHEMAS = json.loads((Path(__file__).parent.parent / "docs" / "schemas.json").read_text())
@@ -73,10 +74,10 @@ class World:
 
 
 @pytest.fixture
-def world(deepctl: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(deepctl: InProcess, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setenv("VISUAL", "sed -i s/tea/coffee/")
     made = World(deepctl, tmp_path)
-    made.fill()
+    prepare(home, "schemas", made.fill)
     return made
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 from deepctl.cli.main import COMMANDS, app
 from tests.support.command import InProcess
+from tests.support.prepared import prepare
 
 READERS = [
     ("profiles", "list"),
@@ -50,9 +52,9 @@ sys.exit(code)
 @pytest.mark.parametrize("command", READERS, ids=" ".join)
 @pytest.mark.parametrize("extra", [(), ("--json",)], ids=["text", "json"])
 def test_a_command_that_reads_loads_nothing_heavy(
-    deepctl: InProcess, command: tuple[str, ...], extra: tuple[str, ...]
+    deepctl: InProcess, home: Path, command: tuple[str, ...], extra: tuple[str, ...]
 ) -> None:
-    deepctl("chat", "--user", "alice", "remember tea").ok()
+    prepare(home, "start", lambda: deepctl("chat", "--user", "alice", "remember tea").ok())
     done = subprocess.run(
         [sys.executable, "-c", _RUN, *command, *extra], capture_output=True, text=True, timeout=60, check=True
     )

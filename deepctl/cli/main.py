@@ -6,6 +6,7 @@ where it is needed.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
@@ -155,6 +156,12 @@ def _show_completion(shell: str | None) -> None:
         raise typer.Exit
 
 
+@functools.cache
+def command_tree() -> Any:
+    """The root of all commands, made once a process: Typer reads the signature of every command that is used."""
+    return get_command(app)
+
+
 @app.callback()
 def _root(
     version: Annotated[
@@ -216,14 +223,14 @@ def call(arguments: list[str]) -> int:
     except typer.TyperException as error:
         from deepctl.cli import usage_errors
 
-        raise usage_errors.error(error, get_command(app), arguments) from error
+        raise usage_errors.error(error, command_tree(), arguments) from error
     except typer.Abort:
         raise KeyboardInterrupt from None
 
 
 def _run(arguments: list[str]) -> int:
     try:
-        code = get_command(app).main(_completed(arguments), "deepctl", standalone_mode=False)
+        code = command_tree().main(_completed(arguments), "deepctl", standalone_mode=False)
         _flush_stdout()  # so that what cannot be written is an error now, not at exit
     except SystemExit as error:
         # Typer leaves like this, with 1, when whoever read stdout has gone. They have seen enough, and what the
