@@ -11,13 +11,11 @@ from typing import Annotated, Literal
 import typer
 
 from deepctl import names
-from deepctl.cli import options, text_input
-from deepctl.cli.chat_session import ChatSession
-from deepctl.cli.chat_setup import Start, known_profile
+from deepctl.cli import options
+from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
+from deepctl.cli.chat_setup import ChatSetup, known_profile
 from deepctl.cli.confirm import ask_at_terminal
-from deepctl.cli.ephemeral_chat import EphemeralChatSession
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
-from deepctl.cli.profile_chat import ProfileChat
 from deepctl.domain import attachments, settings
 from deepctl.errors import BadName, UsageError
 from deepctl.output import terminal_caps
@@ -114,8 +112,8 @@ def chat(
         raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")
     asking = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     with closing(_display(as_json, said)) as display:
-        start = Start(name, in_force, timeout, network, ask_at_terminal(display) if asking else None)
-        with closing(_session(start, wait, display, ephemeral=ephemeral)) as talk:
+        setup = ChatSetup(name, in_force, timeout, network, ask_at_terminal(display) if asking else None)
+        with closing(_session(setup, wait, display, ephemeral=ephemeral)) as talk:
             if said is not None:
                 talk.turn(said, session, new, files or ())
             else:
@@ -124,14 +122,14 @@ def chat(
                 converse(talk, session, new, files or ())
 
 
-def _session(start: Start, wait: float, display: Display, *, ephemeral: bool) -> ChatSession:
+def _session(setup: ChatSetup, wait: float, display: Display, *, ephemeral: bool) -> ChatSession:
     if ephemeral:
-        return EphemeralChatSession(start, display)
+        return EphemeralChatSession(setup, display)
     root = options.root()
-    profile = known_profile(root, start.name)
+    profile = known_profile(root, setup.name)
     if profile is not None:
-        start = start._replace(settings=start.settings.of_profile(profile))
-    return ProfileChat(start, root, wait, display)
+        setup = setup._replace(settings=setup.settings.of_profile(profile))
+    return ProfileChat(setup, root, wait, display)
 
 
 def _display(as_json: bool, said: str | None) -> Display:
@@ -155,7 +153,7 @@ def _check_new(new: str) -> None:
 def _said(prompt: str | None, new: str | None) -> str | None:
     """The prompt with what was piped in, or `None` for a conversation at a terminal."""
     if prompt is not None:
-        text_input.argument(prompt, "The prompt", "prompt_not_utf8")
+        options.utf8_argument(prompt, "The prompt", "prompt_not_utf8")
     piped = "" if is_terminal(sys.stdin) else _stdin()
     if prompt is not None and not prompt.strip() and not piped.strip():
         raise UsageError("The prompt is empty.", "Say something, or leave the prompt out at a terminal.")
@@ -180,4 +178,4 @@ def _stdin() -> str:
         if error.errno == errno.EBADF:
             return ""  # open, but not for reading: nothing was piped in
         raise UsageError(f"stdin cannot be read: {error.strerror}.", code="stdin") from None
-    return text_input.decoded(raw, "stdin", "stdin_not_utf8")
+    return options.decoded(raw, "stdin", "stdin_not_utf8")

@@ -1,23 +1,37 @@
-"""What every chat of the command line has: who answers, how a turn is shown and counted, and how far it has come."""
+"""A chat of the command line, of a profile or in memory: its turns, shown and counted, and how far it has come."""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.cli.background import Background
-from deepctl.cli.chat_setup import Commands, EphemeralEngine, ProfileEngine, Start
-from deepctl.cli.usage_totals import Counts
-from deepctl.layout import Root
+from deepctl.cli import options
+from deepctl.cli.chat_setup import Background, ChatSetup, Commands, Engine
+from deepctl.cli.options import UNNAMED
+from deepctl.cli.prompts import profile_history
+from deepctl.domain import attachments, profiles, settings
+from deepctl.errors import DeepctlError, ProfileGone, Refused
+from deepctl.layout import ProfilePaths, Root
 from deepctl.output.stream.turn_events import Display
+from deepctl.store import lookup, session_catalogue
 
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
 
-    from deepctl.agent.turn import Outcome
+    from deepctl.agent.chat import Chat, EphemeralChat
+    from deepctl.agent.compaction import Compacted
+    from deepctl.agent.turn import Outcome, Usage
     from deepctl.agent.user_commands import Ended
     from deepctl.sandbox.container import Sink
+
+_OFFLINE = (
+    "The offline model answers: it follows a few commands and is not an LLM. "
+    "Choose a model with `--model NAME` or `deepctl config set model provider:name`."
+)
 
 
 class ChatStatus(NamedTuple):
@@ -40,24 +54,85 @@ class TurnCallbacks(NamedTuple):
 
 
 STAGES = TurnCallbacks()
-_OFFLINE = (
-    "The offline model answers: it follows a few commands and is not an LLM. "
-    "Choose a model with `--model NAME` or `deepctl config set model provider:name`."
-)
 
 
-class ChatSession(Protocol):
-    """A chat, of a profile or of none."""
+class Used(NamedTuple):
+    """What turns took so far. `cost` is in USD, `None` once a price was not known.
 
-    start: Start
-    display: Display
-    counts: Counts
+    `context` is the share of the model's window that the conversation takes by now, from 0 to 1, `None` where it is not
+    known.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = 0.0
+    context: float | None = None
+
+    def plus(self, sent: int, received: int, cost: float | None) -> Used:
+        """The same and a turn more; a cost that is not known makes the sum unknown."""
+        return self._replace(
+            input_tokens=self.input_tokens + sent,
+            output_tokens=self.output_tokens + received,
+            cost=self.cost + cost if self.cost is not None and cost is not None else None,
+        )
+
+
+class Counts:
+    """Counts what the turns take. Sessions are known by name, `None` where there are none."""
+
+    def __init__(self) -> None:
+        self.total = Used()
+        """Of the whole chat, without a `context`."""
+        self._sessions: dict[str | None, Used] = {}
+
+    def of(self, session: str | None) -> Used:
+        """What the turns in one session took."""
+        return self._sessions.get(session, Used())
+
+    @contextmanager
+    def turn(self, session: str | None, spent: Callable[[], tuple[Usage, float | None]]) -> Iterator[None]:
+        """While entered, a turn runs; what it has used and cost by `spent` is counted however it ends."""
+        try:
+            yield
+        finally:
+            usage, cost = spent()
+            self._add(session, usage.input_tokens, usage.output_tokens, cost)
+
+    def compacted(self, session: str | None, done: Compacted) -> None:
+        """Count what a summary took, and what it made of the context."""
+        before = self.of(session).context
+        self._add(session, done.usage.input_tokens, done.usage.output_tokens, done.cost)
+        shorter = before * done.tokens_after / done.tokens_before if before and done.tokens_before else None
+        self.takes(session, shorter)
+
+    def takes(self, session: str | None, context: float | None) -> None:
+        """A conversation takes this share of the window from now on; nobody knows which after a rewind."""
+        self._sessions[session] = self.of(session)._replace(context=context)
+
+    def _add(self, session: str | None, sent: int, received: int, cost: float | None) -> None:
+        self.total = self.total.plus(sent, received, cost)
+        self._sessions[session] = self.of(session).plus(sent, received, cost)
+
+
+class ChatSession(ABC):
+    """A chat, of a profile or of none. The lock of a profile is held during its turns only."""
+
+    def __init__(self, setup: ChatSetup, display: Display) -> None:
+        self.setup = setup
+        self.display = display
+        self.counts = Counts()
+        self._engine: Background[Engine[Any]] = Background(self._make_engine)
+        self._names: tuple[str, str] | None = None
+        self._introduced = False
+        self._messages: set[str] = set()
+        self._introducing = threading.Lock()
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """What the prompt of the line editor says."""
-        ...
 
+    @abstractmethod
     def turn(
         self,
         prompt: str,
@@ -67,97 +142,56 @@ class ChatSession(Protocol):
         stages: TurnCallbacks = STAGES,
     ) -> None:
         """Run one turn and show it."""
-        ...
 
+    @abstractmethod
     def command(self, line: str, sink: Sink) -> Ended:
         """Run a command of the user's where the agent's run, `sink` taking what it prints as it comes.
 
         Raises `Refused` where there is no shell, `Interrupted`, and what the lock and the workspace raise.
         """
-        ...
 
+    @abstractmethod
     def begin(self, session: str | None, new: str | None) -> str:
         """Before the first prompt of a conversation: returns where the conversation goes on."""
-        ...
 
+    @abstractmethod
     def compact(self, session: str | None, focus: str | None) -> None:
         """Have the conversation summarised for the model, and show what came of it."""
-        ...
+
+    @abstractmethod
+    def change(self, **given: str) -> None:
+        """Have another model, sandbox or way of approving from now on. Raises what keeps that from working."""
+
+    @abstractmethod
+    def history(self) -> History:
+        """What the line editor remembers."""
+
+    @abstractmethod
+    def _make_engine(self) -> Engine[Any]: ...
+
+    def facts(self, session: str | None) -> ChatStatus:
+        """What a person wants to see of the chat at any time."""
+        if self._names is None:
+            # Kept, because a line editor asks with every key.
+            self._names = self.setup.model, self.setup.approve
+        engine = self._engine.made
+        return ChatStatus(self.setup.name, session, *self._names, engine.commands if engine is not None else None)
 
     def commands(self) -> Commands:
         """What becomes of the agent's commands; waits while that is being found out."""
-        ...
-
-    def facts(self, session: str | None) -> ChatStatus: ...
-
-    def warm(self, done: Callable[[BaseException | None], None]) -> None:
-        """Get who answers ready in a thread, which calls `done` in the end with what went wrong."""
-        ...
-
-    def introduce(self, tell: Callable[[str], None]) -> None:
-        """Say once who answers, if it is no LLM, and what is special about commands."""
-        ...
-
-    def change(self, **given: str) -> None:
-        """Have another model, sandbox or way of approving from now on. Raises what keeps that from working."""
-        ...
-
-    def history(self) -> History:
-        """What the line editor remembers."""
-        ...
-
-    def close(self) -> None: ...
-
-
-_Engine = TypeVar("_Engine", ProfileEngine, EphemeralEngine)
-
-
-class Shown(Generic[_Engine]):
-    """What all chats have: who answers, and how the start and the end of a turn are shown."""
-
-    def __init__(self, start: Start, root: Root | None, display: Display) -> None:
-        self.start = start
-        self._engine: Background[_Engine] = Background(self._made)
-        self._root = root
-        self.display = display
-        self.counts = Counts()
-        self._named: tuple[str, str] | None = None
-        self._introduced = False
-        self._said: set[str] = set()
-        self._introducing = threading.Lock()
-
-    def _finished(self, outcome: Outcome, session: str | None, checkpoint: str | None, notice: str | None) -> None:
-        """Show the end of a turn."""
-        window = outcome.context.window
-        self.counts.takes(session, outcome.context.tokens / window if window else None)
-        document = outcome.document()
-        result = {"type": "result", "output": outcome.output, "session": session, "checkpoint": checkpoint, **document}
-        if notice is not None:
-            self.display.notice(notice)
-            result["notice"] = notice
-        self.display.event(result)
-
-    def _made(self) -> _Engine:
-        raise NotImplementedError
-
-    def facts(self, session: str | None) -> ChatStatus:
-        if self._named is None:
-            # Kept, because a line editor asks with every key.
-            self._named = self.start.model, self.start.approve
-        engine = self._engine.made
-        return ChatStatus(self.start.name, session, *self._named, engine.commands if engine is not None else None)
-
-    def commands(self) -> Commands:
         return self._engine.get().commands
 
     def warm(self, done: Callable[[BaseException | None], None]) -> None:
+        """Get the engine ready in a thread, which calls `done` in the end with what went wrong."""
         self._engine.begin(done)
 
     def close(self) -> None:
+        """Let go of what the engine holds."""
         if self._engine.made is not None:
             self._engine.made.running.close()
 
     def introduce(self, tell: Callable[[str], None]) -> None:
+        """Say once which model answers, if it is no LLM, and what is special about commands."""
         engine = self._engine.get()
         with self._introducing:
             if self._introduced:
@@ -165,15 +199,18 @@ class Shown(Generic[_Engine]):
             self._introduced = True
             offline = _OFFLINE if engine.running.options.model == "offline" else None
             for message in (offline, engine.commands.notice):
-                if message is not None and message not in self._said:
-                    self._said.add(message)
-                    # Whoever comes second goes on when it has been said.
+                if message is not None and message not in self._messages:
+                    self._messages.add(message)
+                    # A second caller goes on when it has been said.
                     tell(message)
+
+    def _replace_engine(self, engine: Background[Engine[Any]]) -> None:
+        self._engine, self._introduced, self._names = engine, False, None
 
     def _notice(self, message: str) -> None:
         self.display.event({"type": "notice", "message": message})
 
-    def _started(self, profile: str | None, session: str | None, engine: ProfileEngine | EphemeralEngine) -> None:
+    def _started(self, profile: str | None, session: str | None, engine: Engine[Any]) -> None:
         commands = engine.commands
         event: dict[str, Any] = {
             "type": "start",
@@ -186,3 +223,223 @@ class Shown(Generic[_Engine]):
             "notice": commands.notice,
         }
         self.display.event(event)
+
+    def _finished(self, outcome: Outcome, session: str | None, checkpoint: str | None, notice: str | None) -> None:
+        """Show the end of a turn."""
+        window = outcome.context.window
+        self.counts.takes(session, outcome.context.tokens / window if window else None)
+        document = outcome.document()
+        result = {"type": "result", "output": outcome.output, "session": session, "checkpoint": checkpoint, **document}
+        if notice is not None:
+            self.display.notice(notice)
+            result["notice"] = notice
+        self.display.event(result)
+
+
+class ProfileChat(ChatSession):
+    """One profile's chat: the lock for every turn, and every turn shown."""
+
+    _engine: Background[Engine[Chat]]
+
+    def __init__(self, setup: ChatSetup, root: Root, wait: float, display: Display) -> None:
+        super().__init__(setup, display)
+        self.root = root
+        self.wait = wait
+        self._user = setup.name
+        self._begun = False
+        self._at: tuple[str, str] | None = None
+        """Name and id of the session that the last turn was in."""
+
+    def _make_engine(self) -> Engine[Chat]:
+        return self.setup.profile(self.root)
+
+    @property
+    def name(self) -> str:
+        return self._user
+
+    def change(self, **given: str) -> None:
+        before, self.setup = self.setup, self.setup.changed(self.root, **given)
+        engine = Background(self._make_engine)
+        try:
+            engine.get()
+        except BaseException:
+            self.setup = before
+            raise
+        self.close()
+        self._replace_engine(engine)
+
+    def turn(
+        self,
+        prompt: str,
+        session: str | None,
+        new: str | None,
+        files: Sequence[str] = (),
+        stages: TurnCallbacks = STAGES,
+    ) -> None:
+        """Take the lock, run one turn and show it."""
+        is_first = self._engine.made is None
+        engine = self._engine.get()
+        with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
+            profile = self._profile()
+            # In a conversation, what keeps checkpoints is read again every turn; what makes the agent is not.
+            in_force = self.setup.settings if is_first else settings.load(os.environ, profile)
+            name = _session(profile, self.renamed(profile, session), new, self.display)
+            self._at = name, session_catalogue.find(profile, name).id
+            stages.begun(name)
+            self.introduce(self.display.notice)
+            limit = in_force.size("limits.checkpoints")
+            self._started(profile.name, name, engine)
+            with options.opened(profile, in_force, self.display.notice) as work:
+                # What is left to finish could be files, too: first that, then the user's own.
+                said = attachments.mentioned(prompt, attachments.attach(profile, files, self._notice))
+                stages.sent()
+                with self.counts.turn(name, engine.running.spent):
+                    done = engine.chat.turn(work, name, said, self.display.event)
+            warning = options.over_budget(profile, limit)
+        for message in done.notices:
+            self.display.notice(message)
+        self._finished(done.outcome, done.session, done.checkpoint, warning)
+
+    def command(self, line: str, sink: Sink) -> Ended:
+        engine = self._engine.get()
+        sandbox = engine.running.options.sandbox
+        if sandbox is None:
+            raise Refused("Commands cannot be run here: there is no sandbox for them.", engine.commands.notice)
+        from deepctl.agent import user_commands
+
+        with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
+            profile = self._profile()
+            with options.opened(profile, settings.load(os.environ, profile), self.display.notice) as work:
+                # What a killed turn left is kept first: it is no work of the user's.
+                work.between()
+            return user_commands.run(profile.workspace, sandbox, line, sink)
+
+    def begin(self, session: str | None, new: str | None) -> str:
+        if profiles.exists(self.root, self._user):
+            # Nothing is changed, so nobody is waited for.
+            profile, self._begun = self.paths(), True
+        else:
+            with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
+                profile = self._profile()
+        self._user = profile.name
+        return f"{_where(profile, session, new)}, model {self.setup.model}."
+
+    def compact(self, session: str | None, focus: str | None) -> None:
+        engine = self._engine.get()
+        with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
+            profile = self.paths()
+            found = lookup.current_session(profile, self.renamed(profile, session))
+            with options.opened(profile, settings.load(os.environ, profile), self.display.notice) as work:
+                done = engine.chat.compact(work, found.name, focus, self.display.event)
+            self._at = found.name, found.id
+        self.counts.compacted(found.name, done)
+        if done.checkpoint is not None:
+            self.display.notice(f"/rewind {done.checkpoint[:8]} takes it back.")
+
+    def history(self) -> History:
+        return profile_history(self.paths().prompt_history)
+
+    def paths(self) -> ProfilePaths:
+        """Where the profile is. Raises `ProfileNotFound`."""
+        return profiles.find(self.root, self._user)
+
+    def _profile(self) -> ProfilePaths:
+        """The profile, made if this is its first turn. The caller holds the lock. Raises `ProfileGone`."""
+        is_new = not profiles.exists(self.root, self._user)
+        if is_new and self._begun:
+            raise ProfileGone(self._user)
+        found = profiles.create(self.root, self._user) if is_new else profiles.find(self.root, self._user)
+        if is_new:
+            self.display.notice(f"Created profile {found.name}.")
+        self._begun = True
+        return found
+
+    def renamed(self, profile: ProfilePaths, session: str | None) -> str | None:
+        """What the session of the last turn is called by now; `session` as it is otherwise."""
+        if self._at is None or session != self._at[0] or session_catalogue.spelled(profile, session) is not None:
+            return session
+        return session_catalogue.by_id(profile).get(self._at[1], session)
+
+
+def _session(profile: ProfilePaths, session: str | None, new: str | None, display: Display) -> str:
+    if new is not None:
+        return session_catalogue.start(profile, new if new != UNNAMED else session_catalogue.free_name(profile)).name
+    wanted = session if session is not None else session_catalogue.latest(profile) or session_catalogue.FIRST
+    found = session_catalogue.spelled(profile, wanted)
+    if found is not None:
+        return found
+    if session is not None:
+        display.notice(f"Began session {session}.")
+    return session_catalogue.start(profile, wanted).name
+
+
+def _where(profile: ProfilePaths, session: str | None, new: str | None) -> str:
+    """Which session the conversation goes on in, and how long it is."""
+    if new is not None:
+        return "A new session"
+    name = session if session is not None else session_catalogue.latest(profile) or session_catalogue.FIRST
+    found = session_catalogue.spelled(profile, name)
+    turns = session_catalogue.summary(profile, found).turns if found else 0
+    return f"Session {found or name}, {turns} turn{'' if turns == 1 else 's'}"
+
+
+class EphemeralChatSession(ChatSession):
+    """A chat without a profile: it is in memory, and gone when it ends."""
+
+    _engine: Background[Engine[EphemeralChat]]
+
+    @property
+    def name(self) -> str:
+        return self.setup.name
+
+    def _make_engine(self) -> Engine[EphemeralChat]:
+        return self.setup.ephemeral()
+
+    def change(self, **given: str) -> None:
+        """Only the way of approving and the model can change; the conversation goes on."""
+        before, self.setup = self.setup, self.setup.changed(None, **given)
+        try:
+            changed = self._make_engine()
+        except BaseException:
+            self.setup = before
+            raise
+        try:
+            old = self._engine.get()
+        except DeepctlError:
+            # No model could answer so far, so nothing has been said.
+            self._replace_engine(Background.of(changed))
+            return
+        chat = old.chat.answered_by(changed.running)
+        self._replace_engine(Background.of(changed._replace(chat=chat)))
+        old.running.close()
+
+    def turn(
+        self,
+        prompt: str,
+        session: str | None,
+        new: str | None,
+        files: Sequence[str] = (),
+        stages: TurnCallbacks = STAGES,
+    ) -> None:
+        engine = self._engine.get()
+        self.introduce(self.display.notice)
+        self._started(None, None, engine)
+        said = attachments.mentioned(prompt, engine.chat.attach(files, self._notice))
+        stages.sent()
+        with self.counts.turn(None, engine.running.spent):
+            outcome = engine.chat.turn(said, self.display.event)
+        self._finished(outcome, None, None, None)
+
+    def command(self, line: str, sink: Sink) -> Ended:
+        raise Refused("This conversation has no directory for commands.", "Without --ephemeral there is one.")
+
+    def begin(self, session: str | None, new: str | None) -> str:
+        return f"Nothing of this is kept; model {self.setup.model}."
+
+    def compact(self, session: str | None, focus: str | None) -> None:
+        self.counts.compacted(None, self._engine.get().chat.compact(focus, self.display.event))
+
+    def history(self) -> History:
+        from prompt_toolkit.history import InMemoryHistory
+
+        return InMemoryHistory()

@@ -1,13 +1,14 @@
-"""The way to a chat: the command line, the environment and the settings become an agent, and a sandbox for it."""
+"""From settings to an agent at work: the command line, the environment and the settings files become an `Engine`."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar, cast
 
 from deepctl.domain import env_variables, mcp_servers, profiles, provider_keys, settings
 from deepctl.domain.command_policy import CommandPolicy
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from deepctl.agent.sandboxes import Choice, Sandbox
     from deepctl.agent.turn import Options, TurnRunner
 
+_T = TypeVar("_T")
+_Chat = TypeVar("_Chat")
 Approve = Literal["ask", "auto", "never"]
 _PLACES = {"environment": "$DEEPCTL_MODEL", "profile": "profile.toml", "config": "config.toml"}
 
@@ -41,23 +44,15 @@ class Commands(NamedTuple):
     """All of it in a sentence, for who asks."""
 
 
-class ProfileEngine(NamedTuple):
-    """Who answers in a profile, and where commands run."""
+class Engine(NamedTuple, Generic[_Chat]):
+    """What makes a chat answer: the agent (`running`), the conversation with it, and what becomes of commands."""
 
     running: TurnRunner
-    chat: Chat
+    chat: _Chat
     commands: Commands
 
 
-class EphemeralEngine(NamedTuple):
-    """Who answers in a conversation that is kept nowhere."""
-
-    running: TurnRunner
-    chat: EphemeralChat
-    commands: Commands
-
-
-class Start(NamedTuple):
+class ChatSetup(NamedTuple):
     """What a chat was told on the command line, and later by `/model`, `/approve` and `/sandbox`.
 
     Making an engine of it imports the agent stack and tries the sandbox, which takes a second.
@@ -71,7 +66,7 @@ class Start(NamedTuple):
     ask: Ask | None = None
     """How a person at the terminal is asked; `None` where there is none."""
 
-    def changed(self, root: Root | None, **options: str) -> Start:
+    def changed(self, root: Root | None, **options: str) -> ChatSetup:
         """The same with other options. The files are read again, if there is a root whose profile has them."""
         given = {**self.settings.options, **options}
         if root is None:
@@ -88,7 +83,7 @@ class Start(NamedTuple):
         """What happens to what needs a yes."""
         return cast("Approve", self.settings.get("approve") or "ask")
 
-    def ephemeral(self) -> EphemeralEngine:
+    def ephemeral(self) -> Engine[EphemeralChat]:
         """A conversation in memory. Settings files are not read, the environment is."""
         model, approve = self.model, self.approve
         _prepare(model, ())
@@ -98,9 +93,9 @@ class Start(NamedTuple):
 
         chosen = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
         running = self._running(chosen, kept=None)
-        return EphemeralEngine(running, EphemeralChat(running), self._commands(None, approve, {}))
+        return Engine(running, EphemeralChat(running), self._commands(None, approve, {}))
 
-    def profile(self, root: Root) -> ProfileEngine:
+    def profile(self, root: Root) -> Engine[Chat]:
         """A conversation of a profile. Raises `Refused` if its sandbox cannot be used."""
         in_force, model = self.settings, self.model
         permissions, limits = in_force.permissions(), in_force.limits()
@@ -142,7 +137,7 @@ class Start(NamedTuple):
         )
         running = self._running(self._bounded(told, self.name))
         notices = [notice for notice in (commands.notice, mcp_servers.notice(servers)) if notice is not None]
-        return ProfileEngine(running, Chat(running), commands._replace(notice=" ".join(notices) or None))
+        return Engine(running, Chat(running), commands._replace(notice=" ".join(notices) or None))
 
     def _bounded(self, told: Options, profile: str | None) -> Options:
         """The same, with what bounds a turn and a conversation."""
@@ -210,3 +205,54 @@ def _load() -> None:
 
     gc.freeze()
     gc.enable()
+
+
+class Background(Generic[_T]):
+    """A value that is made once: in a thread if that was begun, else where it is first asked for."""
+
+    def __init__(self, make: Callable[[], _T]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: tuple[_T] | None = None
+        self._failed: BaseException | None = None
+
+    def begin(self, done: Callable[[BaseException | None], None]) -> None:
+        """Make it in a thread, which calls `done` in the end, with what making it raised.
+
+        The thread holds no process up: whoever leaves meanwhile does not wait for it.
+        """
+
+        def run() -> None:
+            failed = None
+            try:
+                self.get()
+            except BaseException as error:
+                failed = error
+            done(failed)
+
+        threading.Thread(target=run, daemon=True).start()
+
+    @classmethod
+    def of(cls, value: _T) -> Background[_T]:
+        """One that is made already."""
+        background = cls(lambda: value)
+        background.get()
+        return background
+
+    @property
+    def made(self) -> _T | None:
+        """The value if there is one already."""
+        return self._made[0] if self._made is not None else None
+
+    def get(self) -> _T:
+        """The value, waited for. Raises what making it raised, every time."""
+        with self._lock:
+            if self._failed is not None:
+                raise self._failed
+            if self._made is None:
+                try:
+                    self._made = (self._make(),)
+                except BaseException as error:
+                    self._failed = error
+                    raise
+            return self._made[0]

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from deepctl import layout, notebook_text
-from deepctl.cli import options, text_input
+from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain.memory.directory import MAX_BYTES, Memory, Notebook, check_new, file_name
@@ -124,7 +124,7 @@ def add(
 def _note(text: str | None) -> bytes:
     """The note on the command line, or piped in. Raises `UsageError` if there is none."""
     if text is not None and text != "-":
-        note = text_input.argument(text, "The TEXT").encode()
+        note = options.utf8_argument(text, "The TEXT").encode()
     elif text is None and is_terminal(sys.stdin):
         raise UsageError("There is no TEXT to note.", "Give it, or pipe it in: echo TEXT | deepctl memory add")
     else:
@@ -135,7 +135,7 @@ def _note(text: str | None) -> bytes:
             note = sys.stdin.buffer.read(MAX_BYTES + 1)
         if len(note) > MAX_BYTES:
             raise UsageError(f"The note is larger than {MAX_BYTES >> 20} MiB.", "Notebooks are for notes.")
-        note = text_input.decoded(note, "The note", "stdin_not_utf8").encode()
+        note = options.decoded(note, "The note", "stdin_not_utf8").encode()
     if not note.strip():
         raise UsageError("The TEXT is empty.", "Give what is to be noted.")
     return note

@@ -173,6 +173,32 @@ def _is_of_root(problem: DeepctlError) -> bool:
     return False
 
 
+_CONVERT = "Convert it first, for instance with iconv."
+
+
+def utf8_argument(text: str, what: str, code: str = "not_utf8") -> str:
+    """A text of the command line; `what` names it. Raises `UsageError` (exit 2) where it is not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{what} is not UTF-8 text.", _CONVERT, code=code) from None
+    return text
+
+
+def decoded(raw: bytes, what: str, code: str = "not_utf8") -> str:
+    """A text that was piped in, without the mark of byte order that Windows' editors write; `what` names it.
+
+    Raises `UsageError`.
+    """
+    try:
+        return raw.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        at = error.start
+        raise UsageError(
+            f"{what} is not UTF-8 text: byte 0x{raw[at]:02x} at offset {at}.", _CONVERT, code=code
+        ) from None
+
+
 def root() -> Root:
     """Where all state of this machine's user is."""
     return profiles.check_root(layout.root(os.environ))

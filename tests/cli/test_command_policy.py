@@ -18,8 +18,9 @@ from pydantic_ai.messages import ToolCallPart
 from deepctl import layout
 from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest, Approvals
 from deepctl.agent.backend import LocalBackend
+from deepctl.agent.chat import Chat
 from deepctl.agent.workspace_stores import workspace_of
-from deepctl.cli.chat_setup import ProfileEngine, Start
+from deepctl.cli.chat_setup import ChatSetup, Engine
 from deepctl.domain.command_policy import CommandPolicy
 from deepctl.domain.doctor.machine import Sandboxes
 from deepctl.domain.permissions import Rule, Rules
@@ -93,7 +94,7 @@ def test_a_conversation_says_the_same_where_a_person_can_be_asked(
 ) -> None:
     _set(deepctl, monkeypatch, approve, place)
     for network in (False, True):
-        start = Start("alice", _in_force(), network=network, ask=_refusing)
+        start = ChatSetup("alice", _in_force(), network=network, ask=_refusing)
         engine = start.profile(layout.root(os.environ))
         with closing(engine.running):
             assert _begins(engine.commands.notice, _chat_says(approve, place, terminal=True))
@@ -142,11 +143,11 @@ def _said(statement: str, kind: str) -> str:
     return "asked" if usual.endswith("each is asked about") else "run"
 
 
-async def _outcomes(engine: ProfileEngine, root: Path) -> dict[str, str]:
+async def _outcomes(engine: Engine[Chat], root: Path) -> dict[str, str]:
     return {kind: await _outcome(engine, root, command) for kind, command in COMMANDS.items()}
 
 
-async def _outcome(engine: ProfileEngine, root: Path, command: str) -> str:
+async def _outcome(engine: Engine[Chat], root: Path, command: str) -> str:
     """What becomes of a command, up to where a shell would get it."""
     options, asked = engine.running.options, list[ApprovalRequest]()
     if options.sandbox is None:
@@ -177,7 +178,7 @@ def _in_force() -> Settings:
     return load(os.environ, layout.root(os.environ).profile("alice"))
 
 
-def _engines(home: Path) -> Iterator[tuple[ProfileEngine, str, bool]]:
+def _engines(home: Path) -> Iterator[tuple[Engine[Chat], str, bool]]:
     """With every kind of rules, at a terminal and without one; what `doctor` says goes with it."""
     root = layout.root(os.environ)
     settings = home / "profiles" / "alice" / "profile.toml"
@@ -187,7 +188,7 @@ def _engines(home: Path) -> Iterator[tuple[ProfileEngine, str, bool]]:
         settings.write_text(f"{written}\n[permissions]\nexecute = {execute}\n")
         (check,) = tried.in_force(_in_force())
         for terminal in (True, False):
-            engine = Start("alice", _in_force(), ask=_refusing if terminal else None).profile(root)
+            engine = ChatSetup("alice", _in_force(), ask=_refusing if terminal else None).profile(root)
             with closing(engine.running):
                 yield engine, check.found.partition(": ")[2], terminal
 

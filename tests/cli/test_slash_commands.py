@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 
 from deepctl.cli import options
-from deepctl.cli.chat_session import ChatSession
-from deepctl.cli.chat_setup import Start
-from deepctl.cli.ephemeral_chat import EphemeralChatSession
+from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
+from deepctl.cli.chat_setup import ChatSetup
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import command_names, run_cli_command, session_commands, slash_commands
 from deepctl.cli.repl.completer import ConversationCandidates, matches
 from deepctl.cli.repl.state import ReplState
@@ -493,7 +491,7 @@ def _candidates(chat: ChatSession, session: str | None = None, new: str | None =
 
 
 def _chat(name: str = "alice") -> ProfileChat:
-    return ProfileChat(Start(name, load(os.environ)), options.root(), 0.0, Text())
+    return ProfileChat(ChatSetup(name, load(os.environ)), options.root(), 0.0, Text())
 
 
 def _texts(text: str, candidates: ConversationCandidates) -> list[tuple[str, str]]:
@@ -526,8 +524,8 @@ def test_the_model_in_force_is_the_one_that_the_conversation_was_switched_to(dee
     talk = _chat()
     candidates = _candidates(talk)
     assert _texts("/model ", candidates)[0] == ("offline", "the model in force")
-    talk.start = talk.start.changed(talk.root, model="openai-chat:tiny")
-    talk._named = None
+    talk.setup = talk.setup.changed(talk.root, model="openai-chat:tiny")
+    talk._names = None
     assert _texts("/model ", candidates)[:2] == [
         ("openai-chat:tiny", "the model in force"),
         ("offline", "follows a few commands; needs neither network nor key"),
@@ -539,7 +537,7 @@ def test_nothing_is_offered_of_a_profile_that_is_gone_or_of_nobody(home: Path) -
     for text in ("/switch ", "/model ", "@"):
         with pytest.raises(ProfileGone):
             _texts(text, candidates)
-    nobody = _candidates(EphemeralChatSession(Start("ephemeral", without_files(os.environ)), Text()))
+    nobody = _candidates(EphemeralChatSession(ChatSetup("ephemeral", without_files(os.environ)), Text()))
     assert _texts("/rewind ", nobody) == _texts("/switch ", nobody) == _texts("@", nobody) == []
     assert "offline" in [text for text, _ in _texts("/model ", nobody)]
     assert not home.exists()
@@ -587,7 +585,7 @@ def test_what_a_shell_command_is_given_is_told_from_what_it_is_not() -> None:
 
 def test_profile_session_and_wait_are_filled_in_where_a_command_takes_them(deepctl: InProcess) -> None:
     deepctl("chat", "--user", "alice", "hello").ok()
-    talk = ProfileChat(Start("alice", load(os.environ)), options.root(), 2.5, Text())
+    talk = ProfileChat(ChatSetup("alice", load(os.environ)), options.root(), 2.5, Text())
     state = _state(talk, session="MAIN")
 
     def filled(*words: str) -> list[str]:

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from deepctl import layout
-from deepctl.cli.chat_setup import Start
-from deepctl.cli.ephemeral_chat import EphemeralChatSession
-from deepctl.cli.profile_chat import ProfileChat
+from deepctl.cli.chat_session import EphemeralChatSession, ProfileChat
+from deepctl.cli.chat_setup import ChatSetup
 from deepctl.cli.repl import shell_escape
 from deepctl.domain import profiles
 from deepctl.domain.settings import load, without_files
@@ -59,7 +58,7 @@ def talk(deepctl: InProcess, home: Path) -> Iterator[ProfileChat]:
     """A conversation of alice without a terminal, and nothing around its commands."""
     deepctl("profiles", "create", "alice").ok()
     made = ProfileChat(
-        Start("alice", load(os.environ, options={"sandbox": "none"})), layout.Root(str(home)), 0.0, TextDisplay()
+        ChatSetup("alice", load(os.environ, options={"sandbox": "none"})), layout.Root(str(home)), 0.0, TextDisplay()
     )
     yield made
     made.close()
@@ -369,12 +368,12 @@ def test_what_stands_alone_is_explained(chat: Open) -> None:
 
 def test_a_conversation_of_nobody_has_no_place_for_commands(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Refused, match="no directory"):
-        EphemeralChatSession(Start("ephemeral", without_files(os.environ)), TextDisplay()).command("true", Sink())
+        EphemeralChatSession(ChatSetup("ephemeral", without_files(os.environ)), TextDisplay()).command("true", Sink())
 
 
 def test_without_any_sandbox_there_is_no_shell(deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPCTL_BWRAP", "/nonexistent/bwrap")
-    talk = ProfileChat(Start("alice", load(os.environ)), layout.Root(str(home)), 0.0, TextDisplay())
+    talk = ProfileChat(ChatSetup("alice", load(os.environ)), layout.Root(str(home)), 0.0, TextDisplay())
     with pytest.raises(Refused, match="no sandbox") as error:
         talk.command("true", Sink())
     assert "/nonexistent/bwrap" in str(error.value.hint)

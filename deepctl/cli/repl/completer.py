@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from unicodedata import normalize
 
-from deepctl.cli.profile_chat import ProfileChat
+from deepctl.cli.chat_session import ProfileChat
 from deepctl.cli.repl import slash_commands
 from deepctl.cli.repl.clusters import drawn
 from deepctl.cli.repl.state import ReplState, SlashCommand

@@ -10,8 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from deepctl.cli import options, tty_modes
-from deepctl.cli.chat_session import TurnCallbacks
-from deepctl.cli.profile_chat import ProfileChat
+from deepctl.cli.chat_session import ProfileChat, TurnCallbacks
 from deepctl.cli.repl import shell_escape, slash_commands, status
 from deepctl.cli.repl.completer import ConversationCandidates
 from deepctl.cli.repl.line_editor import Editor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from deepctl.cli.profile_chat import ProfileChat
+from deepctl.cli.chat_session import ProfileChat
 from deepctl.cli.repl import run_cli_command
 from deepctl.cli.repl.state import ReplState
 from deepctl.domain.settings import Value
@@ -31,7 +31,7 @@ _SOURCES = {
 
 def in_force(state: ReplState, key: str) -> Value:
     """A setting of the conversation, and where it is set."""
-    return state.chat.start.settings.resolve(key)
+    return state.chat.setup.settings.resolve(key)
 
 
 def source(value: Value) -> str:

@@ -10,8 +10,7 @@ import shlex
 from collections.abc import Callable, Sequence
 
 from deepctl.cli import editor, tty_modes, usage_errors
-from deepctl.cli.chat_session import ChatSession
-from deepctl.cli.ephemeral_chat import EphemeralChatSession
+from deepctl.cli.chat_session import ChatSession, EphemeralChatSession
 from deepctl.cli.repl import command_names, help, run_cli_command, session_commands, settings_commands, status
 from deepctl.cli.repl.command_names import CommandNames
 from deepctl.cli.repl.state import ReplState, SlashCommand

@@ -7,11 +7,10 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from deepctl.cli.chat_session import ProfileChat, Used
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.profile_chat import ProfileChat
 from deepctl.cli.repl import settings_commands
 from deepctl.cli.repl.state import ReplState
-from deepctl.cli.usage_totals import Used
 from deepctl.domain import budget, settings
 from deepctl.errors import DeepctlError
 from deepctl.output.render import show
