@@ -1,4 +1,4 @@
-"""The pictures in the README show what `deepctl` shows."""
+"""The pictures in README and docs/ show what `deepctl` shows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ def _kept(name: str) -> str:
     return (make.HERE / f"{name}.svg").read_text("utf-8")
 
 
-def test_a_picture_made_now_says_what_the_one_in_the_readme_says() -> None:
-    made = make.picture("commands")
-    assert screen.settled(screen.text(made)) == screen.settled(screen.text(_kept("commands"))), "run `make pictures`"
+@pytest.mark.parametrize("name", ["session", "commands"])
+def test_a_picture_made_now_says_what_the_stored_one_says(name: str) -> None:
+    made = make.picture(name)
+    assert screen.settled(screen.text(made)) == screen.settled(screen.text(_kept(name))), "run `make pictures`"
 
 
 def test_there_is_a_picture_for_each_scene_and_no_other() -> None:
