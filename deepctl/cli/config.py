@@ -14,7 +14,7 @@ from deepctl.domain import profiles, settings
 from deepctl.errors import BadSetting, DeepctlError, NotFound
 from deepctl.layout import ProfilePaths
 from deepctl.locks import Lock
-from deepctl.output import config as views
+from deepctl.output import settings as views
 from deepctl.output.profiles import Path
 from deepctl.output.render import show
 
@@ -58,7 +58,7 @@ def show_(user: options.User = None, as_json: options.Json = False) -> None:
     file = in_force.files[0]
     unknown, servers = settings.unknown(file.checked()), in_force.mcp_servers()
     waiting, problem = _waiting(profile) if profile is not None else ([], None)
-    view = views.Settings(profile.name if profile else None, file.path, values, unknown, servers, waiting, problem)
+    view = views.SettingsView(profile.name if profile else None, file.path, values, unknown, servers, waiting, problem)
     show(view, as_json)
 
 
@@ -82,7 +82,7 @@ def get(key: Key, user: options.User = None, as_json: options.Json = False) -> N
     value = in_force.resolve(key)
     if value.value is None:
         raise NotFound(f"Setting {key!r} is not set and has no default.", code="setting_not_set")
-    show(views.Setting(profile.name if profile else None, value), as_json)
+    show(views.SettingView(profile.name if profile else None, value), as_json)
 
 
 @app.command("set", epilog="Example: deepctl config set model anthropic:claude-sonnet-4-6 --user alice")
@@ -114,7 +114,7 @@ def _change(key: str, value: str | None, user: str | None, command: str, wait: f
         )
     with _lock(profile, command, wait):
         settings.change(_file(profile), key, value)
-    show(views.Changed(profile.name if profile else None, _file(profile), key, value), as_json)
+    show(views.SettingChanged(profile.name if profile else None, _file(profile), key, value), as_json)
 
 
 @app.command(epilog='Example: $EDITOR "$(deepctl config path)"')

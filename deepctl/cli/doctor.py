@@ -12,8 +12,8 @@ from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import doctor as domain
 from deepctl.errors import Damaged
-from deepctl.output.doctor import Diagnosis
 from deepctl.output.render import show
+from deepctl.output.settings import Diagnosis
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 

@@ -10,8 +10,8 @@ import typer
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import providers
-from deepctl.output.models import Models
 from deepctl.output.render import show
+from deepctl.output.settings import ModelsView
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 
@@ -30,7 +30,7 @@ def models(
     """
     profile, in_force = options.profile_of_chat(user)
     show(
-        Models(
+        ModelsView(
             profile.name if profile is not None else None,
             in_force.resolve("model"),
             providers.all_providers(os.environ, in_force),

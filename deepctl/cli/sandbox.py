@@ -7,7 +7,7 @@ import typer
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import profiles, sandbox_settings
-from deepctl.output import sandbox as views
+from deepctl.output import settings as views
 from deepctl.output.render import show
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
 def show_(user: options.User = None, as_json: options.Json = False) -> None:
     """Show where commands run, what they may use, and the rules about them."""
     profile, in_force = options.profile_and_settings(user)
-    show(views.Shown(sandbox_settings.describe(in_force, profile)), as_json)
+    show(views.SandboxView(sandbox_settings.describe(in_force, profile)), as_json)
 
 
 @app.command(epilog="Example: deepctl sandbox remove --user alice")
@@ -31,4 +31,4 @@ def remove(user: options.User = None, wait: options.Wait = 0.0, as_json: options
     profile = options.existing_profile(user)
     with profiles.lock(options.root(), profile.name, command="sandbox remove", wait=wait):
         name, removed = sandbox_settings.remove_container(profile)
-    show(views.Removed(profile.name, name, removed), as_json)
+    show(views.ContainerRemoved(profile.name, name, removed), as_json)

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.output.command_names import is_conversation
-from deepctl.output.render import notice
+from deepctl.output.render import is_conversation, notice
 from deepctl.output.sessions import print_conversation
 from deepctl.output.terminal_caps import is_terminal
 from deepctl.output.text import Cell, ago, fitted, printable, table, tinted, wrapped

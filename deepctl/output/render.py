@@ -1,20 +1,49 @@
-"""The one renderer: a result as text or as one JSON document, notices and errors to stderr."""
+"""The one renderer: a result as text or as one JSON document, notices and errors to stderr.
+
+Notices and errors name commands as a shell knows them, in backquotes: `deepctl checkpoints undo --user alice`. A
+conversation, where that is `/undo`, says so once (`conversing`), and what is told meanwhile in this thread is reworded.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from deepctl.errors import DeepctlError, Interrupted, StorageError
-from deepctl.output.command_names import worded
 from deepctl.output.terminal_caps import has_colour, is_terminal
 from deepctl.output.text import printable, wrapped
 
 VERSION = 1
 """Version of every JSON document on stdout."""
+
+
+_reword: ContextVar[Callable[[str], str] | None] = ContextVar("reword", default=None)
+
+
+@contextmanager
+def conversing(reword: Callable[[str], str]) -> Iterator[None]:
+    """Meanwhile it is in a conversation that things are told, and `reword` gives them the names of its commands."""
+    token = _reword.set(reword)
+    try:
+        yield
+    finally:
+        _reword.reset(token)
+
+
+def is_conversation() -> bool:
+    """Whether what is told is told in a conversation."""
+    return _reword.get() is not None
+
+
+def worded(text: str) -> str:
+    """`text` with the commands named as they are where it is told."""
+    reword = _reword.get()
+    return reword(text) if reword is not None else text
 
 
 class View(Protocol):

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.checkpoints import document, print_sentence, short
-from deepctl.output.command_names import is_conversation
-from deepctl.output.render import notice
+from deepctl.output.render import is_conversation, notice
 from deepctl.output.terminal_caps import has_colour, is_terminal
 from deepctl.output.text import printable, printable_lines, visible
 from deepctl.quantities import counted

@@ -19,7 +19,7 @@ from deepctl.domain import attachments
 from deepctl.errors import DeepctlError, Interrupted, ModelFailed, ProfileGone, Terminated
 from deepctl.files.atomic import storage_error
 from deepctl.files.paths_beneath import Outside, Tree
-from deepctl.output import command_names, render, terminal_caps
+from deepctl.output import render, terminal_caps
 from deepctl.sandbox.policy import MOUNT
 from deepctl.store import session_catalogue
 from deepctl.store.session_log import now
@@ -90,7 +90,7 @@ class Repl:
             try:
                 with (
                     tty_modes.interruptible(),
-                    command_names.conversing(state.command_names.reword),
+                    render.conversing(state.command_names.reword),
                     self._reporting_errors(),
                 ):
                     self._run(entry)

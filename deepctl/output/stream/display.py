@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepctl.errors import StorageError
 from deepctl.output import render, terminal_caps
-from deepctl.output.command_names import worded
+from deepctl.output.render import worded
 from deepctl.output.stream import lines
 
 if TYPE_CHECKING:

@@ -1,0 +1,373 @@
+"""What the commands config, models, sandbox and doctor print: settings, models, and the state of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from deepctl import distribution
+from deepctl.domain import mcp_servers
+from deepctl.domain.addresses import without_passwords
+from deepctl.domain.mcp_servers import Server
+from deepctl.domain.providers import Provider, chosen_as
+from deepctl.domain.providers import Server as ModelServer
+from deepctl.domain.settings import Value
+from deepctl.layout import UNTRUSTED
+from deepctl.output import profiles
+from deepctl.output.render import notice
+from deepctl.output.terminal_caps import has_colour, is_terminal, width
+from deepctl.output.text import Cell, printable, table, tinted
+from deepctl.quantities import size
+
+if TYPE_CHECKING:
+    from deepctl.domain.doctor import Check
+    from deepctl.domain.sandbox_settings import Described
+    from deepctl.domain.trust import Item
+
+
+_SOURCE_MEANINGS = {"default": "faint"}
+_WAITS = Cell(f"{UNTRUSTED}, not in force", "warning")
+
+
+class SettingsView(NamedTuple):
+    """Every setting as it is in force, keys of the file that mean nothing, and MCP servers.
+
+    `untrusted` came with an archive and is not in force; `problem` is why it cannot be read.
+    """
+
+    profile: str | None
+    path: str
+    values: list[Value]
+    unknown: list[str]
+    servers: list[Server] = []
+    untrusted: list[Item] = []
+    problem: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "path": self.path,
+            "settings": [_value_document(value) for value in self.values],
+            "unknown": self.unknown,
+            "mcp_servers": [_server(server) for server in self.servers],
+            "untrusted": profiles.documents(self.untrusted),
+        }
+
+    def print(self) -> None:
+        rows: list[tuple[str | Cell, ...]] = [
+            (
+                value.key,
+                "-" if value.value is None else without_passwords(value.value),
+                Cell(value.source, _SOURCE_MEANINGS.get(value.source, "")),
+            )
+            for value in self.values
+        ]
+        rows += [
+            (
+                f"mcp_servers.{server.name}",
+                without_passwords(server.target) if server.enabled else "switched off",
+                server.source,
+            )
+            for server in self.servers
+        ]
+        rows += [(key, "-", Cell("unknown setting, ignored", "warning")) for key in self.unknown]
+        rows += [(item["key"], _text(item["value"]), _WAITS) for item in profiles.documents(self.untrusted)]
+        table(("SETTING", "VALUE", "FROM"), rows)
+        if self.untrusted:
+            notice(f"What is in {UNTRUSTED} waits for `deepctl profiles trust {self.profile}`.")
+        if self.problem is not None:
+            notice(self.problem)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _value_document(value: Value) -> dict[str, Any]:
+    return {**value._asdict(), "value": without_passwords(value.value)}
+
+
+def _server(server: Server) -> dict[str, Any]:
+    """No arguments and no headers: they may hold secrets. Of variables, the names."""
+    return {
+        "name": server.name,
+        "source": server.source,
+        "enabled": server.enabled,
+        "command": without_passwords(server.command),
+        "url": without_passwords(server.target) if server.url is not None else None,
+        "variables": mcp_servers.named(server),
+    }
+
+
+class SettingView(NamedTuple):
+    """One setting. Piped, its value exactly as it is, but for the password of an address."""
+
+    profile: str | None
+    value: Value
+
+    def document(self) -> dict[str, Any]:
+        return {"profile": self.profile, **_value_document(self.value)}
+
+    def print(self) -> None:
+        text = without_passwords(self.value.value) or ""
+        print(printable(text) if is_terminal(sys.stdout) else text)
+
+
+class SettingChanged(NamedTuple):
+    """A setting that was set, or (`None`) taken out."""
+
+    profile: str | None
+    path: str
+    key: str
+    value: str | None
+
+    def document(self) -> dict[str, Any]:
+        return {"profile": self.profile, "path": self.path, "key": self.key, "value": without_passwords(self.value)}
+
+    def print(self) -> None:
+        where = f"profile {self.profile}" if self.profile else self.path
+        change = (
+            f"{self.key} = {without_passwords(self.value)!r}"
+            if self.value is not None
+            else f"{self.key} is no longer set"
+        )
+        print(f"{printable(change)} in {printable(where)}")
+
+
+_MODEL_SOURCES = {
+    "environment": "$DEEPCTL_MODEL",
+    "profile": "profile.toml",
+    "config": "config.toml",
+    "default": "the default",
+}
+
+
+class ModelsView(NamedTuple):
+    """The model in force, providers, and servers of one's own; `everything`: providers that cannot be used as well."""
+
+    profile: str | None
+    model: Value
+    providers: list[Provider]
+    servers: list[ModelServer]
+    everything: bool = False
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "model": {"value": without_passwords(self.model.value), "source": self.model.source},
+            "providers": [
+                {**one._asdict(), "key": one.key._asdict() if one.key is not None else None} for one in self.providers
+            ],
+            "servers": [{**one._asdict(), "models": list(one.models)} for one in self.servers],
+        }
+
+    def print(self) -> None:
+        model = without_passwords(self.model.value) or ""
+        shown = [one for one in self.providers if one.usable or self.everything]
+        rows: list[tuple[str | Cell, ...]] = [
+            (chosen_as(server, name), "server", server.url) for server in self.servers for name in server.models
+        ]
+        rows += [
+            (server.kind, "server", Cell(f"{server.url}: {server.reason}", "faint"))
+            for server in self.servers
+            if not server.reachable
+        ]
+        rows += [
+            (server.kind, "server", Cell(f"{server.url}: it has no models", "warning"))
+            for server in self.servers
+            if server.reachable and not server.models
+        ]
+        rows += [(one.name if one.key is None else f"{one.name}:…", "provider", _standing(one)) for one in shown]
+        if not is_terminal(sys.stdout):
+            table(
+                ("MODEL", "KIND", "STANDING"),
+                [(without_passwords(self.model.value) or "", "model", self.model.source), *rows],
+            )
+            return
+        where = _MODEL_SOURCES.get(self.model.source, self.model.source)
+        print(f"{tinted(printable(model), 'strong')} answers (from {where}).\n")
+        table(("MODEL", "KIND", "STANDING"), rows)
+        hidden = len(self.providers) - len(shown)
+        more = f" --all lists {hidden} more providers." if hidden else ""
+        print()
+        notice(f"`deepctl chat --model NAME` chooses one, `deepctl config set model NAME` for good.{more}")
+
+
+def _standing(provider: Provider) -> Cell:
+    if not provider.installed:
+        if provider.extra is not None:
+            return Cell(f"its client is not installed: {distribution.to_install(provider.extra)}", "faint")
+        return Cell("its client is not installed", "faint")
+    if provider.key is None:
+        return Cell("needs neither network nor key", "")
+    if provider.key.set:
+        return Cell(f"${provider.key.variable} is set", "good")
+    if provider.usable:
+        return Cell(f"${provider.key.variable} is not set, which need not matter", "")
+    return Cell(f"${provider.key.variable} is not set", "faint")
+
+
+class SandboxView(NamedTuple):
+    """Where commands run, and what they may."""
+
+    described: Described
+
+    def document(self) -> dict[str, Any]:
+        found = self.described
+        return {
+            **found._asdict(),
+            "image": without_passwords(found.image),
+            "limits": found.limits._asdict(),
+            "permissions": {
+                operation: {"default": rules.default, "rules": [rule._asdict() for rule in rules.rules]}
+                for operation, rules in found.permissions.items()
+            },
+        }
+
+    def print(self) -> None:
+        found = self.described
+        limits = found.limits
+        rows = [
+            ("Profile", found.profile),
+            ("Sandbox", found.sandbox),
+            ("Questions", found.approve),
+            ("Time", f"{limits.seconds:g} s a command"),
+            ("Memory", size(limits.memory)),
+            ("Processes", str(limits.processes)),
+            ("/tmp", size(limits.tmp)),
+            ("Disk", f"{size(limits.disk)} a command"),
+        ]
+        if found.sandbox == "docker":
+            rows += [("Image", without_passwords(found.image)), ("Container", found.container)]
+        for operation, rules in found.permissions.items():
+            rows.append((f"Rules: {operation}", f"else {rules.default}" if rules.default else "else as usual"))
+            rows += [("", f"{rule.action}  {rule.pattern}") for rule in rules.rules]
+        behind = max(len(name) for name, _ in rows)
+        for name, value in rows:
+            print(f"{name:<{behind}}  {printable(value)}")
+
+
+class ContainerRemoved(NamedTuple):
+    """A container that was removed, if there was one."""
+
+    profile: str
+    container: str
+    removed: bool
+
+    def document(self) -> dict[str, Any]:
+        return self._asdict()
+
+    def print(self) -> None:
+        if self.removed:
+            print(f"Removed the container {self.container} of {printable(self.profile)}.")
+        else:
+            print(f"{printable(self.profile)} has no container.")
+
+
+_MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
+_COLOURS = {"ok": "32", "warning": "33", "problem": "31"}
+_DIM, _BOLD = "2", "1"
+
+
+class Diagnosis(NamedTuple):
+    """All checks. With `in_full`, profiles that are well are shown check by check, not in a line."""
+
+    checks: Sequence[Check]
+    in_full: bool = True
+
+    @property
+    def has_problems(self) -> bool:
+        """Whether something does not work."""
+        return any(check.status == "problem" for check in self.checks)
+
+    def document(self) -> dict[str, Any]:
+        return {"ok": not self.has_problems, "checks": [_check_document(check) for check in self.checks]}
+
+    def print(self) -> None:
+        groups = [(profile, list(checks)) for profile, checks in groupby(self.checks, lambda check: check.profile)]
+        shown: list[tuple[str | None, list[Check]]] = []
+        well: list[str] = []
+        for profile, checks in groups:
+            if profile is None or self.in_full:
+                shown.append((profile, checks))
+            elif amiss := [check for check in checks if check.status != "ok"]:
+                shown.append((profile, amiss))
+            else:
+                well.append(profile)
+        page = _Page(max((len(check.name) for _, checks in shown for check in checks), default=0))
+        for profile, checks in shown:
+            page.heading("This machine" if profile is None else f"Profile {profile}")
+            for check in checks:
+                page.check(check)
+        if well:
+            page.heading("Nothing amiss in")
+            page.text(", ".join(well))
+        page.text(self._summary(), indent="")
+
+    def _summary(self) -> str:
+        numbers = {status: sum(check.status == status for check in self.checks) for status in ("problem", "warning")}
+        told = [f"{number} {what}{'' if number == 1 else 's'}" for what, number in numbers.items() if number]
+        return f"\n{' and '.join(told)}." if told else "\nEverything is as it should be."
+
+
+def _check_document(check: Check) -> dict[str, Any]:
+    found = check._asdict()
+    if check.profile is None:
+        del found["profile"]
+    return found
+
+
+class _Page:
+    """Text with columns that line up, wrapped where a terminal ends; nothing is wrapped where there is none."""
+
+    def __init__(self, names: int) -> None:
+        self._names = names
+        self._terminal = is_terminal(sys.stdout)
+        self._coloured = has_colour(sys.stdout)
+        self._width = width()
+        self._begun = False
+
+    def heading(self, text: str) -> None:
+        if self._begun:
+            print()
+        self._begun = True
+        print(self._in(_BOLD, printable(text)))
+
+    def check(self, check: Check) -> None:
+        indent = " " * (self._names + 6)
+        mark = self._in(_COLOURS[check.status], _MARKS[check.status])
+        first, *rest = self._wrapped(check.found, len(indent))
+        print(f"  {mark} {check.name:<{self._names}}  {first}")
+        for line in rest:
+            print(indent + line)
+        if check.hint and check.status != "ok":
+            # As it is: it may be a command, and quotes keep a shell from knowing `~`.
+            for line in self._wrapped(check.hint, len(indent), at_home=False):
+                print(indent + self._in(_DIM, line))
+
+    def text(self, text: str, indent: str = "  ") -> None:
+        blank, text = ("\n", text[1:]) if text.startswith("\n") else ("", text)
+        print(blank + "\n".join(indent + line for line in self._wrapped(text, len(indent))))
+
+    def _wrapped(self, text: str, indent: int, *, at_home: bool = True) -> list[str]:
+        shown = printable(text)
+        if not self._terminal:
+            return [shown]
+        shown = _at_home(shown) if at_home else shown
+        room = max(20, (self._width or 80) - indent)
+        return textwrap.wrap(shown, room, break_long_words=False, break_on_hyphens=False) or [""]
+
+    def _in(self, code: str, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._coloured else text
+
+
+def _at_home(text: str) -> str:
+    """`text` with `~` for the home directory wherever a path in it begins there."""
+    start = printable(os.path.expanduser("~"))
+    return re.sub(rf"(?<![\w/.~-]){re.escape(start)}(?=/|\s|$|[,;:)])", "~", text) if len(start) > 1 else text
