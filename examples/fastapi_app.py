@@ -1,12 +1,12 @@
-"""A web application in which every user has an agent of their own: files, memory, conversation and checkpoints.
+"""A web application with an agent for each user: files, memory, conversation and checkpoints.
 
-Works with the offline model as it stands; set MODEL to another (`anthropic:…`), and STATE to where it keeps things.
+It works with the offline model. Set MODEL for another model (`anthropic:…`), and STATE for another directory.
 
     pip install fastapi uvicorn
     uvicorn --app-dir examples fastapi_app:app
     curl 127.0.0.1:8000/chat -H 'X-User: alice' --json '{"message": "remember I prefer window seats"}'
 
-Conversations are held in this process, so run one worker, or send each user to the same one.
+Conversations are in the memory of this process. Run one worker, or send each user to the same worker.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ from deepctl.errors import BadName, Refused
 
 STATE = Path(os.environ.get("STATE", "state")).absolute()
 
-# One agent serves everybody: what is a user's lies in the deps of each run.
+# One agent serves all users: the state of a user is in the deps of each run.
 agent = create_deep_agent(os.environ.get("MODEL") or offline_model())
 app = FastAPI()
 
 
 class User:
-    """What is one user's: two directories, which outlive the process, and the conversation."""
+    """The state of one user: two directories on disk, and the conversation in memory."""
 
     def __init__(self, name: str) -> None:
         self.workspace = STATE / name / "workspace"
@@ -51,7 +51,7 @@ class User:
     async def say(self, message: str) -> str:
         """Run one turn."""
         if self.history is None:
-            # After a restart: every turn ends with a checkpoint, which has the messages.
+            # After a restart: the last checkpoint has the messages, because every turn ends with one.
             kept = await self.store.list_all()
             self.history = kept[-1].messages if kept else []
         deps = DeepAgentDeps(backend=LocalBackend(root_dir=self.workspace), checkpoint_store=self.store)
@@ -59,14 +59,14 @@ class User:
         while True:
             try:
                 result = await agent.run(prompt, deps=deps, message_history=self.history)
-            except RewindRequested as request:  # the agent went back to a checkpoint, and begins again from there
+            except RewindRequested as request:  # the agent rewound to a checkpoint, and starts again from there
                 prompt, self.history = request.prompt(message), request.messages
             else:
                 self.history = result.all_messages()
                 return result.output
 
     async def go_back(self, checkpoint: str) -> list[str]:
-        """Take back what the agent did since; returns the files that changed. Raises `Refused`, `KeyError`."""
+        """Rewind the files to a checkpoint; returns the files that changed. Raises `Refused`, `KeyError`."""
         target = await self.store.get(checkpoint)
         if target is None:
             raise KeyError(checkpoint)
@@ -81,7 +81,7 @@ users: dict[str, User] = {}
 
 
 def signed_in(x_user: Annotated[str, Header()]) -> User:
-    """Whoever asks. A header anybody can write stands here for your sign-in; the name becomes a directory."""
+    """The user of a request. Replace this header, which is not authenticated, by your sign-in."""
     try:
         name = names.fold(names.check(x_user))
     except BadName as error:
@@ -89,25 +89,25 @@ def signed_in(x_user: Annotated[str, Header()]) -> User:
     return users.setdefault(name, User(name))
 
 
-Someone = Annotated[User, Depends(signed_in)]
+CurrentUser = Annotated[User, Depends(signed_in)]
 
 
 class Message(BaseModel):
-    """What a user says."""
+    """The body of a chat request."""
 
     message: str
 
 
 @app.post("/chat")
-async def chat(said: Message, user: Someone) -> dict[str, str]:
-    """Answer. A user's turns run one after another, those of several users at once."""
+async def chat(request: Message, user: CurrentUser) -> dict[str, str]:
+    """Run a turn. Turns of one user run one after another, turns of several users in parallel."""
     async with user.turn:
-        return {"response": await user.say(said.message)}
+        return {"response": await user.say(request.message)}
 
 
 @app.get("/checkpoints")
-async def checkpoints(user: Someone) -> list[dict[str, Any]]:
-    """Where this user can go back to, oldest first."""
+async def checkpoints(user: CurrentUser) -> list[dict[str, Any]]:
+    """The checkpoints of this user, oldest first."""
     return [
         {"id": one.id, "label": one.label, "turn": one.turn, "at": one.created_at}
         for one in await user.store.list_all()
@@ -115,12 +115,12 @@ async def checkpoints(user: Someone) -> list[dict[str, Any]]:
 
 
 @app.post("/rewind/{checkpoint}")
-async def rewind(checkpoint: str, user: Someone) -> dict[str, list[str]]:
-    """Go back: files, memory and conversation."""
+async def rewind(checkpoint: str, user: CurrentUser) -> dict[str, list[str]]:
+    """Rewind files, memory and conversation."""
     async with user.turn:
         try:
             return {"changed": await user.go_back(checkpoint)}
         except KeyError:
             raise HTTPException(404, "There is no such checkpoint.") from None
-        except Refused as error:  # somebody changed a file after the agent did
+        except Refused as error:  # a file has changes by another author
             raise HTTPException(409, str(error)) from None

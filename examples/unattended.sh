@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A nightly job that lets an agent work on its own, keeps what it did only if the result passes a check, and leaves
-# nothing behind. Works with the offline model as it stands; set DEEPCTL_MODEL for another.
+# A nightly job: an agent works, a check decides which results are kept, and the profile is exported and wiped.
+# It works with the offline model. Set DEEPCTL_MODEL for another model.
 #
-#     examples/unattended.sh ARCHIVE     where the profile is exported to in the end
+#     examples/unattended.sh ARCHIVE     exports the profile to ARCHIVE at the end
 set -euo pipefail
 
 archive=${1:?usage: unattended.sh ARCHIVE}
@@ -12,7 +12,7 @@ if [ -e "$archive" ] || [ -e "$archive.md" ]; then
     echo "$archive is there already" >&2
     exit 1
 fi
-# Exit codes say what happened: 3 is "no such profile", which is what is hoped for here.
+# Exit code 3 is "no such profile", the expected result here.
 if deepctl profiles path >/dev/null 2>&1; then
     echo "the profile $DEEPCTL_USER exists already; it is not this script's to wipe" >&2
     exit 1
@@ -28,14 +28,14 @@ workspace=$(deepctl profiles path)/workspace
 printf 'host = "localhost"\nport = 8080\n' >"$workspace/app.toml"
 deepctl memory add "app.toml must stay valid TOML." >/dev/null
 
-# A name is easier to remember than an id, and what has one is never pruned.
+# A label is easier to remember than an id, and labelled checkpoints are never pruned.
 deepctl checkpoints save before-work >/dev/null
 
 check() { python3 -c 'import sys, tomllib; tomllib.load(open(sys.argv[1], "rb"))' "$workspace/app.toml" 2>/dev/null; }
 
-# A task that goes well, and one that does not.
+# The first task passes the check, the second does not.
 for task in 'write app.toml: port = 9090' 'write app.toml: port = = oops'; do
-    # stdin is the prompt's where it is no terminal, so a loop gives it nothing.
+    # Without a terminal, deepctl reads stdin as part of the prompt, so the loop passes an empty one.
     deepctl chat --timeout 600 "$task" </dev/null >/dev/null
     if check; then
         echo "kept:   $task"
