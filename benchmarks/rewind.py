@@ -17,7 +17,7 @@ from benchmarks.snapshot import fill, walk
 from benchmarks.start import BARE_TYPER
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import lookup, rewind, session_catalogue
+from deepctl.store import rewind, session_catalogue, session_reader
 from deepctl.store.records import AGENT, Position
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest
@@ -47,7 +47,7 @@ def _rewind() -> bool:
         walks, rewinds, syncs = [], [], []
         for number in range(_ROUNDS):
             with Repository.open(paths) as found:
-                position = lookup.position(session, session_catalogue.read(session))
+                position = session_reader.position(session, session_catalogue.read(session))
                 target = found.save(session, "turn", position, author=AGENT)
             with open(root / f"d{randomness.randrange(100)}" / "f7.txt", "a") as file:
                 file.write(f"round {number}")

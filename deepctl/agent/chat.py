@@ -23,7 +23,7 @@ from deepctl.agent.turn import Emit, Outcome, TurnRunner, storing, to_json
 from deepctl.agent.turn_checkpoints import TurnCheckpoints
 from deepctl.domain import attachments
 from deepctl.quantities import counted
-from deepctl.store import lookup, session_catalogue, session_log, todo
+from deepctl.store import session_catalogue, session_log, session_reader, todo
 from deepctl.store.records import Position
 from deepctl.store.repository import Repository
 from deepctl.store.session_log import Compaction, Message, MessageList
@@ -63,8 +63,10 @@ class Chat:
         brought: list[UserContent] | None = None
         while True:
             found = session_catalogue.find(work.paths, session)
-            conversation = session_catalogue.read(found)
-            before = lookup.position(found, conversation)
+            reader = session_reader.SessionReader(work.paths, found)
+            conversation = reader.whole()
+            before = session_reader.position(found, conversation)
+            reader.remember()
             sent = message_places.of(conversation, self._runner.model)
             if brought is None:
                 keeping.started(found, before)
@@ -90,9 +92,11 @@ class Chat:
         then.
         """
         found = session_catalogue.find(work.paths, session)
-        conversation = session_catalogue.read(found)
+        reader = session_reader.SessionReader(work.paths, found)
+        conversation = reader.whole()
+        reader.remember()
         done, shortened = self._runner.compact(message_places.of(conversation, self._runner.model), focus, emit)
-        before = lookup.position(found, conversation)
+        before = session_reader.position(found, conversation)
         author, head = work.between(), work.head(found)
         if head is None or (head.log, head.offset) != (before.log, before.offset):
             head = work.save(found, "manual", before, author=author)

@@ -13,7 +13,7 @@ from deepctl.agent import message_filters
 from deepctl.agent.checkpoint_stores import Checkpoint
 from deepctl.domain import addresses
 from deepctl.errors import Damaged, Refused
-from deepctl.store import pydantic_deep, session_catalogue, session_log
+from deepctl.store import pydantic_deep, session_log
 from deepctl.unicode import whole
 
 _REASON = 100
@@ -30,7 +30,7 @@ def last_prompt(conversation: Sequence[ModelMessage]) -> str:
     """What the user said last; empty if nothing."""
     for message in reversed(conversation):
         if isinstance(message, ModelRequest):
-            text = session_catalogue.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0])
+            text = session_log.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0])
             if text is not None:
                 return whole(text)
     return ""

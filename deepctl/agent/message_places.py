@@ -18,7 +18,7 @@ from pydantic_ai.usage import RequestUsage
 
 from deepctl.agent import message_filters
 from deepctl.agent.limits import bounded
-from deepctl.store import compacted_context, session_catalogue, session_log
+from deepctl.store import compacted_context, session_log
 
 
 class History(NamedTuple):
@@ -81,7 +81,7 @@ def _bounded(message: ModelMessage) -> ModelMessage:
 
 def is_prompt(message: ModelMessage) -> bool:
     """Whether a message has something that the user typed."""
-    return session_catalogue.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0]) is not None
+    return session_log.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0]) is not None
 
 
 class Places:

@@ -21,6 +21,7 @@ from deepctl.output import sessions as views
 from deepctl.output.render import notice, show
 from deepctl.output.terminal_caps import is_terminal
 from deepctl.store import lookup, session_catalogue, todo
+from deepctl.store.session_reader import outline
 
 if TYPE_CHECKING:
     from deepctl.store.session_export import ExportDocument
@@ -51,7 +52,7 @@ def show_(
     profile = options.existing_profile(user)
     session = lookup.current_session(profile, name)
     conversation = session_catalogue.read(session)
-    summary = session_catalogue.summarize(session, conversation, lookup.heads(profile))
+    summary = session_catalogue.summarize(session, outline(conversation), lookup.heads(profile))
     show(views.SessionShown(profile.name, summary, conversation, todo.read(profile, session), full), as_json)
 
 

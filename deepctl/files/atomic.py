@@ -172,7 +172,13 @@ def commit_file(path: str, data: bytes) -> None:
         sync_directory(os.path.dirname(path))
 
 
-def _replace(path: str, data: bytes) -> None:
+def replace_unsynced(path: str, data: bytes) -> None:
+    """Replace a file of the cache: readers find the old one or the new one; a power cut may leave neither."""
+    with naming(path):
+        _replace(path, data, is_synced=False)
+
+
+def _replace(path: str, data: bytes, *, is_synced: bool = True) -> None:
     directory = os.path.dirname(path)
     temporary = os.path.join(directory, f".{os.path.basename(path)}.{os.urandom(4).hex()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
@@ -180,7 +186,8 @@ def _replace(path: str, data: bytes) -> None:
         try:
             os.fchmod(descriptor, FILE_MODE)
             write_all(descriptor, data)
-            os.fsync(descriptor)
+            if is_synced:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.rename(temporary, path)

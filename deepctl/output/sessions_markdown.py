@@ -12,7 +12,7 @@ import re
 from deepctl.output.sessions_transcript import COMPACTED, INTERRUPTED
 from deepctl.output.text import printable, printable_lines
 from deepctl.quantities import counted
-from deepctl.store import session_catalogue, transcript
+from deepctl.store import session_log, transcript
 from deepctl.store.session_export import ExportDocument
 from deepctl.store.session_log import Message
 from deepctl.store.transcript import Piece
@@ -40,7 +40,7 @@ def markdown(export: ExportDocument) -> str:
 
 
 def _message(entry: Message) -> list[str]:
-    typed = session_catalogue.prompt(entry.message)
+    typed = session_log.prompt(entry.message)
     return [
         _block(piece)
         for piece in transcript.pieces(entry.message)

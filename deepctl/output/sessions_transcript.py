@@ -9,7 +9,7 @@ from deepctl.output.render import notice
 from deepctl.output.terminal_caps import has_colour
 from deepctl.output.text import printable, printable_lines
 from deepctl.quantities import counted
-from deepctl.store import session_catalogue, transcript
+from deepctl.store import session_log, transcript
 from deepctl.store.session_log import MessageList
 from deepctl.store.transcript import Piece
 
@@ -57,7 +57,7 @@ class _Printer:
 
     def message(self, message: dict[str, Any]) -> None:
         """All of a message."""
-        typed = session_catalogue.prompt(message)
+        typed = session_log.prompt(message)
         for piece in transcript.pieces(message):
             match piece.kind:
                 case "prompt":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from deepctl.store import session_catalogue
+from deepctl.store import session_log
 from deepctl.store.session_log import MessageList
 
 
@@ -45,4 +45,4 @@ def _asked(conversation: MessageList, place: int, turn: int) -> list[int]:
     first = place
     while messages[place].turn == turn and first and messages[first - 1].turn == turn:
         first -= 1
-    return [one for one in range(first, place) if session_catalogue.prompt(messages[one].message) is not None][:1]
+    return [one for one in range(first, place) if session_log.prompt(messages[one].message) is not None][:1]

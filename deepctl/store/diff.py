@@ -196,6 +196,4 @@ def _turns(
 
 
 def _prompts(messages: list[session_log.Message]) -> list[Turn]:
-    return [
-        Turn(entry.turn, text) for entry in messages if (text := session_catalogue.prompt(entry.message)) is not None
-    ]
+    return [Turn(entry.turn, text) for entry in messages if (text := session_log.prompt(entry.message)) is not None]

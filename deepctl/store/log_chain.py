@@ -70,8 +70,10 @@ class _Copy(NamedTuple):
         return has_header(self.lines, self.path)
 
 
-def _copy(path: str, end: int | None) -> _Copy:
-    raw = atomic.read_file(path)
+def _copy(path: str, end: int | None, files: dict[str, bytes]) -> _Copy:
+    if path not in files:
+        files[path] = atomic.read_file(path)
+    raw = files[path]
     content = raw if end is None else raw[:end]
     lines = [upgraded(line, path) for line in parse(content)]
     is_short = end is not None and (len(raw) < end or not lines or lines[-1].problem == "cut short")
@@ -79,7 +81,7 @@ def _copy(path: str, end: int | None) -> _Copy:
     return _Copy(path, content, lines, is_short, is_whole)
 
 
-def _copies(directory: str, log: str, end: int | None) -> Iterator[_Copy]:
+def _copies(directory: str, log: str, end: int | None, files: dict[str, bytes]) -> Iterator[_Copy]:
     """The files with a log that differ: the session's own, then those of other sessions."""
     inodes: set[tuple[int, int]] = set()
     for place in [directory, *siblings(directory)]:
@@ -88,7 +90,7 @@ def _copies(directory: str, log: str, end: int | None) -> Iterator[_Copy]:
             status = os.lstat(path)
             if (status.st_dev, status.st_ino) not in inodes:
                 inodes.add((status.st_dev, status.st_ino))
-                yield _copy(path, end)
+                yield _copy(path, end, files)
         except (FileNotFoundError, NotADirectoryError):
             continue
 
@@ -96,9 +98,9 @@ def _copies(directory: str, log: str, end: int | None) -> Iterator[_Copy]:
 class _Level:
     """One log of a chain that is being put together: the position it is read to, and the copy that is used."""
 
-    def __init__(self, directory: str, point: Point, *, is_open: bool) -> None:
+    def __init__(self, directory: str, point: Point, files: dict[str, bytes], *, is_open: bool) -> None:
         self.point = point
-        self._copies = _copies(directory, point.log, None if is_open else point.offset)
+        self._copies = _copies(directory, point.log, None if is_open else point.offset, files)
         self._read: list[_Copy] = []
         try:
             self.copy = next(self._candidates())
@@ -130,11 +132,13 @@ class _Level:
         return not self.point.digest or (bool(behind) and behind[-1] == self.point.digest)
 
 
-def resolve(directory: str, point: Point, *, is_open: bool = False) -> Chain:
+def resolve(directory: str, point: Point, *, is_open: bool = False, files: dict[str, bytes] | None = None) -> Chain:
     """The files of a conversation, up to a position in the log of a session in `directory`; `is_open`: to its end.
 
-    Raises `Damaged` if a log is missing, and `NewerFormat` if a later deepctl wrote one.
+    `files` are those that have been read already, by their paths; those that are read here are added to them. Raises
+    `Damaged` if a log is missing, and `NewerFormat` if a later deepctl wrote one.
     """
+    files = files if files is not None else {}
     levels: list[_Level] = []
     damage: list[LogDamage] = []
     lost: list[LogDamage] = []
@@ -142,7 +146,7 @@ def resolve(directory: str, point: Point, *, is_open: bool = False) -> Chain:
     origins: dict[str, Point | None] | None = None
     while True:
         logs.add(point.log)
-        level = _Level(directory, point, is_open=is_open)
+        level = _Level(directory, point, files, is_open=is_open)
         is_open = False
         levels.append(level)
         copy = level.copy

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deepctl import locks
 from deepctl.errors import Damaged, NoSession, NotFound, UsageError
@@ -22,6 +22,7 @@ from deepctl.store.log_file import Point
 from deepctl.store.packs import is_uncounted
 from deepctl.store.pending_deletion import leaving
 from deepctl.store.records import BOTH, CONVERSATION, FILES, Position, Record
+from deepctl.store.session_reader import SessionReader
 from deepctl.store.session_record import Session
 
 OTHER_CHECKPOINTS_HINT = "`deepctl checkpoints list` shows the others."
@@ -89,13 +90,18 @@ def describe(paths: ProfilePaths, checkpoints: Ledger, record: Record) -> Checkp
     return describer(checkpoints, session_catalogue.by_id(paths))(record)
 
 
-def find_checkpoint(paths: ProfilePaths, checkpoints: Ledger, reference: str, session: str | None) -> Record:
-    """The checkpoint that `reference` means; `~N` counts in the session called `session`, or the latest."""
+def find_checkpoint(
+    paths: ProfilePaths, checkpoints: Ledger, reference: str, session: str | None, reader: SessionReader | None = None
+) -> Record:
+    """The checkpoint that `reference` means; `~N` counts in the session called `session`, or the latest.
+
+    `reader` is of that session, if it is being read already.
+    """
     if not reference.startswith("~"):
         return resolve(checkpoints, reference, None, 0)
-    current = current_session(paths, session)
-    turns = session_catalogue.read(current).last_turn
-    return resolve(checkpoints, reference, head(checkpoints, current), turns)
+    if reader is None:
+        reader = SessionReader(paths, current_session(paths, session))
+    return resolve(checkpoints, reference, head(checkpoints, reader.session), reader.last_turn)
 
 
 def head(checkpoints: Ledger, session: Session) -> str | None:
@@ -185,21 +191,6 @@ def _missing(reference: str) -> CheckpointNotFound:
     )
 
 
-def position(session: Session, conversation: session_log.MessageList) -> Position:
-    """Where a session's conversation stands."""
-    messages = conversation.messages
-    prompts = [text for entry in messages if (text := session_catalogue.prompt(entry.message)) is not None]
-    return Position(
-        session.id,
-        conversation.last_turn,
-        session.log,
-        conversation.end,
-        len(messages),
-        prompts[-1] if prompts else "",
-        Point(session.log, conversation.end, conversation.digest),
-    )
-
-
 def with_digest(session: Session, position: Position) -> Position:
     """A position with its digest; the log is read for one that has none."""
     if position.digest or not position.log:
@@ -208,16 +199,34 @@ def with_digest(session: Session, position: Position) -> Position:
     return position._replace(tied=Point(position.log, position.offset, chain.digest)) if not chain.lost else position
 
 
-def conversation_at(paths: ProfilePaths, record: Record) -> session_log.MessageList:
-    """The conversation up to a checkpoint. Raises `Damaged` if it is not what was written."""
+def diverging_messages(reader: SessionReader, checkpoint: Record) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The messages of a session that are not in the conversation of a checkpoint, and the reverse.
+
+    Raises `Damaged` if that conversation is not what was written.
+    """
+    since = reader.since(checkpoint)
+    if since is not None:
+        return since, []
+    now, then = reader.whole().messages, conversation_at(reader.paths, checkpoint, reader.files).messages
+    shared = shared_length(now, then)
+    return [entry.message for entry in now[shared:]], [entry.message for entry in then[shared:]]
+
+
+def conversation_at(
+    paths: ProfilePaths, record: Record, files: dict[str, bytes] | None = None
+) -> session_log.MessageList:
+    """The conversation up to a checkpoint. Raises `Damaged` if it is not what was written.
+
+    `files` are logs that have been read already, by their paths.
+    """
     return (
-        session_log.of_chain(chain_of(paths, record))
+        session_log.of_chain(chain_of(paths, record, files))
         if record.log or record.lost
         else session_log.MessageList([], [], 0)
     )
 
 
-def chain_of(paths: ProfilePaths, record: Record) -> Chain:
+def chain_of(paths: ProfilePaths, record: Record, files: dict[str, bytes] | None = None) -> Chain:
     """The files that the conversation of a checkpoint is read from. Raises `Damaged` if none have it."""
     if record.lost in (CONVERSATION, BOTH):
         hint = "`--only files` goes back to its files." if record.tree else OTHER_CHECKPOINTS_HINT
@@ -225,7 +234,7 @@ def chain_of(paths: ProfilePaths, record: Record) -> Chain:
     directory = directory_of(paths, record.log)
     if directory is None:
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.", REPAIR_HINT)
-    chain = log_chain.resolve(directory, record.point)
+    chain = log_chain.resolve(directory, record.point, files=files)
     if chain.lost is not None and chain.lost.reason == log_file.MISSING:
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is cut short.", REPAIR_HINT)
     if chain.lost is not None:

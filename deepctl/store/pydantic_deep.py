@@ -155,7 +155,7 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
         place = _kept(logs, one)
         if place.log:
             session = session_catalogue.branch(session, place.log, None)
-        typed = [text for message in one.messages if (text := session_catalogue.prompt(message)) is not None]
+        typed = [text for message in one.messages if (text := session_log.prompt(message)) is not None]
         label = _label(repository.ledger, one.header.label)
         saved = repository.store.save(
             Position(
@@ -202,7 +202,7 @@ def _kept(logs: Messages, checkpoint: ForeignCheckpoint) -> message_chains.Place
     turns = [0]
     for message in checkpoint.messages:
         chain.append(message_chains.digest(chain[-1], message))
-        turns.append(turns[-1] + (session_catalogue.prompt(message) is not None))
+        turns.append(turns[-1] + (session_log.prompt(message) is not None))
     kept, _ = logs.find(chain[1:])
     return logs.keep(chain[1:], checkpoint.messages[kept:], turns[kept + 1 :])
 

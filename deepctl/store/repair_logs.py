@@ -402,12 +402,12 @@ def _turns(lines: list[sealed_lines.Line]) -> list[int]:
 def _turn(before: list[sealed_lines.Line], after: list[sealed_lines.Line]) -> list[int]:
     """The turn of a lost line, told from the lines around it, if there are any."""
     following = next((line.value for line in after if line.value is not None and "turn" in line.value), None)
-    if following is not None and session_catalogue.prompt(_message(following)) is None:
+    if following is not None and session_log.prompt(_message(following)) is None:
         return [following["turn"]]
     last = next((line.value for line in reversed(before) if line.value is not None and "turn" in line.value), None)
     if last is None:
         return [following["turn"]] if following is not None else []
-    calls = any(part.get("part_kind") == "tool-call" for part in session_catalogue.parts(_message(last)))
+    calls = any(part.get("part_kind") == "tool-call" for part in session_log.parts(_message(last)))
     is_answer = _message(last).get("kind") == "response" and not calls
     return [last["turn"] + 1 if is_answer and following is None else last["turn"]]
 

@@ -27,6 +27,7 @@ from deepctl.store import (
     reserve,
     session_catalogue,
     session_delete,
+    session_reader,
     session_record,
     snapshot,
     todo,
@@ -36,6 +37,7 @@ from deepctl.store.index_db import Cache
 from deepctl.store.object_store import ObjectReader, ObjectWriter, ScratchWriter
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record, Rewind
+from deepctl.store.session_reader import SessionReaders
 from deepctl.store.session_record import Session
 from deepctl.store.snapshot import Report, Snapshot
 from deepctl.store.trees import encode
@@ -54,6 +56,7 @@ class ReadOnlyRepository:
         self.packs = PackStore(paths.packs, self.cache)
         self.objects: ObjectReader = self.packs
         self.sink: ObjectWriter = ScratchWriter(self.objects)
+        self.readers = SessionReaders(paths)
 
     def present(self) -> Snapshot:
         """The workspace as it is now. Its trees can be read from `objects`, its files in the workspace itself.
@@ -96,6 +99,7 @@ class Repository(ProfileStore):
             paths.checkpoints, cache=paths.snapshot_cache, release_reserve=lambda: reserve.release(paths)
         )
         super().__init__(paths, store)
+        self.readers = SessionReaders(paths)
         completion_index.refresh(paths, self.ledger)
 
     @classmethod
@@ -259,7 +263,7 @@ class Repository(ProfileStore):
         if label is not None:
             self.store.writer.check_free(label)
         author = self.between()
-        position = lookup.position(session, session_catalogue.read(session))
+        position = session_reader.position(session, session_catalogue.read(session))
         return self.save(session, "manual", position, author=author, label=label or "")
 
     def label(self, record: Record, label: str | None) -> None:
@@ -287,7 +291,7 @@ class Repository(ProfileStore):
             return None
         if owner.id == session.id:
             return self.save(session, "tool", before._replace(turn=before.turn + 1), author=AGENT)
-        return self.save(owner, "manual", lookup.position(owner, session_catalogue.read(owner)), author=AGENT)
+        return self.save(owner, "manual", session_reader.position(owner, session_catalogue.read(owner)), author=AGENT)
 
     def before_turn(self, session: Session, position: Position) -> Record | None:
         """Keep the state in which a turn begins, if it is not that of a checkpoint already."""
@@ -348,7 +352,7 @@ class Repository(ProfileStore):
                     continue
                 author = UNKNOWN
                 if self.policy != MANUAL_ONLY:
-                    ended = lookup.position(session, session_catalogue.read(session))
+                    ended = session_reader.position(session, session_catalogue.read(session))
                     self._save(session, "turn", ended, UNKNOWN)
                     author = OTHER
             except Damaged:

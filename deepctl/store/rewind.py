@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 from deepctl.errors import Damaged, DeepctlError, NotFound, Refused, UsageError
 from deepctl.files.atomic import storage_error
-from deepctl.layout import ProfilePaths
 from deepctl.store import (
     completion_index,
     diff,
@@ -42,6 +41,7 @@ from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.records import BOTH, Position, Record, Rewind, State, new_id, state_author
 from deepctl.store.repository import ReadOnlyRepository, Repository, SessionHead
 from deepctl.store.rewind_plan import Interval, Plan
+from deepctl.store.session_reader import SessionReader
 from deepctl.store.session_record import Session
 from deepctl.store.snapshot import Snapshot, excluding
 from deepctl.store.trees import DIRECTORY, TreeChange, TreeEntry
@@ -191,7 +191,8 @@ def request_rewind(
         )
     paths, ledger = repository.paths, repository.ledger
     current = lookup.current_session(paths, session)
-    target = lookup.find_checkpoint(paths, ledger, reference, current.name)
+    reader = repository.readers.of(current) if reference.startswith("~") else None
+    target = lookup.find_checkpoint(paths, ledger, reference, current.name, reader)
     check_session(ledger, current, target, session_catalogue.by_id(paths))
     return current, RewindRequest(target, only, force, exact)
 
@@ -251,7 +252,7 @@ def preview(
     """
     paths, ledger, objects = repository.paths, repository.ledger, repository.objects
     _check_no_unfinished_rewind(ledger)
-    current = _current(paths, session)
+    current = repository.readers.of(session)
     try:
         return _plan(
             ledger,
@@ -260,7 +261,7 @@ def preview(
             repository.workspace,
             repository.present(),
             request,
-            position or current.position,
+            position or current.position(),
             lookup.last_author(paths, ledger) if author is None else state_author(author, session.id),
             content=diff.present(repository.workspace.root, objects),
             current=current,
@@ -294,12 +295,12 @@ def run(
     if author is None:
         author = repository.between()
         session = session_catalogue.find(repository.paths, session.name)
-    current = _current(repository.paths, session)
+    current = repository.readers.of(session)
     return _run(
         repository.store,
         repository.workspace,
         request,
-        position or current.position,
+        position or current.position(),
         author,
         SessionHead(repository, session),
         current,
@@ -325,7 +326,7 @@ def _run(
     position: Position,
     author: str,
     head: HeadMove,
-    current: _Current | None = None,
+    current: SessionReader | None = None,
 ) -> RewindResult:
     """The sequence of every rewind: of a session as it is now (`current`), or of an application's files."""
     with store.new_batch() as batch:
@@ -363,22 +364,6 @@ def _run(
     return RewindResult(plan, safety, restored.written, restored.deleted, in_the_way)
 
 
-class _Current(NamedTuple):
-    """A session of a profile, and its conversation now; its log is read once a rewind."""
-
-    paths: ProfilePaths
-    session: Session
-    conversation: session_log.MessageList
-
-    @property
-    def position(self) -> Position:
-        return lookup.position(self.session, self.conversation)
-
-
-def _current(paths: ProfilePaths, session: Session) -> _Current:
-    return _Current(paths, session, session_catalogue.read(session))
-
-
 def _check_no_unfinished_rewind(ledger: Ledger) -> None:
     if ledger.unfinished is not None:
         raise Refused(
@@ -399,7 +384,7 @@ def _plan(
     last_author: str | None,
     *,
     content: Content | None = None,
-    current: _Current | None = None,
+    current: SessionReader | None = None,
 ) -> RewindPlan:
     """What a rewind does, to the files and, where it is `current`, to a session's conversation. It changes nothing.
 
@@ -424,14 +409,13 @@ def _plan(
     )
     if current is None or not request.moves_conversation:
         return plan
-    paths, session, conversation = current
-    if request.to.log and not log_file.is_in(session.directory, request.to.log):
+    if request.to.log and not log_file.is_in(current.session.directory, request.to.log):
         raise Refused(
-            f"The messages of checkpoint {request.to.id} are not part of session {session.name!r}.",
+            f"The messages of checkpoint {request.to.id} are not part of session {current.session.name!r}.",
             "`deepctl checkpoints fork` begins a session with them.",
             code="other_session",
         )
-    removed, restored = _parted(paths, conversation, request.to)
+    removed, restored = lookup.diverging_messages(current, request.to)
     prompts_removed = _prompts(removed)
     return plan._replace(
         messages_removed=len(removed),
@@ -443,16 +427,7 @@ def _plan(
 
 
 def _prompts(messages: list[dict[str, Any]]) -> list[str]:
-    return [text for message in messages if (text := session_catalogue.prompt(message)) is not None]
-
-
-def _parted(
-    paths: ProfilePaths, conversation: session_log.MessageList, target: Record
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The messages of the session that are not in the target's conversation, and the reverse."""
-    now, then = conversation.messages, lookup.conversation_at(paths, target).messages
-    shared = lookup.shared_length(now, then)
-    return [entry.message for entry in now[shared:]], [entry.message for entry in then[shared:]]
+    return [text for message in messages if (text := session_log.prompt(message)) is not None]
 
 
 class _FilesPlan(NamedTuple):

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from deepctl import layout, names
 from deepctl.errors import DeepctlError, Refused, SessionNotFound
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import session_log
+from deepctl.store import session_log, session_reader
 from deepctl.store.log_chain import Chain
-from deepctl.store.log_file import START, SUFFIX, LogDamage, Point, chained, log_path, share
+from deepctl.store.log_file import START, SUFFIX, Point, chained, log_path, share
+from deepctl.store.session_reader import Outline, SessionReader
 from deepctl.store.session_record import RECORD, Begins, Session, load, write
 
 FIRST = "main"
@@ -235,10 +236,8 @@ def by_id(paths: ProfilePaths) -> dict[str, str]:
 
 def read(session: Session) -> session_log.MessageList:
     """The whole conversation of a session. Raises `Damaged` or `NewerFormat`."""
-    found = session_log.read(session.directory, session.log)
-    if session.damage is None:
-        return found
-    return found._replace(damage=[LogDamage(RECORD, 1, session.damage, False), *found.damage])
+    conversation = session_log.read(session.directory, session.log)
+    return session_reader.with_record_damage(session, conversation)
 
 
 def summaries(paths: ProfilePaths, heads: Mapping[str, str]) -> list[Summary]:
@@ -253,58 +252,28 @@ def summary(paths: ProfilePaths, name: str, heads: Mapping[str, str] = {}) -> Su
     """One session as lists show it; never raises for damage inside it."""
     try:
         session = find(paths, name)
-        conversation = read(session)
+        outline = SessionReader(paths, session).outline()
     except SessionNotFound:
         raise
     except (DeepctlError, OSError) as error:
         return Summary(name, None, None, 0, 0, None, "", problem=str(error))
-    return summarize(session, conversation, heads)
+    return summarize(session, outline, heads)
 
 
-def summarize(session: Session, conversation: session_log.MessageList, heads: Mapping[str, str]) -> Summary:
+def summarize(session: Session, outline: Outline, heads: Mapping[str, str]) -> Summary:
     """The summary of a conversation that has been read already."""
-    messages = conversation.messages
     return Summary(
         session.name,
         session.created_at,
-        max(messages[-1].at, session.created_at) if messages else session.created_at,
-        len({entry.turn for entry in messages}),
-        len(messages),
+        max(outline.updated_at or "", session.created_at),
+        outline.turns,
+        outline.messages,
         heads.get(session.id, session.forked_from),
-        _title(conversation),
-        len(conversation.damage),
+        _title(outline.title),
+        outline.damage,
     )
 
 
-def _title(conversation: session_log.MessageList) -> str:
-    for entry in conversation.messages:
-        text = prompt(entry.message)
-        if text is not None:
-            line = " ".join(text.strip().partition("\n")[0].split())
-            return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1] + "…"
-    return ""
-
-
-def parts(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parts of a message that are any."""
-    found = message.get("parts")
-    return [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []
-
-
-def prompt(message: dict[str, Any]) -> str | None:
-    """The text the user typed, if this message is the request that brought it.
-
-    Memory snapshots and other text that capabilities add are user-role parts too; they carry metadata.
-    """
-    if message.get("kind") != "request":
-        return None
-    for part in parts(message):
-        if part.get("part_kind") != "user-prompt":
-            continue
-        content = part.get("content")
-        if isinstance(content, str):
-            return content
-        texts = [item for item in content if isinstance(item, str)] if isinstance(content, list) else []
-        if texts:
-            return "\n".join(texts)
-    return None
+def _title(prompt: str) -> str:
+    line = " ".join(prompt.strip().partition("\n")[0].split())
+    return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1] + "…"

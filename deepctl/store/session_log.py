@@ -95,6 +95,31 @@ def lines(messages: Iterable[Message], compactions: Iterable[Compaction] = ()) -
         yield sealed_lines.seal(entry)
 
 
+def parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a message, without what is no object."""
+    value = message.get("parts")
+    return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
+
+
+def prompt(message: dict[str, Any]) -> str | None:
+    """The text the user typed, if this message is the request that brought it.
+
+    Memory snapshots and other text that capabilities add are user-role parts too; they carry metadata.
+    """
+    if message.get("kind") != "request":
+        return None
+    for part in parts(message):
+        if part.get("part_kind") != "user-prompt":
+            continue
+        content = part.get("content")
+        if isinstance(content, str):
+            return content
+        texts = [item for item in content if isinstance(item, str)] if isinstance(content, list) else []
+        if texts:
+            return "\n".join(texts)
+    return None
+
+
 def read(directory: str, log: str, end: int | None = None, digest: str = "") -> MessageList:
     """The conversation in a log and in those it continues, up to offset `end` in bytes.
 
@@ -111,7 +136,7 @@ def of_chain(chain: log_chain.Chain) -> MessageList:
     damage = list(chain.damage)
     last_turn = 0
     for link in chain.links:
-        reader = _Reader(os.path.basename(link.path))
+        reader = LogReader(os.path.basename(link.path))
         for line in link.lines:
             reader.take(line)
         reader.finish()
@@ -199,7 +224,7 @@ def _fits(entry: dict[str, Any]) -> bool:
     return all(type(number := entry.get(key, 0)) is int and 0 <= number < _LARGEST for key in _NUMBERS)
 
 
-class _Reader:
+class LogReader:
     """Puts the lines of one log together again."""
 
     def __init__(self, file: str) -> None:
@@ -212,8 +237,11 @@ class _Reader:
         self.compactions: list[Compaction] = []
         self.damage: list[LogDamage] = []
         self.last_turn = 0
+        self.lacks_instructions = False
+        """Whether a request has the instructions of one before the first line that was taken."""
 
     def take(self, line: sealed_lines.Line) -> None:
+        """Take the next line into account."""
         entry = line.value
         if entry is None:
             torn = line.problem == "cut short"
@@ -254,6 +282,7 @@ class _Reader:
             self._results = []
         if message["kind"] == "request":
             if entry.get("same_instructions"):
+                self.lacks_instructions |= self._instructions is None
                 message["instructions"] = self._instructions
             self._instructions = message.get("instructions")
         self.messages.append(Message(self._turn, self._at, message))
@@ -265,6 +294,7 @@ class _Reader:
             del self._results[:count]
 
     def finish(self) -> None:
+        """There are no more lines."""
         self._flush(len(self._results))
 
 

@@ -184,9 +184,7 @@ def test_a_conversation_is_summarised_before_a_turn_that_would_pass_the_share(
         before, after = _flat(third), _flat(fourth)
         assert after[: len(before)] == before, "another process goes on with what this one sent"
         assert after[len(before) :] == [("assistant", "third answer"), ("user", "fourth question")]
-    said = [
-        text for one in alice.conversation().messages if (text := session_catalogue.prompt(one.message)) is not None
-    ]
+    said = [text for one in alice.conversation().messages if (text := session_log.prompt(one.message)) is not None]
     assert [text[:5] for text in said] == ["first", "secon", "third", "fourt"]
 
 
@@ -277,9 +275,7 @@ def test_when_no_summary_can_be_had_and_the_window_is_full_the_beginning_is_left
         alice.options = alice.options._replace(compact_at=None)
         alice.say("five")
         assert _flat(server.requests[-1])[: len(sent)] == _flat(server.requests[-2])
-    said = [
-        text for one in alice.conversation().messages if (text := session_catalogue.prompt(one.message)) is not None
-    ]
+    said = [text for one in alice.conversation().messages if (text := session_log.prompt(one.message)) is not None]
     assert [text[:4] for text in said] == ["one", "two", "thre", "four", "five"]
 
 
@@ -344,7 +340,7 @@ class TestOffline:
         assert last.context.tokens < 3000
         assert "can see" in last.output
         assert "can see 14" not in last.output
-        typed = [one for one in offline.conversation().messages if session_catalogue.prompt(one.message) is not None]
+        typed = [one for one in offline.conversation().messages if session_log.prompt(one.message) is not None]
         assert len(typed) == 15
 
     def test_memory_is_in_sight_after_a_compaction(self, offline: Alice) -> None:
@@ -567,7 +563,7 @@ class TestAtTheCommandLine:
         for number in range(3):
             deepctl("chat", *user, f"write f{number}.txt: {LONG}").ok()
         shown = deepctl("sessions", "show", *user, "--json").ok().json
-        prompts = [session_catalogue.prompt(entry["message"]) for entry in shown["messages"]]
+        prompts = [session_log.prompt(entry["message"]) for entry in shown["messages"]]
         assert prompts[0] == "remember I like oolong"
         kinds = {part["part_kind"] for entry in shown["messages"] for part in entry["message"]["parts"]}
         assert "compaction" in kinds

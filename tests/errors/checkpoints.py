@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 
-from deepctl.store import lookup, session_catalogue
+from deepctl.store import session_catalogue, session_reader
 from tests.errors.situation import Situation, case
 from tests.store.faults import Counter, kill
 from tests.support.command import Result
@@ -42,7 +42,7 @@ def _(s: Situation) -> list[str]:
     scene = s.story()
     with scene.work() as work:
         session = scene.session()
-        position = lookup.position(session, session_catalogue.read(session))
+        position = session_reader.position(session, session_catalogue.read(session))
         for end in ("00", "01"):
             work.save(session, "manual", position, author="", id=f"abcdef{end}")
     return on("show", "abcdef")

@@ -10,7 +10,7 @@ from typing import Any
 
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import lookup, rewind, session_catalogue, session_log
+from deepctl.store import lookup, rewind, session_catalogue, session_log, session_reader
 from deepctl.store.object_store import ScratchWriter
 from deepctl.store.records import Record
 from deepctl.store.repository import Repository
@@ -40,8 +40,9 @@ class Scene:
         """One turn, whose body is what its only tool does."""
         with self.work(**options) as work:
             found = self.session(session)
-            conversation = session_catalogue.read(found)
-            before = lookup.position(found, conversation)
+            reader = session_reader.SessionReader(self.paths, found)
+            before = session_reader.position(found, reader.whole())
+            reader.remember()
             work.before_turn(found, before)
             writer = session_log.LogWriter(found.directory, found.log, before.turn + 1)
             writer.message(_request({"part_kind": "user-prompt", "content": prompt}))
@@ -63,7 +64,7 @@ class Scene:
         with self.work(**options) as work:
             found = self.session(session)
             conversation = session_catalogue.read(found)
-            before = lookup.position(found, conversation)
+            before = session_reader.position(found, conversation)
             work.before_turn(found, before)
             writer = session_log.LogWriter(found.directory, found.log, before.turn + 1)
             writer.message(_request({"part_kind": "user-prompt", "content": prompt}))
@@ -107,7 +108,7 @@ class Scene:
 
     def prompts(self, session: str = "main") -> list[str]:
         messages = session_catalogue.read(self.session(session)).messages
-        return [text for entry in messages if (text := session_catalogue.prompt(entry.message)) is not None]
+        return [text for entry in messages if (text := session_log.prompt(entry.message)) is not None]
 
     def files(self) -> dict[str, str]:
         """The files of the workspace as text, links and directories left out."""

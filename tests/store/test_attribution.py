@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepctl.store import lookup, prune, session_catalogue, session_delete
+from deepctl.store import lookup, prune, session_catalogue, session_delete, session_reader
 from deepctl.store.lookup import CheckpointNotFound
 from deepctl.store.records import UNKNOWN
 from deepctl.store.repository import EVERY_TURN, MANUAL_ONLY, Repository
@@ -99,7 +99,7 @@ def test_without_checkpoints_of_their_own_what_turns_change_is_never_taken_for_t
     with scene.work(policy=MANUAL_ONLY) as work:
         session = scene.session()
         author = work.in_turn(tool_at_work=True)
-        work.save(session, "manual", lookup.position(session, session_catalogue.read(session)), author=author)
+        work.save(session, "manual", session_reader.position(session, session_catalogue.read(session)), author=author)
     assert _conflicts(scene, start) == ["mine"]
 
 

@@ -18,11 +18,11 @@ from deepctl.redaction import Redaction
 from deepctl.store import (
     compacted_context,
     log_file,
-    lookup,
     session_catalogue,
     session_export,
     session_import,
     session_log,
+    session_reader,
     session_search,
     transcript,
 )
@@ -200,7 +200,7 @@ class TestSessions:
         conversation = session_catalogue.read(session)
         with scene.work() as work:
             author = work.between()
-            before = lookup.position(session, conversation)
+            before = session_reader.position(session, conversation)
             writer = session_log.LogWriter(session.directory, session.log, conversation.last_turn)
             writer.compacted(SUMMARY, keeps)
             writer.close()

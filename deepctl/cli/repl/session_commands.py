@@ -172,7 +172,7 @@ def _prompts(conversation: session_log.MessageList) -> list[_Prompt]:
     return [
         _Prompt(position, text, entry.at)
         for position, entry in enumerate(conversation.messages)
-        if position not in summaries and (text := session_catalogue.prompt(entry.message)) is not None
+        if position not in summaries and (text := session_log.prompt(entry.message)) is not None
     ]
 
 

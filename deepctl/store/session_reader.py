@@ -1,0 +1,372 @@
+"""A session's conversation, each log read once, and of it only decoded what is asked for.
+
+To decode every message of a long session takes longer than all else that a list or a rewind does. So a turn, which
+has to decode them all, leaves a summary in the profile's cache: how many messages and turns there are up to which
+offset of which files, the running digest there, and the CRC-32 of these bytes. The next reader compares the bytes with
+that checksum and decodes only what stands behind them.
+
+`cache/conversations` has one sealed line a session. It is evidence of nothing: it may be deleted at any time, and where
+it is missing, damaged, or about other bytes than there are, the whole log is decoded. It has no text of a conversation:
+prompts are named by their place in the log. It is a file of its own because opening the SQLite cache takes longer than
+a list may take.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from deepctl import times
+from deepctl.errors import Refused
+from deepctl.files import atomic, sealed_lines
+from deepctl.layout import ProfilePaths
+from deepctl.store import log_chain, log_file, session_log
+from deepctl.store.log_file import LogDamage, Point
+from deepctl.store.records import Position, Record
+from deepctl.store.session_log import LogReader, Message, MessageList
+from deepctl.store.session_record import RECORD, Session
+
+_VERSION = 1
+_SESSIONS = 200
+"""So many sessions the file has at most, those that were summarized last."""
+
+
+class Span(NamedTuple):
+    """Where a line is: the number of the file in the chain, and the offsets in it."""
+
+    file: int
+    start: int
+    end: int
+
+
+class Extent(NamedTuple):
+    """So many bytes of the file of a log, and their CRC-32."""
+
+    log: str
+    end: int
+    crc: int
+
+
+class Known(NamedTuple):
+    """A conversation up to a position. `files` are those it is read from, the first of all first.
+
+    `first` and `last` are the lines with its first and its last prompt.
+    """
+
+    files: list[Extent]
+    digest: str
+    messages: int
+    turns: int
+    last_turn: int
+    updated_at: str
+    first: Span | None
+    last: Span | None
+
+
+class Tail(NamedTuple):
+    """What stands behind that position: its messages, and the offset and the digest at the end of the log."""
+
+    messages: list[Message]
+    last_turn: int
+    end: int
+    digest: str
+
+
+class Outline(NamedTuple):
+    """What lists tell of a conversation. `title` is its first prompt, `updated_at` when its last message came."""
+
+    turns: int
+    messages: int
+    updated_at: str | None
+    title: str
+    damage: int = 0
+
+
+class SessionReader:
+    """The conversation of a session as it stands when this is made. Raises `Damaged` or `NewerFormat`."""
+
+    def __init__(self, paths: ProfilePaths, session: Session) -> None:
+        self.paths = paths
+        self.session = session
+        self.files: dict[str, bytes] = {}
+        """The logs that have been read, by their paths."""
+        self._path = os.path.join(paths.cache, "conversations")
+        self._chain: log_chain.Chain | None = None
+        self._whole: MessageList | None = None
+        self._known = self._confirmed() if session.damage is None else None
+        self._tail = self._read_tail(self._known) if self._known is not None else None
+
+    def is_current(self, session: Session) -> bool:
+        """Whether `session` is the one that is read here, and nothing has been added to its log."""
+        path = log_file.log_path(session.directory, session.log)
+        try:
+            return session == self.session and path in self.files and os.path.getsize(path) == len(self.files[path])
+        except FileNotFoundError:
+            return False
+
+    def whole(self) -> MessageList:
+        """The whole conversation."""
+        if self._whole is None:
+            start = Point(self.session.log, 0)
+            self._chain = log_chain.resolve(self.session.directory, start, is_open=True, files=self.files)
+            self._whole = with_record_damage(self.session, session_log.of_chain(self._chain))
+        return self._whole
+
+    @property
+    def last_turn(self) -> int:
+        """The number of the last turn."""
+        if self._known is None or self._tail is None:
+            return self.whole().last_turn
+        return max(self._known.last_turn, self._tail.last_turn)
+
+    def position(self) -> Position:
+        """Where the conversation stands."""
+        if self._known is None or self._tail is None:
+            return position(self.session, self.whole())
+        count = self._known.messages + len(self._tail.messages)
+        end = Point(self.session.log, self._tail.end, self._tail.digest)
+        last = _last_prompt(self._tail.messages)
+        prompt = last if last is not None else self._prompt_at(self._known.last)
+        return Position(self.session.id, self.last_turn, self.session.log, end.offset, count, prompt, end)
+
+    def outline(self) -> Outline:
+        """What lists tell of the conversation."""
+        known, tail = self._known, self._tail
+        new_turns = {message.turn for message in tail.messages} if tail is not None else set()
+        if known is None or tail is None or min(new_turns, default=known.last_turn) < known.last_turn:
+            return outline(self.whole())
+        title = self._prompt_at(known.first) if known.first is not None else outline_title(tail.messages)
+        return Outline(
+            known.turns + len(new_turns - {known.last_turn} if known.turns else new_turns),
+            known.messages + len(tail.messages),
+            tail.messages[-1].at if tail.messages else known.updated_at or None,
+            title,
+        )
+
+    def since(self, checkpoint: Record) -> list[dict[str, Any]] | None:
+        """The messages behind a checkpoint in the session's own log; `None` if only all of the log tells them.
+
+        The digest of the checkpoint, carried on to the end of the log, has to be the one there: then what stands before
+        the checkpoint is what was written.
+        """
+        raw = self.files.get(log_file.log_path(self.session.directory, self.session.log), b"")
+        offset = checkpoint.offset
+        is_here = checkpoint.log == self.session.log and checkpoint.digest and not checkpoint.lost
+        if self._tail is None or not is_here or not 0 < offset <= len(raw) or raw[offset - 1 : offset] != b"\n":
+            return None
+        try:
+            before = sealed_lines.unseal(raw[raw.rfind(b"\n", 0, offset - 1) + 1 : offset - 1])
+        except ValueError:
+            return None
+        if "result" in before:
+            return None  # the request that sends it stands behind the checkpoint
+        tail = self._decoded(raw, offset, checkpoint.digest)
+        return [entry.message for entry in tail.messages] if tail and tail.digest == self._tail.digest else None
+
+    def _decoded(self, raw: bytes, start: int, digest: str) -> Tail | None:
+        """The lines of the session's own log from an offset on; `None` if anything about them is unusual."""
+        content = raw[start:]
+        path = log_file.log_path(self.session.directory, self.session.log)
+        lines = [log_file.upgraded(line, path) for line in log_file.parse(content)]
+        if any(line.problem is not None for line in lines):
+            return None
+        reader = LogReader(os.path.basename(path))
+        for line in lines:
+            reader.take(line)
+        reader.finish()
+        if reader.damage or reader.lacks_instructions:
+            return None
+        behind = log_file.digests(content, lines, digest)
+        return Tail(reader.messages, reader.last_turn, len(raw), behind[-1] if behind else digest)
+
+    def _read_tail(self, known: Known) -> Tail | None:
+        raw = self.files[log_file.log_path(self.session.directory, self.session.log)]
+        return self._decoded(raw, known.files[-1].end, known.digest)
+
+    def _confirmed(self) -> Known | None:
+        """What the cache says of the session, if it is about the bytes that its files begin with."""
+        known = _parsed(_entries(self._path).get(self.session.id))
+        if known is None or known.files[-1].log != self.session.log:
+            return None
+        for extent in known.files:
+            path = log_file.log_path(self.session.directory, extent.log)
+            try:
+                raw = self.files[path] = atomic.read_file(path)
+            except (OSError, Refused):
+                return None
+            if len(raw) < extent.end or zlib.crc32(memoryview(raw)[: extent.end]) != extent.crc:
+                return None
+        return known
+
+    def _prompt_at(self, span: Span | None) -> str:
+        """The prompt in a line of which the bytes have been compared."""
+        if span is None or self._known is None:
+            return ""
+        raw = self.files[log_file.log_path(self.session.directory, self._known.files[span.file].log)]
+        for line in log_file.parse(raw[span.start : span.end]):
+            text = _prompt_in(line)
+            if text is not None:
+                return text
+        return ""
+
+    def remember(self) -> None:
+        """Leave a summary in the cache, if the whole conversation has been read and nothing about it is unusual.
+
+        The caller holds the profile's lock. Trouble with the disk costs the summary and nothing else.
+        """
+        known = self._summarized()
+        if known is None:
+            return
+        entries = {key: value for key, value in _entries(self._path).items() if key != self.session.id}
+        entries[self.session.id] = {"v": _VERSION, "session": self.session.id, "known": known}
+        raw = b"".join(map(sealed_lines.seal, list(entries.values())[-_SESSIONS:]))
+        with suppress(OSError, Refused):
+            atomic.make_root(os.path.dirname(self._path))
+            atomic.replace_unsynced(self._path, raw)
+
+    def _summarized(self) -> Known | None:
+        chain, whole = self._chain, self._whole
+        if chain is None or whole is None or whole.damage or chain.lost is not None:
+            return None
+        last_line = chain.links[-1].lines[-1]
+        if last_line.value is None or "result" in last_line.value:
+            return None
+        files: list[Extent] = []
+        prompts: list[Span] = []
+        for number, link in enumerate(chain.links):
+            log = os.path.basename(link.path).removesuffix(log_file.SUFFIX)
+            end = link.lines[-1].end if link.lines else 0
+            raw = self.files.get(link.path, b"")
+            if link.path != log_file.log_path(self.session.directory, log) or not raw[:end].endswith(b"\n"):
+                return None
+            files.append(Extent(log, end, zlib.crc32(memoryview(raw)[:end])))
+            start = 0
+            for line in link.lines:
+                if _prompt_in(line) is not None:
+                    prompts.append(Span(number, start, line.end))
+                start = line.end
+        return Known(
+            files,
+            whole.digest,
+            len(whole.messages),
+            len({entry.turn for entry in whole.messages}),
+            whole.last_turn,
+            whole.messages[-1].at if whole.messages else "",
+            prompts[0] if prompts else None,
+            prompts[-1] if prompts else None,
+        )
+
+
+class SessionReaders:
+    """The readers of a command: one serves as long as it is for the same session and nothing is added to its log."""
+
+    def __init__(self, paths: ProfilePaths) -> None:
+        self._paths = paths
+        self._latest: SessionReader | None = None
+
+    def of(self, session: Session) -> SessionReader:
+        """The conversation of a session as it is now. Raises `Damaged` or `NewerFormat`."""
+        if self._latest is None or not self._latest.is_current(session):
+            self._latest = SessionReader(self._paths, session)
+        return self._latest
+
+
+def with_record_damage(session: Session, conversation: MessageList) -> MessageList:
+    """The conversation of a session, with the damage of the session's record among its own."""
+    if session.damage is None:
+        return conversation
+    return conversation._replace(damage=[LogDamage(RECORD, 1, session.damage, False), *conversation.damage])
+
+
+def position(session: Session, conversation: MessageList) -> Position:
+    """Where a session's conversation stands that has been read already."""
+    return Position(
+        session.id,
+        conversation.last_turn,
+        session.log,
+        conversation.end,
+        len(conversation.messages),
+        _last_prompt(conversation.messages) or "",
+        Point(session.log, conversation.end, conversation.digest),
+    )
+
+
+def outline(conversation: MessageList) -> Outline:
+    """What lists tell of a conversation that has been read already."""
+    messages = conversation.messages
+    return Outline(
+        len({entry.turn for entry in messages}),
+        len(messages),
+        messages[-1].at if messages else None,
+        outline_title(messages),
+        len(conversation.damage),
+    )
+
+
+def outline_title(messages: list[Message]) -> str:
+    """The first prompt of a conversation, empty if there is none."""
+    return next((text for entry in messages if (text := session_log.prompt(entry.message)) is not None), "")
+
+
+def _last_prompt(messages: list[Message]) -> str | None:
+    return next((text for entry in reversed(messages) if (text := session_log.prompt(entry.message)) is not None), None)
+
+
+def _prompt_in(line: sealed_lines.Line) -> str | None:
+    """The prompt in a line of a log, if it has one."""
+    message = line.value.get("message") if line.value is not None else None
+    return session_log.prompt(message) if isinstance(message, dict) else None
+
+
+def _entries(path: str) -> dict[str, dict[str, Any]]:
+    """The lines of the cache that are whole, by the ids of the sessions."""
+    try:
+        raw = atomic.read_file(path)
+    except (OSError, Refused):
+        return {}
+    values = [line.value for line in sealed_lines.parse(raw) if line.value is not None and line.problem is None]
+    return {session: value for value in values if isinstance(session := value.get("session"), str)}
+
+
+def _parsed(entry: dict[str, Any] | None) -> Known | None:
+    """A line of the cache as a value; `None` if it is no such line."""
+    match entry:
+        case {
+            "v": int(version),
+            "known": [
+                [_, *_] as files,
+                str(digest),
+                int(messages),
+                int(turns),
+                int(last_turn),
+                str(updated_at),
+                first,
+                last,
+            ],
+        } if version == _VERSION and times.is_valid(updated_at or times.UNKNOWN):
+            extents = [_extent(value) for value in files]
+            spans = [_span(value, len(files)) for value in (first, last)]
+            if None in extents or min(messages, turns, last_turn) < 0:
+                return None
+            known = [extent for extent in extents if extent is not None]
+            return Known(known, digest, messages, turns, last_turn, updated_at, spans[0], spans[1])
+        case _:
+            return None
+
+
+def _extent(value: object) -> Extent | None:
+    match value:
+        case [str(log), int(end), int(crc)] if log_file.is_id(log) and end > 0:
+            return Extent(log, end, crc)
+        case _:
+            return None
+
+
+def _span(value: object, files: int) -> Span | None:
+    match value:
+        case [int(file), int(start), int(end)] if 0 <= file < files and 0 <= start < end:
+            return Span(file, start, end)
+        case _:
+            return None
