@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import completion, conversation, rewind, sandbox, snapshot, start, store, streaming, wipe
+from benchmarks import completion, conversation, long_session, rewind, sandbox, snapshot, start, store, streaming, wipe
 
 if __name__ == "__main__":
     sys.exit(
@@ -16,6 +16,7 @@ if __name__ == "__main__":
                 completion.run(),
                 snapshot.run(),
                 rewind.run(),
+                long_session.run(),
                 store.run(),
                 sandbox.run(),
                 wipe.run(),

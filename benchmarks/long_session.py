@@ -1,8 +1,8 @@
 """A session of 2,000 turns against one of 10: what `checkpoints rewind`, `checkpoints list` and `sessions list` take.
 
 Measured is processor time (user and system) of whole processes, so that a disk that is busy does not count. With
-`DEEPCTL_BENCH_OLD=/path/to/deepctl`, the command of an earlier version, the rewind is compared with that one's in the
-same run, on copies of the same state.
+`DEEPCTL_BENCH_OLD=/path/to/deepctl`, the command of 0.1.0, the rewind is compared with that one's in the same run, on the
+same state in the format of 0.1.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.measure import environment_of, promise
 from deepctl.domain import profiles
+from deepctl.files import sealed_lines
 from deepctl.layout import Root
 from deepctl.store import session_catalogue, session_log
 from deepctl.store.log_file import START
@@ -48,7 +49,10 @@ def run() -> bool:
         }
         rewind = ("checkpoints", "rewind", "~2", "--user", "alice")
         times = {turns: _seconds([ours, *rewind], f"{place}/{turns}", place) for turns in ("long", "short")}
-        before = _seconds([old, *rewind], f"{place}/long", place) if old is not None else None
+        before = None
+        if old is not None:
+            _in_format_1(f"{place}/long")
+            before = _seconds([old, *rewind], f"{place}/long", place)
     print(f"A session of {_LONG} turns, {4 * _LONG} messages, {bytes_of_log / 1e6:.1f} MB (medians of processor time):")
     held = [
         promise(f"{name}, {_LONG} turns / {_SHORT} turns", measured["long"] / measured["short"], _LIST_LIMIT)
@@ -101,6 +105,18 @@ def _make(home: str, turns: int) -> int:
                 work.save(session, "turn", position, author=AGENT)
                 size = writer.end
     return size
+
+
+def _in_format_1(home: str) -> None:
+    """Write the ledger and the logs as 0.1 did: without digests."""
+    for path in [*Path(home).rglob("ledger.jsonl"), *Path(home).rglob("sessions/*/*.jsonl")]:
+        lines = []
+        for line in sealed_lines.parse(path.read_bytes()):
+            value = {**(line.value or {}), "v": 1}
+            if "record" in value:
+                value["record"] = {key: field for key, field in value["record"].items() if key != "digest"}
+            lines.append(sealed_lines.seal(value))
+        path.write_bytes(b"".join(lines))
 
 
 def _turn(turn: int) -> list[dict[str, Any]]:
