@@ -1,8 +1,8 @@
 """A session of 2,000 turns against one of 10: what `checkpoints rewind`, `checkpoints list` and `sessions list` take.
 
 Measured is processor time (user and system) of whole processes, so that a disk that is busy does not count. With
-`DEEPCTL_BENCH_OLD=/path/to/deepctl`, the command of 0.1.0, the rewind is compared with that one's in the same run, on the
-same state in the format of 0.1.
+`DEEPCTL_BENCH_OLD=/path/to/deepctl`, the command of 0.1.0, the rewind is compared with that one's in the same run, on
+the same state in the format of 0.1.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import pytest
 from deepctl.errors import DeepctlError
 from deepctl.files import atomic, sealed_lines
 from deepctl.store import log_file, lookup, rewind, session_catalogue, session_log, session_reader
+from deepctl.store.checkpoint_store import WorkspaceOptions
 from deepctl.store.contents_reader import ReadOnlyRepository
 from deepctl.store.session_reader import SessionReader
 from tests.store.scene import Scene
@@ -159,7 +160,7 @@ def test_a_rewind_and_its_dry_run_read_no_log_twice(scene: Scene, monkeypatch: p
         repository = ReadOnlyRepository(scene.paths)
         target = lookup.find_checkpoint(scene.paths, repository.ledger, "~1", "main", reader)
         request = rewind.RewindRequest(target)
-        rewind.preview(repository, reader.session, request, rewind.WorkspaceOptions(scene.paths.workspace), reader)
+        rewind.preview(repository, reader.session, request, WorkspaceOptions(scene.paths.workspace), reader)
         repository.close()
         assert max(reads.values()) == 1
         reads.clear()
