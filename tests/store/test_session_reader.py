@@ -11,8 +11,7 @@ import pytest
 from deepctl.errors import DeepctlError
 from deepctl.files import atomic, sealed_lines
 from deepctl.store import log_file, lookup, rewind, session_catalogue, session_log, session_reader
-from deepctl.store.checkpoint_store import WorkspaceOptions
-from deepctl.store.contents_reader import ReadOnlyRepository
+from deepctl.store.repository import Repository
 from deepctl.store.session_reader import SessionReader
 from tests.store.scene import Scene
 
@@ -37,9 +36,7 @@ def _told(scene: Scene) -> tuple[object, ...]:
     """All that a reader tells without the whole log."""
     reader = _reader(scene)
     parted = [
-        lookup.diverging_messages(scene.paths, reader, record)
-        for record in scene.records()
-        if record.session == reader.session.id
+        lookup.diverging_messages(reader, record) for record in scene.records() if record.session == reader.session.id
     ]
     return reader.last_turn, reader.position(), reader.outline(), parted
 
@@ -156,18 +153,12 @@ def test_a_rewind_and_its_dry_run_read_no_log_twice(scene: Scene, monkeypatch: p
         if not has_cache:
             os.unlink(_cache(scene))
         reads.clear()
-        reader = SessionReader(scene.paths, scene.session())
-        repository = ReadOnlyRepository(scene.paths)
-        target = lookup.find_checkpoint(scene.paths, repository.ledger, "~1", "main", reader)
-        request = rewind.RewindRequest(target)
-        rewind.preview(repository, reader.session, request, WorkspaceOptions(scene.paths.workspace), reader)
-        repository.close()
+        with Repository.read_only(scene.paths) as repository:
+            rewind.preview(repository, *rewind.request_rewind(repository, "main", "~1"))
         assert max(reads.values()) == 1
         reads.clear()
         with scene.work() as work:
-            reader = SessionReader(scene.paths, scene.session())
-            target = lookup.find_checkpoint(scene.paths, work.ledger, "~1", "main", reader)
-            rewind.rewind(work, reader.session, rewind.RewindRequest(target), reader=reader)
+            rewind.run(work, *rewind.request_rewind(work, "main", "~1"))
         assert max(reads.values()) == 1
         scene.agent("notes", "and on")
 
