@@ -1,7 +1,7 @@
 """What can go wrong, said once: each error carries its code, exit code and hint.
 
 Raise one of these anywhere below the command line; ``deepctl.cli.main`` turns it into text, or into one
-JSON line, and into the exit code of the process. README shows ``EXIT_CODES`` and a test compares the two.
+JSON line, and into the exit code of the process. docs/exit-codes.md shows ``EXIT_CODES`` and a test compares the two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Models by name, and the offline model.
 
 The offline model follows rules, with no network and no key, good enough to try every feature and to rehearse scripts.
-It understands one command a line and drives the real tools with it; README has the table.
+It understands one command a line and drives the real tools with it; docs/models.md has the table.
 """
 
 from __future__ import annotations
