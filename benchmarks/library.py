@@ -46,7 +46,7 @@ _CALLS = (
 Turn = Callable[[], Awaitable[object]]
 
 
-def _answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+async def _answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
     """The next of the calls, or the answer once all have results."""
     results = sum(
         isinstance(part, ToolReturnPart)

@@ -100,14 +100,16 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         await self._call(partial(self._tree.write, path, data))
 
     async def stat(self, path: str) -> FileEntry:
-        found = await self._call(partial(self._tree.entry, path))
-        return FileEntry(name=os.path.basename(path), path=path, is_dir=found.is_directory, size=found.size)
+        # Not in a thread, as contents are: a look at a name takes microseconds, and a thread many times that.
+        with self._hiding():
+            entry = self._tree.entry(path)
+        return FileEntry(name=os.path.basename(path), path=path, is_dir=entry.is_directory, size=entry.size)
 
     async def list_dir(self, path: str) -> Sequence[FileEntry]:
-        found = await self._call(partial(self._tree.entries, path))
+        entries = await self._call(partial(self._tree.entries, path))
         return [
             FileEntry(name=name, path=os.path.join(path, name), is_dir=entry.is_directory, size=entry.size)
-            for entry in found
+            for entry in entries
             # A name that is not UTF-8 cannot be said to a model; escaped, the others are still listed.
             for name in (entry.name.encode("utf-8", "backslashreplace").decode(),)
         ]
@@ -126,7 +128,8 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         return True
 
     async def realpath(self, path: str) -> str:
-        return await self._call(partial(self._tree.real_path, path))
+        with self._hiding():
+            return self._tree.real_path(path)
 
 
 class Line(NamedTuple):

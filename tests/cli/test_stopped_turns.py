@@ -80,7 +80,7 @@ def test_connections_that_were_kept_alive_do_not_outlive_a_stopped_turn(talking:
     )
     ask(chat, "hello", "Good morning.")
     chat.prompt()
-    ask(chat, "wait", "TurnRunner execute")
+    ask(chat, "wait", "Running execute")
     stop(chat)
     ask(chat, "and now?", "Still here.")
     chat.prompt()
@@ -158,7 +158,7 @@ def test_ctrl_d_while_something_runs_leaves_after_it(
 def test_what_is_typed_before_ctrl_d_is_run_first(talking: Talking) -> None:
     chat, _ = talking(Text(["Hello there."]))
     chat.type("!sleep 0.5\r")
-    chat.expect("TurnRunner")
+    chat.expect("Running")
     chat.type("greet me\r\x04")
     assert chat.status() == 0
     assert "Hello there." in chat.screen
