@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import completion, conversation, long_session, rewind, sandbox, snapshot, start, store, streaming, wipe
+from benchmarks import (
+    completion,
+    conversation,
+    library,
+    long_session,
+    rewind,
+    sandbox,
+    snapshot,
+    start,
+    store,
+    streaming,
+    wipe,
+)
 
 if __name__ == "__main__":
     sys.exit(
@@ -21,6 +33,7 @@ if __name__ == "__main__":
                 sandbox.run(),
                 wipe.run(),
                 streaming.run(),
+                library.run(),
             ]
         )
         else 1
