@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.domain.commands.analysis import analyse
-from deepctl.domain.commands.rules import judge
+from deepctl.domain.commands.rules import analyse, judge
 from deepctl.domain.commands.syntax import MAX_TEXT
 from deepctl.domain.commands.words import literal
 from deepctl.domain.permissions import Rule
