@@ -23,7 +23,7 @@ from tests.store.scene import Scene, leftovers
 
 _PLACE = ".deep/memory/main/MEMORY.md"
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
-_SAMPLE = 24
+_SAMPLE = 18
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ from deepctl.errors import DeepctlError, Interrupted, NewerFormat, Refused, Stor
 from deepctl.files import rmtree, sealed_lines
 from deepctl.layout import ProfilePaths, Root
 from deepctl.locks import Lock
-from tests.store.faults import Counter, count, failing, in_child, kill
+from tests.store.faults import FAULTS, Counter, count, in_child, kill, points, sample
 from tests.store.scene import Scene
 from tests.support.ordinary import as_ordinary
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
-_SAMPLE = 40
+_SAMPLE = 18
 _ENVIRONMENT = {"DEEPCTL_CONFIG": "/nonexistent/config.toml"}
 
 Seen = dict[str, str]
@@ -188,17 +188,13 @@ def test_after_any_fault_it_is_as_before_or_the_next_command_finishes_it(name: s
 
     root = copy()
     before, bob = _seen(root.profile("alice").directory), _seen(root.profile("bob").directory)
-    calls = count(lambda: _wipe(root, only))
+    every = points(lambda: _wipe(root, only))
     after = _seen(root.profile("alice").directory)
-    faults = {"SIGKILL": kill, "ENOSPC": failing(errno.ENOSPC), "EIO": failing(errno.EIO)}
-    points = [(at, fault) for at in range(1, calls + 1) for fault in faults]
-    if not _SOAK:
-        points = random.Random(name).sample(points, min(_SAMPLE, len(points)))
     seen = []
-    for at, fault in points:
+    for at, call, fault in every if _SOAK else sample(every, name, _SAMPLE):
         root = copy()
-        said = in_child(lambda: _wipe(root, only), at, faults[fault])  # noqa: B023 (called here and now)
-        where = f"{fault} at call {at} of {calls}: {said}"
+        said = in_child(lambda: _wipe(root, only), at, FAULTS[fault])  # noqa: B023 (called here and now)
+        where = f"{fault} at call {at}, {call}: {said}"
         assert "\n" not in said, where
         assert (said == "killed") == (fault == "SIGKILL"), where
         alice = _seen(root.profile("alice").directory)
@@ -294,8 +290,7 @@ def test_whoever_finishes_a_wipe_may_be_killed_too(tmp_path: Path) -> None:
     calls = count(lambda: _next_command(root))
     after = _seen(root.profile("alice").directory)
     assert sorted(after) == ["checkpoints", "profile.toml", "prompt_history", "sessions", "stray", "workspace"]
-    points = range(1, calls + 1)
-    for at in points if _SOAK else random.Random("finish").sample(points, 20):
+    for at in range(1, calls + 1) if _SOAK else random.Random("finish").sample(range(1, calls + 1), 10):
         root = copy()
         assert in_child(lambda: _next_command(root), at, kill) == "killed"  # noqa: B023 (called here and now)
         _next_command(root, "alice")

@@ -5,11 +5,13 @@ the code at which Ctrl-C comes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
+import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
@@ -69,7 +71,7 @@ class Lines:
 
 
 class Counter:
-    """Counts the calls, and does something right before the call number `at`, from 1.
+    """Counts the calls, notes their names, and does something right before the call number `at`, from 1.
 
     With `beneath`, only calls on something in that directory count; with `only`, only calls of these names.
     """
@@ -83,6 +85,7 @@ class Counter:
         beneath: str | None = None,
     ) -> None:
         self.seen = 0
+        self.names: list[str] = []
         self._at = at
         self._action = action
         self._only = only
@@ -102,7 +105,9 @@ class Counter:
 
     def _counting(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:
-            self.seen += self._beneath is None or _is_beneath(self._beneath, arguments, options)
+            if self._beneath is None or _is_beneath(self._beneath, arguments, options):
+                self.seen += 1
+                self.names.append(call.__name__)
             if self.seen == self._at and self._action is not None:
                 self.seen += 1
                 self._action()
@@ -125,6 +130,28 @@ def count(operation: Callable[[], object], points: Points | None = None) -> int:
     return counter.seen
 
 
+def points(operation: Callable[[], object]) -> list[tuple[int, str, str]]:
+    """Every fault at every call that an operation makes: the number of the call, its name, and the fault's name."""
+    counter = Counter()
+    with counter.installed():
+        operation()
+    return [(at, name, fault) for at, name in enumerate(counter.names, 1) for fault in FAULTS]
+
+
+def sample(every: Sequence[tuple[int, str, str]], seed: str, size: int) -> list[tuple[int, str, str]]:
+    """About `size` of these points, the same every time: each name of a call, each fault, then others.
+
+    Different seeds take different faults for a name. `make soak` tries every point.
+    """
+    order = sorted(every, key=lambda point: hashlib.sha256(f"{seed} {point}".encode()).digest())
+    chosen: list[tuple[int, str, str]] = []
+    for kind in (1, 2):
+        for point in order:
+            if all(point[kind] != other[kind] for other in chosen):
+                chosen.append(point)
+    return sorted([*chosen, *(point for point in order if point not in chosen)][: max(size, len(chosen))])
+
+
 def kill() -> None:
     """End this process as `kill -9` does."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -137,6 +164,10 @@ def failing(number: int) -> Callable[[], None]:
         raise OSError(number, os.strerror(number))
 
     return fail
+
+
+FAULTS = {"SIGKILL": kill, "ENOSPC": failing(errno.ENOSPC), "EIO": failing(errno.EIO)}
+"""What may go wrong at a call."""
 
 
 def in_child(operation: Callable[[], object], at: int, action: Callable[[], None]) -> str:

@@ -6,9 +6,7 @@ entirely old or entirely new, and nothing lost.
 
 from __future__ import annotations
 
-import errno
 import os
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +17,11 @@ import pytest
 from deepctl.store import ledger, log_chain, log_file, lookup, prune, session_catalogue, verify
 from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, walk
-from tests.store.faults import Lines, count, failing, in_child, in_child_with, kill
+from tests.store.faults import FAULTS, Lines, count, in_child, in_child_with, points, sample
 from tests.store.scene import Scene, leftovers
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
-_SAMPLE = 40
+_SAMPLE = 16
 
 
 class State(NamedTuple):
@@ -80,7 +78,6 @@ OPERATIONS: dict[str, Callable[[Scene], object]] = {
     "prune": _prune,
     "remove": _remove,
 }
-FAULTS = {"SIGKILL": kill, "ENOSPC": failing(errno.ENOSPC), "EIO": failing(errno.EIO)}
 
 
 def _state(scene: Scene) -> State:
@@ -130,17 +127,15 @@ def test_after_any_fault_the_profile_is_entirely_old_or_entirely_new(
     earlier = {record.id for record in Scene(tmp_path / "story").records()}
     old = _state(_copy(tmp_path, "old"))
     scene = _copy(tmp_path, "new")
-    calls = count(lambda: operation(scene))
+    every = points(lambda: operation(scene))
     new = _state(scene)
     assert old != new
-    points = [(at, fault) for at in range(1, calls + 1) for fault in FAULTS]
-    if not _SOAK:
-        points = random.Random(name).sample(points, _SAMPLE)
     seen: set[State] = set()
-    for at, fault in points:
+    chosen = every if _SOAK else sample(every, name, _SAMPLE)
+    for at, call, fault in chosen:
         scene = _copy(tmp_path, "try")
         said = in_child(lambda: operation(scene), at, FAULTS[fault])  # noqa: B023 (called here and now)
-        where = f"{fault} at call {at} of {calls}: {said}"
+        where = f"{fault} at call {at}, {call}: {said}"
         assert "\n" not in said, where
         assert (said == "killed") == (fault == "SIGKILL"), where
         removed = set() if name not in ("prune", "remove") else {record.id for record in scene.records()} ^ earlier
@@ -152,7 +147,7 @@ def test_after_any_fault_the_profile_is_entirely_old_or_entirely_new(
         seen.add(found)
         _check_nothing_is_left(scene)
     with capfd.disabled():
-        print(f" {name}: {len(points)} of {calls * len(FAULTS)} points tried", end="")
+        print(f" {name}: {len(chosen)} of {len(every)} points tried", end="")
     assert seen >= {old, new} or not _SOAK
 
 
@@ -164,11 +159,11 @@ def test_after_ctrl_c_at_any_line_that_makes_something_count(name: str, tmp_path
     old = _state(_copy(tmp_path, "old"))
     scene = _copy(tmp_path, "new")
     counting = ledger.LedgerWriter._append
-    points = range(1, count(lambda: operation(scene), Lines(counting)) + 1)
+    lines = range(1, count(lambda: operation(scene), Lines(counting)) + 1)
     new = _state(scene)
-    assert len(points) > 50
+    assert len(lines) > 50
     seen: set[State] = set()
-    for at in points if _SOAK else points[:: len(points) // _SAMPLE]:
+    for at in lines if _SOAK else lines[:: len(lines) // _SAMPLE]:
         scene = _copy(tmp_path, "try")
         said = in_child_with(lambda: operation(scene), Lines(counting, at))  # noqa: B023 (called here and now)
         assert said in ("KeyboardInterrupt", "Interrupted"), (at, said)

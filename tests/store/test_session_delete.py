@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +15,11 @@ from deepctl.files import rmtree
 from deepctl.store import lookup, rewind, session_catalogue, session_delete, verify
 from deepctl.store.pending_deletion import leaving, put_away
 from deepctl.store.session_delete import Deletion
-from tests.store.faults import count, failing, in_child, kill
+from tests.store.faults import FAULTS, in_child, points, sample
 from tests.store.scene import Scene, leftovers
 
 _SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
-_SAMPLE = 40
+_SAMPLE = 18
 CANARY = "canary-in-a-prompt"
 
 
@@ -297,25 +296,20 @@ def _seen(scene: Scene) -> State:
     return State(names, tuple(found.records), tuple(found.labels.values()), prompts, str(scene.files()))
 
 
-FAULTS = {"SIGKILL": kill, "ENOSPC": failing(errno.ENOSPC), "EIO": failing(errno.EIO)}
-
-
 @pytest.mark.timeout(3600)
 def test_after_any_fault_the_session_is_there_or_deleted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     _story(tmp_path / "story")
     old = _seen(_copy(tmp_path, "old"))
     scene = _copy(tmp_path, "new")
-    calls = count(lambda: _delete(scene))
+    every = points(lambda: _delete(scene))
     new = _seen(scene)
     assert old != new
-    points = [(at, fault) for at in range(1, calls + 1) for fault in FAULTS]
-    if not _SOAK:
-        points = random.Random("delete").sample(points, _SAMPLE)
     seen: set[State] = set()
-    for at, fault in points:
+    chosen = every if _SOAK else sample(every, "delete", _SAMPLE)
+    for at, call, fault in chosen:
         scene = _copy(tmp_path, "try")
         said = in_child(lambda: _delete(scene), at, FAULTS[fault])  # noqa: B023 (called here and now)
-        where = f"{fault} at call {at} of {calls}: {said}"
+        where = f"{fault} at call {at}, {call}: {said}"
         assert "\n" not in said, where
         assert (said == "killed") == (fault == "SIGKILL"), where
         before = _seen(scene)
@@ -329,7 +323,7 @@ def test_after_any_fault_the_session_is_there_or_deleted(tmp_path: Path, capfd: 
         _check_whole(scene)
         seen.add(before)
     with capfd.disabled():
-        print(f" delete: {len(points)} of {calls * len(FAULTS)} points tried", end="")
+        print(f" delete: {len(chosen)} of {len(every)} points tried", end="")
     assert seen == {old, new}
 
 
