@@ -101,23 +101,23 @@ def test_one_command_does_not_know_of_another(deepctl: InProcess, home: Path) ->
 
 def test_two_turns_at_a_terminal_know_of_each_other_and_nothing_is_kept(untouched: None) -> None:
     terminal = Terminal("chat", "--ephemeral")
-    terminal.prompt("ephemeral")
+    terminal.prompt(name="ephemeral")
     assert "Nothing of this is kept" in terminal.screen
     terminal.type("remember tea\r")
     terminal.expect("Remembered.")
-    terminal.prompt("ephemeral")
+    terminal.prompt(name="ephemeral")
     terminal.type("recall tea\r")
     terminal.expect("• tea")
-    terminal.prompt("ephemeral")
+    terminal.prompt(name="ephemeral")
     terminal.type("write a.txt: kept for now\r")
     terminal.expect("Wrote 1 line ")
-    terminal.prompt("ephemeral")
+    terminal.prompt(name="ephemeral")
     terminal.type("read a.txt\r")
     terminal.expect("kept for now", times=2)
-    terminal.prompt("ephemeral")
+    terminal.prompt(name="ephemeral")
     terminal.type("hello\r")
     terminal.expect("4 earlier turns")
-    terminal.prompt("ephemeral")
+    terminal.prompt(name="ephemeral")
     assert terminal.leave() == 0
 
 
@@ -148,11 +148,11 @@ def test_a_turn_that_fails_leaves_the_conversation_going(monkeypatch: pytest.Mon
     with provider(calls, Text(["Wrote it."]), Status(400), read, Text(["Read it."])) as server:
         model = _point_at(server.address, monkeypatch)
         terminal = Terminal("chat", "--ephemeral", "--model", model)
-        terminal.prompt("ephemeral")
+        terminal.prompt(name="ephemeral")
         for said, shown in (("first", "Wrote it."), ("second", "Error: "), ("third", "Read it.")):
             terminal.type(f"{said}\r")
             terminal.expect(shown)
-            terminal.prompt("ephemeral")
+            terminal.prompt(name="ephemeral")
         assert terminal.leave() == 0
     sent = json.dumps(server.requests[-1]["messages"])
     assert [said in sent for said in ("first", "Wrote it.", "second", "third", "1\\there")] == [True] * 5

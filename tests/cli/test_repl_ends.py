@@ -25,7 +25,6 @@ from tests.support import docker
 from tests.support.command import Command, InProcess
 from tests.support.loopback import Status, Text, provider
 from tests.support.terminal import Terminal
-from tests.support.warm import Chat, Warm
 
 SOAK = os.environ.get("DEEPCTL_SOAK") == "1"
 TRIES, FILES = (100, 6_000) if SOAK else (2, 300)
@@ -55,18 +54,10 @@ Chat.turn = broken
 """
 
 
-@pytest.fixture(scope="module")
-def warm() -> Iterator[Warm]:
-    found = Warm()
-    yield found
-    found.stop()
-
-
 class Scene:
     """Alice has said something before, and talks again; `close` lets everything go."""
 
-    def __init__(self, warm: Warm, patch: pytest.MonkeyPatch, deepctl: InProcess, home: Path) -> None:
-        self._warm = warm
+    def __init__(self, patch: pytest.MonkeyPatch, deepctl: InProcess, home: Path) -> None:
         self._patch = patch
         self.deepctl = deepctl
         self.home = home
@@ -82,8 +73,8 @@ class Scene:
         patch.setenv("OPENAI_API_KEY", "sk-nothing")
         deepctl("chat", "--user", "alice", "write before.txt: one").ok()
 
-    def chat(self, *arguments: str, first: str = "") -> Chat:
-        opened = Chat(self._warm, "--user", "alice", *arguments, first=first)
+    def chat(self, *arguments: str, first: str = "") -> Terminal:
+        opened = Terminal("chat", "--user", "alice", *arguments, columns=100, rows=40, first=first)
         self.stack.callback(opened.close)
         return opened
 
@@ -93,7 +84,7 @@ class Scene:
         self._patch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
         return "--model", "openai-chat:loopback"
 
-    def streaming(self) -> Chat:
+    def streaming(self) -> Terminal:
         """A chat whose answer has begun to come and does not go on."""
         answer = Text(["The first line.\n\n", "The second."], self._held_back)
         return said(self.chat(*self.answered_by(answer)), "hello", "The first line.")
@@ -129,13 +120,13 @@ class Scene:
 
 
 @pytest.fixture
-def scene(warm: Warm, monkeypatch: pytest.MonkeyPatch, deepctl: InProcess, home: Path) -> Iterator[Scene]:
-    made = Scene(warm, monkeypatch, deepctl, home)
+def scene(monkeypatch: pytest.MonkeyPatch, deepctl: InProcess, home: Path) -> Iterator[Scene]:
+    made = Scene(monkeypatch, deepctl, home)
     with made.stack:
         yield made
 
 
-def said(chat: Chat, prompt: str, text: str) -> Chat:
+def said(chat: Terminal, prompt: str, text: str) -> Terminal:
     """Say something, and wait until this is on the screen."""
     chat.prompt()
     chat.type(f"{prompt}\r")
@@ -143,7 +134,7 @@ def said(chat: Chat, prompt: str, text: str) -> Chat:
     return chat
 
 
-def typing(scene: Scene) -> Chat:
+def typing(scene: Scene) -> Terminal:
     chat = scene.chat()
     chat.prompt()
     chat.type("half a line")
@@ -151,8 +142,8 @@ def typing(scene: Scene) -> Chat:
     return chat
 
 
-def running(*arguments: str) -> Callable[[Scene], Chat]:
-    def begun(scene: Scene) -> Chat:
+def running(*arguments: str) -> Callable[[Scene], Terminal]:
+    def begun(scene: Scene) -> Terminal:
         prompt = f"\x1b[200~write kept.txt: two\nrun {scene.sleep}\x1b[201~"
         chat = said(scene.chat(*arguments), prompt, "Running execute")
         scene.begins_work()
@@ -161,21 +152,21 @@ def running(*arguments: str) -> Callable[[Scene], Chat]:
     return begun
 
 
-def waiting_for_a_yes(scene: Scene) -> Chat:
+def waiting_for_a_yes(scene: Scene) -> Terminal:
     prompt = "\x1b[200~write kept.txt: two\nrun touch never.txt\x1b[201~"
     return said(scene.chat("--sandbox", "none"), prompt, "Allow it?")
 
 
-def waiting_to_try_again(scene: Scene) -> Chat:
+def waiting_to_try_again(scene: Scene) -> Terminal:
     chat = scene.chat(*scene.answered_by(Status(429, "slow down", {"Retry-After": "25"})))
     return said(chat, "hello", "trying again in")
 
 
-def choosing(scene: Scene) -> Chat:
+def choosing(scene: Scene) -> Terminal:
     return said(scene.chat(), "/rewind", "write before.txt")
 
 
-def command_of_the_user(scene: Scene) -> Chat:
+def command_of_the_user(scene: Scene) -> Terminal:
     chat = scene.chat(*NO_SANDBOX)
     chat.prompt()
     chat.type(f"!{scene.sleep}\r")
@@ -186,7 +177,7 @@ def command_of_the_user(scene: Scene) -> Chat:
 class Phase(NamedTuple):
     """Something a conversation can be at, and a word that its log must have afterwards."""
 
-    begin: Callable[[Scene], Chat]
+    begin: Callable[[Scene], Terminal]
     logged: str | None = None
     outlives: bool = False
     """Whether what it runs goes on after a SIGKILL of deepctl, as nothing is around it that could end it."""
@@ -214,10 +205,10 @@ def test_whatever_ends_a_conversation_leaves_all_that_was_complete(
     chat = phase.begin(scene)
     if ending is None:
         chat.hang_up()
-        assert chat.status() == -signal.SIGHUP
+        assert chat.wait() == -signal.SIGHUP
     else:
         chat.signal(ending)
-        assert chat.status() == -ending
+        assert chat.wait() == -ending
     if phase.logged is not None:
         assert phase.logged in scene.deepctl("sessions", "show", "--user", "alice", "--json").ok().stdout
     if ending in (signal.SIGTERM, signal.SIGHUP):
@@ -230,7 +221,7 @@ def test_whatever_ends_a_conversation_leaves_all_that_was_complete(
     assert not (scene.home / "profiles/alice/workspace/never.txt").exists()
 
 
-def terminal_is_set_back(chat: Chat) -> None:
+def terminal_is_set_back(chat: Terminal) -> None:
     assert chat.attributes() == chat.before
     for on, off in [(b"\x1b[?2004h", b"\x1b[?2004l"), (b"\x1b[?25l", b"\x1b[?25h"), (b"\x1b[?7l", b"\x1b[?7h")]:
         assert chat.bytes.rfind(on) <= chat.bytes.rfind(off), (on, chat.bytes[-200:])
@@ -242,10 +233,8 @@ def test_a_conversation_that_is_ended_while_the_agent_is_still_loading(
 ) -> None:
     terminal = Terminal("chat", "--user", "alice", forked=False)
     terminal.prompt()
-    child = terminal._child
-    child.kill(ending)
-    child.wait()
-    assert child.signalstatus == ending
+    terminal.signal(ending)
+    assert terminal.wait() == -ending
     terminal.close()
     assert "turn" not in process("sessions", "list", "--user", "alice").ok().stdout
     process("checkpoints", "verify", "--user", "alice").ok()
@@ -260,7 +249,7 @@ def test_ctrl_c_stops_the_turn_and_twice_leaves(scene: Scene, phase: str) -> Non
     assert chat.attributes() != chat.before
     time.sleep(DELIBERATE)
     chat.type("\x03")
-    assert chat.status() == 0
+    assert chat.wait() == 0
     terminal_is_set_back(chat)
     scene.is_whole()
 
@@ -277,7 +266,7 @@ def test_ctrl_c_of_somebody_nervous_stops_the_turn_and_does_not_leave(scene: Sce
     chat.prompt()
     assert chat.screen.count("Stopped") == 1
     chat.type("\x04")
-    assert chat.status() == 0
+    assert chat.wait() == 0
     terminal_is_set_back(chat)
     scene.is_whole()
 
@@ -314,7 +303,7 @@ def test_ctrl_c_at_random_moments_in_a_large_workspace_stops_no_more_than_the_tu
     chat.prompt()
     assert "offline model" in chat.screen
     chat.type("\x04")
-    assert chat.status() == 0
+    assert chat.wait() == 0
     print(f"{stopped} of {TRIES} tries stopped a turn")
     assert not SOAK or stopped > TRIES // 2, "the keys missed the turn; aim again"
     terminal_is_set_back(chat)
@@ -333,7 +322,7 @@ def test_what_is_typed_during_a_turn_waits_for_the_next_prompt(scene: Scene) -> 
     chat.type("\x03")
     chat.prompt()
     chat.type("\x04")
-    assert chat.status() == 0
+    assert chat.wait() == 0
 
 
 def test_what_is_typed_during_a_turn_that_is_stopped_is_in_the_line_and_not_sent(scene: Scene) -> None:
@@ -352,7 +341,7 @@ def test_what_is_typed_during_a_turn_that_is_stopped_is_in_the_line_and_not_sent
     chat.type("\x03")
     chat.prompt()
     chat.type("\x04")
-    assert chat.status() == 0
+    assert chat.wait() == 0
 
 
 @pytest.mark.parametrize("fault", [FAULT_OF_THE_DISPLAY, FAULT_OF_THE_DRAWING, FAULT_OF_THE_TOOLBAR, FAULT_OF_THE_TURN])
@@ -361,7 +350,7 @@ def test_a_bug_is_told_in_one_line_and_the_terminal_is_set_back(scene: Scene, fa
     if fault != FAULT_OF_THE_TOOLBAR:
         chat.prompt()
         chat.type("hello\r")
-    assert chat.status() == 1
+    assert chat.wait() == 1
     assert "Error: Unexpected ValueError: no such colour." in chat.screen
     assert "Traceback" not in chat.screen
     terminal_is_set_back(chat)
@@ -384,7 +373,7 @@ def test_settings_that_break_in_mid_conversation_are_told_and_it_goes_on(scene: 
     chat.expect("earlier turns")
     chat.prompt()
     chat.type("\x04")
-    assert chat.status() == 0
+    assert chat.wait() == 0
     assert "Traceback" not in chat.screen
     terminal_is_set_back(chat)
     scene.is_whole()
@@ -399,7 +388,7 @@ def test_a_conversation_that_is_ended_while_it_waits_to_begin(scene: Scene, endi
     docker.until(lambda: chat.attributes() != chat.before, 20, "it waits")
     chat.settle(0.3)
     chat.signal(ending)
-    assert chat.status() == (130 if ending == signal.SIGINT else -ending)
+    assert chat.wait() == (130 if ending == signal.SIGINT else -ending)
     terminal_is_set_back(chat)
 
 

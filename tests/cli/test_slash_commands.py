@@ -31,12 +31,12 @@ class Chat:
     def __init__(self, *arguments: str, name: str = "alice", columns: int = 120) -> None:
         self.name = name
         self.terminal = Terminal("chat", *(arguments or ("--user", name)), columns=columns)
-        self.terminal.prompt(name)
+        self.terminal.prompt(name=name)
 
     def __call__(self, entry: str) -> str:
         """Enter something, wait for the next prompt, and give what was shown in between."""
         self.terminal.type(f"{entry}\r")
-        self.terminal.prompt(self.name)
+        self.terminal.prompt(name=self.name)
         return self._shown(entry)
 
     def enter(self, entry: str) -> None:
@@ -59,7 +59,7 @@ class Chat:
             assert time.monotonic() < end, self.terminal.screen
             self.terminal._read(0.2)
         self.terminal.type("\x15")
-        self.terminal.prompt(self.name)
+        self.terminal.prompt(name=self.name)
 
     def _line(self) -> str:
         lines = self.terminal.screen.splitlines()

@@ -15,14 +15,7 @@ from deepctl.agent.turn import Options, TurnRunner
 from tests.support import docker
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Status, Text, ToolCalls, provider
-from tests.support.warm import Chat, Warm
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[Warm]:
-    found = Warm()
-    yield found
-    found.stop()
+from tests.support.terminal import Terminal
 
 
 @pytest.fixture
@@ -31,18 +24,18 @@ def stack() -> Iterator[ExitStack]:
         yield entered
 
 
-Talking = Callable[..., tuple[Chat, Provider]]
+Talking = Callable[..., tuple[Terminal, Provider]]
 
 
 @pytest.fixture
-def talking(warm: Warm, stack: ExitStack, monkeypatch: pytest.MonkeyPatch, home: Path) -> Talking:
+def talking(stack: ExitStack, monkeypatch: pytest.MonkeyPatch, home: Path) -> Talking:
     """A conversation with a model that gives these answers, one after the other."""
 
-    def begun(*answers: Text | ToolCalls | Status, arguments: tuple[str, ...] = ()) -> tuple[Chat, Provider]:
+    def begun(*answers: Text | ToolCalls | Status, arguments: tuple[str, ...] = ()) -> tuple[Terminal, Provider]:
         server = stack.enter_context(provider(*answers))
         monkeypatch.setenv("OPENAI_API_KEY", "sk-nothing")
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
-        chat = Chat(warm, "--user", "alice", "--model", "openai-chat:loopback", *arguments)
+        chat = Terminal("chat", "--user", "alice", "--model", "openai-chat:loopback", *arguments, columns=100, rows=40)
         stack.callback(chat.close)
         chat.prompt()
         return chat, server
@@ -61,12 +54,12 @@ def held_back(stack: ExitStack) -> Text:
     return Text(["The first line.\n\n", "The second."], wait)
 
 
-def ask(chat: Chat, prompt: str, until: str) -> None:
+def ask(chat: Terminal, prompt: str, until: str) -> None:
     chat.type(f"{prompt}\r")
     chat.expect(until)
 
 
-def stop(chat: Chat) -> None:
+def stop(chat: Terminal) -> None:
     chat.type("\x03")
     chat.expect("Stopped")
     chat.prompt()
@@ -149,7 +142,7 @@ def test_ctrl_d_while_something_runs_leaves_after_it(
     chat.type(f"{runs}\r")
     docker.until(lambda: (done.parent / "begun").exists(), 20, "it runs")
     chat.type("\x04")
-    assert chat.status() == 0
+    assert chat.wait() == 0
     assert done.exists(), "it was not stopped"
     if runs.startswith("use"):
         assert "That is it." in chat.screen
@@ -160,7 +153,7 @@ def test_what_is_typed_before_ctrl_d_is_run_first(talking: Talking) -> None:
     chat.type("!sleep 0.5\r")
     chat.expect("Running")
     chat.type("greet me\r\x04")
-    assert chat.status() == 0
+    assert chat.wait() == 0
     assert "Hello there." in chat.screen
 
 

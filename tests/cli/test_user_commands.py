@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -85,10 +84,6 @@ class Sink:
         return b"".join(err for _, err in self.pieces)
 
 
-def _child(terminal: Terminal) -> Any:
-    return terminal._child
-
-
 def _until_there(*commands: str) -> None:
     docker.until(lambda: all(docker.processes(*one.split()) for one in commands), 20, "the commands have started")
 
@@ -162,17 +157,16 @@ def test_a_command_ends_with_deepctl(chat: Open, sandbox: str, number: signal.Si
     terminal = chat("--sandbox", sandbox)
     terminal.type(f"!{own}; true\r")
     _until_there(own)
-    os.kill(_child(terminal).pid, number)
+    terminal.signal(number)
     _until_gone(own)
-    docker.until(lambda: not _child(terminal).isalive(), 10, "deepctl has ended")
-    assert _child(terminal).signalstatus == number
+    assert terminal.wait() == -number
 
 
 def test_a_million_lines_are_shown_and_take_little_memory(chat: Open) -> None:
     terminal = chat("--sandbox", "none")
 
     def peak() -> int:
-        status = Path(f"/proc/{_child(terminal).pid}/status").read_text()
+        status = Path(f"/proc/{terminal.process.pid}/status").read_text()
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 
     def pour(command: str, end: bytes) -> bytes:
@@ -182,7 +176,7 @@ def test_a_million_lines_are_shown_and_take_little_memory(chat: Open) -> None:
         deadline = time.monotonic() + 60
         while end not in seen[-4096:]:
             assert time.monotonic() < deadline, bytes(seen[-500:])
-            seen += _child(terminal).read_nonblocking(1 << 20, 30)
+            seen += terminal.read_past_the_screen(30)
         return bytes(seen)
 
     pour("!true; exit 5\r", b"exit code 5")
@@ -468,5 +462,5 @@ class TestDocker:
 
 def _seen(terminal: Terminal, text: bytes) -> bool:
     """Read on, past the screen, which takes a minute for what a terminal draws in a second."""
-    terminal.bytes += _child(terminal).read_nonblocking(1 << 20, 30)
+    terminal.bytes += terminal.read_past_the_screen(30)
     return text in terminal.bytes[-4096:]

@@ -21,13 +21,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import pexpect
 import pyte
 import pytest
 
 from docs.pictures.screen import settled
 from tests.support.command import InProcess
-from tests.support.forked import Forked
+from tests.support.terminal import Terminal
 
 PROJECT = Path(__file__).parents[2]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
@@ -132,13 +131,13 @@ class Reader:
             assert _matches(expected, shown), f"{block.place}: `{command}` shows\n{shown}\nand not\n{expected}"
 
     def _at_terminal(self, arguments: list[str]) -> str:
-        child = Forked(arguments, {**os.environ, "TERM": "xterm-256color"}, (60, _COLUMNS))
+        terminal = Terminal(*arguments, columns=_COLUMNS, rows=60)
         try:
-            child.expect(pexpect.EOF)
+            terminal.wait()
         finally:
-            child.close()
+            terminal.close()
         screen = pyte.Screen(_COLUMNS, 200)
-        pyte.ByteStream(screen).feed(child.before)
+        pyte.ByteStream(screen).feed(terminal.bytes)
         return "\n".join(line.rstrip() for line in screen.display).strip("\n")
 
 
