@@ -90,8 +90,8 @@ class StoreCheckpoints:
             return
         if self._directory is not None and isinstance(self.store, FileCheckpointStore):
             metadata = {"kind": "tool", "run": ctx.run_id}
-            made = new_checkpoint(f"before-{name}", _turns(ctx.messages), self.conversation(ctx), metadata)
-            await self.store.save(made, workspace=self._directory, by_agent=False, only_changed=True)
+            checkpoint = new_checkpoint(f"before-{name}", _turns(ctx.messages), self.conversation(ctx), metadata)
+            await self.store.save(checkpoint, workspace=self._directory, by_agent=False, only_changed=True)
         self._at_work.add(ctx.run_id)
 
     def tool_done(self, ctx: RunContext[Any], part: ToolReturnPart) -> None:
@@ -101,8 +101,8 @@ class StoreCheckpoints:
 
     def answered(self, ctx: RunContext[Any]) -> None:
         """A prompt has got its answer: should it be said again, the agent may rewind again."""
-        asked = _asked(ctx)
-        self._rewound = {one for one in self._rewound if one[0] != asked}
+        prompt = _asked(ctx)
+        self._rewound = {rewind for rewind in self._rewound if rewind[0] != prompt}
 
     def run_done(self, ctx: RunContext[Any]) -> None:
         """A run has ended."""
@@ -137,12 +137,12 @@ class StoreCheckpoints:
         self, label: str, conversation: list[ModelMessage], metadata: dict[str, Any], *, by_agent: bool | None = True
     ) -> str:
         """Make a checkpoint; returns its id."""
-        made = new_checkpoint(label, _turns(conversation), conversation, metadata)
+        checkpoint = new_checkpoint(label, _turns(conversation), conversation, metadata)
         if isinstance(self.store, FileCheckpointStore):
-            await self.store.save(made, workspace=self._directory, by_agent=by_agent)
+            await self.store.save(checkpoint, workspace=self._directory, by_agent=by_agent)
         else:
-            await self.store.save(made)
-        return made.id
+            await self.store.save(checkpoint)
+        return checkpoint.id
 
     async def save_labelled(self, ctx: RunContext[Any], label: str) -> str:
         """Make a checkpoint that the agent asked for. Raises `BadName`, or `Refused` if the label is taken."""
@@ -157,9 +157,9 @@ class StoreCheckpoints:
     async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
         """A line for each checkpoint, oldest first."""
         return [
-            f"{found.id} {found.label} turn {found.turn}, {counted(found.message_count, 'message')}, "
-            f"{found.created_at:%F %T %z}"
-            for found in await self.store.list_all()
+            f"{checkpoint.id} {checkpoint.label} turn {checkpoint.turn}, "
+            f"{counted(checkpoint.message_count, 'message')}, {checkpoint.created_at:%F %T %z}"
+            for checkpoint in await self.store.list_all()
         ]
 
     async def rewind(self, ctx: RunContext[Any], reference: str, reason: str) -> NoReturn:
@@ -167,11 +167,11 @@ class StoreCheckpoints:
         target = await self.store.get(reference) or await self.store.get_by_label(reference)
         if target is None:
             raise CheckpointNotFound(f"There is no checkpoint {reference!r}.", "`list_checkpoints` shows them.")
-        asked = (_asked(ctx), target.id)
-        if asked in self._rewound:
+        rewind_key = (_asked(ctx), target.id)
+        if rewind_key in self._rewound:
             raise Refused(f"You have rewound to {target.id} once for this request already. Go on from here.")
         await self._restore(target)
-        self._rewound.add(asked)
+        self._rewound.add(rewind_key)
         raise RewindRequested(target.id, target.label, repair_messages(target.messages), reason)
 
     async def _restore(self, target: Checkpoint) -> None:
@@ -198,11 +198,11 @@ class Checkpointing(AbstractCapability[Any]):
     frequency: CheckpointFrequency = "every_tool"
 
     def _store(self, ctx: RunContext[Any]) -> StoreCheckpoints | None:
-        found = getattr(ctx.deps, "checkpoints", None)
-        if not isinstance(found, StoreCheckpoints):
+        checkpoints = getattr(ctx.deps, "checkpoints", None)
+        if not isinstance(checkpoints, StoreCheckpoints):
             return None
-        found.frequency = self.frequency
-        return found if self.frequency != "manual_only" else None
+        checkpoints.frequency = self.frequency
+        return checkpoints if self.frequency != "manual_only" else None
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         """Keep the end of a run that breaks off, and forget what was remembered for it."""
@@ -240,9 +240,9 @@ class Checkpointing(AbstractCapability[Any]):
         handler: WrapToolExecuteHandler,
     ) -> Any:
         """Tell the checkpoints of the run, whosever they are, that a tool starts."""
-        found = getattr(ctx.deps, "checkpoints", None)
-        if found is not None:
-            await found.tool_starts(ctx, call.tool_name)
+        checkpoints = getattr(ctx.deps, "checkpoints", None)
+        if checkpoints is not None:
+            await checkpoints.tool_starts(ctx, call.tool_name)
         return await handler(args)
 
     async def after_tool_execute(

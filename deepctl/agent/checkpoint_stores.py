@@ -114,17 +114,17 @@ class InMemoryCheckpointStore:
 
     async def get(self, checkpoint_id: str) -> Checkpoint | None:
         """The checkpoint of that id."""
-        found = self._checkpoints.get(checkpoint_id)
-        return _copied(found) if found is not None else None
+        checkpoint = self._checkpoints.get(checkpoint_id)
+        return _copied(checkpoint) if checkpoint is not None else None
 
     async def get_by_label(self, label: str) -> Checkpoint | None:
         """The oldest checkpoint of that label."""
-        return next((found for found in await self.list_all() if found.label == label), None)
+        return next((matches for matches in await self.list_all() if matches.label == label), None)
 
     async def list_all(self) -> list[Checkpoint]:
         """All checkpoints, oldest first."""
-        found = sorted(self._checkpoints.values(), key=lambda checkpoint: checkpoint.created_at)
-        return [_copied(checkpoint) for checkpoint in found]
+        checkpoints = sorted(self._checkpoints.values(), key=lambda checkpoint: checkpoint.created_at)
+        return [_copied(checkpoint) for checkpoint in checkpoints]
 
     async def remove(self, checkpoint_id: str) -> bool:
         """Remove a checkpoint; whether there was one."""
@@ -132,8 +132,8 @@ class InMemoryCheckpointStore:
 
     async def remove_oldest(self) -> bool:
         """Remove the oldest; whether there was one."""
-        found = await self.list_all()
-        return bool(found) and await self.remove(found[0].id)
+        checkpoints = await self.list_all()
+        return bool(checkpoints) and await self.remove(checkpoints[0].id)
 
     async def count(self) -> int:
         """How many there are."""

@@ -80,10 +80,10 @@ class AgentCheckpoints(Protocol):
 
 
 def _checkpoints(ctx: RunContext[Any]) -> AgentCheckpoints:
-    found = ctx.deps.checkpoints
-    if found is None:
+    checkpoints = ctx.deps.checkpoints
+    if checkpoints is None:
         raise ToolFailed("There are no checkpoints in this run.")
-    return found  # type: ignore[no-any-return]
+    return checkpoints  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class FileCheckpointStore:
         """The oldest checkpoint of that label, or `None`."""
 
         def find(store: Checkpoints) -> Checkpoint | None:
-            fitting = [(at, one) for at, one, called in self._all(store) if called == label]
+            fitting = [(at, identity) for at, identity, called in self._all(store) if called == label]
             return self._get(store, min(fitting)[1]) if fitting else None
 
         return await self._run(find)
@@ -125,8 +125,8 @@ class FileCheckpointStore:
         """Remove the oldest checkpoint; whether there was one."""
 
         def remove(store: Checkpoints) -> bool:
-            found = sorted(self._all(store))
-            return bool(found) and self._remove(store, [found[0][1]])
+            oldest_first = sorted(self._all(store))
+            return bool(oldest_first) and self._remove(store, [oldest_first[0][1]])
 
         return await self._run(remove)
 
@@ -138,7 +138,7 @@ class FileCheckpointStore:
 
     async def clear(self) -> None:
         """Remove all checkpoints."""
-        await self._run(lambda store: self._remove(store, [one for _, one, _ in self._all(store)]) and None)
+        await self._run(lambda store: self._remove(store, [identity for _, identity, _ in self._all(store)]) and None)
 
     async def rewind(
         self,
@@ -278,14 +278,16 @@ class FileCheckpointStore:
         if not all(map(is_, before[:same], conversation)):
             same = next(number for number in range(same) if before[number] is not conversation[number])
         chain = digests[:same]
-        rest: list[dict[str, Any]] = whole_value(
+        new_messages: list[dict[str, Any]] = whole_value(
             ModelMessagesTypeAdapter.dump_python(list(conversation[same:]), mode="json")
         )
-        for message in rest:
+        for message in new_messages:
             chain.append(message_chains.digest(chain[-1] if chain else message_chains.START, message))
         self._recent = (list(conversation), list(chain))
-        kept, _ = self._messages.find(chain)
-        return chain, rest[len(rest) - (len(chain) - kept) :] if kept < len(chain) else []
+        known_length, _ = self._messages.find(chain)
+        return chain, new_messages[len(new_messages) - (len(chain) - known_length) :] if known_length < len(
+            chain
+        ) else []
 
     def _all(self, store: Checkpoints) -> list[tuple[datetime, str, str]]:
         """When each checkpoint was made, its id and its label."""
@@ -301,21 +303,21 @@ class FileCheckpointStore:
         ]
 
     def _list(self, store: Checkpoints) -> tuple[list[Checkpoint], list[Problem]]:
-        found: list[Checkpoint] = []
+        checkpoints: list[Checkpoint] = []
         ledger = store.ledger
         problems = [Problem(damage.id, f"ledger line {damage.line}", damage.reason) for damage in ledger.damage]
         for record in ledger.records.values():
             try:
-                found.append(self._checkpoint(store, record))
+                checkpoints.append(self._checkpoint(store, record))
             except Damaged as error:
                 problems.append(Problem(record.id, record.log + log_file.SUFFIX, error.message))
         for name, path in pydantic_deep.find(self._directory).items():
             if name not in ledger.records:
                 try:
-                    found.append(message_codec.imported(path))
+                    checkpoints.append(message_codec.imported(path))
                 except Damaged as error:
                     problems.append(Problem(name, path, error.message))
-        return sorted(found, key=lambda checkpoint: checkpoint.created_at), problems
+        return sorted(checkpoints, key=lambda checkpoint: checkpoint.created_at), problems
 
     def _get(self, store: Checkpoints, identity: str) -> Checkpoint | None:
         record = store.ledger.records.get(identity)
@@ -328,7 +330,7 @@ class FileCheckpointStore:
 
     def _checkpoint(self, store: Checkpoints, record: Record) -> Checkpoint:
         conversation = self._conversation(record)
-        kept = True if record.tree else (record.unkept[0][1] if record.unkept else _NO_DIRECTORY)
+        workspace = True if record.tree else (record.unkept[0][1] if record.unkept else _NO_DIRECTORY)
         return Checkpoint(
             record.id,
             store.ledger.labels.get(record.id, ""),
@@ -336,7 +338,7 @@ class FileCheckpointStore:
             conversation,
             len(conversation),
             message_codec.time_of(record.created_at),
-            {**record.metadata, "workspace": kept},
+            {**record.metadata, "workspace": workspace},
         )
 
     def _conversation(self, record: Record) -> list[ModelMessage]:
@@ -351,20 +353,20 @@ class FileCheckpointStore:
                 return message_codec.validated(session_log.read(directory, record.log, record.offset), record.id)
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.")
 
-    def _conversation_in(self, directory: str, one: str, offset: int) -> list[ModelMessage]:
+    def _conversation_in(self, directory: str, log: str, offset: int) -> list[ModelMessage]:
         """The messages of a log up to an offset; what has been read of it is kept."""
-        ends, known = self._parsed.get(one, ([], []))
+        ends, messages = self._parsed.get(log, ([], []))
         if not ends or offset > ends[-1]:
-            ends, known = self._parsed[one] = message_codec.parsed(directory, one)
+            ends, messages = self._parsed[log] = message_codec.parsed(directory, log)
             if not ends or offset > ends[-1]:
-                raise Damaged(f"The message log {one} is damaged, or cut short.")
-        return known[: bisect_right(ends, offset)]
+                raise Damaged(f"The message log {log} is damaged, or cut short.")
+        return messages[: bisect_right(ends, offset)]
 
     def _remove(self, store: Checkpoints, identities: list[str]) -> bool:
-        records = [store.ledger.records[one] for one in identities if one in store.ledger.records]
+        records = [store.ledger.records[identity] for identity in identities if identity in store.ledger.records]
         readable = {header.id for header in pydantic_deep.headers(self._directory)}
         old = pydantic_deep.find(self._directory)
-        paths = [old[one] for one in identities if one in readable]
+        paths = [old[identity] for identity in identities if identity in readable]
         prune.remove_from(store, records)
         for path in paths:
             os.unlink(path)

@@ -97,8 +97,8 @@ class TurnCheckpoints:
 
     def unkept(self) -> list[str]:
         """What the last checkpoint could not keep and the turn's first did not name, for the user."""
-        known = self._first.unkept if self._first is not None else []
-        new = [one for one in (self.latest.unkept if self.latest is not None else []) if one not in known]
+        at_start = self._first.unkept if self._first is not None else []
+        new = [entry for entry in (self.latest.unkept if self.latest is not None else []) if entry not in at_start]
         return [f"Not kept in checkpoints: {path} ({reason})." for path, reason in new[:_UNKEPT_SHOWN]]
 
     def broke_off(self) -> None:
@@ -136,10 +136,10 @@ class TurnCheckpoints:
 
     async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
         """The session's checkpoints that led here, oldest first."""
-        found = self._work.ledger
-        line = found.line_of(lookup.head(found, self._session))[:_SHOWN]
+        ledger = self._work.ledger
+        line = ledger.line_of(lookup.head(ledger, self._session))[:_SHOWN]
         return [
-            f"{record.id} {found.labels.get(record.id, '')} turn {record.turn}, "
+            f"{record.id} {ledger.labels.get(record.id, '')} turn {record.turn}, "
             f"{counted(record.message_count, 'message')}, {counted(record.files, 'file')}, "
             f"{record.created_at}: {record.prompt[:60]}"
             for record in reversed(line)
@@ -167,5 +167,5 @@ class TurnCheckpoints:
         self._is_over = True
         target = self._work.ledger.records[request.checkpoint_id]
         author = self._work.in_turn(tool_at_work=True)
-        done = rewind.run(self._work, self._session, RewindRequest(target), position=self._position(), author=author)
-        self._tell(done.safety)
+        result = rewind.run(self._work, self._session, RewindRequest(target), position=self._position(), author=author)
+        self._tell(result.safety)

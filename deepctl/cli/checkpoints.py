@@ -244,7 +244,7 @@ def rewound(repository: Repository, session: Session, request: RewindRequest) ->
         result.restored,
         result.deleted,
         sorted({*result.plan.kept, *(path for path, _ in result.in_the_way)}),
-        [f"{os.fsdecode(path)!r} is not as it was: {reason}." for path, reason in result.in_the_way],
+        result.remarks,
         [],
         _undo_command(repository.paths, session.name),
     )
@@ -322,8 +322,8 @@ def remove(
     def select(paths: ProfilePaths, ledger: Ledger) -> list[Record]:
         from deepctl.store import prune
 
-        named = (lookup.find_checkpoint(paths, ledger, reference, session) for reference in refs)
-        records = {record.id: record for record in named}
+        matches = (lookup.find_checkpoint(paths, ledger, reference, session) for reference in refs)
+        records = {record.id: record for record in matches}
         prune.check_removable(ledger, records.values())
         return list(records.values())
 
@@ -433,10 +433,10 @@ def verify(user: options.User = None, as_json: options.Json = False) -> None:
 
     profile = options.existing_profile(user)
     with Progress("Checking", BYTES, verify.packed(profile)) as progress:
-        found = verify.verify(profile, progress)
-    show(views.Checked(profile.name, found), as_json)
-    if found.problems:
-        count = len(found.problems)
+        result = verify.verify(profile, progress)
+    show(views.Checked(profile.name, result), as_json)
+    if result.problems:
+        count = len(result.problems)
         raise Damaged(
             f"{count} problem{'' if count == 1 else 's'} found in profile {profile.name!r}.",
             "Everything that is not named still works. `deepctl checkpoints repair` mends what can be mended.",
@@ -453,12 +453,12 @@ def repair(
 
     profile = options.existing_profile(user)
     with profiles.lock(options.root(), profile.name, command="checkpoints repair", wait=wait):
-        done = repairing.repair(profile, dry_run=dry_run)
-    show(Repaired(profile, dry_run, done), as_json)
-    if done.problems:
-        first = done.problems[0]
+        result = repairing.repair(profile, dry_run=dry_run)
+    show(Repaired(profile, dry_run, result), as_json)
+    if result.problems:
+        first = result.problems[0]
         raise Damaged(
-            f"{len(done.problems)} problem{'' if len(done.problems) == 1 else 's'} could not be repaired in profile "
-            f"{profile.name!r}; the first: {first.file}: {first.reason}.",
+            f"{len(result.problems)} problem{'' if len(result.problems) == 1 else 's'} could not be repaired in "
+            f"profile {profile.name!r}; the first: {first.file}: {first.reason}.",
             "Everything else works. `deepctl checkpoints verify` names all of them.",
         )

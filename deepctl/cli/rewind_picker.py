@@ -97,24 +97,24 @@ class _Picker:
             input=create_input(sys.stdin),
             output=screen.output(sys.stderr),
         )
-        chosen = application.run()
-        if chosen is None:
+        checkpoint_id = application.run()
+        if checkpoint_id is None:
             raise Interrupted("Nothing was chosen, so nothing was rewound.")
-        return chosen
+        return checkpoint_id
 
     def _choices(self) -> StyleAndTextTuples:
         heading = f"Rewind session {self._session.name} to (Enter takes, Esc leaves):"
         if cells(heading) > _room():
             heading = "To where? (Enter takes, Esc leaves)"
-        shown: StyleAndTextTuples = [("bold", f"{fitted(heading, _room())}\n")]
+        fragments: StyleAndTextTuples = [("bold", f"{fitted(heading, _room())}\n")]
         height = self._height()
         first = max(0, min(self._at - height // 2, len(self._records) - height))
         for number in range(first, min(first + height, len(self._records))):
             words = self._words(self._records[number])
-            chosen = number == self._at
-            line = fitted(f"{'>' if chosen else ' '} {words}", _room())
-            shown.append(("reverse" if chosen else "", f"{drawn(line)}\n"))
-        return shown
+            is_selected = number == self._at
+            line = fitted(f"{'>' if is_selected else ' '} {words}", _room())
+            fragments.append(("reverse" if is_selected else "", f"{drawn(line)}\n"))
+        return fragments
 
     def _height(self) -> int:
         """How many choices there is room for: at most half of the screen."""
@@ -125,8 +125,8 @@ class _Picker:
     def _words(self, record: Record) -> str:
         label = self._reader.ledger.labels.get(record.id)
         kind = "" if record.kind == "turn" else f" ({record.kind})"
-        named = f" {printable(label)}" if label else ""
-        before, after = f"{record.id[:8]} turn {record.turn}{kind}{named}, ", f", {ago(record.created_at)}"
+        label_text = f" {printable(label)}" if label else ""
+        before, after = f"{record.id[:8]} turn {record.turn}{kind}{label_text}, ", f", {ago(record.created_at)}"
         if not record.prompt:
             return f"{before}the beginning{after}"
         room = _room() - cells(f"> {before}after ''{after}")

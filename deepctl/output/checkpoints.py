@@ -25,18 +25,18 @@ _SHORT = 8
 _PROMPT = 48
 
 
-def document(listed: CheckpointInfo) -> dict[str, Any]:
+def document(info: CheckpointInfo) -> dict[str, Any]:
     """A checkpoint as JSON."""
-    record = listed.record
+    record = info.record
     return {
         "id": record.id,
-        "label": listed.label,
+        "label": info.label,
         "kind": record.kind,
-        "session": listed.session,
+        "session": info.session,
         "turn": record.turn,
         "created_at": record.created_at,
         "message_count": record.message_count,
-        "parent": listed.parent,
+        "parent": info.parent,
         "files": record.files,
         "bytes": record.bytes,
         "added_bytes": record.added_bytes,
@@ -68,7 +68,7 @@ class CheckpointList(NamedTuple):
     def document(self) -> dict[str, Any]:
         return {
             "profile": self.profile,
-            "checkpoints": [document(listed) for listed in self.listing.checkpoints],
+            "checkpoints": [document(info) for info in self.listing.checkpoints],
             "damaged": [_problem(problem) for problem in self.listing.damaged],
             "notes": self.listing.notes,
         }
@@ -81,24 +81,24 @@ class CheckpointList(NamedTuple):
         elif self.graph:
             self._print_graph()
         elif terminal:
-            rows = [_row_at_terminal(listed) for listed in self.listing.checkpoints]
+            rows = [_row_at_terminal(info) for info in self.listing.checkpoints]
             columns = ("CHECKPOINT", "LABEL", "KIND", "SESSION", "TURN", "WHEN", "PROMPT")
             table(columns, rows, dispensable=("SESSION", "KIND", "WHEN"), numbers=("TURN",))
         else:
-            table((), [_row(listed) for listed in self.listing.checkpoints])
+            table((), [_row(info) for info in self.listing.checkpoints])
         for problem in self.listing.damaged:
             notice(f"Damaged: {problem.id or 'a checkpoint'} ({problem.file}: {problem.reason}).")
         for note in self.listing.notes:
             notice(note)
 
     def _print_graph(self) -> None:
-        drawn = _rails([(listed.record.id, listed.parent) for listed in self.listing.checkpoints])
-        for listed, (joins, lead) in zip(self.listing.checkpoints, drawn, strict=True):
-            record = listed.record
+        graph = _rails([(info.record.id, info.parent) for info in self.listing.checkpoints])
+        for info, (joins, lead) in zip(self.listing.checkpoints, graph, strict=True):
+            record = info.record
             for line in joins:
                 print(line)
-            label = f" ({listed.label})" if listed.label else ""
-            here = f" <- {listed.session} is here" if record.id in self.listing.heads else ""
+            label = f" ({info.label})" if info.label else ""
+            here = f" <- {info.session} is here" if record.id in self.listing.heads else ""
             # As in the table: so much of an id is enough for any command.
             identity = record.id[:_SHORT] if is_terminal(sys.stdout) else record.id
             print(
@@ -107,7 +107,7 @@ class CheckpointList(NamedTuple):
                     Cell(identity, "name"),
                     Cell(label, "strong"),
                     Cell(f" {record.kind}", _KINDS.get(record.kind, "")),
-                    Cell(f" {listed.session}:{record.turn}", ""),
+                    Cell(f" {info.session}:{record.turn}", ""),
                     Cell(here, "strong"),
                     Cell(f"{':' if here and record.prompt else ''} {record.prompt}", ""),
                 )
@@ -121,7 +121,7 @@ def _rails(nodes: Iterable[tuple[str, str | None]]) -> list[tuple[list[str], str
     the node that comes next on it; where several wait for the same, they join before it.
     """
     waiting: list[str] = []
-    drawn = []
+    lines = []
     for identity, parent in nodes:
         here = [number for number, awaited in enumerate(waiting) if awaited == identity]
         if not here:
@@ -131,12 +131,12 @@ def _rails(nodes: Iterable[tuple[str, str | None]]) -> list[tuple[list[str], str
         for joined in reversed(here[1:]):
             joins.append(_rail_line(len(waiting), joined, "/"))
             del waiting[joined]
-        drawn.append((joins, _rail_line(len(waiting), here[0], "*")))
+        lines.append((joins, _rail_line(len(waiting), here[0], "*")))
         if parent is None:
             del waiting[here[0]]
         else:
             waiting[here[0]] = parent
-    return drawn
+    return lines
 
 
 def _rail_line(count: int, special: int, sign: str) -> str:
@@ -149,34 +149,34 @@ _KINDS = {"manual": "good", "rewind": "warning", "tool": "faint"}
 def _line(*pieces: Cell) -> str:
     """The pieces as one line that fits, each in its colour where there are colours."""
     safe = [piece._replace(text=printable(piece.text)) for piece in pieces]
-    left = fitted("".join(piece.text for piece in safe).rstrip())
-    drawn = ""
+    remaining = fitted("".join(piece.text for piece in safe).rstrip())
+    text_drawn = ""
     for piece in safe:
-        text, left = left[: len(piece.text)], left[len(piece.text) :]
-        drawn += tinted(text, piece.meaning) if text and piece.meaning else text
-    return drawn + left
+        text, remaining = remaining[: len(piece.text)], remaining[len(piece.text) :]
+        text_drawn += tinted(text, piece.meaning) if text and piece.meaning else text
+    return text_drawn + remaining
 
 
-def _row_at_terminal(listed: CheckpointInfo) -> tuple[str | Cell, ...]:
-    record = listed.record
+def _row_at_terminal(info: CheckpointInfo) -> tuple[str | Cell, ...]:
+    record = info.record
     return (
         record.id[:_SHORT],
-        Cell(listed.label or "", "strong"),
+        Cell(info.label or "", "strong"),
         Cell(record.kind, _KINDS.get(record.kind, "")),
-        listed.session,
+        info.session,
         str(record.turn),
         Cell(ago(record.created_at), "faint"),
         record.prompt,
     )
 
 
-def _row(listed: CheckpointInfo) -> tuple[str, ...]:
-    record = listed.record
+def _row(info: CheckpointInfo) -> tuple[str, ...]:
+    record = info.record
     return (
         record.id,
-        listed.label or "",
+        info.label or "",
         record.kind,
-        listed.session,
+        info.session,
         str(record.turn),
         record.created_at,
         str(record.files),
@@ -293,12 +293,12 @@ class Forked(NamedTuple):
     def print(self) -> None:
         record = self.checkpoint.record
         print_sentence(f"Session {self.session} begins with the conversation of {record.id}, turn {record.turn}.")
-        kept = "The workspace is as it is now."
+        workspace_note = "The workspace is as it is now."
         if is_conversation():
             # That goes on in the new session by itself, and says so.
-            notice(kept)
+            notice(workspace_note)
         else:
-            notice(f"{kept} `deepctl chat --user {self.profile} --session {self.session}` goes on in it.")
+            notice(f"{workspace_note} `deepctl chat --user {self.profile} --session {self.session}` goes on in it.")
 
 
 class Removed(NamedTuple):
@@ -328,8 +328,8 @@ class Removed(NamedTuple):
                 "Parts of what stays are damaged (`deepctl checkpoints verify` names them), so nothing else is freed."
             )
         if self.removal.records_left:
-            left = counted(len(self.removal.records_left), "checkpoint")
-            notice(f"The disk is full: {left} could not be removed yet. The same command again goes on.")
+            not_removed = counted(len(self.removal.records_left), "checkpoint")
+            notice(f"The disk is full: {not_removed} could not be removed yet. The same command again goes on.")
         if self.removal.bytes_left:
             notice(
                 f"The disk is full: {size(self.removal.bytes_left)} more will be free once packs can be written anew. "
@@ -350,10 +350,12 @@ class Removed(NamedTuple):
                 for record in reversed(self.removal.records)
             ]
             table(("CHECKPOINT", "KIND", "WHEN", "PROMPT"), rows)
-        what = counted(len(self.removal.records), "checkpoint")
+        count_text = counted(len(self.removal.records), "checkpoint")
         freed = size(self.removal.bytes)
         print_sentence(
-            f"Would remove {what} and free {freed}." if self.dry_run else f"Removed {what} and freed {freed}."
+            f"Would remove {count_text} and free {freed}."
+            if self.dry_run
+            else f"Removed {count_text} and freed {freed}."
         )
 
 
@@ -362,25 +364,25 @@ class Checked(NamedTuple):
     verified: Verified
 
     def document(self) -> dict[str, Any]:
-        found = self.verified
+        verified = self.verified
         return {
             "profile": self.profile,
-            "checkpoints": found.checkpoints,
-            "objects": found.objects,
-            "bytes": found.bytes,
-            "damaged": [_problem(problem) for problem in found.problems],
-            "notes": found.notes,
+            "checkpoints": verified.checkpoints,
+            "objects": verified.objects,
+            "bytes": verified.bytes,
+            "damaged": [_problem(problem) for problem in verified.problems],
+            "notes": verified.notes,
         }
 
     def print(self) -> None:
-        found = self.verified
-        for problem in found.problems:
+        verified = self.verified
+        for problem in verified.problems:
             print(f"Damaged: {printable(problem.id or problem.file)}: {printable(problem.reason)}")
-        for note in found.notes:
+        for note in verified.notes:
             notice(note)
-        what = f"{counted(found.checkpoints, 'checkpoint')} and {counted(found.objects, 'object')}"
-        verdict = f"{counted(len(found.problems), 'problem')}." if found.problems else "nothing is damaged."
-        print_sentence(f"{what}, {size(found.bytes)} read: {verdict}")
+        summary = f"{counted(verified.checkpoints, 'checkpoint')} and {counted(verified.objects, 'object')}"
+        verdict = f"{counted(len(verified.problems), 'problem')}." if verified.problems else "nothing is damaged."
+        print_sentence(f"{summary}, {size(verified.bytes)} read: {verdict}")
 
 
 class Imported(NamedTuple):
@@ -393,7 +395,7 @@ class Imported(NamedTuple):
         return {
             "profile": self.profile,
             "session": self.session,
-            "checkpoints": [document(listed) for listed in self.checkpoints],
+            "checkpoints": [document(info) for info in self.checkpoints],
             "damaged": [_problem(problem) for problem in self.damaged],
         }
 

@@ -38,7 +38,7 @@ class Rewound(NamedTuple):
     undo: str = ""
 
     def document(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "profile": self.profile,
             "dry_run": self.dry_run,
             "rewound_to": document(self.target),
@@ -56,26 +56,26 @@ class Rewound(NamedTuple):
             },
         }
         if self.dry_run:
-            found["preview"] = [_difference(one) for one in self.preview]
-        return found
+            result["preview"] = [_difference(file) for file in self.preview]
+        return result
 
     def print(self) -> None:
         record = self.target.record
         label = f" ({self.target.label})" if self.target.label else ""
         if self.plan.is_nothing:
-            what = "there is nothing of the agent's to take back" if self.kept else "everything is as it was"
-            print_sentence(f"Nothing to do since {record.id}{label}: {what}.")
+            reason = "there is nothing of the agent's to take back" if self.kept else "everything is as it was"
+            print_sentence(f"Nothing to do since {record.id}{label}: {reason}.")
             self._print_paths()
             return
         verb = "Would rewind" if self.dry_run else "Rewound"
         if self.plan.refusal is not None:
             verb = "Would refuse to rewind"
         print_sentence(f"{verb} session {self.plan.session} to {record.id}{label}, turn {record.turn}.")
-        removed = self.plan.messages_removed
-        if removed:
+        message_count = self.plan.messages_removed
+        if message_count:
             leave = "would leave" if self.dry_run else "left"
             turns = self.plan.turns_removed
-            print_sentence(f"{counted(turns, 'turn')} ({counted(removed, 'message')}) {leave} the conversation.")
+            print_sentence(f"{counted(turns, 'turn')} ({counted(message_count, 'message')}) {leave} the conversation.")
         back = self.plan.messages_restored
         if back:
             come = "would come back" if self.dry_run else "came back"
@@ -110,36 +110,36 @@ def _names(paths: Sequence[bytes]) -> list[str]:
     return [os.fsdecode(path) for path in paths]
 
 
-def _difference(one: FileDifference) -> dict[str, Any]:
+def _difference(file: FileDifference) -> dict[str, Any]:
     return {
-        "path": one.path,
-        "change": one.change,
-        "added_lines": one.added_lines,
-        "removed_lines": one.removed_lines,
-        "remark": one.remark,
+        "path": file.path,
+        "change": file.change,
+        "added_lines": file.added_lines,
+        "removed_lines": file.removed_lines,
+        "remark": file.remark,
     }
 
 
-def preview_line(one: FileDifference) -> str:
+def preview_line(file: FileDifference) -> str:
     """A file with the number of lines added and removed."""
-    if one.change == "mode":
-        counts = _modes(one)
-    elif one.added_lines is None:
-        counts = one.remark or ""
-    elif any(entry is not None and entry.what == "directory" for entry in (one.before, one.after)):
+    if file.change == "mode":
+        counts = _modes(file)
+    elif file.added_lines is None:
+        counts = file.remark or ""
+    elif any(entry is not None and entry.what == "directory" for entry in (file.before, file.after)):
         counts = "directory"
     else:
-        counts = f"+{one.added_lines} -{one.removed_lines}"
-    return f"{one.change:<9} {visible(one.path)}  {counts}"
+        counts = f"+{file.added_lines} -{file.removed_lines}"
+    return f"{file.change:<9} {visible(file.path)}  {counts}"
 
 
-def _modes(one: FileDifference) -> str:
-    return f"{one.before.mode:04o} to {one.after.mode:04o}" if one.before and one.after else ""
+def _modes(file: FileDifference) -> str:
+    return f"{file.before.mode:04o} to {file.after.mode:04o}" if file.before and file.after else ""
 
 
 def _print_preview(preview: Sequence[FileDifference]) -> None:
-    for one in preview:
-        print(f"  {preview_line(one)}")
+    for file in preview:
+        print(f"  {preview_line(file)}")
 
 
 class Compared(NamedTuple):
@@ -184,18 +184,18 @@ class Compared(NamedTuple):
             _print_difference(file)
 
 
-def _print_difference(one: FileDifference) -> None:
-    name = one.path if one.path.isprintable() else repr(one.path)
-    if one.before is not None and one.after is not None and one.before.mode != one.after.mode:
-        print(f"# {name}: mode {_modes(one)}")
-    if one.change == "type" and one.before is not None and one.after is not None:
-        print(f"# {name}: a {one.before.what} became a {one.after.what}")
-    elif not one.diff and one.change in ("added", "deleted"):
-        entry = one.after or one.before
-        print(f"# {name}: {entry.what if entry else ''} {one.change}{f', {one.remark}' if one.remark else ''}")
-    elif one.remark:
-        print(f"# {name}: {one.remark}")
-    print_diff(one.diff)
+def _print_difference(file: FileDifference) -> None:
+    name = file.path if file.path.isprintable() else repr(file.path)
+    if file.before is not None and file.after is not None and file.before.mode != file.after.mode:
+        print(f"# {name}: mode {_modes(file)}")
+    if file.change == "type" and file.before is not None and file.after is not None:
+        print(f"# {name}: a {file.before.what} became a {file.after.what}")
+    elif not file.diff and file.change in ("added", "deleted"):
+        entry = file.after or file.before
+        print(f"# {name}: {entry.what if entry else ''} {file.change}{f', {file.remark}' if file.remark else ''}")
+    elif file.remark:
+        print(f"# {name}: {file.remark}")
+    print_diff(file.diff)
 
 
 _COLOURS = {"+": "32", "-": "31", "@": "36"}
@@ -210,5 +210,5 @@ def print_diff(diff: bytes) -> None:
         return
     for number, line in enumerate(diff.decode("utf-8", "surrogateescape").split("\n")[:-1]):
         code = _COLOURS.get(line[:1], "") if number > 1 else "1"
-        shown = printable_lines(line)
-        print(f"\x1b[{code}m{shown}\x1b[0m" if colour and code else shown)
+        text = printable_lines(line)
+        print(f"\x1b[{code}m{text}\x1b[0m" if colour and code else text)

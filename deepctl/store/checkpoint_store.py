@@ -132,13 +132,13 @@ class Checkpoints:
     def sweep(self) -> None:
         """Remove unfinished packs, and those that the ledger calls gone."""
         try:
-            found = os.listdir(self.packs.directory)
+            pack_names = os.listdir(self.packs.directory)
         except FileNotFoundError:
             return
-        for name in found:
+        for name in pack_names:
             if name.startswith(".") and name.endswith(".tmp"):
                 os.unlink(self.packs.path(name))
-        for name in (self.ledger.gone - self.ledger.packs).intersection(found):
+        for name in (self.ledger.gone - self.ledger.packs).intersection(pack_names):
             self.packs.remove_pack(name)
 
     def strays(self) -> set[str]:
@@ -304,8 +304,8 @@ class Checkpoints:
             intended = list(trees.changes(self.objects, bytes.fromhex(safety.tree), bytes.fromhex(intent.tree)))
             restore.working_tree(workspace.root, self.objects).sweep((change.path for change in intended), intent.id)
             now = self.snapshot(workspace, ScratchWriter(self.objects)).tree
-            rest = trees.changes(self.objects, now, bytes.fromhex(intent.tree))
-            current = {change.path: change.before for change in rest}
+            remaining = trees.changes(self.objects, now, bytes.fromhex(intent.tree))
+            current = {change.path: change.before for change in remaining}
             for change in intended:
                 if change.path in current and not _is_ours(current[change.path], change):
                     edited.append(change.path)
@@ -361,12 +361,12 @@ def _is_ours(current: trees.TreeEntry | None, change: TreeChange) -> bool:
 def _directories_above(objects: ObjectReader, safety: Record, changes: list[TreeChange]) -> list[TreeChange]:
     """The directories above the changes that are in none: they may have been opened up, and get their modes back."""
     tree = bytes.fromhex(safety.tree)
-    known = {change.path for change in changes}
-    found: dict[bytes, TreeChange] = {}
+    changed_paths = {change.path for change in changes}
+    directories: dict[bytes, TreeChange] = {}
     for change in changes:
         path = change.path
         while path := os.path.dirname(path):
             entry = trees.entry_at(objects, tree, path)
-            if path not in known and entry is not None and entry.kind == DIRECTORY:
-                found[path] = TreeChange(path, entry, entry)
-    return list(found.values())
+            if path not in changed_paths and entry is not None and entry.kind == DIRECTORY:
+                directories[path] = TreeChange(path, entry, entry)
+    return list(directories.values())

@@ -118,8 +118,8 @@ def _difference(change: TreeChange, before: Content, after: Content) -> FileDiff
         else:
             if any(text is not None and b"\0" in text[:_BINARY_PEEK] for text in texts):
                 remark = "binary files differ"
-            elif (found := unified(name, *texts)) is not None:
-                return FileDifference(name, kind, old, new, *found, None)
+            elif (text_diff := unified(name, *texts)) is not None:
+                return FileDifference(name, kind, old, new, *text_diff, None)
             else:
                 remark = "too many lines to compare"
     return FileDifference(name, kind, old, new, None, None, b"", remark)
@@ -152,14 +152,14 @@ def compare(repository: ReadOnlyRepository, before: str | None, after: str | Non
             kept(objects) if second is not None else present(paths.workspace, objects),
         )
     )
-    removed, added = _turns(repository, first, second, session)
+    turns_removed, turns_added = _turns(repository, first, second, session)
     remark = None if old and new else _no_files_remark([first] if second is None else [first, second])
-    return Comparison(first, second, files, removed, added, remark)
+    return Comparison(first, second, files, turns_removed, turns_added, remark)
 
 
 def _no_files_remark(records: list[Record]) -> str:
-    if (lost := lookup.lost_files_note(records)) is not None:
-        return f"{lost} Only the turns are compared."
+    if (lost_note := lookup.lost_files_note(records)) is not None:
+        return f"{lost_note} Only the turns are compared."
     return "A checkpoint that keeps no files is compared: only the turns are."
 
 
@@ -191,8 +191,8 @@ def _turns(
         name = session if session is not None else session_catalogue.by_id(paths).get(first.session)
         after = session_catalogue.read(lookup.current_session(paths, name)).messages
     shared = lookup.shared_length(before, after)
-    removed, added = (_prompts(messages[shared:]) for messages in (before, after))
-    return removed, added
+    turns_removed, turns_added = (_prompts(messages[shared:]) for messages in (before, after))
+    return turns_removed, turns_added
 
 
 def _prompts(messages: list[session_log.Message]) -> list[Turn]:

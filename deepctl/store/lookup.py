@@ -337,10 +337,10 @@ def last_author(paths: ProfilePaths, checkpoints: Ledger) -> str | None:
     return ""
 
 
-def shared_length(one: list[session_log.Message], other: list[session_log.Message]) -> int:
+def shared_length(first: list[session_log.Message], second: list[session_log.Message]) -> int:
     """How many messages two conversations have in common at their beginning."""
     shared = 0
-    while shared < min(len(one), len(other)) and one[shared].message == other[shared].message:
+    while shared < min(len(first), len(second)) and first[shared].message == second[shared].message:
         shared += 1
     return shared
 
@@ -376,8 +376,8 @@ def listing(
     notes = []
     if checkpoints.unfinished:
         notes.append("A rewind was interrupted; the next command that changes something finishes it.")
-    if (lost := lost_files_note(records)) is not None:
-        notes.append(lost)
+    if (lost_note := lost_files_note(records)) is not None:
+        notes.append(lost_note)
     return Listing(infos, structural_damage(paths, checkpoints), notes, frozenset(checkpoints.heads.values()))
 
 

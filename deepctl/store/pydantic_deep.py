@@ -51,21 +51,21 @@ class ForeignCheckpoint(NamedTuple):
 def find(directory: str) -> dict[str, str]:
     """The paths of the checkpoints in a directory by their file names, which are their ids."""
     try:
-        found = sorted(os.listdir(directory))
+        file_names = sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    return {name.removesuffix(_SUFFIX): os.path.join(directory, name) for name in found if name.endswith(_SUFFIX)}
+    return {name.removesuffix(_SUFFIX): os.path.join(directory, name) for name in file_names if name.endswith(_SUFFIX)}
 
 
 def headers(directory: str) -> list[Header]:
     """Those in a directory that can be read."""
-    found = []
+    readable = []
     for path in find(directory).values():
         try:
-            found.append(read(path).header)
+            readable.append(read(path).header)
         except (DeepctlError, OSError):
             continue
-    return found
+    return readable
 
 
 def read(path: str) -> ForeignCheckpoint:
@@ -104,10 +104,10 @@ def read(path: str) -> ForeignCheckpoint:
 
 def in_utc(at: str) -> str:
     """A time of theirs as RFC 3339 in UTC; one without a zone is taken for UTC."""
-    found = datetime.fromisoformat(at)
-    if found.tzinfo is not None:
-        found = found.astimezone(timezone.utc)
-    return found.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    time = datetime.fromisoformat(at)
+    if time.tzinfo is not None:
+        time = time.astimezone(timezone.utc)
+    return time.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def _is_message(value: object) -> bool:
@@ -131,33 +131,33 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
 
     Raises `NotFound` if there are none (or no new ones), and `Refused` if there is a session called `name`.
     """
-    found: list[ForeignCheckpoint] = []
+    checkpoints: list[ForeignCheckpoint] = []
     problems: list[Problem] = []
-    known = repository.ledger.records
+    existing = repository.ledger.records
     for identity, path in find(directory).items():
         try:
-            one = read(path)
-            if identity not in known:
-                found.append(one)
-            elif not _is_kept(repository, one):
+            checkpoint = read(path)
+            if identity not in existing:
+                checkpoints.append(checkpoint)
+            elif not _is_kept(repository, checkpoint):
                 problems.append(Problem(identity, path, f"{path}: this profile has another checkpoint {identity}."))
         except Damaged as error:
             problems.append(Problem(identity, path, error.message))
-    if not found:
-        what = "new checkpoints" if find(directory) else "checkpoints (<id>.json)"
+    if not checkpoints:
+        kind = "new checkpoints" if find(directory) else "checkpoints (<id>.json)"
         left_out = " ".join(f"Left out: {problem.reason}" for problem in problems[:_SHOWN]) or None
-        raise NotFound(f"There are no {what} in {directory}.", left_out, code="nothing_to_import")
-    found.sort(key=lambda one: one.header.created_at)
+        raise NotFound(f"There are no {kind} in {directory}.", left_out, code="nothing_to_import")
+    checkpoints.sort(key=lambda checkpoint: checkpoint.header.created_at)
     session = session_catalogue.start(repository.paths, name if name is not None else _free_name(repository))
     logs = Messages(session.directory)
     records = []
-    for one in found:
-        place = _kept(logs, one)
+    for checkpoint in checkpoints:
+        place = _kept(logs, checkpoint)
         if place.log:
             session = session_catalogue.branch(session, place.log, None)
-        typed = [text for message in one.messages if (text := session_log.prompt(message)) is not None]
-        label = _label(repository.ledger, one.header.label)
-        saved = repository.store.save(
+        typed = [text for message in checkpoint.messages if (text := session_log.prompt(message)) is not None]
+        label = _label(repository.ledger, checkpoint.header.label)
+        record = repository.store.save(
             Position(
                 session.id,
                 len(typed),
@@ -170,14 +170,14 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
             "manual",
             author=OTHER,
             workspace=None,
-            id=one.header.id,
-            created_at=in_utc(one.header.created_at),
+            id=checkpoint.header.id,
+            created_at=in_utc(checkpoint.header.created_at),
             label=label,
-            metadata={**one.metadata, "label": one.header.label},
+            metadata={**checkpoint.metadata, "label": checkpoint.header.label},
             unkept=[["", _NO_FILES]],
         )
-        assert saved is not None
-        records.append(saved)
+        assert record is not None
+        records.append(record)
     if place.log and place.offset != session_log.end_of(session.directory, place.log)[1]:
         # The last conversation is the beginning of another.
         session_catalogue.branch(session, os.urandom(8).hex(), place.point)
@@ -194,7 +194,7 @@ def _is_kept(repository: Repository, checkpoint: ForeignCheckpoint) -> bool:
         conversation = lookup.conversation_at(repository.paths, record)
     except Damaged:
         return True
-    return [kept.message for kept in conversation.messages] == checkpoint.messages
+    return [entry.message for entry in conversation.messages] == checkpoint.messages
 
 
 def _kept(logs: Messages, checkpoint: ForeignCheckpoint) -> message_chains.Place:
@@ -203,8 +203,8 @@ def _kept(logs: Messages, checkpoint: ForeignCheckpoint) -> message_chains.Place
     for message in checkpoint.messages:
         chain.append(message_chains.digest(chain[-1], message))
         turns.append(turns[-1] + (session_log.prompt(message) is not None))
-    kept, _ = logs.find(chain[1:])
-    return logs.keep(chain[1:], checkpoint.messages[kept:], turns[kept + 1 :])
+    known_length, _ = logs.find(chain[1:])
+    return logs.keep(chain[1:], checkpoint.messages[known_length:], turns[known_length + 1 :])
 
 
 def _label(ledger: Ledger, label: str) -> str:
@@ -217,8 +217,8 @@ def _label(ledger: Ledger, label: str) -> str:
 
 
 def _free_name(repository: Repository) -> str:
-    taken = {names.fold(name) for name in session_catalogue.all_names(repository.paths)}
+    existing = {names.fold(name) for name in session_catalogue.all_names(repository.paths)}
     number = 1
-    while (name := "imported" if number == 1 else f"imported-{number}") in taken:
+    while (name := "imported" if number == 1 else f"imported-{number}") in existing:
         number += 1
     return name

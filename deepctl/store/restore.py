@@ -217,12 +217,12 @@ class _Restore:
         finally:
             os.close(descriptor)
 
-    def clear(self, path: bytes, wanted: TreeEntry | None) -> None:
+    def clear(self, path: bytes, entry: TreeEntry | None) -> None:
         """Remove what is at `path` if it is to go, or is in the way of something of another kind."""
         try:
             with self._parent(path) as (parent, name):
                 mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
-                if wanted is not None and kind_of(mode) == wanted.kind:
+                if entry is not None and kind_of(mode) == entry.kind:
                     return
                 if stat.S_ISDIR(mode):
                     os.rmdir(name, dir_fd=parent)
@@ -239,7 +239,7 @@ class _Restore:
             self._keep(path, IN_USE)
             return
         self._touched.add(os.path.dirname(path))
-        if wanted is None:
+        if entry is None:
             self.deleted.append(path)
 
     def _keep(self, path: bytes, reason: str) -> None:
@@ -255,12 +255,12 @@ class _Restore:
             return
         with self._parent(path) as (parent, name):
             if entry.kind == DIRECTORY:
-                done = _make_directory(parent, name)
+                is_changed = _make_directory(parent, name)
             elif entry.kind == LINK:
-                done = self._make_link(parent, name, entry)
+                is_changed = self._make_link(parent, name, entry)
             else:
-                done = self._make_file(parent, name, path, entry)
-        if done:
+                is_changed = self._make_file(parent, name, path, entry)
+        if is_changed:
             self._touched.add(os.path.dirname(path))
             self.written.append(path)
 

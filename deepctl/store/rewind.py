@@ -167,6 +167,11 @@ class RewindResult(NamedTuple):
     deleted: list[bytes]
     in_the_way: list[tuple[bytes, str]]
 
+    @property
+    def remarks(self) -> list[str]:
+        """What the user should know about paths that are not as they were."""
+        return [f"{os.fsdecode(path)!r} is not as it was: {reason}." for path, reason in self.in_the_way]
+
 
 def request_rewind(
     repository: Repository | ReadOnlyRepository,
@@ -229,10 +234,12 @@ def check_session(ledger: Ledger, session: Session, target: Record, names: dict[
     """Raises `UsageError` if the target is not of this session, nor of one it was forked from."""
     ancestors = {record.id for record in ledger.line_of(session.forked_from)}
     if target.session != session.id and target.id not in ancestors:
-        other = names.get(target.session)
+        session_name = names.get(target.session)
         raise UsageError(
-            f"Checkpoint {target.id} belongs to another session{f', {other!r}' if other else ''}.",
-            f"Add --session {other}." if other else "That session is gone; `deepctl checkpoints fork` still works.",
+            f"Checkpoint {target.id} belongs to another session{f', {session_name!r}' if session_name else ''}.",
+            f"Add --session {session_name}."
+            if session_name
+            else "That session is gone; `deepctl checkpoints fork` still works.",
             code="other_session",
         )
 
@@ -415,13 +422,13 @@ def _plan(
             "`deepctl checkpoints fork` begins a session with them.",
             code="other_session",
         )
-    removed, restored = lookup.diverging_messages(current, request.to)
-    prompts_removed = _prompts(removed)
+    removed_messages, restored_messages = lookup.diverging_messages(current, request.to)
+    prompts_removed = _prompts(removed_messages)
     return plan._replace(
-        messages_removed=len(removed),
+        messages_removed=len(removed_messages),
         turns_removed=len(prompts_removed),
-        messages_restored=len(restored),
-        turns_restored=len(_prompts(restored)),
+        messages_restored=len(restored_messages),
+        turns_restored=len(_prompts(restored_messages)),
         undone=prompts_removed[0] if prompts_removed else None,
     )
 
@@ -468,41 +475,47 @@ def _plan_files(
         )
     now_hidden = rewind_plan.hidden_by([], excluding(workspace.exclude))
 
-    def wanted(path: bytes) -> bool:
+    def is_selected(path: bytes) -> bool:
         return (not request.only or rewind_plan.in_memory(path) == (request.only == "memory")) and not now_hidden(path)
 
-    unread = [one.path for one in present.unkept if one.is_content]
+    unread = [entry.path for entry in present.unkept if entry.is_content]
     now = present.tree
 
     def exactly() -> Plan:
         hidden = rewind_plan.hidden_by(target.unkept, excluding(target.exclude))
-        made = rewind_plan.exact(objects, now, bytes.fromhex(target.tree), wanted=wanted, hidden=hidden, unseen=unread)
-        restore.check_readable(objects, made.changes)
-        return made
+        exact_plan = rewind_plan.exact(
+            objects, now, bytes.fromhex(target.tree), is_selected=is_selected, hidden=hidden, unseen=unread
+        )
+        restore.check_readable(objects, exact_plan.changes)
+        return exact_plan
 
     if request.exact:
-        planned = exactly()
+        file_plan = exactly()
     else:
         unseen = rewind_plan.hidden_by([[os.fsdecode(path), ""] for path in unread], None)
         try:
             intervals = _intervals(ledger, target, now, author)
-            planned = rewind_plan.own_work(
-                objects, intervals, now, session, sink, wanted=wanted, unseen=unseen, content=content
+            file_plan = rewind_plan.own_work(
+                objects, intervals, now, session, sink, is_selected=is_selected, unseen=unseen, content=content
             )
-            restore.check_readable(objects, planned.changes)
+            restore.check_readable(objects, file_plan.changes)
         except Damaged as error:
             with suppress(Damaged):
                 exactly()
                 error.hint = "`--exact` needs only the checkpoint itself, not what happened since."
             raise
-    tree = trees.patched(objects, sink, now, planned.changes)
-    left = trees.changes(objects, tree, bytes.fromhex(target.tree))
-    changed = {change.path for change in planned.changes}
-    kept = [one.path for one in left if wanted(one.path) and one.path not in changed and not _is_directory(one)]
+    tree = trees.patched(objects, sink, now, file_plan.changes)
+    differing = trees.changes(objects, tree, bytes.fromhex(target.tree))
+    changed_paths = {change.path for change in file_plan.changes}
+    kept_paths = [
+        entry.path
+        for entry in differing
+        if is_selected(entry.path) and entry.path not in changed_paths and not _is_directory(entry)
+    ]
     # What cannot be read may well differ, and is no part of either tree.
-    known = {*changed, *(os.fsencode(path) for path, _ in target.unkept)}
-    kept += [path for path in unread if wanted(path) and path not in known]
-    return _FilesPlan(tree.hex(), planned, kept, _refusal(objects, workspace.root, present, planned, request))
+    known_paths = {*changed_paths, *(os.fsencode(path) for path, _ in target.unkept)}
+    kept_paths += [path for path in unread if is_selected(path) and path not in known_paths]
+    return _FilesPlan(tree.hex(), file_plan, kept_paths, _refusal(objects, workspace.root, present, file_plan, request))
 
 
 def _refusal(
@@ -526,7 +539,7 @@ def _refusal(
 
 def _reason(present: Snapshot, path: bytes) -> str:
     return next(
-        one.reason for one in present.unkept if one.is_content and (path + b"/").startswith(one.path + b"/")
+        unkept.reason for unkept in present.unkept if unkept.is_content and (path + b"/").startswith(unkept.path + b"/")
     ).lower()
 
 

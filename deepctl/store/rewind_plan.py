@@ -59,7 +59,7 @@ def interval(before: State, after: State) -> Interval:
         after.by,
         [(by, frozenset(map(os.fsencode, paths))) for by, paths in after.merged],
         hidden_by(before.unkept, excluding(before.exclude)),
-        hidden_by([one for one in after.unkept if one[1] not in NO_CONTENT], excluding(after.exclude)),
+        hidden_by([unkept for unkept in after.unkept if unkept[1] not in NO_CONTENT], excluding(after.exclude)),
     )
 
 
@@ -88,7 +88,7 @@ def exact(
     now: bytes,
     target: bytes,
     *,
-    wanted: Callable[[bytes], bool] = lambda path: True,
+    is_selected: Callable[[bytes], bool] = lambda path: True,
     hidden: Callable[[bytes], bool] = lambda path: False,
     unseen: Sequence[bytes] = (),
 ) -> Plan:
@@ -96,17 +96,17 @@ def exact(
 
     `unseen` are paths that could not be looked at now: changing those, or what is in them, would lose what is there.
     """
-    found = [change for change in changes(objects, now, target) if wanted(change.path)]
-    blocked = [change.path for change in found if hidden(change.path)]
-    made = {change.path: change for change in found if not hidden(change.path)}
+    all_changes = [change for change in changes(objects, now, target) if is_selected(change.path)]
+    blocked = [change.path for change in all_changes if hidden(change.path)]
+    planned = {change.path: change for change in all_changes if not hidden(change.path)}
     within = hidden_by([[os.fsdecode(path), ""] for path in unseen], None)
-    unsaved = {path for path in made if within(path) and not temporary_files.is_temporary(posixpath.basename(path))}
+    unsaved = {path for path in planned if within(path) and not temporary_files.is_temporary(posixpath.basename(path))}
     for path in unseen:
-        if wanted(path) and not hidden(path) and path not in made:
+        if is_selected(path) and not hidden(path) and path not in planned:
             # No tree has it. Whatever it is, the target has nothing there, or something in its place.
-            made[path] = TreeChange(path, None, None)
+            planned[path] = TreeChange(path, None, None)
             unsaved.add(path)
-    return Plan([made[path] for path in sorted(made)], sorted(unsaved), blocked, [], sorted(unsaved))
+    return Plan([planned[path] for path in sorted(planned)], sorted(unsaved), blocked, [], sorted(unsaved))
 
 
 def own_work(
@@ -116,22 +116,22 @@ def own_work(
     session: str,
     sink: ObjectWriter,
     *,
-    wanted: Callable[[bytes], bool] = lambda path: True,
+    is_selected: Callable[[bytes], bool] = lambda path: True,
     unseen: Callable[[bytes], bool] = lambda path: False,
     content: Callable[[bytes, TreeEntry], bytes] | None = None,
 ) -> Plan:
     """Take back what `session` did in `intervals`, which lie in the order of time and end at the tree `now`.
 
-    `wanted` tells which paths are meant at all, `unseen` which could not be looked at now. The changes are what to do
-    in spite of conflicts; whoever does not want to lose anything does nothing where there are any. Merged notebooks are
-    put into `sink`; `content` reads what is there now, where `objects` does not have it.
+    `is_selected` tells which paths are meant at all, `unseen` which could not be looked at now. The changes are what to
+    do in spite of conflicts; whoever does not want to lose anything does nothing where there are any. Merged notebooks
+    are put into `sink`; `content` reads what is there now, where `objects` does not have it.
     """
     work = _Work(objects, content or (lambda path, entry: objects.read(entry.digest)))
     for interval in intervals:
         for change in changes(objects, interval.before, interval.after):
-            if wanted(change.path):
+            if is_selected(change.path):
                 work.take(change, interval, session)
-    return work.plan(now, sink, unseen, wanted)
+    return work.plan(now, sink, unseen, is_selected)
 
 
 class _Work:
@@ -168,15 +168,15 @@ class _Work:
             self._certain.update({path} if authors - {session, None} else ())
 
     def plan(
-        self, now: bytes, sink: ObjectWriter, unseen: Callable[[bytes], bool], wanted: Callable[[bytes], bool]
+        self, now: bytes, sink: ObjectWriter, unseen: Callable[[bytes], bool], is_selected: Callable[[bytes], bool]
     ) -> Plan:
         present = TreeReader(self._objects, now)
-        found: dict[bytes, TreeChange] = {}
+        planned: dict[bytes, TreeChange] = {}
         for path, entry in self._goal.items():
             current = present.entry(path)
             if unseen(path):
                 self._conflicts.add(path)
-                found[path] = TreeChange(path, current, entry)
+                planned[path] = TreeChange(path, current, entry)
                 continue
             if trees.same(current, entry):
                 self._conflicts.discard(path)
@@ -191,14 +191,14 @@ class _Work:
                     entry = merged[0]
                     if trees.same(current, entry):
                         continue
-            found[path] = TreeChange(path, current, entry)
-        for path in list(found):
+            planned[path] = TreeChange(path, current, entry)
+        for path in list(planned):
             for above in _above(path):
-                self._place(path, above, found, present, wanted)
-        unsaved = [path for path in sorted(found) if unseen(path)]
+                self._place(path, above, planned, present, is_selected)
+        unsaved = [path for path in sorted(planned) if unseen(path)]
         self._conflicts.update(unsaved)
         return Plan(
-            [found[path] for path in sorted(found)],
+            [planned[path] for path in sorted(planned)],
             sorted(self._conflicts),
             sorted(self._blocked),
             sorted(self._conflicts - self._certain),
@@ -209,22 +209,22 @@ class _Work:
         self,
         path: bytes,
         above: bytes,
-        found: dict[bytes, TreeChange],
+        planned: dict[bytes, TreeChange],
         present: TreeReader,
-        wanted: Callable[[bytes], bool],
+        is_selected: Callable[[bytes], bool],
     ) -> None:
         """See to it that the directory `above` is there, and right, when `path` has been changed."""
         current = present.entry(above)
-        there = found[above].after if above in found else current
+        there = planned[above].after if above in planned else current
         if there is not None and there.kind == DIRECTORY:
             # Named so that its mode is right in the end, whatever had to be opened up on the way.
-            found.setdefault(above, TreeChange(above, current, current))
-        elif found[path].after is not None:
-            if above not in self._goal and wanted(above):
+            planned.setdefault(above, TreeChange(above, current, current))
+        elif planned[path].after is not None:
+            if above not in self._goal and is_selected(above):
                 # What is to come back has no place any more: somebody else took its directory away.
                 self._conflicts.add(path)
                 self._certain.add(path)
-            found[above] = TreeChange(
+            planned[above] = TreeChange(
                 above, current, TreeEntry(DIRECTORY, 0o755, 0, bytes(32), posixpath.basename(above))
             )
 
@@ -267,13 +267,13 @@ def hidden_by(unkept: list[list[str]], leave_out: Callable[[bytes, bool], bool] 
             return True
         if leave_out is None:
             return False
-        return leave_out(path, True) or leave_out(path, False) or any(leave_out(one, True) for one in above)
+        return leave_out(path, True) or leave_out(path, False) or any(leave_out(parent, True) for parent in above)
 
     return hidden
 
 
 def _above(path: bytes) -> list[bytes]:
-    found = []
+    parents = []
     while path := posixpath.dirname(path):
-        found.append(path)
-    return found
+        parents.append(path)
+    return parents

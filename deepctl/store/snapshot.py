@@ -138,8 +138,8 @@ class _Taking:
         prefix = path + b"/" if path else b""
         odd = len(self.unkept)
         passed_over: list[bytes] = []
-        with os.scandir(descriptor) as found:
-            for item in found:
+        with os.scandir(descriptor) as items:
+            for item in items:
                 name = os.fsencode(item.name)
                 try:
                     info = item.stat(follow_symlinks=False)
@@ -170,9 +170,9 @@ class _Taking:
         status.sort()
         below.sort()
         key = hashlib.blake2b(marshal.dumps((status, below)), digest_size=16).digest()
-        known = self._before.get(path)
-        if known is not None and known[0] == key and self._sink.has(known[1]):
-            return known[1]
+        cached = self._before.get(path)
+        if cached is not None and cached[0] == key and self._sink.has(cached[1]):
+            return cached[1]
         return self._afresh(descriptor, path, status, below, key, trusted=len(self.unkept) == odd)
 
     def _below(self, parent: int, name: bytes, prefix: bytes) -> bytes | None:
@@ -206,25 +206,25 @@ class _Taking:
         after: dict[_Status, bytes] = {}
         entries = [TreeEntry(DIRECTORY, mode, 0, tree, name) for name, mode, tree in below]
         prefix = path + b"/" if path else b""
-        for one in status:
-            name, mode, size, modified, changed, _ = one
-            digest = before.get(one)
+        for file_status in status:
+            name, mode, size, modified, changed_at, _ = file_status
+            digest = before.get(file_status)
             if digest is None or not self._sink.has(digest):
                 cancellation.look()
                 self._looked += 1
                 if self._report is not None and not self._looked % _REPORT_EVERY:
                     self._report(self._looked)
-                kept = self._keep(descriptor, prefix, one)
-                if kept is None:
+                content = self._keep(descriptor, prefix, file_status)
+                if content is None:
                     trusted = False
                     continue
-                digest, real = kept
+                digest, real = content
                 self.bytes += real - size
                 if real != size:
                     trusted = False
                 size = real
-            if max(modified, changed) < self._trusted_before:
-                after[one] = digest
+            if max(modified, changed_at) < self._trusted_before:
+                after[file_status] = digest
             else:
                 trusted = False
             kind = LINK if stat.S_ISLNK(mode) else FILE
@@ -233,8 +233,8 @@ class _Taking:
         self._changed.append((path, key if trusted else None, tree, marshal.dumps(after)))
         return tree
 
-    def _keep(self, parent: int, prefix: bytes, one: _Status) -> tuple[bytes, int] | None:
-        name, mode, size = one[:3]
+    def _keep(self, parent: int, prefix: bytes, file_status: _Status) -> tuple[bytes, int] | None:
+        name, mode, size = file_status[:3]
         try:
             if stat.S_ISLNK(mode):
                 target = os.fsencode(os.readlink(name, dir_fd=parent))
@@ -264,17 +264,17 @@ class _Taking:
 
     def remember(self) -> None:
         """Write down what the next snapshot need not look at."""
-        gone = self._before.keys() - self._seen
-        if self._changed or gone:
-            self._cache.put_directories(self._changed, gone)
+        removed_directories = self._before.keys() - self._seen
+        if self._changed or removed_directories:
+            self._cache.put_directories(self._changed, removed_directories)
 
 
 def _loaded(raw: bytes | None) -> dict[_Status, bytes]:
     try:
-        found = marshal.loads(raw) if raw else {}
+        statuses = marshal.loads(raw) if raw else {}
     except (ValueError, EOFError, TypeError):
         return {}  # it is a cache
-    return found if isinstance(found, dict) else {}
+    return statuses if isinstance(statuses, dict) else {}
 
 
 def _unreadable(error: OSError) -> str:

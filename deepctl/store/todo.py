@@ -59,26 +59,26 @@ def read(paths: ProfilePaths, session: Session) -> list[Item] | None:
     return [Item(str(item.get("content", "")), str(item.get("status", "pending"))) for item in items]
 
 
-def owner(paths: ProfilePaths, found: Ledger | None = None) -> str | None:
+def owner(paths: ProfilePaths, checkpoints: Ledger | None = None) -> str | None:
     """The id of the session that was written to last; `None` if none was."""
     names = session_catalogue.by_id(paths)
     try:
-        found = found or lookup.read_ledger(paths)
+        checkpoints = checkpoints or lookup.read_ledger(paths)
     except Damaged:
-        found = None
-    for record in reversed(found.records.values() if found is not None else ()):
+        checkpoints = None
+    for record in reversed(checkpoints.records.values() if checkpoints is not None else ()):
         if record.session in names:
             return record.session
-    written = {name: identity for identity, name in names.items()}
+    sessions = {name: identity for identity, name in names.items()}
     for name in session_catalogue.newest_first(paths):
-        if name in written and session_catalogue.summary(paths, name).message_count:
-            return written[name]
+        if name in sessions and session_catalogue.summary(paths, name).message_count:
+            return sessions[name]
     return None
 
 
-def old_lists_owner(paths: ProfilePaths, found: Ledger | None) -> Session | None:
+def old_lists_owner(paths: ProfilePaths, checkpoints: Ledger | None) -> Session | None:
     """The session whose the one list of a profile is to be; `None` if there is no such list, or no such session."""
-    identity = owner(paths, found) if unsettled(paths) else None
+    identity = owner(paths, checkpoints) if unsettled(paths) else None
     if identity is None or not log_file.is_id(identity):
         return None
     return session_catalogue.find(paths, session_catalogue.by_id(paths)[identity])
@@ -109,9 +109,9 @@ def remove(paths: ProfilePaths, identity: str) -> None:
             _files(paths).remove(layout.todo_file(identity))
 
 
-def remove_old(paths: ProfilePaths, found: Ledger, identity: str) -> None:
+def remove_old(paths: ProfilePaths, checkpoints: Ledger, identity: str) -> None:
     """Remove the one list of a profile if it is that of a session that is about to be deleted."""
-    if unsettled(paths) and owner(paths, found) == identity:
+    if unsettled(paths) and owner(paths, checkpoints) == identity:
         with suppress(OSError):
             _files(paths).remove(layout.TODO_FILE)
 
@@ -127,16 +127,10 @@ def copy(paths: ProfilePaths, objects: ObjectReader, record: Record, fork: Sessi
 
 def _kept(objects: ObjectReader, tree: bytes, path: str) -> bytes | None:
     """A file of a tree."""
-    from deepctl.store.trees import DIRECTORY, FILE, decode
+    from deepctl.store.trees import FILE, entry_at
 
-    *above, last = path.encode().split(b"/")
-    for name in above:
-        below = next((entry for entry in decode(objects.read(tree)) if entry.name == name), None)
-        if below is None or below.kind != DIRECTORY:
-            return None
-        tree = below.digest
-    found = next((entry for entry in decode(objects.read(tree)) if entry.name == last), None)
-    return objects.read(found.digest) if found is not None and found.kind == FILE else None
+    entry = entry_at(objects, tree, path.encode())
+    return objects.read(entry.digest) if entry is not None and entry.kind == FILE else None
 
 
 def unsettled(paths: ProfilePaths) -> bool:
@@ -147,13 +141,13 @@ def unsettled(paths: ProfilePaths) -> bool:
 def unreadable(paths: ProfilePaths) -> list[str]:
     """The files of lists that are none."""
     files = _files(paths)
-    found = []
+    unreadable_paths = []
     for path in _listed(files):
         try:
             parsed(files.read(path))
         except (OSError, ValueError, RecursionError):
-            found.append(path)
-    return found
+            unreadable_paths.append(path)
+    return unreadable_paths
 
 
 def orphans(paths: ProfilePaths) -> list[str]:

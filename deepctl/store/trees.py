@@ -125,23 +125,23 @@ def patched(objects: ObjectReader, sink: ObjectWriter, tree: bytes | None, chang
     here: dict[bytes, TreeChange] = {}
     below: dict[bytes, list[TreeChange]] = {}
     for change in changes:
-        first, _, rest = change.path.partition(b"/")
-        if rest:
-            below.setdefault(first, []).append(change._replace(path=rest))
+        first, _, inner_path = change.path.partition(b"/")
+        if inner_path:
+            below.setdefault(first, []).append(change._replace(path=inner_path))
         else:
             here[first] = change
     entries = {entry.name: entry for entry in decode(objects.read(tree))} if tree is not None else {}
     for name in here.keys() | below.keys():
         current = entries.get(name)
-        wanted = here[name].after if name in here else current
+        target = here[name].after if name in here else current
         was_directory = current is not None and current.kind == DIRECTORY
         inner = patched(objects, sink, current.digest if current and was_directory else None, below.get(name, ()))
-        if wanted is not None and wanted.kind != DIRECTORY:
+        if target is not None and target.kind != DIRECTORY:
             stays = current is not None and was_directory and inner != _EMPTY
-            entries[name] = current._replace(digest=inner) if current and stays else wanted._replace(name=name)
+            entries[name] = current._replace(digest=inner) if current and stays else target._replace(name=name)
             continue
-        if wanted is not None:
-            entries[name] = TreeEntry(DIRECTORY, wanted.mode, 0, inner, name)
+        if target is not None:
+            entries[name] = TreeEntry(DIRECTORY, target.mode, 0, inner, name)
         elif current is not None and was_directory and inner != _EMPTY:
             entries[name] = current._replace(digest=inner)
         else:
@@ -149,11 +149,11 @@ def patched(objects: ObjectReader, sink: ObjectWriter, tree: bytes | None, chang
     return sink.add(encode(list(entries.values())))
 
 
-def same(one: TreeEntry | None, other: TreeEntry | None) -> bool:
+def same(first: TreeEntry | None, second: TreeEntry | None) -> bool:
     """Whether two entries are the same thing; of directories, whatever is in them."""
-    if one is None or other is None:
-        return one is other
-    return one[:2] == other[:2] and (one.kind == DIRECTORY or one.digest == other.digest)
+    if first is None or second is None:
+        return first is second
+    return first[:2] == second[:2] and (first.kind == DIRECTORY or first.digest == second.digest)
 
 
 class TreeReader:

@@ -153,7 +153,7 @@ def test_only_what_is_wanted_is_planned(story: Story) -> None:
         story.now,
         "s1",
         ScratchWriter(story.objects),
-        wanted=lambda path: path.startswith(b".deep/memory/"),
+        is_selected=lambda path: path.startswith(b".deep/memory/"),
     )
     restore.working_tree(str(story.root), story.objects).apply(planned.changes)
     assert story.files() == {"a.txt": "agent"}

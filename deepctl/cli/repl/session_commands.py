@@ -153,13 +153,12 @@ def retry(state: ReplState, arguments: str) -> None:
 
 def _take_back_last_turn(state: ReplState, session: str) -> None:
     """Rewind a session to before its last turn; only remarks are shown."""
-    from deepctl.cli.checkpoints import rewound
-    from deepctl.store.rewind import Conflicts, request_rewind
+    from deepctl.store.rewind import Conflicts, request_rewind, run
 
     chat = state.profile_chat()
     try:
         with options.working(state.profile().name, "checkpoints rewind", chat.wait, False) as repository:
-            result = rewound(repository, *request_rewind(repository, session, "~1"))
+            result = run(repository, *request_rewind(repository, session, "~1"))
     except Conflicts as error:
         error.hint = "/rewind ~1 --dry-run lists them all; /rewind ~1 --force takes these back, too."
         raise
