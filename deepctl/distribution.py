@@ -28,7 +28,7 @@ _SCRIPT_BYTES = 4096
 
 def requirements(extra: str) -> list[str]:
     """The packages of an extra, as `pip install` takes them; none if there is no such extra, or no metadata."""
-    matches = (_OF_EXTRA.fullmatch(one) for one in _required())
+    matches = (_OF_EXTRA.fullmatch(requirement) for requirement in _required())
     return [match[1] for match in matches if match is not None and match[2] == extra]
 
 
@@ -48,7 +48,7 @@ def to_install(extra: str) -> str:
     """
     needed = requirements(extra)
     if not needed:
-        pinned = [one for one in _required() if one.startswith("pydantic-ai-slim[") and "extra ==" not in one]
+        pinned = [item for item in _required() if item.startswith("pydantic-ai-slim[") and "extra ==" not in item]
         if not pinned:
             return f"pip install '.[{extra}]', in a checkout of deepctl"
         needed = [re.sub(r"\[.*?\]", f"[{extra}]", pinned[0])]
@@ -93,14 +93,14 @@ def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def is_predecessor(other: Distribution) -> bool:
+def is_predecessor(distribution: Distribution) -> bool:
     """Whether a namesake is deepctl of before 0.2, which has the same files as this one."""
-    return any(script.value == SCRIPT for script in other.entry_points if script.group == "console_scripts")
+    return any(script.value == SCRIPT for script in distribution.entry_points if script.group == "console_scripts")
 
 
 def foreign_commands(search_path: str) -> list[str]:
     """Programs called `deepctl` in the directories of a search path that start something else than this package."""
-    places = [os.path.join(one, COMMAND) for one in search_path.split(os.pathsep) if one]
+    places = [os.path.join(directory, COMMAND) for directory in search_path.split(os.pathsep) if directory]
     return [place for place in dict.fromkeys(places) if os.access(place, os.X_OK) and _is_foreign(place)]
 
 

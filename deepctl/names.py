@@ -24,14 +24,14 @@ def check(name: str, what: str = "profile") -> str:
     """`name` itself, if it may be the name of a `what`. Raises `BadName` (exit 2) otherwise."""
     if not name:
         raise BadName(f"The {what} name is empty.", _RULE)
-    shown = ascii(name[:MAX_LENGTH]) + ("…" if len(name) > MAX_LENGTH else "")
+    quoted = ascii(name[:MAX_LENGTH]) + ("…" if len(name) > MAX_LENGTH else "")
     kind = f"an {what}" if what[0] in "aeiou" else f"a {what}"
     if len(name) > MAX_LENGTH:
-        raise BadName(f"The {what} name {shown} has {len(name)} characters; {MAX_LENGTH} are allowed.", _RULE)
+        raise BadName(f"The {what} name {quoted} has {len(name)} characters; {MAX_LENGTH} are allowed.", _RULE)
     if not _ALLOWED.fullmatch(name) or name.endswith("."):
-        raise BadName(f"{shown} cannot be the name of {kind}.", _RULE)
+        raise BadName(f"{quoted} cannot be the name of {kind}.", _RULE)
     if _RESERVED.fullmatch(name):
-        raise BadName(f"{shown} is a name that Windows reserves, so it cannot be the name of {kind}.", _RULE)
+        raise BadName(f"{quoted} is a name that Windows reserves, so it cannot be the name of {kind}.", _RULE)
     return name
 
 

@@ -108,7 +108,7 @@ _KINDS = frozenset((
 def redact(text: str, environment: Mapping[str, str]) -> str:
     """`text` with the values of variables that are named like secrets replaced by the variables' names."""
     # The longest first: one may be the beginning of another.
-    for variable, value in sorted(environment.items(), key=lambda one: -len(one[1])):
+    for variable, value in sorted(environment.items(), key=lambda item: -len(item[1])):
         for password in _IN_ADDRESS.findall(value):
             text = text.replace(f":{password}@", f":[{variable}]@")
         # What is around a key in a variable is not sent.
@@ -127,8 +127,8 @@ def _is_secret(variable: str, value: str) -> bool:
 
 def _word(secret: str) -> str:
     """A regular expression for a secret; a short one is not part of a longer word."""
-    found = re.escape(secret)
-    return found if len(secret) >= _SHORTEST else rf"(?:(?<![A-Za-z0-9])|{_ESCAPED}){found}(?![A-Za-z0-9])"
+    pattern = re.escape(secret)
+    return pattern if len(secret) >= _SHORTEST else rf"(?:(?<![A-Za-z0-9])|{_ESCAPED}){pattern}(?![A-Za-z0-9])"
 
 
 class Redaction:
@@ -141,8 +141,8 @@ class Redaction:
         self.secrets = 0
         self.homes = 0
         self._names = {form: name for name, value in _secrets(environment) for form in _forms(value)}
-        known = sorted(self._names, key=len, reverse=True)
-        self._known = re.compile("|".join(map(_word, known))) if known else None
+        forms = sorted(self._names, key=len, reverse=True)
+        self._known = re.compile("|".join(map(_word, forms))) if forms else None
         home = environment.get("HOME", "").rstrip("/")
         self._home = home if len(home) > 1 else None
         self._looks = tuple(self._all_looks())
@@ -152,12 +152,12 @@ class Redaction:
         if self._known is not None:
             names = self._names
             yield _Look(
-                lambda text: any(form in text for form in names), self._known, lambda found: f"[{names[found[0]]}]"
+                lambda text: any(form in text for form in names), self._known, lambda match: f"[{names[match[0]]}]"
             )
-        yield _Look(lambda text: "-----BEGIN" in text, _PRIVATE_KEY, lambda found: REDACTED)
-        yield _Look(lambda text: "://" in text, _PASSWORD, lambda found: f"{found[1]}:{REDACTED}@")
-        yield _Look(_may_say, _AFTER, lambda found: f"{found[1] or found[2]}{REDACTED}")
-        yield _Look(lambda text: any(start in text for start in _BEGINNINGS), _TOKEN, lambda found: REDACTED)
+        yield _Look(lambda text: "-----BEGIN" in text, _PRIVATE_KEY, lambda match: REDACTED)
+        yield _Look(lambda text: "://" in text, _PASSWORD, lambda match: f"{match[1]}:{REDACTED}@")
+        yield _Look(_may_say, _AFTER, lambda match: f"{match[1] or match[2]}{REDACTED}")
+        yield _Look(lambda text: any(start in text for start in _BEGINNINGS), _TOKEN, lambda match: REDACTED)
         if self._home is not None:
             home = self._home
             own = re.compile(rf"(?={re.escape(home[0])})(?:(?<![\w.~-])|{_ESCAPED}){re.escape(home)}(?![\w-])")
@@ -193,18 +193,18 @@ class Redaction:
             # What JSON in a string says of a secret by the name of its key shows only in the string.
             return self.text(self._inside(value))
         if isinstance(value, list):
-            return [self.value(one) for one in value]
+            return [self.value(item) for item in value]
         if not isinstance(value, dict):
             return value
-        found: dict[str, Any] = {}
+        redacted: dict[str, Any] = {}
         numbers: dict[str, int] = {}
-        for key, one in value.items():
-            plain = wanted = self.text(key)
-            while wanted in found or (wanted != key and wanted in value):
+        for key, item in value.items():
+            plain = new_key = self.text(key)
+            while new_key in redacted or (new_key != key and new_key in value):
                 numbers[plain] = numbers.get(plain, 1) + 1
-                wanted = f"{plain} ({numbers[plain]})"
-            found[wanted] = one if key in ("kind", "part_kind") and _is_kind(one) else self.value(one)
-        return found
+                new_key = f"{plain} ({numbers[plain]})"
+            redacted[new_key] = item if key in ("kind", "part_kind") and _is_kind(item) else self.value(item)
+        return redacted
 
     def _inside(self, text: str) -> str:
         """`text` without them if it is an object or array in JSON; it is as it was if there are none in it."""
@@ -213,8 +213,8 @@ class Redaction:
         before = self.secrets, self.homes
         try:
             value = json.loads(text)
-            found = self.value(value)
-            return text if (self.secrets, self.homes) == before else _dumped_like(text, value, found)
+            redacted = self.value(value)
+            return text if (self.secrets, self.homes) == before else _dumped_like(text, value, redacted)
         except (ValueError, RecursionError):
             self.secrets, self.homes = before
             return text
@@ -230,7 +230,7 @@ class _Look(NamedTuple):
     by: _By
 
 
-def _tilde(found: re.Match[str]) -> str:
+def _tilde(match: re.Match[str]) -> str:
     return "~"
 
 
@@ -246,14 +246,14 @@ def _is_kind(value: Any) -> bool:
 def _without_colours(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str, int]:
     """Replace what is there without the colours; those that are not in the midst of it stay."""
     controls = list(_CONTROL.finditer(text))
-    widths = [0, *accumulate(len(one[0]) for one in controls)]
-    places = [one.start() - width for one, width in zip(controls, widths, strict=False)]  # in the text without them
+    widths = [0, *accumulate(len(match[0]) for match in controls)]
+    places = [match.start() - width for match, width in zip(controls, widths, strict=False)]  # in the text without them
     pieces: list[str] = []
     done = count = 0
-    for found in pattern.finditer(_CONTROL.sub("", text)):
-        start = found.start() + widths[bisect_right(places, found.start())]
-        end = found.end() + widths[bisect_left(places, found.end())]
-        pieces += text[done:start], by(found)
+    for secret in pattern.finditer(_CONTROL.sub("", text)):
+        start = secret.start() + widths[bisect_right(places, secret.start())]
+        end = secret.end() + widths[bisect_left(places, secret.end())]
+        pieces += text[done:start], by(secret)
         done = end
         count += 1
     return "".join([*pieces, text[done:]]), count
@@ -261,21 +261,21 @@ def _without_colours(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str,
 
 def _with_marks(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str, int]:
     """Replace what stands right behind a colour, whose last letter is not part of the word."""
-    changed, count = pattern.subn(by, _CONTROL.sub(lambda found: found[0] + _MARK, text))
-    return (changed.replace(_MARK, ""), count) if count else (text, 0)
+    redacted, count = pattern.subn(by, _CONTROL.sub(lambda control: control[0] + _MARK, text))
+    return (redacted.replace(_MARK, ""), count) if count else (text, 0)
 
 
-def _dumped_like(text: str, value: Any, found: Any) -> str:
+def _dumped_like(text: str, value: Any, redacted: Any) -> str:
     """`found` in JSON, written as `value` is in `text`, as far as that can be told."""
     body = text.strip()
     for ascii_only in (True, False):
         for indent, separators in ((None, (", ", ": ")), (None, (",", ":")), (2, (",", ": ")), (4, (",", ": "))):
             if json.dumps(value, ensure_ascii=ascii_only, indent=indent, separators=separators) == body:
                 return text.replace(
-                    body, json.dumps(found, ensure_ascii=ascii_only, indent=indent, separators=separators), 1
+                    body, json.dumps(redacted, ensure_ascii=ascii_only, indent=indent, separators=separators), 1
                 )
     before, _, after = text.partition(body)
-    return before + json.dumps(found, ensure_ascii=body.isascii(), indent=2 if "\n" in body else None) + after
+    return before + json.dumps(redacted, ensure_ascii=body.isascii(), indent=2 if "\n" in body else None) + after
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -85,8 +85,8 @@ def chat(
 
     With a PROMPT or piped stdin: one turn, the answer on stdout, exit. Without either, at a terminal: a conversation.
     """
-    given = {"model": model, "approve": approve, "sandbox": sandbox}
-    in_force = settings.without_files(os.environ, given) if ephemeral else settings.load(os.environ, options=given)
+    flags = {"model": model, "approve": approve, "sandbox": sandbox}
+    in_force = settings.without_files(os.environ, flags) if ephemeral else settings.load(os.environ, options=flags)
     name = names.check(user or "ephemeral") if ephemeral else options.user(user, in_force)
     if session is not None and new is not None:
         raise UsageError(
@@ -107,15 +107,15 @@ def chat(
         )
     files = files or []
     attachments.check(files)
-    said = _said(prompt, new)
-    if said is None and as_json:
+    text = _said(prompt, new)
+    if text is None and as_json:
         raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")
     asking = is_terminal(sys.stdin) and is_terminal(sys.stderr)
-    with closing(_display(as_json, said)) as display:
+    with closing(_display(as_json, text)) as display:
         setup = ChatSetup(name, in_force, timeout, network, ask_at_terminal(display) if asking else None)
         with closing(_session(setup, wait, display, ephemeral=ephemeral)) as talk:
-            if said is not None:
-                talk.turn(said, session, new, files or ())
+            if text is not None:
+                talk.turn(text, session, new, files or ())
             else:
                 from deepctl.cli.repl.repl import converse
 
@@ -132,10 +132,10 @@ def _session(setup: ChatSetup, wait: float, display: Display, *, ephemeral: bool
     return ProfileChat(setup, root, wait, display)
 
 
-def _display(as_json: bool, said: str | None) -> Display:
+def _display(as_json: bool, text: str | None) -> Display:
     if as_json:
         return Events()
-    if said is not None or terminal_caps.is_dumb():
+    if text is not None or terminal_caps.is_dumb():
         return Text()
     from deepctl.cli import tty_modes
     from deepctl.output.stream.display import LiveDisplay

@@ -68,11 +68,11 @@ class Used(NamedTuple):
     cost: float | None = 0.0
     context: float | None = None
 
-    def plus(self, sent: int, received: int, cost: float | None) -> Used:
+    def plus(self, input_tokens: int, output_tokens: int, cost: float | None) -> Used:
         """The same and a turn more; a cost that is not known makes the sum unknown."""
         return self._replace(
-            input_tokens=self.input_tokens + sent,
-            output_tokens=self.output_tokens + received,
+            input_tokens=self.input_tokens + input_tokens,
+            output_tokens=self.output_tokens + output_tokens,
             cost=self.cost + cost if self.cost is not None and cost is not None else None,
         )
 
@@ -98,20 +98,20 @@ class Counts:
             usage, cost = spent()
             self._add(session, usage.input_tokens, usage.output_tokens, cost)
 
-    def compacted(self, session: str | None, done: Compacted) -> None:
+    def compacted(self, session: str | None, result: Compacted) -> None:
         """Count what a summary took, and what it made of the context."""
         before = self.of(session).context
-        self._add(session, done.usage.input_tokens, done.usage.output_tokens, done.cost)
-        shorter = before * done.tokens_after / done.tokens_before if before and done.tokens_before else None
+        self._add(session, result.usage.input_tokens, result.usage.output_tokens, result.cost)
+        shorter = before * result.tokens_after / result.tokens_before if before and result.tokens_before else None
         self.takes(session, shorter)
 
     def takes(self, session: str | None, context: float | None) -> None:
         """A conversation takes this share of the window from now on; nobody knows which after a rewind."""
         self._sessions[session] = self.of(session)._replace(context=context)
 
-    def _add(self, session: str | None, sent: int, received: int, cost: float | None) -> None:
-        self.total = self.total.plus(sent, received, cost)
-        self._sessions[session] = self.of(session).plus(sent, received, cost)
+    def _add(self, session: str | None, input_tokens: int, output_tokens: int, cost: float | None) -> None:
+        self.total = self.total.plus(input_tokens, output_tokens, cost)
+        self._sessions[session] = self.of(session).plus(input_tokens, output_tokens, cost)
 
 
 class ChatSession(ABC):
@@ -291,14 +291,14 @@ class ProfileChat(ChatSession):
             self._started(profile.name, name, engine)
             with options.opened(profile, in_force, self.display.notice) as work:
                 # What is left to finish could be files, too: first that, then the user's own.
-                said = attachments.mentioned(prompt, attachments.attach(profile, files, self._notice))
+                text = attachments.mentioned(prompt, attachments.attach(profile, files, self._notice))
                 stages.sent()
                 with self.counts.turn(name, engine.running.spent):
-                    done = engine.chat.turn(work, name, said, self.display.event)
+                    result = engine.chat.turn(work, name, text, self.display.event)
             warning = options.over_budget(profile, limit)
-        for message in done.notices:
+        for message in result.notices:
             self.display.notice(message)
-        self._finished(done.outcome, done.session, done.checkpoint, warning)
+        self._finished(result.outcome, result.session, result.checkpoint, warning)
 
     def command(self, line: str, sink: Sink) -> Ended:
         engine = self._engine.get()
@@ -328,13 +328,13 @@ class ProfileChat(ChatSession):
         engine = self._engine.get()
         with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
             profile = self.paths()
-            found = lookup.current_session(profile, self.renamed(profile, session))
+            current = lookup.current_session(profile, self.renamed(profile, session))
             with options.opened(profile, settings.load(os.environ, profile), self.display.notice) as work:
-                done = engine.chat.compact(work, found.name, focus, self.display.event)
-            self._at = found.name, found.id
-        self.counts.compacted(found.name, done)
-        if done.checkpoint is not None:
-            self.display.notice(f"/rewind {done.checkpoint[:8]} takes it back.")
+                result = engine.chat.compact(work, current.name, focus, self.display.event)
+            self._at = current.name, current.id
+        self.counts.compacted(current.name, result)
+        if result.checkpoint is not None:
+            self.display.notice(f"/rewind {result.checkpoint[:8]} takes it back.")
 
     def history(self) -> History:
         return profile_history(self.paths().prompt_history)
@@ -348,11 +348,11 @@ class ProfileChat(ChatSession):
         is_new = not profiles.exists(self.root, self._user)
         if is_new and self._begun:
             raise ProfileGone(self._user)
-        found = profiles.create(self.root, self._user) if is_new else profiles.find(self.root, self._user)
+        profile = profiles.create(self.root, self._user) if is_new else profiles.find(self.root, self._user)
         if is_new:
-            self.display.notice(f"Created profile {found.name}.")
+            self.display.notice(f"Created profile {profile.name}.")
         self._begun = True
-        return found
+        return profile
 
     def renamed(self, profile: ProfilePaths, session: str | None) -> str | None:
         """What the session of the last turn is called by now; `session` as it is otherwise."""
@@ -364,13 +364,13 @@ class ProfileChat(ChatSession):
 def _session(profile: ProfilePaths, session: str | None, new: str | None, display: Display) -> str:
     if new is not None:
         return session_catalogue.start(profile, new if new != UNNAMED else session_catalogue.free_name(profile)).name
-    wanted = session if session is not None else session_catalogue.latest(profile) or session_catalogue.FIRST
-    found = session_catalogue.spelled(profile, wanted)
-    if found is not None:
-        return found
+    name = session if session is not None else session_catalogue.latest(profile) or session_catalogue.FIRST
+    spelled = session_catalogue.spelled(profile, name)
+    if spelled is not None:
+        return spelled
     if session is not None:
         display.notice(f"Began session {session}.")
-    return session_catalogue.start(profile, wanted).name
+    return session_catalogue.start(profile, name).name
 
 
 def _where(profile: ProfilePaths, session: str | None, new: str | None) -> str:
@@ -378,9 +378,9 @@ def _where(profile: ProfilePaths, session: str | None, new: str | None) -> str:
     if new is not None:
         return "A new session"
     name = session if session is not None else session_catalogue.latest(profile) or session_catalogue.FIRST
-    found = session_catalogue.spelled(profile, name)
-    turns = session_catalogue.summary(profile, found).turns if found else 0
-    return f"Session {found or name}, {turns} turn{'' if turns == 1 else 's'}"
+    spelled = session_catalogue.spelled(profile, name)
+    turns = session_catalogue.summary(profile, spelled).turns if spelled else 0
+    return f"Session {spelled or name}, {turns} turn{'' if turns == 1 else 's'}"
 
 
 class EphemeralChatSession(ChatSession):
@@ -399,7 +399,7 @@ class EphemeralChatSession(ChatSession):
         """Only the way of approving and the model can change; the conversation goes on."""
         before, self.setup = self.setup, self.setup.changed(None, **given)
         try:
-            changed = self._make_engine()
+            engine = self._make_engine()
         except BaseException:
             self.setup = before
             raise
@@ -407,10 +407,10 @@ class EphemeralChatSession(ChatSession):
             old = self._engine.get()
         except DeepctlError:
             # No model could answer so far, so nothing has been said.
-            self._replace_engine(Background.of(changed))
+            self._replace_engine(Background.of(engine))
             return
-        chat = old.chat.answered_by(changed.running)
-        self._replace_engine(Background.of(changed._replace(chat=chat)))
+        chat = old.chat.answered_by(engine.running)
+        self._replace_engine(Background.of(engine._replace(chat=chat)))
         old.running.close()
 
     def turn(
@@ -424,10 +424,10 @@ class EphemeralChatSession(ChatSession):
         engine = self._engine.get()
         self.introduce(self.display.notice)
         self._started(None, None, engine)
-        said = attachments.mentioned(prompt, engine.chat.attach(files, self._notice))
+        text = attachments.mentioned(prompt, engine.chat.attach(files, self._notice))
         stages.sent()
         with self.counts.turn(None, engine.running.spent):
-            outcome = engine.chat.turn(said, self.display.event)
+            outcome = engine.chat.turn(text, self.display.event)
         self._finished(outcome, None, None, None)
 
     def command(self, line: str, sink: Sink) -> Ended:

@@ -68,10 +68,10 @@ class ChatSetup(NamedTuple):
 
     def changed(self, root: Root | None, **options: str) -> ChatSetup:
         """The same with other options. The files are read again, if there is a root whose profile has them."""
-        given = {**self.settings.options, **options}
+        flags = {**self.settings.options, **options}
         if root is None:
-            return self._replace(settings=settings.without_files(os.environ, given))
-        return self._replace(settings=settings.load(os.environ, known_profile(root, self.name), given))
+            return self._replace(settings=settings.without_files(os.environ, flags))
+        return self._replace(settings=settings.load(os.environ, known_profile(root, self.name), flags))
 
     @property
     def model(self) -> str:
@@ -91,8 +91,8 @@ class ChatSetup(NamedTuple):
         from deepctl.agent.chat import EphemeralChat
         from deepctl.agent.turn import Options
 
-        chosen = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
-        running = self._running(chosen, kept=None)
+        agent_options = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
+        running = self._running(agent_options, kept=None)
         return Engine(running, EphemeralChat(running), self._commands(None, approve, {}))
 
     def profile(self, root: Root) -> Engine[Chat]:
@@ -119,42 +119,42 @@ class ChatSetup(NamedTuple):
             "bubblewrap": sandboxes.Bubblewrap(self.network, limits, dict(os.environ), (root.path,)),
             "docker": sandboxes.Docker(container_name(paths.directory), image, self.network, limits, paths.name),
         }
-        chosen = sandboxes.choose(in_force.get("sandbox") or "auto", offered, can_ask=self.ask is not None)
-        commands = self._commands(chosen, approve, permissions, image)
-        if chosen.problem is not None:
+        choice = sandboxes.choose(in_force.get("sandbox") or "auto", offered, can_ask=self.ask is not None)
+        commands = self._commands(choice, approve, permissions, image)
+        if choice.problem is not None:
             # Nobody has chosen to do without a sandbox, so nobody has allowed commands outside of one.
             approve = "ask" if approve == "auto" else approve
             permissions = without_sandbox(permissions)
-        told = Options(
+        agent_options = Options(
             model,
             in_force.get("base_url"),
             in_force.get("instructions"),
-            chosen.sandbox,
+            choice.sandbox,
             approve,
             permissions,
             self.timeout,
             mcp_servers=servers,
         )
-        running = self._running(self._bounded(told, self.name))
+        running = self._running(self._bounded(agent_options, self.name))
         notices = [notice for notice in (commands.notice, mcp_servers.notice(servers)) if notice is not None]
         return Engine(running, Chat(running), commands._replace(notice=" ".join(notices) or None))
 
-    def _bounded(self, told: Options, profile: str | None) -> Options:
+    def _bounded(self, agent_options: Options, profile: str | None) -> Options:
         """The same, with what bounds a turn and a conversation."""
         from deepctl.agent.limits import configured
 
-        return told._replace(
+        return agent_options._replace(
             compact_at=self.settings.number("compact_at"),
             context_window=self.settings.number("context_window"),
             retries=self.settings.number("retries") or 0,
             limits=configured(self.settings.resolve, profile),
         )
 
-    def _running(self, chosen: Options, kept: str | None = "The conversation up to here is kept.") -> TurnRunner:
+    def _running(self, agent_options: Options, kept: str | None = "The conversation up to here is kept.") -> TurnRunner:
         from deepctl.agent.turn import TurnRunner
 
         try:
-            return TurnRunner(chosen, environment=os.environ, ask=self.ask, kept=kept)
+            return TurnRunner(agent_options, environment=os.environ, ask=self.ask, kept=kept)
         except UsageError as error:
             place = _PLACES.get(self.settings.resolve("model").source)
             if error.code != "unknown_model" or place is None:
@@ -162,9 +162,9 @@ class ChatSetup(NamedTuple):
             raise UsageError(f"{error.message} It comes from {place}.", error.hint, code=error.code) from None
 
     def _commands(
-        self, chosen: Choice | None, approve: Approve, permissions: Permissions, image: str | None = None
+        self, choice: Choice | None, approve: Approve, permissions: Permissions, image: str | None = None
     ) -> Commands:
-        sandbox = chosen.sandbox if chosen is not None else None
+        sandbox = choice.sandbox if choice is not None else None
         network = sandbox is not None and (self.network or not sandbox.confined)
         policy = CommandPolicy(
             sandbox.name if sandbox is not None else None,
@@ -172,10 +172,10 @@ class ChatSetup(NamedTuple):
             self.ask is not None,
             network,
             permissions,
-            chosen.problem if chosen is not None else None,
+            choice.problem if choice is not None else None,
             image,
         )
-        if chosen is None:
+        if choice is None:
             # An ephemeral conversation has no commands, and says so where one is asked for.
             return Commands(None, network, policy.questions, None, "There is no shell here: commands do not run.")
         return Commands(policy.sandbox, network, policy.questions, policy.notice(), policy.sentence())

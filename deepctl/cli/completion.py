@@ -41,22 +41,22 @@ def install(shell: str) -> None:
     shell = _known(shell)
     script = _script(shell)
     place = _place(shell)
-    written = _put(place.path, script)
-    shown = printable(home(place.path))
-    said = [f"Wrote {shown}." if written else f"{shown} is there already, and current.", *place.next_steps]
-    render.write("\n".join(said) + "\n")
+    is_new = _put(place.path, script)
+    path = printable(home(place.path))
+    lines = [f"Wrote {path}." if is_new else f"{path} is there already, and current.", *place.next_steps]
+    render.write("\n".join(lines) + "\n")
 
 
 def _known(shell: str) -> str:
-    wanted = os.path.basename(os.environ.get("SHELL", "")) if shell == UNNAMED else shell
-    if wanted in SHELLS:
-        return wanted
+    name = os.path.basename(os.environ.get("SHELL", "")) if shell == UNNAMED else shell
+    if name in SHELLS:
+        return name
     hint = f"Name one that has completion: {', '.join(SHELLS)}."
     if shell != UNNAMED:
         raise UsageError(f"There is no completion for {shell!a}.", hint)
-    if not wanted:
+    if not name:
         raise UsageError("Which shell to complete in is not known: $SHELL is not set.", hint)
-    raise UsageError(f"There is no completion for {wanted!a}, the shell in $SHELL.", hint)
+    raise UsageError(f"There is no completion for {name!a}, the shell in $SHELL.", hint)
 
 
 def _script(shell: str) -> bytes:

@@ -33,7 +33,7 @@ def doctor(user: Only = None, as_json: options.Json = False) -> None:
     """
     checks = list(domain.examine(os.environ, user, distribution.__version__))
     several = len({check.profile for check in checks} - {None}) > 1
-    found = Diagnosis(checks, in_full=not several)
-    show(found, as_json)
-    if found.has_problems:
+    diagnosis = Diagnosis(checks, in_full=not several)
+    show(diagnosis, as_json)
+    if diagnosis.has_problems:
         raise typer.Exit(Damaged.exit_code)

@@ -40,9 +40,9 @@ def editor(environment: Mapping[str, str]) -> list[str]:
             code="no_editor",
         )
     for program in _PROGRAMS:
-        found = shutil.which(program, path=environment.get("PATH"))
-        if found is not None:
-            return [found]
+        path = shutil.which(program, path=environment.get("PATH"))
+        if path is not None:
+            return [path]
     raise Refused(
         f"There is no editor: neither $VISUAL nor $EDITOR is set, and none of {', '.join(_PROGRAMS)} is on $PATH.",
         "Set one: EDITOR=nano, or EDITOR='code --wait'.",

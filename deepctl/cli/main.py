@@ -88,23 +88,23 @@ class _Group(TyperGroup):
 
 def _imported(name: str) -> Any:
     """The command or group `name` of `--help`; of a group, the commands are made on demand as well."""
-    found: typer.Typer = import_module(f"deepctl.cli.{name}").app
-    found.info.cls = _Group
+    group: typer.Typer = import_module(f"deepctl.cli.{name}").app
+    group.info.cls = _Group
     infos = {
         info.name or get_command_name(info.callback.__name__): info
-        for info in found.registered_commands
+        for info in group.registered_commands
         if info.callback is not None
     }
     if len(infos) == 1:
-        command: Any = get_command(found)
+        command: Any = get_command(group)
     else:
-        found.registered_commands = []
-        command = get_group(found)
+        group.registered_commands = []
+        command = get_group(group)
         command.commands = _OnDemand(
             infos,
-            lambda wanted: get_command_from_info(infos[wanted], pretty_exceptions_short=True, rich_markup_mode=None),
+            lambda key: get_command_from_info(infos[key], pretty_exceptions_short=True, rich_markup_mode=None),
         )
-        found.registered_commands = list(infos.values())
+        group.registered_commands = list(infos.values())
     command.name = name
     return command
 
@@ -314,8 +314,8 @@ def _completed(arguments: list[str]) -> list[str]:
         if argument == "--":
             break
         if argument == "--new":
-            named = position + 1 < len(arguments) and not arguments[position + 1].startswith("-")
-            if not named:
+            has_name = position + 1 < len(arguments) and not arguments[position + 1].startswith("-")
+            if not has_name:
                 filled[position] = f"--new={UNNAMED}"
             break
     return filled

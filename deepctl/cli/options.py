@@ -130,10 +130,10 @@ def advise(problem: DeepctlError, name: str | None) -> None:
     with suppress(DeepctlError, OSError):
         place = profiles.check_root(layout.root(os.environ))
         try:
-            found = profiles.locate(place, user(name))
+            profile = profiles.locate(place, user(name))
         except DeepctlError:
-            found = None
-        if (advice := _space_advice(place, found)) is not None:
+            profile = None
+        if (advice := _space_advice(place, profile)) is not None:
             problem.hint = f"{problem.hint} {advice}"
 
 

@@ -44,8 +44,8 @@ Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Profile; --u
 def list_(as_json: options.Json = False) -> None:
     """List all profiles."""
     root = options.root()
-    found = [profiles.describe(root.profile(name)) for name in profiles.all_names(root)]
-    show(views.ProfileList(found), as_json)
+    descriptions = [profiles.describe(root.profile(name)) for name in profiles.all_names(root)]
+    show(views.ProfileList(descriptions), as_json)
 
 
 @app.command("show", epilog="Example: deepctl profiles show alice")
@@ -100,13 +100,13 @@ def rename(
 
 def _naming(name: str) -> list[str]:
     """What names the profile `name` for commands without `--user`."""
-    found = []
+    sources = []
     if names.fold(os.environ.get("DEEPCTL_USER", "")) == names.fold(name):
-        found.append("$DEEPCTL_USER")
+        sources.append("$DEEPCTL_USER")
     with suppress(DeepctlError, OSError):  # whatever is wrong with config.toml, it is not in the way
         if names.fold(str(settings.read(layout.config_file(os.environ)).get("default_user"))) == names.fold(name):
-            found.append("default_user in config.toml")
-    return found
+            sources.append("default_user in config.toml")
+    return sources
 
 
 @app.command(epilog="Example: deepctl profiles export alice.tgz --user alice")

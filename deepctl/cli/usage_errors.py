@@ -46,19 +46,21 @@ def _said(complaint: Any, command: str) -> tuple[str, str]:
         return f"`{command}` has no option {option}", f"Did you mean {' or '.join(near)}?" if near else ""
     if message.startswith("No such command"):
         name = message.removeprefix("No such command ").partition(". Did you mean ")[0]
-        known = getattr(getattr(complaint.ctx, "command", None), "commands", ()) if complaint.ctx is not None else ()
-        near = [repr(one) for one in near_to(name.strip("'"), known)]
+        commands = getattr(getattr(complaint.ctx, "command", None), "commands", ()) if complaint.ctx is not None else ()
+        near = [repr(near_name) for near_name in near_to(name.strip("'"), commands)]
         return f"`{command}` has no command {name}", f"Did you mean {' or '.join(near)}?" if near else ""
     if message.startswith("Missing ") and missing is not None:
-        shown = missing.opts[0] if missing.param_type_name == "option" else missing.make_metavar(complaint.ctx).upper()
-        return f"{shown} is missing", ""
+        missing_name = (
+            missing.opts[0] if missing.param_type_name == "option" else missing.make_metavar(complaint.ctx).upper()
+        )
+        return f"{missing_name} is missing", ""
     if option is not None and message.endswith("requires an argument"):
         return f"{option} needs a value", ""
     if option is not None and message.endswith("does not take a value"):
         return f"{option} takes no value", ""
     if "unexpected extra argument" in message:
-        found = message.partition("(s) (")[2].removesuffix(")")
-        return f"`{command}` takes fewer arguments; this is too much: {found}", "Several words need quotes around them."
+        words = message.partition("(s) (")[2].removesuffix(")")
+        return f"`{command}` takes fewer arguments; this is too much: {words}", "Several words need quotes around them."
     return message, ""
 
 
@@ -68,24 +70,24 @@ def near_to(typed: str, names: Iterable[str]) -> list[str]:
     """
     from difflib import SequenceMatcher
 
-    wanted = typed.lstrip("-/")[:_LONGEST]
-    found = []
+    word = typed.lstrip("-/")[:_LONGEST]
+    matches = []
     for name in names:
         letters = name.lstrip("-/")
-        begins = min(len(wanted), len(letters)) > 1 and (letters.startswith(wanted) or wanted.startswith(letters))
-        alike = SequenceMatcher(None, wanted, letters).ratio()
+        begins = min(len(word), len(letters)) > 1 and (letters.startswith(word) or word.startswith(letters))
+        alike = SequenceMatcher(None, word, letters).ratio()
         if begins or alike >= _ALIKE:
-            found.append((-alike, name))
-    return [name for _, name in sorted(found)]
+            matches.append((-alike, name))
+    return [name for _, name in sorted(matches)]
 
 
 def _typed(root: Any, arguments: Sequence[str]) -> str:
     """The command that was meant, as far as there is one: Typer does not always say where an option went wrong."""
-    words, found = ["deepctl"], root
+    words, command = ["deepctl"], root
     for argument in arguments:
-        below = getattr(found, "commands", {})
+        below = getattr(command, "commands", {})
         if argument not in below:
             break
-        found = below[argument]
+        command = below[argument]
         words.append(argument)
     return " ".join(words)

@@ -61,14 +61,14 @@ def _named(character: str) -> str:
 
 def address_problem(text: str, schemes: tuple[str, ...] = ("http", "https")) -> str | None:
     """Why a text is not an address that requests can go to, as the rest of a sentence about it."""
-    ways = " or ".join(f"{scheme}://" for scheme in schemes)
+    prefixes = " or ".join(f"{scheme}://" for scheme in schemes)
     for character in text:
         if character.isspace():
             return "has a blank or a line break in it"
         if not character.isprintable() or _NO_PART_OF_AN_ADDRESS.match(character):
             return f"has {_named(character)} in it, which no address can have"
     if text.partition("://")[0].lower() not in schemes or "://" not in text:
-        return f"does not begin with {ways}"
+        return f"does not begin with {prefixes}"
     try:
         parts = urlsplit(text)
         names, _, place = parts.netloc.rpartition("@")
@@ -82,7 +82,7 @@ def address_problem(text: str, schemes: tuple[str, ...] = ("http", "https")) -> 
     labels = host.removesuffix(".").split(".")
     if (
         not _HOST.fullmatch(host)
-        or not all(0 < len(one) < 64 for one in labels)
+        or not all(0 < len(label) < 64 for label in labels)
         or (not host.isascii() and not _is_idna(host))
     ):
         return "has a host that cannot be one"

@@ -49,10 +49,10 @@ class CommandPolicy(NamedTuple):
         exceptions = self._exceptions()
         statement = self._usually()
         if exceptions:
-            told = "; ".join(
+            clauses = "; ".join(
                 f"what one {' or '.join(verbs)} {self._told(outcome)}" for outcome, verbs in exceptions.items()
             )
-            statement = f"where no rule of [permissions] decides, {statement}; {told}"
+            statement = f"where no rule of [permissions] decides, {statement}; {clauses}"
         outcomes = {self._outcome(self._default), *exceptions}
         if self.terminal is None and self.problem is not None and outcomes != {"refused"}:
             return f"{statement}; without a terminal there is no shell"

@@ -167,8 +167,8 @@ def ollama_address(environment: Mapping[str, str]) -> str:
 
 def _stripped(provider: str | None) -> tuple[str, ...]:
     name = provider or ""
-    found = (*provider_keys.VARIABLES.get(name, ()), *_headers(_HEADERS, name), *ADDRESSES.get(name, ()))
-    return tuple(variable for variable in found if variable not in _NO_HEADERS)
+    variables = (*provider_keys.VARIABLES.get(name, ()), *_headers(_HEADERS, name), *ADDRESSES.get(name, ()))
+    return tuple(variable for variable in variables if variable not in _NO_HEADERS)
 
 
 def _headers(table: Mapping[str, tuple[str, ...]], provider: str) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ def _proxy_problems(environment: Mapping[str, str]) -> Iterator[Amiss]:
             yield Amiss(variable, problem, hint, "bad_address")
 
 
-def _certificate_problems(environment: Mapping[str, str], others: tuple[str, ...]) -> Iterator[Amiss]:
+def _certificate_problems(environment: Mapping[str, str], additional: tuple[str, ...]) -> Iterator[Amiss]:
     file = "Give it the path of a file of certificates in PEM format, or unset it."
     if path := environment.get("SSL_CERT_FILE"):
         yield from _file(environment, "SSL_CERT_FILE", file)
@@ -204,7 +204,7 @@ def _certificate_problems(environment: Mapping[str, str], others: tuple[str, ...
     elif (path := environment.get("SSL_CERT_DIR")) and not os.path.isdir(path):
         hint = "Give it the path of a directory of certificates, or unset it."
         yield Amiss("SSL_CERT_DIR", f"names what is not a directory ({path})", hint, "bad_path")
-    for variable in others:
+    for variable in additional:
         path = environment.get(variable)
         if path and not os.path.exists(path):
             yield Amiss(variable, f"names a file that is not there ({path})", file, "bad_path")
@@ -245,8 +245,8 @@ def _can_be_written(path: str) -> bool:
 
 def socks_proxy(environment: Mapping[str, str]) -> str:
     """The variable that names a SOCKS proxy."""
-    named = [one for one in _proxies() if (value(environment, one) or "").lower().startswith("socks")]
-    return next(iter(named), "ALL_PROXY")
+    proxies = [variable for variable in _proxies() if (value(environment, variable) or "").lower().startswith("socks")]
+    return next(iter(proxies), "ALL_PROXY")
 
 
 class Proxy(NamedTuple):
@@ -274,8 +274,8 @@ def proxy_of(address: str, environment: Mapping[str, str]) -> Proxy | None:
 
 
 def _bypassed(host: str, environment: Mapping[str, str]) -> bool:
-    listed = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    for entry in (one.strip().lower() for one in listed.split(",")):
+    hosts = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    for entry in (item.strip().lower() for item in hosts.split(",")):
         if entry == "*":
             return True
         name = entry.partition("://")[2] or entry

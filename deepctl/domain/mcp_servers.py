@@ -146,9 +146,9 @@ def unfit(server: Server, environment: Mapping[str, str]) -> str | None:
 
 def secrets(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
     """What is certainly a secret, whatever it is called: the values of what goes into headers, by name."""
-    found = {name: value for name, value in server.http_headers.items() if _is_secret(name)}
+    values = {name: value for name, value in server.http_headers.items() if _is_secret(name)}
     variables_of_headers = [*server.env_http_headers.values(), server.bearer_token_env_var or ""]
-    return {**found, **{name: environment[name] for name in variables_of_headers if environment.get(name)}}
+    return {**values, **{name: environment[name] for name in variables_of_headers if environment.get(name)}}
 
 
 def _is_secret(header: str) -> bool:
@@ -163,18 +163,21 @@ def variables(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
 
 def headers(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
     """The headers that a remote server gets with every request, besides those of HTTP and the protocol."""
-    found = {**server.http_headers, **{name: environment[one].strip() for name, one in server.env_http_headers.items()}}
+    values = {
+        **server.http_headers,
+        **{name: environment[source].strip() for name, source in server.env_http_headers.items()},
+    }
     if server.bearer_token_env_var is not None:
-        found["Authorization"] = f"Bearer {environment[server.bearer_token_env_var].strip()}"
-    return found
+        values["Authorization"] = f"Bearer {environment[server.bearer_token_env_var].strip()}"
+    return values
 
 
 def program(server: Server, environment: Mapping[str, str]) -> str | None:
     """The file that a local server's command is; `None` if there is none that can be run."""
-    given = variables(server, environment)
+    given_environment = variables(server, environment)
     # What is relative would depend on where deepctl was started, and could be somebody else's.
-    path = os.pathsep.join(one for one in given["PATH"].split(os.pathsep) if os.path.isabs(one))
-    return shutil.which(_at_home(server.command or "", given), path=path)
+    path = os.pathsep.join(place for place in given_environment["PATH"].split(os.pathsep) if os.path.isabs(place))
+    return shutil.which(_at_home(server.command or "", given_environment), path=path)
 
 
 def where_agents_write(server: Server, program: str, environment: Mapping[str, str]) -> str | None:
@@ -185,8 +188,8 @@ def where_agents_write(server: Server, program: str, environment: Mapping[str, s
     if is_where_agents_write(where, environment):
         return "its cwd"
     # An argument may be what an interpreter runs: as a path, or behind the name of an option.
-    given = [part for one in server.args for part in (one, one.partition("=")[2])]
-    paths = [os.path.join(where, _at_home(part, variables(server, environment))) for part in given]
+    words = [part for argument in server.args for part in (argument, argument.partition("=")[2])]
+    paths = [os.path.join(where, _at_home(part, variables(server, environment))) for part in words]
     # It is not named: arguments could be secrets.
     return "an argument of it" if any(is_where_agents_write(path, environment) for path in paths) else None
 
@@ -216,9 +219,9 @@ def is_open(server: Server) -> bool:
 
 def notice(servers: Iterable[Server]) -> str | None:
     """What is said at the start of a chat about those that are switched on; `None` if there are none."""
-    known = [server for server in servers if server.enabled]
-    local = [server.name for server in known if server.command is not None]
-    remote = [f"{server.name} ({urlsplit(server.url).netloc})" for server in known if server.url is not None]
+    enabled = [server for server in servers if server.enabled]
+    local = [server.name for server in enabled if server.command is not None]
+    remote = [f"{server.name} ({urlsplit(server.url).netloc})" for server in enabled if server.url is not None]
     parts = []
     if local:
         parts.append(f"outside the sandbox, with your rights: {', '.join(local)}")
@@ -227,24 +230,24 @@ def notice(servers: Iterable[Server]) -> str | None:
     return f"MCP servers {'; '.join(parts)}." if parts else None
 
 
-def check_spelling(found: Iterable[str], where: str) -> None:
+def check_spelling(keys: Iterable[str], where: str) -> None:
     """Raises `BadSetting` for a key that was meant to be the table: what it names would silently not be there."""
     from difflib import get_close_matches
 
-    for key in found:
-        meant = key.lower().replace("-", "_") == "mcpservers" or get_close_matches(key.lower(), [TABLE], cutoff=0.85)
-        if key != TABLE and meant:
+    for key in keys:
+        is_near = key.lower().replace("-", "_") == "mcpservers" or get_close_matches(key.lower(), [TABLE], cutoff=0.85)
+        if key != TABLE and is_near:
             raise BadSetting(f"[{key}] in {where} means nothing.", f"Did you mean [{TABLE}]?")
 
 
-def parse(found: object, where: str, source: str = "config") -> dict[str, Server]:
+def parse(tables: object, where: str, source: str = "config") -> dict[str, Server]:
     """The servers of a settings file, by name. Raises `BadSetting`, naming the table and the key."""
-    if not isinstance(found, dict):
+    if not isinstance(tables, dict):
         raise BadSetting(
             f"{TABLE!r} in {where} must be a table of servers.",
             f'Such as: [{TABLE}.docs], then: command = "docs-server".',
         )
-    return {name: _server(name, table, where, source) for name, table in found.items()}
+    return {name: _server(name, table, where, source) for name, table in tables.items()}
 
 
 def _server(name: str, table: object, where: str, source: str) -> Server:
@@ -321,24 +324,24 @@ def _checked_url(keys: _Keys, url: str | None) -> str | None:
     return url
 
 
-def _literal(keys: _Keys, key: str, other: str, found: dict[str, str]) -> dict[str, str]:
+def _literal(keys: _Keys, key: str, named_key: str, values: dict[str, str]) -> dict[str, str]:
     """What stands for itself. Raises `BadSetting` for what is meant to be replaced: nothing would replace it."""
-    for name, value in found.items():
-        meant = _REFERENCE.fullmatch(value)
-        if meant:
-            variable = meant[1] or meant[2]
-            said = f'{other} = ["{variable}"]' if key == "env" else f'{other} = {{ {name} = "{variable}" }}'
-            raise keys.bad(f"has {name} = {value!r} in {key}, which is taken as it stands", f"Write: {said}.")
-    return found
+    for name, value in values.items():
+        reference = _REFERENCE.fullmatch(value)
+        if reference:
+            variable = reference[1] or reference[2]
+            example = f'{named_key} = ["{variable}"]' if key == "env" else f'{named_key} = {{ {name} = "{variable}" }}'
+            raise keys.bad(f"has {name} = {value!r} in {key}, which is taken as it stands", f"Write: {example}.")
+    return values
 
 
 def _approvals(keys: _Keys) -> dict[str, str]:
-    found = keys.table.get("tools", {})
-    if not isinstance(found, dict):
+    tools = keys.table.get("tools", {})
+    if not isinstance(tools, dict):
         raise keys.bad("has tools that are no table", 'Such as: tools.search.approval_mode = "approve".')
     approvals = {}
-    for tool, table in found.items():
-        inner = _Keys(f"{keys.place}, tool {tool!r},", table, known=("approval_mode",))
+    for tool, table in tools.items():
+        inner = _Keys(f"{keys.place}, tool {tool!r},", table, keys=("approval_mode",))
         approvals[tool] = inner.one_of("approval_mode", APPROVALS)
     return approvals
 
@@ -346,17 +349,17 @@ def _approvals(keys: _Keys) -> dict[str, str]:
 class _Keys:
     """One table, read key by key. Every method raises `BadSetting` that names the table and the key."""
 
-    def __init__(self, place: str, table: object, known: tuple[str, ...] = KEYS) -> None:
+    def __init__(self, place: str, table: object, keys: tuple[str, ...] = KEYS) -> None:
         self.place = place
         if not isinstance(table, dict):
-            raise self.bad(f"must be a table, not {table!r}", f"Its keys are: {', '.join(known)}.")
+            raise self.bad(f"must be a table, not {table!r}", f"Its keys are: {', '.join(keys)}.")
         self.table: dict[str, Any] = table
         for key in table:
-            if key not in known:
-                raise self.bad(f"has a key that means nothing: {key!r}", _nearest(key, known))
+            if key not in keys:
+                raise self.bad(f"has a key that means nothing: {key!r}", _nearest(key, keys))
 
-    def bad(self, what: str, hint: str) -> BadSetting:
-        return BadSetting(without_passwords(f"{self.place} {what}."), hint)
+    def bad(self, problem: str, hint: str) -> BadSetting:
+        return BadSetting(without_passwords(f"{self.place} {problem}."), hint)
 
     def refuse(self, *names: str, of: str) -> None:
         for key in names:
@@ -377,16 +380,16 @@ class _Keys:
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.table.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(one, str) and "\0" not in one for one in value):
+        if not isinstance(value, list) or not all(isinstance(text, str) and "\0" not in text for text in value):
             raise self.bad(f"needs a list of texts for {key}", f'Such as: {key} = ["one", "two"].')
         return tuple(value)
 
     def names(self, key: str) -> tuple[str, ...]:
         """Several names of environment variables."""
-        found = self.texts(key)
-        for variable in found:
+        variables = self.texts(key)
+        for variable in variables:
             self.check_variable(variable)
-        return found
+        return variables
 
     def check_variable(self, variable: str) -> None:
         if not _VARIABLE.fullmatch(variable):
@@ -395,7 +398,9 @@ class _Keys:
 
     def texts_by(self, key: str, names: re.Pattern[str]) -> dict[str, str]:
         value = self.table.get(key, {})
-        if not isinstance(value, dict) or not all(isinstance(one, str) and "\0" not in one for one in value.values()):
+        if not isinstance(value, dict) or not all(
+            isinstance(item, str) and "\0" not in item for item in value.values()
+        ):
             raise self.bad(f"needs a table of texts for {key}", f'Such as: {key} = {{ NAME = "text" }}.')
         for name in value:
             if not names.fullmatch(name):
@@ -415,9 +420,9 @@ class _Keys:
         return str(value)
 
 
-def _nearest(key: str, known: tuple[str, ...]) -> str:
+def _nearest(key: str, keys: tuple[str, ...]) -> str:
     from difflib import get_close_matches
 
-    meant = _ELSEWHERE.get(key)
-    near = [meant] if meant in known else get_close_matches(key, known, 1)
-    return f"Did you mean {near[0]!r}?" if near else f"Keys are: {', '.join(known)}."
+    synonym = _ELSEWHERE.get(key)
+    near = [synonym] if synonym in keys else get_close_matches(key, keys, 1)
+    return f"Did you mean {near[0]!r}?" if near else f"Keys are: {', '.join(keys)}."

@@ -48,25 +48,25 @@ Permissions = dict[str, Rules]
 """By operation; those without rules are missing."""
 
 
-def parse(found: object, where: str) -> Permissions:
+def parse(tables: object, where: str) -> Permissions:
     """The rules in a settings file's table. Raises `BadSetting`: a rule that is misspelled must not be ignored."""
     place = f"[permissions] in {where}"
-    if not isinstance(found, dict):
+    if not isinstance(tables, dict):
         raise BadSetting(f"{place} must be a table.", _SUCH_AS)
     try:
         return {
-            operation: _rules(_known(operation, OPERATIONS, place), rules, place) for operation, rules in found.items()
+            operation: _rules(_known(operation, OPERATIONS, place), rules, place) for operation, rules in tables.items()
         }
     except BadSetting as error:
         error.message = without_passwords(error.message)
         raise
 
 
-def _rules(operation: str, found: object, place: str) -> Rules:
+def _rules(operation: str, value: object, place: str) -> Rules:
     place = f"{operation!r} of {place}"
-    if isinstance(found, str):
-        return Rules(_known(found, ACTIONS, place))
-    table = _table(found, ("default", "rules"), place)
+    if isinstance(value, str):
+        return Rules(_known(value, ACTIONS, place))
+    table = _table(value, ("default", "rules"), place)
     rules = table.get("rules", [])
     if not isinstance(rules, list):
         raise BadSetting(f"The rules of {place} must be a list.", _SUCH_AS)
@@ -77,8 +77,8 @@ def _rules(operation: str, found: object, place: str) -> Rules:
     )
 
 
-def _rule(operation: str, found: object, place: str) -> Rule:
-    table = _table(found, ("pattern", "action", "description"), f"a rule of {place}")
+def _rule(operation: str, value: object, place: str) -> Rule:
+    table = _table(value, ("pattern", "action", "description"), f"a rule of {place}")
     pattern = table.get("pattern")
     if not isinstance(pattern, str) or not pattern:
         raise BadSetting(f"A rule of {place} needs a pattern.", _SUCH_AS)
@@ -125,12 +125,12 @@ def without_sandbox(permissions: Permissions) -> Permissions:
     return {**permissions, "execute": Rules("deny" if rules.default == "deny" else "ask", asking)}
 
 
-def _table(found: object, keys: tuple[str, ...], place: str) -> dict[str, Any]:
-    if not isinstance(found, dict):
-        raise BadSetting(f"In {place} there must be a table, not {found!r}.", _SUCH_AS)
-    for key in found:
+def _table(value: object, keys: tuple[str, ...], place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadSetting(f"In {place} there must be a table, not {value!r}.", _SUCH_AS)
+    for key in value:
         _known(key, keys, place)
-    return found
+    return value
 
 
 def _known(word: object, words: tuple[str, ...], place: str) -> str:

@@ -78,7 +78,7 @@ def provider(model: str) -> str:
 
 def look(provider: str, environment: Mapping[str, str]) -> Key | None:
     """Which variables have the key of a provider; `None` for a provider that nobody here knows."""
-    wanted = VARIABLES.get(provider)
-    if wanted is None:
+    variables = VARIABLES.get(provider)
+    if variables is None:
         return None
-    return Key(wanted, tuple(name for name in wanted if environment.get(name, "").strip()))
+    return Key(variables, tuple(name for name in variables if environment.get(name, "").strip()))

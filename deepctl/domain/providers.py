@@ -87,9 +87,9 @@ class Offer(NamedTuple):
 def all_providers(environment: Mapping[str, str], settings: Settings) -> list[Provider]:
     """Every provider that a plain install or an extra can use, those that can be used now first."""
     base_url = _base_url(environment, settings)
-    found = [Provider(provider_keys.OFFLINE, True, None, None, True)]
-    found += [_provider(name, environment, base_url) for name in sorted(provider_keys.VARIABLES)]
-    return sorted(found, key=lambda one: not one.usable)
+    providers = [Provider(provider_keys.OFFLINE, True, None, None, True)]
+    providers += [_provider(name, environment, base_url) for name in sorted(provider_keys.VARIABLES)]
+    return sorted(providers, key=lambda provider: not provider.usable)
 
 
 def _provider(name: str, environment: Mapping[str, str], base_url: str | None) -> Provider:
@@ -110,11 +110,11 @@ def _is_there(module: str) -> bool:
 
 def own_servers(environment: Mapping[str, str], settings: Settings) -> list[Address]:
     """The servers of one's own that there may be."""
-    found = []
+    addresses = []
     base_url = _base_url(environment, settings)
     if base_url is not None and _host(base_url) not in _HOSTED:
-        found.append(Address(base_url, "openai", env_variables.value(environment, "OPENAI_API_KEY")))
-    return [*found, Address(env_variables.ollama_address(environment), "ollama")]
+        addresses.append(Address(base_url, "openai", env_variables.value(environment, "OPENAI_API_KEY")))
+    return [*addresses, Address(env_variables.ollama_address(environment), "ollama")]
 
 
 def _base_url(environment: Mapping[str, str], settings: Settings) -> str | None:
@@ -154,12 +154,12 @@ class _Unanswered(Exception):
 
 
 def _asked(address: Address, seconds: float) -> Server:
-    shown = without_passwords(address.url)
+    url = without_passwords(address.url)
     try:
-        found = _names(address.kind, _fetched(address, seconds))
+        models = _names(address.kind, _fetched(address, seconds))
     except _Unanswered as problem:
-        return Server(shown, address.kind, False, str(problem), ())
-    return Server(shown, address.kind, True, None, found)
+        return Server(url, address.kind, False, str(problem), ())
+    return Server(url, address.kind, True, None, models)
 
 
 def _fetched(address: Address, seconds: float) -> bytes:
@@ -203,15 +203,15 @@ def _body(response: HTTPResponse) -> bytes:
 
 def _names(kind: str, body: bytes) -> tuple[str, ...]:
     """Names of models in the answer of OpenAI's `/v1/models` or Ollama's `/api/tags`."""
-    listed, named = ("data", "id") if kind == "openai" else ("models", "name")
+    list_key, name_key = ("data", "id") if kind == "openai" else ("models", "name")
     try:
-        found = json.loads(body)
+        answer = json.loads(body)
     except (ValueError, RecursionError):
         raise _Unanswered("its answer is not JSON") from None
-    entries = found.get(listed) if isinstance(found, dict) else None
+    entries = answer.get(list_key) if isinstance(answer, dict) else None
     if not isinstance(entries, list):
         raise _Unanswered("its answer is no list of models")
-    names = [entry.get(named) for entry in entries[:_MODELS] if isinstance(entry, dict)]
+    names = [entry.get(name_key) for entry in entries[:_MODELS] if isinstance(entry, dict)]
     return tuple(name for name in names if isinstance(name, str) and 0 < len(name) <= _NAME and name.isprintable())
 
 
@@ -232,12 +232,12 @@ def known_models(
     What ends in a colon is a provider, behind which the name of one of its models goes.
     """
     now = now or settings.get("model")
-    found = [Offer(now, "the model in force")] if now else []
-    found += [Offer(chosen_as(server, model), f"at {server.url}") for server in servers for model in server.models]
-    found.append(Offer(provider_keys.OFFLINE, "follows a few commands; needs neither network nor key"))
+    offers = [Offer(now, "the model in force")] if now else []
+    offers += [Offer(chosen_as(server, model), f"at {server.url}") for server in servers for model in server.models]
+    offers.append(Offer(provider_keys.OFFLINE, "follows a few commands; needs neither network nor key"))
     for provider in all_providers(environment, settings):
         if provider.usable and provider.key is not None:
             meaning = f"${provider.key.variable} is set" if provider.key.set else "needs no variable"
-            found.append(Offer(f"{provider.name}:", meaning))
-    seen: set[str] = set()
-    return [one for one in found if not (one.name in seen or seen.add(one.name))]  # type: ignore[func-returns-value]
+            offers.append(Offer(f"{provider.name}:", meaning))
+    names: set[str] = set()
+    return [offer for offer in offers if not (offer.name in names or names.add(offer.name))]  # type: ignore[func-returns-value]

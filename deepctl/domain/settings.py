@@ -211,7 +211,7 @@ def parsed(raw: bytes, path: str) -> dict[str, Any]:
     import tomllib
 
     try:
-        found = tomllib.loads(raw.decode("utf-8-sig"))
+        tables = tomllib.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise Damaged(
             f"{path} is not valid TOML: {error}.",
@@ -219,40 +219,40 @@ def parsed(raw: bytes, path: str) -> dict[str, Any]:
             code="bad_toml",
         ) from None
     try:
-        formats.bring_up(formats.SETTINGS, found, path)
+        formats.bring_up(formats.SETTINGS, tables, path)
     except formats.BadVersion:
         raise Damaged(
-            f"{path} says version = {found['version']!r}, which is none.",
+            f"{path} says version = {tables['version']!r}, which is none.",
             f"It is {formats.SETTINGS.current}, or not there at all; correct the file with an editor.",
         ) from None
-    return found
+    return tables
 
 
-def flat(found: dict[str, Any], path: str) -> dict[str, Any]:
+def flat(tables: dict[str, Any], path: str) -> dict[str, Any]:
     """The settings in tables under the names they go by: `exclude` of `[snapshot]` is `snapshot.exclude`.
 
     Raises `BadSetting` for a value where a table must be.
     """
-    named: dict[str, Any] = {}
-    for key, value in found.items():
+    values: dict[str, Any] = {}
+    for key, value in tables.items():
         if any(name.startswith(f"{key}.") for name in SETTINGS):
             if not isinstance(value, dict):
                 raise BadSetting(
                     f"{key!r} in {path} must be a table, not {without_passwords(value)!r}.",
                     "Correct the file with an editor.",
                 )
-            named.update({f"{key}.{name}": inner for name, inner in value.items()})
+            values.update({f"{key}.{name}": inner for name, inner in value.items()})
         else:
-            named[key] = value
+            values[key] = value
     for key, setting in SETTINGS.items():
-        value = named.get(key)
-        if setting.kind == "patterns" and isinstance(value, list) and all(isinstance(one, str) for one in value):
-            named[key] = ",".join(value)
+        value = values.get(key)
+        if setting.kind == "patterns" and isinstance(value, list) and all(isinstance(item, str) for item in value):
+            values[key] = ",".join(value)
         elif setting.kind == "cost" and isinstance(value, float):
-            named[key] = f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) < 1e7 else str(value)
+            values[key] = f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) < 1e7 else str(value)
         elif setting.kind not in ("text", "patterns") and isinstance(value, int) and not isinstance(value, bool):
-            named[key] = str(value)
-    return named
+            values[key] = str(value)
+    return values
 
 
 def _check_number(key: str, kind: str, value: str, place: str) -> None:
@@ -279,17 +279,17 @@ def _spelled(number: int, kind: str) -> str:
 
 def size(value: str, *, units: str = "KMG") -> int:
     """The bytes that the value of a setting of kind `size` stands for. Raises `ValueError`."""
-    found = _SIZE.fullmatch(value)
-    if found is None or found[2] not in units:
+    match = _SIZE.fullmatch(value)
+    if match is None or match[2] not in units:
         raise ValueError(f"{value!r} is no size")
-    return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
 
 
-def check_spelling(found: Iterable[str], where: str) -> None:
+def check_spelling(keys: Iterable[str], where: str) -> None:
     """Raises `BadSetting` for a key that was meant to be the table of rules: they would silently not be there."""
     from difflib import get_close_matches
 
-    for key in found:
+    for key in keys:
         if key != "permissions" and get_close_matches(key.lower(), ["permissions"], cutoff=0.85):
             raise BadSetting(f"[{without_passwords(key)}] in {where} means nothing.", "Did you mean [permissions]?")
 
@@ -308,7 +308,7 @@ def _check_patterns(value: str, place: str) -> None:
 
 def patterns(value: str | None) -> list[str]:
     """The value of a setting that is several, separated by commas."""
-    return [one.strip() for one in (value or "").split(",") if one.strip()]
+    return [pattern.strip() for pattern in (value or "").split(",") if pattern.strip()]
 
 
 class SettingsFile(NamedTuple):
@@ -443,9 +443,9 @@ def _loaded(source: str, path: str) -> SettingsFile:
         return SettingsFile(source, path, problem=problem)
 
 
-def unknown(found: Mapping[str, Any]) -> list[str]:
+def unknown(values: Mapping[str, Any]) -> list[str]:
     """Keys of a settings file that mean nothing to this deepctl."""
-    return [key for key in found if key not in SETTINGS and key not in _BOOKKEEPING]
+    return [key for key in values if key not in SETTINGS and key not in _BOOKKEEPING]
 
 
 def _checked(key: str, value: str) -> str:

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def _document(profile: Profile) -> dict[str, Any]:
-    found = profile._asdict()
-    found["model"] = without_passwords(profile.model)
-    found["bytes"] = profile.bytes._asdict()
-    found["files"] = profile.files._asdict()
-    if found["problem"] is None:
-        del found["problem"]
-    return found
+    document = profile._asdict()
+    document["model"] = without_passwords(profile.model)
+    document["bytes"] = profile.bytes._asdict()
+    document["files"] = profile.files._asdict()
+    if document["problem"] is None:
+        del document["problem"]
+    return document
 
 
 class ProfileList(NamedTuple):
@@ -252,8 +252,8 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     if not isinstance(value, dict) or not value:
         yield place, value
         return
-    for key, one in value.items():
-        yield from _leaves(one, f"{place}.{key}" if place else key)
+    for key, inner in value.items():
+        yield from _leaves(inner, f"{place}.{key}" if place else key)
 
 
 class Trusted(NamedTuple):

@@ -45,9 +45,9 @@ class Progress:
         self._bar.refresh()
 
     def _counted(self, count: int) -> str:
-        shown = size if self._unit == BYTES else "{:,}".format
-        of = f" of {shown(self._total)}" if self._total is not None else ""
-        return f"{shown(count)}{of}" if self._unit == BYTES else f"{shown(count)}{of} {self._unit}"
+        spelled = size if self._unit == BYTES else "{:,}".format
+        of = f" of {spelled(self._total)}" if self._total is not None else ""
+        return f"{spelled(count)}{of}" if self._unit == BYTES else f"{spelled(count)}{of} {self._unit}"
 
     def _begin(self) -> Bar:
         # Drawing is Rich's, which takes a tenth of a second to import: only what takes long pays for it.

@@ -148,7 +148,7 @@ def error(problem: DeepctlError, as_json: bool, *, as_event: bool = False) -> No
     if isinstance(problem, Interrupted):
         new_line()
     red, plain = ("\x1b[31m", "\x1b[0m") if has_colour(sys.stderr) else ("", "")
-    said = wrapped(f"Error: {printable(worded(problem.message))}", sys.stderr)
-    say(f"{red}Error:{plain}{said.removeprefix('Error:')}")
+    message = wrapped(f"Error: {printable(worded(problem.message))}", sys.stderr)
+    say(f"{red}Error:{plain}{message.removeprefix('Error:')}")
     if problem.hint:
         say(wrapped(f"Hint: {printable(worded(problem.hint))}", sys.stderr))

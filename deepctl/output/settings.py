@@ -162,14 +162,15 @@ class ModelsView(NamedTuple):
             "profile": self.profile,
             "model": {"value": without_passwords(self.model.value), "source": self.model.source},
             "providers": [
-                {**one._asdict(), "key": one.key._asdict() if one.key is not None else None} for one in self.providers
+                {**item._asdict(), "key": item.key._asdict() if item.key is not None else None}
+                for item in self.providers
             ],
-            "servers": [{**one._asdict(), "models": list(one.models)} for one in self.servers],
+            "servers": [{**item._asdict(), "models": list(item.models)} for item in self.servers],
         }
 
     def print(self) -> None:
         model = without_passwords(self.model.value) or ""
-        shown = [one for one in self.providers if one.usable or self.everything]
+        providers = [item for item in self.providers if item.usable or self.everything]
         rows: list[tuple[str | Cell, ...]] = [
             (chosen_as(server, name), "server", server.url) for server in self.servers for name in server.models
         ]
@@ -183,7 +184,9 @@ class ModelsView(NamedTuple):
             for server in self.servers
             if server.reachable and not server.models
         ]
-        rows += [(one.name if one.key is None else f"{one.name}:…", "provider", _standing(one)) for one in shown]
+        rows += [
+            (item.name if item.key is None else f"{item.name}:…", "provider", _standing(item)) for item in providers
+        ]
         if not is_terminal(sys.stdout):
             table(
                 ("MODEL", "KIND", "STANDING"),
@@ -193,7 +196,7 @@ class ModelsView(NamedTuple):
         where = _MODEL_SOURCES.get(self.model.source, self.model.source)
         print(f"{tinted(printable(model), 'strong')} answers (from {where}).\n")
         table(("MODEL", "KIND", "STANDING"), rows)
-        hidden = len(self.providers) - len(shown)
+        hidden = len(self.providers) - len(providers)
         more = f" --all lists {hidden} more providers." if hidden else ""
         print()
         notice(f"`deepctl chat --model NAME` chooses one, `deepctl config set model NAME` for good.{more}")
@@ -219,33 +222,33 @@ class SandboxView(NamedTuple):
     described: Described
 
     def document(self) -> dict[str, Any]:
-        found = self.described
+        described = self.described
         return {
-            **found._asdict(),
-            "image": without_passwords(found.image),
-            "limits": found.limits._asdict(),
+            **described._asdict(),
+            "image": without_passwords(described.image),
+            "limits": described.limits._asdict(),
             "permissions": {
                 operation: {"default": rules.default, "rules": [rule._asdict() for rule in rules.rules]}
-                for operation, rules in found.permissions.items()
+                for operation, rules in described.permissions.items()
             },
         }
 
     def print(self) -> None:
-        found = self.described
-        limits = found.limits
+        described = self.described
+        limits = described.limits
         rows = [
-            ("Profile", found.profile),
-            ("Sandbox", found.sandbox),
-            ("Questions", found.approve),
+            ("Profile", described.profile),
+            ("Sandbox", described.sandbox),
+            ("Questions", described.approve),
             ("Time", f"{limits.seconds:g} s a command"),
             ("Memory", size(limits.memory)),
             ("Processes", str(limits.processes)),
             ("/tmp", size(limits.tmp)),
             ("Disk", f"{size(limits.disk)} a command"),
         ]
-        if found.sandbox == "docker":
-            rows += [("Image", without_passwords(found.image)), ("Container", found.container)]
-        for operation, rules in found.permissions.items():
+        if described.sandbox == "docker":
+            rows += [("Image", without_passwords(described.image)), ("Container", described.container)]
+        for operation, rules in described.permissions.items():
             rows.append((f"Rules: {operation}", f"else {rules.default}" if rules.default else "else as usual"))
             rows += [("", f"{rule.action}  {rule.pattern}") for rule in rules.rules]
         behind = max(len(name) for name, _ in rows)
@@ -291,17 +294,17 @@ class Diagnosis(NamedTuple):
 
     def print(self) -> None:
         groups = [(profile, list(checks)) for profile, checks in groupby(self.checks, lambda check: check.profile)]
-        shown: list[tuple[str | None, list[Check]]] = []
+        groups_in_full: list[tuple[str | None, list[Check]]] = []
         well: list[str] = []
         for profile, checks in groups:
             if profile is None or self.in_full:
-                shown.append((profile, checks))
+                groups_in_full.append((profile, checks))
             elif amiss := [check for check in checks if check.status != "ok"]:
-                shown.append((profile, amiss))
+                groups_in_full.append((profile, amiss))
             else:
                 well.append(profile)
-        page = _Page(max((len(check.name) for _, checks in shown for check in checks), default=0))
-        for profile, checks in shown:
+        page = _Page(max((len(check.name) for _, checks in groups_in_full for check in checks), default=0))
+        for profile, checks in groups_in_full:
             page.heading("This machine" if profile is None else f"Profile {profile}")
             for check in checks:
                 page.check(check)
@@ -312,15 +315,15 @@ class Diagnosis(NamedTuple):
 
     def _summary(self) -> str:
         numbers = {status: sum(check.status == status for check in self.checks) for status in ("problem", "warning")}
-        told = [f"{number} {what}{'' if number == 1 else 's'}" for what, number in numbers.items() if number]
-        return f"\n{' and '.join(told)}." if told else "\nEverything is as it should be."
+        counts = [f"{number} {noun}{'' if number == 1 else 's'}" for noun, number in numbers.items() if number]
+        return f"\n{' and '.join(counts)}." if counts else "\nEverything is as it should be."
 
 
 def _check_document(check: Check) -> dict[str, Any]:
-    found = check._asdict()
+    document = check._asdict()
     if check.profile is None:
-        del found["profile"]
-    return found
+        del document["profile"]
+    return document
 
 
 class _Page:
@@ -342,9 +345,9 @@ class _Page:
     def check(self, check: Check) -> None:
         indent = " " * (self._names + 6)
         mark = self._in(_COLOURS[check.status], _MARKS[check.status])
-        first, *rest = self._wrapped(check.found, len(indent))
+        first, *further = self._wrapped(check.found, len(indent))
         print(f"  {mark} {check.name:<{self._names}}  {first}")
-        for line in rest:
+        for line in further:
             print(indent + line)
         if check.hint and check.status != "ok":
             # As it is: it may be a command, and quotes keep a shell from knowing `~`.
@@ -356,12 +359,12 @@ class _Page:
         print(blank + "\n".join(indent + line for line in self._wrapped(text, len(indent))))
 
     def _wrapped(self, text: str, indent: int, *, at_home: bool = True) -> list[str]:
-        shown = printable(text)
+        line = printable(text)
         if not self._terminal:
-            return [shown]
-        shown = _at_home(shown) if at_home else shown
+            return [line]
+        line = _at_home(line) if at_home else line
         room = max(20, (self._width or 80) - indent)
-        return textwrap.wrap(shown, room, break_long_words=False, break_on_hyphens=False) or [""]
+        return textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False) or [""]
 
     def _in(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._coloured else text

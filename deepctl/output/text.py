@@ -26,8 +26,8 @@ def _escaped(match: re.Match[str]) -> str:
     return _escaped_character(match[0])
 
 
-def _escaped_character(one: str) -> str:
-    character = ord(one)
+def _escaped_character(character_text: str) -> str:
+    character = ord(character_text)
     if 0xDC80 <= character <= 0xDCFF:
         character -= 0xDC00
     if character > 0xFFFF:
@@ -46,9 +46,9 @@ def visible(text: str) -> str:
     """`text` on one line, with everything that cannot be told by looking shown as an escape: invisible characters,
     spaces that are none, and runs of spaces long enough to push something out of sight.
     """
-    shown = "".join(one if one.isprintable() else _escaped_character(one) for one in text)
-    shown = _INVISIBLE.sub(_escaped, shown)
-    return _RUN.sub(lambda found: f" …{len(found[0])} spaces… ", shown)
+    escaped = "".join(character if character.isprintable() else _escaped_character(character) for character in text)
+    escaped = _INVISIBLE.sub(_escaped, escaped)
+    return _RUN.sub(lambda run: f" …{len(run[0])} spaces… ", escaped)
 
 
 def printable_lines(text: str) -> str:
@@ -95,7 +95,7 @@ def cells(text: str) -> int:
     from wcwidth import wcswidth, wcwidth
 
     count = wcswidth(text)
-    return count if count >= 0 else sum(max(wcwidth(one), 0) for one in text)
+    return count if count >= 0 else sum(max(wcwidth(character), 0) for character in text)
 
 
 def clipped(text: str, room: int, *, from_end: bool = False) -> str:
@@ -105,11 +105,11 @@ def clipped(text: str, room: int, *, from_end: bool = False) -> str:
     from wcwidth import iter_graphemes, iter_graphemes_reverse
 
     used = length = 0
-    for one in iter_graphemes_reverse(text) if from_end else iter_graphemes(text):
-        used += cells(one)
+    for grapheme in iter_graphemes_reverse(text) if from_end else iter_graphemes(text):
+        used += cells(grapheme)
         if used > room:
             break
-        length += len(one)
+        length += len(grapheme)
     return text[len(text) - length :] if from_end else text[:length]
 
 
@@ -181,22 +181,22 @@ def table(
         max([cells(column), *(cells(printable(row[number].text)) for row in shown_rows)])
         for number, column in enumerate(columns)
     ]
-    shown = list(range(len(columns)))
+    picked = list(range(len(columns)))
 
     def room() -> int:
-        return console.width - sum(widths[number] + _GAP for number in shown if number != last)
+        return console.width - sum(widths[number] + _GAP for number in picked if number != last)
 
     for name in dispensable:
         if room() < min(widths[last], _LAST):
-            shown.remove(columns.index(name))
-    for number in sorted(shown, key=lambda number: -widths[number]):
+            picked.remove(columns.index(name))
+    for number in sorted(picked, key=lambda number: -widths[number]):
         if number != last and room() < min(widths[last], _LAST):
             widths[number] = min(widths[number], _WIDEST)
     # Rich would take the space from whichever column it can.
     widths[last] = max(1, min(widths[last], room()))
-    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
-    for number in shown:
-        drawn.add_column(
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    for number in picked:
+        grid.add_column(
             columns[number],
             overflow="ellipsis",
             no_wrap=True,
@@ -205,10 +205,10 @@ def table(
             justify="right" if columns[number] in numbers else "left",
         )
     for row in shown_rows:
-        drawn.add_row(
-            *(Text(printable(row[number].text), style=MEANINGS.get(row[number].meaning, "")) for number in shown)
+        grid.add_row(
+            *(Text(printable(row[number].text), style=MEANINGS.get(row[number].meaning, "")) for number in picked)
         )
-    console.print(drawn)
+    console.print(grid)
 
 
 def tinted(text: str, meaning: str) -> str:

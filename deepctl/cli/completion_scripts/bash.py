@@ -28,7 +28,7 @@ def _row(command: Command) -> str:
     path = "".join(f" {word}" for word in command.path)
     fields = {
         "commands": " ".join(name for name, _ in command.children),
-        "arguments": " ".join(_kind(one.values) + ("*" if one.rest else "") for one in command.arguments),
+        "arguments": " ".join(_kind(item.values) + ("*" if item.rest else "") for item in command.arguments),
         # `--help` every command has.
         "options": " ".join(word for option in command.options[:-1] for word in _words(option)),
     }

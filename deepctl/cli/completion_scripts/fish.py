@@ -30,7 +30,7 @@ def _rows(command: Command) -> Iterator[str]:
     if command.children:
         yield f"            set commands {' '.join(_described(name, text) for name, text in command.children)}"
     if command.arguments:
-        kinds = (_kind(one.values) + ("*" if one.rest else "") for one in command.arguments)
+        kinds = (_kind(argument.values) + ("*" if argument.rest else "") for argument in command.arguments)
         yield f"            set arguments {' '.join(map(_quoted, kinds))}"
     for option in command.options:
         yield f"            set -a options {_described(_option(option), option.help)}"

@@ -166,16 +166,16 @@ def _raw(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...],
 
 
 def _below(command: Any, path: tuple[str, ...]) -> Iterator[Command]:
-    for own, found in _raw(command, path):
-        children = getattr(found, "commands", None) or {}
+    for own, raw in _raw(command, path):
+        children = getattr(raw, "commands", None) or {}
         yield Command(
             own,
-            _sentence(found.help),
+            _sentence(raw.help),
             (
-                *(_option(own, one) for one in found.params if one.param_type_name == "option" and not one.hidden),
+                *(_option(own, item) for item in raw.params if item.param_type_name == "option" and not item.hidden),
                 Option(("--help", "-h"), "Show how it is used", None, "", False, False),
             ),
-            tuple(_argument(own, one) for one in found.params if one.param_type_name == "argument"),
+            tuple(_argument(own, item) for item in raw.params if item.param_type_name == "argument"),
             tuple((name, _sentence(child.help)) for name, child in children.items() if not child.hidden),
         )
 
@@ -201,7 +201,7 @@ def _argument(path: tuple[str, ...], argument: Any) -> Argument:
 def _values(path: tuple[str, ...], parameter: Any) -> Values:
     choices = getattr(parameter.type, "choices", None)
     if choices is not None:
-        return Values(Kind.WORD, tuple(str(getattr(one, "value", one)) for one in choices))
+        return Values(Kind.WORD, tuple(str(getattr(choice, "value", choice)) for choice in choices))
     return (_taken(path, parameter.name) if _is_text(parameter) else None) or NOTHING
 
 
@@ -219,5 +219,5 @@ def _is_text(parameter: Any) -> bool:
 def _sentence(text: str | None) -> str:
     """The first sentence of a help text, without its full stop."""
     first = " ".join((text or "").split("\n\n")[0].split())
-    cut = min((at for mark in (". ", "; ", ": ") if (at := first.find(mark)) > 0), default=len(first))
-    return first[:cut].rstrip(".")
+    end = min((at for mark in (". ", "; ", ": ") if (at := first.find(mark)) > 0), default=len(first))
+    return first[:end].rstrip(".")

@@ -40,7 +40,7 @@ def _rows(command: Command) -> Iterator[str]:
     yield "        specs=("
     for option in command.options:
         yield from (f"            {_quoted(spec)}" for spec in _option(option))
-    yield from (f"            {_quoted(_argument(one))}" for one in command.arguments)
+    yield from (f"            {_quoted(_argument(argument))}" for argument in command.arguments)
     yield "        )"
     if command.children:
         yield "        commands=("
@@ -50,13 +50,13 @@ def _rows(command: Command) -> Iterator[str]:
 
 
 def _option(option: Option) -> Iterator[str]:
-    others = "*" if option.again else f"({' '.join(option.names)})"
+    exclusions = "*" if option.again else f"({' '.join(option.names)})"
     for name in option.names:
         takes = ""
         if option.values is not None:
             takes = f"{'::' if option.optional else ':'}{option.metavar or 'value'}:{_action(option.values)}"
             name += "=" if name.startswith("--") else "+"
-        yield f"{others}{name}[{_plain(option.help)}]{takes}"
+        yield f"{exclusions}{name}[{_plain(option.help)}]{takes}"
 
 
 def _argument(argument: Argument) -> str:
@@ -73,7 +73,7 @@ def _action(values: Values) -> str:
 
 def _plain(text: str) -> str:
     """Without what `_arguments` and `_describe` would take for their own."""
-    return "".join(f"\\{one}" if one in "[]:\\" else one for one in text)
+    return "".join(f"\\{character}" if character in "[]:\\" else character for character in text)
 
 
 def _quoted(text: str) -> str:
