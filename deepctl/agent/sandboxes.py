@@ -31,7 +31,7 @@ from pydantic_ai.workspaces import (
 from pydantic_ai_harness.bubblewrap_sandbox import BubblewrapWorkspace
 
 from deepctl.errors import Refused
-from deepctl.files.private_home import PrivateHome
+from deepctl.files.rmtree import PrivateHome
 from deepctl.sandbox import bubblewrap, cgroups, container
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, OUTPUT_BYTES, Limits, Unavailable, environment
 

@@ -359,8 +359,7 @@ def _purged(
     Raises `TextNotFound` if no notebook and no checkpoint of one has it, and `Refused` unless the user agrees.
     """
     from deepctl.domain.purge import purge, report
-    from deepctl.domain.purge.notebooks import PurgeSelector
-    from deepctl.domain.purge.text_matcher import TextMatcher
+    from deepctl.domain.purge.notebooks import PurgeSelector, TextMatcher
     from deepctl.store import repair_report
     from deepctl.store.repository import Repository
 

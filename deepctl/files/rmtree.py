@@ -1,4 +1,4 @@
-"""Removing a directory and all that is in it, whoever made it and however it looks.
+"""Removing a directory and all that is in it, whoever made it and however it looks; and homes that are removed so.
 
 By descriptors, so that no link is followed, whatever is swapped meanwhile; without recursion, and with what lies very
 deep moved up first, so that no depth is too much; a directory that may not be read or written is made so first; and
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 
 from deepctl.files import atomic
 
@@ -207,3 +209,37 @@ def _opened(parent: int, name: str) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+class PrivateHome:
+    """A directory that is made when it is first asked for: at `path`, else somewhere temporary."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self._wanted = path
+        self._remove: weakref.finalize[[str], PrivateHome] | None = None
+        self._path = ""
+
+    def path(self) -> str:
+        """Where it is. Whatever a killed process left there has gone."""
+        if self._remove is None or not self._remove.alive:
+            if self._wanted is None:
+                import tempfile  # which many commands do without
+
+                self._path = tempfile.mkdtemp(prefix="deepctl-home-")
+            else:
+                atomic.make_root(os.path.dirname(self._wanted))
+                make_anew(self._wanted)
+                self._path = self._wanted
+            self._remove = weakref.finalize(self, _remove_if_possible, self._path)
+        return self._path
+
+    def close(self) -> None:
+        """Remove it. Asked for again, it is another."""
+        if self._remove is not None:
+            self._remove()
+
+
+def _remove_if_possible(path: str) -> None:
+    # What cannot go is emptied again before the next use, and wiped with the profile.
+    with suppress(OSError):
+        remove_tree(path)

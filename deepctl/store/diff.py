@@ -9,12 +9,12 @@ from typing import NamedTuple
 from deepctl.errors import Damaged, NotFound
 from deepctl.files.atomic import is_of_machine
 from deepctl.files.paths_beneath import Tree
+from deepctl.notebook_text import unified
 from deepctl.store import lookup, session_catalogue, session_log, trees
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.records import Record
 from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, LINK, TreeChange, TreeEntry
-from deepctl.unified_diff import unified
 
 _LARGE = 1 << 20
 _BINARY_PEEK = 8000

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 
 from deepctl import layout
 from deepctl.errors import Damaged, DeepctlError, Refused, StorageError
-from deepctl.files import atomic, owner_access
+from deepctl.files import atomic, ownership
 from deepctl.layout import ProfilePaths
 from deepctl.store import (
     checkpoint_store,
@@ -63,7 +63,7 @@ class ReadOnlyRepository:
 
         Its directories are opened as a change of the profile would open them, or this could not tell what that does.
         """
-        owner_access.regain(self.workspace.root, layout.OWN_DIRECTORIES)
+        ownership.regain(self.workspace.root, layout.OWN_DIRECTORIES)
         if not os.path.isdir(self.workspace.root):
             return Snapshot(self.sink.add(encode([])), 0, 0, [])
         return snapshot.snapshot(
@@ -93,7 +93,7 @@ class Repository(ProfileStore):
         self.policy = policy
         # Whoever took it away takes nothing with it: a rewind brings the files back.
         atomic.make_directory(paths.workspace)
-        owner_access.regain(paths.workspace, layout.OWN_DIRECTORIES)
+        ownership.regain(paths.workspace, layout.OWN_DIRECTORIES)
         self.workspace = WorkspaceOptions(paths.workspace, exclude, report)
         store = Checkpoints(
             paths.checkpoints, cache=paths.snapshot_cache, release_reserve=lambda: reserve.release(paths)
@@ -243,7 +243,7 @@ class Repository(ProfileStore):
     ) -> Record | None:
         """The same; makes no checkpoint if the workspace is the tree `unless_tree`."""
         position = lookup.with_digest(session, position)
-        owner_access.regain(self.paths.workspace, layout.OWN_DIRECTORIES)
+        ownership.regain(self.paths.workspace, layout.OWN_DIRECTORIES)
         record = self.store.save(
             position,
             kind,

@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 from deepctl.domain.memory import changes
 from deepctl.domain.purge import purge as purging
 from deepctl.domain.purge import report
-from deepctl.domain.purge.notebooks import LostLines, PurgeSelector
+from deepctl.domain.purge.notebooks import LostLines, PurgeSelector, TextMatcher
 from deepctl.domain.purge.purge import Purged
 from deepctl.domain.purge.report import Place
-from deepctl.domain.purge.text_matcher import TextMatcher
 from deepctl.errors import Damaged, Interrupted, NotFound, Refused, StorageError
 from deepctl.files import sealed_lines
 from deepctl.notebook_text import without

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from deepctl import layout, names
 from deepctl.domain.profiles import timestamp
 from deepctl.errors import BadName, MemoryNotFound, Refused
-from deepctl.files import atomic, owner_access, temporary_files
+from deepctl.files import atomic, ownership, temporary_files
 from deepctl.files.paths_beneath import Outside, Tree
 
 MAX_BYTES = 64 << 20
@@ -50,7 +50,7 @@ class Memory:
         self.profile = profile
         self.directory = posixpath.join(layout.MEMORY_DIRECTORY, self.agent)
         self._tree = Tree(profile.workspace, follow=False)
-        owner_access.regain(profile.workspace, layout.OWN_DIRECTORIES)
+        ownership.regain(profile.workspace, layout.OWN_DIRECTORIES)
 
     def path(self, name: str) -> str:
         """Where a notebook lies, relative to the workspace."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from deepctl import layout, notebook_text
 from deepctl.domain.memory.directory import Memory, Notebook, file_name
 from deepctl.errors import Damaged, MemoryNotFound, NotFound, Refused
+from deepctl.notebook_text import unified
 from deepctl.store import lookup, session_catalogue
 from deepctl.store.ledger import Ledger
 from deepctl.store.lookup import Problem
@@ -22,7 +23,6 @@ from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.rewind_plan import hidden_by
 from deepctl.store.snapshot import NO_CONTENT, excluding
 from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, decode
-from deepctl.unified_diff import unified
 
 NOW, REWOUND = "now", "rewound"
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from deepctl.domain.purge.notebooks import (
+    Contents,
     LostLines,
     PurgeSelector,
     Rewriter,
@@ -26,7 +27,6 @@ from deepctl.domain.purge.notebooks import (
     ledger_with,
     memory_changed,
 )
-from deepctl.domain.purge.text_matcher import Contents
 from deepctl.errors import Damaged, Interrupted, NewerFormat, Refused
 from deepctl.files import atomic
 from deepctl.files.atomic import storage_error

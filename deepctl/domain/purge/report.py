@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from deepctl.domain.purge.text_matcher import Contents, TextMatcher
+from deepctl.domain.purge.notebooks import Contents, TextMatcher
 from deepctl.errors import Damaged, Refused
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths

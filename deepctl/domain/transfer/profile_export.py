@@ -22,7 +22,7 @@ from typing import BinaryIO, NamedTuple, Self
 from deepctl.domain.transfer import archive, archive_reader
 from deepctl.domain.transfer.archive import Entry, Header, Kind, LeftOut, Totals
 from deepctl.errors import Locked
-from deepctl.files import atomic, owner_access, sealed_lines
+from deepctl.files import atomic, ownership, sealed_lines
 from deepctl.layout import LOST_AND_FOUND, OWN_DIRECTORIES, UNTRUSTED, ProfilePaths
 from deepctl.store import ledger, ledger_size
 from deepctl.store.snapshot import NO_CONTENT
@@ -66,7 +66,7 @@ class Export:
 
     def measure(self) -> Totals:
         """Look at everything, so that the archive can say in its beginning how much there is."""
-        owner_access.regain(self._paths.workspace, OWN_DIRECTORIES)
+        ownership.regain(self._paths.workspace, OWN_DIRECTORIES)
         totals = Totals(0, 0, 0)
         with self._walk() as walk:
             for found in walk.everything():
