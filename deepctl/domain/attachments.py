@@ -284,7 +284,7 @@ def staged(profile: ProfilePaths, path: str) -> Iterator[Staged]:
 
 def _write(path: str, source: Source, directory: int | None) -> None:
     """Write a new file, synced; there is none if this fails."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = atomic.CREATE_NEW
     descriptor = os.open(path, flags, atomic.FILE_MODE, dir_fd=directory)
     try:
         try:
@@ -304,7 +304,7 @@ class Workspace:
 
     def __init__(self, root: str) -> None:
         self._tree = Tree(root, follow=False)
-        self._descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._descriptor = os.open(root, atomic.OPEN_DIRECTORY)
         self._put: list[str] = []
 
     def take(self, staged: Staged, name: str, new: bool) -> bool:

@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 from deepctl.errors import Refused
 from deepctl.files import atomic
+from deepctl.files.walk import walk
 from deepctl.layout import ProfilePaths
 from deepctl.store import reserve
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_MAX_DEPTH = 200
 _NAMED = ("workspace", "sessions", "checkpoints", "cache")
 
 
@@ -91,7 +90,7 @@ def parts(paths: ProfilePaths) -> list[Part]:
     seen: set[tuple[int, int]] = set()
     counted: dict[str, Part] = {name: Part(name, 0, 0, 0) for name in (*_NAMED, "other")}
     try:
-        descriptor = os.open(paths.directory, _DIRECTORY)
+        descriptor = os.open(paths.directory, atomic.OPEN_DIRECTORY)
     except OSError:
         return [Part("other", 0, 0, 1)]
     try:
@@ -123,58 +122,16 @@ def _measured(path: str, name: str, seen: set[tuple[int, int]]) -> Part:
 
 
 def _statuses(path: str) -> Iterator[os.stat_result | None]:
-    """The status of every regular file at or below `path`, and `None` for each directory that cannot be read.
-
-    By descriptors, as the agent may put a link in the place of a directory meanwhile, and only those on the way down
-    are open.
-    """
+    """The status of every regular file at or below `path`, and `None` for each directory that cannot be read."""
     try:
         status = os.lstat(path)
-        if stat.S_ISREG(status.st_mode):
-            yield status
-        if not stat.S_ISDIR(status.st_mode):
-            return
-        way: list[tuple[int, list[str]]] = [(os.open(path, _DIRECTORY), [])]
     except FileNotFoundError:
         return
     except OSError:
         yield None
         return
-    try:
-        yield from _files(*way[0])
-        while way:
-            descriptor, pending = way[-1]
-            if not pending:
-                os.close(descriptor)
-                way.pop()
-                continue
-            if len(way) > _MAX_DEPTH:
-                pending.clear()
-                yield None
-                continue
-            try:
-                below = os.open(pending.pop(), _DIRECTORY, dir_fd=descriptor)
-            except OSError:
-                yield None
-                continue
-            way.append((below, []))
-            yield from _files(*way[-1])
-    finally:
-        for descriptor, _ in way:
-            os.close(descriptor)
-
-
-def _files(descriptor: int, directories: list[str]) -> Iterator[os.stat_result | None]:
-    """The status of the regular files in a directory; the names of directories in it are added to `directories`."""
-    try:
-        with os.scandir(descriptor) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    directories.append(entry.name)
-                elif entry.is_file(follow_symlinks=False):
-                    try:
-                        yield entry.stat(follow_symlinks=False)
-                    except OSError:
-                        continue  # it has just gone
-    except OSError:
-        yield None
+    if stat.S_ISREG(status.st_mode):
+        yield status
+    for entry in walk(path) if stat.S_ISDIR(status.st_mode) else ():
+        if entry.is_file or (entry.is_directory and entry.status is None):
+            yield entry.status

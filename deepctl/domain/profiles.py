@@ -13,6 +13,7 @@ from deepctl import layout, names, times
 from deepctl.domain import settings
 from deepctl.errors import DeepctlError, ProfileNotFound, Refused
 from deepctl.files import atomic, ownership, rmtree
+from deepctl.files.walk import walk
 from deepctl.layout import ProfilePaths, Root
 from deepctl.locks import Lock
 from deepctl.store import ledger
@@ -243,8 +244,6 @@ def _count(directory: str) -> int:
         return 0
 
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_MAX_DEPTH = 200
 _WITHIN = {
     f"workspace/{layout.MEMORY_DIRECTORY}/": "memory",
     f"workspace/{layout.PLANS_DIRECTORY}/": "plans",
@@ -270,44 +269,9 @@ def _measured(directory: str) -> tuple[Parts, Parts]:
     )
 
 
-def _files(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Every regular file below `path` and its status, links not followed, what cannot be read left out."""
-    # By descriptors: the agent may put a link, or a FIFO, in the place of a directory meanwhile.
-    try:
-        way = [(os.open(path, _DIRECTORY), "", list[str]())]
-    except OSError:
-        return
-    try:
-        yield from _listed(way[0])
-        while way:
-            descriptor, prefix, pending = way[-1]
-            if not pending or len(way) > _MAX_DEPTH:
-                os.close(descriptor)
-                way.pop()
-                continue
-            name = pending.pop()
-            try:
-                way.append((os.open(name, _DIRECTORY, dir_fd=descriptor), f"{prefix}{name}/", []))
-            except OSError:
-                continue
-            yield from _listed(way[-1])
-    finally:
-        for descriptor, _, _ in way:
-            os.close(descriptor)
-
-
-def _listed(directory: tuple[int, str, list[str]]) -> Iterator[tuple[str, os.stat_result]]:
-    """The regular files in one directory; the names of directories in it are added to its third."""
-    descriptor, prefix, below = directory
-    try:
-        with os.scandir(descriptor) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(entry.name)
-                elif entry.is_file(follow_symlinks=False):
-                    yield prefix + entry.name, entry.stat(follow_symlinks=False)
-    except OSError:
-        return
+def _files(directory: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Every regular file below a directory and its status; what cannot be read is left out."""
+    return ((entry.path, entry.status) for entry in walk(directory) if entry.status is not None and entry.is_file)
 
 
 def _last_used(paths: ProfilePaths) -> str | None:

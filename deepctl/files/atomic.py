@@ -16,6 +16,11 @@ from deepctl.errors import Refused, StorageError
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+CREATE_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How files and directories are opened that others may replace: no link is followed, and no FIFO is waited for."""
+
 _REASONS = {
     "ENOSPC": "the disk is full",
     "EDQUOT": "the disk quota is used up",
@@ -181,7 +186,7 @@ def replace_unsynced(path: str, data: bytes) -> None:
 def _replace(path: str, data: bytes, *, is_synced: bool = True) -> None:
     directory = os.path.dirname(path)
     temporary = os.path.join(directory, f".{os.path.basename(path)}.{os.urandom(4).hex()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+    descriptor = os.open(temporary, CREATE_NEW, FILE_MODE)
     try:
         try:
             os.fchmod(descriptor, FILE_MODE)

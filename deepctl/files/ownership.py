@@ -1,4 +1,4 @@
-"""Whether a place is safe from other users of this machine, as sshd's StrictModes has it; and regaining own directories.
+"""Whether a place is safe from other users of this machine, as sshd's StrictModes has it; how own ones are regained.
 
 Who may write to a directory may put something else in the place of what is in it: a link, or a file that says what is
 to be deleted. So a place counts as safe if it is the user's or root's and nobody else may write to it, and so is every

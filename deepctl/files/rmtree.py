@@ -15,7 +15,6 @@ from contextlib import suppress
 
 from deepctl.files import atomic
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ALL = 0o700
 _DEEP = 64
 """How many directories are open at once."""
@@ -198,10 +197,10 @@ class _Removal:
 def _opened(parent: int, name: str) -> int:
     """A descriptor of a directory in which its owner may do everything."""
     try:
-        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+        descriptor = os.open(name, atomic.OPEN_DIRECTORY, dir_fd=parent)
     except PermissionError:
         allow(parent, name)
-        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+        descriptor = os.open(name, atomic.OPEN_DIRECTORY, dir_fd=parent)
     try:
         if os.fstat(descriptor).st_mode & 0o300 != 0o300:
             os.fchmod(descriptor, _ALL)

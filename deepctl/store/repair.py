@@ -487,7 +487,7 @@ def _hash(pieces: Iterator[bytes]) -> bytes | None:
 
 def _content(name: str, directory: int) -> bytes | None:
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        descriptor = os.open(name, atomic.OPEN_FILE, dir_fd=directory)
     except OSError:
         return None
     with open(descriptor, "rb") as file:

@@ -28,7 +28,6 @@ _NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", re.ASCII)
 """The names that the agent's own tools can open."""
 
 _NOT_A_NOTEBOOK = (errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EFBIG)
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -189,7 +188,7 @@ class MemoryChanged(Refused):
 
 def _stage(place: int, name: str, content: bytes, mode: int) -> float:
     """Make a synced file in the directory `place`; returns its time, in seconds since the epoch."""
-    descriptor = os.open(name, _CREATE, atomic.FILE_MODE, dir_fd=place)
+    descriptor = os.open(name, atomic.CREATE_NEW, atomic.FILE_MODE, dir_fd=place)
     try:
         atomic.write_all(descriptor, content)
         os.fchmod(descriptor, mode)

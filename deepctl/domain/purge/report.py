@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from deepctl.domain.purge.notebooks import Contents, TextMatcher
 from deepctl.errors import Damaged, Refused
 from deepctl.files import atomic, sealed_lines
+from deepctl.files.walk import WalkEntry, walk
 from deepctl.layout import ProfilePaths
 from deepctl.store import log_file, session_catalogue
 from deepctl.store.ledger import LEDGER, MESSAGES
@@ -28,10 +29,7 @@ _TOLD = ("workspace", "cache", "profile.toml", "prompt_history", "checkpoints/pa
          f"checkpoints/{LEDGER}")  # fmt: skip
 """What of a profile's directory is looked through for its own sake; the cache only repeats what is there."""
 
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNK = 1 << 20
-_MAX_DEPTH = 200
 _FIELDS = {"prompt": "prompts", "label": "labels"}
 
 
@@ -64,12 +62,12 @@ def places(reader: ReadOnlyRepository, contents: Contents, report: Callable[[int
     contents.go_on(reader.objects, report)
     return [
         *_sessions(paths, matcher),
-        *_below(paths.workspace, _Looking(contents, FILE)),
+        *_below(paths.workspace, contents, FILE),
         *_kept(reader, contents),
         *_ledger(os.path.join(paths.checkpoints, LEDGER), matcher),
         *_lines(HISTORY, paths.prompt_history, matcher),
         *_lines(SETTINGS, paths.settings, matcher),
-        *_below(paths.directory, _Looking(contents, PROFILE, _is_told)),
+        *_below(paths.directory, contents, PROFILE, _is_told),
     ]
 
 
@@ -124,70 +122,39 @@ def _messages(path: str, matcher: TextMatcher) -> int | None:
     return count + is_pending
 
 
-def _below(root: str, looking: _Looking) -> Iterator[Place]:
+def _below(
+    root: str, contents: Contents, place: str, skip: Callable[[str], bool] = lambda path: False
+) -> Iterator[Place]:
+    """The files below a directory that hold the text, or whose names or link targets do."""
+    for entry in walk(root, skip):
+        if entry.status is None:
+            yield Place(UNREAD, entry.path or root, 1)
+            continue
+        try:
+            holds = contents.matcher.is_in_text(entry.name)
+            if stat.S_ISLNK(entry.status.st_mode):
+                holds = holds or contents.matcher.is_in_text(os.readlink(entry.name, dir_fd=entry.parent))
+            elif entry.is_file:
+                # Looked into in any case: what cannot be read is named.
+                contents.looked()
+                holds = _file_holds(entry, contents.matcher) or holds
+        except FileNotFoundError:
+            continue
+        except OSError:
+            yield Place(UNREAD, entry.path, 1)
+            continue
+        if holds:
+            yield Place(place, entry.path, 1)
+
+
+def _file_holds(entry: WalkEntry, matcher: TextMatcher) -> bool:
+    descriptor = os.open(entry.name, atomic.OPEN_FILE, dir_fd=entry.parent)
     try:
-        descriptor = os.open(root, _OPEN_DIRECTORY)
-    except FileNotFoundError:
-        return
-    except OSError:
-        yield Place(UNREAD, root, 1)
-        return
-    try:
-        yield from looking.directory(descriptor, "", 0)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        return matcher.is_in(iter(lambda: os.read(descriptor, _CHUNK), b""))
     finally:
         os.close(descriptor)
-
-
-class _Looking:
-    """Goes through a directory without following a link, whatever is swapped meanwhile."""
-
-    def __init__(self, contents: Contents, place: str, skip: Callable[[str], bool] = lambda path: False) -> None:
-        self._place = place
-        self._skip = skip
-        self._matcher = contents.matcher
-        self._looked = contents.looked
-
-    def directory(self, descriptor: int, prefix: str, depth: int) -> Iterator[Place]:
-        for name in sorted(os.listdir(descriptor)):
-            path = prefix + name
-            if self._skip(path):
-                continue
-            try:
-                yield from self._entry(descriptor, name, path, depth)
-            except FileNotFoundError:
-                continue
-            except OSError:
-                yield Place(UNREAD, path, 1)
-
-    def _entry(self, parent: int, name: str, path: str, depth: int) -> Iterator[Place]:
-        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
-        holds = self._matcher.is_in_text(name)
-        if stat.S_ISLNK(mode):
-            holds = holds or self._matcher.is_in_text(os.readlink(name, dir_fd=parent))
-        elif stat.S_ISREG(mode):
-            # Looked into in any case: what cannot be read is named.
-            holds = self._file(parent, name) or holds
-        if holds:
-            yield Place(self._place, path, 1)
-        if stat.S_ISDIR(mode):
-            if depth >= _MAX_DEPTH:
-                yield Place(UNREAD, path, 1)
-                return
-            descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
-            try:
-                yield from self.directory(descriptor, path + "/", depth + 1)
-            finally:
-                os.close(descriptor)
-
-    def _file(self, parent: int, name: str) -> bool:
-        self._looked()
-        descriptor = os.open(name, _OPEN_FILE, dir_fd=parent)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return False
-            return self._matcher.is_in(iter(lambda: os.read(descriptor, _CHUNK), b""))
-        finally:
-            os.close(descriptor)
 
 
 def _kept(reader: ReadOnlyRepository, contents: Contents) -> list[Place]:

@@ -246,8 +246,6 @@ def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
         yield piece
 
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FIRST = ("profile.toml", "prompt_history", "ledger.jsonl", "packs", "session.json", "checkpoints", "sessions")
 """Of names in one directory of deepctl's own, these come first, in this order; `workspace` comes last."""
 _PASSED_OVER = ("cache",)
@@ -283,7 +281,7 @@ class Walk:
         self.left_out: list[LeftOut] = []
 
     def __enter__(self) -> Self:
-        self._descriptor = os.open(self._directory, _DIRECTORY)
+        self._descriptor = os.open(self._directory, atomic.OPEN_DIRECTORY)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -332,7 +330,7 @@ class Walk:
             self.left_out.append(LeftOut(path, f"more than {archive.MAX_DEPTH} directories in one another"))
             return
         try:
-            descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+            descriptor = os.open(name, atomic.OPEN_DIRECTORY, dir_fd=parent)
         except OSError as error:
             self._missing(path, own, error)
             return
@@ -370,7 +368,7 @@ class Walk:
         """A file that was found, as a descriptor; `None` if it has gone, or cannot be read, and is in a workspace."""
         own = not found.path.startswith("workspace/")
         try:
-            descriptor = os.open(found.name, _FILE, dir_fd=found.parent)
+            descriptor = os.open(found.name, atomic.OPEN_FILE, dir_fd=found.parent)
         except OSError as error:
             self._missing(found.path, own, error)
             yield None

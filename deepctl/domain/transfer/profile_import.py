@@ -285,10 +285,6 @@ def _notes(items: list[Item], paths: ProfilePaths) -> list[str]:
     return notes
 
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
 class Misplaced(Exception):
     """An entry that does not follow the directory it belongs in."""
 
@@ -296,7 +292,7 @@ class Misplaced(Exception):
 def _held(path: str) -> int | None:
     """A descriptor that holds the lock of the directory at `path`, or `None` if somebody else does, or it is gone."""
     try:
-        descriptor = os.open(path, _DIRECTORY)
+        descriptor = os.open(path, atomic.OPEN_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
@@ -352,7 +348,7 @@ class Staging:
         """Make a directory; it gets its mode and its time when everything in it is there."""
         parent, name = self._parent(entry)
         os.mkdir(name, 0o700, dir_fd=parent)
-        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+        descriptor = os.open(name, atomic.OPEN_DIRECTORY, dir_fd=parent)
         os.fchmod(descriptor, 0o700)
         self._open.append((descriptor, entry))
 
@@ -364,7 +360,7 @@ class Staging:
     def file(self, entry: Entry, pieces: Iterable[bytes]) -> None:
         """Make a file."""
         parent, name = self._parent(entry)
-        with _closing(os.open(name, _NEW, 0o600, dir_fd=parent)) as descriptor:
+        with _closing(os.open(name, atomic.CREATE_NEW, 0o600, dir_fd=parent)) as descriptor:
             for piece in pieces:
                 atomic.write_all(descriptor, piece)
             _dress(descriptor, entry)

@@ -28,7 +28,6 @@ from deepctl.store import reserve
 PREFIX = ".wipe-"
 """How the names of what is out of sight begin; no profile's does."""
 _NAME = re.compile(r"\.wipe-(parts-)?[0-9a-f]{8}-(.+)", re.DOTALL)
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _NEXT = "The next command that changes something, in whichever profile, finishes it."
 
@@ -283,7 +282,7 @@ def _held(path: str, kind: int) -> int | None:
     Raises `FileNotFoundError`, and with `LOCK_NB` `BlockingIOError` if somebody else holds it.
     """
     try:
-        descriptor = os.open(path, _DIRECTORY)
+        descriptor = os.open(path, atomic.OPEN_DIRECTORY)
     except FileNotFoundError:
         raise
     except OSError:
@@ -398,10 +397,10 @@ def _is_same(paths: ProfilePaths, identity: list[int]) -> bool:
 
 def _carry_out(path: str, paths: ProfilePaths, moves: Sequence[PartMove]) -> None:
     """Do what the plan says, and remove it; what is done already is left alone. All of it, or nothing and an error."""
-    trash = os.open(path, _DIRECTORY)
+    trash = os.open(path, atomic.OPEN_DIRECTORY)
     try:
         if moves:
-            profile = os.open(paths.directory, _DIRECTORY)
+            profile = os.open(paths.directory, atomic.OPEN_DIRECTORY)
             try:
                 _move_all(profile, trash, paths, moves)
             except (OSError, Refused):
@@ -470,7 +469,7 @@ def _parent(profile: int, path: str, name: str) -> Iterator[int | None]:
                 is_closed = mode & 0o700 != 0o700
                 if is_closed:
                     rmtree.allow(here, part)
-                here = os.open(part, _DIRECTORY, dir_fd=here)
+                here = os.open(part, atomic.OPEN_DIRECTORY, dir_fd=here)
             except (FileNotFoundError, NotADirectoryError):
                 yield None
                 return

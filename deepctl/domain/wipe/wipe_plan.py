@@ -17,6 +17,7 @@ from deepctl import names
 from deepctl.domain.wipe import trash
 from deepctl.domain.wipe.trash import PartMove, Report, Trash
 from deepctl.errors import DeepctlError, NewerFormat, Refused, StorageError, UsageError
+from deepctl.files import atomic
 from deepctl.layout import (
     EVICTED_DIRECTORY,
     IMPORT,
@@ -337,7 +338,6 @@ def _holds(reader: ReadOnlyRepository, tree: bytes, places: Iterable[bytes]) -> 
     return False
 
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 200
 """How many directories are open at once; what lies deeper is not counted."""
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -373,7 +373,7 @@ def weigh(directory: str, places: set[str]) -> dict[str, Weight]:
     itself. Raises `LinkInTheWay`, and `OSError` for the directory itself.
     """
     walk = _Walk(places)
-    walk.go(os.open(directory, _DIRECTORY), "", "" if "" in places else None, 0)
+    walk.go(os.open(directory, atomic.OPEN_DIRECTORY), "", "" if "" in places else None, 0)
     return {place: Weight(*tally) for place, tally in walk.tallies.items()}
 
 
@@ -406,7 +406,7 @@ class _Walk:
 
     def _opened(self, parent: int, name: str, depth: int) -> int | None:
         try:
-            return os.open(name, _DIRECTORY, dir_fd=parent) if depth <= _MAX_DEPTH else None
+            return os.open(name, atomic.OPEN_DIRECTORY, dir_fd=parent) if depth <= _MAX_DEPTH else None
         except OSError:
             return None
 
