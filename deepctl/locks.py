@@ -11,10 +11,10 @@ import json
 import os
 import time
 from contextlib import suppress
-from datetime import datetime, timezone
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from deepctl import times
 from deepctl.errors import Locked
 from deepctl.files import atomic
 
@@ -47,8 +47,7 @@ class Lock:
         descriptor = atomic.open_regular(self._path, os.O_RDWR | os.O_CREAT)
         try:
             self._acquire(descriptor)
-            now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-            holder = Holder(os.getpid(), self._command, now)
+            holder = Holder(os.getpid(), self._command, times.now_in_seconds())
             # Only for the message of whoever finds it taken: on a full disk there must be a way to free space.
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)

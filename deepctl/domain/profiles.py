@@ -6,7 +6,6 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from typing import NamedTuple
 
 from deepctl import layout, names, times
@@ -165,10 +164,9 @@ def create(root: Root, name: str) -> ProfilePaths:
     rmtree.make_anew(staging)
     for part in ("workspace", "sessions", "checkpoints"):
         atomic.make_directory(os.path.join(staging, part))
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     text = (
         f"# Settings of the deepctl profile {name}. `deepctl config set KEY VALUE --user {name}` changes them.\n"
-        f'version = {settings.FORMAT}\ncreated_at = "{now}"\n'
+        f'version = {settings.FORMAT}\ncreated_at = "{times.now_in_seconds()}"\n'
     )
     atomic.write_file(os.path.join(staging, "profile.toml"), text.encode())
     paths = root.profile(name)
@@ -276,9 +274,4 @@ def _files(directory: str) -> Iterator[tuple[str, os.stat_result]]:
 
 def _last_used(paths: ProfilePaths) -> str | None:
     newest = max((status.st_mtime for _, status in _files(paths.sessions)), default=None)
-    return None if newest is None else timestamp(newest)
-
-
-def timestamp(seconds: float) -> str:
-    """Seconds since the epoch as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None if newest is None else times.at(newest)

@@ -13,11 +13,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
-from deepctl.errors import Interrupted
+from deepctl import times
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
 from deepctl.store import prompt_tags, restore, session_catalogue, snapshot, trees
@@ -44,13 +43,11 @@ class WorkspaceOptions(NamedTuple):
     report: Report | None = None
 
 
-def now() -> str:
-    """The time, RFC 3339 in UTC."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-class HeadMove(Protocol):
-    """What a rewind moves beside the files: where a conversation goes on."""
+def excluding(patterns: Sequence[str]) -> LeaveOut | None:
+    """Which paths the patterns of `snapshot.exclude` leave out; they mean what they mean in a .gitignore."""
+    if not patterns:
+        return None
+    from pathspec import GitIgnoreSpec
 
     def advance(self, intent: Rewind) -> None:
         """Go on where the rewind leads; doing it again changes nothing."""
@@ -230,7 +227,7 @@ class Checkpoints:
             kind=kind,
             session=position.session,
             turn=position.turn,
-            created_at=now(),
+            created_at=times.now(),
             log=position.log,
             offset=position.offset,
             digest=position.digest,

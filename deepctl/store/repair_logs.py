@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from deepctl import times
 from deepctl.errors import Damaged, NewerFormat
 from deepctl.files import atomic, rmtree, sealed_lines, sealed_repair
 from deepctl.layout import ProfilePaths
@@ -195,8 +196,8 @@ class LogRepair:
             reason = f"{os.path.basename(path)}: {log_file.NO_ORIGIN}"
             self._found.lose_of_log(repair_report.EARLIER_MESSAGES, one, reason, _turns(lines)[:1])
         end = lines[0].end if lines else 0
-        times = [line.value["at"] for line in lines[1:] if line.value is not None and "at" in line.value]
-        first = _header(one, origins.get(one), str(times[0]) if times else session_log.now(), end)
+        written = [line.value["at"] for line in lines[1:] if line.value is not None and "at" in line.value]
+        first = _header(one, origins.get(one), str(written[0]) if written else times.now(), end)
         self._shifts[one] = len(first) - end
         return first + raw[end:]
 

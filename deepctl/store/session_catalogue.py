@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from deepctl import layout, names
+from deepctl import layout, names, times
 from deepctl.errors import DeepctlError, Refused, SessionNotFound
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
@@ -154,7 +154,7 @@ def _begin(
     atomic.write_file(log_path(staging, first_log), sealed_lines.seal(session_log.header(first_log, continues)))
     directory = os.path.join(paths.sessions, name)
     begins = Begins(first_log, continues) if continues is not None else None
-    session = Session(name, directory, identity, created_at or session_log.now(), first_log, origin, begins)
+    session = Session(name, directory, identity, created_at or times.now(), first_log, origin, begins)
     write(session, staging)
     os.rename(staging, directory)
     with atomic.after_commit(f"Session {name!r} is made"):

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from deepctl import formats, times
@@ -68,14 +67,9 @@ class MessageList(NamedTuple):
     lost: LogDamage | None = None
 
 
-def now() -> str:
-    """The time, RFC 3339 in UTC with microseconds."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 def header(log: str, parent: Point | None = None) -> dict[str, Any]:
     """The first line of a log. `parent` is where in which other log it goes on."""
-    return {"v": FORMAT, "log": log, "parent": parent.document() if parent is not None else None, "at": now()}
+    return {"v": FORMAT, "log": log, "parent": parent.document() if parent is not None else None, "at": times.now()}
 
 
 def lines(messages: Iterable[Message], compactions: Iterable[Compaction] = ()) -> Iterator[bytes]:
@@ -365,7 +359,7 @@ class LogWriter:
         self._written += 1
 
     def _append(self, entry: dict[str, Any]) -> None:
-        line = sealed_lines.seal({"v": FORMAT, "turn": self.turn, "at": now(), **entry})
+        line = sealed_lines.seal({"v": FORMAT, "turn": self.turn, "at": times.now(), **entry})
         self._appender.write([line])
         self.digest = log_file.chained(self.digest, line)
 

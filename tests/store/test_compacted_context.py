@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepctl import formats
+from deepctl import formats, times
 from deepctl.domain import profiles
 from deepctl.errors import Damaged, NewerFormat
 from deepctl.files import sealed_lines
@@ -155,7 +155,7 @@ def test_a_line_that_is_lost_shifts_nothing_behind_it(directory: str, tmp_path: 
 @pytest.mark.parametrize("keeps", [-1, True, "2", None, 1.0, [1]])
 def test_a_compaction_that_makes_no_sense_is_damage(directory: str, tmp_path: Path, keeps: object) -> None:
     _write(directory, _request("one"))
-    entry = {"v": session_log.FORMAT, "turn": 1, "at": session_log.now(), "message": SUMMARY, "keeps": keeps}
+    entry = {"v": session_log.FORMAT, "turn": 1, "at": times.now(), "message": SUMMARY, "keeps": keeps}
     path = tmp_path / "a.jsonl"
     path.write_bytes(path.read_bytes() + sealed_lines.seal(entry))
     assert len(session_log.read(directory, "a").damage) == 1

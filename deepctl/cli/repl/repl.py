@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from deepctl import times
 from deepctl.cli import options, tty_modes
 from deepctl.cli.chat_session import ProfileChat, TurnCallbacks
 from deepctl.cli.repl import shell_escape, slash_commands, status
@@ -22,7 +23,6 @@ from deepctl.files.paths_beneath import Outside, Tree
 from deepctl.output import render, terminal_caps
 from deepctl.sandbox.policy import MOUNT
 from deepctl.store import session_catalogue
-from deepctl.store.session_log import now
 
 if TYPE_CHECKING:
     from deepctl.cli.chat_session import ChatSession
@@ -118,7 +118,7 @@ class Repl:
     def _send(self, prompt: str) -> None:
         """Run a turn. Raises what keeps it from ending."""
         state = self._state
-        state.last_prompt, state.last_prompt_at, state.undone_prompt = prompt, now(), ""
+        state.last_prompt, state.last_prompt_at, state.undone_prompt = prompt, times.now(), ""
         with tty_modes.quiet(), tty_modes.whole_pastes(), self._in_turn():
             text = "\n\n".join([prompt, *state.shared_output])
             state.chat.turn(text, state.session, state.new, state.files, TurnCallbacks(self._on_begun, self._on_sent))

@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from deepctl import layout, names
-from deepctl.domain.profiles import timestamp
+from deepctl import layout, names, times
 from deepctl.errors import BadName, MemoryNotFound, Refused
 from deepctl.files import atomic, ownership, temporary_files
 from deepctl.files.paths_beneath import Outside, Tree
@@ -72,7 +71,7 @@ class Memory:
                 continue
             if entry.size is None:
                 raise self._refused(self.path(entry.name), "read", "not a regular file")
-            found.append(Notebook(entry.name, self.path(entry.name), entry.size, timestamp(entry.modified)))
+            found.append(Notebook(entry.name, self.path(entry.name), entry.size, times.at(entry.modified)))
         return found
 
     def read(self, file: str) -> Notebook:
@@ -97,7 +96,7 @@ class Memory:
                 modified = self._tree.entry(path).modified
             except FileNotFoundError:
                 return None
-        return Notebook(name, path, len(content), timestamp(modified), content)
+        return Notebook(name, path, len(content), times.at(modified), content)
 
     def write(self, file: str, content: bytes, *, expected: bytes | None) -> Notebook:
         """Replace a notebook as a whole, or make it with the directories it lacks. The caller holds the lock.
@@ -126,7 +125,7 @@ class Memory:
                     raise
                 with atomic.after_commit():
                     _sync(parent)
-        return Notebook(name, path, len(content), timestamp(modified), content)
+        return Notebook(name, path, len(content), times.at(modified), content)
 
     @contextmanager
     def _beside(self, parent: int) -> Iterator[int]:

@@ -16,9 +16,10 @@ import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import BinaryIO, NamedTuple, Self
 
+from deepctl import times
 from deepctl.domain.transfer import archive, archive_reader
 from deepctl.domain.transfer.archive import Entry, Header, Kind, LeftOut, Totals
 from deepctl.errors import Locked
@@ -90,9 +91,8 @@ class Export:
         return Exported(writing.totals, sorted(walk.left_out))
 
     def _header(self) -> Header:
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         entries, files, size = self._declared
-        return Header(self._version, self._paths.name, now, files, size, entries)
+        return Header(self._version, self._paths.name, times.now_in_seconds(), files, size, entries)
 
     def _check_unchanged(self) -> None:
         """Raises `Locked` unless the ledger has only grown, by checkpoints and names for them."""
