@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from deepctl import times
+from deepctl.errors import Interrupted
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
 from deepctl.store import prompt_tags, restore, session_catalogue, snapshot, trees
@@ -43,11 +44,8 @@ class WorkspaceOptions(NamedTuple):
     report: Report | None = None
 
 
-def excluding(patterns: Sequence[str]) -> LeaveOut | None:
-    """Which paths the patterns of `snapshot.exclude` leave out; they mean what they mean in a .gitignore."""
-    if not patterns:
-        return None
-    from pathspec import GitIgnoreSpec
+class HeadMove(Protocol):
+    """What a rewind moves beside the files: where a conversation goes on."""
 
     def advance(self, intent: Rewind) -> None:
         """Go on where the rewind leads; doing it again changes nothing."""

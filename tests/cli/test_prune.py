@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from deepctl import times
+from deepctl.cli.checkpoints import time_before
 from deepctl.errors import UsageError
-from deepctl.store import ages
 from tests.support.command import InProcess, Result
 from tests.support.terminal import Terminal
 
