@@ -60,7 +60,7 @@ def pieces(descriptor: int, location: Location) -> Iterator[bytes]:
 
     Raises `zlib.error` where it is longer than its table says: a pack that was tampered with must not fill the memory.
     """
-    left = location.size
+    bytes_left = location.size
     unpacker = zlib.decompressobj() if location.stored != location.size else None
     position, end = location.offset, location.offset + location.stored
     while position < end:
@@ -73,8 +73,8 @@ def pieces(descriptor: int, location: Location) -> Iterator[bytes]:
             continue
         while raw and not unpacker.eof:
             piece = unpacker.decompress(raw, CHUNK)
-            left -= len(piece)
-            if left < 0:
+            bytes_left -= len(piece)
+            if bytes_left < 0:
                 raise zlib.error("longer than it should be")
             yield piece
             raw = unpacker.unconsumed_tail
@@ -82,14 +82,14 @@ def pieces(descriptor: int, location: Location) -> Iterator[bytes]:
 
 def verified(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator[bytes]:
     """The same pieces; raises `Damaged` with the last at the latest if they are not what the hash says."""
-    seen = hashlib.sha256()
+    hasher = hashlib.sha256()
     try:
         for piece in pieces:
-            seen.update(piece)
+            hasher.update(piece)
             yield piece
     except zlib.error:
         raise StoreDamaged(f"Object {digest.hex()[:16]} in {path} is damaged.") from None
-    if seen.digest() != digest:
+    if hasher.digest() != digest:
         raise StoreDamaged(f"Object {digest.hex()[:16]} in {path} is damaged.")
 
 
@@ -138,7 +138,7 @@ def is_as_stored(descriptor: int, entry: PackEntry) -> bool:
 def any_table(descriptor: int) -> list[Location]:
     """Where the objects of a damaged pack may lie, by what looks like its table; each is to be checked by its hash."""
     end = os.fstat(descriptor).st_size - _TRAILER.size
-    found = []
+    locations = []
     for form in (_ENTRY, _ENTRY_WITHOUT_CRC):
         # The number in the trailer may be what is damaged: entries are read backwards while they make sense.
         position, senseless = end - form.size, 0
@@ -146,11 +146,11 @@ def any_table(descriptor: int) -> list[Location]:
             raw = os.pread(descriptor, form.size, position)
             _, offset, stored, size = form.unpack(raw)[:4] if len(raw) == form.size else (b"", 0, 0, 0)
             if len(HEADER) <= offset <= offset + stored <= end and size <= _MOST * max(stored, 1):
-                found.append(Location("", offset, stored, size))
+                locations.append(Location("", offset, stored, size))
             else:
                 senseless += 1
             position -= form.size
-    return found
+    return locations
 
 
 def _table(descriptor: int, end: int, trailer: bytes, form: struct.Struct) -> bytes | None:
@@ -174,11 +174,11 @@ def _entries(descriptor: int, table: bytes, form: struct.Struct) -> list[PackEnt
 
 
 def _crc(descriptor: int, position: int, length: int) -> int:
-    found, end = 0, position + length
+    crc, end = 0, position + length
     while position < end and (piece := os.pread(descriptor, min(CHUNK, end - position), position)):
-        found = zlib.crc32(piece, found)
+        crc = zlib.crc32(piece, crc)
         position += len(piece)
-    return found
+    return crc
 
 
 def tail(table: list[PackEntry]) -> bytes:

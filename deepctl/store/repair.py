@@ -77,18 +77,20 @@ def repair(paths: ProfilePaths, *, dry_run: bool = False) -> Repair:
     copy = ProfilePaths(paths.name, staged, paths.lock)
     with reserve.room(paths), _removed_at_last(staged):
         _link(paths, copy)
-        found = Findings(copy, paths.directory)
-        _ledger(copy, found)
-        after = LogRepair(copy, paths, found).repair()
-        PackRepair(copy, paths, found, after).repair()
+        findings = Findings(copy, paths.directory)
+        _ledger(copy, findings)
+        after = LogRepair(copy, paths, findings).repair()
+        PackRepair(copy, paths, findings, after).repair()
         problems = verify.verify(copy).problems
-        done = Repair(found.repaired, found.lost, found.moved, [_in(paths, copy, problem) for problem in problems])
-        if not dry_run and (done.repaired or done.lost or done.moved):
+        result = Repair(
+            findings.repaired, findings.lost, findings.moved, [_in(paths, copy, problem) for problem in problems]
+        )
+        if not dry_run and (result.repaired or result.lost or result.moved):
             atomic.sync_directory(staged)
             os.rename(staged, os.path.join(paths.directory, DONE))
             atomic.sync_directory(paths.directory)
             finish(paths)
-    return done
+    return result
 
 
 @contextmanager
@@ -116,9 +118,9 @@ def finish(paths: ProfilePaths) -> bool:
             rmtree.remove_tree(os.path.join(paths.directory, entry))
     if DONE not in entries:
         return False
-    done = os.path.join(paths.directory, DONE)
+    source = os.path.join(paths.directory, DONE)
     for name in _OWN:
-        _install(os.path.join(done, name), os.path.join(paths.directory, name))
+        _install(os.path.join(source, name), os.path.join(paths.directory, name))
     for cached in (paths.checkpoint_index, paths.snapshot_cache):
         try:
             os.unlink(cached)
@@ -126,7 +128,7 @@ def finish(paths: ProfilePaths) -> bool:
             pass
     # Under another name first: half of it, installed again after a kill, would delete what is not in that half.
     leftover = os.path.join(paths.directory, STAGING + os.urandom(8).hex())
-    os.rename(done, leftover)
+    os.rename(source, leftover)
     atomic.sync_directory(paths.directory)
     rmtree.remove_tree(leftover)
     return True
@@ -137,7 +139,7 @@ def _install(made: str, place: str) -> None:
     if not os.path.isdir(made):
         return
     atomic.make_directory(place)
-    for name in sorted(os.listdir(made), key=lambda one: (one != ledger.LEDGER, one)):
+    for name in sorted(os.listdir(made), key=lambda entry: (entry != ledger.LEDGER, entry)):
         source, target = os.path.join(made, name), os.path.join(place, name)
         if os.path.isdir(source):
             _install(source, target)
@@ -189,46 +191,46 @@ def _link_tree(source: str, target: str) -> None:
             log_file.share(entry.path, os.path.join(target, entry.name))
 
 
-def _ledger(paths: ProfilePaths, found: Findings) -> None:
+def _ledger(paths: ProfilePaths, findings: Findings) -> None:
     """Make every line of the ledger readable; what stays unreadable becomes a gap."""
     path = os.path.join(paths.checkpoints, ledger.LEDGER)
     try:
         before = atomic.read_file(path)
     except FileNotFoundError:
         before = b""
-    known = ledger_size.read(paths.checkpoints)
-    is_short = known.is_short or len(before) < known.size
+    size_known = ledger_size.read(paths.checkpoints)
+    is_short = size_known.is_short or len(before) < size_known.size
     raw = sealed_lines.without_copies(sealed_repair.mended(before))
     if not raw.endswith(b"\n"):
         raw = raw[: raw.rfind(b"\n") + 1]
     while damage := ledger.parsed(raw, path).damage:
-        gone = {one.line: one for one in damage}
+        damage_by_line = {line_damage.line: line_damage for line_damage in damage}
         lines = []
         start = 0
         for line in sealed_lines.parse(raw):
             piece, start = raw[start : line.end], line.end
-            one = gone.get(line.number)
-            if one is not None:
-                piece = gap(one.id)
-                found.lose(repair_report.LEDGER_LINE, one.id or f"line {line.number}", one.reason)
+            line_damage = damage_by_line.get(line.number)
+            if line_damage is not None:
+                piece = gap(line_damage.id)
+                findings.lose(repair_report.LEDGER_LINE, line_damage.id or f"line {line.number}", line_damage.reason)
             lines.append(piece)
         raw = b"".join(lines)
     if is_short:
         raw += gap(None)
         everybody = session_catalogue.all_names(paths)
         if before:
-            found.lose(repair_report.LEDGER_LINE, "at its end", "lines are missing at its end", everybody)
+            findings.lose(repair_report.LEDGER_LINE, "at its end", "lines are missing at its end", everybody)
         else:
-            found.lose(repair_report.LEDGER, "all", "the ledger is missing or empty", everybody)
+            findings.lose(repair_report.LEDGER, "all", "the ledger is missing or empty", everybody)
     raw = sealed_lines.without_copies(raw)
     if raw != before:
-        found.keep(path)
+        findings.keep(path)
         atomic.write_file(path, raw)
-        found.repair("ledger", path, "damaged lines are mended, or are gaps now")
+        findings.repair("ledger", path, "damaged lines are mended, or are gaps now")
     size = os.path.join(paths.checkpoints, ledger_size.NAME)
-    if known.problem is not None:
-        found.repair("length of the ledger", size, known.problem)
-    if raw != before or known.problem is not None:
+    if size_known.problem is not None:
+        findings.repair("length of the ledger", size, size_known.problem)
+    if raw != before or size_known.problem is not None:
         atomic.write_file(size, ledger_size.line(ledger_size.before_last(raw), is_short=False))
 
 
@@ -247,10 +249,10 @@ class _Tree(NamedTuple):
 class PackRepair:
     """The packs of the profile at `paths`, which is a copy of `real`; `amended` is what the ledger is to get told."""
 
-    def __init__(self, paths: ProfilePaths, real: ProfilePaths, found: Findings, amended: Amended) -> None:
+    def __init__(self, paths: ProfilePaths, real: ProfilePaths, findings: Findings, amended: Amended) -> None:
         self._paths = paths
         self._real = real
-        self._found = found
+        self._found = findings
         self._amended = amended
         self._ledger: Ledger = ledger.read(paths.checkpoints)
         self._added: list[str] = []
@@ -259,28 +261,28 @@ class PackRepair:
 
     def repair(self) -> None:
         """Repair everything, and write the line."""
-        found, directory = self._ledger, self._paths.packs
-        there = set(os.listdir(directory)) if os.path.isdir(directory) else set()
-        there = {name for name in there if name.endswith(packs.SUFFIX)}
-        least = {record.pack: record.added_bytes for record in found.records.values()}
+        checkpoint_ledger, directory = self._ledger, self._paths.packs
+        present = set(os.listdir(directory)) if os.path.isdir(directory) else set()
+        present = {name for name in present if name.endswith(packs.SUFFIX)}
+        least = {record.pack: record.added_bytes for record in checkpoint_ledger.records.values()}
         damaged = [
             name
-            for name in sorted(there)
+            for name in sorted(present)
             if not self._is_whole(name) or os.path.getsize(os.path.join(directory, name)) < least.get(name, 0)
         ]
         for name in damaged:
             self._look_into(name)
             self._found.move(os.path.join(directory, name))
             self._found.repair("pack", os.path.join(directory, name), "damaged; what can be read of it moved on")
-        gone = [*damaged, *sorted(found.packs - there)]
-        for name in sorted(found.packs - there):
+        gone = [*damaged, *sorted(checkpoint_ledger.packs - present)]
+        for name in sorted(checkpoint_ledger.packs - present):
             self._found.repair("pack", os.path.join(directory, name), "missing; it counts no more")
         with closing(Cache()) as cache:
             objects = PackStore(directory, cache)
             self._fill(objects)
             self._records(objects)
-            adopted = self._strays(objects, there - set(damaged))
-        self._write([*adopted, *self._added], [name for name in gone if name in found.packs])
+            adopted = self._strays(objects, present - set(damaged))
+        self._write([*adopted, *self._added], [name for name in gone if name in checkpoint_ledger.packs])
 
     def _is_whole(self, name: str) -> bool:
         """Whether every byte of a pack is what was written. Raises `NewerFormat`."""
@@ -329,7 +331,7 @@ class PackRepair:
         """Add what is missing of what is needed, from damaged packs and from the workspace."""
         for _ in range(64):
             missing = self._missing(objects)
-            contents = {one: data for one in missing if (data := self._read_salvaged(one)) is not None}
+            contents = {digest: data for digest in missing if (data := self._read_salvaged(digest)) is not None}
             if missing - contents.keys():
                 contents |= self._in_workspace(missing - contents.keys())
             if not contents:
@@ -359,20 +361,20 @@ class PackRepair:
 
     def _in_workspace(self, missing: set[bytes]) -> dict[bytes, bytes]:
         """Of objects that are missing, those that the workspace has: contents of files, and lists of directories."""
-        found: dict[bytes, bytes] = {}
+        contents: dict[bytes, bytes] = {}
         root = self._real.workspace
         if not os.path.isdir(root):
-            return found
+            return contents
         with closing(Cache()) as cache:
             objects = PackStore(self._paths.packs, cache)
             snapshot(root, ScratchWriter(objects), cache)
-            found |= {one: data for one, data in objects.scratch.items() if one in missing}
+            contents |= {key: data for key, data in objects.scratch.items() if key in missing}
         for _, _, files, directory in os.fwalk(root, follow_symlinks=False):
             for name in files:
                 data = _content(name, directory)
                 if data is not None and (digest := hashlib.sha256(data).digest()) in missing:
-                    found[digest] = data
-        return found
+                    contents[digest] = data
+        return contents
 
     def _records(self, objects: PackStore) -> None:
         """Let checkpoints and states name trees that can be read in full."""
@@ -412,7 +414,7 @@ class PackRepair:
             return self._trees[tree]
         if tree in unread:
             return self._trees.setdefault(tree, _Tree(None, []))
-        kept: list[TreeEntry] = []
+        entries: list[TreeEntry] = []
         lost: list[bytes] = []
         files = size = 0
         for entry in trees.decode(objects.read(tree)):
@@ -421,25 +423,25 @@ class PackRepair:
                     lost.append(entry.name)
                     files, size = files + 1, size + entry.size
                 else:
-                    kept.append(entry)
+                    entries.append(entry)
                 continue
             below = self._without(objects, batch, entry.digest, unread)
             files, size = files + below.files, size + below.bytes
             if below.digest is None:
                 lost.append(entry.name)
             else:
-                kept.append(entry._replace(digest=below.digest))
+                entries.append(entry._replace(digest=below.digest))
                 lost += [entry.name + b"/" + path for path in below.lost]
-        digest = batch.add(trees.encode(kept)) if lost else tree
+        digest = batch.add(trees.encode(entries)) if lost else tree
         return self._trees.setdefault(tree, _Tree(digest, lost, files, size))
 
-    def _strays(self, objects: PackStore, there: set[str]) -> list[str]:
+    def _strays(self, objects: PackStore, present: set[str]) -> list[str]:
         """Packs that no line names: they count if something needs them; otherwise they are put aside."""
-        strays = there - self._ledger.packs - self._ledger.gone
+        strays = present - self._ledger.packs - self._ledger.gone
         if not strays:
             return []
-        named = (there & self._ledger.packs) | set(self._added)
-        held = {entry.digest for name in named for entry in objects.table(name)}
+        named_packs = (present & self._ledger.packs) | set(self._added)
+        held = {entry.digest for name in named_packs for entry in objects.table(name)}
         needed = self._reachable(objects)[0] - held
         adopted = []
         unnamed = []
@@ -476,13 +478,13 @@ class PackRepair:
 
 
 def _hash(pieces: Iterator[bytes]) -> bytes | None:
-    seen = hashlib.sha256()
+    hasher = hashlib.sha256()
     try:
         for piece in pieces:
-            seen.update(piece)
+            hasher.update(piece)
     except (zlib.error, OSError, ValueError, OverflowError):
         return None
-    return seen.digest()
+    return hasher.digest()
 
 
 def _content(name: str, directory: int) -> bytes | None:

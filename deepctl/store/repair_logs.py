@@ -39,10 +39,10 @@ Amended = dict[str, dict[str, Any]]
 class LogRepair:
     """The sessions of the profile at `paths`, which is a copy of `real`."""
 
-    def __init__(self, paths: ProfilePaths, real: ProfilePaths, found: Findings) -> None:
+    def __init__(self, paths: ProfilePaths, real: ProfilePaths, findings: Findings) -> None:
         self._paths = paths
         self._real = real
-        self._found = found
+        self._found = findings
         self._ledger: Ledger = lookup.read_ledger(paths)
         self._changed: set[str] = set()
         self._shifts: dict[str, int] = {}
@@ -50,13 +50,13 @@ class LogRepair:
     def repair(self) -> Amended:
         """Repair everything; returns what became of the positions of checkpoints."""
         before = Positions(self._paths)
-        good = {one.id for one in self._with_positions() if before.find(one).problem is None}
+        good = {record.id for record in self._with_positions() if before.find(record).problem is None}
         self._join()
         for name in session_catalogue.all_names(self._paths):
             self._strays(name)
             self._record(name)
-        for gone in session_from_forks.find(self._paths, self._ledger):
-            self._make_again(gone)
+        for vanished in session_from_forks.find(self._paths, self._ledger):
+            self._make_again(vanished)
         for paths in list(self._files().values()):
             self._lines(paths)
         self._join()  # what was damaged in one copy only may be alike now
@@ -79,12 +79,12 @@ class LogRepair:
 
     def _files(self) -> dict[tuple[str, int], list[str]]:
         """The paths of every log, by its id and the file they lead to."""
-        found: dict[tuple[str, int], list[str]] = {}
+        files: dict[tuple[str, int], list[str]] = {}
         for directory in self._directories():
-            for one in log_file.logs_in(directory):
-                path = log_file.log_path(directory, one)
-                found.setdefault((one, os.lstat(path).st_ino), []).append(path)
-        return found
+            for log in log_file.logs_in(directory):
+                path = log_file.log_path(directory, log)
+                files.setdefault((log, os.lstat(path).st_ino), []).append(path)
+        return files
 
     def _strays(self, name: str) -> None:
         """Put damaged files aside that look like a record and are not that of the session."""
@@ -119,11 +119,11 @@ class LogRepair:
         except NewerFormat:
             raise
         except Damaged as error:
-            found = session_record.recovered(name, directory, error.message, choose=True)
-            if found is None:
+            recovered = session_record.recovered(name, directory, error.message, choose=True)
+            if recovered is None:
                 self._give_up(name, directory, error.message)
                 return
-            session = found
+            session = recovered
         if session.damage is not None:
             self._found.keep(path)
             session_record.write(session)
@@ -135,23 +135,23 @@ class LogRepair:
         rmtree.remove_tree(directory)
         self._found.lose(repair_report.SESSION, name, reason, [name])
 
-    def _make_again(self, gone: Vanished) -> None:
+    def _make_again(self, vanished: Vanished) -> None:
         """A session that is gone, from the ledger and the logs that others share with it."""
-        wanted = session_from_forks.old_name(self._real, self._ledger, gone)
-        name = session_from_forks.new_name(self._paths, wanted, self._ledger, gone)
+        old_name = session_from_forks.old_name(self._real, self._ledger, vanished)
+        name = session_from_forks.new_name(self._paths, old_name, self._ledger, vanished)
         directory = os.path.join(self._paths.sessions, name)
         atomic.make_directory(directory)
         copies: dict[str, list[str]] = {}
-        for (one, _), paths in self._files().items():
-            copies.setdefault(one, []).extend(paths)
-        shared = list(gone.logs)
-        for one in shared:  # with those that they continue
-            longest = max(copies[one], key=os.path.getsize)
-            log_file.share(longest, log_file.log_path(directory, one))
+        for (log, _), paths in self._files().items():
+            copies.setdefault(log, []).extend(paths)
+        shared = list(vanished.logs)
+        for log in shared:  # with those that they continue
+            longest = max(copies[log], key=os.path.getsize)
+            log_file.share(longest, log_file.log_path(directory, log))
             parent = _parent_of(longest)
             if parent is not None and parent.log in copies and parent.log not in shared:
                 shared.append(parent.log)
-        session = session_record.made_again(name, directory, gone.id)
+        session = session_record.made_again(name, directory, vanished.id)
         if session is None:
             rmtree.remove_tree(directory)
             return
@@ -160,7 +160,7 @@ class LogRepair:
         self._found.repair(
             repair_report.MISSING_SESSION, path, "made again from the ledger and the logs that others share"
         )
-        latest = self._ledger.current.get(gone.id, "")
+        latest = self._ledger.current.get(vanished.id, "")
         if latest and not log_file.is_in(directory, latest):
             turns = [record.turn for record in self._ledger.records.values() if record.log == latest]
             self._found.lose(repair_report.ALL_MESSAGES, latest, f"the message log {latest} is missing", [name], turns)
@@ -170,10 +170,10 @@ class LogRepair:
         path = paths[0]
         raw = atomic.read_file(path)
         mended = sealed_lines.without_copies(sealed_repair.mended(raw))
-        one = os.path.basename(path).removesuffix(log_file.SUFFIX)
+        log = os.path.basename(path).removesuffix(log_file.SUFFIX)
         lines = [log_file.upgraded(line, path) for line in sealed_lines.parse(mended)]
         if not log_file.has_header(lines, path) or lines[0].problem is not None:
-            mended = self._with_header(path, one, mended, lines)
+            mended = self._with_header(path, log, mended, lines)
             lines = [log_file.upgraded(line, path) for line in sealed_lines.parse(mended)]
         made = b""
         start = hole = 0
@@ -181,33 +181,33 @@ class LogRepair:
             piece, start = mended[start : line.end], line.end
             if line.value is None and line.problem != "cut short":
                 reason = f"line {line.number} of {os.path.basename(path)}: {line.problem}"
-                self._found.lose_of_log(repair_report.MESSAGE, one, reason, _turn(lines[:number], lines[number + 1 :]))
+                self._found.lose_of_log(repair_report.MESSAGE, log, reason, _turn(lines[:number], lines[number + 1 :]))
                 hole += len(piece)
             else:
                 made, hole = made + _after_hole(hole, piece), 0
         made += _after_hole(hole, b"")
         if made != raw:
-            self._write(one, paths, made, "damaged lines are mended, or are holes now")
+            self._write(log, paths, made, "damaged lines are mended, or are holes now")
 
-    def _with_header(self, path: str, one: str, raw: bytes, lines: list[sealed_lines.Line]) -> bytes:
+    def _with_header(self, path: str, log: str, raw: bytes, lines: list[sealed_lines.Line]) -> bytes:
         """A log whose first line nothing can read, with one that says what ledger and session know."""
         origins = session_record.origins_of(os.path.dirname(path))
-        if one not in origins:
+        if log not in origins:
             reason = f"{os.path.basename(path)}: {log_file.NO_ORIGIN}"
-            self._found.lose_of_log(repair_report.EARLIER_MESSAGES, one, reason, _turns(lines)[:1])
+            self._found.lose_of_log(repair_report.EARLIER_MESSAGES, log, reason, _turns(lines)[:1])
         end = lines[0].end if lines else 0
         written = [line.value["at"] for line in lines[1:] if line.value is not None and "at" in line.value]
-        first = _header(one, origins.get(one), str(written[0]) if written else times.now(), end)
-        self._shifts[one] = len(first) - end
+        first = _header(log, origins.get(log), str(written[0]) if written else times.now(), end)
+        self._shifts[log] = len(first) - end
         return first + raw[end:]
 
-    def _write(self, one: str, paths: list[str], raw: bytes, reason: str) -> None:
+    def _write(self, log: str, paths: list[str], raw: bytes, reason: str) -> None:
         self._found.keep(paths[0])
         atomic.write_file(paths[0], raw)
         for path in paths[1:]:
             os.unlink(path)
             log_file.share(paths[0], path)
-        self._changed.add(one)
+        self._changed.add(log)
         self._found.repair("message log", paths[0], reason)
 
     def _parents_first(self) -> list[tuple[str, list[str]]]:
@@ -227,7 +227,7 @@ class LogRepair:
                 placed.add(key[0])
         return ordered
 
-    def _parent(self, one: str, paths: list[str]) -> None:
+    def _parent(self, log: str, paths: list[str]) -> None:
         """See that what a log says that it continues is there; otherwise, that it says what is left of it."""
         parent = _parent_of(paths[0])
         if parent is None:
@@ -245,33 +245,33 @@ class LogRepair:
             reason = f"{parent.log}{log_file.SUFFIX} is not what it was at {parent.offset}"
             raw = atomic.read_file(paths[0])
             lines = [log_file.upgraded(line, paths[0]) for line in sealed_lines.parse(raw)]
-            self._found.lose_of_log(repair_report.EARLIER_MESSAGES, one, reason, _turns(lines)[:1])
+            self._found.lose_of_log(repair_report.EARLIER_MESSAGES, log, reason, _turns(lines)[:1])
         raw = atomic.read_file(paths[0])
         end = raw.index(b"\n") + 1
         at = str(sealed_lines.unseal(raw[: end - 1]).get("at", ""))
-        first = _header(one, point, at, end)
-        self._shifts[one] = len(first) - end
-        self._write(one, paths, first + raw[end:], "says what is left of the log that it continues")
+        first = _header(log, point, at, end)
+        self._shifts[log] = len(first) - end
+        self._write(log, paths, first + raw[end:], "says what is left of the log that it continues")
 
     def _shifted(self, directory: str, point: Point) -> Point | None:
         shift = self._shifts.get(point.log, 0)
         if not shift:
             return None
         moved = point._replace(offset=point.offset + shift, digest="")
-        found = _resolved(directory, moved)
-        return moved._replace(digest=found.digest) if found is not None else None
+        position = _resolved(directory, moved)
+        return moved._replace(digest=position.digest) if position is not None else None
 
-    def _nearest(self, directory: str, wanted: Point) -> Point | None:
+    def _nearest(self, directory: str, point: Point) -> Point | None:
         """The end of the last line before a position that is not there any more."""
         try:
-            found = log_chain.resolve(directory, Point(wanted.log, 0), is_open=True)
+            chain = log_chain.resolve(directory, Point(point.log, 0), is_open=True)
         except Damaged:
             return None
-        last = found.links[-1]
+        last = chain.links[-1]
         ends = [
-            Point(wanted.log, line.end, digest)
+            Point(point.log, line.end, digest)
             for line, digest in zip(last.lines, last.digests, strict=True)
-            if line.problem != "cut short" and line.end <= wanted.offset
+            if line.problem != "cut short" and line.end <= point.offset
         ]
         return ends[-1] if ends else None
 
@@ -289,9 +289,9 @@ class LogRepair:
         turns = [record.turn for record in self._ledger.records.values() if record.log == session.log]
         reason = f"the message log {session.log} is missing"
         self._found.lose(repair_report.ALL_MESSAGES, session.log, reason, [name], turns)
-        found = session_record.recovered(name, session.directory, "", choose=True)
-        if found is not None:
-            session = session._replace(log=found.log)
+        recovered = session_record.recovered(name, session.directory, "", choose=True)
+        if recovered is not None:
+            session = session._replace(log=recovered.log)
         else:
             atomic.write_file(
                 log_file.log_path(session.directory, session.log), sealed_lines.seal(session_log.header(session.log))
@@ -329,42 +329,42 @@ class LogRepair:
         """Where a position is now in a log that was written anew."""
         for shift in dict.fromkeys((0, self._shifts.get(record.log, 0))):
             point = Point(record.log, record.offset + shift)
-            found = positions.find(record._replace(offset=point.offset, digest=""))
-            if found.problem is None:
-                return point._replace(digest=found.digest)
+            position = positions.find(record._replace(offset=point.offset, digest=""))
+            if position.problem is None:
+                return point._replace(digest=position.digest)
         return None
 
     def _all_digests(self) -> dict[str, Point]:
         """Every position there is, by its digest."""
-        known: dict[str, Point] = {}
-        for one, _ in self._files():
-            directory = lookup.directory_of(self._paths, one)
+        digests: dict[str, Point] = {}
+        for log, _ in self._files():
+            directory = lookup.directory_of(self._paths, log)
             if directory is not None:
                 try:
-                    found = log_chain.resolve(directory, Point(one, 0), is_open=True)
+                    chain = log_chain.resolve(directory, Point(log, 0), is_open=True)
                 except Damaged:
                     continue
-                last = found.links[-1]
+                last = chain.links[-1]
                 for line, digest in zip(last.lines, last.digests, strict=True):
-                    known.setdefault(digest, Point(one, line.end, digest))
-        return known
+                    digests.setdefault(digest, Point(log, line.end, digest))
+        return digests
 
     def _has_hole(self, record: Record) -> bool:
         """Whether a conversation that an application handed over as a whole lacks a message."""
         if lookup.directory_of(self._paths, record.log) != os.path.join(self._paths.checkpoints, MESSAGES):
             return False
-        found = lookup.chain_of(self._paths, record)
-        return any("lost" in (line.value or {}) for link in found.links for line in link.lines)
+        chain = lookup.chain_of(self._paths, record)
+        return any("lost" in (line.value or {}) for link in chain.links for line in link.lines)
 
 
 def _resolved(directory: str, point: Point) -> log_chain.Chain | None:
     try:
-        found = log_chain.resolve(directory, point)
+        chain = log_chain.resolve(directory, point)
     except NewerFormat:
         raise
     except Damaged:
         return None
-    return found if found.lost is None else None
+    return chain if chain.lost is None else None
 
 
 def _parent_of(path: str) -> Point | None:
@@ -373,15 +373,15 @@ def _parent_of(path: str) -> Point | None:
     return log_file.parent_in([log_file.upgraded(first, path)], path) if first is not None else None
 
 
-def _header(one: str, parent: Point | None, at: str, length: int) -> bytes:
+def _header(log: str, parent: Point | None, at: str, length: int) -> bytes:
     """The first line of a log, as long as it was if that can be done."""
     made = b""
     for digest, time in (("keep", at), ("", at), ("", "")):
         point = parent if digest or parent is None else parent._replace(digest="")
-        made = sealed_lines.seal({**session_log.header(one, point), "at": time})
+        made = sealed_lines.seal({**session_log.header(log, point), "at": time})
         if len(made) <= length:
             return sealed_lines.padded(made, length - len(made))
-    return sealed_lines.seal({**session_log.header(one, parent), "at": at})
+    return sealed_lines.seal({**session_log.header(log, parent), "at": at})
 
 
 def _after_hole(length: int, line: bytes) -> bytes:

@@ -96,9 +96,9 @@ class Findings:
 
     def keep(self, path: str) -> None:
         """The damaged original of what is about to be written anew."""
-        kept = keep_aside(self._paths, path)
-        if kept is not None:
-            self.moved.append(self._path(kept))
+        copy = keep_aside(self._paths, path)
+        if copy is not None:
+            self.moved.append(self._path(copy))
 
     def move(self, path: str) -> None:
         """A file that has no place in the profile any more."""

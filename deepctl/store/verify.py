@@ -42,14 +42,14 @@ def verify(paths: ProfilePaths, report: Report | None = None) -> Verified:
 
     `report` is told how many of `packed` bytes have been read.
     """
-    found = lookup.read_ledger(paths)
-    problems = log_positions.problems(paths, found)
+    ledger = lookup.read_ledger(paths)
+    problems = log_positions.problems(paths, ledger)
     problems += [
-        Problem(None, paths.sessions, session_from_forks.reason(paths, found, one))
-        for one in session_from_forks.find(paths, found)
+        Problem(None, paths.sessions, session_from_forks.reason(paths, ledger, vanished))
+        for vanished in session_from_forks.find(paths, ledger)
     ]
     with closing(Cache()) as cache:
-        return _verified(paths, found, problems, PackStore(paths.packs, cache), report)
+        return _verified(paths, ledger, problems, PackStore(paths.packs, cache), report)
 
 
 def packed(paths: ProfilePaths) -> int:
@@ -62,22 +62,22 @@ def packed(paths: ProfilePaths) -> int:
 
 
 def _verified(
-    paths: ProfilePaths, found: Ledger, problems: list[Problem], objects: PackStore, report: Report | None
+    paths: ProfilePaths, ledger: Ledger, problems: list[Problem], objects: PackStore, report: Report | None
 ) -> Verified:
     good: set[bytes] = set()
     size = 0
     for name in sorted(objects.names()):
         size += _pack(paths, objects, name, good, problems, _from(size, report))
-    problems += _trees(paths, found, objects, good)
+    problems += _trees(paths, ledger, objects, good)
     size += _logs(paths, problems)
     notes = []
-    if found.unfinished is not None:
+    if ledger.unfinished is not None:
         notes.append("A rewind was interrupted; the next command that changes something finishes it.")
-    if found.torn:
+    if ledger.torn:
         notes.append(
             f"The last line of {os.path.join(paths.checkpoints, LEDGER)} was never finished; it does not count."
         )
-    return Verified(len(found.records), len(good), size, problems, notes)
+    return Verified(len(ledger.records), len(good), size, problems, notes)
 
 
 def _from(start: int, report: Report | None) -> Report:
@@ -126,7 +126,7 @@ def is_tight(path: str, spans: list[tuple[int, int]], count: int) -> bool:
     return os.path.getsize(path) - position in behind
 
 
-def _trees(paths: ProfilePaths, found: Ledger, objects: PackStore, good: set[bytes]) -> list[Problem]:
+def _trees(paths: ProfilePaths, ledger: Ledger, objects: PackStore, good: set[bytes]) -> list[Problem]:
     """The checkpoints that cannot be restored in full, each named once."""
     problems = []
     verdicts: dict[bytes, str | None] = {}
@@ -152,7 +152,7 @@ def _trees(paths: ProfilePaths, found: Ledger, objects: PackStore, good: set[byt
                 return f"the content of {os.fsdecode(entry.name)!r} is missing or damaged"
         return None
 
-    for record in found.records.values():
+    for record in ledger.records.values():
         flaw = verdict(bytes.fromhex(record.tree)) if record.tree else None
         if flaw is not None:
             problems.append(Problem(record.id, paths.packs, flaw))
@@ -161,8 +161,8 @@ def _trees(paths: ProfilePaths, found: Ledger, objects: PackStore, good: set[byt
 
 def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
     size = 0
-    seen: set[tuple[int, int]] = set()
-    told: set[str] = set()
+    inodes: set[tuple[int, int]] = set()
+    reported: set[str] = set()
     for name in session_catalogue.all_names(paths):
         directory = os.path.join(paths.sessions, name)
         record = os.path.join(directory, session_record.RECORD)
@@ -170,16 +170,16 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
         try:
             session = session_catalogue.find(paths, name)
             if session.damage is not None:
-                told.add(record)
+                reported.add(record)
                 problems.append(Problem(None, record, session.damage))
-            lost = session_catalogue.read(session).lost
-            if lost is not None:
-                problems.append(Problem(None, os.path.join(directory, lost.file), lost.reason))
+            lost_log = session_catalogue.read(session).lost
+            if lost_log is not None:
+                problems.append(Problem(None, os.path.join(directory, lost_log.file), lost_log.reason))
         except NewerFormat:
             raise
         except (DeepctlError, OSError) as error:
             if session is None:
-                told.add(record)
+                reported.add(record)
             problems.append(Problem(None, directory, str(error)))
     own = os.path.join(paths.checkpoints, MESSAGES)
     places = [os.path.join(paths.sessions, name) for name in session_catalogue.all_names(paths)]
@@ -187,11 +187,11 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
         for entry in sorted(os.listdir(directory)):
             path = os.path.join(directory, entry)
             status = os.lstat(path)
-            if not entry.endswith((log_file.SUFFIX, ".json")) or (status.st_dev, status.st_ino) in seen:
+            if not entry.endswith((log_file.SUFFIX, ".json")) or (status.st_dev, status.st_ino) in inodes:
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            inodes.add((status.st_dev, status.st_ino))
             size += status.st_size
-            if path in told:
+            if path in reported:
                 continue
             try:
                 raw = atomic.read_file(path)

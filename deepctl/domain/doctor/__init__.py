@@ -33,14 +33,14 @@ def examine(environment: Mapping[str, str], user: str | None, version: str) -> I
     `version` is deepctl's own. Raises `BadName`, or `ProfileNotFound` if there is no such profile.
     """
     root = layout.root(environment)
-    wanted = _profiles(root) if user is None else [_find(root, user)]
-    return _checks(environment, root, wanted, user, version)
+    profiles = _profiles(root) if user is None else [_find(root, user)]
+    return _checks(environment, root, profiles, user, version)
 
 
 def _checks(
-    environment: Mapping[str, str], root: Root, wanted: list[ProfilePaths], user: str | None, version: str
+    environment: Mapping[str, str], root: Root, profiles: list[ProfilePaths], user: str | None, version: str
 ) -> Iterator[Check]:
-    only = wanted[0] if user is not None else None
+    only = profiles[0] if user is not None else None
     in_force = settings.load(environment)
     sandboxes = Sandboxes(environment)
     yield from guarded("versions", lambda: machine.versions(version))
@@ -52,15 +52,15 @@ def _checks(
     yield from guarded(
         "sandbox", lambda: sandboxes.machine(in_force.of_profile(only) if only is not None else in_force)
     )
-    if not wanted:
+    if not profiles:
         # What the first profile would find.
         yield from by_settings("sandbox", lambda: sandboxes.in_force(in_force))
         yield from by_settings("model", lambda: model(environment, in_force))
         yield from guarded("mcp", lambda: machine.servers(environment, in_force))
-    parts = {paths: budget.parts(paths) for paths in wanted}
-    if len(wanted) > 1:
+    parts = {paths: budget.parts(paths) for paths in profiles}
+    if len(profiles) > 1:
         yield _all_space(parts)
-    for paths in wanted:
+    for paths in profiles:
         yield from checks_of(environment, in_force.of_profile(paths), paths, sandboxes, parts[paths])
 
 
@@ -74,20 +74,23 @@ def _profiles(root: Root) -> list[ProfilePaths]:
 
 def _find(root: Root, name: str) -> ProfilePaths:
     folded = names.fold(names.check(name))
-    found = next((paths for paths in _profiles(root) if names.fold(paths.name) == folded), None)
-    if found is not None:
-        return found
+    match = next((paths for paths in _profiles(root) if names.fold(paths.name) == folded), None)
+    if match is not None:
+        return match
     if not os.path.lexists(root.profile(name).directory):
         raise ProfileNotFound(name)
     return root.profile(name)
 
 
 def _all_space(parts: Mapping[ProfilePaths, list[Part]]) -> Check:
-    taken = sorted(((sum(part.bytes for part in found), paths.name) for paths, found in parts.items()), reverse=True)
-    shown = ", ".join(f"{name} {size(number)}" for number, name in taken[:5])
-    more = f" and {len(taken) - 5} more" if len(taken) > 5 else ""
-    total = sum(number for number, _ in taken)
-    return Check("space", "ok", f"{counted(len(taken), 'profile')}, {size(total)}: {shown}{more}")
+    sizes = sorted(
+        ((sum(part.bytes for part in profile_parts), paths.name) for paths, profile_parts in parts.items()),
+        reverse=True,
+    )
+    shown = ", ".join(f"{name} {size(number)}" for number, name in sizes[:5])
+    more = f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
+    total = sum(number for number, _ in sizes)
+    return Check("space", "ok", f"{counted(len(sizes), 'profile')}, {size(total)}: {shown}{more}")
 
 
 def checks_of(
@@ -97,7 +100,7 @@ def checks_of(
     if (odd := _not_a_directory(paths)) is not None:
         return [odd._replace(profile=paths.name)]
     unset = f"config unset KEY --user {paths.name}"
-    found = [
+    checks = [
         *guarded("settings", lambda: settings_file("settings", in_force.files[0], unset)),
         *guarded("trust", lambda: untrusted(paths)),
         *by_settings("model", lambda: model(environment, in_force)),
@@ -113,7 +116,7 @@ def checks_of(
         *guarded("space", lambda: _space(paths, parts)),
         *by_settings("budget", lambda: _budget(in_force, paths)),
     ]
-    return [check._replace(profile=paths.name) for check in found]
+    return [check._replace(profile=paths.name) for check in checks]
 
 
 def by_settings(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
@@ -145,17 +148,19 @@ def _not_a_directory(paths: ProfilePaths) -> Check | None:
 
 def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]:
     """The model that a chat would use, and whether the key of its provider is in sight. No key is ever shown."""
-    found = in_force.resolve("model")
-    name = found.value or provider_keys.OFFLINE
-    where = "" if found.source == "default" else f" (from {_SOURCES.get(found.source, found.source)})"
+    setting = in_force.resolve("model")
+    name = setting.value or provider_keys.OFFLINE
+    where = "" if setting.source == "default" else f" (from {_SOURCES.get(setting.source, setting.source)})"
     address = in_force.get("base_url")
     if name == provider_keys.OFFLINE:
         yield Check("model", "ok", f"{name}{where}: needs no key", "It is not an LLM: `deepctl config set model …`.")
         return
     provider = provider_keys.provider(name)
     amiss = list(problems(environment, provider))
-    for one in amiss:
-        yield Check("model", "problem", f"{name}{where}: ${one.variable} cannot be used: it {one.problem}", one.hint)
+    for problem in amiss:
+        yield Check(
+            "model", "problem", f"{name}{where}: ${problem.variable} cannot be used: it {problem.problem}", problem.hint
+        )
     if amiss:
         return
     if provider == "ollama":
@@ -186,7 +191,7 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
         )
         return
     if key.found:
-        yield Check("model", "ok", f"{name}{where}: {' and '.join('$' + one for one in key.found)} set")
+        yield Check("model", "ok", f"{name}{where}: {' and '.join('$' + problem for problem in key.found)} set")
     elif provider == "openai" and address:
         yield Check(
             "model", "ok", f"{name}{where}: $OPENAI_API_KEY is not set, which a server of your own may not need"
@@ -198,7 +203,7 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
             "model",
             "warning",
             f"{name}{where}: no key in sight",
-            f"Set {' or '.join('$' + one for one in key.wanted)}.",
+            f"Set {' or '.join('$' + problem for problem in key.wanted)}.",
         )
 
 
@@ -218,12 +223,12 @@ def _is_installed(package: str) -> bool:
 def _lock(paths: ProfilePaths) -> Iterator[Check]:
     """Who holds the lock. A file in which nobody stands is not even tried, so that nobody is kept from taking it."""
     try:
-        said = atomic.read_file(paths.lock)
+        content = atomic.read_file(paths.lock)
     except FileNotFoundError:
-        said = b""
-    holder = locks.holder(paths.lock) if said.strip() else None
+        content = b""
+    holder = locks.holder(paths.lock) if content.strip() else None
     if holder is None:
-        killed = "; what stands in it is of a command that was killed" if said.strip() else ""
+        killed = "; what stands in it is of a command that was killed" if content.strip() else ""
         yield Check("lock", "ok", f"free{killed}")
         return
     if holder.pid <= 0:
@@ -268,13 +273,13 @@ def _space(paths: ProfilePaths, parts: list[Part]) -> Iterator[Check]:
 
 def _budget(in_force: Settings, paths: ProfilePaths) -> Iterator[Check]:
     limit = in_force.size("limits.checkpoints")
-    taken = budget.checkpoint_bytes(paths)
-    if taken > limit:
+    size_taken = budget.checkpoint_bytes(paths)
+    if size_taken > limit:
         yield Check(
             "budget",
             "warning",
-            f"checkpoints take {size(taken)}, more than limits.checkpoints ({size(limit)})",
+            f"checkpoints take {size(size_taken)}, more than limits.checkpoints ({size(limit)})",
             f"What pruning would free: deepctl checkpoints prune --keep 50 --dry-run --user {paths.name}",
         )
     else:
-        yield Check("budget", "ok", f"checkpoints take {size(taken)} of {size(limit)}")
+        yield Check("budget", "ok", f"checkpoints take {size(size_taken)} of {size(limit)}")

@@ -34,16 +34,16 @@ class Check(NamedTuple):
 
 def guarded(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
     """The checks that `look` makes; what it trips over is a problem like any other, and those before it stay."""
-    found: list[Check] = []
+    checks: list[Check] = []
     try:
-        found += look()
+        checks += look()
     except DeepctlError as error:
-        found.append(Check(name, "problem", error.message, error.hint))
+        checks.append(Check(name, "problem", error.message, error.hint))
     except OSError as error:
-        found.append(Check(name, "problem", told(error), _HELP.get(error.errno or 0, "Is the disk as it should be?")))
+        checks.append(Check(name, "problem", told(error), _HELP.get(error.errno or 0, "Is the disk as it should be?")))
     except RecursionError as error:
-        found.append(Check(name, "problem", told(error), "Something in it is nested too deep to be ours."))
-    return found
+        checks.append(Check(name, "problem", told(error), "Something in it is nested too deep to be ours."))
+    return checks
 
 
 def told(error: Exception) -> str:
@@ -56,6 +56,6 @@ def told(error: Exception) -> str:
 
 def some(names: Iterable[str]) -> str:
     """The first few of many names, and how many more there are."""
-    known = list(names)
-    more = len(known) - _SHOWN
-    return ", ".join(known[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    all_names = list(names)
+    more = len(all_names) - _SHOWN
+    return ", ".join(all_names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -56,16 +56,16 @@ def versions(version: str) -> Iterator[Check]:
     )
     from importlib import metadata
 
-    found, missing = [], []
+    installed, missing = [], []
     for package in PACKAGES:
         try:
-            found.append(f"{package} {metadata.version(package)}")
+            installed.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             missing.append(package)
     if missing:
         yield Check("packages", "problem", f"not installed: {', '.join(missing)}", "Install deepctl anew.")
     else:
-        yield Check("packages", "ok", ", ".join(found))
+        yield Check("packages", "ok", ", ".join(installed))
 
 
 def namesakes(environment: Mapping[str, str]) -> Iterator[Check]:
@@ -86,38 +86,38 @@ def namesakes(environment: Mapping[str, str]) -> Iterator[Check]:
         )
 
 
-def root(found: Root) -> Iterator[Check]:
+def root(place: Root) -> Iterator[Check]:
     """The root and the directories in it: there, the user's own, and nobody else's to look into."""
     try:
-        status = os.stat(found.path)
+        status = os.stat(place.path)
     except FileNotFoundError:
-        yield Check("root", "ok", f"{found.path}, not made yet")
+        yield Check("root", "ok", f"{place.path}, not made yet")
         return
     except OSError as error:
         yield Check("root", "problem", told(error), "Give $DEEPCTL_HOME another directory.")
         return
-    unsafe = ownership.examine(found.path, *profiles.ROOT_PARTS)
+    unsafe = ownership.examine(place.path, *profiles.ROOT_PARTS)
     if unsafe is not None:
         yield Check("root", "problem", unsafe.problem, unsafe.help)
-        yield from _inside(found)
+        yield from _inside(place)
         return
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid != os.geteuid() or mode & 0o777 != 0o700:
         yield Check(
             "root",
             "problem",
-            f"{found.path} has mode {mode:04o}, owner {status.st_uid}",
-            f"It should be yours alone: chmod 700 {found.path}",
+            f"{place.path} has mode {mode:04o}, owner {status.st_uid}",
+            f"It should be yours alone: chmod 700 {place.path}",
         )
-    elif not os.access(found.path, os.R_OK | os.W_OK | os.X_OK):
-        yield Check("root", "problem", f"{found.path} cannot be read and written", "Is it on a read-only disk?")
+    elif not os.access(place.path, os.R_OK | os.W_OK | os.X_OK):
+        yield Check("root", "problem", f"{place.path} cannot be read and written", "Is it on a read-only disk?")
     else:
-        yield Check("root", "ok", found.path)
-    yield from _inside(found)
+        yield Check("root", "ok", place.path)
+    yield from _inside(place)
 
 
-def _inside(found: Root) -> Iterator[Check]:
-    for name, path in (("profiles", found.profiles), ("locks", found.locks)):
+def _inside(place: Root) -> Iterator[Check]:
+    for name, path in (("profiles", place.profiles), ("locks", place.locks)):
         try:
             status = os.lstat(path)
         except FileNotFoundError:
@@ -126,13 +126,13 @@ def _inside(found: Root) -> Iterator[Check]:
             yield Check(name, "problem", f"{path} is not a directory of its own", "Find out what put it there.")
             continue
         with os.scandir(path) as entries:
-            there = sorted(entries, key=lambda entry: entry.name)
+            present = sorted(entries, key=lambda entry: entry.name)
         loose = stat.S_IMODE(status.st_mode) & 0o077 != 0
         if name == "locks":
-            odd = [entry.name for entry in there if not entry.is_file(follow_symlinks=False)]
-            loose = loose or any(entry.stat(follow_symlinks=False).st_mode & 0o077 for entry in there)
+            odd = [entry.name for entry in present if not entry.is_file(follow_symlinks=False)]
+            loose = loose or any(entry.stat(follow_symlinks=False).st_mode & 0o077 for entry in present)
         else:
-            odd = [entry.name for entry in there if not (entry.name[:1].isalnum() or entry.name.startswith(KNOWN))]
+            odd = [entry.name for entry in present if not (entry.name[:1].isalnum() or entry.name.startswith(KNOWN))]
         if loose:
             yield Check(name, "warning", f"others may look into {path}", "Take it from them: chmod -R go-rwx on it.")
         if odd:
@@ -144,9 +144,9 @@ def config(file: SettingsFile) -> Iterator[Check]:
     yield from settings_file("config", file, "config unset KEY")
 
 
-def disk(found: Root) -> Iterator[Check]:
+def disk(place: Root) -> Iterator[Check]:
     """How much space is left where the root is, or will be."""
-    path = found.path
+    path = place.path
     while not os.path.exists(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
     status = os.statvfs(path)
@@ -178,8 +178,8 @@ def settings_file(name: str, file: SettingsFile, unset: str) -> Iterator[Check]:
             return
         if stat.S_IMODE(os.stat(path).st_mode) & 0o400 == 0:
             yield Check(name, "warning", f"{path} is not for its owner to read", f"chmod u+rw {path}")
-        found = file.checked()
-        problems = list(settings.problems(found, path, in_profile=file.source == "profile"))
+        values = file.checked()
+        problems = list(settings.problems(values, path, in_profile=file.source == "profile"))
     except DeepctlError as error:
         yield Check(name, "problem", error.message, error.hint)
         return
@@ -188,7 +188,7 @@ def settings_file(name: str, file: SettingsFile, unset: str) -> Iterator[Check]:
         return
     for problem in problems:
         yield Check(name, "problem", problem.message, problem.hint)
-    unknown = settings.unknown(found)
+    unknown = settings.unknown(values)
     if unknown:
         yield Check(
             name,
@@ -197,15 +197,15 @@ def settings_file(name: str, file: SettingsFile, unset: str) -> Iterator[Check]:
             f"Misspelled? `deepctl config show` has those there are; `deepctl {unset}` takes one out.",
         )
     if not problems and not unknown:
-        yield Check(name, "ok", f"{path}, {_amount(found)}")
+        yield Check(name, "ok", f"{path}, {_amount(values)}")
 
 
-def _amount(found: Mapping[str, Any]) -> str:
+def _amount(values: Mapping[str, Any]) -> str:
     """How many settings there are, and how many entries in the tables that have names of their own."""
-    amounts = [counted(sum(key in settings.SETTINGS for key in found), "setting")]
+    amounts = [counted(sum(key in settings.SETTINGS for key in values), "setting")]
     for table, noun in ((mcp_servers.TABLE, "MCP server"), ("permissions", "permission")):
-        if found.get(table):
-            amounts.append(counted(len(found[table]), noun))
+        if values.get(table):
+            amounts.append(counted(len(values[table]), noun))
     return ", ".join(amounts)
 
 
@@ -229,11 +229,11 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
             else f"Correct {paths.untrusted} with an editor, or remove it.",
         )
     try:
-        found = settings.parsed(atomic.read_file(paths.settings), paths.settings)
+        values = settings.parsed(atomic.read_file(paths.settings), paths.settings)
     except (DeepctlError, OSError):
         return  # the check of the file says what is wrong with it
     # Nothing tells a profile that 0.1 imported, with all its settings in force, from one that was made here.
-    risky = [item for item in trust.risky(found) if item.problem is None]
+    risky = [item for item in trust.risky(values) if item.problem is None]
     if risky:
         listed = "; ".join(f"{item.key} ({item.reason})" for item in risky)
         yield Check("trust", "ok", f"in force here, and held back by an import: {listed}")
@@ -284,63 +284,63 @@ class Sandboxes:
     def machine(self, settings: Settings) -> Iterator[Check]:
         """What this machine has, tried with the limits and the image that the settings name."""
         try:
-            found = choice(settings)
+            selected = choice(settings)
         except DeepctlError:
             # The check of that file says what is wrong with it.
             yield Check("sandbox", "warning", "not tried: the settings cannot be used", "Correct them first.")
             return
-        problem = self.bubblewrap(found.limits)
+        problem = self.bubblewrap(selected.limits)
         if problem is None:
             yield Check("bubblewrap", "ok", "commands run in it")
-            yield _limits(found.limits)
+            yield _limits(selected.limits)
         else:
-            status: Status = "problem" if found.named == "bubblewrap" else "warning"
+            status: Status = "problem" if selected.named == "bubblewrap" else "warning"
             yield Check("bubblewrap", status, problem.reason, problem.fix)
-        docker = self.docker(found.image)
+        docker = self.docker(selected.image)
         if isinstance(docker, str):
-            yield Check("docker", "ok", f"Docker {docker} has the image {found.image}")
+            yield Check("docker", "ok", f"Docker {docker} has the image {selected.image}")
         else:
             # Nobody needs it who has not asked for it.
-            wanted = found.named == "docker"
-            yield Check("docker", "problem" if wanted else "ok", f"not used: {docker.reason}", docker.fix)
+            is_wanted = selected.named == "docker"
+            yield Check("docker", "problem" if is_wanted else "ok", f"not used: {docker.reason}", docker.fix)
 
     def in_force(self, settings: Settings) -> Iterator[Check]:
         """Where the commands of a profile run. Raises `DeepctlError` if its settings cannot be used."""
-        named, image, limits = choice(settings)
+        sandbox, image, limits = choice(settings)
         approve, permissions = "ask", Permissions()
         with suppress(DeepctlError):  # the check of that file says what is wrong with it
             approve = settings.get("approve") or "ask"
             permissions = settings.permissions()
-        policy = CommandPolicy(named, approve, permissions=permissions)
+        policy = CommandPolicy(sandbox, approve, permissions=permissions)
         problem = None
-        if named == "docker":
+        if sandbox == "docker":
             docker = self.docker(image)
             problem = docker if isinstance(docker, Unavailable) else None
             policy = policy._replace(image=image)
-        elif named != "none":
+        elif sandbox != "none":
             problem = self.bubblewrap(limits)
             policy = policy._replace(sandbox="bubblewrap")
-        if problem is not None and named != "auto":
-            yield Check("sandbox", "problem", f"{named}: {problem.reason}", problem.fix)
+        if problem is not None and sandbox != "auto":
+            yield Check("sandbox", "problem", f"{sandbox}: {problem.reason}", problem.fix)
             return
         if problem is not None:
             policy = policy._replace(sandbox="none", problem=problem)
         status: Status = "warning" if policy.unsandboxed else "ok"
-        yield Check("sandbox", status, f"{named}: {policy.statement()}")
+        yield Check("sandbox", status, f"{sandbox}: {policy.statement()}")
 
 
 def _limits(limits: Limits) -> Check:
-    told = f"{limits.processes} processes, {limits.memory >> 20} MiB, {limits.seconds:g} s a command"
+    summary = f"{limits.processes} processes, {limits.memory >> 20} MiB, {limits.seconds:g} s a command"
     if cgroups.available():
-        return Check("limits", "ok", told)
+        return Check("limits", "ok", summary)
     if os.geteuid() == 0:
         return Check(
             "limits",
             "warning",
-            f"{told}; processes and all memory together are not limited: no control group can be made",
+            f"{summary}; processes and all memory together are not limited: no control group can be made",
             "Run deepctl as an ordinary user, or where /sys/fs/cgroup can be written.",
         )
-    return Check("limits", "ok", f"{told}; memory for each process, not for all together")
+    return Check("limits", "ok", f"{summary}; memory for each process, not for all together")
 
 
 _PACKAGE = "fastmcp-slim"
@@ -363,8 +363,8 @@ def servers(environment: Mapping[str, str], in_force: Settings) -> Iterator[Chec
     if not amiss:
         names = ", ".join(server.name for server in enabled)
         whose = "its" if len(enabled) == 1 else "their"
-        found = f"{counted(len(enabled), 'server')} with {whose} own reach, not the sandbox's: {names}"
-        yield Check("mcp", "ok", found)
+        summary = f"{counted(len(enabled), 'server')} with {whose} own reach, not the sandbox's: {names}"
+        yield Check("mcp", "ok", summary)
 
 
 def _server(server: Server, environment: Mapping[str, str]) -> Iterator[Check]:

@@ -33,12 +33,14 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
     turns = messages = 0
     whole = True
     try:
-        found = lookup.read_ledger(paths)
+        ledger = lookup.read_ledger(paths)
     except (DeepctlError, OSError):
-        found = Ledger()  # the check of checkpoints says what is wrong with it
-    for one in session_from_forks.find(paths, found):
+        ledger = Ledger()  # the check of checkpoints says what is wrong with it
+    for vanished in session_from_forks.find(paths, ledger):
         whole = False
-        yield Check("sessions", "problem", session_from_forks.reason(paths, found, one), _REPAIR.format(paths.name))
+        yield Check(
+            "sessions", "problem", session_from_forks.reason(paths, ledger, vanished), _REPAIR.format(paths.name)
+        )
     for name in names:
         try:
             conversation = session_catalogue.read(session_catalogue.find(paths, name))
@@ -49,7 +51,11 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
             continue
         turns += len({message.turn for message in conversation.messages})
         messages += len(conversation.messages)
-        damaged = [f"{one.file} line {one.line} ({one.reason})" for one in conversation.damage if not one.torn]
+        damaged = [
+            f"{vanished.file} line {vanished.line} ({vanished.reason})"
+            for vanished in conversation.damage
+            if not vanished.torn
+        ]
         if damaged:
             whole = False
             yield Check(
@@ -78,10 +84,10 @@ def memory(paths: ProfilePaths) -> Iterator[Check]:
     for agent in agents:
         try:
             notes = Memory(paths, agent)
-            found = [notes.read(notebook.name) for notebook in notes.notebooks()]
+            notebooks = [notes.read(notebook.name) for notebook in notes.notebooks()]
         except (BadName, MemoryNotFound):
             continue  # not the directory of an agent, or removed a moment ago
-        for notebook in found:
+        for notebook in notebooks:
             odd = [str(line) for line in odd_lines(notebook.content)]
             if odd:
                 yield Check(
@@ -95,15 +101,15 @@ def memory(paths: ProfilePaths) -> Iterator[Check]:
 
 def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
     """The ledger, and whether the packs and the logs that it names are there and long enough."""
-    found = lookup.read_ledger(paths)
-    if found.unfinished is not None:
+    ledger = lookup.read_ledger(paths)
+    if ledger.unfinished is not None:
         yield Check(
             "unfinished",
             "warning",
-            f"a rewind to {found.unfinished.to} was interrupted",
+            f"a rewind to {ledger.unfinished.to} was interrupted",
             "The next command that changes something in this profile finishes it.",
         )
-    problems = log_positions.problems(paths, found)
+    problems = log_positions.problems(paths, ledger)
     alike: dict[tuple[str, str], list[str]] = {}
     for problem in problems:
         alike.setdefault((problem.reason, problem.file), []).extend([problem.id] if problem.id else [])
@@ -115,18 +121,18 @@ def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
     newer = list(_later_packs(paths))
     if newer:
         yield Check("checkpoints", "problem", f"{newer[0].message} It is one of {len(newer)}.", newer[0].hint)
-    if found.torn:
+    if ledger.torn:
         yield Check(
             "checkpoints",
             "ok",
             f"the last line of {os.path.join(paths.checkpoints, LEDGER)} was never finished and does not count",
         )
     if not problems and not newer:
-        total = counted(len(found.records), "checkpoint")
+        total = counted(len(ledger.records), "checkpoint")
         yield Check(
             "checkpoints",
             "ok",
-            f"{total}, {counted(len(found.labels), 'label')}; their contents are read by `deepctl checkpoints verify`",
+            f"{total}, {counted(len(ledger.labels), 'label')}; their contents are read by `deepctl checkpoints verify`",
         )
 
 
@@ -173,12 +179,12 @@ def beside_profiles(root: Root) -> Iterator[Check]:
     """Wipes that were interrupted, and profiles that were being made."""
     if not os.path.isdir(root.profiles):
         return  # what is in its place, the check of the root says
-    for left in trash.unfinished(root):
-        what = f"parts of {left.profile}" if left.is_partial else left.profile
+    for wipe in trash.unfinished(root):
+        what = f"parts of {wipe.profile}" if wipe.is_partial else wipe.profile
         yield Check(
             "unfinished",
             "warning",
-            f"the wipe of {what} was interrupted; what is left of it is in {left.path}",
+            f"the wipe of {what} was interrupted; what is left of it is in {wipe.path}",
             "The next command that changes something, in whichever profile, finishes it.",
         )
     if half_made := trash.half_made(root):
@@ -192,12 +198,12 @@ def beside_profiles(root: Root) -> Iterator[Check]:
 
 def in_profile(paths: ProfilePaths) -> Iterator[Check]:
     """Deletions that were interrupted, drafts with somebody's text, and temporary files."""
-    gone = leaving(paths)
-    if gone:
+    deletions = leaving(paths)
+    if deletions:
         yield Check(
             "unfinished",
             "warning",
-            f"the deletion of {counted(len(gone), 'session')} was interrupted: {some(sorted(gone.values()))}",
+            f"the deletion of {counted(len(deletions), 'session')} was interrupted: {some(sorted(deletions.values()))}",
             f"{_NEXT} finishes it.",
         )
     for draft in changes.drafts_left(paths):
@@ -227,8 +233,8 @@ def todo_lists(paths: ProfilePaths) -> Iterator[Check]:
         yield Check(
             "todo", "warning", f"to-do lists that cannot be read: {some(broken)}", "Repair or remove the files."
         )
-    if lost := todo.orphans(paths):
-        yield Check("todo", "ok", f"to-do lists of sessions that are gone, which no agent sees: {some(lost)}")
+    if orphans := todo.orphans(paths):
+        yield Check("todo", "ok", f"to-do lists of sessions that are gone, which no agent sees: {some(orphans)}")
 
 
 def _temporary(paths: ProfilePaths) -> Iterable[str]:
@@ -261,8 +267,8 @@ def rights(paths: ProfilePaths) -> Iterator[Check]:
     shut: list[str] = []
     foreign: list[str] = []
     odd: list[str] = []
-    for path, status, wanted in _own(paths):
-        if not wanted(status.st_mode):
+    for path, status, is_right in _own(paths):
+        if not is_right(status.st_mode):
             odd.append(path)
         elif status.st_uid != os.geteuid():
             foreign.append(path)
@@ -292,8 +298,8 @@ def rights(paths: ProfilePaths) -> Iterator[Check]:
         yield Check("rights", "ok", "yours alone (0700 and 0600)")
 
 
-def _words(found: list[str]) -> str:
-    return " ".join(shlex.quote(path) for path in found[:3])
+def _words(paths: list[str]) -> str:
+    return " ".join(shlex.quote(path) for path in paths[:3])
 
 
 def _own(paths: ProfilePaths) -> Iterator[tuple[str, os.stat_result, Callable[[int], bool]]]:

@@ -378,9 +378,9 @@ def _read(place: str) -> dict[str, Any]:
             raise ValueError("not a plan")
 
 
-def _is_move(found: object) -> bool:
+def _is_move(move: object) -> bool:
     """Whether something in a plan is a path in the profile and what is made in its place."""
-    match found:
+    match move:
         case [str(path), str(anew)]:
             return anew in get_args(Anew) and not {"", ".", ".."} & set(path.split("/"))
     return False

@@ -107,16 +107,16 @@ class WipePlan(NamedTuple):
         return sum(part.weight.files + part.weight.directories for part in self.parts)
 
 
-def chosen(wanted: Iterable[str]) -> tuple[str, ...]:
+def chosen(texts: Iterable[str]) -> tuple[str, ...]:
     """The parts that are meant; each of `wanted` may name several, separated by commas. Raises `UsageError`.
 
     What goes along with a part is among them.
     """
-    found = [part.strip() for text in wanted for part in text.split(",")]
-    for part in found:
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    for part in parts:
         if part not in PARTS:
             raise UsageError(f"There is no part {part!r} that could be wiped.", f"The parts are {', '.join(PARTS)}.")
-    whole = {*found, *(also for part in found for also in _ALONG.get(part, ()))}
+    whole = {*parts, *(also for part in parts for also in _ALONG.get(part, ()))}
     return tuple(part for part in PARTS if part in whole)
 
 
@@ -213,9 +213,9 @@ def delete(away: Iterable[PutAway], report: Report | None = None) -> None:
     """
     before = 0
     problem: StorageError | None = None
-    for one in [one for put in away for one in put.trash]:
+    for place in [place for put in away for place in put.trash]:
         try:
-            before += trash.delete(one, _onwards(report, before) if report is not None else None)
+            before += trash.delete(place, _onwards(report, before) if report is not None else None)
         except StorageError as error:
             problem = problem or error
     if problem is not None:
@@ -234,10 +234,10 @@ def copies(paths: ProfilePaths, planned: WipePlan) -> Copies | None:
     if not places or planned.is_nothing or "sessions" in planned.only or os.path.islink(paths.checkpoints):
         return None
     try:
-        found = count(paths, places)
+        counts = count(paths, places)
     except (DeepctlError, OSError):
         return None  # nobody can tell, and that is no reason not to wipe
-    return found._replace(checkpoints=0, sessions=0) if "checkpoints" in planned.only else found
+    return counts._replace(checkpoints=0, sessions=0) if "checkpoints" in planned.only else counts
 
 
 def has_history(paths: ProfilePaths) -> bool:
@@ -253,8 +253,8 @@ def _is_within(place: str, other: str) -> bool:
 
 
 def _outermost(places: Iterable[str]) -> list[str]:
-    found = list(places)
-    return [place for place in found if not any(place != other and _is_within(place, other) for other in found)]
+    all_places = list(places)
+    return [place for place in all_places if not any(place != other and _is_within(place, other) for other in all_places)]
 
 
 def _is_there(place: str, weights: Mapping[str, Weight]) -> bool:
@@ -304,7 +304,7 @@ class Copies(NamedTuple):
 
 def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
     """Look for copies of `places`, which are paths in the workspace, the empty one all of it. Changes nothing."""
-    wanted = [os.fsencode(place) for place in places]
+    raw_places = [os.fsencode(place) for place in places]
     logs = len(session_catalogue.all_names(paths))
     records = [record for record in ledger.read(paths.checkpoints).records.values() if record.tree]
     if not records:
@@ -315,11 +315,11 @@ def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
     reader = ReadOnlyRepository(paths)
     try:
         trees_of = {record.tree for record in records}
-        holding = {tree for tree in trees_of if _holds(reader, bytes.fromhex(tree), wanted)}
+        holding = {tree for tree in trees_of if _holds(reader, bytes.fromhex(tree), raw_places)}
     finally:
         reader.close()
-    found = [record for record in records if record.tree in holding]
-    return Copies(len(found), len({record.session for record in found}), logs)
+    holding_records = [record for record in records if record.tree in holding]
+    return Copies(len(holding_records), len({record.session for record in holding_records}), logs)
 
 
 def _holds(reader: ReadOnlyRepository, tree: bytes, places: Iterable[bytes]) -> bool:
@@ -415,9 +415,13 @@ class _Walk:
 
     def _uncounted(self, path: str | None, place: str | None) -> None:
         """A directory cannot be looked into, so nobody can tell which places there are in it."""
-        affected = {one for one in self._places if path is not None and one.startswith(f"{path}/")}
-        for one in affected | ({place} if place is not None else set()):
-            self._tally(one)[3] += 1
+        affected = {
+            affected_place
+            for affected_place in self._places
+            if path is not None and affected_place.startswith(f"{path}/")
+        }
+        for affected_place in affected | ({place} if place is not None else set()):
+            self._tally(affected_place)[3] += 1
 
     def _plain(self, descriptor: int, place: str) -> list[str]:
         """Count what is in a directory that has no places in it; returns the directories in it."""
@@ -465,7 +469,7 @@ class _Walk:
                 elif its is not None:
                     self._count(its, entry)
                 elif leads_on and entry.is_symlink():
-                    raise LinkInTheWay(here, min(one for one in self._places if one.startswith(f"{here}/")))
+                    raise LinkInTheWay(here, min(inner for inner in self._places if inner.startswith(f"{here}/")))
         return below
 
 
