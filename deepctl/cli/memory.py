@@ -160,11 +160,11 @@ def edit(
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     name = file_name(layout.NOTEBOOK if file is None else file)
-    found = memory.find(name)
-    if found is None:
+    notebook = memory.find(name)
+    if notebook is None:
         check_new(name)
     command = editor.editor(os.environ)
-    show(_edited(memory, name, found, command, wait, as_json), as_json)
+    show(_edited(memory, name, notebook, command, wait, as_json), as_json)
 
 
 @app.command("search", cls=_OfText, epilog="Example: deepctl memory search 'window seat' --user alice")
@@ -227,9 +227,9 @@ def forget(
             view.tell()
         exclude, _ = options.snapshot_settings(profile)
         lost = "" if changes.undoable(memory, exclude) else " Checkpoints leave them out, so this is for good."
-        one = len(lines) == 1
+        is_one = len(lines) == 1
         confirm(
-            f"Forget {'this line' if one else f'these {len(lines)} lines'}?{lost}",
+            f"Forget {'this line' if is_one else f'these {len(lines)} lines'}?{lost}",
             yes=False,
             as_json=as_json,
             reason="Forgetting needs a yes",
@@ -252,12 +252,12 @@ def history(
     name = file_name(layout.NOTEBOOK if file is None else file)
     with Repository.read_only(profile) as reader:
         try:
-            found = history.history(reader, memory, name)
+            versions = history.history(reader, memory, name)
         except MemoryNotFound:
             if file is not None or memory.agent != layout.AGENT:
                 raise
-            found = history.History(name, [], [])
-    show(views.Versions(profile.name, memory.agent, found), as_json)
+            versions = history.History(name, [], [])
+    show(views.Versions(profile.name, memory.agent, versions), as_json)
 
 
 @app.command("diff", epilog="Example: deepctl memory diff '~2' --user alice")
@@ -279,10 +279,12 @@ def diff(
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     with Repository.read_only(profile) as reader:
-        found = history.compare(reader, memory, before, after)
+        comparison = history.compare(reader, memory, before, after)
         describe = lookup.describer(reader.ledger, session_catalogue.by_id(profile))
-    later = describe(found.after) if found.after is not None else None
-    show(views.Compared(profile.name, memory.agent, describe(found.before), later, found.differences), as_json)
+    later = describe(comparison.after) if comparison.after is not None else None
+    show(
+        views.Compared(profile.name, memory.agent, describe(comparison.before), later, comparison.differences), as_json
+    )
 
 
 _AT_ONCE = 1.0
@@ -290,7 +292,7 @@ _AT_ONCE = 1.0
 
 
 def _edited(
-    memory: Memory, name: str, found: Notebook | None, command: list[str], wait: float, as_json: bool
+    memory: Memory, name: str, notebook: Notebook | None, command: list[str], wait: float, as_json: bool
 ) -> views.Edited:
     """Let the user edit a notebook that is `found` now, or is to be made. The lock is not held meanwhile."""
     from deepctl.cli import editor
@@ -300,7 +302,7 @@ def _edited(
     if not as_json:
         for path in changes.drafts_left(profile):
             notice(f"There is another edit, going on or broken off: {path}.")
-    base = found.content if found is not None else None
+    base = notebook.content if notebook is not None else None
     draft = changes.begin_draft(profile, name, base or b"")
     began = time.monotonic()
     try:
@@ -320,7 +322,7 @@ def _edited(
     if not changed:
         hasty = time.monotonic() - began < _AT_ONCE
         notes = [_HASTY.format(command[0])] if hasty else []
-        return views.Edited(profile.name, memory.agent, name, found, None, notes)
+        return views.Edited(profile.name, memory.agent, name, notebook, None, notes)
     if odd := notebook_text.odd_lines(text, base or b""):
         raise UsageError(
             f"Line {odd[0]} of your text is not UTF-8, so nothing was changed. Your text is kept in {draft.path}.",
@@ -364,27 +366,27 @@ def _purged(
     from deepctl.store.repository import Repository
 
     selector = PurgeSelector(TextMatcher(wish.text, wish.ignore_case), agent, wish.file)
-    told: Purged | None = None
+    preview: Purged | None = None
     if (aside := repair_report.count_put_aside(profile)) and not as_json:
         notice(f"What repairs put aside goes with a purge, too: {counted(aside, 'file')} in checkpoints/lost+found.")
     if dry_run or not yes:
         with Repository.read_only(profile) as reader, _looking() as progress:
-            told = _found(purge.preview(reader, selector, progress), wish)
+            preview = _found(purge.preview(reader, selector, progress), wish)
             if dry_run:
-                found = report.places(reader, told.contents, progress)
-                places = [one for one in found if not selector.covers(one.name)]
-                return views.LinesPurged(profile.name, agent, wish, told, places, dry_run=True)
-        view = views.LinesPurged(profile.name, agent, wish, told, [], dry_run=True)
+                all_places = report.places(reader, preview.contents, progress)
+                places = [place for place in all_places if not selector.covers(place.name)]
+                return views.LinesPurged(profile.name, agent, wish, preview, places, dry_run=True)
+        view = views.LinesPurged(profile.name, agent, wish, preview, [], dry_run=True)
         if not as_json:
             view.tell()
-        confirm(views.question(told), yes=False, as_json=as_json, typed=profile.name)
+        confirm(views.question(preview), yes=False, as_json=as_json, typed=profile.name)
     working = options.working(profile.name, "memory forget", wait, as_json, frees=True)
     with working as work, Progress("Purging", _READ) as progress:
-        done = _found(purge.purge(work, selector, expected=told, report=progress), wish)
+        purged = _found(purge.purge(work, selector, expected=preview, report=progress), wish)
     # Where it still stands is for reading only, and nobody has to wait for that.
     with Repository.read_only(profile) as reader, _looking() as progress:
-        places = report.places(reader, done.contents, progress)
-    return views.LinesPurged(profile.name, agent, wish, done, places, dry_run=False, is_shown=told is not None)
+        places = report.places(reader, purged.contents, progress)
+    return views.LinesPurged(profile.name, agent, wish, purged, places, dry_run=False, is_shown=preview is not None)
 
 
 _READ = "files and objects read"

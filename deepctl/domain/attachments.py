@@ -49,15 +49,15 @@ def mentions(prompt: str) -> list[list[str]]:
     `@path` begins a line or follows a blank, a bracket or a quote, so an address is none; `@"a path"` may have blanks.
     Punctuation behind one may belong to the sentence.
     """
-    found: list[list[str]] = []
+    readings: list[list[str]] = []
     # What is piped in names no files: who wrote it is not known.
     for match in _MENTION.finditer(prompt.partition(PIPED)[0]):
-        if len(found) == MAX_MENTIONS:
+        if len(readings) == MAX_MENTIONS:
             break
         word = match["quoted"] or match["plain"]
         if len(word) <= _MAX_PATH:
-            found.append([word] if match["quoted"] else list(islice(_readings(word), _MAX_READINGS)))
-    return found
+            readings.append([word] if match["quoted"] else list(islice(_readings(word), _MAX_READINGS)))
+    return readings
 
 
 def _readings(word: str) -> Iterator[str]:
@@ -81,8 +81,8 @@ def mention(path: str) -> str:
 
 def mentioned(prompt: str, names: Sequence[str]) -> str:
     """The prompt with mentions of these files added, in a line of their own, unless it has them already."""
-    there = {path for readings in mentions(prompt) for path in readings}
-    missing = [mention(name) for name in names if name not in there]
+    present = {path for readings in mentions(prompt) for path in readings}
+    missing = [mention(name) for name in names if name not in present]
     if not missing:
         return prompt
     typed, tag, piped = prompt.partition(PIPED)
@@ -360,8 +360,8 @@ class Workspace:
 def _reads(descriptor: int, expected: bytes) -> bool:
     view = memoryview(expected)
     while view:
-        found = os.read(descriptor, len(view))
-        if not found or view[: len(found)] != found:
+        length = os.read(descriptor, len(view))
+        if not length or view[: len(length)] != length:
             return False
-        view = view[len(found) :]
+        view = view[len(length) :]
     return True

@@ -60,22 +60,22 @@ def passed(paths: ProfilePaths, limit: int) -> Passed | None:
 
     The caller holds the profile's lock and tells it. Trouble with the disk is no reason not to tell it twice.
     """
-    taken = checkpoint_bytes(paths)
-    told = os.path.join(paths.cache, "budget")
-    if taken <= limit:
+    size = checkpoint_bytes(paths)
+    marker = os.path.join(paths.cache, "budget")
+    if size <= limit:
         try:
-            os.unlink(told)
+            os.unlink(marker)
         except OSError:
             pass
         return None
-    if _told(told) == limit:
+    if _told(marker) == limit:
         return None
     try:
         atomic.make_root(paths.cache)
-        atomic.write_file(told, b"%d\n" % limit)
+        atomic.write_file(marker, b"%d\n" % limit)
     except OSError:
         pass
-    return Passed(taken, limit)
+    return Passed(size, limit)
 
 
 def _told(path: str) -> int | None:
@@ -87,7 +87,7 @@ def _told(path: str) -> int | None:
 
 def parts(paths: ProfilePaths) -> list[Part]:
     """What uses the space of a profile, the biggest part first. Links are not followed; never raises."""
-    seen: set[tuple[int, int]] = set()
+    inodes: set[tuple[int, int]] = set()
     counted: dict[str, Part] = {name: Part(name, 0, 0, 0) for name in (*_NAMED, "other")}
     try:
         descriptor = os.open(paths.directory, atomic.OPEN_DIRECTORY)
@@ -99,7 +99,7 @@ def parts(paths: ProfilePaths) -> list[Part]:
         os.close(descriptor)
     for name in names:
         kind = name if name in _NAMED else "other"
-        found = _measured(os.path.join(paths.directory, name), kind, seen)
+        found = _measured(os.path.join(paths.directory, name), kind, inodes)
         before = counted[kind]
         counted[kind] = Part(kind, before.bytes + found.bytes, before.files + found.files, before.unread + found.unread)
     if held := reserve.held(paths):
@@ -108,16 +108,16 @@ def parts(paths: ProfilePaths) -> list[Part]:
     return sorted((part for part in counted.values() if part.files or part.unread), key=lambda part: -part.bytes)
 
 
-def _measured(path: str, name: str, seen: set[tuple[int, int]]) -> Part:
+def _measured(path: str, name: str, inodes: set[tuple[int, int]]) -> Part:
     total = files = unread = 0
     for status in _statuses(path):
         if status is None:
             unread += 1
-        elif status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
+        elif status.st_nlink == 1 or (status.st_dev, status.st_ino) not in inodes:
             files += 1
             total += status.st_size
             if status.st_nlink > 1:
-                seen.add((status.st_dev, status.st_ino))
+                inodes.add((status.st_dev, status.st_ino))
     return Part(name, total, files, unread)
 
 

@@ -55,18 +55,18 @@ class Profile(NamedTuple):
 
 def find(root: Root, name: str) -> ProfilePaths:
     """The profile called `name`, in whatever case. Raises `BadName`, `ProfileNotFound` or `Refused`."""
-    found = locate(root, name)
-    _check_parts(found)
-    return found
+    paths = locate(root, name)
+    _check_parts(paths)
+    return paths
 
 
 def locate(root: Root, name: str) -> ProfilePaths:
     """The same, whatever lies in the places of its parts: for who takes it away, links and all."""
     names.check(name)
-    found = _lookup(root, name)
-    if found is None:
+    entry = _lookup(root, name)
+    if entry is None:
         raise ProfileNotFound(name)
-    return found
+    return entry
 
 
 def exists(root: Root, name: str) -> bool:
@@ -113,10 +113,10 @@ def _check_parts(paths: ProfilePaths) -> None:
 
 def _entries(root: Root) -> list[str]:
     try:
-        found = os.listdir(root.profiles)
+        entries = os.listdir(root.profiles)
     except FileNotFoundError:
         return []
-    return sorted(entry for entry in found if entry[:1].isalnum())
+    return sorted(entry for entry in entries if entry[:1].isalnum())
 
 
 def all_names(root: Root) -> list[str]:
@@ -152,10 +152,10 @@ def make_root(root: Root) -> None:
 
 def create(root: Root, name: str) -> ProfilePaths:
     """Make a profile. The caller holds its lock. Raises `Refused` if there is one already."""
-    if (found := _lookup(root, names.check(name))) is not None:
+    if (entry := _lookup(root, names.check(name))) is not None:
         raise Refused(
-            _taken(found.name, name),
-            f"`deepctl chat --user {found.name}` uses it.",
+            _taken(entry.name, name),
+            f"`deepctl chat --user {entry.name}` uses it.",
             code="profile_exists",
         )
     make_root(root)
@@ -178,17 +178,17 @@ def create(root: Root, name: str) -> ProfilePaths:
 
 def check_free(root: Root, name: str, *, by: ProfilePaths | None = None) -> None:
     """Raises `Refused` if there is a profile called `name`; the profile `by` itself, in another case, is none."""
-    found = _lookup(root, names.check(name))
-    if found is not None and (by is None or found.name == name or names.fold(name) != names.fold(by.name)):
+    entry = _lookup(root, names.check(name))
+    if entry is not None and (by is None or entry.name == name or names.fold(name) != names.fold(by.name)):
         raise Refused(
-            _taken(found.name, name),
+            _taken(entry.name, name),
             "`deepctl profiles list` shows those there are.",
             code="profile_exists",
         )
 
 
-def _taken(found: str, wanted: str) -> str:
-    return f"There is a profile {found!r} already{'' if found == wanted else '; names differ in more than case'}."
+def _taken(existing: str, name: str) -> str:
+    return f"There is a profile {existing!r} already{'' if existing == name else '; names differ in more than case'}."
 
 
 def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:
@@ -203,11 +203,11 @@ def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:
 
 def describe(paths: ProfilePaths) -> Profile:
     """What lists and `profiles show` tell of a profile. Never raises for damage inside it."""
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     try:
         _check_directory(paths)
         _check_parts(paths)
-        found = settings.read(paths.settings)
+        values = settings.read(paths.settings)
         problem = None
     except (Refused, OSError) as error:
         return Profile(paths.name, paths.directory, None, None, None, 0, 0, Parts(), Parts(), str(error))
@@ -218,8 +218,8 @@ def describe(paths: ProfilePaths) -> Profile:
         checkpoints = len(ledger.read(paths.checkpoints).records)
     except (DeepctlError, OSError) as error:
         problem = str(error)
-    created = found.get("created_at")
-    model = found.get("model")
+    created = values.get("created_at")
+    model = values.get("model")
     size, files = _measured(paths.directory)
     return Profile(
         paths.name,

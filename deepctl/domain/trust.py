@@ -75,17 +75,17 @@ def split(raw: bytes, path: str) -> tuple[bytes, bytes | None]:
     if len(raw) > MAX_BYTES:
         raise Unusable(f"its profile.toml has {len(raw):,} bytes")
     try:
-        found = settings.parsed(raw, path)
+        values = settings.parsed(raw, path)
     except NewerFormat:
         raise
     except Damaged:
         return _dumped({"version": settings.FORMAT}), raw
-    if _depth(found) > MAX_DEPTH:
+    if _depth(values) > MAX_DEPTH:
         raise Unusable("its profile.toml is nested too deeply")
-    harmless = {key: found[key] for key in HARMLESS if key in found and _is_usable(key, found[key])}
-    if harmless.keys() == found.keys():
+    harmless = {key: values[key] for key in HARMLESS if key in values and _is_usable(key, values[key])}
+    if harmless.keys() == values.keys():
         return raw, None
-    rest = {key: value for key, value in found.items() if key not in harmless}
+    rest = {key: value for key, value in values.items() if key not in harmless}
     untrusted = _dumped({"version": settings.FORMAT, **rest})
     # A name or a text that cannot be written again as it is stays in the file as it came.
     return _dumped({"version": settings.FORMAT, **harmless}), untrusted if _is_same(untrusted, rest) else raw
@@ -104,24 +104,24 @@ def _is_usable(key: str, value: object) -> bool:
     return True
 
 
-def _dumped(found: Mapping[str, Any]) -> bytes:
+def _dumped(values: Mapping[str, Any]) -> bytes:
     import tomlkit
 
-    return tomlkit.dumps(found).encode()
+    return tomlkit.dumps(values).encode()
 
 
-def _is_same(raw: bytes, wanted: Mapping[str, Any]) -> bool:
+def _is_same(raw: bytes, values: Mapping[str, Any]) -> bool:
     """Whether a file says what is wanted, its version apart."""
     try:
-        found = settings.parsed(raw, "")
+        parsed = settings.parsed(raw, "")
     except DeepctlError:
         return False
-    return _compared(found) == _compared(wanted)
+    return _compared(parsed) == _compared(values)
 
 
-def _compared(found: Mapping[str, Any]) -> str:
+def _compared(values: Mapping[str, Any]) -> str:
     # Text, since not every number equals itself (nan), and 1 equals true.
-    return json.dumps({**found, "version": 0}, sort_keys=True, default=repr)
+    return json.dumps({**values, "version": 0}, sort_keys=True, default=repr)
 
 
 def _depth(value: object) -> int:
@@ -134,9 +134,9 @@ def _depth(value: object) -> int:
     return depth
 
 
-def items(found: Mapping[str, Any], path: str = "") -> list[Item]:
+def items(values: Mapping[str, Any], path: str = "") -> list[Item]:
     """The settings in the tables of the file at `path`, but for its version, each with what may come of it."""
-    return [_item(place, value, path) for place, value in _places(found) if place != ("version",)]
+    return [_item(place, value, path) for place, value in _places(values) if place != ("version",)]
 
 
 def _item(place: tuple[str, ...], value: Any, path: str) -> Item:
@@ -156,27 +156,27 @@ def _problem(place: tuple[str, ...], value: Any, path: str) -> DeepctlError | No
         return BadSetting(
             f"Setting 'created_at' in {path} is not a time.", "Correct the file with an editor, or remove it."
         )
-    found: dict[str, Any] = {}
-    _put(found, place, value)
+    values: dict[str, Any] = {}
+    _put(values, place, value)
     try:
-        settings.check(settings.flat(found, path), path)
+        settings.check(settings.flat(values, path), path)
     except DeepctlError as error:
         error.hint = f"{error.hint or ''} Correct the file with an editor, or remove it.".strip()
         return error
     return None
 
 
-def _places(found: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for key, value in found.items():
+def _places(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in values.items():
         if key in _TABLES and isinstance(value, dict):
-            yield from (((key, inner), one) for inner, one in value.items())
+            yield from (((key, inner), inner_value) for inner, inner_value in value.items())
         else:
             yield (key,), value
 
 
-def risky(found: Mapping[str, Any]) -> list[Item]:
+def risky(values: Mapping[str, Any]) -> list[Item]:
     """Those of the settings in a file that an import would have kept apart."""
-    return [item for item in items(found) if item.key not in HARMLESS]
+    return [item for item in items(values) if item.key not in HARMLESS]
 
 
 def risk(place: tuple[str, ...], value: Any) -> str:
@@ -196,27 +196,27 @@ def risk(place: tuple[str, ...], value: Any) -> str:
 
 def _server_risk(table: Any) -> str:
     """What an MCP server does, told from a table that need not be one."""
-    found = table if isinstance(table, dict) else {}
-    given = [found.get("env_vars"), found.get("bearer_token_env_var"), found.get("env_http_headers")]
-    variables = [f"${name}" for one in given for name in _texts(one)]
+    server = table if isinstance(table, dict) else {}
+    sources = [server.get("env_vars"), server.get("bearer_token_env_var"), server.get("env_http_headers")]
+    variables = [f"${name}" for source in sources for name in _texts(source)]
     gets = f", and gives it {' and '.join(variables)}" if variables else ""
-    if "url" in found:
+    if "url" in server:
         return f"it sends what the agent passes on to this address{gets}"
     return f"it runs this command with your own rights, outside of any sandbox{gets}"
 
 
 def _texts(value: object) -> list[str]:
     """The texts that a value is, or has in it."""
-    found = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
-    return [one for one in found if isinstance(one, str)]
+    values = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
+    return [text for text in values if isinstance(text, str)]
 
 
 def plain(value: Any, key: str = "") -> Any:
     """The value of the setting `key` as JSON can say it, and as a person has to see it who decides about it."""
     if isinstance(value, dict):
-        return {_judged(name): plain(one, name) for name, one in value.items()}
+        return {_judged(name): plain(item, name) for name, item in value.items()}
     if isinstance(value, list):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return _judged(str(value), key)
@@ -231,30 +231,30 @@ def _judged(text: str, key: str = "") -> str:
     if key not in _ADDRESSES:
         return _ORDINARY_PASSWORD.sub(rf"\1:{addresses.HIDDEN_PASSWORD}@", text)
     if addresses.address_problem(text) is not None:
-        found: str = addresses.without_passwords(text)  # it cannot come into force, and its password may be anywhere
-        return found
+        shown: str = addresses.without_passwords(text)  # it cannot come into force, and its password may be anywhere
+        return shown
     return _PASSWORD.sub(rf"\1:{addresses.HIDDEN_PASSWORD}@", text)
 
 
 def text(item: Item) -> str:
     """The value of a setting on a line: a text as it is, anything else in JSON."""
-    found = plain(item.value, item.place[-1])
-    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    plain_value = plain(item.value, item.place[-1])
+    return plain_value if isinstance(plain_value, str) else json.dumps(plain_value, ensure_ascii=False)
 
 
 def waiting(paths: ProfilePaths) -> Waiting:
     """What waits for a yes in a profile. Raises `Damaged` if its untrusted.toml cannot be read."""
     untrusted = _read(paths.untrusted)
-    found = settings.parsed(untrusted, paths.untrusted) if untrusted is not None else {}
+    values = settings.parsed(untrusted, paths.untrusted) if untrusted is not None else {}
     before = _read(paths.settings)
-    if not found or before is None:
-        return Waiting(items(found, paths.untrusted), untrusted, before)
+    if not values or before is None:
+        return Waiting(items(values, paths.untrusted), untrusted, before)
     now = {item.place: item.value for item in items(settings.parsed(before, paths.settings))}
     listed = [
         item._replace(reason=f"{item.reason}; it replaces what this profile has now")
         if item.place in now and item.problem is None
         else item
-        for item in items(found, paths.untrusted)
+        for item in items(values, paths.untrusted)
     ]
     return Waiting(listed, untrusted, before)
 
@@ -279,19 +279,19 @@ def merge(paths: ProfilePaths, agreed: Waiting) -> None:
             code="changed",
         )
     before = agreed.profile if agreed.profile is not None else _dumped({"version": settings.FORMAT})
-    wanted = settings.parsed(before, paths.settings)
+    merged = settings.parsed(before, paths.settings)
     usable = [item for item in agreed.items if item.problem is None]
     rest: dict[str, Any] = {}
     for item in agreed.items:
-        _put(rest if item.problem is not None else wanted, item.place, item.value)
-    settings.check(settings.flat(wanted, paths.settings), paths.settings)
-    atomic.write_file(paths.settings, _with_comments(before, usable, wanted))
+        _put(rest if item.problem is not None else merged, item.place, item.value)
+    settings.check(settings.flat(merged, paths.settings), paths.settings)
+    atomic.write_file(paths.settings, _with_comments(before, usable, merged))
     with atomic.after_commit():
-        left = _dumped({"version": settings.FORMAT, **rest})
+        remaining = _dumped({"version": settings.FORMAT, **rest})
         if not rest:
             os.unlink(paths.untrusted)
-        elif _is_same(left, rest):  # otherwise it stays as it came
-            atomic.write_file(paths.untrusted, left)
+        elif _is_same(remaining, rest):  # otherwise it stays as it came
+            atomic.write_file(paths.untrusted, remaining)
         atomic.sync_directory(paths.directory)
 
 
@@ -304,7 +304,7 @@ def _put(document: Any, place: tuple[str, ...], value: Any) -> None:
     document[name] = value
 
 
-def _with_comments(before: bytes, agreed: list[Item], wanted: Mapping[str, Any]) -> bytes:
+def _with_comments(before: bytes, agreed: list[Item], values: Mapping[str, Any]) -> bytes:
     """The file with these settings in it, and what a person wrote beside them, if that can be kept."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
@@ -314,8 +314,8 @@ def _with_comments(before: bytes, agreed: list[Item], wanted: Mapping[str, Any])
         for item in agreed:
             _put(document, item.place, item.value)
         changed = tomlkit.dumps(document).encode()
-        if _is_same(changed, wanted):
+        if _is_same(changed, values):
             return changed
     except (TOMLKitError, ValueError, TypeError):
         pass
-    return _dumped(wanted)
+    return _dumped(values)

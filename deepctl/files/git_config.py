@@ -81,16 +81,16 @@ def settings(text: str) -> Iterator[Setting]:
 
 def without(text: str, removed: Sequence[Setting], replaced: Mapping[str, str]) -> bytes:
     """A file without some of its settings, in order; by their names, what is put there for the first of them."""
-    kept, at, left = [], 0, dict(replaced)
+    pieces, at, replacements = [], 0, dict(replaced)
     for setting in removed:
         before = text[at : setting.start]
-        instead = left.pop(setting.name, "")
+        instead = replacements.pop(setting.name, "")
         is_alone = not before.rstrip(" \t") or before.rstrip(" \t").endswith("\n")
-        kept.append(before.rstrip(" \t") if is_alone and not instead else before)
+        pieces.append(before.rstrip(" \t") if is_alone and not instead else before)
         # What is cut out has a line end; a header on the same line needs it.
-        kept.append(instead if instead or is_alone else "\n")
+        pieces.append(instead if instead or is_alone else "\n")
         at = setting.end
-    return "".join([*kept, text[at:]]).encode("utf-8", "surrogateescape")
+    return "".join([*pieces, text[at:]]).encode("utf-8", "surrogateescape")
 
 
 def _plain(raw: str) -> str:

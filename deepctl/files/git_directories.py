@@ -160,15 +160,15 @@ def _dangerous(root: str, mount: str) -> Iterator[str]:
         visited.add(directory)
         try:
             with os.scandir(directory) as entries:
-                listed = list(entries)
+                dir_entries = list(entries)
         except OSError:
             continue
-        seen += len(listed)
-        names = {entry.name.lower() for entry in listed}
+        seen += len(dir_entries)
+        names = {entry.name.lower() for entry in dir_entries}
         is_git = looks_like_git(names)
         if is_git or os.path.basename(directory).lower() == ".git":
             directories[directory] = None
-        for entry in listed:
+        for entry in dir_entries:
             lowered = entry.name.lower()
             is_directory = entry.is_dir(follow_symlinks=False)
             if (lowered == "commondir" and "head" in names) or (lowered == ".git" and not is_directory):
@@ -208,22 +208,22 @@ def _listed(directory: str) -> list[str]:
 def _leads_to(path: str, root: str, mount: str) -> str | None:
     """The directory that a link, a `.git` file or a `commondir` names, read as git does; `None` if it names none."""
     state = _state(path)
-    named = os.fsdecode(state.content)
+    target = os.fsdecode(state.content)
     is_commondir = os.path.basename(path).lower() == "commondir"
     if stat.S_ISLNK(state.mode):
         if is_commondir or os.path.isfile(path):
             return None  # git reads the file behind the link
-    elif not stat.S_ISREG(state.mode) or "\0" in named:
+    elif not stat.S_ISREG(state.mode) or "\0" in target:
         return None
     else:
-        named = named.rstrip("\r\n")
+        target = target.rstrip("\r\n")
         if not is_commondir:
-            if not named.startswith("gitdir: "):
+            if not target.startswith("gitdir: "):
                 return None
-            named = named.removeprefix("gitdir: ")
-    if named.startswith(f"{mount}/"):
-        named = root + named.removeprefix(mount)  # git in a sandbox writes whole paths
-    return os.path.realpath(os.path.join(os.path.dirname(path), named))
+            target = target.removeprefix("gitdir: ")
+    if target.startswith(f"{mount}/"):
+        target = root + target.removeprefix(mount)  # git in a sandbox writes whole paths
+    return os.path.realpath(os.path.join(os.path.dirname(path), target))
 
 
 def _state(path: str) -> _State:

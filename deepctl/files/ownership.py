@@ -34,9 +34,9 @@ OWN_ROOT = "Set $DEEPCTL_HOME to a directory of your own."
 
 def check(path: str, *below: str) -> None:
     """Raise `StorageError` if a directory, one above it, or one of `below` in it is unsafe. What is missing is not."""
-    found = examine(path, *below)
-    if found is not None:
-        raise StorageError(f"{found.problem}.", found.help, code=found.code)
+    finding = examine(path, *below)
+    if finding is not None:
+        raise StorageError(f"{finding.problem}.", finding.help, code=finding.code)
 
 
 def examine(path: str, *below: str) -> Finding | None:
@@ -46,12 +46,12 @@ def examine(path: str, *below: str) -> Finding | None:
         for directory in _above(path):
             status = os.lstat(directory)
             # Before the modes: those of a device or a file are not to be changed for our sake.
-            found = _no_directory(directory, status, OWN_ROOT)
-            found = found or _foreign(directory, status, trusted | _unmapped())
-            if found is None and not stat.S_ISLNK(status.st_mode) and not status.st_mode & stat.S_ISVTX:
-                found = _writable(directory, status)
-            if found is not None:
-                return found
+            finding = _no_directory(directory, status, OWN_ROOT)
+            finding = finding or _foreign(directory, status, trusted | _unmapped())
+            if finding is None and not stat.S_ISLNK(status.st_mode) and not status.st_mode & stat.S_ISVTX:
+                finding = _writable(directory, status)
+            if finding is not None:
+                return finding
         for directory in (path, *(os.path.join(path, name) for name in below)):
             try:
                 status = os.lstat(directory)
@@ -60,10 +60,10 @@ def examine(path: str, *below: str) -> Finding | None:
             if stat.S_ISLNK(status.st_mode) and os.path.isdir(directory):
                 leads = f"Set $DEEPCTL_HOME to what it leads to: {os.path.realpath(directory)}"
                 return Finding(f"{directory} is a symbolic link", leads if directory == path else _WHAT)
-            found = _no_directory(directory, status, OWN_ROOT if directory == path else _WHAT)
-            found = found or _foreign(directory, status, trusted) or _writable(directory, status)
-            if found is not None:
-                return found
+            finding = _no_directory(directory, status, OWN_ROOT if directory == path else _WHAT)
+            finding = finding or _foreign(directory, status, trusted) or _writable(directory, status)
+            if finding is not None:
+                return finding
     except OSError:
         # Whoever uses the place learns it, and says so better.
         return None
@@ -147,17 +147,17 @@ def _is_own_group(group: int) -> bool:
 
     user = os.geteuid()
     try:
-        named = grp.getgrgid(group).gr_mem
+        members = grp.getgrgid(group).gr_mem
     except KeyError:
         if group not in (os.getegid(), *os.getgroups()):
             return False
-        named = []
+        members = []
     everyone = pwd.getpwall()
     own = {0, user}
-    if any(one.pw_uid not in own for one in everyone if one.pw_gid == group):
+    if any(person.pw_uid not in own for person in everyone if person.pw_gid == group):
         return False
-    uids = {one.pw_name: one.pw_uid for one in everyone}
-    return all(uids.get(name) in own for name in named)
+    uids = {person.pw_name: person.pw_uid for person in everyone}
+    return all(uids.get(name) in own for name in members)
 
 
 def _has_acl(path: str) -> bool:

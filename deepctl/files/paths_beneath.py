@@ -244,18 +244,18 @@ class Tree:
                 place.name or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=place.parent
             )
             try:
-                with os.scandir(descriptor) as found:
-                    listed = []
-                    for item in found:
+                with os.scandir(descriptor) as scanned:
+                    entries = []
+                    for item in scanned:
                         if temporary_files.is_temporary(item.name) and not item.is_dir(follow_symlinks=False):
                             continue
                         if item.is_symlink():
-                            listed.append(self._described(path, item.name))
+                            entries.append(self._described(path, item.name))
                         else:
-                            listed.append(_entry(item.name, item.stat(follow_symlinks=False)))
+                            entries.append(_entry(item.name, item.stat(follow_symlinks=False)))
             finally:
                 os.close(descriptor)
-        return sorted(listed)
+        return sorted(entries)
 
     def _described(self, path: str, name: str) -> Entry:
         try:

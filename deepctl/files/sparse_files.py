@@ -43,10 +43,10 @@ def pieces(descriptor: int) -> Iterator[bytes]:
         yield ZEROS if piece == ZEROS else piece
 
 
-def _seek(descriptor: int, position: int, what: int) -> int:
+def _seek(descriptor: int, position: int, whence: int) -> int:
     """Where the next data, or the next hole, begins; the end of the file if there is none before it."""
     try:
-        return os.lseek(descriptor, position, what)
+        return os.lseek(descriptor, position, whence)
     except OSError as error:
         if error.errno == errno.ENXIO:
             return max(position, os.fstat(descriptor).st_size)
@@ -87,16 +87,16 @@ class Hasher:
 
     def after_zeros(self, count: int) -> hashlib._Hash:
         """A hash that has seen so many times `ZEROS`."""
-        known = self._after_zeros
-        while len(known) <= min(count, _MOST_ZEROS):
+        hashers = self._after_zeros
+        while len(hashers) <= min(count, _MOST_ZEROS):
             cancellation.look()
-            known.append(known[-1].copy())
-            known[-1].update(ZEROS)
-        seen = known[min(count, _MOST_ZEROS)].copy()
+            hashers.append(hashers[-1].copy())
+            hashers[-1].update(ZEROS)
+        hasher = hashers[min(count, _MOST_ZEROS)].copy()
         for _ in range(count - _MOST_ZEROS):
             cancellation.look()
-            seen.update(ZEROS)
-        return seen
+            hasher.update(ZEROS)
+        return hasher
 
 
 _MOST_ZEROS = 4096

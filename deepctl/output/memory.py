@@ -31,15 +31,15 @@ _NOTHING = "Nothing is noted yet in the memory of profile {}."
 
 def document(notebook: Notebook, *, content: bool = False) -> dict[str, Any]:
     """A notebook as JSON."""
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": notebook.name,
         "path": notebook.path,
         "bytes": notebook.size,
         "modified_at": notebook.modified_at,
     }
     if content:
-        found["content"] = notebook.content.decode("utf-8", "surrogateescape")
-    return found
+        fields["content"] = notebook.content.decode("utf-8", "surrogateescape")
+    return fields
 
 
 class NotebookShown(NamedTuple):
@@ -211,30 +211,30 @@ class LinesForgotten(NamedTuple):
     is_shown: bool = False
 
     def document(self) -> dict[str, Any]:
-        done = self.forgotten
+        forgotten = self.forgotten
         return {
             "profile": self.profile,
             "agent": self.agent,
-            "dry_run": done is None,
+            "dry_run": forgotten is None,
             "text": self.wish.text.decode("utf-8", "surrogateescape"),
-            "removed": [{"file": one.file, "line": one.line, "text": _text(one.text)} for one in self.lines],
-            "checkpoint": done.before.id if done is not None else None,
-            "after": done.after.id if done is not None and done.after is not None else None,
+            "removed": [{"file": line.file, "line": line.line, "text": _text(line.text)} for line in self.lines],
+            "checkpoint": forgotten.before.id if forgotten is not None else None,
+            "after": forgotten.after.id if forgotten is not None and forgotten.after is not None else None,
             "undo": self.undo,
-            "notes": done.notes if done is not None else [],
+            "notes": forgotten.notes if forgotten is not None else [],
         }
 
     def tell(self) -> None:
         """Say on stderr what would go, before a question."""
-        for one in self.lines:
-            say(line_shown(one.file, one.line, _text(one.text)))
+        for line in self.lines:
+            say(line_shown(line.file, line.line, _text(line.text)))
 
     def print(self) -> None:
         if not self.is_shown or not is_terminal(sys.stdout):
-            for one in self.lines:
-                print(line_shown(one.file, one.line, _text(one.text)))
+            for line in self.lines:
+                print(line_shown(line.file, line.line, _text(line.text)))
         count = len(self.lines)
-        files = len({one.file for one in self.lines})
+        files = len({line.file for line in self.lines})
         verb = "Forgot" if self.forgotten is not None else "Would forget"
         where = f"{files} notebook{'' if files == 1 else 's'}"
         print(f"{verb} {count} line{'' if count == 1 else 's'} in {where}.")
@@ -266,24 +266,24 @@ class Versions(NamedTuple):
             "file": self.history.file,
             "versions": [
                 {
-                    "checkpoint": one.checkpoint,
-                    "kind": one.kind,
-                    "session": one.session,
-                    "at": one.at,
-                    "bytes": one.size,
-                    "added_lines": one.added,
-                    "removed_lines": one.removed,
+                    "checkpoint": version.checkpoint,
+                    "kind": version.kind,
+                    "session": version.session,
+                    "at": version.at,
+                    "bytes": version.size,
+                    "added_lines": version.added,
+                    "removed_lines": version.removed,
                 }
-                for one in self.history.versions
+                for version in self.history.versions
             ],
             "damaged": [problem._asdict() for problem in self.history.damaged],
         }
 
     def print(self) -> None:
         if not is_terminal(sys.stdout):
-            table((), [_row(one) for one in self.history.versions])
+            table((), [_row(version) for version in self.history.versions])
         elif self.history.versions:
-            rows = [_row_at_terminal(one) for one in self.history.versions]
+            rows = [_row_at_terminal(version) for version in self.history.versions]
             table(("WHEN", "CHECKPOINT", "LINES", "SIZE", "SESSION"), rows, numbers=("LINES", "SIZE"))
         elif not self.history.damaged:
             notice(f"Nothing was ever noted in {self.history.file} of profile {self.profile}.")
@@ -295,25 +295,25 @@ class Versions(NamedTuple):
             notice(f"Damaged: {ids[0]}{more} ({reason.rstrip('.')}).")
 
 
-def _row(one: Version) -> tuple[str, ...]:
-    counts = ("" if count is None else str(count) for count in (one.added, one.removed, one.size))
-    return (one.at or "", one.checkpoint or one.kind, one.session or "", *counts)
+def _row(version: Version) -> tuple[str, ...]:
+    counts = ("" if count is None else str(count) for count in (version.added, version.removed, version.size))
+    return (version.at or "", version.checkpoint or version.kind, version.session or "", *counts)
 
 
-def _row_at_terminal(one: Version) -> tuple[str, ...]:
+def _row_at_terminal(version: Version) -> tuple[str, ...]:
     from deepctl.domain.memory.history import NOW, REWOUND
 
-    at = ago(one.at) if one.at is not None else ""
-    name = one.checkpoint[:_SHORT] if one.checkpoint is not None else ""
-    if one.kind == REWOUND:
+    at = ago(version.at) if version.at is not None else ""
+    name = version.checkpoint[:_SHORT] if version.checkpoint is not None else ""
+    if version.kind == REWOUND:
         name = f"back to {name}" if name else "rewound"
-    lines = f"+{one.added} -{one.removed}" if one.added is not None else "?"
+    lines = f"+{version.added} -{version.removed}" if version.added is not None else "?"
     return (
         at,
-        NOW if one.kind == NOW else name,
+        NOW if version.kind == NOW else name,
         lines,
-        size(one.size) if one.size is not None else "gone",
-        one.session or "",
+        size(version.size) if version.size is not None else "gone",
+        version.session or "",
     )
 
 
@@ -336,14 +336,14 @@ class Compared(NamedTuple):
             "to": checkpoint_document(self.after) if self.after is not None else None,
             "files": [
                 {
-                    "path": one.path,
-                    "change": one.change,
-                    "added_lines": one.added,
-                    "removed_lines": one.removed,
-                    "remark": one.remark,
-                    "diff": one.diff.decode("utf-8", "surrogateescape"),
+                    "path": difference.path,
+                    "change": difference.change,
+                    "added_lines": difference.added,
+                    "removed_lines": difference.removed,
+                    "remark": difference.remark,
+                    "diff": difference.diff.decode("utf-8", "surrogateescape"),
                 }
-                for one in self.differences
+                for difference in self.differences
             ],
         }
 
@@ -354,12 +354,12 @@ class Compared(NamedTuple):
         if terminal and not self.differences:
             since = self.after.record.id if self.after is not None else "now"
             notice(f"The notebooks are the same at checkpoint {self.before.record.id} and {since}.")
-        for one in self.differences:
-            if one.remark is not None:
-                notice(f"{one.path}: {one.remark}.")
-            elif not one.diff:
-                notice(f"{one.path}: {one.change}, empty.")
-            print_diff(one.diff)
+        for difference in self.differences:
+            if difference.remark is not None:
+                notice(f"{difference.path}: {difference.remark}.")
+            elif not difference.diff:
+                notice(f"{difference.path}: {difference.change}, empty.")
+            print_diff(difference.diff)
 
 
 class Found(NamedTuple):
@@ -376,8 +376,14 @@ class Found(NamedTuple):
             "agent": self.agent,
             "query": self.query,
             "matches": [
-                {"file": one.file, "line": one.line, "text": one.text, "before": one.before, "after": one.after}
-                for one in self.matches
+                {
+                    "file": match.file,
+                    "line": match.line,
+                    "text": match.text,
+                    "before": match.before,
+                    "after": match.after,
+                }
+                for match in self.matches
             ],
         }
 
@@ -385,15 +391,15 @@ class Found(NamedTuple):
         if not self.matches and is_terminal(sys.stdout):
             notice("Nothing was found.")
         colour = has_colour(sys.stdout)
-        context = any(one.before or one.after for one in self.matches)
+        context = any(match.before or match.after for match in self.matches)
         lines: dict[tuple[str, int], str] = {}
-        for one in self.matches:
-            around = [*enumerate(one.before, one.line - len(one.before)), *enumerate(one.after, one.line + 1)]
+        for match in self.matches:
+            around = [*enumerate(match.before, match.line - len(match.before)), *enumerate(match.after, match.line + 1)]
             for number, text in around:
-                lines.setdefault((one.file, number), f"{printable(one.file)}-{number}-{printable_lines(text)}")
-            where = f"{printable(one.file)}:{one.line}:"
+                lines.setdefault((match.file, number), f"{printable(match.file)}-{number}-{printable_lines(text)}")
+            where = f"{printable(match.file)}:{match.line}:"
             # A line found stands for itself, also where it was in the neighbourhood of another.
-            lines[one.file, one.line] = where + _marked(one.text, one.spans if colour else [])
+            lines[match.file, match.line] = where + _marked(match.text, match.spans if colour else [])
         last: tuple[str, int] | None = None
         for (file, number), line in sorted(lines.items()):
             if context and last is not None and (file, number) != (last[0], last[1] + 1):
@@ -420,7 +426,7 @@ def question(purged: Purged) -> str:
 
 
 def _summary(purged: Purged) -> str:
-    lines = sum(len(one.lines) for one in purged.live)
+    lines = sum(len(notebook.lines) for notebook in purged.live)
     parts = [f"{counted(lines, 'line')} in {counted(len(purged.live), 'notebook')}"] if lines else []
     if purged.notebooks:
         versions = counted(purged.notebooks, "version")
@@ -474,13 +480,13 @@ class LinesPurged(NamedTuple):
                 "leftovers": purged.leftovers,
                 "lines": [{"file": file, "text": _text(line)} for file, line in purged.kept],
             },
-            "still_in": [{"place": one.place, "name": one.name, "count": one.times} for one in self.places],
+            "still_in": [{"place": place.place, "name": place.name, "count": place.times} for place in self.places],
         }
 
     def _lines(self) -> LinesForgotten:
         from deepctl.domain.memory.changes import Line
 
-        lines = [Line(found.file, number, text) for found in self.purged.live for number, text in found.lines]
+        lines = [Line(notebook.file, number, text) for notebook in self.purged.live for number, text in notebook.lines]
         return LinesForgotten(self.profile, self.agent, self.wish, lines, None, None)
 
     def _notes(self) -> list[str]:
@@ -494,15 +500,15 @@ class LinesPurged(NamedTuple):
 
     def _only_kept(self) -> list[str]:
         """Lines that are in checkpoints and no more in the workspace."""
-        live = {(found.file, text) for found in self.purged.live for _, text in found.lines}
+        live = {(notebook.file, text) for notebook in self.purged.live for _, text in notebook.lines}
         kept = dict.fromkeys((file, _text(line)) for file, line in self.purged.kept if (file, line) not in live)
         return [f"{printable(file)} in checkpoints: {printable_lines(text)}" for file, text in kept]
 
     def print(self) -> None:
         if not self.is_shown or not is_terminal(sys.stdout):
-            for found in self.purged.live:
-                for number, text in found.lines:
-                    print(line_shown(found.file, number, _text(text)))
+            for notebook in self.purged.live:
+                for number, text in notebook.lines:
+                    print(line_shown(notebook.file, number, _text(text)))
             for line in self._only_kept():
                 print(line)
         print(f"{'Would purge' if self.dry_run else 'Purged'} {_summary(self.purged)}.")

@@ -196,7 +196,7 @@ def test_an_interrupted_rewind_is_finished_before_parts_go(
         raise KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr(restore, "apply", killed)
+        patched.setattr(restore._LocalWorkingTree, "apply", killed)
         with pytest.raises(KilledError):
             deepctl("checkpoints", "rewind", "~2", "--user", "alice")
     foretold = deepctl("wipe", "--user", "alice", "--only", "memory", "--dry-run", "--json").ok().json

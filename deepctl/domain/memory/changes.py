@@ -52,8 +52,8 @@ class Collision(Refused):
 def add(work: Repository, memory: Memory, file: str, note: bytes) -> MemoryChange:
     """Append a note to a notebook, which is made if there is none. Raises as `Memory.write`."""
     session = begin(work)
-    found = memory.find(file)
-    before = found.content if found is not None else None
+    notebook = memory.find(file)
+    before = notebook.content if notebook is not None else None
     return _write(work, session, memory, file, before, notebook_text.appended(before or b"", note))
 
 
@@ -63,8 +63,8 @@ def replace(work: Repository, memory: Memory, file: str, base: bytes | None, edi
     What others changed meanwhile is merged by line. Raises `Collision` if both changed the same lines.
     """
     session = begin(work)
-    found = memory.find(file)
-    now = found.content if found is not None else None
+    notebook = memory.find(file)
+    now = notebook.content if notebook is not None else None
     if now in (base, edited):
         return _write(work, session, memory, file, now, edited)
     if (base is not None and now is None) or max(
@@ -181,19 +181,19 @@ def drafts_left(profile: ProfilePaths) -> list[str]:
         directories = sorted(entry for entry in os.listdir(profile.directory) if entry.startswith(DRAFT_PREFIX))
     except FileNotFoundError:
         return []
-    found = []
+    paths = []
     for directory in directories:
         place = os.path.join(profile.directory, directory)
         try:
             # What an editor keeps beside a file is hidden, or has a tilde behind its name.
-            found += [
+            paths += [
                 os.path.join(place, name)
                 for name in sorted(os.listdir(place))
                 if not name.startswith(".") and not name.endswith("~")
             ]
         except (FileNotFoundError, NotADirectoryError):
             continue
-    return found
+    return paths
 
 
 class ForgetRequest(NamedTuple):
@@ -240,36 +240,36 @@ def wish(text: str, file: str | None, *, ignore_case: bool) -> ForgetRequest:
     return ForgetRequest(encoded, file_name(file) if file is not None else None, ignore_case)
 
 
-def foreseen(memory: Memory, wanted: ForgetRequest) -> list[Line]:
+def foreseen(memory: Memory, request: ForgetRequest) -> list[Line]:
     """The lines that would go. Raises `TextNotFound` if there are none, `MemoryNotFound` if there is no such file."""
-    found = _lines(_read(memory, wanted), wanted)
-    if found:
-        return found
-    where = f"in {wanted.file!r}" if wanted.file is not None else "in the notebooks"
+    lines = _lines(_read(memory, request), request)
+    if lines:
+        return lines
+    where = f"in {request.file!r}" if request.file is not None else "in the notebooks"
     hint = "`deepctl memory search` finds lines by their words."
-    if not wanted.ignore_case and _lines(_read(memory, wanted), wanted._replace(ignore_case=True)):
+    if not request.ignore_case and _lines(_read(memory, request), request._replace(ignore_case=True)):
         hint = "It is there in another case: --ignore-case forgets that, too."
-    raise TextNotFound(f"{os.fsdecode(wanted.text)!r} is on no line {where}.", hint)
+    raise TextNotFound(f"{os.fsdecode(request.text)!r} is on no line {where}.", hint)
 
 
-def _read(memory: Memory, wanted: ForgetRequest) -> list[Notebook]:
+def _read(memory: Memory, request: ForgetRequest) -> list[Notebook]:
     """The notebooks that are meant, with their content."""
-    if wanted.file is not None:
-        return [memory.read(wanted.file)]
-    found = []
+    if request.file is not None:
+        return [memory.read(request.file)]
+    notebooks = []
     for notebook in memory.notebooks():
         try:
-            found.append(memory.read(notebook.name))
+            notebooks.append(memory.read(notebook.name))
         except MemoryNotFound:
             continue  # removed a moment ago
-    return found
+    return notebooks
 
 
-def _lines(found: list[Notebook], wanted: ForgetRequest) -> list[Line]:
+def _lines(notebooks: list[Notebook], request: ForgetRequest) -> list[Line]:
     return [
         Line(notebook.name, number, line)
-        for notebook in found
-        for number, line in notebook_text.lines_with(notebook.content, wanted.text, ignore_case=wanted.ignore_case)
+        for notebook in notebooks
+        for number, line in notebook_text.lines_with(notebook.content, request.text, ignore_case=request.ignore_case)
     ]
 
 
@@ -278,14 +278,14 @@ def undoable(memory: Memory, exclude: list[str]) -> bool:
     return not hidden_by([], excluding(exclude))(os.fsencode(memory.path(layout.NOTEBOOK)))
 
 
-def forget(work: Repository, memory: Memory, wanted: ForgetRequest, expected: list[Line]) -> Forgotten:
+def forget(work: Repository, memory: Memory, request: ForgetRequest, expected: list[Line]) -> Forgotten:
     """Take the lines out of the notebooks. A checkpoint is made first, in session `main` if there is none.
 
     `expected` is what the user has agreed to. Raises `Refused` if something else would go by now, and then, or if the
     first checkpoint cannot be made, nothing has been touched.
     """
-    found = _read(memory, wanted)
-    if _lines(found, wanted) != expected:
+    notebooks = _read(memory, request)
+    if _lines(notebooks, request) != expected:
         raise Refused(
             "The notebooks were changed by somebody else meanwhile, so nothing was done.",
             "Say it again to see what would go now.",
@@ -294,39 +294,39 @@ def forget(work: Repository, memory: Memory, wanted: ForgetRequest, expected: li
     session = at_hand(work) or session_catalogue.start(work.paths, _free(work))
     before = work.save_now(session)
     affected = {line.file for line in expected}
-    doomed = [notebook for notebook in found if notebook.name in affected]
-    kept = undoable(memory, list(work.workspace.exclude))
-    if kept:
+    doomed = [notebook for notebook in notebooks if notebook.name in affected]
+    is_undoable = undoable(memory, list(work.workspace.exclude))
+    if is_undoable:
         _check_kept(work, before, doomed)
-    done: list[str] = []
+    names: list[str] = []
     late: AfterCommit | None = None
     try:
         for notebook in doomed:
-            after = notebook_text.without(notebook.content, wanted.text, ignore_case=wanted.ignore_case)
+            after = notebook_text.without(notebook.content, request.text, ignore_case=request.ignore_case)
             try:
                 memory.write(notebook.name, after, expected=notebook.content)
             except AfterCommit as error:
                 late = error
-            done.append(notebook.name)
+            names.append(notebook.name)
     except (DeepctlError, OSError) as error:
         problem = error if isinstance(error, DeepctlError) else storage_error(error)
-        if done:
-            problem.message += f" Lines are gone already from {', '.join(done)}."
+        if names:
+            problem.message += f" Lines are gone already from {', '.join(names)}."
             problem.hint = f"Checkpoint {before.id} has them."
         raise problem from error
     last, notes = keep(work, session)
     if late is not None:
         raise late
-    return Forgotten(expected, before, last, session.name, kept, notes)
+    return Forgotten(expected, before, last, session.name, is_undoable, notes)
 
 
-def undo_command(profile: str, done: Forgotten) -> str | None:
+def undo_command(profile: str, forgotten: Forgotten) -> str | None:
     """What to type to make memory what it was before; `None` where nothing does."""
-    if not done.undoable:
+    if not forgotten.undoable:
         return None
     # The checkpoint's session is named: the one at hand may be another by then.
-    where = f"--user {profile} --session {done.session}"
-    return f"deepctl checkpoints rewind {done.before.id} --only memory --exact {where}"
+    where = f"--user {profile} --session {forgotten.session}"
+    return f"deepctl checkpoints rewind {forgotten.before.id} --only memory --exact {where}"
 
 
 def _free(work: Repository) -> str:

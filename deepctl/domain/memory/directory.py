@@ -65,26 +65,26 @@ class Memory:
             except FileNotFoundError:
                 self._check_agent()
                 return []
-        found = []
+        notebooks = []
         for entry in entries:
             if not entry.name.endswith(".md") or entry.name.startswith("."):
                 continue
             if entry.size is None:
                 raise self._refused(self.path(entry.name), "read", "not a regular file")
-            found.append(Notebook(entry.name, self.path(entry.name), entry.size, times.at(entry.modified)))
-        return found
+            notebooks.append(Notebook(entry.name, self.path(entry.name), entry.size, times.at(entry.modified)))
+        return notebooks
 
     def read(self, file: str) -> Notebook:
         """One notebook, whole; `.md` may be left out. Raises `MemoryNotFound`, or `Refused` for a link or a FIFO."""
         name = file_name(file)
-        found = self.find(name)
-        if found is None:
+        entry = self.find(name)
+        if entry is None:
             self._check_agent()
             raise MemoryNotFound(
                 f"Profile {self.profile.name!r} has no memory file {name!r}.",
                 f"`deepctl memory list --user {self.profile.name}` shows those there are.",
             )
-        return found
+        return entry
 
     def find(self, file: str) -> Notebook | None:
         """The same, or `None` if there is none of that name."""

@@ -62,23 +62,23 @@ class Past:
 
     def entry(self, tree: bytes, path: str) -> TreeEntry | None:
         """What is at `path` in a tree, or in the way to it; `None` for nothing. Raises `Damaged`."""
-        found: TreeEntry | None = None
+        match: TreeEntry | None = None
         for name in os.fsencode(path).split(b"/"):
-            if found is not None and found.kind != DIRECTORY:
-                return found
-            digest = found.digest if found is not None else tree
+            if match is not None and match.kind != DIRECTORY:
+                return match
+            digest = match.digest if match is not None else tree
             if (digest, name) not in self._known:
-                there = {entry.name: entry for entry in decode(self._objects.read(digest))}
-                self._known[digest, name] = there.get(name)
-            found = self._known[digest, name]
-            if found is None:
+                entries = {entry.name: entry for entry in decode(self._objects.read(digest))}
+                self._known[digest, name] = entries.get(name)
+            match = self._known[digest, name]
+            if match is None:
                 return None
-        return found
+        return match
 
     def entries(self, tree: bytes, path: str) -> list[TreeEntry]:
         """The entries of a directory in a tree; none if there is none."""
-        found = self.entry(tree, path)
-        return decode(self._objects.read(found.digest)) if found is not None and found.kind == DIRECTORY else []
+        entry = self.entry(tree, path)
+        return decode(self._objects.read(entry.digest)) if entry is not None and entry.kind == DIRECTORY else []
 
     def unseen(self, state: State | Record, path: str) -> bool:
         """Whether the checkpoint did not look at `path`, so that it only seems not to be there."""
@@ -273,16 +273,16 @@ def compare(reader: ReadOnlyRepository, memory: Memory, before: str | None, afte
     past = Past(reader.objects)
     old = _then(reader, past, memory, first)
     new = _then(reader, past, memory, second) if second is not None else _present(memory)
-    found = []
+    differences = []
     for name in sorted(old.keys() | new.keys()):
         was, now = old.get(name), new.get(name)
         if (was and was.digest) != (now and now.digest):
-            found.append(_difference(name, memory.path(name), was, now))
-    return Comparison(first, second, found)
+            differences.append(_difference(name, memory.path(name), was, now))
+    return Comparison(first, second, differences)
 
 
-def _latest(found: Ledger) -> Record:
-    latest = next((record for record in reversed(found.records.values()) if record.tree), None)
+def _latest(ledger: Ledger) -> Record:
+    latest = next((record for record in reversed(ledger.records.values()) if record.tree), None)
     if latest is None:
         raise NotFound(
             "There is no checkpoint to compare with.",
@@ -314,12 +314,12 @@ def _then(reader: ReadOnlyRepository, past: Past, memory: Memory, record: Record
 
 
 def _present(memory: Memory) -> dict[str, _Side]:
-    found = {}
+    notebooks = {}
     for listed in memory.notebooks():
         notebook = memory.find(listed.name)
         if notebook is not None:
-            found[listed.name] = _of(notebook.content)
-    return found
+            notebooks[listed.name] = _of(notebook.content)
+    return notebooks
 
 
 def _of(content: bytes) -> _Side:
@@ -332,7 +332,7 @@ def _difference(name: str, path: str, was: _Side | None, now: _Side | None) -> N
         before, after = (side.content() if side is not None else b"" for side in (was, now))
     except Damaged as error:
         return NotebookDifference(name, path, change, None, None, b"", error.message)
-    found = unified(path, before if was is not None else None, after if now is not None else None)
-    if found is None:
+    difference = unified(path, before if was is not None else None, after if now is not None else None)
+    if difference is None:
         return NotebookDifference(name, path, change, None, None, b"", "too many lines to compare")
-    return NotebookDifference(name, path, change, *found, None)
+    return NotebookDifference(name, path, change, *difference, None)

@@ -37,13 +37,13 @@ def words(query: str) -> Finder:
 
     Raises `UsageError` if there is none.
     """
-    wanted = [folded(word) for word in query.split()]
-    if not wanted:
+    parts = [folded(word) for word in query.split()]
+    if not parts:
         raise UsageError("The QUERY is empty.", "Give one or more words to look for.")
 
     def find(line: str) -> list[Span] | None:
-        shown = folded(line)
-        return spans(line, wanted) if all(word in shown for word in wanted) else None
+        folded_line = folded(line)
+        return spans(line, parts) if all(word in folded_line for word in parts) else None
 
     return find
 
@@ -75,7 +75,7 @@ def search(memory: Memory, find: Finder, context: int = 0) -> list[Match]:
 
     Raises `Refused` if one cannot be read: an answer without it would look like a complete one.
     """
-    found = []
+    matches = []
     for notebook in memory.notebooks():
         try:
             content = memory.read(notebook.name).content
@@ -87,5 +87,5 @@ def search(memory: Memory, find: Finder, context: int = 0) -> list[Match]:
             if spans is not None:
                 before = lines[max(0, number - context) : number]
                 after = lines[number + 1 : number + 1 + context]
-                found.append(Match(notebook.name, number + 1, text, before, after, spans))
-    return found
+                matches.append(Match(notebook.name, number + 1, text, before, after, spans))
+    return matches

@@ -111,13 +111,13 @@ def parse_header(line: bytes, where: str) -> Header:
     """The first member of the archive `where`. Raises `NewerFormat`, and `ValueError` if it is damaged."""
     try:
         # Before the seal is looked at: a later format may have another.
-        found = json.loads(line)
-        if isinstance(found, dict) and type(version := found.get("format")) is int and version > FORMAT:
+        fields = json.loads(line)
+        if isinstance(fields, dict) and type(version := fields.get("format")) is int and version > FORMAT:
             raise NewerFormat(where, version, FORMAT)
-        found = sealed_lines.unseal(line.removesuffix(b"\n"))
+        fields = sealed_lines.unseal(line.removesuffix(b"\n"))
     except RecursionError:
         raise ValueError("not a header") from None
-    match found:
+    match fields:
         case {
             "format": 1,
             "deepctl": str(version),

@@ -178,28 +178,28 @@ class Incoming:
 
     def content(self) -> Iterator[bytes]:
         """The content of the file that `entries` gave last, in pieces of at most a mebibyte."""
-        seen = hashlib.sha256()
+        hasher = hashlib.sha256()
         entry = self._current
         while self._unread:
             piece = self._some(self._unread)
             self._unread -= len(piece)
-            seen.update(piece)
+            hasher.update(piece)
             yield piece
         self._exactly(padding(entry.size))
-        self._note(entry, seen.hexdigest())
+        self._note(entry, hasher.hexdigest())
 
     def _manifest(self, entry: Entry) -> None:
         end = archive.manifest_end(self.totals)
         self._lines.update(end)
         if entry.kind != "file" or entry.size != self._lines_size + len(end):
             raise self.damaged("its manifest is not that of its content")
-        found = hashlib.sha256()
-        left = entry.size
-        while left:
-            piece = self._some(left)
-            left -= len(piece)
-            found.update(piece)
-        if found.digest() != self._lines.digest():
+        hasher = hashlib.sha256()
+        bytes_left = entry.size
+        while bytes_left:
+            piece = self._some(bytes_left)
+            bytes_left -= len(piece)
+            hasher.update(piece)
+        if hasher.digest() != self._lines.digest():
             raise self.damaged("its content is not what its manifest says")
         self._exactly(padding(entry.size))
         self._finish()
@@ -263,8 +263,8 @@ def encode(entry: Entry) -> bytes:
     member.mode = entry.mode
     member.size = entry.size if entry.kind == "file" else 0
     member.linkname = entry.target
-    seconds, rest = divmod(abs(entry.modified), 10**9)
-    member.pax_headers = {"mtime": f"{'-' if entry.modified < 0 else ''}{seconds}.{rest:09d}"}
+    seconds, nanoseconds = divmod(abs(entry.modified), 10**9)
+    member.pax_headers = {"mtime": f"{'-' if entry.modified < 0 else ''}{seconds}.{nanoseconds:09d}"}
     return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
@@ -302,7 +302,7 @@ def _parsed(block: bytes) -> tarfile.TarInfo:
 
 def _records(data: bytes) -> dict[str, str]:
     """The records of an extended header: `<length> <key>=<value>` and a newline each."""
-    found: dict[str, str] = {}
+    records: dict[str, str] = {}
     position = 0
     while position < len(data):
         digits = _LENGTH.match(data, position)
@@ -313,11 +313,11 @@ def _records(data: bytes) -> dict[str, str]:
         if digits is None or end > len(data) or prefix != digits[0] or not equals or not value.endswith(b"\n"):
             raise Torn("an extended header is damaged")
         name = text(key)
-        if name not in _KEYS or name in found or b"\0" in value:
+        if name not in _KEYS or name in records or b"\0" in value:
             raise Foreign(f"a header that says {name[:40]!r}")
-        found[name] = text(value[:-1])
+        records[name] = text(value[:-1])
         position = end
-    return found
+    return records
 
 
 def _entry(member: tarfile.TarInfo, extended: dict[str, str]) -> Entry:

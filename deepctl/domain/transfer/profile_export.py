@@ -70,9 +70,9 @@ class Export:
         ownership.regain(self._paths.workspace, OWN_DIRECTORIES)
         totals = Totals(0, 0, 0)
         with self._walk() as walk:
-            for found in walk.everything():
-                size = found.size if found.path != _LEDGER_PATH else len(self._ledger.raw)
-                totals = totals.with_(found.kind, size)
+            for item in walk.everything():
+                size = item.size if item.path != _LEDGER_PATH else len(self._ledger.raw)
+                totals = totals.with_(item.kind, size)
         self._declared = totals
         return totals
 
@@ -84,8 +84,8 @@ class Export:
         with gzip.GzipFile("", "wb", _LEVEL, file, 0) as packed, self._walk() as walk:
             writing = _Writing(packed, self._ledger, archive.allowance(self._declared), report)
             writing.header(self._header())
-            for found in walk.everything():
-                writing.add(walk, found)
+            for item in walk.everything():
+                writing.add(walk, item)
             self._check_unchanged()
             writing.manifest()
         return Exported(writing.totals, sorted(walk.left_out))
@@ -133,11 +133,11 @@ def _read_ledger(paths: ProfilePaths) -> ExportLedger:
         return ExportLedger(b"", None)
     with open(descriptor, "rb") as file:
         raw = file.read(sealed_lines.whole(descriptor))
-    found = ledger.parsed(raw, path)
+    parsed = ledger.parsed(raw, path)
     # A pack that no line names is one whose line is yet to come; but where lines are lost, all there are may count.
     is_short = ledger.read(paths.checkpoints).is_short
     size = ledger_size.line(ledger_size.before_last(raw), is_short=is_short)
-    return ExportLedger(raw, frozenset(found.packs) if not found.damage and not is_short else None, size)
+    return ExportLedger(raw, frozenset(parsed.packs) if not parsed.damage and not is_short else None, size)
 
 
 class _Writing:
@@ -165,25 +165,25 @@ class _Writing:
         self._file.write(archive_reader.encode(entry))
         self._file.write(content + bytes(archive_reader.padding(len(content))))
 
-    def add(self, walk: Walk, found: Found) -> None:
+    def add(self, walk: Walk, item: Found) -> None:
         """Write one thing that a walk found, unless it is gone or cannot be read."""
-        mode = stat.S_IMODE(found.status.st_mode)
-        entry = Entry(found.path, found.kind, mode, found.size, found.status.st_mtime_ns)
-        if found.kind == "directory":
+        mode = stat.S_IMODE(item.status.st_mode)
+        entry = Entry(item.path, item.kind, mode, item.size, item.status.st_mtime_ns)
+        if item.kind == "directory":
             self._file.write(archive_reader.encode(entry._replace(size=0)))
             self._count(entry._replace(size=0), None)
-        elif found.kind == "link":
-            target = archive.raw(found.target)
-            entry = entry._replace(mode=0o777, size=len(target), target=found.target)
+        elif item.kind == "link":
+            target = archive.raw(item.target)
+            entry = entry._replace(mode=0o777, size=len(target), target=item.target)
             self._file.write(archive_reader.encode(entry))
             self._count(entry, hashlib.sha256(target).hexdigest())
-        elif found.path == _LEDGER_PATH:
+        elif item.path == _LEDGER_PATH:
             self._small(entry, self._ledger.raw)
-        elif found.path == _SIZE_PATH:
+        elif item.path == _SIZE_PATH:
             # As it was with the ledger that is in the archive.
             self._small(entry, self._ledger.size)
         else:
-            with walk.opened(found) as descriptor:
+            with walk.opened(item) as descriptor:
                 if descriptor is not None:
                     self._file_content(entry, descriptor)
 
@@ -198,16 +198,16 @@ class _Writing:
             self._small(entry, b"".join(_pieces(descriptor, size)))
             return
         self._file.write(archive_reader.encode(entry))
-        seen = hashlib.sha256()
+        hasher = hashlib.sha256()
         for piece in _pieces(descriptor, size):
-            seen.update(piece)
+            hasher.update(piece)
             self._file.write(piece)
             size -= len(piece)
             self._report(self._done + entry.size - size)
         if size:
             raise changed(f"{entry.path!a} was cut short")
         self._file.write(bytes(archive_reader.padding(entry.size)))
-        self._count(entry, seen.hexdigest())
+        self._count(entry, hasher.hexdigest())
 
     def _small(self, entry: Entry, content: bytes) -> None:
         entry = entry._replace(size=len(content))
@@ -364,13 +364,13 @@ class Walk:
         self.left_out.append(LeftOut(path, (error.strerror or "cannot be read").lower()))
 
     @contextmanager
-    def opened(self, found: Found) -> Iterator[int | None]:
+    def opened(self, item: Found) -> Iterator[int | None]:
         """A file that was found, as a descriptor; `None` if it has gone, or cannot be read, and is in a workspace."""
-        own = not found.path.startswith("workspace/")
+        own = not item.path.startswith("workspace/")
         try:
-            descriptor = os.open(found.name, atomic.OPEN_FILE, dir_fd=found.parent)
+            descriptor = os.open(item.name, atomic.OPEN_FILE, dir_fd=item.parent)
         except OSError as error:
-            self._missing(found.path, own, error)
+            self._missing(item.path, own, error)
             yield None
             return
         try:
@@ -390,8 +390,8 @@ def gone(path: str) -> Locked:
 
 
 def _ordered(names: list[bytes]) -> list[bytes]:
-    known = {name.encode(): number for number, name in enumerate(_FIRST)}
-    return sorted(names, key=lambda name: (name == b"workspace", known.get(name, len(known)), name))
+    numbers = {name.encode(): number for number, name in enumerate(_FIRST)}
+    return sorted(names, key=lambda name: (name == b"workspace", numbers.get(name, len(numbers)), name))
 
 
 def _kind(mode: int) -> Kind | None:

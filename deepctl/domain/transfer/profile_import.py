@@ -131,8 +131,8 @@ def _free(root: Root) -> int:
     place = root.profiles
     while not os.path.isdir(place):
         place = os.path.dirname(place)
-    found = os.statvfs(place)
-    return found.f_bavail * found.f_frsize
+    status = os.statvfs(place)
+    return status.f_bavail * status.f_frsize
 
 
 def take_in(root: Root, opened: Opened, lock: Callable[[], Lock], report: Report = lambda count: None) -> Imported:
@@ -277,10 +277,10 @@ def _notes(items: list[Item], paths: ProfilePaths) -> list[str]:
     notes = [f"It brings {item.key} = {_cut(trust.text(item))}: {item.reason}." for item in items]
     if not notes and os.path.exists(paths.untrusted):
         notes.append(f"Its profile.toml cannot be read. It is not in force, and is kept as {layout.UNTRUSTED}.")
-    found = settings.read(paths.settings)
-    if "model" in found:
-        notes.append(f"It sets model = {addresses.without_passwords(found['model'])}.")
-    if "instructions" in found:
+    values = settings.read(paths.settings)
+    if "model" in values:
+        notes.append(f"It sets model = {addresses.without_passwords(values['model'])}.")
+    if "instructions" in values:
         notes.append("It brings instructions that its agent is given before every conversation.")
     return notes
 

@@ -254,7 +254,9 @@ def _is_within(place: str, other: str) -> bool:
 
 def _outermost(places: Iterable[str]) -> list[str]:
     all_places = list(places)
-    return [place for place in all_places if not any(place != other and _is_within(place, other) for other in all_places)]
+    return [
+        place for place in all_places if not any(place != other and _is_within(place, other) for other in all_places)
+    ]
 
 
 def _is_there(place: str, weights: Mapping[str, Weight]) -> bool:
