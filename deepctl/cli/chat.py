@@ -19,7 +19,7 @@ from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.domain import attachments, settings
 from deepctl.errors import BadName, UsageError
 from deepctl.output import terminal_caps
-from deepctl.output.stream.turn_events import Display, Events, Text
+from deepctl.output.stream.display import Display, JsonDisplay, LiveDisplay, TextDisplay
 from deepctl.output.terminal_caps import is_terminal
 from deepctl.store import prompt_tags
 
@@ -134,11 +134,10 @@ def _session(setup: ChatSetup, wait: float, display: Display, *, ephemeral: bool
 
 def _display(as_json: bool, text: str | None) -> Display:
     if as_json:
-        return Events()
+        return JsonDisplay()
     if text is not None or terminal_caps.is_dumb():
-        return Text()
+        return TextDisplay()
     from deepctl.cli import tty_modes
-    from deepctl.output.stream.display import LiveDisplay
 
     return LiveDisplay(tty_modes.typed_ahead)
 

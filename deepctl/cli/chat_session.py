@@ -16,7 +16,7 @@ from deepctl.cli.prompts import profile_history
 from deepctl.domain import attachments, profiles, settings
 from deepctl.errors import DeepctlError, ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
-from deepctl.output.stream.turn_events import Display
+from deepctl.output.stream.display import Display
 from deepctl.store import lookup, session_catalogue
 
 if TYPE_CHECKING:

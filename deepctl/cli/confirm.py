@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest, Ask
-    from deepctl.output.stream.turn_events import Display
+    from deepctl.output.stream.display import Display
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
 

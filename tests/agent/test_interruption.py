@@ -204,7 +204,7 @@ def test_a_signal_that_comes_too_late_for_the_turn_still_ends_deepctl() -> None:
 
 _FORKING = """
 import os, sys
-import deepctl.agent.chat, deepctl.cli.chat, deepctl.output.stream.turn_events
+import deepctl.agent.chat, deepctl.cli.chat, deepctl.output.stream.display
 from deepctl.cli.main import run
 for line in sys.stdin:
     child = os.fork()

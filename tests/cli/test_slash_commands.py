@@ -20,7 +20,7 @@ from deepctl.cli.repl.completer import ConversationCandidates, matches
 from deepctl.cli.repl.state import ReplState
 from deepctl.domain.settings import load, without_files
 from deepctl.errors import NotFound, ProfileGone, Refused, UsageError
-from deepctl.output.stream.turn_events import Text
+from deepctl.output.stream.display import TextDisplay
 from tests.support.command import Command, InProcess
 from tests.support.terminal import Terminal
 
@@ -491,7 +491,7 @@ def _candidates(chat: ChatSession, session: str | None = None, new: str | None =
 
 
 def _chat(name: str = "alice") -> ProfileChat:
-    return ProfileChat(ChatSetup(name, load(os.environ)), options.root(), 0.0, Text())
+    return ProfileChat(ChatSetup(name, load(os.environ)), options.root(), 0.0, TextDisplay())
 
 
 def _texts(text: str, candidates: ConversationCandidates) -> list[tuple[str, str]]:
@@ -537,7 +537,7 @@ def test_nothing_is_offered_of_a_profile_that_is_gone_or_of_nobody(home: Path) -
     for text in ("/switch ", "/model ", "@"):
         with pytest.raises(ProfileGone):
             _texts(text, candidates)
-    nobody = _candidates(EphemeralChatSession(ChatSetup("ephemeral", without_files(os.environ)), Text()))
+    nobody = _candidates(EphemeralChatSession(ChatSetup("ephemeral", without_files(os.environ)), TextDisplay()))
     assert _texts("/rewind ", nobody) == _texts("/switch ", nobody) == _texts("@", nobody) == []
     assert "offline" in [text for text, _ in _texts("/model ", nobody)]
     assert not home.exists()
@@ -585,7 +585,7 @@ def test_what_a_shell_command_is_given_is_told_from_what_it_is_not() -> None:
 
 def test_profile_session_and_wait_are_filled_in_where_a_command_takes_them(deepctl: InProcess) -> None:
     deepctl("chat", "--user", "alice", "hello").ok()
-    talk = ProfileChat(ChatSetup("alice", load(os.environ)), options.root(), 2.5, Text())
+    talk = ProfileChat(ChatSetup("alice", load(os.environ)), options.root(), 2.5, TextDisplay())
     state = _state(talk, session="MAIN")
 
     def filled(*words: str) -> list[str]:

@@ -18,7 +18,7 @@ from deepctl.cli.repl import shell_escape
 from deepctl.domain import profiles
 from deepctl.domain.settings import load, without_files
 from deepctl.errors import Refused, UsageError
-from deepctl.output.stream.turn_events import Text as TextDisplay
+from deepctl.output.stream.display import TextDisplay
 from deepctl.sandbox import container
 from tests.support import docker
 from tests.support.command import Command, InProcess

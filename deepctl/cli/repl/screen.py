@@ -228,8 +228,9 @@ class ScreenReader:
 class Drawing:
     """How the line and what is around it look in a window of `size`.
 
-    Not by `PromptSession`, whose layout is fixed: it shows no toolbar where the terminal is not asked for its cursor,
-    reserves eight lines for the menu however few completions there are, and draws a line of a megabyte at every key.
+    Hand-written, because `PromptSession` has a fixed layout. It hides the toolbar if it does not know the height below
+    the cursor, which only the terminal could tell. It reserves eight lines for the completion menu, however few
+    completions there are, and leaves the toolbar below these lines until the entry is sent.
     """
 
     def __init__(

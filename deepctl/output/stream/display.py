@@ -1,37 +1,112 @@
-"""A turn at a terminal while it happens: the answer as it is written, tools at work, and a line that says what goes on.
+"""Displays of a turn: live at a terminal, as plain text, or as one JSON event a line.
 
-A thread of its own draws, so that the spinner turns while the turn computes or waits. What happens is only queued for
-it, so an event costs the turn next to nothing; a frame is drawn at most twelve times a second, and less often where
-drawing takes long. If stdout cannot be written, that is raised where the next event is told.
+The live display draws in a thread of its own, so that the spinner turns while the turn computes or waits. The turn only
+queues its events, which costs it next to nothing. A frame is drawn at most twelve times a second, and less often where
+drawing takes long. If stdout cannot be written, the next call of `event` raises the error.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from deepctl.errors import StorageError
 from deepctl.output import render, terminal_caps
 from deepctl.output.render import worded
-from deepctl.output.stream import lines
+from deepctl.output.stream.lines import of_stdout
+from deepctl.output.text import printable_lines
 
 if TYPE_CHECKING:
     from deepctl.output.stream.live_region import LiveRegion
     from deepctl.output.stream.tool_lines import Call
     from deepctl.output.stream.turn_view import TurnView
 
-_FRAME = 1 / 12
-_SHARE = 8
-"""After a frame nothing is drawn for so many times the processor time it took."""
+_MAX_ARGUMENT = 100
+_FRAME_SECONDS = 1 / 12
+_REST_FACTOR = 8
+"""After a frame the thread rests for so many times the processor time that the frame took."""
+
+
+class Display(Protocol):
+    """Shows the events of a turn."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Show one event as it happens."""
+        ...
+
+    def notice(self, message: str) -> None:
+        """Show a message that is not part of the answer."""
+        ...
+
+    def close(self) -> None:
+        """Restore the screen, however the turn ended."""
+        ...
+
+
+class JsonDisplay:
+    """NDJSON: one event a line, flushed as it happens; the last is a `result` or an `error`."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        render.write(json.dumps(event) + "\n")
+
+    def notice(self, message: str) -> None:
+        """Nothing but events is printed."""
+
+    def close(self) -> None:
+        """Every event is a whole line already."""
+
+
+class TextDisplay:
+    """The answer on stdout as it comes; tool calls, a line each, on stderr if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._clean: Callable[[str], str] = printable_lines if terminal_caps.is_terminal(sys.stdout) else str
+        self._watched = terminal_caps.is_terminal(sys.stderr)
+        self._at_line_start = True
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        match event["type"]:
+            case "text":
+                self._write(event["delta"])
+            case "tool_call" if self._watched:
+                self._end_line()
+                arguments = ", ".join(f"{key}={_short(value)}" for key, value in event["args"].items())
+                render.notice(f"→ {event['name']}({arguments})")
+            case "tool_result" if self._watched and not event["ok"]:
+                render.notice(f"✗ {event['name']}: {_short(event['content'])}")
+            case "retry" if self._watched:
+                self._end_line()
+                wait = f"{event['seconds']:.1f} s"
+                render.notice(f"↻ {event['reason']}: again in {wait} ({event['attempt']} of {event['attempts']})")
+            case "notice":
+                self.notice(event["message"])
+            case "tool_result" | "result":
+                self._end_line()
+
+    def _write(self, text: str) -> None:
+        render.write(self._clean(text))
+        self._at_line_start = text.endswith("\n")
+
+    def _end_line(self) -> None:
+        if not self._at_line_start:
+            self._write("\n")
+
+    def notice(self, message: str) -> None:
+        self._end_line()
+        render.notice(message)
+
+    def close(self) -> None:
+        self._end_line()
 
 
 class LiveDisplay:
-    """The display of a conversation at a terminal. `status` gives further words for the status line."""
+    """The display of a conversation at a terminal. `status` gives more text for the status line."""
 
     def __init__(self, status: Callable[[], str] | None = None) -> None:
         self._status = status
@@ -64,14 +139,14 @@ class LiveDisplay:
                     self._check()
 
     def notice(self, message: str) -> None:
-        """Tell something that is not the answer: above the live lines, or on stderr where no turn runs."""
+        """Show a message that is not part of the answer: above the live lines, or on stderr where no turn runs."""
         if self._turn is None:
             render.notice(message)
         else:
             self._queue.append(({"type": "notice", "message": worded(message)}, time.monotonic()))
 
     def stop(self) -> None:
-        """End the live lines, however the turn ended. What came stays on the screen."""
+        """End the live lines, however the turn ended. The lines that are settled stay on the screen."""
         self._finish()
 
     def close(self) -> None:
@@ -103,22 +178,22 @@ class LiveDisplay:
         """
         if not self._calls:
             render.notice("No tool has been called since this chat began.")
-            self._tell_usage(number)
+            self._show_usage(number)
             return
         if number is not None and not 1 <= number <= len(self._calls):
             count = len(self._calls)
             calls = f"{count} call{'' if count == 1 else 's'}"
             render.notice(f"The last turn with tools made {calls}: there is no {number}.")
             return
-        drawn, (width, _) = lines.of_stdout(), terminal_caps.size()
+        caps, (width, _) = of_stdout(), terminal_caps.size()
         for place, call in enumerate(self._calls, 1):
             if number is None or place == number:
-                text = "".join(f"{drawn.ansi(line)}\n" for line in call.details(place, drawn, width))
+                text = "".join(f"{caps.ansi(line)}\n" for line in call.details(place, caps, width))
                 if not render.write(text):
                     return
-        self._tell_usage(number)
+        self._show_usage(number)
 
-    def _tell_usage(self, number: int | None) -> None:
+    def _show_usage(self, number: int | None) -> None:
         if number is None and self._usage:
             render.notice(f"Tokens of the last turn: {self._usage}.")
 
@@ -136,7 +211,7 @@ class LiveDisplay:
         self._paused = False
         self._queue.clear()
         self._region = LiveRegion()
-        self._turn = TurnView(lines.of_stdout(), time.monotonic())
+        self._turn = TurnView(of_stdout(), time.monotonic())
         self._end = threading.Event()
         threading.Thread(target=self._keep_drawing, args=(self._end,), name="display", daemon=True).start()
 
@@ -153,7 +228,7 @@ class LiveDisplay:
                     except BaseException as failure:  # raised in the thread that hands the events over
                         self._failure = failure
                         return
-            pause = max(_FRAME, (time.thread_time() - began) * _SHARE)
+            pause = max(_FRAME_SECONDS, (time.thread_time() - began) * _REST_FACTOR)
 
     def _draw(self, *, tail: bool = True, settle_all: bool = False) -> None:
         """Draw a frame; the lock is held."""
@@ -165,10 +240,10 @@ class LiveDisplay:
             turn.event(*self._queue.popleft(), width)
         if settle_all:
             turn.broke_off(width)
-        drawn = lines.of_stdout()
-        settled = [drawn.ansi(line) for line in turn.settled(width)]
+        caps = of_stdout()
+        settled = [caps.ansi(line) for line in turn.settled(width)]
         status = self._status() if self._status is not None and tail else ""
-        rows = [drawn.ansi(row) for row in turn.tail(width, height, status)] if tail else []
+        rows = [caps.ansi(row) for row in turn.tail(width, height, status)] if tail else []
         region.draw(settled, rows, size)
 
     def _finish(self, after: str = "") -> None:
@@ -193,3 +268,9 @@ class LiveDisplay:
                 self._usage = turn.usage if turn.calls or not self._calls else ""
                 self._calls = turn.calls or self._calls
                 self._turn = self._region = None
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    return repr(text) if len(text) <= _MAX_ARGUMENT else repr(text[:_MAX_ARGUMENT]) + "…"

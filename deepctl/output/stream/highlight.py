@@ -55,25 +55,25 @@ _COLOURS = (
 class Highlighter:
     """Colours the lines of one block of code; `info` is what stands behind the fence."""
 
-    def __init__(self, info: str, look: TerminalCaps) -> None:
-        self._look = look
-        self._lexer = _lexer(info) if look.colour else None
+    def __init__(self, info: str, caps: TerminalCaps) -> None:
+        self._caps = caps
+        self._lexer = _lexer(info) if caps.colour else None
         self._context: list[str] = []
 
     def lines(self, code: Sequence[str]) -> list[Text]:
         """The next lines of the block, each coloured."""
-        shown = [self._look.safe(line).expandtabs(TAB) for line in code]
-        return [line for some in _portions(shown) for line in self._portion(some)]
+        code_lines = [self._caps.safe(line).expandtabs(TAB) for line in code]
+        return [line for some in _portions(code_lines) for line in self._portion(some)]
 
-    def _portion(self, shown: list[str]) -> list[Text]:
+    def _portion(self, code_lines: list[str]) -> list[Text]:
         from rich.text import Text
 
-        if self._lexer is None or max(map(len, shown)) > _LONGEST:
+        if self._lexer is None or max(map(len, code_lines)) > _LONGEST:
             self._context.clear()
-            return [Text(line) for line in shown]
-        coloured = _coloured(self._lexer, self._context + shown)
-        self._remember(shown, coloured)
-        return coloured[-len(shown) :]
+            return [Text(line) for line in code_lines]
+        coloured = _coloured(self._lexer, self._context + code_lines)
+        self._remember(code_lines, coloured)
+        return coloured[-len(code_lines) :]
 
     def peek(self, code: str) -> Text:
         """A line that is not complete, as it would be now."""
@@ -82,9 +82,9 @@ class Highlighter:
         self._context = context
         return line
 
-    def _remember(self, shown: list[str], coloured: list[Text]) -> None:
+    def _remember(self, code_lines: list[str], coloured: list[Text]) -> None:
         """Keep the lines that the next ones depend on, from one on that does not begin in a string or a comment."""
-        self._context += shown
+        self._context += code_lines
         if sum(map(len, self._context)) > _MOST:
             self._context.clear()
         if len(self._context) <= _CONTEXT:
@@ -100,11 +100,11 @@ class Highlighter:
         del self._context[:start]
 
 
-def _portions(shown: list[str]) -> Iterator[list[str]]:
+def _portions(code_lines: list[str]) -> Iterator[list[str]]:
     """The lines, so many at a time as are coloured at once; one that is not coloured is alone."""
     some: list[str] = []
     length = 0
-    for line in shown:
+    for line in code_lines:
         length += len(line)
         if some and (len(some) == _CONTEXT or length > _MOST or max(len(line), len(some[0])) > _LONGEST):
             yield some

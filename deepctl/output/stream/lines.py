@@ -46,10 +46,10 @@ class TerminalCaps(NamedTuple):
 
         Newlines and tabs stay.
         """
-        shown = printable_lines(_CARRIAGE_RETURN.sub("\n", text)).translate(_SEPARATORS)
-        if self.unicode or shown.isascii():
-            return shown
-        return shown.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        safe_text = printable_lines(_CARRIAGE_RETURN.sub("\n", text)).translate(_SEPARATORS)
+        if self.unicode or safe_text.isascii():
+            return safe_text
+        return safe_text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
     def ansi(self, line: Text) -> str:
         """A line as what is written to the terminal."""
@@ -88,14 +88,14 @@ def folded(line: Text, width: int) -> list[Text]:
     return list(line.divide(offsets[:-1]))
 
 
-def cut(line: Text, width: int, look: TerminalCaps) -> Text:
+def cut(line: Text, width: int, caps: TerminalCaps) -> Text:
     """`line` with an ellipsis where it does not fit on a row of `width` cells."""
     if cells(line.plain) <= width:
         return line
-    dots = look.sign("…", "...")
-    shown = line.copy()
-    shown.right_crop(len(line.plain) - len(clipped(line.plain, width - len(dots)).rstrip()))
-    return shown.append(dots)
+    dots = caps.sign("…", "...")
+    shortened = line.copy()
+    shortened.right_crop(len(line.plain) - len(clipped(line.plain, width - len(dots)).rstrip()))
+    return shortened.append(dots)
 
 
 _CONSOLES: list[Console] = []

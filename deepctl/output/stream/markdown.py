@@ -53,8 +53,8 @@ class _Fence(NamedTuple):
     highlighter: Highlighter
 
     def is_closed_by(self, line: str) -> bool:
-        found = _FENCE.match(line)
-        return found is not None and found[1].startswith(self.mark) and not line[found.end() :].strip(" \t")
+        fence = _FENCE.match(line)
+        return fence is not None and fence[1].startswith(self.mark) and not line[fence.end() :].strip(" \t")
 
     def content(self, line: str) -> str:
         """A line without the fence's indentation, where it has that."""
@@ -68,8 +68,8 @@ class _Fence(NamedTuple):
 class Markdown:
     """One text on its way. `width` may be another with every call; a block that has been begun keeps its own."""
 
-    def __init__(self, look: TerminalCaps) -> None:
-        self._look = look
+    def __init__(self, caps: TerminalCaps) -> None:
+        self._caps = caps
         self._parser = parser()
         self._deltas: list[str] = []
         self._ahead = ""
@@ -108,9 +108,9 @@ class Markdown:
         if self._rest is not None or len(line) > _BLOCK:
             return self._plain([line[-_PIECE:]], width)
         source = self._source + ("" if _is_half(line) else line)
-        blocks = Blocks(self._look, self._measure(width))
-        drawn, _ = blocks.lines(self._parse(source), is_open=True, gap=self._gap, passed=self._passed)
-        return drawn.lines[self._given :]
+        blocks = Blocks(self._caps, self._measure(width))
+        layout, _ = blocks.lines(self._parse(source), is_open=True, gap=self._gap, passed=self._passed)
+        return layout.lines[self._given :]
 
     def finish(self, width: int) -> list[Text]:
         """The text is complete: the lines that have not been given out yet."""
@@ -121,17 +121,17 @@ class Markdown:
         """Nothing more will come, and nobody wants to wait: of what is left, much is given out as it is."""
         self._take(whole=True)
         lines = self._settle(width, _PIECES) + self._close(width)
-        left, self._ahead = self._ahead, ""
-        return lines + self._plain(left.splitlines(), width)
+        remainder, self._ahead = self._ahead, ""
+        return lines + self._plain(remainder.splitlines(), width)
 
     def _close(self, width: int) -> list[Text]:
         """The lines of the block at hand that are not out yet: nothing more belongs to it."""
         lines: list[Text] = []
         if self._fence is None:
-            blocks = Blocks(self._look, self._measure(width))
-            drawn, _ = blocks.lines(self._parse(self._source), is_open=False, gap=self._gap, passed=self._passed)
-            lines = drawn.lines[self._given :]
-            self._gap = self._gap or bool(drawn.lines)
+            blocks = Blocks(self._caps, self._measure(width))
+            layout, _ = blocks.lines(self._parse(self._source), is_open=False, gap=self._gap, passed=self._passed)
+            lines = layout.lines[self._given :]
+            self._gap = self._gap or bool(layout.lines)
         self._source = ""
         self._given = self._parsed = self._passed = 0
         return lines
@@ -145,7 +145,7 @@ class Markdown:
             text = text[:-1]
         if text:
             self._tail = None
-        self._ahead += self._look.safe(text)
+        self._ahead += self._caps.safe(text)
         if whole and self._ahead and not self._ahead.endswith("\n"):
             self._ahead += "\n"
 
@@ -169,9 +169,9 @@ class Markdown:
     def _settle(self, width: int, pieces: int | None = None) -> list[Text]:
         """Give out what is final of the complete lines: all of them, or so many pieces."""
         lines: list[Text] = []
-        taken = 0
-        while (pieces is None or taken < pieces) and (piece := self._piece()):
-            taken += 1
+        pieces_taken = 0
+        while (pieces is None or pieces_taken < pieces) and (piece := self._piece()):
+            pieces_taken += 1
             if self._rest is not None:
                 lines += self._rest_of(self._rest, piece, width)
             elif self._fence is None and len(piece) > _BLOCK:
@@ -204,7 +204,7 @@ class Markdown:
             self._ahead = "\n".join([*source[end:], self._ahead])
         return self._plain(source[:end], width)
 
-    def _cut(self, nodes: Sequence[SyntaxTreeNode]) -> tuple[int, re.Pattern[str]] | None:
+    def _find_long_block(self, nodes: Sequence[SyntaxTreeNode]) -> tuple[int, re.Pattern[str]] | None:
         """Where the source of a block has become too long, and how its rest looks.
 
         Not before a line behind that belongs to the block, too: that shows what the one before it means.
@@ -243,24 +243,24 @@ class Markdown:
         if end == self._parsed:
             return []
         nodes = self._parse(self._source[:end])
-        blocks = Blocks(self._look, self._measure(width))
+        blocks = Blocks(self._caps, self._measure(width))
         self._parsed = end
         if not nodes:
             return []
-        cut = self._cut(nodes)
-        if cut is not None:
-            start, self._rest = cut
+        long_block = self._find_long_block(nodes)
+        if long_block is not None:
+            start, self._rest = long_block
             self._ahead = self._source[start:] + self._ahead
             self._source = self._source[:start]
             return self._close(width)
         fence = self._open_fence(nodes[-1])
-        drawn, starts = blocks.lines(
+        layout, starts = blocks.lines(
             nodes[:-1] if fence else nodes, is_open=not fence, gap=self._gap, passed=self._passed
         )
-        lines = drawn.lines[self._given : drawn.stable]
-        self._given = max(self._given, drawn.stable)
+        lines = layout.lines[self._given : layout.stable]
+        self._given = max(self._given, layout.stable)
         if fence is not None:
-            self._begin_code(fence, nodes[-1], has_lines=bool(drawn.lines))
+            self._begin_code(fence, nodes[-1], has_lines=bool(layout.lines))
         else:
             self._let_go(nodes, starts, blocks)
         return lines
@@ -277,9 +277,9 @@ class Markdown:
         if not is_list(last) or len(last.children) <= _ITEMS or self._given == 0:
             return
         count = len(last.children) - 2
-        rest = self._source[: self._parsed].split("\n", _first_line(last.children[count]))[-1]
+        remaining_source = self._source[: self._parsed].split("\n", _first_line(last.children[count]))[-1]
         # A line can mean something else where it stands first; then everything stays as it is.
-        again = self._parse(rest)
+        again = self._parse(remaining_source)
         if len(again) != 1 or again[0].type != last.type or len(again[0].children) != 2:
             return
         start = _first_line(last.children[count])
@@ -307,7 +307,7 @@ class Markdown:
         assert node.map is not None
         lines = self._source[: self._parsed].split("\n")[node.map[0] : node.map[1]]
         indent = len(lines[0]) - len(lines[0].lstrip(" "))
-        fence = _Fence(node.markup, indent, Highlighter(node.info, self._look))
+        fence = _Fence(node.markup, indent, Highlighter(node.info, self._caps))
         # With a line of dashes below, the first one would be the head of a table.
         if len(lines) < 2 and "|" in lines[0]:
             return None
@@ -324,9 +324,9 @@ class Markdown:
 
     def _code(self, fence: _Fence) -> list[Text]:
         """Give out the complete lines of an open block of code; empty ones only when something follows them."""
-        *complete, rest = self._source.split("\n")
+        *complete, last_line = self._source.split("\n")
         end = next((number for number, line in enumerate(complete) if fence.is_closed_by(line)), None)
-        self._source = "\n".join([*complete[len(complete) if end is None else end + 1 :], rest])
+        self._source = "\n".join([*complete[len(complete) if end is None else end + 1 :], last_line])
         lines: list[Text] = []
         for line in fence.highlighter.lines([fence.content(line) for line in complete[:end]]):
             if not line.plain.strip():
@@ -355,8 +355,8 @@ class Markdown:
 
 def _is_half(line: str) -> bool:
     """Whether nobody can tell yet what a last line means, because there is nothing but marks in it."""
-    rest = line.strip(_MARKS).rstrip(".)")
-    return not rest or (rest.isdecimal() and len(line) <= _LONGEST_MARK)
+    text = line.strip(_MARKS).rstrip(".)")
+    return not text or (text.isdecimal() and len(line) <= _LONGEST_MARK)
 
 
 def _first_line(node: SyntaxTreeNode) -> int:

@@ -1,4 +1,4 @@
-"""Markdown blocks as lines, and how many of them no further text can change.
+"""Markdown blocks as lines, and how many of these lines no further text can change.
 
 Rich's own renderer lays out whole documents: the width of a numbered list depends on its last number, links hide where
 they lead, and nothing says which lines are final. This one takes the same parser, and Rich's text and tables.
@@ -10,23 +10,29 @@ HTML is shown, not interpreted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from deepctl.output.stream.highlight import Highlighter
-from deepctl.output.stream.lines import NARROWEST, TAB, TerminalCaps, wrapped
+from deepctl.output.stream.lines import NARROWEST, TAB, TerminalCaps, console, wrapped
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.tree import SyntaxTreeNode
+    from rich.console import JustifyMethod
     from rich.text import Text
 
 _OPENERS = frozenset("*_~`[<")
 """What may begin something that later text ends."""
 _INLINE = {"strong": "bold", "em": "italic", "s": "strike"}
 _RULE = 40
-_LARGEST = 40_000
+_MAX_CODE = 40_000
 """Code inside a list or a quotation is coloured up to so many characters; it is drawn as a whole each time."""
+_COLUMN_GAP = 2
+_MIN_COLUMN = 8
+"""No column is narrower; a table that does not fit then is printed as records."""
+_MAX_COLUMNS = 40
+"""A table of more columns takes seconds to lay out, and is printed as records."""
 
 
 class Lines(NamedTuple):
@@ -54,8 +60,8 @@ def is_list(node: SyntaxTreeNode) -> bool:
 class Blocks:
     """Lays out blocks in `width` columns."""
 
-    def __init__(self, look: TerminalCaps, width: int) -> None:
-        self._look = look
+    def __init__(self, caps: TerminalCaps, width: int) -> None:
+        self._caps = caps
         self._width = width
 
     def lines(
@@ -87,7 +93,7 @@ class Blocks:
         return len(first) - len(self._item(node, count, False, passed).lines)
 
     def _narrower(self, columns: int) -> Blocks:
-        return Blocks(self._look, max(self._width - columns, NARROWEST))
+        return Blocks(self._caps, max(self._width - columns, NARROWEST))
 
     def _block(self, node: SyntaxTreeNode, is_open: bool, passed: int = 0) -> Lines:
         match node.type:
@@ -104,12 +110,10 @@ class Blocks:
             case "hr":
                 from rich.text import Text
 
-                rule = self._look.sign("─", "-") * min(self._width, _RULE)
+                rule = self._caps.sign("─", "-") * min(self._width, _RULE)
                 lines = [Text(rule, "dim")]
             case "table":
-                from deepctl.output.stream.markdown_tables import table
-
-                lines = table(node, self._width, self._look, self.inline)
+                lines = _table(node, self._width, self._caps, self.inline)
             case kind:
                 raise AssertionError(kind)
         return Lines(lines, 0 if is_open else len(lines))
@@ -130,14 +134,14 @@ class Blocks:
 
         level = int(node.tag[1:])
         text = self.inline(node.children[0].children if node.children else (), "bold")
-        return text if self._look.colour else Text("#" * level + " ") + text
+        return text if self._caps.colour else Text("#" * level + " ") + text
 
     def _code(self, node: SyntaxTreeNode, is_open: bool) -> Lines:
         code = node.content.split("\n")
         while code and not code[-1].strip():
             code.pop()
-        info = node.info if len(node.content) <= _LARGEST else ""
-        lines = Highlighter(info, self._look).lines(code)
+        info = node.info if len(node.content) <= _MAX_CODE else ""
+        lines = Highlighter(info, self._caps).lines(code)
         # Indented code can be the first line of a list, and that the head of a table if a line of dashes follows.
         return Lines(lines, len(lines) - 1 if lines and is_open and node.type == "code_block" else len(lines))
 
@@ -145,7 +149,7 @@ class Blocks:
         from rich.text import Text
 
         inner, _ = self._narrower(2).lines(node.children, is_open=is_open)
-        bar = Text(self._look.sign("│", ">") + " ", "dim")
+        bar = Text(self._caps.sign("│", ">") + " ", "dim")
         return Lines([_prefixed(bar, line) for line in inner.lines], inner.stable)
 
     def _list(self, node: SyntaxTreeNode, is_open: bool, passed: int, count: int) -> Lines:
@@ -165,15 +169,15 @@ class Blocks:
     def _item(self, node: SyntaxTreeNode, number: int, is_open: bool, passed: int) -> Lines:
         from rich.text import Text
 
-        mark = self._look.sign("•", "*") + " "
+        mark = self._caps.sign("•", "*") + " "
         if node.type == "ordered_list":
             mark = f"{int(node.attrs.get('start', 1)) + passed + number}. "
         inner, _ = self._narrower(len(mark)).lines(node.children[number].children, is_open=is_open)
-        first, other = Text(mark, "cyan"), Text(" " * len(mark))
-        lines = [_prefixed(other if row else first, line) for row, line in enumerate(inner.lines)]
+        first_mark, indent = Text(mark, "cyan"), Text(" " * len(mark))
+        lines = [_prefixed(indent if row else first_mark, line) for row, line in enumerate(inner.lines)]
         if not lines:
-            first.rstrip()
-            return Lines([first], 0 if is_open else 1)
+            first_mark.rstrip()
+            return Lines([first_mark], 0 if is_open else 1)
         return Lines(lines, inner.stable)
 
     def inline(self, pieces: Iterable[SyntaxTreeNode], style: str = "") -> Text:
@@ -184,12 +188,12 @@ class Blocks:
         for piece in pieces:
             match piece.type:
                 case "text":
-                    text.append(self._look.safe(piece.content).expandtabs(TAB), style)
+                    text.append(self._caps.safe(piece.content).expandtabs(TAB), style)
                 case "softbreak" | "hardbreak":
                     text.append("\n")
                 case "code_inline":
-                    mark = "" if self._look.colour else piece.markup
-                    text.append(mark + self._look.safe(piece.content) + mark, f"{style} cyan")
+                    mark = "" if self._caps.colour else piece.markup
+                    text.append(mark + self._caps.safe(piece.content) + mark, f"{style} cyan")
                 case "strong" | "em" | "s":
                     text += self.inline(piece.children, f"{style} {_INLINE[piece.type]}")
                 case "link":
@@ -202,9 +206,9 @@ class Blocks:
 
     def _pointing(self, text: Text, address: object) -> Text:
         """`text` and where it really leads, unless that is what it says."""
-        shown = self._look.safe(str(address)).replace("\n", " ")
-        if text.plain not in (shown, shown.removeprefix("mailto:")):
-            text.append(f" ({shown})" if text.plain else shown, "dim")
+        target = self._caps.safe(str(address)).replace("\n", " ")
+        if text.plain not in (target, target.removeprefix("mailto:")):
+            text.append(f" ({target})" if text.plain else target, "dim")
         return text
 
 
@@ -233,3 +237,67 @@ def _prefixed(prefix: Text, line: Text) -> Text:
     joined = Text.assemble(prefix, line)
     joined.rstrip()
     return joined
+
+
+def _table(
+    node: SyntaxTreeNode, width: int, caps: TerminalCaps, inline: Callable[[Iterable[SyntaxTreeNode]], Text]
+) -> list[Text]:
+    """The lines of a table in `width` columns: a grid if it fits, otherwise a record a row. No text is left out."""
+    rows = [
+        [inline(cell.children[0].children if cell.children else ()) for cell in row.children]
+        for part in node.children
+        for row in part.children
+    ]
+    headings, records = rows[0], rows[1:]
+    columns = list(zip(*rows, strict=True))
+    needed = [min(_MIN_COLUMN, max(cell.cell_len for cell in column)) for column in columns]
+    if len(needed) > _MAX_COLUMNS or sum(needed) + _COLUMN_GAP * len(needed) > width:
+        return _records(headings, records, width)
+    return _grid(headings, records, [_side(cell) for cell in node.children[0].children[0].children], width, caps)
+
+
+def _side(heading: SyntaxTreeNode) -> JustifyMethod:
+    side = str(heading.attrs.get("style", "")).removeprefix("text-align:")
+    return cast("JustifyMethod", side) if side in ("right", "center") else "left"
+
+
+def _grid(
+    headings: list[Text], records: list[list[Text]], sides: list[JustifyMethod], width: int, caps: TerminalCaps
+) -> list[Text]:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    rich_table = Table(
+        box=box.SIMPLE_HEAD if caps.unicode else box.MARKDOWN,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1),
+        header_style="bold",
+        border_style="dim",
+    )
+    for heading, side in zip(headings, sides, strict=True):
+        rich_table.add_column(heading, overflow="fold", justify=side)
+    for record in records:
+        rich_table.add_row(*record)
+    lines = []
+    for row in console(width).render_lines(rich_table, pad=False):
+        line = Text()
+        for segment in row:
+            line.append(segment.text, segment.style)
+        line.rstrip()
+        lines.append(line)
+    return lines
+
+
+def _records(headings: list[Text], records: list[list[Text]], width: int) -> list[Text]:
+    """Every row as lines of `heading: value`."""
+    from rich.text import Text
+
+    lines: list[Text] = []
+    for number, record in enumerate(records or [[Text() for _ in headings]]):
+        if number:
+            lines.append(Text())
+        for heading, value in zip(headings, record, strict=True):
+            lines += wrapped(Text.assemble((f"{heading.plain}: ", "bold"), value), width)
+    return lines

@@ -61,25 +61,25 @@ class Call:
         """The call has come to this."""
         self.ok, self.result, self.seconds = ok, result, now - self.began
 
-    def line(self, look: TerminalCaps, width: int, sign: str) -> Text:
+    def line(self, caps: TerminalCaps, width: int, sign: str) -> Text:
         """The call on one row: at work behind `sign`, or what came of it."""
         from rich.text import Text
 
         style = "cyan"
         if self.seconds is not None:
-            sign, style = (look.sign("✓", "+"), "green") if self.ok else (look.sign("✗", "x"), "red")
+            sign, style = (caps.sign("✓", "+"), "green") if self.ok else (caps.sign("✗", "x"), "red")
         seconds = time.monotonic() - self.began if self.seconds is None else self.seconds
-        outcome = "" if self.seconds is None else f"  {look.sign('→', '->')} {look.safe(self.outcome())}"
+        outcome = "" if self.seconds is None else f"  {caps.sign('→', '->')} {caps.safe(self.outcome())}"
         if seconds >= _SLOW:
             outcome += f"  {int(seconds)} s"
-        head = Text.assemble((sign, style), f" {look.safe(printable(self.name))}")
-        about = look.safe(self.about())
+        head = Text.assemble((sign, style), f" {caps.safe(printable(self.name))}")
+        about = caps.safe(self.about())
         # The outcome is what the line is for: a long command leaves it half of the row.
         room = width - cells(head.plain) - 2 - min(cells(outcome), width // 2)
         if about and room >= _LEAST:
-            head = Text.assemble(head, "  ", _without_middle(about, room, look))
+            head = Text.assemble(head, "  ", _without_middle(about, room, caps))
         head.append(outcome, "dim" if self.ok or self.seconds is None else "red")
-        return cut(head, width, look)
+        return cut(head, width, caps)
 
     def about(self) -> str:
         """The argument that says what the call is about, on one line."""
@@ -98,9 +98,9 @@ class Call:
             return "no output"
         if self.name in ("read_file", "read_memory"):
             return _counted(len(self.result.splitlines()), "line")
-        found = _COUNT.match(lines[0]) if lines else None
-        if found is not None and self.name in ("write_file", *_OF):
-            return _counted(int(next(filter(None, found.groups()))), _OF.get(self.name, "line"))
+        count_match = _COUNT.match(lines[0]) if lines else None
+        if count_match is not None and self.name in ("write_file", *_OF):
+            return _counted(int(next(filter(None, count_match.groups()))), _OF.get(self.name, "line"))
         if lines and self.name in _OF and lines[0].startswith(_LISTS):
             more = _MORE.match(lines[-1])
             count = len(lines) - 1 if more is None else len(lines) - 2 + int(more[1])
@@ -110,38 +110,38 @@ class Call:
         return _counted(len(lines), "line") if lines else "done"
 
     def _failure(self) -> str:
-        found = _EXIT_CODE.match(self.result)
-        rest = (self.result[found.end() :] if found else self.result).strip()
-        first = _on_a_line(rest.splitlines()[0].removeprefix("Error: ")) if rest else ""
-        if found is None:
+        exit_code = _EXIT_CODE.match(self.result)
+        output = (self.result[exit_code.end() :] if exit_code else self.result).strip()
+        first = _on_a_line(output.splitlines()[0].removeprefix("Error: ")) if output else ""
+        if exit_code is None:
             return first or "failed"
-        return f"exit code {found[1]}" + (f": {first}" if first else "")
+        return f"exit code {exit_code[1]}" + (f": {first}" if first else "")
 
-    def details(self, number: int, look: TerminalCaps, width: int) -> list[Text]:
+    def details(self, number: int, caps: TerminalCaps, width: int) -> list[Text]:
         """Everything about the call: its arguments and its result, whole."""
         from rich.text import Text
 
-        sign = look.sign("✓", "+") if self.ok else look.sign("✗", "x")
+        sign = caps.sign("✓", "+") if self.ok else caps.sign("✗", "x")
         state = "" if self.seconds is not None else " (no result)"
-        lines = [Text(f"{number}. {sign if not state else '-'} {look.safe(printable(self.name))}{state}", "bold")]
+        lines = [Text(f"{number}. {sign if not state else '-'} {caps.safe(printable(self.name))}{state}", "bold")]
         for name, value in self.arguments.items():
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
-            lines += _indented(look, f"{printable(str(name))}: ", text, width)
+            lines += _indented(caps, f"{printable(str(name))}: ", text, width)
         if self.seconds is not None:
-            lines += _indented(look, f"{look.sign('→', '->')} ", self.result.rstrip("\n") or "(empty)", width)
+            lines += _indented(caps, f"{caps.sign('→', '->')} ", self.result.rstrip("\n") or "(empty)", width)
         return lines
 
 
-def _indented(look: TerminalCaps, mark: str, text: str, width: int) -> list[Text]:
+def _indented(caps: TerminalCaps, mark: str, text: str, width: int) -> list[Text]:
     from rich.text import Text
 
-    shown = look.safe(text)
-    first = "   " + look.safe(mark)
-    if "\n" in shown:
+    safe_text = caps.safe(text)
+    first = "   " + caps.safe(mark)
+    if "\n" in safe_text:
         rows = [Text(first.rstrip(), "dim")]
-        body = [row for line in shown.split("\n") for row in wrapped(Text(line), width - 5)]
+        body = [row for line in safe_text.split("\n") for row in wrapped(Text(line), width - 5)]
         return rows + [Text.assemble("     ", row) for row in body]
-    rows = wrapped(Text.assemble((first[3:], "dim"), shown), width - 5)
+    rows = wrapped(Text.assemble((first[3:], "dim"), safe_text), width - 5)
     return [Text.assemble("   " if not number else "     ", row) for number, row in enumerate(rows)]
 
 
@@ -154,16 +154,16 @@ def _on_a_line(value: object) -> str:
     return printable(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]}…{line[-_LONGEST // 2 :]}")
 
 
-def _without_middle(text: str, width: int, look: TerminalCaps) -> str:
+def _without_middle(text: str, width: int, caps: TerminalCaps) -> str:
     """`text` in at most `width` cells: where it does not fit, its beginning and its end, which tell most."""
     if cells(text) <= width:
         return text
-    dots = look.sign("…", "...")
+    dots = caps.sign("…", "...")
     room = max(width - len(dots), 0)
     end = clipped(text, room // 2, from_end=True)
     beginning = clipped(text, room - cells(end)).rstrip()
     return f"{beginning}{dots}{end.lstrip()}"
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what if count == 1 else _PLURALS.get(what, what + 's')}"
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun if count == 1 else _PLURALS.get(noun, noun + 's')}"

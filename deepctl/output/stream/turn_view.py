@@ -6,9 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deepctl.output.stream.lines import TerminalCaps, cut, folded, wrapped
+from deepctl.output.stream.lines import TAB, TerminalCaps, cut, folded, wrapped
 from deepctl.output.stream.markdown import Markdown
-from deepctl.output.stream.plain_text import PlainText
 from deepctl.output.stream.tool_lines import Call
 from deepctl.output.text import printable
 
@@ -17,19 +16,63 @@ if TYPE_CHECKING:
 
 _SPINNER, _ASCII_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 _SPIN = 0.08
-_TOO_MANY = 1_000_000_000_000
-"""No answer has so many tokens: what a server says there is not taken at its word."""
-_ROOMY = 8
-"""In a window of fewer lines, no empty one is spent on the status line."""
+_MAX_TOKENS = 1_000_000_000_000
+"""No answer has so many tokens. A server may still say so."""
+_ROOMY_LINES = 8
+"""In a window of fewer lines, no empty line is above the status line."""
+
+
+class PlainText:
+    """Plain text as it arrives, wrapped between words, in `style`: rows that are final are returned once.
+
+    `width` may change from call to call.
+    """
+
+    def __init__(self, caps: TerminalCaps, style: str) -> None:
+        self._caps = caps
+        self._style = style
+        self._text = ""
+        self._begun = False
+
+    def feed(self, delta: str) -> None:
+        """The next piece of the text."""
+        self._text += self._caps.safe(delta.replace("\r", "")).expandtabs(TAB)
+        if not self._begun:
+            self._text = self._text.lstrip()
+            self._begun = bool(self._text)
+
+    def settled(self, width: int) -> list[Text]:
+        """The rows that have become final since the last call: a word that grows may still leave the last one."""
+        # Empty lines at the end are final only when text follows them: the text may end there.
+        final = self._rows(self._text.rstrip(), width)[:-1]
+        if final:
+            last_line = self._text[self._text.rstrip().rfind("\n") + 1 :]
+            last = self._rows(last_line.rstrip(), width)[-1].plain
+            self._text = last_line[len(last_line.rstrip()) - len(last) :]
+        return final
+
+    def tail(self, width: int) -> list[Text]:
+        """The rows after the settled ones, as they are now."""
+        return self._rows(self._text.rstrip(), width)
+
+    def finish(self, width: int) -> list[Text]:
+        """The text is complete: the rows that were not returned before."""
+        rows, self._text = self.tail(width), ""
+        return rows
+
+    def _rows(self, text: str, width: int) -> list[Text]:
+        from rich.text import Text
+
+        return wrapped(Text(text, self._style), width) if text else []
 
 
 class TurnView:
-    """What a turn looks like. `calls` are its tool calls so far, `usage` is what it took, in words, at its end."""
+    """The lines of a turn. `calls` are its tool calls so far; `usage` is its usage in words, once it has ended."""
 
-    def __init__(self, look: TerminalCaps, now: float) -> None:
+    def __init__(self, caps: TerminalCaps, now: float) -> None:
         self.calls: list[Call] = []
         self.usage = ""
-        self._look = look
+        self._caps = caps
         self._began = now
         self._pending: dict[str, Call] = {}
         self._stream: Markdown | PlainText | None = None
@@ -41,16 +84,16 @@ class TurnView:
         self._continued = False
 
     def event(self, event: Mapping[str, Any], at: float, width: int) -> None:
-        """Something has happened, at a time of the monotonic clock."""
+        """Take an event, which happened at a time of the monotonic clock."""
         kind = event["type"]
-        if self._retry is not None and kind != "notice" and not self._is_another(event):
+        if self._retry is not None and kind != "notice" and not self._is_same_retry(event):
             self._end_retry(width)
         if kind not in (self._streaming, "checkpoint", "notice"):
             self._end_stream(width)
         match kind:
             case "text" | "thinking":
                 if self._stream is None:
-                    self._stream = Markdown(self._look) if kind == "text" else PlainText(self._look, "dim")
+                    self._stream = Markdown(self._caps) if kind == "text" else PlainText(self._caps, "dim")
                     self._streaming = kind
                 self._stream.feed(event["delta"])
             case "tool_call":
@@ -75,9 +118,9 @@ class TurnView:
             call = Call(event["name"], {}, at)
             self.calls.append(call)
         call.ended(event["ok"], event["content"], at)
-        self._add("tool", [call.line(self._look, width, "")])
+        self._add("tool", [call.line(self._caps, width, "")])
         for waiting in self._pending.values():
-            # Calls run one after another: the next one has only now begun.
+            # Calls run one after another: the next one begins now.
             waiting.began = at
 
     def _end(self, event: Mapping[str, Any], width: int) -> None:
@@ -85,36 +128,36 @@ class TurnView:
             self._notice(event["notice"], width)
         cost, usage = event.get("cost"), event.get("usage", {})
         tokens = f"{_thousands(usage.get('input_tokens', 0))} in, {_thousands(usage.get('output_tokens', 0))} out"
-        # Not a line of every turn: the sums are under the prompt.
+        # Not printed with every turn: the sums are in the toolbar.
         self.usage = f"{tokens}, {_dollars(cost)}" if cost else tokens
 
     def _notice(self, message: str, width: int) -> None:
-        """Say something that is not the answer."""
+        """Show a message that is not part of the answer."""
         from rich.text import Text
 
-        self._add("notice", wrapped(Text(self._look.safe(printable(message)), "dim"), width))
+        self._add("notice", wrapped(Text(self._caps.safe(printable(message)), "dim"), width))
 
     def waited(self, seconds: float) -> None:
-        """A person was asked for so long, which counts for nothing."""
+        """A question to the person took so long, which is not counted as time of the turn."""
         self._began += seconds
         for call in self._pending.values():
             call.began += seconds
 
     def broke_off(self, width: int) -> None:
-        """Nothing more will come: what is half there stays as it is."""
+        """The turn was stopped: unfinished parts stay as they are."""
         if self._retry is not None:
             self._end_retry(width)
         if isinstance(self._stream, Markdown):
-            self._go_on(self._stream.break_off(width))
+            self._print_stream(self._stream.break_off(width))
         self._end_stream(width)
         for call in self._pending.values():
-            self._add("tool", [call.line(self._look, width, self._look.sign("·", "-"))])
+            self._add("tool", [call.line(self._caps, width, self._caps.sign("·", "-"))])
         self._pending.clear()
 
     def settled(self, width: int) -> list[Text]:
-        """The lines that will not change any more and have not been given out yet."""
+        """The lines that will not change any more and were not returned before."""
         if self._stream is not None:
-            self._go_on(self._stream.settled(width))
+            self._print_stream(self._stream.settled(width))
         lines, self._settled = self._settled, []
         return lines
 
@@ -124,12 +167,12 @@ class TurnView:
 
         rows = [row for line in (self._stream.tail(width) if self._stream else ()) for row in folded(line, width)]
         rows += [
-            call.line(self._look, width, self._spinner() if not number else self._look.sign("·", "-"))
+            call.line(self._caps, width, self._spinner() if not number else self._caps.sign("·", "-"))
             for number, call in enumerate(self._pending.values())
         ]
         if rows and self._kind and not self._continued:
             rows.insert(0, Text())
-        if (rows or self._kind) and height >= _ROOMY:
+        if (rows or self._kind) and height >= _ROOMY_LINES:
             rows.append(Text())
         room = max(height - 2, 0)
         rows = rows[len(rows) - room :] if len(rows) > room else rows
@@ -137,22 +180,22 @@ class TurnView:
 
     def _end_stream(self, width: int) -> None:
         if self._stream is not None:
-            self._go_on(self._stream.finish(width))
+            self._print_stream(self._stream.finish(width))
             self._stream, self._streaming, self._continued = None, "", False
 
     def _end_retry(self, width: int) -> None:
         assert self._retry is not None
         event, _ = self._retry
-        often = self._retries
+        retries = self._retries
         self._retry, self._retries = None, 0
-        how = f"after {_seconds(event['seconds'])} {_attempt(event)}" if often == 1 else f"{often} times"
-        self._notice(f"{event['reason']}: tried again {how}", width)
+        outcome = f"after {_seconds(event['seconds'])} {_attempt(event)}" if retries == 1 else f"{retries} times"
+        self._notice(f"{event['reason']}: tried again {outcome}", width)
 
-    def _is_another(self, event: Mapping[str, Any]) -> bool:
+    def _is_same_retry(self, event: Mapping[str, Any]) -> bool:
         """Whether it is one more retry for the same reason, which takes no line of its own."""
         return self._retry is not None and event["type"] == "retry" and event["reason"] == self._retry[0]["reason"]
 
-    def _go_on(self, lines: list[Text]) -> None:
+    def _print_stream(self, lines: list[Text]) -> None:
         """Print more of what is streaming."""
         if lines:
             self._add(self._streaming, lines, continued=self._continued)
@@ -167,22 +210,22 @@ class TurnView:
         self._kind = kind
 
     def _spinner(self) -> str:
-        signs = self._look.sign(_SPINNER, _ASCII_SPINNER)
+        signs = self._caps.sign(_SPINNER, _ASCII_SPINNER)
         return signs[int(time.monotonic() / _SPIN) % len(signs)]
 
     def _status(self, width: int, more: str) -> Text:
         from rich.text import Text
 
         parts = [self._doing(), f"{int(time.monotonic() - self._began)} s", "Ctrl-C stops", more]
-        text = self._look.sign(" · ", " - ").join(part for part in parts if part)
-        line = Text.assemble((self._spinner(), "cyan"), (f" {self._look.safe(printable(text))}", "dim"))
-        return cut(line, width - 1, self._look)
+        text = self._caps.sign(" · ", " - ").join(part for part in parts if part)
+        line = Text.assemble((self._spinner(), "cyan"), (f" {self._caps.safe(printable(text))}", "dim"))
+        return cut(line, width - 1, self._caps)
 
     def _doing(self) -> str:
         if self._retry is not None:
             event, until = self._retry
-            left = max(until - time.monotonic(), 0.0)
-            when = f"in {_seconds(left + 0.5)}" if left else "now"
+            remaining = max(until - time.monotonic(), 0.0)
+            when = f"in {_seconds(remaining + 0.5)}" if remaining else "now"
             return f"{event['reason']}: trying again {when} {_attempt(event)}"
         if self._pending:
             return f"Running {next(iter(self._pending.values())).name}"
@@ -206,8 +249,8 @@ def _compacted(event: Mapping[str, Any]) -> str:
 def _thousands(count: int | None) -> str:
     if not count or count < 1000:
         return str(max(count or 0, 0))
-    if count >= _TOO_MANY:
-        return f"over {_TOO_MANY // 1000:,}k"
+    if count >= _MAX_TOKENS:
+        return f"over {_MAX_TOKENS // 1000:,}k"
     return f"{count / 1000:.1f}k" if count < 100_000 else f"{count / 1000:.0f}k"
 
 
