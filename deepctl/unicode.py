@@ -56,14 +56,14 @@ def whole_json(text: str) -> str:
     text = whole(text)
     if "\\ud" not in text and "\\uD" not in text:
         return text
-    return _IN_TEXT.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
+    return _IN_TEXT.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
 
 
 def whole_json_bytes(raw: bytes) -> bytes:
     """The same for JSON documents in UTF-8, which become neither longer nor shorter."""
     if b"\\ud" not in raw and b"\\uD" not in raw:
         return raw
-    return _IN_BYTES.sub(lambda found: b"\\ufffd" if found[1] else found[0], raw)
+    return _IN_BYTES.sub(lambda match: b"\\ufffd" if match[1] else match[0], raw)
 
 
 def whole_value(value: _T, *, key: str = "") -> _T:
@@ -72,15 +72,15 @@ def whole_value(value: _T, *, key: str = "") -> _T:
     What is valid is returned itself, not a copy. A text under the key or in the field `args`, where messages keep the
     arguments of a tool call, is a JSON document.
     """
-    given: Any = value
+    source: Any = value
     kind: Any = type(value)
     if kind is str:
-        return whole_json(given) if key == "args" else whole(given)  # type: ignore[return-value]
+        return whole_json(source) if key == "args" else whole(source)  # type: ignore[return-value]
     if kind is dict:
-        return _whole_items(given)  # type: ignore[return-value]
+        return _whole_items(source)  # type: ignore[return-value]
     if kind is list or kind is tuple:
-        items = [item if _is_plain(item) else whole_value(item) for item in given]
-        return value if all(map(is_, items, given)) else kind(items)  # type: ignore[return-value]
+        items = [item if _is_plain(item) else whole_value(item) for item in source]
+        return value if all(map(is_, items, source)) else kind(items)  # type: ignore[return-value]
     if hasattr(kind, "__dataclass_fields__") and hasattr(value, "__dict__"):
         changes = {
             name: new
@@ -107,13 +107,13 @@ def _is_plain(value: Any) -> bool:
 
 def _whole_items(value: dict[Any, Any]) -> dict[Any, Any]:
     changed = False
-    found = {}
+    items = {}
     for name, item in value.items():
         new_name = whole(name) if type(name) is str else name
         new = item if _is_plain(item) else whole_value(item, key=name if type(name) is str else "")
         changed = changed or new is not item or new_name is not name
-        found[new_name] = new
-    return found if changed else value
+        items[new_name] = new
+    return items if changed else value
 
 
 class Pieces:
@@ -152,19 +152,19 @@ def folded(text: str) -> str:
 def spans(text: str, words: list[str]) -> list[tuple[int, int]]:
     """Where in `text` the folded `words` stand: from this character to before that one, in order, without overlaps."""
     shown, starts, ends = _traced(text)
-    found = []
+    matches = []
     for word in words:
         at = shown.find(word)
         while at >= 0:
-            found.append((starts[at], ends[at + len(word) - 1]))
+            matches.append((starts[at], ends[at + len(word) - 1]))
             at = shown.find(word, at + len(word))
-    return merged(found)
+    return merged(matches)
 
 
-def merged(found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def merged(overlapping: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Spans in order, those that touch as one."""
     spans: list[tuple[int, int]] = []
-    for start, end in sorted(found):
+    for start, end in sorted(overlapping):
         if spans and start <= spans[-1][1]:
             spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
         elif end > start:

@@ -284,7 +284,7 @@ def test_the_rest_of_a_long_block_is_plain_and_what_follows_is_not(
         (markdown_module, "_PIECE"),
         (markdown_module, "_BLOCK"),
         (markdown_module, "_LIST"),
-        (markdown_blocks, "_LARGEST"),
+        (markdown_blocks, "_MAX_CODE"),
     ]:
         monkeypatch.setattr(module, name, getattr(module, name) // scale)
     size = (48_000 if repeated == "- a\n" else 32_000) // scale

@@ -1,4 +1,4 @@
-"""The terminal while a turn or a command runs: how it is set, what signals mean, and that it is set back."""
+"""The modes of the terminal while a turn or a command runs, the meaning of signals, and setting both back."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from deepctl.quantities import counted
 _SET_BACK = "\x1b[?2004l\x1b[?7h\x1b[?25h\x1b[0m\x1b[J"
 """Pastes are not marked, long lines wrap, there is a cursor, nothing is coloured, and nothing is below the cursor."""
 
-_found: list[object] | None = None
-"""How the terminal was set when the outermost `quiet` was entered."""
+_shell_attributes: list[object] | None = None
+"""The attributes of the terminal when the outermost `quiet` was entered."""
 
 
 def attributes(descriptor: int) -> list[object] | None:
@@ -30,47 +30,47 @@ def attributes(descriptor: int) -> list[object] | None:
         return None
 
 
-def set_attributes(descriptor: int, wanted: list[object] | None) -> None:
+def set_attributes(descriptor: int, values: list[object] | None) -> None:
     """Set the terminal again as it was; nothing if it is gone."""
     try:
-        if wanted is not None:
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, wanted)  # type: ignore[arg-type]
+        if values is not None:
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, values)  # type: ignore[arg-type]
     except termios.error:
         pass
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Meanwhile nothing that is typed is shown, and it waits for whoever reads next. Ctrl-C stays a signal."""
-    global _found
+    """Meanwhile typed keys are not echoed, and wait for the next reader. Ctrl-C stays a signal."""
+    global _shell_attributes
     descriptor = sys.stdin.fileno()
-    before, outer = attributes(descriptor), _found
+    before, outer = attributes(descriptor), _shell_attributes
     try:
-        _found = outer or before
+        _shell_attributes = outer or before
         with _set(descriptor, _hushed(before)):
             yield
     finally:
         set_attributes(descriptor, before)
-        _found = outer
+        _shell_attributes = outer
 
 
 @contextmanager
-def _set(descriptor: int, wanted: list[object] | None) -> Iterator[None]:
+def _set(descriptor: int, values: list[object] | None) -> Iterator[None]:
     """Meanwhile the terminal is set so, also after deepctl was stopped and the shell has set it to its own taste."""
 
     def again(number: int, frame: FrameType | None) -> None:
-        set_attributes(descriptor, wanted)
+        set_attributes(descriptor, values)
 
     resumed = signal.signal(signal.SIGCONT, again)
     try:
-        set_attributes(descriptor, wanted)
+        set_attributes(descriptor, values)
         yield
     finally:
         signal.signal(signal.SIGCONT, resumed)
 
 
 def typed_ahead() -> str:
-    """How much has been typed within `quiet` and waits for whoever reads next, in a few words; nothing if none has."""
+    """How much was typed within `quiet` and waits for the next reader, in words; empty if nothing was."""
     try:
         count = struct.unpack("i", fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, bytes(4)))[0]
     except OSError:
@@ -79,14 +79,14 @@ def typed_ahead() -> str:
 
 
 def take_off_typed_ahead() -> None:
-    """Take what was typed and shown before there was a `quiet` off the line of the screen that it is on."""
+    """Erase the screen line with the keys that the terminal echoed before the first `quiet`."""
     if typed_ahead() and not terminal_caps.is_dumb():
         render.say_part("\r\x1b[K")
 
 
 @contextmanager
 def whole_pastes() -> Iterator[None]:
-    """Meanwhile a block that is pasted is marked as one, for the line editor that reads it later."""
+    """Meanwhile the terminal marks pastes, for the line editor that reads them later."""
     if terminal_caps.is_dumb():
         yield
         return
@@ -99,14 +99,14 @@ def whole_pastes() -> Iterator[None]:
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Within `quiet`: meanwhile the terminal is as it was for the shell, for whoever takes lines, or all of it."""
-    if _found is None:
+    """Within `quiet`: meanwhile the terminal is set as for the shell, for programs and questions that read lines."""
+    if _shell_attributes is None:
         yield
         return
     descriptor = sys.stdin.fileno()
     before = attributes(descriptor)
     try:
-        with _set(descriptor, _found):
+        with _set(descriptor, _shell_attributes):
             yield
     finally:
         set_attributes(descriptor, before)
@@ -114,10 +114,10 @@ def plain() -> Iterator[None]:
 
 @contextmanager
 def asked(question: str) -> Iterator[None]:
-    """`plain`, with a question that a line answers. Within `quiet`, what was typed before it could be read does not."""
-    # The mode first: Enter, typed a moment before it is set, would not end a line.
+    """`plain`, with a question that a line answers. Within `quiet`, lines typed before the question are discarded."""
+    # The mode is set first: an Enter typed before that would not end a line.
     with plain():
-        if _found is not None:
+        if _shell_attributes is not None:
             try:
                 termios.tcflush(sys.stdin, termios.TCIFLUSH)
             except termios.error:
@@ -135,26 +135,26 @@ def _flags(attributes: list[object], place: int) -> int:
 def _hushed(before: list[object] | None) -> list[object] | None:
     if before is None:
         return None
-    wanted = list(before)
-    # Enter stays what it is for the line editor, which reads it later: not a Ctrl-J.
-    wanted[0] = _flags(before, 0) & ~termios.ICRNL
-    # Ctrl-C stops what runs, not what is being typed; the line editor sees to it that this is not sent by itself.
-    kept = 0 if terminal_caps.is_dumb() else termios.NOFLSH
-    wanted[3] = _flags(before, 3) & ~(termios.ICANON | termios.ECHO) | kept
-    # One key is enough to be read, and none is waited for.
+    values = list(before)
+    # Enter stays Enter for the line editor, which reads it later, and does not become Ctrl-J.
+    values[0] = _flags(before, 0) & ~termios.ICRNL
+    # Ctrl-C stops the turn and keeps typed text; the line editor does not send that by itself.
+    no_flush = 0 if terminal_caps.is_dumb() else termios.NOFLSH
+    values[3] = _flags(before, 3) & ~(termios.ICANON | termios.ECHO) | no_flush
+    # A read returns with one key, and waits for no other.
     assert isinstance(before[6], list)
-    wanted[6] = keys = list(before[6])
+    values[6] = keys = list(before[6])
     keys[termios.VMIN], keys[termios.VTIME] = 1, 0
     # A turn that is stopped in mid-drawing would leave the shell without a cursor.
     keys[termios.VSUSP] = b"\0"
-    return wanted
+    return values
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Meanwhile Ctrl-C does nothing but to what asks for it: the line editor, and what is `interruptible`.
+    """Meanwhile Ctrl-C does nothing outside of the line editor and of `interruptible`.
 
-    Somebody who presses it twice would otherwise end deepctl in the moment between what was stopped and the next line.
+    Otherwise a second press could end deepctl in the moment between a stopped turn and the next line.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
@@ -185,7 +185,7 @@ def _ignore() -> None:
     try:
         signal.signal(signal.SIGINT, _ignored)
     except KeyboardInterrupt:
-        # It was on its way, and is handled before its handler is another one.
+        # A signal that was pending is handled before the handler changes.
         signal.signal(signal.SIGINT, _ignored)
         raise
 
@@ -203,20 +203,20 @@ def terminable() -> Iterator[None]:
     """
     descriptor = sys.stdin.fileno()
     attributes_before = attributes(descriptor)
-    wanted = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in wanted}
-    taken = [number for number in wanted if before[number] is not signal.SIG_IGN]
-    for number in taken:
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    replaced = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    for number in replaced:
         signal.signal(number, terminate)
     try:
         yield
     except Terminated:
-        # It may have come in the middle of whatever draws, and kept that from putting things back itself.
+        # It may have been raised while something drew, which could not restore the terminal itself.
         set_attributes(descriptor, attributes_before)
         if not terminal_caps.is_dumb():
             render.say_part(_SET_BACK)
         raise
     finally:
-        for number in taken:
+        for number in replaced:
             handler = before[number]
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

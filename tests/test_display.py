@@ -38,8 +38,8 @@ from tests.test_markdown import at_once, texts
 # Told on stdin what to show, one JSON document a line.
 _SCRIPT = """
 import json, sys, time
-from deepctl.output.stream.display import Live
-live = Live(lambda: "a-model \\u00b7 bubblewrap")
+from deepctl.output.stream.display import LiveDisplay
+live = LiveDisplay(lambda: "a-model \\u00b7 bubblewrap")
 try:
     for line in sys.stdin:
         told = json.loads(line)
