@@ -12,7 +12,7 @@ import os
 import time
 from contextlib import suppress
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from deepctl import times
 from deepctl.errors import Locked
@@ -27,6 +27,18 @@ class Holder(NamedTuple):
     pid: int
     command: str
     since: str
+
+
+class Lease(Protocol):
+    """The right to change a profile, as a context manager: one seam of the engine (`deepctl.store.engine`)."""
+
+    def __enter__(self) -> Self:
+        """Take it. Raises `Locked`."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give it back."""
 
 
 class Lock:

@@ -14,7 +14,7 @@ from deepctl.errors import DeepctlError, ProfileNotFound, Refused
 from deepctl.files import atomic, ownership, rmtree
 from deepctl.files.walk import walk
 from deepctl.layout import ProfilePaths, Root
-from deepctl.locks import Lock
+from deepctl.locks import Lease
 from deepctl.store import ledger
 
 ROOT_PARTS = ("profiles", "locks")
@@ -124,7 +124,7 @@ def all_names(root: Root) -> list[str]:
     return [entry for entry in _entries(root) if os.path.isdir(os.path.join(root.profiles, entry))]
 
 
-def lock(root: Root, name: str, *, command: str, wait: float = 0.0) -> Lock:
+def lock(root: Root, name: str, *, command: str, wait: float = 0.0) -> Lease:
     """The lock of the profile called `name`, which need not exist yet. `wait` is in seconds.
 
     Whoever gets it first finishes what interrupted wipes left, of any profile.

@@ -30,7 +30,7 @@ from typing import Any
 from deepctl import formats, names
 from deepctl.errors import Refused
 from deepctl.files import atomic, sealed_lines
-from deepctl.store import ledger_size
+from deepctl.store import engine, ledger_size
 from deepctl.store.log_file import Point
 from deepctl.store.records import (
     BOTH,
@@ -348,7 +348,7 @@ def read(directory: str) -> Ledger:
     path = os.path.join(directory, LEDGER)
     known = ledger_size.read(directory)
     try:
-        raw = atomic.read_file(path)
+        raw = engine.read_lines(path)
     except FileNotFoundError:
         raw = b""
     found = parsed(raw, path)
@@ -386,7 +386,7 @@ class LedgerWriter:
         atomic.make_private_file(self._path)
         known = ledger_size.read(directory)
         self._is_short = known.is_short or os.path.getsize(self._path) < known.size
-        self._appender = sealed_lines.Appender(self._path)
+        self._appender = engine.open_lines(self._path)
         self.ledger = read(directory)
 
     def is_current(self, status: os.stat_result) -> bool:
@@ -442,7 +442,7 @@ class LedgerWriter:
 
     def content(self) -> bytes:
         """The whole ledger, as it is on the disk."""
-        return atomic.read_file(self._path)
+        return engine.read_lines(self._path)
 
     def replace(self, raw: bytes) -> None:
         """Put another ledger in the place of this one, as a whole; what a purge does, and nothing else.
@@ -451,9 +451,9 @@ class LedgerWriter:
         """
         after = parsed(raw, self._path)
         ledger_size.write(self._directory, 0, is_short=self._is_short)
-        atomic.write_file(self._path, raw)
+        engine.write_lines(self._path, raw)
         self._appender.close()
-        self._appender = sealed_lines.Appender(self._path)
+        self._appender = engine.open_lines(self._path)
         if self._is_short:
             after.shorten(raw)
         self.ledger = after

@@ -13,7 +13,8 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from deepctl.files import atomic, sealed_lines
+from deepctl.files import sealed_lines
+from deepctl.store import engine
 from deepctl.store.log_file import (
     ANOTHER,
     KNOWN_ORIGIN,
@@ -72,7 +73,7 @@ class _Copy(NamedTuple):
 
 def _copy(path: str, end: int | None, files: dict[str, bytes]) -> _Copy:
     if path not in files:
-        files[path] = atomic.read_file(path)
+        files[path] = engine.read_lines(path)
     raw = files[path]
     content = raw if end is None else raw[:end]
     lines = [upgraded(line, path) for line in parse(content)]

@@ -13,7 +13,7 @@ from deepctl import layout, names, times
 from deepctl.errors import DeepctlError, Refused, SessionNotFound
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import session_log, session_reader
+from deepctl.store import engine, session_log, session_reader
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import START, SUFFIX, Point, chained, log_path, share
 from deepctl.store.session_reader import Outline, SessionReader
@@ -126,7 +126,7 @@ def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: st
         for line in written:
             digest = chained(digest, line)
         raw = b"".join(written)
-        atomic.write_file(log_path(staging, brought), raw)
+        engine.write_lines(log_path(staging, brought), raw)
         return Point(brought, len(raw), digest)
 
     return _begin(paths, name, fill, created_at=created_at)
@@ -151,7 +151,7 @@ def _begin(
     rmtree.make_anew(staging)
     identity, first_log = os.urandom(16).hex(), os.urandom(8).hex()
     continues = fill(staging)
-    atomic.write_file(log_path(staging, first_log), sealed_lines.seal(session_log.header(first_log, continues)))
+    engine.write_lines(log_path(staging, first_log), sealed_lines.seal(session_log.header(first_log, continues)))
     directory = os.path.join(paths.sessions, name)
     begins = Begins(first_log, continues) if continues is not None else None
     session = Session(name, directory, identity, created_at or times.now(), first_log, origin, begins)
@@ -171,7 +171,7 @@ def branch(session: Session, log_id: str, parent: Point | None) -> Session:
         return session
     path = log_path(session.directory, log_id)
     if not os.path.exists(path):
-        atomic.write_file(
+        engine.write_lines(
             path, sealed_lines.seal(session_log.header(log_id, parent if parent and parent.log else None))
         )
     moved = session._replace(log=log_id)
