@@ -23,7 +23,7 @@ from deepctl.domain import profiles
 from deepctl.errors import Damaged, Locked, Refused
 from deepctl.files import atomic
 from deepctl.layout import Root
-from deepctl.locks import Lock
+from deepctl.locks import Lease, Lock
 from deepctl.store import log_file, lookup, message_chains, prune, pydantic_deep, session_log
 from deepctl.store import rewind as rewinding
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
@@ -194,7 +194,7 @@ class FileCheckpointStore:
         finally:
             self._mutex.release()
 
-    def _lock(self) -> Lock:
+    def _lock(self) -> Lease:
         profile = os.path.dirname(self._directory)
         if os.path.exists(os.path.join(profile, "profile.toml")):
             name = os.path.basename(profile)

@@ -13,7 +13,7 @@ from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import profiles, settings
 from deepctl.errors import BadSetting, DeepctlError, NotFound
 from deepctl.layout import ProfilePaths
-from deepctl.locks import Lock
+from deepctl.locks import Lease, Lock
 from deepctl.output import settings as views
 from deepctl.output.profiles import Path
 from deepctl.output.render import show
@@ -39,7 +39,7 @@ def _file(profile: ProfilePaths | None) -> str:
     return layout.config_file(os.environ) if profile is None else profile.settings
 
 
-def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lock:
+def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lease:
     root = options.root()
     if profile is not None:
         return profiles.lock(root, profile.name, command=command, wait=wait)

@@ -21,7 +21,7 @@ from deepctl.domain.wipe import trash, wipe_plan
 from deepctl.errors import DeepctlError, Interrupted, NewerFormat, Refused, StorageError, UsageError
 from deepctl.files import rmtree, sealed_lines
 from deepctl.layout import ProfilePaths, Root
-from deepctl.locks import Lock
+from deepctl.locks import Lease, Lock
 from tests.store.faults import FAULTS, Counter, count, in_child, kill, points, sample
 from tests.store.scene import Scene
 from tests.support.ordinary import as_ordinary
@@ -369,7 +369,7 @@ def test_a_link_in_the_place_of_what_was_wiped_goes_and_not_its_target(root: Roo
 
 
 def test_the_lock_costs_one_listing_more_where_nothing_was_interrupted(root: Root) -> None:
-    def with_lock(made: Callable[[], Lock]) -> int:
+    def with_lock(made: Callable[[], Lease]) -> int:
         counter = Counter()
         lock = made()
         with counter.installed(), lock:

@@ -27,7 +27,7 @@ from deepctl.domain.wipe import trash
 from deepctl.errors import Damaged, Refused, StorageError
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import IMPORT, ProfilePaths, Root
-from deepctl.locks import Lock
+from deepctl.locks import Lease
 from deepctl.store import ledger
 
 MAX_FILES = 250_000
@@ -135,7 +135,7 @@ def _free(root: Root) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def take_in(root: Root, opened: Opened, lock: Callable[[], Lock], report: Report = lambda count: None) -> Imported:
+def take_in(root: Root, opened: Opened, lock: Callable[[], Lease], report: Report = lambda count: None) -> Imported:
     """Import an archive. `lock` makes the lock of the profile to be, which is held for the last step only.
 
     Raises what `Incoming` does, `Refused` if the name has been taken meanwhile, `Locked`, and `OSError`; there is no
