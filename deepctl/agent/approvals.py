@@ -65,8 +65,8 @@ Ask = Callable[[ApprovalRequest], Awaitable[ApprovalAnswer]]
 def may_be_read(permissions: Permissions, spellings: Iterable[str]) -> str:
     """What the rules about reading say of one file, the strictest of its paths: `allow`, `ask` or `deny`."""
     rules = permissions.get("read", Rules())
-    found = [first(rules.rules, path) for path in spellings]
-    return max(((rule.action if rule else rules.default) or "allow" for rule in found), key=ACTIONS.index)
+    matching_rules = [first(rules.rules, path) for path in spellings]
+    return max(((rule.action if rule else rules.default) or "allow" for rule in matching_rules), key=ACTIONS.index)
 
 
 def _check_patterns(permissions: Permissions) -> None:
@@ -154,9 +154,9 @@ class Approvals(AbstractCapability[Any]):
 
     def _about_path(self, operation: str, spellings: Iterable[str]) -> _Decision:
         rules = self.permissions.get(operation, Rules()).rules
-        found = [first(rules, one) for one in spellings]
+        matching_rules = [first(rules, path) for path in spellings]
         return max(
-            (_Decision(rule.action, rule.description) if rule else self._default(operation) for rule in found),
+            (_Decision(rule.action, rule.description) if rule else self._default(operation) for rule in matching_rules),
             key=_strictness,
         )
 
@@ -183,18 +183,18 @@ class Approvals(AbstractCapability[Any]):
     ) -> None:
         """Return if the answer is yes. Raises `ToolFailed`, for the model, if it is no."""
         because = f" A question is asked because {reason}." if reason else ""
-        what = _WHAT.get(operation, f"to {operation} this file; it was not done")
+        refusal = _WHAT.get(operation, f"to {operation} this file; it was not done")
         if self.approve == "never":
-            raise ToolFailed(f"The settings do not allow {what}.{because} Go on without it.")
+            raise ToolFailed(f"The settings do not allow {refusal}.{because} Go on without it.")
         if self.approve == "auto":
             return
         if self.ask is None:
-            raise ToolFailed(f"Nobody is there to allow {what}.{because} Go on without it.")
+            raise ToolFailed(f"Nobody is there to allow {refusal}.{because} Go on without it.")
         preview = await _preview(ctx.workspace, operation, str(args.get("path", "")), args)
         answer = await self.ask(ApprovalRequest(operation, target, preview))
         if not answer.allow:
             word = f" They say: {answer.word}" if answer.word else " Go on without it."
-            raise ToolFailed(f"The user did not allow {what}.{word}")
+            raise ToolFailed(f"The user did not allow {refusal}.{word}")
         if answer.always:
             self._always.add((operation, real))
 
@@ -227,8 +227,8 @@ async def _lies_in_git(workspace: Workspace, path: str) -> bool:
 
 def _folded(name: str) -> str:
     """A name as file systems compare it that tell no case, or pass over what cannot be seen."""
-    seen = "".join(character for character in name if unicodedata.category(character) != "Cf")
-    return seen.casefold().rstrip(". ")
+    visible = "".join(character for character in name if unicodedata.category(character) != "Cf")
+    return visible.casefold().rstrip(". ")
 
 
 async def spellings(workspace: Workspace, path: str) -> tuple[str, str]:

@@ -285,14 +285,14 @@ class _CommandBackend(_SearchBackend):
 
     def _disarm(self, before: Survey) -> str:
         """Set aside what a command left for git, if it is not the person's own. Returns the line that says so."""
-        added = additions(before)
-        if not added:
+        additions_for_git = additions(before)
+        if not additions_for_git:
             return ""
         if not self._by_user:
-            set_aside(added)
-        named = describe(before, added)
-        more = [f"and {len(named) - _MOST_NAMED:,} more"] if len(named) > _MOST_NAMED else []
-        return f"{_LEFT if self._by_user else _SET_ASIDE}{'; '.join([*named[:_MOST_NAMED], *more])}\n"
+            set_aside(additions_for_git)
+        descriptions = describe(before, additions_for_git)
+        more = [f"and {len(descriptions) - _MOST_NAMED:,} more"] if len(descriptions) > _MOST_NAMED else []
+        return f"{_LEFT if self._by_user else _SET_ASIDE}{'; '.join([*descriptions[:_MOST_NAMED], *more])}\n"
 
     async def _watched(
         self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
@@ -322,8 +322,8 @@ class _CommandBackend(_SearchBackend):
 
     def _used(self) -> int:
         """Bytes in use where the workspace lies, whoever uses them; a file costs something even if it is empty."""
-        found = os.statvfs(self._tree.root)
-        return (found.f_blocks - found.f_bfree) * found.f_frsize + (found.f_files - found.f_ffree) * _INODE
+        status = os.statvfs(self._tree.root)
+        return (status.f_blocks - status.f_bfree) * status.f_frsize + (status.f_files - status.f_ffree) * _INODE
 
 
 class LocalBackend(ConfinedWorkspace):
@@ -402,7 +402,7 @@ def hidden(error: Exception, root: str) -> Exception:
     The name may come as a `Path`, which `OSError` shows as Python would write it.
     """
     if not isinstance(error, OSError) or error.errno is None:
-        error.args = tuple(hide(one, root) if isinstance(one, str) else one for one in error.args)
+        error.args = tuple(hide(argument, root) if isinstance(argument, str) else argument for argument in error.args)
         return error
     reason = error.strerror or os.strerror(error.errno)
     if not isinstance(error.filename, (str, bytes, os.PathLike)):

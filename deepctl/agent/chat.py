@@ -59,30 +59,30 @@ class Chat:
         owner = todo.old_lists_owner(work.paths, work.ledger)
         keeping = TurnCheckpoints(work, prompt, emit)
         notices: list[str] = []
-        said: str | list[UserContent] = prompt
-        brought: list[UserContent] | None = None
+        user_content: str | list[UserContent] = prompt
+        attachments: list[UserContent] | None = None
         while True:
-            found = session_catalogue.find(work.paths, session)
-            reader = session_reader.SessionReader(work.paths, found)
+            record = session_catalogue.find(work.paths, session)
+            reader = session_reader.SessionReader(work.paths, record)
             conversation = reader.whole()
-            before = session_reader.position(found, conversation)
+            before = session_reader.position(record, conversation)
             reader.remember()
-            sent = message_places.of(conversation, self._runner.model)
-            if brought is None:
-                keeping.started(found, before)
+            history = message_places.of(conversation, self._runner.model)
+            if attachments is None:
+                keeping.started(record, before)
                 if owner is not None:
-                    work.settle_todo(owner, found, before)
-                notices = _notices(found.name, conversation, sent)
-                brought = self._runner.attaching.brought(prompt, DirectoryFiles(work.paths.workspace), emit)
-                said = [prompt, *brought] if brought else prompt
+                    work.settle_todo(owner, record, before)
+                notices = _notices(record.name, conversation, history)
+                attachments = self._runner.attaching.brought(prompt, DirectoryFiles(work.paths.workspace), emit)
+                user_content = [prompt, *attachments] if attachments else prompt
             try:
-                outcome = self._attempt(keeping, found, before, said, sent)
+                outcome = self._attempt(keeping, record, before, user_content, history)
             except RewindRequested as request:
                 self._runner.again()
-                said = [*request.prompt(prompt), *brought]
+                user_content = [*request.prompt(prompt), *attachments]
                 continue
             latest = keeping.latest.id if keeping.latest else None
-            return TurnResult(outcome, found.name, latest, notices + keeping.unkept())
+            return TurnResult(outcome, record.name, latest, notices + keeping.unkept())
 
     def compact(self, work: Repository, session: str, focus: str | None, emit: Emit) -> Compacted:
         """Summarise a session's conversation for the model; `focus` says what it is about above all.
@@ -95,7 +95,7 @@ class Chat:
         reader = session_reader.SessionReader(work.paths, found)
         conversation = reader.whole()
         reader.remember()
-        done, shortened = self._runner.compact(message_places.of(conversation, self._runner.model), focus, emit)
+        compacted, shortened = self._runner.compact(message_places.of(conversation, self._runner.model), focus, emit)
         before = session_reader.position(found, conversation)
         author, head = work.between(), work.head(found)
         if head is None or (head.log, head.offset) != (before.log, before.offset):
@@ -105,18 +105,18 @@ class Chat:
         with closing(writer), storing():
             writer.compacted(to_json([shortened.summary])[0], len(conversation.messages) - shortened.begins)
             after = before._replace(offset=writer.end, tied=writer.point, message_count=before.message_count + 1)
-        emit(done.event())
+        emit(compacted.event())
         record = work.save(found, "manual", after, author=author)
         emit({"type": "checkpoint", "id": record.id, "kind": record.kind})
-        return done._replace(checkpoint=head.id)
+        return compacted._replace(checkpoint=head.id)
 
     def _attempt(
         self,
         keeping: TurnCheckpoints,
         session: Session,
         before: Position,
-        said: str | list[UserContent],
-        sent: History,
+        user_content: str | list[UserContent],
+        history: History,
     ) -> Outcome:
         """Run a turn until it ends; raises `RewindRequested` if the agent wants it to begin again from before."""
         writer = session_log.LogWriter(session.directory, session.log, before.turn + 1, before.digest)
@@ -126,7 +126,7 @@ class Chat:
                 deps = DeepAgentDeps(
                     backend=backend, checkpoint_store=keeping, session=session.id if names.is_good(session.id) else None
                 )
-                outcome = self._runner.run(deps, said, sent, writer, keeping.emit, keeping.tool_done)
+                outcome = self._runner.run(deps, user_content, history, writer, keeping.emit, keeping.tool_done)
         except RewindRequested as request:
             keeping.go_back(request)
             raise
@@ -140,7 +140,7 @@ class Chat:
         return outcome
 
 
-def _notices(session: str, conversation: session_log.MessageList, sent: History) -> list[str]:
+def _notices(session: str, conversation: session_log.MessageList, history: History) -> list[str]:
     notices = []
     torn = sum(damage.torn for damage in conversation.damage)
     damaged = len(conversation.damage) - torn
@@ -149,13 +149,13 @@ def _notices(session: str, conversation: session_log.MessageList, sent: History)
     if damaged:
         lines = ", ".join(f"{damage.file} line {damage.line}" for damage in conversation.damage if not damage.torn)
         notices.append(f"Session {session!r}: {counted(damaged, 'damaged line')} left out: {lines}. The rest is used.")
-    if sent.unreadable:
+    if history.unreadable:
         notices.append(
-            f"Session {session!r}: {counted(sent.unreadable, 'message')} left out that could not be understood."
+            f"Session {session!r}: {counted(history.unreadable, 'message')} left out that could not be understood."
         )
-    if sent.left_out:
+    if history.left_out:
         notices.append(
-            f"Session {session!r}: {counted(sent.left_out, 'file')} by address left out; nothing is fetched for a "
+            f"Session {session!r}: {counted(history.left_out, 'file')} by address left out; nothing is fetched for a "
             "conversation that is kept."
         )
     return notices
@@ -203,34 +203,34 @@ class EphemeralChat:
 
     def answered_by(self, runner: TurnRunner) -> EphemeralChat:
         """The same conversation, gone on with by another agent."""
-        other = EphemeralChat(runner)
-        other._state, other._deps, other._conversation = self._state, self._deps, self._conversation
-        return other
+        continued = EphemeralChat(runner)
+        continued._state, continued._deps, continued._conversation = self._state, self._deps, self._conversation
+        return continued
 
     def turn(self, prompt: str, emit: Emit) -> Outcome:
         """Run one turn. Raises what `TurnRunner.run` raises; what was complete by then is remembered."""
-        brought = self._runner.attaching.brought(prompt, StateFiles(self._state), emit)
-        said: str | list[UserContent] = [prompt, *brought] if brought else prompt
+        attached = self._runner.attaching.brought(prompt, StateFiles(self._state), emit)
+        user_content: str | list[UserContent] = [prompt, *attached] if attached else prompt
         turn = self._conversation.last_turn + 1
         while True:
             self._conversation = self._conversation._replace(last_turn=turn)
             record = _Messages(self._conversation, turn)
             try:
-                sent = message_places.of(self._conversation, self._runner.model)
-                return self._runner.run(self._deps, said, sent, record, emit)
+                history = message_places.of(self._conversation, self._runner.model)
+                return self._runner.run(self._deps, user_content, history, record, emit)
             except RewindRequested as request:
                 self._runner.again()
                 self._conversation = _of(to_json(request.messages), turn - 1)
-                said = [*request.prompt(prompt), *brought]
+                user_content = [*request.prompt(prompt), *attached]
 
     def compact(self, focus: str | None, emit: Emit) -> Compacted:
         """Summarise the conversation for the model: see `Chat.compact`. It cannot be taken back."""
-        sent = message_places.of(self._conversation, self._runner.model)
-        done, shortened = self._runner.compact(sent, focus, emit)
+        history = message_places.of(self._conversation, self._runner.model)
+        compacted, shortened = self._runner.compact(history, focus, emit)
         record = _Messages(self._conversation, self._conversation.last_turn)
-        record.compacted(to_json([shortened.summary])[0], sent.total - shortened.begins)
-        emit(done.event())
-        return done
+        record.compacted(to_json([shortened.summary])[0], history.total - shortened.begins)
+        emit(compacted.event())
+        return compacted
 
 
 def _of(messages: Sequence[dict[str, Any]], turn: int) -> MessageList:

@@ -166,9 +166,9 @@ class Compaction(AbstractCapability[Any]):
             return request_context
         after = _tokens_after(tokens, messages, shortened)
         self._least = after + window * _AGAIN
-        done = Compacted(len(messages), len(shortened.messages), tokens, after, shortened.text, RunUsage())
+        compacted = Compacted(len(messages), len(shortened.messages), tokens, after, shortened.text, RunUsage())
         # The recorder knows the history as it was: it has to hear of this before the run has the other one.
-        self.recorder.compacting(messages, shortened, done.event())
+        self.recorder.compacting(messages, shortened, compacted.event())
         ctx.messages[:] = shortened.messages
         if ctx.usage_limits is not None:
             # The request was allowed before the summary was paid for.
@@ -230,8 +230,8 @@ async def by_hand(
         if shortened is not None:
             before = context_tokens(messages)
             after = _tokens_after(before, messages, shortened)
-            done = Compacted(len(messages), len(shortened.messages), before, after, shortened.text, usage)
-            return done, shortened
+            compacted = Compacted(len(messages), len(shortened.messages), before, after, shortened.text, usage)
+            return compacted, shortened
     raise NotFound(
         "There is nothing to compact: the model sees no more than a summary and the last answer.",
         code="nothing_to_compact",
@@ -240,9 +240,9 @@ async def by_hand(
 
 def _tokens_after(tokens: int, messages: list[ModelMessage], shortened: Shortened) -> int:
     """What a history takes that took `tokens` before: the provider's own counts, where it has told, of what is gone."""
-    gone = sum(estimate_message_tokens(messages)[: len(messages) - len(shortened.kept)])
-    come = sum(estimate_message_tokens(shortened.messages[: len(shortened.messages) - len(shortened.kept)]))
-    return max(tokens - gone + come, 0)
+    removed_tokens = sum(estimate_message_tokens(messages)[: len(messages) - len(shortened.kept)])
+    added_tokens = sum(estimate_message_tokens(shortened.messages[: len(shortened.messages) - len(shortened.kept)]))
+    return max(tokens - removed_tokens + added_tokens, 0)
 
 
 def _tail(window: int) -> int:
@@ -293,27 +293,27 @@ def _of(result: Sequence[ModelMessage], messages: Sequence[ModelMessage], places
 
     Only what the record of a session can say again is taken over: a summary, the turn's prompt, and the end.
     """
-    cut = len(messages)
+    boundary = len(messages)
     for old, new in zip(reversed(messages), reversed(result), strict=False):
         if old is not new:
             break
-        cut -= 1
-    begins = places.begin_of(messages, cut) if cut < len(messages) else None
+        boundary -= 1
+    begins = places.begin_of(messages, boundary) if boundary < len(messages) else None
     if begins is None or begins <= places.begins:
         return None
-    tail = [uncounted(message) for message in messages[cut:]]
-    summary = _summary(result[: len(result) - len(tail)]) or _left_out(messages[:cut])
+    tail = [uncounted(message) for message in messages[boundary:]]
+    summary = _summary(result[: len(result) - len(tail)]) or _left_out(messages[:boundary])
     return Shortened(summary, [summary, *places.prompt_before(begins), *tail], begins, tail)
 
 
 def _summary(messages: Sequence[ModelMessage]) -> ModelRequest | None:
-    found = [part for message in messages for part in message.parts if is_summary_part(part)]
-    return ModelRequest(parts=[found[-1]]) if found else None
+    summaries = [part for message in messages for part in message.parts if is_summary_part(part)]
+    return ModelRequest(parts=[summaries[-1]]) if summaries else None
 
 
 def _left_out(messages: Sequence[ModelMessage]) -> ModelRequest:
     """What stands for messages of which there is no summary: the last there was, and a word on what is missing."""
     before = _summary(messages)
-    known = before.parts[0] if before is not None else None
-    text = f"{known.content}\n\n{_LEFT_OUT}" if isinstance(known, CompactionPart) else _LEFT_OUT
+    part = before.parts[0] if before is not None else None
+    text = f"{part.content}\n\n{_LEFT_OUT}" if isinstance(part, CompactionPart) else _LEFT_OUT
     return summary_request(text)

@@ -298,9 +298,9 @@ def create_deep_agent(
 def _listed(instructions: Instruction | Sequence[Instruction] | None) -> list[Instruction]:
     if instructions is None:
         return []
-    listed = [instructions] if isinstance(instructions, str) or callable(instructions) else list(instructions)
+    entries = [instructions] if isinstance(instructions, str) or callable(instructions) else list(instructions)
     # pydantic-ai takes a digest of them before any model sees them.
-    return [whole(one) if isinstance(one, str) else one for one in listed]
+    return [whole(entry) if isinstance(entry, str) else entry for entry in entries]
 
 
 def _eviction() -> ToolOutputLimits[Any]:

@@ -127,14 +127,14 @@ class Interruption:
 
     async def _bounded(self, work: Coroutine[Any, Any, T]) -> T:
         self._task = asyncio.current_task()
-        left = self._deadline - time.monotonic() if self._deadline is not None else None
+        seconds = self._deadline - time.monotonic() if self._deadline is not None else None
         with closing(work):
             self.look()
-            return await self._timed(work, left)
+            return await self._timed(work, seconds)
 
-    async def _timed(self, work: Coroutine[Any, Any, T], left: float | None) -> T:
+    async def _timed(self, work: Coroutine[Any, Any, T], seconds: float | None) -> T:
         try:
-            async with asyncio.timeout(left) as deadline:
+            async with asyncio.timeout(seconds) as deadline:
                 return await work
         except TimeoutError:
             if not deadline.expired():
@@ -173,9 +173,9 @@ def _handlers() -> dict[int, Any]:
     """The handlers that may be replaced, by signal."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    found: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, *_OTHERS)}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, *_OTHERS)}
     default = (signal.SIG_DFL, terminate, signal.default_int_handler)
-    return {number: handler for number, handler in found.items() if handler in default}
+    return {number: handler for number, handler in handlers.items() if handler in default}
 
 
 def close(runner: asyncio.Runner, last: Coroutine[Any, Any, object] | None = None) -> None:

@@ -160,7 +160,7 @@ def is_free(model: Model) -> bool:
 
 def _has_price(model: Model) -> bool:
     """Whether genai-prices, by which pydantic-ai counts, has a price for a model."""
-    one = ModelResponse(
+    response = ModelResponse(
         parts=[],
         usage=RequestUsage(input_tokens=1, output_tokens=1),
         model_name=model.model_name,
@@ -168,7 +168,7 @@ def _has_price(model: Model) -> bool:
         provider_url=model.base_url,
     )
     try:
-        one.cost()
+        response.cost()
     except (LookupError, ValueError):
         return False
     return True

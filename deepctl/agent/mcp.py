@@ -90,24 +90,24 @@ class McpServers:
         if (problem := mcp_servers.unfit(server, self._environment)) is not None:
             self._tell(emit, server.name, f"{_said(server)} is left out: {problem}.")
             return
-        known = self._connections.get(server.name)
+        connection = self._connections.get(server.name)
         try:
-            if known is not None and known.is_alive:
-                await known.refresh()
+            if connection is not None and connection.is_alive:
+                await connection.refresh()
             else:
-                if known is not None:
+                if connection is not None:
                     del self._connections[server.name]
-                    await known.close()
-                known = Connection(server, self._environment)
-                await known.open()
-                self._connections[server.name] = known
+                    await connection.close()
+                connection = Connection(server, self._environment)
+                await connection.open()
+                self._connections[server.name] = connection
         except Unusable as error:
             failed = self._failed[server.name] = self._failed.get(server.name, 0) + 1
             again = " It is not tried again in this chat." if failed >= _TRIES else ""
             self._tell(emit, server.name, f"{_said(server)} is left out: {error}.{again}")
             return
         self._failed.pop(server.name, None)
-        remarks = "; ".join(known.remarks)
+        remarks = "; ".join(connection.remarks)
         if remarks:
             self._tell(emit, server.name, f"{_said(server)} {remarks}.")
         else:
@@ -159,7 +159,7 @@ def _undisturbed() -> Iterator[None]:
     By itself it also writes its log to the terminal.
     """
     names = [name for name in os.environ if name.upper().startswith("FASTMCP_")]
-    kept = {name: os.environ.pop(name) for name in names}
+    saved = {name: os.environ.pop(name) for name in names}
     ours = {
         "FASTMCP_ENV_FILE": os.devnull,
         "FASTMCP_LOG_ENABLED": "false",
@@ -171,7 +171,7 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for name in ours:
             os.environ.pop(name, None)
-        os.environ.update(kept)
+        os.environ.update(saved)
 
 
 class _Tools(AbstractToolset[Any]):
@@ -194,8 +194,8 @@ class _Tools(AbstractToolset[Any]):
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> str:
-        named = (tool.tool_def.metadata or {})[mcp_servers.METADATA]
-        connection = self._connections.get(named["server"])
+        origin = (tool.tool_def.metadata or {})[mcp_servers.METADATA]
+        connection = self._connections.get(origin["server"])
         if connection is None:
-            raise ToolFailed(f"MCP server {named['server']!r} is not there any more. Go on without it.")
-        return await connection.call(named["tool"], tool_args)
+            raise ToolFailed(f"MCP server {origin['server']!r} is not there any more. Go on without it.")
+        return await connection.call(origin["tool"], tool_args)

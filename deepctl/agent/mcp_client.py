@@ -113,8 +113,8 @@ class Connection:
         assert self._client is not None
         self._stale = False
         # Elsewhere, because to check what a server may send at most takes seconds.
-        found = await self._client.list_tools()
-        self.tools, remarks = await asyncio.to_thread(mcp_tools.offered, self.server, found)
+        listing = await self._client.list_tools()
+        self.tools, remarks = await asyncio.to_thread(mcp_tools.offered, self.server, listing)
         self.remarks = [self._shown(remark) for remark in remarks]
 
     def _transport(self) -> Stdio | StreamableHttpTransport:
@@ -145,9 +145,11 @@ class Connection:
     ) -> httpx2.AsyncClient:
         """A client that follows no redirect by itself: it would take the headers along, to whatever place it is."""
         hooks = {"response": [self._answered]}
-        sent = httpx2.Headers(headers)
-        sent["Accept-Encoding"] = "identity"
-        return httpx2.AsyncClient(headers=sent, timeout=timeout or _HTTP_SECONDS, auth=auth, event_hooks=hooks)
+        request_headers = httpx2.Headers(headers)
+        request_headers["Accept-Encoding"] = "identity"
+        return httpx2.AsyncClient(
+            headers=request_headers, timeout=timeout or _HTTP_SECONDS, auth=auth, event_hooks=hooks
+        )
 
     async def _answered(self, response: httpx2.Response) -> None:
         """Before a body is read. It is not unpacked, for a little could become much, and taken up to a size."""
@@ -249,10 +251,10 @@ class _Bounded(httpx2.AsyncByteStream):
         self._too_long = too_long
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = MOST_BYTES
+        room = MOST_BYTES
         async for part in self._body:
-            left -= len(part)
-            if left < 0:
+            room -= len(part)
+            if room < 0:
                 raise self._too_long()
             yield part
 
@@ -270,18 +272,18 @@ class _Valid(httpx2.AsyncByteStream):
         self._body = body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        held: list[bytes] = []
+        pending: list[bytes] = []
         size = 0
         async for part in self._body:
             end = part.rfind(b"\n") + 1
             size += len(part)
             if end or size > MOST_BYTES:
-                yield whole_json_bytes(b"".join([*held, part[:end] if end else part]))
-                held, size = ([part[end:]], len(part) - end) if end else ([], 0)
+                yield whole_json_bytes(b"".join([*pending, part[:end] if end else part]))
+                pending, size = ([part[end:]], len(part) - end) if end else ([], 0)
             else:
-                held.append(part)
-        if held:
-            yield whole_json_bytes(b"".join(held))
+                pending.append(part)
+        if pending:
+            yield whole_json_bytes(b"".join(pending))
 
     async def aclose(self) -> None:
         await self._body.aclose()
@@ -300,7 +302,7 @@ def _message(error: BaseException) -> str:
 
 def _timed_out(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
-        return any(_timed_out(one) for one in error.exceptions)
+        return any(_timed_out(nested) for nested in error.exceptions)
     cause = error.__cause__
     code = error.error.code if isinstance(error, McpError) else None
     return isinstance(error, TimeoutError) or code == mcp_types.REQUEST_TIMEOUT or isinstance(cause, TimeoutError)

@@ -94,8 +94,8 @@ class Stdio(ClientTransport):
 
     @property
     def is_running(self) -> bool:
-        known = self._process is not None and not self._closing and self._broken is None
-        return known and self._process is not None and self._process.poll() is None
+        is_open = self._process is not None and not self._closing and self._broken is None
+        return is_open and self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         """End it, and what is in its process group, at once."""
@@ -125,14 +125,14 @@ class Stdio(ClientTransport):
 
     @property
     def _last_words(self) -> str:
-        said = self._stderr.decode("utf-8", "replace").strip().splitlines()
-        return f": {said[-1]}" if said else ""
+        lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
+        return f": {lines[-1]}" if lines else ""
 
     @contextlib.asynccontextmanager
     async def _running(
         self,
     ) -> AsyncIterator[tuple[asyncio.StreamWriter, asyncio.StreamReader, asyncio.StreamReader]]:
-        alive, held = os.pipe()
+        alive, write_end = os.pipe()
         try:
             process = subprocess.Popen(
                 ["/bin/sh", "-c", _LAUNCH, "sh", f"/dev/fd/{alive}", *self._argv],
@@ -145,7 +145,7 @@ class Stdio(ClientTransport):
                 start_new_session=True,
             )
         except BaseException:
-            os.close(held)
+            os.close(write_end)
             raise
         finally:
             os.close(alive)
@@ -153,11 +153,11 @@ class Stdio(ClientTransport):
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        opened: list[asyncio.BaseTransport] = []
+        transports: list[asyncio.BaseTransport] = []
         try:
-            stdin = await _writer(process.stdin, opened)
-            stdout = await _reader(process.stdout, opened)
-            stderr = await _reader(process.stderr, opened)
+            stdin = await _writer(process.stdin, transports)
+            stdout = await _reader(process.stdout, transports)
+            stderr = await _reader(process.stderr, transports)
             try:
                 yield stdin, stdout, stderr
             finally:
@@ -173,9 +173,9 @@ class Stdio(ClientTransport):
             # Whatever has broken off the waiting: nothing of it is left.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            os.close(held)
+            os.close(write_end)
             process.wait()
-            for transport in opened:
+            for transport in transports:
                 transport.close()
             for pipe in (process.stdin, process.stdout, process.stderr):
                 with contextlib.suppress(OSError):
@@ -228,8 +228,8 @@ class Stdio(ClientTransport):
 
     async def _listen(self, stderr: asyncio.StreamReader) -> None:
         with contextlib.suppress(OSError):
-            while said := await stderr.read(65536):
-                self._stderr = (self._stderr + said)[-_KEPT_BYTES:]
+            while data := await stderr.read(65536):
+                self._stderr = (self._stderr + data)[-_KEPT_BYTES:]
 
 
 @contextlib.asynccontextmanager
@@ -267,17 +267,17 @@ async def _gone(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return process.poll() is not None
 
 
-async def _reader(pipe: Any, opened: list[asyncio.BaseTransport]) -> asyncio.StreamReader:
+async def _reader(pipe: Any, transports: list[asyncio.BaseTransport]) -> asyncio.StreamReader:
     reader = asyncio.StreamReader(limit=MOST_BYTES)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), pipe
     )
-    opened.append(transport)
+    transports.append(transport)
     return reader
 
 
-async def _writer(pipe: Any, opened: list[asyncio.BaseTransport]) -> asyncio.StreamWriter:
+async def _writer(pipe: Any, transports: list[asyncio.BaseTransport]) -> asyncio.StreamWriter:
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
-    opened.append(transport)
+    transports.append(transport)
     return asyncio.StreamWriter(transport, protocol, None, loop)

@@ -46,23 +46,23 @@ class _Unusable(Exception):
     """Parameters that cannot be passed on to a provider."""
 
 
-def offered(server: Server, found: Sequence[mcp_types.Tool]) -> Offered:
+def offered(server: Server, listing: Sequence[mcp_types.Tool]) -> Offered:
     """The tools that the agent gets of those a server has."""
     remarks = []
-    known = {tool.name for tool in found}
-    unknown = [name for name in (*(server.enabled_tools or ()), *server.disabled_tools) if name not in known]
+    names = {tool.name for tool in listing}
+    unknown = [name for name in (*(server.enabled_tools or ()), *server.disabled_tools) if name not in names]
     if unknown:
         remarks.append(f"has no tool {_some(unknown)}, which its settings name")
-    wanted = [tool for tool in found if server.offers(tool.name)]
-    if len(wanted) > MOST_TOOLS:
-        remarks.append(f"has {len(wanted)} tools; the first {MOST_TOOLS} are there. Choose by enabled_tools")
+    chosen_tools = [tool for tool in listing if server.offers(tool.name)]
+    if len(chosen_tools) > MOST_TOOLS:
+        remarks.append(f"has {len(chosen_tools)} tools; the first {MOST_TOOLS} are there. Choose by enabled_tools")
     tools: dict[str, ToolDefinition] = {}
     unusable = []
-    left = _MOST_VALUES_ALTOGETHER
-    for tool in wanted[:MOST_TOOLS]:
+    room = _MOST_VALUES_ALTOGETHER
+    for tool in chosen_tools[:MOST_TOOLS]:
         try:
-            parameters, values = _parameters(tool.input_schema, min(_MOST_VALUES, left))
-            left -= values
+            parameters, values = _parameters(tool.input_schema, min(_MOST_VALUES, room))
+            room -= values
             _check(parameters)
         except _Unusable:
             unusable.append(tool.name)
@@ -75,8 +75,8 @@ def offered(server: Server, found: Sequence[mcp_types.Tool]) -> Offered:
             metadata={METADATA: {"server": server.name, "tool": tool.name, "asks": server.asks(tool.name)}},
         )
     if unusable:
-        said = "in a way no provider takes, or too long"
-        remarks.append(f"describes the parameters of {_some(unusable)} {said}; left out")
+        problem = "in a way no provider takes, or too long"
+        remarks.append(f"describes the parameters of {_some(unusable)} {problem}; left out")
     return Offered(tools, remarks)
 
 
@@ -85,16 +85,16 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(name[:_LONGEST_NAME] for name in names[:3]) + more
 
 
-def _name(server: str, tool: str, taken: Mapping[str, Any]) -> str:
+def _name(server: str, tool: str, existing: Mapping[str, Any]) -> str:
     """`SERVER__TOOL` in the characters and the length that providers take; no two are the same."""
     name = f"{server}{SEPARATOR}{_UNFIT.sub('_', tool)}"
-    if len(name) <= _LONGEST_NAME and name not in taken:
+    if len(name) <= _LONGEST_NAME and name not in existing:
         return name
     number = 0
     while True:
         digest = hashlib.sha256(f"{number}{tool}".encode("utf-8", "surrogatepass")).hexdigest()[:8]
         unlike = f"{name[: _LONGEST_NAME - 9]}_{digest}"
-        if unlike not in taken:
+        if unlike not in existing:
             return unlike
         number += 1
 
@@ -111,20 +111,20 @@ def _parameters(schema: Mapping[str, Any], most: int) -> tuple[dict[str, Any], i
         if len(raw) > _LARGEST_SCHEMA or schema.get("type") != "object":
             raise _Unusable
         inlined = _Inlined(schema, most)
-        found = inlined.whole()
+        parameters = inlined.whole()
     except (ValueError, TypeError, RecursionError):
         raise _Unusable from None
-    if _is_too_large(found):
+    if _is_too_large(parameters):
         raise _Unusable
-    return found, inlined.values
+    return parameters, inlined.values
 
 
 def _is_too_large(schema: Mapping[str, Any]) -> bool:
     """Whether it has become so by what was written in place of references; no more of it is written than may be."""
-    left = _LARGEST_SCHEMA
+    room = _LARGEST_SCHEMA
     for part in json.JSONEncoder().iterencode(schema):
-        left -= len(part)
-        if left < 0:
+        room -= len(part)
+        if room < 0:
             return True
     return False
 
@@ -148,44 +148,44 @@ class _Inlined:
         """How many have been. Each character of a pattern is one more: to compile it takes as long."""
 
     def whole(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._copy(self._schema, 0)
-        return found
+        schema: dict[str, Any] = self._copy(self._schema, 0)
+        return schema
 
     def _copy(self, value: Any, depth: int) -> Any:
         self.values += 1
         if depth > _DEEPEST_SCHEMA or self.values > self._most:
             raise _Unusable
         if isinstance(value, list):
-            return [self._copy(one, depth + 1) for one in value]
+            return [self._copy(item, depth + 1) for item in value]
         if not isinstance(value, dict):
             return value
         reference = value.get("$ref")
         if isinstance(reference, str):
-            known = _DEFINITIONS.fullmatch(reference)
-            definitions = self._schema.get(known[1]) if known else None
-            if known is None:
+            match = _DEFINITIONS.fullmatch(reference)
+            definitions = self._schema.get(match[1]) if match else None
+            if match is None:
                 return self._copy(self._named(reference), depth + 1)
-            if not isinstance(definitions, dict) or not isinstance(definitions.get(known[2]), dict):
+            if not isinstance(definitions, dict) or not isinstance(definitions.get(match[2]), dict):
                 raise _Unusable
         self.values += _characters_of_patterns(value)
         if not all(map(_are_names, _lists_of_names(value))):
             raise _Unusable
-        return {key: self._copy(one, depth + 1) for key, one in value.items()}
+        return {key: self._copy(item, depth + 1) for key, item in value.items()}
 
     def _named(self, reference: str) -> Any:
         """What a pointer into the schema names. Raises `_Unusable`, for what is in another document too."""
         if not reference.startswith("#/"):
             raise _Unusable
-        found: Any = self._schema
+        target: Any = self._schema
         for step in reference[2:].split("/"):
             key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, dict) and key in found:
-                found = found[key]
-            elif isinstance(found, list) and key.isdecimal() and int(key) < len(found):
-                found = found[int(key)]
+            if isinstance(target, dict) and key in target:
+                target = target[key]
+            elif isinstance(target, list) and key.isdecimal() and int(key) < len(target):
+                target = target[int(key)]
             else:
                 raise _Unusable
-        return found
+        return target
 
 
 def _characters_of_patterns(schema: Mapping[str, Any]) -> int:
@@ -199,13 +199,13 @@ def _lists_of_names(schema: Mapping[str, Any]) -> list[Any]:
 
 
 def _table(schema: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = schema.get(key)
-    return found if isinstance(found, dict) else {}
+    table = schema.get(key)
+    return table if isinstance(table, dict) else {}
 
 
-def _are_names(found: Any) -> bool:
+def _are_names(value: Any) -> bool:
     """Whether a list is of texts. Of others, the check would compare each with each to see that no two are the same."""
-    return not isinstance(found, list) or all(isinstance(one, str) for one in found)
+    return not isinstance(value, list) or all(isinstance(item, str) for item in value)
 
 
 def text_of(result: mcp_types.CallToolResult) -> str:

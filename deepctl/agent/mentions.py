@@ -77,10 +77,12 @@ class DirectoryFiles:
             return _refused(path, error.strerror) if "link" in (error.strerror or "") else None
         except (OSError, ValueError):
             return None
-        found = self._tree.real_path(path).removeprefix(MOUNT).lstrip("/") or "."
+        relative = self._tree.real_path(path).removeprefix(MOUNT).lstrip("/") or "."
         if not entry.is_directory and entry.size is None:
-            return _refused(found, "it is not a regular file")
-        return Found(found, entry.is_directory, entry.size or 0, partial(self._read, found), partial(self._list, found))
+            return _refused(relative, "it is not a regular file")
+        return Found(
+            relative, entry.is_directory, entry.size or 0, partial(self._read, relative), partial(self._list, relative)
+        )
 
     def _read(self, path: str, most: int) -> bytes:
         pieces = []
@@ -93,8 +95,8 @@ class DirectoryFiles:
         return b"".join(pieces)
 
     def _list(self, path: str, most: int) -> Entries:
-        found = self._tree.entries(path)
-        return Entries(found[:most], max(0, len(found) - most))
+        entries = self._tree.entries(path)
+        return Entries(entries[:most], max(0, len(entries) - most))
 
 
 class StateFiles:
@@ -117,12 +119,12 @@ class StateFiles:
         )
 
     def _entries(self, path: str, most: int) -> Entries:
-        found = self._state.list_dir(path)
-        shown = [
+        entries = self._state.list_dir(path)
+        first_entries = [
             Entry(name, is_directory, None if is_directory else self._state.size(posixpath.join(path, name)), 0.0)
-            for name, is_directory in found[:most]
+            for name, is_directory in entries[:most]
         ]
-        return Entries(shown, max(0, len(found) - most))
+        return Entries(first_entries, max(0, len(entries) - most))
 
 
 def _refused(path: str, problem: str | None) -> Found:
@@ -162,32 +164,32 @@ class Attaching:
     def attached(self, prompt: str, files: Files) -> Attached:
         """What the files that a prompt names come to. A word that names none is just a word."""
         taking = _Taking(self._model, self._environment)
-        seen: set[str] = set()
+        paths: set[str] = set()
         for readings in attachments.mentions(prompt):
-            found = next((one for reading in readings if (one := files.find(reading)) is not None), None)
-            if found is None or found.path in seen:
+            target = next((candidate for reading in readings if (candidate := files.find(reading)) is not None), None)
+            if target is None or target.path in paths:
                 continue
-            seen.add(found.path)
-            if len(seen) > MAX_FILES:
+            paths.add(target.path)
+            if len(paths) > MAX_FILES:
                 taking.notices.append(f"Only the first {MAX_FILES} files of a prompt are sent with it.")
                 break
-            action = may_be_read(self._permissions, [found.path])
-            if found.problem is not None:
-                taking.notices.append(f"{found.path} is not sent: {found.problem}.")
+            action = may_be_read(self._permissions, [target.path])
+            if target.problem is not None:
+                taking.notices.append(f"{target.path} is not sent: {target.problem}.")
             elif action == "deny":
-                taking.notices.append(f"{found.path} is not sent: the rules of this profile do not let it be read.")
+                taking.notices.append(f"{target.path} is not sent: the rules of this profile do not let it be read.")
             elif action == "ask":
-                taking.name_only(found, "the rules of this profile want a question first, which the agent can ask")
+                taking.name_only(target, "the rules of this profile want a question first, which the agent can ask")
             else:
-                taking.take(found)
+                taking.take(target)
         return Attached(taking.parts, taking.notices)
 
     def brought(self, prompt: str, files: Files, emit: Callable[[dict[str, Any]], None]) -> list[UserContent]:
         """The same, with the notices as events."""
-        found = self.attached(prompt, files)
-        for message in found.notices:
+        targets = self.attached(prompt, files)
+        for message in targets.notices:
             emit({"type": "notice", "message": message})
-        return found.parts
+        return targets.parts
 
 
 class _Taking:
@@ -201,32 +203,32 @@ class _Taking:
         self.parts: list[UserContent] = []
         self.notices: list[str] = []
 
-    def take(self, found: Found) -> None:
+    def take(self, target: Found) -> None:
         """Send a file or directory, or name it."""
         try:
-            if found.is_directory:
-                self._listing(found)
+            if target.is_directory:
+                self._listing(target)
                 return
-            head = found.read(HEAD)
+            head = target.read(HEAD)
             kind = media_type(head)
             if kind is not None:
-                self._binary(found, kind)
+                self._binary(target, kind)
                 return
-            whole = found.read(self._text + 1)
+            whole = target.read(self._text + 1)
         except OSError as error:
-            self.notices.append(f"{found.path} is not sent: {(error.strerror or str(error)).lower()}.")
+            self.notices.append(f"{target.path} is not sent: {(error.strerror or str(error)).lower()}.")
             return
         text = _as_text(whole)
         if text is None:
-            self.name_only(found, "it is not text")
+            self.name_only(target, "it is not text")
         elif len(whole) > self._text:
-            self.name_only(found, f"a prompt brings up to {size(MAX_TEXT)} of text along")
+            self.name_only(target, f"a prompt brings up to {size(MAX_TEXT)} of text along")
         else:
             self._text -= len(whole)
-            self._add(found, redact(text, self._environment))
+            self._add(target, redact(text, self._environment))
 
-    def _listing(self, found: Found) -> None:
-        entries = found.entries(MAX_LISTED)
+    def _listing(self, target: Found) -> None:
+        entries = target.entries(MAX_LISTED)
         lines = [
             f"{_said(entry.name)}/" if entry.is_directory else f"{_said(entry.name)} ({_amount(entry.size)})"
             for entry in entries.shown
@@ -235,37 +237,37 @@ class _Taking:
             lines.append(f"… and {entries.more:,} more")
         text = redact("\n".join(lines) or "(empty)", self._environment)
         if len(text.encode()) > self._text:
-            self.name_only(found, f"a prompt brings up to {size(MAX_TEXT)} of text along")
+            self.name_only(target, f"a prompt brings up to {size(MAX_TEXT)} of text along")
             return
         self._text -= len(text.encode())
-        self._add(found, text, kind="directory")
+        self._add(target, text, kind="directory")
 
-    def _binary(self, found: Found, kind: str) -> None:
-        what = "PDF" if kind == PDF else "picture"
+    def _binary(self, target: Found, kind: str) -> None:
+        noun = "PDF" if kind == PDF else "picture"
         if not takes(self._model, kind):
-            self.name_only(found, f"model {self._model.model_name} takes no {what}s")
-        elif found.size > MAX_PICTURE:
-            self.name_only(found, f"a {what} that is sent has up to {size(MAX_PICTURE)}")
-        elif found.size > self._pictures:
-            self.name_only(found, f"a prompt brings up to {size(MAX_PICTURES)} of pictures along")
+            self.name_only(target, f"model {self._model.model_name} takes no {noun}s")
+        elif target.size > MAX_PICTURE:
+            self.name_only(target, f"a {noun} that is sent has up to {size(MAX_PICTURE)}")
+        elif target.size > self._pictures:
+            self.name_only(target, f"a prompt brings up to {size(MAX_PICTURES)} of pictures along")
         else:
-            data = found.read(MAX_PICTURE)
+            data = target.read(MAX_PICTURE)
             self._pictures -= len(data)
-            self._add(found, "It is next.", kind=kind)
+            self._add(target, "It is next.", kind=kind)
             self.parts.append(BinaryContent(data, media_type=kind))
 
-    def name_only(self, found: Found, why: str) -> None:
+    def name_only(self, target: Found, why: str) -> None:
         """Tell the model the path and the size, and the user that this is all."""
-        what = "directory" if found.is_directory else size(found.size)
-        self.notices.append(f"Of {found.path} ({what}) only the path is sent: {why}.")
-        self._add(found, f"Its content is not here: {why}. Use your tools if you need it.", kind="path")
+        amount = "directory" if target.is_directory else size(target.size)
+        self.notices.append(f"Of {target.path} ({amount}) only the path is sent: {why}.")
+        self._add(target, f"Its content is not here: {why}. Use your tools if you need it.", kind="path")
 
-    def _add(self, found: Found, text: str, kind: str = "text") -> None:
-        path = escape(redact(_said(found.path), self._environment))
-        shown = prompt_tags.contained(text) or "(empty)"
-        metadata = {"deepctl": METADATA, "path": _said(found.path), "bytes": found.size, "kind": kind}
+    def _add(self, target: Found, text: str, kind: str = "text") -> None:
+        path = escape(redact(_said(target.path), self._environment))
+        content = prompt_tags.contained(text) or "(empty)"
+        metadata = {"deepctl": METADATA, "path": _said(target.path), "bytes": target.size, "kind": kind}
         self.parts.append(
-            TextContent(f'<attached-file path="{path}" kind="{kind}">\n{shown}\n</attached-file>', metadata=metadata)
+            TextContent(f'<attached-file path="{path}" kind="{kind}">\n{content}\n</attached-file>', metadata=metadata)
         )
 
 
@@ -276,8 +278,8 @@ def _as_text(data: bytes) -> str | None:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        cut = error.start >= len(data) - 3 and error.reason == "unexpected end of data"
-        return data[: error.start].decode("utf-8-sig") if cut else None
+        is_cut_short = error.start >= len(data) - 3 and error.reason == "unexpected end of data"
+        return data[: error.start].decode("utf-8-sig") if is_cut_short else None
 
 
 def _said(name: str) -> str:
@@ -289,5 +291,5 @@ def _said(name: str) -> str:
     )
 
 
-def _amount(found: int | None) -> str:
-    return "not a regular file" if found is None else size(found)
+def _amount(count: int | None) -> str:
+    return "not a regular file" if count is None else size(count)

@@ -101,8 +101,8 @@ def without(message: ModelMessage, model: Model | None) -> tuple[ModelMessage, i
 def replaced(message: ModelMessage, instead: Callable[[object], str | None]) -> ModelMessage:
     """A message in which every value of a part, however deep, is the text that `instead` gives for it, if any."""
     parts = [replaced_in(part, instead) for part in message.parts]
-    changed = any(new is not old for new, old in zip(parts, message.parts, strict=True))
-    return replace(message, parts=parts) if changed else message  # type: ignore[arg-type]
+    is_changed = any(new is not old for new, old in zip(parts, message.parts, strict=True))
+    return replace(message, parts=parts) if is_changed else message  # type: ignore[arg-type]
 
 
 def replaced_in(part: _T, instead: Callable[[object], str | None]) -> _T:
@@ -111,11 +111,11 @@ def replaced_in(part: _T, instead: Callable[[object], str | None]) -> _T:
         return part
 
     def text(value: object) -> object:
-        found = instead(value)
-        if found is None or not isinstance(part, UserPromptPart):
-            return found
+        replacement = instead(value)
+        if replacement is None or not isinstance(part, UserPromptPart):
+            return replacement
         # With metadata, so that it is not taken for what a person typed.
-        return TextContent(found, metadata={"deepctl": METADATA})
+        return TextContent(replacement, metadata={"deepctl": METADATA})
 
     changes = {}
     for field in fields(part):
@@ -131,10 +131,10 @@ def _value(value: Any, text: Callable[[object], object]) -> Any:
     if new is not None:
         return new
     if isinstance(value, Mapping):
-        changed = {key: _value(one, text) for key, one in value.items()}
-        return changed if any(changed[key] is not one for key, one in value.items()) else value
+        copy = {key: _value(item, text) for key, item in value.items()}
+        return copy if any(copy[key] is not item for key, item in value.items()) else value
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
-        items = [_value(one, text) for one in value]
+        items = [_value(item, text) for item in value]
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     return value
 
@@ -160,8 +160,8 @@ def is_local(item: FileUrl | UploadedFile) -> bool:
 def _is_passed_on(item: FileUrl, model: Model | None) -> bool:
     while isinstance(model, WrapperModel):
         model = model.wrapped
-    found = [_PASSED_ON[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in _PASSED_ON]
-    if not found or not isinstance(item, found[0]):
+    kinds = [_PASSED_ON[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in _PASSED_ON]
+    if not kinds or not isinstance(item, kinds[0]):
         return False
     if isinstance(item, DocumentUrl) and type(model).__name__ not in ("FunctionModel", "TestModel"):
         try:
@@ -246,8 +246,8 @@ def takes(model: Model, kind: str) -> bool:
         return profile.get("supports_image_input", True)
     if kind != PDF or not profile.get("supports_document_input", True):
         return False
-    known = profile.get("supported_document_media_types")
-    if known is not None and PDF not in known:
+    types = profile.get("supported_document_media_types")
+    if types is not None and PDF not in types:
         return False
     return model.system in _READ_PDF or urlsplit(model.base_url or "").hostname == _OPENAI
 
@@ -258,21 +258,21 @@ def sendable(messages: Sequence[ModelMessage], model: Model) -> list[ModelMessag
     Files are left out that the model cannot take, and those of earlier prompts that nobody ever answered: they may be
     why, and would then keep the conversation from ever going on.
     """
-    sent: list[ModelMessage] = []
+    messages_sent: list[ModelMessage] = []
     wanted = True
     for message in reversed(messages):
         if isinstance(message, ModelResponse):
             # One without parts stands for a request that failed.
             wanted = wanted or bool(message.parts)
-            sent.append(message)
+            messages_sent.append(message)
             continue
         parts: list[ModelRequestPart] = []
         for part in reversed(message.parts):
             parts.append(_without(part, model, wanted=wanted))
             wanted = wanted and not _is_prompt(part)
-        changed = any(one is not other for one, other in zip(parts[::-1], message.parts, strict=True))
-        sent.append(replace(message, parts=parts[::-1]) if changed else message)
-    return sent[::-1]
+        is_changed = any(new is not old for new, old in zip(parts[::-1], message.parts, strict=True))
+        messages_sent.append(replace(message, parts=parts[::-1]) if is_changed else message)
+    return messages_sent[::-1]
 
 
 def _without(part: ModelRequestPart, model: Model, *, wanted: bool) -> ModelRequestPart:
@@ -281,8 +281,8 @@ def _without(part: ModelRequestPart, model: Model, *, wanted: bool) -> ModelRequ
     if not isinstance(part, UserPromptPart) or isinstance(part.content, str):
         return part
     content = [_item(item, model, wanted=wanted) for item in part.content]
-    changed = any(one is not other for one, other in zip(content, part.content, strict=True))
-    return replace(part, content=content) if changed else part
+    is_changed = any(new is not old for new, old in zip(content, part.content, strict=True))
+    return replace(part, content=content) if is_changed else part
 
 
 def _item(item: UserContent, model: Model, *, wanted: bool) -> UserContent:
@@ -396,9 +396,9 @@ async def _valid_events(events: AsyncIterator[ModelResponseStreamEvent]) -> Asyn
 
 
 def _rest(texts: dict[int, tuple[str, Pieces]], index: int) -> Iterator[PartDeltaEvent]:
-    what, pieces = texts.pop(index, ("", None))
-    if pieces is not None and (rest := pieces.finish()):
-        yield PartDeltaEvent(index=index, delta=_DELTAS[what](rest))
+    field, pieces = texts.pop(index, ("", None))
+    if pieces is not None and (text := pieces.finish()):
+        yield PartDeltaEvent(index=index, delta=_DELTAS[field](text))
 
 
 def _joined(event: ModelResponseStreamEvent, texts: dict[int, tuple[str, Pieces]]) -> ModelResponseStreamEvent:
@@ -422,10 +422,10 @@ def _joined(event: ModelResponseStreamEvent, texts: dict[int, tuple[str, Pieces]
             return event
 
 
-def _begun(texts: dict[int, tuple[str, Pieces]], index: int, what: str) -> Pieces:
+def _begun(texts: dict[int, tuple[str, Pieces]], index: int, field: str) -> Pieces:
     texts.pop(index, None)
-    return _of(texts, index, what)
+    return _of(texts, index, field)
 
 
-def _of(texts: dict[int, tuple[str, Pieces]], index: int, what: str) -> Pieces:
-    return texts.setdefault(index, (what, Pieces()))[1]
+def _of(texts: dict[int, tuple[str, Pieces]], index: int, field: str) -> Pieces:
+    return texts.setdefault(index, (field, Pieces()))[1]

@@ -84,10 +84,10 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
                 code="bad_address",
             ) from None
         extra = _EXTRA.search(str(error))
-        wanted = extra[1] if extra else name.partition(":")[0]
+        extra_name = extra[1] if extra else name.partition(":")[0]
         raise UsageError(
             f"Model {name!r} needs the client of its provider, which is not installed.",
-            f"Install it with: {distribution.to_install(wanted)}",
+            f"Install it with: {distribution.to_install(extra_name)}",
             code="model_extra_missing",
         ) from None
     except ValueError as error:
@@ -118,8 +118,8 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
 
 
 def _unknown(name: str, error: Exception, environment: Mapping[str, str]) -> UsageError:
-    shown = shown_text(str(error), environment)
-    why = "" if name in shown else f": {shown[:1].lower()}{shown[1:]}"
+    reason = shown_text(str(error), environment)
+    why = "" if name in reason else f": {reason[:1].lower()}{reason[1:]}"
     near = _nearest(name)
     return UsageError(
         f"There is no model {name!r}{why}.",
@@ -131,15 +131,17 @@ def _unknown(name: str, error: Exception, environment: Mapping[str, str]) -> Usa
 
 def _nearest(name: str) -> str | None:
     """The model that pydantic-ai knows and somebody may have meant: of this name without its provider, or nearly so."""
-    known = [one for one in get_args(KnownModelName.__value__) if ":" in one and "/" not in one.partition(":")[0]]
-    known.sort(key=lambda one: one.partition(":")[0] not in _FIRST)
-    wanted = name[:MAX_DETAIL].lower()
-    if ":" in wanted:
-        return next(iter(get_close_matches(wanted, known, 1, _ALIKE)), None)
+    names = [
+        model for model in get_args(KnownModelName.__value__) if ":" in model and "/" not in model.partition(":")[0]
+    ]
+    names.sort(key=lambda model: model.partition(":")[0] not in _FIRST)
+    query = name[:MAX_DETAIL].lower()
+    if ":" in query:
+        return next(iter(get_close_matches(query, names, 1, _ALIKE)), None)
     bare: dict[str, str] = {}
-    for one in known:
-        bare.setdefault(one.partition(":")[2], one)
-    return next((bare[one] for one in get_close_matches(wanted, bare, 1, _ALIKE)), None)
+    for model in names:
+        bare.setdefault(model.partition(":")[2], model)
+    return next((bare[model] for model in get_close_matches(query, bare, 1, _ALIKE)), None)
 
 
 def _strict_about_ends(model: Model, providers: list[Provider[Any]]) -> Model:
@@ -198,8 +200,8 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], _Call]]] = [
 
 def _path(text: str) -> str:
     """A path, which may be written as in a prompt: `@notes.txt`, `@"my notes.txt"`."""
-    found = _MENTION.fullmatch(text)
-    return text if found is None else found[1] or found[2]
+    match = _MENTION.fullmatch(text)
+    return text if match is None else match[1] or match[2]
 
 
 def _steps(text: str) -> str:
@@ -267,11 +269,11 @@ async def _stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterato
             yield piece
         return
     prompts = _prompts(messages)
-    commands, others = _understood(prompts[-1] if prompts else "")
+    commands, unknown_lines = _understood(prompts[-1] if prompts else "")
     offered = {tool.name for tool in info.function_tools}
     calls = [command for command in commands if command.tool in offered]
     refused = [command for command in commands if command.tool not in offered]
-    text = _unmet(refused, others if commands else [])
+    text = _unmet(refused, unknown_lines if commands else [])
     if not commands:
         text = (
             "I am deepctl's offline model, not an LLM: I understand `remember TEXT`, `write PATH: TEXT`, `read PATH`, "
@@ -298,7 +300,7 @@ def _summary(task: str) -> str:
 
 def _understood(prompt: str) -> tuple[list[_Call], list[str]]:
     calls: list[_Call] = []
-    others: list[str] = []
+    unknown_lines: list[str] = []
     for line in prompt.partition(CONTEXT_OPENING)[0].splitlines():
         line = line.strip()
         for pattern, make in _RULES:
@@ -307,39 +309,39 @@ def _understood(prompt: str) -> tuple[list[_Call], list[str]]:
                 break
         else:
             if line and not only_mentions(line):
-                others.append(line)
-    return calls, others
+                unknown_lines.append(line)
+    return calls, unknown_lines
 
 
-def _unmet(refused: list[_Call], others: list[str]) -> str:
+def _unmet(refused: list[_Call], unknown_lines: list[str]) -> str:
     sentences = [f"There is no tool {call.tool!r} here, so I cannot do that." for call in refused]
     if "execute" in {call.tool for call in refused}:
         sentences.append("Commands need a sandbox, or `--sandbox none`; with --ephemeral there are none.")
-    sentences += [f"I do not understand {line[:80]!r}." for line in others[:3]]
+    sentences += [f"I do not understand {line[:80]!r}." for line in unknown_lines[:3]]
     return " ".join(sentences)
 
 
 def _told(part: ToolReturnPart) -> str:
     content = part.content if isinstance(part.content, str) else part.model_response_str()
-    shown = content if len(content) <= _MAX_SHOWN else f"{content[:_MAX_SHOWN]}… ({len(content):,} characters)"
+    text = content if len(content) <= _MAX_SHOWN else f"{content[:_MAX_SHOWN]}… ({len(content):,} characters)"
     if part.outcome != "success":
         if part.tool_name == "read_memory" and _NO_MEMORY in content:
             return "Memory is empty."
-        return f"{part.tool_name} failed: {shown.removeprefix('Error: ')}"
+        return f"{part.tool_name} failed: {text.removeprefix('Error: ')}"
     match part.tool_name, part.content:
         case "write_memory", _:
             return "Remembered."
-        case "read_memory", _ if not shown.strip():
+        case "read_memory", _ if not text.strip():
             return "Memory is empty."
         case "search_memory", {"matches": [*matches]}:
             return "\n".join(str(match.get("snippet", "")) for match in matches) or "Memory has nothing about that."
         case "write_file", _:
             # The tool counts in the plural only.
-            return _ONE_LINE.sub("Wrote 1 line to ", shown)
+            return _ONE_LINE.sub("Wrote 1 line to ", text)
         case "execute", _:
-            return shown.rstrip("\n") or "(no output)"
+            return text.rstrip("\n") or "(no output)"
         case _:
-            return shown
+            return text
 
 
 def _results(messages: list[ModelMessage]) -> list[ToolReturnPart]:

@@ -87,8 +87,8 @@ class Asked(NamedTuple):
 def asked(name: str, base_url: str | None, address: str, environment: Mapping[str, str], last: LastResponse) -> Asked:
     """Whom the model called `name` is asked through. `base_url` is the setting."""
     provider = provider_keys.provider(name)
-    given = (*env_variables.ADDRESSES.get(provider, ()), *(("OLLAMA_HOST",) if provider == "ollama" else ()))
-    origin = next((f"${one}" for one in given if env_variables.value(environment, one)), None)
+    variables = (*env_variables.ADDRESSES.get(provider, ()), *(("OLLAMA_HOST",) if provider == "ollama" else ()))
+    origin = next((f"${variable}" for variable in variables if env_variables.value(environment, variable)), None)
     return Asked(name, address, "base_url" if provider == "openai" and base_url else origin, environment, last)
 
 
@@ -110,7 +110,7 @@ def _is_setup(error: exceptions.ModelAPIError) -> bool:
     if isinstance(error, exceptions.ModelHTTPError) and error.status_code in (401, 403):
         return False
     text = _detail(error)
-    return any(one.search(text) for one in (_NO_TOOL_FLAGS, _NO_JINJA, _NO_TOOLS, _NOT_LOADED, _NO_MODEL))
+    return any(pattern.search(text) for pattern in (_NO_TOOL_FLAGS, _NO_JINJA, _NO_TOOLS, _NOT_LOADED, _NO_MODEL))
 
 
 def _setup_hint(text: str, model: str) -> str:
@@ -138,9 +138,9 @@ def failure(error: BaseException, to: Asked) -> DeepctlError | None:
             "Tell the agent to go on, or give it less to do at a time.",
             code="usage_limit",
         )
-    if (what := _unreadable(error)) is not None:
+    if (problem := _unreadable(error)) is not None:
         return ModelFailed(
-            f"The server of {to.model} at {to.place} answered with {what}.",
+            f"The server of {to.model} at {to.place} answered with {problem}.",
             f"Check {to.origin}: it may name a server of another kind." if to.origin else None,
             code="model_connection",
         )
@@ -202,10 +202,10 @@ def failure(error: BaseException, to: Asked) -> DeepctlError | None:
 
 def _status(error: BaseException) -> int | None:
     """The HTTP status of a failure; that of a redirection is in an exception of the client's only."""
-    for one in _causes(error):
-        found = getattr(one, "status_code", None)
-        if isinstance(found, int):
-            return found
+    for cause in _causes(error):
+        status = getattr(cause, "status_code", None)
+        if isinstance(status, int):
+            return status
     return None
 
 
@@ -253,8 +253,8 @@ def _key_hint(to: Asked) -> str:
 
 
 def _redirected(error: BaseException, to: Asked, status: int) -> ModelFailed:
-    responses = [getattr(one, "response", None) for one in _causes(error)]
-    location = next((one.headers.get("location", "") for one in responses if one is not None), "")
+    responses = [getattr(response, "response", None) for response in _causes(error)]
+    location = next((response.headers.get("location", "") for response in responses if response is not None), "")
     where = addresses.without_passwords(shown_text(location, to.environment))
     elsewhere = f"elsewhere, to {where}" if where else "elsewhere"
     return ModelFailed(
@@ -277,7 +277,7 @@ def _proxy_refused(to: Asked) -> ModelFailed:
 def _no_connection(error: exceptions.ModelConnectionError, to: Asked) -> ModelFailed:
     """What stood in the way: a proxy, the other end's certificate, the wrong protocol, or the network."""
     chain = list(_causes(error))
-    tls = next((one for one in chain if isinstance(one, ssl.SSLError)), None)
+    tls = next((cause for cause in chain if isinstance(cause, ssl.SSLError)), None)
     proxy = env_variables.proxy_of(to.address, to.environment)
     if proxy is not None and tls is None and _is_proxys(chain):
         if (_said_by_proxy(error) or "").startswith("407"):
@@ -301,7 +301,7 @@ def _no_connection(error: exceptions.ModelConnectionError, to: Asked) -> ModelFa
     elif tls is not None and any(word in str(tls) for word in _NO_TLS):
         hint = f"{_sentence(to.named_origin)} begins with https://: the server there may want http://."
         retryable = False
-    elif to.address.startswith("http://") and any("illegal status line" in str(one) for one in chain):
+    elif to.address.startswith("http://") and any("illegal status line" in str(cause) for cause in chain):
         hint = f"{_sentence(to.named_origin)} begins with http://: the server there may want https://."
         retryable = False
     return ModelFailed(
@@ -318,11 +318,11 @@ def _unreadable(error: BaseException) -> str | None:
         isinstance(error, exceptions.ModelAPIError) or is_clients(error)
     ):
         return None
-    for one in _causes(error):
-        text = _words(one)
-        if type(one).__name__ == "DecodingError":
+    for cause in _causes(error):
+        text = _words(cause)
+        if type(cause).__name__ == "DecodingError":
             return "what cannot be decompressed"
-        if type(one).__name__ == "RemoteProtocolError" and _MALFORMED.search(text):
+        if type(cause).__name__ == "RemoteProtocolError" and _MALFORMED.search(text):
             if "illegal status line" in text:
                 return None if _ALERT in text else "what is not HTTP"
             return "HTTP that cannot be read"
@@ -331,7 +331,7 @@ def _unreadable(error: BaseException) -> str | None:
 
 def _is_proxys(chain: list[BaseException]) -> bool:
     """Whether a connection through a proxy did not come further than that."""
-    names = {type(one).__name__ for one in chain}
+    names = {type(cause).__name__ for cause in chain}
     return bool(names & {"ProxyError", "ConnectError", "ConnectTimeout", "SOCKSError"})
 
 
@@ -340,12 +340,12 @@ def _unusable(error: BaseException, to: Asked) -> ModelFailed:
     text = _words(error)
     is_end = isinstance(error, exceptions.UnexpectedModelBehavior) or "without a reason to stop" in text
     if is_end or not isinstance(error, exceptions.ModelHTTPError):
-        told = to.last.error()
-        if told is not None:
-            shown = shown_text(told, to.environment)
-            hint = _address_hint(to) if _NOT_FOUND.search(told) else None
-            if _is_setup(exceptions.ModelAPIError(to.model, told)):
-                hint = _setup_hint(told, to.model)
+        answer = to.last.error()
+        if answer is not None:
+            shown = shown_text(answer, to.environment)
+            hint = _address_hint(to) if _NOT_FOUND.search(answer) else None
+            if _is_setup(exceptions.ModelAPIError(to.model, answer)):
+                hint = _setup_hint(answer, to.model)
             return ModelFailed(
                 f"The server of {to.model} answered with an error ({shown}).", hint, code="model_provider_failed"
             )
@@ -356,9 +356,9 @@ def _unusable(error: BaseException, to: Asked) -> ModelFailed:
                 code="model_failed",
             )
         if to.last.is_empty or to.last.is_whole:
-            what = "nothing" if to.last.is_empty else "all of it at once, and not with a stream"
+            form = "nothing" if to.last.is_empty else "all of it at once, and not with a stream"
             return ModelFailed(
-                f"The server of {to.model} at {to.place} answered with {what}.", _address_hint(to), code="model_failed"
+                f"The server of {to.model} at {to.place} answered with {form}.", _address_hint(to), code="model_failed"
             )
     if text.startswith("Model token limit"):
         return ModelFailed(
@@ -389,11 +389,11 @@ def reason(error: BaseException, to: Asked) -> str:
     if isinstance(error, exceptions.ModelConnectionError):
         why = _cause(error) or shown_text(_said_by_proxy(error) or _detail(error), to.environment)
         return f"{to.place}: {why}" if to.place else why
-    shown = shown_text(_detail(error) or to.last.error() or "", to.environment)
+    text = shown_text(_detail(error) or to.last.error() or "", to.environment)
     status = _status(error)
     if status is None or (isinstance(error, exceptions.ModelHTTPError) and error.in_stream):
-        return shown
-    return f"HTTP {status}: {shown}" if shown else f"HTTP {status}"
+        return text
+    return f"HTTP {status}: {text}" if text else f"HTTP {status}"
 
 
 def _wait(error: BaseException) -> str:
@@ -407,16 +407,16 @@ def _at_limit(reached: LimitReached, model: str) -> ModelFailed:
     if not reached.place.is_fixed:
         hint = f"Tell the agent to go on, or raise the limit: {reached.place.to_set(reached.enough)}"
     if setting == "max_requests":
-        said = f"The turn was stopped after {reached.used} requests to {model}, the most it may make ({setting})."
+        message = f"The turn was stopped after {reached.used} requests to {model}, the most it may make ({setting})."
     elif reached.used is None:
-        what = "how many tokens it takes" if setting == "max_tokens" else "what it costs"
-        said = f"The turn was stopped: {model} does not say {what}, and the limit is {limit} ({setting})."
+        amount = "how many tokens it takes" if setting == "max_tokens" else "what it costs"
+        message = f"The turn was stopped: {model} does not say {amount}, and the limit is {limit} ({setting})."
         hint = f"Take the limit out to use this model: {reached.place.to_unset()}"
     elif setting == "max_tokens":
-        said = f"The turn was stopped: it has used {reached.used} tokens, and the limit is {limit} ({setting})."
+        message = f"The turn was stopped: it has used {reached.used} tokens, and the limit is {limit} ({setting})."
     else:
-        said = f"The turn was stopped: it has cost {reached.used:.6f} USD, and the limit is {limit} ({setting})."
-    return ModelFailed(said, hint, code="usage_limit")
+        message = f"The turn was stopped: it has cost {reached.used:.6f} USD, and the limit is {limit} ({setting})."
+    return ModelFailed(message, hint, code="usage_limit")
 
 
 def is_clients(error: BaseException) -> bool:
@@ -447,32 +447,32 @@ def _words(error: BaseException) -> str:
 
 
 def _said_by_proxy(error: BaseException) -> str | None:
-    return next((str(one) for one in _causes(error) if type(one).__name__ == "ProxyError"), None)
+    return next((str(cause) for cause in _causes(error) if type(cause).__name__ == "ProxyError"), None)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
-    while error not in seen:
-        seen.append(error)
+    causes: list[BaseException] = []
+    while error not in causes:
+        causes.append(error)
         yield error
         error = error.__cause__ or error.__context__ or error
 
 
 def _cause(error: BaseException) -> str | None:
     """What the system said of a connection, if that is at the bottom of it."""
-    found = None
-    for one in _causes(error):
-        if isinstance(one, ssl.SSLError):
+    text = None
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLError):
             # Its number is one of OpenSSL's, not of the system's.
-            if isinstance(one, ssl.SSLCertVerificationError):
-                return f"its certificate is not accepted: {one.verify_message}"
-            return _tls_reason(one)
-        if isinstance(one, OSError) and one.errno is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return f"its certificate is not accepted: {cause.verify_message}"
+            return _tls_reason(cause)
+        if isinstance(cause, OSError) and cause.errno is not None:
             # asyncio puts words of its own in the place of the system's.
-            found = os.strerror(one.errno) if one.errno > 0 else one.strerror
-        elif "disconnected without sending a response" in _words(one):
-            found = "it ended the connection without an answer in HTTP"
-    return found
+            text = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror
+        elif "disconnected without sending a response" in _words(cause):
+            text = "it ended the connection without an answer in HTTP"
+    return text
 
 
 def _tls_reason(error: ssl.SSLError) -> str:

@@ -43,9 +43,9 @@ def wait(error: BaseException, attempt: int) -> float | None:
     """Seconds until a request that failed for the `attempt`th time (from 1) is sent again; `None` if it is not."""
     if not passes(error):
         return None
-    asked = error.retry_after if isinstance(error, exceptions.ModelAPIError) else None
-    if asked is not None:
-        return asked if asked <= MOST_ASKED_FOR else None
+    retry_after = error.retry_after if isinstance(error, exceptions.ModelAPIError) else None
+    if retry_after is not None:
+        return retry_after if retry_after <= MOST_ASKED_FOR else None
     return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt - 1, 32) * random.uniform(1, 1.5))
 
 
@@ -161,10 +161,10 @@ async def _bounded(
 
 
 async def _replayed(
-    first: ModelResponseStreamEvent, rest: AsyncIterator[ModelResponseStreamEvent]
+    first: ModelResponseStreamEvent, events: AsyncIterator[ModelResponseStreamEvent]
 ) -> AsyncIterator[ModelResponseStreamEvent]:
     yield first
-    async for event in rest:
+    async for event in events:
         yield event
 
 

@@ -89,9 +89,9 @@ class _Telling(bytearray):
         super().__init__()
         self._tell = tell
 
-    def extend(self, added: Iterable[SupportsIndex], /) -> None:
+    def extend(self, data: Iterable[SupportsIndex], /) -> None:
         before = len(self)
-        super().extend(added)
+        super().extend(data)
         self._tell(bytes(self[before:]))
 
 
@@ -277,11 +277,11 @@ class ContainerExecutor:
                 self._kill_all()
         stdout, stderr = output.text(None if code is not None else _PARTIAL)
         if deadline.cancelled_caught:
-            said = f"the command took longer than {timeout:g} s and was ended"
-            raise WorkspaceTimeoutError(said, stdout=stdout, stderr=stderr)
+            message = f"the command took longer than {timeout:g} s and was ended"
+            raise WorkspaceTimeoutError(message, stdout=stdout, stderr=stderr)
         if output.is_full:
-            said = f"the command printed more than {OUTPUT_BYTES} bytes and was ended"
-            raise WorkspaceOutputLimitError(said, limit=OUTPUT_BYTES, stdout=stdout, stderr=stderr)
+            message = f"the command printed more than {OUTPUT_BYTES} bytes and was ended"
+            raise WorkspaceOutputLimitError(message, limit=OUTPUT_BYTES, stdout=stdout, stderr=stderr)
         if code is None:
             raise WorkspaceUnavailableError("the container ended while the command was running")
         return CommandResult(exit_code=code, stdout=stdout, stderr=stderr)
@@ -294,10 +294,10 @@ class ContainerExecutor:
             self.close()
 
     def close(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
+        container_held, self._held = self._held, None
+        if container_held is not None:
             with suppress(Unavailable):  # the daemon has gone, and nobody else can end what runs there
-                held.close()
+                container_held.close()
 
 
 def _own_thread() -> anyio.CapacityLimiter:

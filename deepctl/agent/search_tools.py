@@ -77,14 +77,14 @@ def replace_grep(toolset: FunctionToolset[Any], permissions: Permissions) -> Non
             lines = await _lines(ctx.workspace, pattern, path or ".", glob_pattern, ignore_hidden)
         except WorkspaceError as error:
             return f"Error: {error}"
-        shown = await _readable(lines, ctx.workspace, permissions)
-        if not shown:
+        readable = await _readable(lines, ctx.workspace, permissions)
+        if not readable:
             return f"No matches for {pattern!r}"
         if output_mode == "count":
-            return f"Found {len(shown)} match(es) for {pattern!r}"
+            return f"Found {len(readable)} match(es) for {pattern!r}"
         if output_mode == "files_with_matches":
-            return _listed(f"Files containing {pattern!r}:", sorted({line.path for line in shown}), "more files")
-        texts = [f"{line.path}:{line.number}: {line.text[:GREP_LINE_WIDTH]}" for line in shown]
+            return _listed(f"Files containing {pattern!r}:", sorted({line.path for line in readable}), "more files")
+        texts = [f"{line.path}:{line.number}: {line.text[:GREP_LINE_WIDTH]}" for line in readable]
         return _listed(f"Matches for {pattern!r}:", texts, "more matches")
 
     grep.__doc__ = described.function.__doc__
@@ -231,19 +231,21 @@ async def _start(words: Sequence[str], variables: dict[str, str]) -> asyncio.sub
     )
 
 
-async def _answer(process: asyncio.subprocess.Process, sent: bytes, accepted: Sequence[int] = (0,)) -> bytes:
+async def _answer(process: asyncio.subprocess.Process, data: bytes, accepted: Sequence[int] = (0,)) -> bytes:
     """What a search prints that is sent what it searches; it has ended then, whatever happens."""
     try:
         async with asyncio.timeout(_SECONDS):
-            printed, said = await process.communicate(sent)
+            printed, errors = await process.communicate(data)
     except TimeoutError:
         raise WorkspaceError(f"the search took longer than {_SECONDS:g} s and was ended") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode == 2 and said.startswith(b"grep: "):
-        raise WorkspaceError(f"Invalid regex pattern: {said.decode('utf-8', 'replace').removeprefix('grep: ').strip()}")
+    if process.returncode == 2 and errors.startswith(b"grep: "):
+        raise WorkspaceError(
+            f"Invalid regex pattern: {errors.decode('utf-8', 'replace').removeprefix('grep: ').strip()}"
+        )
     if process.returncode not in accepted:
         raise WorkspaceError("the search was ended by the system: it took too long, or too much memory")
     return printed
@@ -276,8 +278,8 @@ def _names(line: Line, workspace: Workspace) -> Iterator[str]:
             yield whole[: match.start()]
 
 
-def _listed(heading: str, items: list[str], rest: str, limit: int = GREP_RESULT_LIMIT) -> str:
+def _listed(heading: str, items: list[str], noun: str, limit: int = GREP_RESULT_LIMIT) -> str:
     lines = [heading, *(f"  {item}" for item in items[:limit])]
     if len(items) > limit:
-        lines.append(f"  ... and {len(items) - limit} {rest}")
+        lines.append(f"  ... and {len(items) - limit} {noun}")
     return "\n".join(lines)

@@ -137,9 +137,9 @@ async def run_turn(
     """
     recorder = _Recorder(record, history, emit)
     # Written down first and once, however often it is sent.
-    sent = MediaFilterModel(RetryingModel(model, retries))
-    recorded_model = _RecordedModel(sent, recorder)
-    compaction = Compaction(sent, policy, recorder, explain, lambda text: emit({"type": "notice", "message": text}))
+    filtered = MediaFilterModel(RetryingModel(model, retries))
+    recorded_model = _RecordedModel(filtered, recorder)
+    compaction = Compaction(filtered, policy, recorder, explain, lambda text: emit({"type": "notice", "message": text}))
     async with agent.iter(
         prompt,
         deps=deps,
@@ -272,8 +272,8 @@ async def _forward(
     async for event in events:
         if recorder is not None and isinstance(event, FunctionToolResultEvent):
             recorder.result(event.part)
-        for told in _told(event):
-            emit(whole_value(told))
+        for output_event in _told(event):
+            emit(whole_value(output_event))
         if tool_done is not None and isinstance(event, FunctionToolResultEvent):
             tool_done(event.part.tool_name)
 
@@ -404,7 +404,7 @@ class TurnRunner:
     def run(
         self,
         deps: DeepAgentDeps,
-        said: str | Sequence[UserContent],
+        user_content: str | Sequence[UserContent],
         history: History,
         record: TurnRecord,
         emit: Emit,
@@ -416,7 +416,7 @@ class TurnRunner:
         """
         used, self._used = self._used, RunUsage()
         self._spent = used
-        return self._guarded(self._run(deps, said, history, record, emit, tool_done, used))
+        return self._guarded(self._run(deps, user_content, history, record, emit, tool_done, used))
 
     @property
     def model(self) -> Model:
@@ -438,9 +438,9 @@ class TurnRunner:
 
     def compact(self, history: History, focus: str | None, emit: Emit) -> tuple[Compacted, Shortened]:
         """Summarise a conversation between two turns. Raises as `run` does, or `NotFound` if that makes no sense."""
-        sent = RetryingModel(self._model, Retries(self.options.retries, emit, self._reason))
-        done, shortened = self._guarded(compaction.by_hand(sent, history, self._policy, focus))
-        return done._replace(cost=cost(done.usage, self._model)), shortened
+        model = RetryingModel(self._model, Retries(self.options.retries, emit, self._reason))
+        compacted, shortened = self._guarded(compaction.by_hand(model, history, self._policy, focus))
+        return compacted._replace(cost=cost(compacted.usage, self._model)), shortened
 
     @property
     def _policy(self) -> Policy:
@@ -476,7 +476,7 @@ class TurnRunner:
     async def _run(
         self,
         deps: DeepAgentDeps,
-        said: str | Sequence[UserContent],
+        user_content: str | Sequence[UserContent],
         history: History,
         record: TurnRecord,
         emit: Emit,
@@ -488,7 +488,7 @@ class TurnRunner:
         return await run_turn(
             self._agent,
             deps,
-            said,
+            user_content,
             model=self._model,
             history=history,
             record=record,

@@ -66,11 +66,11 @@ class _MemoryStore(FileStore):
     async def search(
         self, prefix: str, query: str, *, limit: int, max_files: int, max_chars: int, max_file_chars: int
     ) -> MemorySearchResult:
-        wanted = [folded(word) for word in query.split()]
+        words = [folded(word) for word in query.split()]
         # Those in a directory below it belong to others.
         paths = await self._list_paths(prefix, limit=max_files + 1, nested=False)
         truncated = len(paths) > max_files
-        found: list[tuple[float, str, str]] = []
+        hits: list[tuple[float, str, str]] = []
         for path in paths[:max_files]:
             try:
                 notebook = await self.read(path, max_chars=max_file_chars)
@@ -81,24 +81,24 @@ class _MemoryStore(FileStore):
                 continue
             truncated = truncated or notebook.truncated
             text, name = folded(notebook.content), folded(path.removeprefix(prefix))
-            count = sum(text.count(word) + 2 * name.count(word) for word in wanted)
+            count = sum(text.count(word) + 2 * name.count(word) for word in words)
             if count:
-                found.append((float(count), path, notebook.content))
-        found.sort(key=lambda one: (-one[0], one[1]))
+                hits.append((float(count), path, notebook.content))
+        hits.sort(key=lambda hit: (-hit[0], hit[1]))
         matches: list[MemorySearchMatch] = []
         room = max_chars
-        for score, path, content in found[:limit]:
+        for score, path, content in hits[:limit]:
             room -= len(path.removeprefix(prefix))
             if room <= 0:
                 break
-            matches.append(MemorySearchMatch(path, _around(content, wanted, room), score))
+            matches.append(MemorySearchMatch(path, _around(content, words, room), score))
             room -= len(matches[-1].snippet)
-        return MemorySearchResult(matches, len(paths[:max_files]), truncated or len(matches) < len(found))
+        return MemorySearchResult(matches, len(paths[:max_files]), truncated or len(matches) < len(hits))
 
 
-def _around(content: str, wanted: list[str], room: int) -> str:
+def _around(content: str, words: list[str], room: int) -> str:
     """Up to `room` characters of a notebook, with the first that was searched for."""
-    first = next((start for start, _ in spans(content, wanted)), 0)
+    first = next((start for start, _ in spans(content, words)), 0)
     start = max(0, min(first - room // 3, len(content) - room))
     snippet = content[start : start + room]
     if room > 6:
@@ -167,9 +167,9 @@ class TodoStore(InMemoryPlanStore):
 
     async def add_item(self, item: PlanItem) -> PlanItem:
         await self._load()
-        added = await super().add_item(item)
+        new_item = await super().add_item(item)
         await self._save()
-        return added
+        return new_item
 
     async def update_item(self, item_id: str, **changes: Any) -> PlanItem | None:
         await self._load()
@@ -179,9 +179,9 @@ class TodoStore(InMemoryPlanStore):
 
     async def remove_item(self, item_id: str) -> bool:
         await self._load()
-        removed = await super().remove_item(item_id)
+        is_removed = await super().remove_item(item_id)
         await self._save()
-        return removed
+        return is_removed
 
 
 @dataclass
@@ -191,8 +191,8 @@ class EvictedResults(WorkspaceStore):
     async def write(self, workspace: Workspace, key: str, data: bytes) -> str:
         files = files_of(workspace)
         # The key is `<run>/<call id>.<retry>` with `.content` behind it for a result's second half.
-        call, _, rest = key.rpartition("/")[2].rpartition(".")
-        name = _UNSAFE.sub("_", call if rest.isdigit() else key.rpartition("/")[2]).lstrip(".") or "result"
+        call, _, number_part = key.rpartition("/")[2].rpartition(".")
+        name = _UNSAFE.sub("_", call if number_part.isdigit() else key.rpartition("/")[2]).lstrip(".") or "result"
         path = posixpath.join(layout.EVICTED_DIRECTORY, name)
         number = 2
         while await files.exists(path):
@@ -241,7 +241,7 @@ class ContextFiles(RepoContext[Any]):
             pass  # somebody is swapping it: none this time
         # The harness sees to it that a file does not end its block; nor can it begin another.
         self._context_files = [
-            replace(found, content=_BLOCK.sub("&lt;", found.content)) for found in self._context_files or []
+            replace(file, content=_BLOCK.sub("&lt;", file.content)) for file in self._context_files or []
         ]
 
 

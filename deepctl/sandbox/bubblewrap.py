@@ -139,8 +139,8 @@ class Policy(NamedTuple):
     def _in_the_way(self) -> list[str]:
         hidden = [*self.hidden, *([os.path.dirname(self.workspace)] if self.workspace is not None else [])]
         real = {os.path.realpath(directory) for directory in hidden}
-        shown = sorted(one for one in real if one.startswith("/usr/") and os.path.isdir(one))
-        return [one for one in shown if not any(one.startswith(f"{other}/") for other in shown)]
+        directories = sorted(one for one in real if one.startswith("/usr/") and os.path.isdir(one))
+        return [one for one in directories if not any(one.startswith(f"{parent}/") for parent in directories)]
 
     def command(
         self, argv: Sequence[str], alive: int, *, groups: Sequence[str] = (), variables: Sequence[str] = ()
@@ -179,10 +179,10 @@ def pipe() -> Iterator[int]:
         os.close(reading)
 
 
-def _bound(which: int, wanted: int) -> int:
+def _bound(which: int, limit: int) -> int:
     """`wanted`, or less where this process may not use as much itself: a limit cannot be raised."""
     hard = resource.getrlimit(which)[1]
-    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 
 
 def _system(directory: str) -> list[str]:
@@ -212,21 +212,23 @@ def find(variables: Mapping[str, str], *, outside: Sequence[str] = ()) -> str:
         raise Unavailable("bubblewrap exists on Linux only", "Use --sandbox docker, or none.")
     if not _has_filter():
         raise Unavailable("there is no system call filter for this kind of processor", "Use --sandbox docker, or none.")
-    named = variables.get(VARIABLE)
-    if named is None:
+    configured = variables.get(VARIABLE)
+    if configured is None:
         for directory in _DIRECTORIES:
             path = os.path.join(directory, "bwrap")
             if _runnable(path):
                 return path
         raise Unavailable(f"no `bwrap` in {', '.join(_DIRECTORIES)}", _INSTALL)
-    if not os.path.isabs(named) or not _runnable(named):
-        raise Unavailable(f"${VARIABLE} is {named!r}, which is no program", "Give it the absolute path of `bwrap`.")
+    if not os.path.isabs(configured) or not _runnable(configured):
+        raise Unavailable(
+            f"${VARIABLE} is {configured!r}, which is no program", "Give it the absolute path of `bwrap`."
+        )
     for directory in map(os.path.realpath, outside):
-        if os.path.realpath(named).startswith(directory.rstrip("/") + "/"):
+        if os.path.realpath(configured).startswith(directory.rstrip("/") + "/"):
             raise Unavailable(
                 f"${VARIABLE} names a program below {directory}, where agents write", "Keep it elsewhere."
             )
-    return named
+    return configured
 
 
 def _runnable(path: str) -> bool:
@@ -237,7 +239,7 @@ def check(policy: Policy) -> None:
     """Run a command in the sandbox, with all it has. Raises `Unavailable`, saying what stands in the way."""
     try:
         with pipe() as alive:
-            done = subprocess.run(
+            probe = subprocess.run(
                 policy.command(["/bin/sh", "-c", _PROBE], alive),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -249,10 +251,10 @@ def check(policy: Policy) -> None:
         raise Unavailable(f"bubblewrap did not come to an end within {_PROBE_SECONDS:g} s", _INSTALL) from None
     except OSError as error:
         raise Unavailable(f"bubblewrap cannot be started: {error}", _INSTALL) from None
-    if done.returncode == 0 and done.stdout == b"works\n":
+    if probe.returncode == 0 and probe.stdout == b"works\n":
         return
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    reason = said[-1] if said else f"it ended with {done.returncode}"
+    lines = probe.stderr.decode("utf-8", "replace").strip().splitlines()
+    reason = lines[-1] if lines else f"it ended with {probe.returncode}"
     raise Unavailable(f"bubblewrap does not work here: {reason}", _fix(reason))
 
 

@@ -41,7 +41,7 @@ def _unified() -> bool:
 def _parents() -> dict[str, _Control]:
     if _unified():
         return {_ROOT: _MEMORY._replace(second=(*_MEMORY.second, *_PROCESSES.second))}
-    return {os.path.join(_ROOT, one.controller): one for one in (_MEMORY, _PROCESSES)}
+    return {os.path.join(_ROOT, limit.controller): limit for limit in (_MEMORY, _PROCESSES)}
 
 
 def available() -> bool:

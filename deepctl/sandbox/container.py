@@ -277,21 +277,21 @@ class Held:
         with translated():
             api = connect()
             try:
-                made = api.exec_create(
+                execution = api.exec_create(
                     self._identity,
                     argv,
                     environment=dict(variables),
                     workdir=MOUNT,
                     user=f"{os.getuid()}:{os.getgid()}",
                 )
-                stream = api.exec_start(made["Id"], socket=True)
+                stream = api.exec_start(execution["Id"], socket=True)
                 try:
                     for number, data in _frames(stream):
                         if not sink(*((b"", data) if number == _STDERR else (data, b""))):
                             return None
                 finally:
                     _close(stream)
-                code = api.exec_inspect(made["Id"])["ExitCode"]
+                code = api.exec_inspect(execution["Id"])["ExitCode"]
                 return None if code is None else int(code)
             finally:
                 api.close()
@@ -347,23 +347,23 @@ def _frames(stream: Any) -> Iterator[tuple[int, bytes]]:
     # The SDK's timeout is for answers; a command may be silent for as long as it likes.
     getattr(stream, "_sock", stream).settimeout(None)
     reader = stream._response.raw._fp.fp
-    read = getattr(reader, "read1", reader.read)
+    read_some = getattr(reader, "read1", reader.read)
     while len(head := reader.read(_HEAD.size)) == _HEAD.size:
-        number, left = _HEAD.unpack(head)
-        while left:
-            data = read(min(left, _PIECE))
+        number, size = _HEAD.unpack(head)
+        while size:
+            data = read_some(min(size, _PIECE))
             if not data:
                 return
-            left -= len(data)
+            size -= len(data)
             yield number, data
 
 
 def _close(stream: Any) -> None:
     """Close a connection that the SDK has handed out."""
     # Each of these keeps it open on its own. The response goes first: it fails on a closed stream.
-    for held in (getattr(stream, "_response", None), getattr(stream, "_sock", None), stream):
-        if held is not None:
-            held.close()
+    for resource in (getattr(stream, "_response", None), getattr(stream, "_sock", None), stream):
+        if resource is not None:
+            resource.close()
 
 
 def _start(api: Any, name: str, identity: str) -> _Line:
@@ -453,8 +453,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except errors.APIError as error:
-        said = " ".join(str(error.explanation or error).split())
-        raise Unavailable(f"The Docker daemon refused: {said[:300]}", "`docker info` may tell more.") from error
+        message = " ".join(str(error.explanation or error).split())
+        raise Unavailable(f"The Docker daemon refused: {message[:300]}", "`docker info` may tell more.") from error
     except (errors.DockerException, OSError) as error:
         raise _unreachable(error) from error
 
@@ -462,7 +462,7 @@ def translated() -> Iterator[None]:
 def _unreachable(error: BaseException) -> Unavailable:
     where = os.environ.get("DOCKER_HOST") or "the default socket"
     beneath = _beneath(error)
-    numbers = {each.errno for each in beneath if isinstance(each, OSError)}
+    numbers = {cause.errno for cause in beneath if isinstance(cause, OSError)}
     if numbers & {errno.EACCES, errno.EPERM}:
         return Unavailable(
             f"You may not use the Docker daemon at {where}.",
@@ -473,17 +473,19 @@ def _unreachable(error: BaseException) -> Unavailable:
             f"No Docker daemon answers at {where}.",
             "Start the Docker daemon, or let DOCKER_HOST name the one that runs.",
         )
-    if any(isinstance(each, TimeoutError) for each in beneath):
+    if any(isinstance(cause, TimeoutError) for cause in beneath):
         return Unavailable(f"The Docker daemon at {where} did not answer in time.", "See whether `docker info` works.")
     return Unavailable(f"The Docker daemon at {where} cannot be reached.", "See whether `docker info` works.")
 
 
 def _beneath(error: BaseException) -> list[BaseException]:
     """`error` and all that it wraps, by cause or as an argument: the SDK buries the system's error deep."""
-    found = [error]
-    for current in found:
+    causes = [error]
+    for current in causes:
         inner = (*current.args, current.__cause__, current.__context__)
-        found.extend(
-            each for each in inner if isinstance(each, BaseException) and not any(each is one for one in found)
+        causes.extend(
+            cause
+            for cause in inner
+            if isinstance(cause, BaseException) and not any(cause is known_cause for known_cause in causes)
         )
-    return found
+    return causes
