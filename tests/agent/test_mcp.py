@@ -383,9 +383,9 @@ _CHAT = """
 import os, sys, time
 from deepctl.agent.chat import EphemeralChat
 from deepctl.agent.turn import Options, TurnRunner
-from deepctl.domain import mcp_tables
+from deepctl.domain import mcp_servers
 tables = {"one": {"command": sys.executable, "args": sys.argv[1:]}}
-servers = tuple(mcp_tables.parse(tables, "x").values())
+servers = tuple(mcp_servers.parse(tables, "x").values())
 running = TurnRunner(Options("offline", mcp_servers=servers), environment=os.environ)
 EphemeralChat(running).turn("hello", lambda event: None)
 print("ready", flush=True)
