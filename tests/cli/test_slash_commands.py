@@ -296,7 +296,7 @@ def test_memory_is_shown_noted_and_forgotten_and_ctrl_c_stops_a_question(
     assert chat.terminal.leave() == 0
 
 
-def test_model_approval_and_sandbox_change_for_this_state(
+def test_model_approval_and_sandbox_change_for_this_conversation(
     opened: Callable[..., Chat], deepctl: InProcess, home: Path
 ) -> None:
     chat = opened("--user", "alice", "--sandbox", "none")
