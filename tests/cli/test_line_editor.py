@@ -580,6 +580,7 @@ def test_the_toolbar_is_dim_under_the_line_and_fits(start: Callable[..., Tty], c
 
 def test_a_low_window_has_no_toolbar(start: Callable[..., Tty]) -> None:
     tty = start(lines=2)
+    tty.prompt()
     tty.type("one\ntwo\nthree\r")
     tty.got("one\ntwo\nthree")
     tty.prompt()

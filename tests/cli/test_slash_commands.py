@@ -543,7 +543,7 @@ def test_nothing_is_offered_of_a_profile_that_is_gone_or_of_nobody(home: Path) -
     assert not home.exists()
 
 
-def test_a_profile_that_is_wiped_meanwhile_ends_the_state(
+def test_a_profile_that_is_wiped_meanwhile_ends_the_conversation(
     opened: Callable[..., Chat], deepctl: InProcess, home: Path
 ) -> None:
     chat = opened()
@@ -647,7 +647,7 @@ def test_every_command_has_a_line_of_help_and_a_name_of_its_own() -> None:
         )),
     ],
 )  # fmt: skip
-def test_shell_commands_are_told_by_their_names_in_the_state(text: str, here: str) -> None:
+def test_shell_commands_are_told_by_their_names_in_the_conversation(text: str, here: str) -> None:
     assert slash_commands.names(_chat()).reword(text) == here
 
 
