@@ -241,7 +241,7 @@ def _repacking(ledger: Ledger, packs: PackStore, states: list[State], identities
             raise Damaged("The ledger is damaged.")
         needed, unreadable = repack.reachable(packs, map(bytes.fromhex, roots), tell)
         if unreadable:
-            raise Damaged("Something that stays cannot be read.")
+            return Repacking({}, {}, is_blocked=True)
         tables = {name: packs.table(name) for name in packs.names() & ledger.packs}
     except Damaged:
         return Repacking({}, {}, is_blocked=True)

@@ -312,9 +312,9 @@ def _point_at(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("how", ["timeout", "SIGTERM"])
 def test_a_search_that_never_ends_is_ended(process: Command, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    grep = ("grep", {"pattern": "(a+)+$"})
-    write = ("write_file", {"path": "f", "content": "a" * 44 + "!"})
-    with provider(ToolCalls([write, grep]), Text(["Done."])) as server:
+    glob = ("glob", {"pattern": "**/a/" * 12 + "b"})
+    write = ("write_file", {"path": "a/" * 60 + "f", "content": "a"})
+    with provider(ToolCalls([write, glob]), Text(["Done."])) as server:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-nothing")
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
         arguments = ("chat", "--ephemeral", "--json", "--model", "openai-chat:loopback", "go")
@@ -323,7 +323,7 @@ def test_a_search_that_never_ends_is_ended(process: Command, monkeypatch: pytest
             return
         with process.start(*arguments, stdout=subprocess.PIPE) as running:
             assert running.stdout is not None
-            while b'"tool_call"' not in (line := running.stdout.readline()) or b'"grep"' not in line:
+            while b'"tool_call"' not in (line := running.stdout.readline()) or b'"glob"' not in line:
                 assert line
             running.terminate()
             assert running.wait(20) == -signal.SIGTERM

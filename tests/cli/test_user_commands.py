@@ -53,12 +53,14 @@ def workspace(home: Path) -> Path:
 
 
 @pytest.fixture
-def talk(deepctl: InProcess, home: Path) -> Iterator[ProfileChat]:
+def talk(deepctl: InProcess, home: Path, request: pytest.FixtureRequest) -> Iterator[ProfileChat]:
     """A conversation of alice without a terminal, and nothing around its commands."""
     deepctl("profiles", "create", "alice").ok()
-    made = ProfileChat(
-        ChatSetup("alice", load(os.environ, options={"sandbox": "none"})), layout.Root(str(home)), 0.0, TextDisplay()
-    )
+    for key, value in getattr(request, "param", {}).items():
+        deepctl("config", "set", key, value, "--user", "alice").ok()
+    root = layout.Root(str(home))
+    settings = load(os.environ, root.profile("alice"), {"sandbox": "none"})
+    made = ProfileChat(ChatSetup("alice", settings), root, 0.0, TextDisplay())
     yield made
     made.close()
 
@@ -375,8 +377,8 @@ def test_without_any_sandbox_there_is_no_shell(deepctl: InProcess, home: Path, m
     talk.close()
 
 
-def test_the_limits_of_the_agents_commands_hold(deepctl: InProcess, talk: ProfileChat) -> None:
-    deepctl("config", "set", "limits.seconds", "1", "--user", "alice").ok()
+@pytest.mark.parametrize("talk", [{"limits.seconds": "1"}], indirect=True)
+def test_the_limits_of_the_agents_commands_hold(talk: ProfileChat) -> None:
     own = f"sleep 65.{os.getpid()}"
     ended = talk.command(f"{own} & echo out; echo err >&2; {own}", sink := Sink())
     assert ended.code is None

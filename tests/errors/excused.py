@@ -59,6 +59,8 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("store/verify.py", "Object … in … is not as it was written."): _LISTED,
     ("store/session_log.py", "The first line of … is damaged."): _LISTED,
     ("store/packs.py", "The header of pack … is damaged."): _LISTED,
+    ("domain/memory/changes.py", "Memory file … was changed by somebody else meanwhile, so nothing was done."): _RACE,
+    ("domain/memory/directory.py", "Memory file … was changed by somebody else meanwhile, so nothing was done."): _RACE,
     ("domain/purge/notebooks.py", "A notebook (…, object …) cannot be read."): _DEFENCE,
     ("store/session_delete.py", "Interrupted while deleting."): _RACE,
     ("domain/transfer/profile_export.py", "The profile changed while it was read: …."): _RACE,
