@@ -180,6 +180,7 @@ def test_a_key_that_a_command_finds_is_told_nobody(
 ) -> None:
     command = "tr '\\0' '\\n' </proc/$PPID/environ; echo; seq 9000; cat /proc/$PPID/environ"
     calls = ToolCalls([("execute", {"command": command.replace("; seq 9000", "")}), ("execute", {"command": command})])
+    process.forked = False  # /proc has the environment that a process was started with
     with provider(calls, Text(["Done."])) as server:
         model = _point_at(server, kind, monkeypatch)
         result = process("chat", "--json", "--sandbox", "none", "--approve", "auto", "--model", model, "go").ok()

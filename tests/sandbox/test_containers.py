@@ -30,10 +30,10 @@ MIB = 1 << 20
 
 HOLDER = """
 import sys, time
-from deepctl.sandbox import containers, policy
+from deepctl.sandbox import container
 name, image, workspace = sys.argv[1:]
-spec = containers.Spec(name, image, workspace, False, 256 << 20, 64, 1 << 30, 16 << 20, "alice")
-held = containers.open_container(spec)
+spec = container.Spec(name, image, workspace, False, 256 << 20, 64, 1 << 30, 16 << 20, "alice")
+held = container.open_container(spec)
 print("held", flush=True)
 time.sleep(600)
 """
