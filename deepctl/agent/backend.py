@@ -36,7 +36,7 @@ from pydantic_ai.workspaces import (
 from pydantic_ai_backends import ConfinedWorkspace, WorkspacePathError
 
 from deepctl.agent.sandboxes import Sandbox, listener, refused, searcher
-from deepctl.files import temporary_files
+from deepctl.files import atomic
 from deepctl.files.git_directories import ASIDE, Survey, additions, describe, set_aside, survey
 from deepctl.files.paths_beneath import Outside, Tree
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable
@@ -178,7 +178,7 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
     async def paths(self, pattern: str, where: str) -> list[str]:
         """The files below `where` whose path ends as `pattern` says, which `find` takes; none where it cannot look."""
         name_pattern = f"*/{pattern.removeprefix('**/')}"
-        behind = ["-path", name_pattern, "-type", "f", "!", "-name", temporary_files.PATTERN, "-print0"]
+        behind = ["-path", name_pattern, "-type", "f", "!", "-name", atomic.TEMPORARY_PATTERN, "-print0"]
         search = _Search(["find", "-P"], behind, where, name_pattern)
         with self._hiding():
             result, name = await self._run_search(search)
@@ -194,7 +194,17 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         # The second is for BSD's grep, which compares the path and not the name.
         options = [] if hidden else ["--exclude-dir=.[!./]*", "--exclude-dir=*/.[!.]*"]
         options += [f"--include={names}"] if names else []
-        words = ["grep", f"--exclude={temporary_files.PATTERN}", "-rnHZIE", "-D", "skip", *options, "-e", pattern, "--"]
+        words = [
+            "grep",
+            f"--exclude={atomic.TEMPORARY_PATTERN}",
+            "-rnHZIE",
+            "-D",
+            "skip",
+            *options,
+            "-e",
+            pattern,
+            "--",
+        ]
         search = _Search(words, [], where, names or "*")
         with self._hiding():
             result, name = await self._run_search(search)

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from deepctl.files import atomic, temporary_files
+from deepctl.files import atomic
 
 _MAX_LINKS = 40
 _MAX_PARTS = 200
@@ -206,14 +206,14 @@ class Tree:
                         atomic.write_all(descriptor, data)
 
     def _replace(self, place: _Place, data: bytes, mode: int | None) -> bool:
-        name = temporary_files.new_name()
+        name = atomic.temporary_name()
         try:
             descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o666, dir_fd=place.parent)
         except PermissionError:
             return False
         try:
             try:
-                temporary_files.hold(descriptor)
+                atomic.hold_temporary(descriptor)
                 if mode is not None:
                     os.fchmod(descriptor, mode)
                 atomic.write_all(descriptor, data)
@@ -247,7 +247,7 @@ class Tree:
                 with os.scandir(descriptor) as scanned:
                     entries = []
                     for item in scanned:
-                        if temporary_files.is_temporary(item.name) and not item.is_dir(follow_symlinks=False):
+                        if atomic.is_temporary(item.name) and not item.is_dir(follow_symlinks=False):
                             continue
                         if item.is_symlink():
                             entries.append(self._described(path, item.name))

@@ -1,7 +1,8 @@
 """Sealed lines: one JSON object a line, each with a checksum of its own.
 
 A line is `{...,"crc":"xxxxxxxx"}` and a newline; the CRC-32 (zlib's, in hex) covers every byte before `,"crc"`.
-A damaged line takes only itself down, and a line that a kill cut short is told from one that was altered.
+A damaged line takes only itself down, and a line that a kill cut short is told from one that was altered. `mended`
+repairs lines in which a single byte was changed.
 """
 
 from __future__ import annotations
@@ -235,3 +236,102 @@ class Appender:
     def close(self) -> None:
         with suppress(OSError):  # every line has been synced
             os.close(self._descriptor)
+
+
+# Repair of a single changed byte. A CRC-32 finds every change of one byte, and for each there is only one place and
+# value that explains it. The CRC is linear: the difference between the checksum that a line has and the one that it
+# should have is the checksum of the changed byte, shifted by the bytes behind it. Shifting it back byte by byte finds
+# the place.
+_POLYNOMIAL = 0xEDB88320
+
+
+def _table() -> list[int]:
+    table = []
+    for byte in range(256):
+        value = byte
+        for _ in range(8):
+            value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+_SHIFT = _table()
+_BACK = {value >> 24: index for index, value in enumerate(_SHIFT)}
+_CHANGES = {value: byte for byte, value in enumerate(_SHIFT)}
+
+
+def mended(raw: bytes) -> bytes:
+    """The bytes of a file of sealed lines with every line mended that one changed byte explains; as long as before.
+
+    Where a line's newline was changed, two lines look like one; where a byte became a newline, one looks like two.
+    """
+    lines = [line + b"\n" for line in raw.split(b"\n")]
+    lines[-1] = lines[-1][:-1]
+    if not lines[-1]:
+        lines.pop()
+    result: list[bytes] = []
+    number = 0
+    while number < len(lines):
+        line = lines[number]
+        following = lines[number + 1] if number + 1 < len(lines) else None
+        if is_whole(line.removesuffix(b"\n")):
+            result.append(line)
+        elif (repaired := _mended_line(line.removesuffix(b"\n"))) is not None:
+            result.append(repaired + line[len(repaired) :])
+        elif (pair := _parted(line)) is not None:
+            result.append(pair)
+        elif following is not None and (joined := _joined(line[:-1], following.removesuffix(b"\n"))) is not None:
+            result.append(joined + (line + following)[len(joined) :])
+            number += 1
+        else:
+            result.append(line)
+        number += 1
+    return b"".join(result)
+
+
+def _mended_line(line: bytes) -> bytes | None:
+    if len(line) <= TAIL:
+        return None
+    body, own_tail = line[:-TAIL], line[-TAIL:]
+    expected = tail(body)
+    if sum(a != b for a, b in zip(own_tail, expected, strict=True)) == 1:
+        return _if_whole(body + expected)
+    try:
+        stated = int(own_tail[-10:-2], 16)
+    except ValueError:
+        return None
+    difference = zlib.crc32(body) ^ stated
+    for place in range(len(body) - 1, -1, -1):
+        if difference in _CHANGES:
+            changed = bytes([body[place] ^ _CHANGES[difference]])
+            return _if_whole(body[:place] + changed + body[place + 1 :] + own_tail)
+        index = _BACK[difference >> 24]
+        difference = ((difference ^ _SHIFT[index]) << 8 | index) & 0xFFFFFFFF
+    return None
+
+
+def _parted(line: bytes) -> bytes | None:
+    """Two lines whose newline became another byte."""
+    start = 0
+    while (mark := line.find(MARK, start)) >= 0:
+        end = mark + TAIL
+        if is_whole(line[:end]) and is_whole(line[end + 1 :].removesuffix(b"\n")):
+            return line[:end] + b"\n" + line[end + 1 :]
+        start = mark + 1
+    last = line.removesuffix(b"\n")
+    if len(last) == len(line) and is_whole(last[:-1]):
+        return last[:-1] + b"\n"  # the last newline of the file
+    return None
+
+
+def _joined(first: bytes, second: bytes) -> bytes | None:
+    """One line in which a byte became a newline."""
+    for byte in range(256):
+        joined = first + bytes([byte]) + second
+        if byte != 0x0A and is_whole(joined):
+            return joined
+    return None
+
+
+def _if_whole(line: bytes) -> bytes | None:
+    return line if is_whole(line) else None

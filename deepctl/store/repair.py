@@ -26,7 +26,7 @@ from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 from deepctl.errors import DeepctlError, NewerFormat
-from deepctl.files import atomic, rmtree, sealed_lines, sealed_repair
+from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.store import (
     ledger,
@@ -200,7 +200,7 @@ def _ledger(paths: ProfilePaths, findings: Findings) -> None:
         before = b""
     size_known = ledger_size.read(paths.checkpoints)
     is_short = size_known.is_short or len(before) < size_known.size
-    raw = sealed_lines.without_copies(sealed_repair.mended(before))
+    raw = sealed_lines.without_copies(sealed_lines.mended(before))
     if not raw.endswith(b"\n"):
         raw = raw[: raw.rfind(b"\n") + 1]
     while damage := ledger.parsed(raw, path).damage:

@@ -10,7 +10,7 @@ from typing import Any
 
 from deepctl import times
 from deepctl.errors import Damaged, NewerFormat
-from deepctl.files import atomic, rmtree, sealed_lines, sealed_repair
+from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.store import (
     ledger,
@@ -104,7 +104,7 @@ class LogRepair:
             raw = atomic.read_file(path)
         except FileNotFoundError:
             raw = b""
-        mended = sealed_repair.mended(raw)
+        mended = sealed_lines.mended(raw)
         if raw and mended != raw and sealed_lines.is_whole(mended.removesuffix(b"\n")):
             self._found.keep(path)
             atomic.write_file(path, mended)
@@ -169,7 +169,7 @@ class LogRepair:
         """Make every line of a log readable: mended, or with a hole in its place."""
         path = paths[0]
         raw = atomic.read_file(path)
-        mended = sealed_lines.without_copies(sealed_repair.mended(raw))
+        mended = sealed_lines.without_copies(sealed_lines.mended(raw))
         log = os.path.basename(path).removesuffix(log_file.SUFFIX)
         lines = [log_file.upgraded(line, path) for line in sealed_lines.parse(mended)]
         if not log_file.has_header(lines, path) or lines[0].problem is not None:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from deepctl import cancellation
 from deepctl.errors import Damaged
-from deepctl.files import atomic, sparse_files, temporary_files
+from deepctl.files import atomic, sparse_files
 from deepctl.files.sparse_files import Hasher
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.trees import DIRECTORY, FILE, LINK, TreeChange, TreeEntry
@@ -102,7 +102,7 @@ class _LocalWorkingTree:
         return Restored(restore.written, restore.deleted, restore.kept)
 
     def sweep(self, paths: Iterable[bytes], mark: str) -> None:
-        start = os.fsencode(temporary_files.prefix(mark))
+        start = os.fsencode(atomic.temporary_prefix(mark))
         for above in sorted({os.path.dirname(path) for path in paths}):
             try:
                 with directory(self._root, above) as descriptor:
@@ -265,7 +265,7 @@ class _Restore:
             self.written.append(path)
 
     def _temporary(self) -> bytes:
-        return os.fsencode(temporary_files.new_name(self._mark))
+        return os.fsencode(atomic.temporary_name(self._mark))
 
     def _make_link(self, parent: int, name: bytes, entry: TreeEntry) -> bool:
         target = self._objects.read(entry.digest)
@@ -305,7 +305,7 @@ class _Restore:
             descriptor = os.open(staged, flags, 0o600, dir_fd=parent)
         try:
             try:
-                temporary_files.hold(descriptor)
+                atomic.hold_temporary(descriptor)
                 sparse_files.write(descriptor, self._objects.chunks(entry.digest))
                 self._set_mode(descriptor, path, entry.mode)
                 if len(self.written) < _FEW:

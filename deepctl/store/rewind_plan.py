@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from deepctl import layout
-from deepctl.files import temporary_files
+from deepctl.files import atomic
 from deepctl.store import trees
 from deepctl.store.notebook_merge import take_back
 from deepctl.store.object_store import ObjectReader, ObjectWriter
@@ -100,7 +100,7 @@ def exact(
     blocked = [change.path for change in all_changes if hidden(change.path)]
     planned = {change.path: change for change in all_changes if not hidden(change.path)}
     within = hidden_by([[os.fsdecode(path), ""] for path in unseen], None)
-    unsaved = {path for path in planned if within(path) and not temporary_files.is_temporary(posixpath.basename(path))}
+    unsaved = {path for path in planned if within(path) and not atomic.is_temporary(posixpath.basename(path))}
     for path in unseen:
         if is_selected(path) and not hidden(path) and path not in planned:
             # No tree has it. Whatever it is, the target has nothing there, or something in its place.
@@ -257,10 +257,10 @@ def hidden_by(unkept: list[list[str]], leave_out: Callable[[bytes, bool], bool] 
     """Tells which paths a snapshot did not look at: what it could not keep, what was excluded, temporary files."""
     paths = {os.fsencode(path) for path, _ in unkept}
     if not paths and leave_out is None:
-        return lambda path: temporary_files.is_temporary(posixpath.basename(path))
+        return lambda path: atomic.is_temporary(posixpath.basename(path))
 
     def hidden(path: bytes) -> bool:
-        if temporary_files.is_temporary(posixpath.basename(path)):
+        if atomic.is_temporary(posixpath.basename(path)):
             return True
         above = _above(path)
         if not paths.isdisjoint((path, *above)):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from deepctl import cancellation
-from deepctl.files import temporary_files
+from deepctl.files import atomic
 from deepctl.store.index_db import Cache
 from deepctl.store.object_store import ObjectWriter
 from deepctl.store.trees import DIRECTORY, FILE, LINK, TreeEntry, encode
@@ -149,7 +149,7 @@ class _Taking:
                     self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be looked at"))
                     continue
                 mode = info.st_mode
-                if name[:9] == b".deepctl-" and temporary_files.is_temporary(name) and not stat.S_ISDIR(mode):
+                if name[:9] == b".deepctl-" and atomic.is_temporary(name) and not stat.S_ISDIR(mode):
                     passed_over.append(name)
                     continue
                 if self._leave_out is not None and self._leave_out(prefix + name, stat.S_ISDIR(mode)):
@@ -165,7 +165,7 @@ class _Taking:
                 else:
                     self.unkept.append(Unkept(prefix + name, _kind(mode)))
         for name in passed_over if self._tidy else ():
-            temporary_files.remove_dead(descriptor, name)
+            atomic.remove_dead_temporary(descriptor, name)
         self.files += len(status)
         status.sort()
         below.sort()

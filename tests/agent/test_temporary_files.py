@@ -12,7 +12,7 @@ import pytest
 
 from deepctl.agent.backend import LocalBackend
 from deepctl.cli.repl import completer
-from deepctl.files import temporary_files
+from deepctl.files import atomic
 from deepctl.files.paths_beneath import Tree
 from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import walk
@@ -58,9 +58,9 @@ def test_a_chat_that_is_killed_in_write_file_leaves_nothing_to_the_next(
     deepctl("chat", "write a.txt: one").ok()
     workspace = home / "profiles/default/workspace"
     # As a kill in the middle leaves it, which takes a file too large to be written in one moment.
-    (workspace / temporary_files.new_name()).write_text("half")
-    (workspace / temporary_files.new_name("restore")).write_text("half")
-    (workspace / temporary_files.new_name("restore")).symlink_to("a.txt")
+    (workspace / atomic.temporary_name()).write_text("half")
+    (workspace / atomic.temporary_name("restore")).write_text("half")
+    (workspace / atomic.temporary_name("restore")).symlink_to("a.txt")
     assert "deepctl-" not in deepctl("chat", "list", "--json").ok().stdout
     assert _left(workspace) == []
     listed = deepctl("checkpoints", "show", "~0", "--json").ok().stdout

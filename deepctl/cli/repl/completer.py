@@ -24,8 +24,8 @@ from deepctl.cli.repl.clusters import drawn
 from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.domain import providers, settings
 from deepctl.errors import DeepctlError
+from deepctl.files.atomic import is_temporary
 from deepctl.files.paths_beneath import Tree
-from deepctl.files.temporary_files import is_temporary
 from deepctl.output.text import ago, printable
 from deepctl.quantities import counted
 from deepctl.store import lookup, session_catalogue

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from deepctl import layout, names, times
 from deepctl.errors import BadName, MemoryNotFound, Refused
-from deepctl.files import atomic, ownership, temporary_files
+from deepctl.files import atomic, ownership
 from deepctl.files.paths_beneath import Outside, Tree
 
 MAX_BYTES = 64 << 20
@@ -109,7 +109,7 @@ class Memory:
         path = self.path(name)
         if len(content) > MAX_BYTES:
             raise self._refused(path, "written", f"more than {MAX_BYTES >> 20} MiB")
-        staged = temporary_files.new_name()
+        staged = atomic.temporary_name()
         with self._refusing(path, "written"):
             self._tree.make_directory(self.directory)
             with self._tree.opened(self.directory) as (parent, _), self._beside(parent) as place:
