@@ -13,8 +13,8 @@ from pydantic_ai_backends import StateBackend
 from deepctl import names
 from deepctl.agent import message_places
 from deepctl.agent.backend import LocalBackend
+from deepctl.agent.checkpoint_capability import RewindRequested
 from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
-from deepctl.agent.checkpoint_tools import RewindRequested
 from deepctl.agent.compaction import Compacted
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.mentions import DirectoryFiles, StateFiles

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from pydantic_ai import RunContext
 
 from deepctl import layout
-from deepctl.agent.checkpoint_tools import READ_ONLY_TOOLS, RewindRequested
+from deepctl.agent.checkpoint_capability import READ_ONLY_TOOLS, RewindRequested
 from deepctl.agent.interruption import STOPPED
 from deepctl.agent.turn import Emit, storing
 from deepctl.errors import DeepctlError, Refused
