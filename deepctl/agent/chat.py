@@ -17,9 +17,10 @@ from deepctl.agent.checkpoint_capability import RewindRequested
 from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
 from deepctl.agent.compaction import Compacted
 from deepctl.agent.factory import DeepAgentDeps
+from deepctl.agent.interruption import Emit, storing
 from deepctl.agent.mentions import DirectoryFiles, StateFiles
 from deepctl.agent.message_places import History
-from deepctl.agent.turn import Emit, Outcome, TurnRunner, storing, to_json
+from deepctl.agent.turn import Outcome, TurnRunner, to_json
 from deepctl.agent.turn_checkpoints import TurnCheckpoints
 from deepctl.domain import attachments
 from deepctl.quantities import counted

@@ -11,16 +11,23 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
 from deepctl import cancellation
 from deepctl.errors import DeepctlError, Interrupted, Terminated, TimedOut, terminate
+from deepctl.files.atomic import storage_error
 
 T = TypeVar("T")
 
+Event = dict[str, Any]
+Emit = Callable[[Event], None]
+"""Is told of everything that happens in a turn."""
+
+KEPT = "The conversation up to here is kept."
+"""The hint of an error that ends a turn."""
 STOPPED = (Interrupted, Terminated, TimedOut)
 _SAME_PRESS = 1.0
 """Seconds in which Ctrl-C that is pressed again is meant for what it has stopped already, which may be ending still."""
@@ -28,6 +35,15 @@ _CLOSING_SECONDS = 2.0
 _GRACE = 2.0
 """Seconds that a turn may take to be put away after its time is over."""
 _OTHERS = (signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def storing() -> Iterator[None]:
+    """Report a failure of the disk as such, and not as one of the network or of a tool."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, KEPT) from error
 
 
 class Abandoned(Exception):

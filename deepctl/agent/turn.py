@@ -10,9 +10,8 @@ what their failures are called.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -48,7 +47,7 @@ from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.checkpoint_capability import RewindRequested
 from deepctl.agent.compaction import COMPACT_AT, Compacted, Compaction, Policy, Shortened, window_of
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
-from deepctl.agent.interruption import Abandoned, Interruption
+from deepctl.agent.interruption import KEPT, Abandoned, Emit, Event, Interruption, storing
 from deepctl.agent.limits import Context, Limits, context, cost, limits_of
 from deepctl.agent.mcp import McpServers
 from deepctl.agent.mentions import Attaching
@@ -60,14 +59,7 @@ from deepctl.agent.sandboxes import Sandbox
 from deepctl.domain.mcp_servers import Server
 from deepctl.domain.permissions import Permissions
 from deepctl.errors import DeepctlError, StorageError
-from deepctl.files.atomic import storage_error
 from deepctl.unicode import whole_value
-
-Event = dict[str, Any]
-Emit = Callable[[Event], None]
-
-KEPT = "The conversation up to here is kept."
-"""What is said of a turn that broke off."""
 
 
 class Usage(NamedTuple):
@@ -230,15 +222,6 @@ class _Recorder:
         dumped = to_json([ModelRequest(parts=[part])])[0]["parts"][0]
         with storing():
             self._record.result(dumped)
-
-
-@contextlib.contextmanager
-def storing() -> Iterator[None]:
-    """Keeps trouble with the disk apart from trouble with the network or a tool."""
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error, KEPT) from error
 
 
 class _RecordedModel(WrapperModel):

@@ -11,8 +11,7 @@ from pydantic_ai import RunContext
 
 from deepctl import layout
 from deepctl.agent.checkpoint_capability import READ_ONLY_TOOLS, RewindRequested
-from deepctl.agent.interruption import STOPPED
-from deepctl.agent.turn import Emit, storing
+from deepctl.agent.interruption import STOPPED, Emit, storing
 from deepctl.errors import DeepctlError, Refused
 from deepctl.quantities import counted
 from deepctl.store import lookup, rewind, session_log
