@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from pydantic_ai_backends import StateBackend
 
     from deepctl.agent.backend import LocalBackend
-    from deepctl.agent.checkpoint_capability import RewindRequested
     from deepctl.agent.checkpoint_stores import Checkpoint, InMemoryCheckpointStore
+    from deepctl.agent.checkpoints import RewindRequested
     from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
     from deepctl.agent.file_checkpoint_store import FileCheckpointStore
     from deepctl.agent.models import offline_model
@@ -30,7 +30,7 @@ _MODULES = {
     "Limits": "deepctl.sandbox.policy",
     "LocalBackend": "deepctl.agent.backend",
     "NoSandbox": "deepctl.agent.sandboxes",
-    "RewindRequested": "deepctl.agent.checkpoint_capability",
+    "RewindRequested": "deepctl.agent.checkpoints",
     "StateBackend": "pydantic_ai_backends",
     "__version__": "deepctl.distribution",
     "create_deep_agent": "deepctl.agent.factory",

@@ -13,15 +13,14 @@ from pydantic_ai_backends import StateBackend
 from deepctl import names
 from deepctl.agent import message_places
 from deepctl.agent.backend import LocalBackend
-from deepctl.agent.checkpoint_capability import RewindRequested
 from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
+from deepctl.agent.checkpoints import RewindRequested, TurnCheckpoints
 from deepctl.agent.compaction import Compacted
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, storing
 from deepctl.agent.mentions import DirectoryFiles, StateFiles
 from deepctl.agent.message_places import History
 from deepctl.agent.turn import Outcome, TurnRunner, to_json
-from deepctl.agent.turn_checkpoints import TurnCheckpoints
 from deepctl.domain import attachments
 from deepctl.quantities import counted
 from deepctl.store import session_catalogue, session_log, session_reader, todo

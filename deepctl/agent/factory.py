@@ -30,14 +30,14 @@ from deepctl import layout, names
 from deepctl.agent import workspace_stores
 from deepctl.agent.approvals import Approvals, Approve, Ask
 from deepctl.agent.backend import told
-from deepctl.agent.checkpoint_capability import (
+from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
+from deepctl.agent.checkpoints import (
     AgentCheckpoints,
     Checkpointing,
     StoreCheckpoints,
     checkpoints_toolset,
     directory_of,
 )
-from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.agent.message_filters import UnicodeFilterModel
 from deepctl.agent.models import OFFLINE, CollectingModel, offline_model
 from deepctl.agent.search_tools import replace_glob, replace_grep

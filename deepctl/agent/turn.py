@@ -44,7 +44,7 @@ from pydantic_ai.workspaces import WorkspaceError
 
 from deepctl.agent import compaction, interruption, provider_errors
 from deepctl.agent.approvals import Approve, Ask
-from deepctl.agent.checkpoint_capability import RewindRequested
+from deepctl.agent.checkpoints import RewindRequested
 from deepctl.agent.compaction import COMPACT_AT, Compacted, Compaction, Policy, Shortened, window_of
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.interruption import KEPT, Abandoned, Emit, Event, Interruption, storing

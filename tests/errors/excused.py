@@ -24,9 +24,8 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("agent/file_checkpoint_store.py", "Another thread is working on …."): _LIBRARY,
     ("agent/file_checkpoint_store.py", "A rewind of this profile was interrupted."): _LIBRARY,
     ("agent/file_checkpoint_store.py", "The message log … is damaged, or cut short."): _LIBRARY,
-    ("agent/turn_checkpoints.py", "You have rewound to … once for this request already. Go on from here."): _AGENT,
-    ("agent/checkpoint_capability.py", "There is a checkpoint called … already."): _AGENT,
-    ("agent/checkpoint_capability.py", "You have rewound to … once for this request already. Go on from here."): _AGENT,
+    ("agent/checkpoints.py", "You have rewound to … once for this request already. Go on from here."): _AGENT,
+    ("agent/checkpoints.py", "There is a checkpoint called … already."): _AGENT,
     ("agent/provider_errors.py", "The turn was stopped at a limit (…)."): (
         "takes an answer that its provider makes in several parts, each a request"
     ),
