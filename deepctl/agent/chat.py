@@ -1,33 +1,246 @@
-"""Conversations: of a profile, where turns become lines of the session's log, and in memory, where nothing is kept."""
+"""Chats: an agent that answers, and conversations with it.
+
+A `TurnRunner` has a model and an agent ready for any number of turns, with the event loop that they run in, and says
+what their failures are called. A `Chat` is of a profile: its turns become lines of the session's log. An
+`EphemeralChat` is in memory, and nothing of it is kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import closing, suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from pydantic_ai import Agent
 from pydantic_ai.messages import UserContent
+from pydantic_ai.models import Model
+from pydantic_ai.usage import RunUsage
+from pydantic_ai.workspaces import WorkspaceError
 from pydantic_ai_backends import StateBackend
 
 from deepctl import names
-from deepctl.agent import message_places
+from deepctl.agent import compaction, interruption, message_places, provider_errors
+from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
 from deepctl.agent.checkpoints import RewindRequested, TurnCheckpoints
-from deepctl.agent.compaction import Compacted
-from deepctl.agent.factory import DeepAgentDeps
-from deepctl.agent.interruption import Emit, storing
-from deepctl.agent.mentions import DirectoryFiles, StateFiles
+from deepctl.agent.compaction import COMPACT_AT, Compacted, Policy, Shortened
+from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
+from deepctl.agent.interruption import KEPT, Abandoned, Emit, Interruption, storing
+from deepctl.agent.limits import Limits, cost, limits_of
+from deepctl.agent.mcp import McpServers
+from deepctl.agent.mentions import Attaching, DirectoryFiles, StateFiles
 from deepctl.agent.message_places import History
-from deepctl.agent.turn import Outcome, TurnRunner, to_json
+from deepctl.agent.models import resolve
+from deepctl.agent.sandboxes import Sandbox
+from deepctl.agent.turn import Outcome, Retries, RetryingModel, TurnRecord, Usage, run_turn, to_json
 from deepctl.domain import attachments
+from deepctl.domain.mcp_servers import Server
+from deepctl.domain.permissions import Permissions
+from deepctl.errors import DeepctlError, StorageError
 from deepctl.quantities import counted
 from deepctl.store import session_catalogue, session_log, session_reader, todo
 from deepctl.store.records import Position
 from deepctl.store.repository import Repository
 from deepctl.store.session_log import Compaction, Message, MessageList
 from deepctl.store.session_record import Session
+
+_T = TypeVar("_T")
+
+
+class Options(NamedTuple):
+    """What a chat was started with, settings resolved. `timeout` is in seconds.
+
+    `compact_at` is the share of the context window, in percent, at which conversations are compacted, `None` for never;
+    `context_window` is that window in tokens, if the model is not to be asked.
+    """
+
+    model: str
+    base_url: str | None = None
+    instructions: str | None = None
+    sandbox: Sandbox | None = None
+    approve: Approve = "ask"
+    permissions: Permissions = {}
+    timeout: float | None = None
+    compact_at: int | None = COMPACT_AT
+    context_window: int | None = None
+    retries: int = 3
+    limits: Limits = Limits()
+    mcp_servers: Sequence[Server] = ()
+
+
+class TurnRunner:
+    """An agent that runs one turn after the other.
+
+    Raises `UsageError` or `ModelFailed` at once if the model cannot be used, or has no price and money is limited, and
+    `BadSetting` if a rule cannot be used.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        environment: Mapping[str, str],
+        ask: Ask | None = None,
+        kept: str | None = KEPT,
+    ) -> None:
+        self.options = options
+        self._kept = kept
+        self._environment = environment
+        resolved = resolve(options.model, base_url=options.base_url, environment=environment)
+        self._model = resolved.model
+        self._asked = provider_errors.asked(
+            options.model, options.base_url, self._model.base_url or "", environment, resolved.last
+        )
+        self._servers = McpServers(options.mcp_servers, environment) if options.mcp_servers else None
+        self.attaching = Attaching(self._model, options.permissions, environment)
+        self._limits = limits_of(options.limits, self._model, options.model)
+        self._used = RunUsage()
+        self._spent = RunUsage()
+        self._agent: Agent[DeepAgentDeps, str] = create_deep_agent(
+            instructions=options.instructions,
+            include_execute=options.sandbox is not None,
+            approve=options.approve,
+            ask=ask,
+            permissions=options.permissions,
+            environment=environment,
+            capabilities=[self._servers.capability()] if self._servers is not None else [],
+        )
+        self._runner = asyncio.Runner()
+        self._entered = False
+        self.stops = Interruption(options.timeout, kept)
+        """What stops a turn. Whoever does more for it than `run` does enters `watched` around all of it."""
+
+    def close(self) -> None:
+        """Close what the turns left open: MCP servers, connections to the provider and the event loop."""
+        if self._servers is not None and self._servers.are_connected:
+            self._runner.run(self._servers.close())
+        if self._entered:
+            self._runner.run(self._model.__aexit__(None, None, None))
+        self._runner.close()
+
+    def _restart(self) -> None:
+        """Go on with another event loop: in the old one something does not end."""
+        old, self._runner = self._runner, asyncio.Runner()
+        entered, self._entered = self._entered, False
+        if self._servers is not None:
+            self._servers.kill()
+        # A signal that comes now has nothing left to stop, and the turn is over in any case. Every client has
+        # exceptions of its own.
+        with suppress(Exception):
+            interruption.close(old, self._model.__aexit__(None, None, None) if entered else None)
+
+    def run(
+        self,
+        deps: DeepAgentDeps,
+        user_content: str | Sequence[UserContent],
+        history: History,
+        record: TurnRecord,
+        emit: Emit,
+        tool_done: Callable[[str], None] = lambda name: None,
+    ) -> Outcome:
+        """Run a turn; whatever can go wrong with providers and workspaces becomes an error of ours.
+
+        Raises `RewindRequested` if the agent wants it to begin again from before.
+        """
+        used, self._used = self._used, RunUsage()
+        self._spent = used
+        return self._guarded(self._run(deps, user_content, history, record, emit, tool_done, used))
+
+    @property
+    def model(self) -> Model:
+        """The model that answers."""
+        return self._model
+
+    def again(self) -> None:
+        """What comes next is the same turn, begun again, and counts against the same limits."""
+        self._used = self._spent
+
+    def spent(self) -> tuple[Usage, float | None]:
+        """What was used since this was asked last, however the turn ended, and what it cost in USD, if that is known.
+
+        What a turn began anew after a rewind of the agent's has used is counted with the whole turn.
+        """
+        used, self._spent = self._spent, RunUsage()
+        usage = Usage(used.input_tokens, used.output_tokens, used.requests)
+        return usage, cost(used, self._model) if used.input_tokens or used.output_tokens else 0.0
+
+    def compact(self, history: History, focus: str | None, emit: Emit) -> tuple[Compacted, Shortened]:
+        """Summarise a conversation between two turns. Raises as `run` does, or `NotFound` if that makes no sense."""
+        model = RetryingModel(self._model, Retries(self.options.retries, emit, self._reason))
+        compacted, shortened = self._guarded(compaction.by_hand(model, history, self._policy, focus))
+        return compacted._replace(cost=cost(compacted.usage, self._model)), shortened
+
+    @property
+    def _policy(self) -> Policy:
+        return Policy(self.options.compact_at, self.options.context_window)
+
+    def _explain(self, error: Exception) -> DeepctlError | None:
+        """What a failure of the model is called; `None` for whatever else went wrong."""
+        return provider_errors.failure(error, self._asked)
+
+    def _guarded(self, work: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            return self.stops.run(self._runner, self._entering(work))
+        except (Abandoned, KeyboardInterrupt):
+            self._restart()
+            raise self.stops.reason() from None
+        except DeepctlError:
+            raise
+        except WorkspaceError as error:
+            raise StorageError(f"The workspace cannot be used: {error}.", self._kept, code="workspace") from error
+        except RewindRequested:
+            raise
+        except Exception as error:  # every client has exceptions of its own; what is not theirs goes on
+            if self.stops.is_stopped:
+                raise self.stops.reason() from error
+            failure = self._explain(error)
+            if failure is None:
+                raise
+            raise failure from error
+        finally:
+            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+                work.close()  # it was stopped before it began
+
+    async def _run(
+        self,
+        deps: DeepAgentDeps,
+        user_content: str | Sequence[UserContent],
+        history: History,
+        record: TurnRecord,
+        emit: Emit,
+        tool_done: Callable[[str], None],
+        used: RunUsage,
+    ) -> Outcome:
+        if self._servers is not None:
+            await self._servers.ready(emit)
+        return await run_turn(
+            self._agent,
+            deps,
+            user_content,
+            model=self._model,
+            history=history,
+            record=record,
+            emit=emit,
+            tool_done=tool_done,
+            retries=Retries(self.options.retries, emit, self._reason),
+            usage_limits=self._limits,
+            used=used,
+            policy=self._policy,
+            explain=self._explain,
+        )
+
+    async def _entering(self, work: Coroutine[Any, Any, _T]) -> _T:
+        if not self._entered:
+            await self._model.__aenter__()
+            self._entered = True
+        return await work
+
+    def _reason(self, error: BaseException) -> str:
+        return provider_errors.reason(error, self._asked)
 
 
 class TurnResult(NamedTuple):

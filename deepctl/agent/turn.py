@@ -3,19 +3,21 @@
 What is complete is logged at once: the prompt's request before it is sent, the answer before its tools run, every
 tool result before the next tool starts. So a kill loses at most what was being received.
 
-A `TurnRunner` has a model and an agent ready for any number of turns, with the event loop that they run in, and says
-what their failures are called.
+This is also the one place that retries a request: `RetryingModel` sends it again when the provider is busy, failing or
+out of reach. The providers' own clients, which would do so in silence, are told not to. A request is sent again only if
+the failure can pass and nothing of the answer has come, because what has been shown cannot be taken back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple, Protocol, TypeVar
+import random
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
-from pydantic_ai import Agent
+from pydantic_ai import Agent, exceptions
 from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import (
     AgentStreamEvent,
@@ -25,6 +27,7 @@ from pydantic_ai.messages import (
     ModelMessagesTypeAdapter,
     ModelRequest,
     ModelResponse,
+    ModelResponseStreamEvent,
     PartDeltaEvent,
     PartStartEvent,
     TextPart,
@@ -40,25 +43,15 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.run import AgentRun
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage, UsageLimits
-from pydantic_ai.workspaces import WorkspaceError
 
-from deepctl.agent import compaction, interruption, provider_errors
-from deepctl.agent.approvals import Approve, Ask
-from deepctl.agent.checkpoints import RewindRequested
-from deepctl.agent.compaction import COMPACT_AT, Compacted, Compaction, Policy, Shortened, window_of
-from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
-from deepctl.agent.interruption import KEPT, Abandoned, Emit, Event, Interruption, storing
-from deepctl.agent.limits import Context, Limits, context, cost, limits_of
-from deepctl.agent.mcp import McpServers
-from deepctl.agent.mentions import Attaching
+from deepctl.agent.compaction import Compaction, Policy, Shortened, window_of
+from deepctl.agent.factory import DeepAgentDeps
+from deepctl.agent.interruption import Emit, Event, storing
+from deepctl.agent.limits import Context, bounded, context, cost
 from deepctl.agent.message_filters import MediaFilterModel
 from deepctl.agent.message_places import History, Places
-from deepctl.agent.models import resolve
-from deepctl.agent.retries import Retries, RetryingModel
-from deepctl.agent.sandboxes import Sandbox
-from deepctl.domain.mcp_servers import Server
-from deepctl.domain.permissions import Permissions
-from deepctl.errors import DeepctlError, StorageError
+from deepctl.agent.provider_errors import passes
+from deepctl.errors import DeepctlError
 from deepctl.unicode import whole_value
 
 
@@ -299,196 +292,151 @@ def succeeded(tool: str, content: str, outcome: str = "success") -> bool:
     return not content.startswith("Command failed (exit code " if tool == "execute" else "Error: ")
 
 
-_T = TypeVar("_T")
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 30.0
+"""Seconds before the first retry, and before any: each wait is twice the one before, and up to half as long again, so
+that many who were refused at the same moment do not come back at the same moment.
+"""
+MOST_ASKED_FOR = 60.0
+"""Seconds that are waited because the provider asks for it. Who is to wait longer is told, rather than kept."""
 
 
-class Options(NamedTuple):
-    """What a chat was started with, settings resolved. `timeout` is in seconds.
+class Retries(NamedTuple):
+    """How often a request is sent again (0: never), who is told of each wait, and how a failure is put in words."""
 
-    `compact_at` is the share of the context window, in percent, at which conversations are compacted, `None` for never;
-    `context_window` is that window in tokens, if the model is not to be asked.
-    """
-
-    model: str
-    base_url: str | None = None
-    instructions: str | None = None
-    sandbox: Sandbox | None = None
-    approve: Approve = "ask"
-    permissions: Permissions = {}
-    timeout: float | None = None
-    compact_at: int | None = COMPACT_AT
-    context_window: int | None = None
-    retries: int = 3
-    limits: Limits = Limits()
-    mcp_servers: Sequence[Server] = ()
+    most: int = 0
+    emit: Callable[[dict[str, Any]], None] = lambda event: None
+    reason: Callable[[BaseException], str] = str
 
 
-class TurnRunner:
-    """An agent that runs one turn after the other.
+def wait_before_retry(error: BaseException, attempt: int) -> float | None:
+    """Seconds until a request that failed for the `attempt`th time (from 1) is sent again; `None` if it is not."""
+    if not passes(error):
+        return None
+    retry_after = error.retry_after if isinstance(error, exceptions.ModelAPIError) else None
+    if retry_after is not None:
+        return retry_after if retry_after <= MOST_ASKED_FOR else None
+    return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt - 1, 32) * random.uniform(1, 1.5))
 
-    Raises `UsageError` or `ModelFailed` at once if the model cannot be used, or has no price and money is limited, and
-    `BadSetting` if a rule cannot be used.
-    """
 
-    def __init__(
+class RetryingModel(WrapperModel):
+    """A model whose requests are sent again when they fail in passing, and whose answers report no absurd usage."""
+
+    def __init__(self, wrapped: Model, retries: Retries) -> None:
+        super().__init__(wrapped)
+        self._retries = retries
+
+    async def request(
         self,
-        options: Options,
-        *,
-        environment: Mapping[str, str],
-        ask: Ask | None = None,
-        kept: str | None = KEPT,
-    ) -> None:
-        self.options = options
-        self._kept = kept
-        self._environment = environment
-        resolved = resolve(options.model, base_url=options.base_url, environment=environment)
-        self._model = resolved.model
-        self._asked = provider_errors.asked(
-            options.model, options.base_url, self._model.base_url or "", environment, resolved.last
-        )
-        self._servers = McpServers(options.mcp_servers, environment) if options.mcp_servers else None
-        self.attaching = Attaching(self._model, options.permissions, environment)
-        self._limits = limits_of(options.limits, self._model, options.model)
-        self._used = RunUsage()
-        self._spent = RunUsage()
-        self._agent: Agent[DeepAgentDeps, str] = create_deep_agent(
-            instructions=options.instructions,
-            include_execute=options.sandbox is not None,
-            approve=options.approve,
-            ask=ask,
-            permissions=options.permissions,
-            environment=environment,
-            capabilities=[self._servers.capability()] if self._servers is not None else [],
-        )
-        self._runner = asyncio.Runner()
-        self._entered = False
-        self.stops = Interruption(options.timeout, kept)
-        """What stops a turn. Whoever does more for it than `run` does enters `watched` around all of it."""
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        settings = self._without_own_retries(model_settings)
+        attempt = 1
+        while True:
+            try:
+                answer = await self.wrapped.request(messages, settings, model_request_parameters)
+                return replace(answer, usage=bounded(answer.usage))
+            except exceptions.ModelAPIError as error:
+                seconds = self._announced(error, attempt)
+                if seconds is None:
+                    raise
+            await asyncio.sleep(seconds)
+            attempt += 1
 
-    def close(self) -> None:
-        """Close what the turns left open: MCP servers, connections to the provider and the event loop."""
-        if self._servers is not None and self._servers.are_connected:
-            self._runner.run(self._servers.close())
-        if self._entered:
-            self._runner.run(self._model.__aexit__(None, None, None))
-        self._runner.close()
-
-    def _restart(self) -> None:
-        """Go on with another event loop: in the old one something does not end."""
-        old, self._runner = self._runner, asyncio.Runner()
-        entered, self._entered = self._entered, False
-        if self._servers is not None:
-            self._servers.kill()
-        # A signal that comes now has nothing left to stop, and the turn is over in any case. Every client has
-        # exceptions of its own.
-        with suppress(Exception):
-            interruption.close(old, self._model.__aexit__(None, None, None) if entered else None)
-
-    def run(
+    @asynccontextmanager
+    async def request_stream(
         self,
-        deps: DeepAgentDeps,
-        user_content: str | Sequence[UserContent],
-        history: History,
-        record: TurnRecord,
-        emit: Emit,
-        tool_done: Callable[[str], None] = lambda name: None,
-    ) -> Outcome:
-        """Run a turn; whatever can go wrong with providers and workspaces becomes an error of ours.
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: Any = None,
+    ) -> AsyncIterator[StreamedResponse]:
+        settings = self._without_own_retries(model_settings)
+        attempt = 1
+        while True:
+            async with AsyncExitStack() as stack:
+                try:
+                    response = await stack.enter_async_context(
+                        self.wrapped.request_stream(messages, settings, model_request_parameters, run_context)
+                    )
+                    await _first_event(response)
+                except exceptions.ModelAPIError as error:
+                    seconds = self._announced(error, attempt)
+                    if seconds is None:
+                        raise
+                else:
+                    yield response
+                    return
+            # The failed attempt's connection has been given back by now.
+            await asyncio.sleep(seconds)
+            attempt += 1
 
-        Raises `RewindRequested` if the agent wants it to begin again from before.
+    def _announced(self, error: exceptions.ModelAPIError, attempt: int) -> float | None:
+        """How long to wait, having said so; `None` if that was the last attempt."""
+        seconds = wait_before_retry(error, attempt) if attempt <= self._retries.most else None
+        if seconds is not None:
+            self._retries.emit(
+                {
+                    "type": "retry",
+                    "attempt": attempt,
+                    "attempts": self._retries.most,
+                    "seconds": round(seconds, 3),
+                    "reason": self._retries.reason(error),
+                }
+            )
+        return seconds
+
+    def _without_own_retries(self, settings: ModelSettings | None) -> ModelSettings | None:
+        """Settings with which the provider's client sends a request once.
+
+        Where pydantic-ai cannot tell the client (Bedrock, Hugging Face, xAI), what that does by itself comes on top.
         """
-        used, self._used = self._used, RunUsage()
-        self._spent = used
-        return self._guarded(self._run(deps, user_content, history, record, emit, tool_done, used))
+        if "max_retries" in type(self.wrapped).unsupported_settings:
+            return settings
+        return ModelSettings(**{**(settings or {}), "max_retries": 0})
 
-    @property
-    def model(self) -> Model:
-        """The model that answers."""
-        return self._model
 
-    def again(self) -> None:
-        """What comes next is the same turn, begun again, and counts against the same limits."""
-        self._used = self._spent
+async def _first_event(response: StreamedResponse) -> None:
+    """Wait for the first event of an answer, which `response` then begins with all the same.
 
-    def spent(self) -> tuple[Usage, float | None]:
-        """What was used since this was asked last, however the turn ended, and what it cost in USD, if that is known.
+    A provider may accept a request and only then find that it cannot answer. Raises what the stream raises.
+    """
+    events = _bounded_events(response, aiter(response))
+    try:
+        first = await anext(events)
+    except StopAsyncIteration:
+        return
+    # `StreamedResponse` gives whoever iterates it the iterator that it keeps here.
+    response._event_iterator = _replayed(first, events)
 
-        What a turn began anew after a rewind of the agent's has used is counted with the whole turn.
-        """
-        used, self._spent = self._spent, RunUsage()
-        usage = Usage(used.input_tokens, used.output_tokens, used.requests)
-        return usage, cost(used, self._model) if used.input_tokens or used.output_tokens else 0.0
 
-    def compact(self, history: History, focus: str | None, emit: Emit) -> tuple[Compacted, Shortened]:
-        """Summarise a conversation between two turns. Raises as `run` does, or `NotFound` if that makes no sense."""
-        model = RetryingModel(self._model, Retries(self.options.retries, emit, self._reason))
-        compacted, shortened = self._guarded(compaction.by_hand(model, history, self._policy, focus))
-        return compacted._replace(cost=cost(compacted.usage, self._model)), shortened
+async def _bounded_events(
+    response: StreamedResponse, events: AsyncIterator[ModelResponseStreamEvent]
+) -> AsyncIterator[ModelResponseStreamEvent]:
+    """The events, with the usage bounded before anybody can see it: most providers report it behind the last one.
 
-    @property
-    def _policy(self) -> Policy:
-        return Policy(self.options.compact_at, self.options.context_window)
+    An answer of the Responses API that has neither a beginning nor an end is no job in the background: those have ids.
+    """
+    try:
+        async for event in events:
+            response._usage = bounded(response._usage)
+            yield event
+        if response.state == "suspended" and response.provider_response_id is None:
+            # There is nothing to go on with: pydantic-ai would send the same request ten times more.
+            response.state = "incomplete"
+    finally:
+        response._usage = bounded(response._usage)
 
-    def _explain(self, error: Exception) -> DeepctlError | None:
-        """What a failure of the model is called; `None` for whatever else went wrong."""
-        return provider_errors.failure(error, self._asked)
 
-    def _guarded(self, work: Coroutine[Any, Any, _T]) -> _T:
-        try:
-            return self.stops.run(self._runner, self._entering(work))
-        except (Abandoned, KeyboardInterrupt):
-            self._restart()
-            raise self.stops.reason() from None
-        except DeepctlError:
-            raise
-        except WorkspaceError as error:
-            raise StorageError(f"The workspace cannot be used: {error}.", self._kept, code="workspace") from error
-        except RewindRequested:
-            raise
-        except Exception as error:  # every client has exceptions of its own; what is not theirs goes on
-            if self.stops.is_stopped:
-                raise self.stops.reason() from error
-            failure = self._explain(error)
-            if failure is None:
-                raise
-            raise failure from error
-        finally:
-            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
-                work.close()  # it was stopped before it began
+async def _replayed(
+    first: ModelResponseStreamEvent, events: AsyncIterator[ModelResponseStreamEvent]
+) -> AsyncIterator[ModelResponseStreamEvent]:
+    yield first
+    async for event in events:
+        yield event
 
-    async def _run(
-        self,
-        deps: DeepAgentDeps,
-        user_content: str | Sequence[UserContent],
-        history: History,
-        record: TurnRecord,
-        emit: Emit,
-        tool_done: Callable[[str], None],
-        used: RunUsage,
-    ) -> Outcome:
-        if self._servers is not None:
-            await self._servers.ready(emit)
-        return await run_turn(
-            self._agent,
-            deps,
-            user_content,
-            model=self._model,
-            history=history,
-            record=record,
-            emit=emit,
-            tool_done=tool_done,
-            retries=Retries(self.options.retries, emit, self._reason),
-            usage_limits=self._limits,
-            used=used,
-            policy=self._policy,
-            explain=self._explain,
-        )
 
-    async def _entering(self, work: Coroutine[Any, Any, _T]) -> _T:
-        if not self._entered:
-            await self._model.__aenter__()
-            self._entered = True
-        return await work
-
-    def _reason(self, error: BaseException) -> str:
-        return provider_errors.reason(error, self._asked)
+if not {"_event_iterator", "_usage"} <= StreamedResponse.__dataclass_fields__.keys():
+    raise ImportError("this version of pydantic-ai keeps the events of an answer in a way that deepctl does not know")

@@ -21,9 +21,8 @@ from deepctl.sandbox.container import container_name
 
 if TYPE_CHECKING:
     from deepctl.agent.approvals import Ask
-    from deepctl.agent.chat import Chat, EphemeralChat
+    from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
     from deepctl.agent.sandboxes import Choice, Sandbox
-    from deepctl.agent.turn import Options, TurnRunner
 
 _T = TypeVar("_T")
 _Chat = TypeVar("_Chat")
@@ -88,8 +87,7 @@ class ChatSetup(NamedTuple):
         model, approve = self.model, self.approve
         _prepare(model, ())
         _load()
-        from deepctl.agent.chat import EphemeralChat
-        from deepctl.agent.turn import Options
+        from deepctl.agent.chat import EphemeralChat, Options
 
         agent_options = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
         running = self._running(agent_options, kept=None)
@@ -105,8 +103,7 @@ class ChatSetup(NamedTuple):
         _prepare(model, servers)
         _load()
         from deepctl.agent import sandboxes
-        from deepctl.agent.chat import Chat
-        from deepctl.agent.turn import Options
+        from deepctl.agent.chat import Chat, Options
 
         if any(server.enabled for server in servers):
             from deepctl.agent import mcp
@@ -151,7 +148,7 @@ class ChatSetup(NamedTuple):
         )
 
     def _running(self, agent_options: Options, kept: str | None = "The conversation up to here is kept.") -> TurnRunner:
-        from deepctl.agent.turn import TurnRunner
+        from deepctl.agent.chat import TurnRunner
 
         try:
             return TurnRunner(agent_options, environment=os.environ, ask=self.ask, kept=kept)

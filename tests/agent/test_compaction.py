@@ -14,12 +14,12 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic_ai.messages import ModelMessagesTypeAdapter, repair_messages
 
-from deepctl.agent import message_places, retries
-from deepctl.agent.chat import Chat, EphemeralChat, TurnResult
+from deepctl.agent import message_places, turn
+from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnResult, TurnRunner
 from deepctl.agent.compaction import COMPACT_AT, Compacted, window_of
 from deepctl.agent.limits import MOST, LimitReached, Limits
 from deepctl.agent.models import SUMMARISE, resolve
-from deepctl.agent.turn import Options, TurnRunner, to_json
+from deepctl.agent.turn import to_json
 from deepctl.domain import profiles, settings
 from deepctl.errors import DeepctlError, ModelFailed, NotFound
 from deepctl.layout import ProfilePaths, Root
@@ -297,7 +297,7 @@ def test_a_conversation_goes_on_whose_log_has_an_absurd_count(
     answers = [Text(["first"], used=(10**400, 10**400)), *[Text(["next"], used=(900, 20))] * 3]
     with _provided(paths, monkeypatch, *answers) as (alice, _):
         with monkeypatch.context() as patched:
-            patched.setattr(retries, "bounded", lambda usage: usage)
+            patched.setattr(turn, "bounded", lambda usage: usage)
             assert alice.say("one").outcome.cost is None, "it is beyond what decimals are reckoned with"
         assert alice.conversation().messages[-1].message["usage"]["input_tokens"] == 10**400
         assert alice.seen()[-1]["usage"]["input_tokens"] == MOST

@@ -23,8 +23,7 @@ import pytest
 
 from deepctl import layout
 from deepctl.agent import interruption
-from deepctl.agent.chat import Chat, EphemeralChat
-from deepctl.agent.turn import Options, TurnRunner
+from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
 from deepctl.domain import profiles
 from deepctl.errors import DeepctlError, Interrupted, Terminated, TimedOut
 from deepctl.store import session_catalogue

@@ -23,8 +23,7 @@ import pytest
 from deepctl import distribution, layout
 from deepctl.agent import approvals, interruption, mcp_tools
 from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest
-from deepctl.agent.chat import Chat, EphemeralChat
-from deepctl.agent.turn import Options, TurnRunner
+from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
 from deepctl.domain import mcp_servers, profiles
 from deepctl.domain.mcp_servers import Server
 from deepctl.errors import Interrupted
@@ -382,7 +381,7 @@ def test_everything_a_server_started_ends_with_the_chat(tmp_path: Path) -> None:
 _CHAT = """
 import os, sys, time
 from deepctl.agent.chat import EphemeralChat
-from deepctl.agent.turn import Options, TurnRunner
+from deepctl.agent.chat import Options, TurnRunner
 from deepctl.domain import mcp_servers
 tables = {"one": {"command": sys.executable, "args": sys.argv[1:]}}
 servers = tuple(mcp_servers.parse(tables, "x").values())
@@ -588,7 +587,7 @@ def test_without_the_extra_a_notice_says_what_to_install(monkeypatch: pytest.Mon
 _IMPORTS = """
 import sys, os
 from deepctl.agent.chat import EphemeralChat
-from deepctl.agent.turn import Options, TurnRunner
+from deepctl.agent.chat import Options, TurnRunner
 running = TurnRunner(Options("offline"), environment=os.environ)
 EphemeralChat(running).turn("hello", lambda event: None)
 running.close()

@@ -24,10 +24,10 @@ from pydantic_ai.profiles import ModelProfile
 from pydantic_ai_backends import StateBackend
 
 from deepctl.agent import mentions, message_filters
-from deepctl.agent.chat import Chat, EphemeralChat
+from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
 from deepctl.agent.mentions import Attached, Attaching, DirectoryFiles, StateFiles
 from deepctl.agent.models import offline_model
-from deepctl.agent.turn import Options, TurnRunner, to_json
+from deepctl.agent.turn import to_json
 from deepctl.domain import permissions
 from deepctl.errors import ModelFailed
 from deepctl.store import lookup, session_catalogue, session_log, session_search, transcript

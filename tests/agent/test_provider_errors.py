@@ -27,7 +27,7 @@ from pydantic_ai.exceptions import (
 from deepctl.agent.models import resolve
 from deepctl.agent.provider_errors import Asked, asked, failure, passes
 from deepctl.agent.response_recorder import LastResponse, is_page
-from deepctl.agent.retries import Retries, RetryingModel
+from deepctl.agent.turn import Retries, RetryingModel
 from deepctl.domain import addresses, env_variables
 from tests.support.command import InProcess
 from tests.support.loopback import Raw, Text, ToolCalls, provider

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.agent.chat import EphemeralChat
-from deepctl.agent.turn import Options, TurnRunner
+from deepctl.agent.chat import EphemeralChat, Options, TurnRunner
 from tests.support import docker
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Status, Text, ToolCalls, provider

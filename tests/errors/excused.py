@@ -30,7 +30,7 @@ EXCUSED: dict[tuple[str, str], str] = {
         "takes an answer that its provider makes in several parts, each a request"
     ),
     ("agent/models.py", "Model … cannot be used: the address of its server is no URL."): _DEFENCE,
-    ("agent/turn.py", "The workspace cannot be used: …."): _DEFENCE,
+    ("agent/chat.py", "The workspace cannot be used: …."): _DEFENCE,
     ("cli/checkpoints.py", "… problem… could not be repaired in profile …; the first: …: …."): (
         "takes a fault of the repair itself, or of the disk meanwhile"
     ),
