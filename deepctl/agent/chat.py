@@ -27,10 +27,10 @@ from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
 from deepctl.agent.checkpoints import RewindRequested, TurnCheckpoints
-from deepctl.agent.compaction import COMPACT_AT, Compacted, Policy, Shortened
+from deepctl.agent.compaction import Compacted, Shortened
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.interruption import KEPT, Abandoned, Emit, Interruption, storing
-from deepctl.agent.limits import Limits, cost, limits_of
+from deepctl.agent.limits import COMPACT_AT, CompactionPolicy, Limits, cost, limits_of
 from deepctl.agent.mcp import McpServers
 from deepctl.agent.mentions import Attaching, DirectoryFiles, StateFiles
 from deepctl.agent.message_places import History
@@ -175,8 +175,8 @@ class TurnRunner:
         return compacted._replace(cost=cost(compacted.usage, self._model)), shortened
 
     @property
-    def _policy(self) -> Policy:
-        return Policy(self.options.compact_at, self.options.context_window)
+    def _policy(self) -> CompactionPolicy:
+        return CompactionPolicy(self.options.compact_at, self.options.context_window)
 
     def _explain(self, error: Exception) -> DeepctlError | None:
         """What a failure of the model is called; `None` for whatever else went wrong."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pydantic_ai import RunContext
-from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
+from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitExceeded
 from pydantic_ai.messages import CompactionPart, ModelMessage, ModelRequest, ModelResponse
 from pydantic_ai.models import Model
@@ -29,12 +29,10 @@ from pydantic_ai_harness.compaction import (
     drain_summary_events,
     estimate_message_tokens,
     estimate_token_count,
-    resolve_context_window,
 )
 from pydantic_ai_harness.compaction._summary import is_summary_part, summary_request
-from pydantic_ai_harness.memory import Memory
 
-from deepctl.agent.limits import context_tokens
+from deepctl.agent.limits import CompactionPolicy, context_tokens, window_of
 from deepctl.agent.message_filters import UnicodeFilter
 from deepctl.agent.message_places import History, Places, is_prompt, uncounted
 from deepctl.agent.models import SUMMARISE
@@ -42,9 +40,6 @@ from deepctl.errors import DeepctlError, NotFound
 
 if TYPE_CHECKING:
     from pydantic_ai.models import ModelRequestContext
-
-COMPACT_AT = 80
-"""At how many percent of the context window a conversation is compacted, if nobody says otherwise."""
 
 _TAIL_SHARE, _TAIL_TOKENS = 8, 20_000
 """What stays as it is: an eighth of the window, and not more than this many tokens."""
@@ -56,19 +51,6 @@ _AGAIN = 0.05
 """By what share of the window a conversation that could not be made shorter has to grow before that is tried again."""
 
 _LEFT_OUT = "[The beginning of this conversation was left out here; no summary of it could be written.]"
-
-_CORRECTED = {"anthropic:claude-sonnet-4-5": 200_000}
-"""Windows that the registry of prices has wrong (it has the one of a beta); the harness' README measured it."""
-
-
-class Policy(NamedTuple):
-    """When conversations are compacted: at `share` percent of the window, or never (`None`).
-
-    `window` is the model's context window in tokens, if it is not to be asked.
-    """
-
-    share: int | None = COMPACT_AT
-    window: int | None = None
 
 
 class Compacted(NamedTuple):
@@ -98,11 +80,6 @@ class Compacted(NamedTuple):
         }
 
 
-def window_of(model: Model, told: int | None = None) -> int | None:
-    """A model's context window in tokens: `told`, or what is known of it; `None` if nothing is."""
-    return told or _CORRECTED.get(model.model_id) or resolve_context_window(model)
-
-
 class Shortened(NamedTuple):
     """A shorter history: the summary, the messages it begins with, and those of the old one that follow it."""
 
@@ -119,7 +96,7 @@ class Shortened(NamedTuple):
 
 
 class Recorder(Protocol):
-    """Who records a turn."""
+    """Records a turn."""
 
     places: Places
 
@@ -129,43 +106,32 @@ class Recorder(Protocol):
 
 
 @dataclass
-class Compaction(AbstractCapability[Any]):
-    """Compacts the history of one run, whenever a request would pass the policy's share of the window.
+class Compaction:
+    """Compacts the history of one run.
 
     `explain` tells of an exception whether it is the model's; any other ends the turn. `notify` gets what the user
     should know.
     """
 
     model: Model
-    policy: Policy
     recorder: Recorder
     explain: Callable[[Exception], DeepctlError | None]
     notify: Callable[[str], None]
-    _least: float = field(default=0, init=False)
+    least: float = field(default=0, init=False)
+    """Tokens that the conversation has to take before another compaction is tried."""
     _gave_up: bool = field(default=False, init=False)
 
-    def get_ordering(self) -> CapabilityOrdering:
-        """Before memory, which puts its snapshot into the request again when a compaction has dropped it."""
-        return CapabilityOrdering(wraps=[Memory])
-
-    async def before_model_request(
-        self, ctx: RunContext[Any], request_context: ModelRequestContext
+    async def compact(
+        self, ctx: RunContext[Any], request_context: ModelRequestContext, tokens: int, window: int
     ) -> ModelRequestContext:
-        """Make the history shorter if it is time, here and in the run."""
-        if self.policy.share is None:
-            return request_context
+        """Make the history of `tokens` shorter, in the request and in the run."""
         messages = list(ctx.messages)
-        window = window_of(self.model, self.policy.window) or DEFAULT_CONTEXT_WINDOW
-        parameters = request_context.model_request_parameters
-        tokens = context_tokens(messages, parameters)
-        if tokens <= max(window * self.policy.share / 100, self._least):
-            return request_context
-        self._least = tokens + window * _AGAIN
+        self.least = tokens + window * _AGAIN
         shortened = await self._shorten(ctx, messages, tokens, window)
         if shortened is None:
             return request_context
         after = _tokens_after(tokens, messages, shortened)
-        self._least = after + window * _AGAIN
+        self.least = after + window * _AGAIN
         compacted = Compacted(len(messages), len(shortened.messages), tokens, after, shortened.text, RunUsage())
         # The recorder knows the history as it was: it has to hear of this before the run has the other one.
         self.recorder.compacting(messages, shortened, compacted.event())
@@ -201,7 +167,7 @@ class Compaction(AbstractCapability[Any]):
 
 
 async def by_hand(
-    model: Model, history: History, policy: Policy, focus: str | None = None
+    model: Model, history: History, policy: CompactionPolicy, focus: str | None = None
 ) -> tuple[Compacted, Shortened]:
     """Summarise a conversation between two turns: all but the last turn, or all but the end of that if it is long.
 

@@ -1,4 +1,4 @@
-"""What one turn may use, and what it has cost: requests, tokens and money.
+"""What one turn may use and what it has cost (requests, tokens and money), and what a conversation takes of a window.
 
 A limit that has been reached keeps the next request from being sent. So the answer that passes it is whole, its tools
 have run, and a turn passes a limit by one answer at most.
@@ -24,6 +24,12 @@ from deepctl.errors import UsageError
 _FREE = ("ollama",)
 """Providers that take no money for tokens."""
 _PLACES = 6
+
+_CORRECTED = {"anthropic:claude-sonnet-4-5": 200_000}
+"""Windows that the registry of prices has wrong (it has the one of a beta); the harness' README measured it."""
+
+COMPACT_AT = 80
+"""At how many percent of the context window a conversation is compacted, if nobody says otherwise."""
 
 MOST = 10**9
 """More tokens, and USD, than any request takes. A provider can report any number, and what is reckoned with it, now and
@@ -84,6 +90,16 @@ class Context(NamedTuple):
 
     tokens: int
     window: int | None
+
+
+class CompactionPolicy(NamedTuple):
+    """When conversations are compacted: at `share` percent of the window, or never (`None`).
+
+    `window` is the model's context window in tokens, if it is not to be asked.
+    """
+
+    share: int | None = COMPACT_AT
+    window: int | None = None
 
 
 class LimitReached(UsageLimitExceeded):
@@ -199,13 +215,9 @@ def _bounded(value: Any) -> Any:
     return max(0, min(value, MOST)) if isinstance(value, int | float) else value
 
 
-def context(messages: list[ModelMessage], model: Model) -> Context:
-    """What a conversation takes of the window of its model.
-
-    Counted by the provider up to its last answer, estimated after that.
-    """
-    window = None if isinstance(model, FunctionModel) else resolve_context_window(model)
-    return Context(context_tokens(messages), window)
+def window_of(model: Model, configured: int | None = None) -> int | None:
+    """A model's context window in tokens: `configured`, or what is known of it; `None` if nothing is."""
+    return configured or _CORRECTED.get(model.model_id) or resolve_context_window(model)
 
 
 def context_tokens(messages: Sequence[ModelMessage], parameters: ModelRequestParameters | None = None) -> int:

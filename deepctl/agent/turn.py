@@ -14,10 +14,11 @@ import asyncio
 import random
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pydantic_ai import Agent, exceptions
+from pydantic_ai import Agent, RunContext, exceptions
+from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
 from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import (
     AgentStreamEvent,
@@ -43,16 +44,21 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.run import AgentRun
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage, UsageLimits
+from pydantic_ai_harness.compaction import DEFAULT_CONTEXT_WINDOW
+from pydantic_ai_harness.memory import Memory
 
-from deepctl.agent.compaction import Compaction, Policy, Shortened, window_of
+from deepctl.agent.compaction import Compaction, Shortened
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, Event, storing
-from deepctl.agent.limits import Context, bounded, context, cost
+from deepctl.agent.limits import CompactionPolicy, Context, bounded, context_tokens, cost, window_of
 from deepctl.agent.message_filters import MediaFilterModel
 from deepctl.agent.message_places import History, Places
 from deepctl.agent.provider_errors import passes
 from deepctl.errors import DeepctlError
 from deepctl.unicode import whole_value
+
+if TYPE_CHECKING:
+    from pydantic_ai.models import ModelRequestContext
 
 
 class Usage(NamedTuple):
@@ -110,7 +116,7 @@ async def run_turn(
     retries: Retries,
     usage_limits: UsageLimits,
     used: RunUsage,
-    policy: Policy,
+    policy: CompactionPolicy,
     explain: Callable[[Exception], DeepctlError | None],
 ) -> Outcome:
     """Run one turn, telling `emit` of every event and `record` of every message as soon as it is complete.
@@ -124,13 +130,13 @@ async def run_turn(
     # Written down first and once, however often it is sent.
     filtered = MediaFilterModel(RetryingModel(model, retries))
     recorded_model = _RecordedModel(filtered, recorder)
-    compaction = Compaction(filtered, policy, recorder, explain, lambda text: emit({"type": "notice", "message": text}))
+    compaction = Compaction(filtered, recorder, explain, lambda text: emit({"type": "notice", "message": text}))
     async with agent.iter(
         prompt,
         deps=deps,
         model=recorded_model,
         message_history=list(history.messages),
-        capabilities=[compaction],
+        capabilities=[_CompactIfLong(compaction, policy)],
         usage_limits=usage_limits,
         usage=used,
     ) as run:
@@ -154,7 +160,7 @@ async def run_turn(
             run.result.output,
             Usage(used.input_tokens, used.output_tokens, used.requests),
             cost(used, model),
-            context(run.all_messages(), model)._replace(window=window_of(model, policy.window)),
+            Context(context_tokens(run.all_messages()), window_of(model, policy.window)),
         )
 
 
@@ -165,6 +171,29 @@ def _check_end(response: ModelResponse, model: Model) -> None:
     """
     if response.finish_reason is None and not isinstance(model, FunctionModel):
         raise ModelAPIError(model.model_name, "the answer ended without a reason to stop")
+
+
+@dataclass
+class _CompactIfLong(AbstractCapability[Any]):
+    """Has the history compacted whenever a request would pass the policy's share of the model's window."""
+
+    compaction: Compaction
+    policy: CompactionPolicy
+
+    def get_ordering(self) -> CapabilityOrdering:
+        """Before memory, which puts its snapshot into the request again when a compaction has dropped it."""
+        return CapabilityOrdering(wraps=[Memory])
+
+    async def before_model_request(
+        self, ctx: RunContext[Any], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        if self.policy.share is None:
+            return request_context
+        window = window_of(self.compaction.model, self.policy.window) or DEFAULT_CONTEXT_WINDOW
+        tokens = context_tokens(ctx.messages, request_context.model_request_parameters)
+        if tokens <= max(window * self.policy.share / 100, self.compaction.least):
+            return request_context
+        return await self.compaction.compact(ctx, request_context, tokens, window)
 
 
 class _Recorder:

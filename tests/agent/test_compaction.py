@@ -16,8 +16,8 @@ from pydantic_ai.messages import ModelMessagesTypeAdapter, repair_messages
 
 from deepctl.agent import message_places, turn
 from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnResult, TurnRunner
-from deepctl.agent.compaction import COMPACT_AT, Compacted, window_of
-from deepctl.agent.limits import MOST, LimitReached, Limits
+from deepctl.agent.compaction import Compacted
+from deepctl.agent.limits import COMPACT_AT, MOST, LimitReached, Limits, window_of
 from deepctl.agent.models import SUMMARISE, resolve
 from deepctl.agent.turn import to_json
 from deepctl.domain import profiles, settings
