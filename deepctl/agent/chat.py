@@ -32,9 +32,10 @@ from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.interruption import KEPT, Abandoned, Emit, Interruption, storing
 from deepctl.agent.limits import COMPACT_AT, CompactionPolicy, Limits, cost, limits_of
 from deepctl.agent.mcp import McpServers
-from deepctl.agent.mentions import Attaching, DirectoryFiles, StateFiles
+from deepctl.agent.mentions import Attaching, DirectoryFiles, Files, StateFiles
 from deepctl.agent.message_places import History
 from deepctl.agent.models import resolve
+from deepctl.agent.provider_errors import Asked
 from deepctl.agent.sandboxes import Sandbox
 from deepctl.agent.turn import Outcome, Retries, RetryingModel, TurnRecord, Usage, run_turn, to_json
 from deepctl.domain import attachments
@@ -90,13 +91,8 @@ class TurnRunner:
         self.options = options
         self._kept = kept
         self._environment = environment
-        resolved = resolve(options.model, base_url=options.base_url, environment=environment)
-        self._model = resolved.model
-        self._asked = provider_errors.asked(
-            options.model, options.base_url, self._model.base_url or "", environment, resolved.last
-        )
+        self._model, self._last_response = resolve(options.model, base_url=options.base_url, environment=environment)
         self._servers = McpServers(options.mcp_servers, environment) if options.mcp_servers else None
-        self.attaching = Attaching(self._model, options.permissions, environment)
         self._limits = limits_of(options.limits, self._model, options.model)
         self._used = RunUsage()
         self._spent = RunUsage()
@@ -148,12 +144,33 @@ class TurnRunner:
         """
         used, self._used = self._used, RunUsage()
         self._spent = used
-        return self._guarded(self._run(deps, user_content, history, record, emit, tool_done, used))
+        turn = run_turn(
+            self._agent,
+            deps,
+            user_content,
+            model=self._model,
+            history=history,
+            record=record,
+            emit=emit,
+            tool_done=tool_done,
+            retries=Retries(self.options.retries, emit, self._reason),
+            usage_limits=self._limits,
+            used=used,
+            policy=self._policy,
+            explain=self._explain,
+        )
+        return self._guarded(turn, emit)
 
     @property
     def model(self) -> Model:
         """The model that answers."""
         return self._model
+
+    def attachments(self, prompt: str, files: Callable[[], Files], emit: Emit) -> list[UserContent]:
+        """The files that a prompt mentions, as parts of its message. Notices about them are emitted."""
+        if "@" not in prompt:
+            return []
+        return Attaching(self._model, self.options.permissions, self._environment).brought(prompt, files(), emit)
 
     def again(self) -> None:
         """What comes next is the same turn, begun again, and counts against the same limits."""
@@ -178,13 +195,25 @@ class TurnRunner:
     def _policy(self) -> CompactionPolicy:
         return CompactionPolicy(self.options.compact_at, self.options.context_window)
 
+    @property
+    def _asked(self) -> Asked:
+        """Where requests go. It is needed once one has failed."""
+        return provider_errors.asked(
+            self.options.model,
+            self.options.base_url,
+            self._model.base_url or "",
+            self._environment,
+            self._last_response,
+        )
+
     def _explain(self, error: Exception) -> DeepctlError | None:
         """What a failure of the model is called; `None` for whatever else went wrong."""
         return provider_errors.failure(error, self._asked)
 
-    def _guarded(self, work: Coroutine[Any, Any, _T]) -> _T:
+    def _guarded(self, work: Coroutine[Any, Any, _T], emit: Emit | None = None) -> _T:
+        """Run something with the model, and with the MCP servers if there is an `emit` that hears of them."""
         try:
-            return self.stops.run(self._runner, self._entering(work))
+            return self.stops.run(self._runner, self._ready(work, emit))
         except (Abandoned, KeyboardInterrupt):
             self._restart()
             raise self.stops.reason() from None
@@ -205,38 +234,12 @@ class TurnRunner:
             if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
                 work.close()  # it was stopped before it began
 
-    async def _run(
-        self,
-        deps: DeepAgentDeps,
-        user_content: str | Sequence[UserContent],
-        history: History,
-        record: TurnRecord,
-        emit: Emit,
-        tool_done: Callable[[str], None],
-        used: RunUsage,
-    ) -> Outcome:
-        if self._servers is not None:
-            await self._servers.ready(emit)
-        return await run_turn(
-            self._agent,
-            deps,
-            user_content,
-            model=self._model,
-            history=history,
-            record=record,
-            emit=emit,
-            tool_done=tool_done,
-            retries=Retries(self.options.retries, emit, self._reason),
-            usage_limits=self._limits,
-            used=used,
-            policy=self._policy,
-            explain=self._explain,
-        )
-
-    async def _entering(self, work: Coroutine[Any, Any, _T]) -> _T:
+    async def _ready(self, work: Coroutine[Any, Any, _T], emit: Emit | None) -> _T:
         if not self._entered:
             await self._model.__aenter__()
             self._entered = True
+        if self._servers is not None and emit is not None:
+            await self._servers.ready(emit)
         return await work
 
     def _reason(self, error: BaseException) -> str:
@@ -252,6 +255,15 @@ class TurnResult(NamedTuple):
     notices: list[str]
 
 
+class _Conversation(NamedTuple):
+    """A session as it is when something is added to it: what is kept of it, where it ends, what a model is sent."""
+
+    session: Session
+    kept: MessageList
+    end: Position
+    history: History
+
+
 class Chat:
     """The agent of one profile, ready for any number of turns. Holds no lock; the caller does, for every turn."""
 
@@ -265,37 +277,34 @@ class Chat:
         is in the log, and the state in which the turn ended is kept.
         """
         with self._runner.stops.watched():
-            return self._turn(work, session, prompt, emit)
+            # Before anything of this turn is kept, which would make its session the one that was written to last.
+            owner = todo.old_lists_owner(work.paths, work.ledger)
+            checkpoints = TurnCheckpoints(work, prompt, emit)
+            conversation = self._read(work, session)
+            checkpoints.started(conversation.session, conversation.end)
+            if owner is not None:
+                work.settle_todo(owner, conversation.session, conversation.end)
+            notices = _notices(conversation)
+            attached = self._runner.attachments(prompt, partial(DirectoryFiles, work.paths.workspace), emit)
+            user_content = [prompt, *attached] if attached else prompt
+            while True:
+                try:
+                    outcome = self._attempt(checkpoints, conversation, user_content)
+                    break
+                except RewindRequested as request:
+                    self._runner.again()
+                    user_content = [*request.prompt(prompt), *attached]
+                    conversation = self._read(work, session)
+            latest = checkpoints.latest.id if checkpoints.latest else None
+            return TurnResult(outcome, conversation.session.name, latest, notices + checkpoints.unkept())
 
-    def _turn(self, work: Repository, session: str, prompt: str, emit: Emit) -> TurnResult:
-        # Before anything of this turn is kept, which would make its session the one that was written to last.
-        owner = todo.old_lists_owner(work.paths, work.ledger)
-        keeping = TurnCheckpoints(work, prompt, emit)
-        notices: list[str] = []
-        user_content: str | list[UserContent] = prompt
-        attachments: list[UserContent] | None = None
-        while True:
-            record = session_catalogue.find(work.paths, session)
-            reader = session_reader.SessionReader(work.paths, record)
-            conversation = reader.whole()
-            before = session_reader.position(record, conversation)
-            reader.remember()
-            history = message_places.of(conversation, self._runner.model)
-            if attachments is None:
-                keeping.started(record, before)
-                if owner is not None:
-                    work.settle_todo(owner, record, before)
-                notices = _notices(record.name, conversation, history)
-                attachments = self._runner.attaching.brought(prompt, DirectoryFiles(work.paths.workspace), emit)
-                user_content = [prompt, *attachments] if attachments else prompt
-            try:
-                outcome = self._attempt(keeping, record, before, user_content, history)
-            except RewindRequested as request:
-                self._runner.again()
-                user_content = [*request.prompt(prompt), *attachments]
-                continue
-            latest = keeping.latest.id if keeping.latest else None
-            return TurnResult(outcome, record.name, latest, notices + keeping.unkept())
+    def _read(self, work: Repository, session: str) -> _Conversation:
+        record = session_catalogue.find(work.paths, session)
+        reader = session_reader.SessionReader(work.paths, record)
+        kept = reader.whole()
+        end = session_reader.position(record, kept)
+        reader.remember()
+        return _Conversation(record, kept, end, message_places.of(kept, self._runner.model))
 
     def compact(self, work: Repository, session: str, focus: str | None, emit: Emit) -> Compacted:
         """Summarise a session's conversation for the model; `focus` says what it is about above all.
@@ -304,63 +313,58 @@ class Chat:
         profile's lock. Raises `NotFound` if there is nothing to summarise, and what `turn` raises; nothing has changed
         then.
         """
-        found = session_catalogue.find(work.paths, session)
-        reader = session_reader.SessionReader(work.paths, found)
-        conversation = reader.whole()
-        reader.remember()
-        compacted, shortened = self._runner.compact(message_places.of(conversation, self._runner.model), focus, emit)
-        before = session_reader.position(found, conversation)
-        author, head = work.between(), work.head(found)
+        record, kept, before, history = self._read(work, session)
+        compacted, shortened = self._runner.compact(history, focus, emit)
+        author, head = work.between(), work.head(record)
         if head is None or (head.log, head.offset) != (before.log, before.offset):
-            head = work.save(found, "manual", before, author=author)
+            head = work.save(record, "manual", before, author=author)
             emit({"type": "checkpoint", "id": head.id, "kind": head.kind})
-        writer = session_log.LogWriter(found.directory, found.log, conversation.last_turn, conversation.digest)
+        writer = session_log.LogWriter(record.directory, record.log, kept.last_turn, kept.digest)
         with closing(writer), storing():
-            writer.compacted(to_json([shortened.summary])[0], len(conversation.messages) - shortened.begins)
+            writer.compacted(to_json([shortened.summary])[0], len(kept.messages) - shortened.begins)
             after = before._replace(offset=writer.end, tied=writer.point, message_count=before.message_count + 1)
         emit(compacted.event())
-        record = work.save(found, "manual", after, author=author)
-        emit({"type": "checkpoint", "id": record.id, "kind": record.kind})
+        last = work.save(record, "manual", after, author=author)
+        emit({"type": "checkpoint", "id": last.id, "kind": last.kind})
         return compacted._replace(checkpoint=head.id)
 
     def _attempt(
-        self,
-        keeping: TurnCheckpoints,
-        session: Session,
-        before: Position,
-        user_content: str | list[UserContent],
-        history: History,
+        self, checkpoints: TurnCheckpoints, conversation: _Conversation, user_content: str | list[UserContent]
     ) -> Outcome:
         """Run a turn until it ends; raises `RewindRequested` if the agent wants it to begin again from before."""
+        session, _, before, history = conversation
         writer = session_log.LogWriter(session.directory, session.log, before.turn + 1, before.digest)
-        keeping.attempt(session, before, writer)
+        checkpoints.attempt(session, before, writer)
         try:
-            with closing(LocalBackend(keeping.workspace, sandbox=self._runner.options.sandbox)) as backend:
+            with closing(LocalBackend(checkpoints.workspace, sandbox=self._runner.options.sandbox)) as backend:
                 deps = DeepAgentDeps(
-                    backend=backend, checkpoint_store=keeping, session=session.id if names.is_good(session.id) else None
+                    backend=backend,
+                    checkpoint_store=checkpoints,
+                    session=session.id if names.is_good(session.id) else None,
                 )
-                outcome = self._runner.run(deps, user_content, history, writer, keeping.emit, keeping.tool_done)
+                outcome = self._runner.run(deps, user_content, history, writer, checkpoints.emit, checkpoints.tool_done)
         except RewindRequested as request:
-            keeping.go_back(request)
+            checkpoints.go_back(request)
             raise
         except BaseException:
             with self._runner.stops.ending():
-                keeping.broke_off()
+                checkpoints.broke_off()
             raise
         finally:
             writer.close()
-        keeping.ended()
+        checkpoints.ended()
         return outcome
 
 
-def _notices(session: str, conversation: session_log.MessageList, history: History) -> list[str]:
+def _notices(conversation: _Conversation) -> list[str]:
+    session, damage, history = conversation.session.name, conversation.kept.damage, conversation.history
     notices = []
-    torn = sum(damage.torn for damage in conversation.damage)
-    damaged = len(conversation.damage) - torn
+    torn = sum(line.torn for line in damage)
+    damaged = len(damage) - torn
     if torn:
         notices.append(f"Session {session!r}: an earlier turn was cut short; the unfinished last line was cut off.")
     if damaged:
-        lines = ", ".join(f"{damage.file} line {damage.line}" for damage in conversation.damage if not damage.torn)
+        lines = ", ".join(f"{line.file} line {line.line}" for line in damage if not line.torn)
         notices.append(f"Session {session!r}: {counted(damaged, 'damaged line')} left out: {lines}. The rest is used.")
     if history.unreadable:
         notices.append(
@@ -422,7 +426,7 @@ class EphemeralChat:
 
     def turn(self, prompt: str, emit: Emit) -> Outcome:
         """Run one turn. Raises what `TurnRunner.run` raises; what was complete by then is remembered."""
-        attached = self._runner.attaching.brought(prompt, StateFiles(self._state), emit)
+        attached = self._runner.attachments(prompt, partial(StateFiles, self._state), emit)
         user_content: str | list[UserContent] = [prompt, *attached] if attached else prompt
         turn = self._conversation.last_turn + 1
         while True:

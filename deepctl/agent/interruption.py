@@ -146,16 +146,14 @@ class Interruption:
         seconds = self._deadline - time.monotonic() if self._deadline is not None else None
         with closing(work):
             self.look()
-            return await self._timed(work, seconds)
-
-    async def _timed(self, work: Coroutine[Any, Any, T], seconds: float | None) -> T:
-        try:
-            async with asyncio.timeout(seconds) as deadline:
-                return await work
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            raise self.reason() from None
+            deadline = asyncio.timeout(seconds)
+            try:
+                async with deadline:
+                    return await work
+            except TimeoutError:
+                if not deadline.expired():
+                    raise
+                raise self.reason() from None
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         now, again = time.monotonic(), self._caught is not None

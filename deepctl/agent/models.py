@@ -41,10 +41,10 @@ _EXTRA = re.compile(r"pydantic-ai-slim\[([a-z-]+)\]")
 
 
 class Resolved(NamedTuple):
-    """A model, and what its server has answered last."""
+    """A model, and what its server has answered last; `None` for a model without a server, such as the offline one."""
 
     model: Model
-    last: LastResponse
+    last: LastResponse | None
 
 
 def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) -> Resolved:
@@ -55,7 +55,7 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
     the provider's key is missing.
     """
     if name == OFFLINE:
-        return Resolved(offline_model(), LastResponse())
+        return Resolved(offline_model(), None)
     providers: list[Provider[Any]] = []
 
     def provider_of(provider: str) -> Provider[Any]:
@@ -113,7 +113,7 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
             "Look at base_url, and at the variable that the provider's address is in, such as $OPENAI_BASE_URL.",
             code="bad_address",
         ) from None
-    last = watch(providers[-1]) if providers else LastResponse()
+    last = watch(providers[-1]) if providers else None
     return Resolved(_strict_about_ends(model, providers), last)
 
 

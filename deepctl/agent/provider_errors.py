@@ -84,12 +84,16 @@ class Asked(NamedTuple):
         return self.origin or "the address of the provider"
 
 
-def asked(name: str, base_url: str | None, address: str, environment: Mapping[str, str], last: LastResponse) -> Asked:
+def asked(
+    name: str, base_url: str | None, address: str, environment: Mapping[str, str], last: LastResponse | None
+) -> Asked:
     """Whom the model called `name` is asked through. `base_url` is the setting."""
     provider = provider_keys.provider(name)
     variables = (*env_variables.ADDRESSES.get(provider, ()), *(("OLLAMA_HOST",) if provider == "ollama" else ()))
     origin = next((f"${variable}" for variable in variables if env_variables.value(environment, variable)), None)
-    return Asked(name, address, "base_url" if provider == "openai" and base_url else origin, environment, last)
+    return Asked(
+        name, address, "base_url" if provider == "openai" and base_url else origin, environment, last or LastResponse()
+    )
 
 
 def passes(error: BaseException) -> bool:

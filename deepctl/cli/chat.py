@@ -105,8 +105,8 @@ def chat(
             "--ephemeral has no directory that commands could run in: --sandbox and --network mean nothing there.",
             "Leave out the one or the other.",
         )
-    files = files or []
-    attachments.check(files)
+    if files:
+        attachments.check(files)
     text = _said(prompt, new)
     if text is None and as_json:
         raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")

@@ -291,7 +291,9 @@ class ProfileChat(ChatSession):
             self._started(profile.name, name, engine)
             with options.opened(profile, in_force, self.display.notice) as work:
                 # What is left to finish could be files, too: first that, then the user's own.
-                text = attachments.mentioned(prompt, attachments.attach(profile, files, self._notice))
+                text = prompt
+                if files:
+                    text = attachments.mentioned(prompt, attachments.attach(profile, files, self._notice))
                 stages.sent()
                 with self.counts.turn(name, engine.running.spent):
                     result = engine.chat.turn(work, name, text, self.display.event)
@@ -424,7 +426,7 @@ class EphemeralChatSession(ChatSession):
         engine = self._engine.get()
         self.introduce(self.display.notice)
         self._started(None, None, engine)
-        text = attachments.mentioned(prompt, engine.chat.attach(files, self._notice))
+        text = attachments.mentioned(prompt, engine.chat.attach(files, self._notice)) if files else prompt
         stages.sent()
         with self.counts.turn(None, engine.running.spent):
             outcome = engine.chat.turn(text, self.display.event)

@@ -133,8 +133,8 @@ class ChatSetup(NamedTuple):
             mcp_servers=servers,
         )
         running = self._running(self._bounded(agent_options, self.name))
-        notices = [notice for notice in (commands.notice, mcp_servers.notice(servers)) if notice is not None]
-        return Engine(running, Chat(running), commands._replace(notice=" ".join(notices) or None))
+        notices = [commands.notice, mcp_servers.notice(servers) if servers else None]
+        return Engine(running, Chat(running), commands._replace(notice=" ".join(filter(None, notices)) or None))
 
     def _bounded(self, agent_options: Options, profile: str | None) -> Options:
         """The same, with what bounds a turn and a conversation."""

@@ -38,7 +38,7 @@ _MAX_PATH = 4096
 _MAX_NAME = 255
 
 _OWN = frozenset({".deep", layout.PLANS_DIRECTORY, layout.EVICTED_DIRECTORY})
-_TOLD = frozenset(name.casefold() for name in layout.CONTEXT_FILES)
+_TOLD = frozenset(map(str.casefold, layout.CONTEXT_FILES))
 
 Tell = Callable[[str], None]
 

@@ -230,16 +230,6 @@ def notice(servers: Iterable[Server]) -> str | None:
     return f"MCP servers {'; '.join(parts)}." if parts else None
 
 
-def check_spelling(keys: Iterable[str], where: str) -> None:
-    """Raises `BadSetting` for a key that was meant to be the table: what it names would silently not be there."""
-    from difflib import get_close_matches
-
-    for key in keys:
-        is_near = key.lower().replace("-", "_") == "mcpservers" or get_close_matches(key.lower(), [TABLE], cutoff=0.85)
-        if key != TABLE and is_near:
-            raise BadSetting(f"[{key}] in {where} means nothing.", f"Did you mean [{TABLE}]?")
-
-
 def parse(tables: object, where: str, source: str = "config") -> dict[str, Server]:
     """The servers of a settings file, by name. Raises `BadSetting`, naming the table and the key."""
     if not isinstance(tables, dict):

@@ -285,13 +285,13 @@ def size(value: str, *, units: str = "KMG") -> int:
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
 
 
-def check_spelling(keys: Iterable[str], where: str) -> None:
-    """Raises `BadSetting` for a key that was meant to be the table of rules: they would silently not be there."""
+def check_spelling(keys: Iterable[str], table: str, where: str) -> None:
+    """Raises `BadSetting` for a key that was meant to be `table`: what the table says would silently not be there."""
     from difflib import get_close_matches
 
     for key in keys:
-        if key != "permissions" and get_close_matches(key.lower(), ["permissions"], cutoff=0.85):
-            raise BadSetting(f"[{without_passwords(key)}] in {where} means nothing.", "Did you mean [permissions]?")
+        if key != table and get_close_matches(key.lower(), [table], cutoff=0.85):
+            raise BadSetting(f"[{without_passwords(key)}] in {where} means nothing.", f"Did you mean [{table}]?")
 
 
 def _check_patterns(value: str, place: str) -> None:
@@ -389,21 +389,21 @@ class Settings(NamedTuple):
         rules: Permissions = {}
         for file in reversed(self.files):
             values = file.checked()
-            check_spelling(values, file.path)
+            check_spelling(values, "permissions", file.path)
             if "permissions" in values:
                 rules |= parse(values["permissions"], file.path)
         return rules
 
     def mcp_servers(self) -> list[Server]:
         """The MCP servers, those that are switched off too, by name. Raises `BadSetting`."""
-        from deepctl.domain import mcp_servers  # a command that only reads has no use for it
-
         servers: dict[str, Server] = {}
         for file in reversed(self.files):
             values = file.checked()
-            mcp_servers.check_spelling(values, file.path)
-            if mcp_servers.TABLE in values:
-                servers |= mcp_servers.parse(values[mcp_servers.TABLE], file.path, file.source)
+            check_spelling(values, "mcp_servers", file.path)
+            if "mcp_servers" in values:
+                from deepctl.domain import mcp_servers  # most profiles have no use for it
+
+                servers |= mcp_servers.parse(values["mcp_servers"], file.path, file.source)
         return [servers[name] for name in sorted(servers)]
 
     def of_profile(self, profile: layout.ProfilePaths) -> Settings:
@@ -480,8 +480,8 @@ def check(values: Mapping[str, object], path: str) -> None:
     """Raises the first error that commands of a profile with these settings would meet."""
     from deepctl.domain import mcp_servers
 
-    check_spelling(values, path)
-    mcp_servers.check_spelling(values, path)
+    check_spelling(values, "permissions", path)
+    check_spelling(values, mcp_servers.TABLE, path)
     for problem in problems(values, path, in_profile=True):
         raise problem
 
