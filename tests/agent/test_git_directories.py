@@ -18,7 +18,7 @@ from deepctl import Bubblewrap, LocalBackend, NoSandbox
 from deepctl.agent import user_commands
 from deepctl.agent.approvals import ApprovalAnswer
 from deepctl.errors import Refused
-from deepctl.files import git_config
+from deepctl.files import git_directories
 from deepctl.files.git_directories import Survey, additions, describe, set_aside, survey
 from deepctl.sandbox.policy import MOUNT
 from tests.agent.test_agent import Call, _run
@@ -458,7 +458,7 @@ def test_settings_are_read_as_git_reads_them(tmp_path: Path) -> None:
     for _ in range(20_000 if _SOAK else 60):
         text = draw.choice(["[core]\n", "\ufeff[core]k="]) + "".join(draw.choices(_PIECES, k=draw.randint(1, 8)))
         config.write_bytes(text.encode())
-        ours = list(git_config.settings(git_config.text(text.encode())))
+        ours = list(git_directories.parse_settings(git_directories.decoded(text.encode())))
         if any(not setting.name for setting in ours):
             with pytest.raises(AssertionError):
                 _listed(config)
@@ -493,7 +493,7 @@ def test_settings_that_name_programs_files_or_servers_are_not_harmless_and_most_
         section, _, rest = name.partition(".")
         subsection, dot, key = rest.rpartition(".")
         name = f"{section.lower()}.{subsection}{dot}{key.lower()}"
-        return git_config.is_harmless(git_config.Setting(name, "x", 0, 0, ""), "/nowhere", "/else")
+        return git_directories.is_harmless(git_directories.Setting(name, "x", 0, 0, ""), "/nowhere", "/else")
 
     assert [name for name in RUNNING.split() if is_harmless(name)] == []
     known = _git(Path("/"), "help", "--config").replace("<name>", "x").split()
