@@ -15,7 +15,7 @@ from deepctl.cli import options
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
 from deepctl.cli.chat_setup import ChatSetup
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.repl import command_names, run_cli_command, session_commands, slash_commands
+from deepctl.cli.repl import command_names, run_cli_command, slash_commands
 from deepctl.cli.repl.completer import ConversationCandidates, matches
 from deepctl.cli.repl.state import ReplState
 from deepctl.domain.settings import load, without_files
@@ -483,7 +483,7 @@ def test_tab_offers_what_there_is(opened: Callable[..., Chat]) -> None:
 
 
 def _state(chat: ChatSession, session: str | None = None, new: str | None = None) -> ReplState:
-    return ReplState(chat, slash_commands.names(chat), session, new)
+    return ReplState(chat, slash_commands.names_for(chat), session, new)
 
 
 def _candidates(chat: ChatSession, session: str | None = None, new: str | None = None) -> ConversationCandidates:
@@ -573,7 +573,7 @@ def test_words_are_split_as_in_a_shell() -> None:
     ],
 )
 def test_options_of_an_export_are_told_from_its_file(words: list[str], files: list[str], given: list[str]) -> None:
-    assert session_commands._separated(words) == (files, given)
+    assert slash_commands._separated(words) == (files, given)
 
 
 def test_what_a_shell_command_is_given_is_told_from_what_it_is_not() -> None:
@@ -648,11 +648,11 @@ def test_every_command_has_a_line_of_help_and_a_name_of_its_own() -> None:
     ],
 )  # fmt: skip
 def test_shell_commands_are_told_by_their_names_in_the_conversation(text: str, here: str) -> None:
-    assert slash_commands.names(_chat()).reword(text) == here
+    assert slash_commands.names_for(_chat()).reword(text) == here
 
 
 def test_every_shell_command_that_is_told_is_one_that_can_be_typed() -> None:
-    for words, slash in slash_commands.names(_chat()).commands.items():
+    for words, slash in slash_commands.names_for(_chat()).commands.items():
         assert command_names.resolve(words)[1] == len(words), slash
         assert slash in [one.name for one in slash_commands.ALL]
 

@@ -1,4 +1,4 @@
-"""The slash commands of a conversation: the table of them, and running one.
+"""The slash commands of a conversation: those that move it (`/rewind`, `/fork`, …), the table of all, and running one.
 
 Most slash commands are shell commands with profile and session filled in: `/rewind ~2 --only files` is `deepctl
 checkpoints rewind ~2 --only files --user NAME --session SESSION`. A few are about the conversation itself.
@@ -6,17 +6,310 @@ checkpoints rewind ~2 --only files --user NAME --session SESSION`. A few are abo
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
 
-from deepctl.cli import editor, tty_modes, usage_errors
+from deepctl import names
+from deepctl.cli import editor, options, tty_modes, usage_errors
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession
-from deepctl.cli.repl import command_names, help, run_cli_command, session_commands, settings_commands, status
+from deepctl.cli.confirm import confirm
+from deepctl.cli.options import UNNAMED
+from deepctl.cli.repl import command_names, help, run_cli_command, settings_commands, status
 from deepctl.cli.repl.command_names import CommandNames
+from deepctl.cli.repl.run_cli_command import has_help_option, split
 from deepctl.cli.repl.state import ReplState, SlashCommand
-from deepctl.errors import NotFound, UsageError
+from deepctl.errors import Interrupted, NotFound, Refused, UsageError
+from deepctl.output import terminal_caps
+from deepctl.output.text import printable
+from deepctl.quantities import counted
+from deepctl.store import lookup, prompt_tags, session_catalogue, session_log
 
 _MAX_DIGITS = 6
+_MAX_SHOWN = 60
+"""Characters of a prompt in a notice."""
+_VALUE_OPTIONS = ("-f", "--format", "-o", "--output")
+_MARKDOWN = (".md", ".markdown")
+
+
+class _Prompt(NamedTuple):
+    """A prompt of a session: its position among the messages, and when it was sent."""
+
+    position: int
+    text: str
+    at: str
+
+
+def _rewind(state: ReplState, arguments: str) -> None:
+    """`checkpoints rewind`; the first prompt that is taken back comes into the input line again."""
+    words = split(arguments)
+    if has_help_option(words):
+        run_cli_command.run(state, "checkpoints", "rewind", *words)
+        return
+    session = state.current_session()
+    _check_can_choose(words)
+    before = session_catalogue.read(session)
+    try:
+        run_cli_command.run(state, "checkpoints", "rewind", *words)
+    except Interrupted as interrupted:
+        # Escape in the list of checkpoints. It is no Ctrl-C, after which the next one would leave.
+        state.chat.display.notice(interrupted.message)
+        return
+    after = session_catalogue.read(session_catalogue.find(state.profile(), session.name))
+    _continue_in(state, session.name)
+    prompt = _first_removed(before, after)
+    if prompt is not None:
+        state.draft = state.undone_prompt = _as_typed(state, prompt)
+        state.last_prompt = None
+
+
+def _check_can_choose(words: list[str]) -> None:
+    """Raises `UsageError` where the list to choose from could not be drawn."""
+    values = run_cli_command.parse("checkpoints", "rewind", *words)
+    if values.get("ref") is None and terminal_caps.is_dumb():
+        raise UsageError(
+            "/rewind needs a REF at this terminal.", "/checkpoints lists them; ~1 is before the last turn."
+        )
+
+
+def _undo(state: ReplState, arguments: str) -> None:
+    """`checkpoints undo`; asks first if it would take turns out of the conversation that came after the rewind."""
+    words = split(arguments)
+    values = run_cli_command.parse("checkpoints", "undo", *words)
+    is_sure = values.get("force") or values.get("dry_run") or values.get("user") or has_help_option(words)
+    if not is_sure:
+        _confirm_undo(state, values.get("session"))
+    run_cli_command.run(state, "checkpoints", "undo", *words)
+    session = state.current_session_if_any()
+    if session is not None:
+        _continue_in(state, session.name)
+        state.last_prompt = None
+
+
+def _confirm_undo(state: ReplState, name: str | None) -> None:
+    """Ask, if there were turns since the last rewind. Raises `Refused` if the answer is no."""
+    paths = state.profile()
+    session = session_catalogue.find(paths, name) if name is not None else state.current_session_if_any()
+    ledger = lookup.read_ledger(paths)
+    last_rewind = ledger.last_rewind(session.id) if session is not None else None
+    if session is None or last_rewind is None or last_rewind.only not in ("", "conversation"):
+        return
+    target = ledger.records.get(last_rewind.to)
+    rewound = lookup.conversation_at(paths, target) if target is not None else session_log.MessageList([], [], 0)
+    now = session_catalogue.read(session)
+    shared = _shared_length(rewound, now)
+    turns = sum(prompt.position >= shared for prompt in _prompts(now))
+    if turns:
+        consequence = f"{counted(turns, 'turn')} said since then would leave it"
+        confirm(f"Undo the last rewind of session {session.name}? {consequence}.", yes=False, as_json=False)
+
+
+def _continue_in(state: ReplState, session: str) -> None:
+    """The next turn continues a session that has just moved to another point."""
+    state.session, state.new = session, None
+    # How much of the context window it takes now is not known before the next answer.
+    state.chat.counts.takes(session, None)
+
+
+def _first_removed(before: session_log.MessageList, after: session_log.MessageList) -> str | None:
+    shared = _shared_length(before, after)
+    return next((prompt.text for prompt in _prompts(before) if prompt.position >= shared), None)
+
+
+def _shared_length(first: session_log.MessageList, second: session_log.MessageList) -> int:
+    """How many messages two conversations have in common, from the first on."""
+    pairs = enumerate(zip(first.messages, second.messages, strict=False))
+    at_most = min(len(first.messages), len(second.messages))
+    return next((position for position, (a, b) in pairs if a.message != b.message), at_most)
+
+
+def _as_typed(state: ReplState, text: str) -> str:
+    """A prompt without what was added to it when it was sent, as far as that is known."""
+    prompt = state.last_prompt
+    return prompt if prompt is not None and text.startswith(f"{prompt}\n\n") else text
+
+
+def _retry(state: ReplState, arguments: str) -> None:
+    """Take back the last turn and send its prompt again; one that was never recorded is only sent again."""
+    session = state.current_session_if_any()
+    prompts = _prompts(session_catalogue.read(session)) if session is not None else []
+    last = state.last_prompt
+    if last is not None:
+        ours = [
+            number for number, prompt in enumerate(prompts) if prompt.at >= state.last_prompt_at and last in prompt.text
+        ]
+        if not ours:
+            state.chat.display.notice(f"Nothing of the last turn was kept. Saying it again: {_shortened(last)}")
+            state.next_prompt = last
+            return
+        if ours[-1] != len(prompts) - 1:
+            raise Refused(
+                "Your last prompt is not the last of the session any more: something else was said in it since.",
+                "/checkpoints lists where to go back to, /rewind REF does.",
+                code="conflict",
+            )
+    if session is None or not prompts:
+        raise NotFound("There is no turn to take back.", "Say something first.", code="turn_not_found")
+    text = prompts[-1].text
+    again = text if last is None or text.startswith(last) else last
+    _take_back_last_turn(state, session.name)
+    _continue_in(state, session.name)
+    state.chat.display.notice(f"Saying it again: {_shortened(prompt_tags.said(again))}")
+    state.next_prompt = again
+
+
+def _take_back_last_turn(state: ReplState, session: str) -> None:
+    """Rewind a session to before its last turn; only remarks are shown."""
+    from deepctl.store.rewind import Conflicts, request_rewind, run
+
+    chat = state.profile_chat()
+    try:
+        with options.working(state.profile().name, "checkpoints rewind", chat.wait, False) as repository:
+            result = run(repository, *request_rewind(repository, session, "~1"))
+    except Conflicts as error:
+        error.hint = "/rewind ~1 --dry-run lists them all; /rewind ~1 --force takes these back, too."
+        raise
+    for remark in result.remarks:
+        chat.display.notice(remark)
+
+
+def _prompts(conversation: session_log.MessageList) -> list[_Prompt]:
+    summaries = {compaction.place for compaction in conversation.compactions}
+    return [
+        _Prompt(position, text, entry.at)
+        for position, entry in enumerate(conversation.messages)
+        if position not in summaries and (text := session_log.prompt(entry.message)) is not None
+    ]
+
+
+def _shortened(prompt: str) -> str:
+    line = printable(" ".join(prompt.split()))
+    return line if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]}…"
+
+
+def _fork(state: ReplState, arguments: str) -> None:
+    """`checkpoints fork`, by default of the latest checkpoint; the conversation continues in the new session."""
+    words = split(arguments)
+    values = run_cli_command.parse("checkpoints", "fork", *words)
+    if values.get("ref") is not None and values.get("name") is None:
+        words = [_latest_checkpoint(state), *words]
+        values = run_cli_command.parse("checkpoints", "fork", *words)
+    run_cli_command.run(state, "checkpoints", "fork", *words)
+    name = values.get("name")
+    spelled = session_catalogue.spelled(state.profile(), name) if name is not None else None
+    if spelled is not None:
+        _continue_in(state, spelled)
+        state.last_prompt = None
+        state.chat.display.notice(f"The conversation goes on in session {spelled}.")
+
+
+def _latest_checkpoint(state: ReplState) -> str:
+    """The id of the checkpoint at which the current session stands. Raises `NotFound`."""
+    session = state.current_session()
+    head = lookup.head(lookup.read_ledger(state.profile()), session)
+    if head is None:
+        raise NotFound(
+            f"Session {session.name!r} has no checkpoint to fork from.",
+            "/checkpoints save makes one.",
+            code="checkpoint_not_found",
+        )
+    return head
+
+
+def _new(state: ReplState, arguments: str) -> None:
+    """Let the next prompt begin a session."""
+    words = split(arguments)
+    if not words:
+        _go_to(state, state.session, UNNAMED)
+        state.chat.display.notice("Your next prompt begins a new session.")
+        return
+    if len(words) > 1:
+        raise UsageError(
+            f"/new takes one name; this is too much: {' '.join(words[1:])}.",
+            "The prompt that begins the session is the next thing you type.",
+        )
+    name = names.check(words[0], "session")
+    existing = session_catalogue.spelled(state.profile(), name)
+    if existing is not None:
+        raise Refused(
+            f"There is a session {existing!r} already.", f"/switch {existing} goes on in it.", code="session_exists"
+        )
+    _go_to(state, state.session, name)
+    state.chat.display.notice(f"Your next prompt begins session {name}.")
+
+
+def _switch(state: ReplState, arguments: str) -> None:
+    """Continue another session, or list them."""
+    words = split(arguments)
+    if not words or words[0].startswith("-"):
+        run_cli_command.run(state, "sessions", "list", *words)
+        return
+    if len(words) > 1:
+        raise UsageError(f"/switch takes one name; this is too much: {' '.join(words[1:])}.", "/sessions lists them.")
+    name = names.check(words[0], "session")
+    paths = state.profile()
+    spelled = session_catalogue.spelled(paths, name)
+    if spelled is None:
+        near = get_close_matches(name, session_catalogue.all_names(paths), 1, 0.5)
+        suggestion = f"Did you mean {near[0]}? " if near else ""
+        raise NotFound(
+            f"There is no session {name!r}.",
+            f"{suggestion}/sessions lists them; /new {name} begins it.",
+            code="session_not_found",
+        )
+    session_catalogue.find(paths, spelled)
+    _go_to(state, spelled, None)
+    summary = session_catalogue.summary(paths, spelled)
+    title = f": {summary.title}" if summary.title else ""
+    state.chat.display.notice(f"Session {spelled}, {counted(summary.turns, 'turn')}{title}")
+
+
+def _go_to(state: ReplState, session: str | None, new: str | None) -> None:
+    """The next turn is in another session, or begins it."""
+    state.session, state.new, state.last_prompt = session, new, None
+
+
+def _export(state: ReplState, arguments: str) -> None:
+    """`sessions export` of the current session; a name ending in `.md` means Markdown."""
+    words = split(arguments)
+    if has_help_option(words):
+        run_cli_command.run(state, "sessions", "export", *words)
+        return
+    files, options = _separated(words)
+    if len(files) > 1:
+        raise UsageError(
+            f"/export takes one FILE; this is too much: {' '.join(files[1:])}.", "/switch NAME goes to another session."
+        )
+    if not files and not any(word in ("-o", "--output") or word.startswith("--output=") for word in options):
+        raise UsageError(
+            "/export needs a FILE.", "/export talk.md is for reading, /export talk.json for sessions import."
+        )
+    if files:
+        # There is no shell here that expands `~`.
+        path = os.path.expanduser(files[0])
+        options += ["--output", path]
+        if path.lower().endswith(_MARKDOWN) and not any(word.startswith(("-f", "--format")) for word in options):
+            options += ["--format", "markdown"]
+    run_cli_command.run(state, "sessions", "export", state.current_session().name, *options)
+
+
+def _separated(words: list[str]) -> tuple[list[str], list[str]]:
+    """Arguments and options."""
+    files: list[str] = []
+    options: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        if word == "--":
+            files += remaining
+        elif word in _VALUE_OPTIONS:
+            options += [word, *(value for value in (next(remaining, None),) if value is not None)]
+        elif word.startswith("-") and word != "-":
+            options.append(word)
+        else:
+            files.append(word)
+    return files, options
 
 
 def _group(group: str, default: Sequence[str], default_options: Sequence[str] = ()) -> Callable[[ReplState, str], None]:
@@ -29,7 +322,7 @@ def _group(group: str, default: Sequence[str], default_options: Sequence[str] = 
         elif words[0].startswith("-") and words[0] not in ("-h", "--help"):
             words = [*default, *words]
         if group == "checkpoints" and words[0] in ("rewind", "undo", "fork"):
-            moves = {"rewind": session_commands.rewind, "undo": session_commands.undo, "fork": session_commands.fork}
+            moves = {"rewind": _rewind, "undo": _undo, "fork": _fork}
             moves[words[0]](state, shlex.join(words[1:]))
             return
         run_cli_command.run(state, group, *words)
@@ -96,10 +389,10 @@ _BACK, _SESSIONS, _MEMORY, _AGENT, _HERE = "Going back", "Sessions", "Memory", "
 
 ALL = (
     SlashCommand("/rewind", "[REF] [OPTION…]", "Go back to a checkpoint. Without REF, choose.",
-                 _BACK, session_commands.rewind, "reference", ("checkpoints", "rewind")),
+                 _BACK, _rewind, "reference", ("checkpoints", "rewind")),
     SlashCommand("/undo", "[OPTION…]", "Take back the last rewind.",
-                 _BACK, session_commands.undo, shell_words=("checkpoints", "undo")),
-    SlashCommand("/retry", "", "Take back the last turn; say its prompt again.", _BACK, session_commands.retry),
+                 _BACK, _undo, shell_words=("checkpoints", "undo")),
+    SlashCommand("/retry", "", "Take back the last turn; say its prompt again.", _BACK, _retry),
     SlashCommand("/diff", "[FROM] [TO]", "Compare checkpoints, or one with what is now.",
                  _BACK, _diff, "reference", ("checkpoints", "diff")),
     SlashCommand("/checkpoints", "[COMMAND…]", "List checkpoints, or run a command on them.",
@@ -108,15 +401,15 @@ ALL = (
     SlashCommand("/sessions", "[COMMAND…]", "List sessions, or run a command on them.",
                  _SESSIONS, _group("sessions", ("list",)),
                  "choice:list,show,search,rename,delete,export,import", ("sessions",)),
-    SlashCommand("/new", "[NAME]", "Begin a session with the next prompt.", _SESSIONS, session_commands.new),
+    SlashCommand("/new", "[NAME]", "Begin a session with the next prompt.", _SESSIONS, _new),
     SlashCommand("/switch", "[NAME]", "Go on in another session. Without NAME, list.",
-                 _SESSIONS, session_commands.switch, "session"),
+                 _SESSIONS, _switch, "session"),
     SlashCommand("/fork", "[REF] NAME", "Go on in a new session that begins here, or at REF.",
-                 _SESSIONS, session_commands.fork, "reference", ("checkpoints", "fork")),
+                 _SESSIONS, _fork, "reference", ("checkpoints", "fork")),
     SlashCommand("/compact", "[FOCUS]", "Summarise what was said, to make room for more.",
                  _SESSIONS, _compact, in_ephemeral=True),
     SlashCommand("/export", "FILE [OPTION…]", "Write this session to a .md file, else as JSON.",
-                 _SESSIONS, session_commands.export, shell_words=command_names.EXPORT),
+                 _SESSIONS, _export, shell_words=command_names.EXPORT),
     SlashCommand("/memory", "[COMMAND…]", "Show the agent's notes, or run a command on them.",
                  _MEMORY, _group("memory", ("show",)),
                  "choice:show,list,add,edit,search,forget,history,diff", ("memory",)),
@@ -169,7 +462,7 @@ def run(state: ReplState, name: str, arguments: str) -> None:
     command.run(state, arguments)
 
 
-def names(chat: ChatSession) -> CommandNames:
+def names_for(chat: ChatSession) -> CommandNames:
     """The slash commands by their shell commands, for the conversation of `chat`."""
     return CommandNames(_BY_SHELL_WORDS, None if isinstance(chat, EphemeralChatSession) else chat.name)
 
