@@ -6,7 +6,7 @@ import difflib
 import json
 import posixpath
 import unicodedata
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -18,10 +18,9 @@ from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.workspaces import Workspace
 
 from deepctl.agent.backend import LocalBackend
-from deepctl.domain.commands.rules import judge
 from deepctl.domain.globs import bad_class
 from deepctl.domain.mcp_servers import METADATA
-from deepctl.domain.permissions import ACTIONS, OPERATIONS, Permissions, Rules, first
+from deepctl.domain.permissions import OPERATIONS, Permissions, Rules, Verdict, about_file, first
 from deepctl.errors import BadSetting
 from deepctl.files.git_directories import GIT_NAMES, looks_like_git
 
@@ -62,29 +61,12 @@ Ask = Callable[[ApprovalRequest], Awaitable[ApprovalAnswer]]
 """Asks the person at the terminal."""
 
 
-def may_be_read(permissions: Permissions, spellings: Iterable[str]) -> str:
-    """What the rules about reading say of one file, the strictest of its paths: `allow`, `ask` or `deny`."""
-    rules = permissions.get("read", Rules())
-    matching_rules = [first(rules.rules, path) for path in spellings]
-    return max(((rule.action if rule else rules.default) or "allow" for rule in matching_rules), key=ACTIONS.index)
-
-
 def _check_patterns(permissions: Permissions) -> None:
     """Raise `BadSetting` for a pattern that could never match."""
     for rules in permissions.values():
         for rule in rules.rules:
             if bad_class(rule.pattern) is not None:
                 raise BadSetting(f"Pattern {rule.pattern!r} of [permissions] cannot be understood.")
-
-
-class _Decision(NamedTuple):
-    action: str
-    reason: str = ""
-    may_be_denied: bool = False
-
-
-def _strictness(decision: _Decision) -> int:
-    return ACTIONS.index(decision.action)
 
 
 @dataclass
@@ -121,44 +103,37 @@ class Approvals(AbstractCapability[Any]):
             return args
         if operation == "execute":
             command = str(args.get("command", ""))
-            decision = self._about_command(command, confined=_confined(ctx.workspace))
+            verdict = self._about_command(command, confined=_confined(ctx.workspace))
             target = real = command
         else:
             target = str(args.get("path", ""))
             written, real = await spellings(ctx.workspace, target)
             if real == "/":
                 return args  # it leads out, which the tool refuses by itself
-            decision = self._about_path(operation, {written, real})
+            verdict = about_file(self.permissions, operation, {written, real})
             if operation == "edit":
                 # What an edit says about a file tells what is in it.
-                decision = max(decision, self._about_path("read", {written, real}), key=_strictness)
+                reading = about_file(self.permissions, "read", {written, real})
+                verdict = max(verdict, reading, key=lambda verdict: verdict.strictness)
             if (
-                decision.action == "allow"
+                verdict.action == "allow"
                 and operation != "read"
                 and await self._is_gits(ctx.workspace, operation, written, real)
             ):
-                decision = _Decision("ask", "git runs programs by what is in its directories")
+                verdict = Verdict("ask", "git runs programs by what is in its directories")
             # As the user knows it, however the model spells it.
             target = written if written == real else f"{written} (which is {real})"
-        if decision.action == "deny":
-            reason = f" ({decision.reason})" if decision.reason else ""
+        if verdict.action == "deny":
+            reason = f" ({verdict.reason})" if verdict.reason else ""
             raise ToolFailed(f"The rules of this profile do not allow this{reason}. It was not done; go on without it.")
-        if decision.may_be_denied and self.approve == "auto":
+        if verdict.may_be_denied and self.approve == "auto":
             # `auto` answers questions; what a rule may deny is not one that it may answer.
             raise ToolFailed(
-                f"The rules of this profile may not allow this ({decision.reason}). It was not done; go on without it."
+                f"The rules of this profile may not allow this ({verdict.reason}). It was not done; go on without it."
             )
-        if decision.action == "ask" and (operation, real) not in self._always:
-            await self._approved(ctx, operation, target, real, args, decision.reason)
+        if verdict.action == "ask" and (operation, real) not in self._always:
+            await self._approved(ctx, operation, target, real, args, verdict.reason)
         return args
-
-    def _about_path(self, operation: str, spellings: Iterable[str]) -> _Decision:
-        rules = self.permissions.get(operation, Rules()).rules
-        matching_rules = [first(rules, path) for path in spellings]
-        return max(
-            (_Decision(rule.action, rule.description) if rule else self._default(operation) for rule in matching_rules),
-            key=_strictness,
-        )
 
     async def _is_gits(self, workspace: Workspace, operation: str, written: str, real: str) -> bool:
         """Whether a file is one of git's, and no rule that names `.git` allows to change it."""
@@ -169,14 +144,15 @@ class Approvals(AbstractCapability[Any]):
                 return True
         return False
 
-    def _about_command(self, command: str, *, confined: bool) -> _Decision:
-        usual = self._default("execute", otherwise="allow" if confined else "ask")
-        verdict = judge(self.permissions.get("execute", Rules()).rules, command, otherwise=usual.action)
-        return _Decision(*verdict)
+    def _about_command(self, command: str, *, confined: bool) -> Verdict:
+        rules = self.permissions.get("execute", Rules())
+        usual = rules.default or ("allow" if confined else "ask")
+        if not rules.rules:
+            return Verdict(usual)
+        # What reads commands is imported for the first one that there are rules about.
+        from deepctl.domain.commands.rules import judge
 
-    def _default(self, operation: str, otherwise: str = "allow") -> _Decision:
-        rules = self.permissions.get(operation)
-        return _Decision((rules.default if rules is not None else None) or otherwise)
+        return judge(rules.rules, command, otherwise=usual)
 
     async def _approved(
         self, ctx: RunContext[Any], operation: str, target: str, real: str, args: dict[str, Any], reason: str = ""
@@ -220,7 +196,7 @@ async def _lies_in_git(workspace: Workspace, path: str) -> bool:
     for depth, part in enumerate(parts):
         above = "/".join(parts[:depth])
         names = {name.lower() for name in GIT_NAMES if await workspace.exists(posixpath.join(above, name))}
-        if looks_like_git({*names, part.lower()}):
+        if names and looks_like_git({*names, part.lower()}):
             return True
     return False
 

@@ -22,10 +22,9 @@ from pydantic_ai.messages import BinaryContent, TextContent, UserContent
 from pydantic_ai.models import Model
 from pydantic_ai_backends import StateBackend
 
-from deepctl.agent.approvals import may_be_read
 from deepctl.agent.message_filters import HEAD, METADATA, PDF, media_type, takes
 from deepctl.domain import attachments
-from deepctl.domain.permissions import Permissions
+from deepctl.domain.permissions import Permissions, about_file
 from deepctl.files.paths_beneath import Entry, Outside, Tree
 from deepctl.quantities import size
 from deepctl.redaction import redact
@@ -173,7 +172,7 @@ class Attaching:
             if len(paths) > MAX_FILES:
                 taking.notices.append(f"Only the first {MAX_FILES} files of a prompt are sent with it.")
                 break
-            action = may_be_read(self._permissions, [target.path])
+            action = about_file(self._permissions, "read", [target.path]).action
             if target.problem is not None:
                 taking.notices.append(f"{target.path} is not sent: {target.problem}.")
             elif action == "deny":

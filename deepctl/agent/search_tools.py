@@ -33,9 +33,9 @@ from pydantic_ai_backends.toolsets.console import GLOB_RESULT_LIMIT, GREP_LINE_W
 from wcmatch import glob as wcglob
 from wcmatch._wcparse import PatternLimitException
 
-from deepctl.agent.approvals import may_be_read, spellings
+from deepctl.agent.approvals import spellings
 from deepctl.agent.backend import Line, LocalBackend
-from deepctl.domain.permissions import Permissions
+from deepctl.domain.permissions import Permissions, about_file
 from deepctl.sandbox.policy import environment
 
 _NUMBER = re.compile(r":\d+:")
@@ -265,7 +265,8 @@ async def _readable(lines: list[Line], workspace: Workspace, permissions: Permis
     for line in lines:
         for name in _names(line, workspace):
             if name not in readable:
-                readable[name] = may_be_read(permissions, await spellings(workspace, name)) == "allow"
+                reading = about_file(permissions, "read", await spellings(workspace, name))
+                readable[name] = reading.action == "allow"
     return [line for line in lines if all(readable[name] for name in _names(line, workspace))]
 
 

@@ -11,9 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar, cast
 
 from deepctl.domain import env_variables, mcp_servers, profiles, provider_keys, settings
-from deepctl.domain.command_policy import CommandPolicy
 from deepctl.domain.mcp_servers import Server
-from deepctl.domain.permissions import Permissions, without_sandbox
+from deepctl.domain.permissions import CommandPolicy, Permissions, without_sandbox
 from deepctl.domain.settings import Settings
 from deepctl.errors import UsageError
 from deepctl.layout import ProfilePaths, Root

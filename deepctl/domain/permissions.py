@@ -1,4 +1,4 @@
-"""Rules about what the agent may do, from `[permissions]` of a settings file.
+"""What an agent may do: the rules of `[permissions]` in a settings file, and what becomes of its commands.
 
     [permissions.execute]
     default = "ask"
@@ -11,17 +11,19 @@ The names and their meaning are pydantic-ai-backend's `PermissionRuleset`: the f
 default. Patterns match paths relative to the workspace (`globs`), or commands (`commands.rules`); `*` stops at a slash,
 `**` does not. Rules about commands are for order, a sandbox is for safety. A rule that allows a command does not allow
 several in one, and should name it whole: `git **` allows whatever `git -c alias.x='!…' x` runs.
+
+`CommandPolicy` is the one statement about commands, for `doctor`, the start of a chat and its conversation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from deepctl.domain import globs
 from deepctl.domain.addresses import without_passwords
 from deepctl.errors import BadSetting
-from deepctl.sandbox.policy import MOUNT
+from deepctl.sandbox.policy import MOUNT, Unavailable
 
 OPERATIONS = ("read", "write", "edit", "execute")
 ACTIONS = ("allow", "ask", "deny")
@@ -40,6 +42,22 @@ class Rules(NamedTuple):
 
     default: str | None = None
     rules: tuple[Rule, ...] = ()
+
+
+class Verdict(NamedTuple):
+    """What is to be done about a file or a command, `allow`, `ask` or `deny`, and why.
+
+    `may_be_denied` is for `ask`: a rule that denies would be about the command, if what is not certain were.
+    """
+
+    action: str
+    reason: str = ""
+    may_be_denied: bool = False
+
+    @property
+    def strictness(self) -> tuple[int, bool]:
+        """For the strictest of several."""
+        return ACTIONS.index(self.action), self.may_be_denied
 
 
 _SUCH_AS = 'Such as: write = "ask", or: execute = { rules = [{ pattern = "git status", action = "allow" }] }.'
@@ -118,6 +136,16 @@ def first(rules: Sequence[Rule], path: str) -> Rule | None:
     return next((rule for rule in rules if globs.matches(rule.pattern, path)), None)
 
 
+def about_file(permissions: Permissions, operation: str, spellings: Iterable[str]) -> Verdict:
+    """What the rules of an operation say of one file, by each of its paths: the strictest."""
+    rules = permissions.get(operation, Rules())
+    matching_rules = [first(rules.rules, path) for path in spellings]
+    verdicts = [
+        Verdict(rule.action, rule.description) if rule else Verdict(rules.default or "allow") for rule in matching_rules
+    ]
+    return max(verdicts, key=lambda verdict: verdict.strictness)
+
+
 def without_sandbox(permissions: Permissions) -> Permissions:
     """The same rules where a sandbox was expected and there is none: no rule allows a command there by itself."""
     rules = permissions.get("execute", Rules())
@@ -137,3 +165,122 @@ def _known(word: object, words: tuple[str, ...], place: str) -> str:
     if not isinstance(word, str) or word not in words:
         raise BadSetting(f"{word!r} means nothing in {place}.", f"It is one of: {', '.join(words)}.")
     return word
+
+
+Questions = Literal["asked", "allowed", "denied"]
+Outcome = Literal["run", "asked", "refused"]
+
+_QUESTIONED: dict[Questions, Outcome] = {"asked": "asked", "allowed": "run", "denied": "refused"}
+_RULES = {"allow": "allows", "ask": "asks about", "deny": "denies"}
+_UNCLEAR = "cannot tell"
+"""With rules that ask or deny, a command that cannot be read is asked about."""
+
+
+class CommandPolicy(NamedTuple):
+    """Where commands run (`None`: nowhere, `none`: unsandboxed), and who is asked about them.
+
+    `terminal` says whether a person can be asked, `None` where that is not known yet. `problem` is why they do not run
+    in bubblewrap although the settings leave the choice to deepctl. Neither `approve` nor a rule allows a command then.
+    """
+
+    sandbox: str | None
+    approve: str
+    terminal: bool | None = None
+    network: bool = False
+    permissions: Permissions = {}
+    problem: Unavailable | None = None
+    image: str | None = None
+
+    @property
+    def questions(self) -> Questions:
+        """What happens to what needs a yes."""
+        if self.approve == "auto" and self.problem is None:
+            return "allowed"
+        return "asked" if self.approve != "never" and self.terminal is not False else "denied"
+
+    @property
+    def unsandboxed(self) -> bool:
+        return self.sandbox == "none"
+
+    def statement(self) -> str:
+        """All of it, without a capital letter and a full stop."""
+        if self.sandbox is None:
+            return "no shell: there is no sandbox for commands, and no terminal at which to ask about them"
+        exceptions = self._exceptions()
+        statement = self._usually()
+        if exceptions:
+            clauses = "; ".join(
+                f"what one {' or '.join(verbs)} {self._told(outcome)}" for outcome, verbs in exceptions.items()
+            )
+            statement = f"where no rule of [permissions] decides, {statement}; {clauses}"
+        outcomes = {self._outcome(self._default), *exceptions}
+        if self.terminal is None and self.problem is not None and outcomes != {"refused"}:
+            return f"{statement}; without a terminal there is no shell"
+        if self.terminal is None and "asked" in outcomes:
+            return f"{statement}; without a terminal, what is asked about is refused"
+        return statement
+
+    @property
+    def _rules(self) -> Rules:
+        return self.permissions.get("execute", Rules())
+
+    @property
+    def _default(self) -> str:
+        """What is done about a command that no rule matches."""
+        return self._rules.default or ("ask" if self.unsandboxed else "allow")
+
+    def _outcome(self, action: str) -> Outcome:
+        if action == "deny":
+            return "refused"
+        return "run" if action == "allow" and self.problem is None else _QUESTIONED[self.questions]
+
+    def _exceptions(self) -> dict[Outcome, list[str]]:
+        """What rules do that is not what happens without one, by what becomes of the command."""
+        actions = {rule.action for rule in self._rules.rules}
+        verbs = [(action, verb) for action, verb in _RULES.items() if action in actions]
+        if actions - {"allow"} and self._default == "allow":
+            verbs.append(("ask", _UNCLEAR))
+        exceptions: dict[Outcome, list[str]] = {}
+        for action, verb in verbs:
+            outcome = self._outcome(action)
+            if outcome != self._outcome(self._default):
+                exceptions.setdefault(outcome, []).append(verb)
+        return exceptions
+
+    @property
+    def _where(self) -> str:
+        if self.unsandboxed:
+            return "unsandboxed, with your own rights and the network"
+        where = f"a container of {self.image}" if self.sandbox == "docker" and self.image else self.sandbox
+        return f"in {where}, {'with' if self.network else 'without'} the network"
+
+    def _usually(self) -> str:
+        outcome = self._outcome(self._default)
+        if outcome == "run":
+            return f"commands run {self._where}{', without asking' if self.unsandboxed else ''}"
+        if outcome == "asked":
+            return f"commands run {self._where}, and each is asked about"
+        if self._default == "deny":
+            return "commands are refused: [permissions] denies them"
+        by = "unsandboxed" if self.unsandboxed else "by [permissions]"
+        why = "`approve` is `never`" if self.approve == "never" else "there is no terminal to ask at"
+        return f"commands are refused: {by}, each needs a yes, and {why}"
+
+    def _told(self, outcome: Outcome) -> str:
+        if outcome == "refused":
+            return "is refused"
+        if self._outcome(self._default) != "refused":
+            return "is asked about" if outcome == "asked" else "runs without asking"
+        return f"runs {self._where}, {'after a yes' if outcome == 'asked' else 'without asking'}"
+
+    def sentence(self) -> str:
+        """The statement as one."""
+        statement = self.statement()
+        return f"{statement[:1].upper()}{statement[1:]}."
+
+    def notice(self) -> str | None:
+        """What a person should know before the first prompt; `None` where commands are confined, and run."""
+        if self.sandbox is not None and not self.unsandboxed and self._outcome(self._default) != "refused":
+            return None
+        why = f" Bubblewrap cannot be used: {self.problem.reason}. {self.problem.fix}" if self.problem else ""
+        return f"{self.sentence()}{why}"

@@ -21,9 +21,8 @@ from deepctl.agent.backend import LocalBackend
 from deepctl.agent.chat import Chat
 from deepctl.agent.workspace_stores import workspace_of
 from deepctl.cli.chat_setup import ChatSetup, Engine
-from deepctl.domain.command_policy import CommandPolicy
 from deepctl.domain.doctor.machine import Sandboxes
-from deepctl.domain.permissions import Rule, Rules
+from deepctl.domain.permissions import CommandPolicy, Rule, Rules
 from deepctl.domain.settings import Settings, load
 from deepctl.sandbox import bubblewrap
 from tests.support.command import InProcess

@@ -29,7 +29,7 @@ from deepctl.domain.commands.arguments import SUBCOMMANDS
 from deepctl.domain.commands.prefixes import GIT_VALUES, TOO_LONG, TOO_MANY
 from deepctl.domain.commands.words import VALUE, Command, Computed, Text, Word, base_name, beginning, literal
 from deepctl.domain.globs import character_class, matches, pieces
-from deepctl.domain.permissions import ACTIONS, Rule
+from deepctl.domain.permissions import Rule, Verdict
 
 _MAX_NESTED = 8
 """How deep texts may be nested in texts: `sh -c "sh -c …"`."""
@@ -129,17 +129,6 @@ _MAX_COMPARED = 20_000
 _WILD = re.compile(r"[*?\[]")
 
 
-class Verdict(NamedTuple):
-    """What is to be done about a command, `allow`, `ask` or `deny`, and why.
-
-    `may_be_denied` is for `ask`: a rule that denies would be about the command, if what is not certain were.
-    """
-
-    action: str
-    reason: str = ""
-    may_be_denied: bool = False
-
-
 def judge(rules: Sequence[Rule], text: str, *, otherwise: str) -> Verdict:
     """What rules say of a text for a shell: the strictest of what they say about it and about all that it runs.
 
@@ -166,11 +155,7 @@ def judge(rules: Sequence[Rule], text: str, *, otherwise: str) -> Verdict:
         is_too_large = TOO_MANY in analysis.unclear or TOO_LONG in analysis.unclear
         may_be_denied = is_too_large and any(rule.action == "deny" for rule in rules)
         verdicts.append(Verdict("ask", f"{UNTOLD}: {'; '.join(analysis.unclear)}", may_be_denied))
-    return max(verdicts, key=_strictness)
-
-
-def _strictness(verdict: Verdict) -> tuple[int, bool]:
-    return ACTIONS.index(verdict.action), verdict.may_be_denied
+    return max(verdicts, key=lambda verdict: verdict.strictness)
 
 
 def _says(rule: Rule) -> Verdict:

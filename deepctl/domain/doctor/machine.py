@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 from deepctl import distribution, layout
 from deepctl.domain import mcp_servers, profiles, settings
-from deepctl.domain.command_policy import CommandPolicy
 from deepctl.domain.doctor.check import Check, Status, some, told
 from deepctl.domain.doctor.stored_state import KNOWN
 from deepctl.domain.mcp_servers import Server
-from deepctl.domain.permissions import Permissions
+from deepctl.domain.permissions import CommandPolicy, Permissions
 from deepctl.domain.settings import Settings, SettingsFile
 from deepctl.errors import DeepctlError
 from deepctl.files import atomic, ownership
