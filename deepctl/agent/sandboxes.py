@@ -33,7 +33,7 @@ from pydantic_ai_harness.bubblewrap_sandbox import BubblewrapWorkspace
 from deepctl.errors import Refused
 from deepctl.files.rmtree import PrivateHome
 from deepctl.sandbox import bubblewrap, cgroups, container
-from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, OUTPUT_BYTES, Limits, Unavailable, environment
+from deepctl.sandbox.policy import OUTPUT_BYTES, VARIABLES, Limits, Unavailable
 
 Hear = Callable[[bytes, bytes], None]
 """Takes what came on stdout and on stderr, in the event loop of the command. Must not raise."""
@@ -129,7 +129,7 @@ class DirectExecutor(StreamingBackend):
     """Commands with nothing around them, and with a home that no sandboxed command has written to."""
 
     def __init__(self, root: str, home: PrivateHome) -> None:
-        super().__init__(root, env=_exactly(environment(_NO_HOME)))
+        super().__init__(root, env=_unsandboxed(_NO_HOME))
         self._home = home
 
     async def run(
@@ -150,12 +150,12 @@ class DirectExecutor(StreamingBackend):
 
 def searcher(root: str) -> StreamingBackend:
     """What runs the searches of file tools."""
-    return StreamingBackend(root, env=_exactly(environment(_NO_HOME)))
+    return StreamingBackend(root, env=_unsandboxed(_NO_HOME))
 
 
-def _exactly(variables: Mapping[str, str]) -> dict[str, str]:
-    """With these, pydantic-ai's `LocalWorkspaceBackend` passes nothing on of this process's own."""
-    return {**variables, "LC_ALL": variables["LANG"], "LC_CTYPE": variables["LANG"]}
+def _unsandboxed(home: str) -> dict[str, str]:
+    """The variables of a process of this machine. pydantic-ai's `LocalWorkspaceBackend` adds none of deepctl's own."""
+    return {**VARIABLES, "HOME": home, "LC_ALL": VARIABLES["LANG"], "LC_CTYPE": VARIABLES["LANG"]}
 
 
 class BubblewrapExecutor(BubblewrapWorkspace):
@@ -168,7 +168,7 @@ class BubblewrapExecutor(BubblewrapWorkspace):
 
     def __init__(self, policy: bubblewrap.Policy) -> None:
         assert policy.workspace is not None
-        super().__init__(Workspace(StreamingBackend(policy.workspace, env=_exactly(environment("/")))))
+        super().__init__(Workspace(StreamingBackend(policy.workspace, env=_unsandboxed("/"))))
         self._policy = policy
 
     async def _sandbox(self) -> list[str]:
@@ -263,7 +263,7 @@ class ContainerExecutor:
                 code = await anyio.to_thread.run_sync(
                     self._held.execute,
                     ["/bin/sh", "-c", _ALONE, "sh", *argv],
-                    {**environment(f"{MOUNT}/{HOME_DIRECTORY}"), **(env or {})},
+                    {**VARIABLES, **(env or {})},
                     output.add,
                     abandon_on_cancel=True,
                     limiter=_own_thread(),

@@ -36,7 +36,7 @@ from wcmatch._wcparse import PatternLimitException
 from deepctl.agent.approvals import spellings
 from deepctl.agent.backend import Line, LocalBackend
 from deepctl.domain.permissions import Permissions, about_file
-from deepctl.sandbox.policy import environment
+from deepctl.sandbox.policy import VARIABLES
 
 _NUMBER = re.compile(r":\d+:")
 _MAX_NAMES = 20
@@ -185,10 +185,8 @@ async def _lines_in_memory(
 
 async def _matching_lines(lines: Sequence[str], pattern: str) -> list[int]:
     """Which of the lines match an extended regular expression, by their places."""
-    variables = environment("/")
-    process = await _start(
-        ["/bin/sh", "-c", _BOUNDED, "sh", "grep", "-anE", "-e", pattern], {**variables, "LC_ALL": variables["LANG"]}
-    )
+    variables = {**VARIABLES, "HOME": "/", "LC_ALL": VARIABLES["LANG"]}
+    process = await _start(["/bin/sh", "-c", _BOUNDED, "sh", "grep", "-anE", "-e", pattern], variables)
     printed = await _answer(process, "".join(f"{line}\n" for line in lines).encode(), accepted=(0, 1))
     # Lines of text, and what is printed of them, have no newline of their own.
     return [int(line.partition(b":")[0]) - 1 for line in printed.split(b"\n") if line]

@@ -113,9 +113,12 @@ class ChatSetup(NamedTuple):
         offered: dict[str, Sandbox] = {
             "none": sandboxes.NoSandbox(limits, paths.commands_home),
             "bubblewrap": sandboxes.Bubblewrap(self.network, limits, dict(os.environ), (root.path,)),
-            "docker": sandboxes.Docker(container_name(paths.directory), image, self.network, limits, paths.name),
         }
-        choice = sandboxes.choose(in_force.get("sandbox") or "auto", offered, can_ask=self.ask is not None)
+        sandbox = in_force.get("sandbox") or "auto"
+        if sandbox == "docker":
+            name = container_name(paths.directory)
+            offered[sandbox] = sandboxes.Docker(name, image, self.network, limits, paths.name)
+        choice = sandboxes.choose(sandbox, offered, can_ask=self.ask is not None)
         commands = self._commands(choice, approve, permissions, image)
         if choice.problem is not None:
             # Nobody has chosen to do without a sandbox, so nobody has allowed commands outside of one.

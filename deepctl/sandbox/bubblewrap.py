@@ -31,7 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from deepctl.sandbox.policy import COMMAND_PATH, HOME_DIRECTORY, MOUNT, Limits, Unavailable, environment
+from deepctl.sandbox.policy import COMMAND_PATH, MOUNT, VARIABLES, Limits, Unavailable
 
 VARIABLE = "DEEPCTL_BWRAP"
 """The environment variable that names the program."""
@@ -115,13 +115,12 @@ class Policy(NamedTuple):
     def arguments(self) -> list[str]:
         """What `bwrap` is told, up to the command."""
         tmp = str(self.limits.tmp)
-        variables = environment(f"{MOUNT}/{HOME_DIRECTORY}")
         return [
             *("--die-with-parent", "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts"),
             *("--unshare-cgroup-try", "--hostname", "workspace", "--cap-drop", "ALL", "--seccomp", "3"),
             *([] if self.network else ["--unshare-net"]),
             "--clearenv",
-            *(word for name, value in variables.items() for word in ("--setenv", name, value)),
+            *(word for name, value in VARIABLES.items() for word in ("--setenv", name, value)),
             *("--ro-bind", "/usr", "/usr"),
             *(word for directory in self._in_the_way() for word in ("--tmpfs", directory, "--remount-ro", directory)),
             *(word for directory in _SYSTEM for word in _system(directory)),

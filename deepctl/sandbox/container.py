@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from deepctl import distribution
-from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable, environment
+from deepctl.sandbox.policy import MOUNT, VARIABLES, Unavailable
 
 _LABEL_PROFILE = "deepctl.profile"
 _LABEL_SPEC = "deepctl.spec"
@@ -193,7 +193,7 @@ def _options(api: Any, spec: Spec, volumes: list[str]) -> Any:
         # Not the user of the commands, who could stop it: it would not see then that we are gone.
         user=f"{_KEEPER}:{_KEEPER}" if os.getuid() != _KEEPER else f"{_KEEPER - 1}:{_KEEPER - 1}",
         working_dir="/",
-        environment=[f"{key}={value}" for key, value in environment(f"{MOUNT}/{HOME_DIRECTORY}").items()],
+        environment=[f"{key}={value}" for key, value in VARIABLES.items()],
         stdin_open=True,
         detach=False,
         labels={_LABEL_PROFILE: spec.profile},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 MOUNT = "/workspace"
@@ -16,9 +17,8 @@ OUTPUT_BYTES = 10 << 20
 """What a command may print, both streams together, before it is ended; pydantic-ai's own limit."""
 
 
-def environment(home: str) -> dict[str, str]:
-    """All the variables that a command gets; nothing of this process's own environment is among them."""
-    return {"PATH": COMMAND_PATH, "LANG": "C.UTF-8", "HOME": home}
+VARIABLES: Mapping[str, str] = {"PATH": COMMAND_PATH, "LANG": "C.UTF-8", "HOME": f"{MOUNT}/{HOME_DIRECTORY}"}
+"""All the variables that a command gets; nothing of this process's own environment is among them."""
 
 
 class Limits(NamedTuple):
