@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain.commands.rules import analyse, judge
-from deepctl.domain.commands.syntax import MAX_TEXT
-from deepctl.domain.commands.words import literal
+from deepctl.domain.commands.syntax import MAX_TEXT, literal
 from deepctl.domain.permissions import Rule
 from tests.domain.command_spellings import HIDDEN, ORDINARY
 

@@ -1,4 +1,4 @@
-"""What the arguments of a command may run, where it is not known what becomes of them.
+"""What a text may run, where it is not known what becomes of a part of it: arguments, and what the grammar overlooks.
 
 The list of programs that run others has no end. So every argument of a program that `prefixes` does not follow may be a
 program with the rest as its arguments (`choom -n 0 -- rm v`), and every argument with blanks may be a text for a shell
@@ -12,7 +12,20 @@ import re
 from collections.abc import Callable, Iterator
 
 from deepctl.domain.commands import prefixes
-from deepctl.domain.commands.words import Command, Text, Word, as_text, base_name, beginning, literal
+from deepctl.domain.commands.syntax import (
+    TOO_MANY,
+    Command,
+    ShellText,
+    Step,
+    Text,
+    Unclear,
+    Word,
+    as_text,
+    base_name,
+    beginning,
+    between_backquotes,
+    literal,
+)
 
 _NOTHING = re.compile(r"(?!)")
 _DATA: dict[str, re.Pattern[str]] = {
@@ -77,8 +90,6 @@ _MAX_STARTS = 32
 _IS_TEXT = re.compile(r"[\s;|&`(]")
 _OPTION_VALUE = re.compile(r"(?:--?[\w-]+|[A-Za-z_][\w.-]*\+?)=")
 
-Step = Command | Text | prefixes.Unclear
-
 
 def possible(command: Command, is_program: Callable[[Word], bool]) -> Iterator[Step]:
     """The commands and texts that a command may run with its arguments, of those that `is_program` knows."""
@@ -100,7 +111,7 @@ def possible(command: Command, is_program: Callable[[Word], bool]) -> Iterator[S
         is_start = start is not None and is_program(start) and not (is_own and start == word)
         starts += is_shell or is_start
         if starts > _MAX_STARTS:
-            yield prefixes.Unclear(prefixes.TOO_MANY)
+            yield Unclear(TOO_MANY)
             return
         if is_shell:
             for step in prefixes.unfold(Command(words[at:])):
@@ -140,7 +151,7 @@ def started(text: str, is_program: Callable[[Word], bool]) -> Iterator[Step]:
             continue
         starts += 1
         if starts > _MAX_STARTS:
-            yield prefixes.Unclear(prefixes.TOO_MANY)
+            yield Unclear(TOO_MANY)
             return
         yield Command(tuple((one,) for one in words[at : at + _MAX_CODE_WORDS]))
 
@@ -194,3 +205,99 @@ def _texts(text: str) -> Iterator[str]:
     if size == 0 and re.match(r"-\w", text):
         # How many letters of options stand before the text is not known: `-ix 'rm v'` and `-xrm v`.
         yield from (text[size:] for size in range(2, 5))
+
+
+_WITHOUT_BASH = {b"$'": b"_'", b"[[": b"test ", b"((": b"( ("}
+"""What only bash knows, and what takes its place where a shell does not know it."""
+_OPENING = re.compile(rb"\\.|`|[$<>]\(", re.DOTALL)
+"""What begins a substitution, unless a backslash takes it away."""
+_BACKQUOTE_END = re.compile(rb"(?<!\\)(?:\\\\)*`")
+_PAREN = re.compile(rb"[()]")
+_QUOTES = re.compile(rb"'[^'()]*'|\"[^\"()$`]*\"")
+_HIDES_END = re.compile(rb"['\"`\\#]|case|<<")
+"""What may stand around a closing parenthesis that does not end a substitution."""
+
+
+def overlooked(text: ShellText) -> Iterator[Text]:
+    """What a shell may run that reads the text in another way than the grammar. Its `steps` have been taken before."""
+    yield from _substitutions(text)
+    if text.bash_only:
+        yield Text(_without_bash(text), is_sure=False, is_code=False)
+
+
+def _substitutions(text: ShellText) -> Iterator[Text]:
+    """The texts of all substitutions that the grammar may have overlooked, whatever they stand in.
+
+    Where a shell looks for them depends on quotes in expansions, in subscripts and in arithmetic, on which shells
+    differ. So each counts but for those in arguments that the command only keeps.
+    """
+    data = text.data
+    known = text.substitutions if text.is_understood else set[int]()
+    # A function may have the name of a program that only keeps its arguments.
+    kept = _Ranges(text.kept if text.is_understood and not text.has_functions else [])
+    quoted = _Ranges(text.literal)
+    arguments = _Ranges(text.arguments)
+    ends = _closings(data)
+    closing: int | None = None
+    at = 0
+    while (opening := _OPENING.search(data, at)) is not None:
+        start, at = opening.end(), opening.end()
+        token = opening[0]
+        is_quoted = quoted.have(opening.start())
+        if token[:1] == b"\\":
+            if is_quoted:
+                at = opening.start() + 1  # which is no escape there
+            continue
+        if opening.start() in known or kept.have(opening.start()):
+            continue
+        is_code = token in (b"`", b"$(") and not arguments.have(opening.start())
+        if token == b"`":
+            end = _BACKQUOTE_END.search(data, start)
+            inner = data[start : end.end() - 1 if end is not None else None].decode("utf-8", "surrogatepass")
+            is_code = is_code and opening.start() != closing
+            closing = end.end() - 1 if end is not None and is_code else closing
+            yield Text(between_backquotes(inner), is_sure=False, is_code=is_code)
+            continue
+        close = ends.get(start - 1)
+        if close is not None:
+            yield _possible_text(data, start, close, is_code=is_code)
+        if close is None or _HIDES_END.search(_QUOTES.sub(b"", data[start:close])) is not None:
+            yield _possible_text(data, start, len(data), is_code=is_code)
+
+
+def _possible_text(data: bytes, start: int, end: int, *, is_code: bool) -> Text:
+    return Text(data[start:end].decode("utf-8", "surrogatepass"), is_sure=False, is_code=is_code)
+
+
+def _without_bash(text: ShellText) -> str:
+    """The text as a shell reads it that knows less than bash."""
+    parts: list[bytes] = []
+    at = 0
+    for start, token in sorted(text.bash_only.items()):
+        parts += [text.data[at:start], _WITHOUT_BASH[token]]
+        at = start + len(token)
+    return b"".join([*parts, text.data[at:]]).decode("utf-8", "surrogatepass")
+
+
+class _Ranges:
+    """Ranges of positions, which are asked for in rising order."""
+
+    def __init__(self, ranges: list[tuple[int, int]]) -> None:
+        self._left = sorted(ranges, reverse=True)
+
+    def have(self, position: int) -> bool:
+        while self._left and self._left[-1][1] <= position:
+            self._left.pop()
+        return bool(self._left) and self._left[-1][0] <= position
+
+
+def _closings(data: bytes) -> dict[int, int]:
+    """Where the parentheses that open are closed, by their number alone."""
+    closings: dict[int, int] = {}
+    opened: list[int] = []
+    for paren in _PAREN.finditer(data):
+        if paren[0] == b"(":
+            opened.append(paren.start())
+        elif opened:
+            closings[opened.pop()] = paren.start()
+    return closings

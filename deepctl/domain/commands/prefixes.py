@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from deepctl.domain.commands.words import (
+from deepctl.domain.commands.syntax import (
     CODE_VARIABLE,
+    TOO_MANY,
     Command,
     Computed,
+    Step,
     Text,
+    Unclear,
     Word,
     as_text,
     base_name,
@@ -23,12 +26,6 @@ from deepctl.domain.commands.words import (
     literal,
     sets_code,
 )
-
-
-class Unclear(NamedTuple):
-    """Why it cannot be told what runs."""
-
-    reason: str
 
 
 class _Prefix(NamedTuple):
@@ -115,16 +112,12 @@ _COMPUTED = "the name of a command is computed"
 _ELSEWHERE = "a shell reads commands that are not in this text"
 _ALIAS = "an alias is defined or used"
 _UNKNOWN = "what a command runs is computed"
-TOO_MANY = "it has too many parts"
-TOO_LONG = "it is too long"
 
 GIT_VALUES = {
     *("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--super-prefix", "--config-env", "--attr-source"),
     "--exec-path",
 }
 """Options of git that have their value in the next word, or did once."""
-
-Step = Command | Text | Unclear
 
 
 def unfold(command: Command) -> Iterator[Step]:

@@ -22,12 +22,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
+from itertools import chain
 from typing import NamedTuple
 
-from deepctl.domain.commands import arguments, prefixes, syntax
+from deepctl.domain.commands import arguments, prefixes
 from deepctl.domain.commands.arguments import SUBCOMMANDS
-from deepctl.domain.commands.prefixes import GIT_VALUES, TOO_LONG, TOO_MANY
-from deepctl.domain.commands.words import VALUE, Command, Computed, Text, Word, base_name, beginning, literal
+from deepctl.domain.commands.prefixes import GIT_VALUES
+from deepctl.domain.commands.syntax import (
+    TOO_LONG,
+    TOO_MANY,
+    VALUE,
+    Command,
+    Computed,
+    ShellText,
+    Step,
+    Text,
+    Unclear,
+    Word,
+    base_name,
+    beginning,
+    literal,
+)
 from deepctl.domain.globs import character_class, matches, pieces
 from deepctl.domain.permissions import Rule, Verdict
 
@@ -55,7 +70,7 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
     Arguments that may be commands are looked for where `is_program` holds for the word that names the program.
     """
     if text.count("|") > _MAX_PIPES:
-        return Analysis([], [], [prefixes.TOO_MANY])
+        return Analysis([], [], [TOO_MANY])
     commands: list[Command] = []
     possible: list[Command] = []
     unclear: dict[str, None] = {}
@@ -68,11 +83,12 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
         (written, is_sure, is_code), depth = texts.pop()
         left -= len(written)
         if len(seen) > _MAX_TEXTS or depth > _MAX_NESTED or left < 0:
-            unclear[prefixes.TOO_MANY] = None
+            unclear[TOO_MANY] = None
             break
-        for item in syntax.parsed(written):
+        shell_text = ShellText(written, arguments.kept_from)
+        for item in chain(shell_text.steps(), arguments.overlooked(shell_text)):
             if len(commands) + len(possible) > _MAX_COMMANDS:
-                unclear[prefixes.TOO_MANY] = None
+                unclear[TOO_MANY] = None
                 return Analysis(commands, possible, list(unclear))
             for step in _steps(item, is_program):
                 if isinstance(step, Text):
@@ -80,8 +96,8 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
                     if inner not in seen:
                         seen.add(inner)
                         texts.append((inner, depth + 1))
-                elif isinstance(step, prefixes.Unclear):
-                    if is_code or step.reason == prefixes.TOO_MANY:
+                elif isinstance(step, Unclear):
+                    if is_code or step.reason == TOO_MANY:
                         unclear[step.reason] = None
                 else:
                     command, is_certain = step
@@ -92,17 +108,13 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
                             if isinstance(start, Command):
                                 possible.append(start)
                             else:
-                                unclear[prefixes.TOO_MANY] = None
+                                unclear[TOO_MANY] = None
     return Analysis(commands, possible, list(unclear))
 
 
-def _steps(
-    item: Command | Text | str, is_program: Callable[[Word], bool]
-) -> Iterator[tuple[Command, bool] | Text | prefixes.Unclear]:
+def _steps(item: Step, is_program: Callable[[Word], bool]) -> Iterator[tuple[Command, bool] | Text | Unclear]:
     """What one part of a text runs (`True`) or may run, and texts to be read in their turn."""
-    if isinstance(item, str):
-        yield prefixes.Unclear(item)
-    elif isinstance(item, Text):
+    if not isinstance(item, Command):
         yield item
     elif item.words[:1] == ((VALUE,),):
         yield from _possible(item, is_program)
@@ -115,9 +127,7 @@ def _steps(
                 yield step
 
 
-def _possible(
-    command: Command, is_program: Callable[[Word], bool]
-) -> Iterator[tuple[Command, bool] | Text | prefixes.Unclear]:
+def _possible(command: Command, is_program: Callable[[Word], bool]) -> Iterator[tuple[Command, bool] | Text | Unclear]:
     for step in arguments.possible(command, is_program):
         yield (step, False) if isinstance(step, Command) else step
 

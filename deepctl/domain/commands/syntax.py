@@ -1,35 +1,123 @@
-"""The commands in a text, by tree-sitter's grammar of bash.
+"""The commands in a text for a shell, and their words without quotes, by tree-sitter's grammar of bash.
 
 The grammar is an editor's: it is wider than bash and skips what it does not understand. So what it finds is checked
 (no gaps, no words that touch, here-documents that begin and end where bash has them), and a text that fails is one that
-cannot be parsed. `tests/domain/test_shell_syntax.py` compares it with a real bash. Time is linear in the length of the
-text, which is bounded, and nothing here recurses with it.
+cannot be parsed. Time is linear in the length of the text, which is bounded, and nothing here recurses with it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from deepctl.domain.commands.arguments import kept_from
-from deepctl.domain.commands.prefixes import TOO_LONG, TOO_MANY
-from deepctl.domain.commands.words import (
-    CODE_VARIABLE,
-    VALUE,
-    Command,
-    Computed,
-    Text,
-    Word,
-    as_text,
-    joined,
-    sets_code,
-)
-
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
+
+
+class Computed(Enum):
+    """A part of a word that a shell makes up when it runs it."""
+
+    ONE = "one"
+    """Some text within one word: `"$x"`."""
+    MANY = "many"
+    """Any number of words: `$x`."""
+    FILES = "files"
+    """The names of files, or the pattern itself: `*.py`."""
+
+
+CODE_VARIABLE = "a variable is set that programs run or read commands by"
+TOO_MANY = "it has too many parts"
+TOO_LONG = "it is too long"
+VALUE = "="
+"""The name of what stands for the values of variables: no command, but what it is given may be one."""
+
+
+Word = tuple[str | Computed, ...]
+"""The parts of a word; no two texts follow each other."""
+
+
+class Command(NamedTuple):
+    """A command that a text runs.
+
+    `raw` is how it is written, empty for one that another command runs. With `is_open` more words follow that the text
+    does not show, as behind `xargs rm`. `stdin` is what a here-document gives it to read, `None` if that is not known.
+    `around` is the pipeline up to it, with its redirections: what it reads may be written there.
+    """
+
+    words: tuple[Word, ...]
+    raw: str = ""
+    is_open: bool = False
+    stdin: str | None = None
+    around: str = ""
+
+
+class Text(NamedTuple):
+    """A text that a shell is given to run; if not `is_sure`, one that may be given to one.
+
+    With `is_code` it is meant for a shell, so that it counts what in it cannot be told.
+    """
+
+    text: str
+    is_sure: bool = True
+    is_code: bool = True
+
+
+class Unclear(NamedTuple):
+    """Why it cannot be told what runs."""
+
+    reason: str
+
+
+Step = Command | Text | Unclear
+"""What a text or a command runs: a command, a text to be read in its turn, or the reason why there may be more."""
+
+
+def literal(word: Word) -> str | None:
+    """The text of a word, or `None` if part of it is computed."""
+    texts = [part for part in word if isinstance(part, str)]
+    return "".join(texts) if len(texts) == len(word) else None
+
+
+def beginning(word: Word) -> str:
+    """The text that a word begins with, whatever comes then."""
+    return word[0] if word and isinstance(word[0], str) else ""
+
+
+def as_text(word: Word) -> str:
+    """A word as the text of a shell: what is computed stays so."""
+    return "".join(part if isinstance(part, str) else "${_}" for part in word)
+
+
+def joined(parts: Iterable[str | Computed]) -> Word:
+    """The parts as one word."""
+    whole: list[str | Computed] = []
+    for part in parts:
+        if isinstance(part, str) and whole and isinstance(whole[-1], str):
+            whole[-1] += part
+        elif part != "":
+            whole.append(part)
+    return tuple(whole) or ("",)
+
+
+def base_name(name: str) -> str:
+    """The last part of a program's path."""
+    return name.rsplit("/", 1)[-1]
+
+
+_CODE_VARIABLE = re.compile(
+    r"(?:BASH_ENV|PROMPT_COMMAND|PS[0-4]|SHELLOPTS|BASHOPTS"
+    r"|GIT_CONFIG(?:_COUNT|_KEY_\w+|_VALUE_\w+|_PARAMETERS|_GLOBAL|_SYSTEM)?)\+?=(?!/dev/null$)"
+)
+
+
+def sets_code(assignment: str) -> bool:
+    """Whether `NAME=value` sets a variable that programs run commands by, or find settings in that do."""
+    return _CODE_VARIABLE.match(assignment) is not None
+
 
 MAX_TEXT = 128 << 10
 """Bytes of a text that is parsed."""
@@ -55,17 +143,8 @@ _ONE_LINE = {
 }
 _UNPARSED = "it cannot be parsed"
 _COMPUTED_TEXT = re.compile(r"\$\(|`|\$\{")
-_WITHOUT_BASH = {b"$'": b"_'", b"[[": b"test ", b"((": b"( ("}
-"""What only bash knows, and what takes its place where a shell does not know it."""
 _TRANSLATED = re.compile(r'(\\.|\$\$)|\$(?=")', re.DOTALL)
 """The dollar of `$"…"`, which is `"…"` to bash."""
-_OPENING = re.compile(rb"\\.|`|[$<>]\(", re.DOTALL)
-"""What begins a substitution, unless a backslash takes it away."""
-_BACKQUOTE_END = re.compile(rb"(?<!\\)(?:\\\\)*`")
-_PAREN = re.compile(rb"[()]")
-_QUOTES = re.compile(rb"'[^'()]*'|\"[^\"()$`]*\"")
-_HIDES_END = re.compile(rb"['\"`\\#]|case|<<")
-"""What may stand around a closing parenthesis that does not end a substitution."""
 _MAX_PIPELINE = 64
 _VARIABLE = re.compile(r"\{\w+\}")
 _HEREDOC_END = re.compile(r"""(\w+)|\\(\w+)|'(\w+)'|"(\w+)\"""")
@@ -80,23 +159,8 @@ def _parser() -> Parser:
     return tree_sitter.Parser(tree_sitter.Language(tree_sitter_bash.language()))
 
 
-def parsed(text: str) -> Iterator[Command | Text | str]:
-    """The commands of one text, texts in it that are to be parsed again, and reasons why there may be more."""
-    text = _TRANSLATED.sub(lambda match: match[1] or "", text)
-    data = text.encode("utf-8", "surrogatepass")
-    if len(data) > MAX_TEXT:
-        yield TOO_LONG
-        return
-    if _ODD.search(text) or _SPLIT_WORD.search(text):
-        yield "it has characters that shells and people read differently"
-    tree = _parser().parse(data)
-    if tree.root_node.has_error:
-        yield _UNPARSED
-    walk = _Walk(data)
-    yield from walk.run(tree.root_node)
-    yield from walk.openings(is_understood=not tree.root_node.has_error)
-    if (other := walk.without_bash()) is not None:
-        yield Text(other, is_sure=False, is_code=False)
+KeptFrom = Callable[[Command], int | None]
+"""From which word on a command only prints, searches or keeps what it is given; `None` if it does more."""
 
 
 class _Place(NamedTuple):
@@ -109,81 +173,55 @@ class _Place(NamedTuple):
     """It is an argument of a command that only keeps or prints it."""
 
 
-class _Walk:
-    """One pass over the syntax tree of a text, node by node."""
+class ShellText:
+    """A text for a shell. `steps` is what its syntax tree shows; what is known of its parts is complete afterwards.
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    `data` is the text in UTF-8, empty if it is too long. Ranges are of bytes, from the first to behind the last.
+    """
+
+    def __init__(self, text: str, kept_from: KeptFrom) -> None:
+        self._written = _TRANSLATED.sub(lambda match: match[1] or "", text)
+        data = self._written.encode("utf-8", "surrogatepass")
+        self._is_too_long = len(data) > MAX_TEXT
+        self.data = b"" if self._is_too_long else data
+        self.is_understood = False
+        self.has_functions = False
+        self.substitutions: set[int] = set()
+        """Where those begin (and end, in backquotes) that the tree shows."""
+        self.kept: list[tuple[int, int]] = []
+        """Quoted arguments of commands that only keep or print them."""
+        self.arguments: list[tuple[int, int]] = []
+        """All quoted arguments, and comments."""
+        self.literal: list[tuple[int, int]] = []
+        """Texts in which nothing is expanded."""
+        self.bash_only: dict[int, bytes] = {}
+        """What only bash knows, and where it stands."""
+        self._kept_from = kept_from
         self._redirects: dict[int, list[Node]] = {}
         self._heredoc_lines: set[int] = set()
-        self._has_prompt = b"@P" in data
-        self._has_expansion = b"$" in data
-        self._bash_only: dict[int, bytes] = {}
-        self._substitutions: set[int] = set()
-        self._kept: list[tuple[int, int]] = []
-        self._arguments: list[tuple[int, int]] = []
-        self._has_functions = False
-        self._literal: list[tuple[int, int]] = []
+        self._has_prompt = b"@P" in self.data
+        self._has_expansion = b"$" in self.data
 
-    def openings(self, *, is_understood: bool) -> Iterator[Text]:
-        """The texts of all substitutions that the grammar may have overlooked, whatever they stand in.
+    def steps(self) -> Iterator[Step]:
+        """The commands of the text, texts in it that are to be parsed again, and reasons why there may be more."""
+        if self._is_too_long:
+            yield Unclear(TOO_LONG)
+            return
+        if _ODD.search(self._written) or _SPLIT_WORD.search(self._written):
+            yield Unclear("it has characters that shells and people read differently")
+        root = _parser().parse(self.data).root_node
+        self.is_understood = not root.has_error
+        if not self.is_understood:
+            yield Unclear(_UNPARSED)
+        yield from self._walk(root)
 
-        Where a shell looks for them depends on quotes in expansions, in subscripts and in arithmetic, on which shells
-        differ. So each counts but for those in arguments that the command only keeps.
-        """
-        known = self._substitutions if is_understood else set[int]()
-        # A function may have the name of a program that only keeps its arguments.
-        kept = _Ranges(self._kept if is_understood and not self._has_functions else [])
-        quoted = _Ranges(self._literal)
-        arguments = _Ranges(self._arguments)
-        ends = _closings(self._data)
-        closing: int | None = None
-        at = 0
-        while (opening := _OPENING.search(self._data, at)) is not None:
-            start, at = opening.end(), opening.end()
-            token = opening[0]
-            is_quoted = quoted.have(opening.start())
-            if token[:1] == b"\\":
-                if is_quoted:
-                    at = opening.start() + 1  # which is no escape there
-                continue
-            if opening.start() in known or kept.have(opening.start()):
-                continue
-            is_code = token in (b"`", b"$(") and not arguments.have(opening.start())
-            if token == b"`":
-                end = _BACKQUOTE_END.search(self._data, start)
-                inner = self._data[start : end.end() - 1 if end is not None else None].decode("utf-8", "surrogatepass")
-                is_code = is_code and opening.start() != closing
-                closing = end.end() - 1 if end is not None and is_code else closing
-                yield Text(_IN_BACKQUOTES.sub(r"\1", inner), is_sure=False, is_code=is_code)
-                continue
-            close = ends.get(start - 1)
-            if close is not None:
-                yield self._possible(start, close, is_code=is_code)
-            if close is None or _HIDES_END.search(_QUOTES.sub(b"", self._data[start:close])) is not None:
-                yield self._possible(start, len(self._data), is_code=is_code)
-
-    def _possible(self, start: int, end: int, *, is_code: bool) -> Text:
-        return Text(self._data[start:end].decode("utf-8", "surrogatepass"), is_sure=False, is_code=is_code)
-
-    def without_bash(self) -> str | None:
-        """The text as a shell reads it that knows less than bash, `None` if there is no difference."""
-        if not self._bash_only:
-            return None
-        parts: list[bytes] = []
-        at = 0
-        for start, token in sorted(self._bash_only.items()):
-            parts += [self._data[at:start], _WITHOUT_BASH[token]]
-            at = start + len(token)
-        return b"".join([*parts, self._data[at:]]).decode("utf-8", "surrogatepass")
-
-    def run(self, root: Node) -> Iterator[Command | Text | str]:
+    def _walk(self, root: Node) -> Iterator[Step]:
         pending = [(root, _Place())]
         while pending:
             node, place = pending.pop()
             children = node.children
             if not self._has_no_gaps(node, children, is_root=node is root):
-                yield _UNPARSED
+                yield Unclear(_UNPARSED)
             match node.type:
                 case "redirected_statement":
                     body = node.child_by_field_name("body")
@@ -198,10 +236,10 @@ class _Walk:
                     place = place._replace(around=place.around or self._text(node))
                 case "pipeline":
                     if len(children) > _MAX_PIPELINE:
-                        yield TOO_MANY
+                        yield Unclear(TOO_MANY)
                     elif not place.around:
                         for child in reversed(children):
-                            before = self._data[node.start_byte : child.end_byte].decode("utf-8", "surrogatepass")
+                            before = self.data[node.start_byte : child.end_byte].decode("utf-8", "surrogatepass")
                             pending.append((child, _Place(before, is_passed=True)))
                         continue
                     place = place._replace(is_passed=True)
@@ -215,7 +253,7 @@ class _Walk:
                     yield from self._declaration(node, children)
                 case "variable_assignment":
                     yield from self._assignment(node)
-                case "file_redirect" if self._data[node.start_byte : node.start_byte + 2] == b"&>":
+                case "file_redirect" if self.data[node.start_byte : node.start_byte + 2] == b"&>":
                     # To other shells than bash these are two operators, and a command may follow.
                     extra = node.children_by_field_name("destination")[1:]
                     if extra:
@@ -224,29 +262,29 @@ class _Walk:
                     words = [self._word(child) for child in node.children_by_field_name("value")]
                     yield Command(((VALUE,), *words))
                 case "command_substitution" if children and children[0].type == "`":
-                    self._substitutions |= {children[0].start_byte, node.end_byte - 1}
+                    self.substitutions |= {children[0].start_byte, node.end_byte - 1}
                     place = _Place(place.around, is_passed=not place.is_kept)
                     yield from self._backquoted(node)
                 case "command_substitution" | "process_substitution" if children:
-                    self._substitutions.add(children[0].start_byte)
+                    self.substitutions.add(children[0].start_byte)
                     place = _Place(place.around, is_passed=not place.is_kept)
                 case "ansi_c_string":
-                    self._bash_only[node.start_byte] = b"$'"
-                    self._literal.append((node.start_byte, node.end_byte))
+                    self.bash_only[node.start_byte] = b"$'"
+                    self.literal.append((node.start_byte, node.end_byte))
                 case "raw_string":
-                    self._literal.append((node.start_byte, node.end_byte))
+                    self.literal.append((node.start_byte, node.end_byte))
                 case "comment":
-                    self._arguments.append((node.start_byte, node.end_byte))
+                    self.arguments.append((node.start_byte, node.end_byte))
                 case "arithmetic_expansion":
-                    self._substitutions.add(node.start_byte)
+                    self.substitutions.add(node.start_byte)
                 case "function_definition":
-                    self._has_functions = True
-                case "[[" | "((" if self._data.startswith(node.type.encode(), node.start_byte):
-                    self._bash_only[node.start_byte] = node.type.encode()
+                    self.has_functions = True
+                case "[[" | "((" if self.data.startswith(node.type.encode(), node.start_byte):
+                    self.bash_only[node.start_byte] = node.type.encode()
                 case "heredoc_redirect":
                     yield from self._heredoc(node, children)
                 case "expansion" if self._has_prompt:
-                    yield "a value is expanded as a prompt"
+                    yield Unclear("a value is expanded as a prompt")
                 case _:
                     pass
             pending.extend((child, place) for child in reversed(children))
@@ -257,14 +295,14 @@ class _Walk:
             return True
         gap = _ON_A_LINE if node.type in _ONE_LINE else _NOTHING if node.type == "simple_expansion" else _BLANK
         # The root begins where its first child does.
-        at, end = (0, len(self._data)) if is_root else (node.start_byte, node.end_byte)
+        at, end = (0, len(self.data)) if is_root else (node.start_byte, node.end_byte)
         for child in children:
-            if child.start_byte > at and not gap.fullmatch(self._data, at, child.start_byte):
+            if child.start_byte > at and not gap.fullmatch(self.data, at, child.start_byte):
                 return False
             at = child.end_byte
-        return bool(_BLANK.fullmatch(self._data, at, end))
+        return bool(_BLANK.fullmatch(self.data, at, end))
 
-    def _command(self, node: Node, children: list[Node], redirects: list[Node]) -> Iterator[Command | str]:
+    def _command(self, node: Node, children: list[Node], redirects: list[Node]) -> Iterator[Command | Unclear]:
         words: list[Node] = []
         redirects = list(redirects)
         for child in children:
@@ -281,7 +319,7 @@ class _Walk:
             stdin = given if given is not None else stdin
         words.sort(key=lambda word: word.start_byte)
         if any(one.end_byte == other.start_byte for one, other in pairwise(words)):
-            yield _UNPARSED
+            yield Unclear(_UNPARSED)
         if not words:
             return
         yield Command(tuple(self._word(word) for word in words), self._raw(node), stdin=stdin)
@@ -299,18 +337,18 @@ class _Walk:
             for part in (word.children if word.type == "concatenation" else [word])
             if part.type == "raw_string"
         ]
-        self._arguments += [span for _, span in quoted]
-        if not words or (start := kept_from(Command(tuple(self._word(word) for word in words)))) is None:
+        self.arguments += [span for _, span in quoted]
+        if not words or (start := self._kept_from(Command(tuple(self._word(word) for word in words)))) is None:
             return False
         if is_passed or any(
             child.type in ("pipeline", "list") for redirect in redirects for child in redirect.children
         ):
             return False  # what it prints is passed on
-        self._kept += [span for at, span in quoted if at >= start]
+        self.kept += [span for at, span in quoted if at >= start]
         for redirect in redirects:
             parts = {child.type: child for child in redirect.children}
             if "heredoc_body" in parts and _QUOTE.search(self._text(parts["heredoc_start"])):
-                self._kept.append((parts["heredoc_body"].start_byte, parts["heredoc_body"].end_byte))
+                self.kept.append((parts["heredoc_body"].start_byte, parts["heredoc_body"].end_byte))
         return True
 
     def _redirected(self, redirect: Node) -> tuple[list[Node], str | None]:
@@ -335,16 +373,14 @@ class _Walk:
                 words.append(child)
         return words, body
 
-    def _declaration(self, node: Node, children: list[Node]) -> Iterator[Command | str]:
+    def _declaration(self, node: Node, children: list[Node]) -> Iterator[Command | Unclear]:
         words = [self._word(child) if child.is_named else (self._text(child),) for child in children]
         yield Command(tuple(words), self._raw(node))
 
-    def _assignment(self, node: Node) -> Iterator[Command | str]:
-        written = self._data[node.start_byte : min(node.end_byte, node.start_byte + _MAX_RAW)].decode(
-            "utf-8", "replace"
-        )
+    def _assignment(self, node: Node) -> Iterator[Command | Unclear]:
+        written = self.data[node.start_byte : min(node.end_byte, node.start_byte + _MAX_RAW)].decode("utf-8", "replace")
         if sets_code(written):
-            yield CODE_VARIABLE
+            yield Unclear(CODE_VARIABLE)
         given = node.child_by_field_name("value")
         if given is None:
             return
@@ -353,49 +389,49 @@ class _Walk:
         yield Command(((VALUE,), *(self._word(word) for word in words)), is_open=self._has_expansion)
         # Arithmetic runs what stands in a value: a='x[$(…)]'; echo $((a)).
         if given.type in ("raw_string", "ansi_c_string") and _COMPUTED_TEXT.search(written.partition("=")[2]):
-            yield "a variable holds a text with commands in it"
+            yield Unclear("a variable holds a text with commands in it")
 
-    def _backquoted(self, node: Node) -> Iterator[Text | str]:
+    def _backquoted(self, node: Node) -> Iterator[Text | Unclear]:
         """What stands between backquotes is read twice: backslashes before some characters go first."""
-        inner = self._data[node.start_byte + 1 : node.end_byte - 1].decode("utf-8", "surrogatepass")
+        inner = self.data[node.start_byte + 1 : node.end_byte - 1].decode("utf-8", "surrogatepass")
         if _BACKQUOTE.search(inner) is not None:
-            yield _UNPARSED
+            yield Unclear(_UNPARSED)
         elif "\\" in inner:
             in_quotes = node.parent is not None and node.parent.type == "string"
-            yield Text(_in_quotes(inner) if in_quotes else _IN_BACKQUOTES.sub(r"\1", inner))
+            yield Text(_in_quotes(inner) if in_quotes else between_backquotes(inner))
 
-    def _heredoc(self, node: Node, children: list[Node]) -> Iterator[str]:
+    def _heredoc(self, node: Node, children: list[Node]) -> Iterator[Unclear]:
         """A here-document must begin and end where bash thinks it does: what is behind it runs."""
         start = next((child for child in children if child.type == "heredoc_start"), None)
         end = next((child for child in children if child.type == "heredoc_end"), None)
         word = _HEREDOC_END.fullmatch(self._text(start)) if start is not None else None
         line = node.start_point[0]
         if start is None or end is None or word is None or line in self._heredoc_lines:
-            yield _UNPARSED
+            yield Unclear(_UNPARSED)
             return
         self._heredoc_lines.add(line)
-        begins = self._data.find(b"\n", start.end_byte) + 1
+        begins = self.data.find(b"\n", start.end_byte) + 1
         behind = [child for child in children if start.end_byte <= child.start_byte and child.type != "heredoc_body"]
         at = start.end_byte
         for child in behind:
             if child is end:
                 continue
-            if not _BLANK.fullmatch(self._data, at, child.start_byte) or child.end_byte >= begins:
-                yield _UNPARSED
+            if not _BLANK.fullmatch(self.data, at, child.start_byte) or child.end_byte >= begins:
+                yield Unclear(_UNPARSED)
             at = child.end_byte
         name = next(group for group in word.groups() if group is not None)
-        *lines, last = self._data[begins : end.end_byte].decode("utf-8", "surrogatepass").split("\n")
+        *lines, last = self.data[begins : end.end_byte].decode("utf-8", "surrogatepass").split("\n")
         if children[0].type == "<<-":
             lines, last = [one.lstrip("\t") for one in lines], last.lstrip("\t")
         if (
-            self._data[at:begins].strip(b" \t") != b"\n"
+            self.data[at:begins].strip(b" \t") != b"\n"
             or last != name
             or name in lines
-            or self._data[end.end_byte : end.end_byte + 1] not in (b"", b"\n")
+            or self.data[end.end_byte : end.end_byte + 1] not in (b"", b"\n")
         ):
-            yield _UNPARSED
+            yield Unclear(_UNPARSED)
         elif word[1] is not None and _BACKQUOTE.search("\n".join(lines)) is not None:
-            yield _UNPARSED  # the grammar overlooks them there
+            yield Unclear(_UNPARSED)  # the grammar overlooks them there
 
     def _word(self, node: Node) -> Word:
         """A word without its quotes. What is not understood is computed."""
@@ -448,45 +484,21 @@ class _Walk:
         for child in node.named_children:
             if child.type == "string_content":
                 continue
-            raw = self._data[child.start_byte : child.start_byte + 64]
+            raw = self.data[child.start_byte : child.start_byte + 64]
             start = child.start_byte + len(raw) - len(raw.lstrip())  # the grammar gives it the blanks before it
-            parts += [_in_quotes(self._data[at:start].decode("utf-8", "surrogatepass")), Computed.ONE]
+            parts += [_in_quotes(self.data[at:start].decode("utf-8", "surrogatepass")), Computed.ONE]
             at = child.end_byte
-            if child.type in ("simple_expansion", "expansion") and b"@" in self._data[start : start + 4]:
+            if child.type in ("simple_expansion", "expansion") and b"@" in self.data[start : start + 4]:
                 parts[-1] = Computed.MANY
-        parts.append(_in_quotes(self._data[at : node.end_byte - 1].decode("utf-8", "surrogatepass")))
+        parts.append(_in_quotes(self.data[at : node.end_byte - 1].decode("utf-8", "surrogatepass")))
         return tuple(parts)
 
     def _text(self, node: Node) -> str:
-        return self._data[node.start_byte : node.end_byte].decode("utf-8", "surrogatepass")
+        return self.data[node.start_byte : node.end_byte].decode("utf-8", "surrogatepass")
 
     def _raw(self, node: Node) -> str:
         size = node.end_byte - node.start_byte
         return self._text(node) if size <= _MAX_RAW else ""
-
-
-class _Ranges:
-    """Ranges of positions, which are asked for in rising order."""
-
-    def __init__(self, ranges: list[tuple[int, int]]) -> None:
-        self._left = sorted(ranges, reverse=True)
-
-    def have(self, position: int) -> bool:
-        while self._left and self._left[-1][1] <= position:
-            self._left.pop()
-        return bool(self._left) and self._left[-1][0] <= position
-
-
-def _closings(data: bytes) -> dict[int, int]:
-    """Where the parentheses that open are closed, by their number alone."""
-    closings: dict[int, int] = {}
-    opened: list[int] = []
-    for paren in _PAREN.finditer(data):
-        if paren[0] == b"(":
-            opened.append(paren.start())
-        elif opened:
-            closings[opened.pop()] = paren.start()
-    return closings
 
 
 _BRACKET = re.compile(r"(?<!\\)\[")
@@ -515,6 +527,11 @@ _IN_BACKQUOTES = re.compile(r"\\([$`\\])")
 _IN_HEREDOC = re.compile(r"\\([$`\\\n])")
 _QUOTE = re.compile(r"['\"\\]")
 _IN_QUOTES = re.compile(r'\\([$`"\\\n])')
+
+
+def between_backquotes(text: str) -> str:
+    """The text that a shell runs for one between backquotes: backslashes before some characters are gone."""
+    return _IN_BACKQUOTES.sub(r"\1", text)
 
 
 def _in_quotes(text: str) -> str:
