@@ -83,6 +83,11 @@ def test_what_cannot_be_told_is_asked_about_only_where_a_rule_denies_or_asks() -
         assert "cannot be told" in judge([Rule("ls", "deny")], text, otherwise="allow").reason
 
 
+def test_a_missing_quote_behind_a_character_of_several_bytes_is_asked_about() -> None:
+    for opening in ('"', "'", "$'", '$"', "`", "$(", "${x:-"):
+        assert _verdict(f"echo {opening}é") == "ask", opening
+
+
 def test_an_allow_without_stars_answers_what_cannot_be_told() -> None:
     denies = Rule("rm **", "deny")
     for text in (". venv/bin/activate", "sh build.sh"):

@@ -253,20 +253,16 @@ def _substitutions(text: ShellText) -> Iterator[Text]:
         is_code = token in (b"`", b"$(") and not arguments.have(opening.start())
         if token == b"`":
             end = _BACKQUOTE_END.search(data, start)
-            inner = data[start : end.end() - 1 if end is not None else None].decode("utf-8", "surrogatepass")
+            inner = text.part(start, end.end() - 1 if end is not None else len(data))
             is_code = is_code and opening.start() != closing
             closing = end.end() - 1 if end is not None and is_code else closing
             yield Text(between_backquotes(inner), is_sure=False, is_code=is_code)
             continue
         close = ends.get(start - 1)
         if close is not None:
-            yield _possible_text(data, start, close, is_code=is_code)
+            yield Text(text.part(start, close), is_sure=False, is_code=is_code)
         if close is None or _HIDES_END.search(_QUOTES.sub(b"", data[start:close])) is not None:
-            yield _possible_text(data, start, len(data), is_code=is_code)
-
-
-def _possible_text(data: bytes, start: int, end: int, *, is_code: bool) -> Text:
-    return Text(data[start:end].decode("utf-8", "surrogatepass"), is_sure=False, is_code=is_code)
+            yield Text(text.part(start, len(data)), is_sure=False, is_code=is_code)
 
 
 def _without_bash(text: ShellText) -> str:

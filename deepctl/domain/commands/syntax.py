@@ -2,7 +2,8 @@
 
 The grammar is an editor's: it is wider than bash and skips what it does not understand. So what it finds is checked
 (no gaps, no words that touch, here-documents that begin and end where bash has them), and a text that fails is one that
-cannot be parsed. Time is linear in the length of the text, which is bounded, and nothing here recurses with it.
+cannot be parsed. `tests/domain/test_command_rules.py` compares it with real shells. Time is linear in the length of the
+text, which is bounded, and nothing here recurses with it.
 """
 
 from __future__ import annotations
@@ -202,6 +203,14 @@ class ShellText:
         self._has_prompt = b"@P" in self.data
         self._has_expansion = b"$" in self.data
 
+    def part(self, start: int, end: int) -> str:
+        """Bytes of the text. Where the grammar has added a quote that is missing, they may end within a character."""
+        data = self.data[start:end]
+        try:
+            return data.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return data.decode("utf-8", "replace")
+
     def steps(self) -> Iterator[Step]:
         """The commands of the text, texts in it that are to be parsed again, and reasons why there may be more."""
         if self._is_too_long:
@@ -239,7 +248,7 @@ class ShellText:
                         yield Unclear(TOO_MANY)
                     elif not place.around:
                         for child in reversed(children):
-                            before = self.data[node.start_byte : child.end_byte].decode("utf-8", "surrogatepass")
+                            before = self.part(node.start_byte, child.end_byte)
                             pending.append((child, _Place(before, is_passed=True)))
                         continue
                     place = place._replace(is_passed=True)
@@ -378,7 +387,7 @@ class ShellText:
         yield Command(tuple(words), self._raw(node))
 
     def _assignment(self, node: Node) -> Iterator[Command | Unclear]:
-        written = self.data[node.start_byte : min(node.end_byte, node.start_byte + _MAX_RAW)].decode("utf-8", "replace")
+        written = self.part(node.start_byte, min(node.end_byte, node.start_byte + _MAX_RAW))
         if sets_code(written):
             yield Unclear(CODE_VARIABLE)
         given = node.child_by_field_name("value")
@@ -393,7 +402,7 @@ class ShellText:
 
     def _backquoted(self, node: Node) -> Iterator[Text | Unclear]:
         """What stands between backquotes is read twice: backslashes before some characters go first."""
-        inner = self.data[node.start_byte + 1 : node.end_byte - 1].decode("utf-8", "surrogatepass")
+        inner = self.part(node.start_byte + 1, node.end_byte - 1)
         if _BACKQUOTE.search(inner) is not None:
             yield Unclear(_UNPARSED)
         elif "\\" in inner:
@@ -420,7 +429,7 @@ class ShellText:
                 yield Unclear(_UNPARSED)
             at = child.end_byte
         name = next(group for group in word.groups() if group is not None)
-        *lines, last = self.data[begins : end.end_byte].decode("utf-8", "surrogatepass").split("\n")
+        *lines, last = self.part(begins, end.end_byte).split("\n")
         if children[0].type == "<<-":
             lines, last = [one.lstrip("\t") for one in lines], last.lstrip("\t")
         if (
@@ -486,15 +495,15 @@ class ShellText:
                 continue
             raw = self.data[child.start_byte : child.start_byte + 64]
             start = child.start_byte + len(raw) - len(raw.lstrip())  # the grammar gives it the blanks before it
-            parts += [_in_quotes(self.data[at:start].decode("utf-8", "surrogatepass")), Computed.ONE]
+            parts += [_in_quotes(self.part(at, start)), Computed.ONE]
             at = child.end_byte
             if child.type in ("simple_expansion", "expansion") and b"@" in self.data[start : start + 4]:
                 parts[-1] = Computed.MANY
-        parts.append(_in_quotes(self.data[at : node.end_byte - 1].decode("utf-8", "surrogatepass")))
+        parts.append(_in_quotes(self.part(at, node.end_byte - 1)))
         return tuple(parts)
 
     def _text(self, node: Node) -> str:
-        return self.data[node.start_byte : node.end_byte].decode("utf-8", "surrogatepass")
+        return self.part(node.start_byte, node.end_byte)
 
     def _raw(self, node: Node) -> str:
         size = node.end_byte - node.start_byte
