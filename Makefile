@@ -15,7 +15,7 @@ SOAK := tests/test_storage.py tests/cli/test_done_but.py tests/agent/test_interr
   $(addprefix tests/domain/test_,memory_changes.py purge.py wipe.py command_rules.py)
 
 # Every command once (test_schemas), and the parts that everything else stands on.
-QUICK := tests/test_schemas.py tests/test_start.py tests/test_locks.py tests/test_names.py tests/test_unicode.py \
+QUICK := tests/test_schemas.py tests/test_start.py tests/test_locks.py tests/test_layout_names.py tests/test_unicode.py \
   tests/files tests/domain/test_permissions.py tests/agent/test_agent.py tests/cli/test_interactive.py tests/cli/test_order.py \
   $(addprefix tests/store/test_,ledger.py object_store.py restore.py rewind_plan.py session_log.py trees.py)
 COVERED := deepctl/store/*,deepctl/domain/*,deepctl/files/*

@@ -1,16 +1,41 @@
-"""Where everything lies: the one place that knows the layout of directories.
+"""The layout of stored state: paths, names and formats. Nothing here touches the disk.
 
-`Root` is the state of this machine's user, `ProfilePaths` one profile in it. Neither touches the disk.
+`Root` is the state of this machine's user, `ProfilePaths` one profile in it. `check_name` has the rules for the names
+of profiles, sessions and labels. A name becomes a directory name, so the rules are those that every file system can
+keep; a bad name is refused and never changed into another one.
+
+Each stored format has a number:
+
+| format | where | its number |
+|---|---|---|
+| `SETTINGS_FORMAT` | `profile.toml`, `config.toml` | `version`; a file without one was written by a person: format 1 |
+| `SESSION_FORMAT` | `sessions/<name>/session.json` | `v` |
+| `LOG_FORMAT` | each line of a message log | `v` |
+| `LEDGER_FORMAT` | each line of `checkpoints/ledger.jsonl` | `v` |
+| `PACK_FORMAT` | `checkpoints/packs/*.pack` | in the first line |
+| `TREE_FORMAT` | the list of a directory, an object in a pack | in the first line |
+| `CACHE_FORMAT` | `cache/snapshots.sqlite` | SQLite's `user_version`; with another number the cache is rebuilt |
+
+Archives, exports of sessions, plans of moves and the to-do list have numbers of their own, beside the code that reads
+them. The other files in `cache/` and the text in a lock file have no number, because they are not evidence: a reader
+that does not understand them rebuilds or ignores them.
+
+A newer number is refused (`NewerFormat`) and the file stays as it is. A number that is not a positive integer is
+damage. An older entry is brought up in memory when it is read; no file is rewritten for being read. New entries have
+the current number, so one log can hold lines of several numbers.
+
+To change a format, raise its `current` and add the step from the number before to the next. A step changes the entry in
+place, and stays for good.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, NamedTuple
 
-from deepctl import names
-from deepctl.errors import UsageError
+from deepctl.errors import BadName, NewerFormat, UsageError
 
 AGENT = "main"
 """The name of the agent whose memory a profile has by default."""
@@ -122,7 +147,7 @@ class Root(NamedTuple):
 
     def profile(self, name: str) -> ProfilePaths:
         """The paths of a profile whose directory is spelled `name`."""
-        return ProfilePaths(name, os.path.join(self.profiles, name), os.path.join(self.locks, names.fold(name)))
+        return ProfilePaths(name, os.path.join(self.profiles, name), os.path.join(self.locks, folded_name(name)))
 
 
 def root(environment: Mapping[str, str]) -> Root:
@@ -190,3 +215,139 @@ def _home() -> str:
         return pwd.getpwuid(os.getuid()).pw_dir.rstrip("/")
     except KeyError:
         raise _homeless() from None
+
+
+MAX_NAME_LENGTH = 64
+
+_ALLOWED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*", re.ASCII)
+_RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.ASCII | re.IGNORECASE)
+_NAME_RULE = (
+    "A name has 1 to 64 characters of A-Z a-z 0-9 . _ @ + -, starts with a letter or a digit, does not end in a dot "
+    "and is none that Windows reserves."
+)
+
+
+def check_name(name: str, what: str = "profile") -> str:
+    """`name` itself, if it may be the name of a `what`. Raises `BadName` (exit 2) otherwise."""
+    if not name:
+        raise BadName(f"The {what} name is empty.", _NAME_RULE)
+    quoted = ascii(name[:MAX_NAME_LENGTH]) + ("…" if len(name) > MAX_NAME_LENGTH else "")
+    kind = f"an {what}" if what[0] in "aeiou" else f"a {what}"
+    if len(name) > MAX_NAME_LENGTH:
+        raise BadName(
+            f"The {what} name {quoted} has {len(name)} characters; {MAX_NAME_LENGTH} are allowed.", _NAME_RULE
+        )
+    if not _ALLOWED_NAME.fullmatch(name) or name.endswith("."):
+        raise BadName(f"{quoted} cannot be the name of {kind}.", _NAME_RULE)
+    if _RESERVED_NAME.fullmatch(name):
+        raise BadName(f"{quoted} is a name that Windows reserves, so it cannot be the name of {kind}.", _NAME_RULE)
+    return name
+
+
+def is_good_name(name: str) -> bool:
+    """Whether `name` may be a name."""
+    try:
+        check_name(name)
+    except BadName:
+        return False
+    return True
+
+
+def folded_name(name: str) -> str:
+    """The form in which names are compared: `Alice` and `alice` are the same name."""
+    return name.lower()
+
+
+def same_name(name: str, other: str) -> bool:
+    """Whether two names belong to the same profile, session or label: case does not count."""
+    return folded_name(name) == folded_name(other)
+
+
+Entry = MutableMapping[str, Any]
+Step = Callable[[Entry], None]
+
+
+class BadVersion(ValueError):
+    """What should be the number of a format is none."""
+
+
+class Format(NamedTuple):
+    """One format: what it is of, the number that is written now, the steps by the number they begin at.
+
+    A step for `current` itself is for what bore that number before its shape was settled; an entry in the settled shape
+    it leaves as it is. `key` is where an entry has its number, and `without` the number of one that has none; without
+    `without`, such an entry is damaged.
+    """
+
+    what: str
+    current: int
+    steps: Mapping[int, Step] = {}
+    key: str = "v"
+    without: int | None = None
+
+
+def _workspace_has_one_name(entry: Entry) -> None:
+    """The first messages name the workspace by its path; pydantic-ai goes on only in the place a history names."""
+    message = entry.get("message")
+    if isinstance(message, dict):
+        named = message.get("workspace_ref")
+        if isinstance(named, dict) and named.get("provider") == "local":
+            message["workspace_ref"] = {"provider": "deepctl", "id": "workspace"}
+
+
+SETTINGS_FORMAT = Format("settings", 1, key="version", without=1)
+SESSION_FORMAT = Format("session", 1)
+LOG_FORMAT = Format("message log", 2, {1: _workspace_has_one_name})
+LEDGER_FORMAT = Format("ledger", 2)
+PACK_FORMAT = Format("pack", 1)
+TREE_FORMAT = Format("tree", 1)
+CACHE_FORMAT = Format("cache", 2)
+
+FORMATS = (SETTINGS_FORMAT, SESSION_FORMAT, LOG_FORMAT, LEDGER_FORMAT, PACK_FORMAT, TREE_FORMAT, CACHE_FORMAT)
+
+
+def format_number(form: Format, entry: Mapping[str, Any]) -> int:
+    """The number that an entry bears. Raises `BadVersion`."""
+    found = entry.get(form.key, form.without)
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise BadVersion(f"{found!r} is not the number of a format")
+    return found
+
+
+def bring_up(form: Format, entry: Entry, where: str) -> None:
+    """Make an entry one of the present format, in place. `where` is what is named if it is refused.
+
+    Raises `NewerFormat` or `BadVersion`; the entry is as it was then.
+    """
+    found = format_number(form, entry)
+    if found > form.current:
+        raise NewerFormat(where, found, form.current)
+    for each in range(found, form.current + 1):
+        step = form.steps.get(each)
+        if step is not None:
+            step(entry)
+    if found != form.current:
+        entry[form.key] = form.current
+
+
+def is_newer(form: Format, entry: Mapping[str, Any]) -> bool:
+    """Whether an entry was written by a later deepctl."""
+    try:
+        return format_number(form, entry) > form.current
+    except BadVersion:
+        return False
+
+
+_FORMAT_HEADER = re.compile(rb"deepctl ([a-z]+) ([1-9][0-9]{0,8})\n")
+
+
+def format_header(form: Format) -> bytes:
+    """The first line of a binary format."""
+    return b"deepctl %s %d\n" % (form.what.encode(), form.current)
+
+
+def check_format_header(form: Format, begins: bytes, where: str) -> None:
+    """Raises `NewerFormat` if something binary begins as a later deepctl would have it begin."""
+    found = _FORMAT_HEADER.match(begins)
+    if found is not None and found[1] == form.what.encode() and int(found[2]) > form.current:
+        raise NewerFormat(where, int(found[2]), form.current)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.errors import Locked
 from deepctl.files import atomic
 
@@ -59,7 +59,7 @@ class Lock:
         descriptor = atomic.open_regular(self._path, os.O_RDWR | os.O_CREAT)
         try:
             self._acquire(descriptor)
-            holder = Holder(os.getpid(), self._command, times.now_in_seconds())
+            holder = Holder(os.getpid(), self._command, quantities.now_in_seconds())
             # Only for the message of whoever finds it taken: on a full disk there must be a way to free space.
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)

@@ -27,7 +27,7 @@ from deepctl import (
     LocalBackend,
     RewindRequested,
     create_deep_agent,
-    names,
+    layout,
     offline_model,
 )
 from deepctl.errors import BadName, Refused
@@ -83,7 +83,7 @@ users: dict[str, User] = {}
 def signed_in(x_user: Annotated[str, Header()]) -> User:
     """The user of a request. Replace this header, which is not authenticated, by your sign-in."""
     try:
-        name = names.fold(names.check(x_user))
+        name = layout.folded_name(layout.check_name(x_user))
     except BadName as error:
         raise HTTPException(400, str(error)) from None
     return users.setdefault(name, User(name))

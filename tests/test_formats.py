@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from deepctl import formats
+from deepctl import layout
 from deepctl.errors import Damaged, NewerFormat
 from deepctl.files import sealed_lines
-from deepctl.formats import BadVersion, Format
+from deepctl.layout import BadVersion, Format
 from deepctl.store import packs, trees
 from deepctl.store.index_db import Cache
 from tests.samples import make
@@ -148,7 +148,7 @@ class TestEarlyLog:
         from deepctl import LocalBackend
 
         entry = {"v": 1, "message": {"workspace_ref": {"provider": "local", "id": "/somewhere"}}}
-        formats.bring_up(formats.LOG, entry, "x")
+        layout.bring_up(layout.LOG_FORMAT, entry, "x")
         assert entry["message"] == {"workspace_ref": LocalBackend(root_dir=str(tmp_path)).ref.__dict__}
 
 
@@ -200,7 +200,7 @@ class TestEarlyPacks:
             deepctl("checkpoints", "diff", "good", "--user", "alice").ok()
             assert _execute(cache, "PRAGMA user_version") == [(number,)], "a reader writes nothing"
             deepctl("checkpoints", "save", "--user", "alice").ok()
-            assert _execute(cache, "PRAGMA user_version") == [(formats.CACHE.current,)]
+            assert _execute(cache, "PRAGMA user_version") == [(layout.CACHE_FORMAT.current,)]
             assert _execute(cache, "SELECT count(*) FROM objects")[0][0] > 5
 
     def test_the_cache_of_the_sample_is_of_format_1(self, place: Path) -> None:
@@ -236,49 +236,49 @@ class TestSteps:
 
     @pytest.fixture
     def third(self) -> Format:
-        def name_became_title(entry: formats.Entry) -> None:
+        def name_became_title(entry: layout.Entry) -> None:
             entry["title"] = entry.pop("name")
 
-        def title_is_upper_case(entry: formats.Entry) -> None:
+        def title_is_upper_case(entry: layout.Entry) -> None:
             entry["title"] = entry["title"].upper()
 
         return Format("thing", 3, {1: name_became_title, 2: title_is_upper_case}, without=1)
 
     def test_an_entry_takes_every_step_from_its_number_on(self, third: Format) -> None:
-        entries: list[formats.Entry] = [
+        entries: list[layout.Entry] = [
             {"v": 1, "name": "a"},
             {"name": "a"},
             {"v": 2, "title": "a"},
             {"v": 3, "title": "A"},
         ]
         for entry in entries:
-            formats.bring_up(third, entry, "x")
+            layout.bring_up(third, entry, "x")
             assert entry["title"] == "A"
             assert entry.get("v", 3) == 3
 
     def test_a_newer_one_is_refused_and_stays_as_it_is(self, third: Format) -> None:
         entry = {"v": 4, "name": "a"}
         with pytest.raises(NewerFormat, match="the place is in format 4; this deepctl reads up to format 3"):
-            formats.bring_up(third, entry, "the place")
+            layout.bring_up(third, entry, "the place")
         assert entry == {"v": 4, "name": "a"}
 
     @pytest.mark.parametrize("number", NO_NUMBERS, ids=repr)
     def test_what_is_no_number_is_damage(self, number: object) -> None:
-        for form in formats.ALL:
+        for form in layout.FORMATS:
             with pytest.raises(BadVersion):
-                formats.bring_up(form, {form.key: number}, "x")
-            assert not formats.is_newer(form, {form.key: number})
+                layout.bring_up(form, {form.key: number}, "x")
+            assert not layout.is_newer(form, {form.key: number})
 
     def test_steps_are_numbered_from_1_to_now(self) -> None:
-        for form in formats.ALL:
+        for form in layout.FORMATS:
             assert all(1 <= step <= form.current for step in form.steps), form
 
     def test_a_step_for_now_leaves_what_is_in_the_form_of_now(self) -> None:
         message = {"kind": "response", "parts": [], "workspace_ref": {"provider": "deepctl", "id": "workspace"}}
-        entries: list[formats.Entry] = [{"message": message}, {"message": {"workspace_ref": None}}, {"message": 5}, {}]
+        entries: list[layout.Entry] = [{"message": message}, {"message": {"workspace_ref": None}}, {"message": 5}, {}]
         for entry in entries:
             before = json.dumps(entry)
-            formats.bring_up(formats.LOG, whole := {"v": 1, **entry}, "x")
+            layout.bring_up(layout.LOG_FORMAT, whole := {"v": 1, **entry}, "x")
             assert json.dumps({key: value for key, value in whole.items() if key != "v"}) == before
 
 
@@ -471,15 +471,15 @@ class TestSettingsWithoutANumber:
     def test_is_brought_up_when_it_is_next_written(
         self, deepctl: InProcess, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def rename(entry: formats.Entry) -> None:
+        def rename(entry: layout.Entry) -> None:
             if "modell" in entry:
                 entry["model"] = entry.pop("modell")
 
-        later = formats.SETTINGS._replace(current=2, steps={1: rename})
+        later = layout.SETTINGS_FORMAT._replace(current=2, steps={1: rename})
         deepctl("profiles", "create", "alice").ok()
         path = home / "profiles/alice/profile.toml"
         path.write_text('# mine\nmodell = "x:y"\n')
-        monkeypatch.setattr(formats, "SETTINGS", later)
+        monkeypatch.setattr(layout, "SETTINGS_FORMAT", later)
         assert deepctl("config", "get", "model", "--user", "alice").ok().stdout == "x:y\n"
         assert path.read_text() == '# mine\nmodell = "x:y"\n', "reading writes nothing"
         deepctl("config", "set", "approve", "never", "--user", "alice").ok()

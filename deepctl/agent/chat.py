@@ -21,7 +21,7 @@ from pydantic_ai.usage import RunUsage
 from pydantic_ai.workspaces import WorkspaceError
 from pydantic_ai_backends import StateBackend
 
-from deepctl import names
+from deepctl import layout
 from deepctl.agent import compaction, interruption, message_places, provider_errors
 from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.backend import LocalBackend
@@ -340,7 +340,7 @@ class Chat:
                 deps = DeepAgentDeps(
                     backend=backend,
                     checkpoint_store=checkpoints,
-                    session=session.id if names.is_good(session.id) else None,
+                    session=session.id if layout.is_good_name(session.id) else None,
                 )
                 outcome = self._runner.run(deps, user_content, history, writer, checkpoints.emit, checkpoints.tool_done)
         except RewindRequested as request:

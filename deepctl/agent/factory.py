@@ -26,7 +26,7 @@ from pydantic_ai_harness.memory import Memory
 from pydantic_ai_harness.planning import Planning
 from pydantic_ai_harness.tool_output_limits import Band, Spill, ToolOutputLimits, Truncate
 
-from deepctl import layout, names
+from deepctl import layout
 from deepctl.agent import workspace_stores
 from deepctl.agent.approvals import Approvals, Approve, Ask
 from deepctl.agent.backend import told
@@ -74,7 +74,7 @@ class DeepAgentDeps:
 
     def __post_init__(self) -> None:
         if self.session is not None:
-            names.check(self.session, "session")
+            layout.check_name(self.session, "session")
         self._workspace = workspace_stores.workspace_of(self.backend)
         store = self.checkpoint_store
         if store is not None and not isinstance(store, AgentCheckpoints):

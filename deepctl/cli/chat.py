@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from deepctl import names
+from deepctl import layout
 from deepctl.cli import options
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
 from deepctl.cli.chat_setup import ChatSetup, known_profile
@@ -87,13 +87,13 @@ def chat(
     """
     flags = {"model": model, "approve": approve, "sandbox": sandbox}
     in_force = settings.without_files(os.environ, flags) if ephemeral else settings.load(os.environ, options=flags)
-    name = names.check(user or "ephemeral") if ephemeral else options.user(user, in_force)
+    name = layout.check_name(user or "ephemeral") if ephemeral else options.user(user, in_force)
     if session is not None and new is not None:
         raise UsageError(
             "--session and --new exclude each other.", "--session NAME continues a session, --new [NAME] begins one."
         )
     if session is not None:
-        names.check(session, "session")
+        layout.check_name(session, "session")
     if new is not None and new != UNNAMED:
         _check_new(new)
     if ephemeral and (session is not None or new is not None):
@@ -144,7 +144,7 @@ def _display(as_json: bool, text: str | None) -> Display:
 
 def _check_new(new: str) -> None:
     try:
-        names.check(new, "session")
+        layout.check_name(new, "session")
     except BadName as error:
         raise BadName(error.message, "The word after --new is its NAME: write the prompt before --new.") from None
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from deepctl import names
+from deepctl import layout
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import profiles
@@ -300,7 +300,7 @@ def fork(
     as_json: options.Json = False,
 ) -> None:
     """Begin a new session from a checkpoint's conversation. The workspace stays as it is."""
-    names.check(name, "session")
+    layout.check_name(name, "session")
     with options.working(user, "checkpoints fork", wait, as_json) as work:
         record = lookup.find_checkpoint(work.paths, work.ledger, ref, session)
         forked = work.fork(record, name)
@@ -417,7 +417,7 @@ def import_(
     from deepctl.store import pydantic_deep
 
     if session is not None:
-        names.check(session, "session")
+        layout.check_name(session, "session")
     with options.working(user, "checkpoints import", wait, as_json) as work:
         result = pydantic_deep.take_over(work, directory, session)
         infos = [_describer(work)(record) for record in result.records]

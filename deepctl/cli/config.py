@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepctl import layout, names
+from deepctl import layout
 from deepctl.cli import options
 from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import profiles, settings
@@ -96,7 +96,7 @@ def set_(
     """Set a setting; comments in the file stay."""
     value = settings.validate(key, value)
     if key == "default_user":
-        names.check(value)
+        layout.check_name(value)
     _change(key, value, user, "config set", wait, as_json)
 
 

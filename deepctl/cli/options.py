@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepctl import layout, names
+from deepctl import layout
 from deepctl.domain import budget, profiles, settings
 from deepctl.domain.settings import Settings
 from deepctl.errors import BadName, DeepctlError, ProfileNotFound, UsageError
@@ -210,10 +210,10 @@ def user(option: str | None, in_force: Settings | None = None) -> str:
     `in_force` are the settings of this machine's user, where they have been read already.
     """
     if option is not None:
-        return names.check(option)
+        return layout.check_name(option)
     default = (in_force or settings.load(os.environ)).resolve("default_user")
     try:
-        return names.check(default.value or "default")
+        return layout.check_name(default.value or "default")
     except BadName as error:
         place = "$DEEPCTL_USER" if default.source == "environment" else "default_user of the settings"
         raise BadName(f"{error.message} It comes from {place}.", error.hint) from None
@@ -255,6 +255,6 @@ def profile_of_chat(option: str | None) -> tuple[ProfilePaths | None, Settings]:
 
 def named_profile(argument: str | None, option: str | None) -> ProfilePaths:
     """The profile meant by a NAME argument or `--user`; giving both is refused unless they agree."""
-    if argument is not None and option is not None and names.fold(argument) != names.fold(option):
+    if argument is not None and option is not None and not layout.same_name(argument, option):
         raise UsageError(f"NAME is {argument!r} and --user is {option!r}.", "Give one of them.")
     return existing_profile(argument if argument is not None else option)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
 
 import typer
 
-from deepctl import distribution, layout, names
+from deepctl import distribution, layout
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, check_can_ask, confirm
 from deepctl.cli.options import HELP_OPTIONS
@@ -86,10 +86,10 @@ def rename(
 
     root = options.root()
     profiles.find(root, old)
-    names.check(new)
+    layout.check_name(new)
     with ExitStack() as held:
         # In one order whoever renames what, so that two of them never wait for each other.
-        for name in sorted({names.fold(old), names.fold(new)}):
+        for name in sorted({layout.folded_name(old), layout.folded_name(new)}):
             held.enter_context(profiles.lock(root, name, command="profiles rename", wait=wait))
         paths = profiles.find(root, old)
         profiles.check_free(root, new, by=paths)
@@ -101,10 +101,10 @@ def rename(
 def _naming(name: str) -> list[str]:
     """What names the profile `name` for commands without `--user`."""
     sources = []
-    if names.fold(os.environ.get("DEEPCTL_USER", "")) == names.fold(name):
+    if layout.same_name(os.environ.get("DEEPCTL_USER", ""), name):
         sources.append("$DEEPCTL_USER")
     with suppress(DeepctlError, OSError):  # whatever is wrong with config.toml, it is not in the way
-        if names.fold(str(settings.read(layout.config_file(os.environ)).get("default_user"))) == names.fold(name):
+        if layout.same_name(str(settings.read(layout.config_file(os.environ)).get("default_user")), name):
             sources.append("default_user in config.toml")
     return sources
 
@@ -167,7 +167,7 @@ def import_(
 
     limits = profile_import.ImportLimits(max_files, bytes_of(max_size))
     if name is not None:
-        names.check(name)
+        layout.check_name(name)
     root = options.root()
     with opened_archive(file) as archive:
         if trust:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from deepctl import names
+from deepctl import layout
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
@@ -68,7 +68,7 @@ def rename(
     from deepctl.store import session_rename
 
     for name in (old, new):
-        names.check(name, "session")
+        layout.check_name(name, "session")
     with options.working(user, "sessions rename", wait, as_json) as work:
         view = views.SessionRenamed(work.paths.name, session_rename.rename(work, old, new))
     show(view, as_json)
@@ -217,7 +217,7 @@ def import_(
     from deepctl.store import session_import
 
     if as_ is not None:
-        names.check(as_, "session")
+        layout.check_name(as_, "session")
     in_force = settings.load(os.environ)
     profile_name = options.user(user, in_force)
     export = _checked(file)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from deepctl import names
+from deepctl import layout
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
@@ -75,14 +75,14 @@ def _targets(user: str | None, wait: float, *, all_: bool, finish: bool) -> list
     """
     root = options.root()
     if all_:
-        targets = [profiles.locate(root, name) for name in profiles.all_names(root) if names.is_good(name)]
+        targets = [profiles.locate(root, name) for name in profiles.all_names(root) if layout.is_good_name(name)]
         if finish and not targets:
             _finish({left.profile for left in trash.unfinished(root)}, wait)
         return targets
     try:
         return [options.existing_profile(user, profiles.locate)]
     except ProfileNotFound:
-        folded = names.fold(options.user(user))
+        folded = layout.folded_name(options.user(user))
         if not finish or folded not in {left.profile for left in trash.unfinished(root)}:
             raise
     _finish({folded}, wait)
@@ -130,7 +130,7 @@ def _is_default(target: ProfilePaths) -> bool:
         found = settings.load(environment).resolve("default_user")
     except DeepctlError:
         return False  # what cannot be read keeps nobody from wiping
-    return found.source != "default" and found.value is not None and names.fold(found.value) == names.fold(target.name)
+    return found.source != "default" and found.value is not None and layout.same_name(found.value, target.name)
 
 
 def _agreed(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from deepctl import layout, names, times
+from deepctl import layout, quantities
 from deepctl.domain import settings
 from deepctl.errors import DeepctlError, ProfileNotFound, Refused
 from deepctl.files import atomic, ownership, rmtree
@@ -62,7 +62,7 @@ def find(root: Root, name: str) -> ProfilePaths:
 
 def locate(root: Root, name: str) -> ProfilePaths:
     """The same, whatever lies in the places of its parts: for who takes it away, links and all."""
-    names.check(name)
+    layout.check_name(name)
     entry = _lookup(root, name)
     if entry is None:
         raise ProfileNotFound(name)
@@ -71,15 +71,15 @@ def locate(root: Root, name: str) -> ProfilePaths:
 
 def exists(root: Root, name: str) -> bool:
     """Whether there is a profile of that name, in whatever case."""
-    names.check(name)
+    layout.check_name(name)
     return _lookup(root, name) is not None
 
 
 def _lookup(root: Root, name: str) -> ProfilePaths | None:
     paths = root.profile(name)
     if not os.path.lexists(paths.directory):
-        folded = names.fold(name)
-        spelled = next((entry for entry in _entries(root) if names.fold(entry) == folded), None)
+        folded = layout.folded_name(name)
+        spelled = next((entry for entry in _entries(root) if layout.folded_name(entry) == folded), None)
         if spelled is None:
             return None
         paths = root.profile(spelled)
@@ -131,7 +131,7 @@ def lock(root: Root, name: str, *, command: str, wait: float = 0.0) -> Lease:
     """
     from deepctl.domain.wipe.trash import FinishingLock  # commands that only read need none of it
 
-    names.check(name)
+    layout.check_name(name)
     make_root(root)
     return FinishingLock(root, name, command=command, wait=wait)
 
@@ -152,21 +152,21 @@ def make_root(root: Root) -> None:
 
 def create(root: Root, name: str) -> ProfilePaths:
     """Make a profile. The caller holds its lock. Raises `Refused` if there is one already."""
-    if (entry := _lookup(root, names.check(name))) is not None:
+    if (entry := _lookup(root, layout.check_name(name))) is not None:
         raise Refused(
             _taken(entry.name, name),
             f"`deepctl chat --user {entry.name}` uses it.",
             code="profile_exists",
         )
     make_root(root)
-    staging = os.path.join(root.profiles, layout.NEW + names.fold(name))
+    staging = os.path.join(root.profiles, layout.NEW + layout.folded_name(name))
     # Under the lock, whatever lies there is what a killed `create` of the same profile left.
     rmtree.make_anew(staging)
     for part in ("workspace", "sessions", "checkpoints"):
         atomic.make_directory(os.path.join(staging, part))
     text = (
         f"# Settings of the deepctl profile {name}. `deepctl config set KEY VALUE --user {name}` changes them.\n"
-        f'version = {settings.FORMAT}\ncreated_at = "{times.now_in_seconds()}"\n'
+        f'version = {settings.FORMAT}\ncreated_at = "{quantities.now_in_seconds()}"\n'
     )
     atomic.write_file(os.path.join(staging, "profile.toml"), text.encode())
     paths = root.profile(name)
@@ -178,8 +178,8 @@ def create(root: Root, name: str) -> ProfilePaths:
 
 def check_free(root: Root, name: str, *, by: ProfilePaths | None = None) -> None:
     """Raises `Refused` if there is a profile called `name`; the profile `by` itself, in another case, is none."""
-    entry = _lookup(root, names.check(name))
-    if entry is not None and (by is None or entry.name == name or names.fold(name) != names.fold(by.name)):
+    entry = _lookup(root, layout.check_name(name))
+    if entry is not None and (by is None or entry.name == name or not layout.same_name(name, by.name)):
         raise Refused(
             _taken(entry.name, name),
             "`deepctl profiles list` shows those there are.",
@@ -224,7 +224,7 @@ def describe(paths: ProfilePaths) -> Profile:
     return Profile(
         paths.name,
         paths.directory,
-        created if isinstance(created, str) and times.is_valid(created) else None,
+        created if isinstance(created, str) and quantities.is_time(created) else None,
         _last_used(paths),
         model if isinstance(model, str) else None,
         _count(paths.sessions),
@@ -274,4 +274,4 @@ def _files(directory: str) -> Iterator[tuple[str, os.stat_result]]:
 
 def _last_used(paths: ProfilePaths) -> str | None:
     newest = max((status.st_mtime for _, status in _files(paths.sessions)), default=None)
-    return None if newest is None else times.at(newest)
+    return None if newest is None else quantities.time_at(newest)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl import formats, layout, names
+from deepctl import layout
 from deepctl.domain.addresses import address_problem, without_passwords
 from deepctl.domain.permissions import Permissions, parse
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NotFound, Refused, StorageError
@@ -21,7 +21,7 @@ from deepctl.sandbox.policy import Limits
 if TYPE_CHECKING:
     from deepctl.domain.mcp_servers import Server
 
-FORMAT = formats.SETTINGS.current
+FORMAT = layout.SETTINGS_FORMAT.current
 """Version of settings files that this deepctl writes and the newest it reads."""
 
 SANDBOXES = ("auto", "bubblewrap", "docker", "none")
@@ -219,11 +219,11 @@ def parsed(raw: bytes, path: str) -> dict[str, Any]:
             code="bad_toml",
         ) from None
     try:
-        formats.bring_up(formats.SETTINGS, tables, path)
-    except formats.BadVersion:
+        layout.bring_up(layout.SETTINGS_FORMAT, tables, path)
+    except layout.BadVersion:
         raise Damaged(
             f"{path} says version = {tables['version']!r}, which is none.",
-            f"It is {formats.SETTINGS.current}, or not there at all; correct the file with an editor.",
+            f"It is {layout.SETTINGS_FORMAT.current}, or not there at all; correct the file with an editor.",
         ) from None
     return tables
 
@@ -452,7 +452,7 @@ def _checked(key: str, value: str) -> str:
     """`value` as it may be written down for later: what would only fail in the next command is refused now."""
     value = validate(key, value)
     if key == "default_user":
-        names.check(value)
+        layout.check_name(value)
     if key == "model" and value != "offline" and ":" not in value:
         raise BadSetting(
             f"Setting 'model' cannot be {without_passwords(value)!r}.", "It is `offline` or provider:name."
@@ -498,7 +498,7 @@ def change(path: str, key: str, value: str | None) -> None:
         document = tomlkit.parse(atomic.read_file(path).decode("utf-8-sig"))
     except FileNotFoundError:
         document = tomlkit.document()
-    formats.bring_up(formats.SETTINGS, document, path)
+    layout.bring_up(layout.SETTINGS_FORMAT, document, path)
     table, _, name = key.rpartition(".")
     place = (
         document

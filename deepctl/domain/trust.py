@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.domain import addresses, mcp_servers, settings
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NewerFormat, Refused
 from deepctl.files import atomic
@@ -96,7 +96,7 @@ def _is_usable(key: str, value: object) -> bool:
     if key == "version":
         return True
     if key == "created_at":
-        return isinstance(value, str) and times.is_valid(value)
+        return isinstance(value, str) and quantities.is_time(value)
     try:
         settings.validate(key, settings.flat({key: value}, "")[key])
     except DeepctlError:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.output.terminal_caps import has_colour, is_terminal, width
 from deepctl.unicode import IGNORABLE
 
@@ -60,7 +60,7 @@ def ago(at: str | None) -> str:
     """A time in RFC 3339 for people: `3 minutes ago`; `never` for `None`, `unknown` for one that is not known."""
     if not at:
         return "never"
-    if at == times.UNKNOWN:
+    if at == quantities.UNKNOWN_TIME:
         return "unknown"
     from datetime import datetime, timezone
 

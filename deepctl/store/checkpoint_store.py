@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.errors import Interrupted
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
@@ -225,7 +225,7 @@ class Checkpoints:
             kind=kind,
             session=position.session,
             turn=position.turn,
-            created_at=times.now(),
+            created_at=quantities.now(),
             log=position.log,
             offset=position.offset,
             digest=position.digest,

@@ -17,13 +17,13 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
-from deepctl import formats
+from deepctl import layout
 from deepctl.errors import Refused
 from deepctl.files import atomic
 
 T = TypeVar("T")
 
-_FORMAT = formats.CACHE.current
+_FORMAT = layout.CACHE_FORMAT.current
 _FAILURES = (sqlite3.Error, OSError, Refused)
 """What SQLite, the disk, or something else in the place of the file can raise."""
 _SCHEMA = """

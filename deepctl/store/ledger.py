@@ -27,7 +27,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from deepctl import formats, names
+from deepctl import layout
 from deepctl.errors import Refused
 from deepctl.files import atomic, sealed_lines
 from deepctl.store import engine, ledger_size
@@ -45,7 +45,7 @@ from deepctl.store.records import (
     state_author,
 )
 
-FORMAT = formats.LEDGER.current
+FORMAT = layout.LEDGER_FORMAT.current
 
 LEDGER = "ledger.jsonl"
 MESSAGES = "messages"
@@ -128,8 +128,8 @@ class Ledger:
 
     def labelled(self, label: str) -> Record | None:
         """The checkpoint of that name, in whatever case."""
-        folded = names.fold(label)
-        found = next((identity for identity, given in self.labels.items() if names.fold(given) == folded), None)
+        folded = layout.folded_name(label)
+        found = next((identity for identity, given in self.labels.items() if layout.folded_name(given) == folded), None)
         return self.records.get(found) if found is not None else None
 
     def last_rewind(self, session: str) -> Rewind | None:
@@ -152,7 +152,7 @@ class Ledger:
         entry = line.value or {}
         self.ends_in_removal = "removed" in entry
         try:
-            formats.bring_up(formats.LEDGER, entry, path)
+            layout.bring_up(layout.LEDGER_FORMAT, entry, path)
             record = entry.get("record")
             if type(record) is dict and "rewind" not in entry:
                 # By far the most lines are these. Whoever made one has finished what was unfinished, even if the line

@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from deepctl import formats
+from deepctl import layout
 from deepctl.errors import Refused, StoreDamaged
 from deepctl.files import atomic, sealed_lines
 from deepctl.unicode import whole_value
@@ -137,8 +137,8 @@ def upgraded(line: sealed_lines.Line, path: str) -> sealed_lines.Line:
     """A line in the present format; one without the number of any is damaged. Raises `NewerFormat`."""
     if line.value is not None:
         try:
-            formats.bring_up(formats.LOG, line.value, path)
-        except formats.BadVersion:
+            layout.bring_up(layout.LOG_FORMAT, line.value, path)
+        except layout.BadVersion:
             return line._replace(value=None, problem=NO_ENTRY)
     return line
 

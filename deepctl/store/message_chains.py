@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.errors import Damaged
 from deepctl.files import atomic, sealed_lines
 from deepctl.store import engine, log_file, session_log
@@ -123,7 +123,7 @@ class Messages:
         one = self._open(before, place)
         entries = []
         for message, turn in zip(new, turns, strict=True):
-            entry: dict[str, Any] = {"v": session_log.FORMAT, "turn": turn, "at": times.now(), "message": message}
+            entry: dict[str, Any] = {"v": session_log.FORMAT, "turn": turn, "at": quantities.now(), "message": message}
             if message.get("kind") == "request":
                 instructions = message.get("instructions")
                 if instructions is not None and instructions == self._instructions.get(one):

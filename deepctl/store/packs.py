@@ -19,12 +19,12 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from deepctl import formats
+from deepctl import layout
 from deepctl.errors import StoreDamaged
 from deepctl.files import atomic
 from deepctl.store.index_db import Location
 
-HEADER = formats.header(formats.PACK)
+HEADER = layout.format_header(layout.PACK_FORMAT)
 SUFFIX = ".pack"
 CHUNK = 1 << 20
 _ENTRY = struct.Struct(">32sQQQI")
@@ -122,7 +122,7 @@ def read_table(path: str) -> list[PackEntry]:
     finally:
         os.close(descriptor)
     # Only where nothing of it is ours: a flipped bit makes another number, too.
-    formats.check_header(formats.PACK, header, path)
+    layout.check_format_header(layout.PACK_FORMAT, header, path)
     if len(trailer) != _TRAILER.size:
         raise StoreDamaged(f"Pack {path} is cut short.")
     if trailer[-len(_MAGIC) :] != _MAGIC:

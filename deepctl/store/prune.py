@@ -17,7 +17,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.errors import Damaged, DeepctlError, Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
@@ -73,7 +73,7 @@ def to_prune(ledger: Ledger, keep: int | None, older_than: datetime | None = Non
 
 def _is_before(record: Record, time: datetime) -> bool:
     """Whether a checkpoint was made before a time; where that is not known, it was not."""
-    return record.created_at != times.UNKNOWN and datetime.fromisoformat(record.created_at) < time
+    return record.created_at != quantities.UNKNOWN_TIME and datetime.fromisoformat(record.created_at) < time
 
 
 def _last_rewinds(ledger: Ledger) -> list[Rewind]:

@@ -14,7 +14,7 @@ import re
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from deepctl import names
+from deepctl import layout
 from deepctl.errors import BadName, Damaged, DeepctlError, NotFound, Refused
 from deepctl.files import atomic
 from deepctl.store import completion_index, lookup, message_chains, session_catalogue, session_log
@@ -217,7 +217,7 @@ def _label(ledger: Ledger, label: str) -> str:
 
 
 def _free_name(repository: Repository) -> str:
-    existing = {names.fold(name) for name in session_catalogue.all_names(repository.paths)}
+    existing = {layout.folded_name(name) for name in session_catalogue.all_names(repository.paths)}
     number = 1
     while (name := "imported" if number == 1 else f"imported-{number}") in existing:
         number += 1

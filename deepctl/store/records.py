@@ -7,7 +7,7 @@ import re
 from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 
-from deepctl import names, times
+from deepctl import layout, quantities
 from deepctl.errors import BadName
 from deepctl.store.log_file import Point
 
@@ -178,9 +178,9 @@ def checked(value: _Checked) -> _Checked:
         ids = (value.id, value.session, value.safety, value.to, value.only, value.log, value.head, value.pack)
         if not "".join(ids).isprintable():
             raise ValueError("an id that cannot be printed")
-        return value if times.is_valid(value.at) else value._replace(at=times.UNKNOWN)
+        return value if quantities.is_time(value.at) else value._replace(at=quantities.UNKNOWN_TIME)
     _check_record(value)
-    return value if times.is_valid(value.created_at) else value._replace(created_at=times.UNKNOWN)
+    return value if quantities.is_time(value.created_at) else value._replace(created_at=quantities.UNKNOWN_TIME)
 
 
 def _check_record(record: Record) -> None:
@@ -212,7 +212,7 @@ def is_id(text: str) -> bool:
 
 def check_label(label: str) -> str:
     """`label` if it may be one: a name that does not look like an id. Raises `BadName`."""
-    names.check(label, "label")
+    layout.check_name(label, "label")
     if _LIKE_AN_ID.fullmatch(label):
         raise BadName(f"{label!r} looks like the id of a checkpoint.", "A label has a letter after f, or a dash.")
     return label

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.errors import Damaged, NewerFormat
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
@@ -197,7 +197,7 @@ class LogRepair:
             self._found.lose_of_log(repair_report.EARLIER_MESSAGES, log, reason, _turns(lines)[:1])
         end = lines[0].end if lines else 0
         written = [line.value["at"] for line in lines[1:] if line.value is not None and "at" in line.value]
-        first = _header(log, origins.get(log), str(written[0]) if written else times.now(), end)
+        first = _header(log, origins.get(log), str(written[0]) if written else quantities.now(), end)
         self._shifts[log] = len(first) - end
         return first + raw[end:]
 

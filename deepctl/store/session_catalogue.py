@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from deepctl import layout, names, times
+from deepctl import layout, quantities
 from deepctl.errors import DeepctlError, Refused, SessionNotFound
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
@@ -45,7 +45,7 @@ def all_names(paths: ProfilePaths) -> list[str]:
             found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
-    return sorted(name for name in found if names.is_good(name))
+    return sorted(name for name in found if layout.is_good_name(name))
 
 
 def directories(paths: ProfilePaths) -> list[str]:
@@ -55,8 +55,8 @@ def directories(paths: ProfilePaths) -> list[str]:
 
 def spelled(paths: ProfilePaths, name: str) -> str | None:
     """How the session called `name`, in whatever case, is spelled; `None` if there is none."""
-    folded = names.fold(names.check(name, "session"))
-    return next((entry for entry in all_names(paths) if names.fold(entry) == folded), None)
+    folded = layout.folded_name(layout.check_name(name, "session"))
+    return next((entry for entry in all_names(paths) if layout.folded_name(entry) == folded), None)
 
 
 def latest(paths: ProfilePaths) -> str | None:
@@ -147,14 +147,14 @@ def _begin(
             code="session_exists",
         )
     atomic.make_directory(paths.sessions)
-    staging = os.path.join(paths.sessions, layout.NEW + names.fold(name))
+    staging = os.path.join(paths.sessions, layout.NEW + layout.folded_name(name))
     rmtree.make_anew(staging)
     identity, first_log = os.urandom(16).hex(), os.urandom(8).hex()
     continues = fill(staging)
     engine.write_lines(log_path(staging, first_log), sealed_lines.seal(session_log.header(first_log, continues)))
     directory = os.path.join(paths.sessions, name)
     begins = Begins(first_log, continues) if continues is not None else None
-    session = Session(name, directory, identity, created_at or times.now(), first_log, origin, begins)
+    session = Session(name, directory, identity, created_at or quantities.now(), first_log, origin, begins)
     write(session, staging)
     os.rename(staging, directory)
     with atomic.after_commit(f"Session {name!r} is made"):
@@ -210,7 +210,7 @@ def _listed(directory: str) -> list[str]:
 
 def free_name(paths: ProfilePaths) -> str:
     """A name for a new session that nobody gave one: `session-2`, `session-3`, …"""
-    taken = {names.fold(entry) for entry in all_names(paths)}
+    taken = {layout.folded_name(entry) for entry in all_names(paths)}
     number = len(taken) + 1
     while f"session-{number}" in taken:
         number += 1

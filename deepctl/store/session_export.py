@@ -16,7 +16,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from deepctl import formats, names, times
+from deepctl import layout, quantities
 from deepctl.layout import ProfilePaths
 from deepctl.redaction import Redaction
 from deepctl.store import export_target, session_catalogue
@@ -25,7 +25,7 @@ from deepctl.store.session_record import Session
 
 KIND = "deepctl session"
 VERSION = 1
-FORMAT = formats.Format("session export", 2, key="format")
+FORMAT = layout.Format("session export", 2, key="format")
 
 
 class Lost(NamedTuple):
@@ -56,9 +56,9 @@ def export(paths: ProfilePaths, name: str) -> ExportDocument:
 
 def _created(session: Session, conversation: MessageList) -> str:
     """When it began; of a session whose record is damaged, when its first message came."""
-    if session.created_at != times.UNKNOWN:
+    if session.created_at != quantities.UNKNOWN_TIME:
         return session.created_at
-    return next((entry.at for entry in conversation.messages), times.UNKNOWN)
+    return next((entry.at for entry in conversation.messages), quantities.UNKNOWN_TIME)
 
 
 def _lost(conversation: MessageList) -> list[Lost]:
@@ -79,7 +79,7 @@ def redacted(export: ExportDocument, redaction: Redaction) -> ExportDocument:
     """The same without secrets and home directories, in every string; `redaction` counts them."""
     name = redaction.text(export.name)
     return export._replace(
-        name=name if names.is_good(name) else "redacted",
+        name=name if layout.is_good_name(name) else "redacted",
         messages=[entry._replace(message=redaction.value(entry.message)) for entry in export.messages],
         damaged=[damaged._replace(reason=redaction.text(damaged.reason)) for damaged in export.damaged],
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from deepctl import names
+from deepctl import layout
 from deepctl.errors import DeepctlError
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import counted
@@ -80,7 +80,7 @@ def old_name(paths: ProfilePaths, found: Ledger, one: Vanished) -> str | None:
     """What the session was called, if the index for shells still tells; only its directory had the name for sure."""
     known = completion_index.session_names(paths)
     for record in found.records.values():
-        if record.session == one.id and names.is_good(known.get(record.id, "")):
+        if record.session == one.id and layout.is_good_name(known.get(record.id, "")):
             return known[record.id]
     return None
 

@@ -12,7 +12,7 @@ import math
 import re
 from typing import Any, BinaryIO, NamedTuple
 
-from deepctl import formats, names, times
+from deepctl import layout, quantities
 from deepctl.errors import BadName, Damaged, NewerFormat, NotFound, Refused, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.store import session_catalogue, session_log
@@ -50,10 +50,10 @@ def read(source: str | BinaryIO) -> bytes:
 def parse(raw: bytes, what: str) -> ExportDocument:
     """The session in an export; `what` names the file. Raises `UsageError`, `Damaged` or `NewerFormat`."""
     document = _document(raw, what)
-    for form in (formats.Format("export", VERSION, key="version"), FORMAT):
+    for form in (layout.Format("export", VERSION, key="version"), FORMAT):
         try:
-            found = formats.number(form, document)
-        except formats.BadVersion:
+            found = layout.format_number(form, document)
+        except layout.BadVersion:
             raise _damaged(what, "it does not say in which format it is") from None
         if found > form.current:
             raise NewerFormat(what, found, form.current)
@@ -163,10 +163,10 @@ def _export(document: dict[str, Any], what: str) -> ExportDocument:
         case _:
             raise _damaged(what, "its parts are not those of a session")
     try:
-        names.check(name, "session")
+        layout.check_name(name, "session")
     except BadName as error:
         raise _damaged(what, error.message.rstrip(".")) from None
-    if not times.is_valid(created_at):
+    if not quantities.is_time(created_at):
         raise _damaged(what, "the time the session began at is none")
     if len(entries) > MAX_MESSAGES:
         raise _damaged(what, f"it has more than {MAX_MESSAGES:,} messages")
@@ -194,7 +194,7 @@ def _message(entry: object) -> Message | None:
     match entry:
         case {"turn": int(turn), "at": str(at), "message": dict(message), **more}:
             more.pop("keeps", None)
-            fits = not more and not isinstance(turn, bool) and 0 <= turn <= _MAX_TURN and times.is_valid(at)
+            fits = not more and not isinstance(turn, bool) and 0 <= turn <= _MAX_TURN and quantities.is_time(at)
             is_one = message.get("kind") in ("request", "response") and isinstance(message.get("parts"), list)
             return Message(turn, at, message) if fits and is_one else None
         case _:

@@ -24,14 +24,14 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from deepctl import formats, times
+from deepctl import layout, quantities
 from deepctl.errors import Damaged
 from deepctl.files import atomic, sealed_lines
 from deepctl.store import engine, log_chain, log_file
 from deepctl.store.log_file import LogDamage, Point, is_id, log_path
 from deepctl.unicode import whole_value
 
-FORMAT = formats.LOG.current
+FORMAT = layout.LOG_FORMAT.current
 _NUMBERS = ("turn", "keeps", "results", "replaces")
 _LARGEST = 1 << 63
 
@@ -69,7 +69,12 @@ class MessageList(NamedTuple):
 
 def header(log: str, parent: Point | None = None) -> dict[str, Any]:
     """The first line of a log. `parent` is where in which other log it goes on."""
-    return {"v": FORMAT, "log": log, "parent": parent.document() if parent is not None else None, "at": times.now()}
+    return {
+        "v": FORMAT,
+        "log": log,
+        "parent": parent.document() if parent is not None else None,
+        "at": quantities.now(),
+    }
 
 
 def lines(messages: Iterable[Message], compactions: Iterable[Compaction] = ()) -> Iterator[bytes]:
@@ -181,7 +186,7 @@ def plain_lines(directory: str, log: str, before: str = log_file.START) -> Itera
     raw = engine.read_lines(path)
     lines = list(log_file.parse(raw))
     for line, digest in zip(lines, log_file.digests(raw, lines, before), strict=True):
-        if line.value is not None and formats.is_newer(formats.LOG, line.value):
+        if line.value is not None and layout.is_newer(layout.LOG_FORMAT, line.value):
             return
         line = log_file.upgraded(line, path)
         match line.value:
@@ -262,7 +267,7 @@ class LogReader:
     def _begin(self, turn: int, at: str) -> None:
         if turn != self._turn:
             self._flush(len(self._results))
-        self._turn, self._at = turn, times.known(at)
+        self._turn, self._at = turn, quantities.known_time(at)
 
     def _message(self, message: dict[str, Any], entry: dict[str, Any]) -> None:
         joined = entry.get("results", 0)
@@ -359,7 +364,7 @@ class LogWriter:
         self._written += 1
 
     def _append(self, entry: dict[str, Any]) -> None:
-        line = sealed_lines.seal({"v": FORMAT, "turn": self.turn, "at": times.now(), **entry})
+        line = sealed_lines.seal({"v": FORMAT, "turn": self.turn, "at": quantities.now(), **entry})
         self._appender.write([line])
         self.digest = log_file.chained(self.digest, line)
 

@@ -18,7 +18,7 @@ import zlib
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.errors import Refused
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
@@ -345,7 +345,7 @@ def _parsed(entry: dict[str, Any] | None) -> Known | None:
                 first,
                 last,
             ],
-        } if version == _VERSION and times.is_valid(updated_at or times.UNKNOWN):
+        } if version == _VERSION and quantities.is_time(updated_at or quantities.UNKNOWN_TIME):
             extents = [_extent(value) for value in files]
             spans = [_span(value, len(files)) for value in (first, last)]
             if None in extents or min(messages, turns, last_turn) < 0:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
-from deepctl import formats, times
+from deepctl import layout, quantities
 from deepctl.errors import Damaged, DeepctlError
 from deepctl.files import sealed_lines
 from deepctl.store import engine, ledger
 from deepctl.store.ledger import Ledger
 from deepctl.store.log_file import Point, is_id, log_path, logs_in, parent_in, siblings, upgraded
 
-FORMAT = formats.SESSION.current
+FORMAT = layout.SESSION_FORMAT.current
 RECORD = "session.json"
 """The file with what a session is, in its directory."""
 
@@ -51,14 +51,16 @@ def load(directory: str) -> Session:
     path = os.path.join(directory, RECORD)
     try:
         record = sealed_lines.unseal(engine.documents(directory).read(RECORD).rstrip(b"\n"))
-        formats.bring_up(formats.SESSION, record, path)
+        layout.bring_up(layout.SESSION_FORMAT, record, path)
     except (FileNotFoundError, ValueError) as error:
         return _without_record(name, directory, str(error) if isinstance(error, ValueError) else "missing")
     match record:
         case {"id": str(identity), "created_at": str(at), "log": str(head)} if is_id(head) and identity.isprintable():
             origin = record.get("forked_from")
             forked_from = origin if isinstance(origin, str) and origin.isprintable() else None
-            return Session(name, directory, identity, times.known(at), head, forked_from, _begins(record.get("begins")))
+            return Session(
+                name, directory, identity, quantities.known_time(at), head, forked_from, _begins(record.get("begins"))
+            )
         case _:
             return _without_record(name, directory, "not the record of a session")
 
@@ -131,7 +133,9 @@ def _recovered(
     origin = known.forked.get(identity) if identity is not None else None
     begins = Begins(first, known.points[origin]) if origin in known.points and origin is not None else None
     # As with 0.1, the log of a session that the ledger does not know stands for the session.
-    return Session(name, directory, identity or head, times.known(logs[first].at), head, origin, begins, reason)
+    return Session(
+        name, directory, identity or head, quantities.known_time(logs[first].at), head, origin, begins, reason
+    )
 
 
 def origins_of(directory: str) -> dict[str, Point | None]:
@@ -178,7 +182,7 @@ def _ledger(directory: str) -> Ledger:
 def _record(directory: str) -> dict[str, object]:
     try:
         record = sealed_lines.unseal(engine.documents(directory).read(RECORD).rstrip(b"\n"))
-        formats.bring_up(formats.SESSION, record, directory)
+        layout.bring_up(layout.SESSION_FORMAT, record, directory)
     except (ValueError, OSError, DeepctlError):
         return {}
     return record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from deepctl import names
+from deepctl import layout
 from deepctl.errors import Refused, SessionNotFound
 from deepctl.files import atomic
 from deepctl.store import completion_index, session_catalogue
@@ -25,7 +25,7 @@ def rename(work: ProfileStore, old: str, new: str) -> Renamed:
     Raises `BadName`, `SessionNotFound`, or `Refused` if the name is taken.
     """
     paths = work.paths
-    names.check(new, "session")
+    layout.check_name(new, "session")
     found = session_catalogue.spelled(paths, old)
     if found is None:
         raise SessionNotFound(old, paths.name)

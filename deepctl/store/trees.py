@@ -13,13 +13,13 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from deepctl import formats
+from deepctl import layout
 from deepctl.errors import StoreDamaged
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 
 FILE, LINK, DIRECTORY = b"f", b"l", b"d"
 
-_HEADER = formats.header(formats.TREE)
+_HEADER = layout.format_header(layout.TREE_FORMAT)
 _ENTRY = struct.Struct(">cHQ32sH")
 
 
@@ -52,7 +52,7 @@ def encode(entries: list[TreeEntry]) -> bytes:
 
 def decode(data: bytes) -> list[TreeEntry]:
     """A tree from bytes. Raises `Damaged` if it is none, or `NewerFormat`."""
-    formats.check_header(formats.TREE, data, "The list of a directory in a checkpoint")
+    layout.check_format_header(layout.TREE_FORMAT, data, "The list of a directory in a checkpoint")
     entries = []
     position = len(_HEADER)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import InProcess
-from tests.test_names import BAD
+from tests.test_layout_names import BAD
 
 
 def test_a_profile_is_created_private_whatever_the_umask(deepctl: InProcess, home: Path) -> None:

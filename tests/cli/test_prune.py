@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.cli.checkpoints import time_before
 from deepctl.errors import UsageError
 from tests.support.command import InProcess, Result
@@ -29,7 +29,7 @@ class Alice:
             at = (now - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             (self.profile / "workspace" / "a.txt").write_text(f"{days} days ago {days * 100}\n" * 200)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(times, "now", lambda at=at: at)
+                patch.setattr(quantities, "now", lambda at=at: at)
                 self("save", *([f"day-{days}"] if days in (3, 7) else [])).ok()
 
     def __call__(self, *arguments: str) -> Result:
@@ -121,7 +121,7 @@ def test_before_the_calendar_is_no_age() -> None:
 
 def test_what_an_undo_needs_stays_however_old(alice: Alice, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(times, "now", lambda: "2020-01-01T00:00:00.000000Z")
+        patch.setattr(quantities, "now", lambda: "2020-01-01T00:00:00.000000Z")
         alice("rewind", "day-3", "--exact").ok()
     alice("save").ok()
     alice("prune", "--older-than", "1d").ok()

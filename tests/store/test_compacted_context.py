@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepctl import formats, times
+from deepctl import layout, quantities
 from deepctl.domain import profiles
 from deepctl.errors import Damaged, NewerFormat
 from deepctl.files import sealed_lines
@@ -155,7 +155,7 @@ def test_a_line_that_is_lost_shifts_nothing_behind_it(directory: str, tmp_path: 
 @pytest.mark.parametrize("keeps", [-1, True, "2", None, 1.0, [1]])
 def test_a_compaction_that_makes_no_sense_is_damage(directory: str, tmp_path: Path, keeps: object) -> None:
     _write(directory, _request("one"))
-    entry = {"v": session_log.FORMAT, "turn": 1, "at": times.now(), "message": SUMMARY, "keeps": keeps}
+    entry = {"v": session_log.FORMAT, "turn": 1, "at": quantities.now(), "message": SUMMARY, "keeps": keeps}
     path = tmp_path / "a.jsonl"
     path.write_bytes(path.read_bytes() + sealed_lines.seal(entry))
     assert len(session_log.read(directory, "a").damage) == 1
@@ -169,7 +169,7 @@ def test_one_that_keeps_more_than_there_is_keeps_what_there_is(directory: str) -
 
 def test_a_deepctl_that_knows_no_compactions_says_so(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(directory, _request("one"), _response("1"), 1)
-    monkeypatch.setattr(formats, "LOG", formats.LOG._replace(current=1))
+    monkeypatch.setattr(layout, "LOG_FORMAT", layout.LOG_FORMAT._replace(current=1))
     with pytest.raises(NewerFormat):
         session_log.read(directory, "a")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.errors import Damaged, NewerFormat
 from deepctl.files import sealed_lines
 from deepctl.store import log_file, session_log
@@ -137,7 +137,7 @@ def test_text_that_is_not_utf8_is_replaced_where_it_is_written_and_where_an_old_
     _write(directory, ASK, odd)
     assert _messages(directory)[-1] == valid
     with open(log_file.log_path(directory, "a"), "ab") as file:
-        file.write(sealed_lines.seal({"v": session_log.FORMAT, "turn": 2, "at": times.now(), "message": odd}))
+        file.write(sealed_lines.seal({"v": session_log.FORMAT, "turn": 2, "at": quantities.now(), "message": odd}))
     assert _messages(directory)[-1] == valid
 
 

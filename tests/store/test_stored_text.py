@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.files import sealed_lines
 from deepctl.output.text import ago
 from deepctl.store import ledger
@@ -186,7 +186,7 @@ def test_a_time_that_is_none_is_an_unknown_one_for_every_command(deepctl: InProc
     sessions = deepctl("sessions", "list", "--user", "alice", "--json").ok().json["sessions"]
     unknown = [one["created_at"] for one in (sessions if where.startswith("session") else listed)]
     if where in ("ledger record created_at", "session created_at"):
-        assert set(unknown) == {times.UNKNOWN}
+        assert set(unknown) == {quantities.UNKNOWN_TIME}
     old = deepctl("checkpoints", "prune", "--older-than", "1d", "--dry-run", "--user", "alice", "--json").ok().json
     assert old["removed"] == [], "a checkpoint of an unknown age is not old"
     deepctl("chat", "--user", "alice", "write c.txt: four").ok()
@@ -209,13 +209,13 @@ def _changed(line: bytes, where: str) -> bytes:
 
 @pytest.mark.parametrize("text", BAD_TIMES)
 def test_what_is_no_time_is_told_from_one(text: str) -> None:
-    assert not times.is_valid(text)
-    assert times.known(text) == times.UNKNOWN
-    assert times.known(5) == times.UNKNOWN
+    assert not quantities.is_time(text)
+    assert quantities.known_time(text) == quantities.UNKNOWN_TIME
+    assert quantities.known_time(5) == quantities.UNKNOWN_TIME
 
 
 @pytest.mark.parametrize("text", ["2026-01-31T09:30:00Z", "2026-01-31T09:30:00.123456Z", "9999-12-31T23:59:59Z"])
 def test_a_time_stays_as_it_is(text: str) -> None:
-    assert times.known(text) == text
+    assert quantities.known_time(text) == text
     assert ago(text)
-    assert ago(times.UNKNOWN) == "unknown"
+    assert ago(quantities.UNKNOWN_TIME) == "unknown"

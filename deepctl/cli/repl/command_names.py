@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from deepctl.names import fold
+from deepctl.layout import same_name
 
 EXPORT = ("sessions", "export")
 TAKES_SESSION_NAME = (("sessions", "show"), EXPORT)
@@ -66,7 +66,7 @@ class CommandNames(NamedTuple):
         words = words[1:] if words[0] == "deepctl" else ["chat", *words]
         user = next((place for place, word in enumerate(words) if word in _USER), None)
         if user is not None:
-            if self.profile is not None and fold(" ".join(words[user + 1 : user + 2])) != fold(self.profile):
+            if self.profile is not None and not same_name(" ".join(words[user + 1 : user + 2]), self.profile):
                 return None
             del words[user : user + 2]
         if words[:1] == ["chat"]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.cli import options, tty_modes
 from deepctl.cli.chat_session import ProfileChat, TurnCallbacks
 from deepctl.cli.repl import slash_commands, status
@@ -146,7 +146,7 @@ class Repl:
     def _send(self, prompt: str) -> None:
         """Run a turn. Raises what keeps it from ending."""
         state = self._state
-        state.last_prompt, state.last_prompt_at, state.undone_prompt = prompt, times.now(), ""
+        state.last_prompt, state.last_prompt_at, state.undone_prompt = prompt, quantities.now(), ""
         with tty_modes.quiet(), tty_modes.whole_pastes(), self._in_turn():
             text = "\n\n".join([prompt, *state.shared_output])
             state.chat.turn(text, state.session, state.new, state.files, TurnCallbacks(self._on_begun, self._on_sent))

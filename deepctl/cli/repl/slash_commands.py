@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from deepctl import names
+from deepctl import layout
 from deepctl.cli import editor, options, tty_modes, usage_errors
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession
 from deepctl.cli.confirm import confirm
@@ -230,7 +230,7 @@ def _new(state: ReplState, arguments: str) -> None:
             f"/new takes one name; this is too much: {' '.join(words[1:])}.",
             "The prompt that begins the session is the next thing you type.",
         )
-    name = names.check(words[0], "session")
+    name = layout.check_name(words[0], "session")
     existing = session_catalogue.spelled(state.profile(), name)
     if existing is not None:
         raise Refused(
@@ -248,7 +248,7 @@ def _switch(state: ReplState, arguments: str) -> None:
         return
     if len(words) > 1:
         raise UsageError(f"/switch takes one name; this is too much: {' '.join(words[1:])}.", "/sessions lists them.")
-    name = names.check(words[0], "session")
+    name = layout.check_name(words[0], "session")
     paths = state.profile()
     spelled = session_catalogue.spelled(paths, name)
     if spelled is None:

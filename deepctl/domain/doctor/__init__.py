@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 
-from deepctl import distribution, layout, locks, names
+from deepctl import distribution, layout, locks
 from deepctl.domain import addresses, budget, provider_keys, settings
 from deepctl.domain.budget import Part
 from deepctl.domain.doctor import machine, stored_state
@@ -73,8 +73,8 @@ def _profiles(root: Root) -> list[ProfilePaths]:
 
 
 def _find(root: Root, name: str) -> ProfilePaths:
-    folded = names.fold(names.check(name))
-    match = next((paths for paths in _profiles(root) if names.fold(paths.name) == folded), None)
+    checked_name = layout.check_name(name)
+    match = next((paths for paths in _profiles(root) if layout.same_name(paths.name, checked_name)), None)
     if match is not None:
         return match
     if not os.path.lexists(root.profile(name).directory):

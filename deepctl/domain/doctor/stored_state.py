@@ -11,7 +11,7 @@ import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator
 
-from deepctl import layout, names
+from deepctl import layout
 from deepctl.domain.doctor.check import Check, some, told
 from deepctl.domain.memory import changes
 from deepctl.domain.memory.directory import Memory
@@ -239,7 +239,7 @@ def todo_lists(paths: ProfilePaths) -> Iterator[Check]:
 
 def _temporary(paths: ProfilePaths) -> Iterable[str]:
     places = [paths.directory, paths.sessions, paths.checkpoints, paths.packs, paths.cache]
-    places += [os.path.join(paths.sessions, name) for name in _listed(paths.sessions) if names.is_good(name)]
+    places += [os.path.join(paths.sessions, name) for name in _listed(paths.sessions) if layout.is_good_name(name)]
     for place in places:
         for name in _named(place):
             if name.endswith(_TEMPORARY) or (place == paths.sessions and name.startswith(NEW)):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from deepctl import layout, names, times
+from deepctl import layout, quantities
 from deepctl.errors import BadName, MemoryNotFound, Refused
 from deepctl.files import atomic, ownership
 from deepctl.files.paths_beneath import Outside, Tree
@@ -44,7 +44,7 @@ class Memory:
     """The notebooks of one agent of a profile. Raises `BadName` for an agent that cannot be one."""
 
     def __init__(self, profile: layout.ProfilePaths, agent: str = layout.AGENT) -> None:
-        self.agent = names.check(agent, "agent")
+        self.agent = layout.check_name(agent, "agent")
         self.profile = profile
         self.directory = posixpath.join(layout.MEMORY_DIRECTORY, self.agent)
         self._tree = Tree(profile.workspace, follow=False)
@@ -71,7 +71,9 @@ class Memory:
                 continue
             if entry.size is None:
                 raise self._refused(self.path(entry.name), "read", "not a regular file")
-            notebooks.append(Notebook(entry.name, self.path(entry.name), entry.size, times.at(entry.modified)))
+            notebooks.append(
+                Notebook(entry.name, self.path(entry.name), entry.size, quantities.time_at(entry.modified))
+            )
         return notebooks
 
     def read(self, file: str) -> Notebook:
@@ -96,7 +98,7 @@ class Memory:
                 modified = self._tree.entry(path).modified
             except FileNotFoundError:
                 return None
-        return Notebook(name, path, len(content), times.at(modified), content)
+        return Notebook(name, path, len(content), quantities.time_at(modified), content)
 
     def write(self, file: str, content: bytes, *, expected: bytes | None) -> Notebook:
         """Replace a notebook as a whole, or make it with the directories it lacks. The caller holds the lock.
@@ -125,7 +127,7 @@ class Memory:
                     raise
                 with atomic.after_commit():
                     _sync(parent)
-        return Notebook(name, path, len(content), times.at(modified), content)
+        return Notebook(name, path, len(content), quantities.time_at(modified), content)
 
     @contextmanager
     def _beside(self, parent: int) -> Iterator[int]:

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from deepctl import formats, layout, unicode
+from deepctl import layout, unicode
 from deepctl.domain.memory.directory import Memory
 from deepctl.errors import Damaged, Refused
 from deepctl.files import sealed_lines
@@ -289,7 +289,7 @@ def ledger_with(raw: bytes, trees: Mapping[str, RewrittenTree], gone: list[str],
         start = line.end
         parts.append(original if line.value is None else _line_with(line.value, original, trees))
     parts.append(
-        sealed_lines.seal({"v": formats.LEDGER.current, "removed": [], "merged": {}, "gone": gone, "pack": pack})
+        sealed_lines.seal({"v": layout.LEDGER_FORMAT.current, "removed": [], "merged": {}, "gone": gone, "pack": pack})
     )
     return b"".join(parts)
 
@@ -297,8 +297,8 @@ def ledger_with(raw: bytes, trees: Mapping[str, RewrittenTree], gone: list[str],
 def _line_with(entry: dict[str, Any], original: bytes, trees: Mapping[str, RewrittenTree]) -> bytes:
     is_changed = False
     try:
-        formats.bring_up(formats.LEDGER, entry, "the ledger")
-    except formats.BadVersion:
+        layout.bring_up(layout.LEDGER_FORMAT, entry, "the ledger")
+    except layout.BadVersion:
         return original  # damaged, however whole it is
     for key in ("record", "rewind"):
         if isinstance(fields := entry.get(key), dict):

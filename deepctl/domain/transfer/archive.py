@@ -18,7 +18,7 @@ import json
 import re
 from typing import Literal, NamedTuple
 
-from deepctl import names
+from deepctl import layout
 from deepctl.errors import NewerFormat
 from deepctl.files import sealed_lines
 from deepctl.sandbox.policy import MOUNT
@@ -160,9 +160,9 @@ def is_of_a_profile(path: str, kind: Kind) -> bool:
         case ["workspace", *_]:
             return True
         case ["sessions", name]:
-            return kind == "directory" and names.is_good(name)
+            return kind == "directory" and layout.is_good_name(name)
         case ["sessions", name, file]:
-            return kind == "file" and names.is_good(name) and (file == "session.json" or _is_log(file))
+            return kind == "file" and layout.is_good_name(name) and (file == "session.json" or _is_log(file))
         case ["checkpoints", "ledger.jsonl" | "ledger.size"]:
             return kind == "file"
         case ["checkpoints", "packs", file]:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import BinaryIO, NamedTuple, Self
 
-from deepctl import times
+from deepctl import quantities
 from deepctl.domain.transfer import archive, archive_reader
 from deepctl.domain.transfer.archive import Entry, Header, Kind, LeftOut, Totals
 from deepctl.errors import Locked
@@ -92,7 +92,7 @@ class Export:
 
     def _header(self) -> Header:
         entries, files, size = self._declared
-        return Header(self._version, self._paths.name, times.now_in_seconds(), files, size, entries)
+        return Header(self._version, self._paths.name, quantities.now_in_seconds(), files, size, entries)
 
     def _check_unchanged(self) -> None:
         """Raises `Locked` unless the ledger has only grown, by checkpoints and names for them."""

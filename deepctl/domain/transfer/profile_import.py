@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, NamedTuple, Self
 
-from deepctl import layout, names
+from deepctl import layout
 from deepctl.domain import addresses, profiles, settings, trust
 from deepctl.domain.transfer.archive import Entry, Totals, raw
 from deepctl.domain.transfer.archive_reader import Incoming
@@ -93,9 +93,9 @@ def examine(
     """
     incoming = Incoming(file, called)
     header = incoming.header
-    if name is None and not names.is_good(header.profile):
+    if name is None and not layout.is_good_name(header.profile):
         raise incoming.hostile(f"it is of a profile called {header.profile[:100]!a}")
-    name = names.check(header.profile if name is None else name)
+    name = layout.check_name(header.profile if name is None else name)
     if profiles.exists(root, name):
         raise taken(name)
     most = limits.bytes if limits.bytes is not None else max(MAX_BYTES, _RATIO * (size or 0))
@@ -204,10 +204,10 @@ def _reported(incoming: Incoming, before: int, report: Report) -> Iterator[bytes
 def _check_session(incoming: Incoming, entry: Entry, seen: set[str]) -> None:
     """Raises `Refused` for a second session of a name: there, `A` and `a` are one."""
     match entry.path.split("/"):
-        case ["sessions", name] if names.fold(name) in seen:
+        case ["sessions", name] if layout.folded_name(name) in seen:
             raise incoming.hostile(f"there are two sessions called {name!r}, case apart")
         case ["sessions", name]:
-            seen.add(names.fold(name))
+            seen.add(layout.folded_name(name))
 
 
 def _complete(paths: ProfilePaths) -> None:
@@ -241,7 +241,7 @@ def _is_harmless(line: dict[str, object]) -> bool:
             value = part.get(key)
             if value is not None and not (isinstance(value, str) and form.fullmatch(value)):
                 return False
-        if part.get("label") and not names.is_good(part["label"]):
+        if part.get("label") and not layout.is_good_name(part["label"]):
             return False
         if kind == "rewind" and "/" in (part.get("id") or ""):
             return False  # it becomes part of a file's name

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from deepctl import names
+from deepctl import layout
 from deepctl.errors import Interrupted, Locked, Refused, StorageError
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import IMPORT, NEW, ProfilePaths, Root
@@ -71,7 +71,9 @@ def _leftovers(root: Root, entries: list[str]) -> list[Leftover]:
     return [
         Leftover(match[2], os.path.join(root.profiles, entry), bool(match[1]))
         for entry in entries
-        if (match := _NAME.fullmatch(entry)) and names.is_good(match[2]) and _is_own(os.path.join(root.profiles, entry))
+        if (match := _NAME.fullmatch(entry))
+        and layout.is_good_name(match[2])
+        and _is_own(os.path.join(root.profiles, entry))
     ]
 
 
@@ -211,7 +213,7 @@ def _remove_half_made(root: Root, entries: list[str], holding: str) -> None:
                 finally:
                     if descriptor is not None:
                         os.close(descriptor)
-            elif names.is_good(name := entry.removeprefix(NEW)):
+            elif layout.is_good_name(name := entry.removeprefix(NEW)):
                 with _owned(root, name, holding):
                     rmtree.remove_tree(path)
 
@@ -227,7 +229,7 @@ def half_made(root: Root) -> list[str]:
             (entry.startswith(IMPORT) and not is_held(path))
             or (
                 entry.startswith(NEW)
-                and names.is_good(name := entry.removeprefix(NEW))
+                and layout.is_good_name(name := entry.removeprefix(NEW))
                 and holder(root.profile(name).lock) is None
             )
         )
@@ -240,7 +242,7 @@ class FinishingLock(Lock):
     def __init__(self, root: Root, name: str, *, command: str, wait: float) -> None:
         super().__init__(root.profile(name).lock, profile=name, command=command, wait=wait)
         self._root = root
-        self._name = names.fold(name)
+        self._name = layout.folded_name(name)
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -273,7 +275,7 @@ def _go_on(root: Root, leftover: Leftover) -> None:
 
 
 def _new_path(root: Root, kind: str, name: str) -> str:
-    return os.path.join(root.profiles, f"{PREFIX}{kind}{os.urandom(4).hex()}-{names.fold(name)}")
+    return os.path.join(root.profiles, f"{PREFIX}{kind}{os.urandom(4).hex()}-{layout.folded_name(name)}")
 
 
 def _held(path: str, kind: int) -> int | None:
@@ -370,9 +372,9 @@ def _read(place: str) -> dict[str, Any]:
     match plan:
         case {"v": int(version)} if version > FORMAT:
             raise Refused(f"{place} was made by a later deepctl.", "Update deepctl. It has not been touched.")
-        case {"profile": str(profile), "identity": list(), "moves": list(moves)} if names.is_good(profile) and all(
-            map(_is_move, moves)
-        ):
+        case {"profile": str(profile), "identity": list(), "moves": list(moves)} if layout.is_good_name(
+            profile
+        ) and all(map(_is_move, moves)):
             return plan
         case _:
             raise ValueError("not a plan")

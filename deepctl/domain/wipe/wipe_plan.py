@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from deepctl import names
+from deepctl import layout
 from deepctl.domain.wipe import trash
 from deepctl.domain.wipe.trash import PartMove, Report, Trash
 from deepctl.errors import DeepctlError, NewerFormat, Refused, StorageError, UsageError
@@ -270,7 +270,7 @@ def _staging(root: Root, paths: ProfilePaths) -> list[str]:
     left = []
     for entry in sorted(os.listdir(root.profiles)):
         path = os.path.join(root.profiles, entry)
-        if entry == NEW + names.fold(paths.name) or (entry.startswith(IMPORT) and not trash.is_held(path)):
+        if entry == NEW + layout.folded_name(paths.name) or (entry.startswith(IMPORT) and not trash.is_held(path)):
             left.append(path)
     return left
 

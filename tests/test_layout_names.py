@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepctl import names
+from deepctl import layout
 from deepctl.errors import BadName
 
 GOOD = ["a", "Alice", "alice.smith", "a_b-c@d+e", "0", "x" * 64, "console", "nullable", "com10"]
@@ -14,10 +14,10 @@ BAD += ["ＡＬＩＣＥ", "аlice", "ali\u200dce", "١", "con", "NUL", "nul.txt
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_name_is_itself(name: str) -> None:
-    assert names.check(name) == name
+    assert layout.check_name(name) == name
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_name_is_refused(name: str) -> None:
     with pytest.raises(BadName):
-        names.check(name)
+        layout.check_name(name)
