@@ -38,8 +38,7 @@ from deepctl.agent.checkpoints import (
     checkpoints_toolset,
     directory_of,
 )
-from deepctl.agent.message_filters import UnicodeFilterModel
-from deepctl.agent.models import OFFLINE, CollectingModel, offline_model
+from deepctl.agent.models import OFFLINE, CollectingModel, UnicodeFilterModel, offline_model
 from deepctl.agent.search_tools import replace_glob, replace_grep
 from deepctl.domain.permissions import Permissions
 from deepctl.redaction import redact
