@@ -22,7 +22,7 @@ from pydantic_ai.workspaces import WorkspaceError
 from pydantic_ai_backends import StateBackend
 
 from deepctl import layout
-from deepctl.agent import compaction, interruption, message_places, provider_errors
+from deepctl.agent import compaction, interruption, provider_errors
 from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
@@ -33,7 +33,7 @@ from deepctl.agent.interruption import KEPT, Abandoned, Emit, Interruption, stor
 from deepctl.agent.limits import COMPACT_AT, CompactionPolicy, Limits, cost, limits_of
 from deepctl.agent.mcp import McpServers
 from deepctl.agent.mentions import Attaching, DirectoryFiles, Files, StateFiles
-from deepctl.agent.message_places import History
+from deepctl.agent.message_filters import History, history_of
 from deepctl.agent.models import resolve
 from deepctl.agent.provider_errors import Asked
 from deepctl.agent.sandboxes import Sandbox
@@ -304,7 +304,7 @@ class Chat:
         kept = reader.whole()
         end = session_reader.position(record, kept)
         reader.remember()
-        return _Conversation(record, kept, end, message_places.of(kept, self._runner.model))
+        return _Conversation(record, kept, end, history_of(kept, self._runner.model))
 
     def compact(self, work: Repository, session: str, focus: str | None, emit: Emit) -> Compacted:
         """Summarise a session's conversation for the model; `focus` says what it is about above all.
@@ -433,7 +433,7 @@ class EphemeralChat:
             self._conversation = self._conversation._replace(last_turn=turn)
             record = _Messages(self._conversation, turn)
             try:
-                history = message_places.of(self._conversation, self._runner.model)
+                history = history_of(self._conversation, self._runner.model)
                 return self._runner.run(self._deps, user_content, history, record, emit)
             except RewindRequested as request:
                 self._runner.again()
@@ -442,7 +442,7 @@ class EphemeralChat:
 
     def compact(self, focus: str | None, emit: Emit) -> Compacted:
         """Summarise the conversation for the model: see `Chat.compact`. It cannot be taken back."""
-        history = message_places.of(self._conversation, self._runner.model)
+        history = history_of(self._conversation, self._runner.model)
         compacted, shortened = self._runner.compact(history, focus, emit)
         record = _Messages(self._conversation, self._conversation.last_turn)
         record.compacted(to_json([shortened.summary])[0], history.total - shortened.begins)

@@ -33,7 +33,7 @@ from pydantic_ai_harness.compaction import (
 from pydantic_ai_harness.compaction._summary import is_summary_part, summary_request
 
 from deepctl.agent.limits import CompactionPolicy, context_tokens, window_of
-from deepctl.agent.message_places import History, Places, is_prompt, uncounted
+from deepctl.agent.message_filters import History, Places, is_prompt, uncounted
 from deepctl.agent.models import SUMMARISE, UnicodeFilter
 from deepctl.errors import DeepctlError, NotFound
 

@@ -1,6 +1,8 @@
-"""Files named in a prompt, as parts of the message that brings it: text, listings, and pictures for models that see.
+"""Files that a prompt brings along: which of them a model can be sent, and as what parts of the message.
 
-They are looked for in a workspace's directory or in memory, never outside of it or through a link. What is sent is
+Text and listings go to every model, pictures and PDFs to models that can take them.
+
+Files are looked for in a workspace's directory or in memory, never outside of it or through a link. What is sent is
 bounded, rid of keys, and only what the profile's rules let the agent read without a question. The rest is named to the
 model, which can read it with its tools, where the rules are asked again.
 
@@ -17,12 +19,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from html import escape
 from typing import Any, NamedTuple, NoReturn, Protocol
+from urllib.parse import urlsplit
 
 from pydantic_ai.messages import BinaryContent, TextContent, UserContent
 from pydantic_ai.models import Model
 from pydantic_ai_backends import StateBackend
 
-from deepctl.agent.message_filters import HEAD, METADATA, PDF, media_type, takes
 from deepctl.domain import attachments
 from deepctl.domain.permissions import Permissions, about_file
 from deepctl.files.paths_beneath import Entry, Outside, Tree
@@ -30,6 +32,46 @@ from deepctl.quantities import size
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import MOUNT
 from deepctl.store import prompt_tags
+
+METADATA = "attached"
+"""What `deepctl` in the metadata of a part says that goes with a file, or stands for one."""
+HEAD = 16
+"""Bytes that tell what a file is."""
+PDF = "application/pdf"
+_READ_PDF = ("anthropic", "bedrock", "google", "google-cloud")
+_OPENAI = "api.openai.com"
+
+
+def media_type(head: bytes) -> str | None:
+    """What the first bytes of a file say it is, of what models look at; names say nothing.
+
+    Source: the formats' own signatures (PNG, JPEG, GIF87a and GIF89a, the RIFF header of WebP, PDF).
+    """
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "image/webp"
+    return PDF if head.startswith(b"%PDF-") else None
+
+
+def takes(model: Model, kind: str) -> bool:
+    """Whether a model can be sent files of a media type, as far as is known: pictures unless it is known not to see.
+
+    PDFs are for the large providers: a server that merely speaks OpenAI's language rarely reads them.
+    """
+    profile = model.profile
+    if kind.startswith("image/"):
+        return profile.get("supports_image_input", True)
+    if kind != PDF or not profile.get("supports_document_input", True):
+        return False
+    types = profile.get("supported_document_media_types")
+    if types is not None and PDF not in types:
+        return False
+    return model.system in _READ_PDF or urlsplit(model.base_url or "").hostname == _OPENAI
 
 
 class Entries(NamedTuple):

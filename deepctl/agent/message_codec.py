@@ -83,7 +83,7 @@ def check(messages: Sequence[dict[str, Any]], what: str) -> None:
     """Whether a conversation from elsewhere can be gone on with; `what` names it. Raises `Damaged` or `Refused`.
 
     Whoever asks for files from this machine's own network means harm. Every other file by address is looked at when the
-    conversation goes on (`deepctl.agent.message_places`).
+    conversation goes on (`deepctl.agent.message_filters`).
     """
     try:
         found = ModelMessagesTypeAdapter.validate_python(messages)

@@ -8,6 +8,10 @@
   another without asking for it, which is not done.
 - Pictures and PDFs, for models that can take them. They are left out of requests only, so that a conversation can go on
   with another model, and back.
+
+A history is the conversation's context (`deepctl.store.compacted_context`) as pydantic-ai's messages, repaired where a
+turn was killed. Repairing joins messages, and a compaction in the middle of a turn replaces them, so the place of a
+message in the conversation does not follow from its place in the history. It is kept beside it, by identity.
 """
 
 from __future__ import annotations
@@ -17,9 +21,10 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
 from pydantic_ai.messages import (
     AudioUrl,
     BinaryContent,
@@ -27,6 +32,7 @@ from pydantic_ai.messages import (
     FileUrl,
     ImageUrl,
     ModelMessage,
+    ModelMessagesTypeAdapter,
     ModelRequestPart,
     ModelResponse,
     TextContent,
@@ -35,13 +41,16 @@ from pydantic_ai.messages import (
     UserContent,
     UserPromptPart,
     VideoUrl,
+    repair_messages,
 )
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RequestUsage
 
-METADATA = "attached"
-"""What `deepctl` in the metadata of a part says that goes with a file, or stands for one."""
+from deepctl.agent.limits import bounded
+from deepctl.agent.mentions import METADATA, takes
+from deepctl.store import compacted_context, session_log
 
 _T = TypeVar("_T")
 
@@ -196,45 +205,6 @@ def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
-HEAD = 16
-"""Bytes that tell what a file is."""
-PDF = "application/pdf"
-_READ_PDF = ("anthropic", "bedrock", "google", "google-cloud")
-_OPENAI = "api.openai.com"
-
-
-def media_type(head: bytes) -> str | None:
-    """What the first bytes of a file say it is, of what models look at; names say nothing.
-
-    Source: the formats' own signatures (PNG, JPEG, GIF87a and GIF89a, the RIFF header of WebP, PDF).
-    """
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "image/webp"
-    return PDF if head.startswith(b"%PDF-") else None
-
-
-def takes(model: Model, kind: str) -> bool:
-    """Whether a model can be sent files of a media type, as far as is known: pictures unless it is known not to see.
-
-    PDFs are for the large providers: a server that merely speaks OpenAI's language rarely reads them.
-    """
-    profile = model.profile
-    if kind.startswith("image/"):
-        return profile.get("supports_image_input", True)
-    if kind != PDF or not profile.get("supports_document_input", True):
-        return False
-    types = profile.get("supported_document_media_types")
-    if types is not None and PDF not in types:
-        return False
-    return model.system in _READ_PDF or urlsplit(model.base_url or "").hostname == _OPENAI
-
-
 def sendable(messages: Sequence[ModelMessage], model: Model) -> list[ModelMessage]:
     """A conversation, the prompt that is to be answered last, as a model can be sent it.
 
@@ -311,3 +281,119 @@ class MediaFilterModel(WrapperModel):
             sendable(messages, self.wrapped), model_settings, model_request_parameters, run_context
         ) as response:
             yield response
+
+
+class History(NamedTuple):
+    """What a model is sent. `places` are those of messages that are one of the conversation as it is, by their `id`.
+
+    `begins` is the place from which on nothing is left out, `total` how many messages the conversation has,
+    `unreadable` how many of those that should be here could not be understood, and `left_out` how many files by address
+    are not in them.
+    """
+
+    messages: list[ModelMessage]
+    places: Mapping[int, int] = {}
+    begins: int = 0
+    total: int = 0
+    unreadable: int = 0
+    left_out: int = 0
+
+
+def history_of(conversation: session_log.MessageList, model: Model | None = None) -> History:
+    """The history that a conversation goes on with, as `model` may be sent it.
+
+    Wherever a conversation came from, this is where its messages are checked.
+    """
+    seen = compacted_context.of(conversation)
+    found: list[tuple[int, ModelMessage]] = []
+    unreadable = left_out = 0
+    for place in seen.places:
+        try:
+            (message,) = ModelMessagesTypeAdapter.validate_python([conversation.messages[place].message])
+        except ValidationError:
+            unreadable += 1
+            continue
+        message, count = without(message, model)
+        left_out += count
+        before = seen.summary is not None and place < seen.summary
+        message = _bounded(message)
+        found.append((place, uncounted(message) if before else message))
+    messages = repair_messages([message for _, message in found])
+    there = {id(message) for message in messages}
+    places = {
+        id(message): place
+        for place, message in found
+        if id(message) in there and place >= seen.begins and place != seen.summary
+    }
+    return History(messages, places, seen.begins, len(conversation.messages), unreadable, left_out)
+
+
+def uncounted(message: ModelMessage) -> ModelMessage:
+    """The same without the tokens that its provider counted: those were of a request with more before it."""
+    return replace(message, usage=RequestUsage()) if isinstance(message, ModelResponse) else message
+
+
+def _bounded(message: ModelMessage) -> ModelMessage:
+    # What is in the log may have been written before usage was bounded, or come from elsewhere; a history that names
+    # another workspace would not be continued in this one.
+    if not isinstance(message, ModelResponse):
+        return message
+    return replace(message, usage=bounded(message.usage), workspace_ref=None)
+
+
+def is_prompt(message: ModelMessage) -> bool:
+    """Whether a message has something that the user typed."""
+    return session_log.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0]) is not None
+
+
+class Places:
+    """Where in the conversation the messages of a turn are, while it goes on.
+
+    A message is held as long as its place is known, so no other can have its `id`.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._places = {
+            id(message): (message, history.places[id(message)])
+            for message in history.messages
+            if id(message) in history.places
+        }
+        self._first = history.total
+        self._asked: list[ModelMessage] = []
+        self.begins = history.begins
+        self.total = history.total
+
+    def add(self, message: ModelMessage) -> None:
+        """One more message has been recorded."""
+        if not self._asked:
+            self._asked = [message]
+        self._places[id(message)] = (message, self.total)
+        self.total += 1
+
+    def compacted(self, begins: int, before: Sequence[ModelMessage], kept: Sequence[ModelMessage]) -> None:
+        """What was before place `begins` is out of sight; `kept` are now what the last of `before` were."""
+        places = [self._place(message) for message in before[len(before) - len(kept) :]]
+        self._places = {id(one): (one, place) for one, place in zip(kept, places, strict=True) if place is not None}
+        self.begins = begins
+
+    def summarized(self) -> None:
+        """The summary has been recorded; nothing can begin there."""
+        self.total += 1
+
+    def prompt_before(self, begins: int) -> list[ModelMessage]:
+        """The prompt of the turn, if it is before place `begins`."""
+        return self._asked if begins > self._first else []
+
+    def begin_of(self, messages: Sequence[ModelMessage], cut: int) -> int | None:
+        """The place in the conversation at which the messages from `cut` on begin; `None` if nobody can tell."""
+        for index in range(cut, -1, -1):
+            place = self._place(messages[index])
+            if place is not None:
+                # Requests are put together with requests, so what is before them is the answer they follow; and what
+                # has not been recorded yet comes behind all that has.
+                return place if index == cut else place + 1
+        return None
+
+    def _place(self, message: ModelMessage) -> int | None:
+        found = self._places.get(id(message))
+        return found[1] if found is not None else None

@@ -51,8 +51,7 @@ from deepctl.agent.compaction import Compaction, Shortened
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, Event, storing
 from deepctl.agent.limits import CompactionPolicy, Context, bounded, context_tokens, cost, window_of
-from deepctl.agent.message_filters import MediaFilterModel
-from deepctl.agent.message_places import History, Places
+from deepctl.agent.message_filters import History, MediaFilterModel, Places
 from deepctl.agent.provider_errors import passes
 from deepctl.errors import DeepctlError
 from deepctl.unicode import whole_value

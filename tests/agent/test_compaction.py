@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic_ai.messages import ModelMessagesTypeAdapter, repair_messages
 
-from deepctl.agent import message_places, turn
+from deepctl.agent import message_filters, turn
 from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnResult, TurnRunner
 from deepctl.agent.compaction import Compacted
 from deepctl.agent.limits import COMPACT_AT, MOST, LimitReached, Limits, window_of
@@ -63,7 +63,7 @@ class Alice:
 
     def seen(self, session: str = "main") -> list[dict[str, Any]]:
         """What the next turn is going to send, but for its own prompt."""
-        return to_json(message_places.of(self.conversation(session)).messages)
+        return to_json(message_filters.history_of(self.conversation(session)).messages)
 
     def compactions(self) -> list[dict[str, Any]]:
         return [event for event in self.events if event["type"] == "compaction"]
@@ -332,7 +332,7 @@ class TestOffline:
     def test_it_goes_on_and_on(self, offline: Alice) -> None:
         for number in range(14):
             offline.say(f"write f{number}.txt: {LONG}")
-            messages = message_places.of(offline.conversation()).messages
+            messages = message_filters.history_of(offline.conversation()).messages
             assert messages == repair_messages(messages)
         assert len(offline.compactions()) >= 4
         assert len(list(Path(offline.paths.workspace).glob("f*.txt"))) == 14

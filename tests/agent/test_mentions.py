@@ -224,9 +224,7 @@ def test_a_pdf_goes_to_those_who_are_known_to_read_it(place: Path, monkeypatch: 
     for variable in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(variable, KEY)
     sees = {
-        name: message_filters.takes(
-            models.resolve(name, base_url=base_url, environment=os.environ).model, message_filters.PDF
-        )
+        name: mentions.takes(models.resolve(name, base_url=base_url, environment=os.environ).model, mentions.PDF)
         for name, base_url in [
             ("anthropic:claude-sonnet-4-6", None),
             ("openai:gpt-5", None),

@@ -22,7 +22,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models.test import TestModel
 
-from deepctl.agent import message_filters
+from deepctl.agent import mentions, message_filters
 from deepctl.agent.checkpoint_stores import new_checkpoint
 from deepctl.agent.file_checkpoint_store import FileCheckpointStore
 from deepctl.files import sealed_lines
@@ -124,7 +124,7 @@ def test_files_are_left_out_however_deep_they_are_and_all_else_stays_the_very_sa
     prompt, plain, returned = parts
     assert prompt.content[0] == "look"
     assert prompt.content[2] is good
-    assert prompt.content[1].metadata == {"deepctl": message_filters.METADATA}
+    assert prompt.content[1].metadata == {"deepctl": mentions.METADATA}
     assert plain is message.parts[1]
     assert returned.content["a"][0] is good
     assert "left out" in returned.content["a"][1]["b"][0]
