@@ -10,7 +10,7 @@ from pathlib import Path
 import pyte
 import pytest
 
-from deepctl.output.progress import BYTES, Progress
+from deepctl.output.render import BYTES, Progress
 from deepctl.store.repository import Repository
 from tests.store.scene import Scene
 

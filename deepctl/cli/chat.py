@@ -18,9 +18,8 @@ from deepctl.cli.confirm import ask_at_terminal
 from deepctl.cli.options import HELP_OPTIONS, UNNAMED
 from deepctl.domain import attachments, settings
 from deepctl.errors import BadName, UsageError
-from deepctl.output import terminal_caps
 from deepctl.output.stream.display import Display, JsonDisplay, LiveDisplay, TextDisplay
-from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import is_dumb, is_terminal
 from deepctl.store import prompt_tags
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
@@ -135,7 +134,7 @@ def _session(setup: ChatSetup, wait: float, display: Display, *, ephemeral: bool
 def _display(as_json: bool, text: str | None) -> Display:
     if as_json:
         return JsonDisplay()
-    if text is not None or terminal_caps.is_dumb():
+    if text is not None or is_dumb():
         return TextDisplay()
     from deepctl.cli import tty_modes
 

@@ -22,7 +22,7 @@ from deepctl.errors import Damaged, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.output import checkpoints as views
 from deepctl.output.render import show
-from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import is_terminal
 from deepctl.store import lookup, session_catalogue
 from deepctl.store.ledger import Ledger
 from deepctl.store.lookup import CheckpointInfo
@@ -382,7 +382,7 @@ def _remove(
     as_json: bool,
 ) -> None:
     """Remove the checkpoints that `select` gives, or only show what that would free."""
-    from deepctl.output.progress import Progress
+    from deepctl.output.render import Progress
     from deepctl.store import prune
 
     if dry_run:
@@ -428,7 +428,7 @@ def import_(
 @app.command(epilog="Example: deepctl checkpoints verify --user alice")
 def verify(user: options.User = None, as_json: options.Json = False) -> None:
     """Read and check every byte that is kept; exit 5 if any is damaged."""
-    from deepctl.output.progress import BYTES, Progress
+    from deepctl.output.render import BYTES, Progress
     from deepctl.store import verify
 
     profile = options.existing_profile(user)

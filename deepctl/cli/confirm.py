@@ -19,8 +19,7 @@ import typer
 from deepctl.cli import tty_modes
 from deepctl.errors import Interrupted, Refused
 from deepctl.output.render import say, say_part
-from deepctl.output.terminal_caps import has_colour, is_terminal
-from deepctl.output.text import visible, wrapped
+from deepctl.output.text import has_colour, is_terminal, visible, wrapped
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -23,9 +23,8 @@ from deepctl.errors import DeepctlError, Interrupted, MemoryNotFound, Refused, U
 from deepctl.files.atomic import storage_error
 from deepctl.layout import ProfilePaths
 from deepctl.output import memory as views
-from deepctl.output.progress import Progress
-from deepctl.output.render import notice, show
-from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.render import Progress, notice, show
+from deepctl.output.text import is_terminal
 from deepctl.quantities import counted
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deepctl import layout
-from deepctl.domain import budget, profiles, settings
+from deepctl.domain import profiles, settings
 from deepctl.domain.settings import Settings
 from deepctl.errors import BadName, DeepctlError, ProfileNotFound, UsageError
 from deepctl.files import atomic, ownership
@@ -74,7 +74,7 @@ def opened(
     `tell` is called with each note about an interrupted operation that was finished first. `frees` is true for what
     must work on a full disk.
     """
-    from deepctl.output.progress import Progress
+    from deepctl.output.render import Progress
     from deepctl.store.repository import Repository
 
     exclude, policy = in_force.patterns("snapshot.exclude"), in_force.get("checkpoints") or "every_tool"
@@ -88,7 +88,7 @@ def opened(
 @contextmanager
 def reading(user: str | None, verb: str) -> Iterator[ReadOnlyRepository]:
     """The profile meant by `--user`, open for reading, while a line at the terminal says what is being done."""
-    from deepctl.output.progress import Progress
+    from deepctl.output.render import Progress
     from deepctl.store.repository import Repository
 
     profile, in_force = profile_and_settings(user)
@@ -111,12 +111,12 @@ def working(user: str | None, command: str, wait: float, as_json: bool, *, frees
 
 def over_budget(profile: ProfilePaths, limit: int) -> str | None:
     """What the user should know, once, if a profile's checkpoints take more than `limit` bytes; holds its lock."""
-    passed = budget.passed(profile, limit)
-    if passed is None:
+    taken = profiles.passed_limit(profile, limit)
+    if taken is None:
         return None
     return (
-        f"The checkpoints of {profile.name} take {size(passed.bytes)}, more than limits.checkpoints "
-        f"({size(passed.limit)}). What pruning would free: "
+        f"The checkpoints of {profile.name} take {size(taken)}, more than limits.checkpoints "
+        f"({size(limit)}). What pruning would free: "
         f"deepctl checkpoints prune --keep 50 --dry-run --user {profile.name}"
     )
 

@@ -19,10 +19,8 @@ from deepctl.domain import profiles, settings
 from deepctl.errors import DeepctlError, NotFound, ProfileNotFound, StorageError, UsageError
 from deepctl.layout import UNTRUSTED, ProfilePaths
 from deepctl.output import profiles as views
-from deepctl.output.progress import BYTES, Progress
-from deepctl.output.render import discard_stdout, say, show
-from deepctl.output.terminal_caps import is_terminal
-from deepctl.output.text import wrapped
+from deepctl.output.render import BYTES, Progress, discard_stdout, say, show
+from deepctl.output.text import is_terminal, wrapped
 
 if TYPE_CHECKING:
     from deepctl.output.profiles import Trusted

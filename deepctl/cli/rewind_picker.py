@@ -10,7 +10,7 @@ from deepctl.cli import options
 from deepctl.cli.repl import screen
 from deepctl.cli.repl.clusters import drawn
 from deepctl.errors import DeepctlError, Interrupted, NotFound
-from deepctl.output.progress import Progress
+from deepctl.output.render import Progress
 from deepctl.output.rewind import preview_line
 from deepctl.output.text import ago, cells, fitted, printable, visible
 from deepctl.store import lookup, rewind

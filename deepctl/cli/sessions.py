@@ -19,7 +19,7 @@ from deepctl.domain import settings
 from deepctl.errors import UsageError
 from deepctl.output import sessions as views
 from deepctl.output.render import notice, show
-from deepctl.output.terminal_caps import is_terminal
+from deepctl.output.text import is_terminal
 from deepctl.store import lookup, session_catalogue, todo
 from deepctl.store.session_reader import outline
 
@@ -134,7 +134,7 @@ def search(
     Prompts, answers, thoughts, calls and their results are searched. Lines with any of the words are shown, of messages
     that have all of them, without regard to case.
     """
-    from deepctl.output.progress import Progress
+    from deepctl.output.render import Progress
     from deepctl.output.sessions_search import SessionMatches
     from deepctl.store import session_search
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from deepctl.errors import Interrupted, Terminated, terminate
-from deepctl.output import render, terminal_caps
+from deepctl.output import render
+from deepctl.output.text import is_dumb
 from deepctl.quantities import counted
 
 _SET_BACK = "\x1b[?2004l\x1b[?7h\x1b[?25h\x1b[0m\x1b[J"
@@ -80,14 +81,14 @@ def typed_ahead() -> str:
 
 def take_off_typed_ahead() -> None:
     """Erase the screen line with the keys that the terminal echoed before the first `quiet`."""
-    if typed_ahead() and not terminal_caps.is_dumb():
+    if typed_ahead() and not is_dumb():
         render.say_part("\r\x1b[K")
 
 
 @contextmanager
 def whole_pastes() -> Iterator[None]:
     """Meanwhile the terminal marks pastes, for the line editor that reads them later."""
-    if terminal_caps.is_dumb():
+    if is_dumb():
         yield
         return
     render.say_part("\x1b[?2004h")
@@ -139,7 +140,7 @@ def _hushed(before: list[object] | None) -> list[object] | None:
     # Enter stays Enter for the line editor, which reads it later, and does not become Ctrl-J.
     values[0] = _flags(before, 0) & ~termios.ICRNL
     # Ctrl-C stops the turn and keeps typed text; the line editor does not send that by itself.
-    no_flush = 0 if terminal_caps.is_dumb() else termios.NOFLSH
+    no_flush = 0 if is_dumb() else termios.NOFLSH
     values[3] = _flags(before, 3) & ~(termios.ICANON | termios.ECHO) | no_flush
     # A read returns with one key, and waits for no other.
     assert isinstance(before[6], list)
@@ -213,7 +214,7 @@ def terminable() -> Iterator[None]:
     except Terminated:
         # It may have been raised while something drew, which could not restore the terminal itself.
         set_attributes(descriptor, attributes_before)
-        if not terminal_caps.is_dumb():
+        if not is_dumb():
             render.say_part(_SET_BACK)
         raise
     finally:

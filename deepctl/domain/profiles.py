@@ -1,4 +1,4 @@
-"""Profiles: finding, making and describing one user's private directory."""
+"""Profiles: finding, making and describing the private directory of a user, and the limit of its checkpoints."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from deepctl import layout, quantities
@@ -275,3 +276,47 @@ def _files(directory: str) -> Iterator[tuple[str, os.stat_result]]:
 def _last_used(paths: ProfilePaths) -> str | None:
     newest = max((status.st_mtime for _, status in _files(paths.sessions)), default=None)
     return None if newest is None else quantities.time_at(newest)
+
+
+def checkpoint_bytes(paths: ProfilePaths) -> int:
+    """The bytes that the checkpoints of a profile take: contents and ledger. Two directories are listed."""
+    total = 0
+    for directory in (paths.packs, paths.checkpoints):
+        try:
+            with os.scandir(directory) as entries:
+                total += sum(
+                    entry.stat(follow_symlinks=False).st_size
+                    for entry in entries
+                    if entry.is_file(follow_symlinks=False)
+                )
+        except OSError:
+            continue  # no checkpoints yet; damage is reported by what reads them
+    return total
+
+
+def passed_limit(paths: ProfilePaths, limit: int) -> int | None:
+    """The bytes of all checkpoints, if they are more than `limit` and the user has not been warned; else `None`.
+
+    `limits.checkpoints` refuses and deletes nothing. The user is warned once, until the checkpoints take less again or
+    the limit changes. `cache/budget` has the limit of the last warning, so deleting the cache may repeat it; so may a
+    disk that cannot be written. The caller holds the profile's lock and gives the warning.
+    """
+    size = checkpoint_bytes(paths)
+    marker = os.path.join(paths.cache, "budget")
+    if size <= limit:
+        with suppress(OSError):
+            os.unlink(marker)
+        return None
+    if _warned_limit(marker) == limit:
+        return None
+    with suppress(OSError):
+        atomic.make_root(paths.cache)
+        atomic.write_file(marker, b"%d\n" % limit)
+    return size
+
+
+def _warned_limit(path: str) -> int | None:
+    try:
+        return int(atomic.read_file(path)[:32])
+    except (OSError, ValueError, Refused):
+        return None

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.render import is_conversation, notice
 from deepctl.output.sessions import print_conversation
-from deepctl.output.terminal_caps import is_terminal
-from deepctl.output.text import Cell, ago, fitted, printable, table, tinted, wrapped
+from deepctl.output.text import Cell, ago, fitted, is_terminal, printable, table, tinted, wrapped
 from deepctl.quantities import counted, size
 from deepctl.store.lookup import CheckpointInfo, Listing, Problem
 from deepctl.store.records import BOTH, FILES, Record

@@ -10,8 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.render import notice, say
-from deepctl.output.terminal_caps import has_colour, is_terminal
-from deepctl.output.text import Cell, ago, printable, printable_lines, table
+from deepctl.output.text import Cell, ago, has_colour, is_terminal, printable, printable_lines, table, terminal_size
 from deepctl.quantities import counted, size
 
 if TYPE_CHECKING:
@@ -72,11 +71,10 @@ class NotebookShown(NamedTuple):
 
 def _render(text: str) -> None:
     """Show Markdown at a terminal as answers are shown: a note is a line, so line breaks stay."""
-    from deepctl.output import terminal_caps
     from deepctl.output.stream.lines import of_stdout
     from deepctl.output.stream.markdown import Markdown
 
-    drawn, (width, _) = of_stdout(), terminal_caps.size()
+    drawn, (width, _) = of_stdout(), terminal_size()
     markdown = Markdown(drawn)
     markdown.feed(_apart(text))
     for line in markdown.finish(width):

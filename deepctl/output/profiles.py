@@ -12,8 +12,7 @@ from deepctl.domain.addresses import without_passwords
 from deepctl.domain.profiles import Profile
 from deepctl.layout import UNTRUSTED
 from deepctl.output.render import notice
-from deepctl.output.terminal_caps import is_terminal
-from deepctl.output.text import Cell, ago, home, printable, table, visible
+from deepctl.output.text import Cell, ago, home, is_terminal, printable, table, visible
 from deepctl.quantities import counted, size
 
 if TYPE_CHECKING:

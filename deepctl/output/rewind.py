@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.checkpoints import document, print_sentence, short
 from deepctl.output.render import is_conversation, notice
-from deepctl.output.terminal_caps import has_colour, is_terminal
-from deepctl.output.text import printable, printable_lines, visible
+from deepctl.output.text import has_colour, is_terminal, printable, printable_lines, visible
 from deepctl.quantities import counted
 from deepctl.store.lookup import CheckpointInfo
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.render import notice
 from deepctl.output.sessions_transcript import print_conversation as print_conversation
-from deepctl.output.terminal_caps import is_terminal
-from deepctl.output.text import Cell, ago, printable, table
+from deepctl.output.text import Cell, ago, is_terminal, printable, table
 from deepctl.quantities import counted, size
 from deepctl.store.session_catalogue import Summary
 from deepctl.store.session_log import MessageList

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from deepctl.output.render import notice
-from deepctl.output.terminal_caps import has_colour, is_terminal, width
-from deepctl.output.text import ago, printable
+from deepctl.output.text import ago, has_colour, is_terminal, printable, terminal_width
 from deepctl.store.session_search import Found, Match
 
 _HEADING, _FOUND, _QUIET, _PLAIN = "\x1b[36m", "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
@@ -105,7 +104,7 @@ def _coloured(colour: str, text: str) -> str:
 
 
 def _drawn(line: _Line, coloured: bool) -> str:
-    room = max(20, (width() or 1 << 30) - _INDENT - _NUMBER - 2)
+    room = max(20, (terminal_width() or 1 << 30) - _INDENT - _NUMBER - 2)
     quiet = _QUIET if coloured else ""
     number = _coloured(quiet, f"{line.number:>{_INDENT + _NUMBER}}")
     if line.spans is None:

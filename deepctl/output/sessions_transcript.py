@@ -6,8 +6,7 @@ import sys
 from typing import Any
 
 from deepctl.output.render import notice
-from deepctl.output.terminal_caps import has_colour
-from deepctl.output.text import printable, printable_lines
+from deepctl.output.text import has_colour, printable, printable_lines
 from deepctl.quantities import counted
 from deepctl.store import session_log, transcript
 from deepctl.store.session_log import MessageList

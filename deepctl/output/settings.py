@@ -21,8 +21,7 @@ from deepctl.domain.settings import Value
 from deepctl.layout import UNTRUSTED
 from deepctl.output import profiles
 from deepctl.output.render import notice
-from deepctl.output.terminal_caps import has_colour, is_terminal, width
-from deepctl.output.text import Cell, printable, table, tinted
+from deepctl.output.text import Cell, has_colour, is_terminal, printable, table, terminal_width, tinted
 from deepctl.quantities import size
 
 if TYPE_CHECKING:
@@ -333,7 +332,7 @@ class _Page:
         self._names = names
         self._terminal = is_terminal(sys.stdout)
         self._coloured = has_colour(sys.stdout)
-        self._width = width()
+        self._width = terminal_width()
         self._begun = False
 
     def heading(self, text: str) -> None:

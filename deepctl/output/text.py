@@ -1,16 +1,57 @@
-"""Text that is safe and pleasant at a terminal."""
+"""Text for a terminal: what the terminal can show, escapes for unsafe characters, widths, tables and colours."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
 
 from deepctl import quantities
-from deepctl.output.terminal_caps import has_colour, is_terminal, width
 from deepctl.unicode import IGNORABLE
+
+_DEFAULT_SIZE = (80, 24)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person is looking at `stream`."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
+
+
+def is_dumb(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the terminal can do nothing but print: it obeys no escape sequences."""
+    return environment.get("TERM", "dumb") in ("dumb", "unknown", "")
+
+
+def has_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether to colour what goes to `stream`: NO_COLOR, FORCE_COLOR and a dumb terminal decide, in this order."""
+    if environment.get("NO_COLOR"):
+        return False
+    if environment.get("FORCE_COLOR"):
+        return True
+    return is_terminal(stream) and not is_dumb(environment)
+
+
+def terminal_width() -> int | None:
+    """How many characters fit on a line of stdout; `None` where it is no terminal."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None if is_terminal(sys.stdout) else None
+    except (OSError, ValueError):
+        return None
+
+
+def terminal_size() -> tuple[int, int]:
+    """Columns and lines of the terminal at stdout, now; 80 by 24 where they are not known."""
+    try:
+        columns, lines = os.get_terminal_size(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return _DEFAULT_SIZE
+    return columns or _DEFAULT_SIZE[0], lines or _DEFAULT_SIZE[1]
+
 
 # Marks of direction, and characters that nobody sees; not those that join emoji and letters.
 _UNSEEN = "\xad\u061c\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f"
@@ -115,7 +156,7 @@ def clipped(text: str, room: int, *, from_end: bool = False) -> str:
 
 def fitted(line: str, room: int | None = None) -> str:
     """`line`, cut where it does not fit into so many cells: those of stdout's terminal, if nothing is said."""
-    room = width() if room is None else room
+    room = terminal_width() if room is None else room
     if room is None or cells(line) <= room:
         return line
     return clipped(line, room - 1).rstrip() + "…"
@@ -175,7 +216,7 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, width=width())
+    console = Console(highlight=False, width=terminal_width())
     last = len(columns) - 1
     widths = [
         max([cells(column), *(cells(printable(row[number].text)) for row in shown_rows)])

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 from deepctl.cli.repl import command_names
 from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.output.render import show
-from deepctl.output.terminal_caps import width
-from deepctl.output.text import tinted, wrapped
+from deepctl.output.text import terminal_width, tinted, wrapped
 
 _WIDTH = 80
 _MIN_HELP_WIDTH = 30
@@ -52,9 +51,10 @@ class _Overview(NamedTuple):
 
 
 def _print_row(name: str, meaning: str, name_width: int) -> None:
-    room = (width() or _WIDTH) - name_width - 2 * _GAP
+    columns = terminal_width() or _WIDTH
+    room = columns - name_width - 2 * _GAP
     beside = room >= _MIN_HELP_WIDTH
-    lines = textwrap.wrap(meaning, room if beside else max(_MIN_HELP_WIDTH, (width() or _WIDTH) - 3 * _GAP)) or [""]
+    lines = textwrap.wrap(meaning, room if beside else max(_MIN_HELP_WIDTH, columns - 3 * _GAP)) or [""]
     first = " " * _GAP + tinted(name, "name")
     if beside:
         print(f"{first}{' ' * (name_width - len(name) + _GAP)}{lines[0]}".rstrip())
@@ -76,7 +76,7 @@ class _Usage(NamedTuple):
 
     def print(self) -> None:
         print(f"{tinted(self.command.name, 'name')} {self.command.usage}".rstrip())
-        for line in textwrap.wrap(self.command.help, (width() or _WIDTH) - _GAP):
+        for line in textwrap.wrap(self.command.help, (terminal_width() or _WIDTH) - _GAP):
             print(" " * _GAP + line)
 
 
@@ -102,7 +102,7 @@ class _ShellCommandUsage(NamedTuple):
             shell.params = [parameter for parameter in shell.params if parameter.name != "output"]
         name = self.names.slash_line(shlex.join(["deepctl", *self.words])) or f"/{' '.join(self.words)}"
         with shell.make_context(name, [], resilient_parsing=True) as context:
-            context.max_content_width = context.terminal_width = width() or _WIDTH
+            context.max_content_width = context.terminal_width = terminal_width() or _WIDTH
             formatter = context.make_formatter()
             if self.command is not None:
                 name, usage = self.command.name, self.command.usage

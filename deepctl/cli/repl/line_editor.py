@@ -23,8 +23,7 @@ from deepctl.cli.repl.keys import CTRL_D, HINT, READ_BYTES, DoubleCtrlC, continu
 from deepctl.cli.repl.screen import ScreenReader
 from deepctl.cli.repl.status import Toolbar
 from deepctl.errors import Interrupted, Terminated
-from deepctl.output import terminal_caps
-from deepctl.output.text import printable, wrapped
+from deepctl.output.text import is_dumb, printable, wrapped
 from deepctl.unicode import whole
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class Editor:
     def _make_reader(
         self, history: History, candidates: CandidateSource, toolbar: Callable[[], Toolbar], prompt: Callable[[], str]
     ) -> LineReader:
-        if terminal_caps.is_dumb():
+        if is_dumb():
 
             def remember(entry: str) -> None:
                 if is_remembered(entry):

@@ -27,10 +27,9 @@ from deepctl.domain import attachments
 from deepctl.errors import DeepctlError, Interrupted, ModelFailed, ProfileGone, StorageError, Terminated
 from deepctl.files.atomic import storage_error
 from deepctl.files.paths_beneath import Outside, Tree
-from deepctl.output import render, terminal_caps
+from deepctl.output import render
 from deepctl.output.stream.live_region import LiveRegion
-from deepctl.output.terminal_caps import has_colour
-from deepctl.output.text import printable_lines
+from deepctl.output.text import has_colour, is_dumb, printable_lines, terminal_size
 from deepctl.quantities import counted
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import MOUNT
@@ -100,7 +99,7 @@ class Repl:
         """Read and run entries until the user leaves."""
         self._state.chat.warm(self._on_warm)
         # On a dumb terminal the kernel edits the line, and has to echo it.
-        between_entries = nullcontext() if terminal_caps.is_dumb() else tty_modes.quiet()
+        between_entries = nullcontext() if is_dumb() else tty_modes.quiet()
         with tty_modes.undisturbed(), tty_modes.terminable(), between_entries:
             self._loop()
 
@@ -382,16 +381,16 @@ class _Output:
 
     def begin(self) -> None:
         """Until there is output, show a line that says that the command runs."""
-        if terminal_caps.is_dumb():
+        if is_dumb():
             return
         self._waiting = LiveRegion()
         dim, reset = ("\x1b[2m", "\x1b[0m") if has_colour(sys.stdout) else ("", "")
-        self._draw([f"{dim}{_RUNNING[: terminal_caps.size()[0] - 1]}{reset}"])
+        self._draw([f"{dim}{_RUNNING[: terminal_size()[0] - 1]}{reset}"])
 
     def _draw(self, rows: list[str]) -> None:
         if self._waiting is not None and self.failure is None:
             try:
-                self._waiting.draw([], rows, terminal_caps.size())
+                self._waiting.draw([], rows, terminal_size())
             except StorageError as error:
                 self.failure = error
 

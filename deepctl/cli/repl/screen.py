@@ -25,8 +25,7 @@ from deepctl.cli.repl.clusters import drawn
 from deepctl.cli.repl.keys import HINT, DoubleCtrlC
 from deepctl.cli.repl.status import Toolbar, fitted
 from deepctl.errors import DeepctlError, Terminated
-from deepctl.output.terminal_caps import has_colour
-from deepctl.output.text import cells, printable
+from deepctl.output.text import cells, has_colour, printable
 from deepctl.unicode import whole
 
 if TYPE_CHECKING:

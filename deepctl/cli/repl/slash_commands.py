@@ -22,8 +22,7 @@ from deepctl.cli.repl.command_names import CommandNames
 from deepctl.cli.repl.run_cli_command import has_help_option, split
 from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.errors import Interrupted, NotFound, Refused, UsageError
-from deepctl.output import terminal_caps
-from deepctl.output.text import printable
+from deepctl.output.text import is_dumb, printable
 from deepctl.quantities import counted
 from deepctl.store import lookup, prompt_tags, session_catalogue, session_log
 
@@ -68,7 +67,7 @@ def _rewind(state: ReplState, arguments: str) -> None:
 def _check_can_choose(words: list[str]) -> None:
     """Raises `UsageError` where the list to choose from could not be drawn."""
     values = run_cli_command.parse("checkpoints", "rewind", *words)
-    if values.get("ref") is None and terminal_caps.is_dumb():
+    if values.get("ref") is None and is_dumb():
         raise UsageError(
             "/rewind needs a REF at this terminal.", "/checkpoints lists them; ~1 is before the last turn."
         )

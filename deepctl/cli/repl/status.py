@@ -11,11 +11,10 @@ from deepctl.cli.chat_session import ProfileChat, Used
 from deepctl.cli.options import UNNAMED
 from deepctl.cli.repl import settings_commands
 from deepctl.cli.repl.state import ReplState
-from deepctl.domain import budget, settings
+from deepctl.domain import profiles, settings
 from deepctl.errors import DeepctlError
 from deepctl.output.render import show
-from deepctl.output.terminal_caps import width
-from deepctl.output.text import cells, clipped, home, printable, tinted
+from deepctl.output.text import cells, clipped, home, printable, terminal_width, tinted
 from deepctl.quantities import counted, size
 from deepctl.store import session_catalogue
 
@@ -152,7 +151,7 @@ class _Status(NamedTuple):
 
 def _indented(value: str, indent: int) -> str:
     """`value`, at a terminal broken between words, its further lines below the first."""
-    room = width()
+    room = terminal_width()
     if room is None:
         return value
     lines = textwrap.wrap(value, max(room - indent, _MIN_VALUE_WIDTH), break_long_words=False, break_on_hyphens=False)
@@ -190,7 +189,7 @@ def _profile_rows(state: ReplState) -> list[tuple[str, str]]:
         else:
             turns = session_catalogue.summary(paths, session.name).turns
             rows.append(("Session", f"{session.name}, {counted(turns, 'turn')}"))
-    rows.append(("Checkpoints", size(budget.checkpoint_bytes(paths))))
+    rows.append(("Checkpoints", size(profiles.checkpoint_bytes(paths))))
     return rows
 
 

@@ -10,13 +10,13 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 
 from deepctl import distribution, layout, locks
-from deepctl.domain import addresses, budget, provider_keys, settings
-from deepctl.domain.budget import Part
+from deepctl.domain import addresses, provider_keys, settings
 from deepctl.domain.doctor import machine, stored_state
 from deepctl.domain.doctor.check import Check, Status, guarded
 from deepctl.domain.doctor.machine import Sandboxes, settings_file, untrusted
-from deepctl.domain.doctor.stored_state import rights
+from deepctl.domain.doctor.stored_state import DiskUsage, rights
 from deepctl.domain.env_variables import ollama_address, problems, value
+from deepctl.domain.profiles import checkpoint_bytes
 from deepctl.domain.settings import Settings
 from deepctl.errors import DeepctlError, ProfileNotFound
 from deepctl.files import atomic
@@ -57,7 +57,7 @@ def _checks(
         yield from by_settings("sandbox", lambda: sandboxes.in_force(in_force))
         yield from by_settings("model", lambda: model(environment, in_force))
         yield from guarded("mcp", lambda: machine.servers(environment, in_force))
-    parts = {paths: budget.parts(paths) for paths in profiles}
+    parts = {paths: stored_state.disk_usage(paths) for paths in profiles}
     if len(profiles) > 1:
         yield _all_space(parts)
     for paths in profiles:
@@ -82,7 +82,7 @@ def _find(root: Root, name: str) -> ProfilePaths:
     return root.profile(name)
 
 
-def _all_space(parts: Mapping[ProfilePaths, list[Part]]) -> Check:
+def _all_space(parts: Mapping[ProfilePaths, list[DiskUsage]]) -> Check:
     sizes = sorted(
         ((sum(part.bytes for part in profile_parts), paths.name) for paths, profile_parts in parts.items()),
         reverse=True,
@@ -94,9 +94,13 @@ def _all_space(parts: Mapping[ProfilePaths, list[Part]]) -> Check:
 
 
 def checks_of(
-    environment: Mapping[str, str], in_force: Settings, paths: ProfilePaths, sandboxes: Sandboxes, parts: list[Part]
+    environment: Mapping[str, str],
+    in_force: Settings,
+    paths: ProfilePaths,
+    sandboxes: Sandboxes,
+    usage: list[DiskUsage],
 ) -> list[Check]:
-    """All checks of a profile, which need not be one; `in_force` are its settings, `parts` is what uses its space."""
+    """All checks of what may be a profile; `in_force` are its settings, `usage` is its disk usage by part."""
     if (odd := _not_a_directory(paths)) is not None:
         return [odd._replace(profile=paths.name)]
     unset = f"config unset KEY --user {paths.name}"
@@ -113,7 +117,7 @@ def checks_of(
         *guarded("checkpoints", lambda: stored_state.checkpoints(paths)),
         *guarded("leftovers", lambda: stored_state.in_profile(paths)),
         *guarded("todo", lambda: stored_state.todo_lists(paths)),
-        *guarded("space", lambda: _space(paths, parts)),
+        *guarded("space", lambda: _space(paths, usage)),
         *by_settings("budget", lambda: _budget(in_force, paths)),
     ]
     return [check._replace(profile=paths.name) for check in checks]
@@ -256,9 +260,9 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _space(paths: ProfilePaths, parts: list[Part]) -> Iterator[Check]:
-    total, unread = sum(part.bytes for part in parts), sum(part.unread for part in parts)
-    shown = ", ".join(f"{part.name} {size(part.bytes)}" for part in parts)
+def _space(paths: ProfilePaths, usage: list[DiskUsage]) -> Iterator[Check]:
+    total, unread = sum(part.bytes for part in usage), sum(part.unread for part in usage)
+    shown = ", ".join(f"{part.name} {size(part.bytes)}" for part in usage)
     if held := reserve.held(paths):
         shown += f"; {size(held)} more held in reserve for a full disk"
     if unread:
@@ -273,7 +277,7 @@ def _space(paths: ProfilePaths, parts: list[Part]) -> Iterator[Check]:
 
 def _budget(in_force: Settings, paths: ProfilePaths) -> Iterator[Check]:
     limit = in_force.size("limits.checkpoints")
-    size_taken = budget.checkpoint_bytes(paths)
+    size_taken = checkpoint_bytes(paths)
     if size_taken > limit:
         yield Check(
             "budget",

@@ -10,6 +10,7 @@ import os
 import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from deepctl import layout
 from deepctl.domain.doctor.check import Check, some, told
@@ -18,10 +19,11 @@ from deepctl.domain.memory.directory import Memory
 from deepctl.domain.wipe import trash
 from deepctl.errors import BadName, Damaged, DeepctlError, MemoryNotFound, NewerFormat
 from deepctl.files import atomic
+from deepctl.files.walk import walk
 from deepctl.layout import IMPORT, NEW, ProfilePaths, Root
 from deepctl.notebook_text import odd_lines
 from deepctl.quantities import counted
-from deepctl.store import log_positions, lookup, packs, session_catalogue, session_from_forks, todo
+from deepctl.store import log_positions, lookup, packs, reserve, session_catalogue, session_from_forks, todo
 from deepctl.store.ledger import LEDGER, Ledger
 from deepctl.store.packs import UNCOUNTED
 from deepctl.store.pending_deletion import leaving
@@ -328,3 +330,72 @@ def _own(paths: ProfilePaths) -> Iterator[tuple[str, os.stat_result, Callable[[i
 
 def _is_directory(name: str) -> bool:
     return name in ("workspace", "sessions", "checkpoints", "cache") or name.startswith(changes.DRAFT_PREFIX)
+
+
+class DiskUsage(NamedTuple):
+    """The space of one part of a profile: bytes of file content, number of files, number of unreadable directories.
+
+    Files with several names count once, as do the logs that a fork shares with its origin.
+    """
+
+    name: str
+    bytes: int
+    files: int
+    unread: int
+
+
+_PARTS = ("workspace", "sessions", "checkpoints", "cache")
+
+
+def disk_usage(paths: ProfilePaths) -> list[DiskUsage]:
+    """What uses the space of a profile, the biggest part first. Links are not followed; never raises."""
+    inodes: set[tuple[int, int]] = set()
+    counted: dict[str, DiskUsage] = {name: DiskUsage(name, 0, 0, 0) for name in (*_PARTS, "other")}
+    try:
+        descriptor = os.open(paths.directory, atomic.OPEN_DIRECTORY)
+    except OSError:
+        return [DiskUsage("other", 0, 0, 1)]
+    try:
+        names = os.listdir(descriptor)
+    finally:
+        os.close(descriptor)
+    for name in names:
+        kind = name if name in _PARTS else "other"
+        found = _measured(os.path.join(paths.directory, name), kind, inodes)
+        before = counted[kind]
+        counted[kind] = DiskUsage(
+            kind, before.bytes + found.bytes, before.files + found.files, before.unread + found.unread
+        )
+    if held := reserve.held(paths):
+        cache = counted["cache"]
+        counted["cache"] = cache._replace(bytes=cache.bytes - held, files=cache.files - 1)
+    return sorted((part for part in counted.values() if part.files or part.unread), key=lambda part: -part.bytes)
+
+
+def _measured(path: str, name: str, inodes: set[tuple[int, int]]) -> DiskUsage:
+    total = files = unread = 0
+    for status in _statuses(path):
+        if status is None:
+            unread += 1
+        elif status.st_nlink == 1 or (status.st_dev, status.st_ino) not in inodes:
+            files += 1
+            total += status.st_size
+            if status.st_nlink > 1:
+                inodes.add((status.st_dev, status.st_ino))
+    return DiskUsage(name, total, files, unread)
+
+
+def _statuses(path: str) -> Iterator[os.stat_result | None]:
+    """The status of every regular file at or below `path`, and `None` for each directory that cannot be read."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError:
+        yield None
+        return
+    if stat.S_ISREG(status.st_mode):
+        yield status
+    for entry in walk(path) if stat.S_ISDIR(status.st_mode) else ():
+        if entry.is_file or (entry.is_directory and entry.status is None):
+            yield entry.status

@@ -17,10 +17,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deepctl.errors import StorageError
-from deepctl.output import render, terminal_caps
+from deepctl.output import render
 from deepctl.output.render import worded
 from deepctl.output.stream.lines import of_stdout
-from deepctl.output.text import printable_lines
+from deepctl.output.text import is_terminal, printable_lines, terminal_size
 
 if TYPE_CHECKING:
     from deepctl.output.stream.live_region import LiveRegion
@@ -66,8 +66,8 @@ class TextDisplay:
     """The answer on stdout as it comes; tool calls, a line each, on stderr if that is a terminal."""
 
     def __init__(self) -> None:
-        self._clean: Callable[[str], str] = printable_lines if terminal_caps.is_terminal(sys.stdout) else str
-        self._watched = terminal_caps.is_terminal(sys.stderr)
+        self._clean: Callable[[str], str] = printable_lines if is_terminal(sys.stdout) else str
+        self._watched = is_terminal(sys.stderr)
         self._at_line_start = True
 
     def event(self, event: Mapping[str, Any]) -> None:
@@ -185,7 +185,7 @@ class LiveDisplay:
             calls = f"{count} call{'' if count == 1 else 's'}"
             render.notice(f"The last turn with tools made {calls}: there is no {number}.")
             return
-        caps, (width, _) = of_stdout(), terminal_caps.size()
+        caps, (width, _) = of_stdout(), terminal_size()
         for place, call in enumerate(self._calls, 1):
             if number is None or place == number:
                 text = "".join(f"{caps.ansi(line)}\n" for line in call.details(place, caps, width))
@@ -235,7 +235,7 @@ class LiveDisplay:
         turn, region = self._turn, self._region
         assert turn is not None
         assert region is not None
-        size = width, height = terminal_caps.size()
+        size = width, height = terminal_size()
         while self._queue:
             turn.event(*self._queue.popleft(), width)
         if settle_all:

@@ -10,8 +10,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from deepctl.output.terminal_caps import has_colour
-from deepctl.output.text import cells, clipped, printable_lines
+from deepctl.output.text import cells, clipped, has_colour, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

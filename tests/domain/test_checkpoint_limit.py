@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.domain import budget, profiles, settings
-from deepctl.domain.budget import Part, Passed
+from deepctl.domain import profiles, settings
 from deepctl.errors import BadSetting
-from deepctl.files import rmtree
 from deepctl.layout import ProfilePaths, Root
 from deepctl.store import prune
 from tests.store.scene import Scene
@@ -30,93 +28,31 @@ def _take(paths: ProfilePaths, count: int, name: str = "x.pack") -> None:
     Path(paths.packs, name).write_bytes(b"\0" * count)
 
 
-class TestParts:
-    def _parts(self, paths: ProfilePaths) -> dict[str, Part]:
-        return {part.name: part for part in budget.parts(paths)}
-
-    def test_the_biggest_comes_first_and_all_of_it_is_counted(self, paths: ProfilePaths) -> None:
-        Path(paths.workspace, "deep/er").mkdir(parents=True)
-        Path(paths.workspace, "deep/er/a").write_bytes(b"x" * 5000)
-        Path(paths.workspace, "b").write_bytes(b"x" * 7)
-        _take(paths, 100)
-        found = budget.parts(paths)
-        assert [part.name for part in found] == ["workspace", "other", "checkpoints"]
-        assert found[0] == Part("workspace", 5007, 2, 0)
-        assert found[2] == Part("checkpoints", 100, 1, 0)
-        on_disk = sum(path.stat().st_size for path in Path(paths.directory).rglob("*") if path.is_file())
-        assert sum(part.bytes for part in found) == on_disk
-
-    def test_links_are_not_followed(self, paths: ProfilePaths, tmp_path: Path) -> None:
-        (tmp_path / "outside").mkdir()
-        (tmp_path / "outside/big").write_bytes(b"x" * 100_000)
-        Path(paths.workspace, "link").symlink_to(tmp_path / "outside")
-        Path(paths.workspace, "file").symlink_to(tmp_path / "outside/big")
-        os.rmdir(paths.checkpoints)
-        os.symlink(tmp_path / "outside", paths.checkpoints)
-        assert sum(part.bytes for part in budget.parts(paths)) < 1000
-        shutil.rmtree(paths.directory)
-        os.symlink(tmp_path / "outside", paths.directory)
-        assert budget.parts(paths) == [Part("other", 0, 0, 1)]
-
-    def test_a_file_with_two_names_counts_once(self, paths: ProfilePaths) -> None:
-        Path(paths.sessions, "a").mkdir()
-        Path(paths.sessions, "b").mkdir()
-        Path(paths.sessions, "a/log").write_bytes(b"x" * 900)
-        os.link(os.path.join(paths.sessions, "a/log"), os.path.join(paths.sessions, "b/log"))
-        assert self._parts(paths)["sessions"] == Part("sessions", 900, 1, 0)
-
-    @pytest.mark.timeout(20)
-    def test_nothing_odd_is_waited_for_or_too_much(self, paths: ProfilePaths) -> None:
-        os.mkfifo(os.path.join(paths.workspace, "fifo"))
-        for number in range(1500):
-            os.mkdir(os.path.join(paths.workspace, f"d{number}"))
-        Path(paths.workspace, "d7/a").write_bytes(b"x" * 10)
-        here = os.open(paths.workspace, os.O_RDONLY)
-        try:
-            for _ in range(1500):
-                os.mkdir("d", dir_fd=here)
-                below = os.open("d", os.O_RDONLY, dir_fd=here)
-                os.close(here)
-                here = below
-        finally:
-            os.close(here)
-        before = len(os.listdir("/proc/self/fd"))
-        workspace = self._parts(paths)["workspace"]
-        assert (workspace.bytes, workspace.files) == (10, 1)
-        assert workspace.unread == 1, "what is deeper than anybody needs"
-        assert len(os.listdir("/proc/self/fd")) == before
-        rmtree.remove_tree(paths.workspace)  # it is too deep for pytest
-
-    def test_a_profile_that_is_gone_takes_nothing(self, paths: ProfilePaths) -> None:
-        shutil.rmtree(paths.directory)
-        assert sum(part.bytes for part in budget.parts(paths)) == 0
-
-
 class TestPassed:
     def test_it_is_told_once_until_they_are_below_again(self, paths: ProfilePaths) -> None:
-        assert budget.passed(paths, 1000) is None
+        assert profiles.passed_limit(paths, 1000) is None
         _take(paths, 1001)
-        assert budget.passed(paths, 1000) == Passed(1001, 1000)
-        assert budget.passed(paths, 1000) is None
+        assert profiles.passed_limit(paths, 1000) == 1001
+        assert profiles.passed_limit(paths, 1000) is None
         _take(paths, 5000)
-        assert budget.passed(paths, 1000) is None
+        assert profiles.passed_limit(paths, 1000) is None
         _take(paths, 1000)
-        assert budget.passed(paths, 1000) is None
+        assert profiles.passed_limit(paths, 1000) is None
         _take(paths, 1001)
-        assert budget.passed(paths, 1000) == Passed(1001, 1000)
+        assert profiles.passed_limit(paths, 1000) == 1001
 
     def test_another_limit_is_told_again(self, paths: ProfilePaths) -> None:
         _take(paths, 5000)
-        assert budget.passed(paths, 1000) == Passed(5000, 1000)
-        assert budget.passed(paths, 2000) == Passed(5000, 2000)
-        assert budget.passed(paths, 2000) is None
+        assert profiles.passed_limit(paths, 1000) == 5000
+        assert profiles.passed_limit(paths, 2000) == 5000
+        assert profiles.passed_limit(paths, 2000) is None
 
     def test_deleting_the_cache_does_no_harm(self, paths: ProfilePaths) -> None:
         _take(paths, 5000)
-        assert budget.passed(paths, 1000) is not None
+        assert profiles.passed_limit(paths, 1000) is not None
         shutil.rmtree(paths.cache)
-        assert budget.passed(paths, 1000) is not None
-        assert budget.passed(paths, 1000) is None
+        assert profiles.passed_limit(paths, 1000) is not None
+        assert profiles.passed_limit(paths, 1000) is None
 
     @pytest.mark.timeout(20)
     @pytest.mark.parametrize("kind", ["a FIFO", "a directory", "a link", "rubbish"])
@@ -137,7 +73,7 @@ class TestPassed:
             case _:
                 place.write_bytes(b"\xff" * 100)
         _take(paths, 5000)
-        assert budget.passed(paths, 1000) == Passed(5000, 1000)
+        assert profiles.passed_limit(paths, 1000) == 5000
         assert outside.read_text() == "1000"
 
     def test_a_full_disk_is_no_reason_to_fail(self, paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,19 +82,19 @@ class TestPassed:
 
         _take(paths, 5000)
         monkeypatch.setattr(os, "write", full)
-        assert budget.passed(paths, 1000) == Passed(5000, 1000)
+        assert profiles.passed_limit(paths, 1000) == 5000
 
     def test_what_counts_is_what_checkpoints_keep(self, home: Path) -> None:
         scene = Scene(home)
-        assert budget.checkpoint_bytes(scene.paths) == 0
+        assert profiles.checkpoint_bytes(scene.paths) == 0
         for number in range(5):
             scene.agent("a.txt", f"{number}" * 1000)
-        taken = budget.checkpoint_bytes(scene.paths)
+        taken = profiles.checkpoint_bytes(scene.paths)
         directory = Path(scene.paths.checkpoints)
         assert taken == sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
         with scene.work() as work:
             prune.remove(work, scene.records()[:-1])
-        assert 0 < budget.checkpoint_bytes(scene.paths) < taken
+        assert 0 < profiles.checkpoint_bytes(scene.paths) < taken
 
 
 LIMIT = "limits.checkpoints"
