@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from deepctl import layout
+from deepctl.cancellation import interruptible
 from deepctl.cli import options
 from deepctl.cli.chat_session import ChatSession, EphemeralChatSession, ProfileChat
 from deepctl.cli.chat_setup import ChatSetup, known_profile
@@ -171,7 +172,7 @@ def _said(prompt: str | None, new: str | None) -> str | None:
 
 def _stdin() -> str:
     try:
-        raw = sys.stdin.buffer.read()
+        raw = interruptible(sys.stdin.buffer).read()
     except OSError as error:
         if error.errno == errno.EBADF:
             return ""  # open, but not for reading: nothing was piped in

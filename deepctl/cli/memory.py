@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from deepctl import layout, notebook_text
+from deepctl.cancellation import interruptible
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
@@ -131,7 +132,7 @@ def _note(text: str | None) -> bytes:
         from deepctl.cli import tty_modes
 
         with tty_modes.plain():
-            note = sys.stdin.buffer.read(MAX_BYTES + 1)
+            note = interruptible(sys.stdin.buffer).read(MAX_BYTES + 1)
         if len(note) > MAX_BYTES:
             raise UsageError(f"The note is larger than {MAX_BYTES >> 20} MiB.", "Notebooks are for notes.")
         note = options.decoded(note, "The note", "stdin_not_utf8").encode()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
 import typer
 
 from deepctl import distribution, layout
+from deepctl.cancellation import interruptible
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, check_can_ask, confirm
 from deepctl.cli.options import HELP_OPTIONS
@@ -269,7 +270,7 @@ def opened_archive(file: str) -> Iterator[Archive]:
     if file == "-":
         if is_terminal(sys.stdin):
             raise UsageError("- means stdin, and that is a terminal.", "Name a file, or pipe an archive in.")
-        yield Archive(sys.stdin.buffer, "What stdin has", None)
+        yield Archive(interruptible(sys.stdin.buffer), "What stdin has", None)
         return
     try:
         stream = open(file, "rb")  # noqa: SIM115 (closed below)
@@ -279,7 +280,7 @@ def opened_archive(file: str) -> Iterator[Archive]:
         raise UsageError(f"{file} is a directory.", "FILE is an archive that `deepctl profiles export` made.") from None
     with stream:
         status = os.fstat(stream.fileno())
-        yield Archive(stream, file, status.st_size if stat.S_ISREG(status.st_mode) else None)
+        yield Archive(interruptible(stream), file, status.st_size if stat.S_ISREG(status.st_mode) else None)
 
 
 @contextmanager

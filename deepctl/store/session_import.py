@@ -13,6 +13,7 @@ import re
 from typing import Any, BinaryIO, NamedTuple
 
 from deepctl import layout, quantities
+from deepctl.cancellation import interruptible
 from deepctl.errors import BadName, Damaged, NewerFormat, NotFound, Refused, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.store import session_catalogue, session_log
@@ -36,11 +37,11 @@ _BEGINS = 400
 def read(source: str | BinaryIO) -> bytes:
     """What a file has, or an open stream, as far as it may be an export. Raises `NotFound` or `UsageError`."""
     if not isinstance(source, str):
-        return source.read(MAX_BYTES + 1)
+        return interruptible(source).read(MAX_BYTES + 1)
     try:
         # A pipe that a shell gives as a file is as good.
         with open(source, "rb") as file:
-            return file.read(MAX_BYTES + 1)
+            return interruptible(file).read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise NotFound(f"There is no file {source!r}.", code="file_not_found") from None
     except (IsADirectoryError, ValueError):
