@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 import anyio
 import anyio.to_thread
+from pydantic_ai.exceptions import UserError
 from pydantic_ai.workspaces import (
     CommandResult,
     FileEntry,
@@ -33,13 +34,17 @@ from pydantic_ai.workspaces import (
     WorkspaceRef,
     WorkspaceUnavailableError,
 )
-from pydantic_ai_backends import ConfinedWorkspace, WorkspacePathError
+from pydantic_ai_backends import ConfinedWorkspace, StateBackend, WorkspacePathError
+from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 
 from deepctl.agent.sandboxes import Sandbox, listener, refused, searcher
 from deepctl.files import atomic
 from deepctl.files.git_directories import ASIDE, Survey, additions, describe, set_aside, survey
 from deepctl.files.paths_beneath import Outside, Tree
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable
+
+STATE_PROVIDER = "state"
+"""What pydantic-ai-backend calls workspaces that are a `StateBackend`."""
 
 T = TypeVar("T")
 
@@ -388,6 +393,23 @@ class LocalBackend(ConfinedWorkspace):
         """Refuse a path that leads out, without telling the model where on this machine the workspace is."""
         if not await self.contains(path):
             raise WorkspacePathError(f"{path!r} is outside the workspace")
+
+
+def workspace_of(backend: object) -> Workspace:
+    """What tools see of a backend. Takes a `LocalBackend`, a `StateBackend` or any workspace backend."""
+    if isinstance(backend, Workspace):
+        return backend
+    if isinstance(backend, StateBackend):
+        reference = WorkspaceRef(provider=STATE_PROVIDER, id=STATE_PROVIDER)
+        return Workspace(StateWorkspaceBackend({reference.id: backend}, ref=reference))
+    if isinstance(backend, WorkspaceBackend):
+        return Workspace(backend)
+    raise UserError(f"{type(backend).__name__} is not a backend an agent can work in.")
+
+
+def files_of(workspace: Workspace) -> Workspace:
+    """The same place as deepctl's own stores see it: files only, and no links where there can be any."""
+    return Workspace(workspace.files) if isinstance(workspace, LocalBackend) else workspace
 
 
 def told(failure: str | Exception, workspace: object) -> str:

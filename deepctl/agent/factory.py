@@ -1,35 +1,38 @@
 """The agent, put together once: for `deepctl chat` and for applications that use deepctl as a library.
 
-It owns what surrounds every run and every tool call of such an agent: which backend it works in, the order of tool
-calls, failures that stay failures of the tool, and secrets kept out of results.
+What surrounds every run of such an agent is here. So are the stores of its capabilities: they keep their state in the
+workspace, so that it is rewound with everything else, and reach it through a view that follows no links. What surrounds
+its tools is in `deepctl.agent.tools`.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import posixpath
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic_ai import Agent, FunctionToolset, RunContext
+from pydantic_ai import Agent, RunContext
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, WrapToolExecuteHandler
-from pydantic_ai.exceptions import ModelRetry, ToolFailed, UserError
+from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.tools import ToolDefinition
-from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
-from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceError, WorkspaceRef
-from pydantic_ai_backends import PermissionAskError, PermissionDeniedError, StateBackend, create_console_toolset
-from pydantic_ai_backends.capability import MUTATING_TOOLS
-from pydantic_ai_harness.memory import Memory
-from pydantic_ai_harness.planning import Planning
-from pydantic_ai_harness.tool_output_limits import Band, Spill, ToolOutputLimits, Truncate
+from pydantic_ai.toolsets import AbstractToolset
+from pydantic_ai.workspaces import Workspace, WorkspaceBackend, WorkspaceError, WorkspaceRef, WrapperWorkspace
+from pydantic_ai_backends import StateBackend
+from pydantic_ai_harness.memory import FileStore, Memory, MemorySearchMatch, MemorySearchResult
+from pydantic_ai_harness.planning import InMemoryPlanStore, PlanItem, Planning
+from pydantic_ai_harness.repo_context import RepoContext
+from pydantic_ai_harness.tool_output_limits import Band, Spill, ToolOutputLimits, Truncate, WorkspaceStore
 
-from deepctl import layout
-from deepctl.agent import workspace_stores
+from deepctl import layout, notebook_text
 from deepctl.agent.approvals import Approvals, Approve, Ask
-from deepctl.agent.backend import told
+from deepctl.agent.backend import files_of, workspace_of
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.agent.checkpoints import (
     AgentCheckpoints,
@@ -39,10 +42,18 @@ from deepctl.agent.checkpoints import (
     directory_of,
 )
 from deepctl.agent.models import OFFLINE, CollectingModel, UnicodeFilterModel, offline_model
-from deepctl.agent.search_tools import replace_glob, replace_grep
+from deepctl.agent.tools import (
+    FAILURES,
+    UNLIMITED_RETRIES,
+    FixedTools,
+    GuardedTools,
+    console_toolset,
+    failure_text,
+    plans_toolset,
+)
 from deepctl.domain.permissions import Permissions
-from deepctl.redaction import redact
-from deepctl.unicode import whole, whole_value
+from deepctl.store import todo
+from deepctl.unicode import folded, spans, whole
 
 _EVICT_OVER = 20_000
 _EVICT_FILE_OVER = 100_000
@@ -74,7 +85,7 @@ class DeepAgentDeps:
     def __post_init__(self) -> None:
         if self.session is not None:
             layout.check_name(self.session, "session")
-        self._workspace = workspace_stores.workspace_of(self.backend)
+        self._workspace = workspace_of(self.backend)
         store = self.checkpoint_store
         if store is not None and not isinstance(store, AgentCheckpoints):
             store = StoreCheckpoints(store, directory_of(self.backend))
@@ -93,26 +104,6 @@ class DeepAgentDeps:
 
 Instruction = str | Callable[[RunContext[DeepAgentDeps]], str | None]
 """A text, or a function of the run that returns one."""
-
-
-UNLIMITED_RETRIES = 1_000_000
-"""More than any turn has requests: pydantic-ai ends a run at the limit, and has no word for none."""
-
-_FAILURES = (
-    OSError,
-    MemoryError,
-    RecursionError,
-    ValueError,
-    UserError,
-    WorkspaceError,
-    PermissionAskError,
-    PermissionDeniedError,
-)
-
-
-def _failure_text(error: Exception, workspace: object) -> str:
-    """What the model is told of a failure."""
-    return told(error, workspace) or type(error).__name__
 
 
 @dataclass
@@ -148,7 +139,7 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return UnicodeFilterModel(CollectingModel(model) if is_streaming_only else model)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-        return _GuardedTools(toolset, self.environment)
+        return GuardedTools(toolset, self.environment)
 
     async def wrap_tool_execute(
         self,
@@ -162,69 +153,8 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         """What fails around a tool, in a capability's hook, is the tool's failure and ends no run."""
         try:
             return await handler(args)
-        except _FAILURES as error:
-            raise ToolFailed(_failure_text(error, ctx.workspace)) from error
-
-
-@dataclass
-class _GuardedTools(WrapperToolset[Any]):
-    """All tools of an agent: they run in the model's order, their failures are results, and no result has a key in it.
-
-    In parallel, a read was seen to overtake the write before it. A workspace error or a denial raised in a tool would
-    end the run, and so would asking for a retry once more often than the tool allows; what bounds a run are its usage
-    limits. Results and failures are valid text without the keys in `environment` before anything else sees them: the
-    model, the log, checkpoints, and eviction to a file. Commands do not get these keys; where nothing is around
-    commands, one can still find them, in `/proc` for instance.
-    """
-
-    environment: Mapping[str, str]
-
-    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
-        """Every toolset has a limit of retries, most of them 1; here a model may be wrong as often as it has requests.
-
-        A workspace that is read-only would refuse the tools that change files, so they are not offered.
-        """
-        hidden = MUTATING_TOOLS if ctx.workspace.read_only else frozenset()
-        return {
-            name: replace(tool, max_retries=UNLIMITED_RETRIES, tool_def=replace(tool.tool_def, sequential=True))
-            for name, tool in (await super().get_tools(ctx)).items()
-            if name not in hidden
-        }
-
-    async def call_tool(
-        self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
-    ) -> Any:
-        try:
-            result = await super().call_tool(name, tool_args, ctx, tool)
-        except (ToolFailed, ModelRetry) as error:
-            # A tool that asks for another call has failed: `TestModel` obeys without end.
-            raise ToolFailed(redact(whole(error.message), self.environment)) from error
-        except _FAILURES as error:
-            raise ToolFailed(redact(whole(_failure_text(error, ctx.workspace)), self.environment)) from error
-        return redact(whole(result), self.environment) if isinstance(result, str) else whole_value(result)
-
-
-class _FixedTools(FunctionToolset[Any]):
-    """Tools that are the same in every step of every run, so that they are made ready once."""
-
-    _ready: dict[str, ToolsetTool[Any]] | None = None
-
-    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
-        if self._ready is None:
-            self._ready = await super().get_tools(ctx)
-        return dict(self._ready)
-
-
-def _console_tools(include_execute: bool, rules: Permissions) -> FunctionToolset[Any]:
-    """The console tools of pydantic-ai-backend, with our `glob` and `grep`; `rules` say what `grep` may show lines of.
-
-    A tool that has to ask is put off until after the other calls of the same answer, so these ask for nothing:
-    `Approvals` asks inside the call instead.
-    """
-    toolset = create_console_toolset(include_execute=include_execute, require_execute_approval=False)
-    replace_glob(toolset)
-    replace_grep(toolset, rules)
-    return toolset
+        except FAILURES as error:
+            raise ToolFailed(failure_text(error, ctx.workspace)) from error
 
 
 def create_deep_agent(
@@ -268,31 +198,25 @@ def create_deep_agent(
     rules = permissions or {}
     parts: list[AbstractCapability[Any]] = [
         _RunBoundary(os.environ if environment is None else environment),
-        workspace_stores.ContextFiles(),
+        ContextFiles(),
         _eviction(),
         Approvals(approve=approve, ask=ask, permissions=rules),
     ]
-    toolsets = [_console_tools(include_execute, rules)]
+    toolsets = [console_toolset(include_execute, rules)]
     if include_memory:
-        parts.append(Memory(store_resolver=workspace_stores.memory_store, agent_name=agent_name))
+        parts.append(Memory(store_resolver=memory_store, agent_name=agent_name))
     if include_checkpoints:
         parts.append(Checkpointing(checkpoint_frequency))
         toolsets.append(checkpoints_toolset())
     if include_plans:
-        toolsets.append(workspace_stores.plans_toolset())
-        parts.append(
-            Planning(
-                store_resolver=lambda ctx: workspace_stores.TodoStore(
-                    workspace_stores.files_of(ctx.workspace), ctx.deps.session
-                )
-            )
-        )
+        toolsets.append(plans_toolset())
+        parts.append(Planning(store_resolver=lambda ctx: TodoStore(files_of(ctx.workspace), ctx.deps.session)))
     return Agent(
         offline_model() if model == OFFLINE else model,
         name=agent_name,
         deps_type=DeepAgentDeps,
         instructions=[_INSTRUCTIONS, *_listed(instructions), _WITH_SHELL if include_execute else _WITHOUT_SHELL],
-        toolsets=[_FixedTools([tool for toolset in toolsets for tool in toolset.tools.values()], id="deepctl")],
+        toolsets=[FixedTools([tool for toolset in toolsets for tool in toolset.tools.values()], id="deepctl")],
         capabilities=[*parts, *capabilities],
         retries={"tools": UNLIMITED_RETRIES},
         defer_model_check=True,
@@ -313,5 +237,201 @@ def _eviction() -> ToolOutputLimits[Any]:
     return ToolOutputLimits(
         bands=[Band(over=_EVICT_OVER, action=action)],
         per_tool={"read_file": [Band(over=_EVICT_FILE_OVER, action=action)]},
-        store=workspace_stores.EvictedResults(),
+        store=EvictedResults(),
     )
+
+
+_MAX_CONTEXT_BYTES = 256 * 1024
+_TAG = re.compile(r"<(?=\s*/?\s*\w)")
+_BLOCK = re.compile(r"<(?=\s*/?\s*(context-file|context|memory|plan-reminder|stdin|system)\b)", re.IGNORECASE)
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def memory_store(ctx: RunContext[Any]) -> FileStore:
+    """The Markdown notebooks below `.deep/memory`."""
+    return _MemoryStore(layout.MEMORY_DIRECTORY, workspace=_Notebooks(files_of(ctx.workspace)))
+
+
+class _MemoryStore(FileStore):
+    """Searches as `memory search` does: text is compared as `deepctl.unicode.folded`, the harness' by `lower()`."""
+
+    async def search(
+        self, prefix: str, query: str, *, limit: int, max_files: int, max_chars: int, max_file_chars: int
+    ) -> MemorySearchResult:
+        words = [folded(word) for word in query.split()]
+        # Those in a directory below it belong to others.
+        paths = await self._list_paths(prefix, limit=max_files + 1, nested=False)
+        truncated = len(paths) > max_files
+        hits: list[tuple[float, str, str]] = []
+        for path in paths[:max_files]:
+            try:
+                notebook = await self.read(path, max_chars=max_file_chars)
+            except ValueError:
+                continue  # it leads out of the directory
+            if notebook is None:
+                truncated = True
+                continue
+            truncated = truncated or notebook.truncated
+            text, name = folded(notebook.content), folded(path.removeprefix(prefix))
+            count = sum(text.count(word) + 2 * name.count(word) for word in words)
+            if count:
+                hits.append((float(count), path, notebook.content))
+        hits.sort(key=lambda hit: (-hit[0], hit[1]))
+        matches: list[MemorySearchMatch] = []
+        room = max_chars
+        for score, path, content in hits[:limit]:
+            room -= len(path.removeprefix(prefix))
+            if room <= 0:
+                break
+            matches.append(MemorySearchMatch(path, _around(content, words, room), score))
+            room -= len(matches[-1].snippet)
+        return MemorySearchResult(matches, len(paths[:max_files]), truncated or len(matches) < len(hits))
+
+
+def _around(content: str, words: list[str], room: int) -> str:
+    """Up to `room` characters of a notebook, with the first that was searched for."""
+    first = next((start for start, _ in spans(content, words)), 0)
+    start = max(0, min(first - room // 3, len(content) - room))
+    snippet = content[start : start + room]
+    if room > 6:
+        snippet = f"...{snippet[3:]}" if start else snippet
+        snippet = f"{snippet[:-3]}..." if start + room < len(content) else snippet
+    return snippet
+
+
+class _Notebooks(WrapperWorkspace):
+    """Reads and writes notebooks as text, even those that are not UTF-8."""
+
+    async def read_text(self, path: str, *, encoding: str = "utf-8") -> str:
+        return notebook_text.as_text(await self.read_bytes(path))
+
+    async def write_text(self, path: str, content: str, *, encoding: str = "utf-8") -> None:
+        try:
+            before = await self.read_bytes(path)
+        except OSError:
+            before = b""  # there is none yet, or writing says what is in its place
+        await self.write_bytes(path, notebook_text.as_bytes(content, before))
+
+
+class TodoStore(InMemoryPlanStore):
+    """The to-do list of a session, or of a workspace without any: read before and written after every change.
+
+    A file that is not such a list reads as an empty one, so that it does not keep the agent from answering, and is
+    never overwritten: a change to it is a failure the model is told of.
+    """
+
+    def __init__(self, workspace: Workspace, session: str | None = None) -> None:
+        super().__init__()
+        self._workspace = workspace
+        self._path = layout.todo_file(session) if session is not None else layout.TODO_FILE
+
+    async def _load(self, *, to_change: bool = True) -> None:
+        self._items = []
+        try:
+            if ((await self._workspace.stat(self._path)).size or 0) > todo.MAX_BYTES:
+                raise ValueError("it is too large")
+            items = todo.parsed(await self._workspace.read_bytes(self._path))
+            self._items = [PlanItem.model_validate(item) for item in items]
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            if to_change:
+                raise ToolFailed(f"{self._path} is not a to-do list: {error}. Repair or remove it.") from None
+
+    async def _save(self) -> None:
+        document = {"version": todo.FORMAT, "items": [item.model_dump(mode="json") for item in self._items]}
+        await self._workspace.write_bytes(self._path, json.dumps(document, indent=1).encode() + b"\n")
+
+    async def get_items(self) -> list[PlanItem]:
+        await self._load(to_change=False)
+        items = await super().get_items()
+        # They are shown to the model in a block, which they cannot end.
+        return [item.model_copy(update={"content": _TAG.sub("&lt;", item.content)}) for item in items]
+
+    async def get_item(self, item_id: str) -> PlanItem | None:
+        await self._load(to_change=False)
+        return await super().get_item(item_id)
+
+    async def set_items(self, items: list[PlanItem]) -> None:
+        await self._load()
+        await super().set_items(items)
+        await self._save()
+
+    async def add_item(self, item: PlanItem) -> PlanItem:
+        await self._load()
+        new_item = await super().add_item(item)
+        await self._save()
+        return new_item
+
+    async def update_item(self, item_id: str, **changes: Any) -> PlanItem | None:
+        await self._load()
+        updated = await super().update_item(item_id, **changes)
+        await self._save()
+        return updated
+
+    async def remove_item(self, item_id: str) -> bool:
+        await self._load()
+        is_removed = await super().remove_item(item_id)
+        await self._save()
+        return is_removed
+
+
+@dataclass
+class EvictedResults(WorkspaceStore):
+    """Tool results too large for the context, as `large_tool_results/<call_id>`."""
+
+    async def write(self, workspace: Workspace, key: str, data: bytes) -> str:
+        files = files_of(workspace)
+        # The key is `<run>/<call id>.<retry>` with `.content` behind it for a result's second half.
+        call, _, number_part = key.rpartition("/")[2].rpartition(".")
+        name = _UNSAFE.sub("_", call if number_part.isdigit() else key.rpartition("/")[2]).lstrip(".") or "result"
+        path = posixpath.join(layout.EVICTED_DIRECTORY, name)
+        number = 2
+        while await files.exists(path):
+            # Some providers count their call ids anew in every answer.
+            path = posixpath.join(layout.EVICTED_DIRECTORY, f"{name}-{number}")
+            number += 1
+        await files.write_bytes(path, data)
+        return path
+
+    async def read(self, workspace: Workspace, handle: str) -> bytes:
+        directory, name = posixpath.split(posixpath.normpath(handle))
+        if posixpath.basename(directory) != layout.EVICTED_DIRECTORY or not name:
+            raise PermissionError(f"{handle!r} is no evicted result")
+        return await files_of(workspace).read_bytes(posixpath.join(layout.EVICTED_DIRECTORY, name))
+
+
+@dataclass
+class ContextFiles(RepoContext[Any]):
+    """`AGENTS.md` and `DEEP.md` of the workspace as instructions.
+
+    What is not a regular file, or is larger than 256 KiB, is left out: a planted link, FIFO or giant must not
+    keep the agent from starting.
+    """
+
+    @property
+    def has_on_event(self) -> bool:
+        """No: it listens for directories that tools look into, which is switched off. With a listener, every run would
+        have to stream, and models that cannot (`TestModel`, a `FunctionModel` of an application's tests) would fail.
+        """
+        return False
+
+    async def before_run(self, ctx: RunContext[Any]) -> None:
+        files = files_of(ctx.workspace)
+        usable = []
+        for name in layout.CONTEXT_FILES:
+            try:
+                entry = await files.stat(name)
+            except OSError:
+                continue
+            if entry.size is not None and entry.size <= _MAX_CONTEXT_BYTES:
+                usable.append(name)
+        self.filenames = usable
+        try:
+            await super().before_run(replace(ctx, workspace=files))
+        except (OSError, WorkspaceError):
+            pass  # somebody is swapping it: none this time
+        # The harness sees to it that a file does not end its block; nor can it begin another.
+        self._context_files = [
+            replace(file, content=_BLOCK.sub("&lt;", file.content)) for file in self._context_files or []
+        ]

@@ -53,6 +53,7 @@ from deepctl.agent.interruption import Emit, Event, storing
 from deepctl.agent.limits import CompactionPolicy, Context, bounded, context_tokens, cost, window_of
 from deepctl.agent.message_filters import History, MediaFilterModel, Places
 from deepctl.agent.provider_errors import passes
+from deepctl.agent.tools import succeeded
 from deepctl.errors import DeepctlError
 from deepctl.unicode import whole_value
 
@@ -308,16 +309,6 @@ def _told(event: AgentStreamEvent) -> list[Event]:
             ]
         case _:
             return []
-
-
-def succeeded(tool: str, content: str, outcome: str = "success") -> bool:
-    """Whether a tool did what it was called for.
-
-    The console tools of pydantic-ai-backend report their last failure, and a command's exit code, as text.
-    """
-    if outcome != "success":
-        return False
-    return not content.startswith("Command failed (exit code " if tool == "execute" else "Error: ")
 
 
 FIRST_WAIT = 0.5

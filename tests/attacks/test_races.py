@@ -19,7 +19,8 @@ from pydantic_ai_harness.memory import FileStore, MemoryConflictError
 from pydantic_ai_harness.planning import PlanItem
 
 from deepctl import LocalBackend, layout
-from deepctl.agent import workspace_stores
+from deepctl.agent import factory
+from deepctl.agent.backend import files_of
 from deepctl.domain.memory.directory import Memory
 from deepctl.errors import DeepctlError
 from deepctl.files.paths_beneath import Tree
@@ -336,9 +337,9 @@ def test_memory_is_read_inside_only(scene: Scene, workspace: Path) -> None:
 def test_the_harness_stores_stay_inside(scene: Scene, workspace: Path) -> None:
     _populate_own(scene)
     backend = LocalBackend(workspace)
-    todos = workspace_stores.TodoStore(workspace_stores.files_of(backend))
-    evicted = workspace_stores.EvictedResults()
-    memory = FileStore(layout.MEMORY_DIRECTORY, workspace=workspace_stores.files_of(backend))
+    todos = factory.TodoStore(files_of(backend))
+    evicted = factory.EvictedResults()
+    memory = FileStore(layout.MEMORY_DIRECTORY, workspace=files_of(backend))
 
     def ran(call: Callable[[], Any]) -> Callable[[], Any]:
         return lambda: asyncio.run(call())

@@ -17,9 +17,8 @@ from pydantic_ai.messages import ToolCallPart
 
 from deepctl import layout
 from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest, Approvals
-from deepctl.agent.backend import LocalBackend
+from deepctl.agent.backend import LocalBackend, workspace_of
 from deepctl.agent.chat import Chat
-from deepctl.agent.workspace_stores import workspace_of
 from deepctl.cli.chat_setup import ChatSetup, Engine
 from deepctl.domain.doctor.machine import Sandboxes
 from deepctl.domain.permissions import CommandPolicy, Rule, Rules

@@ -1,8 +1,9 @@
-"""The `grep` and `glob` tools: no pattern is matched in this process, and no line of an unreadable file is shown.
+"""The tools of every agent: what surrounds each call, and the tools that deepctl has of its own.
 
-A pattern of the model's can take for ever. Here that would hold up the event loop, with every user of an application,
-and no time limit or signal could end it. So searches are processes: `find` and `grep` where there are files or commands
-to start them on, and for a workspace in memory a `grep` that is sent the lines, and a child that matches the names.
+`grep` and `glob` match no pattern in this process, and no line of an unreadable file is shown. A pattern of the model's
+can take for ever. Here that would hold up the event loop, with every user of an application, and no time limit or
+signal could end it. So searches are processes: `find` and `grep` where there are files or commands to start them on,
+and for a workspace in memory a `grep` that is sent the lines, and a child that matches the names.
 
 Everywhere the pattern of `grep` is an extended regular expression: `grep -E` takes time in proportion to what it reads,
 also for `(a+)+$`. Each search has a limit of time and memory.
@@ -20,23 +21,118 @@ import posixpath
 import re
 import subprocess
 import sys
+import uuid
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal
 
 from pydantic_ai import FunctionToolset, RunContext
+from pydantic_ai.exceptions import ModelRetry, ToolFailed, UserError
+from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
 from pydantic_ai.workspaces import SupportsCommands, Workspace, WorkspaceError
-from pydantic_ai_backends import ConfinedWorkspace, WorkspacePathError
+from pydantic_ai_backends import (
+    ConfinedWorkspace,
+    PermissionAskError,
+    PermissionDeniedError,
+    WorkspacePathError,
+    create_console_toolset,
+)
+from pydantic_ai_backends.capability import MUTATING_TOOLS
 from pydantic_ai_backends.toolsets._workspace import WorkspaceOps
 from pydantic_ai_backends.toolsets.console import GLOB_RESULT_LIMIT, GREP_LINE_WIDTH, GREP_RESULT_LIMIT
 from wcmatch import glob as wcglob
 from wcmatch._wcparse import PatternLimitException
 
+from deepctl import layout
 from deepctl.agent.approvals import spellings
-from deepctl.agent.backend import Line, LocalBackend
+from deepctl.agent.backend import Line, LocalBackend, files_of, told
 from deepctl.domain.permissions import Permissions, about_file
+from deepctl.redaction import redact
 from deepctl.sandbox.policy import VARIABLES
+from deepctl.unicode import whole, whole_value
+
+UNLIMITED_RETRIES = 1_000_000
+"""More than any turn has requests: pydantic-ai ends a run at the limit, and has no word for none."""
+
+FAILURES = (
+    OSError,
+    MemoryError,
+    RecursionError,
+    ValueError,
+    UserError,
+    WorkspaceError,
+    PermissionAskError,
+    PermissionDeniedError,
+)
+
+
+def failure_text(error: Exception, workspace: object) -> str:
+    """What the model is told of a failure."""
+    return told(error, workspace) or type(error).__name__
+
+
+@dataclass
+class GuardedTools(WrapperToolset[Any]):
+    """All tools of an agent: they run in the model's order, their failures are results, and no result has a key in it.
+
+    In parallel, a read was seen to overtake the write before it. A workspace error or a denial raised in a tool would
+    end the run, and so would asking for a retry once more often than the tool allows; what bounds a run are its usage
+    limits. Results and failures are valid text without the keys in `environment` before anything else sees them: the
+    model, the log, checkpoints, and eviction to a file. Commands do not get these keys; where nothing is around
+    commands, one can still find them, in `/proc` for instance.
+    """
+
+    environment: Mapping[str, str]
+
+    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+        """Every toolset has a limit of retries, most of them 1; here a model may be wrong as often as it has requests.
+
+        A workspace that is read-only would refuse the tools that change files, so they are not offered.
+        """
+        hidden = MUTATING_TOOLS if ctx.workspace.read_only else frozenset()
+        return {
+            name: replace(tool, max_retries=UNLIMITED_RETRIES, tool_def=replace(tool.tool_def, sequential=True))
+            for name, tool in (await super().get_tools(ctx)).items()
+            if name not in hidden
+        }
+
+    async def call_tool(
+        self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
+    ) -> Any:
+        try:
+            result = await super().call_tool(name, tool_args, ctx, tool)
+        except (ToolFailed, ModelRetry) as error:
+            # A tool that asks for another call has failed: `TestModel` obeys without end.
+            raise ToolFailed(redact(whole(error.message), self.environment)) from error
+        except FAILURES as error:
+            raise ToolFailed(redact(whole(failure_text(error, ctx.workspace)), self.environment)) from error
+        return redact(whole(result), self.environment) if isinstance(result, str) else whole_value(result)
+
+
+class FixedTools(FunctionToolset[Any]):
+    """Tools that are the same in every step of every run, so that they are made ready once."""
+
+    _ready: dict[str, ToolsetTool[Any]] | None = None
+
+    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+        if self._ready is None:
+            self._ready = await super().get_tools(ctx)
+        return dict(self._ready)
+
+
+def console_toolset(include_execute: bool, rules: Permissions) -> FunctionToolset[Any]:
+    """The console tools of pydantic-ai-backend, with our `glob` and `grep`; `rules` say what `grep` may show lines of.
+
+    A tool that has to ask is put off until after the other calls of the same answer, so these ask for nothing:
+    `Approvals` asks inside the call instead.
+    """
+    toolset = create_console_toolset(include_execute=include_execute, require_execute_approval=False)
+    _replace_glob(toolset)
+    _replace_grep(toolset, rules)
+    return toolset
+
 
 _NUMBER = re.compile(r":\d+:")
 _MAX_NAMES = 20
@@ -61,7 +157,7 @@ sys.stdout.write(json.dumps(places))
 """
 
 
-def replace_grep(toolset: FunctionToolset[Any], permissions: Permissions) -> None:
+def _replace_grep(toolset: FunctionToolset[Any], permissions: Permissions) -> None:
     """Put `grep` in the place of the console's, with the same parameters and description."""
     described = toolset.tools.pop("grep")
 
@@ -91,7 +187,7 @@ def replace_grep(toolset: FunctionToolset[Any], permissions: Permissions) -> Non
     toolset.add_function(grep, name="grep", description=described.description)
 
 
-def replace_glob(toolset: FunctionToolset[Any]) -> None:
+def _replace_glob(toolset: FunctionToolset[Any]) -> None:
     """Put `glob` in the place of the console's, with the same parameters and description."""
     described = toolset.tools.pop("glob")
     by_commands = described.function
@@ -282,3 +378,42 @@ def _listed(heading: str, items: list[str], noun: str, limit: int = GREP_RESULT_
     if len(items) > limit:
         lines.append(f"  ... and {len(items) - limit} {noun}")
     return "\n".join(lines)
+
+
+_MAX_SLUG = 50
+
+
+def _slug(title: str) -> str:
+    """`title` as a file name: ASCII letters, digits and dashes, at most 50 characters."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower())[:_MAX_SLUG].strip("-") or "plan"
+
+
+def plans_toolset() -> FunctionToolset[Any]:
+    """The toolset with `save_plan`: plans as Markdown files, `plans/<slug>-<uuid>.md`."""
+    toolset: FunctionToolset[Any] = FunctionToolset(id="plans")
+
+    @toolset.tool
+    async def save_plan(ctx: RunContext[Any], title: str, content: str) -> str:
+        """Save a plan for the user as a Markdown file, to be read and followed later.
+
+        Args:
+            ctx: The run context.
+            title: What the plan is for, in a few words.
+            content: The plan as Markdown, without the title.
+        """
+        path = posixpath.join(layout.PLANS_DIRECTORY, f"{_slug(title)}-{uuid.uuid4()}.md")
+        heading = " ".join(title.split())
+        await files_of(ctx.workspace).write_bytes(path, f"# {heading}\n\n{content.rstrip()}\n".encode())
+        return f"Saved the plan as {path}"
+
+    return toolset
+
+
+def succeeded(tool: str, content: str, outcome: str = "success") -> bool:
+    """Whether a tool did what it was called for.
+
+    The console tools of pydantic-ai-backend report their last failure, and a command's exit code, as text.
+    """
+    if outcome != "success":
+        return False
+    return not content.startswith("Command failed (exit code " if tool == "execute" else "Error: ")
