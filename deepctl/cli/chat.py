@@ -31,18 +31,21 @@ _HOW = "deepctl chat 'your prompt'"
 @app.command(epilog="Example: git diff | deepctl chat --user alice 'review this'")
 def chat(
     prompt: Annotated[
-        str | None, typer.Argument(metavar="[PROMPT]", help="What to say. Piped stdin is added to it as context.")
+        str | None, typer.Argument(metavar="[PROMPT]", help="Prompt for the agent. Piped stdin is added as context.")
     ] = None,
     user: options.User = None,
     session: Annotated[
-        str | None, typer.Option("--session", "-s", metavar="NAME", help="Session to continue, begun if there is none.")
+        str | None,
+        typer.Option(
+            "--session", "-s", metavar="NAME", help="Session to continue. It is created if it does not exist."
+        ),
     ] = None,
     new: Annotated[
         str | None,
         typer.Option(
             "--new",
             metavar="[NAME]",
-            help="Begin a new session. The next word is its NAME, so write the prompt before --new.",
+            help="Start a new session. The next word is its NAME, so write the prompt before --new.",
             show_default=False,
         ),
     ] = None,
@@ -52,7 +55,7 @@ def chat(
             "--file",
             "-f",
             metavar="PATH",
-            help="Copy a file into the workspace and show it to the model; can be given several times.",
+            help="Copy a file into the workspace and show it to the model. Can be given several times.",
             show_default=False,
         ),
     ] = None,
@@ -62,35 +65,38 @@ def chat(
     approve: Annotated[
         Literal["ask", "auto", "never"] | None,
         typer.Option(
-            help="What happens to commands outside a sandbox, and to what the profile's rules mark: ask at the "
-            "terminal (the default; without one, no), auto is yes, never no."
+            help="Answer to approval requests. ask: at the terminal; refused without a terminal (the default). auto: "
+            "approve. never: refuse. Approval requests come from unsandboxed commands and from rules of the "
+            "profile."
         ),
     ] = None,
     sandbox: Annotated[
         Literal["auto", "bubblewrap", "docker", "none"] | None,
         typer.Option(
-            help="Where the agent's commands run. auto: in bubblewrap, and where that does not work, asked about one "
-            "by one. none: with your own rights and nothing around them."
+            help="Where the agent's commands run. auto: bubblewrap; if it does not work, unsandboxed after an "
+            "approval request for each command. none: unsandboxed, with your rights."
         ),
     ] = None,
-    network: Annotated[bool, typer.Option("--network", help="Let commands in a sandbox use the network.")] = False,
+    network: Annotated[bool, typer.Option("--network", help="Let sandboxed commands use the network.")] = False,
     ephemeral: Annotated[
-        bool, typer.Option("--ephemeral", help="Keep everything in memory: nothing is read from or written to disk.")
+        bool, typer.Option("--ephemeral", help="Keep all state in memory. Nothing is read from or written to disk.")
     ] = False,
     timeout: options.Timeout = None,
     wait: options.Wait = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON event a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON event per line.")] = False,
 ) -> None:
     """Talk to the agent of a profile.
 
-    With a PROMPT or piped stdin: one turn, the answer on stdout, exit. Without either, at a terminal: a conversation.
+    With PROMPT or piped stdin, deepctl runs one turn and prints the answer on stdout. Without both, an interactive chat
+    starts at a terminal.
     """
     flags = {"model": model, "approve": approve, "sandbox": sandbox}
     in_force = settings.without_files(os.environ, flags) if ephemeral else settings.load(os.environ, options=flags)
     name = layout.check_name(user or "ephemeral") if ephemeral else options.user(user, in_force)
     if session is not None and new is not None:
         raise UsageError(
-            "--session and --new exclude each other.", "--session NAME continues a session, --new [NAME] begins one."
+            "--session and --new cannot be used together.",
+            "--session NAME continues a session; --new [NAME] starts one.",
         )
     if session is not None:
         layout.check_name(session, "session")
@@ -98,18 +104,18 @@ def chat(
         _check_new(new)
     if ephemeral and (session is not None or new is not None):
         raise UsageError(
-            "--ephemeral has no sessions: --session and --new mean nothing there.", "Leave out the one or the other."
+            "--ephemeral has no sessions, so --session and --new cannot be used with it.", "Leave out one of the two."
         )
     if ephemeral and (sandbox not in (None, "auto") or network):
         raise UsageError(
-            "--ephemeral has no directory that commands could run in: --sandbox and --network mean nothing there.",
-            "Leave out the one or the other.",
+            "--ephemeral has no directory for commands, so --sandbox and --network cannot be used with it.",
+            "Leave out one of the two.",
         )
     if files:
         attachments.check(files)
     text = _said(prompt, new)
     if text is None and as_json:
-        raise UsageError("--json needs a PROMPT, or one on stdin.", "deepctl chat --json 'your prompt'")
+        raise UsageError("--json needs a PROMPT as an argument or on stdin.", "deepctl chat --json 'your prompt'")
     asking = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     with closing(_display(as_json, text)) as display:
         setup = ChatSetup(name, in_force, timeout, network, ask_at_terminal(display) if asking else None)
@@ -146,7 +152,7 @@ def _check_new(new: str) -> None:
     try:
         layout.check_name(new, "session")
     except BadName as error:
-        raise BadName(error.message, "The word after --new is its NAME: write the prompt before --new.") from None
+        raise BadName(error.message, "The word after --new is its NAME. Write the prompt before --new.") from None
 
 
 def _said(prompt: str | None, new: str | None) -> str | None:
@@ -155,7 +161,9 @@ def _said(prompt: str | None, new: str | None) -> str | None:
         options.utf8_argument(prompt, "The prompt", "prompt_not_utf8")
     piped = "" if is_terminal(sys.stdin) else _stdin()
     if prompt is not None and not prompt.strip() and not piped.strip():
-        raise UsageError("The prompt is empty.", "Say something, or leave the prompt out at a terminal.")
+        raise UsageError(
+            "The prompt is empty.", "Give a prompt, or leave it out at a terminal to start an interactive chat."
+        )
     if prompt:
         # The offline model knows this tag too: what is piped in is context, not commands.
         return f"{prompt}{prompt_tags.PIPED}{prompt_tags.contained(piped)}\n</stdin>" if piped.strip() else prompt
@@ -166,8 +174,8 @@ def _said(prompt: str | None, new: str | None) -> str | None:
     if new is not None and new != UNNAMED:
         raise UsageError(f"There is no prompt; --new took {new!r} as its NAME.", "Write the prompt before --new.")
     if is_terminal(sys.stdin):
-        raise UsageError("There is no prompt, and no conversation where stdout is not a terminal.", _HOW)
-    raise UsageError("There is no prompt: none was given, and stdin is empty.", _HOW)
+        raise UsageError("There is no prompt, and an interactive chat needs a terminal as stdout.", _HOW)
+    raise UsageError("There is no prompt: PROMPT is missing, and stdin is empty.", _HOW)
 
 
 def _stdin() -> str:

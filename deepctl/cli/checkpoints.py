@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from deepctl.store.rewind import RewindRequest
 
 app = typer.Typer(
-    help="Points in time of a conversation, its files and its memory; going back to them, and back again.",
+    help="Points in time of a conversation, its files and its memory, and how to return to them.",
     rich_markup_mode=None,
     add_completion=False,
     context_settings=HELP_OPTIONS,
@@ -45,24 +45,30 @@ _AGE = re.compile(r"([0-9]{1,9})(mo|m|h|d|w|y)", re.ASCII)
 _DAY = 24 * 60
 _MINUTES = {"m": 1, "h": 60, "d": _DAY, "w": 7 * _DAY, "mo": 30 * _DAY, "y": 365 * _DAY}
 
-Ref = Annotated[str, typer.Argument(help="An id, 4 or more digits it begins with, a label, or ~N for N turns back.")]
-SessionName = Annotated[
-    str | None, typer.Option("--session", "-s", metavar="NAME", help="Session at hand; the latest without it.")
+Ref = Annotated[
+    str, typer.Argument(help="Checkpoint: an id, the first 4 or more digits of an id, a label, or ~N for N turns back.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")]
-Force = Annotated[bool, typer.Option("--force", help="Take back what somebody else changed after the agent, too.")]
+SessionName = Annotated[
+    str | None, typer.Option("--session", "-s", metavar="NAME", help="Session to work on. Default: the latest one.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")]
+Force = Annotated[bool, typer.Option("--force", help="Also undo later changes by another author.")]
 
 
 @app.command("list", epilog="Example: deepctl checkpoints list --user alice --limit 10")
 def list_(
     user: options.User = None,
-    session: Annotated[str | None, typer.Option("--session", "-s", metavar="NAME", help="Only this session's.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most so many, the newest.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Those made after single tool calls, too.")] = False,
-    graph: Annotated[bool, typer.Option("--graph", help="Draw which came from which.")] = False,
+    session: Annotated[
+        str | None, typer.Option("--session", "-s", metavar="NAME", help="Only checkpoints of this session.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Show at most N checkpoints, the newest.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Also show the checkpoints of single tool calls.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="Draw how the checkpoints follow from each other.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """List checkpoints, the newest first."""
+    """List checkpoints, newest first."""
     profile = options.existing_profile(user)
     show(
         views.CheckpointList(profile.name, lookup.listing(profile, session, limit, tools=all_, graph=graph), graph),
@@ -72,7 +78,7 @@ def list_(
 
 @app.command("show", epilog="Example: deepctl checkpoints show '~1' --user alice")
 def show_(ref: Ref, user: options.User = None, session: SessionName = None, as_json: options.Json = False) -> None:
-    """Show a checkpoint: its record, its files and its conversation."""
+    """Show the record, the files and the conversation of a checkpoint."""
     from deepctl.store.repository import Repository
 
     with Repository.read_only(options.existing_profile(user)) as repository:
@@ -94,14 +100,14 @@ def checkpoint_view(repository: ReadOnlyRepository, reference: str, session: str
 
 @app.command(epilog="Example: deepctl checkpoints diff '~2' --user alice --stat")
 def diff(
-    before: Annotated[str | None, typer.Argument(metavar="[FROM]", help="The latest checkpoint without it.")] = None,
-    after: Annotated[str | None, typer.Argument(metavar="[TO]", help="What is now, without it.")] = None,
+    before: Annotated[str | None, typer.Argument(metavar="[FROM]", help="Checkpoint. Default: the latest one.")] = None,
+    after: Annotated[str | None, typer.Argument(metavar="[TO]", help="Checkpoint. Default: the present state.")] = None,
     user: options.User = None,
     session: SessionName = None,
-    stat: Annotated[bool, typer.Option("--stat", help="Only name the files and count lines.")] = False,
+    stat: Annotated[bool, typer.Option("--stat", help="Show only file names and line counts.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Compare two checkpoints, or one with what is now: the files, and the turns that differ."""
+    """Show which files and turns differ between two checkpoints, or between a checkpoint and now."""
     from deepctl.output.rewind import Compared
     from deepctl.store import diff
 
@@ -115,13 +121,16 @@ def diff(
 
 @app.command(epilog="Example: deepctl checkpoints save before-refactoring --user alice")
 def save(
-    label: Annotated[str | None, typer.Argument(metavar="[LABEL]", help="What to call it.")] = None,
+    label: Annotated[str | None, typer.Argument(metavar="[LABEL]", help="New name of the session.")] = None,
     user: options.User = None,
     session: SessionName = None,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Make a checkpoint now. Piped, it prints the id alone."""
+    """Make a checkpoint now.
+
+    When piped, only the id is printed.
+    """
     if label is not None:
         check_label(label)
     with options.working(user, "checkpoints save", wait, as_json) as work:
@@ -135,13 +144,13 @@ def save(
 @app.command("label", epilog="Example: deepctl checkpoints label 3fa2 good --user alice")
 def label_(
     ref: Ref,
-    label: Annotated[str, typer.Argument(help="Its name; '' takes the name away.")],
+    label: Annotated[str, typer.Argument(help="New label. '' removes the label.")],
     user: options.User = None,
     session: SessionName = None,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Name a checkpoint. What has a name is never pruned."""
+    """Give a checkpoint a label. Labelled checkpoints are never pruned."""
     if label:
         check_label(label)
     with options.working(user, "checkpoints label", wait, as_json) as work:
@@ -155,23 +164,28 @@ def label_(
 def rewind(
     ref: Annotated[
         str | None,
-        typer.Argument(metavar="[REF]", help="Where to. Without it: choose at a terminal, else before the last turn."),
+        typer.Argument(
+            metavar="[REF]",
+            help="Checkpoint to return to. Default: a choice at a terminal; otherwise the state before the last turn.",
+        ),
     ] = None,
     user: options.User = None,
     session: SessionName = None,
-    only: Annotated[Literal["conversation", "files", "memory"] | None, typer.Option(help="Rewind this alone.")] = None,
+    only: Annotated[
+        Literal["conversation", "files", "memory"] | None, typer.Option(help="Rewind only this part.")
+    ] = None,
     dry_run: DryRun = False,
     force: Force = False,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Make the whole workspace what it was, whoever changed it.")
+        bool, typer.Option("--exact", help="Make the whole workspace equal to the checkpoint, whoever changed it.")
     ] = False,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Go back to a checkpoint: conversation, files and memory. `undo` takes it back.
+    """Return to a checkpoint: conversation, files and memory.
 
-    What the agent did in this session since then is undone; what somebody else changed stays. Where somebody changed a
-    file after the agent did, nothing is touched and the file is named (exit 6).
+    The rewind undoes the later changes of the agent in this session. Changes by another author stay. If another author
+    changed a file after the agent, the rewind is refused and names the file (exit 6). `undo` undoes a rewind.
     """
     if ref is None and not as_json and not dry_run and is_terminal(sys.stdin) and is_terminal(sys.stderr):
         from deepctl.cli.rewind_picker import pick
@@ -280,7 +294,7 @@ def undo(
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Take back the last rewind of the session; an undo too, which does it again."""
+    """Undo the last rewind of the session. A second undo redoes the rewind."""
 
     def request(repository: Repository | ReadOnlyRepository) -> tuple[Session, RewindRequest]:
         from deepctl.store import rewind
@@ -299,7 +313,7 @@ def fork(
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Begin a new session from a checkpoint's conversation. The workspace stays as it is."""
+    """Start a new session from the conversation of a checkpoint. The workspace does not change."""
     layout.check_name(name, "session")
     with options.working(user, "checkpoints fork", wait, as_json) as work:
         record = lookup.find_checkpoint(work.paths, work.ledger, ref, session)
@@ -317,7 +331,10 @@ def remove(
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Remove checkpoints and free what only they needed; never the newest, never a labelled one."""
+    """Remove checkpoints and free the space that only they needed.
+
+    The newest checkpoint and labelled checkpoints cannot be removed.
+    """
 
     def select(paths: ProfilePaths, ledger: Ledger) -> list[Record]:
         from deepctl.store import prune
@@ -332,22 +349,24 @@ def remove(
 
 @app.command(epilog="Example: deepctl checkpoints prune --older-than 30d --user alice --dry-run")
 def prune(
-    keep: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many of the newest stay.")] = None,
+    keep: Annotated[int | None, typer.Option(min=1, metavar="N", help="Keep the N newest checkpoints.")] = None,
     older_than: Annotated[
         str | None,
-        typer.Option(metavar="AGE", help="Only those made longer ago: 90m, 12h, 30d, 2w, 6mo, 1y."),
+        typer.Option(metavar="AGE", help="Remove only checkpoints older than AGE: 90m, 12h, 30d, 2w, 6mo, 1y."),
     ] = None,
     user: options.User = None,
     dry_run: DryRun = False,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Remove all but the newest N checkpoints, or those older than AGE; with both, only what is both.
+    """Remove old checkpoints.
 
-    What has a label stays, the newest, and what the last rewind of each session is undone with.
+    --keep N selects all but the newest N. --older-than AGE selects by age. With both options, a checkpoint must meet
+    both conditions. Three kinds of checkpoints always stay: labelled ones, the newest one, and those that can undo the
+    last rewind of a session.
     """
     if keep is None and older_than is None:
-        raise UsageError("Nothing says which checkpoints go.", "Give --keep N, --older-than AGE, or both.")
+        raise UsageError("Nothing says which checkpoints to remove.", "Give --keep N, --older-than AGE, or both.")
     oldest = time_before(older_than) if older_than is not None else None
 
     def select(paths: ProfilePaths, ledger: Ledger) -> list[Record]:
@@ -370,7 +389,9 @@ def time_before(age: str, now: datetime | None = None) -> datetime:
     try:
         return (now or datetime.now(timezone.utc)) - timedelta(minutes=int(match[1]) * _MINUTES[match[2]])
     except OverflowError:
-        raise UsageError(f"{age} ago, there was no calendar yet.", "Give a shorter age.", code="bad_age") from None
+        raise UsageError(
+            f"{age} ago is before the first year of the calendar.", "Give a shorter age.", code="bad_age"
+        ) from None
 
 
 def _remove(
@@ -404,16 +425,22 @@ def _remove(
 @app.command("import", epilog="Example: deepctl checkpoints import ./checkpoints/alice --user alice")
 def import_(
     directory: Annotated[
-        str, typer.Argument(metavar="DIR", help="Where pydantic-deep's FileCheckpointStore kept its <id>.json files.")
+        str,
+        typer.Argument(
+            metavar="DIR", help="Directory of pydantic-deep's FileCheckpointStore, with its <id>.json files."
+        ),
     ],
     user: options.User = None,
     session: Annotated[
-        str | None, typer.Option("--session", "-s", metavar="NAME", help="Name of the session they become.")
+        str | None, typer.Option("--session", "-s", metavar="NAME", help="Name of the new session.")
     ] = None,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Take over the checkpoints of a pydantic-deep application, as a session of its own. DIR stays as it is."""
+    """Import the checkpoints of a pydantic-deep application as a new session.
+
+    DIR is not changed.
+    """
     from deepctl.store import pydantic_deep
 
     if session is not None:
@@ -427,7 +454,7 @@ def import_(
 
 @app.command(epilog="Example: deepctl checkpoints verify --user alice")
 def verify(user: options.User = None, as_json: options.Json = False) -> None:
-    """Read and check every byte that is kept; exit 5 if any is damaged."""
+    """Read and check every stored byte. The exit code is 5 if something is damaged."""
     from deepctl.output.render import BYTES, Progress
     from deepctl.store import verify
 
@@ -439,7 +466,7 @@ def verify(user: options.User = None, as_json: options.Json = False) -> None:
         count = len(result.problems)
         raise Damaged(
             f"{count} problem{'' if count == 1 else 's'} found in profile {profile.name!r}.",
-            "Everything that is not named still works. `deepctl checkpoints repair` mends what can be mended.",
+            "Everything that is not listed still works. `deepctl checkpoints repair` repairs what can be repaired.",
         )
 
 
@@ -447,7 +474,10 @@ def verify(user: options.User = None, as_json: options.Json = False) -> None:
 def repair(
     user: options.User = None, dry_run: DryRun = False, wait: options.Wait = 0.0, as_json: options.Json = False
 ) -> None:
-    """Mend what `verify` finds. Everything readable stays; what is lost is listed, damaged originals are put aside."""
+    """Repair what `verify` reports.
+
+    All readable data stays. Losses are listed, and damaged originals are put aside.
+    """
     from deepctl.output.repair import Repaired
     from deepctl.store import repair as repairing
 
@@ -460,5 +490,5 @@ def repair(
         raise Damaged(
             f"{len(result.problems)} problem{'' if len(result.problems) == 1 else 's'} could not be repaired in "
             f"profile {profile.name!r}; the first: {first.file}: {first.reason}.",
-            "Everything else works. `deepctl checkpoints verify` names all of them.",
+            "Everything else works. `deepctl checkpoints verify` lists all problems.",
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deepctl.domain.trust import Item
 
 app = typer.Typer(
-    help="Settings: of this machine's user, or with --user of one profile.",
+    help="Your settings, or with --user those of one profile.",
     rich_markup_mode=None,
     add_completion=False,
     context_settings=HELP_OPTIONS,
@@ -50,7 +50,7 @@ def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lease:
 
 @app.command("show", epilog="Example: deepctl config show --user alice")
 def show_(user: options.User = None, as_json: options.Json = False) -> None:
-    """Show every setting that is in force, and where it comes from; MCP servers too."""
+    """Show the settings in force and their sources, and the MCP servers."""
     profile, in_force = options.profile_of_chat(user)
     values = [
         in_force.resolve(key) for key, setting in settings.SETTINGS.items() if profile is None or setting.in_profile
@@ -76,7 +76,7 @@ def _waiting(profile: ProfilePaths) -> tuple[list[Item], str | None]:
 
 @app.command(epilog="Example: deepctl config get model")
 def get(key: Key, user: options.User = None, as_json: options.Json = False) -> None:
-    """Print the value of a setting that is in force."""
+    """Print the value of a setting in force."""
     settings.describe(key)
     profile, in_force = options.profile_of_chat(user)
     value = in_force.resolve(key)
@@ -88,12 +88,12 @@ def get(key: Key, user: options.User = None, as_json: options.Json = False) -> N
 @app.command("set", epilog="Example: deepctl config set model anthropic:claude-sonnet-4-6 --user alice")
 def set_(
     key: Key,
-    value: Annotated[str, typer.Argument(help="Its new value.")],
+    value: Annotated[str, typer.Argument(help="New value of the setting.")],
     user: options.User = None,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Set a setting; comments in the file stay."""
+    """Change a setting. Comments in the file stay."""
     value = settings.validate(key, value)
     if key == "default_user":
         layout.check_name(value)
@@ -102,7 +102,7 @@ def set_(
 
 @app.command(epilog="Example: deepctl config unset model --user alice")
 def unset(key: Key, user: options.User = None, wait: options.Wait = 0.0, as_json: options.Json = False) -> None:
-    """Take a setting out of the file, an unknown one too."""
+    """Remove a setting from the file. Unknown settings can be removed too."""
     _change(key, None, user, "config unset", wait, as_json)
 
 
@@ -110,7 +110,7 @@ def _change(key: str, value: str | None, user: str | None, command: str, wait: f
     profile = _profile(user)
     if profile is not None and key in settings.SETTINGS and not settings.SETTINGS[key].in_profile:
         raise BadSetting(
-            f"Setting {key!r} is not a profile's own.", f"Set it without --user: deepctl config set {key} …"
+            f"Setting {key!r} cannot be set for one profile.", f"Set it without --user: deepctl config set {key} …"
         )
     with _lock(profile, command, wait):
         settings.change(_file(profile), key, value)
@@ -119,6 +119,6 @@ def _change(key: str, value: str | None, user: str | None, command: str, wait: f
 
 @app.command(epilog='Example: $EDITOR "$(deepctl config path)"')
 def path(user: options.User = None, as_json: options.Json = False) -> None:
-    """Print the path of the settings file, whether it exists or not."""
+    """Print the path of the settings file, even if the file does not exist."""
     profile = _profile(user)
     show(Path(profile.name if profile else None, _file(profile)), as_json)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest, Ask
     from deepctl.output.stream.display import Display
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 _MAX_LINES = 20
 _MAX_DIFF = 100
@@ -47,14 +47,14 @@ def check_can_ask(
     *,
     yes: bool,
     as_json: bool,
-    reason: str = "This cannot be taken back",
-    instead: str = "--dry-run only says what would happen",
+    reason: str = "This cannot be undone",
+    instead: str = "--dry-run only shows what would happen",
 ) -> None:
     """Raises `Refused` (exit 6) where there is neither an answer nor anybody to ask."""
     if not yes and (as_json or not is_terminal(sys.stdin) or not is_terminal(sys.stderr)):
         raise Refused(
-            f"{reason}, and there is nobody to ask.",
-            f"--yes does it without a question; {instead}.",
+            f"{reason}, and there is no terminal for the confirmation.",
+            f"--yes confirms without a question; {instead}.",
             code="needs_yes",
         )
 
@@ -65,8 +65,8 @@ def confirm(
     yes: bool,
     as_json: bool,
     typed: str | None = None,
-    reason: str = "This cannot be taken back",
-    instead: str = "--dry-run only says what would happen",
+    reason: str = "This cannot be undone",
+    instead: str = "--dry-run only shows what would happen",
 ) -> None:
     """Return if the user agrees. Raises `Refused` (exit 6) otherwise, and where nobody can be asked; `Interrupted`
     (exit 130) after Ctrl-C.
@@ -78,7 +78,7 @@ def confirm(
     check_can_ask(yes=yes, as_json=as_json, reason=reason, instead=instead)
     if yes:
         return
-    expected = f"type {typed} to go on" if typed is not None else "y/N"
+    expected = f"type {typed} to continue" if typed is not None else "y/N"
     try:
         with tty_modes.asked(f"{visible(question)} [{expected}] "):
             line = sys.stdin.readline()
@@ -90,7 +90,7 @@ def confirm(
     answer = line.strip()
     if typed is not None and answer != typed:
         raise Refused(
-            f"That is not {typed!r}, so nothing was done.", "Type it exactly as it is asked for.", code="declined"
+            f"That is not {typed!r}, so nothing was done.", "Type it exactly as it is shown.", code="declined"
         )
     if typed is None and answer.lower() not in ("y", "yes"):
         raise Refused("Declined; nothing was done.", code="declined")
@@ -125,7 +125,7 @@ async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
     """Show the request and wait for a key. Enter, Escape and the end of the terminal are no."""
     from deepctl.agent.approvals import ApprovalAnswer
 
-    heading = f"The agent wants to {_WANTS.get(question.operation, 'use a tool outside the sandbox')}:"
+    heading = f"The agent asks to {_WANTS.get(question.operation, 'use a tool outside the sandbox')}:"
     say(wrapped(heading, sys.stderr))
     _show(question, _MAX_LINES, _MAX_DIFF)
     await _typing_has_stopped()
@@ -155,7 +155,7 @@ async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
                 return ApprovalAnswer(allow=False)
             case _:
                 # Any other key, or several that were pasted: neither a yes nor a no.
-                say("one of these keys, please")
+                say("please press one of these keys")
 
 
 def _show(question: ApprovalRequest, most: int, most_of_diff: int) -> None:
@@ -173,7 +173,7 @@ def _shown(text: str, most: int) -> list[str]:
     left_out = len(lines) - most
     if left_out > 0:
         half = most // 2
-        lines = [*lines[:half], f"… {left_out} lines are not shown here; s shows them …", *lines[-half:]]
+        lines = [*lines[:half], f"… {left_out} lines are not shown; s shows them …", *lines[-half:]]
     if most == sys.maxsize:
         return lines
     return [line if len(line) <= _MAX_WIDTH else _cut(line) for line in lines]
@@ -185,7 +185,7 @@ def _is_cut(text: str, most: int) -> bool:
 
 def _cut(line: str) -> str:
     half = _MAX_WIDTH // 2
-    return f"{line[:half]} … {len(line) - _MAX_WIDTH} characters are not shown here; s shows them … {line[-half:]}"
+    return f"{line[:half]} … {len(line) - _MAX_WIDTH} characters are not shown; s shows them … {line[-half:]}"
 
 
 async def _typing_has_stopped() -> None:
@@ -231,7 +231,7 @@ async def _key() -> str:
 async def _reason() -> str:
     """The reason for a no, as a line for the agent."""
     with tty_modes.plain():
-        say_part("What should the agent know? ")
+        say_part("Reason for the agent? ")
         line = await _key()
     if not line.endswith("\n"):
         say("")

@@ -20,16 +20,16 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=
 
 Only = Annotated[
     str | None,
-    typer.Option("--user", "-u", "--profile", metavar="NAME", help="Only this profile; all without it."),
+    typer.Option("--user", "-u", "--profile", metavar="NAME", help="Check only this profile. Default: all profiles."),
 ]
 
 
 @app.command(epilog="Example: deepctl doctor --user alice --json")
 def doctor(user: Only = None, as_json: options.Json = False) -> None:
-    """See whether deepctl can work here: versions, paths, model and key, the sandbox, locks, damage, leftovers, space.
+    """Check whether deepctl works here: versions, paths, model, key, sandbox, locks, damage, leftovers and space.
 
-    All profiles are looked at, or with --user that one. Nothing is changed. Exit code 0, or 5 if something does not
-    work.
+    All profiles are checked, or only the one of --user. Nothing is changed. The exit code is 0, or 5 if something does
+    not work.
     """
     checks = list(domain.examine(os.environ, user, distribution.__version__))
     several = len({check.profile for check in checks} - {None}) > 1

@@ -21,17 +21,16 @@ from deepctl.errors import DeepctlError, Interrupted, StorageError, Terminated
 
 COMMANDS = {
     "chat": "Talk to the agent of a profile.",
-    "checkpoints": "Points in time of a conversation, its files and its memory; going back to them, and back again.",
+    "checkpoints": "Points in time of a conversation, its files and its memory, and how to return to them.",
     "sessions": "The conversations of a profile.",
-    "memory": "What the agent of a profile has noted.",
-    "profiles": "The users of this machine's deepctl, each in a directory of their own.",
-    "wipe": "Remove everything of a profile, or parts of it, for good.",
-    "sandbox": "Where the commands of a profile's agent run.",
-    "models": "List the model in force, the providers whose client and key are here, and the models of servers of your "
-    "own.",
-    "config": "Settings: of this machine's user, or with --user of one profile.",
-    "doctor": "See whether deepctl can work here: versions, paths, model and key, the sandbox, locks, damage, "
-    "leftovers, space.",
+    "memory": "The notebooks of the agent of a profile.",
+    "profiles": "The users of deepctl on this machine, each with a private directory.",
+    "wipe": "Delete a profile, or parts of it, permanently.",
+    "sandbox": "The place where the agent's commands run.",
+    "models": "List the model in force, the usable providers, and the models of your own servers.",
+    "config": "Your settings, or with --user those of one profile.",
+    "doctor": "Check whether deepctl works here: versions, paths, model, key, sandbox, locks, damage, leftovers "
+    "and space.",
 }
 """Top-level commands in the order of `--help`, with their short help. Each is the module of that name in this package,
 which `--help` does not import; a test compares the texts.
@@ -124,8 +123,9 @@ class _Root(_Group):
 app = typer.Typer(
     name="deepctl",
     cls=_Root,
-    help="Local agent sessions, one private directory a user.",
-    epilog="State is kept below $DEEPCTL_HOME or the platform's user data directory; `deepctl profiles path` shows it.",
+    help="Local agent sessions, with a private directory for each user.",
+    epilog="State is stored in $DEEPCTL_HOME, or in the user data directory of the platform. `deepctl profiles path` "
+    "prints the path.",
     rich_markup_mode=None,
     add_completion=False,  # Typer's starts Python for every Tab
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -165,7 +165,7 @@ def command_tree() -> Any:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     install_completion: Annotated[
         str | None,
@@ -173,7 +173,7 @@ def _root(
             metavar="[SHELL]",
             callback=_install_completion,
             is_eager=True,
-            help="Install completion for bash, zsh or fish; without SHELL for the one in $SHELL.",
+            help="Install completion for bash, zsh or fish. Default: the shell in $SHELL.",
         ),
     ] = None,
     show_completion: Annotated[
@@ -182,7 +182,7 @@ def _root(
             metavar="[SHELL]",
             callback=_show_completion,
             is_eager=True,
-            help="Print that completion, to put it where you like.",
+            help="Print the completion script, so that you can install it yourself.",
         ),
     ] = None,
 ) -> None:
@@ -291,7 +291,7 @@ def _user(arguments: list[str]) -> str | None:
 def _bug(error: Exception) -> DeepctlError:
     return DeepctlError(
         f"Unexpected {type(error).__name__}: {error}. This is a bug in deepctl.",
-        "Run the same command with DEEPCTL_DEBUG=1 to see where, and report that.",
+        "Run the same command with DEEPCTL_DEBUG=1 to get a traceback, and report it.",
         code="unexpected",
     )
 

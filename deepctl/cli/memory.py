@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from deepctl.domain.purge.purge import Purged
 
 app = typer.Typer(
-    help="What the agent of a profile has noted.",
+    help="The notebooks of the agent of a profile.",
     rich_markup_mode=None,
     add_completion=False,
     context_settings=HELP_OPTIONS,
 )
 
 Agent = Annotated[str, typer.Option("--agent", metavar="NAME", help="Whose memory.")]
-File = Annotated[str | None, typer.Argument(metavar="[FILE]", help="Memory file; MEMORY.md without it.")]
+File = Annotated[str | None, typer.Argument(metavar="[FILE]", help="Memory file. Default: MEMORY.md.")]
 
 
 class _OfText(TyperCommand):
@@ -57,13 +57,18 @@ class _OfText(TyperCommand):
 def show_(
     file: File = None,
     at: Annotated[
-        str | None, typer.Option("--at", metavar="REF", help="As of a checkpoint: an id, its beginning, a label or ~N.")
+        str | None,
+        typer.Option(
+            "--at",
+            metavar="REF",
+            help="Show the notebook as of this checkpoint: an id, the first digits of an id, a label or ~N.",
+        ),
     ] = None,
     user: options.User = None,
     agent: Agent = layout.AGENT,
     as_json: options.Json = False,
 ) -> None:
-    """Print a notebook: rendered at a terminal, byte for byte when piped."""
+    """Print a notebook: rendered at a terminal, exact bytes when piped."""
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     name = file_name(layout.NOTEBOOK if file is None else file)
@@ -96,18 +101,16 @@ def list_(user: options.User = None, agent: Agent = layout.AGENT, as_json: optio
 
 @app.command("add", cls=_OfText, epilog="Example: deepctl memory add 'Alice prefers window seats.' --user alice")
 def add(
-    text: Annotated[
-        str | None, typer.Argument(metavar="[TEXT]", help="The note; - or nothing for what is piped in.")
-    ] = None,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The note. Default, and with -: stdin.")] = None,
     file: Annotated[
-        str, typer.Option("--file", metavar="FILE", help="Memory file; made if there is none.")
+        str, typer.Option("--file", metavar="FILE", help="Memory file. It is created if it does not exist.")
     ] = layout.NOTEBOOK,
     user: options.User = None,
     agent: Agent = layout.AGENT,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Append a note to a notebook, as it is."""
+    """Append a note to a notebook, unchanged."""
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     name = file_name(file)
@@ -126,7 +129,9 @@ def _note(text: str | None) -> bytes:
     if text is not None and text != "-":
         note = options.utf8_argument(text, "The TEXT").encode()
     elif text is None and is_terminal(sys.stdin):
-        raise UsageError("There is no TEXT to note.", "Give it, or pipe it in: echo TEXT | deepctl memory add")
+        raise UsageError(
+            "There is no TEXT to add.", "Give TEXT as an argument, or pipe it in: echo TEXT | deepctl memory add"
+        )
     else:
         # In a conversation, the terminal is set so that Ctrl-D ends nothing.
         from deepctl.cli import tty_modes
@@ -134,10 +139,10 @@ def _note(text: str | None) -> bytes:
         with tty_modes.plain():
             note = interruptible(sys.stdin.buffer).read(MAX_BYTES + 1)
         if len(note) > MAX_BYTES:
-            raise UsageError(f"The note is larger than {MAX_BYTES >> 20} MiB.", "Notebooks are for notes.")
+            raise UsageError(f"The note is larger than {MAX_BYTES >> 20} MiB.", "A notebook is for short notes.")
         note = options.decoded(note, "The note", "stdin_not_utf8").encode()
     if not note.strip():
-        raise UsageError("The TEXT is empty.", "Give what is to be noted.")
+        raise UsageError("The TEXT is empty.", "Give the text of the note.")
     return note
 
 
@@ -149,11 +154,11 @@ def edit(
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Edit a notebook, or a new one, with your editor.
+    """Edit a notebook with your editor. The notebook is created if it does not exist.
 
-    That is $VISUAL, else $EDITOR, else the first there is of editor, nano and vi. It edits a copy: what somebody else
-    changes in the notebook meanwhile is merged, line by line; where both changed the same lines, nothing is written,
-    and your text is kept (exit 6).
+    The editor is $VISUAL, then $EDITOR, then the first installed one of editor, nano and vi. You edit a copy. If the
+    notebook changes in the meantime, both changes are merged line by line. If both changed the same lines, nothing is
+    written and your text is saved (exit 6).
     """
     from deepctl.cli import editor
 
@@ -170,17 +175,23 @@ def edit(
 @app.command("search", cls=_OfText, epilog="Example: deepctl memory search 'window seat' --user alice")
 def search(
     query: Annotated[
-        str, typer.Argument(metavar="QUERY", help="Words that a line has, all of them, in any order and case.")
+        str,
+        typer.Argument(
+            metavar="QUERY", help="Words, in one argument. A line must contain all of them, in any order and case."
+        ),
     ],
     regex: Annotated[
-        bool, typer.Option("--regex", help="QUERY is a regular expression of Python's; case counts unless it has (?i).")
+        bool,
+        typer.Option("--regex", help="QUERY is a Python regular expression. Case matters unless it contains (?i)."),
     ] = False,
-    context: Annotated[int, typer.Option("-C", "--context", metavar="N", min=0, help="N lines around each, too.")] = 0,
+    context: Annotated[
+        int, typer.Option("-C", "--context", metavar="N", min=0, help="Show N lines before and after each match.")
+    ] = 0,
     user: options.User = None,
     agent: Agent = layout.AGENT,
     as_json: options.Json = False,
 ) -> None:
-    """Look for lines in all notebooks."""
+    """Search the lines of all notebooks."""
     from deepctl.domain.memory import search
 
     profile = options.existing_profile(user)
@@ -191,23 +202,28 @@ def search(
 
 @app.command("forget", cls=_OfText, epilog="Example: deepctl memory forget 'window seats' --user alice --dry-run")
 def forget(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="Lines that have this in them go.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="Lines that contain TEXT are removed.")],
     file: Annotated[str | None, typer.Option("--file", metavar="FILE", help="Only in this memory file.")] = None,
-    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="In whatever case.")] = False,
+    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Ignore upper and lower case.")] = False,
     purge: Annotated[
-        bool, typer.Option("--purge", help="From every checkpoint, too, for good; says where TEXT still stands.")
+        bool,
+        typer.Option(
+            "--purge",
+            help="Also remove the lines from every checkpoint, permanently. The report lists where TEXT is "
+            "still stored.",
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     yes: Yes = False,
     user: options.User = None,
     agent: Agent = layout.AGENT,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Take the lines with TEXT out of the notebooks.
+    """Remove the lines that contain TEXT from the notebooks.
 
-    A checkpoint is made first, so that this can be taken back. It and the conversations still have the text. With
-    --purge, the lines leave every checkpoint as well, which nothing takes back.
+    A checkpoint is made first, so you can undo this. That checkpoint and the conversations still contain the text. With
+    --purge, the lines are also removed from every checkpoint, and this cannot be undone.
     """
     from deepctl.domain.memory import changes
 
@@ -226,13 +242,17 @@ def forget(
         if not as_json:
             view.tell()
         exclude, _ = options.snapshot_settings(profile)
-        lost = "" if changes.undoable(memory, exclude) else " Checkpoints leave them out, so this is for good."
+        lost = (
+            ""
+            if changes.undoable(memory, exclude)
+            else (" Checkpoints leave these notebooks out, so this cannot be undone.")
+        )
         is_one = len(lines) == 1
         confirm(
             f"Forget {'this line' if is_one else f'these {len(lines)} lines'}?{lost}",
             yes=False,
             as_json=as_json,
-            reason="Forgetting needs a yes",
+            reason="Forgetting needs a confirmation",
         )
     with options.working(profile.name, "memory forget", wait, as_json, frees=True) as work:
         done = changes.forget(work, Memory(work.paths, agent), wish, lines)
@@ -243,7 +263,7 @@ def forget(
 def history(
     file: File = None, user: options.User = None, agent: Agent = layout.AGENT, as_json: options.Json = False
 ) -> None:
-    """List the versions of a notebook, the newest first."""
+    """List the versions of a notebook, newest first."""
     from deepctl.domain.memory import history
     from deepctl.store.repository import Repository
 
@@ -262,15 +282,15 @@ def history(
 
 @app.command("diff", epilog="Example: deepctl memory diff '~2' --user alice")
 def diff(
-    before: Annotated[str | None, typer.Argument(metavar="[FROM]", help="The latest checkpoint without it.")] = None,
-    after: Annotated[str | None, typer.Argument(metavar="[TO]", help="What is now, without it.")] = None,
+    before: Annotated[str | None, typer.Argument(metavar="[FROM]", help="Checkpoint. Default: the latest one.")] = None,
+    after: Annotated[str | None, typer.Argument(metavar="[TO]", help="Checkpoint. Default: the present state.")] = None,
     user: options.User = None,
     agent: Agent = layout.AGENT,
     as_json: options.Json = False,
 ) -> None:
-    """Compare the notebooks of two points in time.
+    """Show how the notebooks changed between two points in time.
 
-    Piped, it is for `patch -p1` in a workspace.
+    When piped, the output is valid input for `patch -p1` in a workspace.
     """
     from deepctl.domain.memory import history
     from deepctl.store import lookup, session_catalogue
@@ -301,7 +321,7 @@ def _edited(
     profile = memory.profile
     if not as_json:
         for path in changes.drafts_left(profile):
-            notice(f"There is another edit, going on or broken off: {path}.")
+            notice(f"Another edit of this notebook is open, or was broken off: {path}.")
     base = notebook.content if notebook is not None else None
     draft = changes.begin_draft(profile, name, base or b"")
     began = time.monotonic()
@@ -317,7 +337,7 @@ def _edited(
     if not changed:
         changes.discard_draft(draft)
     if failed is not None:
-        kept = f" Your text is kept in {draft.path}." if changed else ""
+        kept = f" Your text is saved in {draft.path}." if changed else ""
         raise Refused(f"The editor failed ({failed}), so nothing was changed.{kept}", code="editor_failed")
     if not changed:
         hasty = time.monotonic() - began < _AT_ONCE
@@ -325,14 +345,14 @@ def _edited(
         return views.Edited(profile.name, memory.agent, name, notebook, None, notes)
     if odd := notebook_text.odd_lines(text, base or b""):
         raise UsageError(
-            f"Line {odd[0]} of your text is not UTF-8, so nothing was changed. Your text is kept in {draft.path}.",
-            "Have the editor save it as UTF-8.",
+            f"Line {odd[0]} of your text is not UTF-8, so nothing was changed. Your text is saved in {draft.path}.",
+            "Save it as UTF-8 in the editor.",
             code="not_utf8",
         )
     return _taken_over(memory, name, base, text, draft, wait, as_json)
 
 
-_HASTY = "{} ended at once. If it edits in a window of its own, it needs an option to wait, as in `code --wait`."
+_HASTY = "{} ended at once. If the editor opens its own window, it needs an option to wait, as in `code --wait`."
 
 
 def _taken_over(
@@ -344,10 +364,10 @@ def _taken_over(
         with options.working(memory.profile.name, "memory edit", wait, as_json) as work:
             change = changes.replace(work, Memory(work.paths, memory.agent), name, base, text)
     except KeyboardInterrupt:
-        raise Interrupted(f"Interrupted. Your text is kept in {draft.path}.") from None
+        raise Interrupted(f"Interrupted. Your text is saved in {draft.path}.") from None
     except (DeepctlError, OSError) as error:
         problem = error if isinstance(error, DeepctlError) else storage_error(error)
-        problem.message += f" Your text is kept in {draft.path}."
+        problem.message += f" Your text is saved in {draft.path}."
         raise problem from error
     changes.discard_draft(draft)
     return views.Edited(memory.profile.name, memory.agent, name, change.notebook, change, change.notes)
@@ -368,7 +388,10 @@ def _purged(
     selector = PurgeSelector(TextMatcher(wish.text, wish.ignore_case), agent, wish.file)
     preview: Purged | None = None
     if (aside := repair_report.count_put_aside(profile)) and not as_json:
-        notice(f"What repairs put aside goes with a purge, too: {counted(aside, 'file')} in checkpoints/lost+found.")
+        notice(
+            f"A purge also deletes the files that repairs put aside: {counted(aside, 'file')} in "
+            "checkpoints/lost+found."
+        )
     if dry_run or not yes:
         with Repository.read_only(profile) as reader, _looking() as progress:
             preview = _found(purge.preview(reader, selector, progress), wish)
@@ -403,9 +426,8 @@ def _found(purged: Purged, wish: ForgetRequest) -> Purged:
 
     where = f"in {wish.file!r}" if wish.file is not None else "in the notebooks"
     raise TextNotFound(
-        f"{wish.text.decode('utf-8', 'backslashreplace')!a} is on no line {where}, nor in what checkpoints keep of "
-        "them.",
+        f"No line {where} contains {wish.text.decode('utf-8', 'backslashreplace')!a}, and no checkpoint of one does.",
         "`deepctl memory search` finds lines by their words."
         if wish.ignore_case
-        else "--ignore-case finds it in another case, too.",
+        else "--ignore-case also finds it in another case.",
     )

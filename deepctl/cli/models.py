@@ -20,13 +20,14 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=
 def models(
     user: options.User = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="List providers, too, that cannot be used as things are.")
+        bool, typer.Option("--all", help="Also list providers that cannot be used at present.")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """List the model in force, the providers whose client and key are here, and the models of servers of your own.
+    """List the model in force, the usable providers, and the models of your own servers.
 
-    Of servers, only your own are asked: the one at base_url or $OPENAI_BASE_URL, and Ollama. No key is shown.
+    A provider is usable if its client and its key are present. Only your own servers are contacted: the one at base_url
+    or $OPENAI_BASE_URL, and Ollama. Keys are never shown.
     """
     profile, in_force = options.profile_of_chat(user)
     show(

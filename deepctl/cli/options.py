@@ -42,7 +42,7 @@ User = Annotated[
         "-u",
         "--profile",
         metavar="NAME",
-        help="Profile to work on. Without it: $DEEPCTL_USER, the setting default_user, or `default`.",
+        help="Profile to work on. Default: $DEEPCTL_USER, then the setting default_user, then `default`.",
         show_default=False,
     ),
 ]
@@ -50,7 +50,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 Wait = Annotated[
     float,
     typer.Option(
-        "--wait", metavar="SECONDS", min=0, callback=_finite, help="How long to wait for another process to finish."
+        "--wait",
+        metavar="SECONDS",
+        min=0,
+        callback=_finite,
+        help="Wait this long if another process has the lock of the profile.",
     ),
 ]
 Timeout = Annotated[
@@ -116,7 +120,7 @@ def over_budget(profile: ProfilePaths, limit: int) -> str | None:
         return None
     return (
         f"The checkpoints of {profile.name} take {size(taken)}, more than limits.checkpoints "
-        f"({size(limit)}). What pruning would free: "
+        f"({size(limit)}). To see what pruning would free: "
         f"deepctl checkpoints prune --keep 50 --dry-run --user {profile.name}"
     )
 
@@ -151,12 +155,15 @@ def _space_advice(place: Root, profile: ProfilePaths | None) -> str | None:
             for keep in _KEPT:
                 records = prune.to_prune(reader.ledger, keep)
                 if prune.forecast(reader.ledger, reader.packs, records).bytes:
-                    return f"`deepctl checkpoints prune --keep {keep} --user {profile.name}` needs none itself."
+                    return (
+                        f"`deepctl checkpoints prune --keep {keep} --user {profile.name}` frees space and needs none "
+                        "itself."
+                    )
     with suppress(OSError):
         if any(entry[:1].isalnum() for entry in os.listdir(place.profiles)):
             return (
-                "`deepctl profiles list` shows what takes it; `deepctl wipe --only PARTS` and "
-                "`deepctl sessions delete` need none themselves."
+                "`deepctl profiles list` shows the size of each profile. `deepctl wipe --only PARTS` and "
+                "`deepctl sessions delete` free space and need none themselves."
             )
     return None
 
@@ -173,7 +180,7 @@ def _is_of_root(problem: DeepctlError) -> bool:
     return False
 
 
-_CONVERT = "Convert it first, for instance with iconv."
+_CONVERT = "Convert it to UTF-8 first, for example with iconv."
 
 
 def utf8_argument(text: str, what: str, code: str = "not_utf8") -> str:
@@ -215,7 +222,7 @@ def user(option: str | None, in_force: Settings | None = None) -> str:
     try:
         return layout.check_name(default.value or "default")
     except BadName as error:
-        place = "$DEEPCTL_USER" if default.source == "environment" else "default_user of the settings"
+        place = "$DEEPCTL_USER" if default.source == "environment" else "default_user in the settings"
         raise BadName(f"{error.message} It comes from {place}.", error.hint) from None
 
 
@@ -230,7 +237,7 @@ def existing_profile(
         return find(root(), name)
     except ProfileNotFound as error:
         if option is None:
-            error.hint = "Name yours with --user NAME, or for good: deepctl config set default_user NAME"
+            error.hint = "Name a profile with --user NAME, or set the default: deepctl config set default_user NAME"
         raise
 
 

@@ -28,15 +28,17 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(
-    help="The users of this machine's deepctl, each in a directory of their own.",
+    help="The users of deepctl on this machine, each with a private directory.",
     rich_markup_mode=None,
     add_completion=False,
     context_settings=HELP_OPTIONS,
 )
 
-_TO_BE_SEEN = "Imported settings have to be looked at before they are put into force"
+_TO_BE_SEEN = "You must see imported settings before they are put into force"
 
-Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Profile; --user or the default without it.")]
+Name = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="Profile. Default: --user, then the default profile.")
+]
 
 
 @app.command("list", epilog="Example: deepctl profiles list --json")
@@ -49,7 +51,7 @@ def list_(as_json: options.Json = False) -> None:
 
 @app.command("show", epilog="Example: deepctl profiles show alice")
 def show_(name: Name = None, user: options.User = None, as_json: options.Json = False) -> None:
-    """Show one profile: where it is and what uses space."""
+    """Show the path of a profile and the sizes of its parts."""
     show(views.ProfileShown(profiles.describe(options.named_profile(name, user))), as_json)
 
 
@@ -75,12 +77,15 @@ def path(name: Name = None, user: options.User = None, as_json: options.Json = F
 
 @app.command(epilog="Example: deepctl profiles rename alice alicia")
 def rename(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="What it is called.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="What it is to be called.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Present name of the profile.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="New name of the profile.")],
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Give a profile another name. Everything in it stays as it is; a Docker container is made anew when needed."""
+    """Rename a profile.
+
+    Its contents do not change. A Docker container is created again when it is needed.
+    """
     from deepctl.domain import sandbox_settings
 
     root = options.root()
@@ -110,12 +115,15 @@ def _naming(name: str) -> list[str]:
 
 @app.command(epilog="Example: deepctl profiles export alice.tgz --user alice")
 def export(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The archive to make; - for stdout.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Archive to write; - is stdout.")],
     user: options.User = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write a whole profile to one file: settings, workspace, sessions and checkpoints. A chat may go on meanwhile."""
+    """Write a whole profile to one file: settings, workspace, sessions and checkpoints.
+
+    This works during a chat.
+    """
     from deepctl.domain.transfer.profile_export import Export
     from deepctl.store import export_target
 
@@ -137,30 +145,35 @@ def export(
 
 @app.command("import", epilog="Example: deepctl profiles import alice.tgz --as bob")
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="An archive that export made; - for stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Archive that `profiles export` wrote; - is stdin.")],
     name: Annotated[
-        str | None, typer.Option("--as", metavar="NAME", help="Name of the new profile; what it was called without it.")
+        str | None,
+        typer.Option("--as", metavar="NAME", help="Name of the new profile. Default: its name in the archive."),
     ] = None,
     max_size: Annotated[
         str | None,
         typer.Option(
-            "--max-size", metavar="SIZE", help="Bytes of content to allow, with K, M or G; 1G or 100 times FILE's size."
+            "--max-size",
+            metavar="SIZE",
+            help="Allow this many bytes of content, with K, M or G. Default: 1G, or 100 times the size of FILE if "
+            "that is more.",
         ),
     ] = None,
     max_files: Annotated[
-        int, typer.Option("--max-files", metavar="N", min=1, help="Files and directories to allow.")
+        int, typer.Option("--max-files", metavar="N", min=1, help="Allow this many files and directories.")
     ] = 250_000,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Then do what `profiles trust` does: show its settings, ask, put them in force."),
+        typer.Option("--trust", help="Then run `profiles trust`: show the settings, ask, and put them into force."),
     ] = False,
     yes: Yes = False,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Make a profile of an archive. One that is damaged, or not what an export makes, leaves nothing.
+    """Create a profile from an archive.
 
-    Settings that could do harm (commands, addresses, the sandbox, rules, limits) wait for `profiles trust`.
+    A damaged archive is refused, and nothing is created then. Settings that could do harm (commands, addresses, the
+    sandbox, rules, limits) are not in force until `profiles trust`.
     """
     from deepctl.domain.transfer import profile_import
 
@@ -170,7 +183,7 @@ def import_(
     root = options.root()
     with opened_archive(file) as archive:
         if trust:
-            instead = "without --trust, they are imported and not in force"
+            instead = "without --trust, they are imported but not put into force"
             check_can_ask(yes=yes, as_json=as_json, reason=_TO_BE_SEEN, instead=instead)
         opened = profile_import.examine(root, archive.stream, archive.name, name=name, size=archive.size, limits=limits)
         with Progress("Import", BYTES, opened.bytes) as progress:
@@ -206,14 +219,14 @@ def trust(
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Show the settings that came with an imported profile and are not in force, ask, and put them into force.
+    """Show the imported settings that are not in force, ask, and put them into force.
 
-    What no profile could be used with, such as a misspelled table, stays where it is and is named (exit 2).
+    Invalid settings, such as a misspelled table, are listed and stay out of force (exit 2).
     """
     try:
         profile = options.named_profile(name, user)
     except ProfileNotFound as error:
-        error.hint = "`deepctl profiles list` shows those there are; `deepctl profiles import FILE` makes one."
+        error.hint = "`deepctl profiles list` lists the profiles; `deepctl profiles import FILE` creates one."
         raise
     trusted = _put_into_force(profile, yes=yes, wait=wait, as_json=as_json)
     show(trusted, as_json)
@@ -234,9 +247,9 @@ def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: boo
     seen = not yes and not as_json
     if seen:
         if left:
-            say(f"Settings that came with {paths.name}, and stay in {UNTRUSTED}:")
+            say(f"Settings that came with {paths.name} and stay in {UNTRUSTED}:")
         _say(lines(left))
-        say(f"Settings that came with {paths.name}, and are not in force:")
+        say(f"Settings that came with {paths.name} and are not in force:")
         _say(lines(usable))
     confirm(
         f"Put {'the latter' if left else 'them'} into force in {paths.name}?",
@@ -269,7 +282,7 @@ def opened_archive(file: str) -> Iterator[Archive]:
     """The archive FILE. Raises `NotFound`, or `UsageError` for a directory or a terminal."""
     if file == "-":
         if is_terminal(sys.stdin):
-            raise UsageError("- means stdin, and that is a terminal.", "Name a file, or pipe an archive in.")
+            raise UsageError("- means stdin, but stdin is a terminal.", "Name a file, or pipe an archive in.")
         yield Archive(interruptible(sys.stdin.buffer), "What stdin has", None)
         return
     try:
@@ -277,7 +290,9 @@ def opened_archive(file: str) -> Iterator[Archive]:
     except FileNotFoundError:
         raise NotFound(f"There is no file {file!r}.", code="file_not_found") from None
     except IsADirectoryError:
-        raise UsageError(f"{file} is a directory.", "FILE is an archive that `deepctl profiles export` made.") from None
+        raise UsageError(
+            f"{file} is a directory.", "FILE must be an archive that `deepctl profiles export` wrote."
+        ) from None
     with stream:
         status = os.fstat(stream.fileno())
         yield Archive(interruptible(stream), file, status.st_size if stat.S_ISREG(status.st_mode) else None)
@@ -287,10 +302,10 @@ def opened_archive(file: str) -> Iterator[Archive]:
 def stdout(as_json: bool) -> Iterator[BinaryIO]:
     """The standard output, for an archive. Raises `UsageError` if it is a terminal, or is to have the document."""
     if as_json:
-        raise UsageError("--json and - both want stdout.", "Name a file, or leave out --json.")
+        raise UsageError("--json and - both need stdout.", "Name a file, or leave out --json.")
     if is_terminal(sys.stdout):
         raise UsageError(
-            "- means stdout, and that is a terminal.",
+            "- means stdout, but stdout is a terminal.",
             "Name a file, or redirect stdout: deepctl profiles export - > FILE",
         )
     try:
@@ -299,7 +314,7 @@ def stdout(as_json: bool) -> Iterator[BinaryIO]:
     except BrokenPipeError:
         # Unlike a list, half an archive is of no use, and whoever wanted it should hear of it.
         discard_stdout()
-        raise StorageError("Whoever read stdout left before the archive was whole.", code="stdout") from None
+        raise StorageError("The reader of stdout ended before the archive was complete.", code="stdout") from None
 
 
 def bytes_of(size: str | None) -> int | None:
@@ -310,5 +325,5 @@ def bytes_of(size: str | None) -> int | None:
         return settings.size(size)
     except ValueError:
         raise UsageError(
-            f"--max-size cannot be {size!r}.", "It is a number of bytes, or one with K, M or G behind it."
+            f"--max-size cannot be {size!r}.", "It is a number of bytes, optionally followed by K, M or G."
         ) from None

@@ -31,12 +31,12 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Session.")]
-Latest = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Session; the latest without it.")]
+Latest = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Session. Default: the latest one.")]
 
 
 @app.command("list", epilog="Example: deepctl sessions list --user alice")
 def list_(user: options.User = None, as_json: options.Json = False) -> None:
-    """List the sessions of a profile, the latest first."""
+    """List the sessions of a profile, latest first."""
     profile = options.existing_profile(user)
     show(views.SessionList(profile.name, session_catalogue.summaries(profile, lookup.heads(profile))), as_json)
 
@@ -45,10 +45,13 @@ def list_(user: options.User = None, as_json: options.Json = False) -> None:
 def show_(
     name: Latest = None,
     user: options.User = None,
-    full: Annotated[bool, typer.Option("--full", help="Fold nothing, and show thoughts, too.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show long calls, long results and thinking in full.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show a conversation, with long calls and results folded, and its to-do list."""
+    """Show the transcript and the to-do list of a session.
+
+    Long calls and results are shortened.
+    """
     profile = options.existing_profile(user)
     session = lookup.current_session(profile, name)
     conversation = session_catalogue.read(session)
@@ -58,13 +61,13 @@ def show_(
 
 @app.command(epilog="Example: deepctl sessions rename main trip-to-lisbon --user alice")
 def rename(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="What it is called now.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="What to call it.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Present name of the session.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="New name of the session.")],
     user: options.User = None,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Give a session another name."""
+    """Rename a session."""
     from deepctl.store import session_rename
 
     for name in (old, new):
@@ -78,15 +81,14 @@ def rename(
 def delete(
     name: Name,
     user: options.User = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     yes: Yes = False,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Delete a session with its checkpoints.
+    """Delete a session with all its checkpoints, including labelled ones.
 
-    Labelled ones go, too, and its to-do list. The rest of the workspace stays as it is, with what the session's agent
-    did in it.
+    The to-do list of the session is deleted too. The workspace keeps the changes that the agent made.
     """
     from deepctl.store import session_delete
     from deepctl.store.repository import Repository
@@ -102,7 +104,7 @@ def delete(
             return
         if not as_json:
             view.foretell()
-        confirm(f"Delete session {asked.session}, for good?", yes=False, as_json=as_json)
+        confirm(f"Delete session {asked.session} permanently?", yes=False, as_json=as_json)
     with options.working(user, "sessions delete", wait, as_json, frees=True) as work:
         deletion = session_delete.plan(work.paths, work.ledger, work.store.packs, name)
         if asked is not None:
@@ -113,26 +115,34 @@ def delete(
 
 @app.command(epilog="Example: deepctl sessions search 'window seat' --user alice -C 2")
 def search(
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="Words, in one argument; all must be in a message.")],
+    query: Annotated[
+        str, typer.Argument(metavar="QUERY", help="Words, in one argument. A message must contain all of them.")
+    ],
     user: options.User = None,
-    session: Annotated[str | None, typer.Option("--session", "-s", metavar="NAME", help="Only this one.")] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", "-s", metavar="NAME", help="Search only this session.")
+    ] = None,
     regex: Annotated[
-        bool, typer.Option("--regex", help="QUERY is a regular expression of Python's; case counts unless it has (?i).")
+        bool,
+        typer.Option("--regex", help="QUERY is a Python regular expression. Case matters unless it contains (?i)."),
     ] = False,
     role: Annotated[
         Literal["user", "assistant", "tool"] | None,
-        typer.Option(help="Only prompts; only answers, thoughts and calls; only results."),
+        typer.Option(
+            help="user: only prompts. assistant: only answers, thinking and tool calls. tool: only tool results."
+        ),
     ] = None,
     context: Annotated[
-        int, typer.Option("--context", "-C", min=0, max=1000, metavar="N", help="Lines around each that is found.")
+        int,
+        typer.Option("--context", "-C", min=0, max=1000, metavar="N", help="Show N lines before and after each match."),
     ] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most so many lines found.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Show at most N matching lines.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Search what was said in all sessions.
+    """Search the messages of all sessions.
 
-    Prompts, answers, thoughts, calls and their results are searched. Lines with any of the words are shown, of messages
-    that have all of them, without regard to case.
+    Prompts, answers, thinking, tool calls and tool results are searched. A message matches if it contains all words, in
+    any case. The matching lines are shown.
     """
     from deepctl.output.render import Progress
     from deepctl.output.sessions_search import SessionMatches
@@ -153,20 +163,20 @@ def export(
     user: options.User = None,
     format_: Annotated[
         Literal["json", "markdown"],
-        typer.Option("--format", "-f", help="json is for import, markdown to be read."),
+        typer.Option("--format", "-f", help="json: for import. markdown: for readers."),
     ] = "json",
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; stdout without it.")
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="File to write. Default: stdout.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE if there is one.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     redact: Annotated[
-        bool, typer.Option("--redact", help="Take out keys, tokens, passwords in addresses, and home directories.")
+        bool, typer.Option("--redact", help="Remove keys, tokens, passwords in addresses, and home directories.")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a session to a file or to stdout.
 
-    As JSON, `sessions import` takes it over again, in another profile or on another machine, exactly as it was.
+    `sessions import` reads the JSON format and restores the session exactly, in any profile and on any machine.
     """
     from deepctl.redaction import Redaction
     from deepctl.store import export_target, session_export
@@ -203,15 +213,18 @@ def export(
 
 @app.command("import", epilog="Example: deepctl sessions import main.json --user bob --as from-alice")
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="What `sessions export` wrote; - for stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File that `sessions export` wrote; - is stdin.")],
     user: options.User = None,
-    as_: Annotated[str | None, typer.Option("--as", metavar="NAME", help="What to call it here.")] = None,
+    as_: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="Name of the new session. Default: its name in the export."),
+    ] = None,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Take over a session from an export.
+    """Import a session from an export.
 
-    The profile is made if it does not exist. What is damaged, or not an export, is refused before anything is made.
+    The profile is created if it does not exist. A damaged file is refused, and nothing is created then.
     """
     from deepctl.domain import profiles
     from deepctl.store import session_import
@@ -239,7 +252,7 @@ def _checked(file: str) -> ExportDocument:
     from deepctl.store import session_import
 
     if file == "-" and is_terminal(sys.stdin):
-        raise UsageError("- means stdin, and that is a terminal.", "Name a file, or pipe an export in.")
+        raise UsageError("- means stdin, but stdin is a terminal.", "Name a file, or pipe an export in.")
     what = "What stdin has" if file == "-" else file
     export = session_import.parse(session_import.read(sys.stdin.buffer if file == "-" else file), what)
     from deepctl.agent.message_codec import check

@@ -34,21 +34,26 @@ def wipe(
     user: options.User = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="PARTS", help=f"Only these, separated by commas: {', '.join(PARTS)}.", show_default=False),
+        typer.Option(
+            metavar="PARTS",
+            help=f"Delete only these parts, separated by commas: {', '.join(PARTS)}.",
+            show_default=False,
+        ),
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every profile there is.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Delete every profile.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     yes: Yes = False,
     wait: options.Wait = 0.0,
     as_json: options.Json = False,
 ) -> None:
-    """Remove everything of a profile, or parts of it, for good.
+    """Delete a profile, or parts of it, permanently.
 
-    What goes is shown first, and at a terminal the profile's name has to be typed. With sessions go their checkpoints.
+    The command first lists what it would delete. At a terminal, you confirm by typing the name of the profile. Deleting
+    sessions also deletes their checkpoints.
     """
     parts = wipe_plan.chosen(only) if only is not None else ()
     if all_ and user is not None:
-        raise UsageError("--all means every profile, and --user one of them.", "Give one of the two.")
+        raise UsageError("--all means every profile, but --user means one profile.", "Give only one of the two.")
     targets = _targets(user, wait, all_=all_, finish=not dry_run)
     if not targets and not all_:
         show(views.Finished(options.user(user)), as_json)
@@ -61,8 +66,8 @@ def wipe(
             found = _wiped(targets, parts, agreed, wait, as_json)
         except KeyboardInterrupt:
             raise Interrupted(
-                "Interrupted in the middle of a wipe.",
-                "If it has begun, the next command that changes something, in whichever profile, finishes it.",
+                "Interrupted during a wipe.",
+                "If the wipe has begun, the next command that changes something in any profile finishes it.",
             ) from None
     show(views.AllWiped(found, dry_run) if all_ else found[0], as_json)
 
@@ -145,7 +150,7 @@ def _agreed(
             for line in [] if one.plan.is_nothing else one.announce():
                 say(line)
     typed = _EVERY_PROFILE if all_ else found[0].plan.profile
-    confirm("Remove this for good?", yes=False, as_json=as_json, typed=typed)
+    confirm("Delete this permanently?", yes=False, as_json=as_json, typed=typed)
     return found
 
 
@@ -182,8 +187,8 @@ def _wiped(
         found = _prepared(targets, parts, as_json)
         if agreed is not None and [one.plan for one in found] != [one.plan for one in agreed]:
             raise Refused(
-                "Something has changed since you were shown what goes; nothing was removed.",
-                "Look at it again. If it keeps changing, --yes removes whatever is there.",
+                "Something changed after you saw what would be deleted; nothing was deleted.",
+                "Look at it again. If it keeps changing, --yes deletes the present state.",
                 code="changed",
             )
         for position, (target, one) in enumerate(zip(targets, found, strict=True)):

@@ -260,7 +260,7 @@ def _check_number(key: str, kind: str, value: str, place: str) -> None:
         number = size(value) if kind == "size" else size(value, units="")
     except ValueError:
         hint = (
-            "It is a number of bytes, or one with K, M or G behind it." if kind == "size" else "It is a whole number."
+            "It is a number of bytes, optionally followed by K, M or G." if kind == "size" else "It is a whole number."
         )
         raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", hint) from None
     least = _SMALLEST.get(key, 1)

@@ -651,7 +651,7 @@ def test_a_person_at_the_terminal_sees_the_change_and_answers(home: Path, tmp_pa
     terminal.type("what?\r")
     terminal.expect("Allow it?", times=2)
     terminal.type("t")
-    terminal.expect("What should the agent know?")
+    terminal.expect("Reason for the agent?")
     terminal.type("use b.txt\r")
     terminal.expect("They say: use b.txt")
     terminal.prompt()

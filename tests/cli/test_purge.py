@@ -155,12 +155,12 @@ def test_at_a_terminal_the_profiles_name_is_typed(alice: Alice) -> None:
     before = alice.everything()
     for answer in ("y\r", "\r", "\x04"):
         declined = Terminal("memory", "forget", _TEXT, "--purge", "--user", "alice")
-        declined.expect("type alice to go on")
+        declined.expect("type alice to continue")
         declined.type(answer)
         assert declined.wait() == 6
         declined.close()
     stopped = Terminal("memory", "forget", _TEXT, "--purge", "--user", "alice")
-    stopped.expect("type alice to go on")
+    stopped.expect("type alice to continue")
     stopped.type("\x03")
     assert stopped.wait() == 130
     stopped.close()

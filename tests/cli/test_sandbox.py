@@ -88,7 +88,7 @@ def test_auto_without_a_sandbox_asks_about_every_command_at_a_terminal(
     terminal.type("run touch one\r")
     terminal.expect("Allow it?")
     terminal.type("t")
-    terminal.expect("What should the agent know?")
+    terminal.expect("Reason for the agent?")
     terminal.type("because of reasons\r")
     terminal.expect("They say: because of reasons")
     terminal.prompt()

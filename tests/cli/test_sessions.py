@@ -141,7 +141,7 @@ def test_delete_says_what_goes_and_needs_a_yes(deepctl: InProcess, alice: Path) 
 def test_delete_at_a_terminal_asks_and_no_is_no(deepctl: InProcess, alice: Path) -> None:
     for answer, code in (("n\r", 6), ("\r", 6), ("yes\r", 0)):
         terminal = Terminal("sessions", "delete", "main", "-u", "alice")
-        terminal.expect("Delete session main, for good? [y/N]")
+        terminal.expect("Delete session main permanently? [y/N]")
         assert "2 turns" in terminal.screen
         assert _names(deepctl) == {"main", "trip"}
         deepctl("checkpoints", "label", "~0", "x", "-s", "trip", "-u", "alice").ok()  # nobody waits for the answer

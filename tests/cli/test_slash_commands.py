@@ -259,7 +259,7 @@ def test_sessions_are_begun_switched_forked_renamed_and_deleted(
     assert file.read_text() == "mine"
     chat(f"/export {tmp_path / 'talk.json'} --redact")
     assert deepctl("sessions", "import", str(tmp_path / "talk.json"), "--user", "bob").code == 0
-    chat.until("/sessions delete renamed", "for good? [y/N]")
+    chat.until("/sessions delete renamed", "permanently? [y/N]")
     chat.terminal.type("n\r")
     chat.terminal.expect("Declined")
     chat.terminal.prompt()

@@ -90,7 +90,7 @@ def test_a_pipe_that_breaks_is_no_success(process: Command, alice: Path) -> None
     running.stdout.close()
     assert running.wait(30) == 8
     assert running.stderr is not None
-    assert b"left before the archive was whole" in running.stderr.read()
+    assert b"ended before the archive was complete" in running.stderr.read()
 
 
 def test_where_an_archive_cannot_go_nothing_is_done(

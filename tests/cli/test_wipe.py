@@ -331,7 +331,7 @@ def test_at_a_terminal_the_plan_is_shown_and_the_name_has_to_be_typed(alice: Pat
     for answer, code in (("yes", 6), ("", 6), ("Alice", 6), ("alice", 0)):
         assert alice.exists()
         terminal = Terminal("wipe", "--user", "alice")
-        terminal.expect("type alice to go on")
+        terminal.expect("type alice to continue")
         assert "workspace/.deep/memory" in terminal.screen
         assert "in all" in terminal.screen
         terminal.type(f"{answer}\r")
@@ -342,7 +342,7 @@ def test_at_a_terminal_the_plan_is_shown_and_the_name_has_to_be_typed(alice: Pat
 
 def test_at_a_terminal_all_profiles_want_another_word(alice: Path) -> None:
     terminal = Terminal("wipe", "--all")
-    terminal.expect("type all profiles to go on")
+    terminal.expect("type all profiles to continue")
     terminal.type("all profiles\r")
     assert terminal.wait() == 0
     assert os.listdir(alice.parent) == []
@@ -352,19 +352,19 @@ def test_nobody_is_kept_waiting_by_the_question_and_what_has_changed_meanwhile_i
     deepctl: InProcess, alice: Path
 ) -> None:
     terminal = Terminal("wipe", "--user", "alice")
-    terminal.expect("type alice to go on")
+    terminal.expect("type alice to continue")
     deepctl("chat", "--user", "alice", "write new.txt: new").ok()
     before = _seen(alice)
     terminal.type("alice\r")
     assert terminal.wait() == 6
-    assert "Something has changed since" in terminal.screen
+    assert "Something changed after you saw" in terminal.screen
     assert _seen(alice) == before
 
 
 def test_ctrl_c_at_the_question_leaves_everything(alice: Path) -> None:
     before = _seen(alice)
     terminal = Terminal("wipe", "--user", "alice")
-    terminal.expect("type alice to go on")
+    terminal.expect("type alice to continue")
     terminal.type("\x03")
     assert terminal.wait() == 130
     assert _seen(alice) == before

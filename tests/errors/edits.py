@@ -251,7 +251,7 @@ def _(s: Situation) -> Result:
 
 @case("memory forget", "with `--purge`, the notebooks change before the answer", only="text")
 def _(s: Situation) -> Result:
-    return _changed(s, "type alice to go on", "alice", *memory("forget", "tea", "--purge"))
+    return _changed(s, "type alice to continue", "alice", *memory("forget", "tea", "--purge"))
 
 
 def _changed(s: Situation, question: str, answer: str, *argv: str) -> Result:

@@ -68,7 +68,7 @@ EXCUSED: dict[tuple[str, str], str] = {
     ),
     ("domain/transfer/profile_export.py", "The profile changed while it was read: … is gone."): _RACE,
     ("domain/wipe/trash.py", "Interrupted while deleting; what is wiped is out of sight already."): _RACE,
-    ("cli/wipe.py", "Interrupted in the middle of a wipe."): _RACE,
+    ("cli/wipe.py", "Interrupted during a wipe."): _RACE,
     ("agent/user_commands.py", "The command has a NUL character in it."): _SAID,
     ("agent/user_commands.py", "The command is longer than … bytes."): _SAID,
     ("agent/user_commands.py", "The command is not UTF-8 text."): _SAID,

@@ -32,7 +32,7 @@ def _(s: Situation) -> Result:
 def _answered(s: Situation, answer: str, *, changed: bool = False) -> Result:
     s.story()
     terminal = s.terminal(*WIPE)
-    terminal.expect("type alice to go on")
+    terminal.expect("type alice to continue")
     if changed:
         (s.workspace / "new").write_text("x")
     terminal.type(f"{answer}\r")

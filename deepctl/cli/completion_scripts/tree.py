@@ -173,7 +173,7 @@ def _below(command: Any, path: tuple[str, ...]) -> Iterator[Command]:
             _sentence(raw.help),
             (
                 *(_option(own, item) for item in raw.params if item.param_type_name == "option" and not item.hidden),
-                Option(("--help", "-h"), "Show how it is used", None, "", False, False),
+                Option(("--help", "-h"), "Show this help", None, "", False, False),
             ),
             tuple(_argument(own, item) for item in raw.params if item.param_type_name == "argument"),
             tuple((name, _sentence(child.help)) for name, child in children.items() if not child.hidden),
