@@ -31,6 +31,7 @@ import deepctl
 _PACKAGE = str(Path(deepctl.__file__).parent) + os.sep
 _SETTINGS = ("config.toml", "profile.toml", "untrusted.toml")
 _LOG_SUFFIX = ".jsonl"
+_LOG = "session log"
 _LEDGER = "ledger.jsonl"
 
 
@@ -76,7 +77,7 @@ class Trace:
         if name in _SETTINGS:
             self.opened[name] += 1
         elif name.endswith(_LOG_SUFFIX) and name != _LEDGER:
-            self.opened["session log"] += 1
+            self.opened[_LOG] += 1
 
     def _profile(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
@@ -148,7 +149,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def run(names: Sequence[str] = (), *, files: bool = False) -> bool:
-    """Measure and print; whether every walk is short enough, and reads each file of settings once."""
+    """Measure and print; whether every walk is short enough, and opens settings and session log once for reading."""
     is_held = True
     print("Walks: files entered, functions, calls, changes of file; files of state opened for reading:")
     for name in names or WALKS:
@@ -156,7 +157,7 @@ def run(names: Sequence[str] = (), *, files: bool = False) -> bool:
         entered: dict[str, int] = document["files"]
         opened: dict[str, int] = document["opened"]
         most = WALKS[name].most_files
-        is_held = is_held and len(entered) <= most and all(opened.get(path, 0) <= 1 for path in _SETTINGS)
+        is_held = is_held and len(entered) <= most and all(opened.get(path, 0) <= 1 for path in (*_SETTINGS, _LOG))
         print(
             f"  {name:<7} {len(entered):>4} files (promised: {most})  {sum(entered.values()):>4} functions  "
             f"{document['calls']:>7} calls  {document['changes']:>6} changes"

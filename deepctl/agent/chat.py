@@ -43,10 +43,11 @@ from deepctl.domain.mcp_servers import Server
 from deepctl.domain.permissions import Permissions
 from deepctl.errors import DeepctlError, StorageError
 from deepctl.quantities import counted
-from deepctl.store import session_catalogue, session_log, session_reader, todo
+from deepctl.store import session_catalogue, session_reader, todo
 from deepctl.store.records import Position
 from deepctl.store.repository import Repository
 from deepctl.store.session_log import Compaction, Message, MessageList
+from deepctl.store.session_reader import SessionReader
 from deepctl.store.session_record import Session
 
 _T = TypeVar("_T")
@@ -258,10 +259,15 @@ class TurnResult(NamedTuple):
 class _Conversation(NamedTuple):
     """A session as it is when something is added to it: what is kept of it, where it ends, what a model is sent."""
 
-    session: Session
+    reader: SessionReader
     kept: MessageList
     end: Position
     history: History
+
+    @property
+    def session(self) -> Session:
+        """The session as it was read."""
+        return self.reader.session
 
 
 class Chat:
@@ -299,12 +305,11 @@ class Chat:
             return TurnResult(outcome, conversation.session.name, latest, notices + checkpoints.unkept())
 
     def _read(self, work: Repository, session: str) -> _Conversation:
-        record = session_catalogue.find(work.paths, session)
-        reader = session_reader.SessionReader(work.paths, record)
+        reader = work.readers.of(session_catalogue.find(work.paths, session))
         kept = reader.whole()
-        end = session_reader.position(record, kept)
+        end = session_reader.position(reader.session, kept)
         reader.remember()
-        return _Conversation(record, kept, end, history_of(kept, self._runner.model))
+        return _Conversation(reader, kept, end, history_of(kept, self._runner.model))
 
     def compact(self, work: Repository, session: str, focus: str | None, emit: Emit) -> Compacted:
         """Summarise a session's conversation for the model; `focus` says what it is about above all.
@@ -313,14 +318,14 @@ class Chat:
         profile's lock. Raises `NotFound` if there is nothing to summarise, and what `turn` raises; nothing has changed
         then.
         """
-        record, kept, before, history = self._read(work, session)
+        reader, kept, before, history = self._read(work, session)
+        record = reader.session
         compacted, shortened = self._runner.compact(history, focus, emit)
         author, head = work.between(), work.head(record)
         if head is None or (head.log, head.offset) != (before.log, before.offset):
             head = work.save(record, "manual", before, author=author)
             emit({"type": "checkpoint", "id": head.id, "kind": head.kind})
-        writer = session_log.LogWriter(record.directory, record.log, kept.last_turn, kept.digest)
-        with closing(writer), storing():
+        with closing(reader.writer(kept.last_turn)) as writer, storing():
             writer.compacted(to_json([shortened.summary])[0], len(kept.messages) - shortened.begins)
             after = before._replace(offset=writer.end, tied=writer.point, message_count=before.message_count + 1)
         emit(compacted.event())
@@ -332,8 +337,9 @@ class Chat:
         self, checkpoints: TurnCheckpoints, conversation: _Conversation, user_content: str | list[UserContent]
     ) -> Outcome:
         """Run a turn until it ends; raises `RewindRequested` if the agent wants it to begin again from before."""
-        session, _, before, history = conversation
-        writer = session_log.LogWriter(session.directory, session.log, before.turn + 1, before.digest)
+        reader, _, before, history = conversation
+        session = reader.session
+        writer = reader.writer(before.turn + 1)
         checkpoints.attempt(session, before, writer)
         try:
             with closing(LocalBackend(checkpoints.workspace, sandbox=self._runner.options.sandbox)) as backend:

@@ -127,10 +127,24 @@ def whole(descriptor: int) -> int:
     if not end or os.pread(descriptor, 1, end - 1) == b"\n":
         return end
     start = _last_newline(descriptor, end) + 1
-    line = os.pread(descriptor, end - start, start)
-    if is_whole(line):
-        return end
-    return end - 1 if is_whole(line[:-1]) else start
+    return start + whole_length(os.pread(descriptor, end - start, start))
+
+
+def whole_length(raw: bytes) -> int:
+    """The same offset in the content of a file."""
+    start = raw.rfind(b"\n") + 1
+    line = raw[start:]
+    if not line or is_whole(line):
+        return len(raw)
+    return len(raw) - 1 if is_whole(line[:-1]) else start
+
+
+def _whole_in(path: str) -> int:
+    descriptor = atomic.open_regular(path, os.O_RDONLY)
+    try:
+        return whole(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _last_newline(descriptor: int, end: int) -> int:
@@ -172,16 +186,23 @@ class Appender:
 
     Opening cuts off a last line that a kill left unfinished; `torn` is the number of bytes that went, and the
     bytes themselves are lost only because they never were a line. The caller holds the lock of the profile.
+
+    `size` is the length of a file that has been read, and ends with a whole line; such a file is not read again.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, size: int | None = None) -> None:
         self.path = path
-        self._descriptor = atomic.open_regular(path, os.O_RDWR)
+        self._descriptor = atomic.open_regular(path, os.O_RDWR if size is None else os.O_WRONLY)
         status = os.fstat(self._descriptor)
+        if size is not None and status.st_size != size:
+            os.close(self._descriptor)
+            self._descriptor = atomic.open_regular(path, os.O_RDWR)
+            status, size = os.fstat(self._descriptor), None
         self._identity = status.st_dev, status.st_ino
         self.end = status.st_size
         self.torn = 0
-        self._mend()
+        if size is None:
+            self._mend()
 
     def _mend(self) -> None:
         if not self.end or os.pread(self._descriptor, 1, self.end - 1) == b"\n":
@@ -227,7 +248,7 @@ class Appender:
             try:
                 os.ftruncate(self._descriptor, self.end)
             except OSError:
-                self.end = whole(self._descriptor)  # it is there, and stays
+                self.end = _whole_in(self.path)  # it is there, and stays
             if isinstance(error, OSError):
                 error.filename = self.path
             raise

@@ -66,9 +66,9 @@ def documents(directory: str) -> Documents:
     return LocalDocuments(directory)
 
 
-def open_lines(path: str) -> AppendedLines:
-    """A log or ledger for appending."""
-    return sealed_lines.Appender(path)
+def open_lines(path: str, size: int | None = None) -> AppendedLines:
+    """A log or ledger for appending. `size` is its length if it has been read and ends with a whole line."""
+    return sealed_lines.Appender(path, size)
 
 
 def read_lines(path: str) -> bytes:

@@ -22,7 +22,7 @@ from deepctl.store.log_file import Point
 from deepctl.store.packs import is_uncounted
 from deepctl.store.pending_deletion import leaving
 from deepctl.store.records import BOTH, CONVERSATION, FILES, Position, Record
-from deepctl.store.session_reader import SessionReader
+from deepctl.store.session_reader import SessionReader, SessionReaders
 from deepctl.store.session_record import Session
 
 OTHER_CHECKPOINTS_HINT = "`deepctl checkpoints list` shows the others."
@@ -311,17 +311,17 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
     return problems
 
 
-def has_unfinished_turn(session: Session, checkpoints: Ledger) -> bool:
+def has_unfinished_turn(session: Session, checkpoints: Ledger, readers: SessionReaders) -> bool:
     """Whether a session's last turn was killed, or has no checkpoints.
 
     It has messages that no checkpoint covers; or its latest checkpoint was made within a turn, so that a tool may have
     been at work when it was killed. Of several calls in one answer, the second writes nothing before it is done.
     """
-    first, end = session_log.end_of(session.directory, session.log)
+    first, end = readers.ends(session)
     return session.log in checkpoints.open_turns or end > max(first, checkpoints.ends.get(session.log, 0))
 
 
-def last_author(paths: ProfilePaths, checkpoints: Ledger) -> str | None:
+def last_author(paths: ProfilePaths, checkpoints: Ledger, readers: SessionReaders) -> str | None:
     """Who changed the workspace since it was last looked at (`State.by`): nobody can tell after a killed turn.
 
     A turn that is at work now is not killed: what it changes is its own.
@@ -329,7 +329,7 @@ def last_author(paths: ProfilePaths, checkpoints: Ledger) -> str | None:
     for name in session_catalogue.all_names(paths):
         try:
             session = session_catalogue.find(paths, name)
-            if has_unfinished_turn(session, checkpoints):
+            if has_unfinished_turn(session, checkpoints, readers):
                 holder = locks.holder(paths.lock)
                 return session.id if holder is not None and holder.command == "chat" else None
         except Damaged:

@@ -348,7 +348,7 @@ class Repository(ProfileStore):
         for name in session_catalogue.all_names(self.paths):
             try:
                 session = session_catalogue.find(self.paths, name)
-                if not lookup.has_unfinished_turn(session, self.ledger):
+                if not lookup.has_unfinished_turn(session, self.ledger, self.readers):
                     continue
                 author = UNKNOWN
                 if self.policy != MANUAL_ONLY:

@@ -261,6 +261,10 @@ def preview(
     _check_no_unfinished_rewind(ledger)
     current = repository.readers.of(session)
     try:
+        if author is None:
+            last_author = lookup.last_author(paths, ledger, repository.readers)
+        else:
+            last_author = state_author(author, session.id)
         return _plan(
             ledger,
             objects,
@@ -269,7 +273,7 @@ def preview(
             repository.present(),
             request,
             position or current.position(),
-            lookup.last_author(paths, ledger) if author is None else state_author(author, session.id),
+            last_author,
             content=diff.present(repository.workspace.root, objects),
             current=current,
         )

@@ -301,12 +301,15 @@ class LogWriter:
     """Appends messages to a log, each on disk when the call returns. The caller holds the profile's lock.
 
     `digest` is that of the position at the log's end (`MessageList.digest`), and carried on; without it, the log is
-    read for it. `torn` is how many bytes of an unfinished last line were cut off on opening.
+    read for it. `size` is the length of the log if it has been read and ends with a whole line. `torn` is how many
+    bytes of an unfinished last line were cut off on opening.
     """
 
-    def __init__(self, directory: str, log: str, turn: int, digest: str | None = None) -> None:
+    def __init__(
+        self, directory: str, log: str, turn: int, digest: str | None = None, *, size: int | None = None
+    ) -> None:
         self.digest = digest if digest is not None else read(directory, log).digest
-        self._appender = engine.open_lines(log_path(directory, log))
+        self._appender = engine.open_lines(log_path(directory, log), size)
         self._log = log
         self.turn = turn
         self.torn = self._appender.torn

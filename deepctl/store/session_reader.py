@@ -25,7 +25,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import engine, log_chain, log_file, session_log
 from deepctl.store.log_file import LogDamage, Point
 from deepctl.store.records import Position, Record
-from deepctl.store.session_log import LogReader, Message, MessageList
+from deepctl.store.session_log import LogReader, LogWriter, Message, MessageList
 from deepctl.store.session_record import RECORD, Session
 
 _VERSION = 1
@@ -114,6 +114,20 @@ class SessionReader:
             self._whole = with_record_damage(self.session, session_log.of_chain(self._chain))
         return self._whole
 
+    def ends(self) -> tuple[int, int]:
+        """The offsets behind the first line of the session's own log and behind its last whole line."""
+        raw = self._own_log()
+        return raw.find(b"\n") + 1, sealed_lines.whole_length(raw)
+
+    def writer(self, turn: int) -> LogWriter:
+        """The session's own log, open for what comes next. The caller holds the profile's lock."""
+        raw = self._own_log()
+        size = len(raw) if raw.endswith(b"\n") else None
+        return LogWriter(self.session.directory, self.session.log, turn, self.whole().digest, size=size)
+
+    def _own_log(self) -> bytes:
+        return self.files.get(log_file.log_path(self.session.directory, self.session.log), b"")
+
     @property
     def last_turn(self) -> int:
         """The number of the last turn."""
@@ -151,7 +165,7 @@ class SessionReader:
         The digest of the checkpoint, carried on to the end of the log, has to be the one there: then what stands before
         the checkpoint is what was written.
         """
-        raw = self.files.get(log_file.log_path(self.session.directory, self.session.log), b"")
+        raw = self._own_log()
         offset = checkpoint.offset
         is_here = checkpoint.log == self.session.log and checkpoint.digest and not checkpoint.lost
         if self._tail is None or not is_here or not 0 < offset <= len(raw) or raw[offset - 1 : offset] != b"\n":
@@ -182,8 +196,7 @@ class SessionReader:
         return Tail(reader.messages, reader.last_turn, len(raw), behind[-1] if behind else digest)
 
     def _read_tail(self, known: Known) -> Tail | None:
-        raw = self.files[log_file.log_path(self.session.directory, self.session.log)]
-        return self._decoded(raw, known.files[-1].end, known.digest)
+        return self._decoded(self._own_log(), known.files[-1].end, known.digest)
 
     def _confirmed(self) -> Known | None:
         """What the cache says of the session, if it is about the bytes that its files begin with."""
@@ -217,6 +230,7 @@ class SessionReader:
         The caller holds the profile's lock. Trouble with the disk costs the summary and nothing else.
         """
         known = self._summarized()
+        self._chain = None  # a long turn need not keep its lines
         if known is None:
             return
         entries = {key: value for key, value in _entries(self._path).items() if key != self.session.id}
@@ -271,6 +285,12 @@ class SessionReaders:
         if self._latest is None or not self._latest.is_current(session):
             self._latest = SessionReader(self._paths, session)
         return self._latest
+
+    def ends(self, session: Session) -> tuple[int, int]:
+        """`session_log.end_of` a session, whose log is not opened again if it has been read. Raises `Damaged`."""
+        if self._latest is not None and self._latest.is_current(session):
+            return self._latest.ends()
+        return session_log.end_of(session.directory, session.log)
 
 
 def with_record_damage(session: Session, conversation: MessageList) -> MessageList:

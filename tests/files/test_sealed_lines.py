@@ -58,17 +58,21 @@ def test_a_file_cut_anywhere_keeps_every_whole_line_and_can_be_appended_to(
     path = tmp_path_factory.mktemp("log") / "log"
     path.write_bytes(raw[:cut])
     whole = [line.value for line in sealed_lines.parse(raw[:cut]) if line.value is not None]
-    appender = sealed_lines.Appender(str(path))
+    known_size = [cut] if raw[:cut].endswith(b"\n") else []
+    appender = sealed_lines.Appender(str(path), data.draw(st.sampled_from([None, cut + 1, *known_size])))
     appender.append({"new": 1})
     appender.close()
     assert [line.value for line in sealed_lines.parse(path.read_bytes())] == [*whole, {"new": 1}]
 
 
-def test_a_line_that_cannot_be_written_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_line_that_cannot_be_written_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_read: bool
+) -> None:
     path = tmp_path / "log"
     path.write_bytes(sealed_lines.seal({"first": 1}))
     before = path.read_bytes()
-    appender = sealed_lines.Appender(str(path))
+    appender = sealed_lines.Appender(str(path), len(before) if is_read else None)
     real = os.pwrite
     calls = 0
 
@@ -87,6 +91,25 @@ def test_a_line_that_cannot_be_written_leaves_no_trace(tmp_path: Path, monkeypat
     appender.append({"second": 2})
     appender.close()
     assert [line.value for line in sealed_lines.parse(path.read_bytes())] == [{"first": 1}, {"second": 2}]
+
+
+def test_a_line_that_cannot_be_taken_back_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(sealed_lines.seal({"first": 1}))
+    appender = sealed_lines.Appender(str(path), path.stat().st_size)
+
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        for call in ("fdatasync", "fsync", "ftruncate"):
+            patch.setattr(os, call, broken, raising=False)
+        with pytest.raises(OSError, match="Input/output"):
+            appender.append({"second": 2})
+    assert appender.end == path.stat().st_size
+    appender.append({"third": 3})
+    appender.close()
+    assert [line.value for line in sealed_lines.parse(path.read_bytes())] == [{"first": 1}, {"second": 2}, {"third": 3}]
 
 
 def test_a_replaced_file_is_old_or_new_and_leaves_nothing_beside_it(

@@ -142,13 +142,14 @@ def test_a_log_that_is_another_is_not_taken_for_the_one_that_was_summarized(scen
 
 def test_a_rewind_and_its_dry_run_read_no_log_twice(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: Counter[str] = Counter()
-    real = atomic.read_file
+    real = atomic.open_regular
 
-    def counted(path: str) -> bytes:
-        reads[path] += path.endswith(log_file.SUFFIX) and "sessions" in path
-        return real(path)
+    def counted(path: str, flags: int) -> int:
+        is_reading = flags & os.O_ACCMODE != os.O_WRONLY
+        reads[path] += is_reading and path.endswith(log_file.SUFFIX) and "sessions" in path
+        return real(path, flags)
 
-    monkeypatch.setattr(atomic, "read_file", counted)
+    monkeypatch.setattr(atomic, "open_regular", counted)
     for has_cache in (True, False):
         if not has_cache:
             os.unlink(_cache(scene))
@@ -161,6 +162,23 @@ def test_a_rewind_and_its_dry_run_read_no_log_twice(scene: Scene, monkeypatch: p
             rewind.run(work, *rewind.request_rewind(work, "main", "~1"))
         assert max(reads.values()) == 1
         scene.agent("notes", "and on")
+
+
+@pytest.mark.parametrize("end", [b"", b"{", b"x" * 5000])
+def test_a_reader_knows_where_its_log_ends_and_its_writer_goes_on_there(scene: Scene, end: bytes) -> None:
+    session = scene.session()
+    path = Path(log_file.log_path(session.directory, session.log))
+    whole = path.read_bytes()
+    path.write_bytes(whole + end)
+    reader = _reader(scene)
+    assert reader.ends() == session_log.end_of(session.directory, session.log)
+    assert reader.ends()[1] == len(whole)
+    writer = reader.writer(5)
+    writer.message({"kind": "response", "parts": []})
+    writer.close()
+    assert writer.torn == len(end)
+    assert session_log.read(session.directory, session.log, writer.end, writer.digest).lost is None
+    assert path.read_bytes().startswith(whole + b"{")
 
 
 def test_a_compaction_does_not_change_what_is_told(scene: Scene) -> None:
