@@ -6,6 +6,10 @@ ledger makes it count. What a kill leaves between the two is rubbish, and openin
 A rewind whose intent is in the ledger is done entirely, or not at all, whatever kills it in between. What is done twice
 changes nothing the second time, so whoever opens the directory next finishes what a kill interrupted. What cannot be
 done (a directory that may not be written) is taken back.
+
+`cache/index` is what a shell needs to complete a reference, without starting Python. It has one line a checkpoint, in
+the order they were made: id, label (or nothing) and session, separated by tabs. It is made from the ledger and may be
+deleted at any time; the next change makes it anew.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from deepctl import quantities
-from deepctl.errors import Interrupted
+from deepctl.errors import Interrupted, Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
 from deepctl.store import prompt_tags, restore, session_catalogue, snapshot, trees
@@ -365,3 +369,58 @@ def _directories_above(objects: ObjectReader, safety: Record, changes: list[Tree
             if path not in changed_paths and entry is not None and entry.kind == DIRECTORY:
                 directories[path] = TreeChange(path, entry, entry)
     return list(directories.values())
+
+
+def add_to_index(paths: ProfilePaths, ledger: Ledger, record: Record, session: str) -> None:
+    """A checkpoint was made: add its line. Trouble with the disk costs the index, not the checkpoint."""
+    try:
+        descriptor = atomic.open_regular(paths.checkpoint_index, os.O_WRONLY | os.O_APPEND)
+        try:
+            atomic.write_all(descriptor, _index_line(record, ledger, session))
+        finally:
+            os.close(descriptor)
+    except (OSError, Refused):
+        _drop_index(paths)
+
+
+def rewrite_index(paths: ProfilePaths, ledger: Ledger) -> None:
+    """Make the index anew."""
+    names = session_catalogue.by_id(paths)
+    lines = [_index_line(record, ledger, names.get(record.session, "")) for record in ledger.records.values()]
+    try:
+        atomic.make_root(paths.cache)
+        atomic.write_file(paths.checkpoint_index, b"".join(lines))
+    except OSError:
+        _drop_index(paths)
+
+
+def refresh_index(paths: ProfilePaths, ledger: Ledger) -> None:
+    """Make the index anew if it is not there or has not as many lines as there are checkpoints."""
+    lines = _index_lines(paths)
+    if lines is None or len(lines) != len(ledger.records):
+        rewrite_index(paths, ledger)
+
+
+def indexed_session_names(paths: ProfilePaths) -> dict[str, str]:
+    """The names of sessions by the ids of their checkpoints, as far as they are known. They may be wrong."""
+    words = [line.split("\t") for line in _index_lines(paths) or []]
+    return {line[0]: line[2] for line in words if len(line) == 3}
+
+
+def _index_lines(paths: ProfilePaths) -> list[str] | None:
+    try:
+        return atomic.read_file(paths.checkpoint_index).decode("utf-8", "replace").splitlines()
+    except (OSError, Refused):
+        return None
+
+
+def _drop_index(paths: ProfilePaths) -> None:
+    try:
+        os.unlink(paths.checkpoint_index)
+    except OSError:
+        pass  # it is not there, or stays wrong until the disk can be written again
+
+
+def _index_line(record: Record, ledger: Ledger, session: str) -> bytes:
+    words = (record.id, ledger.labels.get(record.id, ""), session)
+    return "\t".join(" ".join(word.split()) for word in words).encode(errors="replace") + b"\n"

@@ -21,7 +21,7 @@ from deepctl import quantities
 from deepctl.errors import Damaged, DeepctlError, Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
-from deepctl.store import completion_index, log_file, repack, rewind_plan, session_catalogue, session_log, trees
+from deepctl.store import checkpoint_store, log_file, repack, rewind_plan, session_catalogue, session_log, trees
 from deepctl.store.checkpoint_store import Checkpoints, ProfileStore
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ObjectReader
@@ -112,7 +112,7 @@ def remove(repository: ProfileStore, records: Sequence[Record], report: Report |
     removal = remove_from(store, records, report) if records else _free_what_was_left(store, report)
     with atomic.after_commit(rest=repack.REST):
         collect_logs(repository.paths, repository.ledger)
-        completion_index.rewrite(repository.paths, repository.ledger)
+        checkpoint_store.rewrite_index(repository.paths, repository.ledger)
     return removal
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from deepctl import layout
 from deepctl.errors import BadName, Damaged, DeepctlError, NotFound, Refused
 from deepctl.files import atomic
-from deepctl.store import completion_index, lookup, message_chains, session_catalogue, session_log
+from deepctl.store import checkpoint_store, lookup, message_chains, session_catalogue, session_log
 from deepctl.store.ledger import Ledger
 from deepctl.store.lookup import Problem
 from deepctl.store.message_chains import Messages
@@ -181,7 +181,7 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
     if place.log and place.offset != session_log.end_of(session.directory, place.log)[1]:
         # The last conversation is the beginning of another.
         session_catalogue.branch(session, os.urandom(8).hex(), place.point)
-    completion_index.rewrite(repository.paths, repository.ledger)
+    checkpoint_store.rewrite_index(repository.paths, repository.ledger)
     return Import(session.name, records, problems)
 
 

@@ -17,7 +17,6 @@ from deepctl.files import atomic, ownership
 from deepctl.layout import ProfilePaths
 from deepctl.store import (
     checkpoint_store,
-    completion_index,
     log_file,
     log_positions,
     lookup,
@@ -100,7 +99,7 @@ class Repository(ProfileStore):
         )
         super().__init__(paths, store)
         self.readers = SessionReaders(paths)
-        completion_index.refresh(paths, self.ledger)
+        checkpoint_store.refresh_index(paths, self.ledger)
 
     @classmethod
     @contextmanager
@@ -255,7 +254,7 @@ class Repository(ProfileStore):
             unless_tree=unless_tree,
         )
         if record is not None:
-            completion_index.add(self.paths, self.ledger, record, session.name)
+            checkpoint_store.add_to_index(self.paths, self.ledger, record, session.name)
         return record
 
     def save_now(self, session: Session, label: str | None = None) -> Record:
@@ -270,7 +269,7 @@ class Repository(ProfileStore):
         """Name a checkpoint, or take its name away. Raises `BadName` or `Refused`."""
         self.store.writer.label(record.id, label)
         with atomic.after_commit():
-            completion_index.rewrite(self.paths, self.ledger)
+            checkpoint_store.rewrite_index(self.paths, self.ledger)
 
     def fork(self, record: Record, name: str) -> Session:
         """Begin a session with the conversation of a checkpoint. Raises `Damaged`, or `Refused` for the name."""

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from deepctl.errors import Damaged, DeepctlError, NotFound, Refused, UsageError
 from deepctl.files.atomic import storage_error
 from deepctl.store import (
-    completion_index,
+    checkpoint_store,
     diff,
     log_file,
     lookup,
@@ -368,7 +368,7 @@ def _run(
         )
         store.writer.begin(safety, intent)
     if current is not None:
-        completion_index.add(current.paths, store.ledger, safety, current.session.name)
+        checkpoint_store.add_to_index(current.paths, store.ledger, safety, current.session.name)
     restored = store.apply_rewind(workspace.root, intent, plan.changes, head)
     # A directory that stays because somebody's file is in it is no news; the file is.
     in_the_way = [(path, reason) for path, reason in restored.kept if reason != restore.IN_USE]

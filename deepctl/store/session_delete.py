@@ -19,15 +19,7 @@ from typing import NamedTuple
 from deepctl.errors import Damaged, DeepctlError, Interrupted, NewerFormat, Refused, SessionNotFound, StorageError
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import (
-    completion_index,
-    log_file,
-    prune,
-    session_catalogue,
-    session_log,
-    session_record,
-    todo,
-)
+from deepctl.store import checkpoint_store, log_file, prune, session_catalogue, session_log, session_record, todo
 from deepctl.store.checkpoint_store import ProfileStore
 from deepctl.store.ledger import Ledger
 from deepctl.store.pack_store import PackStore
@@ -191,7 +183,7 @@ def _finish(work: ProfileStore, identity: str, directory: str) -> bool:
         _remove_own_logs(directory)
         _silence(work, identity)
     prune.collect_logs(paths, work.ledger)
-    completion_index.rewrite(paths, work.ledger)
+    checkpoint_store.rewrite_index(paths, work.ledger)
     _cut_shared(work, directory)
     todo.remove(paths, identity)
     rmtree.remove_tree(directory)

@@ -13,7 +13,7 @@ from deepctl import layout
 from deepctl.errors import DeepctlError
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import counted
-from deepctl.store import completion_index, log_file, session_catalogue
+from deepctl.store import checkpoint_store, log_file, session_catalogue
 from deepctl.store.ledger import Ledger
 from deepctl.store.records import BOTH, CONVERSATION
 
@@ -78,7 +78,7 @@ def reason(paths: ProfilePaths, found: Ledger, one: Vanished) -> str:
 
 def old_name(paths: ProfilePaths, found: Ledger, one: Vanished) -> str | None:
     """What the session was called, if the index for shells still tells; only its directory had the name for sure."""
-    known = completion_index.session_names(paths)
+    known = checkpoint_store.indexed_session_names(paths)
     for record in found.records.values():
         if record.session == one.id and layout.is_good_name(known.get(record.id, "")):
             return known[record.id]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from deepctl import layout
 from deepctl.errors import Refused, SessionNotFound
 from deepctl.files import atomic
-from deepctl.store import completion_index, session_catalogue
+from deepctl.store import checkpoint_store, session_catalogue
 from deepctl.store.checkpoint_store import ProfileStore
 
 
@@ -41,5 +41,5 @@ def rename(work: ProfileStore, old: str, new: str) -> Renamed:
         os.rename(os.path.join(paths.sessions, found), target)
         with atomic.after_commit():
             atomic.sync_directory(paths.sessions)
-            completion_index.rewrite(paths, work.ledger)
+            checkpoint_store.rewrite_index(paths, work.ledger)
     return Renamed(found, new)
