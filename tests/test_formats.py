@@ -18,7 +18,7 @@ from deepctl import layout
 from deepctl.errors import Damaged, NewerFormat
 from deepctl.files import sealed_lines
 from deepctl.layout import BadVersion, Format
-from deepctl.store import packs, trees
+from deepctl.store import pack_store, trees
 from deepctl.store.index_db import Cache
 from tests.samples import make
 from tests.support.command import InProcess
@@ -178,11 +178,11 @@ class TestEarlyPacks:
     def test_a_damaged_one_is_found_out(self, place: Path) -> None:
         path = max((place / "checkpoints/packs").iterdir(), key=lambda pack: pack.stat().st_size)
         raw = path.read_bytes()
-        assert packs.read_table(str(path))
+        assert pack_store.read_table(str(path))
         for position in (0, 13, len(raw) - 1, len(raw) - 20, len(raw) - 60):
             path.write_bytes(raw[:position] + bytes([raw[position] ^ 4]) + raw[position + 1 :])
             with pytest.raises(Damaged) as caught:
-                packs.read_table(str(path))
+                pack_store.read_table(str(path))
             assert not isinstance(caught.value, NewerFormat), "a flipped bit is no newer format"
 
     def test_they_are_written_anew_in_the_form_of_now(self, deepctl: InProcess, place: Path) -> None:
@@ -226,7 +226,7 @@ def _entry_size(path: Path) -> int:
     checksum = raw[-40:-8]
     for size in (56, 60):
         table = raw[len(raw) - 48 - count * size : -48]
-        if hashlib.sha256(packs.HEADER + table + raw[-48:-40]).digest() == checksum:
+        if hashlib.sha256(pack_store.PACK_HEADER + table + raw[-48:-40]).digest() == checksum:
             return size
     raise AssertionError(path)
 
@@ -370,7 +370,7 @@ class TestNewer:
         raw = b"deepctl pack 2\n" + os.urandom(200)
         path.write_bytes(raw)
         with pytest.raises(NewerFormat, match="format 2"):
-            packs.read_table(str(path))
+            pack_store.read_table(str(path))
         shutil.rmtree(profiles / "alice/cache")
         for command in (("checkpoints", "save"), ("checkpoints", "rewind", "~1"), ("checkpoints", "verify")):
             refused = deepctl(*command, "--user", "alice", "--json")
@@ -387,7 +387,7 @@ class TestNewer:
         path = next((profiles / "alice/checkpoints/packs").iterdir())
         path.write_bytes(header + os.urandom(60 if header else 0))
         with pytest.raises(Damaged) as caught:
-            packs.read_table(str(path))
+            pack_store.read_table(str(path))
         assert not isinstance(caught.value, NewerFormat)
 
     def test_of_a_tree(self) -> None:

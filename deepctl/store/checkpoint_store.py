@@ -28,8 +28,7 @@ from deepctl.store import prompt_tags, restore, session_catalogue, snapshot, tre
 from deepctl.store.index_db import Cache
 from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, read
 from deepctl.store.object_store import ObjectBatch, ObjectReader, ObjectStore, ObjectWriter, ScratchWriter
-from deepctl.store.pack_store import PackStore
-from deepctl.store.packs import is_uncounted
+from deepctl.store.pack_store import PackStore, is_uncounted
 from deepctl.store.records import Position, Record, Rewind, new_id
 from deepctl.store.restore import Restored, WorkingTree
 from deepctl.store.snapshot import Report, Snapshot
@@ -118,8 +117,8 @@ class Checkpoints:
     def collect(self) -> None:
         """Remove what killed and failed writers left.
 
-        A pack gets another mode once a line names it (`packs.UNCOUNTED`). One without a line and with that mode, or a
-        damaged line, mean that the ledger has lost something: then nothing is deleted but what it calls gone itself.
+        A pack gets another mode once a line names it (`pack_store.UNCOUNTED`). One without a line and with that mode,
+        or a damaged line, mean that the ledger has lost something: then nothing is deleted but what it calls gone.
         """
         self.sweep()
         if self.ledger.damage:

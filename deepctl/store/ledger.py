@@ -15,7 +15,7 @@
 
 So an interrupted rewind is one without its second line, and the whole history of what was rewound, and how to take it
 back, is here. Every pack is named by the line that made it count: one that no line names is rubbish, or lines are lost
-(`packs.UNCOUNTED` tells).
+(`pack_store.UNCOUNTED` tells).
 
 A line that a kill cut short never happened; a damaged one takes only itself down.
 """

@@ -19,7 +19,7 @@ from deepctl.store import ledger, ledger_size, log_chain, log_file, session_cata
 from deepctl.store.ledger import MESSAGES, Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import Point
-from deepctl.store.packs import is_uncounted
+from deepctl.store.pack_store import is_uncounted
 from deepctl.store.pending_deletion import leaving
 from deepctl.store.records import BOTH, CONVERSATION, FILES, Position, Record
 from deepctl.store.session_reader import SessionReader, SessionReaders

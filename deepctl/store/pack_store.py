@@ -1,21 +1,167 @@
-"""The local engine of `object_store`: objects in packs, found by a cache, added in batches of one pack each."""
+r"""The local engine of `object_store`: objects in packs, found by a cache, added in batches of one pack each.
+
+A pack (`packs/<id>.pack`) is an immutable file: `deepctl pack 1\n`, the objects one after another, a table with an
+entry for each, and a trailer: the number of entries and the SHA-256 of header, table and number. Each object is stored
+as it is or compressed by zlib, whichever is shorter, and checked against its hash whenever it is read. The table has a
+CRC-32 of what is stored (several compressed forms can mean the same) and is checked against the trailer. So every byte
+is covered. The first packs have no CRC in their tables; nothing else tells them apart than that their checksum fits.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
+import struct
 import zlib
 from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
+from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from deepctl import cancellation
+from deepctl import cancellation, layout
 from deepctl.errors import Damaged, NewerFormat, StoreDamaged
 from deepctl.files import atomic, sparse_files
-from deepctl.store import packs
 from deepctl.store.index_db import Cache, Location
-from deepctl.store.packs import CHUNK, PackEntry
+
+PACK_HEADER = layout.format_header(layout.PACK_FORMAT)
+PACK_SUFFIX = ".pack"
+CHUNK = 1 << 20
+_ENTRY = struct.Struct(">32sQQQI")
+_ENTRY_WITHOUT_CRC = struct.Struct(">32sQQQ")
+TABLE_FORMS = (_ENTRY, _ENTRY_WITHOUT_CRC)
+"""What an entry of a table can look like."""
+PACK_TRAILER = struct.Struct(">Q32s8s")
+_MAGIC = b"DCPACK1\n"
+UNCOUNTED = 0o400
+"""The mode of a pack until a line of the ledger names it: what is left with it is rubbish, and no trace of lost lines.
+
+Packs of deepctl 0.1 had the mode of every file from the start.
+"""
+
+
+class PackEntry(NamedTuple):
+    """One object of a pack's table: its hash, where it lies in the pack, how long it is there and in itself.
+
+    `crc` is the CRC-32 of what is stored.
+    """
+
+    digest: bytes
+    offset: int
+    stored: int
+    size: int
+    crc: int
+
+
+def stored_pieces(descriptor: int, location: Location) -> Iterator[bytes]:
+    """The content of one object of an open pack, in pieces of about a mebibyte, unchecked but for its length.
+
+    Raises `zlib.error` where it is longer than its table says: a pack that was tampered with must not fill the memory.
+    """
+    bytes_left = location.size
+    unpacker = zlib.decompressobj() if location.stored != location.size else None
+    position, end = location.offset, location.offset + location.stored
+    while position < end:
+        raw = os.pread(descriptor, min(CHUNK, end - position), position)
+        if not raw:
+            return
+        position += len(raw)
+        if unpacker is None:
+            yield raw
+            continue
+        while raw and not unpacker.eof:
+            piece = unpacker.decompress(raw, CHUNK)
+            bytes_left -= len(piece)
+            if bytes_left < 0:
+                raise zlib.error("longer than it should be")
+            yield piece
+            raw = unpacker.unconsumed_tail
+
+
+def verified(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator[bytes]:
+    """The same pieces; raises `Damaged` with the last at the latest if they are not what the hash says."""
+    hasher = hashlib.sha256()
+    try:
+        for piece in pieces:
+            hasher.update(piece)
+            yield piece
+    except zlib.error:
+        raise StoreDamaged(f"Object {digest.hex()[:16]} in {path} is damaged.") from None
+    if hasher.digest() != digest:
+        raise StoreDamaged(f"Object {digest.hex()[:16]} in {path} is damaged.")
+
+
+def is_uncounted(status: os.stat_result) -> bool:
+    """Whether a pack that the ledger does not name never was named: see `UNCOUNTED`."""
+    return stat.S_IMODE(status.st_mode) == UNCOUNTED
+
+
+def read_table(path: str) -> list[PackEntry]:
+    """The table of a pack. Raises `Damaged` if header, table or trailer are not what they were, or `NewerFormat`."""
+    descriptor = atomic.open_regular(path, os.O_RDONLY)
+    try:
+        end = os.fstat(descriptor).st_size
+        header = os.pread(descriptor, len(PACK_HEADER), 0)
+        trailer = os.pread(descriptor, PACK_TRAILER.size, max(0, end - PACK_TRAILER.size))
+        if len(trailer) == PACK_TRAILER.size:
+            for form in TABLE_FORMS:
+                table = _table(descriptor, end - PACK_TRAILER.size, trailer, form)
+                if table is None:
+                    continue
+                if header != PACK_HEADER:
+                    raise StoreDamaged(f"The header of pack {path} is damaged.")
+                return _entries(descriptor, table, form)
+    finally:
+        os.close(descriptor)
+    # Only where nothing of it is ours: a flipped bit makes another number, too.
+    layout.check_format_header(layout.PACK_FORMAT, header, path)
+    if len(trailer) != PACK_TRAILER.size:
+        raise StoreDamaged(f"Pack {path} is cut short.")
+    if trailer[-len(_MAGIC) :] != _MAGIC:
+        raise StoreDamaged(f"Pack {path} is damaged at its end.")
+    raise StoreDamaged(f"The table of pack {path} is damaged.")
+
+
+def is_as_stored(descriptor: int, entry: PackEntry) -> bool:
+    """Whether the bytes of an object in an open pack are those that were written."""
+    return _crc(descriptor, entry.offset, entry.stored) == entry.crc
+
+
+def _table(descriptor: int, end: int, trailer: bytes, form: struct.Struct) -> bytes | None:
+    """The table that ends at `end`, if it has entries of this form and is what the trailer says."""
+    count, checksum, magic = PACK_TRAILER.unpack(trailer)
+    start = end - count * form.size
+    if magic != _MAGIC or start < len(PACK_HEADER):
+        return None
+    table = os.pread(descriptor, count * form.size, start)
+    return table if hashlib.sha256(PACK_HEADER + table + struct.pack(">Q", count)).digest() == checksum else None
+
+
+def _entries(descriptor: int, table: bytes, form: struct.Struct) -> list[PackEntry]:
+    if form is _ENTRY:
+        return [PackEntry(*entry) for entry in form.iter_unpack(table)]
+    # What is stored cannot be checked, only what it means.
+    return [
+        PackEntry(digest, offset, stored, size, _crc(descriptor, offset, stored))
+        for digest, offset, stored, size in form.iter_unpack(table)
+    ]
+
+
+def _crc(descriptor: int, position: int, length: int) -> int:
+    crc, end = 0, position + length
+    while position < end and (piece := os.pread(descriptor, min(CHUNK, end - position), position)):
+        crc = zlib.crc32(piece, crc)
+        position += len(piece)
+    return crc
+
+
+def table_and_trailer(table: list[PackEntry]) -> bytes:
+    """What follows the objects of a pack: their table and the trailer."""
+    entries = b"".join(_ENTRY.pack(*entry) for entry in table)
+    checksum = hashlib.sha256(PACK_HEADER + entries + struct.pack(">Q", len(table))).digest()
+    return entries + PACK_TRAILER.pack(len(table), checksum, _MAGIC)
+
 
 _SMALL = 1 << 20
 _TINY = 4096
@@ -47,7 +193,7 @@ class PackStore:
     def names(self) -> set[str]:
         """Names of the packs that are on the disk."""
         try:
-            return {name for name in os.listdir(self.directory) if name.endswith(packs.SUFFIX)}
+            return {name for name in os.listdir(self.directory) if name.endswith(PACK_SUFFIX)}
         except FileNotFoundError:
             return set()
 
@@ -125,7 +271,7 @@ class PackStore:
         path = self.path(location.pack)
         descriptor = atomic.open_regular(path, os.O_RDONLY)
         try:
-            yield from packs.verified(packs.pieces(descriptor, location), digest, path)
+            yield from verified(stored_pieces(descriptor, location), digest, path)
         finally:
             os.close(descriptor)
 
@@ -146,13 +292,13 @@ class PackStore:
 
     def table(self, name: str) -> list[PackEntry]:
         """The table of one pack. Raises `Damaged`."""
-        return packs.read_table(self.path(name))
+        return read_table(self.path(name))
 
     def is_as_stored(self, name: str, entry: PackEntry) -> bool:
         """Whether the bytes of an object in a pack are those that were written."""
         descriptor = atomic.open_regular(self.path(name), os.O_RDONLY)
         try:
-            return packs.is_as_stored(descriptor, entry)
+            return is_as_stored(descriptor, entry)
         finally:
             os.close(descriptor)
 
@@ -186,7 +332,10 @@ class PackBatch:
         self._end = 0
         self._crc = 0
         self._buffer = bytearray()
-        self._hasher = sparse_files.Hasher()
+
+    @cached_property
+    def _hasher(self) -> sparse_files.Hasher:
+        return sparse_files.Hasher()
 
     @property
     def added_bytes(self) -> int:
@@ -273,7 +422,7 @@ class PackBatch:
             self._path = self._objects.path(f".{os.urandom(8).hex()}.tmp")
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(self._path, flags, atomic.FILE_MODE)
-            self._write(packs.HEADER)
+            self._write(PACK_HEADER)
         self._crc = 0
         return self._end
 
@@ -312,12 +461,12 @@ class PackBatch:
         self._afterwards = []
 
     def _seal(self) -> None:
-        self._write(packs.tail(self._table))
+        self._write(table_and_trailer(self._table))
         self.flush()
         if self._objects.has_ledger:
-            os.fchmod(self._descriptor, packs.UNCOUNTED)
+            os.fchmod(self._descriptor, UNCOUNTED)
         os.fsync(self._descriptor)
-        self.pack = os.urandom(8).hex() + packs.SUFFIX
+        self.pack = os.urandom(8).hex() + PACK_SUFFIX
         os.rename(self._path, self._objects.path(self.pack))
         atomic.sync_directory(self._objects.directory)
         self._new = {}

@@ -20,8 +20,7 @@ from deepctl.files import atomic
 from deepctl.store import trees
 from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.object_store import ObjectBatch, ObjectReader
-from deepctl.store.pack_store import PackStore
-from deepctl.store.packs import PackEntry
+from deepctl.store.pack_store import PackEntry, PackStore
 
 Tell = Callable[[], None]
 """Called for every object that has been read."""

@@ -33,7 +33,7 @@ from deepctl.store import (
     ledger_size,
     log_file,
     lookup,
-    packs,
+    pack_store,
     repack,
     repair_report,
     reserve,
@@ -45,8 +45,7 @@ from deepctl.store.checkpoint_store import remove_leftovers
 from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ScratchWriter
-from deepctl.store.pack_store import PackStore
-from deepctl.store.packs import is_uncounted
+from deepctl.store.pack_store import PackStore, is_uncounted
 from deepctl.store.records import BOTH, CONVERSATION, FILES
 from deepctl.store.repair_logs import Amended, LogRepair, gap
 from deepctl.store.repair_report import Findings, Lost, Repaired
@@ -263,7 +262,7 @@ class PackRepair:
         """Repair everything, and write the line."""
         checkpoint_ledger, directory = self._ledger, self._paths.packs
         present = set(os.listdir(directory)) if os.path.isdir(directory) else set()
-        present = {name for name in present if name.endswith(packs.SUFFIX)}
+        present = {name for name in present if name.endswith(pack_store.PACK_SUFFIX)}
         least = {record.pack: record.added_bytes for record in checkpoint_ledger.records.values()}
         damaged = [
             name
@@ -288,7 +287,7 @@ class PackRepair:
         """Whether every byte of a pack is what was written. Raises `NewerFormat`."""
         path = os.path.join(self._paths.packs, name)
         try:
-            table = packs.read_table(path)
+            table = pack_store.read_table(path)
         except NewerFormat:
             raise
         except (DeepctlError, OSError):
@@ -297,7 +296,9 @@ class PackRepair:
         try:
             for entry in table:
                 place = Location(name, *entry[1:4])
-                if _hash(packs.pieces(descriptor, place)) != entry.digest or not packs.is_as_stored(descriptor, entry):
+                if _hash(pack_store.stored_pieces(descriptor, place)) != entry.digest:
+                    return False
+                if not pack_store.is_as_stored(descriptor, entry):
                     return False
         finally:
             os.close(descriptor)
@@ -311,9 +312,9 @@ class PackRepair:
         except (OSError, DeepctlError):
             return
         try:
-            places = [*packs.any_table(descriptor), *self._cached(name)]
+            places = [*verify.possible_objects(descriptor), *self._cached(name)]
             for location in dict.fromkeys(places):
-                digest = _hash(packs.pieces(descriptor, location))
+                digest = _hash(pack_store.stored_pieces(descriptor, location))
                 if digest is not None:
                     self._salvage.setdefault(digest, (path, location))
         finally:
@@ -355,7 +356,7 @@ class PackRepair:
         path, location = self._salvage[digest]
         descriptor = atomic.open_regular(path, os.O_RDONLY)
         try:
-            return b"".join(packs.pieces(descriptor, location))
+            return b"".join(pack_store.stored_pieces(descriptor, location))
         finally:
             os.close(descriptor)
 

@@ -13,18 +13,23 @@ from deepctl.store import (
     log_file,
     log_positions,
     lookup,
+    pack_store,
     session_catalogue,
     session_from_forks,
     session_record,
     trees,
 )
-from deepctl.store.index_db import Cache
+from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import LEDGER, MESSAGES, Ledger
 from deepctl.store.lookup import Problem
 from deepctl.store.pack_store import PackStore
-from deepctl.store.packs import frame_size
 from deepctl.store.snapshot import Report
 from deepctl.store.trees import DIRECTORY
+
+_MOST = 1100
+"""Bytes that zlib can make of one, about."""
+_SENSELESS = 4
+"""After so many entries that make no sense, what looks like a table is none."""
 
 
 class Verified(NamedTuple):
@@ -117,13 +122,31 @@ def _pack(
 
 def is_tight(path: str, spans: list[tuple[int, int]], count: int) -> bool:
     """Whether a pack is its header, its objects one after another, its table and its trailer, and nothing else."""
-    before, behind = frame_size(count)
-    position = before
+    position = len(pack_store.PACK_HEADER)
     for offset, length in sorted(spans):
         if offset != position:
             return False
         position += length
-    return os.path.getsize(path) - position in behind
+    size = os.path.getsize(path) - position - pack_store.PACK_TRAILER.size
+    return size in [count * form.size for form in pack_store.TABLE_FORMS]
+
+
+def possible_objects(descriptor: int) -> list[Location]:
+    """Where the objects of a damaged pack may lie, by what looks like its table; each is to be checked by its hash."""
+    end = os.fstat(descriptor).st_size - pack_store.PACK_TRAILER.size
+    locations = []
+    for form in pack_store.TABLE_FORMS:
+        # The number in the trailer may be what is damaged: entries are read backwards while they make sense.
+        position, senseless = end - form.size, 0
+        while position >= len(pack_store.PACK_HEADER) and senseless < _SENSELESS:
+            raw = os.pread(descriptor, form.size, position)
+            _, offset, stored, size = form.unpack(raw)[:4] if len(raw) == form.size else (b"", 0, 0, 0)
+            if len(pack_store.PACK_HEADER) <= offset <= offset + stored <= end and size <= _MOST * max(stored, 1):
+                locations.append(Location("", offset, stored, size))
+            else:
+                senseless += 1
+            position -= form.size
+    return locations
 
 
 def _trees(paths: ProfilePaths, ledger: Ledger, objects: PackStore, good: set[bytes]) -> list[Problem]:

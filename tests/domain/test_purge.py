@@ -25,7 +25,7 @@ from deepctl.domain.purge.report import Place
 from deepctl.errors import Damaged, Interrupted, NotFound, Refused, StorageError
 from deepctl.files import sealed_lines
 from deepctl.notebook_text import without
-from deepctl.store import ledger, lookup, packs, prune, rewind, verify
+from deepctl.store import ledger, lookup, pack_store, prune, rewind, verify
 from deepctl.store.index_db import Location
 from deepctl.store.records import Record
 from deepctl.store.repository import ReadOnlyRepository
@@ -77,10 +77,10 @@ def objects(scene: Scene) -> dict[bytes, bytes]:
     for name in os.listdir(scene.paths.packs) if os.path.isdir(scene.paths.packs) else []:
         path = os.path.join(scene.paths.packs, name)
         with open(path, "rb") as file:
-            for entry in packs.read_table(path):
+            for entry in pack_store.read_table(path):
                 place = Location(name, entry.offset, entry.stored, entry.size)
                 try:
-                    found[entry.digest] = b"".join(packs.pieces(file.fileno(), place))
+                    found[entry.digest] = b"".join(pack_store.stored_pieces(file.fileno(), place))
                 except zlib.error:
                     continue  # damaged by the test
     return found
@@ -423,9 +423,9 @@ def _flip(scene: Scene, wanted: Callable[[bytes], bool]) -> None:
     for name in os.listdir(scene.paths.packs):
         path = Path(scene.paths.packs, name)
         with open(path, "rb") as file:
-            for entry in packs.read_table(str(path)):
+            for entry in pack_store.read_table(str(path)):
                 place = Location(name, entry.offset, entry.stored, entry.size)
-                if wanted(b"".join(packs.pieces(file.fileno(), place))):
+                if wanted(b"".join(pack_store.stored_pieces(file.fileno(), place))):
                     raw = bytearray(path.read_bytes())
                     raw[entry.offset + entry.stored // 2] ^= 0x55
                     path.write_bytes(raw)

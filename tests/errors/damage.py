@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 from deepctl.files import sealed_lines
-from deepctl.store import packs
+from deepctl.store import pack_store
 from tests.errors.checkpoints import on
 from tests.errors.situation import Situation, case
 from tests.store.faults import Counter
@@ -43,7 +43,7 @@ def _flip(path: Path, *places: int) -> None:
 
 def spoil(pack: Path) -> None:
     """Damage every object in a pack."""
-    _flip(pack, *{entry.offset for entry in packs.read_table(str(pack)) if entry.stored})
+    _flip(pack, *{entry.offset for entry in pack_store.read_table(str(pack)) if entry.stored})
 
 
 @case("checkpoints list", "the ledger is of a later deepctl")
@@ -163,7 +163,7 @@ def _(s: Situation) -> list[str]:
     s.story()
     for pack in (s.profile / "checkpoints" / "packs").iterdir():
         wanted = hashlib.sha256(b"two\n").digest()
-        _flip(pack, *(entry.offset for entry in packs.read_table(str(pack)) if entry.digest == wanted))
+        _flip(pack, *(entry.offset for entry in pack_store.read_table(str(pack)) if entry.digest == wanted))
     return on("rewind", "~1", "--force")
 
 

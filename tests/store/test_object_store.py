@@ -12,8 +12,7 @@ import pytest
 
 from deepctl.errors import Damaged
 from deepctl.store.index_db import Cache
-from deepctl.store.pack_store import PackStore
-from deepctl.store.packs import read_table
+from deepctl.store.pack_store import PackStore, read_table
 
 
 class Store:

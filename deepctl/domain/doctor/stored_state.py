@@ -23,9 +23,9 @@ from deepctl.files.walk import walk
 from deepctl.layout import IMPORT, NEW, ProfilePaths, Root
 from deepctl.notebook_text import odd_lines
 from deepctl.quantities import counted
-from deepctl.store import log_positions, lookup, packs, reserve, session_catalogue, session_from_forks, todo
+from deepctl.store import log_positions, lookup, pack_store, reserve, session_catalogue, session_from_forks, todo
 from deepctl.store.ledger import LEDGER, Ledger
-from deepctl.store.packs import UNCOUNTED
+from deepctl.store.pack_store import UNCOUNTED
 from deepctl.store.pending_deletion import leaving
 
 
@@ -153,17 +153,17 @@ def _later_packs(paths: ProfilePaths) -> Iterator[NewerFormat]:
     except FileNotFoundError:
         return
     for name in names:
-        if not name.endswith(packs.SUFFIX):
+        if not name.endswith(pack_store.PACK_SUFFIX):
             continue
         path = os.path.join(paths.packs, name)
         try:
             descriptor = atomic.open_regular(path, os.O_RDONLY)
             try:
-                begins = os.pread(descriptor, len(packs.HEADER), 0)
+                begins = os.pread(descriptor, len(pack_store.PACK_HEADER), 0)
             finally:
                 os.close(descriptor)
-            if begins != packs.HEADER:
-                packs.read_table(path)
+            if begins != pack_store.PACK_HEADER:
+                pack_store.read_table(path)
         except NewerFormat as error:
             yield error
         except (Damaged, FileNotFoundError):

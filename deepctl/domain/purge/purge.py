@@ -35,8 +35,7 @@ from deepctl.store import repack, repair_report
 from deepctl.store.checkpoint_store import Checkpoints
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ObjectBatch, ObjectWriter
-from deepctl.store.pack_store import PackStore
-from deepctl.store.packs import PackEntry
+from deepctl.store.pack_store import PackEntry, PackStore
 from deepctl.store.repack import Repacking
 from deepctl.store.repository import ReadOnlyRepository, Repository
 from deepctl.store.trees import DIRECTORY, decode, walk
