@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measure import promise
-from deepctl.store import snapshot
+from deepctl.store import trees
 from deepctl.store.index_db import Cache
 from deepctl.store.pack_store import PackStore
 
@@ -46,7 +46,7 @@ def _snapshot(root: Path, store: Path) -> int:
     """Take a snapshot as a new process would; returns the bytes it added."""
     cache = Cache(str(store / "cache"))
     with PackStore(str(store / "packs"), cache).new_batch() as batch:
-        snapshot.snapshot(str(root), batch, cache)
+        trees.snapshot(str(root), batch, cache)
     cache.close()
     return batch.added_bytes
 

@@ -1,7 +1,7 @@
 """Going over a directory that its owner may change meanwhile: by descriptors, without following a link.
 
 What needs only names, sizes or contents uses this. Four walks are their own, because each keeps an order or a promise
-that this one does not: `store.snapshot` (a cache of directories), `rmtree` (opens what is closed, at any depth),
+that this one does not: `store.trees` (a cache of directories), `rmtree` (opens what is closed, at any depth),
 `domain.wipe.wipe_plan` (places within places) and `domain.transfer.profile_export` (the order of an archive).
 """
 

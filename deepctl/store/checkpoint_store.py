@@ -24,15 +24,14 @@ from deepctl import quantities
 from deepctl.errors import Interrupted, Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
-from deepctl.store import prompt_tags, restore, session_catalogue, snapshot, trees
+from deepctl.store import prompt_tags, restore, session_catalogue, trees
 from deepctl.store.index_db import Cache
 from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, read
-from deepctl.store.object_store import ObjectBatch, ObjectReader, ObjectStore, ObjectWriter, ScratchWriter
+from deepctl.store.object_store import ObjectBatch, ObjectReader, ObjectStore, ObjectWriter
 from deepctl.store.pack_store import PackStore, is_uncounted
 from deepctl.store.records import Position, Record, Rewind, new_id
 from deepctl.store.restore import Restored, WorkingTree
-from deepctl.store.snapshot import Report, Snapshot
-from deepctl.store.trees import DIRECTORY, TreeChange
+from deepctl.store.trees import DIRECTORY, Report, ScratchWriter, Snapshot, TreeChange
 
 PACKS = "packs"
 NOTHING_REWOUND = "Nothing was rewound; everything is as it was."
@@ -149,11 +148,11 @@ class Checkpoints:
 
     def snapshot(self, workspace: WorkspaceOptions, sink: ObjectWriter) -> Snapshot:
         """The whole of a workspace; what is new of it goes into `sink`."""
-        return snapshot.snapshot(
+        return trees.snapshot(
             workspace.root,
             sink,
             self.cache,
-            leave_out=snapshot.excluding(workspace.exclude),
+            leave_out=trees.excluding(workspace.exclude),
             report=workspace.report,
             tidy=True,
         )

@@ -6,18 +6,15 @@ files. What is particular to packs (repacking, verifying and repairing them) use
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Protocol, Self
-
-from deepctl.files import sparse_files
 
 
 class ObjectReader(Protocol):
     """Objects that can be read, by their hash.
 
-    `scratch` has further objects, in memory only: see `ScratchWriter`.
+    `scratch` has further objects, in memory only: see `trees.ScratchWriter`.
     """
 
     @property
@@ -39,7 +36,7 @@ class ObjectReader(Protocol):
 
 
 class ObjectWriter(Protocol):
-    """Where a snapshot puts its objects: an `ObjectBatch`, or a `ScratchWriter`."""
+    """Where a snapshot puts its objects: an `ObjectBatch`, or a `trees.ScratchWriter`."""
 
     def add(self, data: bytes) -> bytes:
         """Keep `data`; returns its hash."""
@@ -92,28 +89,3 @@ class ObjectStore(ObjectReader, Protocol):
     def new_batch(self) -> ObjectBatch:
         """A batch of objects. They can be read from the start."""
         ...
-
-
-class ScratchWriter:
-    """For looking at a workspace without keeping it: trees can be read as long as `objects` lives, files cannot."""
-
-    def __init__(self, objects: ObjectReader) -> None:
-        self._objects = objects
-        self._hasher = sparse_files.Hasher()
-
-    def add(self, data: bytes) -> bytes:
-        """Remember `data`; returns its hash."""
-        digest = hashlib.sha256(data).digest()
-        self._objects.scratch[digest] = data
-        return digest
-
-    def has(self, digest: bytes) -> bool:
-        """Whether an object can be read."""
-        return digest in self._objects.scratch or self._objects.has(digest)
-
-    def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:
-        """The hash and the size of an open file."""
-        return self._hasher.hashed(descriptor)
-
-    def afterwards(self, action: Callable[[], None]) -> None:
-        """Nothing is kept, so nothing follows."""

@@ -28,7 +28,7 @@ from deepctl.store.object_store import ObjectReader
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import Record, Rewind, State
 from deepctl.store.repack import Repacking, Tell
-from deepctl.store.snapshot import Report
+from deepctl.store.trees import Report
 
 
 class Removal(NamedTuple):

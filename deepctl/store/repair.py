@@ -44,13 +44,11 @@ from deepctl.store import (
 from deepctl.store.checkpoint_store import remove_leftovers
 from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import Ledger
-from deepctl.store.object_store import ScratchWriter
 from deepctl.store.pack_store import PackStore, is_uncounted
 from deepctl.store.records import BOTH, CONVERSATION, FILES
 from deepctl.store.repair_logs import Amended, LogRepair, gap
 from deepctl.store.repair_report import Findings, Lost, Repaired
-from deepctl.store.snapshot import snapshot
-from deepctl.store.trees import DIRECTORY, TreeEntry
+from deepctl.store.trees import DIRECTORY, ScratchWriter, TreeEntry, snapshot
 
 STAGING = ".repair-"
 DONE = ".repaired"

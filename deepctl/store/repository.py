@@ -28,18 +28,17 @@ from deepctl.store import (
     session_delete,
     session_reader,
     session_record,
-    snapshot,
     todo,
+    trees,
 )
 from deepctl.store.checkpoint_store import Checkpoints, ProfileStore, WorkspaceOptions
 from deepctl.store.index_db import Cache
-from deepctl.store.object_store import ObjectReader, ObjectWriter, ScratchWriter
+from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record, Rewind
 from deepctl.store.session_reader import SessionReaders
 from deepctl.store.session_record import Session
-from deepctl.store.snapshot import Report, Snapshot
-from deepctl.store.trees import encode
+from deepctl.store.trees import Report, ScratchWriter, Snapshot, encode
 
 EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"
 
@@ -65,11 +64,11 @@ class ReadOnlyRepository:
         ownership.regain(self.workspace.root, layout.OWN_DIRECTORIES)
         if not os.path.isdir(self.workspace.root):
             return Snapshot(self.sink.add(encode([])), 0, 0, [])
-        return snapshot.snapshot(
+        return trees.snapshot(
             self.workspace.root,
             self.sink,
             self.cache,
-            leave_out=snapshot.excluding(self.workspace.exclude),
+            leave_out=trees.excluding(self.workspace.exclude),
             report=self.workspace.report,
         )
 

@@ -43,8 +43,7 @@ from deepctl.store.repository import ReadOnlyRepository, Repository, SessionHead
 from deepctl.store.rewind_plan import Interval, Plan
 from deepctl.store.session_reader import SessionReader
 from deepctl.store.session_record import Session
-from deepctl.store.snapshot import Snapshot, excluding
-from deepctl.store.trees import DIRECTORY, TreeChange, TreeEntry
+from deepctl.store.trees import DIRECTORY, Snapshot, TreeChange, TreeEntry, excluding
 
 _SHOWN = 5
 """How many paths an error names; its JSON has all."""

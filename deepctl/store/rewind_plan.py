@@ -19,8 +19,7 @@ from deepctl.store import trees
 from deepctl.store.notebook_merge import take_back
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.records import State
-from deepctl.store.snapshot import NO_CONTENT, excluding
-from deepctl.store.trees import DIRECTORY, FILE, TreeChange, TreeEntry, TreeReader, changes
+from deepctl.store.trees import DIRECTORY, FILE, NO_CONTENT, TreeChange, TreeEntry, TreeReader, changes, excluding
 
 _MEMORY = layout.MEMORY_DIRECTORY.encode()
 _RECEIPTS = b".memory-operations.json"

@@ -1,20 +1,31 @@
-r"""Trees: a directory as an object; what is in one, how two differ, and what one becomes.
+r"""Trees: a directory as an object; snapshots, how two trees differ, and what one becomes.
 
 A tree is `deepctl tree 1\n` and an entry for each name, in the order of the names' bytes: the kind (`f`, `l` or `d`),
 the permission bits, the size in bytes, the hash of the content (of a file: its bytes; of a link: what it says; of a
 directory: its tree) and the name. So two trees are the same if and only if their hashes are.
+
+A snapshot is the whole of a workspace as a tree, cheaply the second time. Owner, times, extended attributes and ACLs
+are not kept. Sockets, FIFOs, devices and what cannot be read are reported.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import marshal
+import os
 import posixpath
+import stat
 import struct
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
-from deepctl import layout
+from deepctl import cancellation, layout
 from deepctl.errors import StoreDamaged
+from deepctl.files import atomic, sparse_files
+from deepctl.store.index_db import Cache
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 
 FILE, LINK, DIRECTORY = b"f", b"l", b"d"
@@ -179,3 +190,307 @@ class TreeReader:
 def entry_at(objects: ObjectReader, tree: bytes, path: bytes) -> TreeEntry | None:
     """What is at `path` in a tree, or `None`."""
     return TreeReader(objects, tree).entry(path)
+
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TICK = 20_000_000
+"""Nanoseconds within which two changes can bear the same time: twice the slowest kernel's clock tick."""
+
+
+NO_CONTENT = ("a FIFO", "a socket", "a device")
+"""Why something has no content to keep; whatever was in its place before is really gone."""
+
+_REPLACED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENODEV)
+"""What opening says of something that was of another kind a moment ago."""
+
+_REPORT_EVERY = 64
+_MAX_DEPTH = 200
+
+
+class Unkept(NamedTuple):
+    """Something that a snapshot could not keep: its path, relative to the workspace, and why."""
+
+    path: bytes
+    reason: str
+
+    @property
+    def is_content(self) -> bool:
+        """Whether there is something in it that could not be read."""
+        return self.reason not in NO_CONTENT
+
+
+class Snapshot(NamedTuple):
+    """A workspace at one point in time: the hash of its tree, how many files and bytes are in it, what is not."""
+
+    tree: bytes
+    files: int
+    bytes: int
+    unkept: list[Unkept]
+
+
+LeaveOut = Callable[[bytes, bool], bool]
+"""Tells of a path, and of whether it is a directory, whether it is none of a snapshot's business."""
+Report = Callable[[int], None]
+"""Is told now and then how many files have been looked at."""
+
+
+def excluding(patterns: Sequence[str]) -> LeaveOut | None:
+    """Which paths the patterns of `snapshot.exclude` leave out; they mean what they mean in a .gitignore."""
+    if not patterns:
+        return None
+    from pathspec import GitIgnoreSpec
+
+    spec = GitIgnoreSpec.from_lines(patterns)
+    return lambda path, is_directory: spec.match_file(os.fsdecode(path) + ("/" if is_directory else ""))
+
+
+def snapshot(
+    root: str,
+    sink: ObjectWriter,
+    cache: Cache,
+    *,
+    leave_out: LeaveOut | None = None,
+    report: Report | None = None,
+    tidy: bool = False,
+) -> Snapshot:
+    """Keep the whole of a directory. The caller commits the batch before the tree's hash means anything.
+
+    Links are never followed, and a directory is opened relative to the one above it, so nothing outside `root` gets
+    in, whatever is swapped meanwhile. Only what may not be read is left out: raises `OSError` if `root` cannot be
+    opened, or the machine fails. Temporary files of ours are passed over; with `tidy`, which takes the lock, those that
+    killed writers left are removed.
+    """
+    taking = _Taking(sink, cache, leave_out, report, tidy=tidy)
+    descriptor = os.open(root, _OPEN_DIRECTORY)
+    try:
+        tree = taking.directory(descriptor, b"")
+    finally:
+        os.close(descriptor)
+    sink.afterwards(taking.remember)
+    return Snapshot(tree, taking.files, taking.bytes, taking.unkept)
+
+
+_Status = tuple[bytes, int, int, int, int, int]
+"""What tells whether a file has changed: name, mode, size, mtime and ctime in ns, inode."""
+
+
+class _Taking:
+    """A snapshot in the making.
+
+    A directory whose files' status and whose subdirectories' trees are what they were has the tree it had: one digest
+    is compared a directory, not one entry a file. Where it differs, only files whose own status differs are read.
+    """
+
+    def __init__(
+        self, sink: ObjectWriter, cache: Cache, leave_out: LeaveOut | None, report: Report | None, *, tidy: bool
+    ) -> None:
+        self._tidy = tidy
+        self._sink = sink
+        self._cache = cache
+        self._leave_out = leave_out
+        self._report = report
+        self._before = cache.directories()
+        self._seen: set[bytes] = set()
+        self._changed: list[tuple[bytes, bytes | None, bytes, bytes]] = []
+        # Whoever changes a file within a tick of our look at it can leave its status as it is.
+        self._trusted_before = time.time_ns() - _TICK
+        self._linked: dict[tuple[int, int], tuple[bytes, int]] = {}
+        self._looked = 0
+        self.files = 0
+        self.bytes = 0
+        self.unkept: list[Unkept] = []
+
+    def directory(self, descriptor: int, path: bytes) -> bytes:
+        """Keep one directory and everything below it; returns the hash of its tree."""
+        cancellation.look()
+        self._seen.add(path)
+        status: list[_Status] = []
+        below: list[tuple[bytes, int, bytes]] = []
+        prefix = path + b"/" if path else b""
+        odd = len(self.unkept)
+        passed_over: list[bytes] = []
+        with os.scandir(descriptor) as items:
+            for item in items:
+                name = os.fsencode(item.name)
+                try:
+                    info = item.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                except PermissionError as error:
+                    self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be looked at"))
+                    continue
+                mode = info.st_mode
+                if name[:9] == b".deepctl-" and atomic.is_temporary(name) and not stat.S_ISDIR(mode):
+                    passed_over.append(name)
+                    continue
+                if self._leave_out is not None and self._leave_out(prefix + name, stat.S_ISDIR(mode)):
+                    continue
+                kind = mode & 0o170000
+                if kind == 0o040000:
+                    tree = self._below(descriptor, name, prefix)
+                    if tree is not None:
+                        below.append((name, mode & 0o7777, tree))
+                elif kind in (0o100000, 0o120000):
+                    status.append((name, mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino))
+                    self.bytes += info.st_size
+                else:
+                    self.unkept.append(Unkept(prefix + name, _kind(mode)))
+        for name in passed_over if self._tidy else ():
+            atomic.remove_dead_temporary(descriptor, name)
+        self.files += len(status)
+        status.sort()
+        below.sort()
+        key = hashlib.blake2b(marshal.dumps((status, below)), digest_size=16).digest()
+        cached = self._before.get(path)
+        if cached is not None and cached[0] == key and self._sink.has(cached[1]):
+            return cached[1]
+        return self._afresh(descriptor, path, status, below, key, trusted=len(self.unkept) == odd)
+
+    def _below(self, parent: int, name: bytes, prefix: bytes) -> bytes | None:
+        if prefix.count(b"/") >= _MAX_DEPTH:
+            self.unkept.append(Unkept(prefix + name, f"more than {_MAX_DEPTH} directories in one another"))
+            return None
+        try:
+            descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.unkept.append(Unkept(prefix + name, _unreadable(error)))
+            return None
+        try:
+            return self.directory(descriptor, prefix + name)
+        finally:
+            os.close(descriptor)
+
+    def _afresh(
+        self,
+        descriptor: int,
+        path: bytes,
+        status: list[_Status],
+        below: list[tuple[bytes, int, bytes]],
+        key: bytes,
+        *,
+        trusted: bool,
+    ) -> bytes:
+        raw = self._cache.files(path) if path in self._before else None
+        before: dict[_Status, bytes] = _loaded(raw)
+        after: dict[_Status, bytes] = {}
+        entries = [TreeEntry(DIRECTORY, mode, 0, tree, name) for name, mode, tree in below]
+        prefix = path + b"/" if path else b""
+        for file_status in status:
+            name, mode, size, modified, changed_at, _ = file_status
+            digest = before.get(file_status)
+            if digest is None or not self._sink.has(digest):
+                cancellation.look()
+                self._looked += 1
+                if self._report is not None and not self._looked % _REPORT_EVERY:
+                    self._report(self._looked)
+                content = self._keep(descriptor, prefix, file_status)
+                if content is None:
+                    trusted = False
+                    continue
+                digest, real = content
+                self.bytes += real - size
+                if real != size:
+                    trusted = False
+                size = real
+            if max(modified, changed_at) < self._trusted_before:
+                after[file_status] = digest
+            else:
+                trusted = False
+            kind = LINK if stat.S_ISLNK(mode) else FILE
+            entries.append(TreeEntry(kind, 0 if kind == LINK else mode & 0o7777, size, digest, name))
+        tree = self._sink.add(encode(entries))
+        self._changed.append((path, key if trusted else None, tree, marshal.dumps(after)))
+        return tree
+
+    def _keep(self, parent: int, prefix: bytes, file_status: _Status) -> tuple[bytes, int] | None:
+        name, mode, size = file_status[:3]
+        try:
+            if stat.S_ISLNK(mode):
+                target = os.fsencode(os.readlink(name, dir_fd=parent))
+                return self._sink.add(target), len(target)
+            descriptor = os.open(name, _OPEN_FILE, dir_fd=parent)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.unkept.append(Unkept(prefix + name, _unreadable(error)))
+            return None
+        try:
+            status = os.fstat(descriptor)
+            kind = status.st_mode
+            if not stat.S_ISREG(kind):
+                # It was a file a moment ago; a FIFO could be read for ever.
+                self.unkept.append(Unkept(prefix + name, "is being replaced" if stat.S_ISDIR(kind) else _kind(kind)))
+                return None
+            if status.st_nlink == 1:
+                return self._sink.add_file(descriptor, size)
+            # The other names of a file are read once.
+            inode = (status.st_dev, status.st_ino)
+            if inode not in self._linked:
+                self._linked[inode] = self._sink.add_file(descriptor, size)
+            return self._linked[inode]
+        finally:
+            os.close(descriptor)
+
+    def remember(self) -> None:
+        """Write down what the next snapshot need not look at."""
+        removed_directories = self._before.keys() - self._seen
+        if self._changed or removed_directories:
+            self._cache.put_directories(self._changed, removed_directories)
+
+
+def _loaded(raw: bytes | None) -> dict[_Status, bytes]:
+    try:
+        statuses = marshal.loads(raw) if raw else {}
+    except (ValueError, EOFError, TypeError):
+        return {}  # it is a cache
+    return statuses if isinstance(statuses, dict) else {}
+
+
+def _unreadable(error: OSError) -> str:
+    """Why something could not be opened. Raises the error if that says nothing about the thing itself.
+
+    Too many open files, no memory and a failing disk would otherwise pass for a file that nobody may read, and what is
+    in it would be lost to the checkpoint.
+    """
+    if error.errno in _REPLACED:
+        return "is being replaced"
+    if not isinstance(error, PermissionError):
+        raise error
+    return error.strerror or "cannot be read"
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return NO_CONTENT[0]
+    return NO_CONTENT[1] if stat.S_ISSOCK(mode) else NO_CONTENT[2]
+
+
+class ScratchWriter:
+    """For looking at a workspace without keeping it: trees can be read as long as `objects` lives, files cannot."""
+
+    def __init__(self, objects: ObjectReader) -> None:
+        self._objects = objects
+
+    @cached_property
+    def _hasher(self) -> sparse_files.Hasher:
+        return sparse_files.Hasher()
+
+    def add(self, data: bytes) -> bytes:
+        """Remember `data`; returns its hash."""
+        digest = hashlib.sha256(data).digest()
+        self._objects.scratch[digest] = data
+        return digest
+
+    def has(self, digest: bytes) -> bool:
+        """Whether an object can be read."""
+        return digest in self._objects.scratch or self._objects.has(digest)
+
+    def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:
+        """The hash and the size of an open file."""
+        return self._hasher.hashed(descriptor)
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Nothing is kept, so nothing follows."""

@@ -23,8 +23,7 @@ from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import LEDGER, MESSAGES, Ledger
 from deepctl.store.lookup import Problem
 from deepctl.store.pack_store import PackStore
-from deepctl.store.snapshot import Report
-from deepctl.store.trees import DIRECTORY
+from deepctl.store.trees import DIRECTORY, Report
 
 _MOST = 1100
 """Bytes that zlib can make of one, about."""

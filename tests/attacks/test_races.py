@@ -27,11 +27,9 @@ from deepctl.files.paths_beneath import Tree
 from deepctl.store import diff, restore, trees
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.index_db import Cache
-from deepctl.store.object_store import ScratchWriter
 from deepctl.store.pack_store import PackStore
 from deepctl.store.records import Position
-from deepctl.store.snapshot import snapshot
-from deepctl.store.trees import LINK, TreeChange, TreeEntry
+from deepctl.store.trees import LINK, ScratchWriter, TreeChange, TreeEntry, snapshot
 from tests.attacks.scene import Call, Scene
 from tests.support.command import InProcess
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepctl.store import restore, rewind_plan, trees
-from deepctl.store.object_store import ScratchWriter
 from deepctl.store.rewind_plan import Interval, Plan
+from deepctl.store.trees import ScratchWriter
 from tests.store.test_trees import _STEPS, Work, _edit
 
 

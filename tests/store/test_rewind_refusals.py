@@ -17,7 +17,7 @@ from deepctl.domain.memory import changes
 from deepctl.domain.memory.directory import Memory
 from deepctl.errors import DeepctlError, StorageError
 from deepctl.output.rewind import preview_line
-from deepctl.store import lookup, snapshot
+from deepctl.store import lookup, trees
 from deepctl.store import rewind as rewinding
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import NotKept, RewindRequest
@@ -189,7 +189,7 @@ def test_what_is_too_deep_to_be_kept_is_never_overridden(scene: Scene, monkeypat
     scene.agent("x", "x")
     scene.agent("d/e/f/a.txt", "agent")
     scene.write("d/e/f/a.txt", "the user's")
-    monkeypatch.setattr(snapshot, "_MAX_DEPTH", 1)
+    monkeypatch.setattr(trees, "_MAX_DEPTH", 1)
     assert isinstance(_refused(scene, force=True), NotKept)
     assert scene.files()["d/e/f/a.txt"] == "the user's"
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepctl.store import snapshot, trees
-from deepctl.store.snapshot import Snapshot
+from deepctl.store import trees
+from deepctl.store.trees import Snapshot
 from tests.store.test_object_store import Store
 
 Model = dict[bytes, tuple[str, int, bytes]]
@@ -31,7 +31,7 @@ class Work(Store):
 
     def snapshot(self, **options: object) -> Snapshot:
         with self.objects.new_batch() as batch:
-            return snapshot.snapshot(str(self.root), batch, self.cache, **options)  # type: ignore[arg-type]
+            return trees.snapshot(str(self.root), batch, self.cache, **options)  # type: ignore[arg-type]
 
     def kept(self, tree: bytes) -> Model:
         """What the store holds of a tree."""

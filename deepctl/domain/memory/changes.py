@@ -25,8 +25,7 @@ from deepctl.store.records import Record
 from deepctl.store.repository import MANUAL_ONLY, Repository
 from deepctl.store.rewind_plan import hidden_by
 from deepctl.store.session_record import Session
-from deepctl.store.snapshot import excluding
-from deepctl.store.trees import entry_at
+from deepctl.store.trees import entry_at, excluding
 
 
 class MemoryChange(NamedTuple):

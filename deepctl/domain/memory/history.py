@@ -21,8 +21,7 @@ from deepctl.store.object_store import ObjectReader
 from deepctl.store.records import Record, State
 from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.rewind_plan import hidden_by
-from deepctl.store.snapshot import NO_CONTENT, excluding
-from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, decode
+from deepctl.store.trees import DIRECTORY, FILE, NO_CONTENT, TreeEntry, decode, excluding
 
 NOW, REWOUND = "now", "rewound"
 

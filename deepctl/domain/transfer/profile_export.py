@@ -26,7 +26,7 @@ from deepctl.errors import Locked
 from deepctl.files import atomic, ownership, sealed_lines
 from deepctl.layout import LOST_AND_FOUND, OWN_DIRECTORIES, UNTRUSTED, ProfilePaths
 from deepctl.store import ledger, ledger_size
-from deepctl.store.snapshot import NO_CONTENT
+from deepctl.store.trees import NO_CONTENT
 
 _LEVEL = 1
 """Packs are compressed already; of the rest, speed is worth more than the last tenth."""
