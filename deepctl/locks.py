@@ -30,7 +30,7 @@ class Holder(NamedTuple):
 
 
 class Lease(Protocol):
-    """The right to change a profile, as a context manager: one seam of the engine (`deepctl.store.engine`)."""
+    """The right to change a profile, as a context manager: one of the seams that `docs/design.md` lists."""
 
     def __enter__(self) -> Self:
         """Take it. Raises `Locked`."""

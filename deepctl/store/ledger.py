@@ -30,7 +30,7 @@ from typing import Any
 from deepctl import layout
 from deepctl.errors import Refused
 from deepctl.files import atomic, sealed_lines
-from deepctl.store import engine, ledger_size
+from deepctl.store import log_file
 from deepctl.store.log_file import Point
 from deepctl.store.records import (
     BOTH,
@@ -346,9 +346,9 @@ def _joined(state: State, merged: dict[str, list[list[Any]]]) -> State:
 def read(directory: str) -> Ledger:
     """The ledger below `directory`; empty if there is none. Raises `NewerFormat`."""
     path = os.path.join(directory, LEDGER)
-    known = ledger_size.read(directory)
+    known = log_file.read_ledger_size(directory)
     try:
-        raw = engine.read_lines(path)
+        raw = log_file.read_lines(path)
     except FileNotFoundError:
         raw = b""
     found = parsed(raw, path)
@@ -384,9 +384,9 @@ class LedgerWriter:
         self._directory = directory
         self._path = os.path.join(directory, LEDGER)
         atomic.make_private_file(self._path)
-        known = ledger_size.read(directory)
+        known = log_file.read_ledger_size(directory)
         self._is_short = known.is_short or os.path.getsize(self._path) < known.size
-        self._appender = engine.open_lines(self._path)
+        self._appender = log_file.open_lines(self._path)
         self.ledger = read(directory)
 
     def is_current(self, status: os.stat_result) -> bool:
@@ -442,7 +442,7 @@ class LedgerWriter:
 
     def content(self) -> bytes:
         """The whole ledger, as it is on the disk."""
-        return engine.read_lines(self._path)
+        return log_file.read_lines(self._path)
 
     def replace(self, raw: bytes) -> None:
         """Put another ledger in the place of this one, as a whole; what a purge does, and nothing else.
@@ -450,14 +450,14 @@ class LedgerWriter:
         Where an error comes of it, either may be in place.
         """
         after = parsed(raw, self._path)
-        ledger_size.write(self._directory, 0, is_short=self._is_short)
-        engine.write_lines(self._path, raw)
+        log_file.write_ledger_size(self._directory, 0, is_short=self._is_short)
+        log_file.write_lines(self._path, raw)
         self._appender.close()
-        self._appender = engine.open_lines(self._path)
+        self._appender = log_file.open_lines(self._path)
         if self._is_short:
             after.shorten(raw)
         self.ledger = after
-        ledger_size.write(self._directory, ledger_size.before_last(raw), is_short=self._is_short)
+        log_file.write_ledger_size(self._directory, log_file.start_of_last_line(raw), is_short=self._is_short)
 
     def _append(self, entry: dict[str, Any], what: str = "It is done", rest: str = atomic.NOTHING_LEFT) -> None:
         """Write a line. `what` is true once it is there, and said where the disk fails and cannot take it back."""
@@ -465,7 +465,7 @@ class LedgerWriter:
         try:
             end = self._appender.append({"v": FORMAT, **entry})
             self.ledger.apply(sealed_lines.Line(0, end, {"v": FORMAT, **entry}, None), self._path)
-            ledger_size.write(self._directory, start, is_short=self._is_short)
+            log_file.write_ledger_size(self._directory, start, is_short=self._is_short)
         except BaseException as error:
             # Whoever is interrupted here cannot know whether it had happened; the disk does.
             self.ledger = read(self._directory)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from deepctl.files import sealed_lines
-from deepctl.store import engine
+from deepctl.store import log_file
 from deepctl.store.log_file import (
     ANOTHER,
     KNOWN_ORIGIN,
@@ -73,7 +73,7 @@ class _Copy(NamedTuple):
 
 def _copy(path: str, end: int | None, files: dict[str, bytes]) -> _Copy:
     if path not in files:
-        files[path] = engine.read_lines(path)
+        files[path] = log_file.read_lines(path)
     raw = files[path]
     content = raw if end is None else raw[:end]
     lines = [upgraded(line, path) for line in parse(content)]

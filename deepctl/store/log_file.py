@@ -1,4 +1,7 @@
-"""One file of a message log: its name, its lines, and positions in it.
+"""Files of lines: message logs with the positions in them, the ledger's length, and small documents.
+
+The protocols here are the seam that a second engine replaces: `AppendedLines` for logs and the ledger, `Documents` for
+small documents. Local files are their only engine today.
 
 A log is `<id>.jsonl` in a session's directory, a file of sealed lines. Its first line names the position in another log
 that it continues, or none.
@@ -8,9 +11,11 @@ beginning with the digest of the position that the log continues, or with `START
 backup, cut short and continued, or replaced by another is told from the one that a position was taken in. Positions of
 0.1 have no digest; any line's end is taken for theirs.
 
-Forks share logs by hard links. A copy or an archive makes several files of one log, and each of them would then be
-written to alone. So where one has all of another, `join` gives the other name the same file again. Nothing is lost by
-that, because a log is only ever appended to.
+`checkpoints/ledger.size` says how long the ledger was before its last line, so that a shorter one is recognised. It is
+one sealed line of fixed length, `{v, size, short}`, overwritten in place after each line of the ledger and not synced:
+after a power cut it may say less than there is, never more. The last line is not counted, because a ledger without it
+is what a kill leaves. `short` says that a writer found the ledger shorter; it stays until a repair. A file that is
+missing says nothing, and the next writer makes it anew.
 """
 
 from __future__ import annotations
@@ -20,13 +25,82 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from deepctl import layout
 from deepctl.errors import Refused, StoreDamaged
 from deepctl.files import atomic, sealed_lines
 from deepctl.unicode import whole_value
+
+
+class AppendedLines(Protocol):
+    """A log or a ledger, open for appending; each line is durable when the call returns.
+
+    `end` is the offset in bytes behind the last line, and `torn` how many bytes of an unfinished one were cut off on
+    opening. The caller holds the lease of the profile.
+    """
+
+    torn: int
+    end: int
+
+    def is_current(self, status: os.stat_result) -> bool:
+        """Whether nothing has been added by others, and it is still the one in its place."""
+
+    def append(self, value: dict[str, Any]) -> int:
+        """Write one line. Returns the offset behind it."""
+
+    def write(self, lines: Sequence[bytes]) -> list[int]:
+        """Write several sealed lines together. Returns the offset behind each."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Documents(Protocol):
+    """Small documents that are replaced as a whole, by their names."""
+
+    def read(self, name: str) -> bytes:
+        """The document. Raises `FileNotFoundError` if there is none, and `Refused` if something else is there."""
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Put a document in place: durable when this returns, and never half of it."""
+
+
+class LocalDocuments:
+    """The documents in a directory."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def read(self, name: str) -> bytes:
+        """See `Documents`."""
+        return atomic.read_file(os.path.join(self._directory, name))
+
+    def replace(self, name: str, content: bytes) -> None:
+        """See `Documents`."""
+        atomic.write_file(os.path.join(self._directory, name), content)
+
+
+def documents(directory: str) -> Documents:
+    """The documents of a session or profile, by its directory."""
+    return LocalDocuments(directory)
+
+
+def open_lines(path: str, size: int | None = None) -> AppendedLines:
+    """A log or ledger for appending. `size` is its length if it has been read and ends with a whole line."""
+    return sealed_lines.Appender(path, size)
+
+
+def read_lines(path: str) -> bytes:
+    """All the bytes of a log or ledger. Raises `FileNotFoundError`, or `Refused` if something else is there."""
+    return atomic.read_file(path)
+
+
+def write_lines(path: str, raw: bytes) -> None:
+    """Begin a log, or replace a ledger, with these lines: durable when this returns, and never half of them."""
+    atomic.write_file(path, raw)
+
 
 SUFFIX = ".jsonl"
 SESSIONS = "sessions"
@@ -41,7 +115,6 @@ NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOS
 """Why a file system makes no hard link."""
 _DIGEST = 32
 """Hex digits of a digest: the first half of a SHA-256."""
-_STAGING = ".link."
 
 
 class LogDamage(NamedTuple):
@@ -177,59 +250,58 @@ def share(source: str, target: str) -> None:
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-def join(directories: Iterable[str]) -> list[str]:
-    """Let sessions share again what is one log; returns the paths that are other files now.
+LEDGER_SIZE = "ledger.size"
+_SIZE_DIGITS = 16
 
-    Where the file system has no hard links, nothing is done. The caller holds the profile's lock.
-    """
-    joined: list[str] = []
-    for paths in parted(directories).values():
+
+class LedgerSize(NamedTuple):
+    """At least so many bytes the ledger has, whether it was found shorter, and why that cannot be read if it cannot."""
+
+    size: int = 0
+    is_short: bool = False
+    problem: str | None = None
+
+
+def read_ledger_size(directory: str) -> LedgerSize:
+    """What is known of the length of the ledger in `directory`."""
+    try:
+        raw = atomic.read_file(os.path.join(directory, LEDGER_SIZE))
+    except (OSError, Refused):
+        return LedgerSize()
+    try:
+        entry = sealed_lines.unseal(raw.removesuffix(b"\n"))
+        if entry["v"] != 1 or not raw.endswith(b"\n"):
+            raise ValueError
+        return LedgerSize(int(entry["size"]), bool(entry["short"]))
+    except (ValueError, KeyError, TypeError):
+        return LedgerSize(problem="what it says of the length of the ledger cannot be read")
+
+
+def ledger_size_line(size: int, *, is_short: bool) -> bytes:
+    """The content of the file."""
+    return sealed_lines.seal({"v": 1, "size": f"{size:0{_SIZE_DIGITS}}", "short": int(is_short)})
+
+
+def start_of_last_line(raw: bytes) -> int:
+    """Where the last line of a ledger with the bytes `raw` begins."""
+    return raw.rfind(b"\n", 0, len(raw) - 1) + 1 if raw else 0
+
+
+def write_ledger_size(directory: str, size: int, *, is_short: bool) -> None:
+    """Say how long the ledger is at least. Trouble with the disk costs this knowledge and nothing else."""
+    path = os.path.join(directory, LEDGER_SIZE)
+    content = ledger_size_line(size, is_short=is_short)
+    try:
         try:
-            joined += _joined(paths)
-        except (OSError, Refused):
-            continue
-    return joined
-
-
-def parted(directories: Iterable[str]) -> dict[str, list[str]]:
-    """The logs that are in several of the directories as different files: their paths by their names."""
-    inodes: dict[str, dict[str, int]] = {}
-    for directory in directories:
-        try:
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if entry.name.endswith(SUFFIX) and is_id(entry.name.removesuffix(SUFFIX)):
-                        inodes.setdefault(entry.name, {})[entry.path] = entry.inode()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-    return {name: sorted(paths) for name, paths in inodes.items() if len(set(paths.values())) > 1}
-
-
-def _joined(paths: list[str]) -> list[str]:
-    """Give these paths the longest of their files, where it begins with all that the others have."""
-    longest = max(paths, key=lambda path: os.lstat(path).st_size)
-    inode = os.lstat(longest).st_ino
-    whole: bytes | None = None
-    joined: list[str] = []
-    for path in paths:
-        if os.lstat(path).st_ino == inode:
-            continue
-        staged = os.path.join(os.path.dirname(path), f"{_STAGING}{os.path.basename(path)}.tmp")
-        try:
-            os.unlink(staged)
+            descriptor = atomic.open_regular(path, os.O_RDWR)
         except FileNotFoundError:
-            pass
+            atomic.write_file(path, content)
+            return
         try:
-            os.link(longest, staged)
-        except OSError as error:
-            if error.errno in NO_LINKS or error.errno == errno.ENOSPC:
-                return joined
-            raise
-        whole = whole if whole is not None else atomic.read_file(longest)
-        if whole.startswith(atomic.read_file(path)):
-            os.rename(staged, path)
-            atomic.sync_directory(os.path.dirname(path))
-            joined.append(path)
-        else:
-            os.unlink(staged)
-    return joined
+            os.pwrite(descriptor, content, 0)
+            if os.fstat(descriptor).st_size != len(content):
+                os.ftruncate(descriptor, len(content))
+        finally:
+            os.close(descriptor)
+    except (OSError, Refused):
+        pass

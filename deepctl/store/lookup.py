@@ -15,7 +15,7 @@ from deepctl import locks
 from deepctl.errors import Damaged, NoSession, NotFound, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import counted
-from deepctl.store import ledger, ledger_size, log_chain, log_file, session_catalogue, session_log
+from deepctl.store import ledger, log_chain, log_file, session_catalogue, session_log
 from deepctl.store.ledger import MESSAGES, Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import Point
@@ -302,8 +302,8 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
         ):
             reason = "cut short" if record.pack in packs else "missing"
             problems.append(Problem(record.id, os.path.join(paths.packs, record.pack), f"its pack is {reason}"))
-    if (unread := ledger_size.read(paths.checkpoints).problem) is not None:
-        problems.append(Problem(None, os.path.join(paths.checkpoints, ledger_size.NAME), unread))
+    if (unread := log_file.read_ledger_size(paths.checkpoints).problem) is not None:
+        problems.append(Problem(None, os.path.join(paths.checkpoints, log_file.LEDGER_SIZE), unread))
     unnamed = {name for name, status in packs.items() if name.endswith(".pack") and not is_uncounted(status)}
     unnamed -= checkpoints.packs | checkpoints.gone
     if len(unnamed) > 1:

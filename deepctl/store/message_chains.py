@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from deepctl import quantities
 from deepctl.errors import Damaged
 from deepctl.files import atomic, sealed_lines
-from deepctl.store import engine, log_file, session_log
+from deepctl.store import log_file, session_log
 from deepctl.store.log_file import START as START_DIGEST
 from deepctl.store.log_file import Point, chained
 
@@ -132,7 +132,7 @@ class Messages:
                 self._instructions[one] = instructions
             entries.append(entry)
         lines = [sealed_lines.seal(entry) for entry in entries]
-        appender = engine.open_lines(log_file.log_path(self.directory, one))
+        appender = log_file.open_lines(log_file.log_path(self.directory, one))
         try:
             ends = appender.write(lines)
         finally:
@@ -151,6 +151,6 @@ class Messages:
         one = os.urandom(8).hex()
         atomic.make_root(self.directory)
         first = sealed_lines.seal(session_log.header(one, place.point if place is not None else None))
-        engine.write_lines(log_file.log_path(self.directory, one), first)
+        log_file.write_lines(log_file.log_path(self.directory, one), first)
         self._tails[one] = chained(place.digest if place is not None else START_DIGEST, first)
         return one

@@ -30,7 +30,6 @@ from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.store import (
     ledger,
-    ledger_size,
     log_file,
     lookup,
     pack_store,
@@ -195,7 +194,7 @@ def _ledger(paths: ProfilePaths, findings: Findings) -> None:
         before = atomic.read_file(path)
     except FileNotFoundError:
         before = b""
-    size_known = ledger_size.read(paths.checkpoints)
+    size_known = log_file.read_ledger_size(paths.checkpoints)
     is_short = size_known.is_short or len(before) < size_known.size
     raw = sealed_lines.without_copies(sealed_lines.mended(before))
     if not raw.endswith(b"\n"):
@@ -224,11 +223,11 @@ def _ledger(paths: ProfilePaths, findings: Findings) -> None:
         findings.keep(path)
         atomic.write_file(path, raw)
         findings.repair("ledger", path, "damaged lines are mended, or are gaps now")
-    size = os.path.join(paths.checkpoints, ledger_size.NAME)
+    size = os.path.join(paths.checkpoints, log_file.LEDGER_SIZE)
     if size_known.problem is not None:
         findings.repair("length of the ledger", size, size_known.problem)
     if raw != before or size_known.problem is not None:
-        atomic.write_file(size, ledger_size.line(ledger_size.before_last(raw), is_short=False))
+        atomic.write_file(size, log_file.ledger_size_line(log_file.start_of_last_line(raw), is_short=False))
 
 
 _LOST = "its content is lost"
@@ -472,8 +471,8 @@ class PackRepair:
         line = {"v": ledger.FORMAT, "repaired": self._amended, "packs": counted, "gone": gone}
         after = raw + sealed_lines.seal(line)
         atomic.write_file(path, after)
-        size = os.path.join(self._paths.checkpoints, ledger_size.NAME)
-        atomic.write_file(size, ledger_size.line(len(raw), is_short=False))
+        size = os.path.join(self._paths.checkpoints, log_file.LEDGER_SIZE)
+        atomic.write_file(size, log_file.ledger_size_line(len(raw), is_short=False))
 
 
 def _hash(pieces: Iterator[bytes]) -> bytes | None:

@@ -67,7 +67,7 @@ class LogRepair:
         return self._positions(good)
 
     def _join(self) -> None:
-        for path in log_file.join(session_catalogue.directories(self._paths)):
+        for path in session_catalogue.join_logs(session_catalogue.directories(self._paths)):
             self._found.repair("message log", path, "shared with another session again")
 
     def _with_positions(self) -> list[Record]:

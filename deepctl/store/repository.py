@@ -17,7 +17,6 @@ from deepctl.files import atomic, ownership
 from deepctl.layout import ProfilePaths
 from deepctl.store import (
     checkpoint_store,
-    log_file,
     log_positions,
     lookup,
     prune,
@@ -119,7 +118,7 @@ class Repository(ProfileStore):
         repair.finish(paths)
         checkpoint_store.remove_leftovers(paths)
         with reserve.room(paths) if frees else nullcontext():
-            log_file.join(session_catalogue.directories(paths))
+            session_catalogue.join_logs(session_catalogue.directories(paths))
             repository = cls(paths, exclude=exclude, policy=policy, report=report)
             try:
                 repository._finish_interrupted(frees)

@@ -1,10 +1,15 @@
 """The sessions of a profile: finding, starting and describing them.
 
 A session is the directory `sessions/<name>/`: its record (`session_record`) and its message logs.
+
+Forks share logs by hard links. A copy or an archive makes several files of one log, and each of them would then be
+written to alone. So where one has all of another, `join_logs` gives the other name the same file again. Nothing is lost
+by that, because a log is only ever appended to.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -13,11 +18,13 @@ from deepctl import layout, quantities
 from deepctl.errors import DeepctlError, Refused, SessionNotFound
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import engine, session_log, session_reader
+from deepctl.store import log_file, session_log, session_reader
 from deepctl.store.log_chain import Chain
-from deepctl.store.log_file import START, SUFFIX, Point, chained, log_path, share
+from deepctl.store.log_file import NO_LINKS, START, SUFFIX, Point, chained, is_id, log_path, share
 from deepctl.store.session_reader import Outline, SessionReader
 from deepctl.store.session_record import RECORD, Begins, Session, load, write
+
+_LINK_STAGING = ".link."
 
 FIRST = "main"
 """The session a profile starts with."""
@@ -126,7 +133,7 @@ def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: st
         for line in written:
             digest = chained(digest, line)
         raw = b"".join(written)
-        engine.write_lines(log_path(staging, brought), raw)
+        log_file.write_lines(log_path(staging, brought), raw)
         return Point(brought, len(raw), digest)
 
     return _begin(paths, name, fill, created_at=created_at)
@@ -151,7 +158,7 @@ def _begin(
     rmtree.make_anew(staging)
     identity, first_log = os.urandom(16).hex(), os.urandom(8).hex()
     continues = fill(staging)
-    engine.write_lines(log_path(staging, first_log), sealed_lines.seal(session_log.header(first_log, continues)))
+    log_file.write_lines(log_path(staging, first_log), sealed_lines.seal(session_log.header(first_log, continues)))
     directory = os.path.join(paths.sessions, name)
     begins = Begins(first_log, continues) if continues is not None else None
     session = Session(name, directory, identity, created_at or quantities.now(), first_log, origin, begins)
@@ -171,7 +178,7 @@ def branch(session: Session, log_id: str, parent: Point | None) -> Session:
         return session
     path = log_path(session.directory, log_id)
     if not os.path.exists(path):
-        engine.write_lines(
+        log_file.write_lines(
             path, sealed_lines.seal(session_log.header(log_id, parent if parent and parent.log else None))
         )
     moved = session._replace(log=log_id)
@@ -277,3 +284,61 @@ def summarize(session: Session, outline: Outline, heads: Mapping[str, str]) -> S
 def _title(prompt: str) -> str:
     line = " ".join(prompt.strip().partition("\n")[0].split())
     return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1] + "…"
+
+
+def join_logs(directories: Iterable[str]) -> list[str]:
+    """Let sessions share again what is one log; returns the paths that are other files now.
+
+    Where the file system has no hard links, nothing is done. The caller holds the profile's lock.
+    """
+    joined: list[str] = []
+    for paths in parted_logs(directories).values():
+        try:
+            joined += _joined(paths)
+        except (OSError, Refused):
+            continue
+    return joined
+
+
+def parted_logs(directories: Iterable[str]) -> dict[str, list[str]]:
+    """The logs that are in several of the directories as different files: their paths by their names."""
+    inodes: dict[str, dict[str, int]] = {}
+    for directory in directories:
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.name.endswith(SUFFIX) and is_id(entry.name.removesuffix(SUFFIX)):
+                        inodes.setdefault(entry.name, {})[entry.path] = entry.inode()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return {name: sorted(paths) for name, paths in inodes.items() if len(set(paths.values())) > 1}
+
+
+def _joined(paths: list[str]) -> list[str]:
+    """Give these paths the longest of their files, where it begins with all that the others have."""
+    longest = max(paths, key=lambda path: os.lstat(path).st_size)
+    inode = os.lstat(longest).st_ino
+    whole: bytes | None = None
+    joined: list[str] = []
+    for path in paths:
+        if os.lstat(path).st_ino == inode:
+            continue
+        staged = os.path.join(os.path.dirname(path), f"{_LINK_STAGING}{os.path.basename(path)}.tmp")
+        try:
+            os.unlink(staged)
+        except FileNotFoundError:
+            pass
+        try:
+            os.link(longest, staged)
+        except OSError as error:
+            if error.errno in NO_LINKS or error.errno == errno.ENOSPC:
+                return joined
+            raise
+        whole = whole if whole is not None else atomic.read_file(longest)
+        if whole.startswith(atomic.read_file(path)):
+            os.rename(staged, path)
+            atomic.sync_directory(os.path.dirname(path))
+            joined.append(path)
+        else:
+            os.unlink(staged)
+    return joined

@@ -235,7 +235,7 @@ def _cut_shared(work: ProfileStore, directory: str) -> None:
             path = log_file.log_path(place, one)
             if os.lstat(path).st_size > needed[one]:
                 atomic.write_file(path, atomic.read_file(path)[: needed[one]])
-    log_file.join(session_catalogue.directories(work.paths))
+    session_catalogue.join_logs(session_catalogue.directories(work.paths))
 
 
 def _logs(directory: str) -> set[str]:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from deepctl import layout, quantities
 from deepctl.errors import Damaged
 from deepctl.files import atomic, sealed_lines
-from deepctl.store import engine, log_chain, log_file
+from deepctl.store import log_chain, log_file
 from deepctl.store.log_file import LogDamage, Point, is_id, log_path
 from deepctl.unicode import whole_value
 
@@ -155,7 +155,7 @@ def _end(chain: log_chain.Chain) -> int:
 def parent_of(directory: str, log: str) -> tuple[str, int] | None:
     """The log that a log continues, and from which offset, if it continues one. Raises `Damaged` if nobody can tell."""
     path = log_path(directory, log)
-    first = next(sealed_lines.parse(engine.read_lines(path)), None)
+    first = next(sealed_lines.parse(log_file.read_lines(path)), None)
     match log_file.upgraded(first, path).value if first is not None else None:
         case {"parent": {"log": str(parent), "offset": int(offset)}} if is_id(parent):
             return parent, offset
@@ -183,7 +183,7 @@ def plain_lines(directory: str, log: str, before: str = log_file.START) -> Itera
     """
     instructions = None
     path = log_path(directory, log)
-    raw = engine.read_lines(path)
+    raw = log_file.read_lines(path)
     lines = list(log_file.parse(raw))
     for line, digest in zip(lines, log_file.digests(raw, lines, before), strict=True):
         if line.value is not None and layout.is_newer(layout.LOG_FORMAT, line.value):
@@ -309,7 +309,7 @@ class LogWriter:
         self, directory: str, log: str, turn: int, digest: str | None = None, *, size: int | None = None
     ) -> None:
         self.digest = digest if digest is not None else read(directory, log).digest
-        self._appender = engine.open_lines(log_path(directory, log), size)
+        self._appender = log_file.open_lines(log_path(directory, log), size)
         self._log = log
         self.turn = turn
         self.torn = self._appender.torn

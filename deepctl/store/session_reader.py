@@ -22,7 +22,7 @@ from deepctl import quantities
 from deepctl.errors import Refused
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import engine, log_chain, log_file, session_log
+from deepctl.store import log_chain, log_file, session_log
 from deepctl.store.log_file import LogDamage, Point
 from deepctl.store.records import Position, Record
 from deepctl.store.session_log import LogReader, LogWriter, Message, MessageList
@@ -206,7 +206,7 @@ class SessionReader:
         for extent in known.files:
             path = log_file.log_path(self.session.directory, extent.log)
             try:
-                raw = self.files[path] = engine.read_lines(path)
+                raw = self.files[path] = log_file.read_lines(path)
             except (OSError, Refused):
                 return None
             if len(raw) < extent.end or zlib.crc32(memoryview(raw)[: extent.end]) != extent.crc:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from deepctl import layout, quantities
 from deepctl.errors import Damaged, DeepctlError
 from deepctl.files import sealed_lines
-from deepctl.store import engine, ledger
+from deepctl.store import ledger, log_file
 from deepctl.store.ledger import Ledger
 from deepctl.store.log_file import Point, is_id, log_path, logs_in, parent_in, siblings, upgraded
 
@@ -50,7 +50,7 @@ def load(directory: str) -> Session:
     name = os.path.basename(directory)
     path = os.path.join(directory, RECORD)
     try:
-        record = sealed_lines.unseal(engine.documents(directory).read(RECORD).rstrip(b"\n"))
+        record = sealed_lines.unseal(log_file.documents(directory).read(RECORD).rstrip(b"\n"))
         layout.bring_up(layout.SESSION_FORMAT, record, path)
     except (FileNotFoundError, ValueError) as error:
         return _without_record(name, directory, str(error) if isinstance(error, ValueError) else "missing")
@@ -96,7 +96,7 @@ def write(session: Session, directory: str | None = None) -> None:
         record["forked_from"] = session.forked_from
     if session.begins is not None:
         record["begins"] = {"log": session.begins.log, "continues": session.begins.continues._asdict()}
-    engine.documents(directory or session.directory).replace(RECORD, sealed_lines.seal(record))
+    log_file.documents(directory or session.directory).replace(RECORD, sealed_lines.seal(record))
 
 
 class _LogSummary(NamedTuple):
@@ -181,7 +181,7 @@ def _ledger(directory: str) -> Ledger:
 
 def _record(directory: str) -> dict[str, object]:
     try:
-        record = sealed_lines.unseal(engine.documents(directory).read(RECORD).rstrip(b"\n"))
+        record = sealed_lines.unseal(log_file.documents(directory).read(RECORD).rstrip(b"\n"))
         layout.bring_up(layout.SESSION_FORMAT, record, directory)
     except (ValueError, OSError, DeepctlError):
         return {}
@@ -190,7 +190,7 @@ def _record(directory: str) -> dict[str, object]:
 
 def _log_summary(directory: str, log: str) -> _LogSummary:
     path = log_path(directory, log)
-    lines = [upgraded(line, path) for line in sealed_lines.parse(engine.read_lines(path))]
+    lines = [upgraded(line, path) for line in sealed_lines.parse(log_file.read_lines(path))]
     stamps = [at for line in lines if line.value is not None and isinstance(at := line.value.get("at"), str)]
     return _LogSummary(stamps[0] if stamps else "", parent_in(lines, path), stamps[-1] if stamps else "")
 

@@ -25,7 +25,7 @@ from deepctl.domain.transfer.archive import Entry, Header, Kind, LeftOut, Totals
 from deepctl.errors import Locked
 from deepctl.files import atomic, ownership, sealed_lines
 from deepctl.layout import LOST_AND_FOUND, OWN_DIRECTORIES, UNTRUSTED, ProfilePaths
-from deepctl.store import ledger, ledger_size
+from deepctl.store import ledger, log_file
 from deepctl.store.trees import NO_CONTENT
 
 _LEVEL = 1
@@ -113,7 +113,7 @@ class Export:
 
 
 _LEDGER_PATH = f"checkpoints/{ledger.LEDGER}"
-_SIZE_PATH = f"checkpoints/{ledger_size.NAME}"
+_SIZE_PATH = f"checkpoints/{log_file.LEDGER_SIZE}"
 
 
 def changed(reason: str) -> Locked:
@@ -136,7 +136,7 @@ def _read_ledger(paths: ProfilePaths) -> ExportLedger:
     parsed = ledger.parsed(raw, path)
     # A pack that no line names is one whose line is yet to come; but where lines are lost, all there are may count.
     is_short = ledger.read(paths.checkpoints).is_short
-    size = ledger_size.line(ledger_size.before_last(raw), is_short=is_short)
+    size = log_file.ledger_size_line(log_file.start_of_last_line(raw), is_short=is_short)
     return ExportLedger(raw, frozenset(parsed.packs) if not parsed.damage and not is_short else None, size)
 
 
