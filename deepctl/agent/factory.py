@@ -11,7 +11,7 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,6 +49,7 @@ from deepctl.agent.tools import (
     GuardedTools,
     console_toolset,
     failure_text,
+    one_by_one,
     plans_toolset,
 )
 from deepctl.domain.permissions import Permissions
@@ -139,7 +140,7 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return UnicodeFilterModel(CollectingModel(model) if is_streaming_only else model)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-        return GuardedTools(toolset, self.environment)
+        return GuardedTools(one_by_one(toolset), self.environment)
 
     async def wrap_tool_execute(
         self,
@@ -415,6 +416,14 @@ class ContextFiles(RepoContext[Any]):
         have to stream, and models that cannot (`TestModel`, a `FunctionModel` of an application's tests) would fail.
         """
         return False
+
+    def get_instructions(self) -> Callable[[RunContext[Any]], Awaitable[str | None]]:  # type: ignore[override]
+        """The same as a coroutine: pydantic-ai calls a plain function in a thread, in every step."""
+
+        async def instructions(ctx: RunContext[Any]) -> str | None:
+            return self._render_instructions()
+
+        return instructions
 
     async def before_run(self, ctx: RunContext[Any]) -> None:
         files = files_of(ctx.workspace)

@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 from pydantic_ai import FunctionToolset, RunContext
 from pydantic_ai.exceptions import ModelRetry, ToolFailed, UserError
-from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
+from pydantic_ai.toolsets import AbstractToolset, CombinedToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.workspaces import SupportsCommands, Workspace, WorkspaceError
 from pydantic_ai_backends import (
     ConfinedWorkspace,
@@ -92,11 +92,7 @@ class GuardedTools(WrapperToolset[Any]):
         A workspace that is read-only would refuse the tools that change files, so they are not offered.
         """
         hidden = MUTATING_TOOLS if ctx.workspace.read_only else frozenset()
-        return {
-            name: replace(tool, max_retries=UNLIMITED_RETRIES, tool_def=replace(tool.tool_def, sequential=True))
-            for name, tool in (await super().get_tools(ctx)).items()
-            if name not in hidden
-        }
+        return {name: _in_order(tool) for name, tool in (await super().get_tools(ctx)).items() if name not in hidden}
 
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
@@ -111,6 +107,13 @@ class GuardedTools(WrapperToolset[Any]):
         return redact(whole(result), self.environment) if isinstance(result, str) else whole_value(result)
 
 
+def _in_order(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
+    """The same tool, run in the model's order and called as often as the model likes."""
+    if tool.tool_def.sequential and tool.max_retries == UNLIMITED_RETRIES:
+        return tool
+    return replace(tool, max_retries=UNLIMITED_RETRIES, tool_def=replace(tool.tool_def, sequential=True))
+
+
 class FixedTools(FunctionToolset[Any]):
     """Tools that are the same in every step of every run, so that they are made ready once."""
 
@@ -118,8 +121,48 @@ class FixedTools(FunctionToolset[Any]):
 
     async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
         if self._ready is None:
-            self._ready = await super().get_tools(ctx)
+            # What is missing in a definition would be added to a copy of it in every step.
+            self._ready = {
+                name: _in_order(replace(tool, tool_def=replace(tool.tool_def, toolset_id=self.id)))
+                for name, tool in (await super().get_tools(ctx)).items()
+            }
         return dict(self._ready)
+
+
+def one_by_one(toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
+    """The same tools, with toolsets of functions asked one after another.
+
+    pydantic-ai starts a task for every toolset in every step, which takes longer than these toolsets do.
+    """
+    if type(toolset) is CombinedToolset:
+        parts: list[AbstractToolset[Any]] = []
+        toolset.apply(parts.append)
+        is_local = all(isinstance(part, FunctionToolset | WrapperToolset) for part in parts)
+        return _OneByOne([one_by_one(part) for part in toolset.toolsets]) if is_local else toolset
+    if isinstance(toolset, WrapperToolset):
+        wrapped = one_by_one(toolset.wrapped)
+        return toolset if wrapped is toolset.wrapped else replace(toolset, wrapped=wrapped)
+    return toolset
+
+
+class _OneByOne(CombinedToolset[Any]):
+    async def for_run(self, ctx: RunContext[Any]) -> AbstractToolset[Any]:
+        return replace(self, toolsets=[await toolset.for_run(ctx) for toolset in self.toolsets])
+
+    async def for_run_step(self, ctx: RunContext[Any]) -> AbstractToolset[Any]:
+        toolsets = [await toolset.for_run_step(ctx) for toolset in self.toolsets]
+        is_same = all(new is old for new, old in zip(toolsets, self.toolsets, strict=True))
+        return self if is_same else replace(self, toolsets=toolsets)
+
+    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+        tools: dict[str, ToolsetTool[Any]] = {}
+        for toolset in self.toolsets:
+            # One toolset is asked without a task.
+            new_tools = await CombinedToolset([toolset]).get_tools(ctx)
+            if tools.keys() & new_tools.keys():
+                return await super().get_tools(ctx)  # which raises the error of two tools of one name
+            tools |= new_tools
+        return tools
 
 
 def console_toolset(include_execute: bool, rules: Permissions) -> FunctionToolset[Any]:
