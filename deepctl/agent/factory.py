@@ -30,7 +30,7 @@ from pydantic_ai_harness.planning import InMemoryPlanStore, PlanItem, Planning
 from pydantic_ai_harness.repo_context import RepoContext
 from pydantic_ai_harness.tool_output_limits import Band, Spill, ToolOutputLimits, Truncate, WorkspaceStore
 
-from deepctl import layout, notebook_text
+from deepctl import layout
 from deepctl.agent.approvals import Approvals, Approve, Ask
 from deepctl.agent.backend import files_of, workspace_of
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
@@ -52,6 +52,7 @@ from deepctl.agent.tools import (
     one_by_one,
     plans_toolset,
 )
+from deepctl.domain.memory.directory import as_bytes, as_text
 from deepctl.domain.permissions import Permissions
 from deepctl.store import todo
 from deepctl.unicode import folded, spans, whole
@@ -304,14 +305,14 @@ class _Notebooks(WrapperWorkspace):
     """Reads and writes notebooks as text, even those that are not UTF-8."""
 
     async def read_text(self, path: str, *, encoding: str = "utf-8") -> str:
-        return notebook_text.as_text(await self.read_bytes(path))
+        return as_text(await self.read_bytes(path))
 
     async def write_text(self, path: str, content: str, *, encoding: str = "utf-8") -> None:
         try:
             before = await self.read_bytes(path)
         except OSError:
             before = b""  # there is none yet, or writing says what is in its place
-        await self.write_bytes(path, notebook_text.as_bytes(content, before))
+        await self.write_bytes(path, as_bytes(content, before))
 
 
 class TodoStore(InMemoryPlanStore):

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from deepctl import layout, notebook_text
+from deepctl import layout
 from deepctl.cancellation import interruptible
 from deepctl.cli import options
 from deepctl.cli.confirm import Yes, confirm
 from deepctl.cli.options import HELP_OPTIONS
-from deepctl.domain.memory.directory import MAX_BYTES, Memory, Notebook, check_new, file_name
+from deepctl.domain.memory.directory import MAX_BYTES, Memory, Notebook, check_new, file_name, forget_request, odd_lines
 from deepctl.errors import DeepctlError, Interrupted, MemoryNotFound, Refused, UsageError
 from deepctl.files.atomic import storage_error
 from deepctl.layout import ProfilePaths
@@ -29,7 +29,8 @@ from deepctl.output.text import is_terminal
 from deepctl.quantities import counted
 
 if TYPE_CHECKING:
-    from deepctl.domain.memory.changes import Draft, ForgetRequest
+    from deepctl.domain.memory.changes import Draft
+    from deepctl.domain.memory.directory import ForgetRequest
     from deepctl.domain.purge.purge import Purged
 
 app = typer.Typer(
@@ -229,12 +230,12 @@ def forget(
 
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
-    wish = changes.wish(text, file, ignore_case=ignore_case)
+    request = forget_request(text, file, ignore_case=ignore_case)
     if purge:
-        show(_purged(profile, memory.agent, wish, dry_run=dry_run, yes=yes, wait=wait, as_json=as_json), as_json)
+        show(_purged(profile, memory.agent, request, dry_run=dry_run, yes=yes, wait=wait, as_json=as_json), as_json)
         return
-    lines = changes.foreseen(memory, wish)
-    view = views.LinesForgotten(profile.name, memory.agent, wish, lines, None, None)
+    lines = changes.foreseen(memory, request)
+    view = views.LinesForgotten(profile.name, memory.agent, request, lines, None, None)
     if dry_run:
         show(view, as_json)
         return
@@ -255,7 +256,7 @@ def forget(
             reason="Forgetting needs a confirmation",
         )
     with options.working(profile.name, "memory forget", wait, as_json, frees=True) as work:
-        done = changes.forget(work, Memory(work.paths, agent), wish, lines)
+        done = changes.forget(work, Memory(work.paths, agent), request, lines)
     show(view._replace(forgotten=done, undo=changes.undo_command(profile.name, done), is_shown=not yes), as_json)
 
 
@@ -343,7 +344,7 @@ def _edited(
         hasty = time.monotonic() - began < _AT_ONCE
         notes = [_HASTY.format(command[0])] if hasty else []
         return views.Edited(profile.name, memory.agent, name, notebook, None, notes)
-    if odd := notebook_text.odd_lines(text, base or b""):
+    if odd := odd_lines(text, base or b""):
         raise UsageError(
             f"Line {odd[0]} of your text is not UTF-8, so nothing was changed. Your text is saved in {draft.path}.",
             "Save it as UTF-8 in the editor.",
@@ -374,9 +375,9 @@ def _taken_over(
 
 
 def _purged(
-    profile: ProfilePaths, agent: str, wish: ForgetRequest, *, dry_run: bool, yes: bool, wait: float, as_json: bool
+    profile: ProfilePaths, agent: str, request: ForgetRequest, *, dry_run: bool, yes: bool, wait: float, as_json: bool
 ) -> views.LinesPurged:
-    """Purge what `wish` says, and look where the text still stands.
+    """Purge what `request` says, and look where the text still stands.
 
     Raises `TextNotFound` if no notebook and no checkpoint of one has it, and `Refused` unless the user agrees.
     """
@@ -385,7 +386,7 @@ def _purged(
     from deepctl.store import repair_report
     from deepctl.store.repository import Repository
 
-    selector = PurgeSelector(TextMatcher(wish.text, wish.ignore_case), agent, wish.file)
+    selector = PurgeSelector(TextMatcher(request.text, request.ignore_case), agent, request.file)
     preview: Purged | None = None
     if (aside := repair_report.count_put_aside(profile)) and not as_json:
         notice(
@@ -394,22 +395,22 @@ def _purged(
         )
     if dry_run or not yes:
         with Repository.read_only(profile) as reader, _looking() as progress:
-            preview = _found(purge.preview(reader, selector, progress), wish)
+            preview = _found(purge.preview(reader, selector, progress), request)
             if dry_run:
                 all_places = report.places(reader, preview.contents, progress)
                 places = [place for place in all_places if not selector.covers(place.name)]
-                return views.LinesPurged(profile.name, agent, wish, preview, places, dry_run=True)
-        view = views.LinesPurged(profile.name, agent, wish, preview, [], dry_run=True)
+                return views.LinesPurged(profile.name, agent, request, preview, places, dry_run=True)
+        view = views.LinesPurged(profile.name, agent, request, preview, [], dry_run=True)
         if not as_json:
             view.tell()
         confirm(views.question(preview), yes=False, as_json=as_json, typed=profile.name)
     working = options.working(profile.name, "memory forget", wait, as_json, frees=True)
     with working as work, Progress("Purging", _READ) as progress:
-        purged = _found(purge.purge(work, selector, expected=preview, report=progress), wish)
+        purged = _found(purge.purge(work, selector, expected=preview, report=progress), request)
     # Where it still stands is for reading only, and nobody has to wait for that.
     with Repository.read_only(profile) as reader, _looking() as progress:
         places = report.places(reader, purged.contents, progress)
-    return views.LinesPurged(profile.name, agent, wish, purged, places, dry_run=False, is_shown=preview is not None)
+    return views.LinesPurged(profile.name, agent, request, purged, places, dry_run=False, is_shown=preview is not None)
 
 
 _READ = "files and objects read"
@@ -419,15 +420,15 @@ def _looking() -> Progress:
     return Progress("Looking", _READ)
 
 
-def _found(purged: Purged, wish: ForgetRequest) -> Purged:
+def _found(purged: Purged, request: ForgetRequest) -> Purged:
     if not purged.is_nothing:
         return purged
     from deepctl.domain.memory.changes import TextNotFound
 
-    where = f"in {wish.file!r}" if wish.file is not None else "in the notebooks"
+    where = f"in {request.file!r}" if request.file is not None else "in the notebooks"
     raise TextNotFound(
-        f"No line {where} contains {wish.text.decode('utf-8', 'backslashreplace')!a}, and no checkpoint of one does.",
+        f"No line {where} contains {request.text.decode('utf-8', 'backslashreplace')!a}, and no checkpoint of one does.",
         "`deepctl memory search` finds lines by their words."
-        if wish.ignore_case
+        if request.ignore_case
         else "--ignore-case also finds it in another case.",
     )

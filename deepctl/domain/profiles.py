@@ -13,7 +13,7 @@ from deepctl import layout, quantities
 from deepctl.domain import settings
 from deepctl.errors import DeepctlError, ProfileNotFound, Refused
 from deepctl.files import atomic, ownership, rmtree
-from deepctl.files.walk import walk
+from deepctl.files.paths_beneath import walk
 from deepctl.layout import ProfilePaths, Root
 from deepctl.locks import Lease
 from deepctl.store import ledger

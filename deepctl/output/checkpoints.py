@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.render import is_conversation, notice
 from deepctl.output.sessions import print_conversation
-from deepctl.output.text import Cell, ago, fitted, is_terminal, printable, table, tinted, wrapped
+from deepctl.output.text import Cell, ago, fitted, is_terminal, print_sentence, printable, table, tinted
 from deepctl.quantities import counted, size
 from deepctl.store.lookup import CheckpointInfo, Listing, Problem
 from deepctl.store.records import BOTH, FILES, Record
@@ -50,11 +50,6 @@ def _problem(problem: Problem) -> dict[str, Any]:
 def short(text: str, length: int = _PROMPT) -> str:
     """`text`, cut to so many characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def print_sentence(sentence: str) -> None:
-    """Print a sentence to stdout, at a terminal broken between words."""
-    print(wrapped(printable(sentence), sys.stdout))
 
 
 class CheckpointList(NamedTuple):

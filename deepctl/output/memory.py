@@ -14,8 +14,8 @@ from deepctl.output.text import Cell, ago, has_colour, is_terminal, printable, p
 from deepctl.quantities import counted, size
 
 if TYPE_CHECKING:
-    from deepctl.domain.memory.changes import ForgetRequest, Forgotten, Line, MemoryChange
-    from deepctl.domain.memory.directory import Notebook
+    from deepctl.domain.memory.changes import Forgotten, Line, MemoryChange
+    from deepctl.domain.memory.directory import ForgetRequest, Notebook
     from deepctl.domain.memory.history import History, NotebookDifference, Version
     from deepctl.domain.memory.search import Match, Span
     from deepctl.domain.purge.purge import Purged
@@ -202,7 +202,7 @@ class LinesForgotten(NamedTuple):
 
     profile: str
     agent: str
-    wish: ForgetRequest
+    request: ForgetRequest
     lines: list[Line]
     forgotten: Forgotten | None
     undo: str | None
@@ -214,7 +214,7 @@ class LinesForgotten(NamedTuple):
             "profile": self.profile,
             "agent": self.agent,
             "dry_run": forgotten is None,
-            "text": self.wish.text.decode("utf-8", "surrogateescape"),
+            "text": self.request.text.decode("utf-8", "surrogateescape"),
             "removed": [{"file": line.file, "line": line.line, "text": _text(line.text)} for line in self.lines],
             "checkpoint": forgotten.before.id if forgotten is not None else None,
             "after": forgotten.after.id if forgotten is not None and forgotten.after is not None else None,
@@ -460,7 +460,7 @@ class LinesPurged(NamedTuple):
 
     profile: str
     agent: str
-    wish: ForgetRequest
+    request: ForgetRequest
     purged: Purged
     places: list[Place]
     dry_run: bool
@@ -485,7 +485,7 @@ class LinesPurged(NamedTuple):
         from deepctl.domain.memory.changes import Line
 
         lines = [Line(notebook.file, number, text) for notebook in self.purged.live for number, text in notebook.lines]
-        return LinesForgotten(self.profile, self.agent, self.wish, lines, None, None)
+        return LinesForgotten(self.profile, self.agent, self.request, lines, None, None)
 
     def _notes(self) -> list[str]:
         return [f"Pack {name} cannot be read in full, and stays; it may hold the text." for name in self.purged.unread]

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deepctl.output.checkpoints import document, print_sentence, short
+from deepctl.output.checkpoints import document, short
 from deepctl.output.render import is_conversation, notice
-from deepctl.output.text import has_colour, is_terminal, printable, printable_lines, visible
+from deepctl.output.text import has_colour, is_terminal, print_sentence, printable, printable_lines, visible
 from deepctl.quantities import counted
 from deepctl.store.lookup import CheckpointInfo
 

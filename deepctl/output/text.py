@@ -180,6 +180,11 @@ def wrapped(text: str, stream: TextIO) -> str:
     return "\n".join(lines)
 
 
+def print_sentence(sentence: str) -> None:
+    """Print a sentence to stdout, at a terminal broken between words."""
+    print(wrapped(printable(sentence), sys.stdout))
+
+
 MEANINGS = {"name": "cyan", "good": "green", "warning": "yellow", "bad": "red", "faint": "dim", "strong": "bold"}
 """What a colour says, the same in every list."""
 

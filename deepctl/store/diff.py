@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from deepctl.errors import Damaged, NotFound
 from deepctl.files.atomic import is_of_machine
 from deepctl.files.paths_beneath import Tree
-from deepctl.notebook_text import unified
 from deepctl.store import lookup, session_catalogue, session_log, trees
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.records import Record
@@ -197,3 +198,71 @@ def _turns(
 
 def _prompts(messages: list[session_log.Message]) -> list[Turn]:
     return [Turn(entry.turn, text) for entry in messages if (text := session_log.prompt(entry.message)) is not None]
+
+
+MANY_LINES = 20_000
+"""Two texts with more lines than this together are not compared line by line: it would take too long."""
+
+
+def line_counts(before: bytes, after: bytes) -> tuple[int, int] | None:
+    """How many lines came and how many went; `None` where there are too many to tell."""
+    old, new = split_lines(before), split_lines(after)
+    start = 0
+    while start < min(len(old), len(new)) and old[start] == new[start]:
+        start += 1
+    end = 0
+    while end < min(len(old), len(new)) - start and old[-1 - end] == new[-1 - end]:
+        end += 1
+    old, new = old[start : len(old) - end], new[start : len(new) - end]
+    if not old or not new:
+        return len(new), len(old)
+    if len(old) + len(new) > MANY_LINES:
+        return None
+    added = removed = 0
+    for tag, i, j, k, m in SequenceMatcher(None, old, new).get_opcodes():
+        if tag != "equal":
+            removed += j - i
+            added += m - k
+    return added, removed
+
+
+def split_lines(content: bytes) -> list[bytes]:
+    """The lines as `diff` and `patch` know them: only a newline ends one."""
+    lines = content.split(b"\n")
+    last = lines.pop()
+    return [line + b"\n" for line in lines] + ([last] if last else [])
+
+
+class Unified(NamedTuple):
+    """How many lines came and went, and the diff."""
+
+    added: int
+    removed: int
+    diff: bytes
+
+
+def unified(path: str, before: bytes | None, after: bytes | None) -> Unified | None:
+    """The diff of what was at `path`, `None` for nothing; `None` where there are too many lines to compare."""
+    old, new = split_lines(before or b""), split_lines(after or b"")
+    if len(old) + len(new) > MANY_LINES:
+        return None
+    labels = (_quoted_path(f"a/{path}") if before is not None else b"/dev/null", _quoted_path(f"b/{path}"))
+    if after is None:
+        labels = labels[0], b"/dev/null"
+    pieces: list[bytes] = []
+    added = removed = 0
+    for number, line in enumerate(difflib.diff_bytes(difflib.unified_diff, old, new, *labels)):
+        if number > 1:
+            added += line.startswith(b"+")
+            removed += line.startswith(b"-")
+        pieces.append(line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n")
+    return Unified(added, removed, b"".join(pieces))
+
+
+def _quoted_path(path: str) -> bytes:
+    """A path in the heading of a diff, quoted as `patch` and `git apply` read it."""
+    raw = os.fsencode(path)
+    if path.isascii() and path.isprintable() and '"' not in path and "\\" not in path:
+        return raw + b"\t" if b" " in raw else raw
+    quoted = "".join(chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in raw)
+    return f'"{quoted}"'.encode()

@@ -13,7 +13,7 @@ import pytest
 
 from deepctl.domain.memory import changes, history
 from deepctl.domain.memory.changes import Collision, Forgotten, MemoryChange
-from deepctl.domain.memory.directory import Memory, MemoryChanged
+from deepctl.domain.memory.directory import Memory, MemoryChanged, forget_request
 from deepctl.errors import Refused
 from deepctl.store import session_log
 from deepctl.store.records import OTHER
@@ -47,7 +47,7 @@ def _replace(scene: Scene, base: bytes | None, edited: bytes) -> MemoryChange:
 
 def _forget(scene: Scene, text: str, file: str | None = None) -> Forgotten:
     memory = Memory(scene.paths)
-    wish = changes.wish(text, file, ignore_case=False)
+    wish = forget_request(text, file, ignore_case=False)
     lines = changes.foreseen(memory, wish)
     with scene.work() as work:
         return changes.forget(work, memory, wish, lines)
@@ -202,7 +202,7 @@ def test_forgetting_begins_a_session_where_there_is_none(scene: Scene) -> None:
 def test_nothing_is_forgotten_that_the_user_has_not_seen(scene: Scene) -> None:
     _add(scene, b"tea")
     memory = Memory(scene.paths)
-    wish = changes.wish("tea", None, ignore_case=False)
+    wish = forget_request("tea", None, ignore_case=False)
     seen = changes.foreseen(memory, wish)
     _add(scene, b"more tea")
     with scene.work() as work, pytest.raises(Refused) as refused:
@@ -217,7 +217,7 @@ def test_a_notebook_that_changes_while_the_checkpoint_is_made_stays(
 ) -> None:
     _add(scene, b"tea")
     memory = Memory(scene.paths)
-    wish = changes.wish("tea", None, ignore_case=False)
+    wish = forget_request("tea", None, ignore_case=False)
     with scene.work() as work:
         save_now = work.save_now
 
@@ -234,7 +234,7 @@ def test_a_notebook_that_changes_while_the_checkpoint_is_made_stays(
 def test_forgetting_says_so_where_checkpoints_leave_memory_out(scene: Scene) -> None:
     _add(scene, b"tea")
     memory = Memory(scene.paths)
-    wish = changes.wish("tea", None, ignore_case=False)
+    wish = forget_request("tea", None, ignore_case=False)
     assert not changes.undoable(memory, [".deep/"])
     with scene.work(exclude=[".deep/"]) as work:
         done = changes.forget(work, memory, wish, changes.foreseen(memory, wish))

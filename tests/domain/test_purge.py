@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepctl.domain.memory import changes
+from deepctl.domain.memory.directory import without
 from deepctl.domain.purge import purge as purging
 from deepctl.domain.purge import report
 from deepctl.domain.purge.notebooks import LostLines, PurgeSelector, TextMatcher
@@ -24,7 +25,6 @@ from deepctl.domain.purge.purge import Purged
 from deepctl.domain.purge.report import Place
 from deepctl.errors import Damaged, Interrupted, NotFound, Refused, StorageError
 from deepctl.files import sealed_lines
-from deepctl.notebook_text import without
 from deepctl.store import ledger, lookup, pack_store, prune, rewind, verify
 from deepctl.store.index_db import Location
 from deepctl.store.records import Record

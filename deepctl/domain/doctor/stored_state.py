@@ -15,13 +15,12 @@ from typing import NamedTuple
 from deepctl import layout
 from deepctl.domain.doctor.check import Check, some, told
 from deepctl.domain.memory import changes
-from deepctl.domain.memory.directory import Memory
+from deepctl.domain.memory.directory import Memory, odd_lines
 from deepctl.domain.wipe import trash
 from deepctl.errors import BadName, Damaged, DeepctlError, MemoryNotFound, NewerFormat
 from deepctl.files import atomic
-from deepctl.files.walk import walk
+from deepctl.files.paths_beneath import walk
 from deepctl.layout import IMPORT, NEW, ProfilePaths, Root
-from deepctl.notebook_text import odd_lines
 from deepctl.quantities import counted
 from deepctl.store import log_positions, lookup, pack_store, reserve, session_catalogue, session_from_forks, todo
 from deepctl.store.ledger import LEDGER, Ledger

@@ -12,14 +12,24 @@ import os
 from contextlib import suppress
 from typing import NamedTuple
 
-from deepctl import layout, notebook_text
-from deepctl.domain.memory.directory import Memory, MemoryChanged, Notebook, file_name
-from deepctl.errors import Damaged, DeepctlError, MemoryNotFound, NotFound, Refused, SessionNotFound, UsageError
+from deepctl import layout
+from deepctl.domain.memory.directory import (
+    ForgetRequest,
+    Memory,
+    MemoryChanged,
+    Notebook,
+    appended,
+    lines_with,
+    odd_lines,
+    without,
+)
+from deepctl.errors import Damaged, DeepctlError, MemoryNotFound, NotFound, Refused, SessionNotFound
 from deepctl.files import atomic
 from deepctl.files.atomic import AfterCommit, storage_error
 from deepctl.files.rmtree import remove_tree
 from deepctl.layout import ProfilePaths
 from deepctl.store import rewind_plan, session_catalogue
+from deepctl.store.diff import line_counts
 from deepctl.store.notebook_merge import take_back
 from deepctl.store.records import Record
 from deepctl.store.repository import MANUAL_ONLY, Repository
@@ -53,7 +63,7 @@ def add(work: Repository, memory: Memory, file: str, note: bytes) -> MemoryChang
     session = begin(work)
     notebook = memory.find(file)
     before = notebook.content if notebook is not None else None
-    return _write(work, session, memory, file, before, notebook_text.appended(before or b"", note))
+    return _write(work, session, memory, file, before, appended(before or b"", note))
 
 
 def replace(work: Repository, memory: Memory, file: str, base: bytes | None, edited: bytes) -> MemoryChange:
@@ -119,9 +129,9 @@ def _write(
         return MemoryChange(found, (0, 0), None, merged, [])
     notebook = memory.write(file, after, expected=before)
     checkpoint, notes = keep(work, session)
-    if odd := notebook_text.odd_lines(after):
+    if odd := odd_lines(after):
         notes.append(f"Line {odd[0]} of {notebook.name} is not UTF-8: the agent sees U+FFFD for its bytes.")
-    return MemoryChange(notebook, notebook_text.counts(before or b"", after), checkpoint, merged, notes)
+    return MemoryChange(notebook, line_counts(before or b"", after), checkpoint, merged, notes)
 
 
 def keep(work: Repository, session: Session | None) -> tuple[Record | None, list[str]]:
@@ -195,14 +205,6 @@ def drafts_left(profile: ProfilePaths) -> list[str]:
     return paths
 
 
-class ForgetRequest(NamedTuple):
-    """What is to be forgotten: every line with the literal `text`, in all notebooks or in `file` alone."""
-
-    text: bytes
-    file: str | None = None
-    ignore_case: bool = False
-
-
 class Line(NamedTuple):
     """A line that goes: the notebook's name, the number from 1, and the whole line, its end included."""
 
@@ -227,16 +229,6 @@ class Forgotten(NamedTuple):
 
 class TextNotFound(NotFound):
     code = "memory_text_not_found"
-
-
-def wish(text: str, file: str | None, *, ignore_case: bool) -> ForgetRequest:
-    """A wish. Raises `UsageError` for a text that every line, or none, would hold, and `BadName`."""
-    if not text.strip():
-        raise UsageError("The TEXT is empty.", "Give what the lines to forget have in them.")
-    encoded = os.fsencode(text)
-    if encoded.splitlines() != [encoded]:
-        raise UsageError("The TEXT goes over several lines.", "Forget them one by one.")
-    return ForgetRequest(encoded, file_name(file) if file is not None else None, ignore_case)
 
 
 def foreseen(memory: Memory, request: ForgetRequest) -> list[Line]:
@@ -268,7 +260,7 @@ def _lines(notebooks: list[Notebook], request: ForgetRequest) -> list[Line]:
     return [
         Line(notebook.name, number, line)
         for notebook in notebooks
-        for number, line in notebook_text.lines_with(notebook.content, request.text, ignore_case=request.ignore_case)
+        for number, line in lines_with(notebook.content, request.text, ignore_case=request.ignore_case)
     ]
 
 
@@ -301,7 +293,7 @@ def forget(work: Repository, memory: Memory, request: ForgetRequest, expected: l
     late: AfterCommit | None = None
     try:
         for notebook in doomed:
-            after = notebook_text.without(notebook.content, request.text, ignore_case=request.ignore_case)
+            after = without(notebook.content, request.text, ignore_case=request.ignore_case)
             try:
                 memory.write(notebook.name, after, expected=notebook.content)
             except AfterCommit as error:

@@ -1,7 +1,12 @@
-"""Memory: the Markdown notebooks that a profile's agent keeps in its workspace.
+r"""Memory: the Markdown notebooks that the agent of a profile keeps in its workspace, and their text.
 
-The agent can reach them, so they are opened without following a link (`deepctl.files.paths_beneath`). Whatever stands
-in the place of a notebook or of its directory and is neither is refused, never passed over.
+The agent can reach the notebooks, so they are opened without following a link (`deepctl.files.paths_beneath`). A
+notebook, or a directory of notebooks, that is something else is refused, never passed over.
+
+A notebook is bytes, not text: line ends of any kind (`\n`, `\r\n`, `\r`), a last line without one, and bytes that
+are not UTF-8 stay as they are. A line includes its end, and is numbered from 1. New text is UTF-8. In a notebook that
+is not UTF-8, as an editor or a command may have left it, the agent sees U+FFFD (`as_text`), and every line that it
+leaves as it saw it keeps its bytes (`as_bytes`).
 """
 
 from __future__ import annotations
@@ -15,8 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from deepctl import layout, quantities
-from deepctl.errors import BadName, MemoryNotFound, Refused
+from deepctl import layout, quantities, unicode
+from deepctl.errors import BadName, MemoryNotFound, Refused, UsageError
 from deepctl.files import atomic, ownership
 from deepctl.files.paths_beneath import Outside, Tree
 
@@ -27,7 +32,6 @@ _NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", re.ASCII)
 """The names that the agent's own tools can open."""
 
 _NOT_A_NOTEBOOK = (errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EFBIG)
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Notebook(NamedTuple):
@@ -136,7 +140,7 @@ class Memory:
         The profile's own, in which the next command removes what a kill leaves; what lies in the workspace would get
         into checkpoints. It can only be another file system if something is mounted in the workspace.
         """
-        place = os.open(self.profile.directory, _DIRECTORY)
+        place = os.open(self.profile.directory, atomic.OPEN_DIRECTORY)
         try:
             other = os.fstat(place).st_dev != os.fstat(parent).st_dev
             yield parent if other else place
@@ -208,7 +212,7 @@ def _unlink(place: int, name: str) -> None:
 
 def _sync(directory: int) -> None:
     """Make the names in a directory durable; the descriptor may be one that cannot be synced itself."""
-    descriptor = os.open(".", _DIRECTORY, dir_fd=directory)
+    descriptor = os.open(".", atomic.OPEN_DIRECTORY, dir_fd=directory)
     try:
         os.fsync(descriptor)
     finally:
@@ -247,3 +251,100 @@ def check_new(file: str) -> str:
             "The agent can open names of up to 80 characters of A-Z a-z 0-9 . _ - that start with a letter or a digit.",
         )
     return name
+
+
+def lines_with(content: bytes, text: bytes, *, ignore_case: bool) -> list[tuple[int, bytes]]:
+    """The lines of `content` that hold the literal `text`: their number and the whole line, its end included.
+
+    A `text` that is empty or goes over a line end is in no line.
+    """
+    lines = content.splitlines(keepends=True)
+    return [(number, line) for number, line in enumerate(lines, 1) if _holds(line, text, ignore_case)]
+
+
+def without(content: bytes, text: bytes, *, ignore_case: bool) -> bytes:
+    """`content` without the lines that hold `text`, and otherwise byte for byte the same."""
+    return b"".join(line for line in content.splitlines(keepends=True) if not _holds(line, text, ignore_case))
+
+
+def _holds(line: bytes, text: bytes, ignore_case: bool) -> bool:
+    if not text or text.splitlines() != [text]:
+        return False
+    return text in line or (ignore_case and folded_text(text) in folded_text(line))
+
+
+def folded_text(text: bytes) -> str:
+    """`text` for comparing without regard to case; bytes that are not UTF-8 equal themselves only."""
+    return unicode.folded(text.decode("utf-8", "surrogateescape"))
+
+
+def as_text(content: bytes) -> str:
+    """A notebook as text, with U+FFFD for what is not UTF-8."""
+    return content.decode("utf-8", "replace")
+
+
+def as_bytes(text: str, before: bytes) -> bytes:
+    """`text` as a notebook that was `before`, of which `text` was made: lines that look as they did keep their bytes.
+
+    White space at the end of a line may have changed.
+    """
+    kept: dict[str, list[bytes]] = {}
+    for line in before.split(b"\n"):
+        if _is_odd(line):
+            kept.setdefault(as_text(line).rstrip(), []).append(line)
+    if not kept:
+        return text.encode()
+    lines = []
+    for shown in text.split("\n"):
+        known = kept.get(shown.rstrip())
+        if known:
+            # The last of them stands for all further ones: a line may have been copied.
+            raw = known.pop(0) if len(known) > 1 else known[0]
+            lines.append(raw.rstrip() + shown[len(shown.rstrip()) :].encode())
+        else:
+            lines.append(shown.encode())
+    return b"\n".join(lines)
+
+
+def odd_lines(content: bytes, before: bytes = b"") -> list[int]:
+    """The numbers, from 1, of the lines that are not UTF-8, but for those that `before` has as well."""
+    if not _is_odd(content):
+        return []
+    known = {line.rstrip() for line in before.split(b"\n")}
+    return [
+        number for number, line in enumerate(content.split(b"\n"), 1) if _is_odd(line) and line.rstrip() not in known
+    ]
+
+
+def _is_odd(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def appended(content: bytes, note: bytes) -> bytes:
+    """`content` with `note` as its last line or lines, each ended by a newline."""
+    end = b"" if not content or content.endswith(b"\n") else b"\n"
+    return content + end + (note if note.endswith(b"\n") else note + b"\n")
+
+
+class ForgetRequest(NamedTuple):
+    """What is to be forgotten: every line with the literal `text`, in all notebooks or in `file` alone."""
+
+    text: bytes
+    file: str | None = None
+    ignore_case: bool = False
+
+
+def forget_request(text: str, file: str | None, *, ignore_case: bool) -> ForgetRequest:
+    """The request to forget the lines with `text`. Raises `UsageError` for an empty text or one of several lines, and
+    `BadName`.
+    """
+    if not text.strip():
+        raise UsageError("The TEXT is empty.", "Give what the lines to forget have in them.")
+    encoded = os.fsencode(text)
+    if encoded.splitlines() != [encoded]:
+        raise UsageError("The TEXT goes over several lines.", "Forget them one by one.")
+    return ForgetRequest(encoded, file_name(file) if file is not None else None, ignore_case)

@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from deepctl import layout, notebook_text
+from deepctl import layout
 from deepctl.domain.memory.directory import Memory, Notebook, file_name
 from deepctl.errors import Damaged, MemoryNotFound, NotFound, Refused
-from deepctl.notebook_text import unified
 from deepctl.store import lookup, session_catalogue
+from deepctl.store.diff import line_counts, unified
 from deepctl.store.ledger import Ledger
 from deepctl.store.lookup import Problem
 from deepctl.store.object_store import ObjectReader
@@ -207,7 +207,7 @@ class _Telling:
         session: str | None,
         at: str | None,
     ) -> None:
-        lines = notebook_text.counts(self._content, content) if content is not None else None
+        lines = line_counts(self._content, content) if content is not None else None
         added, removed = lines if lines is not None else (None, None)
         self.versions.append(Version(checkpoint, kind, session, at, size, added, removed))
         # What cannot be read is passed over: the next version is compared with the last that can.

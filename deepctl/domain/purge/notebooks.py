@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from deepctl import layout, unicode
-from deepctl.domain.memory.directory import Memory
+from deepctl.domain.memory.directory import Memory, folded_text, lines_with, without
 from deepctl.errors import Damaged, Refused
 from deepctl.files import sealed_lines
 from deepctl.files.paths_beneath import Entry, Outside, Tree
 from deepctl.layout import ProfilePaths
-from deepctl.notebook_text import folded, lines_with, without
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, decode, encode
 
@@ -321,7 +320,7 @@ def _replace(fields: dict[str, Any], trees: Mapping[str, RewrittenTree]) -> bool
 class TextMatcher(NamedTuple):
     """The bytes of a text within one line, and whether upper and lower case are the same.
 
-    What `deepctl.notebook_text` takes for a line that holds it, this takes for a content that does.
+    What `deepctl.domain.memory.directory` takes for a line that holds it, this takes for a content that does.
     """
 
     text: bytes
@@ -383,7 +382,7 @@ _UNFOLDED = 8
 
 class _AnyCase:
     def __init__(self, text: bytes) -> None:
-        self._text = folded(text)
+        self._text = folded_text(text)
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._tail = ""
         self.is_found = False

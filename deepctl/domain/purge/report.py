@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from deepctl.domain.purge.notebooks import Contents, TextMatcher
 from deepctl.errors import Damaged, Refused
 from deepctl.files import atomic, sealed_lines
-from deepctl.files.walk import WalkEntry, walk
+from deepctl.files.paths_beneath import WalkEntry, walk
 from deepctl.layout import ProfilePaths
 from deepctl.store import log_file, session_catalogue
 from deepctl.store.ledger import LEDGER, MESSAGES

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.files import walk as walking
-from deepctl.files.walk import WalkEntry, walk
+from deepctl.files import paths_beneath as walking
+from deepctl.files.paths_beneath import WalkEntry, walk
 
 
 def _paths(root: Path) -> list[str]:

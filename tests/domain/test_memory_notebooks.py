@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from deepctl import notebook_text
 from deepctl.domain import profiles
-from deepctl.domain.memory.directory import MAX_BYTES, Memory, MemoryChanged
+from deepctl.domain.memory.directory import MAX_BYTES, Memory, MemoryChanged, appended, lines_with, without
 from deepctl.errors import BadName, Refused
 from deepctl.layout import ProfilePaths, Root
+from deepctl.store.diff import line_counts
 
 _PIECES = (b"tea", b"Tea", b"", b"caf\xc3\xa9", b"CAF\xc3\x89", b"\xff\xfe", b" ", b"x\x0cy", b"\xe2\x80\xa8")
 _ENDS = (b"\n", b"\r\n", b"\r")
@@ -33,8 +33,8 @@ def _notebook(seed: int) -> bytes:
 def test_only_the_lines_with_the_text_go_and_every_other_byte_stays(text: bytes, ignore_case: bool) -> None:
     for seed in range(200):
         content = _notebook(seed)
-        gone = notebook_text.lines_with(content, text, ignore_case=ignore_case)
-        left = notebook_text.without(content, text, ignore_case=ignore_case)
+        gone = lines_with(content, text, ignore_case=ignore_case)
+        left = without(content, text, ignore_case=ignore_case)
         lines = content.splitlines(keepends=True)
         assert [lines[number - 1] for number, _ in gone] == [line for _, line in gone]
         for number, _ in reversed(gone):
@@ -47,16 +47,16 @@ def test_only_the_lines_with_the_text_go_and_every_other_byte_stays(text: bytes,
 
 def test_case_is_ignored_beyond_ascii_and_bytes_that_are_no_text_equal_themselves_only() -> None:
     content = "Straße\nCAFÉ\n".encode() + b"\xc3\n\xe9\n"
-    assert notebook_text.without(content, b"STRASSE", ignore_case=True) == "CAFÉ\n".encode() + b"\xc3\n\xe9\n"
-    assert notebook_text.without(content, "café".encode(), ignore_case=True) == "Straße\n".encode() + b"\xc3\n\xe9\n"
-    assert notebook_text.lines_with(content, b"\xe9", ignore_case=True) == [(4, b"\xe9\n")]
+    assert without(content, b"STRASSE", ignore_case=True) == "CAFÉ\n".encode() + b"\xc3\n\xe9\n"
+    assert without(content, "café".encode(), ignore_case=True) == "Straße\n".encode() + b"\xc3\n\xe9\n"
+    assert lines_with(content, b"\xe9", ignore_case=True) == [(4, b"\xe9\n")]
 
 
 @pytest.mark.parametrize("text", [b"", b"a\nb", b"\n", b"a\r", b"\r\n"])
 def test_nothing_and_several_lines_are_on_no_line(text: bytes) -> None:
     content = b"a\nb\n\r\na\r"
-    assert notebook_text.lines_with(content, text, ignore_case=True) == []
-    assert notebook_text.without(content, text, ignore_case=True) == content
+    assert lines_with(content, text, ignore_case=True) == []
+    assert without(content, text, ignore_case=True) == content
 
 
 @pytest.mark.parametrize(
@@ -70,17 +70,17 @@ def test_nothing_and_several_lines_are_on_no_line(text: bytes) -> None:
     ],
 )
 def test_a_note_is_appended_as_it_is(content: bytes, note: bytes, expected: bytes) -> None:
-    assert notebook_text.appended(content, note) == expected
+    assert appended(content, note) == expected
 
 
 def test_lines_that_came_and_went_are_counted() -> None:
-    assert notebook_text.counts(b"", b"a\nb\n") == (2, 0)
-    assert notebook_text.counts(b"a\nb\nc\n", b"a\nX\nc") == (2, 2)
-    assert notebook_text.counts(b"a\nb\nc\n", b"a\nc\n") == (0, 1)
-    assert notebook_text.counts(b"same\n", b"same\n") == (0, 0)
-    assert notebook_text.counts(b"a\n" * 30_000, b"a\n" * 30_001) == (1, 0)
+    assert line_counts(b"", b"a\nb\n") == (2, 0)
+    assert line_counts(b"a\nb\nc\n", b"a\nX\nc") == (2, 2)
+    assert line_counts(b"a\nb\nc\n", b"a\nc\n") == (0, 1)
+    assert line_counts(b"same\n", b"same\n") == (0, 0)
+    assert line_counts(b"a\n" * 30_000, b"a\n" * 30_001) == (1, 0)
     old, new = (b"".join(b"%d\n" % (number * step) for number in range(20_000)) for step in (2, 3))
-    assert notebook_text.counts(old, new) is None
+    assert line_counts(old, new) is None
 
 
 @pytest.fixture
