@@ -426,8 +426,9 @@ def _found(purged: Purged, request: ForgetRequest) -> Purged:
     from deepctl.domain.memory.changes import TextNotFound
 
     where = f"in {request.file!r}" if request.file is not None else "in the notebooks"
+    text = request.text.decode("utf-8", "backslashreplace")
     raise TextNotFound(
-        f"No line {where} contains {request.text.decode('utf-8', 'backslashreplace')!a}, and no checkpoint of one does.",
+        f"No line {where} contains {text!a}, and no checkpoint of one does.",
         "`deepctl memory search` finds lines by their words."
         if request.ignore_case
         else "--ignore-case also finds it in another case.",
