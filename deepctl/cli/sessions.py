@@ -145,7 +145,7 @@ def search(
     any case. The matching lines are shown.
     """
     from deepctl.output.render import Progress
-    from deepctl.output.sessions_search import SessionMatches
+    from deepctl.output.sessions import SessionMatches
     from deepctl.store import session_search
 
     pattern = session_search.expression(query) if regex else session_search.words(query)
@@ -191,7 +191,7 @@ def export(
     if format_ == "json":
         content = session_export.as_json(exported)
     else:
-        from deepctl.output.sessions_markdown import markdown
+        from deepctl.output.sessions_transcript import markdown
 
         content = markdown(exported)
     view: views.SessionExported | views.Exported = views.Exported(profile.name, exported.name, format_, content)

@@ -1,7 +1,13 @@
-"""A conversation as people read it: turn by turn, with long calls and results folded."""
+"""A conversation as text: at a terminal, turn by turn with long calls and results folded; or as a Markdown document.
+
+In Markdown, prompts are quotations, and calls and results are fenced with a fence longer than any inside. Answers are
+Markdown already and stay as they are, but a fence or a comment that they leave open is closed, so that it does not
+swallow the rest. Control characters are shown as escapes.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -9,7 +15,8 @@ from deepctl.output.render import notice
 from deepctl.output.text import has_colour, printable, printable_lines
 from deepctl.quantities import counted
 from deepctl.store import session_log, transcript
-from deepctl.store.session_log import MessageList
+from deepctl.store.session_export import ExportDocument
+from deepctl.store.session_log import Message, MessageList
 from deepctl.store.transcript import Piece
 
 INTERRUPTED = "(no whole answer: interrupted, failed, or still at work)"
@@ -99,3 +106,80 @@ def _joined(arguments: str) -> str:
 
 def _indented(mark: str, text: str) -> str:
     return mark + text.replace("\n", "\n    ")
+
+
+_MARKDOWN_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+_BACKTICKS = re.compile(r"`{3,}")
+
+
+def markdown(export: ExportDocument) -> str:
+    """The document, with a newline at its end."""
+    turns = len({entry.turn for entry in export.messages})
+    blocks = [f"# Session {export.name}", f"Began {export.created_at}; {counted(turns, 'turn')}."]
+    if export.damaged:
+        lost = counted(len(export.damaged), "damaged line")
+        blocks.append(f"**Its log has {lost}; what was there is not here.**")
+    messages = export.messages
+    for number, entry in enumerate(messages):
+        if not number or entry.turn != messages[number - 1].turn:
+            blocks.append(f"## Turn {entry.turn} · {entry.at.partition('.')[0].rstrip('Z')}Z")
+        blocks += _markdown_message(entry)
+        is_last = number + 1 == len(messages) or messages[number + 1].turn != entry.turn
+        if is_last and not transcript.is_answered(messages, number):
+            blocks.append(f"*{INTERRUPTED}*")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _markdown_message(entry: Message) -> list[str]:
+    typed = session_log.prompt(entry.message)
+    return [
+        _block(piece)
+        for piece in transcript.pieces(entry.message)
+        if piece.kind != "thinking" and (piece.kind != "prompt" or typed is not None)
+    ]
+
+
+def _block(piece: Piece) -> str:
+    text = printable_lines(piece.text).replace("\r", "").strip("\n")
+    match piece.kind:
+        case "prompt":
+            return "\n".join(f"> {line}".rstrip() for line in _closed(text).split("\n"))
+        case "call":
+            return f"Calls {_code(piece.tool)}" + (f":\n\n{fenced(text)}" if text else ".")
+        case "result":
+            what = "Result" if piece.ok else "Failed"
+            return f"{what} of {_code(piece.tool)}" + (f":\n\n{fenced(text)}" if text else ": nothing.")
+        case "summary":
+            return f"*{COMPACTED}*\n\n{_closed(text)}"
+        case _:
+            return _closed(text)
+
+
+def _code(name: str) -> str:
+    return f"`{printable(name).replace('`', '')}`"
+
+
+def fenced(text: str) -> str:
+    """`text` between fences that nothing inside can end."""
+    longest = max((len(found) for found in _BACKTICKS.findall(text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _closed(text: str) -> str:
+    """Markdown with what it leaves open closed: a fence, or a comment outside of one."""
+    fence = ""
+    outside: list[str] = []
+    for line in text.split("\n"):
+        found = _MARKDOWN_FENCE.fullmatch(line)
+        if not fence:
+            if found is not None and not (found[1].startswith("`") and "`" in found[2]):
+                fence = found[1]
+            else:
+                outside.append(line)
+        elif found is not None and found[1].startswith(fence) and not found[2].strip():
+            fence = ""
+    if fence:
+        return f"{text}\n{fence}"
+    left = "\n".join(outside).rpartition("<!--")
+    return f"{text} -->" if left[1] and "-->" not in left[2] else text

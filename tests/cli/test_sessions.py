@@ -399,7 +399,7 @@ def test_markdown_is_a_transcript_that_nothing_in_it_can_break(deepctl: InProces
 
 
 def test_an_answer_that_leaves_a_fence_open_does_not_swallow_the_rest() -> None:
-    from deepctl.output.sessions_markdown import markdown
+    from deepctl.output.sessions_transcript import markdown
 
     def said(*texts: str) -> str:
         at = "2026-01-02T03:04:05Z"

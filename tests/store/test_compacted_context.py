@@ -13,7 +13,7 @@ from deepctl.domain import profiles
 from deepctl.errors import Damaged, NewerFormat
 from deepctl.files import sealed_lines
 from deepctl.layout import ProfilePaths, Root
-from deepctl.output import sessions_markdown, sessions_transcript
+from deepctl.output import sessions_transcript
 from deepctl.redaction import Redaction
 from deepctl.store import (
     compacted_context,
@@ -295,7 +295,7 @@ class TestSessions:
             assert word in said
         assert sessions_transcript.COMPACTED in said
         assert sessions_transcript.INTERRUPTED not in said, "a summary behind an answer leaves the turn a whole one"
-        shown = sessions_markdown.markdown(session_export.export(scene.paths, "main"))
+        shown = sessions_transcript.markdown(session_export.export(scene.paths, "main"))
         assert f"*{sessions_transcript.COMPACTED}*\n\nwhat was said of tea" in shown
         assert sessions_transcript.INTERRUPTED not in shown
 
