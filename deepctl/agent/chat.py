@@ -44,11 +44,10 @@ from deepctl.domain.permissions import Permissions
 from deepctl.errors import DeepctlError, StorageError
 from deepctl.quantities import counted
 from deepctl.store import session_catalogue, session_reader, todo
-from deepctl.store.records import Position
+from deepctl.store.records import Position, Session
 from deepctl.store.repository import Repository
 from deepctl.store.session_log import Compaction, Message, MessageList
 from deepctl.store.session_reader import SessionReader
-from deepctl.store.session_record import Session
 
 _T = TypeVar("_T")
 

@@ -49,10 +49,9 @@ from deepctl.errors import DeepctlError, Refused
 from deepctl.quantities import counted
 from deepctl.store import lookup, rewind, session_log
 from deepctl.store.lookup import CheckpointNotFound
-from deepctl.store.records import Position, Record, check_label
+from deepctl.store.records import Position, Record, Session, check_label
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest
-from deepctl.store.session_record import Session
 
 READ_ONLY_TOOLS = frozenset(
     {

@@ -26,8 +26,7 @@ from deepctl.output.text import is_terminal
 from deepctl.store import lookup, session_catalogue
 from deepctl.store.ledger import Ledger
 from deepctl.store.lookup import CheckpointInfo
-from deepctl.store.records import Record, check_label
-from deepctl.store.session_record import Session
+from deepctl.store.records import Record, Session, check_label
 
 if TYPE_CHECKING:
     from deepctl.output.rewind import Rewound

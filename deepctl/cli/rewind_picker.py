@@ -14,10 +14,9 @@ from deepctl.output.render import Progress
 from deepctl.output.rewind import preview_line
 from deepctl.output.text import ago, cells, fitted, printable, visible
 from deepctl.store import lookup, rewind
-from deepctl.store.records import Record
+from deepctl.store.records import Record, Session
 from deepctl.store.repository import ReadOnlyRepository, Repository
 from deepctl.store.rewind import Conflicts, RewindRequest
-from deepctl.store.session_record import Session
 
 if TYPE_CHECKING:
     from prompt_toolkit.formatted_text import StyleAndTextTuples

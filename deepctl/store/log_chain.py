@@ -4,7 +4,8 @@ Where the hard link by which forks share a log is broken (copies, archives), the
 in the session's own directory, then in the profile's others.
 
 What a log continues is in its first line. It is in the ledger, or in the session's record, too, and taken from there
-where that line is damaged.
+where that line is damaged. In the same way, ledger and logs tell what a session is whose record is damaged or gone
+(`recovered`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from deepctl import layout, quantities
+from deepctl.errors import DeepctlError
 from deepctl.files import sealed_lines
-from deepctl.store import log_file
+from deepctl.store import ledger, log_file
+from deepctl.store.ledger import Ledger
 from deepctl.store.log_file import (
     ANOTHER,
     KNOWN_ORIGIN,
@@ -28,12 +32,14 @@ from deepctl.store.log_file import (
     has_header,
     header_parent,
     log_path,
+    logs_in,
     missing,
+    parent_in,
     parse,
     siblings,
     upgraded,
 )
-from deepctl.store.session_record import origins_of
+from deepctl.store.records import SESSION_RECORD, Begins, Session, begins_in
 
 
 class Link(NamedTuple):
@@ -182,3 +188,130 @@ def resolve(directory: str, point: Point, *, is_open: bool = False, files: dict[
         links.append(Link(copy.path, copy.lines[start:], behind[start:], copy.is_whole))
         before = behind[-1] if behind else before
     return Chain(links, before, damage, lost[0] if lost else None)
+
+
+class _LogSummary(NamedTuple):
+    """When the first line of a log was written, what it continues if that can be read, when its last line was."""
+
+    at: str
+    parent: Point | None
+    last: str
+
+
+def recovered(name: str, directory: str, reason: str, *, choose: bool = False) -> Session | None:
+    """The session in `directory`, as far as ledger and logs tell; `None` if nothing tells which log is its head.
+
+    With `choose`, it is the log that was written to last then.
+    """
+    known = _ledger(directory)
+    return _recovered(name, directory, known, _identity(directory, known, choose=choose), reason, choose=choose)
+
+
+def made_again(name: str, directory: str, identity: str) -> Session | None:
+    """The session `identity`, of which nothing is left but the logs in `directory`."""
+    return _recovered(name, directory, _ledger(directory), identity, "missing", choose=True)
+
+
+def _recovered(
+    name: str, directory: str, known: Ledger, identity: str | None, reason: str, *, choose: bool
+) -> Session | None:
+    logs = {log: _log_summary(directory, log) for log in logs_in(directory)}
+    head = _head(logs, known, identity, choose=choose)
+    if head is None:
+        return None
+    own = [log for log in logs if known.logs.get(log) == identity] if identity is not None else []
+    first = next((log for log in known.logs if log in own), head)
+    origin = known.forked.get(identity) if identity is not None else None
+    begins = Begins(first, known.points[origin]) if origin in known.points and origin is not None else None
+    # As with 0.1, the log of a session that the ledger does not know stands for the session.
+    return Session(
+        name, directory, identity or head, quantities.known_time(logs[first].at), head, origin, begins, reason
+    )
+
+
+def origins_of(directory: str) -> dict[str, Point | None]:
+    """What the logs of a session continue (`None`: nothing), as far as it is written elsewhere than in the logs."""
+    known = _ledger(directory)
+    origins = dict(known.origins)
+    record = _record(directory)
+    identity = record.get("id")
+    if not isinstance(identity, str):
+        identity = _identity(directory, known, choose=True)
+    if (begins := begins_in(record.get("begins"))) is not None:
+        origins.setdefault(begins.log, begins.continues)
+    for session in dict.fromkeys(known.logs.values()):
+        first = next(log for log, owner in known.logs.items() if owner == session)
+        if first in origins:
+            continue
+        origin = known.forked.get(session)
+        if origin is not None:
+            if origin in known.points:
+                origins[first] = known.points[origin]
+        elif session != identity or (imported := _imported(directory, known, first)) is None:
+            origins[first] = None
+        else:
+            origins[first] = imported
+    return origins
+
+
+def _imported(directory: str, known: Ledger, first: str) -> Point | None:
+    """The end of the log in which 0.1 put a conversation from elsewhere; nothing was ever added to it."""
+    others = [log for log in logs_in(directory) if log != first and log not in known.logs and log not in known.origins]
+    if len(others) != 1:
+        return None
+    return Point(others[0], os.path.getsize(log_path(directory, others[0])))
+
+
+def _ledger(directory: str) -> Ledger:
+    profile = os.path.dirname(os.path.dirname(directory))
+    try:
+        return ledger.read(os.path.join(profile, "checkpoints"))
+    except (DeepctlError, OSError):
+        return Ledger()
+
+
+def _record(directory: str) -> dict[str, object]:
+    try:
+        record = sealed_lines.unseal(log_file.documents(directory).read(SESSION_RECORD).rstrip(b"\n"))
+        layout.bring_up(layout.SESSION_FORMAT, record, directory)
+    except (ValueError, OSError, DeepctlError):
+        return {}
+    return record
+
+
+def _log_summary(directory: str, log: str) -> _LogSummary:
+    path = log_path(directory, log)
+    lines = [upgraded(line, path) for line in sealed_lines.parse(log_file.read_lines(path))]
+    stamps = [at for line in lines if line.value is not None and isinstance(at := line.value.get("at"), str)]
+    return _LogSummary(stamps[0] if stamps else "", parent_in(lines, path), stamps[-1] if stamps else "")
+
+
+def _identity(directory: str, known: Ledger, *, choose: bool) -> str | None:
+    """The id of the session in `directory`: one that used a log there first, and is none of another directory's."""
+    own = set(logs_in(directory))
+    others = {place: set(logs_in(place)) for place in siblings(directory) if os.path.isdir(place)}
+    taken = {_record(place).get("id") for place in others}
+    candidates = list(
+        dict.fromkeys(known.logs[log] for log in known.logs if log in own and known.logs[log] not in taken)
+    )
+    alive = {record.session for record in known.records.values()}
+    elsewhere = set().union(*others.values())
+    alone = {known.logs[log] for log in own - elsewhere if log in known.logs}
+    for preferred in (alive, alone):
+        if len(candidates) > 1:
+            candidates = [session for session in candidates if session in preferred] or candidates
+    return candidates[-1] if len(candidates) == 1 or (choose and candidates) else None
+
+
+def _head(logs: dict[str, _LogSummary], known: Ledger, identity: str | None, *, choose: bool) -> str | None:
+    """The log at the head of a session: the one the ledger names, or the only one that no other continues."""
+    if identity is not None and (head := known.current.get(identity)) in logs:
+        # A session that was taken over goes on in a log of which the ledger does not know yet.
+        after = [log for log, summary in logs.items() if summary.parent is not None and summary.parent.log == head]
+        unknown = [log for log in after if log not in known.logs and log not in known.origins]
+        return unknown[0] if len(unknown) == 1 else head
+    continued = {summary.parent.log for summary in logs.values() if summary.parent is not None}
+    leaves = [log for log in logs if log not in continued and known.logs.get(log) in (None, identity)]
+    if len(leaves) == 1 or (choose and leaves):
+        return max(leaves, key=lambda log: logs[log].last)
+    return None

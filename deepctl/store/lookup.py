@@ -21,9 +21,8 @@ from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import Point
 from deepctl.store.pack_store import is_uncounted
 from deepctl.store.pending_deletion import leaving
-from deepctl.store.records import BOTH, CONVERSATION, FILES, Position, Record
+from deepctl.store.records import BOTH, CONVERSATION, FILES, Position, Record, Session
 from deepctl.store.session_reader import SessionReader, SessionReaders
-from deepctl.store.session_record import Session
 
 OTHER_CHECKPOINTS_HINT = "`deepctl checkpoints list` shows the others."
 REPAIR_HINT = "`deepctl checkpoints repair` looks for it in every copy, and says what is lost for good."

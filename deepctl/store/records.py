@@ -1,4 +1,4 @@
-"""What the ledger holds: checkpoints, rewinds, and the states of a workspace that they make up."""
+"""What is recorded: checkpoints, rewinds, the states of a workspace that they make up, and sessions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 from deepctl import layout, quantities
 from deepctl.errors import BadName
 from deepctl.store.log_file import Point
+
+SESSION_FORMAT = layout.SESSION_FORMAT.current
+SESSION_RECORD = "session.json"
+"""The file with what a session is, in its directory."""
 
 AGENT, OTHER, UNKNOWN = "agent", "other", "unknown"
 
@@ -216,3 +220,36 @@ def check_label(label: str) -> str:
     if _LIKE_AN_ID.fullmatch(label):
         raise BadName(f"{label!r} looks like the id of a checkpoint.", "A label has a letter after f, or a dash.")
     return label
+
+
+class Begins(NamedTuple):
+    """What the first log of a session continues; its first line says it, too, and may be damaged."""
+
+    log: str
+    continues: Point
+
+
+class Session(NamedTuple):
+    """Where a session is kept. `log` is the id of the log at its head, `forked_from` the checkpoint it began at.
+
+    `begins` is where it goes on from, if that is known. `damage` is what is wrong with its record, where everything in
+    it was found out from elsewhere.
+    """
+
+    name: str
+    directory: str
+    id: str
+    created_at: str
+    log: str
+    forked_from: str | None = None
+    begins: Begins | None = None
+    damage: str | None = None
+
+
+def begins_in(value: object) -> Begins | None:
+    """What the record of a session says of where it goes on from."""
+    match value:
+        case {"log": str(first), "continues": {"log": str(other), "offset": int(offset), "digest": str(digest)}}:
+            return Begins(first, Point(other, offset, digest))
+        case _:
+            return None

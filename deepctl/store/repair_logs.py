@@ -17,11 +17,11 @@ from deepctl.store import (
     log_chain,
     log_file,
     lookup,
+    records,
     repair_report,
     session_catalogue,
     session_from_forks,
     session_log,
-    session_record,
 )
 from deepctl.store.ledger import MESSAGES, Ledger
 from deepctl.store.log_file import Point
@@ -91,7 +91,7 @@ class LogRepair:
         directory = os.path.join(self._paths.sessions, name)
         for entry in sorted(os.listdir(directory)):
             path = os.path.join(directory, entry)
-            if entry.endswith(".json") and entry != session_record.RECORD:
+            if entry.endswith(".json") and entry != records.SESSION_RECORD:
                 raw = atomic.read_file(path)
                 if not raw.endswith(b"\n") or any(line.problem is not None for line in sealed_lines.parse(raw)):
                     self._found.move(path)
@@ -99,7 +99,7 @@ class LogRepair:
 
     def _record(self, name: str) -> None:
         directory = os.path.join(self._paths.sessions, name)
-        path = os.path.join(directory, session_record.RECORD)
+        path = os.path.join(directory, records.SESSION_RECORD)
         try:
             raw = atomic.read_file(path)
         except FileNotFoundError:
@@ -119,14 +119,14 @@ class LogRepair:
         except NewerFormat:
             raise
         except Damaged as error:
-            recovered = session_record.recovered(name, directory, error.message, choose=True)
+            recovered = log_chain.recovered(name, directory, error.message, choose=True)
             if recovered is None:
                 self._give_up(name, directory, error.message)
                 return
             session = recovered
         if session.damage is not None:
             self._found.keep(path)
-            session_record.write(session)
+            session_catalogue.write_record(session)
             self._found.repair("session", path, f"written anew from the ledger and its logs ({session.damage})")
 
     def _give_up(self, name: str, directory: str, reason: str) -> None:
@@ -151,12 +151,12 @@ class LogRepair:
             parent = _parent_of(longest)
             if parent is not None and parent.log in copies and parent.log not in shared:
                 shared.append(parent.log)
-        session = session_record.made_again(name, directory, vanished.id)
+        session = log_chain.made_again(name, directory, vanished.id)
         if session is None:
             rmtree.remove_tree(directory)
             return
-        session_record.write(session)
-        path = os.path.join(directory, session_record.RECORD)
+        session_catalogue.write_record(session)
+        path = os.path.join(directory, records.SESSION_RECORD)
         self._found.repair(
             repair_report.MISSING_SESSION, path, "made again from the ledger and the logs that others share"
         )
@@ -191,7 +191,7 @@ class LogRepair:
 
     def _with_header(self, path: str, log: str, raw: bytes, lines: list[sealed_lines.Line]) -> bytes:
         """A log whose first line nothing can read, with one that says what ledger and session know."""
-        origins = session_record.origins_of(os.path.dirname(path))
+        origins = log_chain.origins_of(os.path.dirname(path))
         if log not in origins:
             reason = f"{os.path.basename(path)}: {log_file.NO_ORIGIN}"
             self._found.lose_of_log(repair_report.EARLIER_MESSAGES, log, reason, _turns(lines)[:1])
@@ -289,15 +289,15 @@ class LogRepair:
         turns = [record.turn for record in self._ledger.records.values() if record.log == session.log]
         reason = f"the message log {session.log} is missing"
         self._found.lose(repair_report.ALL_MESSAGES, session.log, reason, [name], turns)
-        recovered = session_record.recovered(name, session.directory, "", choose=True)
+        recovered = log_chain.recovered(name, session.directory, "", choose=True)
         if recovered is not None:
             session = session._replace(log=recovered.log)
         else:
             atomic.write_file(
                 log_file.log_path(session.directory, session.log), sealed_lines.seal(session_log.header(session.log))
             )
-        session_record.write(session)
-        path = os.path.join(session.directory, session_record.RECORD)
+        session_catalogue.write_record(session)
+        path = os.path.join(session.directory, records.SESSION_RECORD)
         self._found.repair("session", path, "goes on with what is left of its messages")
 
     def _positions(self, good: set[str]) -> Amended:

@@ -20,13 +20,13 @@ from deepctl.store import (
     log_positions,
     lookup,
     prune,
+    records,
     repair,
     repair_report,
     reserve,
     session_catalogue,
     session_delete,
     session_reader,
-    session_record,
     todo,
     trees,
 )
@@ -34,9 +34,8 @@ from deepctl.store.checkpoint_store import Checkpoints, ProfileStore, WorkspaceO
 from deepctl.store.index_db import Cache
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.pack_store import PackStore
-from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record, Rewind
+from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record, Rewind, Session
 from deepctl.store.session_reader import SessionReaders
-from deepctl.store.session_record import Session
 from deepctl.store.trees import Report, ScratchWriter, Snapshot, encode
 
 EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"
@@ -380,8 +379,8 @@ def _rewrite_session_records(paths: ProfilePaths) -> list[str]:
         try:
             session = session_catalogue.find(paths, name)
             if session.damage is not None:
-                repair_report.keep_aside(paths, os.path.join(session.directory, session_record.RECORD))
-                session_record.write(session)
+                repair_report.keep_aside(paths, os.path.join(session.directory, records.SESSION_RECORD))
+                session_catalogue.write_record(session)
                 notes.append(f"The record of session {name!r} was damaged, and has been written anew.")
         except (DeepctlError, OSError):
             continue

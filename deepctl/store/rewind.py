@@ -38,11 +38,10 @@ from deepctl.store.checkpoint_store import NOTHING_REWOUND, Checkpoints, HeadMov
 from deepctl.store.diff import FileDifference
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ObjectReader, ObjectWriter
-from deepctl.store.records import BOTH, Position, Record, Rewind, State, new_id, state_author
+from deepctl.store.records import BOTH, Position, Record, Rewind, Session, State, new_id, state_author
 from deepctl.store.repository import ReadOnlyRepository, Repository, SessionHead
 from deepctl.store.rewind_plan import Interval, Plan
 from deepctl.store.session_reader import SessionReader
-from deepctl.store.session_record import Session
 from deepctl.store.trees import DIRECTORY, Snapshot, TreeChange, TreeEntry, excluding
 
 _SHOWN = 5

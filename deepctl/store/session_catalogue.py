@@ -1,6 +1,9 @@
 """The sessions of a profile: finding, starting and describing them.
 
-A session is the directory `sessions/<name>/`: its record (`session_record`) and its message logs.
+A session is the directory `sessions/<name>/`: its record and its message logs. The record, `session.json`, is one
+sealed line: the session's own random id, when it began, which log is its head, from which checkpoint it was forked, and
+what its first log continues. Where it is damaged or missing, ledger and logs tell as much of that as they can
+(`log_chain.recovered`).
 
 Forks share logs by hard links. A copy or an archive makes several files of one log, and each of them would then be
 written to alone. So where one has all of another, `join_logs` gives the other name the same file again. Nothing is lost
@@ -12,17 +15,17 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deepctl import layout, quantities
-from deepctl.errors import DeepctlError, Refused, SessionNotFound
+from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_file, session_log, session_reader
+from deepctl.store import log_chain, log_file, session_log, session_reader
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import NO_LINKS, START, SUFFIX, Point, chained, is_id, log_path, share
+from deepctl.store.records import SESSION_FORMAT, SESSION_RECORD, Begins, Session, begins_in
 from deepctl.store.session_reader import Outline, SessionReader
-from deepctl.store.session_record import RECORD, Begins, Session, load, write
 
 _LINK_STAGING = ".link."
 
@@ -79,7 +82,7 @@ def newest_first(paths: ProfilePaths) -> list[str]:
 def _written(directory: str) -> int:
     """When a session was written to, in nanoseconds: its record or the log at its head, as others may be shared."""
     try:
-        files = [RECORD, load(directory).log + SUFFIX]
+        files = [SESSION_RECORD, load(directory).log + SUFFIX]
     except (DeepctlError, OSError):
         files = []
     newest = 0
@@ -162,7 +165,7 @@ def _begin(
     directory = os.path.join(paths.sessions, name)
     begins = Begins(first_log, continues) if continues is not None else None
     session = Session(name, directory, identity, created_at or quantities.now(), first_log, origin, begins)
-    write(session, staging)
+    write_record(session, staging)
     os.rename(staging, directory)
     with atomic.after_commit(f"Session {name!r} is made"):
         atomic.sync_directory(paths.sessions)
@@ -182,13 +185,13 @@ def branch(session: Session, log_id: str, parent: Point | None) -> Session:
             path, sealed_lines.seal(session_log.header(log_id, parent if parent and parent.log else None))
         )
     moved = session._replace(log=log_id)
-    write(moved)
+    write_record(moved)
     return moved
 
 
 def unbranch(session: Session, log_id: str, unused: str) -> None:
     """Let a session go on in the log `log_id` after all; the log `unused`, if it is another, goes."""
-    write(session._replace(log=log_id))
+    write_record(session._replace(log=log_id))
     if unused != log_id:
         try:
             os.unlink(log_path(session.directory, unused))
@@ -342,3 +345,48 @@ def _joined(paths: list[str]) -> list[str]:
         else:
             os.unlink(staged)
     return joined
+
+
+def load(directory: str) -> Session:
+    """The session in `directory`. Raises `Damaged` or `NewerFormat`."""
+    name = os.path.basename(directory)
+    path = os.path.join(directory, SESSION_RECORD)
+    try:
+        record = sealed_lines.unseal(log_file.documents(directory).read(SESSION_RECORD).rstrip(b"\n"))
+        layout.bring_up(layout.SESSION_FORMAT, record, path)
+    except (FileNotFoundError, ValueError) as error:
+        return _without_record(name, directory, str(error) if isinstance(error, ValueError) else "missing")
+    match record:
+        case {"id": str(identity), "created_at": str(at), "log": str(head)} if is_id(head) and identity.isprintable():
+            origin = record.get("forked_from")
+            forked_from = origin if isinstance(origin, str) and origin.isprintable() else None
+            return Session(
+                name, directory, identity, quantities.known_time(at), head, forked_from, begins_in(record.get("begins"))
+            )
+        case _:
+            return _without_record(name, directory, "not the record of a session")
+
+
+def _without_record(name: str, directory: str, reason: str) -> Session:
+    session = log_chain.recovered(name, directory, reason)
+    if session is None:
+        raise Damaged(
+            f"Session {name!r} is damaged: {os.path.join(directory, SESSION_RECORD)}: {reason}.",
+            "Its message logs are still there; `deepctl checkpoints repair` makes the latest its conversation.",
+        )
+    return session
+
+
+def write_record(session: Session, directory: str | None = None) -> None:
+    """Replace the record of a session, in its own directory or another. The caller holds the profile's lock."""
+    record: dict[str, Any] = {
+        "v": SESSION_FORMAT,
+        "id": session.id,
+        "created_at": session.created_at,
+        "log": session.log,
+    }
+    if session.forked_from is not None:
+        record["forked_from"] = session.forked_from
+    if session.begins is not None:
+        record["begins"] = {"log": session.begins.log, "continues": session.begins.continues._asdict()}
+    log_file.documents(directory or session.directory).replace(SESSION_RECORD, sealed_lines.seal(record))

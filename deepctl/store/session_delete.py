@@ -19,7 +19,15 @@ from typing import NamedTuple
 from deepctl.errors import Damaged, DeepctlError, Interrupted, NewerFormat, Refused, SessionNotFound, StorageError
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import checkpoint_store, log_file, prune, session_catalogue, session_log, session_record, todo
+from deepctl.store import (
+    checkpoint_store,
+    log_file,
+    prune,
+    records,
+    session_catalogue,
+    session_log,
+    todo,
+)
 from deepctl.store.checkpoint_store import ProfileStore
 from deepctl.store.ledger import Ledger
 from deepctl.store.pack_store import PackStore
@@ -94,7 +102,7 @@ def plan(paths: ProfilePaths, found: Ledger, objects: PackStore, name: str) -> D
     )
 
 
-def _others(paths: ProfilePaths, name: str) -> dict[str, session_record.Session]:
+def _others(paths: ProfilePaths, name: str) -> dict[str, records.Session]:
     """The profile's other sessions by their ids, as far as they can be read."""
     found = {}
     for other in session_catalogue.all_names(paths):
@@ -107,7 +115,7 @@ def _others(paths: ProfilePaths, name: str) -> dict[str, session_record.Session]
     return found
 
 
-def _known_by_logs(found: Ledger, directory: str, others: dict[str, session_record.Session]) -> str | None:
+def _known_by_logs(found: Ledger, directory: str, others: dict[str, records.Session]) -> str | None:
     """The id of a session whose record is lost, as the checkpoints in its logs have it; `None` if there are none."""
     logs = _logs(directory)
     known = {record.session for record in found.records.values() if record.log in logs} - others.keys()

@@ -24,9 +24,8 @@ from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.store import log_chain, log_file, session_log
 from deepctl.store.log_file import LogDamage, Point
-from deepctl.store.records import Position, Record
+from deepctl.store.records import SESSION_RECORD, Position, Record, Session
 from deepctl.store.session_log import LogReader, LogWriter, Message, MessageList
-from deepctl.store.session_record import RECORD, Session
 
 _VERSION = 1
 _SESSIONS = 200
@@ -297,7 +296,7 @@ def with_record_damage(session: Session, conversation: MessageList) -> MessageLi
     """The conversation of a session, with the damage of the session's record among its own."""
     if session.damage is None:
         return conversation
-    return conversation._replace(damage=[LogDamage(RECORD, 1, session.damage, False), *conversation.damage])
+    return conversation._replace(damage=[LogDamage(SESSION_RECORD, 1, session.damage, False), *conversation.damage])
 
 
 def position(session: Session, conversation: MessageList) -> Position:

@@ -15,7 +15,7 @@ from deepctl.errors import Damaged
 from deepctl.files.paths_beneath import Tree
 from deepctl.layout import ProfilePaths
 from deepctl.store import log_file, lookup, session_catalogue
-from deepctl.store.session_record import Session
+from deepctl.store.records import Session
 
 if TYPE_CHECKING:
     from deepctl.store.ledger import Ledger

@@ -14,9 +14,9 @@ from deepctl.store import (
     log_positions,
     lookup,
     pack_store,
+    records,
     session_catalogue,
     session_from_forks,
-    session_record,
     trees,
 )
 from deepctl.store.index_db import Cache, Location
@@ -187,7 +187,7 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
     reported: set[str] = set()
     for name in session_catalogue.all_names(paths):
         directory = os.path.join(paths.sessions, name)
-        record = os.path.join(directory, session_record.RECORD)
+        record = os.path.join(directory, records.SESSION_RECORD)
         session = None
         try:
             session = session_catalogue.find(paths, name)

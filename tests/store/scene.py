@@ -11,10 +11,9 @@ from typing import Any
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
 from deepctl.store import lookup, rewind, session_catalogue, session_log, session_reader
-from deepctl.store.records import Record
+from deepctl.store.records import Record, Session
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest, RewindResult
-from deepctl.store.session_record import Session
 from deepctl.store.trees import ScratchWriter
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.errors import DeepctlError
-from deepctl.store import lookup, session_log, session_record, verify
+from deepctl.store import lookup, records, session_log, verify
 from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.scene import Scene
@@ -136,7 +136,7 @@ def test_all_else_still_works(story: Path, tmp_path: Path, file: str) -> None:
 def test_damage_to_the_record_of_a_session_is_one_problem(story: Path, tmp_path: Path, how: str, others: str) -> None:
     shutil.copytree(story, tmp_path / "copy", symlinks=True)
     scene = Scene(tmp_path / "copy")
-    record = Path(scene.session().directory) / session_record.RECORD
+    record = Path(scene.session().directory) / records.SESSION_RECORD
     raw = record.read_bytes()
     if others == "gone":
         # Nothing tells what stood in the record, which is another message.

@@ -16,7 +16,7 @@ from deepctl.cli.repl.state import ReplState
 from deepctl.errors import DeepctlError, NoSession, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.store import session_catalogue
-from deepctl.store.session_record import Session
+from deepctl.store.records import Session
 
 _RENAMING = (("sessions", "rename"), ("sessions", "delete"))
 

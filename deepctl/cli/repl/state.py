@@ -12,7 +12,7 @@ from deepctl.cli.chat_session import ProfileChat
 from deepctl.errors import NotFound, ProfileGone, ProfileNotFound
 from deepctl.layout import ProfilePaths
 from deepctl.store import lookup
-from deepctl.store.session_record import Session
+from deepctl.store.records import Session
 
 if TYPE_CHECKING:
     from deepctl.cli.chat_session import ChatSession

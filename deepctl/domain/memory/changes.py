@@ -31,10 +31,9 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import rewind_plan, session_catalogue
 from deepctl.store.diff import line_counts
 from deepctl.store.notebook_merge import take_back
-from deepctl.store.records import Record
+from deepctl.store.records import Record, Session
 from deepctl.store.repository import MANUAL_ONLY, Repository
 from deepctl.store.rewind_plan import hidden_by
-from deepctl.store.session_record import Session
 from deepctl.store.trees import entry_at, excluding
 
 
