@@ -22,7 +22,7 @@ from benchmarks.measure import environment_of, promise
 from deepctl.domain import profiles
 from deepctl.files import sealed_lines
 from deepctl.layout import Root
-from deepctl.store import session_catalogue, session_log
+from deepctl.store import session_catalogue, session_log, session_reader
 from deepctl.store.log_file import START
 from deepctl.store.records import AGENT, Position
 from deepctl.store.repository import Repository
@@ -85,7 +85,7 @@ def _make(home: str, turns: int) -> int:
     """A profile whose session has so many turns of four messages; returns the bytes of its log."""
     paths = profiles.create(Root(home), "alice")
     session = session_catalogue.start(paths, session_catalogue.FIRST)
-    digest = session_log.read(session.directory, session.log).digest or START
+    digest = session_reader.read_log(session.directory, session.log).digest or START
     with Repository.open(paths) as work:
         for turn in range(1, turns + 1):
             if turn == turns:  # as every turn does

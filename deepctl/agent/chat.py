@@ -43,10 +43,10 @@ from deepctl.domain.mcp_servers import Server
 from deepctl.domain.permissions import Permissions
 from deepctl.errors import DeepctlError, StorageError
 from deepctl.quantities import counted
-from deepctl.store import session_catalogue, session_reader, todo
+from deepctl.store import session_catalogue, session_log, session_reader, todo
+from deepctl.store.log_file import Compaction, Message, MessageList
 from deepctl.store.records import Position, Session
 from deepctl.store.repository import Repository
-from deepctl.store.session_log import Compaction, Message, MessageList
 from deepctl.store.session_reader import SessionReader
 
 _T = TypeVar("_T")
@@ -324,7 +324,7 @@ class Chat:
         if head is None or (head.log, head.offset) != (before.log, before.offset):
             head = work.save(record, "manual", before, author=author)
             emit({"type": "checkpoint", "id": head.id, "kind": head.kind})
-        with closing(reader.writer(kept.last_turn)) as writer, storing():
+        with closing(session_log.LogWriter.after(reader, kept.last_turn)) as writer, storing():
             writer.compacted(to_json([shortened.summary])[0], len(kept.messages) - shortened.begins)
             after = before._replace(offset=writer.end, tied=writer.point, message_count=before.message_count + 1)
         emit(compacted.event())
@@ -338,7 +338,7 @@ class Chat:
         """Run a turn until it ends; raises `RewindRequested` if the agent wants it to begin again from before."""
         reader, _, before, history = conversation
         session = reader.session
-        writer = reader.writer(before.turn + 1)
+        writer = session_log.LogWriter.after(reader, before.turn + 1)
         checkpoints.attempt(session, before, writer)
         try:
             with closing(LocalBackend(checkpoints.workspace, sandbox=self._runner.options.sandbox)) as backend:

@@ -3,7 +3,7 @@
 The strategies are the harness'. What was said first becomes a summary that the model itself writes; the latest messages
 stay as they are, and so does the prompt of the turn. Where the summary cannot be written, the turn goes on with
 everything, and only when that is about to be too much for the window, the first messages are left out. Nothing is taken
-out of the conversation that is kept: see `deepctl.store.compacted_context`.
+out of the conversation that is kept: see `deepctl.store.session_log`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from deepctl.errors import Damaged, Locked, Refused
 from deepctl.files import atomic
 from deepctl.layout import Root
 from deepctl.locks import Lease, Lock
-from deepctl.store import log_file, lookup, message_chains, prune, pydantic_deep, session_log
+from deepctl.store import log_file, lookup, message_chains, prune, pydantic_deep, session_reader
 from deepctl.store import rewind as rewinding
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.ledger import MESSAGES
@@ -350,7 +350,7 @@ class FileCheckpointStore:
         for name in sorted(os.listdir(sessions)) if os.path.isdir(sessions) else []:
             directory = os.path.join(sessions, name)
             if os.path.exists(log_file.log_path(directory, record.log)):
-                return message_codec.validated(session_log.read(directory, record.log, record.offset), record.id)
+                return message_codec.validated(session_reader.read_log(directory, record.log, record.offset), record.id)
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.")
 
     def _conversation_in(self, directory: str, log: str, offset: int) -> list[ModelMessage]:

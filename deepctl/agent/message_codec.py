@@ -13,7 +13,7 @@ from deepctl.agent import message_filters
 from deepctl.agent.checkpoint_stores import Checkpoint
 from deepctl.domain import addresses
 from deepctl.errors import Damaged, Refused
-from deepctl.store import pydantic_deep, session_log
+from deepctl.store import log_file, pydantic_deep, session_log, session_reader
 from deepctl.unicode import whole
 
 _REASON = 100
@@ -30,7 +30,7 @@ def last_prompt(conversation: Sequence[ModelMessage]) -> str:
     """What the user said last; empty if nothing."""
     for message in reversed(conversation):
         if isinstance(message, ModelRequest):
-            text = session_log.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0])
+            text = log_file.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0])
             if text is not None:
                 return whole(text)
     return ""
@@ -41,7 +41,7 @@ def parsed(directory: str, one: str) -> tuple[list[int], list[ModelMessage]]:
     entries = list(session_log.plain_lines(directory, one))
     inherited: list[ModelMessage] = []
     if entries and session_log.parent_of(directory, one) is not None:
-        inherited = validated(session_log.read(directory, one, entries[0].end), one)
+        inherited = validated(session_reader.read_log(directory, one, entries[0].end), one)
     own = [entry for entry in entries if entry.message is not None]
     try:
         messages = ModelMessagesTypeAdapter.validate_python([entry.message for entry in own])
@@ -50,7 +50,7 @@ def parsed(directory: str, one: str) -> tuple[list[int], list[ModelMessage]]:
     return [0] * len(inherited) + [entry.end for entry in own], inherited + messages
 
 
-def validated(conversation: session_log.MessageList, what: str) -> list[ModelMessage]:
+def validated(conversation: log_file.MessageList, what: str) -> list[ModelMessage]:
     """A conversation as messages. Raises `Damaged`; `what` names it."""
     if any(not damage.torn for damage in conversation.damage):
         raise Damaged(f"The conversation of {what} is damaged: {conversation.damage[0].reason}.")

@@ -9,7 +9,7 @@
 - Pictures and PDFs, for models that can take them. They are left out of requests only, so that a conversation can go on
   with another model, and back.
 
-A history is the conversation's context (`deepctl.store.compacted_context`) as pydantic-ai's messages, repaired where a
+A history is the conversation's context (`deepctl.store.session_log`) as pydantic-ai's messages, repaired where a
 turn was killed. Repairing joins messages, and a compaction in the middle of a turn replaces them, so the place of a
 message in the conversation does not follow from its place in the history. It is kept beside it, by identity.
 """
@@ -50,7 +50,7 @@ from pydantic_ai.usage import RequestUsage
 
 from deepctl.agent.limits import bounded
 from deepctl.agent.mentions import METADATA, takes
-from deepctl.store import compacted_context, session_log
+from deepctl.store import log_file, session_log
 
 _T = TypeVar("_T")
 
@@ -299,12 +299,12 @@ class History(NamedTuple):
     left_out: int = 0
 
 
-def history_of(conversation: session_log.MessageList, model: Model | None = None) -> History:
+def history_of(conversation: log_file.MessageList, model: Model | None = None) -> History:
     """The history that a conversation goes on with, as `model` may be sent it.
 
     Wherever a conversation came from, this is where its messages are checked.
     """
-    seen = compacted_context.of(conversation)
+    seen = session_log.compacted_context(conversation)
     found: list[tuple[int, ModelMessage]] = []
     unreadable = left_out = 0
     for place in seen.places:
@@ -343,7 +343,7 @@ def _bounded(message: ModelMessage) -> ModelMessage:
 
 def is_prompt(message: ModelMessage) -> bool:
     """Whether a message has something that the user typed."""
-    return session_log.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0]) is not None
+    return log_file.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0]) is not None
 
 
 class Places:

@@ -10,9 +10,9 @@ from deepctl.output.render import is_conversation, notice
 from deepctl.output.sessions import print_conversation
 from deepctl.output.text import Cell, ago, fitted, is_terminal, print_sentence, printable, table, tinted
 from deepctl.quantities import counted, size
+from deepctl.store.log_file import MessageList
 from deepctl.store.lookup import CheckpointInfo, Listing, Problem
 from deepctl.store.records import BOTH, FILES, Record
-from deepctl.store.session_log import MessageList
 
 if TYPE_CHECKING:
     # What only some commands have; importing it takes longer than listing a thousand checkpoints.

@@ -9,8 +9,8 @@ from deepctl.output.render import notice
 from deepctl.output.sessions_transcript import print_conversation as print_conversation
 from deepctl.output.text import Cell, ago, is_terminal, printable, table
 from deepctl.quantities import counted, size
+from deepctl.store.log_file import MessageList
 from deepctl.store.session_catalogue import Summary
-from deepctl.store.session_log import MessageList
 from deepctl.store.todo import Item
 
 if TYPE_CHECKING:

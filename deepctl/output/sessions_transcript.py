@@ -14,9 +14,9 @@ from typing import Any
 from deepctl.output.render import notice
 from deepctl.output.text import has_colour, printable, printable_lines
 from deepctl.quantities import counted
-from deepctl.store import session_log, transcript
+from deepctl.store import log_file, transcript
+from deepctl.store.log_file import Message, MessageList
 from deepctl.store.session_export import ExportDocument
-from deepctl.store.session_log import Message, MessageList
 from deepctl.store.transcript import Piece
 
 INTERRUPTED = "(no whole answer: interrupted, failed, or still at work)"
@@ -63,7 +63,7 @@ class _Printer:
 
     def message(self, message: dict[str, Any]) -> None:
         """All of a message."""
-        typed = session_log.prompt(message)
+        typed = log_file.prompt(message)
         for piece in transcript.pieces(message):
             match piece.kind:
                 case "prompt":
@@ -131,7 +131,7 @@ def markdown(export: ExportDocument) -> str:
 
 
 def _markdown_message(entry: Message) -> list[str]:
-    typed = session_log.prompt(entry.message)
+    typed = log_file.prompt(entry.message)
     return [
         _block(piece)
         for piece in transcript.pieces(entry.message)

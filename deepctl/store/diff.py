@@ -11,7 +11,7 @@ from typing import NamedTuple
 from deepctl.errors import Damaged, NotFound
 from deepctl.files.atomic import is_of_machine
 from deepctl.files.paths_beneath import Tree
-from deepctl.store import lookup, session_catalogue, session_log, trees
+from deepctl.store import log_file, lookup, session_catalogue, trees
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.records import Record
 from deepctl.store.repository import ReadOnlyRepository
@@ -196,8 +196,8 @@ def _turns(
     return turns_removed, turns_added
 
 
-def _prompts(messages: list[session_log.Message]) -> list[Turn]:
-    return [Turn(entry.turn, text) for entry in messages if (text := session_log.prompt(entry.message)) is not None]
+def _prompts(messages: list[log_file.Message]) -> list[Turn]:
+    return [Turn(entry.turn, text) for entry in messages if (text := log_file.prompt(entry.message)) is not None]
 
 
 MANY_LINES = 20_000

@@ -4,7 +4,7 @@ The protocols here are the seam that a second engine replaces: `AppendedLines` f
 small documents. Local files are their only engine today.
 
 A log is `<id>.jsonl` in a session's directory, a file of sealed lines. Its first line names the position in another log
-that it continues, or none.
+that it continues, or none; `session_log` says what the others mean. `LogReader` puts messages together from them.
 
 A position is an offset behind a line, and a digest of everything before it: `chained(d, line)` from line to line,
 beginning with the digest of the position that the log continues, or with `START`. So a log that was restored from a
@@ -28,10 +28,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from deepctl import layout
+from deepctl import layout, quantities
 from deepctl.errors import Refused, StoreDamaged
 from deepctl.files import atomic, sealed_lines
+from deepctl.store import log_file
 from deepctl.unicode import whole_value
+
+LOG_FORMAT = layout.LOG_FORMAT.current
+_NUMBERS = ("turn", "keeps", "results", "replaces")
+_LARGEST = 1 << 63
 
 
 class AppendedLines(Protocol):
@@ -305,3 +310,148 @@ def write_ledger_size(directory: str, size: int, *, is_short: bool) -> None:
             os.close(descriptor)
     except (OSError, Refused):
         pass
+
+
+class Message(NamedTuple):
+    """One message of a conversation. `at` is RFC 3339 in UTC, `message` pydantic-ai's JSON of it."""
+
+    turn: int
+    at: str
+    message: dict[str, Any]
+
+
+class Compaction(NamedTuple):
+    """Where a conversation was compacted: the place of the summary among its messages, and how many before it stay."""
+
+    place: int
+    keeps: int
+
+
+class MessageList(NamedTuple):
+    """What a log, together with those it continues, holds.
+
+    `end` is the offset in the log behind its last line, and `digest` that of this position. `lost` is why a
+    part of it is not what was written.
+    """
+
+    messages: list[Message]
+    damage: list[LogDamage]
+    last_turn: int
+    compactions: list[Compaction] = []
+    end: int = 0
+    digest: str = ""
+    lost: LogDamage | None = None
+
+
+def header(log: str, parent: Point | None = None) -> dict[str, Any]:
+    """The first line of a log. `parent` is where in which other log it goes on."""
+    return {
+        "v": LOG_FORMAT,
+        "log": log,
+        "parent": parent.document() if parent is not None else None,
+        "at": quantities.now(),
+    }
+
+
+def parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a message, without what is no object."""
+    value = message.get("parts")
+    return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
+
+
+def prompt(message: dict[str, Any]) -> str | None:
+    """The text the user typed, if this message is the request that brought it.
+
+    Memory snapshots and other text that capabilities add are user-role parts too; they carry metadata.
+    """
+    if message.get("kind") != "request":
+        return None
+    for part in parts(message):
+        if part.get("part_kind") != "user-prompt":
+            continue
+        content = part.get("content")
+        if isinstance(content, str):
+            return content
+        texts = [item for item in content if isinstance(item, str)] if isinstance(content, list) else []
+        if texts:
+            return "\n".join(texts)
+    return None
+
+
+def _fits(entry: dict[str, Any]) -> bool:
+    """Whether the numbers of an entry make sense: its turn, and what it says of results and of a compaction."""
+    return all(type(number := entry.get(key, 0)) is int and 0 <= number < _LARGEST for key in _NUMBERS)
+
+
+class LogReader:
+    """Puts the lines of one log together again."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._results: list[dict[str, Any]] = []
+        self._instructions: str | None = None
+        self._turn = 0
+        self._at = ""
+        self.messages: list[Message] = []
+        self.compactions: list[Compaction] = []
+        self.damage: list[LogDamage] = []
+        self.last_turn = 0
+        self.lacks_instructions = False
+        """Whether a request has the instructions of one before the first line that was taken."""
+
+    def take(self, line: sealed_lines.Line) -> None:
+        """Take the next line into account."""
+        entry = line.value
+        if entry is None:
+            torn = line.problem == "cut short"
+            self.damage.append(LogDamage(self._file, line.number, line.problem or "unreadable", torn))
+            return
+        if "log" in entry or "lost" in entry:
+            return
+        match entry:
+            case {"turn": int(turn), "at": str(at), "result": {"part_kind": str()} as result} if _fits(entry):
+                self._begin(turn, at)
+                self._results.append(result)
+            case {"turn": int(turn), "at": str(at), "message": {"kind": str(), "parts": list()} as message} if _fits(
+                entry
+            ):
+                self._begin(turn, at)
+                self._message(dict(message), entry)
+                if "keeps" in entry:
+                    self.compactions.append(Compaction(len(self.messages) - 1, entry["keeps"]))
+            case _:
+                self.damage.append(LogDamage(self._file, line.number, log_file.NO_ENTRY, False))
+                return
+        self.last_turn = max(self.last_turn, self._turn)
+
+    def _begin(self, turn: int, at: str) -> None:
+        if turn != self._turn:
+            self._flush(len(self._results))
+        self._turn, self._at = turn, quantities.known_time(at)
+
+    def _message(self, message: dict[str, Any], entry: dict[str, Any]) -> None:
+        joined = entry.get("results", 0)
+        if replaced := entry.get("replaces", 0):
+            del self._results[-replaced:]
+        if message["kind"] == "response" or joined < len(self._results):
+            # Results whose request was never written: a kill, or a line lost to damage.
+            self._flush(len(self._results) - joined)
+        if joined:
+            message["parts"] = self._results[-joined:] + message["parts"]
+            self._results = []
+        if message["kind"] == "request":
+            if entry.get("same_instructions"):
+                self.lacks_instructions |= self._instructions is None
+                message["instructions"] = self._instructions
+            self._instructions = message.get("instructions")
+        self.messages.append(Message(self._turn, self._at, message))
+
+    def _flush(self, count: int) -> None:
+        if count > 0:
+            request = {"kind": "request", "parts": self._results[:count]}
+            self.messages.append(Message(self._turn, self._at, request))
+            del self._results[:count]
+
+    def finish(self) -> None:
+        """There are no more lines."""
+        self._flush(len(self._results))

@@ -15,7 +15,7 @@ from deepctl import locks
 from deepctl.errors import Damaged, NoSession, NotFound, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import counted
-from deepctl.store import ledger, log_chain, log_file, session_catalogue, session_log
+from deepctl.store import ledger, log_chain, log_file, session_catalogue, session_reader
 from deepctl.store.ledger import MESSAGES, Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import Point
@@ -211,17 +211,15 @@ def diverging_messages(reader: SessionReader, checkpoint: Record) -> tuple[list[
     return [entry.message for entry in now[shared:]], [entry.message for entry in then[shared:]]
 
 
-def conversation_at(
-    paths: ProfilePaths, record: Record, files: dict[str, bytes] | None = None
-) -> session_log.MessageList:
+def conversation_at(paths: ProfilePaths, record: Record, files: dict[str, bytes] | None = None) -> log_file.MessageList:
     """The conversation up to a checkpoint. Raises `Damaged` if it is not what was written.
 
     `files` are logs that have been read already, by their paths.
     """
     return (
-        session_log.of_chain(chain_of(paths, record, files))
+        session_reader.messages_of_chain(chain_of(paths, record, files))
         if record.log or record.lost
-        else session_log.MessageList([], [], 0)
+        else log_file.MessageList([], [], 0)
     )
 
 
@@ -336,7 +334,7 @@ def last_author(paths: ProfilePaths, checkpoints: Ledger, readers: SessionReader
     return ""
 
 
-def shared_length(first: list[session_log.Message], second: list[session_log.Message]) -> int:
+def shared_length(first: list[log_file.Message], second: list[log_file.Message]) -> int:
     """How many messages two conversations have in common at their beginning."""
     shared = 0
     while shared < min(len(first), len(second)) and first[shared].message == second[shared].message:

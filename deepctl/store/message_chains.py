@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from deepctl import quantities
 from deepctl.errors import Damaged
 from deepctl.files import atomic, sealed_lines
-from deepctl.store import log_file, session_log
+from deepctl.store import log_file, session_log, session_reader
 from deepctl.store.log_file import START as START_DIGEST
 from deepctl.store.log_file import Point, chained
 
@@ -91,7 +91,7 @@ class Messages:
                 self._known.setdefault(chain, Place(one, end, count, line.digest))
             chains[one, end] = chain
             self._digests[one, end] = self._tails[one] = line.digest
-        if end == session_log.end_of(self.directory, one)[1]:
+        if end == session_reader.end_of(self.directory, one)[1]:
             self._ends[one] = chain
             self._instructions[one] = instructions
 
@@ -123,7 +123,7 @@ class Messages:
         one = self._open(before, place)
         entries = []
         for message, turn in zip(new, turns, strict=True):
-            entry: dict[str, Any] = {"v": session_log.FORMAT, "turn": turn, "at": quantities.now(), "message": message}
+            entry: dict[str, Any] = {"v": log_file.LOG_FORMAT, "turn": turn, "at": quantities.now(), "message": message}
             if message.get("kind") == "request":
                 instructions = message.get("instructions")
                 if instructions is not None and instructions == self._instructions.get(one):
@@ -150,7 +150,7 @@ class Messages:
             return place.log
         one = os.urandom(8).hex()
         atomic.make_root(self.directory)
-        first = sealed_lines.seal(session_log.header(one, place.point if place is not None else None))
+        first = sealed_lines.seal(log_file.header(one, place.point if place is not None else None))
         log_file.write_lines(log_file.log_path(self.directory, one), first)
         self._tails[one] = chained(place.digest if place is not None else START_DIGEST, first)
         return one

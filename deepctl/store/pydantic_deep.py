@@ -17,7 +17,14 @@ from typing import Any, NamedTuple
 from deepctl import layout
 from deepctl.errors import BadName, Damaged, DeepctlError, NotFound, Refused
 from deepctl.files import atomic
-from deepctl.store import checkpoint_store, lookup, message_chains, session_catalogue, session_log
+from deepctl.store import (
+    checkpoint_store,
+    log_file,
+    lookup,
+    message_chains,
+    session_catalogue,
+    session_reader,
+)
 from deepctl.store.ledger import Ledger
 from deepctl.store.lookup import Problem
 from deepctl.store.message_chains import Messages
@@ -155,7 +162,7 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
         place = _kept(logs, checkpoint)
         if place.log:
             session = session_catalogue.branch(session, place.log, None)
-        typed = [text for message in checkpoint.messages if (text := session_log.prompt(message)) is not None]
+        typed = [text for message in checkpoint.messages if (text := log_file.prompt(message)) is not None]
         label = _label(repository.ledger, checkpoint.header.label)
         record = repository.store.save(
             Position(
@@ -178,7 +185,7 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
         )
         assert record is not None
         records.append(record)
-    if place.log and place.offset != session_log.end_of(session.directory, place.log)[1]:
+    if place.log and place.offset != session_reader.end_of(session.directory, place.log)[1]:
         # The last conversation is the beginning of another.
         session_catalogue.branch(session, os.urandom(8).hex(), place.point)
     checkpoint_store.rewrite_index(repository.paths, repository.ledger)
@@ -202,7 +209,7 @@ def _kept(logs: Messages, checkpoint: ForeignCheckpoint) -> message_chains.Place
     turns = [0]
     for message in checkpoint.messages:
         chain.append(message_chains.digest(chain[-1], message))
-        turns.append(turns[-1] + (session_log.prompt(message) is not None))
+        turns.append(turns[-1] + (log_file.prompt(message) is not None))
     known_length, _ = logs.find(chain[1:])
     return logs.keep(chain[1:], checkpoint.messages[known_length:], turns[known_length + 1 :])
 

@@ -21,7 +21,6 @@ from deepctl.store import (
     repair_report,
     session_catalogue,
     session_from_forks,
-    session_log,
 )
 from deepctl.store.ledger import MESSAGES, Ledger
 from deepctl.store.log_file import Point
@@ -30,7 +29,7 @@ from deepctl.store.records import CONVERSATION, Record
 from deepctl.store.repair_report import Findings
 from deepctl.store.session_from_forks import Vanished
 
-_HOLE = sealed_lines.seal({"v": session_log.FORMAT, "lost": ""})
+_HOLE = sealed_lines.seal({"v": log_file.LOG_FORMAT, "lost": ""})
 
 Amended = dict[str, dict[str, Any]]
 """What the ledger is to say of checkpoints from now on: fields by their ids."""
@@ -294,7 +293,7 @@ class LogRepair:
             session = session._replace(log=recovered.log)
         else:
             atomic.write_file(
-                log_file.log_path(session.directory, session.log), sealed_lines.seal(session_log.header(session.log))
+                log_file.log_path(session.directory, session.log), sealed_lines.seal(log_file.header(session.log))
             )
         session_catalogue.write_record(session)
         path = os.path.join(session.directory, records.SESSION_RECORD)
@@ -378,10 +377,10 @@ def _header(log: str, parent: Point | None, at: str, length: int) -> bytes:
     made = b""
     for digest, time in (("keep", at), ("", at), ("", "")):
         point = parent if digest or parent is None else parent._replace(digest="")
-        made = sealed_lines.seal({**session_log.header(log, point), "at": time})
+        made = sealed_lines.seal({**log_file.header(log, point), "at": time})
         if len(made) <= length:
             return sealed_lines.padded(made, length - len(made))
-    return sealed_lines.seal({**session_log.header(log, parent), "at": at})
+    return sealed_lines.seal({**log_file.header(log, parent), "at": at})
 
 
 def _after_hole(length: int, line: bytes) -> bytes:
@@ -403,12 +402,12 @@ def _turns(lines: list[sealed_lines.Line]) -> list[int]:
 def _turn(before: list[sealed_lines.Line], after: list[sealed_lines.Line]) -> list[int]:
     """The turn of a lost line, told from the lines around it, if there are any."""
     following = next((line.value for line in after if line.value is not None and "turn" in line.value), None)
-    if following is not None and session_log.prompt(_message(following)) is None:
+    if following is not None and log_file.prompt(_message(following)) is None:
         return [following["turn"]]
     last = next((line.value for line in reversed(before) if line.value is not None and "turn" in line.value), None)
     if last is None:
         return [following["turn"]] if following is not None else []
-    calls = any(part.get("part_kind") == "tool-call" for part in session_log.parts(_message(last)))
+    calls = any(part.get("part_kind") == "tool-call" for part in log_file.parts(_message(last)))
     is_answer = _message(last).get("kind") == "response" and not calls
     return [last["turn"] + 1 if is_answer and following is None else last["turn"]]
 

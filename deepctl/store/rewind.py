@@ -31,7 +31,6 @@ from deepctl.store import (
     restore,
     rewind_plan,
     session_catalogue,
-    session_log,
     trees,
 )
 from deepctl.store.checkpoint_store import NOTHING_REWOUND, Checkpoints, HeadMove, WorkspaceOptions
@@ -436,7 +435,7 @@ def _plan(
 
 
 def _prompts(messages: list[dict[str, Any]]) -> list[str]:
-    return [text for message in messages if (text := session_log.prompt(message)) is not None]
+    return [text for message in messages if (text := log_file.prompt(message)) is not None]
 
 
 class _FilesPlan(NamedTuple):

@@ -21,7 +21,7 @@ from deepctl import layout, quantities
 from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_chain, log_file, session_log, session_reader
+from deepctl.store import log_chain, log_file, session_reader
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import NO_LINKS, START, SUFFIX, Point, chained, is_id, log_path, share
 from deepctl.store.records import SESSION_FORMAT, SESSION_RECORD, Begins, Session, begins_in
@@ -131,7 +131,7 @@ def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: st
 
     def fill(staging: str) -> Point:
         brought = os.urandom(8).hex()
-        written = [sealed_lines.seal(session_log.header(brought)), *lines]
+        written = [sealed_lines.seal(log_file.header(brought)), *lines]
         digest = START
         for line in written:
             digest = chained(digest, line)
@@ -161,7 +161,7 @@ def _begin(
     rmtree.make_anew(staging)
     identity, first_log = os.urandom(16).hex(), os.urandom(8).hex()
     continues = fill(staging)
-    log_file.write_lines(log_path(staging, first_log), sealed_lines.seal(session_log.header(first_log, continues)))
+    log_file.write_lines(log_path(staging, first_log), sealed_lines.seal(log_file.header(first_log, continues)))
     directory = os.path.join(paths.sessions, name)
     begins = Begins(first_log, continues) if continues is not None else None
     session = Session(name, directory, identity, created_at or quantities.now(), first_log, origin, begins)
@@ -182,7 +182,7 @@ def branch(session: Session, log_id: str, parent: Point | None) -> Session:
     path = log_path(session.directory, log_id)
     if not os.path.exists(path):
         log_file.write_lines(
-            path, sealed_lines.seal(session_log.header(log_id, parent if parent and parent.log else None))
+            path, sealed_lines.seal(log_file.header(log_id, parent if parent and parent.log else None))
         )
     moved = session._replace(log=log_id)
     write_record(moved)
@@ -244,9 +244,9 @@ def by_id(paths: ProfilePaths) -> dict[str, str]:
     return found
 
 
-def read(session: Session) -> session_log.MessageList:
+def read(session: Session) -> log_file.MessageList:
     """The whole conversation of a session. Raises `Damaged` or `NewerFormat`."""
-    conversation = session_log.read(session.directory, session.log)
+    conversation = session_reader.read_log(session.directory, session.log)
     return session_reader.with_record_damage(session, conversation)
 
 

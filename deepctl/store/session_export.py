@@ -20,8 +20,8 @@ from deepctl import layout, quantities
 from deepctl.layout import ProfilePaths
 from deepctl.redaction import Redaction
 from deepctl.store import export_target, session_catalogue
+from deepctl.store.log_file import Compaction, Message, MessageList
 from deepctl.store.records import Session
-from deepctl.store.session_log import Compaction, Message, MessageList
 
 KIND = "deepctl session"
 VERSION = 1

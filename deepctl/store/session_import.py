@@ -17,9 +17,9 @@ from deepctl.cancellation import interruptible
 from deepctl.errors import BadName, Damaged, NewerFormat, NotFound, Refused, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.store import session_catalogue, session_log
+from deepctl.store.log_file import Compaction, Message
 from deepctl.store.records import Session
 from deepctl.store.session_export import FORMAT, KIND, VERSION, ExportDocument, Lost, digest
-from deepctl.store.session_log import Compaction, Message
 
 MAX_BYTES = 256 << 20
 MAX_MESSAGES = 250_000

@@ -22,10 +22,17 @@ from deepctl import quantities
 from deepctl.errors import Refused
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_chain, log_file, session_log
-from deepctl.store.log_file import LogDamage, Point
+from deepctl.store import log_chain, log_file
+from deepctl.store.log_file import (
+    Compaction,
+    LogDamage,
+    LogReader,
+    Message,
+    MessageList,
+    Point,
+    log_path,
+)
 from deepctl.store.records import SESSION_RECORD, Position, Record, Session
-from deepctl.store.session_log import LogReader, LogWriter, Message, MessageList
 
 _VERSION = 1
 _SESSIONS = 200
@@ -110,7 +117,7 @@ class SessionReader:
         if self._whole is None:
             start = Point(self.session.log, 0)
             self._chain = log_chain.resolve(self.session.directory, start, is_open=True, files=self.files)
-            self._whole = with_record_damage(self.session, session_log.of_chain(self._chain))
+            self._whole = with_record_damage(self.session, messages_of_chain(self._chain))
         return self._whole
 
     def ends(self) -> tuple[int, int]:
@@ -118,11 +125,11 @@ class SessionReader:
         raw = self._own_log()
         return raw.find(b"\n") + 1, sealed_lines.whole_length(raw)
 
-    def writer(self, turn: int) -> LogWriter:
-        """The session's own log, open for what comes next. The caller holds the profile's lock."""
+    @property
+    def size(self) -> int | None:
+        """The length of the session's own log; `None` if it does not end with a newline."""
         raw = self._own_log()
-        size = len(raw) if raw.endswith(b"\n") else None
-        return LogWriter(self.session.directory, self.session.log, turn, self.whole().digest, size=size)
+        return len(raw) if raw.endswith(b"\n") else None
 
     def _own_log(self) -> bytes:
         return self.files.get(log_file.log_path(self.session.directory, self.session.log), b"")
@@ -286,10 +293,10 @@ class SessionReaders:
         return self._latest
 
     def ends(self, session: Session) -> tuple[int, int]:
-        """`session_log.end_of` a session, whose log is not opened again if it has been read. Raises `Damaged`."""
+        """`end_of` a session, whose log is not opened again if it has been read. Raises `Damaged`."""
         if self._latest is not None and self._latest.is_current(session):
             return self._latest.ends()
-        return session_log.end_of(session.directory, session.log)
+        return end_of(session.directory, session.log)
 
 
 def with_record_damage(session: Session, conversation: MessageList) -> MessageList:
@@ -326,17 +333,17 @@ def outline(conversation: MessageList) -> Outline:
 
 def outline_title(messages: list[Message]) -> str:
     """The first prompt of a conversation, empty if there is none."""
-    return next((text for entry in messages if (text := session_log.prompt(entry.message)) is not None), "")
+    return next((text for entry in messages if (text := log_file.prompt(entry.message)) is not None), "")
 
 
 def _last_prompt(messages: list[Message]) -> str | None:
-    return next((text for entry in reversed(messages) if (text := session_log.prompt(entry.message)) is not None), None)
+    return next((text for entry in reversed(messages) if (text := log_file.prompt(entry.message)) is not None), None)
 
 
 def _prompt_in(line: sealed_lines.Line) -> str | None:
     """The prompt in a line of a log, if it has one."""
     message = line.value.get("message") if line.value is not None else None
-    return session_log.prompt(message) if isinstance(message, dict) else None
+    return log_file.prompt(message) if isinstance(message, dict) else None
 
 
 def _entries(path: str) -> dict[str, dict[str, Any]]:
@@ -389,3 +396,52 @@ def _span(value: object, files: int) -> Span | None:
             return Span(file, start, end)
         case _:
             return None
+
+
+def read_log(directory: str, log: str, end: int | None = None, digest: str = "") -> MessageList:
+    """The conversation in a log and in those it continues, up to offset `end` in bytes.
+
+    With `digest`, it is read from the copies that have it there, if there are any. Raises `Damaged` if a log's file is
+    missing and `NewerFormat` if a later deepctl wrote it.
+    """
+    return messages_of_chain(log_chain.resolve(directory, Point(log, end or 0, digest), is_open=end is None))
+
+
+def messages_of_chain(chain: log_chain.Chain) -> MessageList:
+    """The conversation in the files of a chain."""
+    messages: list[Message] = []
+    compactions: list[Compaction] = []
+    damage = list(chain.damage)
+    last_turn = 0
+    for link in chain.links:
+        reader = LogReader(os.path.basename(link.path))
+        for line in link.lines:
+            reader.take(line)
+        reader.finish()
+        compactions += [Compaction(len(messages) + place, keeps) for place, keeps in reader.compactions]
+        messages += reader.messages
+        damage += reader.damage
+        last_turn = max(last_turn, reader.last_turn)
+    return MessageList(messages, damage, last_turn, compactions, _end_of_chain(chain), chain.digest, chain.lost)
+
+
+def _end_of_chain(chain: log_chain.Chain) -> int:
+    """The offset behind the last whole line of the last log, with its newline or only lacking that."""
+    whole = [line for line in chain.links[-1].lines if line.problem != "cut short"]
+    return whole[-1].end - (whole[-1].value is not None and whole[-1].problem is not None) if whole else 0
+
+
+def end_of(directory: str, log: str) -> tuple[int, int]:
+    """The offsets behind the first line of a log, which says what it continues, and behind its last whole line.
+
+    Raises `Damaged` if its file is missing.
+    """
+    path = log_path(directory, log)
+    try:
+        descriptor = atomic.open_regular(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise log_file.missing(path) from None
+    try:
+        return os.pread(descriptor, 4096, 0).find(b"\n") + 1, sealed_lines.whole(descriptor)
+    finally:
+        os.close(descriptor)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from deepctl.errors import DeepctlError, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.store import session_catalogue, transcript
-from deepctl.store.session_log import Message
+from deepctl.store.log_file import Message
 from deepctl.store.transcript import Piece, Role
 from deepctl.unicode import folded, spans
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from deepctl.quantities import size
-from deepctl.store import session_log
-from deepctl.store.session_log import Message
+from deepctl.store import log_file
+from deepctl.store.log_file import Message
 
 Role = Literal["user", "assistant", "tool"]
 Kind = Literal["prompt", "text", "thinking", "call", "result", "summary"]
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 def pieces(message: dict[str, Any]) -> Iterator[Piece]:
     """The pieces of one message, in order; those without text are left out, but for calls and results."""
-    for part in session_log.parts(message):
+    for part in log_file.parts(message):
         piece = _piece(part)
         if piece is not None and (piece.text or piece.tool):
             yield piece
@@ -40,7 +40,7 @@ def pieces(message: dict[str, Any]) -> Iterator[Piece]:
 
 def is_answer(message: dict[str, Any]) -> bool:
     """Whether a turn that ends with this message has come to its end."""
-    calls = any(part.get("part_kind") == "tool-call" for part in session_log.parts(message))
+    calls = any(part.get("part_kind") == "tool-call" for part in log_file.parts(message))
     return message.get("kind") == "response" and message.get("state") != "interrupted" and not calls
 
 
@@ -53,7 +53,7 @@ def is_answered(messages: Sequence[Message], place: int) -> bool:
 
 
 def _is_summary(message: dict[str, Any]) -> bool:
-    kinds = {part.get("part_kind") for part in session_log.parts(message)}
+    kinds = {part.get("part_kind") for part in log_file.parts(message)}
     return message.get("kind") == "request" and kinds == {"compaction"}
 
 

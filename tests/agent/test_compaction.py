@@ -23,7 +23,7 @@ from deepctl.agent.turn import to_json
 from deepctl.domain import profiles, settings
 from deepctl.errors import DeepctlError, ModelFailed, NotFound
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import compacted_context, log_file, lookup, session_catalogue, session_log
+from deepctl.store import log_file, lookup, session_catalogue, session_log
 from deepctl.store.repository import Repository
 from tests.store.faults import count, in_child, kill
 from tests.store.scene import Scene
@@ -58,7 +58,7 @@ class Alice:
         with Repository.open(self.paths) as work, self.chat() as chat:
             return chat.compact(work, "main", focus, self.events.append)
 
-    def conversation(self, session: str = "main") -> session_log.MessageList:
+    def conversation(self, session: str = "main") -> log_file.MessageList:
         return session_catalogue.read(session_catalogue.find(self.paths, session))
 
     def seen(self, session: str = "main") -> list[dict[str, Any]]:
@@ -184,7 +184,7 @@ def test_a_conversation_is_summarised_before_a_turn_that_would_pass_the_share(
         before, after = _flat(third), _flat(fourth)
         assert after[: len(before)] == before, "another process goes on with what this one sent"
         assert after[len(before) :] == [("assistant", "third answer"), ("user", "fourth question")]
-    said = [text for one in alice.conversation().messages if (text := session_log.prompt(one.message)) is not None]
+    said = [text for one in alice.conversation().messages if (text := log_file.prompt(one.message)) is not None]
     assert [text[:5] for text in said] == ["first", "secon", "third", "fourt"]
 
 
@@ -275,7 +275,7 @@ def test_when_no_summary_can_be_had_and_the_window_is_full_the_beginning_is_left
         alice.options = alice.options._replace(compact_at=None)
         alice.say("five")
         assert _flat(server.requests[-1])[: len(sent)] == _flat(server.requests[-2])
-    said = [text for one in alice.conversation().messages if (text := session_log.prompt(one.message)) is not None]
+    said = [text for one in alice.conversation().messages if (text := log_file.prompt(one.message)) is not None]
     assert [text[:4] for text in said] == ["one", "two", "thre", "four", "five"]
 
 
@@ -340,7 +340,7 @@ class TestOffline:
         assert last.context.tokens < 3000
         assert "can see" in last.output
         assert "can see 14" not in last.output
-        typed = [one for one in offline.conversation().messages if session_log.prompt(one.message) is not None]
+        typed = [one for one in offline.conversation().messages if log_file.prompt(one.message) is not None]
         assert len(typed) == 15
 
     def test_memory_is_in_sight_after_a_compaction(self, offline: Alice) -> None:
@@ -487,7 +487,7 @@ def test_a_kill_leaves_the_conversation_as_before_or_as_after(
         after = alice.conversation()
         assert after.messages[: len(whole.messages)] == whole.messages
         assert all(damage.torn for damage in after.damage)
-        seen = compacted_context.of(after)
+        seen = session_log.compacted_context(after)
         assert (seen.summary is not None) == bool(after.compactions)
         found.add(seen.summary is not None)
         messages = ModelMessagesTypeAdapter.validate_python([after.messages[place].message for place in seen.places])
@@ -563,7 +563,7 @@ class TestAtTheCommandLine:
         for number in range(3):
             deepctl("chat", *user, f"write f{number}.txt: {LONG}").ok()
         shown = deepctl("sessions", "show", *user, "--json").ok().json
-        prompts = [session_log.prompt(entry["message"]) for entry in shown["messages"]]
+        prompts = [log_file.prompt(entry["message"]) for entry in shown["messages"]]
         assert prompts[0] == "remember I like oolong"
         kinds = {part["part_kind"] for entry in shown["messages"] for part in entry["message"]["parts"]}
         assert "compaction" in kinds

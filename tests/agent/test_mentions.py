@@ -30,7 +30,7 @@ from deepctl.agent.models import offline_model
 from deepctl.agent.turn import to_json
 from deepctl.domain import permissions
 from deepctl.errors import ModelFailed
-from deepctl.store import lookup, session_catalogue, session_log, session_search, transcript
+from deepctl.store import log_file, lookup, session_catalogue, session_search, transcript
 from tests.store.scene import Scene
 from tests.support.loopback import Provider, Status, Text, provider
 
@@ -345,7 +345,7 @@ class Alice:
             Chat(running).turn(work, "main", prompt, events.append)
         return events
 
-    def conversation(self) -> session_log.MessageList:
+    def conversation(self) -> log_file.MessageList:
         return session_catalogue.read(self.scene.session())
 
 

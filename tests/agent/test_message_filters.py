@@ -27,7 +27,7 @@ from deepctl.agent.checkpoint_stores import new_checkpoint
 from deepctl.agent.file_checkpoint_store import FileCheckpointStore
 from deepctl.files import sealed_lines
 from deepctl.store import session_log
-from deepctl.store.session_log import Message
+from deepctl.store.log_file import Message
 from tests.domain.test_hostile_archives import START, Piece, directory, file, forged
 from tests.support.command import InProcess, Result
 from tests.support.loopback import Provider, Text, provider

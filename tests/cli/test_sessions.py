@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from deepctl.store import session_export
-from deepctl.store.session_log import Message
+from deepctl.store.log_file import Message
 from tests.support.command import Command, InProcess
 from tests.support.terminal import Terminal
 

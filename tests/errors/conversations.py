@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from deepctl.store import session_export
+from deepctl.store.log_file import Message
 from deepctl.store.session_export import ExportDocument
-from deepctl.store.session_log import Message
 from tests.errors.situation import Situation, case
 from tests.support.command import Result
 

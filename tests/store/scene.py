@@ -10,7 +10,7 @@ from typing import Any
 
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
-from deepctl.store import lookup, rewind, session_catalogue, session_log, session_reader
+from deepctl.store import log_file, lookup, rewind, session_catalogue, session_log, session_reader
 from deepctl.store.records import Record, Session
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest, RewindResult
@@ -107,7 +107,7 @@ class Scene:
 
     def prompts(self, session: str = "main") -> list[str]:
         messages = session_catalogue.read(self.session(session)).messages
-        return [text for entry in messages if (text := session_log.prompt(entry.message)) is not None]
+        return [text for entry in messages if (text := log_file.prompt(entry.message)) is not None]
 
     def files(self) -> dict[str, str]:
         """The files of the workspace as text, links and directories left out."""

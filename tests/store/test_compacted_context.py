@@ -16,7 +16,6 @@ from deepctl.layout import ProfilePaths, Root
 from deepctl.output import sessions_transcript
 from deepctl.redaction import Redaction
 from deepctl.store import (
-    compacted_context,
     log_file,
     session_catalogue,
     session_export,
@@ -50,7 +49,7 @@ def _call(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> str:
-    (tmp_path / "a.jsonl").write_bytes(sealed_lines.seal(session_log.header("a")))
+    (tmp_path / "a.jsonl").write_bytes(sealed_lines.seal(log_file.header("a")))
     return str(tmp_path)
 
 
@@ -69,12 +68,12 @@ def _write(directory: str, *entries: dict[str, Any] | int, turn: int = 1, name: 
 
 
 def _seen(directory: str, name: str = "a", end: int | None = None) -> list[dict[str, Any]]:
-    conversation = session_log.read(directory, name, end)
-    return [conversation.messages[place].message for place in compacted_context.of(conversation).places]
+    conversation = session_reader.read_log(directory, name, end)
+    return [conversation.messages[place].message for place in session_log.compacted_context(conversation).places]
 
 
 def _said(directory: str) -> list[dict[str, Any]]:
-    return [entry.message for entry in session_log.read(directory, "a").messages]
+    return [entry.message for entry in session_reader.read_log(directory, "a").messages]
 
 
 def test_the_model_sees_the_summary_and_what_was_kept(directory: str) -> None:
@@ -100,7 +99,7 @@ def test_in_the_middle_of_a_turn_its_prompt_stays_in_sight(directory: str) -> No
     entries = [one for number in range(3) for one in (_call(str(number)), _result(str(number)), back[number])]
     _write(directory, _request("long"), *entries, 2, _response("done"), turn=2)
     assert _seen(directory) == [SUMMARY, _request("long"), _call("2"), back[2], _response("done")]
-    assert session_log.read(directory, "a").damage == []
+    assert session_reader.read_log(directory, "a").damage == []
 
 
 def test_a_prompt_that_is_kept_anyway_is_seen_once(directory: str) -> None:
@@ -121,7 +120,7 @@ def test_a_log_that_continues_another_keeps_its_compaction(directory: str, tmp_p
     _write(directory, _request("one"), _response("1"))
     compacted = _write(directory, _request("two"), _response("2"), 2, turn=2)
     _write(directory, _request("elsewhere"), turn=3)
-    (tmp_path / "b.jsonl").write_bytes(sealed_lines.seal(session_log.header("b", log_file.Point("a", compacted))))
+    (tmp_path / "b.jsonl").write_bytes(sealed_lines.seal(log_file.header("b", log_file.Point("a", compacted))))
     _write(directory, _request("here"), turn=3, name="b")
     assert _seen(directory, "b") == [SUMMARY, _request("two"), _response("2"), _request("here")]
     _write(directory, 3, turn=3, name="b")
@@ -137,7 +136,7 @@ def test_a_compaction_that_is_lost_leaves_the_whole_conversation_in_sight(
     path = tmp_path / "a.jsonl"
     raw = path.read_bytes()
     path.write_bytes(raw[:-5] if how == "torn" else raw[:before] + raw[before:].replace(b"tea", b"pea"))
-    (damage,) = session_log.read(directory, "a").damage
+    (damage,) = session_reader.read_log(directory, "a").damage
     assert (damage.line, damage.torn) == (4, how == "torn")
     assert _seen(directory) == _said(directory) == [_request("one"), _response("1")]
     _write(directory, _request("two"), turn=2)
@@ -155,10 +154,10 @@ def test_a_line_that_is_lost_shifts_nothing_behind_it(directory: str, tmp_path: 
 @pytest.mark.parametrize("keeps", [-1, True, "2", None, 1.0, [1]])
 def test_a_compaction_that_makes_no_sense_is_damage(directory: str, tmp_path: Path, keeps: object) -> None:
     _write(directory, _request("one"))
-    entry = {"v": session_log.FORMAT, "turn": 1, "at": quantities.now(), "message": SUMMARY, "keeps": keeps}
+    entry = {"v": log_file.LOG_FORMAT, "turn": 1, "at": quantities.now(), "message": SUMMARY, "keeps": keeps}
     path = tmp_path / "a.jsonl"
     path.write_bytes(path.read_bytes() + sealed_lines.seal(entry))
-    assert len(session_log.read(directory, "a").damage) == 1
+    assert len(session_reader.read_log(directory, "a").damage) == 1
     assert _seen(directory) == [_request("one")]
 
 
@@ -171,7 +170,7 @@ def test_a_deepctl_that_knows_no_compactions_says_so(directory: str, monkeypatch
     _write(directory, _request("one"), _response("1"), 1)
     monkeypatch.setattr(layout, "LOG_FORMAT", layout.LOG_FORMAT._replace(current=1))
     with pytest.raises(NewerFormat):
-        session_log.read(directory, "a")
+        session_reader.read_log(directory, "a")
 
 
 def test_results_whose_request_was_lost_come_before_the_summary(directory: str, tmp_path: Path) -> None:
@@ -209,7 +208,7 @@ class TestSessions:
 
     def seen(self, paths: ProfilePaths, name: str = "main") -> list[dict[str, Any]]:
         conversation = session_catalogue.read(session_catalogue.find(paths, name))
-        return [conversation.messages[place].message for place in compacted_context.of(conversation).places]
+        return [conversation.messages[place].message for place in session_log.compacted_context(conversation).places]
 
     def test_a_rewind_to_before_it_brings_the_whole_conversation_back(self, scene: Scene) -> None:
         whole = [entry.message for entry in session_catalogue.read(scene.session()).messages][:8]
@@ -246,7 +245,7 @@ class TestSessions:
         assert session_export.as_json(session_export.export(paths, "main")).encode() == raw
         assert self.seen(paths) == self.seen(scene.paths)
         short = session_export.redacted(session_export.export(scene.paths, "main"), Redaction({}))
-        assert short.compactions == [session_log.Compaction(8, 4)]
+        assert short.compactions == [log_file.Compaction(8, 4)]
 
     def test_an_export_without_compactions_is_what_it_was_but_for_its_number(self, scene: Scene) -> None:
         document = json.loads(session_export.as_json(session_export.export(scene.paths, "main")))

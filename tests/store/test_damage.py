@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.errors import DeepctlError
-from deepctl.store import lookup, records, session_log, verify
+from deepctl.store import log_file, lookup, records, verify
 from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.scene import Scene
@@ -51,7 +51,7 @@ def _contents(scene: Scene) -> dict[str, tuple[dict[bytes, bytes], list[str]] | 
                 if entry.kind != DIRECTORY
             }
             conversation = lookup.conversation_at(scene.paths, record)
-            texts = [text for entry in conversation.messages if (text := session_log.prompt(entry.message)) is not None]
+            texts = [text for entry in conversation.messages if (text := log_file.prompt(entry.message)) is not None]
             found[record.id] = (files, texts)
             if conversation.damage:
                 found[record.id] = None

@@ -19,8 +19,8 @@ from deepctl.errors import Damaged, DeepctlError
 from deepctl.files import sealed_lines
 from deepctl.output.repair import Repaired
 from deepctl.store import diff, lookup, repair, repair_report, session_catalogue, session_delete, verify
+from deepctl.store.log_file import Message
 from deepctl.store.repository import ReadOnlyRepository, Repository
-from deepctl.store.session_log import Message
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store import faults
 from tests.store.scene import Scene

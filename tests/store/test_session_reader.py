@@ -171,13 +171,13 @@ def test_a_reader_knows_where_its_log_ends_and_its_writer_goes_on_there(scene: S
     whole = path.read_bytes()
     path.write_bytes(whole + end)
     reader = _reader(scene)
-    assert reader.ends() == session_log.end_of(session.directory, session.log)
+    assert reader.ends() == session_reader.end_of(session.directory, session.log)
     assert reader.ends()[1] == len(whole)
-    writer = reader.writer(5)
+    writer = session_log.LogWriter.after(reader, 5)
     writer.message({"kind": "response", "parts": []})
     writer.close()
     assert writer.torn == len(end)
-    assert session_log.read(session.directory, session.log, writer.end, writer.digest).lost is None
+    assert session_reader.read_log(session.directory, session.log, writer.end, writer.digest).lost is None
     assert path.read_bytes().startswith(whole + b"{")
 
 

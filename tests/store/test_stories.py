@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from deepctl.store import lookup, prune, rewind, session_catalogue, session_log, verify
+from deepctl.store import log_file, lookup, prune, rewind, session_catalogue, verify
 from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.rewind import RewindRequest
 from tests.store.scene import Scene, leftovers
@@ -131,7 +131,7 @@ class Stories(RuleBasedStateMachine):
         for identity, remembered in self.known.items():
             record = reader.ledger.records[identity]
             messages = lookup.conversation_at(self.scene.paths, record).messages
-            prompts = [text for entry in messages if (text := session_log.prompt(entry.message)) is not None]
+            prompts = [text for entry in messages if (text := log_file.prompt(entry.message)) is not None]
             assert prompts == remembered.prompts
             assert record.tree
         reader.close()

@@ -24,7 +24,7 @@ from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.errors import Interrupted, NotFound, Refused, UsageError
 from deepctl.output.text import is_dumb, printable
 from deepctl.quantities import counted
-from deepctl.store import lookup, prompt_tags, session_catalogue, session_log
+from deepctl.store import log_file, lookup, prompt_tags, session_catalogue
 
 _MAX_DIGITS = 6
 _MAX_SHOWN = 60
@@ -96,7 +96,7 @@ def _confirm_undo(state: ReplState, name: str | None) -> None:
     if session is None or last_rewind is None or last_rewind.only not in ("", "conversation"):
         return
     target = ledger.records.get(last_rewind.to)
-    rewound = lookup.conversation_at(paths, target) if target is not None else session_log.MessageList([], [], 0)
+    rewound = lookup.conversation_at(paths, target) if target is not None else log_file.MessageList([], [], 0)
     now = session_catalogue.read(session)
     shared = _shared_length(rewound, now)
     turns = sum(prompt.position >= shared for prompt in _prompts(now))
@@ -112,12 +112,12 @@ def _continue_in(state: ReplState, session: str) -> None:
     state.chat.counts.takes(session, None)
 
 
-def _first_removed(before: session_log.MessageList, after: session_log.MessageList) -> str | None:
+def _first_removed(before: log_file.MessageList, after: log_file.MessageList) -> str | None:
     shared = _shared_length(before, after)
     return next((prompt.text for prompt in _prompts(before) if prompt.position >= shared), None)
 
 
-def _shared_length(first: session_log.MessageList, second: session_log.MessageList) -> int:
+def _shared_length(first: log_file.MessageList, second: log_file.MessageList) -> int:
     """How many messages two conversations have in common, from the first on."""
     pairs = enumerate(zip(first.messages, second.messages, strict=False))
     at_most = min(len(first.messages), len(second.messages))
@@ -174,12 +174,12 @@ def _take_back_last_turn(state: ReplState, session: str) -> None:
         chat.display.notice(remark)
 
 
-def _prompts(conversation: session_log.MessageList) -> list[_Prompt]:
+def _prompts(conversation: log_file.MessageList) -> list[_Prompt]:
     summaries = {compaction.place for compaction in conversation.compactions}
     return [
         _Prompt(position, text, entry.at)
         for position, entry in enumerate(conversation.messages)
-        if position not in summaries and (text := session_log.prompt(entry.message)) is not None
+        if position not in summaries and (text := log_file.prompt(entry.message)) is not None
     ]
 
 
