@@ -1,7 +1,7 @@
 """Checkpoints for applications: `FileCheckpointStore`, `InMemoryCheckpointStore` and the capability that fills them.
 
 The methods are those of pydantic-deep's classes of these names, and a directory that its `FileCheckpointStore` wrote
-(one `<id>.json` a checkpoint) can be read. Underneath is `deepctl.domain.checkpoints`, as in the command line.
+(one `<id>.json` a checkpoint) can be read. The engine below is that of the command line, `deepctl.store.repository`.
 """
 
 from __future__ import annotations

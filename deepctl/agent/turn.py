@@ -88,7 +88,7 @@ class Outcome(NamedTuple):
 
 
 class TurnRecord(Protocol):
-    """Where a turn is recorded: `deepctl.store.session_log.Writer`, or memory."""
+    """Where a turn is recorded: `deepctl.store.session_log.LogWriter`, or memory."""
 
     def result(self, part: dict[str, Any]) -> None: ...
 
