@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deepctl.cli import options
 from deepctl.cli.chat_setup import Background, ChatSetup, Commands, Engine
 from deepctl.cli.options import UNNAMED
-from deepctl.cli.prompts import profile_history
 from deepctl.domain import attachments, profiles, settings
 from deepctl.errors import DeepctlError, ProfileGone, Refused
 from deepctl.layout import ProfilePaths, Root
@@ -20,8 +19,6 @@ from deepctl.output.stream.display import Display
 from deepctl.store import lookup, session_catalogue
 
 if TYPE_CHECKING:
-    from prompt_toolkit.history import History
-
     from deepctl.agent.chat import Chat, EphemeralChat
     from deepctl.agent.compaction import Compacted
     from deepctl.agent.turn import Outcome, Usage
@@ -162,9 +159,10 @@ class ChatSession(ABC):
     def change(self, **given: str) -> None:
         """Have another model, sandbox or way of approving from now on. Raises what keeps that from working."""
 
+    @property
     @abstractmethod
-    def history(self) -> History:
-        """What the line editor remembers."""
+    def prompt_history(self) -> str | None:
+        """The file with the prompts that the line editor remembers; `None` if it keeps them in memory."""
 
     @abstractmethod
     def _make_engine(self) -> Engine[Any]: ...
@@ -338,8 +336,9 @@ class ProfileChat(ChatSession):
         if result.checkpoint is not None:
             self.display.notice(f"/rewind {result.checkpoint[:8]} takes it back.")
 
-    def history(self) -> History:
-        return profile_history(self.paths().prompt_history)
+    @property
+    def prompt_history(self) -> str:
+        return self.paths().prompt_history
 
     def paths(self) -> ProfilePaths:
         """Where the profile is. Raises `ProfileNotFound`."""
@@ -441,7 +440,6 @@ class EphemeralChatSession(ChatSession):
     def compact(self, session: str | None, focus: str | None) -> None:
         self.counts.compacted(None, self._engine.get().chat.compact(focus, self.display.event))
 
-    def history(self) -> History:
-        from prompt_toolkit.history import InMemoryHistory
-
-        return InMemoryHistory()
+    @property
+    def prompt_history(self) -> None:
+        return None

@@ -25,11 +25,10 @@ _DRIVER = r"""
 import os, sys, threading, time
 from deepctl.cli.repl.completer import workspace_paths
 from deepctl.cli.repl.completer import Candidate
-from deepctl.cli.repl.line_editor import Editor
+from deepctl.cli.repl.line_editor import Editor, prompt_history
 from deepctl.cli.repl.state import SlashCommand
 from deepctl.cli.repl.status import Toolbar
 from deepctl.cli.tty_modes import quiet
-from deepctl.cli.prompts import profile_history
 from deepctl.errors import Interrupted, StorageError, Terminated
 
 class Candidates:
@@ -48,7 +47,7 @@ def toolbar():
 note = ""
 if os.environ.get("SLOW"):
     print("starting", flush=True); time.sleep(1)
-editor = Editor(profile_history(os.environ["HISTORY"]), Candidates(), toolbar, lambda: "alice> ")
+editor = Editor(prompt_history(os.environ["HISTORY"]), Candidates(), toolbar, lambda: "alice> ")
 print("ready", flush=True)
 text = ""
 while True:

@@ -13,8 +13,9 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deepctl.cli import tty_modes
@@ -22,7 +23,8 @@ from deepctl.cli.repl.completer import CandidateSource, completer
 from deepctl.cli.repl.keys import CTRL_D, HINT, READ_BYTES, DoubleCtrlC, continues, is_remembered
 from deepctl.cli.repl.screen import ScreenReader
 from deepctl.cli.repl.status import Toolbar
-from deepctl.errors import Interrupted, Terminated
+from deepctl.errors import Interrupted, Refused, Terminated
+from deepctl.files import atomic
 from deepctl.output.text import is_dumb, printable, wrapped
 from deepctl.unicode import whole
 
@@ -322,3 +324,77 @@ class DumbReader:
             sys.stdout.flush()
         except OSError:
             self._end(Terminated(signal.SIGHUP))
+
+
+LONGEST_ENTRY = 64 << 10
+"""Bytes of the longest entry that is written; a longer one can be had back until the conversation ends."""
+_READ_HISTORY = 2 << 20
+"""Bytes read of the file's end."""
+
+
+def prompt_history(path: str | None) -> History:
+    """What the line editor remembers: the prompts in the file `path`, or without one those of this conversation.
+
+    The form is that of prompt_toolkit's `FileHistory`. The file is never made anew, so that a profile that was wiped
+    stays wiped, and never read or written through a link. However long it is, reading it takes the same time: only its
+    end is read, and very long entries are not written to it.
+    """
+    from prompt_toolkit.history import InMemoryHistory
+
+    return InMemoryHistory() if path is None else _file_history(path)
+
+
+def _file_history(path: str) -> History:
+    from prompt_toolkit.history import History
+
+    class FileHistory(History):
+        def load_history_strings(self) -> Iterable[str]:
+            try:
+                return _history_entries(_history_end(path))[::-1]
+            except (OSError, Refused):
+                return []
+
+        def store_string(self, string: str) -> None:
+            with suppress(OSError, Refused):
+                _append_to_history(path, string)
+
+    atomic.make_private_file(path)
+    return FileHistory()
+
+
+def _history_end(path: str) -> bytes:
+    """The last bytes of the file, from the beginning of an entry on."""
+    with open(atomic.open_regular(path, os.O_RDONLY), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - _READ_HISTORY))
+        content = file.read(_READ_HISTORY)
+    return content if size <= _READ_HISTORY else content[content.find(b"\n#") + 1 :]
+
+
+def _history_entries(content: bytes) -> list[str]:
+    """The entries, oldest first; of several that are the same in a row, one."""
+    entries: list[str] = []
+    lines: list[str] = []
+    for line in [*content.decode(errors="replace").split("\n"), ""]:
+        if line.startswith("+"):
+            lines.append(line[1:])
+        elif lines:
+            entry = "\n".join(lines)
+            if not entries or entries[-1] != entry:
+                entries.append(entry)
+            lines = []
+    return entries
+
+
+def _append_to_history(path: str, prompt: str) -> None:
+    """Add a prompt, through no link."""
+    at = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    lines = "".join(f"+{line}\n" for line in prompt.split("\n"))
+    entry = f"\n# {at}\n{lines}".encode(errors="replace")
+    if len(entry) > LONGEST_ENTRY:
+        return
+    descriptor = atomic.open_regular(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        atomic.write_all(descriptor, entry)
+    finally:
+        os.close(descriptor)

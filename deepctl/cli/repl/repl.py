@@ -21,7 +21,7 @@ from deepctl.cli import options, tty_modes
 from deepctl.cli.chat_session import ProfileChat, TurnCallbacks
 from deepctl.cli.repl import slash_commands, status
 from deepctl.cli.repl.completer import ConversationCandidates
-from deepctl.cli.repl.line_editor import Editor
+from deepctl.cli.repl.line_editor import Editor, prompt_history
 from deepctl.cli.repl.state import ReplState
 from deepctl.domain import attachments
 from deepctl.errors import DeepctlError, Interrupted, ModelFailed, ProfileGone, StorageError, Terminated
@@ -93,7 +93,8 @@ class Repl:
         self._latest: str | None = None
         """The latest session, once the toolbar has needed it since the prompt was drawn."""
         candidates = ConversationCandidates(state)
-        self._editor = Editor(state.chat.history(), candidates, self._toolbar, lambda: f"{state.chat.name}> ")
+        history = prompt_history(state.chat.prompt_history)
+        self._editor = Editor(history, candidates, self._toolbar, lambda: f"{state.chat.name}> ")
 
     def run(self) -> None:
         """Read and run entries until the user leaves."""
