@@ -2,33 +2,39 @@
 
 The client is the one that pydantic-ai's own MCP toolset is built on. What a server does wrong is told in words, as
 `Unusable` or as the result of the call; nothing that it says or does ends a turn.
+
+The tools that a server offers are made fit for the agent: names are changed to what providers take, descriptions cut,
+and a tool whose parameters a provider would refuse is left out, because a provider refuses the whole request for it.
+What they return becomes text.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import httpx2
 import mcp_types
 from fastmcp.client import Client
 from fastmcp.client.transports import StreamableHttpTransport
 from fastmcp.exceptions import McpError
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
 from pydantic import ValidationError
 from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.tools import ToolDefinition
 
 from deepctl import distribution
-from deepctl.agent import mcp_tools
-from deepctl.agent.mcp_stdio import MOST_BYTES, Stdio
+from deepctl.agent.mcp_transports import Remote, Stdio
 from deepctl.domain import mcp_servers
-from deepctl.domain.mcp_servers import Server
+from deepctl.domain.mcp_servers import METADATA, SEPARATOR, Server
 from deepctl.redaction import redact
-from deepctl.unicode import whole_json_bytes
+from deepctl.sandbox.policy import OUTPUT_BYTES
 
-_HTTP_SECONDS = 30.0
 _LONGEST_REASON = 300
 _LONGEST_FAILURE = 20_000
 _SHORTEST_SECRET = 4
@@ -49,10 +55,7 @@ class Connection:
         self._client: Client[Any] | None = None
         self._stdio: Stdio | None = None
         self._doubtful = False
-        self._status = 200
-        """What a remote server has answered last; the client only tells that it was an error."""
-        self._broken = ""
-        """What a remote server has sent that is not taken."""
+        self._remote = Remote()
         self._stale = False
         self.tools: dict[str, ToolDefinition] = {}
         self.remarks: list[str] = []
@@ -114,17 +117,12 @@ class Connection:
         self._stale = False
         # Elsewhere, because to check what a server may send at most takes seconds.
         listing = await self._client.list_tools()
-        self.tools, remarks = await asyncio.to_thread(mcp_tools.offered, self.server, listing)
+        self.tools, remarks = await asyncio.to_thread(offered, self.server, listing)
         self.remarks = [self._shown(remark) for remark in remarks]
 
     def _transport(self) -> Stdio | StreamableHttpTransport:
         if self.server.url is not None:
-            return StreamableHttpTransport(
-                self.server.url,
-                headers=mcp_servers.headers(self.server, self._environment),
-                httpx_client_factory=self._http,
-                max_sse_event_size=MOST_BYTES,
-            )
+            return self._remote.transport(self.server.url, mcp_servers.headers(self.server, self._environment))
         program = mcp_servers.program(self.server, self._environment)
         if program is None:
             raise Unusable(f"its command {self.server.command!r} was not found")
@@ -135,39 +133,6 @@ class Connection:
         variables = mcp_servers.variables(self.server, self._environment)
         self._stdio = Stdio([program, *self.server.args], variables, directory)
         return self._stdio
-
-    def _http(
-        self,
-        headers: dict[str, str] | None = None,
-        timeout: httpx2.Timeout | None = None,
-        auth: httpx2.Auth | None = None,
-        **_: object,
-    ) -> httpx2.AsyncClient:
-        """A client that follows no redirect by itself: it would take the headers along, to whatever place it is."""
-        hooks = {"response": [self._answered]}
-        request_headers = httpx2.Headers(headers)
-        request_headers["Accept-Encoding"] = "identity"
-        return httpx2.AsyncClient(
-            headers=request_headers, timeout=timeout or _HTTP_SECONDS, auth=auth, event_hooks=hooks
-        )
-
-    async def _answered(self, response: httpx2.Response) -> None:
-        """Before a body is read. It is not unpacked, for a little could become much, and taken up to a size."""
-        if response.request.method == "POST":
-            self._status = response.status_code
-        if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-            self._broken = "it sent what is compressed, which it was not asked for"
-            raise httpx2.StreamError(self._broken)
-        # Events have a limit of their own each, and go on as long as the chat.
-        if not response.headers.get("Content-Type", "").lower().startswith("text/event-stream"):
-            assert isinstance(response.stream, httpx2.AsyncByteStream)
-            response.stream = _Bounded(response.stream, self._too_long)
-        assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _Valid(response.stream)
-
-    def _too_long(self) -> Exception:
-        self._broken = f"it sent a message of more than {MOST_BYTES >> 20} MiB"
-        return httpx2.StreamError(self._broken)
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> str:
         """What a tool returns. Raises `ToolFailed`, for the model, whatever else happens."""
@@ -183,13 +148,13 @@ class Connection:
                     f"MCP server {name!r} did not answer within {self.server.tool_timeout:g} s. "
                     "Whether it has done what it was called for is not known."
                 ) from error
-            answered = isinstance(error, McpError) and error.error.code in _ANSWERS and self._status < 300
+            answered = isinstance(error, McpError) and error.error.code in _ANSWERS and self._remote.status < 300
             if answered and self.is_alive:
                 raise ToolFailed(self.hidden(_message(error))[:_LONGEST_FAILURE] or "It failed.") from error
             self._doubtful = self._doubtful or self._stdio is None
             reason = await self._why(error)
             raise ToolFailed(f"MCP server {name!r} failed: {reason}. {_AGAIN}") from error
-        text = self.hidden(mcp_tools.text_of(result))
+        text = self.hidden(text_of(result))
         if result.is_error:
             raise ToolFailed(text[:_LONGEST_FAILURE] or "It failed, and does not say why.")
         return text
@@ -222,10 +187,8 @@ class Connection:
         failure = await self._stdio.failure() if self._stdio is not None else ""
         if failure:
             return self._shown(failure)
-        if self._status >= 300:
-            return f"it answered with HTTP status {self._status}"
-        if self._broken:
-            return self._broken
+        if self._remote.failure:
+            return self._remote.failure
         # The client wraps what happened, and so do groups of tasks.
         while isinstance(error, BaseExceptionGroup) or (type(error) is RuntimeError and error.__cause__):
             error = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error
@@ -241,52 +204,6 @@ class Connection:
         plain = "".join(character if character.isprintable() else " " for character in self.hidden(text))
         line = " ".join(plain.split()).rstrip(".")
         return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}…"
-
-
-class _Bounded(httpx2.AsyncByteStream):
-    """A body, as long as a message may be. The client would keep all of a longer one in memory."""
-
-    def __init__(self, body: httpx2.AsyncByteStream, too_long: Callable[[], Exception]) -> None:
-        self._body = body
-        self._too_long = too_long
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        room = MOST_BYTES
-        async for part in self._body:
-            room -= len(part)
-            if room < 0:
-                raise self._too_long()
-            yield part
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
-
-
-class _Valid(httpx2.AsyncByteStream):
-    """A body of JSON without lone surrogates, which the client would refuse a whole message for.
-
-    It comes line by line: a line is at most a message, and events are delivered at an empty line only.
-    """
-
-    def __init__(self, body: httpx2.AsyncByteStream) -> None:
-        self._body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        pending: list[bytes] = []
-        size = 0
-        async for part in self._body:
-            end = part.rfind(b"\n") + 1
-            size += len(part)
-            if end or size > MOST_BYTES:
-                yield whole_json_bytes(b"".join([*pending, part[:end] if end else part]))
-                pending, size = ([part[end:]], len(part) - end) if end else ([], 0)
-            else:
-                pending.append(part)
-        if pending:
-            yield whole_json_bytes(b"".join(pending))
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
 
 
 _AGAIN = "It is tried again at the next turn; go on without it."
@@ -314,3 +231,225 @@ async def _ignore(message: object) -> None:
 
 async def _ignore_progress(progress: float, total: float | None, message: str | None) -> None:
     """A tool is done when it is done."""
+
+
+MOST_TOOLS = 100
+"""Of one server. Providers take 128 altogether, or little more."""
+
+_LONGEST_NAME = 64
+_LONGEST_DESCRIPTION = 4096
+_LARGEST_SCHEMA = 64 << 10
+_MOST_VALUES = 4_000
+_MOST_VALUES_ALTOGETHER = 20_000
+"""Of a tool's parameters, and of those of all tools of a server: to check one takes up to half a millisecond."""
+
+_DEEPEST_SCHEMA = 40
+_UNFIT = re.compile(r"[^A-Za-z0-9_-]")
+_DEFINITIONS = re.compile(r"#/(\$defs|definitions)/([^/~%]+)")
+
+
+class Offered(NamedTuple):
+    """The tools of a server by the names the model calls them by, and what there is to say about the others."""
+
+    tools: dict[str, ToolDefinition]
+    remarks: list[str]
+
+
+class _UnusableParameters(Exception):
+    """Parameters that cannot be passed on to a provider."""
+
+
+def offered(server: Server, listing: Sequence[mcp_types.Tool]) -> Offered:
+    """The tools that the agent gets of those a server has."""
+    remarks = []
+    names = {tool.name for tool in listing}
+    unknown = [name for name in (*(server.enabled_tools or ()), *server.disabled_tools) if name not in names]
+    if unknown:
+        remarks.append(f"has no tool {_some(unknown)}, which its settings name")
+    chosen_tools = [tool for tool in listing if server.offers(tool.name)]
+    if len(chosen_tools) > MOST_TOOLS:
+        remarks.append(f"has {len(chosen_tools)} tools; the first {MOST_TOOLS} are there. Choose by enabled_tools")
+    tools: dict[str, ToolDefinition] = {}
+    unusable = []
+    room = _MOST_VALUES_ALTOGETHER
+    for tool in chosen_tools[:MOST_TOOLS]:
+        try:
+            parameters, values = _parameters(tool.input_schema, min(_MOST_VALUES, room))
+            room -= values
+            _check_schema(parameters)
+        except _UnusableParameters:
+            unusable.append(tool.name)
+            continue
+        name = _tool_name(server.name, tool.name, tools)
+        tools[name] = ToolDefinition(
+            name=name,
+            description=_tool_description(tool.description or tool.title or ""),
+            parameters_json_schema=parameters,
+            metadata={METADATA: {"server": server.name, "tool": tool.name, "asks": server.asks(tool.name)}},
+        )
+    if unusable:
+        problem = "in a way no provider takes, or too long"
+        remarks.append(f"describes the parameters of {_some(unusable)} {problem}; left out")
+    return Offered(tools, remarks)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(name[:_LONGEST_NAME] for name in names[:3]) + more
+
+
+def _tool_name(server: str, tool: str, existing: Mapping[str, Any]) -> str:
+    """`SERVER__TOOL` in the characters and the length that providers take; no two are the same."""
+    name = f"{server}{SEPARATOR}{_UNFIT.sub('_', tool)}"
+    if len(name) <= _LONGEST_NAME and name not in existing:
+        return name
+    number = 0
+    while True:
+        digest = hashlib.sha256(f"{number}{tool}".encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        unlike = f"{name[: _LONGEST_NAME - 9]}_{digest}"
+        if unlike not in existing:
+            return unlike
+        number += 1
+
+
+def _tool_description(text: str) -> str:
+    plain = "".join(character for character in text if character.isprintable() or character in "\n\t")
+    return plain if len(plain) <= _LONGEST_DESCRIPTION else f"{plain[:_LONGEST_DESCRIPTION]}…"
+
+
+def _parameters(schema: Mapping[str, Any], most: int) -> tuple[dict[str, Any], int]:
+    """The schema of a tool's arguments, as providers take it, and its values, `most` at most.
+
+    Raises `_UnusableParameters`.
+    """
+    try:
+        raw = json.dumps(schema, allow_nan=False)
+        if len(raw) > _LARGEST_SCHEMA or schema.get("type") != "object":
+            raise _UnusableParameters
+        inlined = _Inlined(schema, most)
+        parameters = inlined.whole()
+    except (ValueError, TypeError, RecursionError):
+        raise _UnusableParameters from None
+    if _is_too_large(parameters):
+        raise _UnusableParameters
+    return parameters, inlined.values
+
+
+def _is_too_large(schema: Mapping[str, Any]) -> bool:
+    """Whether it has become so by what was written in place of references; no more of it is written than may be."""
+    room = _LARGEST_SCHEMA
+    for part in json.JSONEncoder().iterencode(schema):
+        room -= len(part)
+        if room < 0:
+            return True
+    return False
+
+
+def _check_schema(parameters: Mapping[str, Any]) -> None:
+    """Raises `_UnusableParameters` for what is no schema."""
+    try:
+        Draft202012Validator.check_schema(parameters)
+    except (SchemaError, ValueError, TypeError, RecursionError, OverflowError):  # the last for a pattern such as a{9e9}
+        raise _UnusableParameters from None
+
+
+class _Inlined:
+    """A schema in which references lead to its definitions only: others in it are replaced by what they name."""
+
+    def __init__(self, schema: Mapping[str, Any], most: int) -> None:
+        self._schema = schema
+        self._most = most
+        """How many values may be written: references to references grow without end."""
+        self.values = 0
+        """How many have been. Each character of a pattern is one more: to compile it takes as long."""
+
+    def whole(self) -> dict[str, Any]:
+        schema: dict[str, Any] = self._copy(self._schema, 0)
+        return schema
+
+    def _copy(self, value: Any, depth: int) -> Any:
+        self.values += 1
+        if depth > _DEEPEST_SCHEMA or self.values > self._most:
+            raise _UnusableParameters
+        if isinstance(value, list):
+            return [self._copy(item, depth + 1) for item in value]
+        if not isinstance(value, dict):
+            return value
+        reference = value.get("$ref")
+        if isinstance(reference, str):
+            match = _DEFINITIONS.fullmatch(reference)
+            definitions = self._schema.get(match[1]) if match else None
+            if match is None:
+                return self._copy(self._named(reference), depth + 1)
+            if not isinstance(definitions, dict) or not isinstance(definitions.get(match[2]), dict):
+                raise _UnusableParameters
+        self.values += _characters_of_patterns(value)
+        if not all(map(_are_names, _lists_of_names(value))):
+            raise _UnusableParameters
+        return {key: self._copy(item, depth + 1) for key, item in value.items()}
+
+    def _named(self, reference: str) -> Any:
+        """What a pointer into the schema names. Raises `_UnusableParameters`, for what is in another document too."""
+        if not reference.startswith("#/"):
+            raise _UnusableParameters
+        target: Any = self._schema
+        for step in reference[2:].split("/"):
+            key = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(target, dict) and key in target:
+                target = target[key]
+            elif isinstance(target, list) and key.isdecimal() and int(key) < len(target):
+                target = target[int(key)]
+            else:
+                raise _UnusableParameters
+        return target
+
+
+def _characters_of_patterns(schema: Mapping[str, Any]) -> int:
+    patterns = [schema.get("pattern"), *_table(schema, "patternProperties")]
+    return sum(len(pattern) for pattern in patterns if isinstance(pattern, str))
+
+
+def _lists_of_names(schema: Mapping[str, Any]) -> list[Any]:
+    dependencies = [*_table(schema, "dependencies").values(), *_table(schema, "dependentRequired").values()]
+    return [schema.get("type"), schema.get("required"), *dependencies]
+
+
+def _table(schema: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    table = schema.get(key)
+    return table if isinstance(table, dict) else {}
+
+
+def _are_names(value: Any) -> bool:
+    """Whether a list is of texts. Of others, the check would compare each with each to see that no two are the same."""
+    return not isinstance(value, list) or all(isinstance(item, str) for item in value)
+
+
+def text_of(result: mcp_types.CallToolResult) -> str:
+    """What a tool returned, as text; of what is none, what it was. At most as long as what a command may print."""
+    parts = [_part_text(part) for part in result.content]
+    if not parts and result.structured_content is not None:
+        parts = [json.dumps(result.structured_content, ensure_ascii=False)]
+    return _cut(parts)
+
+
+def _cut(parts: Iterable[str]) -> str:
+    text = "\n".join(parts)
+    if len(text) <= OUTPUT_BYTES:
+        return text
+    return f"{text[:OUTPUT_BYTES]}\n[{len(text) - OUTPUT_BYTES} more characters are left out]"
+
+
+def _part_text(part: mcp_types.ContentBlock) -> str:
+    match part:
+        case mcp_types.TextContent():
+            return part.text
+        case mcp_types.ImageContent() | mcp_types.AudioContent():
+            return f"[{part.mime_type}, {len(part.data) * 3 // 4} bytes, left out: only text is passed on]"
+        case mcp_types.ResourceLink():
+            return f"[resource {part.uri}]"
+        case mcp_types.EmbeddedResource(resource=mcp_types.TextResourceContents() as resource):
+            return f"[resource {resource.uri}]\n{resource.text}"
+        case mcp_types.EmbeddedResource(resource=resource):
+            return f"[resource {resource.uri}, left out: only text is passed on]"
+        case _:
+            return f"[{part.type}, left out: only text is passed on]"

@@ -21,7 +21,7 @@ import mcp_types
 import pytest
 
 from deepctl import distribution, layout
-from deepctl.agent import approvals, interruption, mcp_tools
+from deepctl.agent import approvals, interruption, mcp
 from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest
 from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
 from deepctl.domain import mcp_servers, profiles
@@ -271,7 +271,11 @@ def _properties(**of: Any) -> dict[str, Any]:
 def _chosen(*schemas: dict[str, Any]) -> list[str]:
     """Which of a server's tools, `t0` and on, the agent gets, if these are their parameters."""
     tools = [mcp_types.Tool(name=f"t{number}", input_schema=schema) for number, schema in enumerate(schemas)]
-    return list(mcp_tools.offered(Server("one", "config", "a-server"), tools).tools)
+    # The client is imported by `mcp.load`, which keeps its own settings from it.
+    mcp.load()
+    from deepctl.agent.mcp_client import offered
+
+    return list(offered(Server("one", "config", "a-server"), tools).tools)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""A local MCP server: a process that speaks the protocol on its stdin and stdout, a message a line.
+"""How an MCP server is reached: a local one as a process (`Stdio`), a remote one at an address (`Remote`).
 
-It has a session of its own, so neither the terminal nor its Ctrl-C reach it. What it says on stderr is kept, as far as
-it tells why the server failed, and shown nowhere else. It ends with this process, however that ends, and so does
-whatever it started that has not left its process group.
+A local server speaks the protocol on its stdin and stdout, a message a line. It has a session of its own, so neither
+the terminal nor its Ctrl-C reach it. What it says on stderr is kept, as far as it tells why the server failed, and
+shown nowhere else. It ends with this process, however that ends, and so does whatever it started that has not left its
+process group.
 
 Source: https://modelcontextprotocol.io/specification/2025-11-25/basic/transports and …/lifecycle#shutdown.
 """
@@ -14,11 +15,13 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import anyio
+import httpx2
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from fastmcp.client.transports import StreamableHttpTransport
 from fastmcp.client.transports.base import ClientTransport, SessionKwargs, TransportOptions
 from mcp import ClientSession
 from mcp.shared.message import SessionMessage
@@ -281,3 +284,106 @@ async def _writer(pipe: Any, transports: list[asyncio.BaseTransport]) -> asyncio
     transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
     transports.append(transport)
     return asyncio.StreamWriter(transport, protocol, None, loop)
+
+
+_HTTP_SECONDS = 30.0
+
+
+class Remote:
+    """How a remote server is reached. For one connection."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        """What it has answered last; the client only tells that it was an error."""
+        self.broken = ""
+        """What it has sent that is not taken."""
+
+    def transport(self, url: str, headers: Mapping[str, str]) -> StreamableHttpTransport:
+        """The transport of the client, to the server at `url`."""
+        return StreamableHttpTransport(
+            url, headers=dict(headers), httpx_client_factory=self._client, max_sse_event_size=MOST_BYTES
+        )
+
+    @property
+    def failure(self) -> str:
+        """Why its last answer is of no use; empty if it may be."""
+        return f"it answered with HTTP status {self.status}" if self.status >= 300 else self.broken
+
+    def _client(
+        self,
+        headers: dict[str, str] | None = None,
+        timeout: httpx2.Timeout | None = None,
+        auth: httpx2.Auth | None = None,
+        **_: object,
+    ) -> httpx2.AsyncClient:
+        """A client that follows no redirect by itself: it would take the headers along, to whatever place it is."""
+        hooks = {"response": [self._answered]}
+        request_headers = httpx2.Headers(headers)
+        request_headers["Accept-Encoding"] = "identity"
+        return httpx2.AsyncClient(
+            headers=request_headers, timeout=timeout or _HTTP_SECONDS, auth=auth, event_hooks=hooks
+        )
+
+    async def _answered(self, response: httpx2.Response) -> None:
+        """Before a body is read. It is not unpacked, for a little could become much, and taken up to a size."""
+        if response.request.method == "POST":
+            self.status = response.status_code
+        if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+            self.broken = "it sent what is compressed, which it was not asked for"
+            raise httpx2.StreamError(self.broken)
+        # Events have a limit of their own each, and go on as long as the chat.
+        if not response.headers.get("Content-Type", "").lower().startswith("text/event-stream"):
+            assert isinstance(response.stream, httpx2.AsyncByteStream)
+            response.stream = _Bounded(response.stream, self._too_long)
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _Valid(response.stream)
+
+    def _too_long(self) -> Exception:
+        self.broken = f"it sent a message of more than {MOST_BYTES >> 20} MiB"
+        return httpx2.StreamError(self.broken)
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body, as long as a message may be. The client would keep all of a longer one in memory."""
+
+    def __init__(self, body: httpx2.AsyncByteStream, too_long: Callable[[], Exception]) -> None:
+        self._body = body
+        self._too_long = too_long
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        room = MOST_BYTES
+        async for part in self._body:
+            room -= len(part)
+            if room < 0:
+                raise self._too_long()
+            yield part
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+class _Valid(httpx2.AsyncByteStream):
+    """A body of JSON without lone surrogates, which the client would refuse a whole message for.
+
+    It comes line by line: a line is at most a message, and events are delivered at an empty line only.
+    """
+
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pending: list[bytes] = []
+        size = 0
+        async for part in self._body:
+            end = part.rfind(b"\n") + 1
+            size += len(part)
+            if end or size > MOST_BYTES:
+                yield whole_json_bytes(b"".join([*pending, part[:end] if end else part]))
+                pending, size = ([part[end:]], len(part) - end) if end else ([], 0)
+            else:
+                pending.append(part)
+        if pending:
+            yield whole_json_bytes(b"".join(pending))
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
