@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
@@ -283,7 +284,8 @@ class Chat:
         """
         with self._runner.stops.watched():
             # Before anything of this turn is kept, which would make its session the one that was written to last.
-            owner = todo.old_lists_owner(work.paths, work.ledger)
+            has_old_list = os.path.lexists(os.path.join(work.paths.workspace, layout.TODO_FILE))
+            owner = todo.old_lists_owner(work.paths, work.ledger) if has_old_list else None
             checkpoints = TurnCheckpoints(work, prompt, emit)
             conversation = self._read(work, session)
             checkpoints.started(conversation.session, conversation.end)

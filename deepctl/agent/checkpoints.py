@@ -522,7 +522,7 @@ class TurnCheckpoints:
     async def describe_all(self, ctx: RunContext[Any]) -> list[str]:
         """The session's checkpoints that led here, oldest first."""
         ledger = self._work.ledger
-        line = ledger.line_of(lookup.head(ledger, self._session))[:_SHOWN]
+        line = ledger.line_of(ledger.head(self._session))[:_SHOWN]
         return [
             f"{record.id} {ledger.labels.get(record.id, '')} turn {record.turn}, "
             f"{counted(record.message_count, 'message')}, {counted(record.files, 'file')}, "

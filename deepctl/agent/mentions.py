@@ -31,7 +31,7 @@ from deepctl.files.paths_beneath import Entry, Outside, Tree
 from deepctl.quantities import size
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import MOUNT
-from deepctl.store import prompt_tags
+from deepctl.store import log_file
 
 METADATA = "attached"
 """What `deepctl` in the metadata of a part says that goes with a file, or stands for one."""
@@ -305,7 +305,7 @@ class _Taking:
 
     def _add(self, target: Found, text: str, kind: str = "text") -> None:
         path = escape(redact(_said(target.path), self._environment))
-        content = prompt_tags.contained(text) or "(empty)"
+        content = log_file.escaped_tags(text) or "(empty)"
         metadata = {"deepctl": METADATA, "path": _said(target.path), "bytes": target.size, "kind": kind}
         self.parts.append(
             TextContent(f'<attached-file path="{path}" kind="{kind}">\n{content}\n</attached-file>', metadata=metadata)

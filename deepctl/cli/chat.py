@@ -21,7 +21,7 @@ from deepctl.domain import attachments, settings
 from deepctl.errors import BadName, UsageError
 from deepctl.output.stream.display import Display, JsonDisplay, LiveDisplay, TextDisplay
 from deepctl.output.text import is_dumb, is_terminal
-from deepctl.store import prompt_tags
+from deepctl.store import log_file
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 
@@ -166,7 +166,7 @@ def _said(prompt: str | None, new: str | None) -> str | None:
         )
     if prompt:
         # The offline model knows this tag too: what is piped in is context, not commands.
-        return f"{prompt}{prompt_tags.PIPED}{prompt_tags.contained(piped)}\n</stdin>" if piped.strip() else prompt
+        return f"{prompt}{log_file.PIPED}{log_file.escaped_tags(piped)}\n</stdin>" if piped.strip() else prompt
     if piped.strip():
         return piped
     if is_terminal(sys.stdin) and is_terminal(sys.stdout):

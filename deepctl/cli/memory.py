@@ -388,7 +388,8 @@ def _purged(
 
     selector = PurgeSelector(TextMatcher(request.text, request.ignore_case), agent, request.file)
     preview: Purged | None = None
-    if (aside := repair_report.count_put_aside(profile)) and not as_json:
+    aside = repair_report.count_put_aside(profile) if os.path.isdir(profile.lost_and_found) else 0
+    if aside and not as_json:
         notice(
             f"A purge also deletes the files that repairs put aside: {counted(aside, 'file')} in "
             "checkpoints/lost+found."

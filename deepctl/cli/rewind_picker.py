@@ -31,7 +31,7 @@ def pick(user: str | None, session: str | None, only: str, force: bool, exact: b
     profile, in_force = options.profile_and_settings(user)
     with Repository.read_only(profile, exclude=in_force.patterns("snapshot.exclude")) as reader:
         current = lookup.current_session(reader.paths, session)
-        line = reader.ledger.line_of(lookup.head(reader.ledger, current))
+        line = reader.ledger.line_of(reader.ledger.head(current))
         records = [record for record in line if record.kind != "tool"]
         if not records:
             raise NotFound(f"Session {current.name!r} has no checkpoints.", code="checkpoint_not_found")

@@ -23,7 +23,7 @@ from deepctl.files import atomic
 from deepctl.files.paths_beneath import Tree
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import size
-from deepctl.store.prompt_tags import PIPED
+from deepctl.store.log_file import PIPED
 
 MAX_MENTIONS = 200
 """How many words of a prompt are looked at."""

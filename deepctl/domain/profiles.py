@@ -7,7 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from deepctl import layout, quantities
 from deepctl.domain import settings
@@ -15,7 +15,7 @@ from deepctl.errors import DeepctlError, ProfileNotFound, Refused
 from deepctl.files import atomic, ownership, rmtree
 from deepctl.files.paths_beneath import walk
 from deepctl.layout import ProfilePaths, Root
-from deepctl.locks import Lease
+from deepctl.locks import Lease, Lock
 from deepctl.store import ledger
 
 ROOT_PARTS = ("profiles", "locks")
@@ -113,11 +113,14 @@ def _check_parts(paths: ProfilePaths) -> None:
 
 
 def _entries(root: Root) -> list[str]:
+    return sorted(entry for entry in _listed(root) if entry[:1].isalnum())
+
+
+def _listed(root: Root) -> list[str]:
     try:
-        entries = os.listdir(root.profiles)
+        return os.listdir(root.profiles)
     except FileNotFoundError:
         return []
-    return sorted(entry for entry in entries if entry[:1].isalnum())
 
 
 def all_names(root: Root) -> list[str]:
@@ -125,13 +128,32 @@ def all_names(root: Root) -> list[str]:
     return [entry for entry in _entries(root) if os.path.isdir(os.path.join(root.profiles, entry))]
 
 
+class FinishingLock(Lock):
+    """The lock of a profile; whoever gets it first finishes what killed commands left among the profiles."""
+
+    def __init__(self, root: Root, name: str, *, command: str, wait: float) -> None:
+        super().__init__(root.profile(name).lock, profile=name, command=command, wait=wait)
+        self._root = root
+        self._name = layout.folded_name(name)
+
+    def __enter__(self) -> Self:
+        from deepctl.domain.wipe import trash  # commands that only read need none of it
+
+        super().__enter__()
+        try:
+            if any(entry.startswith(trash.LEFTOVERS) for entry in _listed(self._root)):
+                trash.finish(self._root, self._name)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+
 def lock(root: Root, name: str, *, command: str, wait: float = 0.0) -> Lease:
     """The lock of the profile called `name`, which need not exist yet. `wait` is in seconds.
 
     Whoever gets it first finishes what interrupted wipes left, of any profile.
     """
-    from deepctl.domain.wipe.trash import FinishingLock  # commands that only read need none of it
-
     layout.check_name(name)
     make_root(root)
     return FinishingLock(root, name, command=command, wait=wait)

@@ -14,6 +14,7 @@ import fcntl
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -59,6 +60,13 @@ def is_full(error: BaseException) -> bool:
 def wants_space(error: BaseException) -> bool:
     """Whether freeing space is what the hint of an error says."""
     return isinstance(error, StorageError) and is_full(error) and (error.hint or "").endswith(_FREE_SOME)
+
+
+def free_space(directory: str) -> tuple[int, int]:
+    """Bytes, and files, for which there is room where a directory lies."""
+    status = os.statvfs(directory)
+    # Some file systems have no fixed number of files, and say none.
+    return status.f_bavail * status.f_frsize, status.f_favail if status.f_files else sys.maxsize
 
 
 _MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)

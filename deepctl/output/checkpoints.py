@@ -12,7 +12,7 @@ from deepctl.output.text import Cell, ago, fitted, is_terminal, print_sentence, 
 from deepctl.quantities import counted, size
 from deepctl.store.log_file import MessageList
 from deepctl.store.lookup import CheckpointInfo, Listing, Problem
-from deepctl.store.records import BOTH, FILES, Record
+from deepctl.store.records import Record
 
 if TYPE_CHECKING:
     # What only some commands have; importing it takes longer than listing a thousand checkpoints.
@@ -224,13 +224,13 @@ class CheckpointShown(NamedTuple):
 
 
 def _files(record: Record) -> str:
-    if record.lost in (FILES, BOTH):
+    if record.has_lost_files:
         return "lost; a repair could not bring them back"
     return f"{record.files} of {size(record.bytes)}, {size(record.added_bytes)} added"
 
 
 def _unkept(record: Record) -> list[list[str]]:
-    return [["", "its files are lost"]] if record.lost in (FILES, BOTH) else record.unkept
+    return [["", "its files are lost"]] if record.has_lost_files else record.unkept
 
 
 class CheckpointSaved(NamedTuple):

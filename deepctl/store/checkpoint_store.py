@@ -24,7 +24,7 @@ from deepctl import quantities
 from deepctl.errors import Interrupted, Refused
 from deepctl.files import atomic
 from deepctl.layout import ProfilePaths
-from deepctl.store import prompt_tags, restore, session_catalogue, trees
+from deepctl.store import log_file, restore, session_catalogue, trees
 from deepctl.store.index_db import Cache
 from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, read
 from deepctl.store.object_store import ObjectBatch, ObjectReader, ObjectStore, ObjectWriter
@@ -221,7 +221,7 @@ class Checkpoints:
         parent: str | None = None,
     ) -> Record:
         """The record of a checkpoint whose objects are in `batch`, which has been committed."""
-        prompt = " ".join(prompt_tags.said(position.prompt)[: 4 * _PROMPT_LENGTH].split())[:_PROMPT_LENGTH]
+        prompt = " ".join(log_file.typed_part(position.prompt)[: 4 * _PROMPT_LENGTH].split())[:_PROMPT_LENGTH]
         record = Record(
             id=new_id(),
             kind=kind,

@@ -33,12 +33,11 @@ from deepctl.files import atomic, sealed_lines
 from deepctl.store import log_file
 from deepctl.store.log_file import Point
 from deepctl.store.records import (
-    BOTH,
-    FILES,
     UNKNOWN,
     Record,
     RecordDamage,
     Rewind,
+    Session,
     State,
     check_label,
     checked,
@@ -96,6 +95,18 @@ class Ledger:
         self.is_short = False
         self._gap = False
         self._before_rewind: tuple[int | None, bool] = (None, False)
+
+    def head(self, session: Session) -> str | None:
+        """The checkpoint at which a session stands."""
+        return self.heads.get(session.id, session.forked_from)
+
+    def untied(self) -> list[Record]:
+        """The checkpoints whose positions have no digest yet, as 0.1 wrote them."""
+        return [
+            record
+            for record in self.records.values()
+            if record.log and not record.digest and record.id not in self.untieable and not record.has_lost_conversation
+        ]
 
     def line(self, start: str | None) -> Iterator[Record]:
         """The checkpoints that led to `start`, the latest first; what was rewound is not among them."""
@@ -216,7 +227,7 @@ class Ledger:
         if identity not in self.records:
             return
         after = checked(self.records[identity]._replace(**fields))
-        if after.lost in (FILES, BOTH):
+        if after.has_lost_files:
             after = after._replace(files=0, bytes=0)
         self.records[identity] = after
         self.points[identity] = after.point

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from deepctl import locks
-from deepctl.errors import Damaged, NoSession, NotFound, UsageError
+from deepctl.errors import Damaged, NewerFormat, NoSession, NotFound, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import counted
 from deepctl.store import ledger, log_chain, log_file, session_catalogue, session_reader
@@ -20,8 +20,8 @@ from deepctl.store.ledger import MESSAGES, Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import Point
 from deepctl.store.pack_store import is_uncounted
-from deepctl.store.pending_deletion import leaving
-from deepctl.store.records import BOTH, CONVERSATION, FILES, Position, Record, Session
+from deepctl.store.records import Position, Record, Session
+from deepctl.store.session_catalogue import pending_deletions
 from deepctl.store.session_reader import SessionReader, SessionReaders
 
 OTHER_CHECKPOINTS_HINT = "`deepctl checkpoints list` shows the others."
@@ -52,7 +52,7 @@ class Problem(NamedTuple):
 def read_ledger(paths: ProfilePaths) -> Ledger:
     """What checkpoints a profile has; without those of a session that is being deleted."""
     checkpoints = ledger.read(paths.checkpoints)
-    if deleted := leaving(paths):
+    if deleted := pending_deletions(paths):
         for record in [record for record in checkpoints.records.values() if record.session in deleted]:
             checkpoints.drop(record.id)
     return checkpoints
@@ -100,12 +100,7 @@ def find_checkpoint(
         return resolve(checkpoints, reference, None, 0)
     if reader is None:
         reader = SessionReader(paths, current_session(paths, session))
-    return resolve(checkpoints, reference, head(checkpoints, reader.session), reader.last_turn)
-
-
-def head(checkpoints: Ledger, session: Session) -> str | None:
-    """The checkpoint at which a session stands."""
-    return checkpoints.heads.get(session.id, session.forked_from)
+    return resolve(checkpoints, reference, checkpoints.head(reader.session), reader.last_turn)
 
 
 class CheckpointNotFound(NotFound):
@@ -191,9 +186,7 @@ def _missing(reference: str) -> CheckpointNotFound:
 
 
 def with_digest(session: Session, position: Position) -> Position:
-    """A position with its digest; the log is read for one that has none."""
-    if position.digest or not position.log:
-        return position
+    """A position with its digest, for which the log is read."""
     chain = log_chain.resolve(session.directory, Point(position.log, position.offset))
     return position._replace(tied=Point(position.log, position.offset, chain.digest)) if not chain.lost else position
 
@@ -225,7 +218,7 @@ def conversation_at(paths: ProfilePaths, record: Record, files: dict[str, bytes]
 
 def chain_of(paths: ProfilePaths, record: Record, files: dict[str, bytes] | None = None) -> Chain:
     """The files that the conversation of a checkpoint is read from. Raises `Damaged` if none have it."""
-    if record.lost in (CONVERSATION, BOTH):
+    if record.has_lost_conversation:
         hint = "`--only files` goes back to its files." if record.tree else OTHER_CHECKPOINTS_HINT
         raise Damaged(f"The conversation of checkpoint {record.id} is lost.", hint)
     directory = directory_of(paths, record.log)
@@ -243,7 +236,7 @@ def chain_of(paths: ProfilePaths, record: Record, files: dict[str, bytes] | None
 
 def lost_files_note(records: Iterable[Record]) -> str | None:
     """A sentence on those whose files are known to be lost, `None` if there are none."""
-    ids = [record.id for record in records if record.lost in (FILES, BOTH)]
+    ids = [record.id for record in records if record.has_lost_files]
     if not ids:
         return None
     listing = ", ".join(ids[:_SHOWN]) + (f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else "")
@@ -255,7 +248,7 @@ _SHOWN = 3
 
 def check_files(record: Record, hint: str) -> None:
     """Raises `Damaged` if the files of a checkpoint are known to be lost."""
-    if record.lost in (FILES, BOTH):
+    if record.has_lost_files:
         raise Damaged(f"The files of checkpoint {record.id} are lost.", hint)
 
 
@@ -290,7 +283,7 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
         with os.scandir(paths.packs) as entries:
             packs = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
     for record in checkpoints.records.values():
-        is_kept = record.log and record.lost not in (CONVERSATION, BOTH)
+        is_kept = record.log and not record.has_lost_conversation
         if is_kept and sizes.get(record.log + log_file.SUFFIX, -1) < record.offset:
             reason = "cut short" if record.log + log_file.SUFFIX in sizes else "missing"
             problems.append(Problem(record.id, record.log + log_file.SUFFIX, f"its message log is {reason}"))
@@ -308,16 +301,6 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
     return problems
 
 
-def has_unfinished_turn(session: Session, checkpoints: Ledger, readers: SessionReaders) -> bool:
-    """Whether a session's last turn was killed, or has no checkpoints.
-
-    It has messages that no checkpoint covers; or its latest checkpoint was made within a turn, so that a tool may have
-    been at work when it was killed. Of several calls in one answer, the second writes nothing before it is done.
-    """
-    first, end = readers.ends(session)
-    return session.log in checkpoints.open_turns or end > max(first, checkpoints.ends.get(session.log, 0))
-
-
 def last_author(paths: ProfilePaths, checkpoints: Ledger, readers: SessionReaders) -> str | None:
     """Who changed the workspace since it was last looked at (`State.by`): nobody can tell after a killed turn.
 
@@ -326,7 +309,7 @@ def last_author(paths: ProfilePaths, checkpoints: Ledger, readers: SessionReader
     for name in session_catalogue.all_names(paths):
         try:
             session = session_catalogue.find(paths, name)
-            if has_unfinished_turn(session, checkpoints, readers):
+            if readers.has_unfinished_turn(session, checkpoints):
                 holder = locks.holder(paths.lock)
                 return session.id if holder is not None and holder.command == "chat" else None
         except Damaged:
@@ -380,3 +363,79 @@ def listing(
 
 def _listed_parent(checkpoints: Ledger, record: Record, ids: set[str]) -> str | None:
     return next((ancestor.id for ancestor in checkpoints.line(record.parent) if ancestor.id in ids), None)
+
+
+class FoundPosition(NamedTuple):
+    """What was found of a position: its digest, or why it is not there."""
+
+    digest: str
+    problem: str | None = None
+
+
+class Positions:
+    """The positions in the logs of a profile."""
+
+    def __init__(self, paths: ProfilePaths) -> None:
+        self._paths = paths
+        self._logs: dict[str, tuple[dict[int, str], bool]] = {}
+        self._searched: dict[Point, FoundPosition] = {}
+
+    def find(self, record: Record) -> FoundPosition:
+        """The position of a checkpoint that has one. Raises `NewerFormat`."""
+        ends, is_sure = self._ends(record.log)
+        digest = ends.get(record.offset)
+        # Where a line is damaged, no digest behind it can be compared.
+        if digest is not None and (digest == record.digest or not record.digest or not is_sure):
+            return FoundPosition(digest)
+        if record.point not in self._searched:
+            self._searched[record.point] = self._search(record)
+        return self._searched[record.point]
+
+    def _ends(self, log: str) -> tuple[dict[int, str], bool]:
+        """The digests at the ends of the lines of a log, and whether they are those of what was written."""
+        if log not in self._logs:
+            self._logs[log] = {}, False
+            directory = directory_of(self._paths, log)
+            if directory is not None:
+                try:
+                    found = log_chain.resolve(directory, Point(log, 0), is_open=True)
+                except NewerFormat:
+                    raise
+                except Damaged:
+                    return self._logs[log]
+                if found.lost is None:
+                    last = found.links[-1]
+                    whole = [line for line in last.lines if line.problem != "cut short"]
+                    ends = {line.end: digest for line, digest in zip(whole, last.digests, strict=False)}
+                    self._logs[log] = ends, all(link.is_whole for link in found.links) and not found.damage
+        return self._logs[log]
+
+    def _search(self, record: Record) -> FoundPosition:
+        try:
+            return FoundPosition(chain_of(self._paths, record).digest)
+        except NewerFormat:
+            raise
+        except Damaged as error:
+            return FoundPosition("", error.message)
+
+
+def damage(paths: ProfilePaths, found: Ledger) -> list[Problem]:
+    """Everything damaged but for the contents: what `reading.structural` sees, and positions that are not there.
+
+    All logs are read for it.
+    """
+    known = structural_damage(paths, found)
+    named = {problem.id for problem in known}
+    positions = Positions(paths)
+    for record in found.records.values():
+        if record.log and record.id not in named and not record.has_lost_conversation:
+            problem = positions.find(record).problem
+            if problem is not None:
+                known.append(Problem(record.id, record.log + log_file.SUFFIX, problem))
+    return known
+
+
+def digests_of(paths: ProfilePaths, records: list[Record]) -> dict[str, str]:
+    """The digests of the positions of checkpoints, empty where there is no such position."""
+    positions = Positions(paths)
+    return {record.id: positions.find(record).digest for record in records}

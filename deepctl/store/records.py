@@ -59,6 +59,16 @@ class Record(NamedTuple):
         """Where in which log the conversation stands."""
         return Point(self.log, self.offset, self.digest)
 
+    @property
+    def has_lost_conversation(self) -> bool:
+        """Whether the conversation is known to be lost."""
+        return self.lost in (CONVERSATION, BOTH)
+
+    @property
+    def has_lost_files(self) -> bool:
+        """Whether the files are known to be lost."""
+        return self.lost in (FILES, BOTH)
+
 
 CONVERSATION, FILES, BOTH = "conversation", "files", "conversation and files"
 """What can be lost of a checkpoint."""

@@ -49,8 +49,10 @@ from deepctl.store.repair_logs import Amended, LogRepair, gap
 from deepctl.store.repair_report import Findings, Lost, Repaired
 from deepctl.store.trees import DIRECTORY, ScratchWriter, TreeEntry, snapshot
 
-STAGING = ".repair-"
-DONE = ".repaired"
+MARK = ".repair"
+"""How the names in a profile begin that an interrupted repair leaves."""
+STAGING = MARK + "-"
+DONE = MARK + "ed"
 _OWN = ("sessions", "checkpoints")
 
 

@@ -24,7 +24,7 @@ from deepctl.store import (
 )
 from deepctl.store.ledger import MESSAGES, Ledger
 from deepctl.store.log_file import Point
-from deepctl.store.log_positions import Positions, is_lost
+from deepctl.store.lookup import Positions
 from deepctl.store.records import CONVERSATION, Record
 from deepctl.store.repair_report import Findings
 from deepctl.store.session_from_forks import Vanished
@@ -70,7 +70,7 @@ class LogRepair:
             self._found.repair("message log", path, "shared with another session again")
 
     def _with_positions(self) -> list[Record]:
-        return [record for record in self._ledger.records.values() if record.log and not is_lost(record)]
+        return [record for record in self._ledger.records.values() if record.log and not record.has_lost_conversation]
 
     def _directories(self) -> list[str]:
         own = os.path.join(self._paths.checkpoints, MESSAGES)

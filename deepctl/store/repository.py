@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cached_property
 
 from deepctl import layout
 from deepctl.errors import Damaged, DeepctlError, Refused, StorageError
@@ -17,7 +18,6 @@ from deepctl.files import atomic, ownership
 from deepctl.layout import ProfilePaths
 from deepctl.store import (
     checkpoint_store,
-    log_positions,
     lookup,
     prune,
     records,
@@ -52,7 +52,11 @@ class ReadOnlyRepository:
         self.packs = PackStore(paths.packs, self.cache)
         self.objects: ObjectReader = self.packs
         self.sink: ObjectWriter = ScratchWriter(self.objects)
-        self.readers = SessionReaders(paths)
+
+    @cached_property
+    def readers(self) -> SessionReaders:
+        """The readers of its conversations."""
+        return SessionReaders(self.paths)
 
     def present(self) -> Snapshot:
         """The workspace as it is now. Its trees can be read from `objects`, its files in the workspace itself.
@@ -91,11 +95,9 @@ class Repository(ProfileStore):
         atomic.make_directory(paths.workspace)
         ownership.regain(paths.workspace, layout.OWN_DIRECTORIES)
         self.workspace = WorkspaceOptions(paths.workspace, exclude, report)
-        store = Checkpoints(
-            paths.checkpoints, cache=paths.snapshot_cache, release_reserve=lambda: reserve.release(paths)
-        )
+        self._has_released_reserve = False
+        store = Checkpoints(paths.checkpoints, cache=paths.snapshot_cache, release_reserve=self._release_reserve)
         super().__init__(paths, store)
-        self.readers = SessionReaders(paths)
         checkpoint_store.refresh_index(paths, self.ledger)
 
     @classmethod
@@ -114,9 +116,10 @@ class Repository(ProfileStore):
         Raises `StorageError` if what was left cannot be finished. What `frees` space gets the room of the reserve, and
         does not wait for an interrupted rewind that finds no room.
         """
-        repair.finish(paths)
+        if _has_interrupted_repair(paths):
+            repair.finish(paths)
         checkpoint_store.remove_leftovers(paths)
-        with reserve.room(paths) if frees else nullcontext():
+        with reserve.room(paths) if frees and _is_nearly_full(paths) else nullcontext():
             session_catalogue.join_logs(session_catalogue.directories(paths))
             repository = cls(paths, exclude=exclude, policy=policy, report=report)
             try:
@@ -124,6 +127,8 @@ class Repository(ProfileStore):
                 yield repository
             finally:
                 repository.store.close()
+                if frees and repository._has_released_reserve:
+                    reserve.take_back(paths)
 
     @staticmethod
     @contextmanager
@@ -146,11 +151,14 @@ class Repository(ProfileStore):
             self.finished_rewind = [
                 "A rewind was interrupted and finds no room; the next command that changes something finishes it."
             ]
-        self.notes = [*self.finished_rewind, *session_delete.recover(self)]
+        self.notes = list(self.finished_rewind)
+        if session_catalogue.pending_deletions(self.paths):
+            self.notes += session_delete.recover(self)
         if self.ledger.ends_in_removal:
             prune.collect_logs(self.paths, self.ledger)
         if not frees:
-            reserve.hold(self.paths)
+            if not _is_reserve_whole(self.paths):
+                reserve.hold(self.paths)
             self.notes += _rewrite_session_records(self.paths)
             self._tie()
 
@@ -183,8 +191,16 @@ class Repository(ProfileStore):
     def _tie(self) -> None:
         """Tie the positions that 0.1 wrote to what stands before them. Where that fails, the next writer does it."""
         with suppress(DeepctlError, OSError):
-            if records := log_positions.untied(self.ledger):
-                self.store.writer.tie(log_positions.digests_of(self.paths, records))
+            if records := self.ledger.untied():
+                self.store.writer.tie(lookup.digests_of(self.paths, records))
+
+    def _release_reserve(self) -> None:
+        self._has_released_reserve |= reserve.release(self.paths)
+
+    @cached_property
+    def readers(self) -> SessionReaders:
+        """The readers of its conversations."""
+        return SessionReaders(self.paths)
 
     @property
     def objects(self) -> ObjectReader:
@@ -209,7 +225,7 @@ class Repository(ProfileStore):
 
     def head(self, session: Session) -> Record | None:
         """The checkpoint at which a session stands."""
-        return next(self.ledger.line(lookup.head(self.ledger, session)), None)
+        return next(self.ledger.line(self.ledger.head(session)), None)
 
     def save(
         self,
@@ -238,14 +254,15 @@ class Repository(ProfileStore):
         unless_tree: str | None = None,
     ) -> Record | None:
         """The same; makes no checkpoint if the workspace is the tree `unless_tree`."""
-        position = lookup.with_digest(session, position)
+        if position.log and not position.digest:
+            position = lookup.with_digest(session, position)
         ownership.regain(self.paths.workspace, layout.OWN_DIRECTORIES)
         record = self.store.save(
             position,
             kind,
             author=author,
             workspace=self.workspace,
-            parent=lookup.head(self.ledger, session),
+            parent=self.ledger.head(session),
             label=label,
             id=id,
             unless_tree=unless_tree,
@@ -337,14 +354,14 @@ class Repository(ProfileStore):
     def between(self) -> str:
         """Who changed the workspace since it was last looked at, when no turn is at work.
 
-        A turn that was killed (`lookup.has_unfinished_turn`) gets its end now. What changed since its last
+        A turn that was killed (`SessionReaders.has_unfinished_turn`) gets its end now. What changed since its last
         checkpoint cannot be told apart. Where no checkpoints are made by themselves, nothing can.
         """
         author = OTHER
         for name in session_catalogue.all_names(self.paths):
             try:
                 session = session_catalogue.find(self.paths, name)
-                if not lookup.has_unfinished_turn(session, self.ledger, self.readers):
+                if not self.readers.has_unfinished_turn(session, self.ledger):
                     continue
                 author = UNKNOWN
                 if self.policy != MANUAL_ONLY:
@@ -370,6 +387,31 @@ class SessionHead:
     def revert(self, intent: Rewind) -> None:
         """Go on in the log there was."""
         session_catalogue.unbranch(self._session, self._records[intent.safety].log, intent.log)
+
+
+# What these tell is rarely so, and the modules that deal with it need not be run to find out that it is not.
+
+
+def _has_interrupted_repair(paths: ProfilePaths) -> bool:
+    try:
+        return any(name.startswith(repair.MARK) for name in os.listdir(paths.directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _is_nearly_full(paths: ProfilePaths) -> bool:
+    try:
+        free, files = atomic.free_space(paths.directory)
+    except OSError:
+        return False
+    return free < reserve.SIZE or files < reserve.FEW_FILES
+
+
+def _is_reserve_whole(paths: ProfilePaths) -> bool:
+    try:
+        return os.lstat(paths.reserve).st_size == reserve.SIZE
+    except OSError:
+        return False
 
 
 def _rewrite_session_records(paths: ProfilePaths) -> list[str]:

@@ -22,7 +22,7 @@ SIZE = 64 << 10
 _ROOM = 4 * SIZE
 """Bytes that must be free for it to be made: a disk that has just been emptied a little is not filled again."""
 _PIECE = 4 << 10
-_FEW = 8
+FEW_FILES = 8
 """So few files that can still be made count as none: taking parts of a profile out of sight makes some."""
 
 
@@ -31,8 +31,8 @@ def hold(paths: ProfilePaths) -> None:
     if held(paths) == SIZE:
         return
     try:
-        free, files = _free(paths)
-        if free < _ROOM or files < _FEW:
+        free, files = atomic.free_space(paths.directory)
+        if free < _ROOM or files < FEW_FILES:
             return
         take_back(paths)
     except OSError:
@@ -135,11 +135,11 @@ def room(paths: ProfilePaths) -> Iterator[None]:
 
 def _make_room(paths: ProfilePaths) -> bool:
     try:
-        free, files = _free(paths)
+        free, files = atomic.free_space(paths.directory)
     except OSError:
         return False
-    is_full = free < SIZE or files < _FEW
-    if is_full and (not release(paths) or files < _FEW):
+    is_full = free < SIZE or files < FEW_FILES
+    if is_full and (not release(paths) or files < FEW_FILES):
         empty_cache(paths)  # deepctl 0.1 held nothing back
     return is_full
 
@@ -151,10 +151,3 @@ def empty_cache(paths: ProfilePaths) -> None:
             if name != os.path.basename(paths.reserve):
                 with suppress(OSError):
                     os.unlink(os.path.join(paths.cache, name))
-
-
-def _free(paths: ProfilePaths) -> tuple[int, int]:
-    """Bytes, and files, for which there is room where the profile lies."""
-    found = os.statvfs(paths.directory)
-    # Some file systems have no fixed number of files, and say none.
-    return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else _FEW

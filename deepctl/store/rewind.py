@@ -348,7 +348,7 @@ def _run(
             batch.drop()
             return RewindResult(plan, None, [], [], [])
     with store.counting(batch):
-        parent = lookup.head(store.ledger, current.session) if current is not None else None
+        parent = store.ledger.head(current.session) if current is not None else None
         safety = store.record(position, "rewind", author, present, batch, workspace, parent=parent)
         intent = Rewind(
             id=new_id(),

@@ -390,3 +390,26 @@ def write_record(session: Session, directory: str | None = None) -> None:
     if session.begins is not None:
         record["begins"] = {"log": session.begins.log, "continues": session.begins.continues._asdict()}
     log_file.documents(directory or session.directory).replace(SESSION_RECORD, sealed_lines.seal(record))
+
+
+_DELETED = ".deleted-"
+
+
+def put_away(paths: ProfilePaths, name: str, identity: str) -> str:
+    """Take the session spelled `name` out of sight in one step; it is deleted from here on. Returns its new place."""
+    directory = os.path.join(paths.sessions, _DELETED + identity)
+    os.rename(os.path.join(paths.sessions, name), directory)
+    with atomic.after_commit("The session is deleted", atomic.FINISHED_NEXT):
+        atomic.sync_directory(paths.sessions)
+    return directory
+
+
+def pending_deletions(paths: ProfilePaths) -> dict[str, str]:
+    """The directories of what has been put away and is not gone yet, by the ids of the sessions."""
+    try:
+        found = os.listdir(paths.sessions)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return {
+        name.removeprefix(_DELETED): os.path.join(paths.sessions, name) for name in found if name.startswith(_DELETED)
+    }

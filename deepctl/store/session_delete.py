@@ -31,8 +31,8 @@ from deepctl.store import (
 from deepctl.store.checkpoint_store import ProfileStore
 from deepctl.store.ledger import Ledger
 from deepctl.store.pack_store import PackStore
-from deepctl.store.pending_deletion import leaving, put_away
 from deepctl.store.records import Record
+from deepctl.store.session_catalogue import pending_deletions, put_away
 
 
 class Deletion(NamedTuple):
@@ -290,7 +290,7 @@ def _without_words(raw: bytes, identity: str) -> bytes:
 def recover(work: ProfileStore) -> list[str]:
     """Finish the deletions that were interrupted; returns what the user should know. What fails is left for later."""
     notes = []
-    for identity, directory in leaving(work.paths).items():
+    for identity, directory in pending_deletions(work.paths).items():
         try:
             _finish(work, identity, directory)
             notes.append("The deletion of a session that was interrupted has been finished.")

@@ -15,7 +15,6 @@ from deepctl.layout import ProfilePaths
 from deepctl.quantities import counted
 from deepctl.store import checkpoint_store, log_file, session_catalogue
 from deepctl.store.ledger import Ledger
-from deepctl.store.records import BOTH, CONVERSATION
 
 
 class Vanished(NamedTuple):
@@ -36,7 +35,7 @@ def find(paths: ProfilePaths, found: Ledger) -> list[Vanished]:
     gone: dict[str, list[str]] = {}
     for record in found.records.values():
         is_own = found.logs.get(record.log) == record.session and log_file.is_id(record.session)
-        if is_own and record.session not in there and record.lost not in (CONVERSATION, BOTH):
+        if is_own and record.session not in there and not record.has_lost_conversation:
             gone.setdefault(record.session, [])
     for one, identity in found.logs.items():
         if identity in gone and one in having:

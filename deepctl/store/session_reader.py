@@ -23,6 +23,7 @@ from deepctl.errors import Refused
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
 from deepctl.store import log_chain, log_file
+from deepctl.store.ledger import Ledger
 from deepctl.store.log_file import (
     Compaction,
     LogDamage,
@@ -297,6 +298,16 @@ class SessionReaders:
         if self._latest is not None and self._latest.is_current(session):
             return self._latest.ends()
         return end_of(session.directory, session.log)
+
+    def has_unfinished_turn(self, session: Session, ledger: Ledger) -> bool:
+        """Whether a session's last turn was killed, or has no checkpoints.
+
+        It has messages that no checkpoint covers; or its latest checkpoint was made within a turn, so that a tool may
+        have been at work when it was killed. Of several calls in one answer, the second writes nothing before it is
+        done.
+        """
+        first, end = self.ends(session)
+        return session.log in ledger.open_turns or end > max(first, ledger.ends.get(session.log, 0))
 
 
 def with_record_damage(session: Session, conversation: MessageList) -> MessageList:

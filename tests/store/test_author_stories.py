@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from deepctl.errors import NotFound
 from deepctl.layout import Root
-from deepctl.store import lookup, prune, session_catalogue, session_delete, trees, verify
+from deepctl.store import prune, session_catalogue, session_delete, trees, verify
 from deepctl.store.repository import EVERY_TOOL, EVERY_TURN, MANUAL_ONLY
 from deepctl.store.rewind import Conflicts, RewindResult
 from tests.domain.test_transfer import export, take
@@ -178,7 +178,7 @@ class AuthorStories(RuleBasedStateMachine):
         session = self._session(pick)
         with self.scene.work() as work:
             found = self.scene.session(session)
-            line = [record for record in work.ledger.line(lookup.head(work.ledger, found)) if record.tree]
+            line = [record for record in work.ledger.line(work.ledger.head(found)) if record.tree]
         if line:
             # Often to the very beginning, which stays whatever is removed.
             target = line[-1 if at % 3 == 0 else at % len(line)].id

@@ -13,7 +13,7 @@ import pytest
 from deepctl.errors import Damaged, Refused, SessionNotFound
 from deepctl.files import rmtree
 from deepctl.store import lookup, rewind, session_catalogue, session_delete, verify
-from deepctl.store.pending_deletion import leaving, put_away
+from deepctl.store.session_catalogue import pending_deletions, put_away
 from deepctl.store.session_delete import Deletion
 from tests.store.faults import FAULTS, in_child, points, sample
 from tests.store.scene import Scene, leftovers
@@ -71,7 +71,7 @@ def _check_whole(scene: Scene) -> None:
     verified = verify.verify(scene.paths)
     assert (verified.problems, verified.notes) == ([], [])
     assert leftovers(scene.paths) == []
-    assert leaving(scene.paths) == {}
+    assert pending_deletions(scene.paths) == {}
     found = lookup.read_ledger(scene.paths)
     assert lookup.structural_damage(scene.paths, found) == []
     for record in found.records.values():
@@ -256,7 +256,7 @@ def test_damage_of_what_stays_keeps_contents_and_nothing_else(scene: Scene) -> N
     _delete(scene)
     assert session_catalogue.all_names(scene.paths) == ["fork", "main"]
     assert not {record.id for record in scene.records()} & {record.id for record in plan.records}
-    assert leaving(scene.paths) == {}
+    assert pending_deletions(scene.paths) == {}
     assert packs & set(os.listdir(scene.paths.packs)), "unreadable never means deletable"
 
 
@@ -272,7 +272,7 @@ def test_what_cannot_be_removed_yet_blocks_nothing_and_is_said(scene: Scene, mon
         patched.setattr(rmtree, "remove_tree", broken)
         with scene.work() as work:
             assert ["not gone entirely" in note for note in work.notes] == [True]
-        assert leaving(scene.paths)
+        assert pending_deletions(scene.paths)
     with scene.work() as work:
         assert work.notes == ["The deletion of a session that was interrupted has been finished."]
     _check_whole(scene)

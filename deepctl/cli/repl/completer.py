@@ -91,7 +91,7 @@ class ConversationCandidates:
         if session is None:
             return
         ledger = lookup.read_ledger(self._state.profile())
-        line = ledger.line_of(lookup.head(ledger, session))
+        line = ledger.line_of(ledger.head(session))
         turns = session_catalogue.read(session).last_turn
         prompts = {record.turn: record.prompt for record in reversed(line) if record.kind != "tool"}
         for back, turn in enumerate(range(turns, max(0, turns - _MAX_CHECKPOINTS), -1), 1):

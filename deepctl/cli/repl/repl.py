@@ -33,7 +33,7 @@ from deepctl.output.text import has_colour, is_dumb, printable_lines, terminal_s
 from deepctl.quantities import counted
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import MOUNT
-from deepctl.store import prompt_tags, session_catalogue
+from deepctl.store import log_file, session_catalogue
 
 if TYPE_CHECKING:
     from deepctl.agent.user_commands import Ended
@@ -353,7 +353,7 @@ def context_block(command: str, output: str, outcome: str, environment: Mapping[
     line = _shortened(redact(command, environment), _MAX_COMMAND)
     text = f"The user ran a command in the workspace ({outcome}) and shows what it printed.\n$ {line}\n{output}"
     # The tag of piped input: wherever prompts are read, its content is not taken for the user's words.
-    return f"<stdin>\n{prompt_tags.contained(printable_lines(text))}\n</stdin>"
+    return f"<stdin>\n{log_file.escaped_tags(printable_lines(text))}\n</stdin>"
 
 
 def _shortened(text: str, most: int) -> str:

@@ -24,7 +24,7 @@ from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.errors import Interrupted, NotFound, Refused, UsageError
 from deepctl.output.text import is_dumb, printable
 from deepctl.quantities import counted
-from deepctl.store import log_file, lookup, prompt_tags, session_catalogue
+from deepctl.store import log_file, lookup, session_catalogue
 
 _MAX_DIGITS = 6
 _MAX_SHOWN = 60
@@ -155,7 +155,7 @@ def _retry(state: ReplState, arguments: str) -> None:
     again = text if last is None or text.startswith(last) else last
     _take_back_last_turn(state, session.name)
     _continue_in(state, session.name)
-    state.chat.display.notice(f"Saying it again: {_shortened(prompt_tags.said(again))}")
+    state.chat.display.notice(f"Saying it again: {_shortened(log_file.typed_part(again))}")
     state.next_prompt = again
 
 
@@ -207,7 +207,7 @@ def _fork(state: ReplState, arguments: str) -> None:
 def _latest_checkpoint(state: ReplState) -> str:
     """The id of the checkpoint at which the current session stands. Raises `NotFound`."""
     session = state.current_session()
-    head = lookup.head(lookup.read_ledger(state.profile()), session)
+    head = lookup.read_ledger(state.profile()).head(session)
     if head is None:
         raise NotFound(
             f"Session {session.name!r} has no checkpoint to fork from.",

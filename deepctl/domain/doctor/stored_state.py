@@ -22,10 +22,10 @@ from deepctl.files import atomic
 from deepctl.files.paths_beneath import walk
 from deepctl.layout import IMPORT, NEW, ProfilePaths, Root
 from deepctl.quantities import counted
-from deepctl.store import log_positions, lookup, pack_store, reserve, session_catalogue, session_from_forks, todo
+from deepctl.store import lookup, pack_store, reserve, session_catalogue, session_from_forks, todo
 from deepctl.store.ledger import LEDGER, Ledger
 from deepctl.store.pack_store import UNCOUNTED
-from deepctl.store.pending_deletion import leaving
+from deepctl.store.session_catalogue import pending_deletions
 
 
 def sessions(paths: ProfilePaths) -> Iterator[Check]:
@@ -110,7 +110,7 @@ def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
             f"a rewind to {ledger.unfinished.to} was interrupted",
             "The next command that changes something in this profile finishes it.",
         )
-    problems = log_positions.problems(paths, ledger)
+    problems = lookup.damage(paths, ledger)
     alike: dict[tuple[str, str], list[str]] = {}
     for problem in problems:
         alike.setdefault((problem.reason, problem.file), []).extend([problem.id] if problem.id else [])
@@ -199,7 +199,7 @@ def beside_profiles(root: Root) -> Iterator[Check]:
 
 def in_profile(paths: ProfilePaths) -> Iterator[Check]:
     """Deletions that were interrupted, drafts with somebody's text, and temporary files."""
-    deletions = leaving(paths)
+    deletions = pending_deletions(paths)
     if deletions:
         yield Check(
             "unfinished",

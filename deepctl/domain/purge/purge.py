@@ -100,7 +100,8 @@ def purge(
         repack.copy(batch, plan.packs, plan.purged.contents.looked)
     _commit(repository, batch, WorkspaceNotebooks(repository.paths, selector), plan, (expected or plan.purged).live)
     _clean_up(store, plan.packs.gone)
-    repair_report.empty_lost_and_found(repository.paths)
+    if os.path.lexists(repository.paths.lost_and_found):
+        repair_report.empty_lost_and_found(repository.paths)
     return plan.purged
 
 

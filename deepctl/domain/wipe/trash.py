@@ -5,7 +5,7 @@
 
 Whoever deletes holds a kernel lock on that directory itself, so that the profile's name is free again at once, and no
 two do the same. What a killed command leaves is finished by the next that takes the lock of any profile
-(`FinishingLock`).
+(`profiles.FinishingLock`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from deepctl import layout
 from deepctl.errors import Interrupted, Locked, Refused, StorageError
@@ -27,6 +27,8 @@ from deepctl.store import reserve
 
 PREFIX = ".wipe-"
 """How the names of what is out of sight begin; no profile's does."""
+LEFTOVERS = (PREFIX, IMPORT, NEW)
+"""How the names begin of what killed commands leave among the profiles."""
 _NAME = re.compile(r"\.wipe-(parts-)?[0-9a-f]{8}-(.+)", re.DOTALL)
 
 _NEXT = "The next command that changes something, in whichever profile, finishes it."
@@ -234,24 +236,6 @@ def half_made(root: Root) -> list[str]:
             )
         )
     ]
-
-
-class FinishingLock(Lock):
-    """The lock of a profile; whoever gets it first finishes what killed commands left among the profiles."""
-
-    def __init__(self, root: Root, name: str, *, command: str, wait: float) -> None:
-        super().__init__(root.profile(name).lock, profile=name, command=command, wait=wait)
-        self._root = root
-        self._name = layout.folded_name(name)
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        try:
-            finish(self._root, self._name)
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
 
 
 def _owned(root: Root, profile: str, holding: str) -> AbstractContextManager[object]:
