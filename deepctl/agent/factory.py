@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, FunctionToolset, RunContext
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, WrapToolExecuteHandler
 from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import ToolCallPart
@@ -45,11 +45,10 @@ from deepctl.agent.models import OFFLINE, CollectingModel, UnicodeFilterModel, o
 from deepctl.agent.tools import (
     FAILURES,
     UNLIMITED_RETRIES,
-    FixedTools,
     GuardedTools,
     console_toolset,
     failure_text,
-    one_by_one,
+    made_ready,
     plans_toolset,
 )
 from deepctl.domain.memory.directory import as_bytes, as_text
@@ -117,6 +116,8 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
 
     environment: Mapping[str, str]
     """Where the keys are that results of tools are rid of."""
+    fixed_tools: Sequence[AbstractToolset[Any]]
+    """The toolsets whose tools are the same in every step of a run."""
 
     def get_ordering(self) -> CapabilityOrdering:
         return CapabilityOrdering(position="outermost")
@@ -141,7 +142,7 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return UnicodeFilterModel(CollectingModel(model) if is_streaming_only else model)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-        return GuardedTools(one_by_one(toolset), self.environment)
+        return GuardedTools(made_ready(toolset, self.fixed_tools), self.environment)
 
     async def wrap_tool_execute(
         self,
@@ -199,7 +200,6 @@ def create_deep_agent(
     """
     rules = permissions or {}
     parts: list[AbstractCapability[Any]] = [
-        _RunBoundary(os.environ if environment is None else environment),
         ContextFiles(),
         _eviction(),
         Approvals(approve=approve, ask=ask, permissions=rules),
@@ -213,13 +213,16 @@ def create_deep_agent(
     if include_plans:
         toolsets.append(plans_toolset())
         parts.append(Planning(store_resolver=lambda ctx: TodoStore(files_of(ctx.workspace), ctx.deps.session)))
+    own_tools = FunctionToolset[Any]([tool for toolset in toolsets for tool in toolset.tools.values()], id="deepctl")
+    of_parts = [toolset for part in parts if isinstance(toolset := part.get_toolset(), AbstractToolset)]
+    boundary = _RunBoundary(os.environ if environment is None else environment, [own_tools, *of_parts])
     return Agent(
         offline_model() if model == OFFLINE else model,
         name=agent_name,
         deps_type=DeepAgentDeps,
         instructions=[_INSTRUCTIONS, *_listed(instructions), _WITH_SHELL if include_execute else _WITHOUT_SHELL],
-        toolsets=[FixedTools([tool for toolset in toolsets for tool in toolset.tools.values()], id="deepctl")],
-        capabilities=[*parts, *capabilities],
+        toolsets=[own_tools],
+        capabilities=[boundary, *parts, *capabilities],
         retries={"tools": UNLIMITED_RETRIES},
         defer_model_check=True,
     )

@@ -29,7 +29,7 @@ from deepctl.store import rewind as rewinding
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.ledger import MESSAGES
 from deepctl.store.lookup import CheckpointNotFound, Problem
-from deepctl.store.message_chains import Messages
+from deepctl.store.message_chains import Messages, Place
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
 from deepctl.unicode import whole, whole_value
 
@@ -233,11 +233,9 @@ class FileCheckpointStore:
         only_changed: bool,
     ) -> None:
         _check_id(checkpoint.id)
-        if self._messages is None or not self._messages.is_current():
-            self._messages = Messages(os.path.join(self._directory, MESSAGES))
-            self._recent = ([], [])
-        chain, new = self._chained(checkpoint.messages)
-        place = self._messages.keep(chain, new, [checkpoint.turn] * len(new))
+        if only_changed and workspace is not None and store.is_unchanged(workspace):
+            return
+        place = self._keep(checkpoint)
         at = checkpoint.created_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         old = pydantic_deep.find(self._directory).get(checkpoint.id)
         run = checkpoint.metadata.get("run")
@@ -260,19 +258,30 @@ class FileCheckpointStore:
             created_at=at,
             label=whole(checkpoint.label),
             metadata=whole_value(dict(checkpoint.metadata)),
-            unless_tree=store.tree if only_changed else None,
             unkept=None if workspace is not None else [["", _NO_DIRECTORY]],
         )
         if old is not None:
             os.unlink(old)
 
-    def _chained(self, conversation: Sequence[ModelMessage]) -> tuple[list[bytes], list[dict[str, Any]]]:
+    def _keep(self, checkpoint: Checkpoint) -> Place:
+        """Keep the conversation of a checkpoint."""
+        directory = os.path.join(self._directory, MESSAGES)
+        if self._messages is None:
+            self._messages, self._recent = Messages(directory), ([], [])
+        chain, new = self._chained(self._messages, checkpoint.messages)
+        if not self._messages.is_current(chain):
+            self._messages, self._recent = Messages(directory), ([], [])
+            chain, new = self._chained(self._messages, checkpoint.messages)
+        return self._messages.keep(chain, new, [checkpoint.turn] * len(new))
+
+    def _chained(
+        self, messages: Messages, conversation: Sequence[ModelMessage]
+    ) -> tuple[list[bytes], list[dict[str, Any]]]:
         """The digests of a conversation up to each message, and the JSON of the messages that are not kept yet.
 
         Messages that were saved last time are known by their identity, all but the last two: those may still have been
         changed in place.
         """
-        assert self._messages is not None
         before, digests = self._recent
         same = min(max(len(before) - 2, 0), len(conversation))
         if not all(map(is_, before[:same], conversation)):
@@ -284,7 +293,7 @@ class FileCheckpointStore:
         for message in new_messages:
             chain.append(message_chains.digest(chain[-1] if chain else message_chains.START, message))
         self._recent = (list(conversation), list(chain))
-        known_length, _ = self._messages.find(chain)
+        known_length, _ = messages.find(chain)
         return chain, new_messages[len(new_messages) - (len(chain) - known_length) :] if known_length < len(
             chain
         ) else []

@@ -24,7 +24,7 @@ import sys
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -114,38 +114,47 @@ def _in_order(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
     return replace(tool, max_retries=UNLIMITED_RETRIES, tool_def=replace(tool.tool_def, sequential=True))
 
 
-class FixedTools(FunctionToolset[Any]):
-    """Tools that are the same in every step of every run, so that they are made ready once."""
+def made_ready(toolset: AbstractToolset[Any], fixed: Sequence[AbstractToolset[Any]]) -> AbstractToolset[Any]:
+    """The same tools at less cost, for one run: those of `fixed` are made ready once and not in every step.
 
-    _ready: dict[str, ToolsetTool[Any]] | None = None
-
-    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
-        if self._ready is None:
-            # What is missing in a definition would be added to a copy of it in every step.
-            self._ready = {
-                name: _in_order(replace(tool, tool_def=replace(tool.tool_def, toolset_id=self.id)))
-                for name, tool in (await super().get_tools(ctx)).items()
-            }
-        return dict(self._ready)
-
-
-def one_by_one(toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-    """The same tools, with toolsets of functions asked one after another.
-
-    pydantic-ai starts a task for every toolset in every step, which takes longer than these toolsets do.
+    Toolsets of functions are asked one after another. pydantic-ai starts a task for each, which takes longer than what
+    they do.
     """
+    inner = toolset.wrapped if isinstance(toolset, WrapperToolset) else toolset
+    if any(inner is one for one in fixed):
+        return _FixedTools(toolset)
     if type(toolset) is CombinedToolset:
-        parts: list[AbstractToolset[Any]] = []
-        toolset.apply(parts.append)
-        is_local = all(isinstance(part, FunctionToolset | WrapperToolset) for part in parts)
-        return _OneByOne([one_by_one(part) for part in toolset.toolsets]) if is_local else toolset
+        leaves: list[AbstractToolset[Any]] = []
+        toolset.apply(leaves.append)
+        parts = [made_ready(part, fixed) for part in toolset.toolsets]
+        is_local = all(isinstance(leaf, FunctionToolset | WrapperToolset) for leaf in leaves)
+        return _OneByOne(parts) if is_local else CombinedToolset(parts)
     if isinstance(toolset, WrapperToolset):
-        wrapped = one_by_one(toolset.wrapped)
-        return toolset if wrapped is toolset.wrapped else replace(toolset, wrapped=wrapped)
+        return replace(toolset, wrapped=made_ready(inner, fixed))
     return toolset
 
 
+@dataclass
+class _FixedTools(WrapperToolset[Any]):
+    """Tools that stay the same in a run."""
+
+    _ready: dict[str, ToolsetTool[Any]] | None = field(default=None, init=False)
+
+    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+        if self._ready is None:
+            self._ready = {name: _complete(tool) for name, tool in (await super().get_tools(ctx)).items()}
+        return dict(self._ready)
+
+
+def _complete(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
+    """The tool with all that would be added in every step."""
+    definition = tool.tool_def
+    return _in_order(replace(tool, tool_def=replace(definition, toolset_id=definition.toolset_id or tool.toolset.id)))
+
+
 class _OneByOne(CombinedToolset[Any]):
+    """Toolsets that are asked one after another."""
+
     async def for_run(self, ctx: RunContext[Any]) -> AbstractToolset[Any]:
         return replace(self, toolsets=[await toolset.for_run(ctx) for toolset in self.toolsets])
 

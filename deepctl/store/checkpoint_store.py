@@ -157,6 +157,13 @@ class Checkpoints:
             tidy=True,
         )
 
+    def is_unchanged(self, workspace: WorkspaceOptions) -> bool:
+        """Whether a workspace is as it was when it was last looked at."""
+        with self.new_batch() as batch:
+            present = self.snapshot(workspace, batch)
+            batch.drop()
+        return present.tree.hex() == self.tree
+
     def save(
         self,
         position: Position,

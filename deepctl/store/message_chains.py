@@ -64,7 +64,7 @@ class Messages:
             }
             chains: dict[tuple[str, int], bytes] = {}
             for one in waiting:
-                self._sizes[one + log_file.SUFFIX] = os.lstat(log_file.log_path(directory, one)).st_size
+                self._sizes[one] = os.lstat(log_file.log_path(directory, one)).st_size
             while waiting:
                 self._load(waiting.pop(), waiting, chains)
 
@@ -95,14 +95,19 @@ class Messages:
             self._ends[one] = chain
             self._instructions[one] = instructions
 
-    def is_current(self) -> bool:
-        """Whether the logs are as this object knows them: nobody else has written, and no write of ours failed."""
+    def is_current(self, chain: Sequence[bytes]) -> bool:
+        """Whether the log in which a conversation ends is as this object knows it.
+
+        Another process that writes to a log writes to the ledger then, which is looked at first. It may have been
+        killed between the two.
+        """
+        _, place = self.find(chain)
+        if place is None:
+            return True
         try:
-            names = [name for name in os.listdir(self.directory) if name.endswith(log_file.SUFFIX)]
-        except FileNotFoundError:
-            names = []
-        sizes = {name: os.lstat(os.path.join(self.directory, name)).st_size for name in names}
-        return sizes == self._sizes
+            return os.lstat(log_file.log_path(self.directory, place.log)).st_size == self._sizes.get(place.log)
+        except OSError:
+            return False
 
     def find(self, chain: Sequence[bytes]) -> tuple[int, Place | None]:
         """How much of a conversation, given by the digests up to each message, is kept already, and where that ends."""
@@ -141,7 +146,7 @@ class Messages:
             self._tails[one] = chained(self._tails[one], line)
             self._known[chain[number]] = Place(one, end, number + 1, self._tails[one])
         self._ends[one] = chain[-1]
-        self._sizes[one + log_file.SUFFIX] = appender.end
+        self._sizes[one] = appender.end
         return self._known[chain[-1]]
 
     def _open(self, before: bytes, place: Place | None) -> str:
