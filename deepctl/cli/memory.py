@@ -22,7 +22,6 @@ from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain.memory.directory import MAX_BYTES, Memory, Notebook, check_new, file_name, forget_request, odd_lines
 from deepctl.errors import DeepctlError, Interrupted, MemoryNotFound, Refused, UsageError
 from deepctl.files.atomic import storage_error
-from deepctl.layout import ProfilePaths
 from deepctl.output import memory as views
 from deepctl.output.render import Progress, notice, show
 from deepctl.output.text import is_terminal
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from deepctl.domain.memory.changes import Draft
     from deepctl.domain.memory.directory import ForgetRequest
     from deepctl.domain.purge.purge import Purged
+    from deepctl.domain.settings import Settings
 
 app = typer.Typer(
     help="The notebooks of the agent of a profile.",
@@ -228,11 +228,12 @@ def forget(
     """
     from deepctl.domain.memory import changes
 
-    profile = options.existing_profile(user)
+    profile, in_force = options.profile_and_settings(user)
     memory = Memory(profile, agent)
     request = forget_request(text, file, ignore_case=ignore_case)
     if purge:
-        show(_purged(profile, memory.agent, request, dry_run=dry_run, yes=yes, wait=wait, as_json=as_json), as_json)
+        purged = _purged(memory, in_force, request, dry_run=dry_run, yes=yes, wait=wait, as_json=as_json)
+        show(purged, as_json)
         return
     lines = changes.foreseen(memory, request)
     view = views.LinesForgotten(profile.name, memory.agent, request, lines, None, None)
@@ -242,12 +243,8 @@ def forget(
     if not yes:
         if not as_json:
             view.tell()
-        exclude, _ = options.snapshot_settings(profile)
-        lost = (
-            ""
-            if changes.undoable(memory, exclude)
-            else (" Checkpoints leave these notebooks out, so this cannot be undone.")
-        )
+        is_undoable = changes.undoable(memory, in_force.patterns("snapshot.exclude"))
+        lost = "" if is_undoable else " Checkpoints leave these notebooks out, so this cannot be undone."
         is_one = len(lines) == 1
         confirm(
             f"Forget {'this line' if is_one else f'these {len(lines)} lines'}?{lost}",
@@ -255,7 +252,7 @@ def forget(
             as_json=as_json,
             reason="Forgetting needs a confirmation",
         )
-    with options.working(profile.name, "memory forget", wait, as_json, frees=True) as work:
+    with options.working(profile.name, "memory forget", wait, as_json, in_force=in_force, frees=True) as work:
         done = changes.forget(work, Memory(work.paths, agent), request, lines)
     show(view._replace(forgotten=done, undo=changes.undo_command(profile.name, done), is_shown=not yes), as_json)
 
@@ -375,7 +372,14 @@ def _taken_over(
 
 
 def _purged(
-    profile: ProfilePaths, agent: str, request: ForgetRequest, *, dry_run: bool, yes: bool, wait: float, as_json: bool
+    memory: Memory,
+    in_force: Settings,
+    request: ForgetRequest,
+    *,
+    dry_run: bool,
+    yes: bool,
+    wait: float,
+    as_json: bool,
 ) -> views.LinesPurged:
     """Purge what `request` says, and look where the text still stands.
 
@@ -386,6 +390,7 @@ def _purged(
     from deepctl.store import repair_report
     from deepctl.store.repository import Repository
 
+    profile, agent = memory.profile, memory.agent
     selector = PurgeSelector(TextMatcher(request.text, request.ignore_case), agent, request.file)
     preview: Purged | None = None
     aside = repair_report.count_put_aside(profile) if os.path.isdir(profile.lost_and_found) else 0
@@ -405,7 +410,7 @@ def _purged(
         if not as_json:
             view.tell()
         confirm(views.question(preview), yes=False, as_json=as_json, typed=profile.name)
-    working = options.working(profile.name, "memory forget", wait, as_json, frees=True)
+    working = options.working(profile.name, "memory forget", wait, as_json, in_force=in_force, frees=True)
     with working as work, Progress("Purging", _READ) as progress:
         purged = _found(purge.purge(work, selector, expected=preview, report=progress), request)
     # Where it still stands is for reading only, and nobody has to wait for that.

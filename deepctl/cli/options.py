@@ -63,12 +63,6 @@ Timeout = Annotated[
 ]
 
 
-def snapshot_settings(profile: ProfilePaths) -> tuple[list[str], str]:
-    """What checkpoints of a profile leave out, and when they are made without being asked for."""
-    in_force = settings.load(os.environ, profile)
-    return in_force.patterns("snapshot.exclude"), in_force.get("checkpoints") or "every_tool"
-
-
 @contextmanager
 def opened(
     profile: ProfilePaths, in_force: Settings, tell: Callable[[str], None], *, frees: bool = False
@@ -102,9 +96,20 @@ def reading(user: str | None, verb: str) -> Iterator[ReadOnlyRepository]:
 
 
 @contextmanager
-def working(user: str | None, command: str, wait: float, as_json: bool, *, frees: bool = False) -> Iterator[Repository]:
-    """The profile meant by `--user`, locked and open for changes."""
-    profile, in_force = profile_and_settings(user)
+def working(
+    user: str | None,
+    command: str,
+    wait: float,
+    as_json: bool,
+    *,
+    in_force: Settings | None = None,
+    frees: bool = False,
+) -> Iterator[Repository]:
+    """The profile meant by `--user`, locked and open for changes; `in_force` are its settings, if they are read."""
+    if in_force is None:
+        profile, in_force = profile_and_settings(user)
+    else:
+        profile = existing_profile(user)
     with profiles.lock(root(), profile.name, command=command, wait=wait):
         limit = in_force.size("limits.checkpoints")
         with opened(profile, in_force, (lambda note: None) if as_json else notice, frees=frees) as work:
