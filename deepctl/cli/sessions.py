@@ -68,12 +68,10 @@ def rename(
     as_json: options.Json = False,
 ) -> None:
     """Rename a session."""
-    from deepctl.store import session_rename
-
     for name in (old, new):
         layout.check_name(name, "session")
     with options.working(user, "sessions rename", wait, as_json) as work:
-        view = views.SessionRenamed(work.paths.name, session_rename.rename(work, old, new))
+        view = views.SessionRenamed(work.paths.name, work.rename(old, new))
     show(view, as_json)
 
 

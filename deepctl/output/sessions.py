@@ -16,9 +16,9 @@ from deepctl.store.todo import Item
 if TYPE_CHECKING:
     # What only some commands have.
     from deepctl.redaction import Redaction
+    from deepctl.store.repository import Renamed
     from deepctl.store.session_delete import Deletion
     from deepctl.store.session_import import Imported
-    from deepctl.store.session_rename import Renamed
 from collections.abc import Iterator
 
 from deepctl.output.text import has_colour, terminal_width

@@ -21,7 +21,7 @@ from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import Point
 from deepctl.store.pack_store import is_uncounted
 from deepctl.store.records import Position, Record, Session
-from deepctl.store.session_catalogue import pending_deletions
+from deepctl.store.session_catalogue import read_ledger
 from deepctl.store.session_reader import SessionReader, SessionReaders
 
 OTHER_CHECKPOINTS_HINT = "`deepctl checkpoints list` shows the others."
@@ -47,15 +47,6 @@ class Problem(NamedTuple):
     id: str | None
     file: str
     reason: str
-
-
-def read_ledger(paths: ProfilePaths) -> Ledger:
-    """What checkpoints a profile has; without those of a session that is being deleted."""
-    checkpoints = ledger.read(paths.checkpoints)
-    if deleted := pending_deletions(paths):
-        for record in [record for record in checkpoints.records.values() if record.session in deleted]:
-            checkpoints.drop(record.id)
-    return checkpoints
 
 
 def heads(paths: ProfilePaths) -> dict[str, str]:

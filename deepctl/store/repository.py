@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
+from typing import NamedTuple
 
 from deepctl import layout
-from deepctl.errors import Damaged, DeepctlError, Refused, StorageError
+from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound, StorageError
 from deepctl.files import atomic, ownership
 from deepctl.layout import ProfilePaths
 from deepctl.store import (
@@ -47,7 +48,7 @@ class ReadOnlyRepository:
     def __init__(self, paths: ProfilePaths, *, exclude: Sequence[str] = (), report: Report | None = None) -> None:
         self.paths = paths
         self.workspace = WorkspaceOptions(paths.workspace, exclude, report)
-        self.ledger = lookup.read_ledger(paths)
+        self.ledger = session_catalogue.read_ledger(paths)
         self.cache = Cache.copy_of(paths.snapshot_cache)
         self.packs = PackStore(paths.packs, self.cache)
         self.objects: ObjectReader = self.packs
@@ -294,6 +295,31 @@ class Repository(ProfileStore):
             todo.copy(self.paths, self.store.objects, record, forked)
         return forked
 
+    def rename(self, old: str, new: str) -> Renamed:
+        """Rename a session; to another spelling of its own name, too. A damaged session has a name like any other.
+
+        Nothing else of a profile points at the directory by name, so one rename is enough. Raises `BadName`,
+        `SessionNotFound`, or `Refused` if the name is taken.
+        """
+        layout.check_name(new, "session")
+        found = session_catalogue.spelled(self.paths, old)
+        if found is None:
+            raise SessionNotFound(old, self.paths.name)
+        taken = session_catalogue.spelled(self.paths, new)
+        target = os.path.join(self.paths.sessions, new)
+        if taken not in (None, found) or (taken is None and os.path.lexists(target)):
+            raise Refused(
+                f"There is a session {taken or new!r} already.",
+                f"`deepctl sessions list --user {self.paths.name}` shows those there are.",
+                code="session_exists",
+            )
+        if found != new:
+            os.rename(os.path.join(self.paths.sessions, found), target)
+            with atomic.after_commit():
+                atomic.sync_directory(self.paths.sessions)
+                checkpoint_store.rewrite_index(self.paths, self.ledger)
+        return Renamed(found, new)
+
     def settle_todo(self, owner: Session, session: Session, before: Position) -> Record | None:
         """Give the one to-do list of a profile of 0.1 to `owner`, the session that was written to last.
 
@@ -371,6 +397,13 @@ class Repository(ProfileStore):
             except Damaged:
                 continue  # no turn can be at work in it
         return author
+
+
+class Renamed(NamedTuple):
+    """The names of a session before and now."""
+
+    before: str
+    now: str
 
 
 class SessionHead:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from deepctl import layout
 from deepctl.files import atomic
 from deepctl.store import trees
-from deepctl.store.notebook_merge import take_back
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.records import State
 from deepctl.store.trees import DIRECTORY, FILE, NO_CONTENT, TreeChange, TreeEntry, TreeReader, changes, excluding
@@ -237,7 +237,7 @@ class _Work:
             return None
         text = self._content(path, current) if current is not None else b""
         for before, after in reversed(steps):
-            merged = take_back(self._read(before), self._read(after), text)
+            merged = take_back_lines(self._read(before), self._read(after), text)
             if merged is None:
                 return None
             text = merged
@@ -276,3 +276,33 @@ def _above(path: bytes) -> list[bytes]:
     while path := posixpath.dirname(path):
         parents.append(path)
     return parents
+
+
+def take_back_lines(before: bytes, after: bytes, now: bytes) -> bytes | None:
+    """`now` without the change from `before` to `after`, line by line; `None` where both changed the same lines.
+
+    A three-way merge with `after` as the base. The usual ones (diff3, merge3) take changes that merely touch for a
+    conflict, and a note added below the agent's last one touches it; here only lines that both changed collide.
+    """
+    base = after.splitlines(keepends=True)
+    edits = sorted({*_edits(base, before), *_edits(base, now)})
+    merged: list[bytes] = []
+    position = 0
+    for start, end, lines in edits:
+        if start < position:
+            return None
+        merged += base[position:start]
+        merged += lines
+        position = end
+    merged += base[position:]
+    # A last line without its newline may have others behind it now.
+    ended = [line if line.endswith((b"\n", b"\r")) else line + b"\n" for line in merged[:-1]]
+    return b"".join(ended + merged[-1:])
+
+
+def _edits(base: list[bytes], to: bytes) -> Iterator[tuple[int, int, tuple[bytes, ...]]]:
+    """The ranges of lines in `base` that differ, and the lines that are there instead."""
+    lines = to.splitlines(keepends=True)
+    for tag, start, end, first, last in SequenceMatcher(None, base, lines, autojunk=False).get_opcodes():
+        if tag != "equal":
+            yield start, end, tuple(lines[first:last])

@@ -21,7 +21,8 @@ from deepctl import layout, quantities
 from deepctl.errors import Damaged, DeepctlError, Refused, SessionNotFound
 from deepctl.files import atomic, rmtree, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_chain, log_file, session_reader
+from deepctl.store import ledger, log_chain, log_file, session_reader
+from deepctl.store.ledger import Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import NO_LINKS, START, SUFFIX, Point, chained, is_id, log_path, share
 from deepctl.store.records import SESSION_FORMAT, SESSION_RECORD, Begins, Session, begins_in
@@ -413,3 +414,12 @@ def pending_deletions(paths: ProfilePaths) -> dict[str, str]:
     return {
         name.removeprefix(_DELETED): os.path.join(paths.sessions, name) for name in found if name.startswith(_DELETED)
     }
+
+
+def read_ledger(paths: ProfilePaths) -> Ledger:
+    """What checkpoints a profile has; without those of a session that is being deleted."""
+    checkpoints = ledger.read(paths.checkpoints)
+    if deleted := pending_deletions(paths):
+        for record in [record for record in checkpoints.records.values() if record.session in deleted]:
+            checkpoints.drop(record.id)
+    return checkpoints

@@ -14,7 +14,7 @@ from deepctl import layout
 from deepctl.errors import Damaged
 from deepctl.files.paths_beneath import Tree
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_file, lookup, session_catalogue
+from deepctl.store import log_file, session_catalogue
 from deepctl.store.records import Session
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def owner(paths: ProfilePaths, checkpoints: Ledger | None = None) -> str | None:
     """The id of the session that was written to last; `None` if none was."""
     names = session_catalogue.by_id(paths)
     try:
-        checkpoints = checkpoints or lookup.read_ledger(paths)
+        checkpoints = checkpoints or session_catalogue.read_ledger(paths)
     except Damaged:
         checkpoints = None
     for record in reversed(checkpoints.records.values() if checkpoints is not None else ()):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from deepctl.errors import Damaged, DeepctlError, NewerFormat
 from deepctl.files import atomic, sealed_lines
 from deepctl.layout import ProfilePaths
-from deepctl.store import log_file, lookup, pack_store, records, session_catalogue, session_from_forks, trees
+from deepctl.store import log_file, lookup, pack_store, records, repair_logs, session_catalogue, trees
 from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import LEDGER, MESSAGES, Ledger
 from deepctl.store.lookup import Problem
@@ -37,11 +37,11 @@ def verify(paths: ProfilePaths, report: Report | None = None) -> Verified:
 
     `report` is told how many of `packed` bytes have been read.
     """
-    ledger = lookup.read_ledger(paths)
+    ledger = session_catalogue.read_ledger(paths)
     problems = lookup.damage(paths, ledger)
     problems += [
-        Problem(None, paths.sessions, session_from_forks.reason(paths, ledger, vanished))
-        for vanished in session_from_forks.find(paths, ledger)
+        Problem(None, paths.sessions, repair_logs.vanished_reason(paths, ledger, vanished))
+        for vanished in repair_logs.vanished_sessions(paths, ledger)
     ]
     with closing(Cache()) as cache:
         return _verified(paths, ledger, problems, PackStore(paths.packs, cache), report)

@@ -221,7 +221,7 @@ def test_a_turn_of_many_tools_is_compacted_in_the_middle(paths: ProfilePaths, mo
     assert len(returned) == len(made)
     assert conversation.damage == []
     assert len(conversation.compactions) == len(compactions)
-    record = lookup.read_ledger(paths).records[lookup.heads(paths)[session_catalogue.find(paths, "main").id]]
+    record = session_catalogue.read_ledger(paths).records[lookup.heads(paths)[session_catalogue.find(paths, "main").id]]
     assert record.message_count == len(conversation.messages)
 
 
@@ -363,7 +363,7 @@ class TestOffline:
         kept = [message["parts"] for message in offline.seen()[1:]]
         assert kept == [message["parts"] for message in whole[5:]], "the last turn is there word by word"
         assert len(offline.conversation().messages) == messages + 1
-        records = lookup.read_ledger(offline.paths).records
+        records = session_catalogue.read_ledger(offline.paths).records
         assert done.checkpoint in records
         scene = Scene(Path(offline.paths.directory).parent.parent)
         undone = scene.rewind(done.checkpoint or "")
@@ -449,11 +449,11 @@ def test_by_hand_a_failing_model_changes_nothing(paths: ProfilePaths, monkeypatc
         alice.say("one")
         alice.say("two")
         before = alice.conversation()
-        records = len(lookup.read_ledger(paths).records)
+        records = len(session_catalogue.read_ledger(paths).records)
         with pytest.raises(ModelFailed):
             alice.compact()
         assert alice.conversation() == before
-        assert len(lookup.read_ledger(paths).records) == records
+        assert len(session_catalogue.read_ledger(paths).records) == records
         alice.compact()
         assert alice.conversation().messages[:-1] == before.messages
 

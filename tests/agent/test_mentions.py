@@ -30,7 +30,7 @@ from deepctl.agent.models import offline_model
 from deepctl.agent.turn import to_json
 from deepctl.domain import permissions
 from deepctl.errors import ModelFailed
-from deepctl.store import log_file, lookup, session_catalogue, session_search, transcript
+from deepctl.store import log_file, session_catalogue, session_search, transcript
 from tests.store.scene import Scene
 from tests.support.loopback import Provider, Status, Text, provider
 
@@ -489,4 +489,5 @@ def test_a_large_picture_in_the_history_is_kept_exactly(alice: Alice) -> None:
     assert [piece.text for piece in transcript.pieces(alice.conversation().messages[0].message)] == [
         "see @large.png\n[image, 5.0 MiB]"
     ]
-    assert all(record.message_count for record in lookup.read_ledger(alice.scene.paths).records.values() if record.turn)
+    ledger = session_catalogue.read_ledger(alice.scene.paths)
+    assert all(record.message_count for record in ledger.records.values() if record.turn)

@@ -25,7 +25,7 @@ from deepctl.domain.purge.purge import Purged
 from deepctl.domain.purge.report import Place
 from deepctl.errors import Damaged, Interrupted, NotFound, Refused, StorageError
 from deepctl.files import sealed_lines
-from deepctl.store import ledger, lookup, pack_store, prune, rewind, verify
+from deepctl.store import ledger, pack_store, prune, rewind, session_catalogue, verify
 from deepctl.store.index_db import Location
 from deepctl.store.records import Record
 from deepctl.store.repository import ReadOnlyRepository
@@ -129,7 +129,7 @@ def _check_whole(scene: Scene) -> None:
     verified = verify.verify(scene.paths)
     assert (verified.problems, verified.notes) == ([], [])
     assert leftovers(scene.paths) == []
-    assert _packs(scene) == lookup.read_ledger(scene.paths).packs
+    assert _packs(scene) == session_catalogue.read_ledger(scene.paths).packs
 
 
 def _packs(scene: Scene) -> set[str]:
@@ -373,7 +373,7 @@ def test_whoever_agreed_to_other_lines_is_asked_again(scene: Scene) -> None:
         with scene.work() as work, pytest.raises(Refused, match="changed by somebody else"):
             purging.purge(work, _selector(SECRET), expected=other)
     assert _everything(scene) == before
-    assert _packs(scene) == lookup.read_ledger(scene.paths).packs
+    assert _packs(scene) == session_catalogue.read_ledger(scene.paths).packs
 
 
 def test_a_link_in_the_place_of_memory_is_refused(scene: Scene, tmp_path: Path) -> None:
@@ -779,7 +779,7 @@ def test_killed_before_the_packs_went_the_next_command_removes_them_all(
         file.write(f"{'0123456789abcdef'}\t\tmain\n")
     with scene.work():
         pass
-    assert set(os.listdir(scene.paths.packs)) == lookup.read_ledger(scene.paths).packs
+    assert set(os.listdir(scene.paths.packs)) == session_catalogue.read_ledger(scene.paths).packs
     assert holding(scene) == []
 
 

@@ -410,9 +410,9 @@ def test_an_interrupted_rewind_is_finished_in_the_copy(here: Scene, tmp_path: Pa
     for at in range(1, 400):
         if faults.in_child(rewind, at, faults.kill) != "killed":
             pytest.fail("no kill left an unfinished rewind")
-        from deepctl.store import lookup
+        from deepctl.store import session_catalogue
 
-        if lookup.read_ledger(here.paths).unfinished is not None:
+        if session_catalogue.read_ledger(here.paths).unfinished is not None:
             break
     data, _ = export(here)
     take(Root(str(tmp_path / "there")), data, name="alice")

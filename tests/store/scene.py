@@ -103,7 +103,7 @@ class Scene:
             return rewind.run(work, *rewind.request_undo(work, session, force=force))
 
     def records(self) -> list[Record]:
-        return list(lookup.read_ledger(self.paths).records.values())
+        return list(session_catalogue.read_ledger(self.paths).records.values())
 
     def prompts(self, session: str = "main") -> list[str]:
         messages = session_catalogue.read(self.session(session)).messages

@@ -99,7 +99,7 @@ def _check_readable(scene: Scene, identities: set[str]) -> None:
 
 
 def _check_nothing_is_left(scene: Scene) -> None:
-    found = lookup.read_ledger(scene.paths)
+    found = session_catalogue.read_ledger(scene.paths)
     assert leftovers(scene.paths) == []
     assert {name for name in os.listdir(scene.paths.packs) if not name.startswith(".")} == found.packs
     assert found.unfinished is None

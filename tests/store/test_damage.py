@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.errors import DeepctlError
-from deepctl.store import log_file, lookup, records, verify
+from deepctl.store import log_file, lookup, records, session_catalogue, verify
 from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import DIRECTORY, walk
 from tests.store.scene import Scene
@@ -91,7 +91,7 @@ def test_damage_anywhere_is_named_and_nothing_wrong_is_ever_read(
             assert verified.problems or is_torn, where
             for identity, found in _contents(scene).items():
                 assert found is None or found == whole[identity], f"{where}: {identity}"
-            listed = lookup.structural_damage(scene.paths, lookup.read_ledger(scene.paths))
+            listed = lookup.structural_damage(scene.paths, session_catalogue.read_ledger(scene.paths))
             if file.name == "ledger.jsonl" and not is_torn:
                 assert listed, where
     with capfd.disabled():

@@ -322,7 +322,7 @@ def test_a_rewind_that_can_neither_be_finished_nor_taken_back_does_not_lock_the_
     with scene.work() as work:
         assert work.notes
     scene.agent("b.txt", "on we go")
-    assert lookup.read_ledger(scene.paths).unfinished is None
+    assert session_catalogue.read_ledger(scene.paths).unfinished is None
 
 
 def test_the_last_line_of_a_ledger_that_is_lost_costs_no_contents(scene: Scene) -> None:
@@ -331,7 +331,7 @@ def test_the_last_line_of_a_ledger_that_is_lost_costs_no_contents(scene: Scene) 
     path = Path(scene.paths.checkpoints) / "ledger.jsonl"
     whole = path.read_bytes()
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:-2]))
-    assert lookup.structural_damage(scene.paths, lookup.read_ledger(scene.paths))
+    assert lookup.structural_damage(scene.paths, session_catalogue.read_ledger(scene.paths))
     kept = set(os.listdir(scene.paths.packs))
     with scene.work():
         pass

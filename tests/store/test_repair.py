@@ -451,7 +451,7 @@ def test_every_view_of_a_checkpoint_says_that_its_files_are_lost(
     scene = wreck.scene
     _unlink(wreck.packs())
     repair.repair(scene.paths)
-    lost = lookup.find_checkpoint(scene.paths, lookup.read_ledger(scene.paths), "lab", None).id
+    lost = lookup.find_checkpoint(scene.paths, session_catalogue.read_ledger(scene.paths), "lab", None).id
     with Repository.read_only(scene.paths) as reader:
         view = checkpoints.checkpoint_view(reader, "lab", None)
     view.print()

@@ -72,7 +72,7 @@ def _check_whole(scene: Scene) -> None:
     assert (verified.problems, verified.notes) == ([], [])
     assert leftovers(scene.paths) == []
     assert pending_deletions(scene.paths) == {}
-    found = lookup.read_ledger(scene.paths)
+    found = session_catalogue.read_ledger(scene.paths)
     assert lookup.structural_damage(scene.paths, found) == []
     for record in found.records.values():
         assert len(lookup.conversation_at(scene.paths, record).messages) == record.message_count
@@ -95,7 +95,7 @@ def test_everything_of_it_goes_and_the_workspace_stays(scene: Scene) -> None:
     _delete(scene)
     assert session_catalogue.all_names(scene.paths) == ["fork", "main"]
     assert not {record.id for record in scene.records()} & {record.id for record in plan.records}
-    assert lookup.read_ledger(scene.paths).labels == {}
+    assert session_catalogue.read_ledger(scene.paths).labels == {}
     assert scene.files() == before
     _check_whole(scene)
     assert plan.bytes > 0
@@ -290,7 +290,7 @@ class State(NamedTuple):
 
 def _seen(scene: Scene) -> State:
     """What readers see, without the lock, at any time."""
-    found = lookup.read_ledger(scene.paths)
+    found = session_catalogue.read_ledger(scene.paths)
     names = tuple(session_catalogue.all_names(scene.paths))
     prompts = tuple(text for name in names for text in scene.prompts(name))
     return State(names, tuple(found.records), tuple(found.labels.values()), prompts, str(scene.files()))
@@ -314,7 +314,7 @@ def test_after_any_fault_the_session_is_there_or_deleted(tmp_path: Path, capfd: 
         assert (said == "killed") == (fault == "SIGKILL"), where
         before = _seen(scene)
         assert before in (old, new), f"{where}: readers see halves"
-        damage = lookup.structural_damage(scene.paths, lookup.read_ledger(scene.paths))
+        damage = lookup.structural_damage(scene.paths, session_catalogue.read_ledger(scene.paths))
         assert damage == [], f"{where}: readers see damage"
         with scene.work() as work:
             assert work.ledger.records

@@ -28,7 +28,7 @@ from deepctl.files.atomic import is_temporary
 from deepctl.files.paths_beneath import Tree
 from deepctl.output.text import ago, printable
 from deepctl.quantities import counted
-from deepctl.store import lookup, session_catalogue
+from deepctl.store import session_catalogue
 from deepctl.store.records import Record
 from deepctl.unicode import folded
 
@@ -90,7 +90,7 @@ class ConversationCandidates:
         session = self._state.current_session_if_any() if self._is_kept() else None
         if session is None:
             return
-        ledger = lookup.read_ledger(self._state.profile())
+        ledger = session_catalogue.read_ledger(self._state.profile())
         line = ledger.line_of(ledger.head(session))
         turns = session_catalogue.read(session).last_turn
         prompts = {record.turn: record.prompt for record in reversed(line) if record.kind != "tool"}

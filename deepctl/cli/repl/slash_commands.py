@@ -91,7 +91,7 @@ def _confirm_undo(state: ReplState, name: str | None) -> None:
     """Ask, if there were turns since the last rewind. Raises `Refused` if the answer is no."""
     paths = state.profile()
     session = session_catalogue.find(paths, name) if name is not None else state.current_session_if_any()
-    ledger = lookup.read_ledger(paths)
+    ledger = session_catalogue.read_ledger(paths)
     last_rewind = ledger.last_rewind(session.id) if session is not None else None
     if session is None or last_rewind is None or last_rewind.only not in ("", "conversation"):
         return
@@ -207,7 +207,7 @@ def _fork(state: ReplState, arguments: str) -> None:
 def _latest_checkpoint(state: ReplState) -> str:
     """The id of the checkpoint at which the current session stands. Raises `NotFound`."""
     session = state.current_session()
-    head = lookup.read_ledger(state.profile()).head(session)
+    head = session_catalogue.read_ledger(state.profile()).head(session)
     if head is None:
         raise NotFound(
             f"Session {session.name!r} has no checkpoint to fork from.",

@@ -22,7 +22,7 @@ from deepctl.files import atomic
 from deepctl.files.paths_beneath import walk
 from deepctl.layout import IMPORT, NEW, ProfilePaths, Root
 from deepctl.quantities import counted
-from deepctl.store import lookup, pack_store, reserve, session_catalogue, session_from_forks, todo
+from deepctl.store import lookup, pack_store, repair_logs, reserve, session_catalogue, todo
 from deepctl.store.ledger import LEDGER, Ledger
 from deepctl.store.pack_store import UNCOUNTED
 from deepctl.store.session_catalogue import pending_deletions
@@ -34,13 +34,13 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
     turns = messages = 0
     whole = True
     try:
-        ledger = lookup.read_ledger(paths)
+        ledger = session_catalogue.read_ledger(paths)
     except (DeepctlError, OSError):
         ledger = Ledger()  # the check of checkpoints says what is wrong with it
-    for vanished in session_from_forks.find(paths, ledger):
+    for vanished in repair_logs.vanished_sessions(paths, ledger):
         whole = False
         yield Check(
-            "sessions", "problem", session_from_forks.reason(paths, ledger, vanished), _REPAIR.format(paths.name)
+            "sessions", "problem", repair_logs.vanished_reason(paths, ledger, vanished), _REPAIR.format(paths.name)
         )
     for name in names:
         try:
@@ -102,7 +102,7 @@ def memory(paths: ProfilePaths) -> Iterator[Check]:
 
 def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
     """The ledger, and whether the packs and the logs that it names are there and long enough."""
-    ledger = lookup.read_ledger(paths)
+    ledger = session_catalogue.read_ledger(paths)
     if ledger.unfinished is not None:
         yield Check(
             "unfinished",

@@ -30,10 +30,9 @@ from deepctl.files.rmtree import remove_tree
 from deepctl.layout import ProfilePaths
 from deepctl.store import rewind_plan, session_catalogue
 from deepctl.store.diff import line_counts
-from deepctl.store.notebook_merge import take_back
 from deepctl.store.records import Record, Session
 from deepctl.store.repository import MANUAL_ONLY, Repository
-from deepctl.store.rewind_plan import hidden_by
+from deepctl.store.rewind_plan import hidden_by, take_back_lines
 from deepctl.store.trees import entry_at, excluding
 
 
@@ -80,7 +79,7 @@ def replace(work: Repository, memory: Memory, file: str, base: bytes | None, edi
     ) > rewind_plan.MERGED_UP_TO:
         merged = None
     else:
-        merged = take_back(edited, base or b"", now or b"")
+        merged = take_back_lines(edited, base or b"", now or b"")
     if merged is None:
         what = "removed it" if now is None else "changed the same lines"
         raise Collision(f"Somebody else {what} while you were editing {file!r}, so nothing was written.")
