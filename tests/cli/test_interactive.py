@@ -14,12 +14,13 @@ from tests.support.terminal import Terminal
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    opened = Terminal("chat", "--user", "alice", forked=False)
+    opened = Terminal("chat", "--user", "alice")
     yield opened
     opened.close()
 
 
-def test_a_conversation_of_two_turns_and_ctrl_d(terminal: Terminal, process: Command) -> None:
+def test_a_conversation_of_two_turns_and_ctrl_d(process: Command) -> None:
+    terminal = Terminal("chat", "--user", "alice", forked=False)
     terminal.prompt()
     terminal.type("remember I like tea\r")
     terminal.expect("Remembered.")
@@ -41,7 +42,7 @@ def test_history_is_the_profiles_own_and_private(terminal: Terminal, home: Path)
     history = home / "profiles" / "alice" / "prompt_history"
     assert "secret plan" in history.read_text()
     assert history.stat().st_mode & 0o777 == 0o600
-    again = Terminal("chat", "--user", "alice", forked=False)
+    again = Terminal("chat", "--user", "alice")
     again.prompt()
     again.type("\x1b[A")
     again.expect("secret plan")
