@@ -13,7 +13,7 @@ import pytest
 from deepctl.store import log_file
 from tests.support.command import Command, InProcess
 
-ROUNDS = 50 if os.environ.get("DEEPCTL_SOAK") == "1" else 16
+ROUNDS = 50 if os.environ.get("DEEPCTL_SOAK") == "1" else 10
 
 
 @pytest.mark.timeout(600)

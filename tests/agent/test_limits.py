@@ -86,10 +86,13 @@ def test_what_raises_a_limit_is_what_set_it_and_enough_for_what_was_used(
 
 
 def test_a_chat_that_reads_no_settings_names_none(deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    fewer = settings.SETTINGS["max_requests"]._replace(default="5")  # 100 take seconds
+    monkeypatch.setitem(settings.SETTINGS, "max_requests", fewer)
     with provider(LIST, repeat_last=True) as server:
         _point(server.address, monkeypatch)
         error = deepctl("chat", "--ephemeral", "--json", "--model", KINDS["chat"], "look around").events[-1]
     assert (error["code"], error["hint"]) == ("usage_limit", "Tell the agent to go on.")
+    assert len(server.requests) == 5
 
 
 def test_an_answer_that_passes_a_limit_is_whole_and_no_error(

@@ -21,6 +21,7 @@ from deepctl import DeepAgentDeps, LocalBackend, create_deep_agent
 from deepctl.agent import models
 from deepctl.errors import EXIT_CODES
 from tests.support.command import InProcess, Result
+from tests.support.prepared import prepare
 from tests.support.terminal import Terminal
 
 CANARY = "canary-c0ffee-b1ab1a"
@@ -193,7 +194,7 @@ EVERY_COMMAND = (
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_in_the_way_of_deepctl(deepctl: InProcess, home: Path, outside: Path, kind: str, group: str) -> None:
     """Refused, reported or left out: never followed, never waited for, never a bug; and afterwards all is well."""
-    deepctl("chat", "remember y\nwrite kept.txt: y").ok()
+    prepare(home, "planted", lambda: deepctl("chat", "remember y\nwrite kept.txt: y").ok())
     workspace = home / "profiles/default/workspace"
     _take_away(workspace, GROUPS[group])
     _plant(workspace, GROUPS[group], kind, outside)

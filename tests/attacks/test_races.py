@@ -33,7 +33,8 @@ from deepctl.store.trees import LINK, ScratchWriter, TreeChange, TreeEntry, snap
 from tests.attacks.scene import Call, Scene
 from tests.support.command import InProcess
 
-SECONDS = 3.0
+SECONDS = 3.0 if os.environ.get("DEEPCTL_SOAK") == "1" else 1.0
+"""How long a race lasts; longer where it has to be for as many calls as a test demands."""
 
 _SWAPPER = """
 import ctypes, os, sys
@@ -145,7 +146,7 @@ def _for_a_while(attempts: Iterable[Callable[[], Any]], least: int) -> str:
     """What all of these returned and raised, called again and again; only `OSError`s and refusals are expected."""
     seen: set[str] = set()
     attempts, count, end = list(attempts), 0, time.monotonic() + SECONDS
-    while time.monotonic() < end:
+    while time.monotonic() < end or count < least:
         for attempt in attempts:
             began = time.monotonic()
             try:
@@ -154,7 +155,6 @@ def _for_a_while(attempts: Iterable[Callable[[], Any]], least: int) -> str:
                 seen.add(f"{type(error).__name__}: {error}")
             assert time.monotonic() - began < 10, "a call hung"
             count += 1
-    assert count >= least, f"only {count} calls"
     return "\n".join(sorted(seen))
 
 
@@ -188,7 +188,7 @@ def test_removing_removes_inside_only(scene: Scene, workspace: Path) -> None:
     new = workspace / "new"
     rounds, end = 0, time.monotonic() + SECONDS
     with swapping(workspace, ("r", "to-r"), ("r/sub", "r/to-sub"), least=20):
-        while time.monotonic() < end:
+        while time.monotonic() < end or rounds <= 10:
             rounds += 1
             for name in ("sub/sub", "other"):
                 (new / name).mkdir(parents=True)
@@ -202,7 +202,6 @@ def test_removing_removes_inside_only(scene: Scene, workspace: Path) -> None:
                 with contextlib.suppress(OSError):
                     tree.remove(path)
             _clear(workspace, "r", "to-r")
-    assert rounds > 10
 
 
 def _clear(workspace: Path, *names: str) -> None:
@@ -220,13 +219,12 @@ def _run_for_a_while(scene: Scene, calls: list[Call], *, least: int) -> str:
     seen: set[str] = set()
     count, end = 0, time.monotonic() + SECONDS
     try:
-        while time.monotonic() < end:
+        while time.monotonic() < end or count < least:
             found = scene.run(backend, calls)
             seen |= {*found.results, found.instructions}
             count += len(found.results)
     finally:
         backend.close()
-    assert count >= least, f"only {count} calls"
     return "\n".join(sorted(seen))
 
 

@@ -149,13 +149,13 @@ def test_what_the_rules_deny_is_not_sent_and_the_user_is_told(
 def test_a_large_picture_survives_everything_that_is_done_with_a_session(
     deepctl: InProcess, home: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture = PNG[:8] + os.urandom((5 << 20) - 8)
+    picture = PNG[:8] + os.urandom((2 << 20) - 8)
     (place / "large.png").write_bytes(picture)
     with provider(Text(["Large."]), Text(["Yes."]), Text(["Again."])) as server:
         model = _openai(server, monkeypatch)
         deepctl("chat", *ALICE, *model, "--file", str(place / "large.png"), "remember tea?").ok()
         deepctl("chat", *ALICE, *model, "really?").ok()
-        assert "> [image, 5.0 MiB]" in deepctl("sessions", "show", *ALICE).ok().stdout
+        assert "> [image, 2.0 MiB]" in deepctl("sessions", "show", *ALICE).ok().stdout
         assert len(deepctl("sessions", "show", "--full", *ALICE).ok().stdout) < 5000
         assert len(deepctl("sessions", "export", "--format", "markdown", *ALICE).ok().stdout) < 5000
         matches = deepctl("sessions", "search", "tea", *ALICE, "--json").ok().json["matches"]
@@ -175,13 +175,13 @@ def test_a_large_picture_survives_everything_that_is_done_with_a_session(
     archive = str(place / "alice.tar.gz")
     deepctl("profiles", "export", archive, *ALICE).ok()
     deepctl("profiles", "import", archive, "--as", "carol").ok()
-    assert "[image, 5.0 MiB]" in deepctl("sessions", "show", "--user", "carol").ok().stdout
+    assert "[image, 2.0 MiB]" in deepctl("sessions", "show", "--user", "carol").ok().stdout
     assert deepctl("checkpoints", "verify", *ALICE).code == 0
     deepctl("memory", "add", "tea is green", *ALICE).ok()
     deepctl("memory", "forget", "tea is green", "--purge", "--yes", *ALICE).ok()
     deepctl("checkpoints", "rewind", *ALICE).ok()
     deepctl("checkpoints", "undo", *ALICE).ok()
-    assert "[image, 5.0 MiB]" in deepctl("sessions", "show", *ALICE).ok().stdout
+    assert "[image, 2.0 MiB]" in deepctl("sessions", "show", *ALICE).ok().stdout
 
 
 def test_ctrl_c_while_a_file_is_copied_leaves_nothing_of_it(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,24 +199,20 @@ def test_searches_of_notes_and_of_sessions_compare_alike(
 @pytest.mark.timeout(170)
 def test_no_note_of_several_processes_is_lost(process: Command, notebook: Path) -> None:
     """Four writers at once, and a turn of the agent in the middle of it."""
-    script = 'for n in $(seq 15); do "$@" memory add "writer $W note $n" --wait 60 || exit 1; done'
-    writers = [
-        subprocess.Popen(
-            ["sh", "-c", script, "sh", *process.argv],
-            env={**os.environ, "W": str(writer)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        for writer in range(4)
-    ]
-    try:
-        said = process("chat", "remember from a turn", "--wait", "60")
-        assert (said.code, "Remembered." in said.stdout) == (0, True)
-        assert [writer.wait(150) for writer in writers] == [0] * 4
-    finally:
-        for one in writers:
-            one.kill()
-            one.wait()
+    codes: list[int] = []
+
+    def write(writer: int) -> None:
+        for number in range(1, 16):
+            codes.append(process("memory", "add", f"writer {writer} note {number}", "--wait", "60").code)
+
+    writers = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
+    for one in writers:
+        one.start()
+    said = process("chat", "remember from a turn", "--wait", "60")
+    for one in writers:
+        one.join(150)
+    assert (said.code, "Remembered." in said.stdout) == (0, True)
+    assert codes == [0] * 60
     lines = notebook.read_text().splitlines()
     notes = [f"writer {writer} note {number}" for writer in range(4) for number in range(1, 16)]
     assert sorted(lines) == sorted([*notes, "- tea", "- from a turn"])

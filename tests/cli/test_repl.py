@@ -482,9 +482,7 @@ def test_the_toolbar_counts_a_turn_that_failed_and_each_session_for_itself(opene
 def test_a_terminal_gets_only_what_it_can_show(opened: Open, environment: dict[str, str], shown: str) -> None:
     call = ToolCalls([("execute", {"command": "echo 日本"})])
     with provider(Text(_in_pieces(ANSWER)), call, Text(["Done."])) as server:
-        # What a terminal can show is looked up while Python starts.
-        how = {"environment": environment, "forked": False}
-        terminal = opened(*NO_SANDBOX, server=server, columns=80, rows=50, **how)
+        terminal = opened(*NO_SANDBOX, server=server, columns=80, rows=50, environment=environment)
         terminal.prompt()
         terminal.type("go\r")
         terminal.expect(shown)

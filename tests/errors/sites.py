@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,7 @@ class _Class(NamedTuple):
     said: ast.expr | None
 
 
+@functools.cache
 def all_sites() -> list[Site]:
     """The places, by file and line."""
     trees = {path: ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
