@@ -191,7 +191,7 @@ def create(root: Root, name: str) -> ProfilePaths:
         f"# Settings of the deepctl profile {name}. `deepctl config set KEY VALUE --user {name}` changes them.\n"
         f'version = {settings.FORMAT}\ncreated_at = "{quantities.now_in_seconds()}"\n'
     )
-    atomic.write_file(os.path.join(staging, "profile.toml"), text.encode())
+    settings.replace_document(os.path.join(staging, layout.SETTINGS), text.encode())
     paths = root.profile(name)
     os.rename(staging, paths.directory)
     with atomic.after_commit(f"Profile {name!r} is made"):

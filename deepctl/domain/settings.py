@@ -17,6 +17,7 @@ from deepctl.domain.permissions import Permissions, parse
 from deepctl.errors import BadSetting, Damaged, DeepctlError, NotFound, Refused, StorageError
 from deepctl.files import atomic
 from deepctl.sandbox.policy import Limits
+from deepctl.store.log_file import documents
 
 if TYPE_CHECKING:
     from deepctl.domain.mcp_servers import Server
@@ -180,10 +181,20 @@ def validate(key: str, value: object, where: str | None = None) -> str:
     return value
 
 
+def read_document(path: str) -> bytes:
+    """The bytes of a settings file. Raises `FileNotFoundError`, and `Refused` for something that is no file."""
+    return documents(os.path.dirname(path)).read(os.path.basename(path))
+
+
+def replace_document(path: str, raw: bytes, *, is_last: bool = False) -> None:
+    """Replace a settings file as a whole; see `deepctl.store.log_file.Documents`."""
+    documents(os.path.dirname(path)).replace(os.path.basename(path), raw, is_last=is_last)
+
+
 def read(path: str) -> dict[str, Any]:
     """A settings file as a mapping; empty if there is none. Raises `Damaged` if it is not TOML."""
     try:
-        raw = atomic.read_file(path)
+        raw = read_document(path)
     except FileNotFoundError:
         return {}
     except (Refused, NotADirectoryError):
@@ -495,7 +506,7 @@ def change(path: str, key: str, value: str | None) -> None:
 
     read(path)
     try:
-        document = tomlkit.parse(atomic.read_file(path).decode("utf-8-sig"))
+        document = tomlkit.parse(read_document(path).decode("utf-8-sig"))
     except FileNotFoundError:
         document = tomlkit.document()
     layout.bring_up(layout.SETTINGS_FORMAT, document, path)
@@ -525,4 +536,4 @@ def change(path: str, key: str, value: str | None) -> None:
             raise NotFound(f"Setting {without_passwords(key)!r} is not set in {path}.", code="setting_not_set")
         del place[name]
     atomic.make_root(os.path.dirname(path))
-    atomic.commit_file(path, tomlkit.dumps(document).encode())
+    replace_document(path, tomlkit.dumps(document).encode(), is_last=True)

@@ -261,7 +261,7 @@ def waiting(paths: ProfilePaths) -> Waiting:
 
 def _read(path: str) -> bytes | None:
     try:
-        return atomic.read_file(path)
+        return settings.read_document(path)
     except FileNotFoundError:
         return None
 
@@ -285,13 +285,13 @@ def merge(paths: ProfilePaths, agreed: Waiting) -> None:
     for item in agreed.items:
         _put(rest if item.problem is not None else merged, item.place, item.value)
     settings.check(settings.flat(merged, paths.settings), paths.settings)
-    atomic.write_file(paths.settings, _with_comments(before, usable, merged))
+    settings.replace_document(paths.settings, _with_comments(before, usable, merged))
     with atomic.after_commit():
         remaining = _dumped({"version": settings.FORMAT, **rest})
         if not rest:
             os.unlink(paths.untrusted)
         elif _is_same(remaining, rest):  # otherwise it stays as it came
-            atomic.write_file(paths.untrusted, remaining)
+            settings.replace_document(paths.untrusted, remaining)
         atomic.sync_directory(paths.directory)
 
 

@@ -68,8 +68,11 @@ class Documents(Protocol):
     def read(self, name: str) -> bytes:
         """The document. Raises `FileNotFoundError` if there is none, and `Refused` if something else is there."""
 
-    def replace(self, name: str, content: bytes) -> None:
-        """Put a document in place: durable when this returns, and never half of it."""
+    def replace(self, name: str, content: bytes, *, is_last: bool = False) -> None:
+        """Put a document in place: durable when this returns, and never half of it.
+
+        `is_last` says that this ends the command, so an error after the document has its name says that it is done.
+        """
 
 
 class LocalDocuments:
@@ -82,9 +85,10 @@ class LocalDocuments:
         """See `Documents`."""
         return atomic.read_file(os.path.join(self._directory, name))
 
-    def replace(self, name: str, content: bytes) -> None:
+    def replace(self, name: str, content: bytes, *, is_last: bool = False) -> None:
         """See `Documents`."""
-        atomic.write_file(os.path.join(self._directory, name), content)
+        write = atomic.commit_file if is_last else atomic.write_file
+        write(os.path.join(self._directory, name), content)
 
 
 def documents(directory: str) -> Documents:

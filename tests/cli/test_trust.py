@@ -363,7 +363,7 @@ def test_what_no_profile_could_be_used_with_stays_untrusted_and_is_named_while_t
 
 def test_a_profile_that_is_not_there_to_be_trusted_is_not_to_be_created(deepctl: InProcess) -> None:
     hint = deepctl("profiles", "trust", "nobody", "--json").error["hint"]
-    assert "create" not in hint
+    assert "profiles create" not in hint
     assert "profiles import" in hint
 
 

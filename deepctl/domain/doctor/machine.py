@@ -20,7 +20,7 @@ from deepctl.domain.mcp_servers import Server
 from deepctl.domain.permissions import CommandPolicy, Permissions
 from deepctl.domain.settings import Settings, SettingsFile
 from deepctl.errors import DeepctlError
-from deepctl.files import atomic, ownership
+from deepctl.files import ownership
 from deepctl.layout import UNTRUSTED, ProfilePaths, Root
 from deepctl.quantities import counted, size
 from deepctl.sandbox import bubblewrap, cgroups, container
@@ -228,7 +228,7 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
             else f"Correct {paths.untrusted} with an editor, or remove it.",
         )
     try:
-        values = settings.parsed(atomic.read_file(paths.settings), paths.settings)
+        values = settings.parsed(settings.read_document(paths.settings), paths.settings)
     except (DeepctlError, OSError):
         return  # the check of the file says what is wrong with it
     # Nothing tells a profile that 0.1 imported, with all its settings in force, from one that was made here.

@@ -251,7 +251,7 @@ def _is_harmless(line: dict[str, object]) -> bool:
 def _set_apart(incoming: Incoming, paths: ProfilePaths) -> list[Item]:
     """Keep what is not harmless of the settings out of profile.toml; returns it. Raises `NewerFormat` and `Refused`."""
     try:
-        raw = atomic.read_file(paths.settings)
+        raw = settings.read_document(paths.settings)
     except FileNotFoundError:
         return []
     try:
@@ -260,8 +260,8 @@ def _set_apart(incoming: Incoming, paths: ProfilePaths) -> list[Item]:
         raise incoming.hostile(str(error)) from None
     if untrusted is None:
         return []
-    atomic.write_file(paths.untrusted, untrusted)
-    atomic.write_file(paths.settings, harmless)
+    settings.replace_document(paths.untrusted, untrusted)
+    settings.replace_document(paths.settings, harmless)
     try:
         return trust.waiting(paths).items
     except Damaged:
