@@ -46,13 +46,13 @@ def to_install(extra: str) -> str:
 
     An extra that is not ours is one of pydantic-ai's: its client comes in the version of pydantic-ai that we need.
     """
-    needed = requirements(extra)
-    if not needed:
+    packages = requirements(extra)
+    if not packages:
         pinned = [item for item in _required() if item.startswith("pydantic-ai-slim[") and "extra ==" not in item]
         if not pinned:
             return f"pip install '.[{extra}]', in a checkout of deepctl"
-        needed = [re.sub(r"\[.*?\]", f"[{extra}]", pinned[0])]
-    return to_install_packages(*needed)
+        packages = [re.sub(r"\[.*?\]", f"[{extra}]", pinned[0])]
+    return to_install_packages(*packages)
 
 
 def to_install_packages(*packages: str) -> str:

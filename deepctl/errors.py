@@ -153,9 +153,9 @@ class NewerFormat(Damaged):
 
     code = "newer_format"
 
-    def __init__(self, what: str, found: object, known: int) -> None:
+    def __init__(self, subject: str, version: object, current: int) -> None:
         super().__init__(
-            f"{what} is in format {found}; this deepctl reads up to format {known}.",
+            f"{subject} is in format {version}; this deepctl reads up to format {current}.",
             "Update deepctl. The file has not been touched.",
         )
 
@@ -202,8 +202,8 @@ class Terminated(DeepctlError):
 
     code = "terminated"
 
-    def __init__(self, signal: int, kept: str | None = None) -> None:
-        super().__init__(f"Ended by signal {signal}.", kept)
+    def __init__(self, signal: int, hint: str | None = None) -> None:
+        super().__init__(f"Ended by signal {signal}.", hint)
         self.signal = signal
         self.exit_code = 128 + signal
 

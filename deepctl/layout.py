@@ -227,15 +227,15 @@ _NAME_RULE = (
 )
 
 
-def check_name(name: str, what: str = "profile") -> str:
-    """`name` itself, if it may be the name of a `what`. Raises `BadName` (exit 2) otherwise."""
+def check_name(name: str, noun: str = "profile") -> str:
+    """`name` itself, if it may be the name of a `noun`. Raises `BadName` (exit 2) otherwise."""
     if not name:
-        raise BadName(f"The {what} name is empty.", _NAME_RULE)
+        raise BadName(f"The {noun} name is empty.", _NAME_RULE)
     quoted = ascii(name[:MAX_NAME_LENGTH]) + ("…" if len(name) > MAX_NAME_LENGTH else "")
-    kind = f"an {what}" if what[0] in "aeiou" else f"a {what}"
+    kind = f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
     if len(name) > MAX_NAME_LENGTH:
         raise BadName(
-            f"The {what} name {quoted} has {len(name)} characters; {MAX_NAME_LENGTH} are allowed.", _NAME_RULE
+            f"The {noun} name {quoted} has {len(name)} characters; {MAX_NAME_LENGTH} are allowed.", _NAME_RULE
         )
     if not _ALLOWED_NAME.fullmatch(name) or name.endswith("."):
         raise BadName(f"{quoted} cannot be the name of {kind}.", _NAME_RULE)
@@ -258,9 +258,9 @@ def folded_name(name: str) -> str:
     return name.lower()
 
 
-def same_name(name: str, other: str) -> bool:
+def same_name(name: str, other_name: str) -> bool:
     """Whether two names belong to the same profile, session or label: case does not count."""
-    return folded_name(name) == folded_name(other)
+    return folded_name(name) == folded_name(other_name)
 
 
 Entry = MutableMapping[str, Any]
@@ -290,8 +290,8 @@ def _workspace_has_one_name(entry: Entry) -> None:
     """The first messages name the workspace by its path; pydantic-ai goes on only in the place a history names."""
     message = entry.get("message")
     if isinstance(message, dict):
-        named = message.get("workspace_ref")
-        if isinstance(named, dict) and named.get("provider") == "local":
+        reference = message.get("workspace_ref")
+        if isinstance(reference, dict) and reference.get("provider") == "local":
             message["workspace_ref"] = {"provider": "deepctl", "id": "workspace"}
 
 
@@ -308,10 +308,10 @@ FORMATS = (SETTINGS_FORMAT, SESSION_FORMAT, LOG_FORMAT, LEDGER_FORMAT, PACK_FORM
 
 def format_number(form: Format, entry: Mapping[str, Any]) -> int:
     """The number that an entry bears. Raises `BadVersion`."""
-    found = entry.get(form.key, form.without)
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise BadVersion(f"{found!r} is not the number of a format")
-    return found
+    number = entry.get(form.key, form.without)
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise BadVersion(f"{number!r} is not the number of a format")
+    return number
 
 
 def bring_up(form: Format, entry: Entry, where: str) -> None:
@@ -319,14 +319,14 @@ def bring_up(form: Format, entry: Entry, where: str) -> None:
 
     Raises `NewerFormat` or `BadVersion`; the entry is as it was then.
     """
-    found = format_number(form, entry)
-    if found > form.current:
-        raise NewerFormat(where, found, form.current)
-    for each in range(found, form.current + 1):
-        step = form.steps.get(each)
+    number = format_number(form, entry)
+    if number > form.current:
+        raise NewerFormat(where, number, form.current)
+    for version in range(number, form.current + 1):
+        step = form.steps.get(version)
         if step is not None:
             step(entry)
-    if found != form.current:
+    if number != form.current:
         entry[form.key] = form.current
 
 
@@ -348,6 +348,6 @@ def format_header(form: Format) -> bytes:
 
 def check_format_header(form: Format, begins: bytes, where: str) -> None:
     """Raises `NewerFormat` if something binary begins as a later deepctl would have it begin."""
-    found = _FORMAT_HEADER.match(begins)
-    if found is not None and found[1] == form.what.encode() and int(found[2]) > form.current:
-        raise NewerFormat(where, int(found[2]), form.current)
+    header = _FORMAT_HEADER.match(begins)
+    if header is not None and header[1] == form.what.encode() and int(header[2]) > form.current:
+        raise NewerFormat(where, int(header[2]), form.current)

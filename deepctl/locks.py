@@ -84,9 +84,9 @@ class Lock:
 
     def _locked(self, descriptor: int) -> Locked:
         holder = _parse(os.pread(descriptor, 4096, 0))
-        who = f" (pid {holder.pid}, `deepctl {holder.command}`, since {holder.since})" if holder else ""
+        owner = f" (pid {holder.pid}, `deepctl {holder.command}`, since {holder.since})" if holder else ""
         return Locked(
-            f"Another process is working on profile {self._profile!r}{who}.",
+            f"Another process is working on profile {self._profile!r}{owner}.",
             "Wait for it, or give --wait SECONDS.",
         )
 

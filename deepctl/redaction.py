@@ -179,8 +179,8 @@ class Redaction:
                 text = self._counted(look, text, re.Pattern.subn)
         return text
 
-    def _counted(self, look: _Look, text: str, replaced: _Replaced) -> str:
-        text, count = replaced(look.pattern, look.by, text)
+    def _counted(self, look: _Look, text: str, replace: _Replaced) -> str:
+        text, count = replace(look.pattern, look.by, text)
         if look.by is _tilde:
             self.homes += count
         else:
@@ -249,14 +249,14 @@ def _without_colours(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str,
     widths = [0, *accumulate(len(match[0]) for match in controls)]
     places = [match.start() - width for match, width in zip(controls, widths, strict=False)]  # in the text without them
     pieces: list[str] = []
-    done = count = 0
+    position = count = 0
     for secret in pattern.finditer(_CONTROL.sub("", text)):
         start = secret.start() + widths[bisect_right(places, secret.start())]
         end = secret.end() + widths[bisect_left(places, secret.end())]
-        pieces += text[done:start], by(secret)
-        done = end
+        pieces += text[position:start], by(secret)
+        position = end
         count += 1
-    return "".join([*pieces, text[done:]]), count
+    return "".join([*pieces, text[position:]]), count
 
 
 def _with_marks(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str, int]:

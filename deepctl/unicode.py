@@ -106,14 +106,14 @@ def _is_plain(value: Any) -> bool:
 
 
 def _whole_items(value: dict[Any, Any]) -> dict[Any, Any]:
-    changed = False
+    is_changed = False
     items = {}
     for name, item in value.items():
         new_name = whole(name) if type(name) is str else name
         new = item if _is_plain(item) else whole_value(item, key=name if type(name) is str else "")
-        changed = changed or new is not item or new_name is not name
+        is_changed = is_changed or new is not item or new_name is not name
         items[new_name] = new
-    return items if changed else value
+    return items if is_changed else value
 
 
 class Pieces:
@@ -151,13 +151,13 @@ def folded(text: str) -> str:
 
 def spans(text: str, words: list[str]) -> list[tuple[int, int]]:
     """Where in `text` the folded `words` stand: from this character to before that one, in order, without overlaps."""
-    shown, starts, ends = _traced(text)
+    visible_text, starts, ends = _traced(text)
     matches = []
     for word in words:
-        at = shown.find(word)
+        at = visible_text.find(word)
         while at >= 0:
             matches.append((starts[at], ends[at + len(word) - 1]))
-            at = shown.find(word, at + len(word))
+            at = visible_text.find(word, at + len(word))
     return merged(matches)
 
 

@@ -412,7 +412,7 @@ def _purged(
         confirm(views.question(preview), yes=False, as_json=as_json, typed=profile.name)
     working = options.working(profile.name, "memory forget", wait, as_json, in_force=in_force, frees=True)
     with working as work, Progress("Purging", _READ) as progress:
-        purged = _found(purge.purge(work, selector, expected=preview, report=progress), request)
+        purged = _found(purge.purge(work, selector, confirmed_purge=preview, report=progress), request)
     # Where it still stands is for reading only, and nobody has to wait for that.
     with Repository.read_only(profile) as reader, _looking() as progress:
         places = report.places(reader, purged.contents, progress)

@@ -85,8 +85,8 @@ def mentioned(prompt: str, names: Sequence[str]) -> str:
     missing = [mention(name) for name in names if name not in present]
     if not missing:
         return prompt
-    typed, tag, piped = prompt.partition(PIPED)
-    return f"{typed}\n\n{' '.join(missing)}{tag}{piped}"
+    text, tag, piped = prompt.partition(PIPED)
+    return f"{text}\n\n{' '.join(missing)}{tag}{piped}"
 
 
 def check(files: Sequence[str]) -> None:
@@ -146,10 +146,10 @@ def settle(name: str, take: Callable[[str, bool], bool], tell: Tell) -> str:
 
 
 def _meaning(name: str) -> str | None:
-    folded = name.casefold()
-    if folded in _TOLD:
+    folded_name = name.casefold()
+    if folded_name in _TOLD:
         return f"{name} would tell the agent what to do in every conversation"
-    return f"deepctl keeps things of its own in {name}" if folded in _OWN else None
+    return f"deepctl keeps things of its own in {name}" if folded_name in _OWN else None
 
 
 def _candidates(name: str) -> Iterator[str]:
@@ -241,9 +241,9 @@ def _unreadable(path: str, error: OSError) -> UsageError:
     return UsageError(f"{path!r} cannot be read: {(error.strerror or str(error)).lower()}.", code="file_unreadable")
 
 
-def _too_large(path: str, found: int) -> UsageError:
+def _too_large(path: str, byte_count: int) -> UsageError:
     return UsageError(
-        f"{path!r} has {size(found)}; --file takes up to {size(MAX_BYTES)}.",
+        f"{path!r} has {size(byte_count)}; --file takes up to {size(MAX_BYTES)}.",
         "Copy it into the workspace yourself; `deepctl profiles path` shows where the profile is.",
         code="file_too_large",
     )
@@ -333,11 +333,11 @@ class Workspace:
 
     def _is_same(self, staged: Staged, name: str) -> bool:
         try:
-            with self._tree.opened(name) as (there, is_directory), open(staged.path, "rb") as ours:
-                if is_directory or os.fstat(there).st_size != os.fstat(ours.fileno()).st_size:
+            with self._tree.opened(name) as (descriptor, is_directory), open(staged.path, "rb") as staged_file:
+                if is_directory or os.fstat(descriptor).st_size != os.fstat(staged_file.fileno()).st_size:
                     return False
-                while chunk := ours.read(_CHUNK):
-                    if not _reads(there, chunk):
+                while chunk := staged_file.read(_CHUNK):
+                    if not _reads(descriptor, chunk):
                         return False
                 return True
         except OSError:
@@ -357,8 +357,8 @@ class Workspace:
         os.close(self._descriptor)
 
 
-def _reads(descriptor: int, expected: bytes) -> bool:
-    view = memoryview(expected)
+def _reads(descriptor: int, reference: bytes) -> bool:
+    view = memoryview(reference)
     while view:
         length = os.read(descriptor, len(view))
         if not length or view[: len(length)] != length:

@@ -102,10 +102,10 @@ class _Machine:
 
     def _with_skipped(self, states: int) -> int:
         while True:
-            more = states | (states & self._skips_one) << 1 | (states & self._skips_two) << 2
-            if more == states:
+            next_states = states | (states & self._skips_one) << 1 | (states & self._skips_two) << 2
+            if next_states == states:
                 return states
-            states = more
+            states = next_states
 
     def _steps(self, character: str) -> tuple[int, int]:
         """The states that a character leaves as they are, and those from which it leads to the next."""

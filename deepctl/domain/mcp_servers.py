@@ -157,8 +157,8 @@ def _is_secret(header: str) -> bool:
 
 def variables(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
     """All the variables that a local server gets."""
-    passed = {name: environment[name] for name in (*PASSED_ON, *server.env_vars) if name in environment}
-    return {"PATH": COMMAND_PATH, **passed, **server.env}
+    inherited = {name: environment[name] for name in (*PASSED_ON, *server.env_vars) if name in environment}
+    return {"PATH": COMMAND_PATH, **inherited, **server.env}
 
 
 def headers(server: Server, environment: Mapping[str, str]) -> dict[str, str]:

@@ -149,8 +149,8 @@ def about_file(permissions: Permissions, operation: str, spellings: Iterable[str
 def without_sandbox(permissions: Permissions) -> Permissions:
     """The same rules where a sandbox was expected and there is none: no rule allows a command there by itself."""
     rules = permissions.get("execute", Rules())
-    asking = tuple(rule._replace(action="ask") if rule.action == "allow" else rule for rule in rules.rules)
-    return {**permissions, "execute": Rules("deny" if rules.default == "deny" else "ask", asking)}
+    ask_rules = tuple(rule._replace(action="ask") if rule.action == "allow" else rule for rule in rules.rules)
+    return {**permissions, "execute": Rules("deny" if rules.default == "deny" else "ask", ask_rules)}
 
 
 def _table(value: object, keys: tuple[str, ...], place: str) -> dict[str, Any]:

@@ -79,8 +79,8 @@ def exists(root: Root, name: str) -> bool:
 def _lookup(root: Root, name: str) -> ProfilePaths | None:
     paths = root.profile(name)
     if not os.path.lexists(paths.directory):
-        folded = layout.folded_name(name)
-        spelled = next((entry for entry in _entries(root) if layout.folded_name(entry) == folded), None)
+        folded_name = layout.folded_name(name)
+        spelled = next((entry for entry in _entries(root) if layout.folded_name(entry) == folded_name), None)
         if spelled is None:
             return None
         paths = root.profile(spelled)
@@ -278,10 +278,10 @@ def _measured(directory: str) -> tuple[Parts, Parts]:
     size, files = Counter[str](), Counter[str]()
     for path, status in _files(directory):
         # The reserve takes space, but is nothing that the cache has come to hold.
-        counted = ["total", path.partition("/")[0] if path != layout.RESERVE else "reserve"]
-        if counted[1] == "workspace":
-            counted += [part for start, part in _WITHIN.items() if path.startswith(start)]
-        for part in counted:
+        part_names = ["total", path.partition("/")[0] if path != layout.RESERVE else "reserve"]
+        if part_names[1] == "workspace":
+            part_names += [part for start, part in _WITHIN.items() if path.startswith(start)]
+        for part in part_names:
             size[part] += status.st_size
             files[part] += 1
     return (

@@ -65,7 +65,7 @@ def remove_container_if_any(environment: Mapping[str, str], profile: ProfilePath
     if not (uses_docker or environment.get("DOCKER_HOST") or os.path.exists(_SOCKET)):
         return None
     try:
-        name, removed = remove_container(profile)
+        name, is_removed = remove_container(profile)
     except Refused as problem:
         if not uses_docker:
             return None
@@ -74,7 +74,7 @@ def remove_container_if_any(environment: Mapping[str, str], profile: ProfilePath
             problem.hint,
             code=problem.code,
         ) from None
-    return name if removed else None
+    return name if is_removed else None
 
 
 def _uses_docker(environment: Mapping[str, str], profile: ProfilePaths) -> bool:

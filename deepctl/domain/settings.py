@@ -419,8 +419,8 @@ class Settings(NamedTuple):
 
     def of_profile(self, profile: layout.ProfilePaths) -> Settings:
         """The same with the profile's settings file, which is read now."""
-        others = tuple(file for file in self.files if file.source != "profile")
-        return self._replace(files=(_loaded("profile", profile.settings), *others))
+        other_files = tuple(file for file in self.files if file.source != "profile")
+        return self._replace(files=(_loaded("profile", profile.settings), *other_files))
 
 
 def load(
@@ -519,16 +519,16 @@ def change(path: str, key: str, value: str | None) -> None:
         else document.get(table, {})
     )
     if value is not None:
-        checked = _checked(key, value)
+        valid_value = _checked(key, value)
         kind = describe(key).kind
         place[name] = (
-            patterns(checked)
+            patterns(valid_value)
             if kind == "patterns"
-            else int(checked)
-            if kind in ("count", "seconds") or (kind == "percent" and checked != "never")
-            else tomlkit.value(checked)
+            else int(valid_value)
+            if kind in ("count", "seconds") or (kind == "percent" and valid_value != "never")
+            else tomlkit.value(valid_value)
             if kind == "cost"
-            else checked
+            else valid_value
         )
     else:
         if name not in place:

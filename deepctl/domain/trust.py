@@ -129,8 +129,12 @@ def _depth(value: object) -> int:
     depth = 0
     while level and depth <= MAX_DEPTH:
         depth += 1
-        nested = [one for one in level if isinstance(one, dict | list)]
-        level = [inner for one in nested for inner in (one.values() if isinstance(one, dict) else one)]
+        nested = [container for container in level if isinstance(container, dict | list)]
+        level = [
+            inner
+            for container in nested
+            for inner in (container.values() if isinstance(container, dict) else container)
+        ]
     return depth
 
 
@@ -145,8 +149,8 @@ def _item(place: tuple[str, ...], value: Any, path: str) -> Item:
     if problem is None:
         return Item(key, value, risk(place, value), place)
     reason = problem.message.rstrip(".").replace(f" in {path or UNTRUSTED}", "")
-    meant = re.match(r"Did you mean [^?]*\?", problem.hint or "")
-    reason = f"{addresses.without_passwords(reason)}{f' ({meant[0]})' if meant else ''}"
+    suggestion = re.match(r"Did you mean [^?]*\?", problem.hint or "")
+    reason = f"{addresses.without_passwords(reason)}{f' ({suggestion[0]})' if suggestion else ''}"
     return Item(key, value, f"it cannot be put into force: {reason}", place, problem)
 
 
@@ -231,8 +235,9 @@ def _judged(text: str, key: str = "") -> str:
     if key not in _ADDRESSES:
         return _ORDINARY_PASSWORD.sub(rf"\1:{addresses.HIDDEN_PASSWORD}@", text)
     if addresses.address_problem(text) is not None:
-        shown: str = addresses.without_passwords(text)  # it cannot come into force, and its password may be anywhere
-        return shown
+        # It cannot come into force, and its password may be anywhere.
+        safe_text: str = addresses.without_passwords(text)
+        return safe_text
     return _PASSWORD.sub(rf"\1:{addresses.HIDDEN_PASSWORD}@", text)
 
 
@@ -250,13 +255,13 @@ def waiting(paths: ProfilePaths) -> Waiting:
     if not values or before is None:
         return Waiting(items(values, paths.untrusted), untrusted, before)
     now = {item.place: item.value for item in items(settings.parsed(before, paths.settings))}
-    listed = [
+    waiting_items = [
         item._replace(reason=f"{item.reason}; it replaces what this profile has now")
         if item.place in now and item.problem is None
         else item
         for item in items(values, paths.untrusted)
     ]
-    return Waiting(listed, untrusted, before)
+    return Waiting(waiting_items, untrusted, before)
 
 
 def _read(path: str) -> bytes | None:
@@ -313,9 +318,9 @@ def _with_comments(before: bytes, agreed: list[Item], values: Mapping[str, Any])
         document = tomlkit.parse(before.decode("utf-8-sig"))
         for item in agreed:
             _put(document, item.place, item.value)
-        changed = tomlkit.dumps(document).encode()
-        if _is_same(changed, values):
-            return changed
+        content = tomlkit.dumps(document).encode()
+        if _is_same(content, values):
+            return content
     except (TOMLKitError, ValueError, TypeError):
         pass
     return _dumped(values)

@@ -77,15 +77,15 @@ def is_of_machine(error: OSError) -> bool:
     return error.errno in _MACHINE
 
 
-def storage_error(error: OSError, kept: str | None = None) -> StorageError:
+def storage_error(error: OSError, outcome: str | None = None) -> StorageError:
     """An `OSError` in words: what failed, where, and what was kept."""
     name = errno.errorcode.get(error.errno or 0, "")
     reason = _REASONS.get(name) or (error.strerror or str(error)).lower()
     filename = error.filename
     where = f" ({os.fsdecode(filename)})" if isinstance(filename, str | bytes) else ""
-    hint = kept
+    hint = outcome
     if error.errno in _FULL:
-        hint = f"{kept} {_FREE_SOME}" if kept else _FREE_SOME
+        hint = f"{outcome} {_FREE_SOME}" if outcome else _FREE_SOME
     return StorageError(f"Storage cannot be used: {reason}{where}.", hint, code=f"storage_{name.lower() or 'error'}")
 
 
@@ -98,17 +98,17 @@ FINISHED_NEXT = "The next command that changes something in this profile finishe
 
 
 @contextmanager
-def after_commit(what: str = "It is done", rest: str = NOTHING_LEFT) -> Iterator[None]:
+def after_commit(outcome: str = "It is done", rest: str = NOTHING_LEFT) -> Iterator[None]:
     """For what follows the point from which an operation counts: an error there says so. The one place that words it.
 
-    `what` is what has happened by then, `rest` what becomes of the rest.
+    `outcome` is what has happened by then, `rest` what becomes of the rest.
     """
     try:
         yield
     except OSError as error:
         problem = storage_error(error)
         reason = problem.message.partition(": ")[2]
-        raise AfterCommit(f"{what}, but storage cannot be used: {reason}", rest, code=problem.code) from error
+        raise AfterCommit(f"{outcome}, but storage cannot be used: {reason}", rest, code=problem.code) from error
 
 
 def make_directory(path: str) -> None:

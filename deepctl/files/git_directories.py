@@ -96,11 +96,11 @@ def survey(root: str, mount: str) -> Survey:
 def additions(before: Survey) -> list[Addition]:
     """What has been added since, in the order of the paths. What was there is none, at another place too."""
     hooks = before.hooks()
-    added = []
+    changes = []
     for path in sorted(set(_dangerous(before.root, before.mount))):
         was, now = before.states.get(path), _state(path)
         settings: list[Setting] = []
-        replaced: dict[str, str] = {}
+        replacements: dict[str, str] = {}
         if _is_config(path) and stat.S_ISREG(now.mode) and len(now.content) <= _LARGEST:
             settings = [
                 setting
@@ -110,17 +110,17 @@ def additions(before: Survey) -> list[Addition]:
             if not settings:
                 continue
             if was is not None and stat.S_ISREG(was.mode) and len(was.content) <= _LARGEST:
-                replaced = _replaced(path, was.content, now.content, settings, before)
+                replacements = _replaced(path, was.content, now.content, settings, before)
         elif now == was or (os.path.basename(path), now) in hooks:
             continue
-        added.append(Addition(path, now, was, settings, replaced))
-    return added
+        changes.append(Addition(path, now, was, settings, replacements))
+    return changes
 
 
-def describe(before: Survey, added: Sequence[Addition]) -> list[str]:
+def describe(before: Survey, changes: Sequence[Addition]) -> list[str]:
     """Each addition in words of ASCII: its path in the workspace, and the setting."""
     words = []
-    for addition in added:
+    for addition in changes:
         path = os.path.relpath(addition.path, before.root)
         words += [f"{path}: {_shortened(str(setting))}" for setting in addition.settings] or [path]
     return [word.encode("unicode_escape", "surrogatepass").decode("ascii") for word in words]
@@ -130,12 +130,12 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-def set_aside(added: Sequence[Addition]) -> None:
+def set_aside(changes: Sequence[Addition]) -> None:
     """Take the additions away, and put back what they replaced. Raises `OSError`.
 
     They are in a file of the same name with `.disabled` behind it, settings in the form that they had.
     """
-    for addition in added:
+    for addition in changes:
         path, was = addition.path, addition.was
         if addition.settings:
             text = decoded(addition.state.content)
@@ -157,8 +157,8 @@ def _is_config(path: str) -> bool:
 def _dangerous(root: str, mount: str) -> Iterator[str]:
     """The configurations and hooks of every git directory, and what leads to one outside of the workspace."""
     directories: dict[str, None] = {}
-    pending, visited, seen = [root], set[str](), 0
-    while pending and seen <= _MOST:
+    pending, visited, entry_count = [root], set[str](), 0
+    while pending and entry_count <= _MOST:
         directory = pending.pop()
         if directory in visited:
             continue
@@ -168,7 +168,7 @@ def _dangerous(root: str, mount: str) -> Iterator[str]:
                 dir_entries = list(entries)
         except OSError:
             continue
-        seen += len(dir_entries)
+        entry_count += len(dir_entries)
         names = {entry.name.lower() for entry in dir_entries}
         is_git = looks_like_git(names)
         if is_git or os.path.basename(directory).lower() == ".git":
@@ -256,12 +256,12 @@ def _settings(path: str, content: bytes, root: str) -> Iterator[Setting]:
             yield setting
 
 
-def _replaced(path: str, was: bytes, now: bytes, added: Sequence[Setting], before: Survey) -> dict[str, str]:
+def _replaced(path: str, was: bytes, now: bytes, new_settings: Sequence[Setting], before: Survey) -> dict[str, str]:
     """The former settings in the place of which others have been added, by name, if they are no danger now."""
     text = decoded(was)
-    identities = {setting.identity for setting in added}
-    staying = {one.name for one in parse_settings(decoded(now)) if one.identity not in identities}
-    names = {setting.name for setting in added} - staying - {""}
+    identities = {setting.identity for setting in new_settings}
+    staying = {setting.name for setting in parse_settings(decoded(now)) if setting.identity not in identities}
+    names = {setting.name for setting in new_settings} - staying - {""}
     former: dict[str, str] = {}
     for setting in parse_settings(text):
         if setting.name in names and (
@@ -278,25 +278,25 @@ def _replace(path: str, content: bytes, mode: int) -> None:
 
 def _keep(path: str, text: str) -> None:
     """Add what was cut out of a file to the one beside it, unless it is there."""
-    added = text.encode("utf-8", "surrogateescape")
-    for other in _names_aside(path):
-        if not os.path.lexists(other):
-            atomic.write_file(other, added)
+    content = text.encode("utf-8", "surrogateescape")
+    for target in _names_aside(path):
+        if not os.path.lexists(target):
+            atomic.write_file(target, content)
             return
-        state = _state(other)
+        state = _state(target)
         if stat.S_ISREG(state.mode) and len(state.content) <= _LARGEST:
-            if added not in state.content:
-                atomic.write_file(other, state.content + added)
+            if content not in state.content:
+                atomic.write_file(target, state.content + content)
             return
 
 
 def _move_aside(path: str, state: _State) -> None:
     """Give it another name, which git does not look for; if a file is there already with the same text, remove it."""
-    for other in _names_aside(path):
-        if not os.path.lexists(other):
-            os.rename(path, other)
+    for target in _names_aside(path):
+        if not os.path.lexists(target):
+            os.rename(path, target)
             return
-        if stat.S_ISREG(state.mode) and len(state.content) <= _LARGEST and _state(other) == state:
+        if stat.S_ISREG(state.mode) and len(state.content) <= _LARGEST and _state(target) == state:
             os.unlink(path)
             return
 
@@ -372,10 +372,10 @@ def parse_settings(text: str) -> Iterator[Setting]:
             at = end
 
 
-def _without(text: str, removed: Sequence[Setting], replaced: Mapping[str, str]) -> bytes:
+def _without(text: str, dropped_settings: Sequence[Setting], new_values: Mapping[str, str]) -> bytes:
     """A file without some of its settings, in order; by their names, what is put there for the first of them."""
-    pieces, at, replacements = [], 0, dict(replaced)
-    for setting in removed:
+    pieces, at, replacements = [], 0, dict(new_values)
+    for setting in dropped_settings:
         before = text[at : setting.start]
         instead = replacements.pop(setting.name, "")
         is_alone = not before.rstrip(" \t") or before.rstrip(" \t").endswith("\n")

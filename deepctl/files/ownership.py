@@ -72,27 +72,27 @@ def examine(path: str, *below: str) -> Finding | None:
 
 def _above(path: str) -> Iterator[str]:
     """The directories and links that lead to a path, from the top, without itself."""
-    here, links = "/", 0
-    yield here
+    prefix, links = "/", 0
+    yield prefix
     pending = os.path.abspath(path).strip("/").split("/")[::-1]
     while len(pending) > 1:
         name = pending.pop()
         if name in ("", "."):
             continue
         if name == "..":
-            here = os.path.dirname(here)
+            prefix = os.path.dirname(prefix)
             continue
-        entry = os.path.join(here, name)
+        entry = os.path.join(prefix, name)
         yield entry
         if stat.S_ISLNK(os.lstat(entry).st_mode):
             links += 1
             if links > _MOST_LINKS:
                 return
             target = os.readlink(entry)
-            here = "/" if target.startswith("/") else here
+            prefix = "/" if target.startswith("/") else prefix
             pending += target.split("/")[::-1]
         else:
-            here = entry
+            prefix = entry
 
 
 def _trusted() -> set[int]:
@@ -192,8 +192,8 @@ def regain(root: str, below: Iterable[str]) -> None:
 def _regain(parent: int, parts: list[str]) -> None:
     try:
         if parts[0] == "*":
-            names = os.listdir(reading := os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent))
-            os.close(reading)
+            names = os.listdir(directory := os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent))
+            os.close(directory)
         else:
             names = parts[:1]
     except OSError:
@@ -214,11 +214,11 @@ def _entered(parent: int | None, name: str) -> int:
     """A directory, open, once its owner may use it. Raises `OSError`."""
     status = os.stat(name, dir_fd=parent, follow_symlinks=False)
     mode = stat.S_IMODE(status.st_mode)
-    closed = stat.S_ISDIR(status.st_mode) and mode & _OWNER != _OWNER and status.st_uid == os.geteuid()
-    if closed and not hasattr(os, "O_PATH"):
+    is_closed = stat.S_ISDIR(status.st_mode) and mode & _OWNER != _OWNER and status.st_uid == os.geteuid()
+    if is_closed and not hasattr(os, "O_PATH"):
         os.chmod(name, mode | _OWNER, dir_fd=parent, follow_symlinks=False)
     descriptor = os.open(name, _PLACE, dir_fd=parent)
-    if closed and hasattr(os, "O_PATH"):
+    if is_closed and hasattr(os, "O_PATH"):
         # By the descriptor's name: a link that was swapped in meanwhile is not what is open.
         try:
             os.chmod(f"/proc/self/fd/{descriptor}", mode | _OWNER)

@@ -69,11 +69,11 @@ def allow(parent: int, name: str) -> None:
     if not hasattr(os, "O_PATH"):
         os.chmod(name, _ALL, dir_fd=parent, follow_symlinks=False)
         return
-    held = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        os.chmod(f"/proc/self/fd/{held}", _ALL)
+        os.chmod(f"/proc/self/fd/{descriptor}", _ALL)
     finally:
-        os.close(held)
+        os.close(descriptor)
 
 
 class _Level:

@@ -151,9 +151,9 @@ def _last_newline(descriptor: int, end: int) -> int:
     position = end
     while position > 0:
         start = max(0, position - 65536)
-        found = os.pread(descriptor, position - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found
+        newline = os.pread(descriptor, position - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline
         position = start
     return -1
 
@@ -172,13 +172,13 @@ def _all_whole(raw: bytes) -> list[Line] | None:
         return None
     if len(values) != len(lines) or not all(isinstance(value, dict) for value in values):
         return None
-    found = []
+    result = []
     end = 0
     for number, (line, value) in enumerate(zip(lines, values, strict=True), 1):
         end += len(line) + 1
         del value["crc"]
-        found.append(Line(number, end, value, None))
-    return found
+        result.append(Line(number, end, value, None))
+    return result
 
 
 class Appender:
@@ -238,9 +238,9 @@ class Appender:
         raw = b"".join(lines)
         start = self.end
         try:
-            written = 0
-            while written < len(raw):
-                written += os.pwrite(self._descriptor, raw[written:], start + written)
+            offset = 0
+            while offset < len(raw):
+                offset += os.pwrite(self._descriptor, raw[offset:], start + offset)
             os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
             self.end = start + len(raw)
         except BaseException as error:
@@ -301,8 +301,8 @@ def mended(raw: bytes) -> bytes:
             result.append(repaired + line[len(repaired) :])
         elif (pair := _parted(line)) is not None:
             result.append(pair)
-        elif following is not None and (joined := _joined(line[:-1], following.removesuffix(b"\n"))) is not None:
-            result.append(joined + (line + following)[len(joined) :])
+        elif following is not None and (repaired_line := _joined(line[:-1], following.removesuffix(b"\n"))) is not None:
+            result.append(repaired_line + (line + following)[len(repaired_line) :])
             number += 1
         else:
             result.append(line)
@@ -314,9 +314,9 @@ def _mended_line(line: bytes) -> bytes | None:
     if len(line) <= TAIL:
         return None
     body, own_tail = line[:-TAIL], line[-TAIL:]
-    expected = tail(body)
-    if sum(a != b for a, b in zip(own_tail, expected, strict=True)) == 1:
-        return _if_whole(body + expected)
+    expected_tail = tail(body)
+    if sum(a != b for a, b in zip(own_tail, expected_tail, strict=True)) == 1:
+        return _if_whole(body + expected_tail)
     try:
         stated = int(own_tail[-10:-2], 16)
     except ValueError:
@@ -324,8 +324,8 @@ def _mended_line(line: bytes) -> bytes | None:
     difference = zlib.crc32(body) ^ stated
     for place in range(len(body) - 1, -1, -1):
         if difference in _CHANGES:
-            changed = bytes([body[place] ^ _CHANGES[difference]])
-            return _if_whole(body[:place] + changed + body[place + 1 :] + own_tail)
+            changed_byte = bytes([body[place] ^ _CHANGES[difference]])
+            return _if_whole(body[:place] + changed_byte + body[place + 1 :] + own_tail)
         index = _BACK[difference >> 24]
         difference = ((difference ^ _SHIFT[index]) << 8 | index) & 0xFFFFFFFF
     return None
@@ -348,9 +348,9 @@ def _parted(line: bytes) -> bytes | None:
 def _joined(first: bytes, second: bytes) -> bytes | None:
     """One line in which a byte became a newline."""
     for byte in range(256):
-        joined = first + bytes([byte]) + second
-        if byte != 0x0A and is_whole(joined):
-            return joined
+        candidate = first + bytes([byte]) + second
+        if byte != 0x0A and is_whole(candidate):
+            return candidate
     return None
 
 

@@ -136,10 +136,16 @@ class Policy(NamedTuple):
         ]
 
     def _in_the_way(self) -> list[str]:
-        hidden = [*self.hidden, *([os.path.dirname(self.workspace)] if self.workspace is not None else [])]
-        real = {os.path.realpath(directory) for directory in hidden}
-        directories = sorted(one for one in real if one.startswith("/usr/") and os.path.isdir(one))
-        return [one for one in directories if not any(one.startswith(f"{parent}/") for parent in directories)]
+        hidden_directories = [*self.hidden, *([os.path.dirname(self.workspace)] if self.workspace is not None else [])]
+        real = {os.path.realpath(directory) for directory in hidden_directories}
+        directories = sorted(
+            directory for directory in real if directory.startswith("/usr/") and os.path.isdir(directory)
+        )
+        return [
+            directory
+            for directory in directories
+            if not any(directory.startswith(f"{parent}/") for parent in directories)
+        ]
 
     def command(
         self, argv: Sequence[str], alive: int, *, groups: Sequence[str] = (), variables: Sequence[str] = ()
@@ -170,17 +176,17 @@ def _is_root() -> bool:
 @contextmanager
 def pipe() -> Iterator[int]:
     """The `alive` of a command that runs within."""
-    reading, writing = os.pipe()
+    read_end, write_end = os.pipe()
     try:
-        yield reading
+        yield read_end
     finally:
-        os.close(writing)
-        os.close(reading)
+        os.close(write_end)
+        os.close(read_end)
 
 
-def _bound(which: int, limit: int) -> int:
+def _bound(resource_id: int, limit: int) -> int:
     """`wanted`, or less where this process may not use as much itself: a limit cannot be raised."""
-    hard = resource.getrlimit(which)[1]
+    hard = resource.getrlimit(resource_id)[1]
     return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 
 
@@ -260,8 +266,8 @@ def check(policy: Policy) -> None:
 def _fix(reason: str) -> str:
     if "Unknown option" in reason:
         return "This `bwrap` is too old: 0.6 or later is needed."
-    refused = ("namespace", "Operation not permitted", "Permission denied", "uid map", "loopback", "No space left")
-    if any(word in reason for word in refused):
+    symptoms = ("namespace", "Operation not permitted", "Permission denied", "uid map", "loopback", "No space left")
+    if any(word in reason for word in symptoms):
         return (
             "Let users make namespaces: `sysctl user.max_user_namespaces` must not be 0, and where they exist "
             "`kernel.unprivileged_userns_clone` must be 1 and `kernel.apparmor_restrict_unprivileged_userns` 0 (or an "
@@ -333,11 +339,11 @@ def _assembled(lines: list[_Instruction | str]) -> bytes:
         struct.pack(
             "<HBBI",
             code,
-            places[true] - here if true else 0,
-            places[false] - here if false else 0,
+            places[true] - index if true else 0,
+            places[false] - index if false else 0,
             operand,
         )
-        for here, (code, true, false, operand) in enumerate(instructions, 1)
+        for index, (code, true, false, operand) in enumerate(instructions, 1)
     )
 
 

@@ -315,16 +315,16 @@ class _Line:
 
         Raises `TimeoutError` if neither happens.
         """
-        heard = b""
+        answer = b""
         deadline = time.monotonic() + seconds
         try:
             self._sending.sendall(_GREETING)
-            while _ANSWER not in heard:
+            while _ANSWER not in answer:
                 self._sending.settimeout(max(deadline - time.monotonic(), 0.001))
-                some = self._sending.recv(4096)
-                if not some:
+                chunk = self._sending.recv(4096)
+                if not chunk:
                     return False
-                heard += some
+                answer += chunk
         except (BrokenPipeError, ConnectionResetError):
             return False  # it ended before it could be told, or before the daemon had read it
         return True

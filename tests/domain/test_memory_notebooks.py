@@ -96,11 +96,11 @@ def test_a_new_notebook_is_private_and_an_old_one_keeps_its_mode(alice: ProfileP
     before = os.umask(0)
     try:
         memory = Memory(alice)
-        memory.write("MEMORY.md", b"one\n", expected=None)
+        memory.write("MEMORY.md", b"one\n", expected_content=None)
         path = _place(alice) / "MEMORY.md"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         path.chmod(0o640)
-        written = memory.write("MEMORY.md", b"two\n", expected=b"one\n")
+        written = memory.write("MEMORY.md", b"two\n", expected_content=b"one\n")
     finally:
         os.umask(before)
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"two\n", 0o640)
@@ -110,31 +110,31 @@ def test_a_new_notebook_is_private_and_an_old_one_keeps_its_mode(alice: ProfileP
 
 def test_what_somebody_else_wrote_meanwhile_is_not_overwritten(alice: ProfilePaths) -> None:
     memory = Memory(alice)
-    memory.write("MEMORY.md", b"one\n", expected=None)
+    memory.write("MEMORY.md", b"one\n", expected_content=None)
     for expected in (None, b"", b"other\n"):
         with pytest.raises(MemoryChanged):
-            memory.write("MEMORY.md", b"two\n", expected=expected)
+            memory.write("MEMORY.md", b"two\n", expected_content=expected)
     assert memory.read("MEMORY.md").content == b"one\n"
     assert [name for name in os.listdir(alice.directory) if name.startswith(".")] == []
 
 
 def test_a_hard_link_does_not_lead_a_note_out_of_the_workspace(alice: ProfilePaths, tmp_path: Path) -> None:
     memory = Memory(alice)
-    memory.write("MEMORY.md", b"one\n", expected=None)
+    memory.write("MEMORY.md", b"one\n", expected_content=None)
     os.link(_place(alice) / "MEMORY.md", tmp_path / "outside")
-    memory.write("MEMORY.md", b"two\n", expected=b"one\n")
+    memory.write("MEMORY.md", b"two\n", expected_content=b"one\n")
     assert (tmp_path / "outside").read_bytes() == b"one\n"
     assert memory.read("MEMORY.md").content == b"two\n"
 
 
 def test_a_notebook_that_may_not_be_written_and_one_too_large_stay_as_they_are(alice: ProfilePaths) -> None:
     memory = Memory(alice)
-    memory.write("MEMORY.md", b"one\n", expected=None)
+    memory.write("MEMORY.md", b"one\n", expected_content=None)
     (_place(alice) / "MEMORY.md").chmod(0o444)
     with pytest.raises(PermissionError):
-        memory.write("MEMORY.md", b"two\n", expected=b"one\n")
+        memory.write("MEMORY.md", b"two\n", expected_content=b"one\n")
     with pytest.raises(Refused):
-        memory.write("trip.md", bytes(MAX_BYTES + 1), expected=None)
+        memory.write("trip.md", bytes(MAX_BYTES + 1), expected_content=None)
     assert memory.read("MEMORY.md").content == b"one\n"
     assert memory.find("trip.md") is None
 
@@ -144,5 +144,5 @@ def test_a_notebook_that_may_not_be_written_and_one_too_large_stay_as_they_are(a
 )
 def test_a_new_notebook_has_a_name_that_the_agent_can_open(alice: ProfilePaths, name: str) -> None:
     with pytest.raises(BadName):
-        Memory(alice).write(name, b"x\n", expected=None)
+        Memory(alice).write(name, b"x\n", expected_content=None)
     assert not _place(alice).exists()

@@ -371,7 +371,7 @@ def test_whoever_agreed_to_other_lines_is_asked_again(scene: Scene) -> None:
     agreed = foretold(scene, SECRET)
     for other in (agreed._replace(live=[]), agreed._replace(kept=[])):
         with scene.work() as work, pytest.raises(Refused, match="changed by somebody else"):
-            purging.purge(work, _selector(SECRET), expected=other)
+            purging.purge(work, _selector(SECRET), confirmed_purge=other)
     assert _everything(scene) == before
     assert _packs(scene) == session_catalogue.read_ledger(scene.paths).packs
 

@@ -153,7 +153,7 @@ def started(text: str, is_program: Callable[[Word], bool]) -> Iterator[Step]:
         if starts > _MAX_STARTS:
             yield Unclear(TOO_MANY)
             return
-        yield Command(tuple((one,) for one in words[at : at + _MAX_CODE_WORDS]))
+        yield Command(tuple((word,) for word in words[at : at + _MAX_CODE_WORDS]))
 
 
 def _subcommand(name: str, words: tuple[Word, ...]) -> tuple[int | None, bool]:
@@ -232,29 +232,29 @@ def _substitutions(text: ShellText) -> Iterator[Text]:
     differ. So each counts but for those in arguments that the command only keeps.
     """
     data = text.data
-    known = text.substitutions if text.is_understood else set[int]()
+    substitutions = text.substitutions if text.is_understood else set[int]()
     # A function may have the name of a program that only keeps its arguments.
-    kept = _Ranges(text.kept if text.is_understood and not text.has_functions else [])
+    kept_ranges = _Ranges(text.kept if text.is_understood and not text.has_functions else [])
     quoted = _Ranges(text.literal)
     arguments = _Ranges(text.arguments)
     ends = _closings(data)
     closing: int | None = None
     at = 0
-    while (opening := _OPENING.search(data, at)) is not None:
-        start, at = opening.end(), opening.end()
-        token = opening[0]
-        is_quoted = quoted.have(opening.start())
+    while (opener := _OPENING.search(data, at)) is not None:
+        start, at = opener.end(), opener.end()
+        token = opener[0]
+        is_quoted = quoted.have(opener.start())
         if token[:1] == b"\\":
             if is_quoted:
-                at = opening.start() + 1  # which is no escape there
+                at = opener.start() + 1  # which is no escape there
             continue
-        if opening.start() in known or kept.have(opening.start()):
+        if opener.start() in substitutions or kept_ranges.have(opener.start()):
             continue
-        is_code = token in (b"`", b"$(") and not arguments.have(opening.start())
+        is_code = token in (b"`", b"$(") and not arguments.have(opener.start())
         if token == b"`":
             end = _BACKQUOTE_END.search(data, start)
             inner = text.part(start, end.end() - 1 if end is not None else len(data))
-            is_code = is_code and opening.start() != closing
+            is_code = is_code and opener.start() != closing
             closing = end.end() - 1 if end is not None and is_code else closing
             yield Text(between_backquotes(inner), is_sure=False, is_code=is_code)
             continue
@@ -290,10 +290,10 @@ class _Ranges:
 def _closings(data: bytes) -> dict[int, int]:
     """Where the parentheses that open are closed, by their number alone."""
     closings: dict[int, int] = {}
-    opened: list[int] = []
+    stack: list[int] = []
     for paren in _PAREN.finditer(data):
         if paren[0] == b"(":
-            opened.append(paren.start())
-        elif opened:
-            closings[opened.pop()] = paren.start()
+            stack.append(paren.start())
+        elif stack:
+            closings[stack.pop()] = paren.start()
     return closings

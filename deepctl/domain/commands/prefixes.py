@@ -125,23 +125,23 @@ def unfold(command: Command) -> Iterator[Step]:
     pending = [command]
     steps = 0
     while pending:
-        here = pending.pop()
+        current = pending.pop()
         steps += 1
         if steps > _MAX_STEPS:
             yield Unclear(TOO_MANY)
             return
-        words = _without_reserved(here.words)
+        words = _without_reserved(current.words)
         if not words:
             continue
-        here = here._replace(words=words)
-        yield here
+        current = current._replace(words=words)
+        yield current
         if any(sets_code(as_text(word)) for word in words[1:]):
             yield Unclear(CODE_VARIABLE)
         name = literal(words[0])
         if name is None:
             yield Unclear(_COMPUTED)
             continue
-        for step in _run_by(base_name(name), here):
+        for step in _run_by(base_name(name), current):
             if isinstance(step, Command):
                 pending.append(step)
             else:
@@ -197,13 +197,13 @@ def _prefixed(command: Command, prefix: _Prefix) -> Iterator[Command | Unclear]:
 
 def _starts(words: tuple[Word, ...], prefix: _Prefix) -> Iterator[int | None]:
     """Where the command begins behind the options of a prefix; `None` where that is computed."""
-    seen: set[int] = set()
+    positions: set[int] = set()
     pending = [1]
-    while pending and len(seen) <= _MAX_READINGS * 4:
+    while pending and len(positions) <= _MAX_READINGS * 4:
         at = pending.pop()
-        if at in seen:
+        if at in positions:
             continue
-        seen.add(at)
+        positions.add(at)
         text = literal(words[at]) if at < len(words) else ""
         if at >= len(words):
             yield len(words)
@@ -215,7 +215,7 @@ def _starts(words: tuple[Word, ...], prefix: _Prefix) -> Iterator[int | None]:
             pending.append(at + 1)
         else:
             yield from _behind_options(words, at + (text == "--"), prefix)
-    if len(seen) > _MAX_READINGS * 4:
+    if len(positions) > _MAX_READINGS * 4:
         yield None
 
 
@@ -242,9 +242,9 @@ def _lengths(option: str, prefix: _Prefix) -> tuple[int, ...]:
         if "=" in option:
             return (1,)
         name = option[2:]
-        if any(known.startswith(name) for known in prefix.long):
+        if any(option.startswith(name) for option in prefix.long):
             return (2,)
-        return (1,) if any(known.startswith(name) for known in prefix.long_flags) else (1, 2)
+        return (1,) if any(option.startswith(name) for option in prefix.long_flags) else (1, 2)
     for index, letter in enumerate(option[1:], 1):
         if letter in prefix.values:
             return (2,) if index == len(option) - 1 else (1,)
@@ -261,9 +261,9 @@ def _env(command: Command) -> Iterator[Step]:
             break
         split = re.match(r"-[i0v]*S(.*)|--s[a-z-]*(?:=(.*))?", text, re.DOTALL)
         if split is not None:
-            given = split[1] or split[2] or ""
-            rest = words[at + 1 :] if given else words[at + 2 :]
-            first = given or (as_text(words[at + 1]) if at + 1 < len(words) else "")
+            value = split[1] or split[2] or ""
+            rest = words[at + 1 :] if value else words[at + 2 :]
+            first = value or (as_text(words[at + 1]) if at + 1 < len(words) else "")
             yield Text(" ".join(["env", first, *map(_quoted, rest)]))
             yield Unclear(_UNKNOWN)
             return
@@ -299,11 +299,11 @@ def _xargs(command: Command) -> Iterator[Step]:
             continue
         if any(place and place in as_text(inner.words[0]) for place in places):
             yield Unclear(_COMPUTED)
-        replaced = [
+        new_words = [
             (Computed.ONE,) if any(place and place in as_text(word) for place in places) else word
             for word in inner.words
         ]
-        yield _inner(inner, tuple(replaced), is_open=not places)
+        yield _inner(inner, tuple(new_words), is_open=not places)
 
 
 def _shell(command: Command) -> Iterator[Step]:
@@ -375,8 +375,8 @@ def _behind(command: Command, options: tuple[str, ...]) -> Iterator[Command | Un
             if inner and "{}" in (literal(inner[0]) or ""):
                 yield Unclear(_COMPUTED)
             elif inner:
-                shown = tuple((Computed.ONE,) if "{}" in (literal(word) or "") else word for word in inner)
-                yield _inner(command, shown, is_open=False)
+                arguments = tuple((Computed.ONE,) if "{}" in (literal(word) or "") else word for word in inner)
+                yield _inner(command, arguments, is_open=False)
             at = end
         at += 1
 
@@ -391,8 +391,8 @@ def _texts_of(command: Command) -> Iterator[Text | Unclear]:
                 yield from _as_text(((first.removeprefix(long), *word[1:]),))
         if literal(word) in ("--command", "--session-command") or re.fullmatch(r"-[A-Za-z]*c", literal(word) or ""):
             yield from _as_text(words[at + 1 : at + 2])
-        elif (attached := re.match(r"-[abdefq]*c(?=[^-])", first)) is not None:
-            yield from _as_text(((first[attached.end() :], *word[1:]),))
+        elif (code_option := re.match(r"-[abdefq]*c(?=[^-])", first)) is not None:
+            yield from _as_text(((first[code_option.end() :], *word[1:]),))
 
 
 def _watch(command: Command) -> Iterator[Step]:

@@ -75,17 +75,17 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
     possible: list[Command] = []
     unclear: dict[str, None] = {}
     texts = [(Text(text), 0)]
-    seen: set[Text] = set()
-    searched: set[str] = set()
+    known_texts: set[Text] = set()
+    known_codes: set[str] = set()
     is_program = cache(is_program)
-    left = _MAX_READ * (len(text) + 1000)
+    budget = _MAX_READ * (len(text) + 1000)
     while texts:
-        (written, is_sure, is_code), depth = texts.pop()
-        left -= len(written)
-        if len(seen) > _MAX_TEXTS or depth > _MAX_NESTED or left < 0:
+        (source, is_sure, is_code), depth = texts.pop()
+        budget -= len(source)
+        if len(known_texts) > _MAX_TEXTS or depth > _MAX_NESTED or budget < 0:
             unclear[TOO_MANY] = None
             break
-        shell_text = ShellText(written, arguments.kept_from)
+        shell_text = ShellText(source, arguments.kept_from)
         for item in chain(shell_text.steps(), arguments.overlooked(shell_text)):
             if len(commands) + len(possible) > _MAX_COMMANDS:
                 unclear[TOO_MANY] = None
@@ -93,8 +93,8 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
             for step in _steps(item, is_program):
                 if isinstance(step, Text):
                     inner = Text(step.text, step.is_sure and is_sure, step.is_code and is_code)
-                    if inner not in seen:
-                        seen.add(inner)
+                    if inner not in known_texts:
+                        known_texts.add(inner)
                         texts.append((inner, depth + 1))
                 elif isinstance(step, Unclear):
                     if is_code or step.reason == TOO_MANY:
@@ -102,8 +102,8 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
                 else:
                     command, is_certain = step
                     (commands if is_certain and is_sure else possible).append(command)
-                    if is_certain and (code := arguments.code(command)) and code not in searched:
-                        searched.add(code)
+                    if is_certain and (code := arguments.code(command)) and code not in known_codes:
+                        known_codes.add(code)
                         for start in arguments.started(code, is_program):
                             if isinstance(start, Command):
                                 possible.append(start)
@@ -180,15 +180,15 @@ def _matches_text(rule: Rule, text: str) -> bool:
 
 def _restrictions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
     """What the first rule that matches one command says, unless it allows it; before it, those that only may match."""
-    written = " ".join(command.raw.split()) if command.raw else _plain(command)
-    is_plain = bool(written) and SEVERAL.search(written) is None
+    command_line = " ".join(command.raw.split()) if command.raw else _plain(command)
+    is_plain = bool(command_line) and SEVERAL.search(command_line) is None
     for rule in rules:
         if rule.action == "allow":
-            if is_plain and matches(rule.pattern, written):
+            if is_plain and matches(rule.pattern, command_line):
                 return
             continue
         pattern = _pattern(rule.pattern)
-        if (written and pattern.matches_text(written)) or pattern.matches(command, surely=True):
+        if (command_line and pattern.matches_text(command_line)) or pattern.matches(command, surely=True):
             yield _says(rule)
             return
         if pattern.matches(command, surely=False):
@@ -197,13 +197,13 @@ def _restrictions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
 
 def _suspicions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
     """What the first rule about a command says that may be run, but need not."""
-    written = _plain(command)
+    command_line = _plain(command)
     for rule in rules:
         if rule.action == "allow":
-            if written and matches(rule.pattern, written):
+            if command_line and matches(rule.pattern, command_line):
                 return
         elif _pattern(rule.pattern).may_match(command):
-            reason = f"it may run a command that a rule is about: {written or rule.pattern}"
+            reason = f"it may run a command that a rule is about: {command_line or rule.pattern}"
             yield Verdict("ask", reason, rule.action == "deny")
             return
 
@@ -245,8 +245,8 @@ class _Pattern:
 
     def matches_text(self, text: str) -> bool:
         """Whether it matches a text, the beginning of a long one."""
-        found = self._read(self._start, text[:_MAX_COMPARED])
-        return self._accepts(found) or bool(len(text) > _MAX_COMPARED and found & self._sure)
+        states = self._read(self._start, text[:_MAX_COMPARED])
+        return self._accepts(states) or bool(len(text) > _MAX_COMPARED and states & self._sure)
 
     def matches(self, command: Command, *, surely: bool) -> bool:
         """Whether it matches the words of a command; if not `surely`, whether it could, whatever is computed."""
@@ -294,12 +294,12 @@ class _Pattern:
             if token == " " and any(rest is not _STAR for rest in self._tokens[position + 1 :])
         )
 
-    def _matches(self, here: frozenset[int], name: str, command: Command, *, surely: bool) -> bool:
+    def _matches(self, states: frozenset[int], name: str, command: Command, *, surely: bool) -> bool:
         skipped = frozenset[int]()
         is_value = False
         size = 0
         for word in command.words[1:]:
-            either = here | skipped
+            either = states | skipped
             if either & self._sure:
                 return True
             if not either:
@@ -310,16 +310,16 @@ class _Pattern:
             # Between two words of a pattern there may be options, each with a value of its own.
             between = frozenset(position for position in either if self._token(position) == " ")
             value = frozenset(position for position in skipped if self._token(position) == " ")
-            here = self._read_word(here if is_value else either, word, surely=surely)
+            states = self._read_word(states if is_value else either, word, surely=surely)
             skipped, is_value = frozenset(), False
             if beginning(word).startswith("-"):
                 takes = _takes_value(name, beginning(word))
                 if takes is False:
-                    here |= between
+                    states |= between
                 else:
                     skipped, is_value = between, takes is True
-            here |= value
-        either = here | skipped
+            states |= value
+        either = states | skipped
         return self._accepts(either) or (command.is_open and bool(either if not surely else either & self._sure))
 
     def _accepts(self, positions: frozenset[int]) -> bool:
@@ -362,13 +362,13 @@ class _Pattern:
 
     def _closed(self, positions: Iterable[int]) -> frozenset[int]:
         """With the positions behind stars, which may match nothing."""
-        closed = set[int]()
+        closure = set[int]()
         for position in positions:
-            closed.add(position)
+            closure.add(position)
             while position < self._end and self._tokens[position] is _STAR:
                 position += 1
-                closed.add(position)
-        return frozenset(closed)
+                closure.add(position)
+        return frozenset(closure)
 
 
 def _spellings(name: str) -> Iterator[str]:

@@ -323,19 +323,21 @@ class ShellText:
                 words.append(child)
         stdin: str | None = None
         for redirect in redirects:
-            extra, given = self._redirected(redirect)
+            extra, input_text = self._redirected(redirect)
             words += extra
-            stdin = given if given is not None else stdin
+            stdin = input_text if input_text is not None else stdin
         words.sort(key=lambda word: word.start_byte)
-        if any(one.end_byte == other.start_byte for one, other in pairwise(words)):
+        if any(word.end_byte == next_word.start_byte for word, next_word in pairwise(words)):
             yield Unclear(_UNPARSED)
         if not words:
             return
         yield Command(tuple(self._word(word) for word in words), self._raw(node), stdin=stdin)
         starts = {redirect.start_byte for redirect in redirects}
-        kept = [word for word in words if not (word.end_byte in starts and _VARIABLE.fullmatch(self._text(word)))]
-        if len(kept) < len(words):  # `{name}>file` is a redirection, in bash
-            yield Command(tuple(self._word(word) for word in kept), stdin=stdin)
+        command_words = [
+            word for word in words if not (word.end_byte in starts and _VARIABLE.fullmatch(self._text(word)))
+        ]
+        if len(command_words) < len(words):  # `{name}>file` is a redirection, in bash
+            yield Command(tuple(self._word(word) for word in command_words), stdin=stdin)
 
     def _keeps(self, children: list[Node], redirects: list[Node], *, is_passed: bool) -> bool:
         """Whether a command only keeps or prints what it is given; its quoted texts are noted."""
@@ -366,14 +368,14 @@ class ShellText:
             # The grammar takes every word behind `> file` for one more file.
             return redirect.children_by_field_name("destination")[1:], None
         if redirect.type == "herestring_redirect":
-            given = [child for child in redirect.named_children if child.type != "file_descriptor"]
-            return given[1:], as_text(self._word(given[0])) if given else None
+            targets = [child for child in redirect.named_children if child.type != "file_descriptor"]
+            return targets[1:], as_text(self._word(targets[0])) if targets else None
         words: list[Node] = []
         body: str | None = None
         for index, child in enumerate(redirect.children):
             if child.type == "heredoc_body":
                 body = self._text(child)
-                start = next((one for one in redirect.children if one.type == "heredoc_start"), None)
+                start = next((child for child in redirect.children if child.type == "heredoc_start"), None)
                 if start is not None and not _QUOTE.search(self._text(start)):
                     body = _IN_HEREDOC.sub(lambda match: "" if match[1] == "\n" else match[1], body)
             elif child.type == "file_redirect":
@@ -387,17 +389,17 @@ class ShellText:
         yield Command(tuple(words), self._raw(node))
 
     def _assignment(self, node: Node) -> Iterator[Command | Unclear]:
-        written = self.part(node.start_byte, min(node.end_byte, node.start_byte + _MAX_RAW))
-        if sets_code(written):
+        source = self.part(node.start_byte, min(node.end_byte, node.start_byte + _MAX_RAW))
+        if sets_code(source):
             yield Unclear(CODE_VARIABLE)
-        given = node.child_by_field_name("value")
-        if given is None:
+        value = node.child_by_field_name("value")
+        if value is None:
             return
-        words = given.named_children if given.type == "array" else [given]
+        words = value.named_children if value.type == "array" else [value]
         # A value that is only the beginning of a command may be completed where the variable is used.
         yield Command(((VALUE,), *(self._word(word) for word in words)), is_open=self._has_expansion)
         # Arithmetic runs what stands in a value: a='x[$(…)]'; echo $((a)).
-        if given.type in ("raw_string", "ansi_c_string") and _COMPUTED_TEXT.search(written.partition("=")[2]):
+        if value.type in ("raw_string", "ansi_c_string") and _COMPUTED_TEXT.search(source.partition("=")[2]):
             yield Unclear("a variable holds a text with commands in it")
 
     def _backquoted(self, node: Node) -> Iterator[Text | Unclear]:
@@ -431,7 +433,7 @@ class ShellText:
         name = next(group for group in word.groups() if group is not None)
         *lines, last = self.part(begins, end.end_byte).split("\n")
         if children[0].type == "<<-":
-            lines, last = [one.lstrip("\t") for one in lines], last.lstrip("\t")
+            lines, last = [line.lstrip("\t") for line in lines], last.lstrip("\t")
         if (
             self.data[at:begins].strip(b" \t") != b"\n"
             or last != name

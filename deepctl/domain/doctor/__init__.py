@@ -87,10 +87,10 @@ def _all_space(parts: Mapping[ProfilePaths, list[DiskUsage]]) -> Check:
         ((sum(part.bytes for part in profile_parts), paths.name) for paths, profile_parts in parts.items()),
         reverse=True,
     )
-    shown = ", ".join(f"{name} {size(number)}" for number, name in sizes[:5])
-    more = f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
+    largest = ", ".join(f"{name} {size(number)}" for number, name in sizes[:5])
+    remainder = f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
     total = sum(number for number, _ in sizes)
-    return Check("space", "ok", f"{counted(len(sizes), 'profile')}, {size(total)}: {shown}{more}")
+    return Check("space", "ok", f"{counted(len(sizes), 'profile')}, {size(total)}: {largest}{remainder}")
 
 
 def checks_of(
@@ -238,14 +238,14 @@ def _lock(paths: ProfilePaths) -> Iterator[Check]:
     if holder.pid <= 0:
         yield Check("lock", "warning", "held; by whom cannot be told", "--wait SECONDS waits for it.")
         return
-    who = f"pid {holder.pid}, `deepctl {holder.command}`, since {holder.since}"
+    description = f"pid {holder.pid}, `deepctl {holder.command}`, since {holder.since}"
     if _is_alive(holder.pid):
-        yield Check("lock", "ok", f"held by {who}", "--wait SECONDS waits for it.")
+        yield Check("lock", "ok", f"held by {description}", "--wait SECONDS waits for it.")
     else:
         yield Check(
             "lock",
             "warning",
-            f"held, but not by {who}, which is not there any more",
+            f"held, but not by {description}, which is not there any more",
             "A process that it started may hold it, or it runs in another container.",
         )
 
@@ -262,17 +262,17 @@ def _is_alive(pid: int) -> bool:
 
 def _space(paths: ProfilePaths, usage: list[DiskUsage]) -> Iterator[Check]:
     total, unread = sum(part.bytes for part in usage), sum(part.unread for part in usage)
-    shown = ", ".join(f"{part.name} {size(part.bytes)}" for part in usage)
-    if held := reserve.held(paths):
-        shown += f"; {size(held)} more held in reserve for a full disk"
+    parts = ", ".join(f"{part.name} {size(part.bytes)}" for part in usage)
+    if reserve_size := reserve.held(paths):
+        parts += f"; {size(reserve_size)} more held in reserve for a full disk"
     if unread:
         yield Check(
             "space",
             "warning",
-            f"at least {size(total)}: {shown}; {counted(unread, 'place')} in it cannot be looked into",
+            f"at least {size(total)}: {parts}; {counted(unread, 'place')} in it cannot be looked into",
         )
     else:
-        yield Check("space", "ok", f"{size(total)}: {shown}")
+        yield Check("space", "ok", f"{size(total)}: {parts}")
 
 
 def _budget(in_force: Settings, paths: ProfilePaths) -> Iterator[Check]:

@@ -57,5 +57,5 @@ def told(error: Exception) -> str:
 def some(names: Iterable[str]) -> str:
     """The first few of many names, and how many more there are."""
     all_names = list(names)
-    more = len(all_names) - _SHOWN
-    return ", ".join(all_names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    remainder = len(all_names) - _SHOWN
+    return ", ".join(all_names[:_SHOWN]) + (f" and {remainder} more" if remainder > 0 else "")

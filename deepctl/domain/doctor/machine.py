@@ -69,13 +69,13 @@ def versions(version: str) -> Iterator[Check]:
 
 def namesakes(environment: Mapping[str, str]) -> Iterator[Check]:
     """Other things called deepctl: distributions beside this one, and programs that a shell would find."""
-    for other in distribution.namesakes():
-        again = f"{distribution.to_uninstall(other.name)}, then install {distribution.NAME} again."
-        if distribution.is_predecessor(other):
-            what = f"{other.name} {other.version} is this program under its old name, and shares its files"
+    for package in distribution.namesakes():
+        again = f"{distribution.to_uninstall(package.name)}, then install {distribution.NAME} again."
+        if distribution.is_predecessor(package):
+            summary = f"{package.name} {package.version} is this program under its old name, and shares its files"
         else:
-            what = f"{other.name} {other.version} is another product, and its command has the same name"
-        yield Check("namesakes", "problem", what, f"Uninstall it first: {again}")
+            summary = f"{package.name} {package.version} is another product, and its command has the same name"
+        yield Check("namesakes", "problem", summary, f"Uninstall it first: {again}")
     for path in distribution.foreign_commands(environment.get("PATH", "")):
         yield Check(
             "namesakes",
@@ -213,18 +213,18 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
     from deepctl.domain import trust
 
     try:
-        waiting = trust.waiting(paths).items
+        items = trust.waiting(paths).items
     except DeepctlError as error:
         yield Check("trust", "warning", error.message, f"Correct the file with an editor, or remove it: {UNTRUSTED}")
         return
-    if waiting:
-        listed = ", ".join(f"{item.key}{' (cannot be used)' if item.problem is not None else ''}" for item in waiting)
+    if items:
+        listing = ", ".join(f"{item.key}{' (cannot be used)' if item.problem is not None else ''}" for item in items)
         yield Check(
             "trust",
             "warning",
-            f"imported, and not in force: {listed}",
+            f"imported, and not in force: {listing}",
             f"`deepctl profiles trust {paths.name}` shows them and puts them into force."
-            if any(item.problem is None for item in waiting)
+            if any(item.problem is None for item in items)
             else f"Correct {paths.untrusted} with an editor, or remove it.",
         )
     try:
@@ -234,8 +234,8 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
     # Nothing tells a profile that 0.1 imported, with all its settings in force, from one that was made here.
     risky = [item for item in trust.risky(values) if item.problem is None]
     if risky:
-        listed = "; ".join(f"{item.key} ({item.reason})" for item in risky)
-        yield Check("trust", "ok", f"in force here, and held back by an import: {listed}")
+        listing = "; ".join(f"{item.key} ({item.reason})" for item in risky)
+        yield Check("trust", "ok", f"in force here, and held back by an import: {listing}")
 
 
 class Choice(NamedTuple):
@@ -283,24 +283,24 @@ class Sandboxes:
     def machine(self, settings: Settings) -> Iterator[Check]:
         """What this machine has, tried with the limits and the image that the settings name."""
         try:
-            selected = choice(settings)
+            selection = choice(settings)
         except DeepctlError:
             # The check of that file says what is wrong with it.
             yield Check("sandbox", "warning", "not tried: the settings cannot be used", "Correct them first.")
             return
-        problem = self.bubblewrap(selected.limits)
+        problem = self.bubblewrap(selection.limits)
         if problem is None:
             yield Check("bubblewrap", "ok", "commands run in it")
-            yield _limits(selected.limits)
+            yield _limits(selection.limits)
         else:
-            status: Status = "problem" if selected.named == "bubblewrap" else "warning"
+            status: Status = "problem" if selection.named == "bubblewrap" else "warning"
             yield Check("bubblewrap", status, problem.reason, problem.fix)
-        docker = self.docker(selected.image)
+        docker = self.docker(selection.image)
         if isinstance(docker, str):
-            yield Check("docker", "ok", f"Docker {docker} has the image {selected.image}")
+            yield Check("docker", "ok", f"Docker {docker} has the image {selection.image}")
         else:
             # Nobody needs it who has not asked for it.
-            is_wanted = selected.named == "docker"
+            is_wanted = selection.named == "docker"
             yield Check("docker", "problem" if is_wanted else "ok", f"not used: {docker.reason}", docker.fix)
 
     def in_force(self, settings: Settings) -> Iterator[Check]:
@@ -361,8 +361,8 @@ def servers(environment: Mapping[str, str], in_force: Settings) -> Iterator[Chec
     yield from amiss
     if not amiss:
         names = ", ".join(server.name for server in enabled)
-        whose = "its" if len(enabled) == 1 else "their"
-        summary = f"{counted(len(enabled), 'server')} with {whose} own reach, not the sandbox's: {names}"
+        pronoun = "its" if len(enabled) == 1 else "their"
+        summary = f"{counted(len(enabled), 'server')} with {pronoun} own reach, not the sandbox's: {names}"
         yield Check("mcp", "ok", summary)
 
 

@@ -52,17 +52,17 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
             continue
         turns += len({message.turn for message in conversation.messages})
         messages += len(conversation.messages)
-        damaged = [
+        damaged_names = [
             f"{vanished.file} line {vanished.line} ({vanished.reason})"
             for vanished in conversation.damage
             if not vanished.torn
         ]
-        if damaged:
+        if damaged_names:
             whole = False
             yield Check(
                 "sessions",
                 "problem",
-                f"{name}: {some(damaged)}",
+                f"{name}: {some(damaged_names)}",
                 "These lines are left out; everything else of the conversation is used. "
                 f"`deepctl checkpoints repair --user {paths.name}` mends what can be mended.",
             )
@@ -115,8 +115,8 @@ def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
     for problem in problems:
         alike.setdefault((problem.reason, problem.file), []).extend([problem.id] if problem.id else [])
     for (reason, file), ids in list(alike.items())[:_MOST]:
-        whose = f"; checkpoint{'' if len(ids) == 1 else 's'} {some(ids)}" if ids else ""
-        yield Check("checkpoints", "problem", f"{file}: {reason}{whose}", _VERIFY.format(paths.name))
+        id_list = f"; checkpoint{'' if len(ids) == 1 else 's'} {some(ids)}" if ids else ""
+        yield Check("checkpoints", "problem", f"{file}: {reason}{id_list}", _VERIFY.format(paths.name))
     if len(alike) > _MOST:
         yield Check("checkpoints", "problem", f"{len(alike) - _MOST} more like these", _VERIFY.format(paths.name))
     newer = list(_later_packs(paths))
@@ -181,11 +181,11 @@ def beside_profiles(root: Root) -> Iterator[Check]:
     if not os.path.isdir(root.profiles):
         return  # what is in its place, the check of the root says
     for wipe in trash.unfinished(root):
-        what = f"parts of {wipe.profile}" if wipe.is_partial else wipe.profile
+        target = f"parts of {wipe.profile}" if wipe.is_partial else wipe.profile
         yield Check(
             "unfinished",
             "warning",
-            f"the wipe of {what} was interrupted; what is left of it is in {wipe.path}",
+            f"the wipe of {target} was interrupted; what is left of it is in {wipe.path}",
             "The next command that changes something, in whichever profile, finishes it.",
         )
     if half_made := trash.half_made(root):
@@ -228,8 +228,8 @@ def todo_lists(paths: ProfilePaths) -> Iterator[Check]:
     """The to-do list of before there was one a session, and lists that are none or nobody's."""
     if todo.unsettled(paths):
         session = todo.old_lists_owner(paths, None)
-        whose = f"that of session {session.name}, as which the next turn keeps it" if session else "no session's"
-        yield Check("todo", "ok", f"{layout.TODO_FILE} in the workspace is {whose}")
+        owner = f"that of session {session.name}, as which the next turn keeps it" if session else "no session's"
+        yield Check("todo", "ok", f"{layout.TODO_FILE} in the workspace is {owner}")
     if broken := todo.unreadable(paths):
         yield Check(
             "todo", "warning", f"to-do lists that cannot be read: {some(broken)}", "Repair or remove the files."
@@ -265,7 +265,7 @@ _DEEPEST = 8
 def rights(paths: ProfilePaths) -> Iterator[Check]:
     """What is not as it should be, each kind of it once. Raises `OSError` for what cannot be looked into."""
     loose: list[str] = []
-    shut: list[str] = []
+    unusable_paths: list[str] = []
     foreign: list[str] = []
     odd: list[str] = []
     for path, status, is_right in _own(paths):
@@ -274,28 +274,33 @@ def rights(paths: ProfilePaths) -> Iterator[Check]:
         elif status.st_uid != os.geteuid():
             foreign.append(path)
         else:
-            needed = 0o700 if stat.S_ISDIR(status.st_mode) else 0o600
+            owner_bits = 0o700 if stat.S_ISDIR(status.st_mode) else 0o600
             if path.endswith(".pack"):
-                needed = UNCOUNTED
+                owner_bits = UNCOUNTED
             if status.st_mode & 0o077:
                 loose.append(path)
-            if status.st_mode & needed != needed:
-                shut.append(path)
+            if status.st_mode & owner_bits != owner_bits:
+                unusable_paths.append(path)
     if odd:
         yield Check("rights", "problem", f"not what should be there: {some(odd)}", "Find out what replaced it.")
     if foreign:
         yield Check("rights", "problem", f"of another user of this machine: {some(foreign)}", "Find out who made it.")
-    if shut:
-        yield Check("rights", "problem", f"their owner may not use: {some(shut)}", f"chmod -R u+rwX {_words(shut)}")
+    if unusable_paths:
+        yield Check(
+            "rights",
+            "problem",
+            f"their owner may not use: {some(unusable_paths)}",
+            f"chmod -R u+rwX {_words(unusable_paths)}",
+        )
     if loose:
-        everything = f"find {shlex.quote(paths.directory)} -path {shlex.quote(paths.workspace + '/*')} -prune"
+        find_command = f"find {shlex.quote(paths.directory)} -path {shlex.quote(paths.workspace + '/*')} -prune"
         yield Check(
             "rights",
             "warning",
             f"others of this machine may use {counted(len(loose), 'path')}: {some(loose)}",
-            f"{everything} -o -exec chmod go-rwx {{}} +",
+            f"{find_command} -o -exec chmod go-rwx {{}} +",
         )
-    if not (odd or foreign or shut or loose):
+    if not (odd or foreign or unusable_paths or loose):
         yield Check("rights", "ok", "yours alone (0700 and 0600)")
 
 
@@ -349,7 +354,7 @@ _PARTS = ("workspace", "sessions", "checkpoints", "cache")
 def disk_usage(paths: ProfilePaths) -> list[DiskUsage]:
     """What uses the space of a profile, the biggest part first. Links are not followed; never raises."""
     inodes: set[tuple[int, int]] = set()
-    counted: dict[str, DiskUsage] = {name: DiskUsage(name, 0, 0, 0) for name in (*_PARTS, "other")}
+    usage_by_part: dict[str, DiskUsage] = {name: DiskUsage(name, 0, 0, 0) for name in (*_PARTS, "other")}
     try:
         descriptor = os.open(paths.directory, atomic.OPEN_DIRECTORY)
     except OSError:
@@ -360,15 +365,15 @@ def disk_usage(paths: ProfilePaths) -> list[DiskUsage]:
         os.close(descriptor)
     for name in names:
         kind = name if name in _PARTS else "other"
-        found = _measured(os.path.join(paths.directory, name), kind, inodes)
-        before = counted[kind]
-        counted[kind] = DiskUsage(
-            kind, before.bytes + found.bytes, before.files + found.files, before.unread + found.unread
+        part_usage = _measured(os.path.join(paths.directory, name), kind, inodes)
+        before = usage_by_part[kind]
+        usage_by_part[kind] = DiskUsage(
+            kind, before.bytes + part_usage.bytes, before.files + part_usage.files, before.unread + part_usage.unread
         )
-    if held := reserve.held(paths):
-        cache = counted["cache"]
-        counted["cache"] = cache._replace(bytes=cache.bytes - held, files=cache.files - 1)
-    return sorted((part for part in counted.values() if part.files or part.unread), key=lambda part: -part.bytes)
+    if reserve_size := reserve.held(paths):
+        cache = usage_by_part["cache"]
+        usage_by_part["cache"] = cache._replace(bytes=cache.bytes - reserve_size, files=cache.files - 1)
+    return sorted((part for part in usage_by_part.values() if part.files or part.unread), key=lambda part: -part.bytes)
 
 
 def _measured(path: str, name: str, inodes: set[tuple[int, int]]) -> DiskUsage:

@@ -81,9 +81,9 @@ def replace(work: Repository, memory: Memory, file: str, base: bytes | None, edi
     else:
         merged = take_back_lines(edited, base or b"", now or b"")
     if merged is None:
-        what = "removed it" if now is None else "changed the same lines"
-        raise Collision(f"Somebody else {what} while you were editing {file!r}, so nothing was written.")
-    return _write(work, session, memory, file, now, merged, merged=True)
+        other_change = "removed it" if now is None else "changed the same lines"
+        raise Collision(f"Somebody else {other_change} while you were editing {file!r}, so nothing was written.")
+    return _write(work, session, memory, file, now, merged, is_merged=True)
 
 
 def begin(work: Repository) -> Session | None:
@@ -120,16 +120,16 @@ def _write(
     before: bytes | None,
     after: bytes,
     *,
-    merged: bool = False,
+    is_merged: bool = False,
 ) -> MemoryChange:
     if before == after:
-        found = memory.read(file)
-        return MemoryChange(found, (0, 0), None, merged, [])
-    notebook = memory.write(file, after, expected=before)
+        current = memory.read(file)
+        return MemoryChange(current, (0, 0), None, is_merged, [])
+    notebook = memory.write(file, after, expected_content=before)
     checkpoint, notes = keep(work, session)
     if odd := odd_lines(after):
         notes.append(f"Line {odd[0]} of {notebook.name} is not UTF-8: the agent sees U+FFFD for its bytes.")
-    return MemoryChange(notebook, line_counts(before or b"", after), checkpoint, merged, notes)
+    return MemoryChange(notebook, line_counts(before or b"", after), checkpoint, is_merged, notes)
 
 
 def keep(work: Repository, session: Session | None) -> tuple[Record | None, list[str]]:
@@ -267,14 +267,14 @@ def undoable(memory: Memory, exclude: list[str]) -> bool:
     return not hidden_by([], excluding(exclude))(os.fsencode(memory.path(layout.NOTEBOOK)))
 
 
-def forget(work: Repository, memory: Memory, request: ForgetRequest, expected: list[Line]) -> Forgotten:
+def forget(work: Repository, memory: Memory, request: ForgetRequest, expected_lines: list[Line]) -> Forgotten:
     """Take the lines out of the notebooks. A checkpoint is made first, in session `main` if there is none.
 
-    `expected` is what the user has agreed to. Raises `Refused` if something else would go by now, and then, or if the
-    first checkpoint cannot be made, nothing has been touched.
+    `expected_lines` are what the user has agreed to. Raises `Refused` if something else would go by now, and then, or
+    if the first checkpoint cannot be made, nothing has been touched.
     """
     notebooks = _read(memory, request)
-    if _lines(notebooks, request) != expected:
+    if _lines(notebooks, request) != expected_lines:
         raise Refused(
             "The notebooks were changed by somebody else meanwhile, so nothing was done.",
             "Say it again to see what would go now.",
@@ -282,18 +282,18 @@ def forget(work: Repository, memory: Memory, request: ForgetRequest, expected: l
         )
     session = at_hand(work) or session_catalogue.start(work.paths, _free(work))
     before = work.save_now(session)
-    affected = {line.file for line in expected}
-    doomed = [notebook for notebook in notebooks if notebook.name in affected]
+    file_names = {line.file for line in expected_lines}
+    affected_notebooks = [notebook for notebook in notebooks if notebook.name in file_names]
     is_undoable = undoable(memory, list(work.workspace.exclude))
     if is_undoable:
-        _check_kept(work, before, doomed)
+        _check_kept(work, before, affected_notebooks)
     names: list[str] = []
     late: AfterCommit | None = None
     try:
-        for notebook in doomed:
+        for notebook in affected_notebooks:
             after = without(notebook.content, request.text, ignore_case=request.ignore_case)
             try:
-                memory.write(notebook.name, after, expected=notebook.content)
+                memory.write(notebook.name, after, expected_content=notebook.content)
             except AfterCommit as error:
                 late = error
             names.append(notebook.name)
@@ -306,26 +306,26 @@ def forget(work: Repository, memory: Memory, request: ForgetRequest, expected: l
     last, notes = keep(work, session)
     if late is not None:
         raise late
-    return Forgotten(expected, before, last, session.name, is_undoable, notes)
+    return Forgotten(expected_lines, before, last, session.name, is_undoable, notes)
 
 
-def undo_command(profile: str, forgotten: Forgotten) -> str | None:
+def undo_command(profile: str, result: Forgotten) -> str | None:
     """What to type to make memory what it was before; `None` where nothing does."""
-    if not forgotten.undoable:
+    if not result.undoable:
         return None
     # The checkpoint's session is named: the one at hand may be another by then.
-    where = f"--user {profile} --session {forgotten.session}"
-    return f"deepctl checkpoints rewind {forgotten.before.id} --only memory --exact {where}"
+    where = f"--user {profile} --session {result.session}"
+    return f"deepctl checkpoints rewind {result.before.id} --only memory --exact {where}"
 
 
 def _free(work: Repository) -> str:
-    taken = session_catalogue.spelled(work.paths, session_catalogue.FIRST)
-    return session_catalogue.FIRST if taken is None else session_catalogue.free_name(work.paths)
+    existing_name = session_catalogue.spelled(work.paths, session_catalogue.FIRST)
+    return session_catalogue.FIRST if existing_name is None else session_catalogue.free_name(work.paths)
 
 
-def _check_kept(work: Repository, record: Record, doomed: list[Notebook]) -> None:
+def _check_kept(work: Repository, record: Record, notebooks: list[Notebook]) -> None:
     """Raises `MemoryChanged` unless a checkpoint has these notebooks as they were read."""
-    for notebook in doomed:
+    for notebook in notebooks:
         entry = entry_at(work.store.objects, bytes.fromhex(record.tree), os.fsencode(notebook.path))
         if entry is None or entry.digest != hashlib.sha256(notebook.content).digest():
             raise MemoryChanged(notebook.name)

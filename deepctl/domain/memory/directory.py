@@ -104,14 +104,14 @@ class Memory:
                 return None
         return Notebook(name, path, len(content), quantities.time_at(modified), content)
 
-    def write(self, file: str, content: bytes, *, expected: bytes | None) -> Notebook:
+    def write(self, file: str, content: bytes, *, expected_content: bytes | None) -> Notebook:
         """Replace a notebook as a whole, or make it with the directories it lacks. The caller holds the lock.
 
-        `expected` is what it is to have been until now, `None` for nothing. A notebook keeps its mode; its other names,
-        if it has hard links, keep the old content. Raises `BadName` for a new name that the agent could not open,
-        `Refused` if the notebook is not as expected, or no file, and `OSError`.
+        `expected_content` is what it is to have been until now, `None` for nothing. A notebook keeps its mode; its
+        other names, if it has hard links, keep the old content. Raises `BadName` for a new name that the agent could
+        not open, `Refused` if the notebook is not as expected, or no file, and `OSError`.
         """
-        name = file_name(file) if expected is not None else check_new(file)
+        name = file_name(file) if expected_content is not None else check_new(file)
         path = self.path(name)
         if len(content) > MAX_BYTES:
             raise self._refused(path, "written", f"more than {MAX_BYTES >> 20} MiB")
@@ -123,7 +123,7 @@ class Memory:
                 try:
                     modified = _stage(place, staged, content, mode)
                     now = self.find(name)
-                    if (now.content if now is not None else None) != expected:
+                    if (now.content if now is not None else None) != expected_content:
                         raise MemoryChanged(name)
                     os.rename(staged, name, src_dir_fd=place, dst_dir_fd=parent)
                 except BaseException:
@@ -142,8 +142,8 @@ class Memory:
         """
         place = os.open(self.profile.directory, atomic.OPEN_DIRECTORY)
         try:
-            other = os.fstat(place).st_dev != os.fstat(parent).st_dev
-            yield parent if other else place
+            is_other_device = os.fstat(place).st_dev != os.fstat(parent).st_dev
+            yield parent if is_other_device else place
         finally:
             os.close(place)
 
@@ -161,20 +161,20 @@ class Memory:
                 ) from None
 
     @contextmanager
-    def _refusing(self, path: str, what: str) -> Iterator[None]:
+    def _refusing(self, path: str, action: str) -> Iterator[None]:
         """Turn what cannot be a notebook into `Refused`, and name `path` in what is wrong with the disk."""
         try:
             yield
         except OSError as error:
             if isinstance(error, Outside) or error.errno in _NOT_A_NOTEBOOK:
                 in_the_way = "something that is no directory is in the way" if error.errno == errno.ENOTDIR else None
-                raise self._refused(path, what, in_the_way or error.strerror or str(error)) from None
+                raise self._refused(path, action, in_the_way or error.strerror or str(error)) from None
             error.filename, error.filename2 = path, None
             raise
 
-    def _refused(self, path: str, what: str, reason: str) -> Refused:
+    def _refused(self, path: str, action: str, reason: str) -> Refused:
         return Refused(
-            f"Memory of profile {self.profile.name!r} cannot be {what}: {path}: {reason}.",
+            f"Memory of profile {self.profile.name!r} cannot be {action}: {path}: {reason}.",
             "deepctl follows no links in a workspace, and opens only files. Look at what was put there.",
             code="memory_refused",
         )
@@ -236,8 +236,8 @@ def file_name(file: str) -> str:
     """The name of the notebook that `file` means; `.md` may be left out. Raises `BadName`."""
     name = file if file.endswith(".md") else f"{file}.md"
     if "/" in name or "\0" in name or name.startswith(".") or len(os.fsencode(name)) > 255:
-        shown = file if len(file) <= 80 else file[:80] + "…"
-        raise BadName(f"{shown!a} cannot be the name of a memory file.", "Give the name alone, such as MEMORY.md.")
+        excerpt = file if len(file) <= 80 else file[:80] + "…"
+        raise BadName(f"{excerpt!a} cannot be the name of a memory file.", "Give the name alone, such as MEMORY.md.")
     return name
 
 
@@ -245,9 +245,9 @@ def check_new(file: str) -> str:
     """The same for a notebook that is to be made: one that the agent's own tools can open, too."""
     name = file_name(file)
     if not _NEW_NAME.fullmatch(name) or ".." in name:
-        shown = name if len(name) <= 80 else name[:80] + "…"
+        excerpt = name if len(name) <= 80 else name[:80] + "…"
         raise BadName(
-            f"{shown!a} cannot be the name of a new memory file.",
+            f"{excerpt!a} cannot be the name of a new memory file.",
             "The agent can open names of up to 80 characters of A-Z a-z 0-9 . _ - that start with a letter or a digit.",
         )
     return name
@@ -288,21 +288,21 @@ def as_bytes(text: str, before: bytes) -> bytes:
 
     White space at the end of a line may have changed.
     """
-    kept: dict[str, list[bytes]] = {}
+    originals: dict[str, list[bytes]] = {}
     for line in before.split(b"\n"):
         if _is_odd(line):
-            kept.setdefault(as_text(line).rstrip(), []).append(line)
-    if not kept:
+            originals.setdefault(as_text(line).rstrip(), []).append(line)
+    if not originals:
         return text.encode()
     lines = []
-    for shown in text.split("\n"):
-        known = kept.get(shown.rstrip())
-        if known:
+    for text_line in text.split("\n"):
+        candidates = originals.get(text_line.rstrip())
+        if candidates:
             # The last of them stands for all further ones: a line may have been copied.
-            raw = known.pop(0) if len(known) > 1 else known[0]
-            lines.append(raw.rstrip() + shown[len(shown.rstrip()) :].encode())
+            raw = candidates.pop(0) if len(candidates) > 1 else candidates[0]
+            lines.append(raw.rstrip() + text_line[len(text_line.rstrip()) :].encode())
         else:
-            lines.append(shown.encode())
+            lines.append(text_line.encode())
     return b"\n".join(lines)
 
 
@@ -310,9 +310,11 @@ def odd_lines(content: bytes, before: bytes = b"") -> list[int]:
     """The numbers, from 1, of the lines that are not UTF-8, but for those that `before` has as well."""
     if not _is_odd(content):
         return []
-    known = {line.rstrip() for line in before.split(b"\n")}
+    old_lines = {line.rstrip() for line in before.split(b"\n")}
     return [
-        number for number, line in enumerate(content.split(b"\n"), 1) if _is_odd(line) and line.rstrip() not in known
+        number
+        for number, line in enumerate(content.split(b"\n"), 1)
+        if _is_odd(line) and line.rstrip() not in old_lines
     ]
 
 
@@ -344,7 +346,7 @@ def forget_request(text: str, file: str | None, *, ignore_case: bool) -> ForgetR
     """
     if not text.strip():
         raise UsageError("The TEXT is empty.", "Give what the lines to forget have in them.")
-    encoded = os.fsencode(text)
-    if encoded.splitlines() != [encoded]:
+    data = os.fsencode(text)
+    if data.splitlines() != [data]:
         raise UsageError("The TEXT goes over several lines.", "Forget them one by one.")
-    return ForgetRequest(encoded, file_name(file) if file is not None else None, ignore_case)
+    return ForgetRequest(data, file_name(file) if file is not None else None, ignore_case)

@@ -84,7 +84,7 @@ class Past:
         exclude = tuple(state.exclude)
         if exclude not in self._rules:
             self._rules[exclude] = hidden_by([], excluding(exclude))
-        unread = [one for one in state.unkept if one[1] not in NO_CONTENT]
+        unread = [item for item in state.unkept if item[1] not in NO_CONTENT]
         return self._rules[exclude](os.fsencode(path)) or (bool(unread) and hidden_by(unread, None)(os.fsencode(path)))
 
 
@@ -144,15 +144,15 @@ def history(reader: ReadOnlyRepository, memory: Memory, file: str) -> History:
     """
     name = file_name(file)
     past = Past(reader.objects)
-    telling = _Telling(reader, past, memory.path(name))
+    collector = _Telling(reader, past, memory.path(name))
     for state in reader.ledger.states:
         if not past.unseen(state, memory.path(name)):
-            telling.take(state)
+            collector.take(state)
     present = memory.find(name)
-    telling.take_present(present)
-    if not telling.versions and not telling.damaged:
+    collector.take_present(present)
+    if not collector.versions and not collector.damaged:
         memory.read(name)  # raises what is to be said of a notebook that is not there
-    return History(name, telling.versions[::-1], telling.damaged)
+    return History(name, collector.versions[::-1], collector.damaged)
 
 
 class _Telling:
@@ -208,8 +208,8 @@ class _Telling:
         at: str | None,
     ) -> None:
         lines = line_counts(self._content, content) if content is not None else None
-        added, removed = lines if lines is not None else (None, None)
-        self.versions.append(Version(checkpoint, kind, session, at, size, added, removed))
+        additions, deletions = lines if lines is not None else (None, None)
+        self.versions.append(Version(checkpoint, kind, session, at, size, additions, deletions))
         # What cannot be read is passed over: the next version is compared with the last that can.
         self._content = content if content is not None else self._content
 
@@ -314,10 +314,10 @@ def _then(reader: ReadOnlyRepository, past: Past, memory: Memory, record: Record
 
 def _present(memory: Memory) -> dict[str, _Side]:
     notebooks = {}
-    for listed in memory.notebooks():
-        notebook = memory.find(listed.name)
+    for entry in memory.notebooks():
+        notebook = memory.find(entry.name)
         if notebook is not None:
-            notebooks[listed.name] = _of(notebook.content)
+            notebooks[entry.name] = _of(notebook.content)
     return notebooks
 
 

@@ -101,24 +101,24 @@ class WorkspaceNotebooks:
         contents = (self._read(file) for file in self._files())
         return next((content for content in contents if hashlib.sha256(content).digest() == digest), None)
 
-    def forget(self, expected: list[LostLines]) -> None:
+    def forget(self, expected_lines: list[LostLines]) -> None:
         """Take the lines out, and what the memory store keeps beside the notebooks. Synced when it returns.
 
         Raises `Refused`, before anything is changed, if other lines would go than are expected.
         """
-        if self.look() != expected:
+        if self.look() != expected_lines:
             raise memory_changed()
-        for file, _ in expected:
+        for file, _ in expected_lines:
             before = self._read(file)
             after = without(before, self._doomed.matcher.text, ignore_case=self._doomed.matcher.ignore_case)
             if "/" in file or not file.endswith(".md") or file.startswith("."):
                 self._tree.write(self._memory.path(file), after)
             else:
-                self._memory.write(file, after, expected=before)
+                self._memory.write(file, after, expected_content=before)
         beside = [entry.name for entry in self._entries(layout.MEMORY_DIRECTORY) if _is_file_beside(entry)]
         for name in beside:
             self._tree.remove(f"{layout.MEMORY_DIRECTORY}/{name}")
-        if expected or beside:
+        if expected_lines or beside:
             os.sync()
 
     def _read(self, file: str) -> bytes:
@@ -202,34 +202,34 @@ class Rewriter:
         return self._on_the_way(root, 0)
 
     def _on_the_way(self, tree: bytes, depth: int) -> RewrittenTree:
-        known = self._above.get((depth, tree))
-        if known is None:
+        result = self._above.get((depth, tree))
+        if result is None:
             entries = [self._entry_on_the_way(entry, depth) for entry in decode(self._objects.read(tree))]
-            known = self._above[depth, tree] = self._put(tree, entries)
-        return known
+            result = self._above[depth, tree] = self._put(tree, entries)
+        return result
 
     def _entry_on_the_way(self, entry: TreeEntry, depth: int) -> tuple[TreeEntry | None, RewrittenTree]:
-        same = entry, RewrittenTree(entry.digest)
+        unchanged = entry, RewrittenTree(entry.digest)
         if depth < len(_MEMORY):
             is_next = entry.kind == DIRECTORY and entry.name == _MEMORY[depth]
-            return self._moved(entry, self._on_the_way(entry.digest, depth + 1)) if is_next else same
+            return self._moved(entry, self._on_the_way(entry.digest, depth + 1)) if is_next else unchanged
         if entry.kind == FILE and is_beside(entry.name):
             self.gone.add(entry.digest)
             return None, RewrittenTree(b"", 1, entry.size)
         if entry.kind == DIRECTORY and entry.name == self._doomed.agent.encode():
             return self._moved(entry, self._inside(entry.digest))
-        return same
+        return unchanged
 
     def _moved(self, entry: TreeEntry, to: RewrittenTree) -> tuple[TreeEntry, RewrittenTree]:
         return entry._replace(digest=to.tree), to
 
     def _inside(self, tree: bytes) -> RewrittenTree:
         """A directory with notebooks, all of it."""
-        known = self._below.get(tree)
-        if known is None:
+        result = self._below.get(tree)
+        if result is None:
             entries = [self._entry_inside(entry) for entry in decode(self._objects.read(tree))]
-            known = self._below[tree] = self._put(tree, entries)
-        return known
+            result = self._below[tree] = self._put(tree, entries)
+        return result
 
     def _entry_inside(self, entry: TreeEntry) -> tuple[TreeEntry, RewrittenTree]:
         if entry.kind == DIRECTORY and self._doomed.file is None:
@@ -247,10 +247,10 @@ class Rewriter:
             after = before, entry.size
             if content is not None:
                 text, ignore_case = self._doomed.matcher
-                left = without(content, text, ignore_case=ignore_case)
+                new_content = without(content, text, ignore_case=ignore_case)
                 name = os.fsdecode(entry.name)
                 self._lines |= {(name, line): None for _, line in lines_with(content, text, ignore_case=ignore_case)}
-                after = self._sink.add(left), len(left)
+                after = self._sink.add(new_content), len(new_content)
                 self.gone.add(before)
             self._contents_of[before] = after
         return self._contents_of[before]
@@ -276,8 +276,8 @@ class Rewriter:
         return RewrittenTree(after, files, sum(rewritten.bytes for _, rewritten in entries), is_purged)
 
 
-def ledger_with(raw: bytes, trees: Mapping[str, RewrittenTree], gone: list[str], pack: str) -> bytes:
-    """The bytes of a ledger in which these trees have become others, and a pack has taken the place of those `gone`.
+def ledger_with(raw: bytes, trees: Mapping[str, RewrittenTree], old_packs: list[str], pack: str) -> bytes:
+    """The bytes of a ledger in which these trees have become others, and a pack has taken the place of `old_packs`.
 
     A line that names none of the trees stays byte for byte what it is, damaged ones among them.
     """
@@ -288,7 +288,9 @@ def ledger_with(raw: bytes, trees: Mapping[str, RewrittenTree], gone: list[str],
         start = line.end
         parts.append(original if line.value is None else _line_with(line.value, original, trees))
     parts.append(
-        sealed_lines.seal({"v": layout.LEDGER_FORMAT.current, "removed": [], "merged": {}, "gone": gone, "pack": pack})
+        sealed_lines.seal(
+            {"v": layout.LEDGER_FORMAT.current, "removed": [], "merged": {}, "gone": old_packs, "pack": pack}
+        )
     )
     return b"".join(parts)
 
@@ -355,11 +357,11 @@ class TextMatcher(NamedTuple):
 
     def is_in_damaged(self, raw: bytes) -> bool:
         """Whether bytes that should be JSON hold it, as it is or with JSON's escapes."""
-        written = (
+        spellings = (
             json.dumps(self.text.decode("utf-8", "surrogateescape"), ensure_ascii=ascii_only)
             for ascii_only in (True, False)
         )
-        forms = [self.text, *(text[1:-1].encode("utf-8", "surrogateescape") for text in written)]
+        forms = [self.text, *(text[1:-1].encode("utf-8", "surrogateescape") for text in spellings)]
         return any(self._replace(text=form).is_in([raw]) for form in forms)
 
 

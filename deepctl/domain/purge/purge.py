@@ -80,11 +80,15 @@ def preview(reader: ReadOnlyRepository, selector: PurgeSelector, report: Report 
 
 
 def purge(
-    repository: Repository, selector: PurgeSelector, *, expected: Purged | None = None, report: Report | None = None
+    repository: Repository,
+    selector: PurgeSelector,
+    *,
+    confirmed_purge: Purged | None = None,
+    report: Report | None = None,
 ) -> Purged:
     """Take lines out of the notebooks, in the workspace and in every checkpoint; nothing is done if there are none.
 
-    `expected` is what the user has agreed to. Raises `Refused` if others would go by now,
+    `confirmed_purge` is what the user has agreed to. Raises `Refused` if others would go by now,
     and for what is no notebook, and `Damaged` if something cannot be read that has to be, all before anything is
     changed; and `StorageError` or `Interrupted`, which say how far it has come.
     """
@@ -94,11 +98,13 @@ def purge(
         if plan.purged.is_nothing:
             batch.drop()
             return plan.purged
-        if expected is not None and not set(plan.purged.kept) <= set(expected.kept):
+        if confirmed_purge is not None and not set(plan.purged.kept) <= set(confirmed_purge.kept):
             batch.drop()
             raise memory_changed()
         repack.copy(batch, plan.packs, plan.purged.contents.looked)
-    _commit(repository, batch, WorkspaceNotebooks(repository.paths, selector), plan, (expected or plan.purged).live)
+    _commit(
+        repository, batch, WorkspaceNotebooks(repository.paths, selector), plan, (confirmed_purge or plan.purged).live
+    )
     _clean_up(store, plan.packs.gone)
     if os.path.lexists(repository.paths.lost_and_found):
         repair_report.empty_lost_and_found(repository.paths)
@@ -128,14 +134,14 @@ def _plan(
 
 
 def _commit(
-    repository: Repository, batch: ObjectBatch, live: WorkspaceNotebooks, plan: _Plan, expected: list[LostLines]
+    repository: Repository, batch: ObjectBatch, live: WorkspaceNotebooks, plan: _Plan, expected_lines: list[LostLines]
 ) -> None:
     """Change the workspace, then the ledger. Where that fails, checkpoints are as they were, or as they are to be."""
     store = repository.store
     raw = b""
     try:
         with store.counting(batch):
-            live.forget(expected)
+            live.forget(expected_lines)
             if plan.packs.gone or batch.pack:
                 raw = ledger_with(store.writer.content(), plan.trees, plan.packs.gone, batch.pack)
                 store.writer.replace(raw)
@@ -160,12 +166,12 @@ def _is_in_place(store: Checkpoints, raw: bytes) -> bool:
         return False
 
 
-def _clean_up(store: Checkpoints, gone: list[str]) -> None:
+def _clean_up(store: Checkpoints, old_packs: list[str]) -> None:
     try:
         store.packs.forget()
-        for name in gone:
+        for name in old_packs:
             store.packs.remove_pack(name)
-        if gone:
+        if old_packs:
             atomic.sync_directory(store.packs.directory)
     except OSError as error:
         raise storage_error(error, _DONE) from error
@@ -236,29 +242,29 @@ class PackSelection:
         for table in tables.values():
             for entry in table or ():
                 self._contents.hold(entry.digest)
-        gone = {name for name, table in tables.items() if self._goes(name, table, needed, rewriter)}
-        moved: dict[str, list[bytes]] = {}
-        for digest in needed if gone else ():
+        old_packs = {name for name, table in tables.items() if self._goes(name, table, needed, rewriter)}
+        moves: dict[str, list[bytes]] = {}
+        for digest in needed if old_packs else ():
             # Not by the tables, which may be damaged.
             location = self._objects.find(digest)
-            if location is not None and location.pack in gone:
-                moved.setdefault(location.pack, []).append(digest)
-        for name in gone if self._keep_strays else ():
+            if location is not None and location.pack in old_packs:
+                moves.setdefault(location.pack, []).append(digest)
+        for name in old_packs if self._keep_strays else ():
             dead = [entry.digest for entry in tables[name] or () if entry.digest not in needed]
-            kept = [digest for digest in dead if not self._is_to_go(digest, rewriter) and not self._is_unread(digest)]
-            moved.setdefault(name, []).extend(kept)
-        repacking = Repacking({name: os.lstat(self._objects.path(name)).st_size for name in gone}, moved)
+            strays = [digest for digest in dead if not self._is_to_go(digest, rewriter) and not self._is_unread(digest)]
+            moves.setdefault(name, []).extend(strays)
+        repacking = Repacking({name: os.lstat(self._objects.path(name)).st_size for name in old_packs}, moves)
         for digest in repacking.objects:
             self._contents.hold(digest)
         if unread := self._contents.unread.intersection(repacking.objects):
             raise self._damaged(unread)
-        held = {entry.digest for table in tables.values() for entry in table or ()} - needed - rewriter.gone
+        leftovers = {entry.digest for table in tables.values() for entry in table or ()} - needed - rewriter.gone
         unknown = [
             name
-            for name in tables.keys() - gone
+            for name in tables.keys() - old_packs
             if tables[name] is None or any(self._is_unread(entry.digest) for entry in tables[name] or ())
         ]
-        return repacking, sum(map(self._is_leftover, held)), sorted(unknown)
+        return repacking, sum(map(self._is_leftover, leftovers)), sorted(unknown)
 
     def _tables(self, needed: set[bytes]) -> _Tables:
         """The tables of all packs, `None` for those that cannot be read."""
@@ -341,17 +347,17 @@ def _in_the_way(ledger: Ledger, trees: Iterable[str], reason: str, path: str | N
 
     `path` is where in the workspace the newest has what is damaged.
     """
-    damaged = set(trees)
+    damaged_trees = set(trees)
     safety = {rewind.id: rewind.safety for rewind in ledger.rewinds.values()}
-    ids = [record.id for record in ledger.records.values() if record.tree in damaged]
-    ids += [safety.get(state.id, state.id) for state in ledger.states if state.tree in damaged]
+    ids = [record.id for record in ledger.records.values() if record.tree in damaged_trees]
+    ids += [safety.get(state.id, state.id) for state in ledger.states if state.tree in damaged_trees]
     ids = [identity for identity in dict.fromkeys(ids) if identity in ledger.records]
-    named = " ".join(ids[:_NAMED])
-    more = f" and {len(ids) - _NAMED} more (`deepctl checkpoints verify` names them)" if len(ids) > _NAMED else ""
+    id_list = " ".join(ids[:_NAMED])
+    remainder = f" and {len(ids) - _NAMED} more (`deepctl checkpoints verify` names them)" if len(ids) > _NAMED else ""
     first = ""
     if next(reversed(ledger.records), None) in ids:
         # One that keeps the same would need the same.
         change = f"change {path!r} in the workspace, " if path is not None else ""
         first = f"The newest checkpoint needs it, too: {change}`deepctl checkpoints save`. "
-    hint = f"{first}`deepctl checkpoints remove {named}`{more} lets go of what is damaged; then try again."
+    hint = f"{first}`deepctl checkpoints remove {id_list}`{remainder} lets go of what is damaged; then try again."
     return Damaged(f"{reason.removesuffix('.')}, so nothing was changed.", hint if ids else None)

@@ -160,15 +160,15 @@ def _file_holds(entry: WalkEntry, matcher: TextMatcher) -> bool:
 def _kept(reader: ReadOnlyRepository, contents: Contents) -> list[Place]:
     """The paths in checkpoints with the text, and in how many."""
     trees = Counter(record.tree for record in reader.ledger.records.values() if record.tree)
-    known: dict[bytes, list[tuple[str, bytes]]] = {}
+    cache: dict[bytes, list[tuple[str, bytes]]] = {}
 
     def below(tree: bytes) -> list[tuple[str, bytes]]:
-        if tree not in known:
-            known[tree] = _in_tree(tree)
-        return known[tree]
+        if tree not in cache:
+            cache[tree] = _in_tree(tree)
+        return cache[tree]
 
     def _in_tree(tree: bytes) -> list[tuple[str, bytes]]:
-        held: list[tuple[str, bytes]] = []
+        text_places: list[tuple[str, bytes]] = []
         try:
             entries = decode(reader.objects.read(tree))
         except Damaged:
@@ -176,17 +176,17 @@ def _kept(reader: ReadOnlyRepository, contents: Contents) -> list[Place]:
         for entry in entries:
             is_held = contents.matcher.is_in_text(os.fsdecode(entry.name))
             if entry.kind == DIRECTORY:
-                held += [(place, entry.name + b"/" + path) for place, path in below(entry.digest)]
+                text_places += [(place, entry.name + b"/" + path) for place, path in below(entry.digest)]
             else:
                 is_held = contents.hold(entry.digest) or is_held
-                held += [(UNREAD, entry.name)] if entry.digest in contents.unread else []
-            held += [(KEPT_FILE, entry.name)] if is_held else []
-        return held
+                text_places += [(UNREAD, entry.name)] if entry.digest in contents.unread else []
+            text_places += [(KEPT_FILE, entry.name)] if is_held else []
+        return text_places
 
     counts: Counter[tuple[str, bytes]] = Counter()
     for tree, number in trees.items():
-        for one in below(bytes.fromhex(tree)):
-            counts[one] += number
+        for location in below(bytes.fromhex(tree)):
+            counts[location] += number
     return [Place(place, os.fsdecode(path), number) for (place, path), number in sorted(counts.items())]
 
 

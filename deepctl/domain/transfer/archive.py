@@ -93,12 +93,12 @@ def text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def allowance(declared: Totals) -> Totals:
-    """The most an archive may hold whose header says `declared`."""
+def allowance(totals: Totals) -> Totals:
+    """The most an archive may hold whose header declares `totals`."""
     return Totals(
-        declared.entries + max(1000, declared.entries // 8),
-        declared.files + max(1000, declared.files // 8),
-        declared.bytes + max(16 << 20, declared.bytes // 8),
+        totals.entries + max(1000, totals.entries // 8),
+        totals.files + max(1000, totals.files // 8),
+        totals.bytes + max(16 << 20, totals.bytes // 8),
     )
 
 

@@ -158,15 +158,15 @@ class Incoming:
         return entry
 
     def _check(self, entry: Entry) -> None:
-        shown = ascii(entry.path[:200])
+        quoted_path = ascii(entry.path[:200])
         if "\0" in entry.path + entry.target or any(part in ("", ".", "..") for part in entry.path.split("/")):
-            raise self.hostile(f"there is an entry called {shown}")
+            raise self.hostile(f"there is an entry called {quoted_path}")
         if not archive.is_of_a_profile(entry.path, entry.kind):
-            raise self.hostile(f"{shown}, a {entry.kind}, is no part of a profile")
+            raise self.hostile(f"{quoted_path}, a {entry.kind}, is no part of a profile")
         if entry.path.count("/") > archive.MAX_DEPTH:
             raise self.hostile(f"more than {archive.MAX_DEPTH} directories are in one another")
         if entry.kind == "link" and (not entry.target or archive.leads_out(entry.path, entry.target)):
-            raise self.hostile(f"the link {shown} leads out of the workspace, to {entry.target[:200]!a}")
+            raise self.hostile(f"the link {quoted_path} leads out of the workspace, to {entry.target[:200]!a}")
         self.totals = self.totals.with_(entry.kind, entry.size)
         if any(have > most for have, most in zip(self.totals, self._most, strict=True)):
             raise self.hostile("there is more in it than its header says")
@@ -279,15 +279,15 @@ def read(exactly: ReadExactly) -> Entry | None:
             raise Torn("its end is not one")
         return None
     member = _parsed(block)
-    extended: dict[str, str] = {}
+    records: dict[str, str] = {}
     if member.type == tarfile.XHDTYPE:
         if not 0 < member.size <= _MAX_EXTENDED:
             raise Foreign(f"a header of {member.size} bytes")
-        extended = _records(exactly(member.size + padding(member.size))[: member.size])
+        records = _records(exactly(member.size + padding(member.size))[: member.size])
         member = _parsed(exactly(BLOCK))
         if member.type == tarfile.XHDTYPE:
             raise Foreign("a header of a header")
-    return _entry(member, extended)
+    return _entry(member, records)
 
 
 def _parsed(block: bytes) -> tarfile.TarInfo:
@@ -320,28 +320,28 @@ def _records(data: bytes) -> dict[str, str]:
     return records
 
 
-def _entry(member: tarfile.TarInfo, extended: dict[str, str]) -> Entry:
+def _entry(member: tarfile.TarInfo, records: dict[str, str]) -> Entry:
     kind = _KINDS.get(member.type)
     if kind is None:
         raise Foreign(_OTHERS.get(member.type, f"a member of type {member.type!r}"))
     size = member.size
-    if "size" in extended:
-        if not _SIZE.fullmatch(extended["size"]):
+    if "size" in records:
+        if not _SIZE.fullmatch(records["size"]):
             raise Foreign("a size that is none")
-        size = int(extended["size"])
+        size = int(records["size"])
     if size < 0 or (size and kind != "file"):
         raise Foreign("a size that cannot be")
     modified = int(member.mtime) * 10**9
-    if "mtime" in extended:
-        time = _TIME.fullmatch(extended["mtime"])
+    if "mtime" in records:
+        time = _TIME.fullmatch(records["mtime"])
         if time is None:
             raise Foreign("a time that is none")
         modified = int(time[2]) * 10**9 + int((time[3] or "").ljust(9, "0"))
         modified = -modified if time[1] else modified
     if abs(modified) >= 10**20:
         raise Foreign("a time that cannot be")
-    path = extended.get("path", member.name)
-    target = extended.get("linkpath", member.linkname)
+    path = records.get("path", member.name)
+    target = records.get("linkpath", member.linkname)
     if kind == "directory":
         path = path.removesuffix("/")
     if kind == "link":

@@ -82,13 +82,13 @@ class Export:
         What is in `file` then is no archive.
         """
         with gzip.GzipFile("", "wb", _LEVEL, file, 0) as packed, self._walk() as walk:
-            writing = _Writing(packed, self._ledger, archive.allowance(self._declared), report)
-            writing.header(self._header())
+            writer = _Writing(packed, self._ledger, archive.allowance(self._declared), report)
+            writer.header(self._header())
             for item in walk.everything():
-                writing.add(walk, item)
+                writer.add(walk, item)
             self._check_unchanged()
-            writing.manifest()
-        return Exported(writing.totals, sorted(walk.left_out))
+            writer.manifest()
+        return Exported(writer.totals, sorted(walk.left_out))
 
     def _header(self) -> Header:
         entries, files, size = self._declared
@@ -103,8 +103,8 @@ class Export:
         before = self._ledger.raw
         if not now.startswith(before):
             raise changed("its checkpoints were rewritten")
-        added = now[len(before) :]
-        for line in sealed_lines.parse(added):
+        tail = now[len(before) :]
+        for line in sealed_lines.parse(tail):
             # What the line cut short at the end was to become, if anybody is writing it, points at nothing old.
             if line.value is None and line.problem == "cut short":
                 continue

@@ -84,14 +84,14 @@ class Opened(NamedTuple):
 
 
 def examine(
-    root: Root, file: BinaryIO, called: str, *, name: str | None, size: int | None, limits: ImportLimits
+    root: Root, file: BinaryIO, label: str, *, name: str | None, size: int | None, limits: ImportLimits
 ) -> Opened:
     """Read the header of an archive, and refuse what is to be refused before anything is written.
 
-    `called` is what errors call it, `size` its size in bytes if that is known. Raises `UsageError`, `Damaged`,
+    `label` is what errors call it, `size` its size in bytes if that is known. Raises `UsageError`, `Damaged`,
     `NewerFormat`, `BadName`, `Refused` (a name that is taken, more than `limits`) or `StorageError` (a disk too small).
     """
-    incoming = Incoming(file, called)
+    incoming = Incoming(file, label)
     header = incoming.header
     if name is None and not layout.is_good_name(header.profile):
         raise incoming.hostile(f"it is of a profile called {header.profile[:100]!a}")
@@ -101,16 +101,16 @@ def examine(
     most = limits.bytes if limits.bytes is not None else max(MAX_BYTES, _RATIO * (size or 0))
     if header.bytes > most or header.entries > limits.files:
         raise Refused(
-            f"{called} holds {header.entries:,} entries and {header.bytes:,} bytes; {limits.files:,} and {most:,} are "
+            f"{label} holds {header.entries:,} entries and {header.bytes:,} bytes; {limits.files:,} and {most:,} are "
             "allowed.",
             "If you trust where it comes from, allow more with --max-files and --max-size.",
             code="archive_too_large",
         )
     free = _free(root)
-    needed = header.bytes + header.entries * _BLOCK
-    if needed > free:
+    needed_bytes = header.bytes + header.entries * _BLOCK
+    if needed_bytes > free:
         raise StorageError(
-            f"{called} needs {needed:,} bytes where profiles are kept, and {free:,} are free.",
+            f"{label} needs {needed_bytes:,} bytes where profiles are kept, and {free:,} are free.",
             "Nothing was imported. Free some space and try again.",
             code="storage_enospc",
         )
@@ -135,41 +135,41 @@ def _free(root: Root) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def take_in(root: Root, opened: Opened, lock: Callable[[], Lease], report: Report = lambda count: None) -> Imported:
+def take_in(root: Root, source: Opened, lock: Callable[[], Lease], report: Report = lambda count: None) -> Imported:
     """Import an archive. `lock` makes the lock of the profile to be, which is held for the last step only.
 
     Raises what `Incoming` does, `Refused` if the name has been taken meanwhile, `Locked`, and `OSError`; there is no
     profile then, nor anything of one.
     """
-    incoming = opened.incoming
+    incoming = source.incoming
     profiles.make_root(root)
     trash.remove_half_made(root)
     with Staging(root) as staging:
-        stripped = _write(incoming, staging, report)
-        paths = ProfilePaths(opened.name, staging.path, "")
+        strips = _write(incoming, staging, report)
+        paths = ProfilePaths(source.name, staging.path, "")
         _check_ledger(incoming, paths)
         items = _set_apart(incoming, paths)
         notes = _notes(items, paths)
-        if stripped:
+        if strips:
             notes.append(
-                f"Without their setuid, setgid or sticky bit: {stripped} {'entry' if stripped == 1 else 'entries'}."
+                f"Without their setuid, setgid or sticky bit: {strips} {'entry' if strips == 1 else 'entries'}."
             )
         _complete(paths)
         staging.complete()
         with lock():
-            if profiles.exists(root, opened.name):
-                raise taken(opened.name)
-            staging.move(root.profile(opened.name).directory)
-    return Imported(root.profile(opened.name), incoming.header.profile, incoming.totals, notes, items)
+            if profiles.exists(root, source.name):
+                raise taken(source.name)
+            staging.move(root.profile(source.name).directory)
+    return Imported(root.profile(source.name), incoming.header.profile, incoming.totals, notes, items)
 
 
 def _write(incoming: Incoming, staging: Staging, report: Report) -> int:
     """Write everything; returns how many modes lost a bit."""
     sessions: set[str] = set()
-    stripped = 0
+    strips = 0
     for entry in incoming.entries():
         _check_session(incoming, entry, sessions)
-        stripped += is_stripped(entry)
+        strips += is_stripped(entry)
         before = incoming.totals.bytes - entry.size
         try:
             if entry.kind == "directory":
@@ -191,7 +191,7 @@ def _write(incoming: Incoming, staging: Staging, report: Report) -> int:
                     code="storage_name",
                 ) from None
             raise
-    return stripped
+    return strips
 
 
 def _reported(incoming: Incoming, before: int, report: Report) -> Iterator[bytes]:
@@ -201,13 +201,13 @@ def _reported(incoming: Incoming, before: int, report: Report) -> Iterator[bytes
         report(before)
 
 
-def _check_session(incoming: Incoming, entry: Entry, seen: set[str]) -> None:
+def _check_session(incoming: Incoming, entry: Entry, folded_names: set[str]) -> None:
     """Raises `Refused` for a second session of a name: there, `A` and `a` are one."""
     match entry.path.split("/"):
-        case ["sessions", name] if layout.folded_name(name) in seen:
+        case ["sessions", name] if layout.folded_name(name) in folded_names:
             raise incoming.hostile(f"there are two sessions called {name!r}, case apart")
         case ["sessions", name]:
-            seen.add(layout.folded_name(name))
+            folded_names.add(layout.folded_name(name))
 
 
 def _complete(paths: ProfilePaths) -> None:
@@ -327,12 +327,12 @@ class Staging:
             self.path = os.path.join(self._root.profiles, IMPORT + os.urandom(8).hex())
             try:
                 atomic.make_new_directory(self.path)
-                held = _held(self.path)
+                descriptor = _held(self.path)
             except BaseException:
                 with suppress(OSError):
                     os.rmdir(self.path)
                 raise
-            self._descriptor = held if held is not None else -1
+            self._descriptor = descriptor if descriptor is not None else -1
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -444,25 +444,25 @@ def _move_back(profile: int, trash: int, moves: Sequence[PartMove]) -> None:
 @contextmanager
 def _parent(profile: int, path: str, name: str) -> Iterator[int | None]:
     """The directory above a path of a profile, which its owner may write meanwhile; `None` if there is none."""
-    opened: list[tuple[int, int | None]] = []
-    here = profile
+    open_directories: list[tuple[int, int | None]] = []
+    directory = profile
     try:
         for part in path.split("/")[:-1]:
             try:
-                mode = os.stat(part, dir_fd=here, follow_symlinks=False).st_mode
+                mode = os.stat(part, dir_fd=directory, follow_symlinks=False).st_mode
                 if stat.S_ISLNK(mode):
                     raise link_in_the_way(path, part, name)
                 is_closed = mode & 0o700 != 0o700
                 if is_closed:
-                    rmtree.allow(here, part)
-                here = os.open(part, atomic.OPEN_DIRECTORY, dir_fd=here)
+                    rmtree.allow(directory, part)
+                directory = os.open(part, atomic.OPEN_DIRECTORY, dir_fd=directory)
             except (FileNotFoundError, NotADirectoryError):
                 yield None
                 return
-            opened.append((here, stat.S_IMODE(mode) if is_closed else None))
-        yield here
+            open_directories.append((directory, stat.S_IMODE(mode) if is_closed else None))
+        yield directory
     finally:
-        for descriptor, was in reversed(opened):
+        for descriptor, was in reversed(open_directories):
             if was is not None:
                 os.fchmod(descriptor, was)
             os.close(descriptor)

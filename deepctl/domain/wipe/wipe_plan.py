@@ -143,11 +143,13 @@ def plan(root: Root, paths: ProfilePaths, only: tuple[str, ...]) -> WipePlan:
     moves = [PartMove(place, _ANEW.get(place, "")) for place in _outermost(places) if _is_there(place, weights)]
     if not has_history(paths):
         moves = [move for move in moves if move.path not in PARTS["history"]]
-    going = {place for place in places if any(_is_within(place, move.path) for move in moves)} if only else set(places)
+    wiped_places = (
+        {place for place in places if any(_is_within(place, move.path) for move in moves)} if only else set(places)
+    )
     parts = [
         WipePart(part, os.path.join(paths.directory, place), weights[place])
         for place, part in places.items()
-        if place in going and place in weights
+        if place in wiped_places and place in weights
     ]
     staging = [] if only else _staging(root, paths)
     parts += [WipePart("other", path, _weight(path)) for path in staging]
@@ -186,24 +188,24 @@ class PutAway(NamedTuple):
     container: str | None
 
 
-def put_away(root: Root, paths: ProfilePaths, planned: WipePlan, environment: Mapping[str, str]) -> PutAway:
+def put_away(root: Root, paths: ProfilePaths, wipe_plan: WipePlan, environment: Mapping[str, str]) -> PutAway:
     """Take what is planned out of sight, for good. The caller holds the lock, and deletes it when that is let go.
 
     Raises `Refused`, `StorageError` or `OSError`: then nothing has gone but perhaps the container.
     """
     container = None
-    if not planned.only or "workspace" in planned.only:
+    if not wipe_plan.only or "workspace" in wipe_plan.only:
         # What still runs in it would go on in a directory that nobody sees.
         from deepctl.domain.sandbox_settings import remove_container_if_any
 
         container = remove_container_if_any(environment, paths)
-    if planned.only:
-        return PutAway([trash.put_away_parts(root, paths, planned.moves)], container)
-    found = []
-    for path in planned.staging:
+    if wipe_plan.only:
+        return PutAway([trash.put_away_parts(root, paths, wipe_plan.moves)], container)
+    leftovers = []
+    for path in wipe_plan.staging:
         with suppress(FileNotFoundError):  # another import tidies up, too
-            found.append(trash.put_away(root, paths._replace(directory=path)))
-    return PutAway([*found, trash.put_away(root, paths)], container)
+            leftovers.append(trash.put_away(root, paths._replace(directory=path)))
+    return PutAway([*leftovers, trash.put_away(root, paths)], container)
 
 
 def delete(away: Iterable[PutAway], report: Report | None = None) -> None:
@@ -226,18 +228,18 @@ def _onwards(report: Report, before: int) -> Report:
     return lambda count: report(before + count)
 
 
-def copies(paths: ProfilePaths, planned: WipePlan) -> Copies | None:
+def copies(paths: ProfilePaths, wipe_plan: WipePlan) -> Copies | None:
     """How much of what goes stays elsewhere in the profile; `None` where that is no question."""
     places = [
-        place.partition("/")[2] for part in planned.only for place in PARTS[part] if place.startswith("workspace")
+        place.partition("/")[2] for part in wipe_plan.only for place in PARTS[part] if place.startswith("workspace")
     ]
-    if not places or planned.is_nothing or "sessions" in planned.only or os.path.islink(paths.checkpoints):
+    if not places or wipe_plan.is_nothing or "sessions" in wipe_plan.only or os.path.islink(paths.checkpoints):
         return None
     try:
         counts = count(paths, places)
     except (DeepctlError, OSError):
         return None  # nobody can tell, and that is no reason not to wipe
-    return counts._replace(checkpoints=0, sessions=0) if "checkpoints" in planned.only else counts
+    return counts._replace(checkpoints=0, sessions=0) if "checkpoints" in wipe_plan.only else counts
 
 
 def has_history(paths: ProfilePaths) -> bool:
@@ -248,31 +250,35 @@ def has_history(paths: ProfilePaths) -> bool:
         return False
 
 
-def _is_within(place: str, other: str) -> bool:
-    return place == other or place.startswith(f"{other}/")
+def _is_within(place: str, ancestor: str) -> bool:
+    return place == ancestor or place.startswith(f"{ancestor}/")
 
 
 def _outermost(places: Iterable[str]) -> list[str]:
     all_places = list(places)
     return [
-        place for place in all_places if not any(place != other and _is_within(place, other) for other in all_places)
+        place
+        for place in all_places
+        if not any(place != ancestor and _is_within(place, ancestor) for ancestor in all_places)
     ]
 
 
 def _is_there(place: str, weights: Mapping[str, Weight]) -> bool:
     """Whether there is something at a place; an empty directory is nothing."""
     within = [weight for path, weight in weights.items() if _is_within(path, place)]
-    return any(one.files or one.uncounted for one in within) or sum(one.directories for one in within) > 1
+    return (
+        any(weight.files or weight.uncounted for weight in within) or sum(weight.directories for weight in within) > 1
+    )
 
 
 def _staging(root: Root, paths: ProfilePaths) -> list[str]:
     """What killed commands left beside the profile: one that was making it, and imports, whosever they are."""
-    left = []
+    staging_paths = []
     for entry in sorted(os.listdir(root.profiles)):
         path = os.path.join(root.profiles, entry)
         if entry == NEW + layout.folded_name(paths.name) or (entry.startswith(IMPORT) and not trash.is_held(path)):
-            left.append(path)
-    return left
+            staging_paths.append(path)
+    return staging_paths
 
 
 def _weight(path: str) -> Weight:
@@ -417,12 +423,12 @@ class _Walk:
 
     def _uncounted(self, path: str | None, place: str | None) -> None:
         """A directory cannot be looked into, so nobody can tell which places there are in it."""
-        affected = {
+        affected_places = {
             affected_place
             for affected_place in self._places
             if path is not None and affected_place.startswith(f"{path}/")
         }
-        for affected_place in affected | ({place} if place is not None else set()):
+        for affected_place in affected_places | ({place} if place is not None else set()):
             self._tally(affected_place)[3] += 1
 
     def _plain(self, descriptor: int, place: str) -> list[str]:
@@ -462,16 +468,18 @@ class _Walk:
         below: list[tuple[str, str | None, str | None]] = []
         with os.scandir(descriptor) as entries:
             for entry in entries:
-                here = f"{path}/{entry.name}" if path else entry.name
-                its = here if here in self._places else place
-                leads_on = here in self._above
+                entry_path = f"{path}/{entry.name}" if path else entry.name
+                entry_place = entry_path if entry_path in self._places else place
+                leads_on = entry_path in self._above
                 if entry.is_dir(follow_symlinks=False):
-                    if its is not None or leads_on:
-                        below.append((entry.name, here if leads_on else None, its))
-                elif its is not None:
-                    self._count(its, entry)
+                    if entry_place is not None or leads_on:
+                        below.append((entry.name, entry_path if leads_on else None, entry_place))
+                elif entry_place is not None:
+                    self._count(entry_place, entry)
                 elif leads_on and entry.is_symlink():
-                    raise LinkInTheWay(here, min(inner for inner in self._places if inner.startswith(f"{here}/")))
+                    raise LinkInTheWay(
+                        entry_path, min(inner for inner in self._places if inner.startswith(f"{entry_path}/"))
+                    )
         return below
 
 
