@@ -116,9 +116,9 @@ def chat(
     text = _said(prompt, new)
     if text is None and as_json:
         raise UsageError("--json needs a PROMPT as an argument or on stdin.", "deepctl chat --json 'your prompt'")
-    asking = is_terminal(sys.stdin) and is_terminal(sys.stderr)
+    is_interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     with closing(_display(as_json, text)) as display:
-        setup = ChatSetup(name, in_force, timeout, network, ask_at_terminal(display) if asking else None)
+        setup = ChatSetup(name, in_force, timeout, network, ask_at_terminal(display) if is_interactive else None)
         with closing(_session(setup, wait, display, ephemeral=ephemeral)) as talk:
             if text is not None:
                 talk.turn(text, session, new, files or ())

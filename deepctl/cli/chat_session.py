@@ -87,12 +87,12 @@ class Counts:
         return self._sessions.get(session, Used())
 
     @contextmanager
-    def turn(self, session: str | None, spent: Callable[[], tuple[Usage, float | None]]) -> Iterator[None]:
-        """While entered, a turn runs; what it has used and cost by `spent` is counted however it ends."""
+    def turn(self, session: str | None, usage_and_cost: Callable[[], tuple[Usage, float | None]]) -> Iterator[None]:
+        """While entered, a turn runs; what it has used and cost by `usage_and_cost` is counted however it ends."""
         try:
             yield
         finally:
-            usage, cost = spent()
+            usage, cost = usage_and_cost()
             self._add(session, usage.input_tokens, usage.output_tokens, cost)
 
     def compacted(self, session: str | None, result: Compacted) -> None:
@@ -156,7 +156,7 @@ class ChatSession(ABC):
         """Have the conversation summarised for the model, and show what came of it."""
 
     @abstractmethod
-    def change(self, **given: str) -> None:
+    def change(self, **fields: str) -> None:
         """Have another model, sandbox or way of approving from now on. Raises what keeps that from working."""
 
     @property
@@ -179,9 +179,9 @@ class ChatSession(ABC):
         """What becomes of the agent's commands; waits while that is being found out."""
         return self._engine.get().commands
 
-    def warm(self, done: Callable[[BaseException | None], None]) -> None:
-        """Get the engine ready in a thread, which calls `done` in the end with what went wrong."""
-        self._engine.begin(done)
+    def warm(self, callback: Callable[[BaseException | None], None]) -> None:
+        """Get the engine ready in a thread, which calls `callback` in the end with what went wrong."""
+        self._engine.begin(callback)
 
     def close(self) -> None:
         """Let go of what the engine holds."""
@@ -255,8 +255,8 @@ class ProfileChat(ChatSession):
     def name(self) -> str:
         return self._user
 
-    def change(self, **given: str) -> None:
-        before, self.setup = self.setup, self.setup.changed(self.root, **given)
+    def change(self, **fields: str) -> None:
+        before, self.setup = self.setup, self.setup.changed(self.root, **fields)
         engine = Background(self._make_engine)
         try:
             engine.get()
@@ -396,9 +396,9 @@ class EphemeralChatSession(ChatSession):
     def _make_engine(self) -> Engine[EphemeralChat]:
         return self.setup.ephemeral()
 
-    def change(self, **given: str) -> None:
+    def change(self, **fields: str) -> None:
         """Only the way of approving and the model can change; the conversation goes on."""
-        before, self.setup = self.setup, self.setup.changed(None, **given)
+        before, self.setup = self.setup, self.setup.changed(None, **fields)
         try:
             engine = self._make_engine()
         except BaseException:

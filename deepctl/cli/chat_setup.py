@@ -89,8 +89,8 @@ class ChatSetup(NamedTuple):
         from deepctl.agent.chat import EphemeralChat, Options
 
         agent_options = self._bounded(Options(model, approve=approve, timeout=self.timeout), None)
-        running = self._running(agent_options, kept=None)
-        return Engine(running, EphemeralChat(running), self._commands(None, approve, {}))
+        runner = self._running(agent_options, note=None)
+        return Engine(runner, EphemeralChat(runner), self._commands(None, approve, {}))
 
     def profile(self, root: Root) -> Engine[Chat]:
         """A conversation of a profile. Raises `Refused` if its sandbox cannot be used."""
@@ -134,9 +134,9 @@ class ChatSetup(NamedTuple):
             self.timeout,
             mcp_servers=servers,
         )
-        running = self._running(self._bounded(agent_options, self.name))
+        runner = self._running(self._bounded(agent_options, self.name))
         notices = [commands.notice, mcp_servers.notice(servers) if servers else None]
-        return Engine(running, Chat(running), commands._replace(notice=" ".join(filter(None, notices)) or None))
+        return Engine(runner, Chat(runner), commands._replace(notice=" ".join(filter(None, notices)) or None))
 
     def _bounded(self, agent_options: Options, profile: str | None) -> Options:
         """The same, with what bounds a turn and a conversation."""
@@ -149,11 +149,11 @@ class ChatSetup(NamedTuple):
             limits=configured(self.settings.resolve, profile),
         )
 
-    def _running(self, agent_options: Options, kept: str | None = "The conversation up to here is kept.") -> TurnRunner:
+    def _running(self, agent_options: Options, note: str | None = "The conversation up to here is kept.") -> TurnRunner:
         from deepctl.agent.chat import TurnRunner
 
         try:
-            return TurnRunner(agent_options, environment=os.environ, ask=self.ask, kept=kept)
+            return TurnRunner(agent_options, environment=os.environ, ask=self.ask, kept=note)
         except UsageError as error:
             place = _PLACES.get(self.settings.resolve("model").source)
             if error.code != "unknown_model" or place is None:
@@ -215,19 +215,19 @@ class Background(Generic[_T]):
         self._made: tuple[_T] | None = None
         self._failed: BaseException | None = None
 
-    def begin(self, done: Callable[[BaseException | None], None]) -> None:
-        """Make it in a thread, which calls `done` in the end, with what making it raised.
+    def begin(self, callback: Callable[[BaseException | None], None]) -> None:
+        """Make it in a thread, which calls `callback` in the end, with what making it raised.
 
         The thread holds no process up: whoever leaves meanwhile does not wait for it.
         """
 
         def run() -> None:
-            failed = None
+            failure = None
             try:
                 self.get()
             except BaseException as error:
-                failed = error
-            done(failed)
+                failure = error
+            callback(failure)
 
         threading.Thread(target=run, daemon=True).start()
 

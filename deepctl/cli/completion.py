@@ -111,13 +111,13 @@ def _put(path: str, script: bytes) -> bool:
     """Write a script; whether that was needed. A link stays, and what it leads to is changed."""
     path = os.path.realpath(path)
     try:
-        there = atomic.read_file(path)
+        content = atomic.read_file(path)
     except FileNotFoundError:
         atomic.make_root(os.path.dirname(path))
     else:
-        if there == script:
+        if content == script:
             return False
-        if not any(line.startswith(MARK.encode()) for line in there.split(b"\n", 2)[:2]):
+        if not any(line.startswith(MARK.encode()) for line in content.split(b"\n", 2)[:2]):
             raise Refused(
                 f"There is a file that is not deepctl's at {path}.",
                 "Move it away first, or put the script where you like: deepctl --show-completion SHELL > FILE",

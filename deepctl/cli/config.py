@@ -57,8 +57,8 @@ def show_(user: options.User = None, as_json: options.Json = False) -> None:
     ]
     file = in_force.files[0]
     unknown, servers = settings.unknown(file.checked()), in_force.mcp_servers()
-    waiting, problem = _waiting(profile) if profile is not None else ([], None)
-    view = views.SettingsView(profile.name if profile else None, file.path, values, unknown, servers, waiting, problem)
+    items, problem = _waiting(profile) if profile is not None else ([], None)
+    view = views.SettingsView(profile.name if profile else None, file.path, values, unknown, servers, items, problem)
     show(view, as_json)
 
 

@@ -64,7 +64,7 @@ def confirm(
     *,
     yes: bool,
     as_json: bool,
-    typed: str | None = None,
+    confirmation: str | None = None,
     reason: str = "This cannot be undone",
     instead: str = "--dry-run only shows what would happen",
 ) -> None:
@@ -73,14 +73,14 @@ def confirm(
 
     `reason` is why it is asked at all, `instead` what can be done without an answer.
 
-    With `typed`, that very word has to be typed. With `--json` nobody is asked: whoever reads JSON is a script.
+    With `confirmation`, that very word has to be typed. With `--json` nobody is asked: whoever reads JSON is a script.
     """
     check_can_ask(yes=yes, as_json=as_json, reason=reason, instead=instead)
     if yes:
         return
-    expected = f"type {typed} to continue" if typed is not None else "y/N"
+    instruction = f"type {confirmation} to continue" if confirmation is not None else "y/N"
     try:
-        with tty_modes.asked(f"{visible(question)} [{expected}] "):
+        with tty_modes.asked(f"{visible(question)} [{instruction}] "):
             line = sys.stdin.readline()
     except KeyboardInterrupt:
         # Whatever asks changes nothing before it has the answer.
@@ -88,11 +88,11 @@ def confirm(
     if not line.endswith("\n"):
         say("")  # Ctrl-D leaves the cursor behind the question
     answer = line.strip()
-    if typed is not None and answer != typed:
+    if confirmation is not None and answer != confirmation:
         raise Refused(
-            f"That is not {typed!r}, so nothing was done.", "Type it exactly as it is shown.", code="declined"
+            f"That is not {confirmation!r}, so nothing was done.", "Type it exactly as it is shown.", code="declined"
         )
-    if typed is None and answer.lower() not in ("y", "yes"):
+    if confirmation is None and answer.lower() not in ("y", "yes"):
         raise Refused("Declined; nothing was done.", code="declined")
 
 
@@ -131,9 +131,9 @@ async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
     await _typing_has_stopped()
     for_good = _FOR_GOOD.get(question.operation, "this file")
     is_cut = _is_cut(question.target, _MAX_LINES) or _is_cut(question.preview, _MAX_DIFF)
-    more = ", [s]how all" if is_cut else ""
+    suffix = ", [s]how all" if is_cut else ""
     while True:
-        keys = f"Allow it? [y]es, [a]lways {for_good}, [N]o, [t]ell why not{more}:"
+        keys = f"Allow it? [y]es, [a]lways {for_good}, [N]o, [t]ell why not{suffix}:"
         say_part(f"{wrapped(keys, sys.stderr)} ")
         key = await _key()
         # Some people press Enter after the key.

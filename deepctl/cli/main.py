@@ -309,16 +309,16 @@ def _completed(arguments: list[str]) -> list[str]:
 
     if arguments[0] in _SHELL_LEFT_OUT and (len(arguments) == 1 or arguments[1].startswith("-")):
         return [f"{arguments[0]}={UNNAMED}", *arguments[1:]]
-    filled = list(arguments)
+    result = list(arguments)
     for position, argument in enumerate(arguments):
         if argument == "--":
             break
         if argument == "--new":
             has_name = position + 1 < len(arguments) and not arguments[position + 1].startswith("-")
             if not has_name:
-                filled[position] = f"--new={UNNAMED}"
+                result[position] = f"--new={UNNAMED}"
             break
-    return filled
+    return result
 
 
 def _prepare_streams() -> None:

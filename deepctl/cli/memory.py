@@ -244,17 +244,17 @@ def forget(
         if not as_json:
             view.tell()
         is_undoable = changes.undoable(memory, in_force.patterns("snapshot.exclude"))
-        lost = "" if is_undoable else " Checkpoints leave these notebooks out, so this cannot be undone."
+        warning = "" if is_undoable else " Checkpoints leave these notebooks out, so this cannot be undone."
         is_one = len(lines) == 1
         confirm(
-            f"Forget {'this line' if is_one else f'these {len(lines)} lines'}?{lost}",
+            f"Forget {'this line' if is_one else f'these {len(lines)} lines'}?{warning}",
             yes=False,
             as_json=as_json,
             reason="Forgetting needs a confirmation",
         )
     with options.working(profile.name, "memory forget", wait, as_json, in_force=in_force, frees=True) as work:
-        done = changes.forget(work, Memory(work.paths, agent), request, lines)
-    show(view._replace(forgotten=done, undo=changes.undo_command(profile.name, done), is_shown=not yes), as_json)
+        result = changes.forget(work, Memory(work.paths, agent), request, lines)
+    show(view._replace(forgotten=result, undo=changes.undo_command(profile.name, result), is_shown=not yes), as_json)
 
 
 @app.command("history", epilog="Example: deepctl memory history --user alice")
@@ -324,20 +324,20 @@ def _edited(
     draft = changes.begin_draft(profile, name, base or b"")
     began = time.monotonic()
     try:
-        failed = editor.edit(command, draft.path)
+        failure = editor.edit(command, draft.path)
     except Refused:
         changes.discard_draft(draft)
         raise
     text = changes.read_draft(draft)
     if not (base or b"").startswith(codecs.BOM_UTF8):
         text = text.removeprefix(codecs.BOM_UTF8)
-    changed = text != (base or b"")
-    if not changed:
+    is_changed = text != (base or b"")
+    if not is_changed:
         changes.discard_draft(draft)
-    if failed is not None:
-        kept = f" Your text is saved in {draft.path}." if changed else ""
-        raise Refused(f"The editor failed ({failed}), so nothing was changed.{kept}", code="editor_failed")
-    if not changed:
+    if failure is not None:
+        draft_note = f" Your text is saved in {draft.path}." if is_changed else ""
+        raise Refused(f"The editor failed ({failure}), so nothing was changed.{draft_note}", code="editor_failed")
+    if not is_changed:
         hasty = time.monotonic() - began < _AT_ONCE
         notes = [_HASTY.format(command[0])] if hasty else []
         return views.Edited(profile.name, memory.agent, name, notebook, None, notes)
@@ -409,9 +409,9 @@ def _purged(
         view = views.LinesPurged(profile.name, agent, request, preview, [], dry_run=True)
         if not as_json:
             view.tell()
-        confirm(views.question(preview), yes=False, as_json=as_json, typed=profile.name)
-    working = options.working(profile.name, "memory forget", wait, as_json, in_force=in_force, frees=True)
-    with working as work, Progress("Purging", _READ) as progress:
+        confirm(views.question(preview), yes=False, as_json=as_json, confirmation=profile.name)
+    repository = options.working(profile.name, "memory forget", wait, as_json, in_force=in_force, frees=True)
+    with repository as work, Progress("Purging", _READ) as progress:
         purged = _found(purge.purge(work, selector, confirmed_purge=preview, report=progress), request)
     # Where it still stands is for reading only, and nobody has to wait for that.
     with Repository.read_only(profile) as reader, _looking() as progress:

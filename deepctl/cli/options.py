@@ -120,11 +120,11 @@ def working(
 
 def over_budget(profile: ProfilePaths, limit: int) -> str | None:
     """What the user should know, once, if a profile's checkpoints take more than `limit` bytes; holds its lock."""
-    taken = profiles.passed_limit(profile, limit)
-    if taken is None:
+    used_bytes = profiles.passed_limit(profile, limit)
+    if used_bytes is None:
         return None
     return (
-        f"The checkpoints of {profile.name} take {size(taken)}, more than limits.checkpoints "
+        f"The checkpoints of {profile.name} take {size(used_bytes)}, more than limits.checkpoints "
         f"({size(limit)}). To see what pruning would free: "
         f"deepctl checkpoints prune --keep 50 --dry-run --user {profile.name}"
     )
@@ -188,17 +188,17 @@ def _is_of_root(problem: DeepctlError) -> bool:
 _CONVERT = "Convert it to UTF-8 first, for example with iconv."
 
 
-def utf8_argument(text: str, what: str, code: str = "not_utf8") -> str:
-    """A text of the command line; `what` names it. Raises `UsageError` (exit 2) where it is not UTF-8."""
+def utf8_argument(text: str, subject: str, code: str = "not_utf8") -> str:
+    """A text of the command line; `subject` names it. Raises `UsageError` (exit 2) where it is not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{what} is not UTF-8 text.", _CONVERT, code=code) from None
+        raise UsageError(f"{subject} is not UTF-8 text.", _CONVERT, code=code) from None
     return text
 
 
-def decoded(raw: bytes, what: str, code: str = "not_utf8") -> str:
-    """A text that was piped in, without the mark of byte order that Windows' editors write; `what` names it.
+def decoded(raw: bytes, subject: str, code: str = "not_utf8") -> str:
+    """A text that was piped in, without the mark of byte order that Windows' editors write; `subject` names it.
 
     Raises `UsageError`.
     """
@@ -207,7 +207,7 @@ def decoded(raw: bytes, what: str, code: str = "not_utf8") -> str:
     except UnicodeDecodeError as error:
         at = error.start
         raise UsageError(
-            f"{what} is not UTF-8 text: byte 0x{raw[at]:02x} at offset {at}.", _CONVERT, code=code
+            f"{subject} is not UTF-8 text: byte 0x{raw[at]:02x} at offset {at}.", _CONVERT, code=code
         ) from None
 
 

@@ -91,10 +91,10 @@ def rename(
     root = options.root()
     profiles.find(root, old)
     layout.check_name(new)
-    with ExitStack() as held:
+    with ExitStack() as stack:
         # In one order whoever renames what, so that two of them never wait for each other.
         for name in sorted({layout.folded_name(old), layout.folded_name(new)}):
-            held.enter_context(profiles.lock(root, name, command="profiles rename", wait=wait))
+            stack.enter_context(profiles.lock(root, name, command="profiles rename", wait=wait))
         paths = profiles.find(root, old)
         profiles.check_free(root, new, by=paths)
         container = sandbox_settings.remove_container_if_any(os.environ, paths)
@@ -135,8 +135,8 @@ def export(
         target = export_target.opened(file, force=force)
     export = Export(paths, distribution.__version__)
     with Progress("Export", BYTES, export.measure().bytes) as progress, target as stream:
-        done = export.write(stream, progress)
-    view = views.Exported(paths.name, file, export_target.absolute(file), done)
+        result = export.write(stream, progress)
+    view = views.Exported(paths.name, file, export_target.absolute(file), result)
     if file == "-":
         view.notices()
     else:
@@ -185,15 +185,15 @@ def import_(
         if trust:
             instead = "without --trust, they are imported but not put into force"
             check_can_ask(yes=yes, as_json=as_json, reason=_TO_BE_SEEN, instead=instead)
-        opened = profile_import.examine(root, archive.stream, archive.name, name=name, size=archive.size, limits=limits)
-        with Progress("Import", BYTES, opened.bytes) as progress:
-            done = profile_import.take_in(
+        source = profile_import.examine(root, archive.stream, archive.name, name=name, size=archive.size, limits=limits)
+        with Progress("Import", BYTES, source.bytes) as progress:
+            result = profile_import.take_in(
                 root,
-                opened,
-                lambda: profiles.lock(root, opened.name, command="profiles import", wait=wait),
+                source,
+                lambda: profiles.lock(root, source.name, command="profiles import", wait=wait),
                 progress,
             )
-    imported = views.Imported(done)
+    imported = views.Imported(result)
     if not trust:
         show(imported, as_json)
         if not as_json:
@@ -202,12 +202,12 @@ def import_(
     if not as_json:
         show(imported, False)
     try:
-        trusted = _put_into_force(done.paths, yes=yes, wait=wait, as_json=as_json)
+        trusted = _put_into_force(result.paths, yes=yes, wait=wait, as_json=as_json)
     except DeepctlError:
         if not as_json:
             imported.notice_waiting()
         raise
-    show(views.Imported(done, trusted.trusted) if as_json else trusted, as_json)
+    show(views.Imported(result, trusted.trusted) if as_json else trusted, as_json)
     trusted.check()
 
 
@@ -238,34 +238,34 @@ def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: boo
     from deepctl.domain import trust as domain
     from deepctl.output.profiles import Trusted, lines
 
-    waiting = domain.waiting(paths)
-    usable = [item for item in waiting.items if item.problem is None]
-    left = [item for item in waiting.items if item.problem is not None]
+    untrusted = domain.waiting(paths)
+    usable = [item for item in untrusted.items if item.problem is None]
+    unusable = [item for item in untrusted.items if item.problem is not None]
     if not usable:
-        Trusted(paths.name, [], False, left=left).check()
+        Trusted(paths.name, [], False, left=unusable).check()
         return Trusted(paths.name, [], False)
-    seen = not yes and not as_json
-    if seen:
-        if left:
+    is_shown = not yes and not as_json
+    if is_shown:
+        if unusable:
             say(f"Settings that came with {paths.name} and stay in {UNTRUSTED}:")
-        _say(lines(left))
+        _say(lines(unusable))
         say(f"Settings that came with {paths.name} and are not in force:")
         _say(lines(usable))
     confirm(
-        f"Put {'the latter' if left else 'them'} into force in {paths.name}?",
+        f"Put {'the latter' if unusable else 'them'} into force in {paths.name}?",
         yes=yes,
         as_json=as_json,
         reason=_TO_BE_SEEN,
         instead=f"`deepctl config show --user {paths.name}` shows them",
     )
     with profiles.lock(options.root(), paths.name, command="profiles trust", wait=wait):
-        domain.merge(options.named_profile(paths.name, None), waiting)
-    return Trusted(paths.name, usable, True, seen, left)
+        domain.merge(options.named_profile(paths.name, None), untrusted)
+    return Trusted(paths.name, usable, True, is_shown, unusable)
 
 
-def _say(listed: Iterator[str]) -> None:
+def _say(text_lines: Iterator[str]) -> None:
     """Print settings before a question: reasons broken between words, values with every blank that is in them."""
-    for line in listed:
+    for line in text_lines:
         say(line if line.startswith("    ") else wrapped(line, sys.stderr))
 
 

@@ -161,8 +161,8 @@ class _Picker:
             lines.append(f"REFUSED: {printable(plan.refusal.message)}")
         elif plan.conflicts:
             paths = ", ".join(visible(os.fsdecode(path)) for path in plan.conflicts[:3])
-            more = f" and {len(plan.conflicts) - 3} more" if len(plan.conflicts) > 3 else ""
-            lines.append(f"CONFLICT, needs --force: changed by somebody else after the agent: {paths}{more}")
+            remainder = f" and {len(plan.conflicts) - 3} more" if len(plan.conflicts) > 3 else ""
+            lines.append(f"CONFLICT, needs --force: changed by somebody else after the agent: {paths}{remainder}")
         lines += [f"  {preview_line(change)}" for change in changes[:_PREVIEWED]]
         if len(changes) > _PREVIEWED:
             lines.append(f"  … and {len(changes) - _PREVIEWED} more")

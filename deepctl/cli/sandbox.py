@@ -33,5 +33,5 @@ def remove(user: options.User = None, wait: options.Wait = 0.0, as_json: options
     """
     profile = options.existing_profile(user)
     with profiles.lock(options.root(), profile.name, command="sandbox remove", wait=wait):
-        name, removed = sandbox_settings.remove_container(profile)
-    show(views.ContainerRemoved(profile.name, name, removed), as_json)
+        name, is_removed = sandbox_settings.remove_container(profile)
+    show(views.ContainerRemoved(profile.name, name, is_removed), as_json)

@@ -92,21 +92,21 @@ def delete(
     from deepctl.store.repository import Repository
 
     profile = options.existing_profile(user)
-    asked = None
+    plan = None
     if dry_run or not yes:
         with Repository.read_only(profile) as reader:
-            asked = session_delete.plan(profile, reader.ledger, reader.packs, name)
-        view = views.SessionDeleted(profile.name, True, asked)
+            plan = session_delete.plan(profile, reader.ledger, reader.packs, name)
+        view = views.SessionDeleted(profile.name, True, plan)
         if dry_run:
             show(view, as_json)
             return
         if not as_json:
             view.foretell()
-        confirm(f"Delete session {asked.session} permanently?", yes=False, as_json=as_json)
+        confirm(f"Delete session {plan.session} permanently?", yes=False, as_json=as_json)
     with options.working(user, "sessions delete", wait, as_json, frees=True) as work:
         deletion = session_delete.plan(work.paths, work.ledger, work.store.packs, name)
-        if asked is not None:
-            session_delete.check_same(asked, deletion)
+        if plan is not None:
+            session_delete.check_same(plan, deletion)
         deletion = session_delete.delete(work, deletion)
     show(views.SessionDeleted(profile.name, False, deletion), as_json)
 
@@ -149,10 +149,10 @@ def search(
     pattern = session_search.expression(query) if regex else session_search.words(query)
     profile = options.existing_profile(user)
     with Progress("Searching", "sessions") as progress:
-        found = session_search.search(
+        matches = session_search.search(
             profile, pattern, session=session, role=role, context=context, limit=limit, report=progress
         )
-    show(SessionMatches(profile.name, query, found), as_json)
+    show(SessionMatches(profile.name, query, matches), as_json)
 
 
 @app.command(epilog="Example: deepctl sessions export main --user alice --output main.json")
@@ -197,9 +197,9 @@ def export(
         raw = content.encode(errors="surrogateescape")
         counts = {"secrets": redaction.secrets, "homes": redaction.homes} if redaction is not None else None
         path = session_export.write(output, raw, replace=force)
-        lost = len(exported.damaged)
+        lost_count = len(exported.damaged)
         view = views.SessionExported(
-            profile.name, exported.name, format_, path, len(raw), len(exported.messages), lost, counts
+            profile.name, exported.name, format_, path, len(raw), len(exported.messages), lost_count, counts
         )
     # JSON that goes to stdout is the export itself, whether somebody says --json or not.
     show(view, as_json and not (isinstance(view, views.Exported) and format_ == "json"))
@@ -251,9 +251,9 @@ def _checked(file: str) -> ExportDocument:
 
     if file == "-" and is_terminal(sys.stdin):
         raise UsageError("- means stdin, but stdin is a terminal.", "Name a file, or pipe an export in.")
-    what = "What stdin has" if file == "-" else file
-    export = session_import.parse(session_import.read(sys.stdin.buffer if file == "-" else file), what)
+    source_name = "What stdin has" if file == "-" else file
+    export = session_import.parse(session_import.read(sys.stdin.buffer if file == "-" else file), source_name)
     from deepctl.agent.message_codec import check
 
-    check([entry.message for entry in export.messages], what)
+    check([entry.message for entry in export.messages], source_name)
     return export

@@ -206,8 +206,8 @@ def terminable() -> Iterator[None]:
     attributes_before = attributes(descriptor)
     numbers = (signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
-    replaced = [number for number in numbers if before[number] is not signal.SIG_IGN]
-    for number in replaced:
+    handled = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    for number in handled:
         signal.signal(number, terminate)
     try:
         yield
@@ -218,6 +218,6 @@ def terminable() -> Iterator[None]:
             render.say_part(_SET_BACK)
         raise
     finally:
-        for number in replaced:
+        for number in handled:
             handler = before[number]
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

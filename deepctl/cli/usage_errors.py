@@ -28,8 +28,8 @@ def error(complaint: Any, root: Any, arguments: Sequence[str]) -> UsageError:
     command = context.command_path if context is not None else _typed(root, arguments)
     see = f"`{command} --help` shows how it is used."
     message, hint = _said(complaint, command)
-    for theirs, ours in _OURS.items():
-        message = message.replace(theirs, ours)
+    for phrase, replacement in _OURS.items():
+        message = message.replace(phrase, replacement)
     if len(message) > _MAX_LENGTH:
         message = message[: _MAX_LENGTH - 1] + "…"
     return UsageError(f"{message}.", f"{hint} {see}" if hint else see)
@@ -64,13 +64,13 @@ def _said(complaint: Any, command: str) -> tuple[str, str]:
     return message, ""
 
 
-def near_to(typed: str, names: Iterable[str]) -> list[str]:
-    """Which of `names` somebody may have meant by `typed`, the likeliest first: what it is short for or adds to, or
+def near_to(spelling: str, names: Iterable[str]) -> list[str]:
+    """Which of `names` somebody may have meant by `spelling`, the likeliest first: what it is short for or adds to, or
     what has nearly the same letters. Dashes and slashes before them do not count: they make all options somewhat alike.
     """
     from difflib import SequenceMatcher
 
-    word = typed.lstrip("-/")[:_LONGEST]
+    word = spelling.lstrip("-/")[:_LONGEST]
     matches = []
     for name in names:
         letters = name.lstrip("-/")

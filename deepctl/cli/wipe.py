@@ -59,17 +59,17 @@ def wipe(
         show(views.Finished(options.user(user)), as_json)
         return
     if dry_run:
-        found = [_foreseen(target, parts, dry_run=True) for target in targets]
+        results = [_foreseen(target, parts, dry_run=True) for target in targets]
     else:
         agreed = None if yes else _agreed(targets, parts, wait, as_json, all_=all_)
         try:
-            found = _wiped(targets, parts, agreed, wait, as_json)
+            results = _wiped(targets, parts, agreed, wait, as_json)
         except KeyboardInterrupt:
             raise Interrupted(
                 "Interrupted during a wipe.",
                 "If the wipe has begun, the next command that changes something in any profile finishes it.",
             ) from None
-    show(views.AllWiped(found, dry_run) if all_ else found[0], as_json)
+    show(views.AllWiped(results, dry_run) if all_ else results[0], as_json)
 
 
 def _targets(user: str | None, wait: float, *, all_: bool, finish: bool) -> list[ProfilePaths]:
@@ -81,26 +81,26 @@ def _targets(user: str | None, wait: float, *, all_: bool, finish: bool) -> list
     if all_:
         targets = [profiles.locate(root, name) for name in profiles.all_names(root) if layout.is_good_name(name)]
         if finish and not targets:
-            _finish({left.profile for left in trash.unfinished(root)}, wait)
+            _finish({unfinished_wipe.profile for unfinished_wipe in trash.unfinished(root)}, wait)
         return targets
     try:
         return [options.existing_profile(user, profiles.locate)]
     except ProfileNotFound:
-        folded = layout.folded_name(options.user(user))
-        if not finish or folded not in {left.profile for left in trash.unfinished(root)}:
+        folded_name = layout.folded_name(options.user(user))
+        if not finish or folded_name not in {unfinished_wipe.profile for unfinished_wipe in trash.unfinished(root)}:
             raise
-    _finish({folded}, wait)
+    _finish({folded_name}, wait)
     return []
 
 
-def _finish(left: Iterable[str], wait: float) -> None:
+def _finish(names: Iterable[str], wait: float) -> None:
     """Finish what interrupted wipes left of these profiles. Raises what stands in the way."""
     root = options.root()
-    for name in sorted(left):
+    for name in sorted(names):
         with profiles.lock(root, name, command="wipe", wait=wait):  # whoever has it has tried already
-            for one in trash.unfinished(root):
-                if one.profile == name:
-                    trash.finish_one(root, one, name)
+            for unfinished_wipe in trash.unfinished(root):
+                if unfinished_wipe.profile == name:
+                    trash.finish_one(root, unfinished_wipe, name)
 
 
 @contextmanager
@@ -115,11 +115,11 @@ def _locked(targets: Sequence[ProfilePaths], wait: float) -> Iterator[None]:
 
 
 def _foreseen(target: ProfilePaths, parts: tuple[str, ...], *, dry_run: bool) -> views.Wiped:
-    planned = wipe_plan.plan(options.root(), target, parts)
+    plan = wipe_plan.plan(options.root(), target, parts)
     return views.Wiped(
-        planned,
+        plan,
         dry_run,
-        copies=wipe_plan.copies(target, planned),
+        copies=wipe_plan.copies(target, plan),
         history_stays="sessions" in parts and "history" not in parts and wipe_plan.has_history(target),
         is_default=not parts and _is_default(target),
         leaves_rewound=wipe_plan.leaves_rewound(target, parts),
@@ -131,10 +131,10 @@ def _is_default(target: ProfilePaths) -> bool:
     """Whether config.toml names the profile as the default user."""
     environment = {key: value for key, value in os.environ.items() if key != "DEEPCTL_USER"}
     try:
-        found = settings.load(environment).resolve("default_user")
+        setting = settings.load(environment).resolve("default_user")
     except DeepctlError:
         return False  # what cannot be read keeps nobody from wiping
-    return found.source != "default" and found.value is not None and layout.same_name(found.value, target.name)
+    return setting.source != "default" and setting.value is not None and layout.same_name(setting.value, target.name)
 
 
 def _agreed(
@@ -142,16 +142,16 @@ def _agreed(
 ) -> list[views.Wiped]:
     """What somebody has seen and agreed to. The lock is taken to look, and let go while they think."""
     with _locked(targets, wait):
-        found = _prepared(targets, parts, as_json)
-    if all(one.plan.is_nothing for one in found):
-        return found
+        previews = _prepared(targets, parts, as_json)
+    if all(preview.plan.is_nothing for preview in previews):
+        return previews
     if not as_json and is_terminal(sys.stderr):
-        for one in found:
-            for line in [] if one.plan.is_nothing else one.announce():
+        for preview in previews:
+            for line in [] if preview.plan.is_nothing else preview.announce():
                 say(line)
-    typed = _EVERY_PROFILE if all_ else found[0].plan.profile
-    confirm("Delete this permanently?", yes=False, as_json=as_json, typed=typed)
-    return found
+    confirmation = _EVERY_PROFILE if all_ else previews[0].plan.profile
+    confirm("Delete this permanently?", yes=False, as_json=as_json, confirmation=confirmation)
+    return previews
 
 
 def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: bool) -> list[views.Wiped]:
@@ -184,27 +184,27 @@ def _wiped(
     away: list[wipe_plan.PutAway] = []
     problem: DeepctlError | OSError | None = None
     with _locked(targets, wait):
-        found = _prepared(targets, parts, as_json)
-        if agreed is not None and [one.plan for one in found] != [one.plan for one in agreed]:
+        results = _prepared(targets, parts, as_json)
+        if agreed is not None and [result.plan for result in results] != [result.plan for result in agreed]:
             raise Refused(
                 "Something changed after you saw what would be deleted; nothing was deleted.",
                 "Look at it again. If it keeps changing, --yes deletes the present state.",
                 code="changed",
             )
-        for position, (target, one) in enumerate(zip(targets, found, strict=True)):
-            if one.plan.is_nothing:
+        for position, (target, result) in enumerate(zip(targets, results, strict=True)):
+            if result.plan.is_nothing:
                 continue
             try:
-                away.append(wipe_plan.put_away(root, target, one.plan, os.environ))
+                away.append(wipe_plan.put_away(root, target, result.plan, os.environ))
             except (DeepctlError, OSError) as error:
                 problem = error
                 break
-            found[position] = one._replace(container=away[-1].container, seen=agreed is not None)
-    total = sum(one.plan.entries for one in found)
+            results[position] = result._replace(container=away[-1].container, seen=agreed is not None)
+    total = sum(result.plan.entries for result in results)
     with Progress("Deleting", "files and directories", total) as progress:
         wipe_plan.delete(away, progress)
     if parts:
         _take_back(targets)
     if problem is not None:
         raise problem
-    return found
+    return results

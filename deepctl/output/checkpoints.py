@@ -92,7 +92,7 @@ class CheckpointList(NamedTuple):
             for line in joins:
                 print(line)
             label = f" ({info.label})" if info.label else ""
-            here = f" <- {info.session} is here" if record.id in self.listing.heads else ""
+            head_mark = f" <- {info.session} is here" if record.id in self.listing.heads else ""
             # As in the table: so much of an id is enough for any command.
             identity = record.id[:_SHORT] if is_terminal(sys.stdout) else record.id
             print(
@@ -102,8 +102,8 @@ class CheckpointList(NamedTuple):
                     Cell(label, "strong"),
                     Cell(f" {record.kind}", _KINDS.get(record.kind, "")),
                     Cell(f" {info.session}:{record.turn}", ""),
-                    Cell(here, "strong"),
-                    Cell(f"{':' if here and record.prompt else ''} {record.prompt}", ""),
+                    Cell(head_mark, "strong"),
+                    Cell(f"{':' if head_mark and record.prompt else ''} {record.prompt}", ""),
                 )
             )
 
@@ -114,22 +114,22 @@ def _rails(nodes: Iterable[tuple[str, str | None]]) -> list[tuple[list[str], str
     For each node (its id and what came before it), the lines before it and the beginning of its own. A rail waits for
     the node that comes next on it; where several wait for the same, they join before it.
     """
-    waiting: list[str] = []
+    awaited_ids: list[str] = []
     lines = []
     for identity, parent in nodes:
-        here = [number for number, awaited in enumerate(waiting) if awaited == identity]
-        if not here:
-            here = [len(waiting)]
-            waiting.append(identity)
+        columns = [number for number, awaited in enumerate(awaited_ids) if awaited == identity]
+        if not columns:
+            columns = [len(awaited_ids)]
+            awaited_ids.append(identity)
         joins = []
-        for joined in reversed(here[1:]):
-            joins.append(_rail_line(len(waiting), joined, "/"))
-            del waiting[joined]
-        lines.append((joins, _rail_line(len(waiting), here[0], "*")))
+        for column in reversed(columns[1:]):
+            joins.append(_rail_line(len(awaited_ids), column, "/"))
+            del awaited_ids[column]
+        lines.append((joins, _rail_line(len(awaited_ids), columns[0], "*")))
         if parent is None:
-            del waiting[here[0]]
+            del awaited_ids[columns[0]]
         else:
-            waiting[here[0]] = parent
+            awaited_ids[columns[0]] = parent
     return lines
 
 

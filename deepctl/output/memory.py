@@ -74,11 +74,11 @@ def _render(text: str) -> None:
     from deepctl.output.stream.lines import of_stdout
     from deepctl.output.stream.markdown import Markdown
 
-    drawn, (width, _) = of_stdout(), terminal_size()
-    markdown = Markdown(drawn)
+    terminal, (width, _) = of_stdout(), terminal_size()
+    markdown = Markdown(terminal)
     markdown.feed(_apart(text))
     for line in markdown.finish(width):
-        print(drawn.ansi(line))
+        print(terminal.ansi(line))
 
 
 def _apart(text: str) -> str:
@@ -161,15 +161,15 @@ class Edited(NamedTuple):
 
     def document(self) -> dict[str, Any]:
         change = self.change
-        added, removed = (change.lines or (None, None)) if change is not None else (0, 0)
+        additions, deletions = (change.lines or (None, None)) if change is not None else (0, 0)
         return {
             "profile": self.profile,
             "agent": self.agent,
             "file": document(self.notebook) if self.notebook is not None else None,
             "changed": change is not None,
             "merged": change is not None and change.merged,
-            "added_lines": added,
-            "removed_lines": removed,
+            "added_lines": additions,
+            "removed_lines": deletions,
             "checkpoint": change.checkpoint.id if change is not None and change.checkpoint is not None else None,
             "notes": self.notes,
         }
@@ -209,17 +209,17 @@ class LinesForgotten(NamedTuple):
     is_shown: bool = False
 
     def document(self) -> dict[str, Any]:
-        forgotten = self.forgotten
+        result = self.forgotten
         return {
             "profile": self.profile,
             "agent": self.agent,
-            "dry_run": forgotten is None,
+            "dry_run": result is None,
             "text": self.request.text.decode("utf-8", "surrogateescape"),
             "removed": [{"file": line.file, "line": line.line, "text": _text(line.text)} for line in self.lines],
-            "checkpoint": forgotten.before.id if forgotten is not None else None,
-            "after": forgotten.after.id if forgotten is not None and forgotten.after is not None else None,
+            "checkpoint": result.before.id if result is not None else None,
+            "after": result.after.id if result is not None and result.after is not None else None,
             "undo": self.undo,
-            "notes": forgotten.notes if forgotten is not None else [],
+            "notes": result.notes if result is not None else [],
         }
 
     def tell(self) -> None:
@@ -289,8 +289,8 @@ class Versions(NamedTuple):
         for problem in self.history.damaged:
             first.setdefault(problem.reason, []).append(problem.id or "a checkpoint")
         for reason, ids in first.items():
-            more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
-            notice(f"Damaged: {ids[0]}{more} ({reason.rstrip('.')}).")
+            remainder = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+            notice(f"Damaged: {ids[0]}{remainder} ({reason.rstrip('.')}).")
 
 
 def _row(version: Version) -> tuple[str, ...]:
@@ -499,8 +499,8 @@ class LinesPurged(NamedTuple):
     def _only_kept(self) -> list[str]:
         """Lines that are in checkpoints and no more in the workspace."""
         live = {(notebook.file, text) for notebook in self.purged.live for _, text in notebook.lines}
-        kept = dict.fromkeys((file, _text(line)) for file, line in self.purged.kept if (file, line) not in live)
-        return [f"{printable(file)} in checkpoints: {printable_lines(text)}" for file, text in kept]
+        kept_lines = dict.fromkeys((file, _text(line)) for file, line in self.purged.kept if (file, line) not in live)
+        return [f"{printable(file)} in checkpoints: {printable_lines(text)}" for file, text in kept_lines]
 
     def print(self) -> None:
         if not self.is_shown or not is_terminal(sys.stdout):

@@ -177,7 +177,7 @@ class Exported(NamedTuple):
             "file": self.file,
             "path": self.path,
             **self.done.totals._asdict(),
-            "left_out": [one._asdict() for one in self.done.left_out],
+            "left_out": [entry._asdict() for entry in self.done.left_out],
         }
 
     def print(self) -> None:
@@ -243,8 +243,8 @@ def lines(items: Iterable[Item]) -> Iterator[str]:
     for item in items:
         value = trust.plain(item.value, item.place[-1])
         yield f"  {visible(item.key)}: {visible(item.reason)}"
-        for place, one in _leaves(value):
-            yield f"    {visible(place or item.key)} = {visible(json.dumps(one, ensure_ascii=False))}"
+        for place, leaf_value in _leaves(value):
+            yield f"    {visible(place or item.key)} = {visible(json.dumps(leaf_value, ensure_ascii=False))}"
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -342,9 +342,9 @@ class Wiped(NamedTuple):
 
     def announce(self) -> list[str]:
         """What a person reads before the question whether to go on."""
-        what = f"{'Parts of p' if self.plan.only else 'P'}rofile {printable(self.plan.profile)}"
+        subject = f"{'Parts of p' if self.plan.only else 'P'}rofile {printable(self.plan.profile)}"
         verb = "are" if self.plan.only else "is"
-        return [f"{what} {verb} about to be wiped:", *_lines(self.plan), *self._replace(dry_run=True)._notes()]
+        return [f"{subject} {verb} about to be wiped:", *_lines(self.plan), *self._replace(dry_run=True)._notes()]
 
     def _notes(self) -> list[str]:
         return [*self._about_what_goes(), *self._about_what_stays()]
@@ -354,8 +354,8 @@ class Wiped(NamedTuple):
         if "sessions" in self.plan.only and any(part.part == "checkpoints" for part in self.plan.parts):
             notes.append("Checkpoints go with the sessions: each is a point in a conversation and holds its prompt.")
         if uncounted := sum(part.weight.uncounted for part in self.plan.parts):
-            what = "A directory" if uncounted == 1 else f"{uncounted:,} directories"
-            notes.append(f"{what} could not be looked into; what is there goes, too, and is not counted.")
+            subject = "A directory" if uncounted == 1 else f"{uncounted:,} directories"
+            notes.append(f"{subject} could not be looked into; what is there goes, too, and is not counted.")
         if self.rewinding:
             notes.append("A rewind was interrupted; it is finished before anything is removed.")
         return notes
@@ -365,15 +365,17 @@ class Wiped(NamedTuple):
         profile = printable(self.plan.profile)
         stays = "Still there: " if not self.dry_run else "What stays: "
         if self.copies is not None and (self.copies.checkpoints or self.copies.logs):
-            found = self.copies
-            held = []
-            if found.checkpoints:
-                held.append(
-                    f"copies in {counted(found.checkpoints, 'checkpoint')} of {counted(found.sessions, 'session')}"
+            copies = self.copies
+            copy_notes = []
+            if copies.checkpoints:
+                copy_notes.append(
+                    f"copies in {counted(copies.checkpoints, 'checkpoint')} of {counted(copies.sessions, 'session')}"
                 )
-            if found.logs:
-                held.append(f"whatever messages of {counted(found.logs, 'session')} quote of it")
-            notes.append(f"{stays}{', and '.join(held)}; `deepctl wipe --only sessions --user {profile}` removes both.")
+            if copies.logs:
+                copy_notes.append(f"whatever messages of {counted(copies.logs, 'session')} quote of it")
+            notes.append(
+                f"{stays}{', and '.join(copy_notes)}; `deepctl wipe --only sessions --user {profile}` removes both."
+            )
         if self.leaves_rewound:
             notes.append(f"{stays}turns that were rewound, in message logs; `--only sessions` removes them.")
         if self.history_stays:
@@ -392,16 +394,16 @@ class AllWiped(NamedTuple):
     def document(self) -> dict[str, Any]:
         return {
             "dry_run": self.dry_run,
-            "profiles": [one.document() for one in self.profiles],
-            "files": sum(one.plan.files for one in self.profiles),
-            "bytes": sum(one.plan.bytes for one in self.profiles),
+            "profiles": [view.document() for view in self.profiles],
+            "files": sum(view.plan.files for view in self.profiles),
+            "bytes": sum(view.plan.bytes for view in self.profiles),
         }
 
     def print(self) -> None:
         if not self.profiles:
             print("There is nothing to wipe: there are no profiles.")
-        for one in self.profiles:
-            one.print()
+        for view in self.profiles:
+            view.print()
 
 
 class Finished(NamedTuple):
@@ -431,10 +433,10 @@ class Finished(NamedTuple):
 
 def _part_document(part: WipePart) -> dict[str, Any]:
     weight = part.weight
-    found: dict[str, Any] = {"part": part.part, "path": part.path, "files": weight.files, "bytes": weight.bytes}
+    document: dict[str, Any] = {"part": part.part, "path": part.path, "files": weight.files, "bytes": weight.bytes}
     if weight.uncounted:
-        found["uncounted"] = weight.uncounted
-    return found
+        document["uncounted"] = weight.uncounted
+    return document
 
 
 def _what(plan: WipePlan) -> str:
@@ -443,10 +445,10 @@ def _what(plan: WipePlan) -> str:
 
 def _lines(plan: WipePlan) -> list[str]:
     """A line a part, but for those with nothing in them, and one for all."""
-    shown = [part for part in plan.parts if part.weight.files or part.weight.uncounted]
+    parts = [part for part in plan.parts if part.weight.files or part.weight.uncounted]
     rows = [
         (_label(part, plan), counted(part.weight.files, "file"), size(part.weight.bytes), _path(part, plan))
-        for part in shown
+        for part in parts
     ]
     if len(rows) > 1:
         rows.append(("in all", counted(plan.files, "file"), size(plan.bytes), ""))
@@ -461,6 +463,6 @@ def _label(part: WipePart, plan: WipePlan) -> str:
 
 def _path(part: WipePart, plan: WipePlan) -> str:
     """A path as it is called in the profile."""
-    shown = visible(part.path.removeprefix(f"{plan.path}{os.sep}"))
-    is_rest = any(other.path.startswith(f"{part.path}{os.sep}") for other in plan.parts)
-    return f"{shown} (all the rest)" if is_rest else shown
+    path = visible(part.path.removeprefix(f"{plan.path}{os.sep}"))
+    is_rest = any(sibling.path.startswith(f"{part.path}{os.sep}") for sibling in plan.parts)
+    return f"{path} (all the rest)" if is_rest else path

@@ -172,8 +172,8 @@ class Progress:
     `what` is the first word of the line, `unit` what is counted.
     """
 
-    def __init__(self, what: str, unit: str = "files read", total: int | None = None) -> None:
-        self._what = what
+    def __init__(self, activity: str, unit: str = "files read", total: int | None = None) -> None:
+        self._what = activity
         self._unit = unit
         self._total = total
         self._bar: Bar | None = None

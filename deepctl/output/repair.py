@@ -56,10 +56,10 @@ class Repaired(NamedTuple):
         return {
             "profile": self.paths.name,
             "dry_run": self.dry_run,
-            "repaired": [one._asdict() for one in self.done.repaired],
-            "lost": [one._asdict() for one in self.done.lost],
+            "repaired": [item._asdict() for item in self.done.repaired],
+            "lost": [item._asdict() for item in self.done.lost],
             "moved": self.done.moved,
-            "damaged": [one._asdict() for one in self.done.problems],
+            "damaged": [item._asdict() for item in self.done.problems],
         }
 
     def print(self) -> None:
@@ -70,44 +70,44 @@ class Repaired(NamedTuple):
                 print_sentence(f"  {line}")
         if self.done.lost or self.done.moved:
             print()
-        if any(one.what in (repair_report.FILE, repair_report.ALL_FILES) for one in self.done.lost):
+        if any(loss.what in (repair_report.FILE, repair_report.ALL_FILES) for loss in self.done.lost):
             print_sentence("These files are lost in checkpoints only. The workspace stays as it is.")
         self._print_moved()
-        left = len(self.done.problems)
+        problem_count = len(self.done.problems)
         if self.dry_run:
-            print_sentence(f"Nothing has changed yet. After the repair, verify: {counted(left, 'problem')}.")
+            print_sentence(f"Nothing has changed yet. After the repair, verify: {counted(problem_count, 'problem')}.")
         else:
-            print_sentence(f"verify: {counted(left, 'problem')}.")
+            print_sentence(f"verify: {counted(problem_count, 'problem')}.")
 
     def _summary(self) -> str:
         name = self.paths.name
-        kinds = {one.what for one in self.done.repaired} | {_LOST_WITH[one.what] for one in self.done.lost}
+        kinds = {item.what for item in self.done.repaired} | {_LOST_WITH[item.what] for item in self.done.lost}
         if not kinds:
             return f"Profile {name} is not damaged; there is nothing to repair."
-        known = {kind: words for kind, words in _DAMAGED.items() if kind in kinds}
-        main = [words for kind, words in known.items() if kind not in _FOLLOWING]
-        damaged = listed(main or list(known.values()))
+        descriptions = {kind: words for kind, words in _DAMAGED.items() if kind in kinds}
+        main = [words for kind, words in descriptions.items() if kind not in _FOLLOWING]
+        summary = listed(main or list(descriptions.values()))
         if self.dry_run:
             loss = "this would be lost:" if self.done.lost else "nothing would be lost."
-            return f"Profile {name} is damaged ({damaged}). A repair would mend it; {loss}"
+            return f"Profile {name} is damaged ({summary}). A repair would mend it; {loss}"
         loss = "this is lost:" if self.done.lost else "nothing is lost."
-        return f"Profile {name} was damaged ({damaged}) and is repaired; {loss}"
+        return f"Profile {name} was damaged ({summary}) and is repaired; {loss}"
 
     def _losses(self) -> dict[str, list[str]]:
         """What is lost, in lines under the names of sessions; what all of several sessions lost is told once."""
         groups: dict[tuple[str, ...], list[Lost]] = {}
-        for one in self.done.lost:
-            groups.setdefault(tuple(one.sessions), []).append(one)
+        for loss in self.done.lost:
+            groups.setdefault(tuple(loss.sessions), []).append(loss)
         return {
-            self._heading(sessions): list(_lines(lost))
-            for sessions, lost in sorted(groups.items(), key=lambda group: (not group[0], group[0]))
+            self._heading(sessions): list(_lines(losses))
+            for sessions, losses in sorted(groups.items(), key=lambda group: (not group[0], group[0]))
         }
 
     def _heading(self, sessions: tuple[str, ...]) -> str:
         if not sessions:
             return "In a session that is not known"
-        there = [os.path.isdir(os.path.join(self.paths.sessions, name)) for name in sessions]
-        names = [name if is_there else f"{name} (gone)" for name, is_there in zip(sessions, there, strict=True)]
+        presence = [os.path.isdir(os.path.join(self.paths.sessions, name)) for name in sessions]
+        names = [name if is_there else f"{name} (gone)" for name, is_there in zip(sessions, presence, strict=True)]
         return f"In session{'' if len(names) == 1 else 's'} {listed([printable(name) for name in names])}"
 
     def _print_moved(self) -> None:
@@ -120,25 +120,25 @@ class Repaired(NamedTuple):
             print(f"  {printable(os.path.basename(path))}")
 
 
-def _lines(lost: list[Lost]) -> Iterator[str]:
+def _lines(losses: list[Lost]) -> Iterator[str]:
     """One line for everything of a kind."""
     kinds: dict[str, list[Lost]] = {}
-    for one in lost:
-        kinds.setdefault(one.what, []).append(one)
+    for loss in losses:
+        kinds.setdefault(loss.what, []).append(loss)
     if repair_report.LEDGER in kinds:
         kinds.pop(repair_report.LEDGER_LINE, None)
-    for what, say in _SENTENCES.items():
-        if what in kinds:
-            yield from say(kinds[what])
+    for kind, say in _SENTENCES.items():
+        if kind in kinds:
+            yield from say(kinds[kind])
 
 
-def _ledger_lines(lost: list[Lost]) -> Iterator[str]:
-    at_end = [one for one in lost if one.id == "at its end"]
-    packs = [one for one in lost if one.id.endswith(".pack")]
-    lines = [one for one in lost if one.id.startswith("line ")]
-    known = [one for one in lost if one not in (*at_end, *packs, *lines)]
-    if known:
-        yield f"{counted(len(known), 'checkpoint')}, gone from the list: {_ids(known)}"
+def _ledger_lines(losses: list[Lost]) -> Iterator[str]:
+    at_end = [loss for loss in losses if loss.id == "at its end"]
+    packs = [loss for loss in losses if loss.id.endswith(".pack")]
+    lines = [loss for loss in losses if loss.id.startswith("line ")]
+    checkpoints = [loss for loss in losses if loss not in (*at_end, *packs, *lines)]
+    if checkpoints:
+        yield f"{counted(len(checkpoints), 'checkpoint')}, gone from the list: {_ids(checkpoints)}"
     if lines:
         yield (
             f"{counted(len(lines), 'line')} of the list of checkpoints; each was a checkpoint, a label or a rewind, "
@@ -150,49 +150,49 @@ def _ledger_lines(lost: list[Lost]) -> Iterator[str]:
         yield f"checkpoints that are not in the list any more; {counted(len(packs), 'pack')} of their files are kept"
 
 
-def _ledger(lost: list[Lost]) -> Iterator[str]:
-    yield f"all checkpoints, labels and rewinds: {lost[0].reason}; the messages of sessions are not in it"
+def _ledger(losses: list[Lost]) -> Iterator[str]:
+    yield f"all checkpoints, labels and rewinds: {losses[0].reason}; the messages of sessions are not in it"
 
 
-def _messages(lost: list[Lost]) -> Iterator[str]:
-    yield f"{counted(len(lost), 'message')}{_turns(lost, ' of ')}; the others are there"
+def _messages(losses: list[Lost]) -> Iterator[str]:
+    yield f"{counted(len(losses), 'message')}{_turns(losses, ' of ')}; the others are there"
 
 
-def _earlier(lost: list[Lost]) -> Iterator[str]:
-    first = [f"turn {one.turns[0]}" for one in lost if one.turns]
+def _earlier(losses: list[Lost]) -> Iterator[str]:
+    first = [f"turn {loss.turns[0]}" for loss in losses if loss.turns]
     yield f"messages from before {listed(first[:_SHOWN])}" if first else "messages from before its log began"
 
 
-def _all_messages(lost: list[Lost]) -> Iterator[str]:
-    what = _turns(lost, "") or "a whole log"
-    yield f"the messages of {what}: a message log is missing; the session goes on with what is left"
+def _all_messages(losses: list[Lost]) -> Iterator[str]:
+    turns = _turns(losses, "") or "a whole log"
+    yield f"the messages of {turns}: a message log is missing; the session goes on with what is left"
 
 
-def _session(lost: list[Lost]) -> Iterator[str]:
-    yield f"everything: {lost[0].reason.rstrip('.')}; what there is of it is in lost+found"
+def _session(losses: list[Lost]) -> Iterator[str]:
+    yield f"everything: {losses[0].reason.rstrip('.')}; what there is of it is in lost+found"
 
 
-def _conversations(lost: list[Lost]) -> Iterator[str]:
+def _conversations(losses: list[Lost]) -> Iterator[str]:
     yield (
-        f"the conversation of {counted(len(lost), 'checkpoint')}{_turns(lost)}: {_ids(lost)}; "
+        f"the conversation of {counted(len(losses), 'checkpoint')}{_turns(losses)}: {_ids(losses)}; "
         "`checkpoints rewind ID --only files` still works"
     )
 
 
-def _all_files(lost: list[Lost]) -> Iterator[str]:
+def _all_files(losses: list[Lost]) -> Iterator[str]:
     yield (
-        f"all files of {counted(len(lost), 'checkpoint')}{_turns(lost)}: {_ids(lost)}; "
+        f"all files of {counted(len(losses), 'checkpoint')}{_turns(losses)}: {_ids(losses)}; "
         "`checkpoints rewind ID --only conversation` still works"
     )
 
 
-def _files(lost: list[Lost]) -> Iterator[str]:
+def _files(losses: list[Lost]) -> Iterator[str]:
     paths: dict[str, list[Lost]] = {}
-    for one in lost:
-        paths.setdefault(one.path or "", []).append(one)
-    for path, those in list(paths.items())[:_SHOWN]:
-        what = "memory" if path == MEMORY_DIRECTORY or path.startswith(f"{MEMORY_DIRECTORY}/") else "file or directory"
-        yield f"{what} {visible(path)} in {counted(len(those), 'checkpoint')}{_turns(those)}: {_ids(those)}"
+    for loss in losses:
+        paths.setdefault(loss.path or "", []).append(loss)
+    for path, group in list(paths.items())[:_SHOWN]:
+        kind = "memory" if path == MEMORY_DIRECTORY or path.startswith(f"{MEMORY_DIRECTORY}/") else "file or directory"
+        yield f"{kind} {visible(path)} in {counted(len(group), 'checkpoint')}{_turns(group)}: {_ids(group)}"
     if len(paths) > _SHOWN:
         yield f"{counted(len(paths) - _SHOWN, 'more file')} in checkpoints; --json names them all"
 
@@ -210,9 +210,9 @@ _SENTENCES: dict[str, Callable[[list[Lost]], Iterator[str]]] = {
 }
 
 
-def _turns(lost: list[Lost], before: str = " of ") -> str:
+def _turns(losses: list[Lost], before: str = " of ") -> str:
     """The turns of what is lost, as words that follow it."""
-    turns = sorted({turn for one in lost for turn in one.turns if turn > 0})
+    turns = sorted({turn for loss in losses for turn in loss.turns if turn > 0})
     if not turns:
         return ""
     if len(turns) > 2 and turns[-1] - turns[0] == len(turns) - 1:
@@ -220,10 +220,10 @@ def _turns(lost: list[Lost], before: str = " of ") -> str:
     return f"{before}turn{'' if len(turns) == 1 else 's'} {listed([str(turn) for turn in turns])}"
 
 
-def _ids(lost: list[Lost]) -> str:
-    ids = list(dict.fromkeys(printable(one.id)[:_SHORT] for one in lost))
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return ", ".join(ids[:_SHOWN]) + more
+def _ids(losses: list[Lost]) -> str:
+    ids = list(dict.fromkeys(printable(loss.id)[:_SHORT] for loss in losses))
+    remainder = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    return ", ".join(ids[:_SHOWN]) + remainder
 
 
 def listed(words: list[str]) -> str:

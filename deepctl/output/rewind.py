@@ -77,8 +77,8 @@ class Rewound(NamedTuple):
             print_sentence(f"{counted(turns, 'turn')} ({counted(message_count, 'message')}) {leave} the conversation.")
         back = self.plan.messages_restored
         if back:
-            come = "would come back" if self.dry_run else "came back"
-            print_sentence(f"{counted(self.plan.turns_restored, 'turn')} ({counted(back, 'message')}) {come}.")
+            phrase = "would come back" if self.dry_run else "came back"
+            print_sentence(f"{counted(self.plan.turns_restored, 'turn')} ({counted(back, 'message')}) {phrase}.")
         if self.dry_run:
             _print_preview(self.preview)
         else:

@@ -26,11 +26,11 @@ from deepctl.store.session_search import Found, Match
 
 
 def _document(session: Summary) -> dict[str, Any]:
-    found = session._asdict()
+    document = session._asdict()
     for key in ("problem", "damage"):
-        if not found[key]:
-            del found[key]
-    return found
+        if not document[key]:
+            del document[key]
+    return document
 
 
 class SessionList(NamedTuple):
@@ -84,7 +84,7 @@ class SessionShown(NamedTuple):
         }
 
     def print(self) -> None:
-        folded = print_conversation(self.conversation, full=self.full)
+        fold_count = print_conversation(self.conversation, full=self.full)
         for number, step in enumerate(self.todo or ()):
             if not number:
                 print("--- to-do list")
@@ -94,8 +94,8 @@ class SessionShown(NamedTuple):
         if is_terminal(sys.stdout):
             if not self.conversation.messages:
                 notice(f"Session {self.summary.name} is empty.")
-            if folded:
-                notice(f"{counted(folded, 'long call or result')} folded; --full shows everything.")
+            if fold_count:
+                notice(f"{counted(fold_count, 'long call or result')} folded; --full shows everything.")
 
 
 class SessionRenamed(NamedTuple):
@@ -120,38 +120,40 @@ class SessionDeleted(NamedTuple):
     deletion: Deletion
 
     def document(self) -> dict[str, Any]:
-        gone = self.deletion
-        found: dict[str, Any] = {
+        deletion = self.deletion
+        document: dict[str, Any] = {
             "profile": self.profile,
             "dry_run": self.dry_run,
-            "session": gone.session,
-            "turns": gone.turns,
-            "message_count": gone.message_count,
-            "checkpoints": [record.id for record in gone.records],
-            "labels": [{"id": one, "label": label} for one, label in gone.labels.items()],
-            "forks": gone.forks,
-            "bytes": gone.bytes,
+            "session": deletion.session,
+            "turns": deletion.turns,
+            "message_count": deletion.message_count,
+            "checkpoints": [record.id for record in deletion.records],
+            "labels": [{"id": record_id, "label": label} for record_id, label in deletion.labels.items()],
+            "forks": deletion.forks,
+            "bytes": deletion.bytes,
         }
-        return {**found, "problem": gone.problem} if gone.problem else found
+        return {**document, "problem": deletion.problem} if deletion.problem else document
 
     def what(self) -> str:
         """What goes, in a line."""
-        gone = self.deletion
-        parts = [counted(gone.turns, "turn"), counted(gone.message_count, "message")]
-        if gone.problem:
+        deletion = self.deletion
+        parts = [counted(deletion.turns, "turn"), counted(deletion.message_count, "message")]
+        if deletion.problem:
             parts = ["a conversation that cannot be read"]
-        labels = f" (labelled {', '.join(gone.labels.values())})" if gone.labels else ""
-        return f"{', '.join(parts)}, {counted(len(gone.records), 'checkpoint')}{labels}, {size(gone.bytes)}"
+        labels = f" (labelled {', '.join(deletion.labels.values())})" if deletion.labels else ""
+        return f"{', '.join(parts)}, {counted(len(deletion.records), 'checkpoint')}{labels}, {size(deletion.bytes)}"
 
     def consequences(self) -> list[str]:
         """What somebody should know before."""
-        gone = self.deletion
-        found = ["Its to-do list goes; the rest of the workspace stays as it is, with what its agent did there."]
-        if gone.problem:
-            found.append(f"The session is damaged: {gone.problem}")
-        if gone.forks:
-            found.append(f"Forked from it, and staying, without checkpoints of before that: {', '.join(gone.forks)}.")
-        return found + self._blocked()
+        deletion = self.deletion
+        sentences = ["Its to-do list goes; the rest of the workspace stays as it is, with what its agent did there."]
+        if deletion.problem:
+            sentences.append(f"The session is damaged: {deletion.problem}")
+        if deletion.forks:
+            sentences.append(
+                f"Forked from it, and staying, without checkpoints of before that: {', '.join(deletion.forks)}."
+            )
+        return sentences + self._blocked()
 
     def _blocked(self) -> list[str]:
         if not self.deletion.is_blocked:
@@ -190,8 +192,8 @@ class SessionExported(NamedTuple):
         return self._asdict()
 
     def print(self) -> None:
-        what = f"{counted(self.message_count, 'message')}, {size(self.bytes)}"
-        print(f"Exported session {self.session} to {printable(self.path)}: {what}.")
+        amount = f"{counted(self.message_count, 'message')}, {size(self.bytes)}"
+        print(f"Exported session {self.session} to {printable(self.path)}: {amount}.")
 
 
 class Exported(NamedTuple):
@@ -225,12 +227,14 @@ class SessionImported(NamedTuple):
         return {"profile": self.profile, **self.imported._asdict()}
 
     def print(self) -> None:
-        taken = self.imported
-        what = f"{counted(taken.turns, 'turn')}, {counted(taken.message_count, 'message')}"
-        print(f"Imported session {taken.session} into profile {self.profile}: {what}.")
-        if taken.lost:
-            notice(f"It was damaged when it was exported: {counted(taken.lost, 'line')} of its log could not be read.")
-        notice(f"`deepctl chat --user {self.profile} --session {taken.session}` continues it.")
+        imported = self.imported
+        amount = f"{counted(imported.turns, 'turn')}, {counted(imported.message_count, 'message')}"
+        print(f"Imported session {imported.session} into profile {self.profile}: {amount}.")
+        if imported.lost:
+            notice(
+                f"It was damaged when it was exported: {counted(imported.lost, 'line')} of its log could not be read."
+            )
+        notice(f"`deepctl chat --user {self.profile} --session {imported.session}` continues it.")
 
 
 _HEADING, _FOUND, _QUIET, _PLAIN = "\x1b[36m", "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
@@ -302,24 +306,24 @@ def _grouped(matches: list[Match]) -> Iterator[list[Match]]:
 
 def _lines(matches: list[Match]) -> list[_Line]:
     """The lines of a group, each once, in order."""
-    found: dict[int, _Line] = {}
+    by_number: dict[int, _Line] = {}
     for match in matches:
         for number, text in enumerate(match.before, match.line - len(match.before)):
-            found.setdefault(number, _Line(number, text, None))
+            by_number.setdefault(number, _Line(number, text, None))
         for number, text in enumerate(match.after, match.line + 1):
-            found.setdefault(number, _Line(number, text, None))
-        found[match.line] = _Line(match.line, match.text, match.spans)
-    return [found[number] for number in sorted(found)]
+            by_number.setdefault(number, _Line(number, text, None))
+        by_number[match.line] = _Line(match.line, match.text, match.spans)
+    return [by_number[number] for number in sorted(by_number)]
 
 
 def _heading(match: Match) -> str:
-    who = {
+    authors = {
         "call": f"call of {match.tool}",
         "result": f"result of {match.tool}",
         "thinking": "assistant, thinking",
         "summary": "summary of what was said before",
     }
-    return printable(f"{match.session} · turn {match.turn} · {ago(match.at)} · {who.get(match.part, match.role)}")
+    return printable(f"{match.session} · turn {match.turn} · {ago(match.at)} · {authors.get(match.part, match.role)}")
 
 
 def _coloured(colour: str, text: str) -> str:
@@ -336,8 +340,8 @@ def _drawn(line: _Line, coloured: bool) -> str:
 
 
 def _cut(text: str, room: int) -> str:
-    shown = printable(text[: room + 1])
-    return shown if len(shown) <= room else shown[: room - 1] + "…"
+    excerpt = printable(text[: room + 1])
+    return excerpt if len(excerpt) <= room else excerpt[: room - 1] + "…"
 
 
 def _marked(text: str, spans: list[tuple[int, int]], room: int, coloured: bool) -> str:

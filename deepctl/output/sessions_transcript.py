@@ -63,12 +63,12 @@ class _Printer:
 
     def message(self, message: dict[str, Any]) -> None:
         """All of a message."""
-        typed = log_file.prompt(message)
+        prompt_text = log_file.prompt(message)
         for piece in transcript.pieces(message):
             match piece.kind:
                 case "prompt":
                     # What is in the user's role but is not what the user typed was added by a capability.
-                    if typed is not None:
+                    if prompt_text is not None:
                         self.line(_PROMPT, "\n".join(f"> {line}" for line in printable_lines(piece.text).split("\n")))
                 case "text":
                     self.line("", printable_lines(piece.text))
@@ -90,18 +90,18 @@ class _Printer:
         if self._full or (len(lines) <= _FOLD_LINES + 1 and len(text) <= _FOLD_LENGTH):
             return printable_lines(text)
         self.folded += 1
-        shown = "\n".join(lines[:_FOLD_LINES])
-        if len(shown) > _FOLD_LENGTH:
-            return f"{printable_lines(shown[:_FOLD_LENGTH])}… ({len(text):,} characters)"
-        return f"{printable_lines(shown)}\n… ({counted(len(lines) - _FOLD_LINES, 'more line')})"
+        excerpt = "\n".join(lines[:_FOLD_LINES])
+        if len(excerpt) > _FOLD_LENGTH:
+            return f"{printable_lines(excerpt[:_FOLD_LENGTH])}… ({len(text):,} characters)"
+        return f"{printable_lines(excerpt)}\n… ({counted(len(lines) - _FOLD_LINES, 'more line')})"
 
 
 def _joined(arguments: str) -> str:
     """Few and short arguments on one line."""
     lines = arguments.split("\n")
-    one = ", ".join(lines)
-    fits = len(lines) <= _ON_A_LINE and len(one) <= _SHORT and not any(line.endswith(":") for line in lines)
-    return one if fits else arguments
+    line_text = ", ".join(lines)
+    fits = len(lines) <= _ON_A_LINE and len(line_text) <= _SHORT and not any(line.endswith(":") for line in lines)
+    return line_text if fits else arguments
 
 
 def _indented(mark: str, text: str) -> str:
@@ -117,8 +117,8 @@ def markdown(export: ExportDocument) -> str:
     turns = len({entry.turn for entry in export.messages})
     blocks = [f"# Session {export.name}", f"Began {export.created_at}; {counted(turns, 'turn')}."]
     if export.damaged:
-        lost = counted(len(export.damaged), "damaged line")
-        blocks.append(f"**Its log has {lost}; what was there is not here.**")
+        amount = counted(len(export.damaged), "damaged line")
+        blocks.append(f"**Its log has {amount}; what was there is not here.**")
     messages = export.messages
     for number, entry in enumerate(messages):
         if not number or entry.turn != messages[number - 1].turn:
@@ -131,11 +131,11 @@ def markdown(export: ExportDocument) -> str:
 
 
 def _markdown_message(entry: Message) -> list[str]:
-    typed = log_file.prompt(entry.message)
+    prompt_text = log_file.prompt(entry.message)
     return [
         _block(piece)
         for piece in transcript.pieces(entry.message)
-        if piece.kind != "thinking" and (piece.kind != "prompt" or typed is not None)
+        if piece.kind != "thinking" and (piece.kind != "prompt" or prompt_text is not None)
     ]
 
 
@@ -147,8 +147,8 @@ def _block(piece: Piece) -> str:
         case "call":
             return f"Calls {_code(piece.tool)}" + (f":\n\n{fenced(text)}" if text else ".")
         case "result":
-            what = "Result" if piece.ok else "Failed"
-            return f"{what} of {_code(piece.tool)}" + (f":\n\n{fenced(text)}" if text else ": nothing.")
+            title = "Result" if piece.ok else "Failed"
+            return f"{title} of {_code(piece.tool)}" + (f":\n\n{fenced(text)}" if text else ": nothing.")
         case "summary":
             return f"*{COMPACTED}*\n\n{_closed(text)}"
         case _:
@@ -161,7 +161,7 @@ def _code(name: str) -> str:
 
 def fenced(text: str) -> str:
     """`text` between fences that nothing inside can end."""
-    longest = max((len(found) for found in _BACKTICKS.findall(text)), default=2)
+    longest = max((len(run) for run in _BACKTICKS.findall(text)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}text\n{text}\n{fence}"
 
@@ -171,15 +171,15 @@ def _closed(text: str) -> str:
     fence = ""
     outside: list[str] = []
     for line in text.split("\n"):
-        found = _MARKDOWN_FENCE.fullmatch(line)
+        match = _MARKDOWN_FENCE.fullmatch(line)
         if not fence:
-            if found is not None and not (found[1].startswith("`") and "`" in found[2]):
-                fence = found[1]
+            if match is not None and not (match[1].startswith("`") and "`" in match[2]):
+                fence = match[1]
             else:
                 outside.append(line)
-        elif found is not None and found[1].startswith(fence) and not found[2].strip():
+        elif match is not None and match[1].startswith(fence) and not match[2].strip():
             fence = ""
     if fence:
         return f"{text}\n{fence}"
-    left = "\n".join(outside).rpartition("<!--")
-    return f"{text} -->" if left[1] and "-->" not in left[2] else text
+    comment = "\n".join(outside).rpartition("<!--")
+    return f"{text} -->" if comment[1] and "-->" not in comment[2] else text

@@ -195,10 +195,10 @@ class ModelsView(NamedTuple):
         where = _MODEL_SOURCES.get(self.model.source, self.model.source)
         print(f"{tinted(printable(model), 'strong')} answers (from {where}).\n")
         table(("MODEL", "KIND", "STANDING"), rows)
-        hidden = len(self.providers) - len(providers)
-        more = f" --all lists {hidden} more providers." if hidden else ""
+        hidden_count = len(self.providers) - len(providers)
+        remainder = f" --all lists {hidden_count} more providers." if hidden_count else ""
         print()
-        notice(f"`deepctl chat --model NAME` chooses one, `deepctl config set model NAME` for good.{more}")
+        notice(f"`deepctl chat --model NAME` chooses one, `deepctl config set model NAME` for good.{remainder}")
 
 
 def _standing(provider: Provider) -> Cell:

@@ -87,9 +87,11 @@ def visible(text: str) -> str:
     """`text` on one line, with everything that cannot be told by looking shown as an escape: invisible characters,
     spaces that are none, and runs of spaces long enough to push something out of sight.
     """
-    escaped = "".join(character if character.isprintable() else _escaped_character(character) for character in text)
-    escaped = _INVISIBLE.sub(_escaped, escaped)
-    return _RUN.sub(lambda run: f" …{len(run[0])} spaces… ", escaped)
+    escaped_text = "".join(
+        character if character.isprintable() else _escaped_character(character) for character in text
+    )
+    escaped_text = _INVISIBLE.sub(_escaped, escaped_text)
+    return _RUN.sub(lambda run: f" …{len(run[0])} spaces… ", escaped_text)
 
 
 def printable_lines(text: str) -> str:
@@ -145,10 +147,10 @@ def clipped(text: str, room: int, *, from_end: bool = False) -> str:
         return text[max(len(text) - room, 0) :] if from_end else text[: max(room, 0)]
     from wcwidth import iter_graphemes, iter_graphemes_reverse
 
-    used = length = 0
+    width = length = 0
     for grapheme in iter_graphemes_reverse(text) if from_end else iter_graphemes(text):
-        used += cells(grapheme)
-        if used > room:
+        width += cells(grapheme)
+        if width > room:
             break
         length += len(grapheme)
     return text[len(text) - length :] if from_end else text[:length]
@@ -170,13 +172,13 @@ def wrapped(text: str, stream: TextIO) -> str:
         return text
     if not room or (text.isascii() and len(text) <= room):
         return text
-    lines, used = [""], 0
+    lines, width = [""], 0
     for word in re.findall(r" *[^ ]+", text):
-        if lines[-1] and used + cells(word) > room:
-            word, used = word.lstrip(), 0
+        if lines[-1] and width + cells(word) > room:
+            word, width = word.lstrip(), 0
             lines.append("")
         lines[-1] += word
-        used += cells(word)
+        width += cells(word)
     return "\n".join(lines)
 
 
@@ -227,21 +229,21 @@ def table(
         max([cells(column), *(cells(printable(row[number].text)) for row in shown_rows)])
         for number, column in enumerate(columns)
     ]
-    picked = list(range(len(columns)))
+    column_numbers = list(range(len(columns)))
 
     def room() -> int:
-        return console.width - sum(widths[number] + _GAP for number in picked if number != last)
+        return console.width - sum(widths[number] + _GAP for number in column_numbers if number != last)
 
     for name in dispensable:
         if room() < min(widths[last], _LAST):
-            picked.remove(columns.index(name))
-    for number in sorted(picked, key=lambda number: -widths[number]):
+            column_numbers.remove(columns.index(name))
+    for number in sorted(column_numbers, key=lambda number: -widths[number]):
         if number != last and room() < min(widths[last], _LAST):
             widths[number] = min(widths[number], _WIDEST)
     # Rich would take the space from whichever column it can.
     widths[last] = max(1, min(widths[last], room()))
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
-    for number in picked:
+    for number in column_numbers:
         grid.add_column(
             columns[number],
             overflow="ellipsis",
@@ -252,7 +254,10 @@ def table(
         )
     for row in shown_rows:
         grid.add_row(
-            *(Text(printable(row[number].text), style=MEANINGS.get(row[number].meaning, "")) for number in picked)
+            *(
+                Text(printable(row[number].text), style=MEANINGS.get(row[number].meaning, ""))
+                for number in column_numbers
+            )
         )
     console.print(grid)
 

@@ -23,11 +23,11 @@ _ACTIONS = {
 
 def parts() -> dict[str, str]:
     """What the template's `@NAME@` lines become."""
-    limited = {key: values for key, (_, values) in settings().items() if values.kind is not Kind.NOTHING}
+    choices = {key: values for key, (_, values) in settings().items() if values.kind is not Kind.NOTHING}
     return {
         "TABLE": "\n".join(line for command in commands() for line in _rows(command)),
         "SETTINGS": "\n".join(f"        {_quoted(f'{key}:{_plain(text)}')}" for key, (text, _) in settings().items()),
-        "VALUES": "\n".join(f"    {key}) {_value(values)} ;;" for key, values in limited.items()),
+        "VALUES": "\n".join(f"    {key}) {_value(values)} ;;" for key, values in choices.items()),
     }
 
 

@@ -110,9 +110,9 @@ def parameters(command: Any) -> set[str]:
 
 def filled_in(name: Sequence[str], command: Any) -> set[str]:
     """The arguments and options of a command that the conversation fills in."""
-    ours = {"user", "wait"}
+    names = {"user", "wait"}
     if tuple(name) not in SEARCHES_ALL_SESSIONS:
-        ours.add("session")
+        names.add("session")
     if tuple(name) in TAKES_SESSION_NAME:
-        ours.add("name")
-    return ours & parameters(command)
+        names.add("name")
+    return names & parameters(command)

@@ -184,33 +184,33 @@ def context(text: str, commands: Sequence[SlashCommand]) -> Context | None:
 
 def matches(text: str, source: CandidateSource) -> Iterator[Match]:
     """What fits the text before the cursor, at most `MAX_CANDIDATES`. Raises what the lookup raises."""
-    typed = context(text, source.commands)
-    if typed is None:
+    word = context(text, source.commands)
+    if word is None:
         return
-    if typed.kind == "command":
+    if word.kind == "command":
         for command in source.commands:
-            if command.name.startswith(typed.prefix.lower()):
+            if command.name.startswith(word.prefix.lower()):
                 space = " " if command.usage else ""
                 display = f"{command.name} {command.usage}".rstrip()
-                yield Match(typed.length, command.name + space, display, command.help)
+                yield Match(word.length, command.name + space, display, command.help)
         return
-    for candidate in islice(_candidates(typed, source), MAX_CANDIDATES):
+    for candidate in islice(_candidates(word, source), MAX_CANDIDATES):
         if not candidate.text.isprintable():
             continue
         description = printable(candidate.description)
         if len(description) > _MAX_DESCRIPTION:
             description = description[: _MAX_DESCRIPTION - 1] + "…"
-        if typed.kind == "path":
+        if word.kind == "path":
             name = candidate.text[candidate.text.rstrip("/").rfind("/") + 1 :]
-            yield Match(typed.length, _path_text(candidate.text, typed), name, description)
+            yield Match(word.length, _path_text(candidate.text, word), name, description)
         else:
-            yield Match(typed.length, candidate.text, candidate.text, description)
+            yield Match(word.length, candidate.text, candidate.text, description)
 
 
-def _candidates(typed: Context, source: CandidateSource) -> Iterator[Candidate]:
-    match typed.kind.partition(":"):
+def _candidates(word: Context, source: CandidateSource) -> Iterator[Candidate]:
+    match word.kind.partition(":"):
         case "path", _, _:
-            yield from source.paths(typed.prefix)
+            yield from source.paths(word.prefix)
             return
         case "choice", _, choices:
             candidates: Iterable[Candidate] = [Candidate(choice) for choice in choices.split(",")]
@@ -222,15 +222,15 @@ def _candidates(typed: Context, source: CandidateSource) -> Iterator[Candidate]:
             candidates = source.models()
         case _:
             return
-    prefix = folded(typed.prefix)
+    prefix = folded(word.prefix)
     yield from (candidate for candidate in candidates if folded(candidate.text).startswith(prefix))
 
 
-def _path_text(path: str, typed: Context) -> str:
+def _path_text(path: str, word: Context) -> str:
     """A path as it is inserted: quoted where it has to be; the quote stays open while it is a directory."""
-    if not typed.quoted and _PLAIN.match(path):
-        return typed.sign + path
-    return f'{typed.sign}"{path}' + ("" if path.endswith("/") else '"')
+    if not word.quoted and _PLAIN.match(path):
+        return word.sign + path
+    return f'{word.sign}"{path}' + ("" if path.endswith("/") else '"')
 
 
 def workspace_paths(root: str, prefix: str) -> Iterator[Candidate]:
@@ -317,10 +317,10 @@ def completer(source: CandidateSource) -> Completer:
             self, document: Document, complete_event: CompleteEvent
         ) -> AsyncGenerator[Completion, None]:
             text = document.text_before_cursor
-            typed = context(text, source.commands)
-            if typed is None:
+            word = context(text, source.commands)
+            if word is None:
                 return
-            completions = look_up(text) if typed.kind == "command" else await self._look_up_in_thread(text)
+            completions = look_up(text) if word.kind == "command" else await self._look_up_in_thread(text)
             for completion in completions:
                 yield completion
 

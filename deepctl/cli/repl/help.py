@@ -93,8 +93,8 @@ class _ShellCommandUsage(NamedTuple):
     def print(self) -> None:
         shell, _ = command_names.resolve(self.words)
         shell = copy(shell)
-        hidden = command_names.filled_in(self.words, shell)
-        shell.params = [parameter for parameter in shell.params if parameter.name not in hidden]
+        hidden_names = command_names.filled_in(self.words, shell)
+        shell.params = [parameter for parameter in shell.params if parameter.name not in hidden_names]
         shell.epilog = _EXAMPLE.sub(lambda match: self.names.example(match[0]), shell.epilog or "")
         if self.command is not None and self.words == command_names.EXPORT:
             # `/export` takes FILE as an argument, and has a help text of its own.
@@ -113,7 +113,7 @@ class _ShellCommandUsage(NamedTuple):
             shell.format_options(context, formatter)
             shell.format_epilog(context, formatter)
         print(formatter.getvalue().strip("\n"))
-        options = [f"--{name}" for name in ("user", "session", "wait") if name in hidden]
+        options = [f"--{name}" for name in ("user", "session", "wait") if name in hidden_names]
         if options:
             filled_in = f"Filled in from the conversation, if not given: {', '.join(options)}."
             print(f"\n{wrapped(filled_in, sys.stdout)}")
@@ -121,8 +121,8 @@ class _ShellCommandUsage(NamedTuple):
 
 def show_overview(commands: Sequence[SlashCommand], *, has_shell: bool) -> None:
     """Print all commands, in their groups, and what else can be typed."""
-    more = [_MENTION, _SHELL, _KEYS] if has_shell else [_MENTION, _KEYS]
-    show(_Overview(commands, more), as_json=False)
+    sections = [_MENTION, _SHELL, _KEYS] if has_shell else [_MENTION, _KEYS]
+    show(_Overview(commands, sections), as_json=False)
 
 
 def show_command(state: ReplState, command: SlashCommand) -> None:

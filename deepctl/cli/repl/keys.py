@@ -223,9 +223,9 @@ def bindings(
     from prompt_toolkit.keys import Keys
 
     keys = KeyBindings()
-    here = has_focus(line)
+    is_focused = has_focus(line)
 
-    @keys.add("enter", filter=here)
+    @keys.add("enter", filter=is_focused)
     def _send(event: KeyPressEvent) -> None:
         state = line.complete_state
         if state is not None and state.complete_index is not None:
@@ -241,20 +241,20 @@ def bindings(
         # prompt_toolkit takes a colour's escape sequence, as in a paste that is not marked as one, for a mouse.
         return
 
-    @keys.add("escape", "enter", filter=here)
-    @keys.add("c-j", filter=here)
+    @keys.add("escape", "enter", filter=is_focused)
+    @keys.add("c-j", filter=is_focused)
     def _new_line(event: KeyPressEvent) -> None:
         line.newline(copy_margin=False)
 
     @keys.add(Keys.BracketedPaste)
     def _paste(event: KeyPressEvent) -> None:
         text = cleaned(event.data)
-        if not here():
+        if not is_focused():
             text = text.partition("\n")[0]
         # Without the event that starts completion: a paste is no command that is being typed.
         event.current_buffer.insert_text(text, fire_event=False)
 
-    @keys.add("c-c", filter=here)
+    @keys.add("c-c", filter=is_focused)
     def _ctrl_c(event: KeyPressEvent) -> None:
         if double_ctrl_c.is_late():
             return
@@ -263,14 +263,14 @@ def bindings(
         elif double_ctrl_c.ctrl_c():
             event.app.exit(exception=Interrupted("Interrupted."))
 
-    @keys.add("c-d", filter=here)
+    @keys.add("c-d", filter=is_focused)
     def _ctrl_d(event: KeyPressEvent) -> None:
         if line.text:
             line.delete(event.arg)
         else:
             event.app.exit(exception=EOFError())
 
-    @keys.add("tab", filter=here)
+    @keys.add("tab", filter=is_focused)
     def _complete(event: KeyPressEvent) -> None:
         state = line.complete_state
         if state is not None and state.complete_index is not None:
@@ -278,17 +278,17 @@ def bindings(
         else:
             event.app.create_background_task(_complete_common_part(line))
 
-    @keys.add("escape", filter=here & has_completions)
+    @keys.add("escape", filter=is_focused & has_completions)
     def _no_completion(event: KeyPressEvent) -> None:
         line.cancel_completion()
 
-    @keys.add("c-z", filter=here)
+    @keys.add("c-z", filter=is_focused)
     def _suspend(event: KeyPressEvent) -> None:
         with handed_over():
             # The whole process group, as the terminal itself does.
             os.kill(0, signal.SIGTSTP)
 
-    @keys.add("c-x", "c-e", filter=here)
+    @keys.add("c-x", "c-e", filter=is_focused)
     def _edit(event: KeyPressEvent) -> None:
         from prompt_toolkit.document import Document
 

@@ -130,17 +130,17 @@ class Editor:
             signal.SIGHUP: lambda: self._end(Terminated(signal.SIGHUP)),
         }
         before = {number: signal.getsignal(number) for number in handlers}
-        replaced = [number for number in handlers if before[number] is not signal.SIG_IGN]
-        for number in replaced:
+        numbers = [number for number in handlers if before[number] is not signal.SIG_IGN]
+        for number in numbers:
             loop.add_signal_handler(number, handlers[number])
         try:
             yield
         finally:
             try:
-                _restore_handlers(loop, replaced, before)
+                _restore_handlers(loop, numbers, before)
             except KeyboardInterrupt:
                 # Raised between the two handlers: too late for the line, too early for what comes next.
-                _restore_handlers(loop, replaced, before)
+                _restore_handlers(loop, numbers, before)
 
     def _end(self, error: BaseException) -> None:
         self._failure = error
@@ -182,9 +182,9 @@ class Editor:
 
 
 def _restore_handlers(
-    loop: asyncio.AbstractEventLoop, replaced: Sequence[signal.Signals], before: Mapping[signal.Signals, Any]
+    loop: asyncio.AbstractEventLoop, numbers: Sequence[signal.Signals], before: Mapping[signal.Signals, Any]
 ) -> None:
-    for number in replaced:
+    for number in numbers:
         loop.remove_signal_handler(number)
         handler = before[number]
         signal.signal(number, signal.SIG_DFL if handler is None else handler)

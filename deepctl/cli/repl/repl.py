@@ -260,8 +260,8 @@ def missing_mentions(prompt: str, workspace: str) -> str | None:
     mentions = [
         attachments.mention(word if len(word) <= _MAX_PATH else f"{word[:_MAX_PATH]}…") for word in dict.fromkeys(words)
     ]
-    more = ", …" if len(mentions) > _MAX_MISSING else ""
-    return f"Not in the workspace, so sent as written: {', '.join(mentions[:_MAX_MISSING])}{more}"
+    suffix = ", …" if len(mentions) > _MAX_MISSING else ""
+    return f"Not in the workspace, so sent as written: {', '.join(mentions[:_MAX_MISSING])}{suffix}"
 
 
 def _exists(tree: Tree, path: str) -> bool:
@@ -302,7 +302,7 @@ def _run_and_show(state: ReplState, line: str) -> str:
         with tty_modes.quiet():
             _warn(state, line)
             output.begin()
-            ended = state.chat.command(line, output.add)
+            result = state.chat.command(line, output.add)
     except Interrupted:
         output.end()
         state.last_output = context_block(line, output.printed, "ended by the user with Ctrl-C")
@@ -317,9 +317,9 @@ def _run_and_show(state: ReplState, line: str) -> str:
     output.end()
     if output.failure is not None:
         raise output.failure
-    if ended.code or ended.reason or ended.seconds >= _LONG_SECONDS:
-        state.chat.display.notice(_outcome(ended))
-    return context_block(line, output.printed, ended.reason or f"exit code {ended.code}")
+    if result.code or result.reason or result.seconds >= _LONG_SECONDS:
+        state.chat.display.notice(_outcome(result))
+    return context_block(line, output.printed, result.reason or f"exit code {result.code}")
 
 
 def _warn(state: ReplState, line: str) -> None:
@@ -333,9 +333,9 @@ def _warn(state: ReplState, line: str) -> None:
         notice(f"There is no terminal for {word} here, and no input: what it prints is shown. Ctrl-C ends it.")
 
 
-def _outcome(ended: Ended) -> str:
-    outcome = ended.reason or f"exit code {ended.code}"
-    return outcome if ended.seconds < _LONG_SECONDS else f"{outcome}, after {_duration(ended.seconds)}"
+def _outcome(result: Ended) -> str:
+    outcome = result.reason or f"exit code {result.code}"
+    return outcome if result.seconds < _LONG_SECONDS else f"{outcome}, after {_duration(result.seconds)}"
 
 
 def _duration(seconds: float) -> str:

@@ -50,16 +50,16 @@ def run(state: ReplState, *words: str) -> None:
         help.show_shell_command(state, name)
         return
     paths = state.profile()
-    filled = _filled(state, paths, name, command, arguments)
+    defaults = _filled(state, paths, name, command, arguments)
     # Parsed, because --user has many spellings: in one word with other options, or behind a `--` as an option's value.
-    if "user" in parameters(command) and _parsed(command, [*filled, *arguments]).get("user") != paths.name:
+    if "user" in parameters(command) and _parsed(command, [*defaults, *arguments]).get("user") != paths.name:
         raise UsageError(
             f"This conversation is of profile {paths.name!r}, and so are its commands.",
             f"For another profile, in a shell: deepctl {' '.join(name)} --user NAME",
         )
     session = state.current_session_if_any() if name in _RENAMING else None
     try:
-        main.call([*name, *filled, *arguments])
+        main.call([*name, *defaults, *arguments])
     finally:
         if session is not None:
             _follow(state, paths, session)
@@ -84,19 +84,19 @@ def _filled(
     """The options and arguments that the conversation adds to a command."""
     if hasattr(command, "commands"):
         return []  # the group itself reports that it has no such command
-    known = parameters(command)
+    names = parameters(command)
     values = _parsed(command, arguments)
-    filled = ["--user", paths.name] if "user" in known else []
+    defaults = ["--user", paths.name] if "user" in names else []
     wait = state.profile_chat().wait
-    if "wait" in known and wait:
-        filled += ["--wait", str(wait)]
-    if "session" in known and values.get("session") is None and tuple(name) not in SEARCHES_ALL_SESSIONS:
+    if "wait" in names and wait:
+        defaults += ["--wait", str(wait)]
+    if "session" in names and values.get("session") is None and tuple(name) not in SEARCHES_ALL_SESSIONS:
         session = _session_name(state)
-        filled += ["--session", session] if session is not None else []
+        defaults += ["--session", session] if session is not None else []
     if tuple(name) in TAKES_SESSION_NAME and values.get("name") is None:
         session = _session_name(state)
-        filled += [session] if session is not None else []
-    return filled
+        defaults += [session] if session is not None else []
+    return defaults
 
 
 def _session_name(state: ReplState) -> str | None:

@@ -324,12 +324,12 @@ class Drawing:
     def _columns(self) -> int:
         return self._size().columns
 
-    def _prefix(self, line: int, wrapped: int) -> StyleAndTextTuples:
+    def _prefix(self, line: int, row: int) -> StyleAndTextTuples:
         prompt = printable(self._prompt())
         # A prompt that leaves no room is shortened.
         if cells(prompt) > self._columns() // 2:
             prompt = "> "
-        return [("class:prompt", drawn(prompt) if line == wrapped == 0 else " " * cells(prompt))]
+        return [("class:prompt", drawn(prompt) if line == row == 0 else " " * cells(prompt))]
 
     def _has_bar(self) -> bool:
         rows = self._size().rows

@@ -98,8 +98,8 @@ def _confirm_undo(state: ReplState, name: str | None) -> None:
     target = ledger.records.get(last_rewind.to)
     rewound = lookup.conversation_at(paths, target) if target is not None else log_file.MessageList([], [], 0)
     now = session_catalogue.read(session)
-    shared = _shared_length(rewound, now)
-    turns = sum(prompt.position >= shared for prompt in _prompts(now))
+    shared_length = _shared_length(rewound, now)
+    turns = sum(prompt.position >= shared_length for prompt in _prompts(now))
     if turns:
         consequence = f"{counted(turns, 'turn')} said since then would leave it"
         confirm(f"Undo the last rewind of session {session.name}? {consequence}.", yes=False, as_json=False)
@@ -113,8 +113,8 @@ def _continue_in(state: ReplState, session: str) -> None:
 
 
 def _first_removed(before: log_file.MessageList, after: log_file.MessageList) -> str | None:
-    shared = _shared_length(before, after)
-    return next((prompt.text for prompt in _prompts(before) if prompt.position >= shared), None)
+    shared_length = _shared_length(before, after)
+    return next((prompt.text for prompt in _prompts(before) if prompt.position >= shared_length), None)
 
 
 def _shared_length(first: log_file.MessageList, second: log_file.MessageList) -> int:
@@ -136,14 +136,14 @@ def _retry(state: ReplState, arguments: str) -> None:
     prompts = _prompts(session_catalogue.read(session)) if session is not None else []
     last = state.last_prompt
     if last is not None:
-        ours = [
+        indexes = [
             number for number, prompt in enumerate(prompts) if prompt.at >= state.last_prompt_at and last in prompt.text
         ]
-        if not ours:
+        if not indexes:
             state.chat.display.notice(f"Nothing of the last turn was kept. Saying it again: {_shortened(last)}")
             state.next_prompt = last
             return
-        if ours[-1] != len(prompts) - 1:
+        if indexes[-1] != len(prompts) - 1:
             raise Refused(
                 "Your last prompt is not the last of the session any more: something else was said in it since.",
                 "/checkpoints lists where to go back to, /rewind REF does.",

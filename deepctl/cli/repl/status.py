@@ -50,19 +50,19 @@ def toolbar(state: ReplState, latest_session: Callable[[], str | None], note: st
         sandbox = facts.commands.sandbox or "no shell"
         sandbox = NO_SANDBOX if sandbox == "none" else f"{sandbox} with network" if facts.commands.network else sandbox
     session = facts.session or latest_session()
-    used = state.chat.counts.of(state.session)
+    usage = state.chat.counts.of(state.session)
     if state.new is not None:
         session = NEW_SESSION if state.new == UNNAMED else f"{state.new} (new)"
-        used = Used()
-    tokens = (used.input_tokens, used.output_tokens)
+        usage = Used()
+    tokens = (usage.input_tokens, usage.output_tokens)
     return Toolbar(
         facts.profile,
         session,
         facts.model,
         sandbox,
-        used.context,
+        usage.context,
         tokens if any(tokens) else None,
-        used.cost or None,
+        usage.cost or None,
         note,
     )
 
@@ -202,12 +202,12 @@ def _servers(state: ReplState) -> str:
 
 
 def _usage_rows(state: ReplState) -> list[tuple[str, str]]:
-    used = state.chat.counts.total
-    rows = [("Tokens", f"{used.input_tokens:,} sent, {used.output_tokens:,} received in this conversation")]
-    if used.cost is None:
+    usage = state.chat.counts.total
+    rows = [("Tokens", f"{usage.input_tokens:,} sent, {usage.output_tokens:,} received in this conversation")]
+    if usage.cost is None:
         rows.append(("Cost", "not known: there is no price for the model"))
-    elif used.cost:
-        rows.append(("Cost", f"${used.cost:.4f}"))
+    elif usage.cost:
+        rows.append(("Cost", f"${usage.cost:.4f}"))
     context = state.chat.counts.of(state.session).context
     if context is not None:
         rows.append(("Context", f"{context:.0%} of the model's window"))

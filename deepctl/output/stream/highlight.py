@@ -63,7 +63,7 @@ class Highlighter:
     def lines(self, code: Sequence[str]) -> list[Text]:
         """The next lines of the block, each coloured."""
         code_lines = [self._caps.safe(line).expandtabs(TAB) for line in code]
-        return [line for some in _portions(code_lines) for line in self._portion(some)]
+        return [line for portion in _portions(code_lines) for line in self._portion(portion)]
 
     def _portion(self, code_lines: list[str]) -> list[Text]:
         from rich.text import Text
@@ -102,16 +102,16 @@ class Highlighter:
 
 def _portions(code_lines: list[str]) -> Iterator[list[str]]:
     """The lines, so many at a time as are coloured at once; one that is not coloured is alone."""
-    some: list[str] = []
+    portion: list[str] = []
     length = 0
     for line in code_lines:
         length += len(line)
-        if some and (len(some) == _CONTEXT or length > _MOST or max(len(line), len(some[0])) > _LONGEST):
-            yield some
-            some, length = [], len(line)
-        some.append(line)
-    if some:
-        yield some
+        if portion and (len(portion) == _CONTEXT or length > _MOST or max(len(line), len(portion[0])) > _LONGEST):
+            yield portion
+            portion, length = [], len(line)
+        portion.append(line)
+    if portion:
+        yield portion
 
 
 def _begins_inside(line: Text) -> bool:

@@ -109,7 +109,7 @@ class Markdown:
             return self._plain([line[-_PIECE:]], width)
         source = self._source + ("" if _is_half(line) else line)
         blocks = Blocks(self._caps, self._measure(width))
-        layout, _ = blocks.lines(self._parse(source), is_open=True, gap=self._gap, passed=self._passed)
+        layout, _ = blocks.lines(self._parse(source), is_open=True, gap=self._gap, offset=self._passed)
         return layout.lines[self._given :]
 
     def finish(self, width: int) -> list[Text]:
@@ -129,7 +129,7 @@ class Markdown:
         lines: list[Text] = []
         if self._fence is None:
             blocks = Blocks(self._caps, self._measure(width))
-            layout, _ = blocks.lines(self._parse(self._source), is_open=False, gap=self._gap, passed=self._passed)
+            layout, _ = blocks.lines(self._parse(self._source), is_open=False, gap=self._gap, offset=self._passed)
             lines = layout.lines[self._given :]
             self._gap = self._gap or bool(layout.lines)
         self._source = ""
@@ -255,7 +255,7 @@ class Markdown:
             return self._close(width)
         fence = self._open_fence(nodes[-1])
         layout, starts = blocks.lines(
-            nodes[:-1] if fence else nodes, is_open=not fence, gap=self._gap, passed=self._passed
+            nodes[:-1] if fence else nodes, is_open=not fence, gap=self._gap, offset=self._passed
         )
         lines = layout.lines[self._given : layout.stable]
         self._given = max(self._given, layout.stable)

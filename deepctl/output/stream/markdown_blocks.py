@@ -65,11 +65,11 @@ class Blocks:
         self._width = width
 
     def lines(
-        self, nodes: Sequence[SyntaxTreeNode], *, is_open: bool, gap: bool = False, passed: int = 0
+        self, nodes: Sequence[SyntaxTreeNode], *, is_open: bool, gap: bool = False, offset: int = 0
     ) -> tuple[Lines, list[int]]:
         """The lines of `nodes`, and where each node begins. `is_open`: more may be added to the last one.
 
-        `gap`: an empty line goes before the first, too. `passed`: so many items of the first, a list, are left out.
+        `gap`: an empty line goes before the first, too. `offset`: so many items of the first, a list, are left out.
         """
         from rich.text import Text
 
@@ -78,7 +78,7 @@ class Blocks:
         for number, node in enumerate(nodes):
             starts.append(len(lines))
             last = is_open and number == len(nodes) - 1
-            block = self._block(node, last, passed if not number else 0)
+            block = self._block(node, last, offset if not number else 0)
             if block.lines and (gap or lines) and _apart(nodes[number - 1] if number else None, node):
                 lines.append(Text())
             stable = len(lines) + block.stable if block.stable else starts[-1]
@@ -87,15 +87,15 @@ class Blocks:
                 stable = len(lines)
         return Lines(lines, stable), starts
 
-    def items(self, node: SyntaxTreeNode, count: int, passed: int) -> int:
+    def items(self, node: SyntaxTreeNode, count: int, offset: int) -> int:
         """How many lines the first `count` items of a list take, with what separates them from the next."""
-        first = self._list(node, False, passed, count + 1).lines
-        return len(first) - len(self._item(node, count, False, passed).lines)
+        first = self._list(node, False, offset, count + 1).lines
+        return len(first) - len(self._item(node, count, False, offset).lines)
 
     def _narrower(self, columns: int) -> Blocks:
         return Blocks(self._caps, max(self._width - columns, NARROWEST))
 
-    def _block(self, node: SyntaxTreeNode, is_open: bool, passed: int = 0) -> Lines:
+    def _block(self, node: SyntaxTreeNode, is_open: bool, offset: int = 0) -> Lines:
         match node.type:
             case "paragraph":
                 return self._paragraph(node, is_open)
@@ -106,7 +106,7 @@ class Blocks:
             case "blockquote":
                 return self._quotation(node, is_open)
             case "bullet_list" | "ordered_list":
-                return self._list(node, is_open, passed, len(node.children))
+                return self._list(node, is_open, offset, len(node.children))
             case "hr":
                 from rich.text import Text
 
@@ -152,7 +152,7 @@ class Blocks:
         bar = Text(self._caps.sign("│", ">") + " ", "dim")
         return Lines([_prefixed(bar, line) for line in inner.lines], inner.stable)
 
-    def _list(self, node: SyntaxTreeNode, is_open: bool, passed: int, count: int) -> Lines:
+    def _list(self, node: SyntaxTreeNode, is_open: bool, offset: int, count: int) -> Lines:
         from rich.text import Text
 
         lines: list[Text] = []
@@ -161,17 +161,17 @@ class Blocks:
             last = is_open and number == count - 1
             if number and _is_long(node.children[number - 1]):
                 lines.append(Text())
-            item = self._item(node, number, last, passed)
+            item = self._item(node, number, last, offset)
             stable = len(lines) + item.stable
             lines += item.lines
         return Lines(lines, stable)
 
-    def _item(self, node: SyntaxTreeNode, number: int, is_open: bool, passed: int) -> Lines:
+    def _item(self, node: SyntaxTreeNode, number: int, is_open: bool, offset: int) -> Lines:
         from rich.text import Text
 
         mark = self._caps.sign("•", "*") + " "
         if node.type == "ordered_list":
-            mark = f"{int(node.attrs.get('start', 1)) + passed + number}. "
+            mark = f"{int(node.attrs.get('start', 1)) + offset + number}. "
         inner, _ = self._narrower(len(mark)).lines(node.children[number].children, is_open=is_open)
         first_mark, indent = Text(mark, "cyan"), Text(" " * len(mark))
         lines = [_prefixed(indent if row else first_mark, line) for row, line in enumerate(inner.lines)]
@@ -234,9 +234,9 @@ def _is_long(item: SyntaxTreeNode) -> bool:
 def _prefixed(prefix: Text, line: Text) -> Text:
     from rich.text import Text
 
-    joined = Text.assemble(prefix, line)
-    joined.rstrip()
-    return joined
+    text = Text.assemble(prefix, line)
+    text.rstrip()
+    return text
 
 
 def _table(
@@ -250,8 +250,8 @@ def _table(
     ]
     headings, records = rows[0], rows[1:]
     columns = list(zip(*rows, strict=True))
-    needed = [min(_MIN_COLUMN, max(cell.cell_len for cell in column)) for column in columns]
-    if len(needed) > _MAX_COLUMNS or sum(needed) + _COLUMN_GAP * len(needed) > width:
+    min_widths = [min(_MIN_COLUMN, max(cell.cell_len for cell in column)) for column in columns]
+    if len(min_widths) > _MAX_COLUMNS or sum(min_widths) + _COLUMN_GAP * len(min_widths) > width:
         return _records(headings, records, width)
     return _grid(headings, records, [_side(cell) for cell in node.children[0].children[0].children], width, caps)
 

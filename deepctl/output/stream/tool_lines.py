@@ -102,8 +102,8 @@ class Call:
         if count_match is not None and self.name in ("write_file", *_OF):
             return _counted(int(next(filter(None, count_match.groups()))), _OF.get(self.name, "line"))
         if lines and self.name in _OF and lines[0].startswith(_LISTS):
-            more = _MORE.match(lines[-1])
-            count = len(lines) - 1 if more is None else len(lines) - 2 + int(more[1])
+            count_line = _MORE.match(lines[-1])
+            count = len(lines) - 1 if count_line is None else len(lines) - 2 + int(count_line[1])
             return _counted(count, "file" if lines[0].startswith("Files") else _OF[self.name])
         if len(lines) == 1 and len(lines[0]) <= _SHORT:
             return _on_a_line(lines[0])

@@ -119,9 +119,9 @@ class TurnView:
             self.calls.append(call)
         call.ended(event["ok"], event["content"], at)
         self._add("tool", [call.line(self._caps, width, "")])
-        for waiting in self._pending.values():
+        for pending in self._pending.values():
             # Calls run one after another: the next one begins now.
-            waiting.began = at
+            pending.began = at
 
     def _end(self, event: Mapping[str, Any], width: int) -> None:
         if event.get("notice"):
@@ -213,10 +213,10 @@ class TurnView:
         signs = self._caps.sign(_SPINNER, _ASCII_SPINNER)
         return signs[int(time.monotonic() / _SPIN) % len(signs)]
 
-    def _status(self, width: int, more: str) -> Text:
+    def _status(self, width: int, suffix: str) -> Text:
         from rich.text import Text
 
-        parts = [self._doing(), f"{int(time.monotonic() - self._began)} s", "Ctrl-C stops", more]
+        parts = [self._doing(), f"{int(time.monotonic() - self._began)} s", "Ctrl-C stops", suffix]
         text = self._caps.sign(" · ", " - ").join(part for part in parts if part)
         line = Text.assemble((self._spinner(), "cyan"), (f" {self._caps.safe(printable(text))}", "dim"))
         return cut(line, width - 1, self._caps)
