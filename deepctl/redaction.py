@@ -14,6 +14,7 @@ import json
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -107,15 +108,24 @@ _KINDS = frozenset((
 
 def redact(text: str, environment: Mapping[str, str]) -> str:
     """`text` with the values of variables that are named like secrets replaced by the variables' names."""
+    for secret, name in _secret_values(tuple(environment.items())):
+        text = name.join(secret.split(text))
+    return text
+
+
+@lru_cache(maxsize=4)
+def _secret_values(variables: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str], str]]:
+    """What to look for, and what to put in its place. It is asked for with every result of a tool."""
+    values: list[tuple[re.Pattern[str], str]] = []
     # The longest first: one may be the beginning of another.
-    for variable, value in sorted(environment.items(), key=lambda item: -len(item[1])):
+    for variable, value in sorted(variables, key=lambda item: -len(item[1])):
         for password in _IN_ADDRESS.findall(value):
-            text = text.replace(f":{password}@", f":[{variable}]@")
+            values.append((re.compile(re.escape(f":{password}@")), f":[{variable}]@"))
         # What is around a key in a variable is not sent.
         value = value.strip()
         if _is_secret(variable, value):
-            text = f"[{variable}]".join(re.split(_word(value), text))
-    return text
+            values.append((re.compile(_word(value)), f"[{variable}]"))
+    return values
 
 
 def _is_secret(variable: str, value: str) -> bool:

@@ -195,6 +195,9 @@ async def _lies_in_git(workspace: Workspace, path: str) -> bool:
         return False
     for depth, part in enumerate(parts):
         above = "/".join(parts[:depth])
+        # All of them have a HEAD, so most other directories are looked at once.
+        if part.lower() != "head" and not await workspace.exists(posixpath.join(above, "HEAD")):
+            continue
         names = {name.lower() for name in GIT_NAMES if await workspace.exists(posixpath.join(above, name))}
         if names and looks_like_git({*names, part.lower()}):
             return True

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_ai.messages import FileUrl, ModelMessage, ModelMessagesTypeAdapter, ModelRequest
+from pydantic_ai.messages import FileUrl, ModelMessage, ModelMessagesTypeAdapter, ModelRequest, UserPromptPart
 
 from deepctl.agent import message_filters
 from deepctl.agent.checkpoint_stores import Checkpoint
@@ -29,10 +29,13 @@ def time_of(text: str) -> datetime:
 def last_prompt(conversation: Sequence[ModelMessage]) -> str:
     """What the user said last; empty if nothing."""
     for message in reversed(conversation):
-        if isinstance(message, ModelRequest):
-            text = log_file.prompt(ModelMessagesTypeAdapter.dump_python([message], mode="json")[0])
-            if text is not None:
-                return whole(text)
+        for part in message.parts if isinstance(message, ModelRequest) else ():
+            if isinstance(part, UserPromptPart):
+                texts = [part.content] if isinstance(part.content, str) else part.content
+                # What capabilities add in the user's role is no plain text.
+                said = [text for text in texts if isinstance(text, str)]
+                if said:
+                    return whole("\n".join(said))
     return ""
 
 

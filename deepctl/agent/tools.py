@@ -31,6 +31,7 @@ from typing import Any, Literal
 from pydantic_ai import FunctionToolset, RunContext
 from pydantic_ai.exceptions import ModelRetry, ToolFailed, UserError
 from pydantic_ai.toolsets import AbstractToolset, CombinedToolset, ToolsetTool, WrapperToolset
+from pydantic_ai.toolsets._instruction_collection import RELAYS, InstructionContribution
 from pydantic_ai.workspaces import SupportsCommands, Workspace, WorkspaceError
 from pydantic_ai_backends import (
     ConfinedWorkspace,
@@ -147,9 +148,10 @@ class _FixedTools(WrapperToolset[Any]):
 
 
 def _complete(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
-    """The tool with all that would be added in every step."""
-    definition = tool.tool_def
-    return _in_order(replace(tool, tool_def=replace(definition, toolset_id=definition.toolset_id or tool.toolset.id)))
+    """The tool with all that would be added to it in every step."""
+    toolset_id = tool.tool_def.toolset_id or tool.toolset.id
+    definition = replace(tool.tool_def, sequential=True, toolset_id=toolset_id)
+    return replace(tool, max_retries=UNLIMITED_RETRIES, tool_def=definition)
 
 
 class _OneByOne(CombinedToolset[Any]):
@@ -163,6 +165,14 @@ class _OneByOne(CombinedToolset[Any]):
         is_same = all(new is old for new, old in zip(toolsets, self.toolsets, strict=True))
         return self if is_same else replace(self, toolsets=toolsets)
 
+    async def _collect_child_instruction_contributions(
+        self, ctx: RunContext[Any]
+    ) -> list[InstructionContribution[Any]]:
+        if RELAYS.get() is not None:
+            return await super()._collect_child_instruction_contributions(ctx)
+        parts = [await toolset._collect_instruction_contributions(ctx) for toolset in self.toolsets]
+        return [contribution for contributions in parts for contribution in contributions]
+
     async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
         tools: dict[str, ToolsetTool[Any]] = {}
         for toolset in self.toolsets:
@@ -172,6 +182,11 @@ class _OneByOne(CombinedToolset[Any]):
                 return await super().get_tools(ctx)  # which raises the error of two tools of one name
             tools |= new_tools
         return tools
+
+
+_PRIVATE = {"_collect_child_instruction_contributions", "_collect_instruction_contributions"}
+if not vars(AbstractToolset).keys() >= _PRIVATE:
+    raise ImportError("this version of pydantic-ai collects instructions in a way that deepctl does not know")
 
 
 def console_toolset(include_execute: bool, rules: Permissions) -> FunctionToolset[Any]:

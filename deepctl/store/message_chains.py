@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from deepctl import quantities
@@ -125,7 +126,8 @@ class Messages:
         if not new:
             return place or Place("", 0, 0)
         before = chain[kept - 1] if kept else START
-        one = self._open(before, place)
+        goes_on = place is not None and self._ends.get(place.log) == before
+        one = place.log if place is not None and goes_on else os.urandom(8).hex()
         entries = []
         for message, turn in zip(new, turns, strict=True):
             entry: dict[str, Any] = {"v": log_file.LOG_FORMAT, "turn": turn, "at": quantities.now(), "message": message}
@@ -137,25 +139,26 @@ class Messages:
                 self._instructions[one] = instructions
             entries.append(entry)
         lines = [sealed_lines.seal(entry) for entry in entries]
-        appender = log_file.open_lines(log_file.log_path(self.directory, one))
-        try:
-            ends = appender.write(lines)
-        finally:
-            appender.close()
+        ends = self._add(one, lines) if goes_on else self._begin(one, place, lines)
         for number, (line, end) in enumerate(zip(lines, ends, strict=True), kept):
             self._tails[one] = chained(self._tails[one], line)
             self._known[chain[number]] = Place(one, end, number + 1, self._tails[one])
         self._ends[one] = chain[-1]
-        self._sizes[one] = appender.end
+        self._sizes[one] = ends[-1]
         return self._known[chain[-1]]
 
-    def _open(self, before: bytes, place: Place | None) -> str:
-        """The log that ends where the conversation does so far, or a new one that goes on from there."""
-        if place is not None and self._ends.get(place.log) == before:
-            return place.log
-        one = os.urandom(8).hex()
+    def _add(self, one: str, lines: list[bytes]) -> list[int]:
+        """Write lines to a log. Returns the offset behind each."""
+        appender = log_file.open_lines(log_file.log_path(self.directory, one))
+        try:
+            return appender.write(lines)
+        finally:
+            appender.close()
+
+    def _begin(self, one: str, place: Place | None, lines: list[bytes]) -> list[int]:
+        """The same for a new log, which goes on from `place`."""
         atomic.make_root(self.directory)
         first = sealed_lines.seal(log_file.header(one, place.point if place is not None else None))
-        log_file.write_lines(log_file.log_path(self.directory, one), first)
+        log_file.write_lines(log_file.log_path(self.directory, one), b"".join([first, *lines]))
         self._tails[one] = chained(place.digest if place is not None else START_DIGEST, first)
-        return one
+        return list(accumulate(map(len, lines), initial=len(first)))[1:]
