@@ -423,9 +423,10 @@ def told(failure: str | Exception, workspace: object) -> str:
 
 def hide(text: str, root: str) -> str:
     """`text` with the workspace at `root` called `/workspace`. Names beside the workspace lose their directory."""
-    text = re.sub(rf"(?<![\w./-]){re.escape(root)}(?!\.?[\w-])", lambda _: MOUNT, text)
+    if root in text:
+        text = re.sub(rf"(?<![\w./-]){re.escape(root)}(?!\.?[\w-])", lambda _: MOUNT, text)
     beside = os.path.dirname(root).rstrip("/")
-    return re.sub(rf"(?<![\w./-]){re.escape(beside)}/", "", text) if beside else text
+    return re.sub(rf"(?<![\w./-]){re.escape(beside)}/", "", text) if beside and beside in text else text
 
 
 def hidden(error: Exception, root: str) -> Exception:

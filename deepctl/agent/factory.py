@@ -45,6 +45,7 @@ from deepctl.agent.models import OFFLINE, CollectingModel, UnicodeFilterModel, o
 from deepctl.agent.tools import (
     FAILURES,
     UNLIMITED_RETRIES,
+    FixedTools,
     GuardedTools,
     console_toolset,
     failure_text,
@@ -117,7 +118,7 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
     environment: Mapping[str, str]
     """Where the keys are that results of tools are rid of."""
     fixed_tools: Sequence[AbstractToolset[Any]]
-    """The toolsets whose tools are the same in every step of a run."""
+    """The toolsets of capabilities whose tools are the same in every step of a run."""
 
     def get_ordering(self) -> CapabilityOrdering:
         return CapabilityOrdering(position="outermost")
@@ -214,14 +215,14 @@ def create_deep_agent(
         toolsets.append(plans_toolset())
         parts.append(Planning(store_resolver=lambda ctx: TodoStore(files_of(ctx.workspace), ctx.deps.session)))
     own_tools = FunctionToolset[Any]([tool for toolset in toolsets for tool in toolset.tools.values()], id="deepctl")
-    of_parts = [toolset for part in parts if isinstance(toolset := part.get_toolset(), AbstractToolset)]
-    boundary = _RunBoundary(os.environ if environment is None else environment, [own_tools, *of_parts])
+    fixed = [toolset for part in parts if isinstance(toolset := part.get_toolset(), AbstractToolset)]
+    boundary = _RunBoundary(os.environ if environment is None else environment, fixed)
     return Agent(
         offline_model() if model == OFFLINE else model,
         name=agent_name,
         deps_type=DeepAgentDeps,
         instructions=[_INSTRUCTIONS, *_listed(instructions), _WITH_SHELL if include_execute else _WITHOUT_SHELL],
-        toolsets=[own_tools],
+        toolsets=[FixedTools(own_tools)],
         capabilities=[boundary, *parts, *capabilities],
         retries={"tools": UNLIMITED_RETRIES},
         defer_model_check=True,

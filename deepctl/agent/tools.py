@@ -115,29 +115,9 @@ def _in_order(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
     return replace(tool, max_retries=UNLIMITED_RETRIES, tool_def=replace(tool.tool_def, sequential=True))
 
 
-def made_ready(toolset: AbstractToolset[Any], fixed: Sequence[AbstractToolset[Any]]) -> AbstractToolset[Any]:
-    """The same tools at less cost, for one run: those of `fixed` are made ready once and not in every step.
-
-    Toolsets of functions are asked one after another. pydantic-ai starts a task for each, which takes longer than what
-    they do.
-    """
-    inner = toolset.wrapped if isinstance(toolset, WrapperToolset) else toolset
-    if any(inner is one for one in fixed):
-        return _FixedTools(toolset)
-    if type(toolset) is CombinedToolset:
-        leaves: list[AbstractToolset[Any]] = []
-        toolset.apply(leaves.append)
-        parts = [made_ready(part, fixed) for part in toolset.toolsets]
-        is_local = all(isinstance(leaf, FunctionToolset | WrapperToolset) for leaf in leaves)
-        return _OneByOne(parts) if is_local else CombinedToolset(parts)
-    if isinstance(toolset, WrapperToolset):
-        return replace(toolset, wrapped=made_ready(inner, fixed))
-    return toolset
-
-
 @dataclass
-class _FixedTools(WrapperToolset[Any]):
-    """Tools that stay the same in a run."""
+class FixedTools(WrapperToolset[Any]):
+    """Tools that stay the same, so that they are made ready once and not in every step."""
 
     _ready: dict[str, ToolsetTool[Any]] | None = field(default=None, init=False)
 
@@ -152,6 +132,25 @@ def _complete(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
     toolset_id = tool.tool_def.toolset_id or tool.toolset.id
     definition = replace(tool.tool_def, sequential=True, toolset_id=toolset_id)
     return replace(tool, max_retries=UNLIMITED_RETRIES, tool_def=definition)
+
+
+def made_ready(toolset: AbstractToolset[Any], fixed: Sequence[AbstractToolset[Any]]) -> AbstractToolset[Any]:
+    """The same tools at less cost, for one run, in which those of `fixed` stay the same.
+
+    Toolsets of functions are asked one after another. pydantic-ai starts a task for each, which takes longer than what
+    they do.
+    """
+    if type(toolset) is CombinedToolset:
+        leaves: list[AbstractToolset[Any]] = []
+        toolset.apply(leaves.append)
+        parts = [made_ready(part, fixed) for part in toolset.toolsets]
+        is_local = all(isinstance(leaf, FunctionToolset | WrapperToolset) for leaf in leaves)
+        return _OneByOne(parts) if is_local else CombinedToolset(parts)
+    if not isinstance(toolset, WrapperToolset) or isinstance(toolset, FixedTools):
+        return toolset
+    if any(toolset.wrapped is one for one in fixed):
+        return FixedTools(toolset)
+    return replace(toolset, wrapped=made_ready(toolset.wrapped, fixed))
 
 
 class _OneByOne(CombinedToolset[Any]):
