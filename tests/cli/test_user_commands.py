@@ -199,7 +199,7 @@ def test_nothing_a_command_prints_reaches_the_terminal_as_more_than_text(chat: O
     assert b"\xc2\x9b" not in said
     assert r"a\x1b]0;owned\x07\x1b[2Jb\x9b3J" in terminal.screen
     assert "\n50%\n" in terminal.screen
-    terminal.type("!head -c 300000 /dev/urandom; exit 8\r")
+    terminal.type("!head -c 30000 /dev/urandom; exit 8\r")
     terminal.expect("exit code 8")
     terminal.prompt()
 
