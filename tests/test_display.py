@@ -33,6 +33,7 @@ from deepctl.output.stream.markdown import Markdown
 from deepctl.output.stream.tool_lines import Call
 from deepctl.output.stream.turn_view import TurnView
 from deepctl.output.text import printable, printable_lines
+from tests.support.clusters import HistoryScreen
 from tests.test_markdown import at_once, texts
 
 # Told on stdin what to show, one JSON document a line.
@@ -91,7 +92,7 @@ class Shown:
             env={**os.environ, "TERM": "xterm-256color", "PYTHONUTF8": "1", **environment},
         )
         os.close(slave)
-        self.screen = pyte.HistoryScreen(columns, lines, history=100_000, ratio=0.5)
+        self.screen = HistoryScreen(columns, lines, history=100_000, ratio=0.5)
         self._stream = pyte.ByteStream(self.screen)
         self.bytes = b""
 
@@ -263,7 +264,7 @@ def test_screen_and_scrollback_are_the_answer_rendered_at_once(
 ) -> None:
     """Frames at any moment, as the thread draws them."""
     chance = random.Random(seed)
-    screen = pyte.HistoryScreen(columns, lines, history=10_000, ratio=0.5)
+    screen = HistoryScreen(columns, lines, history=10_000, ratio=0.5)
     stream = pyte.Stream(screen)
     look = TerminalCaps(colour=True, encoding="utf-8")
     turn, region, start = TurnView(look, 0.0), LiveRegion(), 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import pyte
@@ -12,6 +14,9 @@ class ClusterScreen(pyte.Screen):
     """A flag, a family and a letter with its accents take the cells of one character."""
 
     def draw(self, data: str) -> None:
+        if data.isascii():
+            super().draw(data)
+            return
         for one in iter_graphemes(data):
             width = wcswidth(one)
             if len(one) == 1 or width not in (1, 2):
@@ -25,12 +30,29 @@ class ClusterScreen(pyte.Screen):
 
     @property
     def display(self) -> list[str]:
-        return ["".join(self._cells(line)) for line in range(self.lines)]
+        buffer: Any = self.buffer
+        return [_text(buffer[line], self.columns) for line in range(self.lines)]
 
-    def _cells(self, line: int) -> list[str]:
-        found, x = [], 0
-        while x < self.columns:
-            data = self.buffer[line][x].data
-            found.append(data or " ")
-            x += max(wcswidth(data), 1)
-        return found
+
+def _text(row: Mapping[int, Any], columns: int) -> str:
+    """What the cells of a row show."""
+    if not row:
+        return " " * columns
+    shown, x = [], 0
+    while x < columns:
+        data = row[x].data if x in row else " "
+        shown.append(data or " ")
+        x += 1 if data.isascii() else _width(data)
+    return "".join(shown)
+
+
+@functools.cache
+def _width(data: str) -> int:
+    return max(wcswidth(data), 1)
+
+
+class HistoryScreen(pyte.HistoryScreen):
+    """A screen that keeps what has scrolled away, and that nobody pages through."""
+
+    # pyte's own, which watches for pages, is in Python and takes most of the time of a test at a terminal.
+    __getattribute__ = object.__getattribute__
