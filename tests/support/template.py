@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import json
 import os
 import select
@@ -30,6 +31,17 @@ _LIMIT = 60.0
 _MESSAGE_BYTES = 1 << 20
 _FIXED_AT_THE_START = ("PYTHON", "LC_", "LANG", "COVERAGE_")
 """Beginnings of the names of variables that only the start of an interpreter reads."""
+
+_IMPORTED_AT_FIRST_USE = (
+    *("anyio._backends._asyncio", "encodings.utf_8_sig", "markdown_it", "mdurl", "prompt_toolkit.input.vt100"),
+    *("prompt_toolkit.shortcuts", "rich.console", "tarfile", "tomllib"),
+    *(f"deepctl.agent.{name}" for name in ("chat", "mcp")),
+    *(f"deepctl.cli.{name}" for name in ("chat", "checkpoints", "main", "memory", "profiles", "repl.repl", "sessions")),
+    *(f"deepctl.domain.{name}" for name in ("memory.changes", "wipe.trash")),
+    *(f"deepctl.domain.transfer.{name}" for name in ("profile_export", "profile_import")),
+    *(f"deepctl.output.{name}" for name in ("rewind", "stream.display", "stream.turn_view")),
+)
+"""Modules that a command would import when it needs them."""
 
 
 class ForkedProcess(subprocess.Popen[bytes]):
@@ -162,25 +174,16 @@ def _template() -> _Template:
 
 def _serve(requests: socket.socket) -> NoReturn:
     """Fork what is asked for, and say how each ended, until there is no one left to ask."""
-    # Imports of a command that would otherwise happen at its first use.
     import gc
 
-    import prompt_toolkit.shortcuts  # noqa: F401
-    import rich.console  # noqa: F401
+    for name in _IMPORTED_AT_FIRST_USE:
+        importlib.import_module(name)
+    from pydantic_ai.messages import ModelMessagesTypeAdapter
 
-    import deepctl.agent.chat
-    import deepctl.agent.mcp
-    import deepctl.cli.chat
-    import deepctl.cli.checkpoints
-    import deepctl.cli.memory
-    import deepctl.cli.profiles
-    import deepctl.cli.repl.repl
-    import deepctl.cli.sessions
-    import deepctl.output.stream.display
-    import deepctl.output.stream.turn_view  # noqa: F401
     from deepctl.agent.factory import create_deep_agent
 
     tool_schemas.remember()
+    ModelMessagesTypeAdapter.validate_python([])  # its schema is made at its first use
     for include_execute in (False, True):
         create_deep_agent("offline", include_execute=include_execute)
     waker, wakes = os.pipe()
