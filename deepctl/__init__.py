@@ -1,12 +1,14 @@
 """deepctl: local multi-profile agent sessions, as a command and as a small library.
 
-`from deepctl import create_deep_agent, DeepAgentDeps, LocalBackend, StateBackend`: each name is imported on first
-use, because the agent stack behind them takes a second to load and most commands do without it.
+`from deepctl import create_deep_agent, DeepAgentDeps, LocalBackend, StateBackend`: each name is imported on first use,
+because the agent libraries take a second to load and most commands do not need them.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # not that of `typing`, which takes long to import: until __main__ runs, Ctrl-C is a traceback
+TYPE_CHECKING = (
+    False  # not that of `typing`, which takes long to import; until __main__ runs, Ctrl-C would print a traceback
+)
 if TYPE_CHECKING:
     from pydantic_ai_backends import StateBackend
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def run() -> NoReturn:
     """The console script."""
-    # While modules are imported there is nothing to put away: Ctrl-C ends the process at once, without a traceback.
+    # During imports there is no state to clean up: Ctrl-C ends the process at once, without a traceback.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     from deepctl.cli.main import run as run_command
 

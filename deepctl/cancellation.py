@@ -1,7 +1,7 @@
-"""Long work that can be stopped: it calls `look` between two files, and between two pieces of a large one.
+"""Stopping long work: the work calls `look` between two files, and between two pieces of a large file.
 
-`look` raises what the work is stopped by. So no signal handler has to raise in the middle of other code, and a time
-limit holds for work that gives nobody else a turn.
+`look` raises the reason for the stop. So no signal handler has to raise in the middle of other code, and a time limit
+holds for work that does not yield to the event loop.
 
 A read that waits for a pipe is stopped by `interruptible`.
 """
@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from typing import BinaryIO, cast
 
 Look = Callable[[], None]
-"""Returns if the work may go on; otherwise raises `Interrupted`, `Terminated` or `TimedOut`."""
+"""Returns if the work may continue; otherwise raises `Interrupted`, `Terminated` or `TimedOut`."""
 
 _LOOK: ContextVar[Look | None] = ContextVar("deepctl_look", default=None)
 
@@ -29,7 +29,7 @@ _BUFFER_BYTES = 1 << 16
 
 @contextmanager
 def stoppable(by: Look) -> Iterator[None]:
-    """Meanwhile `by` decides whether long work goes on."""
+    """Inside this context `by` decides whether long work continues."""
     token = _LOOK.set(by)
     try:
         yield
@@ -38,18 +38,19 @@ def stoppable(by: Look) -> Iterator[None]:
 
 
 def look() -> None:
-    """Raise what the work is to be stopped by, if anything."""
+    """Raise the reason to stop the work, if there is one."""
     by = _LOOK.get()
     if by is not None:
         by()
 
 
 def interruptible(stream: BinaryIO) -> BinaryIO:
-    """`stream`, read so that no signal is lost; it is read from where its descriptor is, past any buffer.
+    """`stream`, read so that no signal is lost. Reading starts at the position of the descriptor and bypasses any
+    buffer.
 
     Python runs the handler of a signal when a read returns or fails with `EINTR`. A signal that arrives just before the
-    read begins to wait does neither, so that Ctrl-C would have no effect for as long as the other end of the pipe stays
-    open. A terminal is left alone: Ctrl-C can be pressed again there.
+    read starts to wait does neither, so Ctrl-C would have no effect while the other end of the pipe stays open. A
+    terminal is not handled, because Ctrl-C can be pressed again there.
     """
     try:
         descriptor = stream.fileno()
@@ -62,10 +63,10 @@ def interruptible(stream: BinaryIO) -> BinaryIO:
 
 
 class _SignalAwareReader(io.RawIOBase):
-    """Waits for data and for signals at once, and reads only what is there."""
+    """Waits for data and for signals at once, and reads only available data."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream  # it keeps the descriptor open
+        self._stream = stream  # keeps the descriptor open
         self._wakes, self._waker = os.pipe()
         for descriptor in (self._wakes, self._waker):
             os.set_blocking(descriptor, False)
@@ -78,7 +79,7 @@ class _SignalAwareReader(io.RawIOBase):
         return os.readv(self._stream.fileno(), [buffer])
 
     def _wait(self) -> None:
-        """Return when there is data or the end, or raise what the handler of a signal raises."""
+        """Return when there is data or the end, or raise the error of a signal handler."""
         descriptor = self._stream.fileno()
         before = signal.set_wakeup_fd(-1)
         try:

@@ -1,8 +1,8 @@
-"""The distribution that this deepctl was installed from: its name, what its extras need, and how they are installed.
+"""The distribution of this deepctl: its name, the packages of its extras, and how they are installed.
 
-The command and the package are called `deepctl`, the distribution `deepctl-agents`: on the package index `deepctl` is
-another product. So no hint installs this distribution by name from there. A hint names the missing packages themselves,
-as the metadata of the installed distribution lists them, and the command that puts them beside this interpreter.
+The command and the package are called `deepctl`, the distribution `deepctl-agents`, because `deepctl` on the package
+index is another product. So no hint installs this distribution by name from there. A hint names the missing packages,
+as the metadata of the installed distribution lists them, and the command that installs them for this interpreter.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ __version__ = "0.2.0"
 NAME = "deepctl-agents"
 COMMAND = "deepctl"
 SCRIPT = "deepctl.__main__:run"
-"""What the console script starts, of this distribution and of those called `deepctl` before 0.2."""
+"""The entry points of the console script: of this distribution, and of distributions called `deepctl` before 0.2."""
 
 _OF_EXTRA = re.compile(r"(.+?)\s*;\s*extra\s*==\s*['\"]([a-z-]+)['\"]")
 _SCRIPT_BYTES = 4096
 
 
 def requirements(extra: str) -> list[str]:
-    """The packages of an extra, as `pip install` takes them; none if there is no such extra, or no metadata."""
+    """The packages of an extra, as `pip install` takes them; none for an unknown extra or without metadata."""
     matches = (_OF_EXTRA.fullmatch(requirement) for requirement in _required())
     return [match[1] for match in matches if match is not None and match[2] == extra]
 
@@ -42,9 +42,10 @@ def _required() -> list[str]:
 
 
 def to_install(extra: str) -> str:
-    """The command that installs what an extra needs, for this interpreter.
+    """The command that installs an extra for this interpreter.
 
-    An extra that is not ours is one of pydantic-ai's: its client comes in the version of pydantic-ai that we need.
+    An extra that deepctl does not define is one of pydantic-ai: its client is installed in the version of pydantic-ai
+    that deepctl needs.
     """
     packages = requirements(extra)
     if not packages:
@@ -56,7 +57,7 @@ def to_install(extra: str) -> str:
 
 
 def to_install_packages(*packages: str) -> str:
-    """The command that installs packages beside this interpreter."""
+    """The command that installs packages for this interpreter."""
     return shlex.join([*_installer(), *packages])
 
 
@@ -89,17 +90,17 @@ def namesakes() -> list[Distribution]:
 
 
 def normalized(name: str) -> str:
-    """The name of a distribution as package indexes compare it."""
+    """Ctrl-C and the quit key go to every program at the terminal, and are meant for the editor."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def is_predecessor(distribution: Distribution) -> bool:
-    """Whether a namesake is deepctl of before 0.2, which has the same files as this one."""
+    """Whether a distribution of the same name is deepctl before 0.2, which has the same files as this one."""
     return any(script.value == SCRIPT for script in distribution.entry_points if script.group == "console_scripts")
 
 
 def foreign_commands(search_path: str) -> list[str]:
-    """Programs called `deepctl` in the directories of a search path that start something else than this package."""
+    """Programs called `deepctl` in the directories of a search path that do not start this package."""
     places = [os.path.join(directory, COMMAND) for directory in search_path.split(os.pathsep) if directory]
     return [place for place in dict.fromkeys(places) if os.access(place, os.X_OK) and _is_foreign(place)]
 
@@ -111,4 +112,4 @@ def _is_foreign(path: str) -> bool:
         with open(path, "rb") as file:
             return SCRIPT.partition(":")[0].encode() not in file.read(_SCRIPT_BYTES)
     except OSError:
-        return False  # then nobody can run it either
+        return False  # an unreadable program cannot be run either

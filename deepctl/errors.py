@@ -1,7 +1,7 @@
-"""What can go wrong, said once: each error carries its code, exit code and hint.
+"""All errors: each class has its code, exit code and hint.
 
-Raise one of these anywhere below the command line; ``deepctl.cli.main`` turns it into text, or into one
-JSON line, and into the exit code of the process. docs/exit-codes.md shows ``EXIT_CODES`` and a test compares the two.
+Code below the command line raises one of these; ``deepctl.cli.main`` turns it into text, or into one JSON line, and
+into the exit code of the process. docs/exit-codes.md shows ``EXIT_CODES``, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ EXIT_CODES: dict[int, str] = {
 
 
 class DeepctlError(Exception):
-    """An error a user can act on.
+    """An error that a user can act on.
 
-    ``message`` is one sentence, ``hint`` the next step (or ``None``), ``code`` a stable word for scripts,
-    ``retryable`` whether the same call may succeed later.
+    ``message`` is one sentence, ``hint`` the next step (or ``None``), ``code`` a stable word for scripts, and
+    ``retryable`` says whether the same call may succeed later.
     """
 
     code = "error"
     exit_code = 1
     retryable = False
     usual_hint: str | None = None
-    """The next step where the error itself names none."""
+    """The next step if the error itself has no hint."""
 
     def __init__(
         self, message: str, hint: str | None = None, *, code: str | None = None, retryable: bool | None = None
@@ -48,7 +48,7 @@ class DeepctlError(Exception):
             self.retryable = retryable
 
     def document(self) -> dict[str, object]:
-        """The error as the JSON object `error` that scripts get."""
+        """The error as the JSON object `error`."""
         return {
             "code": self.code,
             "message": self.message,
@@ -66,19 +66,19 @@ class UsageError(DeepctlError):
 
 
 class BadName(UsageError):
-    """A profile, session or label name that the rules refuse; nothing has been touched."""
+    """An invalid profile, session or label name; nothing has been changed."""
 
     code = "bad_name"
 
 
 class BadSetting(UsageError):
-    """A setting that does not exist, or a value it cannot have."""
+    """A setting that does not exist, or an invalid value."""
 
     code = "bad_setting"
 
 
 class NotFound(DeepctlError):
-    """What was named does not exist, and nothing was created."""
+    """The named item does not exist, and nothing was created."""
 
     code = "not_found"
     exit_code = 3
@@ -90,19 +90,19 @@ class ProfileNotFound(NotFound):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"There is no profile {name!r}.",
-            f"`deepctl profiles list` shows those there are; `deepctl profiles create {name}` makes it.",
+            f"`deepctl profiles list` lists the profiles; `deepctl profiles create {name}` creates this one.",
         )
 
 
 class ProfileGone(NotFound):
-    """The profile of a conversation was renamed or wiped by another command; it is not made anew behind their back."""
+    """Another command renamed or wiped the profile of a chat; the chat does not create it again."""
 
     code = "profile_gone"
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"Profile {name!r} is gone: it was renamed or wiped meanwhile.",
-            "`deepctl profiles list` shows those there are.",
+            f"Profile {name!r} no longer exists: it was renamed or wiped in the meantime.",
+            "`deepctl profiles list` lists the profiles.",
         )
 
 
@@ -112,7 +112,7 @@ class SessionNotFound(NotFound):
     def __init__(self, name: str, profile: str) -> None:
         super().__init__(
             f"Profile {profile!r} has no session {name!r}.",
-            f"`deepctl sessions list --user {profile}` shows those there are.",
+            f"`deepctl sessions list --user {profile}` lists the sessions.",
         )
 
 
@@ -120,7 +120,7 @@ class NoSession(NotFound):
     code = "session_not_found"
 
     def __init__(self, profile: str) -> None:
-        super().__init__(f"Profile {profile!r} has no sessions yet.", f"`deepctl chat --user {profile}` begins one.")
+        super().__init__(f"Profile {profile!r} has no sessions yet.", f"`deepctl chat --user {profile}` starts one.")
 
 
 class MemoryNotFound(NotFound):
@@ -136,16 +136,16 @@ class Locked(DeepctlError):
 
 
 class Damaged(DeepctlError):
-    """Stored state cannot be read as what it should be."""
+    """Stored state is damaged and cannot be read."""
 
     code = "damaged"
     exit_code = 5
 
 
 class StoreDamaged(Damaged):
-    """What checkpoints or sessions keep cannot be read; `checkpoints repair` brings the rest back to a whole."""
+    """Checkpoints or sessions are damaged; `checkpoints repair` makes the remaining state consistent."""
 
-    usual_hint = "`deepctl checkpoints repair` keeps what can be read, and says what is lost for good."
+    usual_hint = "`deepctl checkpoints repair` keeps all readable data and lists the losses."
 
 
 class NewerFormat(Damaged):
@@ -156,26 +156,26 @@ class NewerFormat(Damaged):
     def __init__(self, subject: str, version: object, current: int) -> None:
         super().__init__(
             f"{subject} is in format {version}; this deepctl reads up to format {current}.",
-            "Update deepctl. The file has not been touched.",
+            "Update deepctl. The file was not changed.",
         )
 
 
 class Refused(DeepctlError):
-    """deepctl could do this but will not, as it stands."""
+    """deepctl refuses an operation in the present state."""
 
     code = "refused"
     exit_code = 6
 
 
 class ModelFailed(DeepctlError):
-    """The model, its provider or the way there failed."""
+    """The model, its provider or the connection failed."""
 
     code = "model_failed"
     exit_code = 7
 
 
 class StorageError(DeepctlError):
-    """The disk is full, read-only, not permitted or broken."""
+    """The disk is full, read-only, broken, or access is denied."""
 
     code = "storage"
     exit_code = 8
@@ -198,7 +198,7 @@ class Interrupted(DeepctlError):
 
 
 class Terminated(DeepctlError):
-    """A signal ended the command; the process ends itself by the same signal once everything is put away."""
+    """A signal ended the command. The process ends itself by the same signal after cleaning up."""
 
     code = "terminated"
 
@@ -209,5 +209,5 @@ class Terminated(DeepctlError):
 
 
 def terminate(number: int, frame: object) -> NoReturn:
-    """A handler for signals that raises `Terminated`."""
+    """A signal handler that raises `Terminated`."""
     raise Terminated(number)

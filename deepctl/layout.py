@@ -43,32 +43,34 @@ AGENT = "main"
 MEMORY_DIRECTORY = ".deep/memory"
 TODO_DIRECTORY = ".deep/todo"
 TODO_FILE = ".deep/todo.json"
-"""Where the to-do list is that belongs to no session: an application's without any, and that of a profile up to 0.1."""
+"""The to-do list without a session: that of an application without sessions, and that of a profile up to 0.1."""
 PLANS_DIRECTORY = "plans"
 EVICTED_DIRECTORY = "large_tool_results"
 OWN_DIRECTORIES = (".deep/home", f"{MEMORY_DIRECTORY}/*", TODO_DIRECTORY, PLANS_DIRECTORY, EVICTED_DIRECTORY)
-"""Those in a workspace that deepctl needs, with the directories above them."""
+"""The directories in a workspace that deepctl needs, parents included."""
 CONTEXT_FILES = ("AGENTS.md", "DEEP.md")
 NOTEBOOK = "MEMORY.md"
 SETTINGS = "profile.toml"
 UNTRUSTED = "untrusted.toml"
 NEW = ".new-"
-"""How the name begins of a profile, or a session, that is being made. No profile or session can have such a name."""
+"""Prefix of the name of a profile or session during its creation. No profile or session can have such a name."""
 IMPORT = ".import-"
-"""The same of a profile that is being imported."""
+"""Prefix of the name of a profile during its import."""
 RESERVE = "cache/reserve"
-"""Where a profile's reserve lies, relative to its directory; it counts in the total of a profile, and in no part."""
+"""The path of a profile's reserve, relative to its directory. It counts in the total size of a profile, but in no
+part.
+"""
 LOST_AND_FOUND = "lost+found"
-"""The directory in `checkpoints/` for what a repair cannot place."""
+"""The directory in `checkpoints/` for data that a repair cannot place."""
 
 
 def todo_file(session: str) -> str:
-    """Where the to-do list of a session is in a workspace, by the session's id."""
+    """The path of the to-do list of a session in a workspace, by the session's id."""
     return f"{TODO_DIRECTORY}/{session}.json"
 
 
 class ProfilePaths(NamedTuple):
-    """The directories and files of one profile. `name` is spelled as its directory is."""
+    """The directories and files of one profile. `name` has the spelling of the directory."""
 
     name: str
     directory: str
@@ -80,7 +82,7 @@ class ProfilePaths(NamedTuple):
 
     @property
     def untrusted(self) -> str:
-        """Settings that came with an archive and are not in force (`deepctl.domain.trust`)."""
+        """Settings from an archive that are not in force (`deepctl.domain.trust`)."""
         return os.path.join(self.directory, UNTRUSTED)
 
     @property
@@ -105,7 +107,7 @@ class ProfilePaths(NamedTuple):
 
     @property
     def cache(self) -> str:
-        """What can be found out again: it may be deleted at any time, and nothing vouches for its bytes."""
+        """Data that can be computed again: it may be deleted at any time, and its bytes are never evidence."""
         return os.path.join(self.directory, "cache")
 
     @property
@@ -114,17 +116,17 @@ class ProfilePaths(NamedTuple):
 
     @property
     def checkpoint_index(self) -> str:
-        """One line a checkpoint, for completion in a shell: id, label, session, separated by tabs."""
+        """One line per checkpoint, for completion in a shell: id, label, session, separated by tabs."""
         return os.path.join(self.cache, "index")
 
     @property
     def reserve(self) -> str:
-        """Room on the disk that is held back for what frees space: see `deepctl.store.reserve`."""
+        """Disk space that is reserved for commands that free space: see `deepctl.store.reserve`."""
         return os.path.join(self.directory, RESERVE)
 
     @property
     def commands_home(self) -> str:
-        """The home of commands outside a sandbox, while a turn runs."""
+        """The home directory of unsandboxed commands during a turn."""
         return os.path.join(self.cache, "home")
 
     @property
@@ -151,7 +153,7 @@ class Root(NamedTuple):
 
 
 def root(environment: Mapping[str, str]) -> Root:
-    """`$DEEPCTL_HOME`, else the user data directory that platformdirs names. Always absolute."""
+    """`$DEEPCTL_HOME`, else the user data directory of platformdirs. Always absolute."""
     path = environment.get("DEEPCTL_HOME")
     if path is None:
         path = _below_home("user_data_dir")
@@ -159,16 +161,16 @@ def root(environment: Mapping[str, str]) -> Root:
 
 
 def config_file(environment: Mapping[str, str]) -> str:
-    """`$DEEPCTL_CONFIG`, else `config.toml` in the user config directory that platformdirs names."""
+    """`$DEEPCTL_CONFIG`, else `config.toml` in the user config directory of platformdirs."""
     path = environment.get("DEEPCTL_CONFIG")
     if path is None:
         path = os.path.join(_below_home("user_config_dir"), "config.toml")
-    # It may be a link into somebody's dotfiles: the link stays, what it leads to is read and changed.
+    # It may be a link into dotfiles of the user: the link stays, and its target is read and changed.
     return os.path.realpath(_absolute(path, "DEEPCTL_CONFIG"))
 
 
 def _below_home(name: str) -> str:
-    """A directory of platformdirs'. Raises `UsageError` where it would be below a home and there is none."""
+    """A directory of platformdirs. Raises `UsageError` if it depends on a home directory and there is none."""
     import platformdirs
 
     try:
@@ -189,7 +191,7 @@ def _homeless() -> UsageError:
 
 def _absolute(path: str, variable: str) -> str:
     if not path:
-        raise UsageError(f"${variable} is set but empty.", "Unset it, or give it a path.")
+        raise UsageError(f"${variable} is set but empty.", "Unset it, or set it to a path.")
     if path == "~" or path.startswith("~/"):
         path = _home() + path[1:]
     elif path.startswith("~"):
@@ -197,8 +199,8 @@ def _absolute(path: str, variable: str) -> str:
         if expanded == path:
             user = path.partition("/")[0]
             raise UsageError(
-                f"${variable} begins with {user}, and there is no such user.",
-                "Give it an absolute path.",
+                f"${variable} begins with {user}, but there is no such user.",
+                "Set it to an absolute path.",
                 code="no_home",
             )
         path = expanded
@@ -206,7 +208,7 @@ def _absolute(path: str, variable: str) -> str:
 
 
 def _home() -> str:
-    """The home directory: `$HOME` if that is an absolute path, else the one of the user database, as platformdirs."""
+    """The home directory: `$HOME` if it is an absolute path, else the one of the user database, as in platformdirs."""
     import pwd
 
     if os.path.isabs(home := os.environ.get("HOME", "")):
@@ -222,8 +224,8 @@ MAX_NAME_LENGTH = 64
 _ALLOWED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*", re.ASCII)
 _RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.ASCII | re.IGNORECASE)
 _NAME_RULE = (
-    "A name has 1 to 64 characters of A-Z a-z 0-9 . _ @ + -, starts with a letter or a digit, does not end in a dot "
-    "and is none that Windows reserves."
+    "A name has 1 to 64 characters of A-Z a-z 0-9 . _ @ + -, starts with a letter or a digit and does not end in "
+    "a dot. Names that Windows reserves are not allowed."
 )
 
 
@@ -245,7 +247,7 @@ def check_name(name: str, noun: str = "profile") -> str:
 
 
 def is_good_name(name: str) -> bool:
-    """Whether `name` may be a name."""
+    """Whether `name` is a valid name."""
     try:
         check_name(name)
     except BadName:
@@ -268,15 +270,15 @@ Step = Callable[[Entry], None]
 
 
 class BadVersion(ValueError):
-    """What should be the number of a format is none."""
+    """A format number is invalid."""
 
 
 class Format(NamedTuple):
-    """One format: what it is of, the number that is written now, the steps by the number they begin at.
+    """One format: what it describes, the number that is written now, and the steps by the number that they start from.
 
-    A step for `current` itself is for what bore that number before its shape was settled; an entry in the settled shape
-    it leaves as it is. `key` is where an entry has its number, and `without` the number of one that has none; without
-    `without`, such an entry is damaged.
+    A step for `current` itself converts entries that had this number before the format was final; it does not change an
+    entry in the final form. `key` is where an entry has its number, and `without` is the number of an entry without
+    one. If `without` is missing, such an entry is damaged.
     """
 
     what: str
@@ -287,7 +289,7 @@ class Format(NamedTuple):
 
 
 def _workspace_has_one_name(entry: Entry) -> None:
-    """The first messages name the workspace by its path; pydantic-ai goes on only in the place a history names."""
+    """The first messages name the workspace by its path; pydantic-ai continues only in the directory of its history."""
     message = entry.get("message")
     if isinstance(message, dict):
         reference = message.get("workspace_ref")
@@ -307,7 +309,7 @@ FORMATS = (SETTINGS_FORMAT, SESSION_FORMAT, LOG_FORMAT, LEDGER_FORMAT, PACK_FORM
 
 
 def format_number(form: Format, entry: Mapping[str, Any]) -> int:
-    """The number that an entry bears. Raises `BadVersion`."""
+    """The number of an entry. Raises `BadVersion`."""
     number = entry.get(form.key, form.without)
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise BadVersion(f"{number!r} is not the number of a format")
@@ -315,9 +317,9 @@ def format_number(form: Format, entry: Mapping[str, Any]) -> int:
 
 
 def bring_up(form: Format, entry: Entry, where: str) -> None:
-    """Make an entry one of the present format, in place. `where` is what is named if it is refused.
+    """Convert an entry to the present format, in place. `where` names it in errors.
 
-    Raises `NewerFormat` or `BadVersion`; the entry is as it was then.
+    Raises `NewerFormat` or `BadVersion`; the entry is unchanged then.
     """
     number = format_number(form, entry)
     if number > form.current:
@@ -347,7 +349,7 @@ def format_header(form: Format) -> bytes:
 
 
 def check_format_header(form: Format, begins: bytes, where: str) -> None:
-    """Raises `NewerFormat` if something binary begins as a later deepctl would have it begin."""
+    """Raises `NewerFormat` if the first line of a binary file is that of a later deepctl."""
     header = _FORMAT_HEADER.match(begins)
     if header is not None and header[1] == form.what.encode() and int(header[2]) > form.current:
         raise NewerFormat(where, int(header[2]), form.current)

@@ -1,7 +1,7 @@
-"""One writer a profile: a kernel lock, so that a killed process leaves nothing to clean up.
+"""One writer per profile: a kernel lock, so that a killed process leaves no lock behind.
 
-The lock file lies beside the profile (`<root>/locks/<name>`), so that wiping the profile does not delete
-the lock it holds. Beside the lock, in the same file, stands who holds it: pid, subcommand and since when.
+The lock file is outside the profile (`<root>/locks/<name>`), so that wiping the profile does not delete its lock. The
+lock file also contains the holder: process id, command and start time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.05
 
 
 class Holder(NamedTuple):
-    """Who holds a lock. `since` is RFC 3339 in UTC."""
+    """The holder of a lock. `since` is RFC 3339 in UTC."""
 
     pid: int
     command: str
@@ -33,18 +33,18 @@ class Lease(Protocol):
     """The right to change a profile, as a context manager: one of the seams that `docs/design.md` lists."""
 
     def __enter__(self) -> Self:
-        """Take it. Raises `Locked`."""
+        """Take the lock. Raises `Locked`."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give it back."""
+        """Release the lock."""
 
 
 class Lock:
     """The exclusive lock of one profile, as a context manager.
 
-    `wait` is in seconds; 0 gives up at once. Raises `Locked` (exit 4), naming the holder, when time is up.
+    `wait` is in seconds; 0 does not wait. Raises `Locked` (exit 4), naming the holder, after this time.
     """
 
     def __init__(self, path: str, *, profile: str, command: str, wait: float = 0.0) -> None:
@@ -60,7 +60,7 @@ class Lock:
         try:
             self._acquire(descriptor)
             holder = Holder(os.getpid(), self._command, quantities.now_in_seconds())
-            # Only for the message of whoever finds it taken: on a full disk there must be a way to free space.
+            # The text is only for error messages of other processes, so a full disk must not prevent the lock.
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(holder._asdict()).encode() + b"\n", 0)
@@ -87,14 +87,14 @@ class Lock:
         owner = f" (pid {holder.pid}, `deepctl {holder.command}`, since {holder.since})" if holder else ""
         return Locked(
             f"Another process is working on profile {self._profile!r}{owner}.",
-            "Wait for it, or give --wait SECONDS.",
+            "Wait for it to finish, or give --wait SECONDS.",
         )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # The holder is erased while the lock is still ours; closing the descriptor releases it.
-        # What was done under it does not fail with it: the kernel frees it in any case.
+        # The holder is erased before the descriptor is closed, which releases the lock. An error here does not fail the
+        # finished work, because the kernel releases the lock in any case.
         with suppress(OSError):
             os.ftruncate(self._descriptor, 0)
         with suppress(OSError):
@@ -110,7 +110,7 @@ def _parse(raw: bytes) -> Holder | None:
 
 
 def holder(path: str) -> Holder | None:
-    """Who holds the lock now, or `None` if nobody does. Takes no lock that anyone could notice for long."""
+    """The present holder of the lock, or `None`. The lock is taken only for a moment."""
     try:
         descriptor = atomic.open_regular(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -31,7 +31,7 @@ def time_at(seconds: float) -> str:
 
 
 def is_time(text: str) -> bool:
-    """Whether `text` is a point in time as it is kept."""
+    """Whether `text` is a valid stored time."""
     if _STORED_TIME.fullmatch(text) is None:
         return False
     try:
@@ -42,12 +42,12 @@ def is_time(text: str) -> bool:
 
 
 def known_time(value: object) -> str:
-    """`value` if it is a point in time as it is kept, else `UNKNOWN_TIME`."""
+    """`value` if it is a valid stored time, else `UNKNOWN_TIME`."""
     return value if isinstance(value, str) and is_time(value) else UNKNOWN_TIME
 
 
 def counted(count: int, noun: str) -> str:
-    """So many of something: `1 turn`, `2,000 turns`."""
+    """A count with its noun: `1 turn`, `2,000 turns`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 

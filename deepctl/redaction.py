@@ -1,11 +1,11 @@
-"""Keeping secrets out of what is shown (`redact`), and secrets and home directories out of what is given away.
+"""Removing secrets from output (`redact`), and secrets and home directories from exports.
 
-Two ways to know a secret: it is the value of one of this process's variables that is named like one, or it has the
-shape of a key that some service gives out. A short value (below 8 characters) is only known as one where the variable
-is an API key's, as `OPENAI_API_KEY` is, and only as a word of its own: other short values, such as a password `root`,
-are words that every other text has. Below 4 characters nothing is a key, and neither is what people give a server of
-their own that wants none, such as `none` or `ollama`. Only shapes that ordinary text does not have are listed: a hash,
-a UUID or a picture in base64 is none. A password that is just a word cannot be told from one.
+There are two ways to recognise a secret: it is the value of an environment variable with a secret's name, or it has the
+shape of a key of a known service. A short value (below 8 characters) is recognised only if the variable is an API key
+such as `OPENAI_API_KEY`, and only as a whole word, because other short values, such as a password `root`, are words in
+ordinary text. Below 4 characters nothing is a key. Placeholders for servers without keys, such as `none` or `ollama`,
+are not keys either. Only shapes that ordinary text does not have are listed, so a hash, a UUID or a picture in base64
+is not a secret. A password that is an ordinary word cannot be recognised.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _NO_KEYS = frozenset(("dummy", "empty", "fake", "local", "no-key", "nokey", "non
 REDACTED = "[redacted]"
 
 _TOKENS = {
-    # How they begin, and what follows.
+    # Their beginnings, and the following characters.
     "sk-ant-": r"[A-Za-z0-9_-]{16,}",  # Anthropic
-    "sk-": r"(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}",  # OpenAI and its like; ordinary words with dashes have no digits
+    "sk-": r"(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}",  # OpenAI and the like; words with dashes have no digits
     **dict.fromkeys(("sk_live_", "sk_test_", "rk_live_", "rk_test_"), r"[A-Za-z0-9]{16,}"),  # Stripe
     "whsec_": r"[A-Za-z0-9+/]{24,}",
     **dict.fromkeys(("ghp_", "gho_", "ghr_", "ghs_", "ghu_"), r"[A-Za-z0-9]{20,}"),  # GitHub
     "github_pat_": r"[A-Za-z0-9_]{20,}",
     **dict.fromkeys(("glpat-", "gldt-", "glrt-", "glptt-", "glcbt-"), r"[A-Za-z0-9_.-]{20,}"),  # GitLab
-    **dict.fromkeys(("AKIA", "ASIA"), r"[A-Z0-9]{16}(?![A-Za-z0-9])"),  # AWS; what belongs to it is below
+    **dict.fromkeys(("AKIA", "ASIA"), r"[A-Z0-9]{16}(?![A-Za-z0-9])"),  # AWS; its second part is below
     **dict.fromkeys(("xoxa-", "xoxb-", "xoxe-", "xoxp-", "xoxr-", "xoxs-"), r"[A-Za-z0-9-]{10,}"),  # Slack
     "xapp-": r"[0-9]-[A-Za-z0-9-]{10,}",
     "AIza": r"[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])",  # Google
@@ -55,14 +55,14 @@ _TOKENS = {
     "eyJ": r"[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]+){0,2}",  # JWT
 }
 _BEGINNINGS = tuple(_TOKENS)
-# What JSON or a program's source writes for a character; its last letter is not part of the word behind it.
+# An escape of JSON or source code for a character; its last letter is not part of the following word.
 _ESCAPED = r"(?<=\\[abefnrtv0])|(?<=\\u[0-9A-Fa-f]{4})|(?<=\\x[0-9A-Fa-f]{2})|(?<=\\[0-7]{3})"
 _TOKEN = re.compile(
     rf"(?=[{''.join(sorted({key[0] for key in _TOKENS}))}])(?:(?<![A-Za-z0-9_-])|{_ESCAPED})"
     rf"(?:{'|'.join(re.escape(key) + rest for key, rest in _TOKENS.items())})"
 )
 _AFTER = re.compile(
-    # What stands behind a word that says what it is; the word stays.
+    # The value after a word that names its meaning; the word stays.
     rf"(?i)((?=[ab])(?:\b|{_ESCAPED})"
     r"(?:bearer\s+|authorization\\{0,3}[\"']?\s*[:=]\s*\\{0,3}[\"']?(?:basic|token)\s+))"
     r"(?=[A-Za-z._~+/=-]*[0-9])[A-Za-z0-9._~+/=-]{16,}"
@@ -71,11 +71,11 @@ _AFTER = re.compile(
 )
 _PASSWORD = re.compile(
     r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{0,31}://[^\s/:@\"'<>\\\[]{0,256}):"
-    r"(?!\[\w+\]@)[^\s/\"'<>\\]{1,512}@"  # what is a name in brackets has been taken out already
+    r"(?!\[\w+\]@)[^\s/\"'<>\\]{1,512}@"  # a name in brackets has been redacted already
 )
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-    # Whole, or cut off: then as far as it looks like one. Its lines may end in an escaped newline.
+    # Complete, or cut off: then as far as the shape matches. Its lines may end in an escaped newline.
     r"(?:(?:(?!-----BEGIN)[\s\S]){0,32768}?-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
     r"|(?:(?:\s|\\[nr])*[A-Za-z0-9+/=]{16,})+)"
 )
@@ -85,14 +85,14 @@ _HOME_ELSEWHERE = re.compile(
     rf"(?=[A-Za-z]:)(?:(?<![A-Za-z0-9])|{_ESCAPED})"
     r"[A-Za-z]:(?:\\{1,4}|/)Users(?:\\{1,4}|/)[\w@+-](?:[\w.@+-]*[\w@+-])?"
 )
-# What tells a terminal to change the colour, to erase, to begin a link; itself, or as JSON and source write it.
+# Terminal sequences for colours, erasing and links; the raw sequence, or its escape in JSON and source code.
 _CONTROL = re.compile(
     r"(?:\x1b|\\(?:u001[bB]|x1[bB]|033|e)|\^\[)"
     r"(?:\[[0-?]{0,64}[ -/]{0,4}[@-~]|\][^\x07\x1b\\\s]*(?:\x07|\x1b\\|\\u0007|\\u001[bB]\\\\)|[()*+][0-9A-Z])"
-    r"|\[(?:[0-9;]{1,64}m(?:\[K)?|m\[K)"  # what is left where its first character has been taken out
+    r"|\[(?:[0-9;]{1,64}m(?:\[K)?|m\[K)"  # the rest of a sequence without its first character
 )
 _MARK = "\ufdd0"
-"""Stands in no text (it is none of Unicode's characters), and is no part of a word."""
+"""A character that occurs in no text (it is not a Unicode character), and is not part of a word."""
 
 # fmt: off
 _KINDS = frozenset((
@@ -103,11 +103,11 @@ _KINDS = frozenset((
     "cache-point", "text-content", "structured-content", "web", "document", "content", "marker",
 ))
 # fmt: on
-"""What Pydantic AI calls its messages, their parts, and what stands in these."""
+"""The names that Pydantic AI uses for messages, their parts, and the fields in these."""
 
 
 def redact(text: str, environment: Mapping[str, str]) -> str:
-    """`text` with the values of variables that are named like secrets replaced by the variables' names."""
+    """`text` with the values of secret variables replaced by the variables' names."""
     for secret, name in _secret_values(tuple(environment.items())):
         text = name.join(secret.split(text))
     return text
@@ -117,11 +117,11 @@ def redact(text: str, environment: Mapping[str, str]) -> str:
 def _secret_values(variables: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str], str]]:
     """What to look for, and what to put in its place. It is asked for with every result of a tool."""
     values: list[tuple[re.Pattern[str], str]] = []
-    # The longest first: one may be the beginning of another.
+    # The longest first, because one may be the start of another.
     for variable, value in sorted(variables, key=lambda item: -len(item[1])):
         for password in _IN_ADDRESS.findall(value):
             values.append((re.compile(re.escape(f":{password}@")), f":[{variable}]@"))
-        # What is around a key in a variable is not sent.
+        # Blanks around a key in a variable are not sent.
         value = value.strip()
         if _is_secret(variable, value):
             values.append((re.compile(_word(value)), f"[{variable}]"))
@@ -136,13 +136,13 @@ def _is_secret(variable: str, value: str) -> bool:
 
 
 def _word(secret: str) -> str:
-    """A regular expression for a secret; a short one is not part of a longer word."""
+    """A regular expression for a secret; a short one must be a whole word."""
     pattern = re.escape(secret)
     return pattern if len(secret) >= _SHORTEST else rf"(?:(?<![A-Za-z0-9])|{_ESCAPED}){pattern}(?![A-Za-z0-9])"
 
 
 class Redaction:
-    """Takes secrets and home directories out of text; `secrets` and `homes` count what was taken out.
+    """Removes secrets and home directories from text; `secrets` and `homes` count the removals.
 
     A secret of a variable becomes the variable's name in brackets, another one `[redacted]`, a home directory `~`.
     """
@@ -158,7 +158,7 @@ class Redaction:
         self._looks = tuple(self._all_looks())
 
     def _all_looks(self) -> Iterator[_Look]:
-        """What is looked for, in this order."""
+        """The patterns, in this order."""
         if self._known is not None:
             names = self._names
             yield _Look(
@@ -180,10 +180,10 @@ class Redaction:
         coloured = _CONTROL.search(text) is not None
         plain = _CONTROL.sub("", text) if coloured else text
         for look in self._looks:
-            # Colours may cut a secret in two, and may be all that parts it from a word.
+            # Colours may split a secret, or be the only separator between it and a word.
             if coloured and look.may_be_in(plain):
                 text = self._counted(look, text, _without_colours)
-            # Looking for what they begin with first takes a tenth of the time: nearly all text has none of it.
+            # Searching for the beginnings first takes a tenth of the time, because nearly all text has none.
             if look.may_be_in(text):
                 text = self._counted(look, text, _with_marks) if coloured else text
                 text = self._counted(look, text, re.Pattern.subn)
@@ -198,9 +198,9 @@ class Redaction:
         return text
 
     def value(self, value: Any) -> Any:
-        """A JSON value without them, in every string, keys too; two keys that become one are told apart by a number."""
+        """A JSON value without them in every string, keys included; keys that become equal get a number."""
         if isinstance(value, str):
-            # What JSON in a string says of a secret by the name of its key shows only in the string.
+            # A key in JSON that is inside a string names its secret only inside that string.
             return self.text(self._inside(value))
         if isinstance(value, list):
             return [self.value(item) for item in value]
@@ -217,7 +217,7 @@ class Redaction:
         return redacted
 
     def _inside(self, text: str) -> str:
-        """`text` without them if it is an object or array in JSON; it is as it was if there are none in it."""
+        """`text` without them if it is an object or array in JSON; unchanged if it contains none."""
         if text.lstrip()[:1] not in ("{", "["):
             return text
         before = self.secrets, self.homes
@@ -254,7 +254,7 @@ def _is_kind(value: Any) -> bool:
 
 
 def _without_colours(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str, int]:
-    """Replace what is there without the colours; those that are not in the midst of it stay."""
+    """Replace secrets as they are without the colours; colours outside of a secret stay."""
     controls = list(_CONTROL.finditer(text))
     widths = [0, *accumulate(len(match[0]) for match in controls)]
     places = [match.start() - width for match, width in zip(controls, widths, strict=False)]  # in the text without them
@@ -270,13 +270,13 @@ def _without_colours(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str,
 
 
 def _with_marks(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str, int]:
-    """Replace what stands right behind a colour, whose last letter is not part of the word."""
+    """Replace a secret right after a colour, whose last letter is not part of the word."""
     redacted, count = pattern.subn(by, _CONTROL.sub(lambda control: control[0] + _MARK, text))
     return (redacted.replace(_MARK, ""), count) if count else (text, 0)
 
 
 def _dumped_like(text: str, value: Any, redacted: Any) -> str:
-    """`found` in JSON, written as `value` is in `text`, as far as that can be told."""
+    """`found` in JSON, written like `value` in `text` as far as possible."""
     body = text.strip()
     for ascii_only in (True, False):
         for indent, separators in ((None, (", ", ": ")), (None, (",", ":")), (2, (",", ": ")), (4, (",", ": "))):
@@ -295,7 +295,7 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """How a secret may be written: as it is, inside JSON in a string, inside an address."""
+    """The spellings of a secret: plain, in JSON inside a string, and in an address."""
     from urllib.parse import quote
 
     yield value

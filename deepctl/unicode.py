@@ -1,8 +1,8 @@
-r"""What Unicode says of text: which of it is valid, which of it can be seen, and which texts are the same to a reader.
+r"""Unicode rules for text: validity, visibility, and equality for a reader.
 
-Text that a model, a server or a file sends may hold lone surrogates: halves of a character that JSON can write as
-`\ud83d` and that no UTF-8 can hold. They are replaced where text enters (`whole`, `whole_value`, `Pieces`), because
-later on every encoder raises at them. File names that are not UTF-8 are no text: in deepctl's own documents their bytes
+Text from a model, a server or a file may contain lone surrogates: halves of a character that JSON can write as `\ud83d`
+and that UTF-8 cannot encode. They are replaced where text enters (`whole`, `whole_value`, `Pieces`), because every
+encoder would raise an error later. File names that are not UTF-8 are not text: in deepctl's own documents their bytes
 stay surrogate escapes.
 """
 
@@ -24,17 +24,16 @@ IGNORABLE = (
     "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 # fmt: on
-"""Characters that are not seen, as the inside of a regular expression's brackets: Default_Ignorable_Code_Point.
+"""Invisible characters, as the inside of a regular expression's brackets: Default_Ignorable_Code_Point.
 
-Source: Unicode 16.0, DerivedCoreProperties.txt. Marks of direction, joiners, variation selectors and tags are among
-them.
+Source: Unicode 16.0, DerivedCoreProperties.txt. Direction marks, joiners, variation selectors and tags are among them.
 """
 
 _HIGH = re.compile("[\ud800-\udbff]\\Z")
 _ESCAPES = (
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # both halves
     r"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"  # one half
-    r"|\\."  # any other escape: its backslash begins nothing
+    r"|\\."  # any other escape, whose backslash is no start of an escape
 )
 _IN_TEXT = re.compile(_ESCAPES, re.DOTALL)
 _IN_BYTES = re.compile(_ESCAPES.encode(), re.DOTALL)
@@ -52,7 +51,7 @@ def whole(text: str) -> str:
 
 
 def whole_json(text: str) -> str:
-    """The same for a JSON document: its escapes of lone surrogates become escapes of U+FFFD, too."""
+    """The same for a JSON document: its escapes of lone surrogates become escapes of U+FFFD too."""
     text = whole(text)
     if "\\ud" not in text and "\\uD" not in text:
         return text
@@ -60,16 +59,16 @@ def whole_json(text: str) -> str:
 
 
 def whole_json_bytes(raw: bytes) -> bytes:
-    """The same for JSON documents in UTF-8, which become neither longer nor shorter."""
+    """The same for JSON documents in UTF-8, whose length does not change."""
     if b"\\ud" not in raw and b"\\uD" not in raw:
         return raw
     return _IN_BYTES.sub(lambda match: b"\\ufffd" if match[1] else match[0], raw)
 
 
 def whole_value(value: _T, *, key: str = "") -> _T:
-    """The same for every text in `value`: a JSON value, or a message of dataclasses. Keys of objects are texts, too.
+    """The same for every text in `value`: a JSON value, or a message of dataclasses. Keys of objects are texts too.
 
-    What is valid is returned itself, not a copy. A text under the key or in the field `args`, where messages keep the
+    A valid value is returned itself, not a copy. A text under the key or in the field `args`, where messages store the
     arguments of a tool call, is a JSON document.
     """
     source: Any = value
@@ -88,7 +87,7 @@ def whole_value(value: _T, *, key: str = "") -> _T:
             if not _is_plain(old) and (new := whole_value(old, key=name)) is not old
         }
         if changes:
-            # Not `dataclasses.replace`: fields may have no place in the constructor.
+            # Not `dataclasses.replace`, because some fields are not in the constructor.
             value = copy.copy(value)
             for name, new in changes.items():
                 object.__setattr__(value, name, new)
@@ -96,7 +95,7 @@ def whole_value(value: _T, *, key: str = "") -> _T:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether there is nothing to do for a value, found out faster: histories have thousands of these."""
+    """A fast check whether a value needs no change; histories have thousands of values."""
     return (
         value is None
         or value is True
@@ -123,7 +122,7 @@ class Pieces:
         self._half = ""
 
     def feed(self, piece: str) -> str:
-        """`piece` as valid Unicode, with the half that was held back before it, and without the one it ends in."""
+        """`piece` as valid Unicode, with the half that was held back before, and without a half at its end."""
         if not self._half and piece.isascii():
             return piece
         text = self._half + piece
@@ -132,15 +131,16 @@ class Pieces:
         return whole(text[: half.start()] if half else text)
 
     def finish(self) -> str:
-        """The text has ended: what stands for the half that is still held back, if there is one."""
+        """The text has ended: returns the replacement for a half that is still held back, if there is one."""
         half, self._half = self._half, ""
         return REPLACEMENT if half else ""
 
 
 def folded(text: str) -> str:
-    """What `text` is compared by in searches: neither case, nor how its accents are written, makes a difference.
+    """The form of `text` for comparison in searches: case and the encoding of accents make no difference.
 
-    That is Unicode's full case folding in form NFC, but for the dot of `İ`, which Turkish writes and others do not.
+    It is Unicode's full case folding in form NFC, without the dot of `İ`, which Turkish writes and other languages do
+    not.
     """
     if text.isascii():
         return text.lower()
@@ -150,7 +150,7 @@ def folded(text: str) -> str:
 
 
 def spans(text: str, words: list[str]) -> list[tuple[int, int]]:
-    """Where in `text` the folded `words` stand: from this character to before that one, in order, without overlaps."""
+    """The positions of the folded `words` in `text`: start and end (exclusive), in order, without overlaps."""
     visible_text, starts, ends = _traced(text)
     matches = []
     for word in words:
@@ -162,7 +162,7 @@ def spans(text: str, words: list[str]) -> list[tuple[int, int]]:
 
 
 def merged(overlapping: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans in order, those that touch as one."""
+    """Spans in order; adjacent spans are merged."""
     spans: list[tuple[int, int]] = []
     for start, end in sorted(overlapping):
         if spans and start <= spans[-1][1]:
@@ -173,7 +173,7 @@ def merged(overlapping: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _traced(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
-    """`text` folded, and of each character of that where what it was made of begins and ends."""
+    """`text` folded, and for each folded character the start and end of its origin in `text`."""
     if text.isascii():
         return folded(text), range(len(text)), range(1, len(text) + 1)
     pieces, starts, ends = [], [], []
@@ -191,7 +191,7 @@ def _traced(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
 
 
 def _composes(before: str, character: str) -> bool:
-    """Whether a character becomes one with those before it."""
+    """Whether a character combines with the characters before it."""
     if character.isascii():
         return False
     from unicodedata import combining, normalize

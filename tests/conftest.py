@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The root of state, not made yet; the current directory and `$HOME` are empty directories."""
+    """The root of state, not created yet; the current directory and `$HOME` are empty directories."""
     tool_schemas.remember()
     for variable in list(os.environ):
         if variable.startswith(("DEEPCTL_", "OPENAI_", "ANTHROPIC_", "NO_COLOR", "FORCE_COLOR")):

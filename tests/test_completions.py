@@ -370,7 +370,7 @@ def test_install_writes_the_script_where_the_shell_looks(
     assert said.startswith(f"Wrote {path}.\n")
     assert path.read_text() == (COMPLETIONS / FILES[name]).read_text()
     again = deepctl("--install-completion", name).ok().stdout
-    assert again.startswith(f"{path} is there already, and current.\n")
+    assert again.startswith(f"{path} exists already and is current.\n")
     assert [one for one in path.parent.iterdir() if one != path] == []
 
 

@@ -62,7 +62,7 @@ finally:
 """
 
 START = {"type": "start"}
-NO_TOOL = "No tool has been called since this chat began."
+NO_TOOL = "No tool has been called in this chat yet."
 RESULT = {"type": "result", "output": "", "usage": {"input_tokens": 1, "output_tokens": 1, "requests": 1}}
 
 
@@ -507,7 +507,7 @@ def test_details_are_everything_of_the_last_turns_calls() -> None:
         *second,
         "Tokens of the last turn: 1 in, 1 out.",
         *second,
-        "The last turn with tools made 2 calls:",
+        "The last turn with tool calls made 2 calls, so",
         "there is no 3.",
     ]
 

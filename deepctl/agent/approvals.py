@@ -120,16 +120,19 @@ class Approvals(AbstractCapability[Any]):
                 and operation != "read"
                 and await self._is_gits(ctx.workspace, operation, written, real)
             ):
-                verdict = Verdict("ask", "git runs programs by what is in its directories")
+                verdict = Verdict("ask", "git runs programs that the contents of its directories name")
             # As the user knows it, however the model spells it.
             target = written if written == real else f"{written} (which is {real})"
         if verdict.action == "deny":
             reason = f" ({verdict.reason})" if verdict.reason else ""
-            raise ToolFailed(f"The rules of this profile do not allow this{reason}. It was not done; go on without it.")
+            raise ToolFailed(
+                f"The rules of this profile do not allow this{reason}. It was not done; continue without it."
+            )
         if verdict.may_be_denied and self.approve == "auto":
             # `auto` answers questions; what a rule may deny is not one that it may answer.
             raise ToolFailed(
-                f"The rules of this profile may not allow this ({verdict.reason}). It was not done; go on without it."
+                f"The rules of this profile may not allow this ({verdict.reason}). It was not done; continue "
+                "without it."
             )
         if verdict.action == "ask" and (operation, real) not in self._always:
             await self._approved(ctx, operation, target, real, args, verdict.reason)
@@ -158,18 +161,18 @@ class Approvals(AbstractCapability[Any]):
         self, ctx: RunContext[Any], operation: str, target: str, real: str, args: dict[str, Any], reason: str = ""
     ) -> None:
         """Return if the answer is yes. Raises `ToolFailed`, for the model, if it is no."""
-        because = f" A question is asked because {reason}." if reason else ""
+        because = f" Approval is needed because {reason}." if reason else ""
         refusal = _WHAT.get(operation, f"to {operation} this file; it was not done")
         if self.approve == "never":
-            raise ToolFailed(f"The settings do not allow {refusal}.{because} Go on without it.")
+            raise ToolFailed(f"The settings do not allow {refusal}.{because} Continue without it.")
         if self.approve == "auto":
             return
         if self.ask is None:
-            raise ToolFailed(f"Nobody is there to allow {refusal}.{because} Go on without it.")
+            raise ToolFailed(f"There is no terminal to approve {refusal}.{because} Continue without it.")
         preview = await _preview(ctx.workspace, operation, str(args.get("path", "")), args)
         answer = await self.ask(ApprovalRequest(operation, target, preview))
         if not answer.allow:
-            word = f" They say: {answer.word}" if answer.word else " Go on without it."
+            word = f" The reason: {answer.word}" if answer.word else " Continue without it."
             raise ToolFailed(f"The user did not allow {refusal}.{word}")
         if answer.always:
             self._always.add((operation, real))
@@ -235,18 +238,18 @@ async def _preview(workspace: Workspace, operation: str, path: str, args: dict[s
     except (FileNotFoundError, NotADirectoryError):
         before, is_new = "", True
     except (OSError, ValueError) as error:
-        return f"(what is there now cannot be shown: {error})"
+        return f"(the present content cannot be shown: {error})"
     if operation == "write":
         after = str(args.get("content", ""))
     else:
         old, new = str(args.get("old_string", "")), str(args.get("new_string", ""))
         after = before.replace(old, new, -1 if args.get("replace_all") else 1) if old else before
     if len(after) > _MAX_COMPARED:
-        return "(what is written is too large to show)"
+        return "(the new content is too large to show)"
     lines = list(difflib.unified_diff(_lines(before), _lines(after), "before", "after", lineterm=""))[2:]
     if not lines:
         nothing = "(a new, empty file)" if is_new else "(unchanged)"
-        return "(only the ends of lines change)" if before != after else nothing
+        return "(only the line endings change)" if before != after else nothing
     return "\n".join(lines)
 
 

@@ -54,12 +54,12 @@ _SEARCH_SECONDS = 120.0
 _WATCH_SECONDS = 0.2
 _INODE = 4096
 _SET_ASIDE = (
-    "deepctl: git would run programs by what this command left, so it was taken out and is in files called "
+    "deepctl: this command left settings from which git would run programs. They were moved to files called "
     f"…{ASIDE} (docs/isolation.md): "
 )
 _LEFT = (
-    "deepctl: git outside of the sandbox runs programs by what this line left. It stays, as the line is your own "
-    "(docs/isolation.md): "
+    "deepctl: unsandboxed git runs programs from settings that this line left. They stay, because you typed the "
+    "line (docs/isolation.md): "
 )
 _MOST_NAMED = 20
 
@@ -404,7 +404,7 @@ def workspace_of(backend: object) -> Workspace:
         return Workspace(StateWorkspaceBackend({reference.id: backend}, ref=reference))
     if isinstance(backend, WorkspaceBackend):
         return Workspace(backend)
-    raise UserError(f"{type(backend).__name__} is not a backend an agent can work in.")
+    raise UserError(f"{type(backend).__name__} is not a backend that an agent can work in.")
 
 
 def files_of(workspace: Workspace) -> Workspace:

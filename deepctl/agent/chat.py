@@ -369,18 +369,16 @@ def _notices(conversation: _Conversation) -> list[str]:
     torn = sum(line.torn for line in damage)
     damaged = len(damage) - torn
     if torn:
-        notices.append(f"Session {session!r}: an earlier turn was cut short; the unfinished last line was cut off.")
+        notices.append(f"Session {session!r}: an earlier turn was interrupted; its incomplete last line was removed.")
     if damaged:
         lines = ", ".join(f"{line.file} line {line.line}" for line in damage if not line.torn)
         notices.append(f"Session {session!r}: {counted(damaged, 'damaged line')} left out: {lines}. The rest is used.")
     if history.unreadable:
-        notices.append(
-            f"Session {session!r}: {counted(history.unreadable, 'message')} left out that could not be understood."
-        )
+        notices.append(f"Session {session!r}: {counted(history.unreadable, 'invalid message')} left out.")
     if history.left_out:
         notices.append(
-            f"Session {session!r}: {counted(history.left_out, 'file')} by address left out; nothing is fetched for a "
-            "conversation that is kept."
+            f"Session {session!r}: {counted(history.left_out, 'file')} with an address left out; deepctl fetches "
+            "no files for a stored conversation."
         )
     return notices
 

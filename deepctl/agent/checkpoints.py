@@ -94,7 +94,7 @@ class RewindRequested(Exception):
 
     def prompt(self, prompt: str) -> list[UserContent]:
         """The prompt to start again with: what the user said, and a note on what was given up."""
-        note = f"You rewound to checkpoint {self.label or self.checkpoint_id}; what you did after it is undone."
+        note = f"You rewound to checkpoint {self.label or self.checkpoint_id}; your later work is undone."
         if self.reason:
             note += f" You noted: {self.reason}"
         return [prompt, TextContent(content=note, metadata={"deepctl": "rewound"})]
@@ -176,7 +176,7 @@ def checkpoints_toolset() -> FunctionToolset[Any]:
 
 
 def _rewound_already(identity: str) -> Refused:
-    return Refused(f"You have rewound to {identity} once for this request already. Go on from here.")
+    return Refused(f"You have already rewound to {identity} once for this request. Continue from here.")
 
 
 def directory_of(backend: object) -> str | None:
@@ -287,7 +287,7 @@ class StoreCheckpoints:
         """Make a checkpoint that the agent asked for. Raises `BadName`, or `Refused` if the label is taken."""
         check_label(label)
         if await self.store.get_by_label(label) is not None:
-            raise Refused(f"There is a checkpoint called {label!r} already.", code="label_exists")
+            raise Refused(f"There is already a checkpoint called {label!r}.", code="label_exists")
         metadata: dict[str, Any] = {"kind": "manual"}
         if self.frequency != "manual_only":
             metadata["run"] = ctx.run_id
@@ -305,7 +305,7 @@ class StoreCheckpoints:
         """Put the files back and raise `RewindRequested`; refused the second time for the same prompt."""
         target = await self.store.get(reference) or await self.store.get_by_label(reference)
         if target is None:
-            raise CheckpointNotFound(f"There is no checkpoint {reference!r}.", "`list_checkpoints` shows them.")
+            raise CheckpointNotFound(f"There is no checkpoint {reference!r}.", "`list_checkpoints` lists them.")
         rewind_key = (_asked(ctx), target.id)
         if rewind_key in self._rewound:
             raise _rewound_already(target.id)
@@ -484,7 +484,7 @@ class TurnCheckpoints:
         """What the last checkpoint could not keep and the turn's first did not name, for the user."""
         at_start = self._first.unkept if self._first is not None else []
         new = [entry for entry in (self.latest.unkept if self.latest is not None else []) if entry not in at_start]
-        return [f"Not kept in checkpoints: {path} ({reason})." for path, reason in new[:_UNKEPT_SHOWN]]
+        return [f"Not stored in checkpoints: {path} ({reason})." for path, reason in new[:_UNKEPT_SHOWN]]
 
     def broke_off(self) -> None:
         """The same for a turn that failed. What went wrong there is told; not that its end could not be kept."""

@@ -49,7 +49,7 @@ _FULL = 0.95
 _AGAIN = 0.05
 """By what share of the window a conversation that could not be made shorter has to grow before that is tried again."""
 
-_LEFT_OUT = "[The beginning of this conversation was left out here; no summary of it could be written.]"
+_LEFT_OUT = "[The beginning of this conversation was left out here, because no summary could be written.]"
 
 
 class Compacted(NamedTuple):
@@ -161,7 +161,7 @@ class Compaction:
                 self.notify(f"The conversation could not be summarised. {failure.message}")
         if tokens <= window * _FULL:
             return None
-        self.notify("It is about to be too long for the model, which therefore does not see its beginning any more.")
+        self.notify("It almost exceeds the context of the model, so the model no longer sees its beginning.")
         return await _shortened(_sliding(window // 2), messages, places, ctx)
 
 
@@ -198,7 +198,7 @@ async def by_hand(
             compacted = Compacted(len(messages), len(shortened.messages), before, after, shortened.text, usage)
             return compacted, shortened
     raise NotFound(
-        "There is nothing to compact: the model sees no more than a summary and the last answer.",
+        "There is nothing to compact: the model already sees only a summary and the last answer.",
         code="nothing_to_compact",
     )
 

@@ -129,8 +129,8 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         if not isinstance(deps, DeepAgentDeps):
             # `Agent.run` has `deps=None` by default, whatever type they are of.
             raise TypeError(
-                f"a run of this agent takes deps=DeepAgentDeps(backend=…), not deps={deps!r}: "
-                "all it keeps is in that backend; StateBackend() is one in memory"
+                f"a run of this agent takes deps=DeepAgentDeps(backend=…), not deps={deps!r}; all state of a run "
+                "is in that backend, and StateBackend() is one in memory"
             )
         return deps.workspace
 
@@ -403,7 +403,7 @@ class EvictedResults(WorkspaceStore):
     async def read(self, workspace: Workspace, handle: str) -> bytes:
         directory, name = posixpath.split(posixpath.normpath(handle))
         if posixpath.basename(directory) != layout.EVICTED_DIRECTORY or not name:
-            raise PermissionError(f"{handle!r} is no evicted result")
+            raise PermissionError(f"{handle!r} is not an evicted result")
         return await files_of(workspace).read_bytes(posixpath.join(layout.EVICTED_DIRECTORY, name))
 
 

@@ -393,7 +393,7 @@ class FileCheckpointStore:
         if not intent.root:
             raise Refused(
                 "A rewind of this profile was interrupted.",
-                "`deepctl checkpoints save`, like every command that changes the profile, finishes it.",
+                "Every command that changes the profile finishes it, such as `deepctl checkpoints save`.",
                 code="interrupted_rewind",
             )
         store.finish_rewind(WorkspaceOptions(intent.root), intent, _NoHead())
@@ -404,7 +404,7 @@ class FileCheckpointStore:
         request = rewinding.RewindRequest(target, force=force)
         lookup.check_files(target, lookup.OTHER_CHECKPOINTS_HINT)
         if not target.tree:
-            raise Refused(f"Checkpoint {target.id!r} keeps the conversation only, no files.", code="no_files")
+            raise Refused(f"Checkpoint {target.id!r} contains only the conversation, no files.", code="no_files")
         position = Position(
             _SESSION, target.turn, target.log, target.offset, target.message_count, target.prompt, target.point
         )
@@ -440,4 +440,4 @@ def _author(by_agent: bool | None) -> str:
 
 def _check_id(identity: str) -> None:
     if not identity or len(identity) > 200 or not identity.isprintable():
-        raise Refused(f"{identity[:40]!r} cannot be the id of a checkpoint.", code="bad_id")
+        raise Refused(f"{identity[:40]!r} is not a valid checkpoint id.", code="bad_id")

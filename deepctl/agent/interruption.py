@@ -26,7 +26,7 @@ Event = dict[str, Any]
 Emit = Callable[[Event], None]
 """Is told of everything that happens in a turn."""
 
-KEPT = "The conversation up to here is kept."
+KEPT = "The conversation so far is stored."
 """The hint of an error that ends a turn."""
 STOPPED = (Interrupted, Terminated, TimedOut)
 _SAME_PRESS = 1.0

@@ -162,8 +162,8 @@ def limits_of(limits: Limits, model: Model, name: str) -> TurnLimits:
     free = is_free(model)
     if limits.cost is not None and not free and not _has_price(model):
         raise UsageError(
-            f"There is no price for {name}, so max_cost cannot be kept to.",
-            f"Limit max_tokens instead, and take max_cost out: {limits.places.get('max_cost', _MONEY).to_unset()}",
+            f"There is no price for {name}, so max_cost cannot be enforced.",
+            f"Limit max_tokens instead, and remove max_cost: {limits.places.get('max_cost', _MONEY).to_unset()}",
             code="no_price",
         )
     return TurnLimits(turn=limits, free=free)

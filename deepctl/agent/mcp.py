@@ -103,7 +103,7 @@ class McpServers:
                 self._connections[server.name] = connection
         except Unusable as error:
             failed = self._failed[server.name] = self._failed.get(server.name, 0) + 1
-            again = " It is not tried again in this chat." if failed >= _TRIES else ""
+            again = " It is not started again in this chat." if failed >= _TRIES else ""
             self._tell(emit, server.name, f"{_said(server)} is left out: {error}.{again}")
             return
         self._failed.pop(server.name, None)
@@ -197,5 +197,5 @@ class _Tools(AbstractToolset[Any]):
         origin = (tool.tool_def.metadata or {})[mcp_servers.METADATA]
         connection = self._connections.get(origin["server"])
         if connection is None:
-            raise ToolFailed(f"MCP server {origin['server']!r} is not there any more. Go on without it.")
+            raise ToolFailed(f"MCP server {origin['server']!r} is no longer running. Continue without it.")
         return await connection.call(origin["tool"], tool_args)

@@ -128,7 +128,7 @@ class Connection:
             raise Unusable(f"its command {self.server.command!r} was not found")
         planted = mcp_servers.where_agents_write(self.server, program, self._environment)
         if planted is not None:
-            raise Unusable(f"{planted} lies where agents write, and could be theirs")
+            raise Unusable(f"{planted} is where agents can write, so it may be theirs")
         directory = mcp_servers.directory(self.server, self._environment)
         variables = mcp_servers.variables(self.server, self._environment)
         self._stdio = Stdio([program, *self.server.args], variables, directory)
@@ -138,15 +138,15 @@ class Connection:
         """What a tool returns. Raises `ToolFailed`, for the model, whatever else happens."""
         name, client = self.server.name, self._client
         if client is None or not self.is_alive:
-            raise ToolFailed(f"MCP server {name!r} is not there any more. {_AGAIN}")
+            raise ToolFailed(f"MCP server {name!r} is no longer running. {_AGAIN}")
         try:
             async with asyncio.timeout(self.server.tool_timeout):
                 result = await client.call_tool_mcp(name=tool, arguments=arguments)
         except Exception as error:  # as above
             if _timed_out(error):
                 raise ToolFailed(
-                    f"MCP server {name!r} did not answer within {self.server.tool_timeout:g} s. "
-                    "Whether it has done what it was called for is not known."
+                    f"MCP server {name!r} did not answer within {self.server.tool_timeout:g} s. It is unknown "
+                    "whether the call had an effect."
                 ) from error
             answered = isinstance(error, McpError) and error.error.code in _ANSWERS and self._remote.status < 300
             if answered and self.is_alive:
@@ -156,7 +156,7 @@ class Connection:
             raise ToolFailed(f"MCP server {name!r} failed: {reason}. {_AGAIN}") from error
         text = self.hidden(text_of(result))
         if result.is_error:
-            raise ToolFailed(text[:_LONGEST_FAILURE] or "It failed, and does not say why.")
+            raise ToolFailed(text[:_LONGEST_FAILURE] or "It failed without a message.")
         return text
 
     async def close(self) -> None:
@@ -206,14 +206,14 @@ class Connection:
         return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}…"
 
 
-_AGAIN = "It is tried again at the next turn; go on without it."
+_AGAIN = "It is started again in the next turn; continue without it."
 
 
 def _message(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(step) for step in first["loc"])
-        return f"it does not keep to the protocol ({where}: {first['msg']})"
+        return f"it violates the protocol ({where}: {first['msg']})"
     return error.error.message if isinstance(error, McpError) else str(error)
 
 
@@ -265,10 +265,12 @@ def offered(server: Server, listing: Sequence[mcp_types.Tool]) -> Offered:
     names = {tool.name for tool in listing}
     unknown = [name for name in (*(server.enabled_tools or ()), *server.disabled_tools) if name not in names]
     if unknown:
-        remarks.append(f"has no tool {_some(unknown)}, which its settings name")
+        remarks.append(f"has no tool {_some(unknown)}, but its settings name it")
     chosen_tools = [tool for tool in listing if server.offers(tool.name)]
     if len(chosen_tools) > MOST_TOOLS:
-        remarks.append(f"has {len(chosen_tools)} tools; the first {MOST_TOOLS} are there. Choose by enabled_tools")
+        remarks.append(
+            f"has {len(chosen_tools)} tools; only the first {MOST_TOOLS} are used. Select tools with enabled_tools"
+        )
     tools: dict[str, ToolDefinition] = {}
     unusable = []
     room = _MOST_VALUES_ALTOGETHER
@@ -288,7 +290,7 @@ def offered(server: Server, listing: Sequence[mcp_types.Tool]) -> Offered:
             metadata={METADATA: {"server": server.name, "tool": tool.name, "asks": server.asks(tool.name)}},
         )
     if unusable:
-        problem = "in a way no provider takes, or too long"
+        problem = "in a way that providers do not accept, or too long"
         remarks.append(f"describes the parameters of {_some(unusable)} {problem}; left out")
     return Offered(tools, remarks)
 

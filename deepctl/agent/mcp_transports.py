@@ -123,7 +123,7 @@ class Stdio(ClientTransport):
     def said(self) -> str:
         """What it has said that no protocol asks for, and that may tell why it does not answer."""
         if self._nonsense:
-            return f"it says what is not MCP: {self._nonsense[0]!r}"
+            return f"its output is not MCP: {self._nonsense[0]!r}"
         return f"it says{self._last_words or ' nothing'}"
 
     @property
@@ -205,7 +205,7 @@ class Stdio(ClientTransport):
                     # Some greet, or log to stdout. What is no message is not passed on.
                     self._nonsense.append(line[:80].decode("utf-8", "replace").strip())
                     if len(self._nonsense) > _MOST_NONSENSE:
-                        self._broken = f"it says what is not MCP: {self._nonsense[0]!r}"
+                        self._broken = f"its output is not MCP: {self._nonsense[0]!r}"
                         return
                     continue
                 try:
@@ -329,7 +329,7 @@ class Remote:
         if response.request.method == "POST":
             self.status = response.status_code
         if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-            self.broken = "it sent what is compressed, which it was not asked for"
+            self.broken = "it sent compressed data without being asked"
             raise httpx2.StreamError(self.broken)
         # Events have a limit of their own each, and go on as long as the chat.
         if not response.headers.get("Content-Type", "").lower().startswith("text/event-stream"):

@@ -218,9 +218,9 @@ class Attaching:
             if target.problem is not None:
                 taking.notices.append(f"{target.path} is not sent: {target.problem}.")
             elif action == "deny":
-                taking.notices.append(f"{target.path} is not sent: the rules of this profile do not let it be read.")
+                taking.notices.append(f"{target.path} is not sent: the rules of this profile do not allow reading it.")
             elif action == "ask":
-                taking.name_only(target, "the rules of this profile want a question first, which the agent can ask")
+                taking.name_only(target, "the rules of this profile need an approval, which the agent can request")
             else:
                 taking.take(target)
         return Attached(taking.parts, taking.notices)
@@ -263,7 +263,7 @@ class _Taking:
         if text is None:
             self.name_only(target, "it is not text")
         elif len(whole) > self._text:
-            self.name_only(target, f"a prompt brings up to {size(MAX_TEXT)} of text along")
+            self.name_only(target, f"a prompt can include up to {size(MAX_TEXT)} of text")
         else:
             self._text -= len(whole)
             self._add(target, redact(text, self._environment))
@@ -278,7 +278,7 @@ class _Taking:
             lines.append(f"… and {entries.more:,} more")
         text = redact("\n".join(lines) or "(empty)", self._environment)
         if len(text.encode()) > self._text:
-            self.name_only(target, f"a prompt brings up to {size(MAX_TEXT)} of text along")
+            self.name_only(target, f"a prompt can include up to {size(MAX_TEXT)} of text")
             return
         self._text -= len(text.encode())
         self._add(target, text, kind="directory")
@@ -288,9 +288,9 @@ class _Taking:
         if not takes(self._model, kind):
             self.name_only(target, f"model {self._model.model_name} takes no {noun}s")
         elif target.size > MAX_PICTURE:
-            self.name_only(target, f"a {noun} that is sent has up to {size(MAX_PICTURE)}")
+            self.name_only(target, f"a {noun} can have up to {size(MAX_PICTURE)}")
         elif target.size > self._pictures:
-            self.name_only(target, f"a prompt brings up to {size(MAX_PICTURES)} of pictures along")
+            self.name_only(target, f"a prompt can include up to {size(MAX_PICTURES)} of pictures")
         else:
             data = target.read(MAX_PICTURE)
             self._pictures -= len(data)
@@ -300,8 +300,8 @@ class _Taking:
     def name_only(self, target: Found, why: str) -> None:
         """Tell the model the path and the size, and the user that this is all."""
         amount = "directory" if target.is_directory else size(target.size)
-        self.notices.append(f"Of {target.path} ({amount}) only the path is sent: {why}.")
-        self._add(target, f"Its content is not here: {why}. Use your tools if you need it.", kind="path")
+        self.notices.append(f"Only the path of {target.path} ({amount}) is sent: {why}.")
+        self._add(target, f"Its content is left out: {why}. Use your tools if you need it.", kind="path")
 
     def _add(self, target: Found, text: str, kind: str = "text") -> None:
         path = escape(redact(_said(target.path), self._environment))

@@ -49,7 +49,7 @@ def parsed(directory: str, one: str) -> tuple[list[int], list[ModelMessage]]:
     try:
         messages = ModelMessagesTypeAdapter.validate_python([entry.message for entry in own])
     except ValidationError as error:
-        raise Damaged(f"The message log {one} has messages that cannot be understood: {error}.") from None
+        raise Damaged(f"The message log {one} has invalid messages: {error}.") from None
     return [0] * len(inherited) + [entry.end for entry in own], inherited + messages
 
 
@@ -60,7 +60,7 @@ def validated(conversation: log_file.MessageList, what: str) -> list[ModelMessag
     try:
         return ModelMessagesTypeAdapter.validate_python([entry.message for entry in conversation.messages])
     except ValidationError as error:
-        raise Damaged(f"The conversation of {what} cannot be understood: {error}.") from None
+        raise Damaged(f"The conversation of {what} is invalid: {error}.") from None
 
 
 def imported(path: str) -> Checkpoint:
@@ -69,7 +69,7 @@ def imported(path: str) -> Checkpoint:
     try:
         conversation = ModelMessagesTypeAdapter.validate_python(found.messages)
     except ValidationError as error:
-        raise Damaged(f"The messages in {path} cannot be understood: {error}.") from None
+        raise Damaged(f"The messages in {path} are invalid: {error}.") from None
     header = found.header
     return Checkpoint(
         header.id,
@@ -95,12 +95,12 @@ def check(messages: Sequence[dict[str, Any]], what: str) -> None:
         number = first["loc"][0] if first["loc"] else None
         which = f"message {number + 1}" if isinstance(number, int) else "a message"
         reason = first["msg"] if len(first["msg"]) <= _REASON else first["msg"][:_REASON] + "…"
-        raise Damaged(f"{what} is damaged: {which} cannot be understood ({reason}).", "Nothing was imported.") from None
+        raise Damaged(f"{what} is damaged: {which} is invalid ({reason}).", "Nothing was imported.") from None
 
     def refuse_local(item: object) -> None:
         if isinstance(item, FileUrl) and message_filters.is_local(item):
             raise Refused(
-                f"{what} asks for files from this machine's own network ({addresses.without_passwords(item.url)}).",
+                f"{what} refers to files on the network of this machine ({addresses.without_passwords(item.url)}).",
                 "Nothing was imported.",
                 code="local_download",
             )

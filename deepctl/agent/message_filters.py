@@ -85,7 +85,7 @@ def without(message: ModelMessage, model: Model | None) -> tuple[ModelMessage, i
         nonlocal count
         why = reason(item, model) if isinstance(item, FileUrl | UploadedFile) else None
         count += why is not None
-        return f"(A file by address is left out here: {why}.)" if why is not None else None
+        return f"(A file with an address is left out here: {why}.)" if why is not None else None
 
     return replaced(message, instead), count
 
@@ -138,7 +138,7 @@ def reason(item: FileUrl | UploadedFile, model: Model | None = None) -> str | No
     if item.force_download:
         return "this machine would have to fetch it"
     if not is_public(item.url):
-        return "its address is not one of the public internet"
+        return "its address is not on the public internet"
     if not _is_passed_on(item, model):
         return "this machine would have to fetch it for this model"
     return None
@@ -247,7 +247,7 @@ def _left_out(item: object, model: Model, *, wanted: bool) -> str | None:
     """What stands for a file that is not sent; `None` for one that is, and for what is no file."""
     if not isinstance(item, BinaryContent) or (wanted and takes(model, item.media_type)):
         return None
-    why = "this model cannot be sent it" if wanted else "nobody answered the prompt that brought it"
+    why = "this model does not accept it" if wanted else "the prompt with this file was never answered"
     return f"(A file of type {item.media_type} is left out here: {why}.)"
 
 

@@ -103,7 +103,7 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
         if "socksio" in str(error):
             proxy = env_variables.socks_proxy(environment)
             raise UsageError(
-                f"${proxy} names a SOCKS proxy, and the package that speaks to one is not installed.",
+                f"${proxy} names a SOCKS proxy, and the package for it is not installed.",
                 f"Install it with: {distribution.to_install_packages('socksio')}",
                 code="bad_address",
             ) from None
@@ -121,7 +121,7 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
         if "environment variable" in text or "api_key" in text or "API key" in text:
             variable = re.search(r"`([A-Z][A-Z0-9_]+)`", text)
             missing = f"${variable[1]} is not set" if variable else first_sentence(text)
-            own = ", or for a server of your own the setting base_url," if name.startswith("openai") else ""
+            own = ", or for your own server the setting base_url," if name.startswith("openai") else ""
             raise ModelFailed(
                 f"Model {name!r} cannot be used: {missing}.",
                 f"Set it{own} and try again; `--model offline` needs neither network nor key.",
@@ -133,8 +133,8 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
             raise
         # Not its text: an address can have a password in it.
         raise UsageError(
-            f"Model {name!r} cannot be used: the address of its server is no URL.",
-            "Look at base_url, and at the variable that the provider's address is in, such as $OPENAI_BASE_URL.",
+            f"Model {name!r} cannot be used: the address of its server is not a URL.",
+            "Check base_url and the variable with the address of the provider, such as $OPENAI_BASE_URL.",
             code="bad_address",
         ) from None
     last = watch(providers[-1]) if providers else None
@@ -318,7 +318,7 @@ async def _stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterato
 def _summary(task: str) -> str:
     """One sentence instead of a summary: what is to be summarised comes as elements, one a message."""
     count = sum(line.startswith("<message role=") for line in task.splitlines())
-    focus = " The focus was to be kept in mind." if "\n\nGive particular weight to: " in task else ""
+    focus = " The focus was noted." if "\n\nGive particular weight to: " in task else ""
     return f"{_counted(count, 'earlier message')}, of which the offline model keeps only the number.{focus}"
 
 

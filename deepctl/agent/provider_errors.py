@@ -122,14 +122,14 @@ def _setup_hint(text: str, model: str) -> str:
     if _NO_TOOL_FLAGS.search(text):
         return "Start the server with --enable-auto-tool-choice and the --tool-call-parser of this model."
     if _NO_JINJA.search(text):
-        return "Start llama-server with --jinja: without it, it takes no tools."
+        return "Start llama-server with --jinja; otherwise it accepts no tools."
     if _NO_TOOLS.search(text):
-        return "The agent works by calling tools: choose a model that can, with --model or /model."
+        return "The agent needs a model that can call tools: choose one with --model or /model."
     if _NOT_LOADED.search(text):
-        return "Load the model in the server first; `deepctl models` lists those it has."
+        return "Load the model in the server first; `deepctl models` lists its models."
     if provider == "ollama" or "try pulling it" in text:
-        return f"`ollama pull {name}` gets it; `deepctl models` lists those the server has."
-    return "`deepctl models` lists the models of servers of your own; --model or /model chooses another one."
+        return f"`ollama pull {name}` downloads it; `deepctl models` lists the models of the server."
+    return "`deepctl models` lists the models of your own servers; --model or /model selects another model."
 
 
 def failure(error: BaseException, to: Asked) -> DeepctlError | None:
@@ -139,7 +139,7 @@ def failure(error: BaseException, to: Asked) -> DeepctlError | None:
     if isinstance(error, exceptions.UsageLimitExceeded):
         return ModelFailed(
             f"The turn was stopped at a limit ({first_sentence(reason(error, to))}).",
-            "Tell the agent to go on, or give it less to do at a time.",
+            "Tell the agent to continue, or give it a smaller task.",
             code="usage_limit",
         )
     if (problem := _unreadable(error)) is not None:
@@ -153,7 +153,7 @@ def failure(error: BaseException, to: Asked) -> DeepctlError | None:
     if isinstance(error, exceptions.ContentFilterError):
         return ModelFailed(
             f"The content filter of the provider of {to.model} stopped the answer.",
-            "Say it in other words, or choose another model.",
+            "Change the wording, or choose another model.",
             code="model_failed",
         )
     status = _status(error)
@@ -166,7 +166,9 @@ def failure(error: BaseException, to: Asked) -> DeepctlError | None:
     if isinstance(error, exceptions.ModelHTTPError) and not error.in_stream and status is not None and status < 500:
         text = _detail(error)
         if _PLAIN_TO_TLS.search(text):
-            return _refused(error, to, f"{_sentence(to.named_origin)} begins with http://: the server wants https://.")
+            return _refused(
+                error, to, f"{_sentence(to.named_origin)} begins with http://, but the server needs https://."
+            )
         if status in (404, 405, 501) or (text == _PAGE and status != 413):
             return _refused(error, to, _address_hint(to))
     if isinstance(error, exceptions.ModelAuthenticationError):
@@ -178,21 +180,21 @@ def failure(error: BaseException, to: Asked) -> DeepctlError | None:
     if isinstance(error, exceptions.ModelRateLimitError):
         return ModelFailed(
             f"The provider of {to.model} limits the rate of requests ({reason(error, to)}).{_wait(error)}",
-            "Trying again later can help.",
+            "Try again later.",
             code="model_rate_limited",
             retryable=True,
         )
     if isinstance(error, exceptions.ModelContextWindowExceededError):
         return ModelFailed(
             f"The conversation is too long for {to.model} ({reason(error, to)}).",
-            "Set context_window to what the model takes, so that conversations are summarised in time, or start a new "
-            "session with --new.",
+            "Set context_window to the context window of the model, so that conversations are summarised in "
+            "time, or start a new session with --new.",
             code="model_context_full",
         )
     if passes(error) or isinstance(error, PASSING):
         return ModelFailed(
             f"The provider of {to.model} failed ({reason(error, to)}).{_wait(error)}",
-            "Trying again later can help.",
+            "Try again later.",
             code="model_provider_failed",
             retryable=True,
         )
@@ -227,10 +229,10 @@ def _address_hint(to: Asked) -> str | None:
     provider = to.model.partition(":")[0]
     for end in ("/chat/completions", "/completions", "/responses", "/messages"):
         if path.endswith(end):
-            return f"{_sentence(to.origin)} ends in {end}, which is added by itself: leave that out."
+            return f"{_sentence(to.origin)} ends in {end}, which deepctl adds itself. Remove it."
     if provider == "anthropic":
         return (
-            f"Check {to.origin}: it is the address of the server, without /v1."
+            f"Check {to.origin}: it must be the address of the server, without /v1."
             if _VERSIONED.search(path)
             else (f"Check {to.origin}.")
         )
@@ -238,8 +240,8 @@ def _address_hint(to: Asked) -> str | None:
     lacks = "" if _VERSIONED.search(path) else f"{_sentence(to.origin)} probably lacks /v1: {whole}/v1. "
     if provider in ("openai", "openai-responses"):
         return (
-            f"{lacks}This was a request of the Responses API, which most servers of one's own do not have: "
-            f"openai-chat:{to.model.partition(':')[2]} speaks the other one."
+            f"{lacks}This request used the Responses API, which most local servers do not have: "
+            f"openai-chat:{to.model.partition(':')[2]} uses the other API."
         )
     return lacks.strip() or f"Check {to.origin}."
 
@@ -262,8 +264,8 @@ def _redirected(error: BaseException, to: Asked, status: int) -> ModelFailed:
     where = addresses.without_passwords(shown_text(location, to.environment))
     elsewhere = f"elsewhere, to {where}" if where else "elsewhere"
     return ModelFailed(
-        f"The server of {to.model} at {to.place} points {elsewhere} (HTTP {status}), which is not followed.",
-        f"If that is where it is now, change {to.origin}." if to.origin else None,
+        f"The server of {to.model} at {to.place} redirects {elsewhere} (HTTP {status}); redirects are not followed.",
+        f"If the server has moved there, change {to.origin}." if to.origin else None,
         code="model_request_refused",
     )
 
@@ -272,8 +274,8 @@ def _proxy_refused(to: Asked) -> ModelFailed:
     proxy = env_variables.proxy_of(to.address, to.environment)
     name = f"in ${proxy.variable} ({proxy.place})" if proxy else f"on the way to {to.place}"
     return ModelFailed(
-        f"The proxy {name} wants a name and a password (HTTP 407).",
-        "They go into its address: http://NAME:PASSWORD@HOST:PORT.",
+        f"The proxy {name} needs a name and a password (HTTP 407).",
+        "Put them into its address: http://NAME:PASSWORD@HOST:PORT.",
         code="model_connection",
     )
 
@@ -289,24 +291,24 @@ def _no_connection(error: exceptions.ModelConnectionError, to: Asked) -> ModelFa
         why = reason(error, to._replace(address=f"http://{proxy.place}"))
         return ModelFailed(
             f"The connection to the proxy in ${proxy.variable} failed ({why}).",
-            f"Check ${proxy.variable}; what is named in $NO_PROXY is reached without a proxy.",
+            f"Check ${proxy.variable}. Hosts in $NO_PROXY are reached without a proxy.",
             code="model_connection",
             retryable=True,
         )
-    hint = f"Check the network{f' and {to.origin}' if to.origin else ''}; trying again later can help."
+    hint = f"Check the network{f' and {to.origin}' if to.origin else ''}, or try again later."
     retryable = True
     if isinstance(tls, ssl.SSLCertVerificationError):
         hint = (
-            "It is not in what $SSL_CERT_FILE names, nor is that of its authority."
+            "Neither the certificate nor its authority is in the file that $SSL_CERT_FILE names."
             if env_variables.value(to.environment, "SSL_CERT_FILE")
-            else "If you trust it, let $SSL_CERT_FILE name a file with it, or with its authority's."
+            else "If you trust the certificate, set $SSL_CERT_FILE to a file that contains it or its authority."
         )
         retryable = False
     elif tls is not None and any(word in str(tls) for word in _NO_TLS):
-        hint = f"{_sentence(to.named_origin)} begins with https://: the server there may want http://."
+        hint = f"{_sentence(to.named_origin)} begins with https://, but the server may need http://."
         retryable = False
     elif to.address.startswith("http://") and any("illegal status line" in str(cause) for cause in chain):
-        hint = f"{_sentence(to.named_origin)} begins with http://: the server there may want https://."
+        hint = f"{_sentence(to.named_origin)} begins with http://, but the server may need https://."
         retryable = False
     return ModelFailed(
         f"The connection to the provider of {to.model} failed ({reason(error, to)}).",
@@ -325,11 +327,11 @@ def _unreadable(error: BaseException) -> str | None:
     for cause in _causes(error):
         text = _words(cause)
         if type(cause).__name__ == "DecodingError":
-            return "what cannot be decompressed"
+            return "data that cannot be decompressed"
         if type(cause).__name__ == "RemoteProtocolError" and _MALFORMED.search(text):
             if "illegal status line" in text:
                 return None if _ALERT in text else "what is not HTTP"
-            return "HTTP that cannot be read"
+            return "invalid HTTP"
     return None
 
 
@@ -355,31 +357,31 @@ def _unusable(error: BaseException, to: Asked) -> ModelFailed:
             )
         if to.last.is_page:
             return ModelFailed(
-                f"The server of {to.model} at {to.place} answered with {_PAGE} in the place of an answer.",
+                f"The server of {to.model} at {to.place} answered with {_PAGE} instead of an answer.",
                 _address_hint(to),
                 code="model_failed",
             )
         if to.last.is_empty or to.last.is_whole:
-            form = "nothing" if to.last.is_empty else "all of it at once, and not with a stream"
+            form = "nothing" if to.last.is_empty else "the whole answer at once instead of a stream"
             return ModelFailed(
                 f"The server of {to.model} at {to.place} answered with {form}.", _address_hint(to), code="model_failed"
             )
     if text.startswith("Model token limit"):
         return ModelFailed(
-            f"The answer of {to.model} was cut off at the limit of its length, and cannot be used.",
-            "Ask for less at a time, start a new session with --new, or choose another model.",
+            f"The answer of {to.model} was cut off at its maximum length and cannot be used.",
+            "Give a smaller task, start a new session with --new, or choose another model.",
             code="model_failed",
         )
     if text.startswith("Exceeded maximum output retries"):
         return ModelFailed(
-            f"The last answer of {to.model} is empty, and so it was when the model was asked again.",
-            "What its tools have done is kept. Tell it to go on, or choose another model.",
+            f"The last answer of {to.model} is empty, and so was the answer to a second request.",
+            "The results of its tools are stored. Tell it to continue, or choose another model.",
             code="model_failed",
             retryable=True,
         )
     return ModelFailed(
         f"The answer of {to.model} could not be used ({reason(error, to)}).",
-        "Trying again can help.",
+        "Try again.",
         code="model_failed",
         retryable=True,
     )
@@ -407,15 +409,15 @@ def _wait(error: BaseException) -> str:
 
 def _at_limit(reached: LimitReached, model: str) -> ModelFailed:
     setting, limit = reached.place.setting, reached.limit
-    hint = "Tell the agent to go on."
+    hint = "Tell the agent to continue."
     if not reached.place.is_fixed:
-        hint = f"Tell the agent to go on, or raise the limit: {reached.place.to_set(reached.enough)}"
+        hint = f"Tell the agent to continue, or raise the limit: {reached.place.to_set(reached.enough)}"
     if setting == "max_requests":
-        message = f"The turn was stopped after {reached.used} requests to {model}, the most it may make ({setting})."
+        message = f"The turn was stopped after {reached.used} requests to {model}, the maximum of {setting}."
     elif reached.used is None:
-        amount = "how many tokens it takes" if setting == "max_tokens" else "what it costs"
-        message = f"The turn was stopped: {model} does not say {amount}, and the limit is {limit} ({setting})."
-        hint = f"Take the limit out to use this model: {reached.place.to_unset()}"
+        amount = "the number of its tokens" if setting == "max_tokens" else "what it costs"
+        message = f"The turn was stopped: {model} does not report {amount}, and the limit is {limit} ({setting})."
+        hint = f"Remove the limit to use this model: {reached.place.to_unset()}"
     elif setting == "max_tokens":
         message = f"The turn was stopped: it has used {reached.used} tokens, and the limit is {limit} ({setting})."
     else:
@@ -469,13 +471,13 @@ def _cause(error: BaseException) -> str | None:
         if isinstance(cause, ssl.SSLError):
             # Its number is one of OpenSSL's, not of the system's.
             if isinstance(cause, ssl.SSLCertVerificationError):
-                return f"its certificate is not accepted: {cause.verify_message}"
+                return f"its certificate is not trusted: {cause.verify_message}"
             return _tls_reason(cause)
         if isinstance(cause, OSError) and cause.errno is not None:
             # asyncio puts words of its own in the place of the system's.
             text = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror
         elif "disconnected without sending a response" in _words(cause):
-            text = "it ended the connection without an answer in HTTP"
+            text = "it ended the connection without an HTTP answer"
     return text
 
 

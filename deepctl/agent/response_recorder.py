@@ -188,4 +188,4 @@ def error_text(body: object) -> str | None:
 
 
 if not {"_own_http_client", "_http_client_factory"} <= set(Provider.__annotations__):
-    raise ImportError("this version of pydantic-ai keeps its HTTP clients in a way that deepctl does not know")
+    raise ImportError("deepctl does not support how this version of pydantic-ai stores its HTTP clients")

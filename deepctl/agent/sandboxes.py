@@ -79,7 +79,7 @@ class StreamingBackend(LocalWorkspaceBackend):
 
 
 if "_wait_and_collect_output" not in vars(LocalWorkspaceBackend):
-    raise ImportError("this version of pydantic-ai collects the output of commands in a way that deepctl does not know")
+    raise ImportError("deepctl does not support how this version of pydantic-ai collects the output of commands")
 
 
 class _Telling(bytearray):
@@ -203,7 +203,7 @@ class BubblewrapExecutor(BubblewrapWorkspace):
 
 
 if not {"_sandbox", "_launch"} <= vars(BubblewrapWorkspace).keys():
-    raise ImportError("this version of pydantic-ai-harness starts bubblewrap in a way that deepctl does not know")
+    raise ImportError("deepctl does not support how this version of pydantic-ai-harness starts bubblewrap")
 
 
 @contextmanager

@@ -407,7 +407,7 @@ async def _answer(process: asyncio.subprocess.Process, data: bytes, accepted: Se
             f"Invalid regex pattern: {errors.decode('utf-8', 'replace').removeprefix('grep: ').strip()}"
         )
     if process.returncode not in accepted:
-        raise WorkspaceError("the search was ended by the system: it took too long, or too much memory")
+        raise WorkspaceError("the system ended the search: it took too long, or too much memory")
     return printed
 
 

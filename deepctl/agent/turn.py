@@ -458,4 +458,4 @@ async def _replayed(
 
 
 if not {"_event_iterator", "_usage"} <= StreamedResponse.__dataclass_fields__.keys():
-    raise ImportError("this version of pydantic-ai keeps the events of an answer in a way that deepctl does not know")
+    raise ImportError("deepctl does not support how this version of pydantic-ai stores the events of an answer")

@@ -64,9 +64,11 @@ def _check(line: str) -> None:
     except UnicodeEncodeError:
         raise UsageError("The command is not UTF-8 text.") from None
     if "\0" in line:
-        raise UsageError("The command has a NUL character in it.")
+        raise UsageError("The command contains a NUL character.")
     if length > _LONGEST:
-        raise UsageError(f"The command is longer than {_LONGEST:,} bytes.", "Write it to a file, and run that.")
+        raise UsageError(
+            f"The command is longer than {_LONGEST:,} bytes.", "Write the command to a file, and run the file."
+        )
 
 
 async def _run(backend: LocalBackend, sandbox: Sandbox, line: str, sink: Sink) -> tuple[int | None, str | None]:
@@ -87,14 +89,14 @@ async def _run(backend: LocalBackend, sandbox: Sandbox, line: str, sink: Sink) -
         except asyncio.CancelledError:
             if enough:
                 task.uncancel()
-                return None, "ended: what it prints cannot be shown"
+                return None, "ended: its output cannot be shown"
             raise
         except WorkspaceTimeoutError:
             return None, f"ended: it took longer than {sandbox.limits.seconds:g} s (limits.seconds)"
         except WorkspaceOutputLimitError:
             return None, f"ended: it printed more than {size(OUTPUT_BYTES)}"
         except WorkspaceUnavailableError as error:
-            hint = "`deepctl checkpoints rewind` brings its files back."
+            hint = "`deepctl checkpoints rewind` restores its files."
             raise StorageError(f"The workspace cannot be used: {error}.", hint, code="workspace") from error
         except WorkspaceError as error:
             return None, str(error)

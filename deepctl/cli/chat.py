@@ -156,7 +156,7 @@ def _check_new(new: str) -> None:
 
 
 def _said(prompt: str | None, new: str | None) -> str | None:
-    """The prompt with what was piped in, or `None` for a conversation at a terminal."""
+    """The prompt together with stdin, or `None` for an interactive chat."""
     if prompt is not None:
         options.utf8_argument(prompt, "The prompt", "prompt_not_utf8")
     piped = "" if is_terminal(sys.stdin) else _stdin()
@@ -165,7 +165,7 @@ def _said(prompt: str | None, new: str | None) -> str | None:
             "The prompt is empty.", "Give a prompt, or leave it out at a terminal to start an interactive chat."
         )
     if prompt:
-        # The offline model knows this tag too: what is piped in is context, not commands.
+        # The offline model knows this tag too: it treats piped text as context, not as commands.
         return f"{prompt}{log_file.PIPED}{log_file.escaped_tags(piped)}\n</stdin>" if piped.strip() else prompt
     if piped.strip():
         return piped
@@ -183,6 +183,6 @@ def _stdin() -> str:
         raw = interruptible(sys.stdin.buffer).read()
     except OSError as error:
         if error.errno == errno.EBADF:
-            return ""  # open, but not for reading: nothing was piped in
+            return ""  # open, but not for reading: there is no piped text
         raise UsageError(f"stdin cannot be read: {error.strerror}.", code="stdin") from None
     return options.decoded(raw, "stdin", "stdin_not_utf8")

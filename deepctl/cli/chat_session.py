@@ -1,4 +1,4 @@
-"""A chat of the command line, of a profile or in memory: its turns, shown and counted, and how far it has come."""
+"""A chat of the command line, with a profile or in memory: its turns, which are shown and counted, and its state."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from deepctl.sandbox.container import Sink
 
 _OFFLINE = (
-    "The offline model answers: it follows a few commands and is not an LLM. "
-    "Choose a model with `--model NAME` or `deepctl config set model provider:name`."
+    "The offline model answers. It follows a few commands and is not an LLM. Choose a model with `--model NAME` "
+    "or `deepctl config set model provider:name`."
 )
 
 
 class ChatStatus(NamedTuple):
-    """What a person wants to see of a chat at any time. `commands` is `None` while that is being found out."""
+    """The state of a chat that a person can ask for. `commands` is `None` until it is known."""
 
     profile: str
     session: str | None
@@ -42,22 +42,21 @@ class ChatStatus(NamedTuple):
 
 
 class TurnCallbacks(NamedTuple):
-    """Who is told how far a turn has come: whatever becomes of it, this much has happened."""
+    """Receives the progress of a turn: these steps have happened even if the turn fails later."""
 
     begun: Callable[[str], None] = lambda session: None
-    """The session exists that it is in, of this name."""
+    """The session exists, under this name."""
     sent: Callable[[], None] = lambda: None
-    """The prompt and what goes with it are the agent's now."""
+    """The agent has received the prompt and its attachments."""
 
 
 STAGES = TurnCallbacks()
 
 
 class Used(NamedTuple):
-    """What turns took so far. `cost` is in USD, `None` once a price was not known.
+    """The usage of turns so far. `cost` is in USD, `None` after a turn with an unknown price.
 
-    `context` is the share of the model's window that the conversation takes by now, from 0 to 1, `None` where it is not
-    known.
+    `context` is the share of the model's window that the conversation takes, from 0 to 1, `None` if it is unknown.
     """
 
     input_tokens: int = 0
@@ -66,7 +65,7 @@ class Used(NamedTuple):
     context: float | None = None
 
     def plus(self, input_tokens: int, output_tokens: int, cost: float | None) -> Used:
-        """The same and a turn more; a cost that is not known makes the sum unknown."""
+        """The sum with one more turn; an unknown cost makes the sum unknown."""
         return self._replace(
             input_tokens=self.input_tokens + input_tokens,
             output_tokens=self.output_tokens + output_tokens,
@@ -75,15 +74,15 @@ class Used(NamedTuple):
 
 
 class Counts:
-    """Counts what the turns take. Sessions are known by name, `None` where there are none."""
+    """Counts the usage of turns by session name; the name is `None` without sessions."""
 
     def __init__(self) -> None:
         self.total = Used()
-        """Of the whole chat, without a `context`."""
+        """`text` with an empty line between a list and a note below it, which Markdown would add to the item."""
         self._sessions: dict[str | None, Used] = {}
 
     def of(self, session: str | None) -> Used:
-        """What the turns in one session took."""
+        """The usage of the turns in one session."""
         return self._sessions.get(session, Used())
 
     @contextmanager
@@ -96,14 +95,14 @@ class Counts:
             self._add(session, usage.input_tokens, usage.output_tokens, cost)
 
     def compacted(self, session: str | None, result: Compacted) -> None:
-        """Count what a summary took, and what it made of the context."""
+        """Count the usage of a summary, and its effect on the context."""
         before = self.of(session).context
         self._add(session, result.usage.input_tokens, result.usage.output_tokens, result.cost)
         shorter = before * result.tokens_after / result.tokens_before if before and result.tokens_before else None
         self.takes(session, shorter)
 
     def takes(self, session: str | None, context: float | None) -> None:
-        """A conversation takes this share of the window from now on; nobody knows which after a rewind."""
+        """The conversation takes this share of the window from now on; `None` after a rewind, when it is unknown."""
         self._sessions[session] = self.of(session)._replace(context=context)
 
     def _add(self, session: str | None, input_tokens: int, output_tokens: int, cost: float | None) -> None:
@@ -112,7 +111,7 @@ class Counts:
 
 
 class ChatSession(ABC):
-    """A chat, of a profile or of none. The lock of a profile is held during its turns only."""
+    """A chat, with or without a profile. The lock of a profile is held only during its turns."""
 
     def __init__(self, setup: ChatSetup, display: Display) -> None:
         self.setup = setup
@@ -127,7 +126,7 @@ class ChatSession(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What the prompt of the line editor says."""
+        """The text of the prompt in the line editor."""
 
     @abstractmethod
     def turn(
@@ -142,22 +141,22 @@ class ChatSession(ABC):
 
     @abstractmethod
     def command(self, line: str, sink: Sink) -> Ended:
-        """Run a command of the user's where the agent's run, `sink` taking what it prints as it comes.
+        """Run a command of the user where the agent's commands run; `sink` receives the output as it arrives.
 
-        Raises `Refused` where there is no shell, `Interrupted`, and what the lock and the workspace raise.
+        Raises `Refused` if there is no shell, `Interrupted`, and the errors of the lock and the workspace.
         """
 
     @abstractmethod
     def begin(self, session: str | None, new: str | None) -> str:
-        """Before the first prompt of a conversation: returns where the conversation goes on."""
+        """Called before the first prompt of a chat: returns the session in which the chat continues."""
 
     @abstractmethod
     def compact(self, session: str | None, focus: str | None) -> None:
-        """Have the conversation summarised for the model, and show what came of it."""
+        """Summarise the conversation for the model, and show the result."""
 
     @abstractmethod
     def change(self, **fields: str) -> None:
-        """Have another model, sandbox or way of approving from now on. Raises what keeps that from working."""
+        """Use another model, sandbox or approval setting from now on. Raises the errors that prevent it."""
 
     @property
     @abstractmethod
@@ -168,15 +167,15 @@ class ChatSession(ABC):
     def _make_engine(self) -> Engine[Any]: ...
 
     def facts(self, session: str | None) -> ChatStatus:
-        """What a person wants to see of the chat at any time."""
+        """The state of the chat for display."""
         if self._names is None:
-            # Kept, because a line editor asks with every key.
+            # Cached, because a line editor asks after every key.
             self._names = self.setup.model, self.setup.approve
         engine = self._engine.made
         return ChatStatus(self.setup.name, session, *self._names, engine.commands if engine is not None else None)
 
     def commands(self) -> Commands:
-        """What becomes of the agent's commands; waits while that is being found out."""
+        """Where the agent's commands run; waits until that is known."""
         return self._engine.get().commands
 
     def warm(self, callback: Callable[[BaseException | None], None]) -> None:
@@ -184,12 +183,12 @@ class ChatSession(ABC):
         self._engine.begin(callback)
 
     def close(self) -> None:
-        """Let go of what the engine holds."""
+        """Release the resources of the engine."""
         if self._engine.made is not None:
             self._engine.made.running.close()
 
     def introduce(self, tell: Callable[[str], None]) -> None:
-        """Say once which model answers, if it is no LLM, and what is special about commands."""
+        """Print once that an offline model answers, and notices about commands."""
         engine = self._engine.get()
         with self._introducing:
             if self._introduced:
@@ -199,7 +198,7 @@ class ChatSession(ABC):
             for message in (offline, engine.commands.notice):
                 if message is not None and message not in self._messages:
                     self._messages.add(message)
-                    # A second caller goes on when it has been said.
+                    # A second caller continues after the notice was printed.
                     tell(message)
 
     def _replace_engine(self, engine: Background[Engine[Any]]) -> None:
@@ -235,7 +234,7 @@ class ChatSession(ABC):
 
 
 class ProfileChat(ChatSession):
-    """One profile's chat: the lock for every turn, and every turn shown."""
+    """The chat of one profile: takes the lock for every turn, and shows every turn."""
 
     _engine: Background[Engine[Chat]]
 
@@ -246,7 +245,7 @@ class ProfileChat(ChatSession):
         self._user = setup.name
         self._begun = False
         self._at: tuple[str, str] | None = None
-        """Name and id of the session that the last turn was in."""
+        """Name and id of the session of the last turn."""
 
     def _make_engine(self) -> Engine[Chat]:
         return self.setup.profile(self.root)
@@ -279,7 +278,7 @@ class ProfileChat(ChatSession):
         engine = self._engine.get()
         with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
             profile = self._profile()
-            # In a conversation, what keeps checkpoints is read again every turn; what makes the agent is not.
+            # In a chat, the checkpoint settings are read again for every turn, but not the settings of the agent.
             in_force = self.setup.settings if is_first else settings.load(os.environ, profile)
             name = _session(profile, self.renamed(profile, session), new, self.display)
             self._at = name, session_catalogue.find(profile, name).id
@@ -288,7 +287,8 @@ class ProfileChat(ChatSession):
             limit = in_force.size("limits.checkpoints")
             self._started(profile.name, name, engine)
             with options.opened(profile, in_force, self.display.notice) as work:
-                # What is left to finish could be files, too: first that, then the user's own.
+                # An interrupted operation may have left files: it is finished first, then the user's changes are
+                # recorded.
                 text = prompt
                 if files:
                     text = attachments.mentioned(prompt, attachments.attach(profile, files, self._notice))
@@ -304,19 +304,19 @@ class ProfileChat(ChatSession):
         engine = self._engine.get()
         sandbox = engine.running.options.sandbox
         if sandbox is None:
-            raise Refused("Commands cannot be run here: there is no sandbox for them.", engine.commands.notice)
+            raise Refused("Commands cannot run here, because there is no sandbox for them.", engine.commands.notice)
         from deepctl.agent import user_commands
 
         with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
             profile = self._profile()
             with options.opened(profile, settings.load(os.environ, profile), self.display.notice) as work:
-                # What a killed turn left is kept first: it is no work of the user's.
+                # The leftovers of a killed turn are recorded first, because they are not work of the user.
                 work.between()
             return user_commands.run(profile.workspace, sandbox, line, sink)
 
     def begin(self, session: str | None, new: str | None) -> str:
         if profiles.exists(self.root, self._user):
-            # Nothing is changed, so nobody is waited for.
+            # Nothing is changed, so this does not wait for the lock.
             profile, self._begun = self.paths(), True
         else:
             with profiles.lock(self.root, self._user, command="chat", wait=self.wait):
@@ -334,18 +334,18 @@ class ProfileChat(ChatSession):
             self._at = current.name, current.id
         self.counts.compacted(current.name, result)
         if result.checkpoint is not None:
-            self.display.notice(f"/rewind {result.checkpoint[:8]} takes it back.")
+            self.display.notice(f"/rewind {result.checkpoint[:8]} undoes it.")
 
     @property
     def prompt_history(self) -> str:
         return self.paths().prompt_history
 
     def paths(self) -> ProfilePaths:
-        """Where the profile is. Raises `ProfileNotFound`."""
+        """The directory of the profile. Raises `ProfileNotFound`."""
         return profiles.find(self.root, self._user)
 
     def _profile(self) -> ProfilePaths:
-        """The profile, made if this is its first turn. The caller holds the lock. Raises `ProfileGone`."""
+        """The profile, created for its first turn. The caller holds the lock. Raises `ProfileGone`."""
         is_new = not profiles.exists(self.root, self._user)
         if is_new and self._begun:
             raise ProfileGone(self._user)
@@ -356,7 +356,7 @@ class ProfileChat(ChatSession):
         return profile
 
     def renamed(self, profile: ProfilePaths, session: str | None) -> str | None:
-        """What the session of the last turn is called by now; `session` as it is otherwise."""
+        """The current name of the session of the last turn; `session` unchanged for any other session."""
         if self._at is None or session != self._at[0] or session_catalogue.spelled(profile, session) is not None:
             return session
         return session_catalogue.by_id(profile).get(self._at[1], session)
@@ -370,12 +370,12 @@ def _session(profile: ProfilePaths, session: str | None, new: str | None, displa
     if spelled is not None:
         return spelled
     if session is not None:
-        display.notice(f"Began session {session}.")
+        display.notice(f"Started session {session}.")
     return session_catalogue.start(profile, name).name
 
 
 def _where(profile: ProfilePaths, session: str | None, new: str | None) -> str:
-    """Which session the conversation goes on in, and how long it is."""
+    """The session in which the chat continues, and its length."""
     if new is not None:
         return "A new session"
     name = session if session is not None else session_catalogue.latest(profile) or session_catalogue.FIRST
@@ -385,7 +385,7 @@ def _where(profile: ProfilePaths, session: str | None, new: str | None) -> str:
 
 
 class EphemeralChatSession(ChatSession):
-    """A chat without a profile: it is in memory, and gone when it ends."""
+    """A chat without a profile. It is in memory, and is lost when it ends."""
 
     _engine: Background[Engine[EphemeralChat]]
 
@@ -397,7 +397,7 @@ class EphemeralChatSession(ChatSession):
         return self.setup.ephemeral()
 
     def change(self, **fields: str) -> None:
-        """Only the way of approving and the model can change; the conversation goes on."""
+        """Only the approval setting and the model can change; the conversation continues."""
         before, self.setup = self.setup, self.setup.changed(None, **fields)
         try:
             engine = self._make_engine()
@@ -407,7 +407,7 @@ class EphemeralChatSession(ChatSession):
         try:
             old = self._engine.get()
         except DeepctlError:
-            # No model could answer so far, so nothing has been said.
+            # No model could answer so far, so the conversation is empty.
             self._replace_engine(Background.of(engine))
             return
         chat = old.chat.answered_by(engine.running)
@@ -432,10 +432,10 @@ class EphemeralChatSession(ChatSession):
         self._finished(outcome, None, None, None)
 
     def command(self, line: str, sink: Sink) -> Ended:
-        raise Refused("This conversation has no directory for commands.", "Without --ephemeral there is one.")
+        raise Refused("This chat has no directory for commands.", "Start the chat without --ephemeral.")
 
     def begin(self, session: str | None, new: str | None) -> str:
-        return f"Nothing of this is kept; model {self.setup.model}."
+        return f"Nothing in this chat is stored; model {self.setup.model}."
 
     def compact(self, session: str | None, focus: str | None) -> None:
         self.counts.compacted(None, self._engine.get().chat.compact(focus, self.display.event))

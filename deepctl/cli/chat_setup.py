@@ -1,4 +1,4 @@
-"""From settings to an agent at work: the command line, the environment and the settings files become an `Engine`."""
+"""From settings to a running agent: the command line, the environment and the settings files become an `Engine`."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ _PLACES = {"environment": "$DEEPCTL_MODEL", "profile": "profile.toml", "config":
 
 
 class Commands(NamedTuple):
-    """What becomes of the agent's commands: where they run, and what is said about it at the start."""
+    """Where the agent's commands run, and the notice about it at the start."""
 
     sandbox: str | None
     network: bool
-    """Whether they reach it: without a sandbox they do."""
+    """Whether commands reach the network: unsandboxed commands do."""
     questions: str
-    """What happens to what needs a yes: `asked`, `allowed` or `denied`."""
+    """The result of approval requests: `asked`, `allowed` or `denied`."""
     notice: str | None
     statement: str
-    """All of it in a sentence, for who asks."""
+    """All of it as one sentence, for display."""
 
 
 class Engine(NamedTuple, Generic[_Chat]):
-    """What makes a chat answer: the agent (`running`), the conversation with it, and what becomes of commands."""
+    """The parts of a running chat: the agent (`running`), its conversation, and the sandbox choice."""
 
     running: TurnRunner
     chat: _Chat
@@ -51,21 +51,21 @@ class Engine(NamedTuple, Generic[_Chat]):
 
 
 class ChatSetup(NamedTuple):
-    """What a chat was told on the command line, and later by `/model`, `/approve` and `/sandbox`.
+    """The options of a chat from the command line, and later changes by `/model`, `/approve` and `/sandbox`.
 
-    Making an engine of it imports the agent stack and tries the sandbox, which takes a second.
+    Making an engine imports the agent libraries and tests the sandbox, which takes a second.
     """
 
     name: str
     settings: Settings
-    """Those in force, the command line's first."""
+    """The settings in force; the command line comes first."""
     timeout: float | None = None
     network: bool = False
     ask: Ask | None = None
-    """How a person at the terminal is asked; `None` where there is none."""
+    """The function that asks the person at the terminal; `None` without a terminal."""
 
     def changed(self, root: Root | None, **options: str) -> ChatSetup:
-        """The same with other options. The files are read again, if there is a root whose profile has them."""
+        """The same setup with other options. The settings files are read again, if there is a root."""
         flags = {**self.settings.options, **options}
         if root is None:
             return self._replace(settings=settings.without_files(os.environ, flags))
@@ -78,11 +78,11 @@ class ChatSetup(NamedTuple):
 
     @property
     def approve(self) -> Approve:
-        """What happens to what needs a yes."""
+        """The result of approval requests."""
         return cast("Approve", self.settings.get("approve") or "ask")
 
     def ephemeral(self) -> Engine[EphemeralChat]:
-        """A conversation in memory. Settings files are not read, the environment is."""
+        """A chat in memory. The environment is read, settings files are not."""
         model, approve = self.model, self.approve
         _prepare(model, ())
         _load()
@@ -93,7 +93,7 @@ class ChatSetup(NamedTuple):
         return Engine(runner, EphemeralChat(runner), self._commands(None, approve, {}))
 
     def profile(self, root: Root) -> Engine[Chat]:
-        """A conversation of a profile. Raises `Refused` if its sandbox cannot be used."""
+        """A chat of a profile. Raises `Refused` if its sandbox cannot be used."""
         in_force, model = self.settings, self.model
         permissions, limits = in_force.permissions(), in_force.limits()
         image = in_force.get("docker.image") or ""
@@ -107,7 +107,7 @@ class ChatSetup(NamedTuple):
         if any(server.enabled for server in servers):
             from deepctl.agent import mcp
 
-            with suppress(ImportError):  # said in the first turn
+            with suppress(ImportError):  # shown in the first turn
                 mcp.load()
         paths = known_profile(root, self.name) or root.profile(self.name)
         offered: dict[str, Sandbox] = {
@@ -121,7 +121,7 @@ class ChatSetup(NamedTuple):
         choice = sandboxes.choose(sandbox, offered, can_ask=self.ask is not None)
         commands = self._commands(choice, approve, permissions, image)
         if choice.problem is not None:
-            # Nobody has chosen to do without a sandbox, so nobody has allowed commands outside of one.
+            # The user has not chosen to work unsandboxed, so unsandboxed commands are not allowed.
             approve = "ask" if approve == "auto" else approve
             permissions = without_sandbox(permissions)
         agent_options = Options(
@@ -139,7 +139,7 @@ class ChatSetup(NamedTuple):
         return Engine(runner, Chat(runner), commands._replace(notice=" ".join(filter(None, notices)) or None))
 
     def _bounded(self, agent_options: Options, profile: str | None) -> Options:
-        """The same, with what bounds a turn and a conversation."""
+        """The same setup, with the limits of a turn and a conversation."""
         from deepctl.agent.limits import configured
 
         return agent_options._replace(
@@ -149,7 +149,7 @@ class ChatSetup(NamedTuple):
             limits=configured(self.settings.resolve, profile),
         )
 
-    def _running(self, agent_options: Options, note: str | None = "The conversation up to here is kept.") -> TurnRunner:
+    def _running(self, agent_options: Options, note: str | None = "The conversation so far is stored.") -> TurnRunner:
         from deepctl.agent.chat import TurnRunner
 
         try:
@@ -175,30 +175,30 @@ class ChatSetup(NamedTuple):
             image,
         )
         if choice is None:
-            # An ephemeral conversation has no commands, and says so where one is asked for.
-            return Commands(None, network, policy.questions, None, "There is no shell here: commands do not run.")
+            # An ephemeral chat has no commands, and says so when a command is requested.
+            return Commands(None, network, policy.questions, None, "There is no shell here, so commands do not run.")
         return Commands(policy.sandbox, network, policy.questions, policy.notice(), policy.sentence())
 
 
 def known_profile(root: Root, name: str) -> ProfilePaths | None:
-    """The profile of that name; `None` if the chat would make it."""
+    """The profile of that name; `None` if the chat would create it."""
     return profiles.find(root, name) if profiles.exists(root, name) else None
 
 
 def _prepare(model: str, servers: Sequence[Server]) -> None:
-    """Make the variables ready that requests are made of. Raises `UsageError` for one that cannot be used."""
+    """Check and set the environment variables for requests. Raises `UsageError` for an invalid one."""
     is_remote = any(server.enabled and server.url is not None for server in servers)
     if model != provider_keys.OFFLINE or is_remote:
         env_variables.prepare(os.environ, None if model == provider_keys.OFFLINE else provider_keys.provider(model))
 
 
 def _load() -> None:
-    """Import the agent stack: a second, and only now that there is something to say."""
-    # pydantic-ai greets new users of the library on stderr; these are not.
+    """Import the agent libraries. This takes a second, so it happens only when there is a prompt."""
+    # pydantic-ai prints a greeting for new users of the library on stderr, which users of deepctl do not need.
     os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")
-    # What the harness logs is in the tools' results too, where it belongs.
+    # The log messages of the harness are also in the results of the tools.
     logging.getLogger().addHandler(logging.NullHandler())
-    # None of what these imports make is garbage, so looking for some meanwhile is a waste.
+    # These imports create no garbage, so garbage collection would only take time.
     gc.disable()
     import deepctl.agent.chat  # noqa: F401
 
@@ -207,7 +207,7 @@ def _load() -> None:
 
 
 class Background(Generic[_T]):
-    """A value that is made once: in a thread if that was begun, else where it is first asked for."""
+    """A value that is computed once: in a thread if that was started, else on first use."""
 
     def __init__(self, make: Callable[[], _T]) -> None:
         self._make = make
@@ -218,7 +218,7 @@ class Background(Generic[_T]):
     def begin(self, callback: Callable[[BaseException | None], None]) -> None:
         """Make it in a thread, which calls `callback` in the end, with what making it raised.
 
-        The thread holds no process up: whoever leaves meanwhile does not wait for it.
+        The process can end without waiting for the thread.
         """
 
         def run() -> None:
@@ -233,18 +233,18 @@ class Background(Generic[_T]):
 
     @classmethod
     def of(cls, value: _T) -> Background[_T]:
-        """One that is made already."""
+        """A value that is computed already."""
         background = cls(lambda: value)
         background.get()
         return background
 
     @property
     def made(self) -> _T | None:
-        """The value if there is one already."""
+        """The value if it is computed already."""
         return self._made[0] if self._made is not None else None
 
     def get(self) -> _T:
-        """The value, waited for. Raises what making it raised, every time."""
+        """The value, after waiting for it. Raises the error of its computation every time."""
         with self._lock:
             if self._failed is not None:
                 raise self._failed

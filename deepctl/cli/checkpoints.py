@@ -1,6 +1,7 @@
 """`deepctl checkpoints`.
 
-What only some commands need is imported where they need it: listing a thousand checkpoints takes less than that.
+Modules that only some commands need are imported in these commands, because the imports take longer than listing a
+thousand checkpoints.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ def _rewind(
     wait: float,
     as_json: bool,
 ) -> None:
-    """Do what `request` asks of the profile meant by `--user`, or only show it."""
+    """Apply `request` to the profile of `--user`, or only show the preview."""
     if dry_run:
         with options.reading(user, "Looking") as reader:
             preview = previewed(reader, *request(reader))
@@ -221,7 +222,7 @@ def _rewind(
 
 
 def previewed(repository: ReadOnlyRepository, session: Session, request: RewindRequest) -> Rewound:
-    """What a rewind would do."""
+    """The preview of a rewind."""
     from deepctl.output.rewind import Rewound
     from deepctl.store import rewind
 
@@ -242,7 +243,7 @@ def previewed(repository: ReadOnlyRepository, session: Session, request: RewindR
 
 
 def rewound(repository: Repository, session: Session, request: RewindRequest) -> Rewound:
-    """Rewind, and tell what came of it."""
+    """Rewind, and return the result to show."""
     from deepctl.output.rewind import Rewound
     from deepctl.store import rewind
 
@@ -268,13 +269,15 @@ def _describer(repository: Repository | ReadOnlyRepository) -> Callable[[Record]
 
 
 def _undo_command(paths: ProfilePaths, session: str) -> str:
-    """The command that undoes a rewind of a session; files alone leave it where it is among the sessions."""
+    """The command that undoes a rewind of a session. A rewind of files alone does not make the session the current
+    one.
+    """
     command = f"deepctl checkpoints undo --user {paths.name}"
     return command if session_catalogue.latest(paths) == session else f"{command} --session {session}"
 
 
 def _check(preview: Rewound) -> None:
-    """Raises the error with which what a dry run has just listed would be refused, if it would be."""
+    """Raises the error with which the listed rewind of a dry run would be refused, if there is one."""
     from deepctl.store.rewind import Conflicts
 
     try:
@@ -377,7 +380,7 @@ def prune(
 
 
 def time_before(age: str, now: datetime | None = None) -> datetime:
-    """The time that is so long ago, in UTC. A month is 30 days, a year 365. Raises `UsageError` if it is no age."""
+    """The time that was `age` ago, in UTC. A month is 30 days, a year 365. Raises `UsageError` for an invalid age."""
     match = _AGE.fullmatch(age)
     if match is None or not int(match[1]):
         raise UsageError(
@@ -401,7 +404,7 @@ def _remove(
     wait: float,
     as_json: bool,
 ) -> None:
-    """Remove the checkpoints that `select` gives, or only show what that would free."""
+    """Remove the checkpoints that `select` returns, or only show what this would free."""
     from deepctl.output.render import Progress
     from deepctl.store import prune
 

@@ -44,7 +44,7 @@ def _lock(profile: ProfilePaths | None, command: str, wait: float) -> Lease:
     if profile is not None:
         return profiles.lock(root, profile.name, command=command, wait=wait)
     profiles.make_root(root)
-    # No profile can have this name, so no profile's lock can be meant.
+    # No profile can have this name, so it cannot be confused with a profile's lock.
     return Lock(os.path.join(root.locks, ".config"), profile="config.toml", command=command, wait=wait)
 
 
@@ -63,7 +63,7 @@ def show_(user: options.User = None, as_json: options.Json = False) -> None:
 
 
 def _waiting(profile: ProfilePaths) -> tuple[list[Item], str | None]:
-    """The settings of a profile that wait to be trusted, or why they cannot be read."""
+    """The settings of a profile that are not trusted yet, or the reason why they cannot be read."""
     if not os.path.lexists(profile.untrusted):
         return [], None
     from deepctl.domain import trust

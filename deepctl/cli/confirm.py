@@ -1,7 +1,7 @@
 """Questions to the person at the terminal: confirmations of commands, and approval requests of the agent.
 
-A confirmation comes before something that cannot be taken back; in a script, `--yes` answers it. An approval request
-shows the command or the change, and one key answers it.
+A confirmation precedes an action that cannot be undone; in a script, `--yes` answers it. An approval request shows the
+command or the change, and one key answers it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _WANTS = {"execute": "run a command", "write": "write a file", "edit": "edit a f
 _FOR_GOOD = {"execute": "this command", "mcp": "this tool"}
 _READ_BYTES = 4096
 _UNREAD_SECONDS = 0.3
-"""A key that is pressed so soon is no answer: the request cannot have been read yet."""
+"""A key that is pressed this soon is not an answer, because the request cannot have been read yet."""
 _TYPING_SECONDS = 0.5
-"""After so long without a key, the person has stopped typing."""
+"""After this time without a key, the person has stopped typing."""
 _QUIET_SECONDS = 0.03
-"""Within that time a terminal has sent the rest of a paste, and a person has pressed no second key."""
+"""Within this time a terminal has sent the rest of a paste, but a person cannot press a second key."""
 
 
 def check_can_ask(
@@ -50,7 +50,7 @@ def check_can_ask(
     reason: str = "This cannot be undone",
     instead: str = "--dry-run only shows what would happen",
 ) -> None:
-    """Raises `Refused` (exit 6) where there is neither an answer nor anybody to ask."""
+    """Raises `Refused` (exit 6) if there is neither `--yes` nor a terminal for the question."""
     if not yes and (as_json or not is_terminal(sys.stdin) or not is_terminal(sys.stderr)):
         raise Refused(
             f"{reason}, and there is no terminal for the confirmation.",
@@ -68,10 +68,10 @@ def confirm(
     reason: str = "This cannot be undone",
     instead: str = "--dry-run only shows what would happen",
 ) -> None:
-    """Return if the user agrees. Raises `Refused` (exit 6) otherwise, and where nobody can be asked; `Interrupted`
-    (exit 130) after Ctrl-C.
+    """Return if the user agrees. Raises `Refused` (exit 6) if the user declines or there is no terminal, and
+    `Interrupted` (exit 130) after Ctrl-C.
 
-    `reason` is why it is asked at all, `instead` what can be done without an answer.
+    `reason` says why there is a question, and `instead` what is possible without an answer.
 
     With `confirmation`, that very word has to be typed. With `--json` nobody is asked: whoever reads JSON is a script.
     """
@@ -83,7 +83,7 @@ def confirm(
         with tty_modes.asked(f"{visible(question)} [{instruction}] "):
             line = sys.stdin.readline()
     except KeyboardInterrupt:
-        # Whatever asks changes nothing before it has the answer.
+        # A command changes nothing before it has the answer.
         raise Interrupted("Stopped; nothing was changed.") from None
     if not line.endswith("\n"):
         say("")  # Ctrl-D leaves the cursor behind the question
@@ -102,7 +102,7 @@ class _Pausable(Protocol):
 
 
 def ask_at_terminal(display: Display) -> Ask:
-    """A function that asks the person at the terminal that `display` draws on."""
+    """A function that asks the person at the terminal of `display`."""
 
     async def ask(question: ApprovalRequest) -> ApprovalAnswer:
         with _paused(display):
@@ -122,10 +122,10 @@ def _paused(display: Display) -> Iterator[None]:
 
 
 async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
-    """Show the request and wait for a key. Enter, Escape and the end of the terminal are no."""
+    """Show the request and wait for a key. Enter, Escape and the end of the terminal mean no."""
     from deepctl.agent.approvals import ApprovalAnswer
 
-    heading = f"The agent asks to {_WANTS.get(question.operation, 'use a tool outside the sandbox')}:"
+    heading = f"The agent wants to {_WANTS.get(question.operation, 'use a tool outside the sandbox')}:"
     say(wrapped(heading, sys.stderr))
     _show(question, _MAX_LINES, _MAX_DIFF)
     await _typing_has_stopped()
@@ -154,7 +154,7 @@ async def _ask(question: ApprovalRequest) -> ApprovalAnswer:
                 say("no")
                 return ApprovalAnswer(allow=False)
             case _:
-                # Any other key, or several that were pasted: neither a yes nor a no.
+                # Another key, or several pasted keys, are neither yes nor no.
                 say("please press one of these keys")
 
 
@@ -168,7 +168,7 @@ def _show(question: ApprovalRequest, most: int, most_of_diff: int) -> None:
 
 
 def _shown(text: str, most: int) -> list[str]:
-    """The lines of a request, at most `most`, with every invisible character shown as an escape."""
+    """The lines of a request, at most `most`. Every invisible character is shown as an escape."""
     lines = [visible(line) for line in text.split("\n")] if text else []
     left_out = len(lines) - most
     if left_out > 0:
@@ -189,7 +189,7 @@ def _cut(line: str) -> str:
 
 
 async def _typing_has_stopped() -> None:
-    """Discard what was typed before the request could be read, and what follows it without a pause."""
+    """Discard the keys that were typed before the request could be read, and keys that follow without a pause."""
     # Imported here: confirmations need no asyncio, and it is slow to import.
     import asyncio
 
@@ -198,15 +198,15 @@ async def _typing_has_stopped() -> None:
         try:
             termios.tcflush(sys.stdin, termios.TCIFLUSH)
         except termios.error:
-            return  # the terminal is gone, which reading from it finds out
+            return  # the terminal is gone; the next read reports it
         await asyncio.sleep(_TYPING_SECONDS)
 
 
 async def _key() -> str:
-    """What the next key sends; empty if the terminal is gone."""
+    """The bytes of the next key; empty if the terminal is gone."""
     import asyncio
 
-    # Not in a thread: Ctrl-C could not stop it, and it would take the next line from the editor.
+    # Not in a thread: Ctrl-C could not stop it, and it would take the next line from the line editor.
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     descriptor = sys.stdin.fileno()
@@ -217,7 +217,7 @@ async def _key() -> str:
         loop.remove_reader(descriptor)
     pressed = b""
     try:
-        # All that is there, so that the end of a paste or of an escape sequence is not taken for a key.
+        # Read all available bytes, so that the end of a paste or an escape sequence does not count as a key.
         while select.select([descriptor], [], [], _QUIET_SECONDS if pressed else 0)[0]:
             piece = os.read(descriptor, _READ_BYTES)
             if not piece:
@@ -229,7 +229,7 @@ async def _key() -> str:
 
 
 async def _reason() -> str:
-    """The reason for a no, as a line for the agent."""
+    """The reason for a refusal, as a line for the agent."""
     with tty_modes.plain():
         say_part("Reason for the agent? ")
         line = await _key()

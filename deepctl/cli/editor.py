@@ -1,4 +1,4 @@
-"""The user's editor: which it is, and letting it edit a file or a text."""
+"""The user's editor: how it is found, and how it edits a file or a text."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ _PROMPT_FILE = "prompt.md"
 
 
 def editor(environment: Mapping[str, str]) -> list[str]:
-    """The editor's command: `$VISUAL`, else `$EDITOR`, split as a shell does, else the first one there is.
+    """The command of the editor: `$VISUAL`, else `$EDITOR`, split like a shell command, else the first installed one.
 
-    Raises `UsageError` for a variable that cannot be split, `Refused` if there is no editor, or nobody to use it.
+    Raises `UsageError` for a variable that cannot be split, `Refused` without an editor or a terminal.
     """
     for variable in ("VISUAL", "EDITOR"):
         try:
             words = shlex.split(environment.get(variable, ""))
         except ValueError as error:
-            raise UsageError(f"${variable} cannot be understood: {error}.", "It is split as a shell does.") from None
+            raise UsageError(
+                f"${variable} cannot be split into words: {error}.", "It is split like a shell command."
+            ) from None
         if words:
             return words
     if not is_terminal(sys.stdin) or not (is_terminal(sys.stdout) or is_terminal(sys.stderr)):
         raise Refused(
-            "There is no terminal to edit at, and neither $VISUAL nor $EDITOR is set.",
+            "The editor needs a terminal, and neither $VISUAL nor $EDITOR is set.",
             "`deepctl memory add` takes a note from the command line or from a pipe.",
             code="no_editor",
         )
@@ -44,20 +46,20 @@ def editor(environment: Mapping[str, str]) -> list[str]:
         if path is not None:
             return [path]
     raise Refused(
-        f"There is no editor: neither $VISUAL nor $EDITOR is set, and none of {', '.join(_PROGRAMS)} is on $PATH.",
+        f"There is no editor: neither $VISUAL nor $EDITOR is set, and $PATH contains none of {', '.join(_PROGRAMS)}.",
         "Set one: EDITOR=nano, or EDITOR='code --wait'.",
         code="no_editor",
     )
 
 
 def edit(command: list[str], path: str) -> str | None:
-    """Let the editor edit a file and wait for its end. Returns how it failed, or `None`.
+    """Run the editor for a file and wait for its end. Returns the failure, or `None`.
 
-    Raises `Refused` if it cannot be started.
+    Raises `Refused` if the editor cannot be started.
     """
-    # What it prints is not the answer of a command whose stdout goes elsewhere.
+    # The output of the editor is not part of the result of a command with redirected stdout.
     stdout = None if os.isatty(1) else 2
-    # In a conversation, the terminal is not set for programs of its own.
+    # In a chat, the terminal is not in the mode that other programs expect.
     from deepctl.cli import tty_modes
 
     with _keys_are_the_editors(), tty_modes.plain():
@@ -66,7 +68,7 @@ def edit(command: list[str], path: str) -> str | None:
         except OSError as error:
             raise Refused(
                 f"The editor {command[0]!r} cannot be started: {error.strerror}.",
-                "$VISUAL, else $EDITOR, says which it is.",
+                "$VISUAL, then $EDITOR, names the editor.",
                 code="no_editor",
             ) from None
         status = process.wait()
@@ -77,7 +79,7 @@ def edit(command: list[str], path: str) -> str | None:
 
 @contextmanager
 def _keys_are_the_editors() -> Iterator[None]:
-    """Ctrl-C and what quits go to every program at the terminal, and mean the editor."""
+    """Ctrl-C and the quit key go to every program at the terminal, and are meant for the editor."""
     # Handlers, and not SIG_IGN, which the editor would inherit.
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGQUIT)}
     try:
@@ -88,9 +90,9 @@ def _keys_are_the_editors() -> Iterator[None]:
 
 
 def edit_text(text: str) -> tuple[str, str | None]:
-    """Let the user edit `text`. Returns the new text and `None`, or the text as it was and the reason.
+    """Let the user edit `text`. Returns the new text and `None`, or the old text and the reason of the failure.
 
-    The text is in a private file meanwhile, in memory if possible; the file is deleted afterwards.
+    During the edit, the text is in a private file, in memory if possible, which is deleted afterwards.
     """
     try:
         command = editor(os.environ)
@@ -100,7 +102,7 @@ def edit_text(text: str) -> tuple[str, str | None]:
             atomic.write_file(path, text.encode(errors="replace"))
             failure = edit(command, path)
             if failure is not None:
-                return text, f"The editor failed ({failure}); the line is as it was."
+                return text, f"The editor failed ({failure}); the line is unchanged."
             return atomic.read_file(path).decode("utf-8-sig", errors="replace").removesuffix("\n"), None
         finally:
             remove_tree(directory)

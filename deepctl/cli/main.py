@@ -1,7 +1,7 @@
-"""The one entry and the one exit: arguments in, exit code out, every error reported here and nowhere else.
+"""The only entry and exit of the program: arguments in, exit code out, and every error is reported here.
 
-`deepctl --help` and `--version` load little more than this module, so what only a command or an error needs is imported
-where it is needed.
+`deepctl --help` and `--version` load little more than this module, so other modules are imported where a command or an
+error needs them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ COMMANDS = {
     "doctor": "Check whether deepctl works here: versions, paths, model, key, sandbox, locks, damage, leftovers "
     "and space.",
 }
-"""Top-level commands in the order of `--help`, with their short help. Each is the module of that name in this package,
-which `--help` does not import; a test compares the texts.
+"""Top-level commands in the order of `--help`, with their short help. Each key is the name of a module in this package,
+which `--help` does not import. A test compares the texts.
 """
 
 
@@ -44,7 +44,7 @@ _SHELL_LEFT_OUT = ("--install-completion", "--show-completion")
 
 
 class _OnDemand(MutableMapping[str, Any]):
-    """Commands that are made when they are asked for: all of them at once would double the start."""
+    """Commands that are created on demand, because creating all of them would double the start time."""
 
     def __init__(self, names: Iterable[str], make: Callable[[str], Any]) -> None:
         self._names = tuple(names)
@@ -72,10 +72,10 @@ class _OnDemand(MutableMapping[str, Any]):
 
 
 class _Group(TyperGroup):
-    """A group whose help shows the first sentence of every command whole, wrapped where the terminal ends."""
+    """A group whose help shows the whole first sentence of every command, wrapped at the width of the terminal."""
 
     def sentence_of(self, name: str) -> str:
-        """What the help says of a command; nothing of a hidden one."""
+        """The help sentence of a command; empty for a hidden one."""
         command = self.commands[name]
         return "" if command.hidden else command.get_short_help_str(_UNLIMITED)
 
@@ -86,7 +86,7 @@ class _Group(TyperGroup):
 
 
 def _imported(name: str) -> Any:
-    """The command or group `name` of `--help`; of a group, the commands are made on demand as well."""
+    """The command or group `name` of `--help`. The commands of a group are created on demand too."""
     group: typer.Typer = import_module(f"deepctl.cli.{name}").app
     group.info.cls = _Group
     infos = {
@@ -117,7 +117,7 @@ class _Root(_Group):
         return COMMANDS[name]
 
     def _main_shell_completion(self, *_: Any, **__: Any) -> None:
-        """Nothing: completion is static scripts, and no variable of the environment turns Typer's on."""
+        """Does nothing: completion uses static scripts, so no environment variable may start Typer's completion."""
 
 
 app = typer.Typer(
@@ -127,7 +127,7 @@ app = typer.Typer(
     epilog="State is stored in $DEEPCTL_HOME, or in the user data directory of the platform. `deepctl profiles path` "
     "prints the path.",
     rich_markup_mode=None,
-    add_completion=False,  # Typer's starts Python for every Tab
+    add_completion=False,  # Typer's completion starts Python for every Tab
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
@@ -158,7 +158,7 @@ def _show_completion(shell: str | None) -> None:
 
 @functools.cache
 def command_tree() -> Any:
-    """The root of all commands, made once a process: Typer reads the signature of every command that is used."""
+    """The root of all commands, created once per process, because Typer reads the signature of every command."""
     return get_command(app)
 
 
@@ -217,7 +217,7 @@ def main(arguments: list[str]) -> int:
 
 
 def call(arguments: list[str]) -> int:
-    """Run one command in this process. Returns its exit code, and raises what `main` would report."""
+    """Run one command in this process. Returns its exit code. Raises the errors that `main` reports."""
     try:
         return _run(arguments)
     except typer.TyperException as error:
@@ -231,10 +231,10 @@ def call(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         code = command_tree().main(_completed(arguments), "deepctl", standalone_mode=False)
-        _flush_stdout()  # so that what cannot be written is an error now, not at exit
+        _flush_stdout()  # so that a write error is reported now, and not at exit
     except SystemExit as error:
-        # Typer leaves like this, with 1, when whoever read stdout has gone. They have seen enough, and what the
-        # command was to do is done or recorded. (stderr never ends anything: `render.say`.)
+        # Typer exits like this, with 1, when the reader of stdout has ended. That is not an error: the work of the
+        # command is done or recorded. (An error on stderr never ends a command: `render.say`.)
         if isinstance(error.__context__, BrokenPipeError):
             from deepctl.output import render
 
@@ -248,7 +248,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _flush_stdout() -> None:
-    """Raises `StorageError` if stdout cannot be written; a reader that has gone is no error."""
+    """Raises `StorageError` if stdout cannot be written. A reader that has ended is not an error."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -270,7 +270,7 @@ def _report(problem: DeepctlError, arguments: list[str]) -> None:
         from deepctl.output.text import printable_lines
         from deepctl.redaction import redact
 
-        # What a provider or a server has said is in there.
+        # The traceback can contain text of a provider or server.
         render.say(printable_lines(redact("".join(traceback.format_exception(problem)), os.environ)))
     as_json = "--json" in arguments
     if not isinstance(problem, Terminated) or as_json:
@@ -280,7 +280,7 @@ def _report(problem: DeepctlError, arguments: list[str]) -> None:
 
 
 def _user(arguments: list[str]) -> str | None:
-    """The value of `--user` on a command line, which may be wrong in other places."""
+    """The value of `--user` on a command line that may be wrong in other places."""
     for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
         name, _, value = argument.partition("=")
         if name in _USER:
@@ -297,9 +297,10 @@ def _bug(error: Exception) -> DeepctlError:
 
 
 def _completed(arguments: list[str]) -> list[str]:
-    """The arguments with what they leave out: `--help` of a group alone, NAME after `--new`, SHELL after what takes it.
+    """The arguments with omitted values filled in: `--help` for a group alone, NAME after `--new`, SHELL after options
+    that take it.
 
-    Typer has no option whose value may be left out.
+    Typer has no option with an optional value.
     """
     if not arguments or (len(arguments) == 1 and arguments[0] in _GROUPS):
         return [*arguments, "--help"]
@@ -322,12 +323,12 @@ def _completed(arguments: list[str]) -> list[str]:
 
 
 def _prepare_streams() -> None:
-    """Text that the locale cannot say is escaped rather than fatal; a stream that is closed gets a stand-in."""
-    # In this order, so that a closed standard stream's own number is taken before a file of ours gets it.
+    """Escape text that the locale cannot encode, instead of failing. A closed stream gets a substitute."""
+    # In this order, so that the number of a closed standard stream is taken before a file of deepctl gets it.
     if sys.stdin is None:
         sys.stdin = open(os.devnull)  # noqa: SIM115 (open as long as the process)
     if sys.stdout is None:
-        # Writing to it fails, as it would have: an answer that nobody can get is an error.
+        # Writing to it fails, as it would have without a substitute: an answer that cannot be written is an error.
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
@@ -336,10 +337,10 @@ def _prepare_streams() -> None:
 
 
 def run() -> NoReturn:
-    """The console script: `main` with this process's arguments, then leave."""
+    """The console script: run `main` with this process's arguments, then exit."""
     try:
         code = main(sys.argv[1:])
-    except KeyboardInterrupt:  # before `main` had come to its first line
+    except KeyboardInterrupt:  # before the first line of `main`
         code = Interrupted.exit_code
     except Terminated as error:
         import signal
@@ -352,6 +353,6 @@ def run() -> NoReturn:
             stream.flush()
         except OSError:
             code = code or StorageError.exit_code
-    # Taking the agent stack apart object by object takes time that nobody gets anything for: all that is to last is on
-    # disk by now, and nothing of ours waits for the interpreter's end.
+    # Freeing the agent libraries object by object takes time without any benefit. All results are on disk by now, and
+    # no code of deepctl runs at interpreter exit.
     os._exit(code)

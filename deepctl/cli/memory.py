@@ -1,6 +1,6 @@
 """`deepctl memory`.
 
-What looks into checkpoints is imported by the commands that do: showing and listing notebooks takes less than that.
+Modules that read checkpoints are imported in the commands that need them, so that `show` and `list` start quickly.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ File = Annotated[str | None, typer.Argument(metavar="[FILE]", help="Memory file.
 
 
 class _OfText(TyperCommand):
-    """A command whose argument is text, such as `- a line of a list`: a dash does not make an option of it."""
+    """A command whose argument is text, such as `- a line of a list`: a leading dash does not make it an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
@@ -126,7 +126,7 @@ def add(
 
 
 def _note(text: str | None) -> bytes:
-    """The note on the command line, or piped in. Raises `UsageError` if there is none."""
+    """The note from the command line or from stdin. Raises `UsageError` if there is none."""
     if text is not None and text != "-":
         note = options.utf8_argument(text, "The TEXT").encode()
     elif text is None and is_terminal(sys.stdin):
@@ -134,7 +134,7 @@ def _note(text: str | None) -> bytes:
             "There is no TEXT to add.", "Give TEXT as an argument, or pipe it in: echo TEXT | deepctl memory add"
         )
     else:
-        # In a conversation, the terminal is set so that Ctrl-D ends nothing.
+        # In a chat, the terminal is in a mode in which Ctrl-D does not end the input.
         from deepctl.cli import tty_modes
 
         with tty_modes.plain():
@@ -306,7 +306,7 @@ def diff(
 
 
 _AT_ONCE = 1.0
-"""Seconds within which nobody has edited anything."""
+"""Seconds after the last edit before the notebook counts as unchanged."""
 
 
 def _edited(
@@ -383,7 +383,7 @@ def _purged(
 ) -> views.LinesPurged:
     """Purge what `request` says, and look where the text still stands.
 
-    Raises `TextNotFound` if no notebook and no checkpoint of one has it, and `Refused` unless the user agrees.
+    Raises `TextNotFound` if neither a notebook nor a checkpoint contains it, and `Refused` unless the user agrees.
     """
     from deepctl.domain.purge import purge, report
     from deepctl.domain.purge.notebooks import PurgeSelector, TextMatcher
@@ -413,7 +413,7 @@ def _purged(
     repository = options.working(profile.name, "memory forget", wait, as_json, in_force=in_force, frees=True)
     with repository as work, Progress("Purging", _READ) as progress:
         purged = _found(purge.purge(work, selector, confirmed_purge=preview, report=progress), request)
-    # Where it still stands is for reading only, and nobody has to wait for that.
+    # This search only reads, so other processes do not have to wait for it.
     with Repository.read_only(profile) as reader, _looking() as progress:
         places = report.places(reader, purged.contents, progress)
     return views.LinesPurged(profile.name, agent, request, purged, places, dry_run=False, is_shown=preview is not None)

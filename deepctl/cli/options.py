@@ -1,4 +1,4 @@
-"""Options that many commands share, and what they mean."""
+"""Options that many commands share, and the functions that resolve them to profiles and settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
 UNNAMED = "\0"
-"""What `--new` without a NAME arrives as: no shell can pass it."""
+"""The value of `--new` without a NAME. No shell can pass this character."""
 
 
 def _finite(value: float | None) -> float | None:
@@ -67,10 +67,10 @@ Timeout = Annotated[
 def opened(
     profile: ProfilePaths, in_force: Settings, tell: Callable[[str], None], *, frees: bool = False
 ) -> Iterator[Repository]:
-    """A profile's checkpoints, open for changes; the caller holds its lock. `in_force` are the profile's settings.
+    """The repository of a profile, open for changes. The caller holds its lock. `in_force` are the profile's settings.
 
-    `tell` is called with each note about an interrupted operation that was finished first. `frees` is true for what
-    must work on a full disk.
+    `tell` is called with each note about an interrupted operation that was finished first. `frees` is true for commands
+    that must work on a full disk.
     """
     from deepctl.output.render import Progress
     from deepctl.store.repository import Repository
@@ -85,7 +85,7 @@ def opened(
 
 @contextmanager
 def reading(user: str | None, verb: str) -> Iterator[ReadOnlyRepository]:
-    """The profile meant by `--user`, open for reading, while a line at the terminal says what is being done."""
+    """The profile of `--user`, open for reading. A progress line at the terminal shows `verb`."""
     from deepctl.output.render import Progress
     from deepctl.store.repository import Repository
 
@@ -119,7 +119,9 @@ def working(
 
 
 def over_budget(profile: ProfilePaths, limit: int) -> str | None:
-    """What the user should know, once, if a profile's checkpoints take more than `limit` bytes; holds its lock."""
+    """A warning if the checkpoints of a profile take more than `limit` bytes, else `None`. The caller holds its
+    lock.
+    """
     used_bytes = profiles.passed_limit(profile, limit)
     if used_bytes is None:
         return None
@@ -131,7 +133,7 @@ def over_budget(profile: ProfilePaths, limit: int) -> str | None:
 
 
 def advise(problem: DeepctlError, name: str | None) -> None:
-    """Have the hint of an error name what helps: of a full disk, what frees space in the profile `name`."""
+    """Set the hint of an error: for a full disk, a command that frees space in the profile `name`."""
     if _is_of_root(problem):
         problem.hint = ownership.OWN_ROOT
     if not atomic.wants_space(problem):
@@ -147,11 +149,11 @@ def advise(problem: DeepctlError, name: str | None) -> None:
 
 
 _KEPT = (20, 1)
-"""How many checkpoints stay, in the order in which it is looked whether removing the others frees anything."""
+"""Numbers of checkpoints to keep, in the order in which they are tried as advice."""
 
 
 def _space_advice(place: Root, profile: ProfilePaths | None) -> str | None:
-    """A command that frees space and needs none itself; `None` where nothing is stored that could go."""
+    """A command that frees space and needs none itself; `None` if there is nothing to free."""
     from deepctl.store import prune
     from deepctl.store.repository import Repository
 
@@ -174,7 +176,7 @@ def _space_advice(place: Root, profile: ProfilePaths | None) -> str | None:
 
 
 def _is_of_root(problem: DeepctlError) -> bool:
-    """Whether an error that has no hint comes of a root that is no directory, and cannot be made."""
+    """Whether an error without a hint comes from a root that is not a directory and cannot be created."""
     error = problem.__cause__
     if problem.hint is not None or not isinstance(error, OSError) or not isinstance(error.filename, str):
         return False
@@ -212,14 +214,14 @@ def decoded(raw: bytes, subject: str, code: str = "not_utf8") -> str:
 
 
 def root() -> Root:
-    """Where all state of this machine's user is."""
+    """The root directory of all state of this machine's user."""
     return profiles.check_root(layout.root(os.environ))
 
 
 def user(option: str | None, in_force: Settings | None = None) -> str:
-    """The profile name meant by `--user`, else by `default_user`. Raises `BadName`, saying where it came from.
+    """The profile name of `--user`, else of `default_user`. Raises `BadName`, with the source of the name.
 
-    `in_force` are the settings of this machine's user, where they have been read already.
+    `in_force` are the settings of this machine's user if they have been read already.
     """
     if option is not None:
         return layout.check_name(option)
@@ -236,7 +238,7 @@ def existing_profile(
     find: Callable[[Root, str], ProfilePaths] = profiles.find,
     in_force: Settings | None = None,
 ) -> ProfilePaths:
-    """The profile meant by `--user`. Raises `ProfileNotFound` (exit 3) if there is none, creating nothing."""
+    """The profile of `--user`. Raises `ProfileNotFound` (exit 3) if it does not exist; creates nothing."""
     name = user(option, in_force)
     try:
         return find(root(), name)
@@ -247,14 +249,14 @@ def existing_profile(
 
 
 def profile_and_settings(option: str | None) -> tuple[ProfilePaths, Settings]:
-    """The profile meant by `--user`, and its settings, each file read once. Raises `ProfileNotFound`."""
+    """The profile of `--user` and its settings; each file is read once. Raises `ProfileNotFound`."""
     in_force = settings.load(os.environ) if option is None else None
     profile = existing_profile(option, in_force=in_force)
     return profile, (in_force or settings.load(os.environ)).of_profile(profile)
 
 
 def profile_of_chat(option: str | None) -> tuple[ProfilePaths | None, Settings]:
-    """The profile that a chat would use, `None` if it would make it, and the settings that it would have."""
+    """The profile of a chat (`None` if the chat would create it) and its settings."""
     if option is not None:
         return profile_and_settings(option)
     place, in_force = root(), settings.load(os.environ)
@@ -266,7 +268,7 @@ def profile_of_chat(option: str | None) -> tuple[ProfilePaths | None, Settings]:
 
 
 def named_profile(argument: str | None, option: str | None) -> ProfilePaths:
-    """The profile meant by a NAME argument or `--user`; giving both is refused unless they agree."""
+    """The profile of a NAME argument or `--user`. Both are allowed only if they agree."""
     if argument is not None and option is not None and not layout.same_name(argument, option):
         raise UsageError(f"NAME is {argument!r} and --user is {option!r}.", "Give one of them.")
     return existing_profile(argument if argument is not None else option)

@@ -92,7 +92,7 @@ def rename(
     profiles.find(root, old)
     layout.check_name(new)
     with ExitStack() as stack:
-        # In one order whoever renames what, so that two of them never wait for each other.
+        # Always in the same order, so that two renames never wait for each other.
         for name in sorted({layout.folded_name(old), layout.folded_name(new)}):
             stack.enter_context(profiles.lock(root, name, command="profiles rename", wait=wait))
         paths = profiles.find(root, old)
@@ -103,11 +103,11 @@ def rename(
 
 
 def _naming(name: str) -> list[str]:
-    """What names the profile `name` for commands without `--user`."""
+    """The source that names the profile `name` for commands without `--user`."""
     sources = []
     if layout.same_name(os.environ.get("DEEPCTL_USER", ""), name):
         sources.append("$DEEPCTL_USER")
-    with suppress(DeepctlError, OSError):  # whatever is wrong with config.toml, it is not in the way
+    with suppress(DeepctlError, OSError):  # an error in config.toml must not prevent the rename
         if layout.same_name(str(settings.read(layout.config_file(os.environ)).get("default_user")), name):
             sources.append("default_user in config.toml")
     return sources
@@ -234,7 +234,7 @@ def trust(
 
 
 def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: bool) -> Trusted:
-    """Put the imported settings of a profile into force, if somebody agrees who has seen them."""
+    """Put the imported settings of a profile into force, if the user has seen them and agrees."""
     from deepctl.domain import trust as domain
     from deepctl.output.profiles import Trusted, lines
 
@@ -264,13 +264,13 @@ def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: boo
 
 
 def _say(text_lines: Iterator[str]) -> None:
-    """Print settings before a question: reasons broken between words, values with every blank that is in them."""
+    """Print settings before a question: reasons wrapped between words, values with all of their blanks."""
     for line in text_lines:
         say(line if line.startswith("    ") else wrapped(line, sys.stderr))
 
 
 class Archive(NamedTuple):
-    """An archive to read, and what errors call it. `size` is in bytes, `None` where it cannot be known beforehand."""
+    """An archive to read, and its name in errors. `size` is in bytes, `None` if it is unknown beforehand."""
 
     stream: BinaryIO
     name: str
@@ -300,7 +300,9 @@ def opened_archive(file: str) -> Iterator[Archive]:
 
 @contextmanager
 def stdout(as_json: bool) -> Iterator[BinaryIO]:
-    """The standard output, for an archive. Raises `UsageError` if it is a terminal, or is to have the document."""
+    """The standard output, for an archive. Raises `UsageError` if it is a terminal, or is needed for the JSON
+    document.
+    """
     if as_json:
         raise UsageError("--json and - both need stdout.", "Name a file, or leave out --json.")
     if is_terminal(sys.stdout):
@@ -312,18 +314,18 @@ def stdout(as_json: bool) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        # Unlike a list, half an archive is of no use, and whoever wanted it should hear of it.
+        # Unlike a list, a partial archive is useless, so the user must get an error.
         discard_stdout()
         raise StorageError("The reader of stdout ended before the archive was complete.", code="stdout") from None
 
 
 def bytes_of(size: str | None) -> int | None:
-    """The bytes that `--max-size` means. Raises `UsageError`."""
+    """The value of `--max-size` in bytes. Raises `UsageError`."""
     if size is None:
         return None
     try:
         return settings.size(size)
     except ValueError:
         raise UsageError(
-            f"--max-size cannot be {size!r}.", "It is a number of bytes, optionally followed by K, M or G."
+            f"--max-size cannot be {size!r}.", "It must be a number of bytes, optionally followed by K, M or G."
         ) from None

@@ -1,4 +1,4 @@
-"""Choosing a checkpoint at the terminal: the list above, what the rewind would do below."""
+"""Choosing a checkpoint at the terminal: the list at the top, the preview of the rewind below."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHORTEST = 16
 
 
 def pick(user: str | None, session: str | None, only: str, force: bool, exact: bool) -> str:
-    """Let the user choose; returns the id. Raises `Interrupted` if nothing was chosen, `NotFound` if there is none."""
+    """Let the user choose; returns the id. Raises `Interrupted` if the user leaves, `NotFound` without checkpoints."""
     profile, in_force = options.profile_and_settings(user)
     with Repository.read_only(profile, exclude=in_force.patterns("snapshot.exclude")) as reader:
         current = lookup.current_session(reader.paths, session)
@@ -39,7 +39,7 @@ def pick(user: str | None, session: str | None, only: str, force: bool, exact: b
 
 
 class _Picker:
-    """One choice. Arrow keys or j and k move, Enter takes, Escape, q and Ctrl-C leave."""
+    """One choice. Arrow keys or j and k move, Enter selects, Escape, q and Ctrl-C leave."""
 
     def __init__(
         self, reader: ReadOnlyRepository, session: Session, records: list[Record], options: tuple[str, bool, bool]
@@ -48,7 +48,7 @@ class _Picker:
         self._session = session
         self._records = records
         self._options = options
-        # What a script would take: where the last turn began. It may have been removed.
+        # The default of a script: the start of the last turn. That checkpoint may have been removed.
         try:
             began = lookup.find_checkpoint(reader.paths, reader.ledger, "~1", session.name)
         except DeepctlError:
@@ -91,20 +91,20 @@ class _Picker:
             Layout(HSplit([choices, preview])),
             key_bindings=keys,
             erase_when_done=True,
-            # No task polls for it: SIGTERM could be raised in the middle of that task, and would end it only.
+            # No polling task: SIGTERM could be raised inside such a task, and would then end only the task.
             terminal_size_polling_interval=None,
             input=create_input(sys.stdin),
             output=screen.output(sys.stderr),
         )
         checkpoint_id = application.run()
         if checkpoint_id is None:
-            raise Interrupted("Nothing was chosen, so nothing was rewound.")
+            raise Interrupted("No checkpoint was chosen, so nothing was rewound.")
         return checkpoint_id
 
     def _choices(self) -> StyleAndTextTuples:
-        heading = f"Rewind session {self._session.name} to (Enter takes, Esc leaves):"
+        heading = f"Rewind session {self._session.name} to (Enter selects, Esc leaves):"
         if cells(heading) > _room():
-            heading = "To where? (Enter takes, Esc leaves)"
+            heading = "To where? (Enter selects, Esc leaves)"
         fragments: StyleAndTextTuples = [("bold", f"{fitted(heading, _room())}\n")]
         height = self._height()
         first = max(0, min(self._at - height // 2, len(self._records) - height))
@@ -116,7 +116,7 @@ class _Picker:
         return fragments
 
     def _height(self) -> int:
-        """How many choices there is room for: at most half of the screen."""
+        """The number of choices that fit: at most half of the screen."""
         from prompt_toolkit.application import get_app
 
         return max(1, min(_SHOWN, get_app().output.get_size().rows // 2 - 1))
@@ -145,7 +145,7 @@ class _Picker:
             try:
                 self._previews[record.id] = self._preview_lines(record)
             except (DeepctlError, OSError) as error:
-                self._previews[record.id] = [f"This one cannot be looked at: {printable(str(error))}"]
+                self._previews[record.id] = [f"This checkpoint cannot be shown: {printable(str(error))}"]
         return self._previews[record.id]
 
     def _preview_lines(self, record: Record) -> list[str]:
@@ -167,12 +167,12 @@ class _Picker:
         if len(changes) > _PREVIEWED:
             lines.append(f"  … and {len(changes) - _PREVIEWED} more")
         if plan.kept:
-            lines.append(f"  {len(plan.kept)} more differ from it and stay, because they are not the agent's")
+            lines.append(f"  {len(plan.kept)} other files differ and stay, because the agent did not change them")
         return lines
 
 
 def _room() -> int:
-    """How many cells a line has. The last one stays free: some terminals begin a new line there."""
+    """The number of cells of a line. The last cell stays free, because some terminals start a new line there."""
     from prompt_toolkit.application import get_app
 
     return get_app().output.get_size().columns - 1

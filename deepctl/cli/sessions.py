@@ -1,6 +1,6 @@
 """`deepctl sessions`.
 
-What only some commands need is imported where they need it: a list costs what starting a command costs.
+Modules that only some commands need are imported in these commands, so that a list starts quickly.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def export(
         view = views.SessionExported(
             profile.name, exported.name, format_, path, len(raw), len(exported.messages), lost_count, counts
         )
-    # JSON that goes to stdout is the export itself, whether somebody says --json or not.
+    # JSON on stdout is the export itself, with or without --json.
     show(view, as_json and not (isinstance(view, views.Exported) and format_ == "json"))
     if not as_json:
         for line in (session_export.lost_note(exported), views.redaction_note(redaction)):
@@ -246,7 +246,7 @@ def import_(
 
 
 def _checked(file: str) -> ExportDocument:
-    """The session in FILE, with messages that can be gone on with. Nothing has been made by then."""
+    """The session in FILE, checked so that its messages can be continued. Nothing has been created by then."""
     from deepctl.store import session_import
 
     if file == "-" and is_terminal(sys.stdin):

@@ -1,4 +1,4 @@
-"""The modes of the terminal while a turn or a command runs, the meaning of signals, and setting both back."""
+"""The modes of the terminal during a turn or a command, the handling of signals, and restoring both."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from deepctl.output.text import is_dumb
 from deepctl.quantities import counted
 
 _SET_BACK = "\x1b[?2004l\x1b[?7h\x1b[?25h\x1b[0m\x1b[J"
-"""Pastes are not marked, long lines wrap, there is a cursor, nothing is coloured, and nothing is below the cursor."""
+"""Switch off paste marks, switch on line wrap and the cursor, reset colours, and clear below the cursor."""
 
 _shell_attributes: list[object] | None = None
-"""The attributes of the terminal when the outermost `quiet` was entered."""
+"""The attributes of the terminal at the entry of the outermost `quiet`."""
 
 
 def attributes(descriptor: int) -> list[object] | None:
-    """How the terminal is set, or `None` where there is none (any more)."""
+    """The attributes of the terminal, or `None` without a terminal."""
     try:
         return list(termios.tcgetattr(descriptor))
     except termios.error:
@@ -32,7 +32,7 @@ def attributes(descriptor: int) -> list[object] | None:
 
 
 def set_attributes(descriptor: int, values: list[object] | None) -> None:
-    """Set the terminal again as it was; nothing if it is gone."""
+    """Restore the terminal. Does nothing if the terminal is gone."""
     try:
         if values is not None:
             termios.tcsetattr(descriptor, termios.TCSADRAIN, values)  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ def set_attributes(descriptor: int, values: list[object] | None) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Meanwhile typed keys are not echoed, and wait for the next reader. Ctrl-C stays a signal."""
+    """Inside this context, typed keys are not echoed and wait for the next reader. Ctrl-C stays a signal."""
     global _shell_attributes
     descriptor = sys.stdin.fileno()
     before, outer = attributes(descriptor), _shell_attributes
@@ -57,7 +57,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _set(descriptor: int, values: list[object] | None) -> Iterator[None]:
-    """Meanwhile the terminal is set so, also after deepctl was stopped and the shell has set it to its own taste."""
+    """Keeps these attributes inside the context, also after deepctl was stopped and the shell has changed them."""
 
     def again(number: int, frame: FrameType | None) -> None:
         set_attributes(descriptor, values)
@@ -71,7 +71,7 @@ def _set(descriptor: int, values: list[object] | None) -> Iterator[None]:
 
 
 def typed_ahead() -> str:
-    """How much was typed within `quiet` and waits for the next reader, in words; empty if nothing was."""
+    """The amount of type-ahead within `quiet` for the next reader, in words; empty without type-ahead."""
     try:
         count = struct.unpack("i", fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, bytes(4)))[0]
     except OSError:
@@ -87,7 +87,7 @@ def take_off_typed_ahead() -> None:
 
 @contextmanager
 def whole_pastes() -> Iterator[None]:
-    """Meanwhile the terminal marks pastes, for the line editor that reads them later."""
+    """Inside this context the terminal marks pastes, for the line editor that reads them later."""
     if is_dumb():
         yield
         return
@@ -100,7 +100,7 @@ def whole_pastes() -> Iterator[None]:
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Within `quiet`: meanwhile the terminal is set as for the shell, for programs and questions that read lines."""
+    """Within `quiet`: the terminal has the mode of the shell, for programs and questions that read lines."""
     if _shell_attributes is None:
         yield
         return
@@ -116,13 +116,13 @@ def plain() -> Iterator[None]:
 @contextmanager
 def asked(question: str) -> Iterator[None]:
     """`plain`, with a question that a line answers. Within `quiet`, lines typed before the question are discarded."""
-    # The mode is set first: an Enter typed before that would not end a line.
+    # The mode is set first, because an Enter typed before that would not end a line.
     with plain():
         if _shell_attributes is not None:
             try:
                 termios.tcflush(sys.stdin, termios.TCIFLUSH)
             except termios.error:
-                pass  # the terminal is gone, which reading from it finds out
+                pass  # the terminal is gone; the next read reports it
         render.say_part(question)
         yield
 
@@ -139,23 +139,23 @@ def _hushed(before: list[object] | None) -> list[object] | None:
     values = list(before)
     # Enter stays Enter for the line editor, which reads it later, and does not become Ctrl-J.
     values[0] = _flags(before, 0) & ~termios.ICRNL
-    # Ctrl-C stops the turn and keeps typed text; the line editor does not send that by itself.
+    # Ctrl-C stops the turn and keeps typed text, which the line editor does not send by itself.
     no_flush = 0 if is_dumb() else termios.NOFLSH
     values[3] = _flags(before, 3) & ~(termios.ICANON | termios.ECHO) | no_flush
-    # A read returns with one key, and waits for no other.
+    # A read returns after one key.
     assert isinstance(before[6], list)
     values[6] = keys = list(before[6])
     keys[termios.VMIN], keys[termios.VTIME] = 1, 0
-    # A turn that is stopped in mid-drawing would leave the shell without a cursor.
+    # A turn that is stopped during drawing would leave the shell without a cursor.
     keys[termios.VSUSP] = b"\0"
     return values
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Meanwhile Ctrl-C does nothing outside of the line editor and of `interruptible`.
+    """Inside this context Ctrl-C does nothing outside of the line editor and of `interruptible`.
 
-    Otherwise a second press could end deepctl in the moment between a stopped turn and the next line.
+    Otherwise a second press could end deepctl between a stopped turn and the next line.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
@@ -168,7 +168,7 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within `undisturbed`: meanwhile Ctrl-C raises `Interrupted`."""
+    """Within `undisturbed`: Ctrl-C raises `Interrupted` inside this context."""
     if signal.getsignal(signal.SIGINT) is not _ignored:
         yield
         return
@@ -186,21 +186,22 @@ def _ignore() -> None:
     try:
         signal.signal(signal.SIGINT, _ignored)
     except KeyboardInterrupt:
-        # A signal that was pending is handled before the handler changes.
+        # A pending signal is handled before the handler changes.
         signal.signal(signal.SIGINT, _ignored)
         raise
 
 
 def _ignored(number: int, frame: FrameType | None) -> None:
-    # A handler, and not SIG_IGN, which programs that are started would inherit.
+    # A handler, and not SIG_IGN, which started programs would inherit.
     return
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Meanwhile SIGTERM and SIGHUP raise `Terminated`, so that the terminal is set back. One that is ignored stays so.
+    """Inside this context SIGTERM and SIGHUP raise `Terminated`, so that the terminal is restored. An ignored signal
+    stays ignored.
 
-    A turn of the agent takes them over, to end what it has started first.
+    A turn of the agent handles them itself, to end its own processes first.
     """
     descriptor = sys.stdin.fileno()
     attributes_before = attributes(descriptor)
@@ -212,7 +213,7 @@ def terminable() -> Iterator[None]:
     try:
         yield
     except Terminated:
-        # It may have been raised while something drew, which could not restore the terminal itself.
+        # It may have been raised during drawing, which could not restore the terminal itself.
         set_attributes(descriptor, attributes_before)
         if not is_dumb():
             render.say_part(_SET_BACK)

@@ -1,4 +1,4 @@
-"""Typer's complaints about a command line, in the words of deepctl's other errors."""
+"""Typer's errors about a command line, in the wording of deepctl's other errors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from deepctl.errors import UsageError
 
 _MAX_LENGTH = 300
 _ALIKE = 0.7
-"""From this share of common letters on, in order, one word is taken for a slip of another."""
+"""From this ratio of common letters, in order, a word counts as a typing error for another."""
 _LONGEST = 100
-"""Characters of a word that are compared with names."""
+"""The number of characters of a word that are compared with names."""
 _OURS = {
     "a valid float range": "a number",
     "a valid int range": "a whole number",
@@ -20,9 +20,9 @@ _OURS = {
 
 
 def error(complaint: Any, root: Any, arguments: Sequence[str]) -> UsageError:
-    """One sentence, and how to see the help of the command that was meant.
+    """One sentence, with a hint to the help of the command.
 
-    `complaint` is Typer's exception, `root` the command with all others below it.
+    `complaint` is Typer's exception, `root` is the root of the command tree.
     """
     context = getattr(complaint, "ctx", None)
     command = context.command_path if context is not None else _typed(root, arguments)
@@ -36,7 +36,7 @@ def error(complaint: Any, root: Any, arguments: Sequence[str]) -> UsageError:
 
 
 def _said(complaint: Any, command: str) -> tuple[str, str]:
-    """What is wrong, without the full stop, and what would be right, if that can be told."""
+    """The error without its full stop, and the correction if there is one."""
     message = complaint.format_message().rstrip(".")
     option, missing = getattr(complaint, "option_name", None), getattr(complaint, "param", None)
     if message.startswith("No such option"):
@@ -82,7 +82,7 @@ def near_to(spelling: str, names: Iterable[str]) -> list[str]:
 
 
 def _typed(root: Any, arguments: Sequence[str]) -> str:
-    """The command that was meant, as far as there is one: Typer does not always say where an option went wrong."""
+    """The command of the command line, as far as it exists. Typer does not always report where an option is wrong."""
     words, command = ["deepctl"], root
     for argument in arguments:
         below = getattr(command, "commands", {})

@@ -73,9 +73,9 @@ def wipe(
 
 
 def _targets(user: str | None, wait: float, *, all_: bool, finish: bool) -> list[ProfilePaths]:
-    """The profiles that are meant; none if what was meant is what an interrupted wipe had left, and is gone now.
+    """The selected profiles; none if the selected profile was the rest of an interrupted wipe, which is now deleted.
 
-    Raises `ProfileNotFound`, and what is the matter with any of the profiles before one of them is touched.
+    Raises `ProfileNotFound`, and any error of a profile before the first profile is changed.
     """
     root = options.root()
     if all_:
@@ -94,10 +94,10 @@ def _targets(user: str | None, wait: float, *, all_: bool, finish: bool) -> list
 
 
 def _finish(names: Iterable[str], wait: float) -> None:
-    """Finish what interrupted wipes left of these profiles. Raises what stands in the way."""
+    """Finish interrupted wipes of these profiles. Raises the error that prevents it."""
     root = options.root()
     for name in sorted(names):
-        with profiles.lock(root, name, command="wipe", wait=wait):  # whoever has it has tried already
+        with profiles.lock(root, name, command="wipe", wait=wait):  # the holder of the lock has already tried
             for unfinished_wipe in trash.unfinished(root):
                 if unfinished_wipe.profile == name:
                     trash.finish_one(root, unfinished_wipe, name)
@@ -105,7 +105,7 @@ def _finish(names: Iterable[str], wait: float) -> None:
 
 @contextmanager
 def _locked(targets: Sequence[ProfilePaths], wait: float) -> Iterator[None]:
-    """All of these profiles locked, and still there."""
+    """All of these profiles locked, after a check that they still exist."""
     root = options.root()
     with ExitStack() as stack:
         for target in targets:
@@ -133,14 +133,14 @@ def _is_default(target: ProfilePaths) -> bool:
     try:
         setting = settings.load(environment).resolve("default_user")
     except DeepctlError:
-        return False  # what cannot be read keeps nobody from wiping
+        return False  # an unreadable file must not prevent a wipe
     return setting.source != "default" and setting.value is not None and layout.same_name(setting.value, target.name)
 
 
 def _agreed(
     targets: Sequence[ProfilePaths], parts: tuple[str, ...], wait: float, as_json: bool, *, all_: bool
 ) -> list[views.Wiped]:
-    """What somebody has seen and agreed to. The lock is taken to look, and let go while they think."""
+    """The plan that the user has seen and confirmed. The lock is held for reading only, not during the question."""
     with _locked(targets, wait):
         previews = _prepared(targets, parts, as_json)
     if all(preview.plan.is_nothing for preview in previews):
@@ -155,7 +155,9 @@ def _agreed(
 
 
 def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: bool) -> list[views.Wiped]:
-    """What goes, after an interrupted rewind has been finished: it would bring back some of it."""
+    """The plan, after an interrupted rewind has been finished, because finishing it later would restore deleted
+    data.
+    """
     for target in targets:
         if wipe_plan.is_rewinding(target, parts):
             in_force = settings.load(os.environ, target)
@@ -165,7 +167,7 @@ def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: 
 
 
 def _take_back(targets: Sequence[ProfilePaths]) -> None:
-    """Hold back again what the wipe needed on a full disk: the next may find it as full."""
+    """Reserve the space again that the wipe needed on a full disk."""
     for target in targets:
         if reserve.held(target) < reserve.SIZE:
             with suppress(DeepctlError, OSError), profiles.lock(options.root(), target.name, command="wipe", wait=0):
@@ -179,7 +181,7 @@ def _wiped(
     wait: float,
     as_json: bool,
 ) -> list[views.Wiped]:
-    """Take everything out of sight, let go of the locks, and delete it."""
+    """Move all data out of sight, release the locks, and delete the data."""
     root = options.root()
     away: list[wipe_plan.PutAway] = []
     problem: DeepctlError | OSError | None = None

@@ -44,9 +44,9 @@ def header_problem(text: str) -> str | None:
     """Why a text cannot be a header's value, as the rest of a sentence about it; blanks around it do not matter."""
     for character in text.strip():
         if character in "\r\n":
-            return "has a line break in it"
+            return "contains a line break"
         if not "\x20" <= character <= "\x7e" and character != "\t":
-            return f"has {_named(character)} in it, which no header can have"
+            return f"contains {_named(character)}, which is not allowed in a header"
     return None
 
 
@@ -64,9 +64,9 @@ def address_problem(text: str, schemes: tuple[str, ...] = ("http", "https")) -> 
     prefixes = " or ".join(f"{scheme}://" for scheme in schemes)
     for character in text:
         if character.isspace():
-            return "has a blank or a line break in it"
+            return "contains a blank or a line break"
         if not character.isprintable() or _NO_PART_OF_AN_ADDRESS.match(character):
-            return f"has {_named(character)} in it, which no address can have"
+            return f"contains {_named(character)}, which is not allowed in an address"
     if text.partition("://")[0].lower() not in schemes or "://" not in text:
         return f"does not begin with {prefixes}"
     try:
@@ -74,9 +74,9 @@ def address_problem(text: str, schemes: tuple[str, ...] = ("http", "https")) -> 
         names, _, place = parts.netloc.rpartition("@")
         host, port = _host_and_port(place)
     except ValueError:
-        return "has a host that cannot be understood"
+        return "has an invalid host"
     if place.count(":") > 1 and not place.startswith("["):
-        return "has an IPv6 address in it that is not in brackets"
+        return "contains an IPv6 address without brackets"
     if not host:
         return "has no host"
     labels = host.removesuffix(".").split(".")
@@ -85,13 +85,13 @@ def address_problem(text: str, schemes: tuple[str, ...] = ("http", "https")) -> 
         or not all(0 < len(label) < 64 for label in labels)
         or (not host.isascii() and not _is_idna(host))
     ):
-        return "has a host that cannot be one"
+        return "has an invalid host"
     if (host.startswith("[") or _FOUR_NUMBERS.fullmatch(host)) and not _is_ip(host):
-        return "has a host that cannot be one"
+        return "has an invalid host"
     if port is not None and not (port.isascii() and port.isdecimal() and 0 < int(port[:9]) < 65536 and len(port) < 10):
         return "has a port that is not a number from 1 to 65535"
     if "@" in names or "/" in names:
-        return "has a name or a password with an @ in it, which is written %40"
+        return "contains an @ in a name or password; write %40"
     return None
 
 

@@ -140,7 +140,7 @@ def settle(name: str, take: Callable[[str, bool], bool], tell: Tell) -> str:
         if take(candidate, candidate != name or meaning is None):
             break
     if candidate != name:
-        why = meaning or "The workspace has another file of that name"
+        why = meaning or "The workspace already has another file of that name"
         tell(f"{why}: the copy of {name} is called {candidate}.")
     return candidate
 
@@ -148,8 +148,8 @@ def settle(name: str, take: Callable[[str, bool], bool], tell: Tell) -> str:
 def _meaning(name: str) -> str | None:
     folded_name = name.casefold()
     if folded_name in _TOLD:
-        return f"{name} would tell the agent what to do in every conversation"
-    return f"deepctl keeps things of its own in {name}" if folded_name in _OWN else None
+        return f"{name} would give the agent instructions in every conversation"
+    return f"{name} is reserved for deepctl" if folded_name in _OWN else None
 
 
 def _candidates(name: str) -> Iterator[str]:
@@ -200,7 +200,9 @@ def opened(path: str) -> Iterator[Source]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
-            f"There is no file {path!r}.", "--file takes a path, relative to where you are.", code="file_not_found"
+            f"There is no file {path!r}.",
+            "--file takes a path relative to the current directory.",
+            code="file_not_found",
         ) from None
     except OSError as error:
         raise _unreadable(path, error) from None
@@ -221,7 +223,9 @@ def _check_kind(path: str, mode: int) -> None:
         )
     if not stat.S_ISREG(mode):
         raise UsageError(
-            f"{path!r} is not a regular file.", "Save it as one first, or pipe it in: … | deepctl chat", code="bad_file"
+            f"{path!r} is not a regular file.",
+            "Save it as a regular file first, or pipe it in: … | deepctl chat",
+            code="bad_file",
         )
 
 
@@ -230,8 +234,8 @@ def _checked_name(path: str) -> str:
     name = os.path.basename(path)
     if '"' in name or any(unicodedata.category(character) in _UNSAYABLE for character in name):
         raise UsageError(
-            f"{name!r} cannot be named in a prompt: it has quotes, control characters, or is not UTF-8.",
-            "Give it another name first.",
+            f"{name!r} cannot be named in a prompt, because it contains quotes or control characters, or is not UTF-8.",
+            "Rename it first.",
             code="bad_file",
         )
     return name
@@ -244,7 +248,7 @@ def _unreadable(path: str, error: OSError) -> UsageError:
 def _too_large(path: str, byte_count: int) -> UsageError:
     return UsageError(
         f"{path!r} has {size(byte_count)}; --file takes up to {size(MAX_BYTES)}.",
-        "Copy it into the workspace yourself; `deepctl profiles path` shows where the profile is.",
+        "Copy it into the workspace yourself; `deepctl profiles path` prints the directory of the profile.",
         code="file_too_large",
     )
 

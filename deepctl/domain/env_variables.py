@@ -115,24 +115,24 @@ def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[A
             continue
         text = environment.get(variable, "").strip()
         quoted = len(text) > 1 and text[0] in "\"'" and text[0] == text[-1]
-        problem = "has quotation marks around it" if quoted else header_problem(text)
+        problem = "is in quotation marks" if quoted else header_problem(text)
         if problem is not None:
-            hint = "Copy it again, without quotation marks or anything else around it."
+            hint = "Copy it again, without quotation marks or other extra characters."
             yield Amiss(variable, problem, hint, "bad_key")
     for variable in _headers(_LINES_OF_HEADERS, name):
         for line in environment.get(variable, "").split("\n"):
             problem = header_problem(line)
             name_of_header = line.partition(":")[0].strip()
             if problem is None and ":" in line and not _TOKEN.fullmatch(name_of_header):
-                problem = "has a line whose name cannot be that of a header"
+                problem = "has a line without a valid header name"
             if problem is not None:
-                yield Amiss(variable, problem, "Each of its lines is a header: NAME: VALUE.", "bad_key")
+                yield Amiss(variable, problem, "Each line must be a header: NAME: VALUE.", "bad_key")
     for variable in (*ADDRESSES.get(name, ()), *(("OLLAMA_HOST",) if name == "ollama" else ())):
         address = ollama_address(environment) if variable == "OLLAMA_HOST" else value(environment, variable)
         if address is not None and (problem := address_problem(address)) is not None:
-            yield Amiss(variable, problem, "It is an address such as http://127.0.0.1:8000/v1.", "bad_address")
+            yield Amiss(variable, problem, "It must be an address such as http://127.0.0.1:8000/v1.", "bad_address")
     if "GOOGLE_APPLICATION_CREDENTIALS" in provider_keys.VARIABLES.get(name, ()):
-        yield from _file(environment, "GOOGLE_APPLICATION_CREDENTIALS", "Give it the path of the file of the key.")
+        yield from _file(environment, "GOOGLE_APPLICATION_CREDENTIALS", "Set it to the path of the key file.")
     yield from _proxy_problems(environment)
     yield from _certificate_problems(environment, _OTHER_CERTIFICATES.get(name, ()))
 
@@ -144,7 +144,7 @@ def _empty_key(environment: Mapping[str, str], provider: str) -> Iterator[Amiss]
         return
     for variable in key.wanted:
         if variable in environment and variable not in ADDRESSES.get(provider, ()):
-            yield Amiss(variable, "is set but empty", "Give it a value, or unset it.", "bad_key")
+            yield Amiss(variable, "is set but empty", "Set it to a value, or unset it.", "bad_key")
             return
 
 
@@ -191,23 +191,23 @@ def _proxy_problems(environment: Mapping[str, str]) -> Iterator[Amiss]:
         # As the clients take it.
         whole = address if "://" in address else f"http://{address}"
         if (problem := address_problem(whole, _PROXY_SCHEMES)) is not None:
-            hint = "It is an address such as http://127.0.0.1:3128; unset it to do without a proxy."
+            hint = "It must be an address such as http://127.0.0.1:3128. Unset it to use no proxy."
             yield Amiss(variable, problem, hint, "bad_address")
 
 
 def _certificate_problems(environment: Mapping[str, str], additional: tuple[str, ...]) -> Iterator[Amiss]:
-    file = "Give it the path of a file of certificates in PEM format, or unset it."
+    file = "Set it to the path of a file with certificates in PEM format, or unset it."
     if path := environment.get("SSL_CERT_FILE"):
         yield from _file(environment, "SSL_CERT_FILE", file)
         if os.access(path, os.R_OK) and os.path.isfile(path) and not _has_certificates(path):
             yield Amiss("SSL_CERT_FILE", f"names a file without certificates in it ({path})", file, "bad_path")
     elif (path := environment.get("SSL_CERT_DIR")) and not os.path.isdir(path):
-        hint = "Give it the path of a directory of certificates, or unset it."
-        yield Amiss("SSL_CERT_DIR", f"names what is not a directory ({path})", hint, "bad_path")
+        hint = "Set it to the path of a directory with certificates, or unset it."
+        yield Amiss("SSL_CERT_DIR", f"names a path that is not a directory ({path})", hint, "bad_path")
     for variable in additional:
         path = environment.get(variable)
         if path and not os.path.exists(path):
-            yield Amiss(variable, f"names a file that is not there ({path})", file, "bad_path")
+            yield Amiss(variable, f"names a file that does not exist ({path})", file, "bad_path")
     if (path := environment.get("SSLKEYLOGFILE")) and not _can_be_written(path):
         yield Amiss("SSLKEYLOGFILE", f"names a file that cannot be written ({path})", "Unset it.", "bad_path")
 
@@ -219,12 +219,12 @@ def _file(environment: Mapping[str, str], variable: str, hint: str) -> Iterator[
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        yield Amiss(variable, f"names a file that is not there ({path})", hint, "bad_path")
+        yield Amiss(variable, f"names a file that does not exist ({path})", hint, "bad_path")
         return
     if not stat.S_ISREG(status.st_mode):
-        yield Amiss(variable, f"names what is not a regular file ({path})", hint, "bad_path")
+        yield Amiss(variable, f"names a path that is not a regular file ({path})", hint, "bad_path")
     elif not os.access(path, os.R_OK):
-        yield Amiss(variable, f"names a file that may not be read ({path})", hint, "bad_path")
+        yield Amiss(variable, f"names a file that cannot be read: permission denied ({path})", hint, "bad_path")
 
 
 def _has_certificates(path: str) -> bool:

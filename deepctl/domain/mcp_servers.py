@@ -235,7 +235,7 @@ def parse(tables: object, where: str, source: str = "config") -> dict[str, Serve
     if not isinstance(tables, dict):
         raise BadSetting(
             f"{TABLE!r} in {where} must be a table of servers.",
-            f'Such as: [{TABLE}.docs], then: command = "docs-server".',
+            f'Example: [{TABLE}.docs], then: command = "docs-server".',
         )
     return {name: _server(name, table, where, source) for name, table in tables.items()}
 
@@ -243,16 +243,16 @@ def parse(tables: object, where: str, source: str = "config") -> dict[str, Serve
 def _server(name: str, table: object, where: str, source: str) -> Server:
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise BadSetting(
-            f"{name!r} in {where} cannot be the name of an MCP server.",
-            f"It has 1 to {_LONGEST_NAME} letters, digits, dashes and single underscores, and begins with a letter: "
-            "its tools are called NAME__TOOL.",
+            f"{name!r} in {where} is not a valid name of an MCP server.",
+            f"It has 1 to {_LONGEST_NAME} letters, digits, dashes and single underscores, and begins with a "
+            "letter. Its tools are called NAME__TOOL.",
         )
     keys = _Keys(f"[{TABLE}.{name}] in {where}", table)
     command, url, enabled = keys.text("command"), keys.text("url"), keys.flag("enabled")
     if command is not None and url is not None:
-        raise keys.bad("has both command and url", "A server is a program or an address; take one of them out.")
+        raise keys.bad("has both command and url", "A server is a program or an address. Remove one of them.")
     if command is None and url is None and enabled:
-        raise keys.bad("has neither command nor url", 'It needs one of them, or to be switched off: "enabled = false".')
+        raise keys.bad("has neither command nor url", 'Add one of them, or switch the server off: "enabled = false".')
     if command is not None or url is not None:
         keys.refuse(*(_REMOTE if command is not None else _LOCAL), of="url" if command is not None else "command")
     server = Server(
@@ -279,14 +279,14 @@ def _server(name: str, table: object, where: str, source: str) -> Server:
         keys.check_variable(variable)
     for value in server.http_headers.values():
         if not value.isprintable() or not value.isascii():
-            raise keys.bad("has a header that cannot be sent", "Headers are printable ASCII.")
+            raise keys.bad("has a header that cannot be sent", "Headers must be printable ASCII.")
     return server
 
 
 def _checked_command(keys: _Keys, command: str | None) -> str | None:
     if command is not None and "/" in command and not command.startswith(("/", "~/")):
         raise keys.bad(
-            f"cannot have command = {command!r}", "It is a name that is looked for in $PATH, or begins with / or ~/."
+            f"cannot have command = {command!r}", "It must be the name of a program in $PATH, or begin with / or ~/."
         )
     return command
 
@@ -294,7 +294,7 @@ def _checked_command(keys: _Keys, command: str | None) -> str | None:
 def _checked_directory(keys: _Keys) -> str | None:
     cwd = keys.text("cwd")
     if cwd is not None and cwd != "~" and not cwd.startswith(("/", "~/")):
-        raise keys.bad(f"cannot have cwd = {cwd!r}", "It begins with / or ~/.")
+        raise keys.bad(f"cannot have cwd = {cwd!r}", "It must begin with / or ~/.")
     return cwd
 
 
@@ -304,12 +304,12 @@ def _checked_url(keys: _Keys, url: str | None) -> str | None:
     url = url.strip()
     if (problem := address_problem(url)) is not None:
         raise keys.bad(
-            f"has a url that cannot be used: it {problem}", "It is an address such as http://127.0.0.1:8000/mcp."
+            f"has a url that cannot be used: it {problem}", "It must be an address such as http://127.0.0.1:8000/mcp."
         )
     if "@" in urlsplit(url).netloc:
         raise keys.bad(
             "has a password in its url",
-            "Put it into a variable, and name that in bearer_token_env_var or env_http_headers.",
+            "Put it into a variable, and name the variable in bearer_token_env_var or env_http_headers.",
         )
     return url
 
@@ -321,14 +321,14 @@ def _literal(keys: _Keys, key: str, named_key: str, values: dict[str, str]) -> d
         if reference:
             variable = reference[1] or reference[2]
             example = f'{named_key} = ["{variable}"]' if key == "env" else f'{named_key} = {{ {name} = "{variable}" }}'
-            raise keys.bad(f"has {name} = {value!r} in {key}, which is taken as it stands", f"Write: {example}.")
+            raise keys.bad(f"has {name} = {value!r} in {key}, where variables are not replaced", f"Write: {example}.")
     return values
 
 
 def _approvals(keys: _Keys) -> dict[str, str]:
     tools = keys.table.get("tools", {})
     if not isinstance(tools, dict):
-        raise keys.bad("has tools that are no table", 'Such as: tools.search.approval_mode = "approve".')
+        raise keys.bad("has tools that are not a table", 'Example: tools.search.approval_mode = "approve".')
     approvals = {}
     for tool, table in tools.items():
         inner = _Keys(f"{keys.place}, tool {tool!r},", table, keys=("approval_mode",))
@@ -346,7 +346,7 @@ class _Keys:
         self.table: dict[str, Any] = table
         for key in table:
             if key not in keys:
-                raise self.bad(f"has a key that means nothing: {key!r}", _nearest(key, keys))
+                raise self.bad(f"has an unknown key {key!r}", _nearest(key, keys))
 
     def bad(self, problem: str, hint: str) -> BadSetting:
         return BadSetting(without_passwords(f"{self.place} {problem}."), hint)
@@ -354,12 +354,14 @@ class _Keys:
     def refuse(self, *names: str, of: str) -> None:
         for key in names:
             if key in self.table:
-                raise self.bad(f"has {key}, which only goes with {of}", f"Take it out, or give the server its {of}.")
+                raise self.bad(
+                    f"has {key}, which can only be used with {of}", f"Remove it, or give the server its {of}."
+                )
 
     def text(self, key: str) -> str | None:
         value = self.table.get(key)
         if key in self.table and (not isinstance(value, str) or not value or "\0" in value):
-            raise self.bad(f"needs text for {key}, not {value!r}", "Text stands in quotes, and is not empty.")
+            raise self.bad(f"needs text for {key}, not {value!r}", "Text must be in quotes and not empty.")
         return value
 
     def flag(self, key: str) -> bool:
@@ -371,7 +373,7 @@ class _Keys:
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.table.get(key, [])
         if not isinstance(value, list) or not all(isinstance(text, str) and "\0" not in text for text in value):
-            raise self.bad(f"needs a list of texts for {key}", f'Such as: {key} = ["one", "two"].')
+            raise self.bad(f"needs a list of texts for {key}", f'Example: {key} = ["one", "two"].')
         return tuple(value)
 
     def names(self, key: str) -> tuple[str, ...]:
@@ -384,29 +386,31 @@ class _Keys:
     def check_variable(self, variable: str) -> None:
         if not _VARIABLE.fullmatch(variable):
             # It may well be the secret itself.
-            raise self.bad("has something else where the name of a variable belongs", "Name it without $, in quotes.")
+            raise self.bad("needs the name of a variable", "Give the name in quotes, without $.")
 
     def texts_by(self, key: str, names: re.Pattern[str]) -> dict[str, str]:
         value = self.table.get(key, {})
         if not isinstance(value, dict) or not all(
             isinstance(item, str) and "\0" not in item for item in value.values()
         ):
-            raise self.bad(f"needs a table of texts for {key}", f'Such as: {key} = {{ NAME = "text" }}.')
+            raise self.bad(f"needs a table of texts for {key}", f'Example: {key} = {{ NAME = "text" }}.')
         for name in value:
             if not names.fullmatch(name):
-                raise self.bad(f"has a name in {key} that cannot be one: {name!r}", "Check the spelling.")
+                raise self.bad(f"has an invalid name in {key}: {name!r}", "Check the spelling.")
         return value
 
     def seconds(self, key: str, usual: float) -> float:
         value = self.table.get(key, usual)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST_SECONDS:
-            raise self.bad(f"cannot have {key} = {value!r}", f"It is a number of seconds, {_MOST_SECONDS} at most.")
+            raise self.bad(
+                f"cannot have {key} = {value!r}", f"It must be a number of seconds, at most {_MOST_SECONDS}."
+            )
         return float(value)
 
     def one_of(self, key: str, choices: tuple[str, ...]) -> str:
         value = self.table.get(key, choices[0])
         if value not in choices:
-            raise self.bad(f"cannot have {key} = {value!r}", f"It is one of: {', '.join(choices)}.")
+            raise self.bad(f"cannot have {key} = {value!r}", f"It must be one of: {', '.join(choices)}.")
         return str(value)
 
 

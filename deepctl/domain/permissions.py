@@ -60,7 +60,7 @@ class Verdict(NamedTuple):
         return ACTIONS.index(self.action), self.may_be_denied
 
 
-_SUCH_AS = 'Such as: write = "ask", or: execute = { rules = [{ pattern = "git status", action = "allow" }] }.'
+_SUCH_AS = 'Example: write = "ask", or: execute = { rules = [{ pattern = "git status", action = "allow" }] }.'
 
 Permissions = dict[str, Rules]
 """By operation; those without rules are missing."""
@@ -118,8 +118,8 @@ def _path(pattern: str, place: str) -> str:
         relative += "**"  # as in a .gitignore: what is in that directory
     if relative.startswith("~") or any(part in ("", ".", "..") for part in relative.split("/")):
         raise BadSetting(
-            f"Pattern {pattern!r} of {place} would match nothing.",
-            "Patterns are relative to the workspace, without `.` and `..`; `**` is everything.",
+            f"Pattern {pattern!r} of {place} cannot match anything.",
+            "Patterns are relative to the workspace, without `.` and `..`; `**` matches everything.",
         )
     return relative
 
@@ -128,7 +128,7 @@ def _check_classes(pattern: str, place: str) -> None:
     """Refuse a `[…]` that cannot be compiled, and would then never match."""
     bad = globs.bad_class(pattern)
     if bad is not None:
-        raise BadSetting(f"{bad!r} in pattern {pattern!r} of {place} cannot be understood.")
+        raise BadSetting(f"{bad!r} in pattern {pattern!r} of {place} is invalid.")
 
 
 def first(rules: Sequence[Rule], path: str) -> Rule | None:
@@ -163,7 +163,7 @@ def _table(value: object, keys: tuple[str, ...], place: str) -> dict[str, Any]:
 
 def _known(word: object, words: tuple[str, ...], place: str) -> str:
     if not isinstance(word, str) or word not in words:
-        raise BadSetting(f"{word!r} means nothing in {place}.", f"It is one of: {', '.join(words)}.")
+        raise BadSetting(f"{word!r} is unknown in {place}.", f"It must be one of: {', '.join(words)}.")
     return word
 
 
@@ -193,7 +193,7 @@ class CommandPolicy(NamedTuple):
 
     @property
     def questions(self) -> Questions:
-        """What happens to what needs a yes."""
+        """The result of approval requests."""
         if self.approve == "auto" and self.problem is None:
             return "allowed"
         return "asked" if self.approve != "never" and self.terminal is not False else "denied"
@@ -205,7 +205,7 @@ class CommandPolicy(NamedTuple):
     def statement(self) -> str:
         """All of it, without a capital letter and a full stop."""
         if self.sandbox is None:
-            return "no shell: there is no sandbox for commands, and no terminal at which to ask about them"
+            return "no shell: there is no sandbox for commands, and no terminal for approval requests"
         exceptions = self._exceptions()
         statement = self._usually()
         if exceptions:
@@ -217,7 +217,7 @@ class CommandPolicy(NamedTuple):
         if self.terminal is None and self.problem is not None and outcomes != {"refused"}:
             return f"{statement}; without a terminal there is no shell"
         if self.terminal is None and "asked" in outcomes:
-            return f"{statement}; without a terminal, what is asked about is refused"
+            return f"{statement}; without a terminal, approval requests are refused"
         return statement
 
     @property
@@ -250,28 +250,28 @@ class CommandPolicy(NamedTuple):
     @property
     def _where(self) -> str:
         if self.unsandboxed:
-            return "unsandboxed, with your own rights and the network"
+            return "unsandboxed, with your rights and the network"
         where = f"a container of {self.image}" if self.sandbox == "docker" and self.image else self.sandbox
         return f"in {where}, {'with' if self.network else 'without'} the network"
 
     def _usually(self) -> str:
         outcome = self._outcome(self._default)
         if outcome == "run":
-            return f"commands run {self._where}{', without asking' if self.unsandboxed else ''}"
+            return f"commands run {self._where}{', without approval requests' if self.unsandboxed else ''}"
         if outcome == "asked":
-            return f"commands run {self._where}, and each is asked about"
+            return f"commands run {self._where}, each after an approval request"
         if self._default == "deny":
             return "commands are refused: [permissions] denies them"
         by = "unsandboxed" if self.unsandboxed else "by [permissions]"
-        why = "`approve` is `never`" if self.approve == "never" else "there is no terminal to ask at"
-        return f"commands are refused: {by}, each needs a yes, and {why}"
+        why = "`approve` is `never`" if self.approve == "never" else "there is no terminal for approval requests"
+        return f"commands are refused: {by}, each needs an approval, and {why}"
 
     def _told(self, outcome: Outcome) -> str:
         if outcome == "refused":
             return "is refused"
         if self._outcome(self._default) != "refused":
-            return "is asked about" if outcome == "asked" else "runs without asking"
-        return f"runs {self._where}, {'after a yes' if outcome == 'asked' else 'without asking'}"
+            return "is asked about" if outcome == "asked" else "runs without an approval request"
+        return f"runs {self._where}, {'after an approval' if outcome == 'asked' else 'without an approval request'}"
 
     def sentence(self) -> str:
         """The statement as one."""

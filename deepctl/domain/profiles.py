@@ -92,11 +92,13 @@ def _check_directory(paths: ProfilePaths) -> None:
     status = os.lstat(paths.directory)
     if not stat.S_ISDIR(status.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
-        raise Refused(f"Profile {paths.name!r} is {kind}: {paths.directory}.", "A profile is a directory of its own.")
+        raise Refused(
+            f"Profile {paths.name!r} is {kind}: {paths.directory}.", "A profile must be a directory of its own."
+        )
     if status.st_uid != os.geteuid():
         raise Refused(
             f"Profile {paths.name!r} belongs to another user of this machine (uid {status.st_uid}).",
-            "Set $DEEPCTL_HOME to a root of your own.",
+            "Set $DEEPCTL_HOME to a directory of your own.",
         )
     ownership.check(paths.directory)
 
@@ -108,7 +110,7 @@ def _check_parts(paths: ProfilePaths) -> None:
                 f"The {part} of profile {paths.name!r} are a symbolic link."
                 if part != "workspace"
                 else f"The workspace of profile {paths.name!r} is a symbolic link.",
-                "Everything of a profile lies in its own directory. Find out what put the link there.",
+                "All state of a profile must be in its own directory. Find out what created the link.",
             )
 
 
@@ -188,13 +190,13 @@ def create(root: Root, name: str) -> ProfilePaths:
     for part in ("workspace", "sessions", "checkpoints"):
         atomic.make_directory(os.path.join(staging, part))
     text = (
-        f"# Settings of the deepctl profile {name}. `deepctl config set KEY VALUE --user {name}` changes them.\n"
-        f'version = {settings.FORMAT}\ncreated_at = "{quantities.now_in_seconds()}"\n'
+        f"# Settings of the deepctl profile {name}. `deepctl config set KEY VALUE --user {name}` changes "
+        f'them.\nversion = {settings.FORMAT}\ncreated_at = "{quantities.now_in_seconds()}"\n'
     )
     settings.replace_document(os.path.join(staging, layout.SETTINGS), text.encode())
     paths = root.profile(name)
     os.rename(staging, paths.directory)
-    with atomic.after_commit(f"Profile {name!r} is made"):
+    with atomic.after_commit(f"Profile {name!r} was created"):
         atomic.sync_directory(root.profiles)
     return paths
 
@@ -205,13 +207,15 @@ def check_free(root: Root, name: str, *, by: ProfilePaths | None = None) -> None
     if entry is not None and (by is None or entry.name == name or not layout.same_name(name, by.name)):
         raise Refused(
             _taken(entry.name, name),
-            "`deepctl profiles list` shows those there are.",
+            "`deepctl profiles list` lists the profiles.",
             code="profile_exists",
         )
 
 
 def _taken(existing: str, name: str) -> str:
-    return f"There is a profile {existing!r} already{'' if existing == name else '; names differ in more than case'}."
+    return (
+        f"There is already a profile {existing!r}{'' if existing == name else '; upper and lower case are the same'}."
+    )
 
 
 def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:

@@ -185,14 +185,14 @@ def _fetched(address: Address, seconds: float) -> bytes:
     except OSError as error:
         raise _Unanswered(error.strerror or type(error).__name__) from None
     except (HTTPException, UnicodeError, ValueError):
-        raise _Unanswered("what answers there does not speak HTTP as expected") from None
+        raise _Unanswered("the server does not speak HTTP") from None
     finally:
         connection.close()
 
 
 def _body(response: HTTPResponse) -> bytes:
     if 300 <= response.status < 400:
-        raise _Unanswered(f"it points elsewhere (HTTP {response.status}), which is not followed")
+        raise _Unanswered(f"it redirects elsewhere (HTTP {response.status}); redirects are not followed")
     if response.status != 200:
         raise _Unanswered(f"HTTP {response.status}")
     body = response.read(_BYTES + 1)
@@ -210,7 +210,7 @@ def _names(kind: str, body: bytes) -> tuple[str, ...]:
         raise _Unanswered("its answer is not JSON") from None
     entries = answer.get(list_key) if isinstance(answer, dict) else None
     if not isinstance(entries, list):
-        raise _Unanswered("its answer is no list of models")
+        raise _Unanswered("its answer is not a list of models")
     names = [entry.get(name_key) for entry in entries[:_MODELS] if isinstance(entry, dict)]
     return tuple(name for name in names if isinstance(name, str) and 0 < len(name) <= _NAME and name.isprintable())
 

@@ -43,8 +43,8 @@ _PERCENT = range(10, 96)
 _COST = re.compile(r"(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?")
 
 
-_SPENDING = "it bounds what a turn may cost"
-_LIMIT = "it bounds what commands may use of this machine"
+_SPENDING = "it limits the cost of a turn"
+_LIMIT = "it limits how much of this machine commands may use"
 
 
 class Setting(NamedTuple):
@@ -67,60 +67,60 @@ class Setting(NamedTuple):
 
 SETTINGS: dict[str, Setting] = {
     "default_user": Setting(
-        "profile used where no --user is given", "default", variable="DEEPCTL_USER", in_profile=False
+        "profile for commands without --user", "default", variable="DEEPCTL_USER", in_profile=False
     ),
     "model": Setting("model, as provider:name", "offline", variable="DEEPCTL_MODEL"),
     "base_url": Setting(
         "address of an OpenAI-compatible server, for openai-chat: and openai: models",
-        risk="conversations, and the key for them, are sent to this address",
+        risk="conversations and the key for them are sent to this address",
     ),
-    "instructions": Setting("what the agent is told before every conversation"),
-    "context_window": Setting("context window of the model in tokens, where it is not known or wrong", kind="count"),
+    "instructions": Setting("instructions for the agent at the start of every conversation"),
+    "context_window": Setting("context window of the model in tokens, if it is unknown or wrong", kind="count"),
     "compact_at": Setting(
-        "how much of the context window a conversation may take before it is summarised, in percent, or never",
+        "percentage of the context window at which a conversation is summarised, or never",
         "80",
         kind="percent",
     ),
     "approve": Setting(
-        "what happens to commands that need a yes",
+        "answer to approval requests",
         "ask",
         APPROVALS,
-        risk="auto runs what would be asked about, with your own rights where there is no sandbox",
+        risk="auto approves every approval request, even for unsandboxed commands",
     ),
     "sandbox": Setting(
         "where the agent's commands run",
         "auto",
         SANDBOXES,
-        risk="none runs the agent's commands with your own rights, outside of any sandbox",
+        risk="none runs the agent's commands unsandboxed, with your rights",
     ),
     "checkpoints": Setting(
-        "when checkpoints are made without being asked for",
+        "when automatic checkpoints are made",
         "every_tool",
         CHECKPOINTS,
-        risk="fewer checkpoints are fewer points to rewind to",
+        risk="with fewer checkpoints, there are fewer points to rewind to",
     ),
     "snapshot.exclude": Setting(
-        "what of the workspace checkpoints leave out, as in a .gitignore, separated by commas",
+        "files that checkpoints leave out, with patterns as in a .gitignore, separated by commas",
         kind="patterns",
-        risk="what it names is in no checkpoint, and no rewind brings it back",
+        risk="no checkpoint contains these files, and no rewind restores them",
     ),
     "docker.image": Setting(
-        "image of the container that the docker sandbox is",
+        "image of the container of the docker sandbox",
         "python:3.12-slim",
         risk="the agent's commands run in this image, which Docker fetches",
     ),
-    "max_requests": Setting("requests a turn may make to the model", "100", kind="count", risk=_SPENDING),
-    "max_tokens": Setting("tokens a turn may send and receive", kind="count", risk=_SPENDING),
-    "max_cost": Setting("what a turn may cost, in USD", kind="cost", risk=_SPENDING),
-    "retries": Setting(
-        "how often a request is sent again when the provider is busy or failing", "3", kind="count", risk=_SPENDING
-    ),
-    "limits.seconds": Setting("how long a command may take, in seconds", "600", kind="seconds", risk=_LIMIT),
-    "limits.memory": Setting("memory a command may use", "2G", kind="size", risk=_LIMIT),
-    "limits.processes": Setting("processes a command may have at once", "256", kind="count", risk=_LIMIT),
+    "max_requests": Setting("maximum number of requests to the model in a turn", "100", kind="count", risk=_SPENDING),
+    "max_tokens": Setting("maximum number of tokens that a turn sends and receives", kind="count", risk=_SPENDING),
+    "max_cost": Setting("maximum cost of a turn, in USD", kind="cost", risk=_SPENDING),
+    "retries": Setting("number of retries when the provider is busy or failing", "3", kind="count", risk=_SPENDING),
+    "limits.seconds": Setting("maximum time of a command, in seconds", "600", kind="seconds", risk=_LIMIT),
+    "limits.memory": Setting("maximum memory of a command", "2G", kind="size", risk=_LIMIT),
+    "limits.processes": Setting("maximum number of processes of a command", "256", kind="count", risk=_LIMIT),
     "limits.tmp": Setting("size of /tmp in a sandbox", "256M", kind="size", risk=_LIMIT),
-    "limits.disk": Setting("what a command may write to the workspace's file system", "10G", kind="size", risk=_LIMIT),
-    "limits.checkpoints": Setting("what checkpoints may take before chats warn of it", "5G", kind="size", risk=_LIMIT),
+    "limits.disk": Setting(
+        "maximum size of what a command writes to the file system of the workspace", "10G", kind="size", risk=_LIMIT
+    ),
+    "limits.checkpoints": Setting("size of the checkpoints above which chats warn", "5G", kind="size", risk=_LIMIT),
 }
 
 
@@ -155,19 +155,19 @@ def validate(key: str, value: object, where: str | None = None) -> str:
     if setting.choices and value not in setting.choices:
         raise BadSetting(
             f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.",
-            f"It is one of: {', '.join(setting.choices)}.",
+            f"It must be one of: {', '.join(setting.choices)}.",
         )
     if setting.kind == "patterns":
         _check_patterns(value, place)
     if setting.kind == "cost" and not (_COST.fullmatch(value) and value.strip("0.")):
         raise BadSetting(
             f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.",
-            "It is a sum in USD above 0, such as 0.50, below 1000000.",
+            "It must be a sum in USD above 0 and below 1000000, such as 0.50.",
         )
     if setting.kind == "percent" and value not in ("never", *map(str, _PERCENT)):
         raise BadSetting(
             f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.",
-            f"It is a percentage from {_PERCENT.start} to {_PERCENT.stop - 1}, or never.",
+            f"It must be a percentage from {_PERCENT.start} to {_PERCENT.stop - 1}, or never.",
         )
     if setting.kind in ("count", "seconds", "size"):
         _check_number(key, setting.kind, value, place)
@@ -176,7 +176,7 @@ def validate(key: str, value: object, where: str | None = None) -> str:
         if (problem := address_problem(value)) is not None:
             raise BadSetting(
                 f"Setting {key!r}{place} cannot be {without_passwords(value)!r}: it {problem}.",
-                "It is an address such as http://127.0.0.1:8000/v1.",
+                "It must be an address such as http://127.0.0.1:8000/v1.",
             )
     return value
 
@@ -233,8 +233,8 @@ def parsed(raw: bytes, path: str) -> dict[str, Any]:
         layout.bring_up(layout.SETTINGS_FORMAT, tables, path)
     except layout.BadVersion:
         raise Damaged(
-            f"{path} says version = {tables['version']!r}, which is none.",
-            f"It is {layout.SETTINGS_FORMAT.current}, or not there at all; correct the file with an editor.",
+            f"{path} says version = {tables['version']!r}, which is not a version.",
+            f"It must be {layout.SETTINGS_FORMAT.current}, or missing. Correct the file with an editor.",
         ) from None
     return tables
 
@@ -271,12 +271,14 @@ def _check_number(key: str, kind: str, value: str, place: str) -> None:
         number = size(value) if kind == "size" else size(value, units="")
     except ValueError:
         hint = (
-            "It is a number of bytes, optionally followed by K, M or G." if kind == "size" else "It is a whole number."
+            "It must be a number of bytes, optionally followed by K, M or G."
+            if kind == "size"
+            else "It must be a whole number."
         )
         raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", hint) from None
     least = _SMALLEST.get(key, 1)
     if not least <= number < _LARGEST:
-        between = f"It is at least {_spelled(least, kind)}, and less than {_spelled(_LARGEST, kind)}."
+        between = f"It must be at least {_spelled(least, kind)} and less than {_spelled(_LARGEST, kind)}."
         raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", between)
 
 
@@ -302,7 +304,7 @@ def check_spelling(keys: Iterable[str], table: str, where: str) -> None:
 
     for key in keys:
         if key != table and get_close_matches(key.lower(), [table], cutoff=0.85):
-            raise BadSetting(f"[{without_passwords(key)}] in {where} means nothing.", f"Did you mean [{table}]?")
+            raise BadSetting(f"[{without_passwords(key)}] in {where} is unknown.", f"Did you mean [{table}]?")
 
 
 def _check_patterns(value: str, place: str) -> None:
@@ -466,7 +468,7 @@ def _checked(key: str, value: str) -> str:
         layout.check_name(value)
     if key == "model" and value != "offline" and ":" not in value:
         raise BadSetting(
-            f"Setting 'model' cannot be {without_passwords(value)!r}.", "It is `offline` or provider:name."
+            f"Setting 'model' cannot be {without_passwords(value)!r}.", "It must be `offline` or provider:name."
         )
     return value
 

@@ -33,7 +33,7 @@ _TABLES = frozenset(key.partition(".")[0] for key in settings.SETTINGS if "." in
     mcp_servers.TABLE,
 }
 """Tables whose entries are settings of their own."""
-_UNKNOWN = "this deepctl does not know it; a later one may act on it"
+_UNKNOWN = "this deepctl does not know it; a later version may act on it"
 
 
 _ADDRESSES = ("base_url", "url")
@@ -189,12 +189,12 @@ def risk(place: tuple[str, ...], value: Any) -> str:
     if place[0] == mcp_servers.TABLE and len(place) == 2:
         return _server_risk(value)
     if place[0] == "permissions":
-        return "rules of its own ([permissions]) decide what the agent may do without a question"
+        return "rules of its own ([permissions]) decide what the agent may do without an approval request"
     setting = settings.SETTINGS.get(key)
     if setting is None:
         return _UNKNOWN
     if not setting.in_profile:
-        return "it means nothing in a profile"
+        return "it is unknown in a profile"
     return setting.risk or "it is not known to be harmless"
 
 
@@ -205,8 +205,8 @@ def _server_risk(table: Any) -> str:
     variables = [f"${name}" for source in sources for name in _texts(source)]
     gets = f", and gives it {' and '.join(variables)}" if variables else ""
     if "url" in server:
-        return f"it sends what the agent passes on to this address{gets}"
-    return f"it runs this command with your own rights, outside of any sandbox{gets}"
+        return f"it sends data of the agent to this address{gets}"
+    return f"it runs this command unsandboxed, with your rights{gets}"
 
 
 def _texts(value: object) -> list[str]:
@@ -256,7 +256,7 @@ def waiting(paths: ProfilePaths) -> Waiting:
         return Waiting(items(values, paths.untrusted), untrusted, before)
     now = {item.place: item.value for item in items(settings.parsed(before, paths.settings))}
     waiting_items = [
-        item._replace(reason=f"{item.reason}; it replaces what this profile has now")
+        item._replace(reason=f"{item.reason}; it replaces the present setting of this profile")
         if item.place in now and item.problem is None
         else item
         for item in items(values, paths.untrusted)
@@ -279,7 +279,7 @@ def merge(paths: ProfilePaths, agreed: Waiting) -> None:
     """
     if (_read(paths.untrusted), _read(paths.settings)) != (agreed.untrusted, agreed.profile):
         raise Refused(
-            "The settings have changed since they were shown; nothing was put into force.",
+            "The settings changed after they were shown; nothing was put into force.",
             f"Look at them again: deepctl profiles trust {paths.name}",
             code="changed",
         )

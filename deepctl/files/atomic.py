@@ -35,8 +35,8 @@ _REASONS = {
     "EACCES": "permission denied",
     "EPERM": "not permitted",
     "EIO": "input/output error",
-    "ENOTDIR": "something on the way is not a directory",
-    "EEXIST": "something else is there already",
+    "ENOTDIR": "part of the path is not a directory",
+    "EEXIST": "another entry exists already",
     "EMFILE": "too many open files",
     "ENFILE": "too many open files on this machine",
     "ENOMEM": "out of memory",
@@ -93,8 +93,8 @@ class AfterCommit(StorageError):
     """The disk failed when the operation counted already: it is done, or the next command finishes it."""
 
 
-NOTHING_LEFT = "Nothing has to be done again."
-FINISHED_NEXT = "The next command that changes something in this profile finishes it."
+NOTHING_LEFT = "Nothing needs to be repeated."
+FINISHED_NEXT = "The next command that changes this profile finishes it."
 
 
 @contextmanager
@@ -239,12 +239,12 @@ def open_regular(path: str, flags: int) -> int:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise Refused(
-                f"{path} is not a regular file.", "deepctl put a file there; find out what replaced it."
+                f"{path} is not a regular file.", "deepctl created a file there; find out what replaced it."
             ) from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Refused(f"{path} is not a regular file.", "deepctl put a file there; find out what replaced it.")
+        raise Refused(f"{path} is not a regular file.", "deepctl created a file there; find out what replaced it.")
     return descriptor
 
 

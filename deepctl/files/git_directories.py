@@ -337,7 +337,7 @@ class Setting(NamedTuple):
 
     def __str__(self) -> str:
         if not self.name:
-            return f"what git cannot read: {self.value}"
+            return f"settings that git cannot read: {self.value}"
         return self.name if self.value is None else f"{self.name} = {self.value}"
 
 

@@ -28,7 +28,7 @@ class Finding(NamedTuple):
     code: str = "unsafe_root"
 
 
-_WHAT = "Find out what put it there."
+_WHAT = "Find out what created it."
 OWN_ROOT = "Set $DEEPCTL_HOME to a directory of your own."
 
 
@@ -58,7 +58,7 @@ def examine(path: str, *below: str) -> Finding | None:
             except FileNotFoundError:
                 continue
             if stat.S_ISLNK(status.st_mode) and os.path.isdir(directory):
-                leads = f"Set $DEEPCTL_HOME to what it leads to: {os.path.realpath(directory)}"
+                leads = f"Set $DEEPCTL_HOME to the target of the link: {os.path.realpath(directory)}"
                 return Finding(f"{directory} is a symbolic link", leads if directory == path else _WHAT)
             finding = _no_directory(directory, status, OWN_ROOT if directory == path else _WHAT)
             finding = finding or _foreign(directory, status, trusted) or _writable(directory, status)
@@ -135,7 +135,7 @@ def _writable(path: str, status: os.stat_result) -> Finding | None:
     mode = stat.S_IMODE(status.st_mode)
     return Finding(
         f"Other users of this machine may write to {path} (mode {mode:04o})",
-        f"Take that from them: chmod go-w {shlex.quote(path)}",
+        f"Remove their permission: chmod go-w {shlex.quote(path)}",
     )
 
 

@@ -1,1 +1,1 @@
-"""How results look: as text for people, as JSON for scripts. Commands return values; only this package prints them."""
+"""The form of results: text for people, JSON for scripts. Commands return values; only this package prints them."""

@@ -1,4 +1,4 @@
-"""How checkpoints look."""
+"""The views of the checkpoint commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deepctl.store.lookup import CheckpointInfo, Listing, Problem
 from deepctl.store.records import Record
 
 if TYPE_CHECKING:
-    # What only some commands have; importing it takes longer than listing a thousand checkpoints.
+    # Only some commands need this module, and importing it takes longer than listing a thousand checkpoints.
     from deepctl.store.prune import Removal
     from deepctl.store.trees import TreeEntry
     from deepctl.store.verify import Verified
@@ -48,12 +48,12 @@ def _problem(problem: Problem) -> dict[str, Any]:
 
 
 def short(text: str, length: int = _PROMPT) -> str:
-    """`text`, cut to so many characters."""
+    """`text`, cut to `length` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 class CheckpointList(NamedTuple):
-    """Newest first. With `graph`, parents are of those in the list."""
+    """Newest first. With `graph`, the parents of a checkpoint are those in the list."""
 
     profile: str
     listing: Listing
@@ -93,7 +93,7 @@ class CheckpointList(NamedTuple):
                 print(line)
             label = f" ({info.label})" if info.label else ""
             head_mark = f" <- {info.session} is here" if record.id in self.listing.heads else ""
-            # As in the table: so much of an id is enough for any command.
+            # As in the table: this part of an id is enough for any command.
             identity = record.id[:_SHORT] if is_terminal(sys.stdout) else record.id
             print(
                 _line(
@@ -111,8 +111,8 @@ class CheckpointList(NamedTuple):
 def _rails(nodes: Iterable[tuple[str, str | None]]) -> list[tuple[list[str], str]]:
     """A graph newest first, as `git log --graph` draws it: a star for each node, a rail for each line.
 
-    For each node (its id and what came before it), the lines before it and the beginning of its own. A rail waits for
-    the node that comes next on it; where several wait for the same, they join before it.
+    For each node (its id and its parents), the lines before it and the start of its own line. A rail leads to the next
+    node on it; rails that lead to the same node join before it.
     """
     awaited_ids: list[str] = []
     lines = []
@@ -141,7 +141,7 @@ _KINDS = {"manual": "good", "rewind": "warning", "tool": "faint"}
 
 
 def _line(*pieces: Cell) -> str:
-    """The pieces as one line that fits, each in its colour where there are colours."""
+    """The pieces as one line that fits, each in its colour if colours are on."""
     safe = [piece._replace(text=printable(piece.text)) for piece in pieces]
     remaining = fitted("".join(piece.text for piece in safe).rstrip())
     text_drawn = ""
@@ -215,7 +215,7 @@ class CheckpointShown(NamedTuple):
         for label, value in rows:
             print(f"{label + ':':<13}{printable(value)}")
         for path, reason in record.unkept:
-            print(f"Not kept:    {printable(path) or 'the workspace'} ({printable(reason)})")
+            print(f"Not stored:  {printable(path) or 'the workspace'} ({printable(reason)})")
         print()
         for path, entry in self.files:
             print(f"{entry.kind.decode()} {entry.mode:04o} {entry.size:>10} {printable(path)}")
@@ -225,7 +225,7 @@ class CheckpointShown(NamedTuple):
 
 def _files(record: Record) -> str:
     if record.has_lost_files:
-        return "lost; a repair could not bring them back"
+        return "lost; a repair could not recover them"
     return f"{record.files} of {size(record.bytes)}, {size(record.added_bytes)} added"
 
 
@@ -254,11 +254,11 @@ class CheckpointSaved(NamedTuple):
 
 
 def print_unkept(unkept: Sequence[Sequence[str]]) -> None:
-    """Say what a checkpoint could not keep."""
+    """Print the files that a checkpoint could not store."""
     for path, reason in list(unkept)[:5]:
-        notice(f"Not kept: {path or 'the workspace'} ({reason}).")
+        notice(f"Not stored: {path or 'the workspace'} ({reason}).")
     if len(unkept) > 5:
-        notice(f"Not kept: {len(unkept) - 5} more; `deepctl checkpoints show` lists them.")
+        notice(f"Not stored: {len(unkept) - 5} more; `deepctl checkpoints show` lists them.")
 
 
 class Labelled(NamedTuple):
@@ -272,7 +272,9 @@ class Labelled(NamedTuple):
         label = self.checkpoint.label
         identity = self.checkpoint.record.id
         print_sentence(
-            f"Checkpoint {identity} is now called {label}." if label else f"Checkpoint {identity} has no label now."
+            f"Checkpoint {identity} now has the label {label}."
+            if label
+            else f"Checkpoint {identity} no longer has a label."
         )
 
 
@@ -286,13 +288,13 @@ class Forked(NamedTuple):
 
     def print(self) -> None:
         record = self.checkpoint.record
-        print_sentence(f"Session {self.session} begins with the conversation of {record.id}, turn {record.turn}.")
-        workspace_note = "The workspace is as it is now."
+        print_sentence(f"Session {self.session} starts with the conversation of {record.id}, turn {record.turn}.")
+        workspace_note = "The workspace did not change."
         if is_conversation():
-            # That goes on in the new session by itself, and says so.
+            # A chat continues in the new session by itself, and says so.
             notice(workspace_note)
         else:
-            notice(f"{workspace_note} `deepctl chat --user {self.profile} --session {self.session}` goes on in it.")
+            notice(f"{workspace_note} `deepctl chat --user {self.profile} --session {self.session}` continues it.")
 
 
 class Removed(NamedTuple):
@@ -314,19 +316,22 @@ class Removed(NamedTuple):
         if not self.removal.records and not self.removal.bytes:
             print("Nothing to remove.")
         elif not self.removal.records:
-            print_sentence(f"Nothing to remove; freed {size(self.removal.bytes)} that had been left.")
+            print_sentence(
+                f"There are no checkpoints to remove; freed {size(self.removal.bytes)} from earlier removals."
+            )
         else:
             self._print_removed()
         if self.removal.is_blocked and self.removal.records:
             notice(
-                "Parts of what stays are damaged (`deepctl checkpoints verify` names them), so nothing else is freed."
+                "Some of the remaining data is damaged (`deepctl checkpoints verify` lists it), so no other "
+                "space is freed."
             )
         if self.removal.records_left:
             not_removed = counted(len(self.removal.records_left), "checkpoint")
-            notice(f"The disk is full: {not_removed} could not be removed yet. The same command again goes on.")
+            notice(f"The disk is full: {not_removed} could not be removed yet. Run the same command again to continue.")
         if self.removal.bytes_left:
             notice(
-                f"The disk is full: {size(self.removal.bytes_left)} more will be free once packs can be written anew. "
+                f"The disk is full: {size(self.removal.bytes_left)} more can be freed only by writing new packs. "
                 "Free some space elsewhere; the next prune or remove does it."
             )
 
@@ -394,6 +399,6 @@ class Imported(NamedTuple):
         }
 
     def print(self) -> None:
-        print_sentence(f"Took over {counted(len(self.checkpoints), 'checkpoint')} into session {self.session}.")
+        print_sentence(f"Imported {counted(len(self.checkpoints), 'checkpoint')} into session {self.session}.")
         for problem in self.damaged:
             notice(f"Left out: {problem.reason}")

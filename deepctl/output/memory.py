@@ -1,6 +1,6 @@
-"""How memory looks: notebooks, changes to them, their versions and differences, what a search or a purge found.
+"""The views of the memory commands: notebooks, changes, versions, differences, and results of a search or a purge.
 
-What only some views need is imported by these: showing and listing notebooks takes less than that.
+Modules that only some views need are imported in these views, so that `show` and `list` start quickly.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from deepctl.store.lookup import CheckpointInfo
 
 _ITEM = re.compile(r" {0,3}(?:(?:[-*+]|\d{1,9}[.)])(?:[ \t]|$)|>)")
-"""How a line begins that text below it would go on with: an item of a list, or a quotation."""
+"""The start of a line that Markdown would continue with the text below: a list item or a quotation."""
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})")
-_NOTHING = "Nothing is noted yet in the memory of profile {}."
+_NOTHING = "The memory of profile {} is empty."
 
 
 def document(notebook: Notebook, *, content: bool = False) -> dict[str, Any]:
@@ -42,9 +42,9 @@ def document(notebook: Notebook, *, content: bool = False) -> dict[str, Any]:
 
 
 class NotebookShown(NamedTuple):
-    """One notebook, or none where nothing has been noted yet: the exact bytes when piped, rendered at a terminal.
+    """One notebook, or `None` if it is empty: the exact bytes when piped, rendered at a terminal.
 
-    `checkpoint` is the one as of which it is shown.
+    `checkpoint` is the checkpoint of the shown version.
     """
 
     profile: str
@@ -59,7 +59,7 @@ class NotebookShown(NamedTuple):
 
     def print(self) -> None:
         if not self.notebooks:
-            as_of = f"Nothing had been noted in the memory of profile {self.profile} at checkpoint {self.checkpoint}."
+            as_of = f"The memory of profile {self.profile} was empty at checkpoint {self.checkpoint}."
             notice(as_of if self.checkpoint else _NOTHING.format(self.profile))
         for notebook in self.notebooks:
             if not is_terminal(sys.stdout):
@@ -70,7 +70,7 @@ class NotebookShown(NamedTuple):
 
 
 def _render(text: str) -> None:
-    """Show Markdown at a terminal as answers are shown: a note is a line, so line breaks stay."""
+    """Render Markdown at a terminal like answers; line breaks stay, because a note is a line."""
     from deepctl.output.stream.lines import of_stdout
     from deepctl.output.stream.markdown import Markdown
 
@@ -82,7 +82,7 @@ def _render(text: str) -> None:
 
 
 def _apart(text: str) -> str:
-    """`text` with an empty line between a list and a note below it, which Markdown would take for more of the item."""
+    """`text` with an empty line between a list and a note below it, which Markdown would add to the item."""
     lines: list[str] = []
     fence, is_item = "", False
     for line in text.split("\n"):
@@ -144,13 +144,13 @@ class Added(NamedTuple):
         }
 
     def print(self) -> None:
-        print(f"Noted in {printable(self.change.notebook.name)}.")
+        print(f"Added to {printable(self.change.notebook.name)}.")
         for note in self.change.notes:
             notice(note)
 
 
 class Edited(NamedTuple):
-    """An edit; `change` is `None` if the person changed nothing, and `notebook` then if there is none still."""
+    """An edit. `change` is `None` if the person changed nothing; `notebook` is then `None` if there is still none."""
 
     profile: str
     agent: str
@@ -182,7 +182,7 @@ class Edited(NamedTuple):
             lines = f" (+{self.change.lines[0]} -{self.change.lines[1]})" if self.change.lines is not None else ""
             print(f"Changed {name}{lines}.")
             if self.change.merged:
-                notice("It had been changed by somebody else meanwhile: both changes are in it.")
+                notice("Another author changed it in the meantime: it contains both changes.")
         for note in self.notes:
             notice(note)
 
@@ -193,12 +193,12 @@ def _text(line: bytes) -> str:
 
 
 def line_shown(name: str, number: int, text: str) -> str:
-    """A line of a notebook and where it is, with nothing in it that could command a terminal."""
+    """A line of a notebook and its position, with control characters shown as escapes."""
     return f"{printable(name)}:{number}: {printable_lines(text)}"
 
 
 class LinesForgotten(NamedTuple):
-    """The lines that went, or would (`forgotten` is `None`). `is_shown` says that the user has seen them already."""
+    """The removed lines, or those that would be removed (`forgotten` is `None`). `is_shown`: the user has seen them."""
 
     profile: str
     agent: str
@@ -223,7 +223,7 @@ class LinesForgotten(NamedTuple):
         }
 
     def tell(self) -> None:
-        """Say on stderr what would go, before a question."""
+        """Print the lines that would be removed on stderr, before a question."""
         for line in self.lines:
             say(line_shown(line.file, line.line, _text(line.text)))
 
@@ -241,10 +241,10 @@ class LinesForgotten(NamedTuple):
         for note in self.forgotten.notes:
             notice(note)
         if self.undo is not None:
-            notice("Checkpoints and conversations still have the text. To make memory what it was before:")
+            notice("Checkpoints and conversations still contain the text. To restore the memory:")
             notice(f"  {self.undo}")
         else:
-            notice("Checkpoints leave the notebooks out (snapshot.exclude), so nothing brings the lines back.")
+            notice("Checkpoints leave the notebooks out (snapshot.exclude), so the lines cannot be restored.")
 
 
 _SHORT = 8
@@ -284,7 +284,7 @@ class Versions(NamedTuple):
             rows = [_row_at_terminal(version) for version in self.history.versions]
             table(("WHEN", "CHECKPOINT", "LINES", "SIZE", "SESSION"), rows, numbers=("LINES", "SIZE"))
         elif not self.history.damaged:
-            notice(f"Nothing was ever noted in {self.history.file} of profile {self.profile}.")
+            notice(f"{self.history.file} of profile {self.profile} has never had any notes.")
         first: dict[str, list[str]] = {}
         for problem in self.history.damaged:
             first.setdefault(problem.reason, []).append(problem.id or "a checkpoint")
@@ -316,7 +316,7 @@ def _row_at_terminal(version: Version) -> tuple[str, ...]:
 
 
 class Compared(NamedTuple):
-    """What differs in the notebooks; `after` is `None` for now. Piped, the exact bytes, for `patch -p1`."""
+    """The differences between notebooks; `after` is `None` for now. Piped, exact bytes for `patch -p1`."""
 
     profile: str
     agent: str
@@ -361,7 +361,7 @@ class Compared(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The lines that were found, as `grep -n` prints them."""
+    """The matching lines, in the format of `grep -n`."""
 
     profile: str
     agent: str
@@ -387,7 +387,7 @@ class Found(NamedTuple):
 
     def print(self) -> None:
         if not self.matches and is_terminal(sys.stdout):
-            notice("Nothing was found.")
+            notice("No match.")
         colour = has_colour(sys.stdout)
         context = any(match.before or match.after for match in self.matches)
         lines: dict[tuple[str, int], str] = {}
@@ -396,7 +396,7 @@ class Found(NamedTuple):
             for number, text in around:
                 lines.setdefault((match.file, number), f"{printable(match.file)}-{number}-{printable_lines(text)}")
             where = f"{printable(match.file)}:{match.line}:"
-            # A line found stands for itself, also where it was in the neighbourhood of another.
+            # A matching line is shown as a match, even if it is in the context of another match.
             lines[match.file, match.line] = where + _marked(match.text, match.spans if colour else [])
         last: tuple[str, int] | None = None
         for (file, number), line in sorted(lines.items()):
@@ -407,7 +407,7 @@ class Found(NamedTuple):
 
 
 def _marked(text: str, spans: list[Span]) -> str:
-    """A line with what was looked for in bold red."""
+    """A line with its matches in bold red."""
     pieces, position = [], 0
     for start, end in spans:
         pieces += [printable_lines(text[position:start]), f"\x1b[1;31m{printable_lines(text[start:end])}\x1b[0m"]
@@ -419,8 +419,8 @@ _SHOWN = 20
 
 
 def question(purged: Purged) -> str:
-    """What to ask before a purge."""
-    return f"Purge {_summary(purged)}, for good?"
+    """The question before a purge."""
+    return f"Purge {_summary(purged)} permanently?"
 
 
 def _summary(purged: Purged) -> str:
@@ -436,13 +436,13 @@ def _summary(purged: Purged) -> str:
 
 _WORDS = {
     "session": ("session {}", "message"),
-    "application": ("an application's conversation {}", "message"),
+    "application": ("a conversation of an application {}", "message"),
     "file": ("file {}", ""),
     "checkpoint_file": ("file {} in checkpoints", "checkpoint"),
-    "prompt_history": ("what was typed ({})", "line"),
+    "prompt_history": ("input history ({})", "line"),
     "settings": ("settings ({})", "line"),
     "profile": ("{} in the profile's directory", ""),
-    "unread": ("{} cannot be read in full, so it may be there", ""),
+    "unread": ("{} cannot be read completely, so it may contain the text", ""),
 }
 _LEDGER = {"prompts": "beginnings of prompts", "labels": "labels", "other": "paths and other notes"}
 
@@ -456,7 +456,7 @@ def _shown(place: Place) -> str:
 
 
 class LinesPurged(NamedTuple):
-    """What was purged, or would be (`dry_run`). `is_shown` says that the user has seen the lines already."""
+    """The result of a purge, or its preview (`dry_run`). `is_shown`: the user has seen the lines."""
 
     profile: str
     agent: str
@@ -488,16 +488,19 @@ class LinesPurged(NamedTuple):
         return LinesForgotten(self.profile, self.agent, self.request, lines, None, None)
 
     def _notes(self) -> list[str]:
-        return [f"Pack {name} cannot be read in full, and stays; it may hold the text." for name in self.purged.unread]
+        return [
+            f"Pack {name} cannot be read completely, so it stays; it may contain the text."
+            for name in self.purged.unread
+        ]
 
     def tell(self) -> None:
-        """Say on stderr what would go, before a question."""
+        """Print the lines that would be removed on stderr, before a question."""
         self._lines().tell()
         for line in self._only_kept():
             say(line)
 
     def _only_kept(self) -> list[str]:
-        """Lines that are in checkpoints and no more in the workspace."""
+        """Lines that are in checkpoints but no longer in the workspace."""
         live = {(notebook.file, text) for notebook in self.purged.live for _, text in notebook.lines}
         kept_lines = dict.fromkeys((file, _text(line)) for file, line in self.purged.kept if (file, line) not in live)
         return [f"{printable(file)} in checkpoints: {printable_lines(text)}" for file, text in kept_lines]
@@ -513,10 +516,12 @@ class LinesPurged(NamedTuple):
         for note in self._notes():
             notice(note)
         if self.places:
-            print("It would still be in:" if self.dry_run else "It still is in:")
+            print("The text would still be in:" if self.dry_run else "It still is in:")
         for place in self.places[:_SHOWN]:
             print(f"  {_shown(place)}")
         if len(self.places) > _SHOWN:
             notice(f"And in {counted(len(self.places) - _SHOWN, 'more place')}; --json names them all.")
         if not self.dry_run:
-            notice("The blocks of deleted files are not overwritten: that is the disk's business, and its backups'.")
+            notice(
+                "The blocks of deleted files are not overwritten. The disk and its backups may still contain the text."
+            )

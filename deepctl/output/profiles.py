@@ -1,4 +1,4 @@
-"""How profiles look, their archives, settings that wait for trust, and a wipe."""
+"""The views of profiles, their archives, settings to be trusted, and wipes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ProfileList(NamedTuple):
     def print(self) -> None:
         terminal = is_terminal(sys.stdout)
         if terminal and not self.profiles:
-            notice("There are no profiles yet; `deepctl chat --user NAME` makes one.")
+            notice("There are no profiles yet; `deepctl chat --user NAME` creates one.")
             return
         table(
             ("PROFILE", "USED", "MODEL", "SESSIONS", "SIZE", "PATH"),
@@ -111,7 +111,7 @@ class ProfileCreated(NamedTuple):
 
 
 class ProfileRenamed(NamedTuple):
-    """A profile that has another name now; `container` was removed, and `naming` still means the old name."""
+    """A renamed profile. `container` was removed, and `naming` still has the old name."""
 
     before: str
     name: str
@@ -121,7 +121,7 @@ class ProfileRenamed(NamedTuple):
 
     @property
     def notes(self) -> list[str]:
-        """What is left to do."""
+        """The remaining step for the user."""
         change = f"; `deepctl config set default_user {self.name}` changes that"
         return [f"{place} is still {self.before}{'' if place[0] == '$' else change}." for place in self.naming]
 
@@ -137,13 +137,13 @@ class ProfileRenamed(NamedTuple):
     def print(self) -> None:
         print(f"Renamed {self.before} to {self.name}.")
         if self.container is not None:
-            notice(f"Removed its container {self.container}; the next chat makes another.")
+            notice(f"Removed its container {self.container}; the next chat creates another.")
         for note in self.notes:
             notice(note)
 
 
 class Path(NamedTuple):
-    """A path alone, exactly as it is, for `$(…)`."""
+    """Only a path, exactly, for `$(…)`."""
 
     profile: str | None
     path: str
@@ -156,7 +156,7 @@ class Path(NamedTuple):
 
 
 _SHOWN = 20
-"""How many paths that were left out are named; --json has all."""
+"""The number of left out paths that are named; --json has all."""
 
 
 def _amount(totals: Totals) -> str:
@@ -164,7 +164,7 @@ def _amount(totals: Totals) -> str:
 
 
 class Exported(NamedTuple):
-    """An archive that was written to `file`; `path` is where that is, absolute."""
+    """An archive that was written to `file`; `path` is its absolute path."""
 
     profile: str
     file: str
@@ -185,16 +185,16 @@ class Exported(NamedTuple):
         self.notices()
 
     def notices(self) -> None:
-        """Say on stderr what is not in the archive."""
+        """Print on stderr which files are not in the archive."""
         left_out = self.done.left_out
         for path, reason in left_out[:_SHOWN]:
             notice(f"Left out: {path} ({reason})")
         if len(left_out) > _SHOWN:
-            notice(f"Left out, too: {len(left_out) - _SHOWN:,} more; --json lists them all.")
+            notice(f"Also left out: {len(left_out) - _SHOWN:,} more; --json lists all.")
 
 
 class Imported(NamedTuple):
-    """A profile that came from an archive; `trusted` says that the settings that came with it are in force."""
+    """An imported profile. `trusted` means that its imported settings are in force."""
 
     done: profile_import.Imported
     trusted: bool = False
@@ -218,17 +218,17 @@ class Imported(NamedTuple):
             notice(note)
 
     def notice_waiting(self) -> None:
-        """Say on stderr which settings are not in force."""
+        """Print on stderr which settings are not in force."""
         if self.done.untrusted:
             name = self.done.paths.name
             notice(
-                f"Not in force: {', '.join(item.key for item in self.done.untrusted)}. "
-                f"`deepctl profiles trust {name}` shows them, asks, and puts them into force."
+                f"Not in force: {', '.join(item.key for item in self.done.untrusted)}. `deepctl profiles trust "
+                f"{name}` shows these settings, asks, and puts them into force."
             )
 
 
 def documents(items: Iterable[Item]) -> list[dict[str, Any]]:
-    """The settings as JSON has them; passwords of addresses are left out."""
+    """The settings as JSON; passwords of addresses are left out."""
     from deepctl.domain import trust
 
     return [
@@ -237,7 +237,7 @@ def documents(items: Iterable[Item]) -> list[dict[str, Any]]:
 
 
 def lines(items: Iterable[Item]) -> Iterator[str]:
-    """Every setting whole, each value with what cannot be told by looking as an escape, and what may come of it."""
+    """Every setting in full, with its consequence. In values, invisible characters are shown as escapes."""
     from deepctl.domain import trust
 
     for item in items:
@@ -256,9 +256,10 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 class Trusted(NamedTuple):
-    """What waits for a yes in a profile, and whether it was put into force just now. `seen`: it was shown before.
+    """The settings of a profile that need trust, and whether they were put into force just now. `seen`: they were shown
+    before.
 
-    `left` stays in untrusted.toml, as no profile could be used with it.
+    `left` stays in untrusted.toml, because no profile could be used with it.
     """
 
     profile: str
@@ -276,31 +277,32 @@ class Trusted(NamedTuple):
         }
 
     def check(self) -> None:
-        """Raises what is wrong with the first setting that is left, if one is."""
+        """Raises the error of the first setting that stays out of force, if there is one."""
         for item in self.left:
             if item.problem is not None:
                 raise item.problem
 
     def print(self) -> None:
         if not self.items:
-            print(f"No settings of {self.profile} wait to be trusted.")
+            print(f"Profile {self.profile} has no settings to trust.")
             return
-        print(f"In force in {self.profile}: {', '.join(visible(item.key) for item in self.items)}.")
+        print(f"Now in force in {self.profile}: {', '.join(visible(item.key) for item in self.items)}.")
         for line in [] if self.seen else lines(self.items):
             print(line)
         if self.left:
-            print(f"Not put into force, and left in {UNTRUSTED}: {', '.join(visible(item.key) for item in self.left)}.")
+            print(
+                f"Not put into force, and still in {UNTRUSTED}: {', '.join(visible(item.key) for item in self.left)}."
+            )
         for line in [] if self.seen else lines(self.left):
             print(line)
 
 
 class Wiped(NamedTuple):
-    """The wipe of one profile, done or only foretold.
+    """The wipe of one profile, done or as a preview.
 
-    `copies` are those that stay elsewhere, `None` where that is no question. `leaves_rewound` says that turns that were
-    rewound stay in message logs, `history_stays` that what was typed stays in the prompt history, `is_default` that
-    the settings name the profile, `rewinding` that a rewind has to be finished first. What was `seen` before is not
-    listed again.
+    `copies` are the remaining copies elsewhere, `None` if there can be none. `leaves_rewound`: rewound turns stay in
+    message logs. `history_stays`: typed text stays in the input history. `is_default`: the settings name the profile.
+    `rewinding`: a rewind must be finished first. Lists that were `seen` before are not shown again.
     """
 
     plan: WipePlan
@@ -341,7 +343,7 @@ class Wiped(NamedTuple):
             notice(note)
 
     def announce(self) -> list[str]:
-        """What a person reads before the question whether to go on."""
+        """The text before the confirmation."""
         subject = f"{'Parts of p' if self.plan.only else 'P'}rofile {printable(self.plan.profile)}"
         verb = "are" if self.plan.only else "is"
         return [f"{subject} {verb} about to be wiped:", *_lines(self.plan), *self._replace(dry_run=True)._notes()]
@@ -352,12 +354,15 @@ class Wiped(NamedTuple):
     def _about_what_goes(self) -> list[str]:
         notes = []
         if "sessions" in self.plan.only and any(part.part == "checkpoints" for part in self.plan.parts):
-            notes.append("Checkpoints go with the sessions: each is a point in a conversation and holds its prompt.")
+            notes.append(
+                "Deleting sessions also deletes their checkpoints, because a checkpoint belongs to a conversation "
+                "and contains its prompt."
+            )
         if uncounted := sum(part.weight.uncounted for part in self.plan.parts):
             subject = "A directory" if uncounted == 1 else f"{uncounted:,} directories"
             notes.append(f"{subject} could not be looked into; what is there goes, too, and is not counted.")
         if self.rewinding:
-            notes.append("A rewind was interrupted; it is finished before anything is removed.")
+            notes.append("A rewind was interrupted. It is finished before anything is deleted.")
         return notes
 
     def _about_what_stays(self) -> list[str]:
@@ -377,11 +382,11 @@ class Wiped(NamedTuple):
                 f"{stays}{', and '.join(copy_notes)}; `deepctl wipe --only sessions --user {profile}` removes both."
             )
         if self.leaves_rewound:
-            notes.append(f"{stays}turns that were rewound, in message logs; `--only sessions` removes them.")
+            notes.append(f"{stays}rewound turns in message logs; `--only sessions` deletes them.")
         if self.history_stays:
-            notes.append(f"{stays}what was typed, in the prompt history; `--only history` removes it.")
+            notes.append(f"{stays}typed text in the prompt history; `--only history` deletes it.")
         if self.is_default:
-            notes.append(f"The settings still name {profile}: `deepctl config unset default_user` takes that out.")
+            notes.append(f"The settings still name {profile}: `deepctl config unset default_user` removes it.")
         return notes
 
 
@@ -401,13 +406,13 @@ class AllWiped(NamedTuple):
 
     def print(self) -> None:
         if not self.profiles:
-            print("There is nothing to wipe: there are no profiles.")
+            print("There is nothing to wipe, because there are no profiles.")
         for view in self.profiles:
             view.print()
 
 
 class Finished(NamedTuple):
-    """An earlier wipe, which had been interrupted and is done now."""
+    """An interrupted wipe that is now finished."""
 
     profile: str
 
@@ -425,7 +430,7 @@ class Finished(NamedTuple):
 
     @property
     def _sentence(self) -> str:
-        return f"Finished the wipe of profile {printable(self.profile)}, which had been interrupted."
+        return f"Finished an interrupted wipe of profile {printable(self.profile)}."
 
     def print(self) -> None:
         print(self._sentence)
@@ -444,7 +449,7 @@ def _what(plan: WipePlan) -> str:
 
 
 def _lines(plan: WipePlan) -> list[str]:
-    """A line a part, but for those with nothing in them, and one for all."""
+    """A line for each part that is not empty, and one for the total."""
     parts = [part for part in plan.parts if part.weight.files or part.weight.uncounted]
     rows = [
         (_label(part, plan), counted(part.weight.files, "file"), size(part.weight.bytes), _path(part, plan))
@@ -457,12 +462,14 @@ def _lines(plan: WipePlan) -> list[str]:
 
 
 def _label(part: WipePart, plan: WipePlan) -> str:
-    """Its part, but for the cache, which goes with the checkpoints and is not of them alone."""
+    """The part of a path; the cache counts as no part, because it is deleted with the checkpoints but also serves
+    others.
+    """
     return "cache" if part.path == os.path.join(plan.path, "cache") else part.part
 
 
 def _path(part: WipePart, plan: WipePlan) -> str:
-    """A path as it is called in the profile."""
+    """A path relative to the profile."""
     path = visible(part.path.removeprefix(f"{plan.path}{os.sep}"))
     is_rest = any(sibling.path.startswith(f"{part.path}{os.sep}") for sibling in plan.parts)
     return f"{path} (all the rest)" if is_rest else path

@@ -1,7 +1,7 @@
-"""The one renderer: a result as text or as one JSON document; notices, errors and progress to stderr.
+"""The one renderer: a result as text or as one JSON document; notices, errors and progress on stderr.
 
-Notices and errors name commands as a shell knows them, in backquotes: `deepctl checkpoints undo --user alice`. A
-conversation, where that is `/undo`, says so once (`conversing`), and what is told meanwhile in this thread is reworded.
+Notices and errors name shell commands in backquotes: `deepctl checkpoints undo --user alice`. In a chat this command is
+`/undo`, so a chat enters `conversing`, and messages of this thread are reworded inside it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _reword: ContextVar[Callable[[str], str] | None] = ContextVar("reword", default=
 
 @contextmanager
 def conversing(reword: Callable[[str], str]) -> Iterator[None]:
-    """Meanwhile it is in a conversation that things are told, and `reword` gives them the names of its commands."""
+    """Inside this context, messages belong to a chat, and `reword` replaces shell commands by slash commands."""
     token = _reword.set(reword)
     try:
         yield
@@ -41,18 +41,18 @@ def conversing(reword: Callable[[str], str]) -> Iterator[None]:
 
 
 def is_conversation() -> bool:
-    """Whether what is told is told in a conversation."""
+    """Whether messages belong to a chat."""
     return _reword.get() is not None
 
 
 def worded(text: str) -> str:
-    """`text` with the commands named as they are where it is told."""
+    """`text` with the names that its commands have in the present context."""
     reword = _reword.get()
     return reword(text) if reword is not None else text
 
 
 class View(Protocol):
-    """A result of a command: what it says to scripts, and how it prints itself for people."""
+    """A result of a command: its JSON document for scripts, and its text for people."""
 
     def document(self) -> dict[str, Any]:
         """The result as JSON, without the version."""
@@ -66,7 +66,7 @@ class View(Protocol):
 def show(view: View, as_json: bool) -> None:
     """Print a result to stdout, as one JSON document or as text.
 
-    Raises `StorageError` (exit 8) if stdout cannot be written, and `BrokenPipeError` if nobody reads it any more.
+    Raises `StorageError` (exit 8) if stdout cannot be written, and `BrokenPipeError` if its reader has ended.
     """
     try:
         if as_json:
@@ -83,7 +83,8 @@ def show(view: View, as_json: bool) -> None:
 
 
 def write(text: str) -> bool:
-    """Write to stdout at once. False once whoever read it has left: what follows goes nowhere, and nothing stops.
+    """Write to stdout at once. Returns false if its reader has ended; further output is then discarded without an
+    error.
 
     Raises `StorageError` (exit 8) if stdout cannot be written for another reason.
     """
@@ -104,23 +105,25 @@ def _unwritable(problem: OSError) -> StorageError:
 
 
 def discard_stdout() -> None:
-    """Send what is written to, or still buffered for, a broken stdout nowhere, so that everything else can go on."""
+    """Discard further output to a broken stdout, and its buffer, so that the command can continue."""
     _to_nowhere(sys.stdout.fileno())
 
 
 def notice(message: str) -> None:
-    """Tell the user something on stderr that is not the answer."""
+    """Print a message for the user on stderr that is not part of the answer."""
     text = wrapped(printable(worded(message)), sys.stderr)
     say(f"\x1b[2m{text}\x1b[0m" if has_colour(sys.stderr) else text)
 
 
 def say(line: str) -> None:
-    """Write a line to stderr. Nobody reading it is no reason for anything to stop."""
+    """Write a line to stderr. A closed stderr is not an error."""
     say_part(line + "\n")
 
 
 def say_part(text: str) -> None:
-    """Write to stderr without ending the line. What stdout has so far comes first, where both go to the same place."""
+    """Write to stderr without ending the line. Buffered output of stdout is written first, because both may have one
+    target.
+    """
     with suppress(OSError):  # the next write to stdout reports it
         sys.stdout.flush()
     try:
@@ -137,7 +140,7 @@ def _to_nowhere(descriptor: int) -> None:
 
 
 def new_line() -> None:
-    """Leave the line in which the terminal has just echoed a key such as ^C."""
+    """End the line in which the terminal has just echoed a key such as ^C."""
     if is_terminal(sys.stderr):
         say("")
 
@@ -167,9 +170,9 @@ BYTES = "bytes"
 
 
 class Progress:
-    """Counts what has been done so far, of `total` if that is known. Shows nothing where stderr is no terminal.
+    """Counts finished work, of `total` if that is known. Shows nothing if stderr is not a terminal.
 
-    `what` is the first word of the line, `unit` what is counted.
+    `what` is the first word of the line, `unit` the counted unit.
     """
 
     def __init__(self, activity: str, unit: str = "files read", total: int | None = None) -> None:
@@ -181,7 +184,7 @@ class Progress:
         self._next = time.monotonic() + _BAR_AFTER
 
     def __call__(self, count: int) -> None:
-        """So much has been done, from the start."""
+        """Set the amount of finished work since the start."""
         if not self._watched or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _BAR_EVERY
@@ -196,7 +199,7 @@ class Progress:
         return f"{spelled(count)}{of}" if self._unit == BYTES else f"{spelled(count)}{of} {self._unit}"
 
     def _begin(self) -> Bar:
-        # Drawing is Rich's, which takes a tenth of a second to import: only what takes long pays for it.
+        # Drawing needs Rich, which takes a tenth of a second to import, so only long work imports it.
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar

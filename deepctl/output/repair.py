@@ -1,4 +1,4 @@
-"""How a repair looks: what was damaged, what each session lost, where damaged originals are, and what is left."""
+"""The view of a repair: the damage, the losses of each session, the damaged originals, and the remaining problems."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 _SHORT = 8
 _SHOWN = 6
-"""How many ids, turns or files a line names; --json has all."""
+"""The number of ids, turns or files in a line; --json has all."""
 _DAMAGED = {
     "ledger": "the list of checkpoints",
     "session": "records of sessions",
     repair_report.MISSING_SESSION: "a session is missing",
     "message log": "message logs",
     "pack": "packs with contents of files",
-    repair_report.STRAY_PACK: "packs that no line of the list of checkpoints names",
-    "length of the ledger": "the noted length of the list of checkpoints",
-    "position of a checkpoint": "places of checkpoints in message logs",
+    repair_report.STRAY_PACK: "packs that are not in the list of checkpoints",
+    "length of the ledger": "the recorded length of the list of checkpoints",
+    "position of a checkpoint": "positions of checkpoints in message logs",
 }
-"""What may be damaged."""
+"""Kinds of damage."""
 _FOLLOWING = (repair_report.STRAY_PACK, "length of the ledger", "position of a checkpoint")
-"""Of these, what is only told where there is nothing else: it follows from the others."""
+"""Kinds that are reported only if there is no other, because they follow from others."""
 _LOST_WITH = {
     repair_report.LEDGER: "ledger",
     repair_report.LEDGER_LINE: "ledger",
@@ -42,11 +42,11 @@ _LOST_WITH = {
     repair_report.FILE: "pack",
     repair_report.ALL_FILES: "pack",
 }
-"""What was damaged where something is lost."""
+"""The kind of damage of a loss."""
 
 
 class Repaired(NamedTuple):
-    """A repair, done or only foretold."""
+    """A repair, done or as a preview."""
 
     paths: ProfilePaths
     dry_run: bool
@@ -71,7 +71,7 @@ class Repaired(NamedTuple):
         if self.done.lost or self.done.moved:
             print()
         if any(loss.what in (repair_report.FILE, repair_report.ALL_FILES) for loss in self.done.lost):
-            print_sentence("These files are lost in checkpoints only. The workspace stays as it is.")
+            print_sentence("These files are lost only in checkpoints. The workspace does not change.")
         self._print_moved()
         problem_count = len(self.done.problems)
         if self.dry_run:
@@ -88,13 +88,13 @@ class Repaired(NamedTuple):
         main = [words for kind, words in descriptions.items() if kind not in _FOLLOWING]
         summary = listed(main or list(descriptions.values()))
         if self.dry_run:
-            loss = "this would be lost:" if self.done.lost else "nothing would be lost."
+            loss = "the following would be lost:" if self.done.lost else "nothing would be lost."
             return f"Profile {name} is damaged ({summary}). A repair would mend it; {loss}"
         loss = "this is lost:" if self.done.lost else "nothing is lost."
         return f"Profile {name} was damaged ({summary}) and is repaired; {loss}"
 
     def _losses(self) -> dict[str, list[str]]:
-        """What is lost, in lines under the names of sessions; what all of several sessions lost is told once."""
+        """The losses, in lines under the names of sessions; equal losses of several sessions are listed once."""
         groups: dict[tuple[str, ...], list[Lost]] = {}
         for loss in self.done.lost:
             groups.setdefault(tuple(loss.sessions), []).append(loss)
@@ -105,7 +105,7 @@ class Repaired(NamedTuple):
 
     def _heading(self, sessions: tuple[str, ...]) -> str:
         if not sessions:
-            return "In a session that is not known"
+            return "In an unknown session"
         presence = [os.path.isdir(os.path.join(self.paths.sessions, name)) for name in sessions]
         names = [name if is_there else f"{name} (gone)" for name, is_there in zip(sessions, presence, strict=True)]
         return f"In session{'' if len(names) == 1 else 's'} {listed([printable(name) for name in names])}"
@@ -115,7 +115,7 @@ class Repaired(NamedTuple):
             return
         verb = "would be kept" if self.dry_run else "are kept"
         directory = printable(self.paths.lost_and_found)
-        print_sentence(f"Damaged originals, and what has no place any more, {verb} in {directory}:")
+        print_sentence(f"Damaged originals and leftover data {verb} in {directory}:")
         for path in dict.fromkeys(self.done.moved):
             print(f"  {printable(os.path.basename(path))}")
 
@@ -141,13 +141,13 @@ def _ledger_lines(losses: list[Lost]) -> Iterator[str]:
         yield f"{counted(len(checkpoints), 'checkpoint')}, gone from the list: {_ids(checkpoints)}"
     if lines:
         yield (
-            f"{counted(len(lines), 'line')} of the list of checkpoints; each was a checkpoint, a label or a rewind, "
-            "and which one cannot be told"
+            f"{counted(len(lines), 'line')} of the list of checkpoints. Each was a checkpoint, a label or a "
+            "rewind; it is unknown which"
         )
     if at_end:
-        yield "the newest checkpoints, labels and rewinds; how many cannot be told"
+        yield "the newest checkpoints, labels and rewinds; their number is unknown"
     elif packs:
-        yield f"checkpoints that are not in the list any more; {counted(len(packs), 'pack')} of their files are kept"
+        yield f"checkpoints that the list no longer contains; {counted(len(packs), 'pack')} of their files are kept"
 
 
 def _ledger(losses: list[Lost]) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _messages(losses: list[Lost]) -> Iterator[str]:
 
 def _earlier(losses: list[Lost]) -> Iterator[str]:
     first = [f"turn {loss.turns[0]}" for loss in losses if loss.turns]
-    yield f"messages from before {listed(first[:_SHOWN])}" if first else "messages from before its log began"
+    yield f"messages from before {listed(first[:_SHOWN])}" if first else "messages from before the start of its log"
 
 
 def _all_messages(losses: list[Lost]) -> Iterator[str]:
@@ -194,7 +194,7 @@ def _files(losses: list[Lost]) -> Iterator[str]:
         kind = "memory" if path == MEMORY_DIRECTORY or path.startswith(f"{MEMORY_DIRECTORY}/") else "file or directory"
         yield f"{kind} {visible(path)} in {counted(len(group), 'checkpoint')}{_turns(group)}: {_ids(group)}"
     if len(paths) > _SHOWN:
-        yield f"{counted(len(paths) - _SHOWN, 'more file')} in checkpoints; --json names them all"
+        yield f"{counted(len(paths) - _SHOWN, 'more file')} in checkpoints; --json lists all"
 
 
 _SENTENCES: dict[str, Callable[[list[Lost]], Iterator[str]]] = {
@@ -211,7 +211,7 @@ _SENTENCES: dict[str, Callable[[list[Lost]], Iterator[str]]] = {
 
 
 def _turns(losses: list[Lost], before: str = " of ") -> str:
-    """The turns of what is lost, as words that follow it."""
+    """The turns of a loss, as words that follow it."""
     turns = sorted({turn for loss in losses for turn in loss.turns if turn > 0})
     if not turns:
         return ""
@@ -227,5 +227,5 @@ def _ids(losses: list[Lost]) -> str:
 
 
 def listed(words: list[str]) -> str:
-    """Words as a sentence lists them."""
+    """Words as a list in a sentence."""
     return " and ".join([*([", ".join(words[:-1])] if words[:-1] else []), *words[-1:]])

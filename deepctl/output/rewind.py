@@ -1,4 +1,4 @@
-"""How rewinds, comparisons and diffs look: what changes, file by file."""
+"""The views of rewinds, comparisons and diffs: what changes, file by file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from deepctl.store.rewind import RewindPlan
 
 
-_OVERRODE = " (what was there is in the checkpoint before this)"
+_OVERRODE = " (the checkpoint before this one contains the earlier state)"
 
 
 class Rewound(NamedTuple):
-    """A rewind, done or only foretold. `preview` has the files as they are and as they become, `undo` is a command."""
+    """A rewind, done or as a preview. `preview` has the files before and after, `undo` is a command."""
 
     profile: str
     dry_run: bool
@@ -62,7 +62,7 @@ class Rewound(NamedTuple):
         record = self.target.record
         label = f" ({self.target.label})" if self.target.label else ""
         if self.plan.is_nothing:
-            reason = "there is nothing of the agent's to take back" if self.kept else "everything is as it was"
+            reason = "there is no work of the agent to undo" if self.kept else "nothing has changed"
             print_sentence(f"Nothing to do since {record.id}{label}: {reason}.")
             self._print_paths()
             return
@@ -89,20 +89,22 @@ class Rewound(NamedTuple):
         self._print_paths()
         for remark in self.remarks:
             notice(remark)
-        # A conversation puts it into the line that is typed next.
+        # A chat puts it into the next input line.
         if self.plan.undone is not None and (self.dry_run or not is_conversation()):
             print("The prompt that was undone:" if not self.dry_run else "The prompt that would be undone:")
             print("\n".join(f"> {printable(line)}" for line in self.plan.undone.split("\n")))
         if self.safety is not None:
-            notice(f"To undo this: `{self.undo}`. Checkpoint {self.safety.record.id} has the state from before it.")
+            notice(f"To undo this: `{self.undo}`. Checkpoint {self.safety.record.id} contains the state before it.")
 
     def _print_paths(self) -> None:
         for path in self.plan.conflicts if self.dry_run else ():
             print_sentence(f"  conflict  {visible(os.fsdecode(path))}")
         for path in self.kept:
-            print_sentence(f"  kept      {visible(os.fsdecode(path))} (not as in the checkpoint, and not the agent's)")
+            print_sentence(
+                f"  kept      {visible(os.fsdecode(path))} (differs from the checkpoint, not changed by the agent)"
+            )
         if self.kept and not self.plan.request.exact:
-            notice("--exact changes what was kept, too.")
+            notice("--exact changes the kept files too.")
 
 
 def _names(paths: Sequence[bytes]) -> list[str]:
@@ -120,7 +122,7 @@ def _difference(file: FileDifference) -> dict[str, Any]:
 
 
 def preview_line(file: FileDifference) -> str:
-    """A file with the number of lines added and removed."""
+    """A file with the numbers of added and removed lines."""
     if file.change == "mode":
         counts = _modes(file)
     elif file.added_lines is None:
@@ -142,7 +144,7 @@ def _print_preview(preview: Sequence[FileDifference]) -> None:
 
 
 class Compared(NamedTuple):
-    """A comparison; `before` and `after` are the records of `comparison` with what lists tell of them."""
+    """A comparison; `before` and `after` are the records of `comparison` with the details of lists."""
 
     profile: str
     comparison: Comparison
@@ -201,7 +203,7 @@ _COLOURS = {"+": "32", "-": "31", "@": "36"}
 
 
 def print_diff(diff: bytes) -> None:
-    """Print a diff: piped, its exact bytes; at a terminal in colours, with what could move the cursor as escapes."""
+    """Print a diff: exact bytes when piped; at a terminal in colours, with control characters as escapes."""
     colour = has_colour(sys.stdout)
     if not is_terminal(sys.stdout) and not colour:
         sys.stdout.flush()

@@ -14,7 +14,7 @@ from deepctl.store.session_catalogue import Summary
 from deepctl.store.todo import Item
 
 if TYPE_CHECKING:
-    # What only some commands have.
+    # Only some commands need this.
     from deepctl.redaction import Redaction
     from deepctl.store.repository import Renamed
     from deepctl.store.session_delete import Deletion
@@ -61,17 +61,17 @@ class SessionList(NamedTuple):
 
 
 _MARKS = {"completed": "x", "in_progress": ">", "cancelled": "-", "blocked": "!"}
-"""What stands in the box of a step that is not merely to be done."""
+"""The mark in the box of a step that is not pending."""
 
 
 class SessionShown(NamedTuple):
-    """A whole conversation: in JSON every message as pydantic-ai wrote it, as text a transcript."""
+    """A whole conversation: as JSON every message in pydantic-ai's format, as text a transcript."""
 
     profile: str
     summary: Summary
     conversation: MessageList
     todo: list[Item] | None
-    """The steps of its to-do list; `None` if that cannot be read."""
+    """The steps of its to-do list; `None` if the list cannot be read."""
     full: bool = False
 
     def document(self) -> dict[str, Any]:
@@ -107,13 +107,13 @@ class SessionRenamed(NamedTuple):
 
     def print(self) -> None:
         if self.renamed.before == self.renamed.now:
-            print(f"Session {self.renamed.now} is called that already.")
+            print(f"Session {self.renamed.now} already has this name.")
         else:
-            print(f"Session {self.renamed.before} is now called {self.renamed.now}.")
+            print(f"Renamed session {self.renamed.before} to {self.renamed.now}.")
 
 
 class SessionDeleted(NamedTuple):
-    """What goes with a session, or went."""
+    """The deletion of a session, done or as a preview."""
 
     profile: str
     dry_run: bool
@@ -135,18 +135,18 @@ class SessionDeleted(NamedTuple):
         return {**document, "problem": deletion.problem} if deletion.problem else document
 
     def what(self) -> str:
-        """What goes, in a line."""
+        """The deleted data, in a line."""
         deletion = self.deletion
         parts = [counted(deletion.turns, "turn"), counted(deletion.message_count, "message")]
         if deletion.problem:
-            parts = ["a conversation that cannot be read"]
+            parts = ["an unreadable conversation"]
         labels = f" (labelled {', '.join(deletion.labels.values())})" if deletion.labels else ""
         return f"{', '.join(parts)}, {counted(len(deletion.records), 'checkpoint')}{labels}, {size(deletion.bytes)}"
 
     def consequences(self) -> list[str]:
-        """What somebody should know before."""
+        """Notes to read before the confirmation."""
         deletion = self.deletion
-        sentences = ["Its to-do list goes; the rest of the workspace stays as it is, with what its agent did there."]
+        sentences = ["The to-do list is deleted too. The workspace keeps the changes that the agent made."]
         if deletion.problem:
             sentences.append(f"The session is damaged: {deletion.problem}")
         if deletion.forks:
@@ -159,12 +159,12 @@ class SessionDeleted(NamedTuple):
         if not self.deletion.is_blocked:
             return []
         return [
-            "Parts of what stays are damaged (`deepctl checkpoints verify` names them), so the contents of its "
-            "checkpoints are not freed."
+            "Some of the remaining data is damaged (`deepctl checkpoints verify` lists it), so the space of its "
+            "checkpoints is not freed."
         ]
 
     def foretell(self) -> None:
-        """Say on stderr what would go, before a question."""
+        """Print the lines that would be removed on stderr, before a question."""
         notice(f"Session {self.deletion.session} of profile {self.profile}: {self.what()}.")
         for line in self.consequences():
             notice(line)
@@ -177,7 +177,7 @@ class SessionDeleted(NamedTuple):
 
 
 class SessionExported(NamedTuple):
-    """An export that went to a file. `secrets` and `homes` were taken out, if that was asked for."""
+    """An export to a file. `secrets` and `homes` are the numbers of removed texts, if redaction was requested."""
 
     profile: str
     session: str
@@ -197,7 +197,7 @@ class SessionExported(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """An export that goes to stdout: for JSON the document itself."""
+    """An export to stdout; as JSON it is the document itself."""
 
     profile: str
     session: str
@@ -212,11 +212,11 @@ class Exported(NamedTuple):
 
 
 def redaction_note(redaction: Redaction | None) -> str | None:
-    """How much was taken out of an export, for who has to look whether that is all."""
+    """The numbers of removed texts of an export, for a person who checks the result."""
     if redaction is None:
         return None
     homes = f"{redaction.homes:,} home director{'y' if redaction.homes == 1 else 'ies'}"
-    return f"Taken out: {counted(redaction.secrets, 'secret')} and {homes}. Look through it before you give it away."
+    return f"Removed {counted(redaction.secrets, 'secret')} and {homes}. Check the file before you give it away."
 
 
 class SessionImported(NamedTuple):
@@ -243,7 +243,7 @@ _NUMBER = 5
 
 
 class SessionMatches(NamedTuple):
-    """What was found for a query."""
+    """The matches of a query."""
 
     profile: str
     query: str
@@ -270,7 +270,7 @@ class SessionMatches(NamedTuple):
 
     def _print_at_terminal(self) -> None:
         if not self.found.matches:
-            notice(f"Nothing in the sessions of profile {self.profile} matches.")
+            notice(f"No message in the sessions of profile {self.profile} matches.")
         coloured = has_colour(sys.stdout)
         for count, matches in enumerate(_grouped(self.found.matches)):
             print(("\n" if count else "") + _coloured(_HEADING if coloured else "", _heading(matches[0])))
@@ -281,11 +281,11 @@ class SessionMatches(NamedTuple):
                 last = line.number
                 print(_drawn(line, coloured))
         if self.found.more:
-            notice("There is more; a larger --limit shows it.")
+            notice("There are more matches; a larger --limit shows them.")
 
 
 class _Line(NamedTuple):
-    """A line that is shown: one that was found has `spans`, one around it has none."""
+    """A shown line: a match has `spans`, a line of context has `None`."""
 
     number: int
     text: str
@@ -293,7 +293,7 @@ class _Line(NamedTuple):
 
 
 def _grouped(matches: list[Match]) -> Iterator[list[Match]]:
-    """Matches that are in the same prompt, answer, call or result, one after the other."""
+    """Neighbouring matches in the same prompt, answer, call or result."""
     group: list[Match] = []
     for match in matches:
         if group and (match.line <= group[-1].line or match[:7] != group[-1][:7]):
@@ -321,7 +321,7 @@ def _heading(match: Match) -> str:
         "call": f"call of {match.tool}",
         "result": f"result of {match.tool}",
         "thinking": "assistant, thinking",
-        "summary": "summary of what was said before",
+        "summary": "summary of earlier messages",
     }
     return printable(f"{match.session} · turn {match.turn} · {ago(match.at)} · {authors.get(match.part, match.role)}")
 
@@ -345,7 +345,7 @@ def _cut(text: str, room: int) -> str:
 
 
 def _marked(text: str, spans: list[tuple[int, int]], room: int, coloured: bool) -> str:
-    """The line, cut around its first match if it does not fit, with the matches in colour."""
+    """The line, cut around its first match if it does not fit, with coloured matches."""
     start = max(0, spans[0][0] - room // 3) if len(text) > room else 0
     end = start + room - 2 * (len(text) > room)
     pieces = ["…" if start else ""]
@@ -363,7 +363,7 @@ def _marked(text: str, spans: list[tuple[int, int]], room: int, coloured: bool) 
 
 
 def _rows(matches: list[Match]) -> str:
-    """Session, turn, time, role, number of the line and the line; the number of a line around it ends in a dash."""
+    """Session, turn, time, role, line number and line; the number of a context line ends in a dash."""
     first = matches[0]
     place = (first.session, str(first.turn), first.at, first.role)
     rows = [(*place, f"{line.number}{'' if line.spans is not None else '-'}", line.text) for line in _lines(matches)]

@@ -19,8 +19,8 @@ from deepctl.store.log_file import Message, MessageList
 from deepctl.store.session_export import ExportDocument
 from deepctl.store.transcript import Piece
 
-INTERRUPTED = "(no whole answer: interrupted, failed, or still at work)"
-COMPACTED = "Compacted: from here on the model sees this summary instead of what was said first."
+INTERRUPTED = "(no complete answer: interrupted, failed, or still running)"
+COMPACTED = "Compacted: from here on, the model sees this summary instead of the earlier messages."
 
 _FOLD_LINES = 6
 _FOLD_LENGTH = 400
@@ -30,7 +30,7 @@ _HEADING, _PROMPT, _CALL, _QUIET, _FAILED, _PLAIN = "\x1b[1m", "\x1b[36m", "\x1b
 
 
 def print_conversation(conversation: MessageList, *, full: bool = False) -> int:
-    """Print a transcript; without `full`, thoughts are left out. Returns how many calls and results were folded."""
+    """Print a transcript; without `full`, thinking is left out. Returns the number of shortened calls and results."""
     printer = _Printer(full=full)
     messages = conversation.messages
     for number, entry in enumerate(messages):
@@ -48,7 +48,7 @@ def print_conversation(conversation: MessageList, *, full: bool = False) -> int:
 
 
 class _Printer:
-    """Prints pieces, and counts what it folds."""
+    """Prints pieces, and counts the shortened ones."""
 
     def __init__(self, *, full: bool) -> None:
         self._full = full
@@ -56,18 +56,18 @@ class _Printer:
         self.folded = 0
 
     def line(self, colour: str, text: str) -> None:
-        """One or more lines of which the text is safe."""
+        """One or more lines of safe text."""
         if self._coloured and colour:
             text = "\n".join(f"{colour}{line}{_PLAIN}" for line in text.split("\n"))
         print(text)
 
     def message(self, message: dict[str, Any]) -> None:
-        """All of a message."""
+        """All parts of a message."""
         prompt_text = log_file.prompt(message)
         for piece in transcript.pieces(message):
             match piece.kind:
                 case "prompt":
-                    # What is in the user's role but is not what the user typed was added by a capability.
+                    # Content in the user's role that the user did not type was added by a capability.
                     if prompt_text is not None:
                         self.line(_PROMPT, "\n".join(f"> {line}" for line in printable_lines(piece.text).split("\n")))
                 case "text":
@@ -115,7 +115,7 @@ _BACKTICKS = re.compile(r"`{3,}")
 def markdown(export: ExportDocument) -> str:
     """The document, with a newline at its end."""
     turns = len({entry.turn for entry in export.messages})
-    blocks = [f"# Session {export.name}", f"Began {export.created_at}; {counted(turns, 'turn')}."]
+    blocks = [f"# Session {export.name}", f"Started {export.created_at}; {counted(turns, 'turn')}."]
     if export.damaged:
         amount = counted(len(export.damaged), "damaged line")
         blocks.append(f"**Its log has {amount}; what was there is not here.**")
@@ -160,14 +160,14 @@ def _code(name: str) -> str:
 
 
 def fenced(text: str) -> str:
-    """`text` between fences that nothing inside can end."""
+    """`text` between fences that no text inside can end."""
     longest = max((len(run) for run in _BACKTICKS.findall(text)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}text\n{text}\n{fence}"
 
 
 def _closed(text: str) -> str:
-    """Markdown with what it leaves open closed: a fence, or a comment outside of one."""
+    """Markdown with an open fence, or an open comment outside of a fence, closed."""
     fence = ""
     outside: list[str] = []
     for line in text.split("\n"):

@@ -1,4 +1,4 @@
-"""What the commands config, models, sandbox and doctor print: settings, models, and the state of this machine."""
+"""The views of config, models, sandbox and doctor: settings, models, and the state of this machine."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _WAITS = Cell(f"{UNTRUSTED}, not in force", "warning")
 
 
 class SettingsView(NamedTuple):
-    """Every setting as it is in force, keys of the file that mean nothing, and MCP servers.
+    """Every setting in force, unknown keys of the file, and MCP servers.
 
-    `untrusted` came with an archive and is not in force; `problem` is why it cannot be read.
+    `untrusted` are imported settings that are not in force; `problem` is the reason why they cannot be read.
     """
 
     profile: str | None
@@ -79,7 +79,7 @@ class SettingsView(NamedTuple):
         rows += [(item["key"], _text(item["value"]), _WAITS) for item in profiles.documents(self.untrusted)]
         table(("SETTING", "VALUE", "FROM"), rows)
         if self.untrusted:
-            notice(f"What is in {UNTRUSTED} waits for `deepctl profiles trust {self.profile}`.")
+            notice(f"The settings in {UNTRUSTED} are not in force until `deepctl profiles trust {self.profile}`.")
         if self.problem is not None:
             notice(self.problem)
 
@@ -93,7 +93,7 @@ def _value_document(value: Value) -> dict[str, Any]:
 
 
 def _server(server: Server) -> dict[str, Any]:
-    """No arguments and no headers: they may hold secrets. Of variables, the names."""
+    """No arguments and no headers, because they may contain secrets. Of variables, only the names."""
     return {
         "name": server.name,
         "source": server.source,
@@ -105,7 +105,7 @@ def _server(server: Server) -> dict[str, Any]:
 
 
 class SettingView(NamedTuple):
-    """One setting. Piped, its value exactly as it is, but for the password of an address."""
+    """One setting. Piped, its exact value, without the password of an address."""
 
     profile: str | None
     value: Value
@@ -119,7 +119,7 @@ class SettingView(NamedTuple):
 
 
 class SettingChanged(NamedTuple):
-    """A setting that was set, or (`None`) taken out."""
+    """A setting that was set, or removed (`None`)."""
 
     profile: str | None
     path: str
@@ -148,7 +148,7 @@ _MODEL_SOURCES = {
 
 
 class ModelsView(NamedTuple):
-    """The model in force, providers, and servers of one's own; `everything`: providers that cannot be used as well."""
+    """The model in force, providers, and the models of your own servers; `everything` includes unusable providers."""
 
     profile: str | None
     model: Value
@@ -193,7 +193,7 @@ class ModelsView(NamedTuple):
             )
             return
         where = _MODEL_SOURCES.get(self.model.source, self.model.source)
-        print(f"{tinted(printable(model), 'strong')} answers (from {where}).\n")
+        print(f"The model is {tinted(printable(model), 'strong')} (from {where}).\n")
         table(("MODEL", "KIND", "STANDING"), rows)
         hidden_count = len(self.providers) - len(providers)
         remainder = f" --all lists {hidden_count} more providers." if hidden_count else ""
@@ -211,12 +211,12 @@ def _standing(provider: Provider) -> Cell:
     if provider.key.set:
         return Cell(f"${provider.key.variable} is set", "good")
     if provider.usable:
-        return Cell(f"${provider.key.variable} is not set, which need not matter", "")
+        return Cell(f"${provider.key.variable} is not set, and may not be needed", "")
     return Cell(f"${provider.key.variable} is not set", "faint")
 
 
 class SandboxView(NamedTuple):
-    """Where commands run, and what they may."""
+    """Where commands run, and their limits."""
 
     described: Described
 
@@ -278,7 +278,7 @@ _DIM, _BOLD = "2", "1"
 
 
 class Diagnosis(NamedTuple):
-    """All checks. With `in_full`, profiles that are well are shown check by check, not in a line."""
+    """All checks. Without `in_full`, profiles without problems are shown in one line."""
 
     checks: Sequence[Check]
     in_full: bool = True
@@ -315,7 +315,7 @@ class Diagnosis(NamedTuple):
     def _summary(self) -> str:
         numbers = {status: sum(check.status == status for check in self.checks) for status in ("problem", "warning")}
         counts = [f"{number} {noun}{'' if number == 1 else 's'}" for noun, number in numbers.items() if number]
-        return f"\n{' and '.join(counts)}." if counts else "\nEverything is as it should be."
+        return f"\n{' and '.join(counts)}." if counts else "\nEverything is in order."
 
 
 def _check_document(check: Check) -> dict[str, Any]:
@@ -326,7 +326,7 @@ def _check_document(check: Check) -> dict[str, Any]:
 
 
 class _Page:
-    """Text with columns that line up, wrapped where a terminal ends; nothing is wrapped where there is none."""
+    """Text in aligned columns, wrapped at the width of a terminal; piped text is not wrapped."""
 
     def __init__(self, names: int) -> None:
         self._names = names
@@ -349,7 +349,7 @@ class _Page:
         for line in further:
             print(indent + line)
         if check.hint and check.status != "ok":
-            # As it is: it may be a command, and quotes keep a shell from knowing `~`.
+            # Unchanged, because it may be a command, and quotes prevent a shell from expanding `~`.
             for line in self._wrapped(check.hint, len(indent), at_home=False):
                 print(indent + self._in(_DIM, line))
 
@@ -370,6 +370,6 @@ class _Page:
 
 
 def _at_home(text: str) -> str:
-    """`text` with `~` for the home directory wherever a path in it begins there."""
+    """`text` with `~` for the home directory at the start of each path."""
     start = printable(os.path.expanduser("~"))
     return re.sub(rf"(?<![\w/.~-]){re.escape(start)}(?=/|\s|$|[,;:)])", "~", text) if len(start) > 1 else text

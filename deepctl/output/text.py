@@ -23,12 +23,12 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def is_dumb(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the terminal can do nothing but print: it obeys no escape sequences."""
+    """Whether the terminal can only print, without escape sequences."""
     return environment.get("TERM", "dumb") in ("dumb", "unknown", "")
 
 
 def has_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether to colour what goes to `stream`: NO_COLOR, FORCE_COLOR and a dumb terminal decide, in this order."""
+    """Whether to use colours on `stream`: NO_COLOR, FORCE_COLOR and a dumb terminal decide, in this order."""
     if environment.get("NO_COLOR"):
         return False
     if environment.get("FORCE_COLOR"):
@@ -37,7 +37,7 @@ def has_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> b
 
 
 def terminal_width() -> int | None:
-    """How many characters fit on a line of stdout; `None` where it is no terminal."""
+    """The number of characters on a line of stdout; `None` if stdout is not a terminal."""
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or None if is_terminal(sys.stdout) else None
     except (OSError, ValueError):
@@ -45,7 +45,7 @@ def terminal_width() -> int | None:
 
 
 def terminal_size() -> tuple[int, int]:
-    """Columns and lines of the terminal at stdout, now; 80 by 24 where they are not known."""
+    """The present columns and lines of the terminal at stdout; 80 by 24 if they are unknown."""
     try:
         columns, lines = os.get_terminal_size(sys.stdout.fileno())
     except (OSError, ValueError):
@@ -53,13 +53,13 @@ def terminal_size() -> tuple[int, int]:
     return columns or _DEFAULT_SIZE[0], lines or _DEFAULT_SIZE[1]
 
 
-# Marks of direction, and characters that nobody sees; not those that join emoji and letters.
+# Direction marks and invisible characters, except those that join emoji and letters.
 _UNSEEN = "\xad\u061c\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f"
 _CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_UNSEEN}]")
 _CONTROL_OR_BREAK = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029{_UNSEEN}]")
 
 _INVISIBLE = re.compile(f"[{IGNORABLE}\u2800]")
-"""What is not seen, and the sign of Braille that has no dot."""
+"""Invisible characters, and the Braille sign without dots."""
 _RUN = re.compile(r" {40,}")
 
 
@@ -77,15 +77,15 @@ def _escaped_character(character_text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with every character that could move a cursor or reverse text shown as an escape."""
+    """`text` on one line, with escapes for characters that could move a cursor or reverse text."""
     if text.isprintable():
         return text
     return _CONTROL_OR_BREAK.sub(_escaped, text)
 
 
 def visible(text: str) -> str:
-    """`text` on one line, with everything that cannot be told by looking shown as an escape: invisible characters,
-    spaces that are none, and runs of spaces long enough to push something out of sight.
+    """`text` on one line, with escapes for everything that is not visible: invisible characters, unusual spaces, and
+    runs of spaces long enough to push text out of sight.
     """
     escaped_text = "".join(
         character if character.isprintable() else _escaped_character(character) for character in text
@@ -100,7 +100,7 @@ def printable_lines(text: str) -> str:
 
 
 def ago(at: str | None) -> str:
-    """A time in RFC 3339 for people: `3 minutes ago`; `never` for `None`, `unknown` for one that is not known."""
+    """A time in RFC 3339 for people: `3 minutes ago`; `never` for `None`, `unknown` for the unknown time."""
     if not at:
         return "never"
     if at == quantities.UNKNOWN_TIME:
@@ -128,13 +128,13 @@ _NARROW = re.compile("[ -~\xa0-\xac\xae-\u02ff\u2010-\u2027]*")
 
 
 def cells(text: str) -> int:
-    """How many cells of a terminal `text`, without control characters, takes: the one measure for all that is drawn.
+    """The number of terminal cells of `text`, without control characters: the one measure for all drawing.
 
     A grapheme cluster takes the cells of one character: 2 for a flag or a family.
     """
     if _NARROW.fullmatch(text):
         return len(text)
-    # It takes as long to import as a small command; text like the above is nearly all there is.
+    # The import takes as long as a small command, and nearly all text consists of the characters above.
     from wcwidth import wcswidth, wcwidth
 
     count = wcswidth(text)
@@ -142,7 +142,7 @@ def cells(text: str) -> int:
 
 
 def clipped(text: str, room: int, *, from_end: bool = False) -> str:
-    """As many whole grapheme clusters of `text` as fit into `room` cells: its first ones, or its last."""
+    """The whole grapheme clusters of `text` that fit into `room` cells: the first ones, or the last."""
     if text.isascii():
         return text[max(len(text) - room, 0) :] if from_end else text[: max(room, 0)]
     from wcwidth import iter_graphemes, iter_graphemes_reverse
@@ -157,7 +157,7 @@ def clipped(text: str, room: int, *, from_end: bool = False) -> str:
 
 
 def fitted(line: str, room: int | None = None) -> str:
-    """`line`, cut where it does not fit into so many cells: those of stdout's terminal, if nothing is said."""
+    """`line`, cut to this number of cells; the default is the width of stdout's terminal."""
     room = terminal_width() if room is None else room
     if room is None or cells(line) <= room:
         return line
@@ -165,7 +165,7 @@ def fitted(line: str, room: int | None = None) -> str:
 
 
 def wrapped(text: str, stream: TextIO) -> str:
-    """`text` with its lines broken between words where `stream` is a terminal that would break them anywhere."""
+    """`text` wrapped between words if `stream` is a terminal."""
     try:
         room = os.get_terminal_size(stream.fileno()).columns if is_terminal(stream) else 0
     except (OSError, ValueError):
@@ -183,16 +183,16 @@ def wrapped(text: str, stream: TextIO) -> str:
 
 
 def print_sentence(sentence: str) -> None:
-    """Print a sentence to stdout, at a terminal broken between words."""
+    """Print a sentence to stdout, wrapped between words at a terminal."""
     print(wrapped(printable(sentence), sys.stdout))
 
 
 MEANINGS = {"name": "cyan", "good": "green", "warning": "yellow", "bad": "red", "faint": "dim", "strong": "bold"}
-"""What a colour says, the same in every list."""
+"""The meaning of each colour, the same in every list."""
 
 
 class Cell(NamedTuple):
-    """A cell of a table that says something by its colour: one of `MEANINGS`."""
+    """A cell of a table with a colour from `MEANINGS`."""
 
     text: str
     meaning: str
@@ -209,16 +209,16 @@ def table(
     dispensable: Sequence[str] = (),
     numbers: Sequence[str] = (),
 ) -> None:
-    """Print rows: at a terminal as a table that fits it, otherwise tab-separated, whole and without a heading.
+    """Print rows: at a terminal as a table that fits, otherwise tab-separated, complete and without a heading.
 
-    In a narrow window the last column, which is prose or a path, gives way first; then those that are `dispensable`;
-    then whichever is wider than a name usually is. Columns of `numbers` are aligned at their right.
+    In a narrow window the last column, which is prose or a path, shrinks first; then the `dispensable` columns; then
+    columns that are wider than usual names. Columns of `numbers` are right-aligned.
     """
     shown_rows = [[cell if isinstance(cell, Cell) else Cell(cell, "") for cell in row] for row in rows]
     if not is_terminal(sys.stdout):
         sys.stdout.write("".join("\t".join([printable(cell.text) for cell in row]) + "\n" for row in shown_rows))
         return
-    # Rich costs as much to import as Typer, and what is piped needs none of it.
+    # Rich takes as long to import as Typer, and piped output does not need it.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -240,7 +240,7 @@ def table(
     for number in sorted(column_numbers, key=lambda number: -widths[number]):
         if number != last and room() < min(widths[last], _LAST):
             widths[number] = min(widths[number], _WIDEST)
-    # Rich would take the space from whichever column it can.
+    # Otherwise Rich would shrink any column.
     widths[last] = max(1, min(widths[last], room()))
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for number in column_numbers:
@@ -263,7 +263,7 @@ def table(
 
 
 def tinted(text: str, meaning: str) -> str:
-    """`text` for stdout in the colour of what it means, where there are colours."""
+    """`text` for stdout in the colour of its meaning, if colours are on."""
     if not has_colour(sys.stdout):
         return text
     code = {"name": 36, "good": 32, "warning": 33, "bad": 31, "faint": 2, "strong": 1}[meaning]

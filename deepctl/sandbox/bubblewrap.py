@@ -226,12 +226,12 @@ def find(variables: Mapping[str, str], *, outside: Sequence[str] = ()) -> str:
         raise Unavailable(f"no `bwrap` in {', '.join(_DIRECTORIES)}", _INSTALL)
     if not os.path.isabs(configured) or not _runnable(configured):
         raise Unavailable(
-            f"${VARIABLE} is {configured!r}, which is no program", "Give it the absolute path of `bwrap`."
+            f"${VARIABLE} is {configured!r}, which is not a program", "Set it to the absolute path of `bwrap`."
         )
     for directory in map(os.path.realpath, outside):
         if os.path.realpath(configured).startswith(directory.rstrip("/") + "/"):
             raise Unavailable(
-                f"${VARIABLE} names a program below {directory}, where agents write", "Keep it elsewhere."
+                f"${VARIABLE} names a program below {directory}, where agents can write", "Move it elsewhere."
             )
     return configured
 
@@ -253,7 +253,7 @@ def check(policy: Policy) -> None:
                 env={"PATH": COMMAND_PATH},
             )
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"bubblewrap did not come to an end within {_PROBE_SECONDS:g} s", _INSTALL) from None
+        raise Unavailable(f"bubblewrap did not finish within {_PROBE_SECONDS:g} s", _INSTALL) from None
     except OSError as error:
         raise Unavailable(f"bubblewrap cannot be started: {error}", _INSTALL) from None
     if probe.returncode == 0 and probe.stdout == b"works\n":
@@ -269,9 +269,10 @@ def _fix(reason: str) -> str:
     symptoms = ("namespace", "Operation not permitted", "Permission denied", "uid map", "loopback", "No space left")
     if any(word in reason for word in symptoms):
         return (
-            "Let users make namespaces: `sysctl user.max_user_namespaces` must not be 0, and where they exist "
-            "`kernel.unprivileged_userns_clone` must be 1 and `kernel.apparmor_restrict_unprivileged_userns` 0 (or an "
-            "AppArmor profile must allow bwrap). In a container, the container has to allow it."
+            "Allow users to create namespaces: `sysctl user.max_user_namespaces` must not be 0. Where they "
+            "exist, `kernel.unprivileged_userns_clone` must be 1 and "
+            "`kernel.apparmor_restrict_unprivileged_userns` 0 (or an AppArmor profile must allow bwrap). In a "
+            "container, the container must allow it."
         )
     return _INSTALL
 

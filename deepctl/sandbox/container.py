@@ -114,8 +114,8 @@ def _find(api: Any, name: str) -> Any:
         return None
     if _LABEL_PROFILE not in (existing["Config"].get("Labels") or {}):
         raise Unavailable(
-            f"There is a container called {name}, and deepctl did not make it.",
-            f"Rename it, or remove it if nobody needs it: docker rm {name}",
+            f"There is a container called {name} that deepctl did not create.",
+            f"Rename it, or remove it if it is not needed: docker rm {name}",
         )
     return existing
 
@@ -125,7 +125,7 @@ def _image(api: Any, image: str) -> Any:
     try:
         return api.inspect_image(image)
     except sdk().errors.NotFound:
-        raise Unavailable(f"The image {image} is not on this machine.", f"Get it with: docker pull {image}") from None
+        raise Unavailable(f"The image {image} is not on this machine.", f"Download it: docker pull {image}") from None
 
 
 def _refuse_other_uids(api: Any) -> None:
@@ -134,8 +134,8 @@ def _refuse_other_uids(api: Any) -> None:
     for kind in ("rootless", "userns"):
         if any(option.split(",")[0] == f"name={kind}" for option in options):
             raise Unavailable(
-                f"The Docker daemon maps user ids ({kind}), so that commands could not write to the workspace.",
-                "Let DOCKER_HOST name a daemon that does not.",
+                f"The Docker daemon maps user ids ({kind}), so commands could not write to the workspace.",
+                "Set DOCKER_HOST to a daemon that does not map them.",
             )
 
 
@@ -380,7 +380,7 @@ def _start(api: Any, name: str, identity: str) -> _Line:
     line.close()
     raise Unavailable(
         f"The container {name} ended at once.",
-        "Its image needs the commands sh, timeout, head and cat; choose another.",
+        "Its image needs the commands sh, timeout, head and cat. Choose another image.",
     )
 
 
@@ -421,14 +421,14 @@ def connect() -> Any:
         address = package.utils.parse_host(os.environ.get("DOCKER_HOST"))
     except (package.errors.DockerException, ValueError) as error:
         raise Unavailable(
-            f"$DOCKER_HOST is {os.environ.get('DOCKER_HOST')}, which is no address of a Docker daemon.",
-            "Let it name a socket of this machine's.",
+            f"$DOCKER_HOST is {os.environ.get('DOCKER_HOST')}, which is not an address of a Docker daemon.",
+            "Set it to a socket of this machine.",
         ) from error
     options = package.utils.kwargs_from_env()
     if not address.startswith("http+unix://"):
         raise Unavailable(
             f"$DOCKER_HOST is {options.get('base_url')}, a daemon that may be on another machine.",
-            "Let it name a socket of this machine's.",
+            "Set it to a socket of this machine.",
         )
     # The SDK leaves a socket open if it cannot connect, and wraps the reason three times.
     with socket.socket(socket.AF_UNIX) as probe:
@@ -441,7 +441,7 @@ def connect() -> Any:
         if isinstance(error, OSError):
             raise
         raise Unavailable(
-            "Docker's own settings cannot be understood.", "Look at ~/.docker/config.json, or at $DOCKER_CONFIG."
+            "The settings of Docker are invalid.", "Check ~/.docker/config.json, or $DOCKER_CONFIG."
         ) from error
 
 
@@ -454,7 +454,7 @@ def translated() -> Iterator[None]:
         yield
     except errors.APIError as error:
         message = " ".join(str(error.explanation or error).split())
-        raise Unavailable(f"The Docker daemon refused: {message[:300]}", "`docker info` may tell more.") from error
+        raise Unavailable(f"The Docker daemon refused: {message[:300]}", "`docker info` may show more.") from error
     except (errors.DockerException, OSError) as error:
         raise _unreachable(error) from error
 
@@ -471,11 +471,13 @@ def _unreachable(error: BaseException) -> Unavailable:
     if numbers & {errno.ENOENT, errno.ECONNREFUSED}:
         return Unavailable(
             f"No Docker daemon answers at {where}.",
-            "Start the Docker daemon, or let DOCKER_HOST name the one that runs.",
+            "Start the Docker daemon, or set DOCKER_HOST to the running one.",
         )
     if any(isinstance(cause, TimeoutError) for cause in beneath):
-        return Unavailable(f"The Docker daemon at {where} did not answer in time.", "See whether `docker info` works.")
-    return Unavailable(f"The Docker daemon at {where} cannot be reached.", "See whether `docker info` works.")
+        return Unavailable(
+            f"The Docker daemon at {where} did not answer in time.", "Check whether `docker info` works."
+        )
+    return Unavailable(f"The Docker daemon at {where} cannot be reached.", "Check whether `docker info` works.")
 
 
 def _beneath(error: BaseException) -> list[BaseException]:

@@ -34,7 +34,7 @@ from deepctl.store.restore import Restored, WorkingTree
 from deepctl.store.trees import DIRECTORY, Report, ScratchWriter, Snapshot, TreeChange
 
 PACKS = "packs"
-NOTHING_REWOUND = "Nothing was rewound; everything is as it was."
+NOTHING_REWOUND = "Nothing was rewound; nothing has changed."
 _PROMPT_LENGTH = 200
 
 
@@ -269,13 +269,13 @@ class Checkpoints:
                 restored = working_tree.apply(changes, intent.id)
                 excused = {path for path, _ in restored.kept}
                 wrong = [path for path in working_tree.unmet(changes) if path not in excused]
-                restored.kept.extend((path, "somebody changed it meanwhile") for path in wrong)
+                restored.kept.extend((path, "another author changed it in the meantime") for path in wrong)
             head.advance(intent)
         except (OSError, KeyboardInterrupt) as error:
             with atomic.after_commit("The rewind has begun", atomic.FINISHED_NEXT):
                 self._take_back(working_tree, intent, changes, head)
             if isinstance(error, KeyboardInterrupt):
-                raise Interrupted("Interrupted; nothing was rewound, and everything is as it was.") from None
+                raise Interrupted("Interrupted; nothing was rewound, and nothing has changed.") from None
             raise atomic.storage_error(error, NOTHING_REWOUND) from error
         with atomic.after_commit(rest=atomic.FINISHED_NEXT):
             self.writer.finish(intent)
@@ -290,9 +290,8 @@ class Checkpoints:
             self.writer.abandon(intent)
         except KeyboardInterrupt:
             raise Interrupted(
-                "Interrupted twice, in the middle of a rewind.",
-                "The next command that changes something in this profile finishes it; `deepctl checkpoints undo` takes "
-                "it back.",
+                "Interrupted twice during a rewind.",
+                "The next command that changes this profile finishes it; `deepctl checkpoints undo` undoes it.",
             ) from None
 
     def finish_rewind(self, workspace: WorkspaceOptions, intent: Rewind, head: HeadMove) -> list[str]:
@@ -318,10 +317,10 @@ class Checkpoints:
             self.objects.scratch.clear()
         above = _directories_above(self.objects, safety, unfinished)
         self.apply_rewind(workspace.root, intent, [*above, *unfinished], head)
-        notes = ["A rewind that was interrupted has been finished."]
+        notes = ["An interrupted rewind has been finished."]
         if edited:
             paths = ", ".join(repr(os.fsdecode(path))[1:-1] for path in edited[:5])
-            notes.append(f"Edited since then and left as they are: {paths}{' and more' if len(edited) > 5 else ''}.")
+            notes.append(f"Edited since then and left unchanged: {paths}{' and more' if len(edited) > 5 else ''}.")
         return notes
 
 

@@ -161,7 +161,7 @@ def compare(repository: ReadOnlyRepository, before: str | None, after: str | Non
 def _no_files_remark(records: list[Record]) -> str:
     if (lost_note := lookup.lost_files_note(records)) is not None:
         return f"{lost_note} Only the turns are compared."
-    return "A checkpoint that keeps no files is compared: only the turns are."
+    return "A checkpoint without files is compared, so only the turns are compared."
 
 
 def _first(repository: ReadOnlyRepository, reference: str | None, session: str | None) -> Record:
@@ -205,7 +205,7 @@ MANY_LINES = 20_000
 
 
 def line_counts(before: bytes, after: bytes) -> tuple[int, int] | None:
-    """How many lines came and how many went; `None` where there are too many to tell."""
+    """The numbers of added and removed lines; `None` if there are too many lines to compare."""
     old, new = split_lines(before), split_lines(after)
     start = 0
     while start < min(len(old), len(new)) and old[start] == new[start]:
@@ -227,14 +227,14 @@ def line_counts(before: bytes, after: bytes) -> tuple[int, int] | None:
 
 
 def split_lines(content: bytes) -> list[bytes]:
-    """The lines as `diff` and `patch` know them: only a newline ends one."""
+    """The lines as `diff` and `patch` define them: only a newline ends one."""
     lines = content.split(b"\n")
     last = lines.pop()
     return [line + b"\n" for line in lines] + ([last] if last else [])
 
 
 class Unified(NamedTuple):
-    """How many lines came and went, and the diff."""
+    """The numbers of added and removed lines, and the diff."""
 
     added: int
     removed: int
@@ -242,7 +242,7 @@ class Unified(NamedTuple):
 
 
 def unified(path: str, before: bytes | None, after: bytes | None) -> Unified | None:
-    """The diff of what was at `path`, `None` for nothing; `None` where there are too many lines to compare."""
+    """The diff of two contents of `path` (`None` for no file); `None` if there are too many lines to compare."""
     old, new = split_lines(before or b""), split_lines(after or b"")
     if len(old) + len(new) > MANY_LINES:
         return None

@@ -31,7 +31,7 @@ def check(root: Root, path: str, *, force: bool) -> None:
     inside = os.path.join(os.path.realpath(root.path), "")
     if os.path.join(os.path.realpath(os.path.dirname(path)), "").startswith(inside):
         raise Refused(
-            f"{path!r} is inside of deepctl's own state, where no export goes.",
+            f"{path!r} is inside deepctl's own state, where exports are not allowed.",
             "Export to another place.",
             code="inside_root",
         )
@@ -40,7 +40,7 @@ def check(root: Root, path: str, *, force: bool) -> None:
 
 def _check_directory(path: str) -> None:
     if not os.path.basename(path) or os.path.isdir(path):
-        raise UsageError(f"{path!r} is a directory, not a file.", "FILE is the path of the export itself.")
+        raise UsageError(f"{path!r} is a directory, not a file.", "FILE must be the path of the export file.")
     directory = os.path.dirname(absolute(path))
     there = directory
     while not os.path.lexists(there):
@@ -48,7 +48,7 @@ def _check_directory(path: str) -> None:
     if not os.path.isdir(there):
         raise UsageError(f"{there!r} is not a directory.", "Export to another place.")
     if there != directory:
-        raise UsageError(f"There is no directory {directory!r}.", f"Make it first: mkdir -p {shlex.quote(directory)}")
+        raise UsageError(f"There is no directory {directory!r}.", f"Create it first: mkdir -p {shlex.quote(directory)}")
 
 
 def _check_name(path: str, force: bool) -> None:
@@ -65,7 +65,7 @@ def _check_name(path: str, force: bool) -> None:
 
 
 def _exists(path: str) -> Refused:
-    return Refused(f"There is a file {path!r} already.", "--force replaces it.", code="file_exists")
+    return Refused(f"There is already a file {path!r}.", "--force replaces it.", code="file_exists")
 
 
 @contextmanager

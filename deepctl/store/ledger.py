@@ -418,7 +418,7 @@ class LedgerWriter:
         """Raises `BadName`, or `Refused` if a checkpoint other than `identity` has that name."""
         taken = self.ledger.labelled(check_label(label))
         if taken is not None and taken.id != identity:
-            raise Refused(f"Checkpoint {taken.id} is labelled {label!r} already.", code="label_exists")
+            raise Refused(f"Checkpoint {taken.id} already has the label {label!r}.", code="label_exists")
 
     def remove(
         self,
@@ -445,7 +445,7 @@ class LedgerWriter:
 
     def abandon(self, rewind: Rewind) -> None:
         """The rewind could not be done; everything is as it was before."""
-        self._append({"abandoned": rewind.id}, "Everything is as it was")
+        self._append({"abandoned": rewind.id}, "Nothing has changed")
 
     def tie(self, digests: dict[str, str]) -> None:
         """The digests of positions that had none; an empty one says that there is nothing to tie."""

@@ -116,9 +116,9 @@ SESSIONS = "sessions"
 START = ""
 """The digest in front of the first line of a log that continues no other."""
 MISSING = "messages are missing at its end"
-NO_ORIGIN = "what it continues cannot be told"
-KNOWN_ORIGIN = "damaged; what it continues is known from elsewhere"
-ANOTHER = "it is not the log that was written: something before this position is different"
+NO_ORIGIN = "the log that it continues is unknown"
+KNOWN_ORIGIN = "damaged; the log that it continues is known from another source"
+ANOTHER = "it is not the original log: a line before this position differs"
 NO_ENTRY = "not an entry of a message log"
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS)
 """Why a file system makes no hard link."""
@@ -283,7 +283,7 @@ def read_ledger_size(directory: str) -> LedgerSize:
             raise ValueError
         return LedgerSize(int(entry["size"]), bool(entry["short"]))
     except (ValueError, KeyError, TypeError):
-        return LedgerSize(problem="what it says of the length of the ledger cannot be read")
+        return LedgerSize(problem="the recorded length of the ledger cannot be read")
 
 
 def ledger_size_line(size: int, *, is_short: bool) -> bytes:

@@ -24,8 +24,8 @@ from deepctl.store.records import Position, Record, Session
 from deepctl.store.session_catalogue import read_ledger
 from deepctl.store.session_reader import SessionReader, SessionReaders
 
-OTHER_CHECKPOINTS_HINT = "`deepctl checkpoints list` shows the others."
-REPAIR_HINT = "`deepctl checkpoints repair` looks for it in every copy, and says what is lost for good."
+OTHER_CHECKPOINTS_HINT = "`deepctl checkpoints list` lists the others."
+REPAIR_HINT = "`deepctl checkpoints repair` searches every copy for it and lists the losses."
 
 _TURNS_BACK = re.compile(r"~([0-9]{1,9})")
 _PREFIX = re.compile(r"[0-9a-f-]{4,36}")
@@ -117,7 +117,7 @@ def resolve(ledger: Ledger, reference: str, head: str | None, turns: int) -> Rec
         ids = ", ".join(record.id for record in fitting[:_CANDIDATES_SHOWN])
         more = f" and {len(fitting) - _CANDIDATES_SHOWN} more" if len(fitting) > _CANDIDATES_SHOWN else ""
         raise UsageError(
-            f"{reference!r} is the beginning of {len(fitting)} checkpoints: {ids}{more}.",
+            f"{reference!r} matches {len(fitting)} checkpoints: {ids}{more}.",
             "Give more digits.",
             code="ambiguous_checkpoint",
         )
@@ -130,8 +130,8 @@ def _back(ledger: Ledger, head: str | None, count: int, turns: int) -> Record:
     turn = turns - count
     if turn < 0:
         raise CheckpointNotFound(
-            f"The session has {turns} turn{'' if turns == 1 else 's'}, so none is {count} back.",
-            "`deepctl checkpoints list` shows what there is.",
+            f"The session has {turns} turn{'' if turns == 1 else 's'}, so there is no turn {count} back.",
+            "`deepctl checkpoints list` lists the checkpoints.",
         )
     # Of several with as many turns, the latest is the state in which the next turn began. Where there is none yet, what
     # was kept before a rewind is not meant.
@@ -145,13 +145,13 @@ def _back(ledger: Ledger, head: str | None, count: int, turns: int) -> Record:
             return nearest_kept
         problem = f"The checkpoint {count} turn{'' if count == 1 else 's'} back has been removed."
     else:
-        problem = f"No checkpoint was kept {count} turn{'' if count == 1 else 's'} back."
+        problem = f"There is no checkpoint {count} turn{'' if count == 1 else 's'} back."
     later = [record for record, is_there in checkpoints if is_there and record.turn > turn]
     nearest = [f"before it is {nearest_kept.id}"] if nearest_kept is not None else []
     nearest += [f"after it is {later[-1].id}"] if later else []
     raise CheckpointNotFound(
         f"{problem} The nearest {', the nearest '.join(nearest)}." if nearest else problem,
-        "`deepctl checkpoints list` shows what there is.",
+        "`deepctl checkpoints list` lists the checkpoints.",
     )
 
 
@@ -168,11 +168,11 @@ def _is_same(record: Record, turn_start: Record) -> bool:
 def _missing(reference: str) -> CheckpointNotFound:
     if reference.startswith("/"):
         return CheckpointNotFound(
-            f"There is no checkpoint {reference!r}.", "Where the shell makes a path of ~N, quote it: '~1'."
+            f"There is no checkpoint {reference!r}.", "If the shell turns ~N into a path, quote it: '~1'."
         )
     return CheckpointNotFound(
         f"There is no checkpoint {reference!r}.",
-        "A reference is an id, 4 or more digits it begins with, a label, or ~N for N turns back.",
+        "A reference is an id, the first 4 or more digits of an id, a label, or ~N for N turns back.",
     )
 
 
@@ -210,7 +210,7 @@ def conversation_at(paths: ProfilePaths, record: Record, files: dict[str, bytes]
 def chain_of(paths: ProfilePaths, record: Record, files: dict[str, bytes] | None = None) -> Chain:
     """The files that the conversation of a checkpoint is read from. Raises `Damaged` if none have it."""
     if record.has_lost_conversation:
-        hint = "`--only files` goes back to its files." if record.tree else OTHER_CHECKPOINTS_HINT
+        hint = "`--only files` restores its files." if record.tree else OTHER_CHECKPOINTS_HINT
         raise Damaged(f"The conversation of checkpoint {record.id} is lost.", hint)
     directory = directory_of(paths, record.log)
     if directory is None:
@@ -288,7 +288,7 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
     unnamed = {name for name, status in packs.items() if name.endswith(".pack") and not is_uncounted(status)}
     unnamed -= checkpoints.packs | checkpoints.gone
     if len(unnamed) > 1:
-        problems.append(Problem(None, path, f"lines are missing: nothing names {len(unnamed)} packs"))
+        problems.append(Problem(None, path, f"lines are missing: no line names {len(unnamed)} packs"))
     return problems
 
 

@@ -86,12 +86,12 @@ def check_removable(ledger: Ledger, records: Iterable[Record]) -> None:
     for record in records:
         if record.id in ledger.labels:
             raise Refused(
-                f"Checkpoint {record.id} is labelled {ledger.labels[record.id]!r}.",
-                f"`deepctl checkpoints label {record.id} ''` takes the label away.",
+                f"Checkpoint {record.id} has the label {ledger.labels[record.id]!r}.",
+                f"`deepctl checkpoints label {record.id} ''` removes the label.",
                 code="labelled",
             )
         if record.id == newest:
-            raise Refused(f"Checkpoint {record.id} is the newest, which always stays.", code="newest")
+            raise Refused(f"Checkpoint {record.id} is the newest one, which always stays.", code="newest")
 
 
 def forecast(ledger: Ledger, packs: PackStore, records: Sequence[Record], report: Report | None = None) -> Removal:

@@ -35,7 +35,7 @@ from deepctl.unicode import whole_value
 _SUFFIX = ".json"
 _AUTOMATIC = re.compile(r"(turn|tool|auto)-\d+.*")
 _SHOWN = 5
-_NO_FILES = "it was taken over from pydantic-deep, which keeps no files"
+_NO_FILES = "it was imported from pydantic-deep, which stores no files"
 
 
 class Header(NamedTuple):
@@ -99,14 +99,14 @@ def read(path: str) -> ForeignCheckpoint:
                 metadata = value.get("metadata")
                 name = os.path.basename(path).removesuffix(_SUFFIX)
                 if identity != name or not identity.isprintable() or len(identity) > 200:
-                    raise Damaged(f"{path} holds checkpoint {identity!r}.")
+                    raise Damaged(f"{path} contains checkpoint {identity!r}.")
                 in_utc(at)
                 return ForeignCheckpoint(
                     Header(identity, label, turn, at), messages, metadata if isinstance(metadata, dict) else {}
                 )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise Damaged(f"{path} is no checkpoint of pydantic-deep: {error}.") from None
-    raise Damaged(f"{path} is no checkpoint of pydantic-deep.")
+        raise Damaged(f"{path} is not a checkpoint of pydantic-deep: {error}.") from None
+    raise Damaged(f"{path} is not a checkpoint of pydantic-deep.")
 
 
 def in_utc(at: str) -> str:

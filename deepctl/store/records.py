@@ -185,9 +185,9 @@ def checked(value: _Checked) -> _Checked:
         raise TypeError("a field is not of its type")
     if "/" in value.log or "/" in value.pack:
         # They become names of files: whoever wrote this line may not choose where.
-        raise ValueError("a path where an id should be")
+        raise ValueError("a path in the place of an id")
     if _TREE.fullmatch(value.tree) is None:
-        raise ValueError("a tree that is no hash")
+        raise ValueError("a tree that is not a hash")
     if isinstance(value, Rewind):
         ids = (value.id, value.session, value.safety, value.to, value.only, value.log, value.head, value.pack)
         if not "".join(ids).isprintable():
@@ -202,7 +202,7 @@ def _check_record(record: Record) -> None:
     if not "".join(ids).isprintable():
         raise ValueError("an id that cannot be printed")
     if record.kind not in _KINDS:
-        raise ValueError("a kind that no checkpoint has")
+        raise ValueError("an unknown kind of checkpoint")
     numbers = (record.turn, record.offset, record.message_count, record.files, record.bytes, record.added_bytes)
     if min(numbers) < 0 or max(numbers) >= _LARGEST:
         raise ValueError("a number that nothing has")
@@ -228,7 +228,7 @@ def check_label(label: str) -> str:
     """`label` if it may be one: a name that does not look like an id. Raises `BadName`."""
     layout.check_name(label, "label")
     if _LIKE_AN_ID.fullmatch(label):
-        raise BadName(f"{label!r} looks like the id of a checkpoint.", "A label has a letter after f, or a dash.")
+        raise BadName(f"{label!r} looks like the id of a checkpoint.", "Use a letter after f, or a dash, in the label.")
     return label
 
 

@@ -25,7 +25,7 @@ from deepctl.store.pack_store import PackEntry, PackStore
 Tell = Callable[[], None]
 """Called for every object that has been read."""
 
-REST = "The next command that changes something in this profile removes what is left of them."
+REST = "The next command that changes this profile removes the rest of them."
 _SMALL = 1 << 20
 _MANY_SMALL = 8
 _DEAD = 4

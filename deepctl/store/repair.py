@@ -271,10 +271,10 @@ class PackRepair:
         for name in damaged:
             self._look_into(name)
             self._found.move(os.path.join(directory, name))
-            self._found.repair("pack", os.path.join(directory, name), "damaged; what can be read of it moved on")
+            self._found.repair("pack", os.path.join(directory, name), "damaged; the readable part of it was moved")
         gone = [*damaged, *sorted(checkpoint_ledger.packs - present)]
         for name in sorted(checkpoint_ledger.packs - present):
-            self._found.repair("pack", os.path.join(directory, name), "missing; it counts no more")
+            self._found.repair("pack", os.path.join(directory, name), "missing; it no longer counts")
         with closing(Cache()) as cache:
             objects = PackStore(directory, cache)
             self._fill(objects)
@@ -453,7 +453,7 @@ class PackRepair:
                 self._found.repair(repair_report.STRAY_PACK, path, "no line named it, and it is needed")
             elif not is_uncounted(os.lstat(path)):
                 self._found.move(path)
-                self._found.repair(repair_report.STRAY_PACK, path, "nothing names it, and nothing needs it")
+                self._found.repair(repair_report.STRAY_PACK, path, "unused: no line names it")
                 if digests - held:
                     unnamed.append(name)
         everybody = session_catalogue.all_names(self._paths)

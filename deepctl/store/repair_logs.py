@@ -176,7 +176,7 @@ class LogRepair:
                 raw = atomic.read_file(path)
                 if not raw.endswith(b"\n") or any(line.problem is not None for line in sealed_lines.parse(raw)):
                     self._found.move(path)
-                    self._found.repair("session", path, "damaged, and not the record of the session")
+                    self._found.repair("session", path, "damaged, or not the record of the session")
 
     def _record(self, name: str) -> None:
         directory = os.path.join(self._paths.sessions, name)
@@ -208,7 +208,7 @@ class LogRepair:
         if session.damage is not None:
             self._found.keep(path)
             session_catalogue.write_record(session)
-            self._found.repair("session", path, f"written anew from the ledger and its logs ({session.damage})")
+            self._found.repair("session", path, f"written again from the ledger and its logs ({session.damage})")
 
     def _give_up(self, name: str, directory: str, reason: str) -> None:
         for entry in sorted(os.listdir(directory)):
@@ -239,7 +239,7 @@ class LogRepair:
         session_catalogue.write_record(session)
         path = os.path.join(directory, records.SESSION_RECORD)
         self._found.repair(
-            repair_report.MISSING_SESSION, path, "made again from the ledger and the logs that others share"
+            repair_report.MISSING_SESSION, path, "created again from the ledger and the logs that other sessions share"
         )
         latest = self._ledger.current.get(vanished.id, "")
         if latest and not log_file.is_in(directory, latest):
@@ -323,7 +323,7 @@ class LogRepair:
             point = shifted
         else:
             point = self._nearest(directory, parent)
-            reason = f"{parent.log}{log_file.SUFFIX} is not what it was at {parent.offset}"
+            reason = f"{parent.log}{log_file.SUFFIX} has changed at {parent.offset}"
             raw = atomic.read_file(paths[0])
             lines = [log_file.upgraded(line, paths[0]) for line in sealed_lines.parse(raw)]
             self._found.lose_of_log(repair_report.EARLIER_MESSAGES, log, reason, _turns(lines)[:1])
@@ -379,7 +379,7 @@ class LogRepair:
             )
         session_catalogue.write_record(session)
         path = os.path.join(session.directory, records.SESSION_RECORD)
-        self._found.repair("session", path, "goes on with what is left of its messages")
+        self._found.repair("session", path, "continues with the remaining messages")
 
     def _positions(self, good: set[str]) -> Amended:
         amended: Amended = {}

@@ -150,7 +150,8 @@ class Repository(ProfileStore):
             if not frees or not atomic.is_full(error):
                 raise
             self.finished_rewind = [
-                "A rewind was interrupted and finds no room; the next command that changes something finishes it."
+                "A rewind was interrupted, and there is no space to finish it. The next command that changes "
+                "something finishes it."
             ]
         self.notes = list(self.finished_rewind)
         if session_catalogue.pending_deletions(self.paths):
@@ -173,9 +174,9 @@ class Repository(ProfileStore):
             return []
         name = session_catalogue.by_id(self.paths).get(intent.session)
         if name is None:
-            return [self._give_up(intent, "its session is gone.")]
+            return [self._give_up(intent, "its session no longer exists.")]
         if intent.to not in self.ledger.records:
-            return [self._give_up(intent, "what it led to has been removed.")]
+            return [self._give_up(intent, "its target checkpoint has been removed.")]
         try:
             head = SessionHead(self, session_catalogue.find(self.paths, name))
             return self.store.finish_rewind(self.workspace, intent, head)
@@ -185,8 +186,8 @@ class Repository(ProfileStore):
     def _give_up(self, intent: Rewind, reason: str) -> str:
         self.store.writer.give_up(intent)
         return (
-            f"A rewind that was interrupted can be neither finished nor taken back: {reason} What was before it is "
-            f"checkpoint {intent.safety}, what it led to {intent.to}."
+            f"An interrupted rewind can be neither finished nor undone: {reason} Checkpoint {intent.safety} has "
+            f"the state before it, and checkpoint {intent.to} was its target."
         )
 
     def _tie(self) -> None:
@@ -289,7 +290,7 @@ class Repository(ProfileStore):
     def fork(self, record: Record, name: str) -> Session:
         """Begin a session with the conversation of a checkpoint. Raises `Damaged`, or `Refused` for the name."""
         if not record.log:
-            raise Refused(f"Checkpoint {record.id} has no messages.", "`deepctl chat --new` begins an empty session.")
+            raise Refused(f"Checkpoint {record.id} has no messages.", "`deepctl chat --new` starts an empty session.")
         forked = session_catalogue.fork(self.paths, name, lookup.chain_of(self.paths, record), record.id, record.point)
         with suppress(Damaged):  # the conversation is what is forked; it can be gone on with without a list
             todo.copy(self.paths, self.store.objects, record, forked)
@@ -309,8 +310,8 @@ class Repository(ProfileStore):
         target = os.path.join(self.paths.sessions, new)
         if taken not in (None, found) or (taken is None and os.path.lexists(target)):
             raise Refused(
-                f"There is a session {taken or new!r} already.",
-                f"`deepctl sessions list --user {self.paths.name}` shows those there are.",
+                f"There is already a session {taken or new!r}.",
+                f"`deepctl sessions list --user {self.paths.name}` lists the sessions.",
                 code="session_exists",
             )
         if found != new:
@@ -456,7 +457,7 @@ def _rewrite_session_records(paths: ProfilePaths) -> list[str]:
             if session.damage is not None:
                 repair_report.keep_aside(paths, os.path.join(session.directory, records.SESSION_RECORD))
                 session_catalogue.write_record(session)
-                notes.append(f"The record of session {name!r} was damaged, and has been written anew.")
+                notes.append(f"The record of session {name!r} was damaged and has been written again.")
         except (DeepctlError, OSError):
             continue
     return notes

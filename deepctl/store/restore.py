@@ -27,7 +27,7 @@ _FEW = 8
 """Up to so many changed paths are synced one by one; more, all at once."""
 
 
-IN_USE = "something else is in it"
+IN_USE = "another entry is in its place"
 """Why a directory stays that was to go."""
 
 
@@ -143,7 +143,9 @@ def check_saved(objects: ObjectReader, changes: Iterable[TreeChange]) -> None:
             for _ in objects.chunks(before.digest):
                 pass
         except Damaged as error:
-            error.hint = f"Move {os.fsdecode(change.path)!r} out of the workspace: what it is now could not be kept."
+            error.hint = (
+                f"Move {os.fsdecode(change.path)!r} out of the workspace, because its present state could not be saved."
+            )
             raise
 
 
@@ -227,7 +229,7 @@ class _Restore:
                 if stat.S_ISDIR(mode):
                     os.rmdir(name, dir_fd=parent)
                 elif kind_of(mode) is None:
-                    self._keep(path, "it is neither file, link nor directory")
+                    self._keep(path, "it is not a file, link or directory")
                     return
                 else:
                     os.unlink(name, dir_fd=parent)
@@ -251,7 +253,7 @@ class _Restore:
         if path in self._blocked:
             return
         if any(path.startswith(above + b"/") for above in self._blocked):
-            self._keep(path, "something else is in the place of its directory")
+            self._keep(path, "another entry is in the place of its directory")
             return
         with self._parent(path) as (parent, name):
             if entry.kind == DIRECTORY:

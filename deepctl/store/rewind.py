@@ -53,15 +53,15 @@ class Conflicts(Refused):
     """A rewind would lose somebody's edit; nothing has been touched."""
 
     code = "conflicts"
-    force = "--force takes these back too, and the checkpoint made first keeps them."
+    force = "--force also undoes these changes. The checkpoint before the rewind contains them."
 
     def __init__(self, paths: Sequence[bytes], unknown: Sequence[bytes] = ()) -> None:
-        why = "Changed by somebody else after the agent"
+        why = "Changed by another author after the agent"
         if len(unknown) == len(paths):
-            why = "Nobody can tell who changed these (a turn was killed, or kept no checkpoints)"
+            why = "The author of these changes is unknown (a turn was killed, or made no checkpoints)"
         super().__init__(
-            f"{why}, so nothing was touched: {_shown(paths)}.",
-            f"{'--dry-run lists them all; ' if len(paths) > _SHOWN else ''}{self.force}",
+            f"{why}, so nothing was changed: {_shown(paths)}.",
+            f"{'--dry-run lists all of them; ' if len(paths) > _SHOWN else ''}{self.force}",
         )
         self.paths = list(paths)
 
@@ -77,9 +77,9 @@ class NotKept(Refused):
 
     def __init__(self, paths: Sequence[bytes], reason: str) -> None:
         super().__init__(
-            f"In the workspace, these cannot be kept before they are changed ({reason}), so nothing was touched: "
+            f"These files of the workspace cannot be saved before the rewind ({reason}), so nothing was changed: "
             f"{_shown(paths)}.",
-            "Give yourself the permissions back (chmod u+rwX), or move them out of the workspace, and try again.",
+            "Restore your permissions on them (chmod u+rwX), or move them out of the workspace, and try again.",
         )
         self.paths = list(paths)
 
@@ -167,7 +167,7 @@ class RewindResult(NamedTuple):
     @property
     def remarks(self) -> list[str]:
         """What the user should know about paths that are not as they were."""
-        return [f"{os.fsdecode(path)!r} is not as it was: {reason}." for path, reason in self.in_the_way]
+        return [f"{os.fsdecode(path)!r} has changed: {reason}." for path, reason in self.in_the_way]
 
 
 def request_rewind(
@@ -186,9 +186,8 @@ def request_rewind(
     """
     if isinstance(repository, Repository) and repository.finished_rewind and reference.startswith("~"):
         raise Refused(
-            f"{' '.join(repository.finished_rewind)} So {reference} is counted from there, and nothing more was "
-            "rewound.",
-            "Say it again if you want to go back further; `deepctl checkpoints undo` takes back what was finished.",
+            f"{' '.join(repository.finished_rewind)} {reference} is counted from there, so nothing more was rewound.",
+            "Run the command again to rewind further; `deepctl checkpoints undo` undoes the finished rewind.",
             code="rewind_finished",
         )
     paths, ledger = repository.paths, repository.ledger
@@ -214,14 +213,14 @@ def undo_request(ledger: Ledger, session: Session) -> RewindRequest:
     if last is None:
         raise NotFound(
             f"Session {session.name!r} has no rewind to undo.",
-            "It takes back a rewind; `deepctl checkpoints rewind '~1'` goes back a turn.",
+            "`undo` undoes a rewind; `deepctl checkpoints rewind '~1'` undoes a turn.",
             code="nothing_to_undo",
         )
     safety = ledger.records.get(last.safety)
     if safety is None:
         raise NotFound(
             f"The state before the last rewind, checkpoint {last.safety}, has been removed.",
-            "`deepctl checkpoints list` shows what there is.",
+            "`deepctl checkpoints list` lists the checkpoints.",
             code="nothing_to_undo",
         )
     return RewindRequest(safety, last.only)
@@ -236,7 +235,7 @@ def check_session(ledger: Ledger, session: Session, target: Record, names: dict[
             f"Checkpoint {target.id} belongs to another session{f', {session_name!r}' if session_name else ''}.",
             f"Add --session {session_name}."
             if session_name
-            else "That session is gone; `deepctl checkpoints fork` still works.",
+            else "That session no longer exists; `deepctl checkpoints fork` still works.",
             code="other_session",
         )
 
@@ -375,7 +374,7 @@ def _run(
 def _check_no_unfinished_rewind(ledger: Ledger) -> None:
     if ledger.unfinished is not None:
         raise Refused(
-            "A rewind was interrupted, so what is there now is neither the one nor the other.",
+            "A rewind was interrupted, so the present state is incomplete.",
             "The next command that changes something finishes it, such as `deepctl checkpoints save`.",
             code="interrupted_rewind",
         )
@@ -420,7 +419,7 @@ def _plan(
     if request.to.log and not log_file.is_in(current.session.directory, request.to.log):
         raise Refused(
             f"The messages of checkpoint {request.to.id} are not part of session {current.session.name!r}.",
-            "`deepctl checkpoints fork` begins a session with them.",
+            "`deepctl checkpoints fork` starts a session with them.",
             code="other_session",
         )
     removed_messages, restored_messages = lookup.diverging_messages(current, request.to)
@@ -464,13 +463,13 @@ def _plan_files(
     if request.only != "conversation":
         is_both = target.lost == BOTH
         lookup.check_files(
-            target, lookup.OTHER_CHECKPOINTS_HINT if is_both else "`--only conversation` goes back to its messages."
+            target, lookup.OTHER_CHECKPOINTS_HINT if is_both else "`--only conversation` restores its messages."
         )
     if request.only == "conversation" or (not request.only and not target.tree):
         return _FilesPlan("", Plan([], []), [])
     if not target.tree:
         raise Refused(
-            f"Checkpoint {target.id} keeps the conversation only, no files.",
+            f"Checkpoint {target.id} contains only the conversation, no files.",
             "`--only conversation` rewinds to it.",
             code="no_files",
         )
@@ -503,7 +502,7 @@ def _plan_files(
         except Damaged as error:
             with suppress(Damaged):
                 exactly()
-                error.hint = "`--exact` needs only the checkpoint itself, not what happened since."
+                error.hint = "`--exact` needs only the checkpoint, and no later history."
             raise
     tree = trees.patched(objects, sink, now, file_plan.changes)
     differing = trees.changes(objects, tree, bytes.fromhex(target.tree))
@@ -553,6 +552,8 @@ def _intervals(ledger: Ledger, target: Record, now: bytes, author: str | None) -
     # The last of that id: an application may save one again.
     start = max((number for number, state in enumerate(ledger.states) if state.id == target.id), default=None)
     if start is None:
-        raise Damaged(f"Checkpoint {target.id} has lost its place in time.", "`deepctl checkpoints verify` tells more.")
+        raise Damaged(
+            f"Checkpoint {target.id} has lost its position in the history.", "`deepctl checkpoints verify` shows more."
+        )
     states = [*ledger.states[start:], State("", now.hex(), author, [], [], [])]
     return [rewind_plan.interval(before, after) for before, after in pairwise(states)]

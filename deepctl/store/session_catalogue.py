@@ -153,8 +153,8 @@ def _begin(
 ) -> Session:
     if (taken := spelled(paths, name)) is not None:
         raise Refused(
-            f"There is a session {taken!r} already.",
-            f"`--session {taken}` continues it; choose another name for a new one.",
+            f"There is already a session {taken!r}.",
+            f"`--session {taken}` continues it; choose another name for a new session.",
             code="session_exists",
         )
     atomic.make_directory(paths.sessions)
@@ -168,7 +168,7 @@ def _begin(
     session = Session(name, directory, identity, created_at or quantities.now(), first_log, origin, begins)
     write_record(session, staging)
     os.rename(staging, directory)
-    with atomic.after_commit(f"Session {name!r} is made"):
+    with atomic.after_commit(f"Session {name!r} was created"):
         atomic.sync_directory(paths.sessions)
     return session
 
@@ -373,7 +373,7 @@ def _without_record(name: str, directory: str, reason: str) -> Session:
     if session is None:
         raise Damaged(
             f"Session {name!r} is damaged: {os.path.join(directory, SESSION_RECORD)}: {reason}.",
-            "Its message logs are still there; `deepctl checkpoints repair` makes the latest its conversation.",
+            "Its message logs still exist; `deepctl checkpoints repair` makes the latest one its conversation.",
         )
     return session
 

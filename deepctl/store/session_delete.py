@@ -122,8 +122,9 @@ def _known_by_logs(found: Ledger, directory: str, others: dict[str, records.Sess
     known = {one for one in known if log_file.is_id(one)}
     if len(known) > 1:
         raise Damaged(
-            f"The record of session {os.path.basename(directory)!r} is damaged, and its logs are of several sessions.",
-            "Delete the sessions that were forked from it, or that it was forked from, first.",
+            f"The record of session {os.path.basename(directory)!r} is damaged, and its logs belong to several "
+            "sessions.",
+            "First delete the sessions that were forked from it, or from which it was forked.",
         )
     return known.pop() if known else None
 
@@ -145,8 +146,8 @@ def check_same(asked: Deletion, now: Deletion) -> None:
     """Raises `Refused` if what goes is not what somebody was asked about."""
     if not asked.is_as(now):
         raise Refused(
-            f"Session {now.session!r} has changed meanwhile, so nothing was done.",
-            "Say it again to see what goes now.",
+            f"Session {now.session!r} changed in the meantime, so nothing was done.",
+            "Run the command again to see what it would delete now.",
             code="changed",
         )
 
@@ -165,11 +166,11 @@ def delete(work: ProfileStore, deletion: Deletion) -> Deletion:
         error.hint = atomic.FINISHED_NEXT
         raise
     except KeyboardInterrupt:
-        raise Interrupted("Interrupted while deleting.", _REST) from None
+        raise Interrupted("Interrupted during the deletion.", _REST) from None
     return deletion if is_freed else deletion._replace(is_blocked=True)
 
 
-_REST = "The session is deleted; the next command that changes something in the profile removes what is left of it."
+_REST = "The session is deleted; the next command that changes the profile removes the rest of it."
 
 
 def _finish(work: ProfileStore, identity: str, directory: str) -> bool:
@@ -293,8 +294,8 @@ def recover(work: ProfileStore) -> list[str]:
     for identity, directory in pending_deletions(work.paths).items():
         try:
             _finish(work, identity, directory)
-            notes.append("The deletion of a session that was interrupted has been finished.")
+            notes.append("An interrupted deletion of a session has been finished.")
         except (OSError, DeepctlError) as error:
             reason = error.message if isinstance(error, DeepctlError) else atomic.storage_error(error).message
-            notes.append(f"A session that was deleted is not gone entirely yet: {reason}")
+            notes.append(f"A deleted session has not been removed completely yet: {reason}")
     return notes

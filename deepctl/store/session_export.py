@@ -128,4 +128,4 @@ def lost_note(export: ExportDocument) -> str | None:
     if not export.damaged:
         return None
     lines = ", ".join(str(one.line) for one in export.damaged[:5]) + (", …" if len(export.damaged) > 5 else "")
-    return f"Session {export.name} is damaged: what was in line {lines} of its log is not in the export, which says so."
+    return f"Session {export.name} is damaged. The export does not contain line {lines} of its log, and says so."

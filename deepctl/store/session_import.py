@@ -55,7 +55,7 @@ def parse(raw: bytes, what: str) -> ExportDocument:
         try:
             found = layout.format_number(form, document)
         except layout.BadVersion:
-            raise _damaged(what, "it does not say in which format it is") from None
+            raise _damaged(what, "it does not name its format") from None
         if found > form.current:
             raise NewerFormat(what, found, form.current)
     _check_depth(document, what)
@@ -106,31 +106,31 @@ def _document(raw: bytes, what: str) -> dict[str, Any]:
     else:
         if isinstance(document, dict) and document.get("kind") == KIND:
             return document
-        reason, is_ours = "it is JSON of something else", False
+        reason, is_ours = "it is JSON of another kind", False
     raise _damaged(what, reason) if is_ours else _foreign(what, reason)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise _NotJson("a key is there twice in the same object")
+        raise _NotJson("a key occurs twice in the same object")
     return found
 
 
 def _constant(name: str) -> Any:
-    raise _NotJson(f"it has {name}, which is not JSON")
+    raise _NotJson(f"it contains {name}, which is not JSON")
 
 
 def _float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise _NotJson("it has a number that is too large")
+        raise _NotJson("it contains a number that is too large")
     return value
 
 
 def _int(text: str) -> int:
     if len(text) > _MAX_DIGITS:
-        raise _NotJson("it has a number that is too large")
+        raise _NotJson("it contains a number that is too large")
     return int(text)
 
 
@@ -162,13 +162,13 @@ def _export(document: dict[str, Any], what: str) -> ExportDocument:
         } if not more and not others:
             pass
         case _:
-            raise _damaged(what, "its parts are not those of a session")
+            raise _damaged(what, "it does not have the parts of a session")
     try:
         layout.check_name(name, "session")
     except BadName as error:
         raise _damaged(what, error.message.rstrip(".")) from None
     if not quantities.is_time(created_at):
-        raise _damaged(what, "the time the session began at is none")
+        raise _damaged(what, "the start time of the session is invalid")
     if len(entries) > MAX_MESSAGES:
         raise _damaged(what, f"it has more than {MAX_MESSAGES:,} messages")
     messages: list[Message] = []
@@ -176,10 +176,10 @@ def _export(document: dict[str, Any], what: str) -> ExportDocument:
     for number, entry in enumerate(entries, 1):
         message = _message(entry)
         if message is None or (messages and message.turn < messages[-1].turn):
-            raise _damaged(what, f"message {number} is none")
+            raise _damaged(what, f"message {number} is invalid")
         if isinstance(entry, dict) and "keeps" in entry:
             if not _is_summary(message, entry["keeps"], len(messages)):
-                raise _damaged(what, f"message {number} is no summary of those before it")
+                raise _damaged(what, f"message {number} is not a summary of the messages before it")
             compactions.append(Compaction(len(messages), entry["keeps"]))
         messages.append(message)
     return ExportDocument(name, created_at, messages, [_lost(one, what) for one in lost], compactions)
@@ -207,7 +207,7 @@ def _lost(one: object, what: str) -> Lost:
         case {"line": int(line), "reason": str(reason)}:
             return Lost(line, reason)
         case _:
-            raise _damaged(what, "its list of damaged lines is none")
+            raise _damaged(what, "its list of damaged lines is invalid")
 
 
 class Imported(NamedTuple):
@@ -227,7 +227,7 @@ def take_over(paths: ProfilePaths, export: ExportDocument, name: str | None = No
     wanted = name if name is not None else export.name
     if (taken := session_catalogue.spelled(paths, wanted)) is not None:
         raise Refused(
-            f"There is a session {taken!r} already.", "--as NAME imports it under another name.", code="session_exists"
+            f"There is already a session {taken!r}.", "--as NAME imports it under another name.", code="session_exists"
         )
     made: Session = session_catalogue.bring(
         paths, wanted, session_log.lines(export.messages, export.compactions), export.created_at

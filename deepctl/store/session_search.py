@@ -86,7 +86,7 @@ def expression(query: str) -> Pattern:
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(
             f"{query!r} is not a regular expression: {error}.",
-            "It is in the syntax of Python's `re`; without --regex, words are searched for as they are.",
+            "The syntax is that of Python's `re`. Without --regex, words are searched literally.",
             code="bad_regex",
         ) from None
     return Pattern([], lambda line: [match.span() for match in compiled.finditer(line)])

@@ -318,7 +318,7 @@ class _Taking:
                 except FileNotFoundError:
                     continue
                 except PermissionError as error:
-                    self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be looked at"))
+                    self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be read"))
                     continue
                 mode = info.st_mode
                 if name[:9] == b".deepctl-" and atomic.is_temporary(name) and not stat.S_ISDIR(mode):
@@ -349,7 +349,7 @@ class _Taking:
 
     def _below(self, parent: int, name: bytes, prefix: bytes) -> bytes | None:
         if prefix.count(b"/") >= _MAX_DEPTH:
-            self.unkept.append(Unkept(prefix + name, f"more than {_MAX_DEPTH} directories in one another"))
+            self.unkept.append(Unkept(prefix + name, f"more than {_MAX_DEPTH} nested directories"))
             return None
         try:
             descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)

@@ -69,9 +69,7 @@ def _verified(
     if ledger.unfinished is not None:
         notes.append("A rewind was interrupted; the next command that changes something finishes it.")
     if ledger.torn:
-        notes.append(
-            f"The last line of {os.path.join(paths.checkpoints, LEDGER)} was never finished; it does not count."
-        )
+        notes.append(f"The last line of {os.path.join(paths.checkpoints, LEDGER)} is incomplete; it does not count.")
     return Verified(len(ledger.records), len(good), size, problems, notes)
 
 
@@ -97,7 +95,7 @@ def _pack(
                 read += len(piece)
                 tell(entry.offset + entry.stored * read // max(1, entry.size))
             if not objects.is_as_stored(name, entry):
-                raise Damaged(f"Object {entry.digest.hex()[:16]} in {path} is not as it was written.")
+                raise Damaged(f"Object {entry.digest.hex()[:16]} in {path} has changed since it was written.")
         except NewerFormat:
             raise
         except (DeepctlError, OSError) as error:
@@ -106,7 +104,7 @@ def _pack(
             good.add(entry.digest)
     size = os.path.getsize(path)
     if not is_tight(path, [(entry.offset, entry.stored) for entry in table], len(table)):
-        problems.append(Problem(None, path, "there are bytes in it that belong to nothing"))
+        problems.append(Problem(None, path, "it contains unused bytes"))
     return size
 
 

@@ -45,7 +45,7 @@ def test_the_agent_goes_back_in_mid_turn_and_is_asked_again(deepctl: InProcess, 
     assert "good turn 2" in requests[2]
     assert "bad was worse" in requests[3]
     assert '"content": "bad"' not in requests[3]
-    assert "once for this request already" in requests[4]
+    assert "once for this request" in requests[4]
     kinds = [event["kind"] for event in done.events if event["type"] == "checkpoint"]
     assert kinds[0] == "tool"
     assert "manual" in kinds
@@ -76,7 +76,7 @@ def test_what_the_agent_cannot_do_with_checkpoints_it_is_told(deepctl: InProcess
     told = [event["content"] for event in done.events if event["type"] == "tool_result"]
     assert "cannot be" in told[0] or "label" in told[0]
     assert "no checkpoint 'nope'" in told[1]
-    assert "Changed by somebody else after the agent" in told[2]
+    assert "Changed by another author after the agent" in told[2]
     assert "another session" in told[3]
     assert not any(event["ok"] for event in done.events if event["type"] == "tool_result")
     assert (home / "profiles/default/workspace/a.txt").read_text() == "the user's"

@@ -415,7 +415,7 @@ def test_a_no_reaches_the_model_with_its_word_and_ends_nothing(work: Path) -> No
     calls: list[Call] = [("write_file", {"path": name, "content": "x"}) for name in ("a.txt", "a.txt", "b.txt")]
     results, script = _run(LocalBackend(work), calls, permissions=_rules(write="ask"), ask=person)
     assert [result.outcome for result in results] == ["failed", "failed", "success"]
-    assert "They say: use b.txt" in script.sent
+    assert "The reason: use b.txt" in script.sent
     assert not (work / "a.txt").exists()
     assert (work / "b.txt").read_text() == "x"
 
@@ -482,7 +482,7 @@ def test_always_does_not_get_past_a_denial(work: Path) -> None:
     assert (work / "secrets" / "x").read_text() == "TOP SECRET\n"
 
 
-@pytest.mark.parametrize(("approve", "word"), [("ask", "Nobody is there"), ("never", "settings do not allow")])
+@pytest.mark.parametrize(("approve", "word"), [("ask", "There is no terminal"), ("never", "settings do not allow")])
 def test_without_anybody_to_ask_it_is_no(work: Path, approve: str, word: str) -> None:
     rules = _rules(read="ask", write="ask", edit="ask")
     calls: list[Call] = [
@@ -626,7 +626,7 @@ def test_rules_of_config_toml_hold_in_a_chat(deepctl: InProcess, home: Path, tmp
         '[permissions.read]\nrules = [{ pattern = "secrets/**", action = "deny", description = "hands off" }]\n'
     )
     asked = deepctl("chat", "--user", "alice", "write secrets/x: TOP").ok()
-    assert "Nobody is there" in asked.stdout
+    assert "There is no terminal" in asked.stdout
     deepctl("chat", "--user", "alice", "--approve", "auto", "write secrets/x: TOP").ok()
     workspace = home / "profiles/alice/workspace"
     assert (workspace / "secrets/x").read_text() == "TOP"
@@ -653,7 +653,7 @@ def test_a_person_at_the_terminal_sees_the_change_and_answers(home: Path, tmp_pa
     terminal.type("t")
     terminal.expect("Reason for the agent?")
     terminal.type("use b.txt\r")
-    terminal.expect("They say: use b.txt")
+    terminal.expect("The reason: use b.txt")
     terminal.prompt()
     assert not file.exists()
     terminal.type("write a.txt: two\r")
@@ -699,7 +699,7 @@ def test_commands_that_rules_allow_are_asked_about_where_the_sandbox_is_missing(
     terminal = Terminal("chat", "--user", "alice")
     try:
         terminal.prompt()
-        terminal.expect("each is asked")
+        terminal.expect("each after an approval request")
         terminal.type("run touch ran\r")
         terminal.expect("The agent asks to run a command")
         time.sleep(1)

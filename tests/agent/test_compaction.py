@@ -267,7 +267,7 @@ def test_when_no_summary_can_be_had_and_the_window_is_full_the_beginning_is_left
             alice.say(prompt)
         (event,) = alice.compactions()
         assert "left out" in event["summary"]
-        assert "does not see its beginning" in alice.notices()
+        assert "no longer sees its beginning" in alice.notices()
         sent = [text for _, text in _flat(server.requests[-1])]
         assert "one" not in sent
         assert "four" in sent

@@ -135,7 +135,7 @@ def test_a_limit_that_cannot_be_kept_to_stops_the_turn(
         _point(server.address, monkeypatch)
         result = deepctl("chat", "--model", KINDS["chat"], "hello")
     assert (result.code, len(server.requests)) == (7, 1)
-    assert "does not say" in result.stderr
+    assert "does not report" in result.stderr
     assert "Warning" not in result.stderr
     assert not [one for one in recwarn if "usage" in str(one.message).lower()]
 

@@ -161,7 +161,7 @@ def test_a_server_that_lacks_a_variable_is_left_out_and_said_once() -> None:
     ("trouble", "said"),
     [
         ("exit", "it ended with exit code 3: ModuleNotFoundError: no module named 'cats'"),
-        ("garbage", "it says what is not MCP: 'Hello! I am not what you think.'"),
+        ("garbage", "its output is not MCP: 'Hello! I am not what you think.'"),
         ("long", "it sent a message of more than 16 MiB"),
         ("silent", "it was not ready within 3 s; it says: a server's log"),
     ],
@@ -170,7 +170,7 @@ def test_a_server_that_does_not_start_is_a_notice_and_tried_once_more(trouble: s
     patience = 3 if trouble == "silent" else 20
     with _talk({"one": _local("--trouble", trouble, startup_timeout_sec=patience), "two": _local()}) as talk:
         assert talk.notices() == [f"MCP server 'one' is left out: {said}."]
-        assert talk.notices() == [f"MCP server 'one' is left out: {said}. It is not tried again in this chat."]
+        assert talk.notices() == [f"MCP server 'one' is left out: {said}. It is not started again in this chat."]
         assert talk.notices() == []
         assert talk.results(("two__echo", {"text": "here"})) == [(True, "here")]
 
@@ -201,12 +201,12 @@ def test_a_program_that_agents_could_have_written_is_not_started(home: Path) -> 
     planted.chmod(0o755)
     with _talk({"one": {"command": str(planted)}}) as talk:
         assert talk.notices() == [
-            "MCP server 'one' is left out: its command lies where agents write, and could be theirs."
+            "MCP server 'one' is left out: its command is where agents can write, so it may be theirs."
         ]
     assert not (home / "escaped").exists()
     with _talk({"one": {"command": "sh", "args": [str(planted)]}}) as talk:
         assert talk.notices() == [
-            "MCP server 'one' is left out: an argument of it lies where agents write, and could be theirs."
+            "MCP server 'one' is left out: an argument of it is where agents can write, so it may be theirs."
         ]
     assert not (home / "escaped").exists()
 
@@ -239,9 +239,9 @@ def test_a_server_that_dies_is_a_failed_tool_and_is_there_again_at_the_next_turn
         assert died == (
             False,
             "MCP server 'one' failed: it ended with exit code 7: the last words. "
-            "It is tried again at the next turn; go on without it.",
+            "It is started again in the next turn; continue without it.",
         )
-        assert (gone[0], gone[1][:41]) == (False, "MCP server 'one' is not there any more. I")
+        assert (gone[0], gone[1][:41]) == (False, "MCP server 'one' is no longer running. I")
         ((ok, after),) = talk.results(("one__pid", {}))
         assert ok
         assert after != before
@@ -253,8 +253,8 @@ def test_tools_that_are_not_wanted_or_cannot_be_described_are_left_out() -> None
     chosen = _local("--tools", names, enabled_tools=["echo", "pid"], disabled_tools=["pid"])
     with _talk({"one": table, "two": chosen}) as talk:
         assert talk.notices() == [
-            "MCP server 'one' has no tool weather, which its settings name; describes the parameters of lost, wrong, "
-            "endless in a way no provider takes, or too long; left out."
+            "MCP server 'one' has no tool weather, but its settings name it; describes the parameters of lost, wrong, "
+            "endless in a way that providers do not accept, or too long; left out."
         ]
         offered = talk.offered()
         assert sorted(offered) == ["one__echo", "one__odd_name_with_dots", "one__pid", "one__pointed", "two__echo"]
@@ -322,7 +322,9 @@ def test_names_that_are_made_the_same_are_told_apart_and_fit_a_provider() -> Non
 
 def test_a_server_with_too_many_tools_gives_the_first_of_them() -> None:
     with _talk({"one": _local("--tools", ",".join(f"t{number}" for number in range(150)))}) as talk:
-        assert talk.notices() == ["MCP server 'one' has 150 tools; the first 100 are there. Choose by enabled_tools."]
+        assert talk.notices() == [
+            "MCP server 'one' has 150 tools; only the first 100 are used. Select tools with enabled_tools."
+        ]
         assert len(talk.offered()) == 100
 
 
@@ -478,11 +480,11 @@ def test_a_remote_server_cannot_send_secrets_on_to_another() -> None:
         ({"Content-Type": "application/json"}, "it sent a message of more than 16 MiB"),
         (
             {"Content-Type": "application/json", "Content-Encoding": "gzip"},
-            "it sent what is compressed, which it was not asked for",
+            "it sent compressed data without being asked",
         ),
         (
             {"Content-Type": "text/event-stream", "Content-Encoding": "deflate"},
-            "it sent what is compressed, which it was not asked for",
+            "it sent compressed data without being asked",
         ),
     ],
 )
@@ -537,7 +539,7 @@ def test_each_tool_is_asked_about_until_the_answer_is_always() -> None:
     hello: Call = ("one__echo", {"text": "hello"})
     with _talk({"one": _local("--tools", "echo,pid")}, approve="ask", ask=person) as talk:
         no, yes, always, unasked = talk.results(hello, hello, hello, hello)
-        assert no == (False, "The user did not allow this tool; it was not used. They say: not now")
+        assert no == (False, "The user did not allow this tool; it was not used. The reason: not now")
         assert [yes, always, unasked] == [(True, "hello")] * 3
         talk.turn(("one__pid", {}))
     assert person.asked[0] == ApprovalRequest("mcp", "one__echo", '{\n  "text": "hello"\n}')

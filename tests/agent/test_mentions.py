@@ -126,8 +126,8 @@ def test_text_is_bounded_in_all_and_the_rest_is_named(place: Path) -> None:
     found = _attached(place, "@a @b @c @d")
     assert [len(text) > 1000 for text in _texts(found)] == [True, True, False, False]
     assert found.notices == [
-        "Of c (50.0 KiB) only the path is sent: a prompt brings up to 100.0 KiB of text along.",
-        "Of d (5 B) only the path is sent: a prompt brings up to 100.0 KiB of text along.",
+        "Only the path of c (50.0 KiB) is sent: a prompt can include up to 100.0 KiB of text.",
+        "Only the path of d (5 B) is sent: a prompt can include up to 100.0 KiB of text.",
     ]
     assert 'path="c" kind="path"' in _texts(found)[2]
 
@@ -193,18 +193,18 @@ def test_pictures_are_bounded_each_and_in_all(place: Path, monkeypatch: pytest.M
     found = _attached(place, "@huge.png @a @b @c")
     assert len([part for part in found.parts if isinstance(part, BinaryContent)]) == 2
     assert [notice.partition(":")[0] for notice in found.notices] == [
-        "Of huge.png (10.0 KiB) only the path is sent",
-        "Of c (5.0 KiB) only the path is sent",
+        "Only the path of huge.png (10.0 KiB) is sent",
+        "Only the path of c (5.0 KiB) is sent",
     ]
 
 
 def test_a_model_that_does_not_see_gets_the_path(place: Path) -> None:
     (place / "a.png").write_bytes(PNG)
     found = _attached(place, "@a.png", _model(sees=False))
-    assert found.notices == ["Of a.png (5.0 KiB) only the path is sent: model seer takes no pictures."]
+    assert found.notices == ["Only the path of a.png (5.0 KiB) is sent: model seer takes no pictures."]
     assert not any(isinstance(part, BinaryContent) for part in found.parts)
     assert _attached(place, "@a.png", offline_model()).notices == [
-        "Of a.png (5.0 KiB) only the path is sent: model offline takes no pictures."
+        "Only the path of a.png (5.0 KiB) is sent: model offline takes no pictures."
     ]
 
 
@@ -212,7 +212,7 @@ def test_a_model_that_does_not_see_gets_the_path(place: Path) -> None:
 def test_what_is_neither_text_nor_picture_is_named(place: Path, content: bytes) -> None:
     (place / "x.bin").write_bytes(content)
     found = _attached(place, "@x.bin")
-    assert found.notices == [f"Of x.bin ({len(content)} B) only the path is sent: it is not text."]
+    assert found.notices == [f"Only the path of x.bin ({len(content)} B) is sent: it is not text."]
     assert content not in json.dumps(_texts(found)).encode()
 
 
@@ -220,7 +220,7 @@ def test_a_pdf_goes_to_those_who_are_known_to_read_it(place: Path, monkeypatch: 
     from deepctl.agent import models
 
     (place / "a.pdf").write_bytes(PDF)
-    assert _attached(place, "@a.pdf").notices == ["Of a.pdf (109 B) only the path is sent: model seer takes no PDFs."]
+    assert _attached(place, "@a.pdf").notices == ["Only the path of a.pdf (109 B) is sent: model seer takes no PDFs."]
     for variable in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(variable, KEY)
     sees = {
@@ -258,9 +258,9 @@ def test_what_the_rules_deny_is_not_sent_however_it_is_written(place: Path) -> N
     found = _attached(place, "@private/x @./private/../private/x @/workspace/private//x @a.env @open", rules=rules)
     assert "hidden" not in str(found.parts)
     assert found.notices == [
-        "private/x is not sent: the rules of this profile do not let it be read.",
-        "Of a.env (10 B) only the path is sent: "
-        "the rules of this profile want a question first, which the agent can ask.",
+        "private/x is not sent: the rules of this profile do not allow reading it.",
+        "Only the path of a.env (10 B) is sent: the rules of this profile need an approval, which the agent can "
+        "request.",
     ]
     assert "shown" in _texts(found)[-1]
     assert _attached(place, "@open", rules={"read": "deny"}).parts == []
@@ -420,7 +420,7 @@ def test_the_responses_api_gets_it_as_input_image(alice: Alice) -> None:
             alice.turn(running, "go on then")
     assert _responses(server.requests[0]) == [PICTURE]
     assert _responses(server.requests[1]) == [], "it may be why the provider refused"
-    assert "nobody answered" in json.dumps(server.requests[1])
+    assert "never answered" in json.dumps(server.requests[1])
 
 
 def test_a_conversation_with_pictures_goes_on_with_a_model_that_does_not_see(alice: Alice) -> None:

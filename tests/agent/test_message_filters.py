@@ -297,7 +297,7 @@ def test_nothing_is_fetched_for_a_conversation_whatever_way_it_came_in(
         assert json.dumps(sent).count("left out here") == 3 * len(items)
         assert trap.address not in json.dumps(sent)
         assert "look at these" in json.dumps(sent)
-        assert f"{3 * len(items)} files by address left out" in said.stderr
+        assert f"{3 * len(items)} files with an address left out" in said.stderr
     assert trap.requests == []
 
 
@@ -309,7 +309,7 @@ def test_a_picture_of_the_public_internet_is_still_passed_on(door: Door, monkeyp
         with provider(Text(["Fine."])) as server:
             said = _chat(door.deepctl, monkeypatch, server, model).ok()
         assert address in json.dumps(server.requests)
-        assert "by address" not in said.stderr
+        assert "with an address" not in said.stderr
 
 
 def test_a_document_that_a_client_would_fetch_itself_is_left_out_for_that_client(

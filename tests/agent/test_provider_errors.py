@@ -95,7 +95,7 @@ UNFIT = [
     (400, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set', "-call-parser"),
     (500, "tools param requires --jinja flag", "--jinja"),
     (500, "tool_choice param requires --jinja flag", "--jinja"),
-    (400, "registry.ollama.ai/library/gemma:2b does not support tools", "calling tools"),
+    (400, "registry.ollama.ai/library/gemma:2b does not support tools", "call tools"),
     (404, "No endpoints found that support tool use. To learn more", "calling tools"),
     (400, "`tool calling` is not supported with this model", "calling tools"),
     (404, "No models loaded. Please load a model in the developer page.", "Load the model"),
@@ -318,10 +318,10 @@ def test_an_address_without_a_version_probably_lacks_v1(
     ("error", "words"),
     [
         (ContentFilterError("Content filter triggered. Finish reason: 'refusal'", '[{"parts": []}]'), "content filter"),
-        (UnexpectedModelBehavior("Model token limit (9) exceeded before any response", None), "limit of its length"),
+        (UnexpectedModelBehavior("Model token limit (9) exceeded before any response", None), "maximum length"),
         (
             IncompleteToolCall("Model token limit (9) exceeded while generating a tool call", "{}"),
-            "limit of its length",
+            "maximum length",
         ),
         (UnexpectedModelBehavior("Odd", '{"parts": [{"message": "x"}]}'), "(Odd)"),
     ],
@@ -338,7 +338,7 @@ def test_a_reason_to_stop_is_told_in_a_sentence_without_json(error: Exception, w
     ("reply", "words"),
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "what is not HTTP"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "HTTP that cannot be read"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "invalid HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 8\r\n\r\ngarbage!", "decompressed"),
     ],
 )

@@ -126,7 +126,7 @@ def test_a_group_of_the_user_alone_may_write(tmp_path: Path) -> None:
         os.chown(tmp_path, 0, 54321)  # a group that nobody knows
         found = ownership.examine(str(tmp_path))
         assert found is not None
-        assert found.help == f"Take that from them: chmod go-w {tmp_path}"
+        assert found.help == f"Remove their permission: chmod go-w {tmp_path}"
         assert shared
 
 

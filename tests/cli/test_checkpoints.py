@@ -417,7 +417,7 @@ def test_what_is_excluded_is_neither_kept_nor_touched(deepctl: InProcess, home: 
 def test_what_cannot_be_kept_is_said(alice: Alice) -> None:
     os.mkfifo(alice.workspace / "fifo")
     saved = alice("save").ok()
-    assert "Not kept: fifo (a FIFO)." in saved.stderr
+    assert "Not stored: fifo (a FIFO)." in saved.stderr
     assert alice("show", saved.stdout.strip(), "--json").ok().json["unkept"] == [{"path": "fifo", "reason": "a FIFO"}]
     alice("rewind", "~3", "--exact").ok()
     assert (alice.workspace / "fifo").exists()
@@ -523,7 +523,7 @@ def test_a_file_that_force_takes_back_is_listed_once(alice: Alice) -> None:
     (alice.workspace / "a.txt").write_text("mine")
     lines = alice("rewind", "~2", "--force").ok().stdout.splitlines()
     listed = [line.strip() for line in lines if line.startswith("  ") and "a.txt" in line]
-    assert listed == ["restored  a.txt (what was there is in the checkpoint before this)"]
+    assert listed == ["restored  a.txt (the checkpoint before this one contains the earlier state)"]
 
 
 def test_dry_run_merges_notebooks_as_the_rewind_does(alice: Alice) -> None:

@@ -30,18 +30,18 @@ MISSING = "/nonexistent/bwrap"
 APPROVE = ("ask", "auto", "never")
 PLACES = ("auto", "auto, missing", "bubblewrap", "none")
 
-UNASKED = "commands run unsandboxed, with your own rights and the network, without asking"
-ASKED = "commands run unsandboxed, with your own rights and the network, and each is asked about"
-NEVER = "commands are refused: unsandboxed, each needs a yes, and `approve` is `never`"
-NOBODY = "commands are refused: unsandboxed, each needs a yes, and there is no terminal to ask at"
-NO_SHELL = "no shell: there is no sandbox for commands, and no terminal at which to ask about them"
+UNASKED = "commands run unsandboxed, with your rights and the network, without approval requests"
+ASKED = "commands run unsandboxed, with your rights and the network, each after an approval request"
+NEVER = "commands are refused: unsandboxed, each needs an approval, and `approve` is `never`"
+NOBODY = "commands are refused: unsandboxed, each needs an approval, and there is no terminal for approval requests"
+NO_SHELL = "no shell: there is no sandbox for commands, and no terminal for approval requests"
 CONFINED = "commands run in bubblewrap, without the network"
 
 
 def _doctor_says(approve: str, place: str) -> str:
     if place == "none":
         return {"auto": UNASKED, "never": NEVER}.get(
-            approve, f"{ASKED}; without a terminal, what is asked about is refused"
+            approve, f"{ASKED}; without a terminal, approval requests are refused"
         )
     if place == "auto, missing":
         return NEVER if approve == "never" else f"{ASKED}; without a terminal there is no shell"
@@ -135,10 +135,10 @@ def _said(statement: str, kind: str) -> str:
             said = other.partition(kind)[2]
             if "refused" in said:
                 return "refused"
-            return "asked" if "is asked about" in said or "after a yes" in said else "run"
+            return "asked" if "after an approval request" in said or "after an approval" in said else "run"
     if usual.startswith(("commands are refused", "no shell")):
         return "refused"
-    return "asked" if usual.endswith("each is asked about") else "run"
+    return "asked" if usual.endswith("each after an approval request") else "run"
 
 
 async def _outcomes(engine: Engine[Chat], root: Path) -> dict[str, str]:
@@ -236,7 +236,7 @@ def test_a_chat_without_a_sandbox_says_what_its_rules_make_of_a_command(
     events = deepctl("chat", "--json", "--approve", approve, "run echo hi").ok().events
     told = events[0]["notice"].lower()
     assert _said(told.rstrip("."), "allows" if "rules" in execute else "") == ("run" if runs else "refused")
-    assert ("unsandboxed, with your own rights and the network, without asking" in told) == runs
+    assert ("unsandboxed, with your rights and the network, without approval requests" in told) == runs
     assert events[0]["network"]
     assert any(event["type"] == "tool_result" and "hi" in event["content"] for event in events) == runs
 

@@ -23,7 +23,7 @@ class FixedCandidates:
 
     commands = (
         SlashCommand("/rewind", "[REF]", "Go back.", "", _run, "reference"),
-        SlashCommand("/resume", "[NAME]", "Go on in another session.", "", _run, "session"),
+        SlashCommand("/resume", "[NAME]", "Continue another session.", "", _run, "session"),
         SlashCommand("/only", "WHAT", "One part.", "", _run, "choice:files,memory"),
         SlashCommand("/open", "PATH", "A file.", "", _run, "path"),
         SlashCommand("/help", "", "What there is.", "", _run),
@@ -62,7 +62,7 @@ def texts(text: str, root: Path) -> list[str]:
 def test_a_slash_offers_commands_with_what_they_do(workspace: Path) -> None:
     assert list(matches("/re", FixedCandidates(workspace))) == [
         Match(3, "/rewind ", "/rewind [REF]", "Go back."),
-        Match(3, "/resume ", "/resume [NAME]", "Go on in another session."),
+        Match(3, "/resume ", "/resume [NAME]", "Continue another session."),
     ]
     assert texts("/he", workspace) == ["/help"]
 

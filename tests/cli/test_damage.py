@@ -86,7 +86,7 @@ def test_a_message_that_is_not_one_is_left_out(deepctl: InProcess, sessions: Pat
     path.write_bytes(path.read_bytes() + sealed_lines.seal(entry))
     assert deepctl("sessions", "show", "bad").code == 0
     assert deepctl("sessions", "list").code == 0
-    assert "could not be understood" in deepctl("chat", "--session", "bad", "hello").ok().stderr
+    assert "invalid message" in deepctl("chat", "--session", "bad", "hello").ok().stderr
 
 
 @pytest.mark.parametrize("parent", ["x", {"log": 5, "offset": 1}, {"log": "a"}, {"log": "../x", "offset": 1}])

@@ -69,7 +69,7 @@ def test_a_machine_without_anything_is_well_and_stays_without(deepctl: InProcess
     names = [check["name"] for check in found]
     assert {"versions", "packages", "root", "config", "disk", "sandbox", "model"} <= set(names)
     assert all("profile" not in check for check in found)
-    assert "not made yet" in _of(found, "root")[0]["found"]
+    assert "not created yet" in _of(found, "root")[0]["found"]
     assert not home.exists()
     assert not home.with_name("config").exists()
 
@@ -85,7 +85,7 @@ def test_a_healthy_profile_is_told_in_full_and_not_touched(deepctl: InProcess, a
     assert told["model"] == "offline: needs no key"
     assert told["lock"] == "free"
     assert told["sessions"] == "2 sessions, 3 turns, 12 messages"
-    assert re.fullmatch(r"\d+ checkpoints, 0 labels; .*verify`", told["checkpoints"])
+    assert re.fullmatch(r"\d+ checkpoints, 0 labels; .*verify` reads their contents", told["checkpoints"])
     assert re.match(r"[\d.]+ KiB: (\w+ [\d.]+ (KiB|B)(, |$)){4,}", told["space"])
     assert _everything(home) == before
 
@@ -95,7 +95,7 @@ def test_a_root_whose_owner_may_not_write_there_is_named_with_its_mode(deepctl: 
     home.chmod(0o500)
     (check,) = _of(_all(deepctl("doctor", "--json")), "root")
     home.chmod(0o700)
-    assert (check["status"], check["hint"]) == ("problem", f"It should be yours alone: chmod 700 {home}")
+    assert (check["status"], check["hint"]) == ("problem", f"Only you should have access: chmod 700 {home}")
 
 
 def test_versions_are_those_that_are_installed(deepctl: InProcess) -> None:
@@ -244,7 +244,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]], str]] =
         "is in format 9",
     ),
     "a damaged line of a log": (lambda alice: _flip(_log(alice), 300), [("sessions", "problem")], "checksum"),
-    "a log that was cut short by a kill": (lambda alice: _torn(_log(alice)), [("sessions", "warning")], "cut short"),
+    "a log that was cut short by a kill": (lambda alice: _torn(_log(alice)), [("sessions", "warning")], "cut off"),
     "a log that is gone": (
         lambda alice: _log(alice).unlink(),
         [("sessions", "problem"), ("checkpoints", "problem")],
@@ -260,27 +260,27 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]], str]] =
     "a file that others can read": (
         lambda alice: _log(alice).chmod(0o644),
         [("rights", "warning")],
-        "others of this machine",
+        "other users of this machine",
     ),
     "a directory that others can read": (
         lambda alice: (alice / "checkpoints").chmod(0o755),
         [("rights", "warning")],
-        "others of this machine",
+        "other users of this machine",
     ),
     "a file that cannot be written": (
         lambda alice: (alice / "checkpoints/ledger.jsonl").chmod(0o400),
         [("rights", "problem")],
-        "their owner may not use",
+        "not accessible to their owner",
     ),
     "a link in the place of a directory": (
         lambda alice: _replace(alice / "cache", lambda path: path.symlink_to("/etc")),
         [("rights", "problem")],
-        "not what should be there",
+        "not created by deepctl",
     ),
     "a link in the place of a file": (
         lambda alice: _replace(_log(alice), lambda path: path.symlink_to("/etc/passwd")),
         [("rights", "problem"), ("sessions", "problem"), ("checkpoints", "problem")],
-        "not what should be there",
+        "not created by deepctl",
     ),
     "a file in the place of a directory": (
         lambda alice: _replace(alice / "sessions", lambda path: path.write_text("x")),
@@ -452,14 +452,14 @@ class TestLocks:
             if holding.stdout is not None:
                 holding.stdout.close()
         (check,) = _of(_all(deepctl("doctor", "--json")), "lock", "alice")
-        assert check["found"].startswith("free; what stands in it is of a command that was killed")
+        assert check["found"].startswith("free; its text is from a command that was killed")
 
     @pytest.mark.parametrize(
         ("said", "told"),
         [
-            (b'{"pid": 4194300, "command": "chat", "since": "x"}\n', "not there any more"),
-            (b"rubbish", "by whom cannot be told"),
-            (b'{"pid": -1, "command": "chat", "since": "x"}\n', "by whom cannot be told"),
+            (b'{"pid": 4194300, "command": "chat", "since": "x"}\n', "has ended"),
+            (b"rubbish", "the holder is unknown"),
+            (b'{"pid": -1, "command": "chat", "since": "x"}\n', "the holder is unknown"),
             (b'{"pid": 99999999999999999999, "command": "chat", "since": "x"}\n', "held"),
         ],
     )
@@ -498,7 +498,7 @@ class TestModel:
     def test_a_key_is_looked_for_and_never_shown(self, deepctl: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DEEPCTL_MODEL", "anthropic:claude-sonnet-4-6")
         found = self._model(deepctl)
-        assert (found["status"], "no key in sight" in found["found"]) == ("warning", True)
+        assert (found["status"], "no key found" in found["found"]) == ("warning", True)
         assert found["hint"] == "Set $ANTHROPIC_API_KEY."
         for blank in ("", " "):
             monkeypatch.setenv("ANTHROPIC_API_KEY", blank)

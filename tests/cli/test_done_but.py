@@ -68,7 +68,7 @@ class FromThen(Counter):
         return called
 
 
-_CLAIMS = ("It is done", "is deleted", "out of sight", "else is gone")
+_CLAIMS = ("It is done", "is deleted", "out of sight", "else was deleted")
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +151,9 @@ def test_an_error_of_the_disk_says_whether_the_command_is_done(
         assert result.code in (0, 8), where
         now = _seen(home, command)
         claims_done = any(
-            text in result.stderr for text in ("It is done", "is deleted", "out of sight", "else is gone")
+            text in result.stderr for text in ("It is done", "is deleted", "out of sight", "else was deleted")
         )
-        claims_later = "finishes it" in result.stderr or "removes what is left" in result.stderr
+        claims_later = "finishes it" in result.stderr or "removes the rest" in result.stderr
         deepctl("checkpoints", "save", "--user", "renamed" if now == "renamed" else "default")
         later = _seen(home, command)
         if result.code == 0:

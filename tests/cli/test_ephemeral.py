@@ -102,7 +102,7 @@ def test_one_command_does_not_know_of_another(deepctl: InProcess, home: Path) ->
 def test_two_turns_at_a_terminal_know_of_each_other_and_nothing_is_kept(untouched: None) -> None:
     terminal = Terminal("chat", "--ephemeral")
     terminal.prompt(name="ephemeral")
-    assert "Nothing of this is kept" in terminal.screen
+    assert "Nothing in this chat is stored" in terminal.screen
     terminal.type("remember tea\r")
     terminal.expect("Remembered.")
     terminal.prompt(name="ephemeral")

@@ -75,7 +75,7 @@ def test_another_name_is_told_as_an_event(deepctl: InProcess, place: Path, works
     deepctl("chat", *ALICE, "write a.txt: theirs").ok()
     (place / "a.txt").write_text("mine\n")
     events = deepctl("chat", *ALICE, "--json", "--file", str(place / "a.txt"), "read a-2.txt").ok().events
-    notice = "The workspace has another file of that name: the copy of a.txt is called a-2.txt."
+    notice = "The workspace already has another file of that name: the copy of a.txt is called a-2.txt."
     assert [event["message"] for event in events if event["type"] == "notice"] == [notice]
     assert [event["type"] for event in events][:2] == ["start", "notice"]
     assert "mine" in events[-1]["output"]
@@ -143,7 +143,7 @@ def test_what_the_rules_deny_is_not_sent_and_the_user_is_told(
     with provider(Text(["Fine."])) as server:
         result = deepctl("chat", *ALICE, *_openai(server, monkeypatch), "see @private.txt").ok()
     assert "hidden words" not in json.dumps(server.requests[0])
-    assert result.stderr == "private.txt is not sent: the rules of this profile do not let it be read.\n"
+    assert result.stderr == "private.txt is not sent: the rules of this profile do not allow reading it.\n"
 
 
 def test_a_large_picture_survives_everything_that_is_done_with_a_session(

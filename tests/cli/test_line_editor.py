@@ -363,7 +363,7 @@ def test_ctrl_x_ctrl_e_edits_in_a_private_file_that_is_gone_afterwards(
     broken = start(EDITOR=str(program), VISUAL="", SEEN=str(seen), STATUS="3")
     broken.prompt()
     broken.type("draft\x18\x05")
-    broken.expect("The editor failed (exit status 3); the line is as it was.")
+    broken.expect("The editor failed (exit status 3); the line is unchanged.")
     broken.prompt("alice> draft")
 
 

@@ -69,7 +69,7 @@ def test_an_empty_notebook_is_no_error_and_an_unknown_one_is(deepctl: InProcess)
     deepctl("profiles", "create", "alice").ok()
     empty = deepctl("memory", "show", "--user", "alice").ok()
     assert empty.stdout == ""
-    assert "Nothing is noted" in empty.stderr
+    assert "The memory of profile alice is empty" in empty.stderr
     assert deepctl("memory", "show", "--user", "alice", "--json").ok().json["files"] == []
     for arguments in (("show", "nope"), ("show", "--agent", "nobody"), ("list", "--agent", "nobody")):
         result = deepctl("memory", *arguments, "--user", "alice", "--json")
@@ -84,7 +84,7 @@ def test_an_empty_notebook_is_no_error_and_an_unknown_one_is(deepctl: InProcess)
 
 def test_a_note_is_appended_as_it_is_and_nothing_else_changes(deepctl: InProcess, notebook: Path) -> None:
     notebook.write_bytes(b"- tea\r\nno end \xff")
-    assert deepctl("memory", "add", "  *by hand*  ").ok().stdout == "Noted in MEMORY.md.\n"
+    assert deepctl("memory", "add", "  *by hand*  ").ok().stdout == "Added to MEMORY.md.\n"
     assert notebook.read_bytes() == b"- tea\r\nno end \xff\n  *by hand*  \n"
 
 
@@ -294,7 +294,7 @@ def test_what_is_not_found_is_no_error_and_what_is_no_query_is(deepctl: InProces
         assert deepctl("memory", "search", *arguments).code == 2, arguments
     terminal = Terminal("memory", "search", "coffee")
     assert terminal.wait() == 0
-    assert "Nothing was found." in terminal.screen
+    assert "No match." in terminal.screen
 
 
 # Forgetting

@@ -115,7 +115,7 @@ def test_what_the_agent_noted_meanwhile_is_merged(
     _write(editor, f'{" ".join(process.argv)} chat "remember coffee" >/dev/null 2>&1; printf "mine\\n" >> "$file"')
     said = deepctl("memory", "edit").ok()
     assert sorted(notebook.read_text().splitlines()) == ["- coffee", "- tea", "mine"]
-    assert "both changes are in it" in said.stderr
+    assert "it contains both changes" in said.stderr
     assert said.stdout.startswith("Changed MEMORY.md (+1 -0)")
 
 

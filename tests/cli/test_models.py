@@ -210,10 +210,10 @@ def test_where_ollama_is(environment: dict[str, str], url: str) -> None:
         (b"{", 200, {}, "not JSON"),
         (b"[" * 200_000, 200, {}, "not JSON"),
         (b"\xff", 200, {}, "not JSON"),
-        ([], 200, {}, "no list of models"),
-        ({"data": "x"}, 200, {}, "no list of models"),
+        ([], 200, {}, "not a list of models"),
+        ({"data": "x"}, 200, {}, "not a list of models"),
         ({}, 500, {}, "HTTP 500"),
-        ({}, 302, {"Location": "http://127.0.0.1:1/secret"}, "points elsewhere"),
+        ({}, 302, {"Location": "http://127.0.0.1:1/secret"}, "redirects elsewhere"),
         (b'{"data": [' + b" " * (2 << 20) + b"]}", 200, {}, "too large"),
     ],
     ids=lambda value: repr(value)[:20],
@@ -266,10 +266,10 @@ def test_at_a_terminal_it_says_who_answers_and_how_to_choose(monkeypatch: pytest
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     terminal = Terminal("models", columns=100)
     try:
-        terminal.expect("offline answers (from the default).")
+        terminal.expect("The model is offline (from the default).")
         terminal.expect("Connection refused")
         terminal.expect("$OPENAI_API_KEY is set")
-        terminal.expect("deepctl config set model NAME` for good")
+        terminal.expect("deepctl config set model NAME` permanently")
         assert terminal.wait() == 0
     finally:
         terminal.close()

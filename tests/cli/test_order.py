@@ -53,7 +53,7 @@ def test_what_is_said_about_a_result_comes_after_it(alice: None, deepctl: InProc
     for arguments, first in (
         (("checkpoints", "fork", "~1", "other"), "Session other begins"),
         (("sessions", "import", session, "--as", "third"), "Imported session"),
-        (("memory", "add", "x"), "Noted in"),
+        (("memory", "add", "x"), "Added to"),
         (("memory", "forget", "x", "--yes"), "MEMORY.md:1"),
         (("sessions", "delete", "first", "--dry-run"), "Would delete session"),
     ):

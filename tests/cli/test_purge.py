@@ -93,7 +93,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(alice: Alice) -> None:
     assert text.splitlines() == [
         f"MEMORY.md:1: - the {_TEXT}",
         "Would purge 1 line in 1 notebook and 2 versions of notebooks in 6 checkpoints.",
-        "It would still be in:",
+        "The text would still be in:",
         "  session main: 6 messages",
         "  file a.txt",
         "  file a.txt in checkpoints: 2 checkpoints",
@@ -167,7 +167,7 @@ def test_at_a_terminal_the_profiles_name_is_typed(alice: Alice) -> None:
     assert alice.everything() == before
     agreed = Terminal("memory", "forget", _TEXT, "--purge", "--user", "alice")
     agreed.expect(f"MEMORY.md:1: - the {_TEXT}")
-    agreed.expect("Purge 1 line in 1 notebook and 2 versions of notebooks in 6 checkpoints, for good?")
+    agreed.expect("Purge 1 line in 1 notebook and 2 versions of notebooks in 6 checkpoints permanently?")
     agreed.type("alice\r")
     agreed.expect("Purged 1 line in 1 notebook")
     agreed.expect("session main: 6 messages")

@@ -212,7 +212,7 @@ def test_ctrl_c_in_mid_answer_keeps_what_came_and_says_so(opened: Open, gate: th
         terminal.type("\x03")
         terminal.expect("Stopped")
         terminal.prompt()
-        assert "alice> go\nFirst words.\n\nStopped; what was complete is kept.\n\nalice>" in terminal.screen
+        assert "alice> go\nFirst words.\n\nStopped; completed steps are kept.\n\nalice>" in terminal.screen
         # Said once, in place of the toolbar, and gone with the next key.
         assert terminal.screen.count("Ctrl-C again leaves") == 1
         gate.set()
@@ -328,7 +328,7 @@ def test_tools_are_a_line_each_and_details_show_all_of_them(opened: Open) -> Non
         terminal = opened(*NO_SANDBOX, "--approve", "auto", server=server, columns=80, rows=50)
         terminal.prompt()
         terminal.type("/details\r")
-        terminal.expect("No tool has been called since this chat began.")
+        terminal.expect("No tool has been called in this chat yet.")
         terminal.prompt()
         terminal.type("go\r")
         terminal.expect("Done.")
@@ -376,7 +376,7 @@ def test_a_model_without_a_key_is_told_above_the_prompt_and_another_one_mends_it
     terminal.expect("Hint: /model NAME", times=2)
     terminal.prompt()
     terminal.type("/model offline\r")
-    terminal.expect("offline answers from now on.")
+    terminal.expect("The model is now offline.")
     terminal.prompt()
     terminal.type("hello\r")
     terminal.expect("earlier turn")
@@ -418,7 +418,7 @@ def test_a_file_that_is_named_and_not_there_is_told_about(opened: Open, home: Pa
     terminal.expect("here.txt")
     terminal.prompt()
     terminal.type('look at @here.txt, me@there.org, @nothere and @"not here.txt".\r')
-    terminal.expect('Not in the workspace, so sent as written: @nothere, @"not here.txt"\n')
+    terminal.expect('Not in the workspace, so sent unchanged: @nothere, @"not here.txt"\n')
     terminal.expect("earlier turn")
     terminal.prompt()
     _ends_in_order(terminal)

@@ -21,7 +21,7 @@ def workspace(deepctl: InProcess, home: Path) -> Path:
 @pytest.fixture(params=[120, 60])
 def picker(workspace: Path, request: pytest.FixtureRequest) -> Iterator[Terminal]:
     terminal = Terminal("checkpoints", "rewind", "--user", "alice", columns=request.param)
-    terminal.expect("Enter takes, Esc leaves")
+    terminal.expect("Enter selects, Esc leaves")
     yield terminal
     terminal.close()
 
@@ -30,7 +30,7 @@ def test_what_a_narrow_window_does_not_hold_is_cut_with_a_sign(workspace: Path) 
     terminal = Terminal("checkpoints", "rewind", "--user", "alice", columns=36)
     terminal.expect("1 turn would…")
     lines = terminal.screen.splitlines()
-    assert any(line.startswith("To where? (Enter takes, Esc leaves)") for line in lines)
+    assert any(line.startswith("To where? (Enter selects, Esc leaves)") for line in lines)
     assert all(line.endswith("…") for line in lines if "turn 2, after" in line or "would change" in line)
     terminal.type("q")
     assert terminal.wait() == 130
@@ -46,7 +46,7 @@ def test_the_turn_before_the_last_is_offered_first_and_enter_takes_it(
     picker.expect("Rewound session main")
     picker.expect("> remember I like tea")
     assert picker.wait() == 0
-    assert "Enter takes" not in picker.screen, "the list is gone when something was chosen"
+    assert "Enter selects" not in picker.screen, "the list is gone when something was chosen"
     assert (workspace / "b.txt").exists()
     assert "like tea" not in deepctl("memory", "show", "--user", "alice").ok().stdout
 
@@ -69,7 +69,7 @@ def test_arrows_move_and_the_preview_follows(picker: Terminal, workspace: Path) 
 def test_leaving_touches_nothing(picker: Terminal, workspace: Path, key: str) -> None:
     picker.expect("1 turn would")
     picker.type(key)
-    picker.expect("Nothing was chosen")
+    picker.expect("No checkpoint was chosen")
     assert picker.wait() == 130
     assert (workspace / "a.txt").read_text() == "two"
 

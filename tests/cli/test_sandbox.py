@@ -84,13 +84,13 @@ def test_auto_without_a_sandbox_asks_about_every_command_at_a_terminal(
     monkeypatch.setenv("DEEPCTL_BWRAP", MISSING)
     terminal = Terminal("chat", "--user", "alice", "--approve", "auto")
     terminal.prompt()
-    terminal.expect("each is asked about")
+    terminal.expect("each after an approval request")
     terminal.type("run touch one\r")
     terminal.expect("Allow it?")
     terminal.type("t")
     terminal.expect("Reason for the agent?")
     terminal.type("because of reasons\r")
-    terminal.expect("They say: because of reasons")
+    terminal.expect("The reason: because of reasons")
     terminal.prompt()
     terminal.type("run touch two\r")
     terminal.expect("Allow it?", times=2)
@@ -112,7 +112,7 @@ def test_a_planted_bwrap_is_never_run(deepctl: InProcess, home: Path, monkeypatc
     monkeypatch.setenv("DEEPCTL_BWRAP", str(workspace / "bwrap"))
     result = deepctl("chat", *BUBBLEWRAP, "run pwd")
     assert result.code == 6
-    assert "where agents write" in result.stderr
+    assert "where agents can write" in result.stderr
 
 
 def test_the_settings_choose_the_sandbox_and_its_limits(deepctl: InProcess, home: Path) -> None:
@@ -133,7 +133,7 @@ def test_nobody_to_ask_is_said_at_the_start(deepctl: InProcess) -> None:
     assert "refused" in deepctl("chat", "--sandbox", "none", "hello").ok().stderr
     allowed = deepctl("chat", "--json", "--sandbox", "none", "--approve", "auto", "run true").ok()
     assert allowed.events[0]["questions"] == "allowed"
-    assert "without asking" in allowed.events[0]["notice"]
+    assert "without approval requests" in allowed.events[0]["notice"]
 
 
 def test_the_network_is_there_only_if_asked_for(deepctl: InProcess) -> None:
@@ -343,10 +343,10 @@ class TestDocker:
     def test_a_container_of_somebody_elses_is_never_touched(self, deepctl: InProcess, alice: str) -> None:
         docker.docker("create", "--name", alice, docker.IMAGE, "true")
         try:
-            assert "did not make it" in deepctl("chat", "--user", "alice", "run true").ok().stdout
+            assert "did not create" in deepctl("chat", "--user", "alice", "run true").ok().stdout
             refused = deepctl("sandbox", "remove", "--user", "alice")
             assert refused.code == 6
-            assert "did not make it" in refused.stderr
+            assert "did not create" in refused.stderr
             assert docker.exists(alice)
         finally:
             docker.docker("rm", alice)

@@ -92,7 +92,7 @@ def test_rename_to_another_spelling_or_the_same_name_is_done(deepctl: InProcess,
     deepctl("sessions", "rename", "main", "Main", "-u", "alice").ok()
     assert _names(deepctl) == {"Main", "trip"}
     said = deepctl("sessions", "rename", "main", "Main", "-u", "alice").ok()
-    assert said.stdout == "Session Main is called that already.\n"
+    assert said.stdout == "Session Main already has this name.\n"
 
 
 def test_rename_refuses_a_taken_name_and_what_is_none(deepctl: InProcess, alice: Path) -> None:
@@ -121,7 +121,7 @@ def test_delete_says_what_goes_and_needs_a_yes(deepctl: InProcess, alice: Path) 
     assert refused.code == 6
     assert "2 turns" in refused.stderr
     assert "good" in refused.stderr
-    assert "workspace stays" in refused.stderr
+    assert "workspace keeps" in refused.stderr
     assert deepctl("sessions", "delete", "main", "-u", "alice", "--json").error["code"] == "needs_yes"
     foretold = deepctl("sessions", "delete", "main", "-u", "alice", "--dry-run", "--json").ok().json
     assert foretold["dry_run"]
@@ -156,7 +156,7 @@ def test_delete_is_refused_if_the_session_went_on_meanwhile(deepctl: InProcess, 
     deepctl("chat", "-u", "alice", "-s", "main", "one more thing").ok()
     terminal.type("y\r")
     assert terminal.wait() == 6
-    assert "has changed meanwhile" in terminal.screen
+    assert "changed in the meantime" in terminal.screen
     assert _names(deepctl) == {"main", "trip"}
 
 
@@ -213,7 +213,7 @@ def test_search_without_a_match_is_no_error(deepctl: InProcess, alice: Path) -> 
     assert deepctl("sessions", "search", "coffee", "-u", "alice", "--json").ok().json["matches"] == []
     terminal = Terminal("sessions", "search", "coffee", "-u", "alice")
     assert terminal.wait() == 0
-    assert "Nothing in the sessions of profile alice matches." in terminal.screen
+    assert "No message in the sessions of profile alice matches." in terminal.screen
 
 
 def test_search_highlights_at_a_terminal_and_fits_it(deepctl: InProcess, alice: Path) -> None:
@@ -367,7 +367,7 @@ def test_both_exports_refuse_the_same_places_in_the_same_words(
 def test_the_hint_about_a_directory_can_be_pasted(deepctl: InProcess, alice: Path, tmp_path: Path) -> None:
     export = ("sessions", "export", "main", "-u", "alice", "--json", "-o", str(tmp_path / "it's new" / "deep" / "x"))
     hint = deepctl(*export).error["hint"]
-    subprocess.run(hint.removeprefix("Make it first: "), shell=True, check=True)
+    subprocess.run(hint.removeprefix("Create it first: "), shell=True, check=True)
     deepctl(*export).ok()
 
 
@@ -424,7 +424,7 @@ def test_a_redacted_export_has_no_key_and_no_home_and_is_imported(
     assert KEY not in done.stdout
     assert "/home/alice" not in done.stdout
     assert "~/x" in done.stdout
-    assert "Taken out: " in done.stderr
+    assert "Removed " in done.stderr
     assert KEY not in deepctl("sessions", "export", "main", "-u", "alice", "--redact", "-f", "markdown").ok().stdout
     trip = deepctl("sessions", "export", "trip", "-u", "alice", "--redact").ok().stdout
     assert "[SOME_TOKEN]" in trip
@@ -442,7 +442,7 @@ def test_a_damaged_session_is_exported_as_far_as_it_goes_and_said(deepctl: InPro
     assert "line 4" in done.stderr
     assert [one["line"] for one in json.loads(done.stdout)["damaged"]] == [4]
     imported = deepctl("sessions", "import", "-", "-u", "bob", stdin=done.stdout.encode()).ok()
-    assert "It was damaged" in imported.stderr
+    assert "The session was damaged" in imported.stderr
 
 
 def _edited(raw: str, edit: Any) -> bytes:
@@ -460,7 +460,7 @@ def _first_part(document: Any) -> Any:
 HOSTILE: dict[str, tuple[Any, int]] = {
     "a part of no kind": (lambda it: _first_part(it).update(part_kind="x"), 5),
     "a prompt that is a number": (lambda it: _first_part(it).update(content=5), 5),
-    "a time that is none": (lambda it: _first_part(it).update(timestamp="soon"), 5),
+    "an invalid time": (lambda it: _first_part(it).update(timestamp="soon"), 5),
     "a call without a name": (
         lambda it: it["messages"][1]["message"].update(parts=[{"part_kind": "tool-call", "args": {}}]),
         5,

@@ -92,7 +92,7 @@ def test_going_back_and_forth_moves_files_and_puts_the_prompt_back(
 ) -> None:
     workspace = home / "profiles/alice/workspace"
     chat = opened()
-    assert "There is no turn to take back" in chat("/retry")
+    assert "There is no turn to undo" in chat("/retry")
     assert "no sessions yet" in chat("/rewind ~1")
     chat("write a.txt: one")
     chat("write b.txt: two")
@@ -111,12 +111,12 @@ def test_going_back_and_forth_moves_files_and_puts_the_prompt_back(
     assert "came back" in chat("/undo")
     assert (workspace / "b.txt").exists()
     # Escape in the list of checkpoints leaves everything as it is.
-    chat.until("/rewind", "Enter takes, Esc leaves")
+    chat.until("/rewind", "Enter selects, Esc leaves")
     chat.terminal.expect("1 turn would leave")
     chat.terminal.type("\x1b")
     chat.terminal.prompt()
-    assert "Nothing was chosen" in chat.terminal.screen
-    chat.until("/rewind", "Enter takes, Esc leaves")
+    assert "No checkpoint was chosen" in chat.terminal.screen
+    chat.until("/rewind", "Enter selects, Esc leaves")
     chat.terminal.expect("1 turn would leave")
     chat.terminal.type("j\r")
     chat.draft("write a.txt: one")
@@ -126,7 +126,7 @@ def test_going_back_and_forth_moves_files_and_puts_the_prompt_back(
     assert "Rewound" in chat("/rewind ~1 --only files")
     assert not (workspace / "b.txt").exists()
     chat("/undo")
-    assert "is gone" not in chat("/checkpoints verify")
+    assert "no longer exists" not in chat("/checkpoints verify")
     # What somebody else changed is not lost.
     (workspace / "b.txt").write_text("mine")
     refused = chat("/retry")
@@ -152,7 +152,7 @@ def test_undo_asks_before_turns_said_since_go(opened: Callable[..., Chat], deepc
     assert "1 turn (3 messages) left" in chat("/undo")
     for prompt in ("three", "four"):
         chat(prompt)
-    question = "Undo the last rewind of session main? 2 turns said since then would leave it. [y/N]"
+    question = "Undo the last rewind of session main? 2 turns made since then would leave the session. [y/N]"
     chat.until("/checkpoints undo", question)
     chat.terminal.type("n\r")
     chat.terminal.expect("Declined; nothing was done.")
@@ -182,7 +182,7 @@ def test_the_last_turn_is_said_again(opened: Callable[..., Chat], deepctl: InPro
     # It was said in another conversation.
     again = chat("/retry")
     assert "Remembered." in again
-    assert "Saying it again: remember tea" in again
+    assert "Sending the prompt again: remember tea" in again
     assert "Rewound" not in again
     assert deepctl("memory", "show", "--user", "alice").stdout == "- tea\n"
     chat("hello")
@@ -192,10 +192,10 @@ def test_the_last_turn_is_said_again(opened: Callable[..., Chat], deepctl: InPro
         assert "Another process is working" in chat("hello")
     # The turn that did not even begin is not in the session, and the one before it stays there.
     again = chat("/retry")
-    assert "Nothing of the last turn was kept" in again
+    assert "No part of the last turn was stored" in again
     assert "2 earlier turns" in again
     deepctl("chat", "--user", "alice", "from elsewhere").ok()
-    assert "something else was said in it since" in chat("/retry")
+    assert "another prompt was sent since" in chat("/retry")
     titles = deepctl("sessions", "show", "--user", "alice").stdout
     assert titles.count("> hello") == 2
     assert "> from elsewhere" in titles
@@ -212,7 +212,7 @@ def test_a_turn_whose_model_failed_is_said_again_by_another_model(
     chat = opened("--user", "alice", "--model", "openai-chat:none")
     chat("hello")
     assert "failed" in chat.terminal.screen
-    assert "offline answers from now on" in chat("/model offline")
+    assert "The model is now offline" in chat("/model offline")
     assert "0 earlier turns" in chat("/retry")
     assert deepctl("sessions", "show", "--user", "alice").stdout.count("> hello") == 1
     assert chat.terminal.leave() == 0
@@ -222,20 +222,20 @@ def test_sessions_are_begun_switched_forked_renamed_and_deleted(
     opened: Callable[..., Chat], deepctl: InProcess, tmp_path: Path
 ) -> None:
     chat = opened()
-    assert "begins a new session" in chat("/new")
-    assert "begins session first" in chat("/new first")
+    assert "starts a new session" in chat("/new")
+    assert "starts session first" in chat("/new first")
     assert "session first (new)" in chat.toolbar
-    assert "has not begun yet" in chat("/rewind ~1")
-    assert "has not begun yet" in chat("/compact")
+    assert "has not started yet" in chat("/rewind ~1")
+    assert "has not started yet" in chat("/compact")
     chat("hello")
     assert "session first" in chat.toolbar
     assert "already" in chat("/new FIRST")
-    assert "goes on in session second" in chat("/fork second")
+    assert "continues in session second" in chat("/fork second")
     assert "session second" in chat.toolbar
     chat("only here")
     forked = chat("/fork '~1' third")
-    assert "goes on in session third" in forked
-    assert "The workspace is as it is now." in forked
+    assert "continues in session third" in forked
+    assert "The workspace did not change." in forked
     assert "/switch" not in forked
     assert "Did you mean second" in chat("/switch secnd")
     assert "session third" in chat.toolbar
@@ -264,7 +264,7 @@ def test_sessions_are_begun_switched_forked_renamed_and_deleted(
     chat.terminal.expect("Declined")
     chat.terminal.prompt()
     assert "session renamed" in chat.toolbar
-    assert "your next prompt begins another one" in chat("/sessions delete renamed --yes")
+    assert "your next prompt starts a new session" in chat("/sessions delete renamed --yes")
     assert "0 earlier turns" in chat("anew")
     names = {one["name"] for one in deepctl("sessions", "list", "--user", "alice", "--json").json["sessions"]}
     assert names == {"first", "third", "session-3"}
@@ -276,10 +276,10 @@ def test_memory_is_shown_noted_and_forgotten_and_ctrl_c_stops_a_question(
 ) -> None:
     chat = opened()
     chat("hello")
-    assert "Nothing is noted" in chat("/memory")
+    assert "The memory of profile alice is empty" in chat("/memory")
     chat('/remember Alice\'s "seat" -- is by the window')
     assert deepctl("memory", "show", "--user", "alice").stdout == 'Alice\'s "seat" -- is by the window\n'
-    assert "nothing to remember" in chat("/remember -")
+    assert "no TEXT to remember" in chat("/remember -")
     assert "window" in chat("/memory search window")
     chat("/memory add 'another line'")
     chat.until("/memory forget window", "[y/N]")
@@ -287,7 +287,7 @@ def test_memory_is_shown_noted_and_forgotten_and_ctrl_c_stops_a_question(
     chat.terminal.expect("Ctrl-C again leaves")
     chat.terminal.prompt()
     assert "Stopped; nothing was changed." in chat.terminal.screen
-    assert "what was complete is kept" not in chat.terminal.screen
+    assert "completed steps are kept" not in chat.terminal.screen
     assert "window" in deepctl("memory", "show", "--user", "alice").stdout
     chat.until("/memory forget window", "[y/N]")
     chat.terminal.type("y\r")
@@ -300,9 +300,11 @@ def test_model_approval_and_sandbox_change_for_this_conversation(
     opened: Callable[..., Chat], deepctl: InProcess, home: Path
 ) -> None:
     chat = opened("--user", "alice", "--sandbox", "none")
-    assert "Asked for: none (chosen for this conversation)" in " ".join(chat("/sandbox").split())
+    assert "Selected: none (chosen for this conversation)" in " ".join(chat("/sandbox").split())
     assert "ask (the default)" in chat("/approve")
-    assert "refused. All else runs as before. /approve ask has you asked." in " ".join(chat("/approve never").split())
+    assert "refused. Everything else runs as before. /approve ask turns approval requests on." in " ".join(
+        chat("/approve never").split()
+    )
     chat("run touch never.txt")
     assert "run at once" in chat("/approve AUTO")
     chat("run touch auto.txt")
@@ -310,22 +312,22 @@ def test_model_approval_and_sandbox_change_for_this_conversation(
     assert [entry.name for entry in workspace.glob("*.txt")] == ["auto.txt"]
     chat("hello")
     assert "touch auto.txt" in chat("/details")
-    assert "there is no 7" in chat("/details 7")
+    assert "there is no number 7" in chat("/details 7")
     assert "There is no model 'nonsense'" in chat("/model nonsense")
     assert "Did you mean openai:gpt-4o?" in chat("/model gpt-4o")
     assert "offline" in chat.toolbar
     assert "3 earlier turns" in chat("hello")
     assert "deepctl config set model offline --user alice" in chat("/model offline")
     for command in ("/model", "/models"):
-        assert "offline answers here (chosen for this conversation)" in chat(command)
+        assert "The model of this chat is offline (chosen for this conversation)" in chat(command)
     deepctl("config", "set", "compact_at", "50", "--user", "alice").ok()
     status = chat("/status")
-    for text in ("Profile", "main, 4 turns", "offline (chosen for this conversation)", "auto (chosen", "own rights"):
+    for text in ("Profile", "main, 4 turns", "offline (chosen for this conversation)", "auto (chosen", "your rights"):
         assert text in status
     assert "compacted" in chat("/compact the seat")
     assert "1 earlier turn " in chat("how many")
     # The summary is no prompt.
-    assert "Saying it again: how many" in chat("/retry")
+    assert "Sending the prompt again: how many" in chat("/retry")
     assert chat.terminal.leave() == 0
 
 
@@ -365,7 +367,7 @@ def test_reading_works_while_another_process_has_the_lock(opened: Callable[..., 
             assert "Another process is working" in chat(command), command
         told = " ".join(chat("hello").split())
         assert "`deepctl chat`" in told, "what the other process is called, in a shell's words"
-        assert "Up brings the line back" in told
+        assert "the Up key brings the line back" in told
     assert chat.terminal.leave() == 0
 
 
@@ -375,24 +377,24 @@ def test_what_is_wrong_is_said_and_the_conversation_goes_on(opened: Callable[...
     for entry, said in {
         "/rewnd": "Did you mean /rewind?",
         "/re": "There is no command /re.",
-        "/zzzzzz": "/help lists those there are.",
-        "/": "/ is no command. Hint: /help lists those there are",
-        "/!": "/! is no command.",
-        "/!ls": "!COMMAND runs one in the workspace",
-        "/..": "/.. is no command.",
+        "/zzzzzz": "/help lists the commands.",
+        "/": "/ is not a command. Hint: /help lists the commands",
+        "/!": "/! is not a command.",
+        "/!ls": "!COMMAND runs a shell command in the workspace",
+        "/..": "/.. is not a command.",
         "/help zzzzzz": "There is no command /zzzzzz.",
         "/help a b": "takes one command",
         "/rewind nothere": "There is no checkpoint 'nothere'",
         "/rewind ~1 --only all": "Hint:",
         "/rewind ~1 ~2": "fewer arguments",
-        "/rewind ~1 --user bob": "is of profile 'alice'",
-        "/memory forget -yu bob SECRET": "is of profile 'alice'",
-        "/sessions export main -o -- --user bob": "is of profile 'alice'",
+        "/rewind ~1 --user bob": "is a chat of profile 'alice'",
+        "/memory forget -yu bob SECRET": "is a chat of profile 'alice'",
+        "/sessions export main -o -- --user bob": "is a chat of profile 'alice'",
         "/rewind 'x": "A quote is not closed",
         "/checkpoints lst": "Error: /checkpoints has no command 'lst'. Hint: Did you mean 'list'? /checkpoints --help",
         "/checkpoints show": "REF is missing",
         "/undo --nothere": "/undo has no option --nothere. Hint: /undo --help shows",
-        "/retry now": "takes nothing",
+        "/retry now": "takes no argument",
         "/diff a b c": "fewer arguments",
         "/sessions delete": "NAME is missing",
         "/new a b": "takes one name",
@@ -405,15 +407,15 @@ def test_what_is_wrong_is_said_and_the_conversation_goes_on(opened: Callable[...
         "/export a b": "takes one FILE",
         "/memory show nothere.md": "Error:",
         "/memory edit --agent": "Error:",
-        "/remember": "nothing to remember",
+        "/remember": "no TEXT to remember",
         "/model a b": "takes one word",
         "/models --nothere": "has no option --nothere",
         "/approve maybe": "ask, auto, never",
         "/sandbox moon": "auto, bubblewrap, docker, none",
-        "/status x": "takes nothing",
+        "/status x": "takes no argument",
         "/details x": "is not the number",
         "/details 99999999999999999999": "is not the number",
-        "/quit now": "takes nothing",
+        "/quit now": "takes no argument",
     }.items():
         assert said.lower() in " ".join(chat(entry).lower().split()), entry
     assert "1 earlier turn " in chat("/etc/passwd is a file")
@@ -424,7 +426,7 @@ def test_what_is_wrong_is_said_and_the_conversation_goes_on(opened: Callable[...
         assert "deepctl" not in helped
         assert "  --wait" not in helped
     assert "/export FILE" in chat("/export --help")
-    assert "Take back the last turn" in chat("/retry -h")
+    assert "Undo the last turn" in chat("/retry -h")
     chat.terminal.type("/Exit\r")
     assert chat.terminal.wait() == 0
 
@@ -437,7 +439,7 @@ def test_wide_characters_fit_the_window(opened: Callable[..., Chat], columns: in
         shown = chat(command)
         assert "旅行の計画" in shown or command == "/status", command
     *overview, empty, turn = chat("/help").strip("\n").splitlines()
-    assert (empty, turn) == ("", "A turn is one prompt and all that was done to answer it.")
+    assert (empty, turn) == ("", "A turn is one prompt and all work to answer it.")
     assert all(line[:1] == " " or line in ("Going back", "Sessions", "Memory", "The agent", "Here", "More")
                for line in overview)  # fmt: skip
     # None of them wraps.
@@ -447,12 +449,12 @@ def test_wide_characters_fit_the_window(opened: Callable[..., Chat], columns: in
 
 def test_in_a_narrow_window_the_status_is_broken_between_words(opened: Callable[..., Chat]) -> None:
     shown = opened(columns=40)("/status")
-    assert "\nTokens       0 sent, 0 received in this\n             conversation\n" in f"{shown}\n", shown
+    assert "\nTokens       0 sent, 0 received in this\n             chat\n" in f"{shown}\n", shown
 
 
 def test_in_a_narrow_window_the_last_sentence_of_the_help_is_broken_between_words(opened: Callable[..., Chat]) -> None:
     shown = opened(columns=40)("/help").rstrip().splitlines()
-    assert shown[-2:] == ["A turn is one prompt and all that was", "done to answer it."]
+    assert shown[-2:] == ["A turn is one prompt and all work to", "answer it."]
 
 
 def test_an_ephemeral_conversation_has_what_makes_sense_there(opened: Callable[..., Chat], home: Path) -> None:
@@ -462,14 +464,14 @@ def test_an_ephemeral_conversation_has_what_makes_sense_there(opened: Callable[.
     assert "/rewind" not in helped
     assert "/model" in helped
     for command in ("/rewind", "/memory", "/sessions", "/retry", "/export x.md"):
-        assert "means nothing in an --ephemeral conversation" in chat(command)
-    assert "no directory that commands could run in" in chat("/sandbox none")
+        assert "needs stored state, and an --ephemeral chat stores nothing" in chat(command)
+    assert "no directory for commands" in chat("/sandbox none")
     assert "There is no shell here" in chat("/sandbox")
-    assert "offline answers from now on." in chat("/model offline")
+    assert "The model is now offline." in chat("/model offline")
     assert "run at once" in chat("/approve auto")
     assert "1 earlier turn " in chat("hello")
     assert "compacted" in chat("/compact")
-    assert "nothing of this conversation is kept" in chat("/status")
+    assert "this chat is not stored" in chat("/status")
     assert chat.terminal.leave() == 0
     assert not home.exists()
 
@@ -551,7 +553,7 @@ def test_a_profile_that_is_wiped_meanwhile_ends_the_conversation(
     deepctl("wipe", "--yes", "--user", "alice").ok()
     chat.enter("/status")
     assert chat.terminal.wait() == 3
-    assert "is gone" in chat.terminal.screen
+    assert "no longer exists" in chat.terminal.screen
     assert not (home / "profiles/alice").exists()
 
 
@@ -631,9 +633,9 @@ def test_every_command_has_a_line_of_help_and_a_name_of_its_own() -> None:
         ("`deepctl checkpoints undo --user alice` takes this back.", "/undo takes this back."),
         ("Try `deepctl checkpoints rewind '~1' --dry-run`.", "Try /rewind ~1 --dry-run."),
         ("`deepctl sessions list --user Alice` shows them.", "/sessions list shows them."),
-        ("`deepctl chat --user alice --session a` goes on in it.", "/switch a goes on in it."),
+        ("`deepctl chat --user alice --session a` continues it.", "/switch a continues it."),
         ("`deepctl chat --new` begins one; `--session b` goes on.", "/new begins one; /switch b goes on."),
-        ("None yet. `deepctl chat --user alice` begins one.", "None yet. Your next prompt begins one."),
+        ("None yet. `deepctl chat --user alice` starts one.", "None yet. Your next prompt starts one."),
         ("It is there; `deepctl chat` begins one.", "It is there; your next prompt begins one."),
         ("`deepctl checkpoints label 3fa2 ''` takes it away.", "/checkpoints label 3fa2 '' takes it away."),
         ("`deepctl sessions export NAME --output FILE`", "/sessions export NAME --output FILE"),
@@ -641,7 +643,7 @@ def test_every_command_has_a_line_of_help_and_a_name_of_its_own() -> None:
         ("  deepctl checkpoints rewind 3fa2 --exact --user alice --session a", "  /rewind 3fa2 --exact --session a"),
         ("deepctl chat hello there is no command", "deepctl chat hello there is no command"),
         *((same, same) for same in (
-            "`deepctl chat --user bob` uses it.", "`deepctl profiles list` shows those there are.",
+            "`deepctl chat --user bob` uses it.", "`deepctl profiles list` lists the profiles.",
             "`deepctl config set model provider:name`", "`deepctl` is it", "`deepctl checkpoints show 'x`",
             "`deepctl checkpoints undo --user`", "`--exact` needs it", "So deepctl doctor", "`deepctl chat a b`",
         )),
@@ -662,6 +664,6 @@ def test_a_command_of_another_profile_is_refused_in_every_spelling(deepctl: InPr
     deepctl("chat", "--user", "bob", "hello").ok()
     state = _state(_chat(), session="main")
     for words in (["--user", "bob"], ["--user=bob"], ["-u", "bob"], ["-ubob"], ["--profile", "bob"]):
-        with pytest.raises(UsageError, match="is of profile 'alice'"):
+        with pytest.raises(UsageError, match="is a chat of profile 'alice'"):
             run_cli_command.run(state, "checkpoints", "list", *words)
     assert os.listdir() == []

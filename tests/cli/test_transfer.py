@@ -132,7 +132,7 @@ def test_what_is_left_out_is_said(deepctl: InProcess, alice: Path, tmp_path: Pat
     lines = shown.stderr.splitlines()
     assert lines[0] == "Left out: workspace/fi\\x0afo (a FIFO)"
     assert len(lines) == 21
-    assert lines[-1] == "Left out, too: 11 more; --json lists them all."
+    assert lines[-1] == "Also left out: 11 more; --json lists all."
     document = deepctl("profiles", "export", str(tmp_path / "b.tgz"), "-u", "alice", "--json").ok()
     assert len(document.json["left_out"]) == 31
     assert document.json["left_out"][0] == {"path": "workspace/fi\nfo", "reason": "a FIFO"}
@@ -265,7 +265,7 @@ def test_an_export_that_is_ended_in_the_middle_leaves_no_archive(
 def test_a_person_sees_how_far_it_is_and_no_archive_on_the_screen(alice: Path, tmp_path: Path) -> None:
     refused = Terminal("profiles", "export", "-", "-u", "alice")
     assert refused.wait() == 2
-    assert "that is a terminal" in refused.screen
+    assert "stdin is a terminal" in refused.screen
     with open(alice / "workspace" / "giant", "wb") as giant:
         giant.truncate(60 << 30)
     watched = Terminal("profiles", "export", str(tmp_path / "a.tgz"), "-u", "alice")

@@ -217,7 +217,7 @@ def test_import_with_trust_says_of_what_comes_into_force_that_it_is_in_force_and
     bob.import_({"mcp_servers": {"h": SERVER}})
     arguments = ("profiles", "import", str(bob.archive), "--as")
     done = bob.deepctl(*arguments, "carol", "--trust", "--yes").ok()
-    assert "In force in carol: mcp_servers.h." in done.stdout
+    assert "Now in force in carol: mcp_servers.h." in done.stdout
     assert "Not in force" not in done.stderr
     assert "Not in force: mcp_servers.h." in bob.deepctl(*arguments, "dora").ok().stderr
 
@@ -231,7 +231,7 @@ def test_doctor_counts_servers_and_says_of_a_setting_in_force_only_what_is_known
     checks = bob.deepctl("doctor", "--user", "bob", "--json").json["checks"]
     said = {check["name"]: check["found"] for check in checks if check.get("profile") == "bob"}
     assert said["settings"].endswith("profile.toml, 1 setting, 1 MCP server")
-    assert said["trust"].startswith("in force here, and held back by an import: sandbox (")
+    assert said["trust"].startswith("in force here, and not imported: sandbox (")
     bob.settings.write_text('[mcp_servers.web]\nurl = "nonsense"\n')
     checks = bob.deepctl("doctor", "--user", "bob", "--json").json["checks"]
     assert "trust" not in {check["name"] for check in checks}, "it is not in force"
@@ -257,7 +257,7 @@ def test_settings_that_change_while_a_person_looks_at_them_are_not_put_into_forc
         path.write_text(text)
         terminal.type("y\r")
         assert terminal.wait() == 6
-        assert "have changed" in terminal.screen
+        assert "settings changed" in terminal.screen
         assert "mcp_servers" not in tomllib.loads(bob.settings.read_text())
 
 
@@ -319,7 +319,7 @@ def _impossible() -> dict[str, dict[str, Any]]:
             found[f"{table} = 5"] = {table: 5}
     for table in ("permission", "permisions", "mcp-servers", "mcpServers", "mcp_server"):
         found[f"[{table}]"] = {table: {"x": 1}}
-    del found["default_user = [5]"], found["default_user = {'x': 1}"]  # it means nothing in a profile
+    del found["default_user = [5]"], found["default_user = {'x': 1}"]  # it is unknown in a profile
     return found
 
 
@@ -349,7 +349,7 @@ def test_what_no_profile_could_be_used_with_stays_untrusted_and_is_named_while_t
     assert reasons.keys() == {"permission", "mcp_servers.a", "sandbox"}
     assert "must be a table, not 5" in reasons["mcp_servers.a"]
     assert "command" not in reasons["mcp_servers.a"].partition("Its keys")[0]
-    assert "own rights" not in reasons["sandbox"]
+    assert "your rights" not in reasons["sandbox"]
     assert tomllib.loads(bob.settings.read_text()) == {"version": 1, "approve": "never", "limits": {"seconds": 5}}
     assert tomllib.loads(bob.untrusted.read_text()) == {"version": 1, **wrong}
     again = deepctl("profiles", "trust", "bob", "--yes")

@@ -120,7 +120,7 @@ def test_all_profiles_go_at_once(deepctl: InProcess, alice: Path, home: Path) ->
     assert done["files"] == done["profiles"][0]["files"]
     assert "Wiped profile bob" in deepctl("wipe", "--all", "--yes").ok().stdout
     assert os.listdir(home / "profiles") == []
-    assert deepctl("wipe", "--all", "--yes").ok().stdout == "There is nothing to wipe: there are no profiles.\n"
+    assert deepctl("wipe", "--all", "--yes").ok().stdout == "There is nothing to wipe, because there are no profiles.\n"
 
 
 def test_all_is_refused_before_anything_is_touched_if_one_cannot_go(
@@ -140,7 +140,7 @@ def test_sessions_take_their_checkpoints_along_and_it_says_why(deepctl: InProces
     (alice / "prompt_history").write_text("+typed\n")
     done = deepctl("wipe", "--user", "alice", "--only", "sessions", "--yes", "--json").ok().json
     assert {row["part"] for row in done["removed"]} == {"sessions", "checkpoints"}
-    assert any("Checkpoints go with the sessions" in note for note in done["notes"])
+    assert any("Deleting sessions also deletes their checkpoints" in note for note in done["notes"])
     assert any("--only history" in note for note in done["notes"])
     assert (alice / "workspace" / "a.txt").exists()
     deepctl("chat", "--user", "alice", "hello").ok()
@@ -202,7 +202,7 @@ def test_an_interrupted_rewind_is_finished_before_parts_go(
     foretold = deepctl("wipe", "--user", "alice", "--only", "memory", "--dry-run", "--json").ok().json
     assert any("rewind was interrupted" in note for note in foretold["notes"])
     done = deepctl("wipe", "--user", "alice", "--only", "checkpoints", "--yes").ok()
-    assert "A rewind that was interrupted has been finished." in done.stderr
+    assert "An interrupted rewind has been finished." in done.stderr
     assert not (alice / "workspace" / "a.txt").exists()
     deepctl("chat", "--user", "alice", "hello").ok()
     assert deepctl("checkpoints", "verify", "--user", "alice").code == 0

@@ -123,7 +123,7 @@ def test_another_file_of_the_name_stays_and_the_copy_gets_a_free_one(scene: Scen
     path = _file(outside, "a.txt", b"ours")
     assert _attach(scene, path) == (
         ["a-2.txt"],
-        ["The workspace has another file of that name: the copy of a.txt is called a-2.txt."],
+        ["The workspace already has another file of that name: the copy of a.txt is called a-2.txt."],
     )
     assert _attach(scene, path)[0] == ["a-2.txt"], "the same is there already"
     assert scene.files() == {"a.txt": "theirs", "a-2.txt": "ours"}

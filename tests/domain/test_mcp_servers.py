@@ -62,8 +62,8 @@ def test_a_program_and_an_address_with_everything_that_can_be_said_of_them() -> 
         ({}, "neither command nor url"),
         ({"command": ["npx"]}, "needs text for command"),
         ({"command": ""}, "needs text for command"),
-        ({"command": "bin/x"}, "looked for in $PATH"),
-        ({"command": "../x"}, "looked for in $PATH"),
+        ({"command": "bin/x"}, "name of a program in $PATH"),
+        ({"command": "../x"}, "name of a program in $PATH"),
         ({"command": "x", "args": "one"}, "list of texts for args"),
         ({"command": "x", "args": [1]}, "list of texts for args"),
         ({"command": "x", "env": ["A=b"]}, "table of texts for env"),
@@ -72,9 +72,9 @@ def test_a_program_and_an_address_with_everything_that_can_be_said_of_them() -> 
         ({"command": "x", "env": {"TOKEN": "$TOKEN"}}, 'env_vars = ["TOKEN"]'),
         ({"command": "x", "env": {"TOKEN": "${OTHER:-x}"}}, 'env_vars = ["OTHER"]'),
         ({"url": BOX, "http_headers": {"K": "${KEY}"}}, 'env_http_headers = { K = "KEY" }'),
-        ({"command": "x", "cwd": "here"}, "begins with / or ~/"),
-        ({"command": "x", "bearer_token_env_var": "T"}, "only goes with url"),
-        ({"url": BOX, "args": []}, "only goes with command"),
+        ({"command": "x", "cwd": "here"}, "begin with / or ~/"),
+        ({"command": "x", "bearer_token_env_var": "T"}, "can only be used with url"),
+        ({"url": BOX, "args": []}, "can only be used with command"),
         ({"url": "ftp://x"}, "a url that cannot be used"),
         ({"url": SCHEME}, "a url that cannot be used"),
         ({"url": f"{SCHEME}[x"}, "a url that cannot be used"),
@@ -88,7 +88,7 @@ def test_a_program_and_an_address_with_everything_that_can_be_said_of_them() -> 
         ({"url": BOX, "default_tools_approval_mode": "auto"}, "prompt, approve"),
         ({"url": BOX, "tools": {"a": {"approval": "approve"}}}, "Did you mean 'approval_mode'?"),
         ({"url": BOX, "tools": {"a": "approve"}}, "must be a table"),
-        ({"url": BOX, "tools": []}, "tools that are no table"),
+        ({"url": BOX, "tools": []}, "tools that are not a table"),
     ],
 )
 def test_what_is_misspelled_or_impossible_is_refused(table: dict[str, Any], said: str) -> None:
@@ -255,8 +255,8 @@ command = "{planted}"
         ("problem", "a: its command 'no-such-program' was not found"),
         ("problem", "b: $TOKEN_ONE and $TOKEN_TWO are not set"),
         ("problem", "b: its cwd /no/such/place is not a directory"),
-        ("warning", "c: http://far.example/mcp is reached without encryption"),
-        ("problem", "d: its command lies where agents write, and could be theirs"),
+        ("warning", "c: the connection to http://far.example/mcp is not encrypted"),
+        ("problem", "d: its command is where agents can write, so it may be theirs"),
     ]
     _write(profile.settings, '[mcp_servers.a]\ncommand = "sh"\n')
     ((status, found),) = checks()

@@ -169,10 +169,10 @@ def test_what_cannot_be_in_an_archive_is_listed_and_nothing_else_is_missing(here
     data, done = export(here)
     why = "a link that leads, or may lead, out of the workspace: "
     assert done.left_out == [
-        LeftOut("sessions/main/stray", "no part of a profile"),
-        LeftOut("stray", "no part of a profile"),
+        LeftOut("sessions/main/stray", "not part of a profile"),
+        LeftOut("stray", "not part of a profile"),
         LeftOut("workspace/absolute", f"{why}/etc/passwd"),
-        LeftOut("workspace" + "/d" * (archive.MAX_DEPTH + 1), "more than 200 directories in one another"),
+        LeftOut("workspace" + "/d" * (archive.MAX_DEPTH + 1), "more than 200 nested directories"),
         LeftOut("workspace/down/maybe", f"{why}x/../../.."),
         LeftOut("workspace/down/out", f"{why}../../sessions"),
         LeftOut("workspace/fifo", "a FIFO"),
@@ -449,7 +449,7 @@ def test_a_damaged_profile_can_be_exported_with_all_it_has(here: Scene, there: R
     found = tree(paths.paths.directory)
     assert found.pop(b"profile.toml") is not None
     assert found == expected
-    assert paths.notes == ["Its profile.toml cannot be read. It is not in force, and is kept as untrusted.toml."]
+    assert paths.notes == ["Its profile.toml cannot be read. It is not in force, and is stored as untrusted.toml."]
 
 
 def test_settings_that_matter_for_safety_are_told(here: Scene, there: Root) -> None:

@@ -197,7 +197,7 @@ def _(s: Situation) -> Result:
 def _(s: Situation) -> Result:
     s.story()
     terminal = s.terminal(*on("rewind"))
-    terminal.expect("Enter takes, Esc leaves")
+    terminal.expect("Enter selects, Esc leaves")
     terminal.type("q")
     return s.left(terminal, terminal.wait())
 

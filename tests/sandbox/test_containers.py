@@ -323,7 +323,7 @@ def test_a_container_of_somebody_else_is_not_touched(spec: Spec) -> None:
     try:
         with pytest.raises(Unavailable) as opened:
             container.open_container(spec)
-        assert "deepctl did not make it" in opened.value.reason
+        assert "deepctl did not create" in opened.value.reason
         assert spec.name in opened.value.fix
         with pytest.raises(Unavailable):
             container.remove(spec.name)
@@ -360,7 +360,7 @@ def test_nothing_is_pulled(spec: Spec) -> None:
         with pytest.raises(Unavailable) as caught:
             attempt()
         assert caught.value.reason == "The image deepctl-no-such-image:1 is not on this machine"
-        assert caught.value.fix == "Get it with: docker pull deepctl-no-such-image:1"
+        assert caught.value.fix == "Download it: docker pull deepctl-no-such-image:1"
     assert not docker.exists(spec.name)
 
 
@@ -484,7 +484,7 @@ def test_settings_of_docker_that_it_cannot_have_written(
         listener.bind("silent")
         listener.listen()
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/silent")
-        with pytest.raises(Unavailable, match="Docker's own settings"):
+        with pytest.raises(Unavailable, match="The settings of Docker"):
             container.check(docker.IMAGE)
 
 

@@ -307,7 +307,7 @@ def test_directories_deeper_than_anybody_needs_are_reported(scene: Scene) -> Non
         place = inner
     os.close(place)
     scene.agent("a.txt", "one")
-    assert "directories in one another" in scene.last().unkept[0][1]
+    assert "nested directories" in scene.last().unkept[0][1]
     scene.agent("a.txt", "two")
     scene.rewind("~1")
     assert (scene.workspace / "a.txt").read_text() == "one"

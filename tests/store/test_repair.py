@@ -336,8 +336,8 @@ def test_a_repair_says_what_each_session_lost_where_the_originals_are_and_what_v
     Repaired(paths, True, repair.repair(paths, dry_run=True)).print()
     preview = capsys.readouterr().out.splitlines()
     assert preview[0].startswith("Profile alice is damaged (the list of checkpoints, message logs and packs")
-    assert preview[0].endswith("A repair would mend it; this would be lost:")
-    assert preview[-1] == "Nothing has changed yet. After the repair, verify: 0 problems."
+    assert preview[0].endswith("A repair would fix it; the following would be lost:")
+    assert preview[-1] == "Nothing has changed yet. verify after the repair: 0 problems."
     done = repair.repair(paths)
     view = Repaired(paths, False, done)
     view.print()
@@ -349,8 +349,8 @@ def test_a_repair_says_what_each_session_lost_where_the_originals_are_and_what_v
     assert other.startswith("  1 message of turn 1")
     main = lines[lines.index("In session main:") + 1]
     assert re.fullmatch(r"  all files of \d+ checkpoints? of turns? [\d, to and]+: .*", main)
-    assert "In a session that is not known:" in lines
-    assert "The workspace stays as it is." in said
+    assert "In an unknown session:" in lines
+    assert "The workspace does not change." in said
     assert paths.lost_and_found in said
     document = view.document()
     assert document["damaged"] == []
@@ -422,7 +422,7 @@ def test_a_session_that_was_deleted_is_not_missing_though_its_fork_lives_on(tmp_
         (
             lambda w: cut(w.ledger, 0.6),
             "the list of checkpoints",
-            "the newest checkpoints, labels and rewinds; how many",
+            "the newest checkpoints, labels and rewinds; their number",
         ),
         (lambda w: cut(w.log(), 0.9), "message logs", "the conversation of 1 checkpoint of turn 2: "),
         (lambda w: w.packs()[0].unlink(), "packs with contents of files", "all files of "),

@@ -112,7 +112,7 @@ def test_a_directory_with_something_unknown_in_it_stays_and_is_reported(work: Wo
     (work.root / "d" / "mine").write_text("not in any snapshot")
     os.mkfifo(work.root / "fifo")
     done = _back(work, now, then)
-    assert done.kept == [(b"d", "something else is in it")]
+    assert done.kept == [(b"d", "another entry is in its place")]
     assert sorted(path.name for path in work.root.rglob("*")) == ["d", "fifo", "mine"]
 
 

@@ -271,10 +271,10 @@ def test_what_cannot_be_removed_yet_blocks_nothing_and_is_said(scene: Scene, mon
     with monkeypatch.context() as patched:
         patched.setattr(rmtree, "remove_tree", broken)
         with scene.work() as work:
-            assert ["not gone entirely" in note for note in work.notes] == [True]
+            assert ["not been removed completely" in note for note in work.notes] == [True]
         assert pending_deletions(scene.paths)
     with scene.work() as work:
-        assert work.notes == ["The deletion of a session that was interrupted has been finished."]
+        assert work.notes == ["An interrupted deletion of a session has been finished."]
     _check_whole(scene)
 
 

@@ -1,7 +1,7 @@
-"""The command tree, reduced to what a shell has to know, and the one table of what each parameter takes.
+"""The command tree as completion needs it, and the one table of the values that parameters take.
 
-Commands, options and choices come from the commands themselves. What a text stands for (a checkpoint, a profile, a
-file) does not follow from its type, so `TAKES` says it, by command and parameter name.
+Commands, options and choices come from the commands themselves. The meaning of a text parameter (a checkpoint, a
+profile, a file) does not follow from its type, so `TAKES` defines it by command and parameter name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deepctl.domain.wipe.wipe_plan import PARTS
 
 
 class Kind(Enum):
-    """What can be completed by looking at the disk or at a table; `NOTHING` is free text, a number, a new name."""
+    """Kinds of values that are completed from the disk or a table. `NOTHING` is free text, a number or a new name."""
 
     NOTHING = "nothing"
     PROFILE = "profile"
@@ -36,14 +36,18 @@ class Kind(Enum):
 
 
 class Values(NamedTuple):
-    """What a parameter takes. `words` are the choices: of `WORD` it takes one, of `WORDS` several with commas."""
+    """The values of a parameter. `words` are the choices: a `WORD` parameter takes one, a `WORDS` parameter several,
+    separated by commas.
+    """
 
     kind: Kind
     words: tuple[str, ...] = ()
 
 
 class Option(NamedTuple):
-    """An option. `values` is `None` for a flag; `optional`: the value may be left out; `again`: it may repeat."""
+    """An option. `values` is `None` for a flag. `optional` means that the value can be omitted, `again` that the option
+    can be repeated.
+    """
 
     names: tuple[str, ...]
     help: str
@@ -54,7 +58,7 @@ class Option(NamedTuple):
 
 
 class Argument(NamedTuple):
-    """A positional parameter; `rest` when it takes all words that follow."""
+    """A positional parameter; `rest` means that it takes all following words."""
 
     name: str
     metavar: str
@@ -63,7 +67,7 @@ class Argument(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command or a group, which has `children` (names and their help) instead of arguments."""
+    """A command or a group. A group has `children` (names and their help) instead of arguments."""
 
     path: tuple[str, ...]
     help: str
@@ -79,7 +83,7 @@ _SESSION = Values(Kind.SESSION)
 _FILE = Values(Kind.FILE)
 
 TAKES: dict[tuple[str, str], Values] = {
-    # The first of (command, parameter), (group, parameter) and ("", parameter) that is here counts.
+    # The first existing key of (command, parameter), (group, parameter) and ("", parameter) counts.
     ("", "user"): _PROFILE,
     ("", "profile"): _PROFILE,
     ("", "session"): _SESSION,
@@ -132,7 +136,7 @@ _NUMBERS = ("int", "int range", "float", "float range")
 
 
 def settings() -> dict[str, tuple[str, Values]]:
-    """Every setting: its help, and what it can be set to."""
+    """Every setting with its help and its possible values."""
     return {
         key: (
             setting.help,
@@ -148,7 +152,7 @@ def commands() -> list[Command]:
 
 
 def unknown() -> list[str]:
-    """Parameters of text, `command: name`, of which `TAKES` does not say what they take."""
+    """Parameters of text, as `command: name`, without an entry in `TAKES`."""
     return sorted(
         f"{' '.join(path) or 'deepctl'}: {parameter.name}"
         for path, command in _raw(get_command(app), ())
@@ -211,7 +215,7 @@ def _taken(path: tuple[str, ...], parameter: str) -> Values | None:
 
 
 def _is_text(parameter: Any) -> bool:
-    """Whether a parameter takes words that its type says nothing about."""
+    """Whether the type of a parameter says nothing about its values."""
     kind = parameter.type
     return not getattr(parameter, "is_flag", False) and not hasattr(kind, "choices") and kind.name not in _NUMBERS
 

@@ -1,1 +1,1 @@
-"""The conversation at a terminal: a line is read, a turn is run and shown, and so on until somebody leaves."""
+"""The interactive chat at a terminal: read a line, run and show a turn, repeat until the user leaves."""

@@ -1,11 +1,12 @@
-"""Grapheme clusters in the line editor: characters as a person counts them, such as a flag, which is two code points.
+"""Grapheme clusters in the line editor: characters as a person counts them, such as a flag, which has two code points.
 
-prompt_toolkit moves, measures and draws by code point. So the buffer here moves and deletes by cluster, and what is
-drawn has one code point of the private plane 16 for each cluster of several (its stand-in), of the cluster's width. The
-stand-in becomes the cluster again where it is written to the terminal. Terminals differ in how wide they make one, so
-the cursor is put behind it by number, and what follows is where prompt_toolkit believes it is.
+prompt_toolkit moves, measures and draws by code point. So the buffer here moves and deletes by cluster. For drawing,
+each cluster of several code points is replaced by one code point of the private plane 16 (its stand-in) with the width
+of the cluster. Before the text is written to the terminal, the stand-in becomes the cluster again. Terminals differ in
+the width of a cluster, so the cursor is positioned after it by column number; the following text is then where
+prompt_toolkit expects it.
 
-Source of the rules: Unicode Standard Annex 29, as `wcwidth` has them.
+Source of the rules: Unicode Standard Annex 29, as implemented by `wcwidth`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.layout.processors import Processor
 
 _SIMPLE = 0x300
-"""From this code point on, some are part of the cluster before them."""
+"""From this code point on, some code points belong to the cluster before them."""
 _FIRST, _LAST = 0x100000, 0x10FFFD
 _STAND_IN = re.compile(f"[{chr(_FIRST)}-{chr(_LAST)}]")
 _SAVE, _BACK = "\x1b7", "\x1b8"
@@ -31,7 +32,7 @@ _NEAR = 256
 
 _clusters: dict[str, str] = {}
 _stand_ins: dict[str, str] = {}
-"""For the whole process, as prompt_toolkit's cache of widths is."""
+"""Shared by the whole process, like prompt_toolkit's cache of widths."""
 
 
 def is_simple(text: str) -> bool:
@@ -40,7 +41,7 @@ def is_simple(text: str) -> bool:
 
 
 def around(text: str, position: int) -> tuple[int, int]:
-    """The beginning and the end of the cluster that `position` lies within; `position` twice if it is between two."""
+    """The start and the end of the cluster that contains `position`; `position` twice if it is between two clusters."""
     if not 0 < position < len(text) or (text[position - 1].isascii() and text[position].isascii()):
         return position, position
     from wcwidth import grapheme_boundary_before, iter_graphemes
@@ -74,12 +75,12 @@ def _stand_in(cluster: str) -> str:
 
 
 def written(text: str) -> str:
-    """Drawn text as it is written to a terminal, with its clusters. No other escape sequences are in it."""
+    """Drawn text with its clusters, as it is written to a terminal. It contains no other escape sequences."""
     return _STAND_IN.sub(lambda match: _cluster(match[0]), text.replace("\x1b", "?"))
 
 
 def has_stand_ins(text: str) -> bool:
-    """Whether `text` has to be written by `written`."""
+    """Whether `text` must be written by `written`."""
     return not text.isascii() and _STAND_IN.search(text) is not None
 
 
@@ -88,7 +89,7 @@ def _cluster(stand_in: str) -> str:
     if cluster is None:
         return stand_in
     width = cells(cluster)
-    # Blanks first, for a terminal that makes it narrower.
+    # Blanks first, for a terminal that draws the cluster narrower.
     return f"{_SAVE}{' ' * width}{_BACK}{_SAVE}{cluster}{_BACK}\x1b[{width}C" if width else cluster
 
 
@@ -142,7 +143,7 @@ def buffer() -> type[Buffer]:
 
         @cursor_position.setter
         def cursor_position(self, value: int) -> None:
-            # Inserting sets the whole document: a cluster that is typed code point by code point is not left.
+            # Inserting sets the whole document, so a cluster that is typed code point by code point stays complete.
             start, end = around(self.text, value)
             move(self, end if value > self.cursor_position else start)
 

@@ -1,7 +1,8 @@
-"""Shell commands as a conversation knows them: their slash names, and the parameters that it fills in.
+"""Shell commands in a chat: their slash names, and the parameters that the chat fills in.
 
-Hints and outcomes come from lower layers, which know shell commands only. `CommandNames` rewords them: a command in
-backquotes that has a slash command becomes that, so `deepctl checkpoints undo --user alice` is `/undo`.
+Hints and results come from lower layers, which know only shell commands. `CommandNames` rewords them: a command in
+backquotes that has a slash command becomes this slash command, so `deepctl checkpoints undo --user alice` becomes
+`/undo`.
 """
 
 from __future__ import annotations
@@ -15,31 +16,31 @@ from deepctl.layout import same_name
 
 EXPORT = ("sessions", "export")
 TAKES_SESSION_NAME = (("sessions", "show"), EXPORT)
-"""Commands whose argument NAME is the current session if it is left out."""
+"""Commands whose argument NAME defaults to the current session."""
 SEARCHES_ALL_SESSIONS = (("checkpoints", "import"), ("sessions", "search"))
 """Commands whose option --session does not mean the current session."""
 
 _QUOTED = re.compile(r"(?<!\d, )`((?:deepctl|--session|--model)\b[^`]*)`")
-"""A command, but not one that another process runs: that follows the number of the process."""
+"""A command, except one that another process runs, which follows a process id."""
 _ALONE = re.compile(r"( *)(deepctl [^`\n]+)")
-"""A line that is nothing but a command."""
+"""A line that consists of one command."""
 _USER = ("--user", "-u", "--profile")
 _NEXT_PROMPT = "your next prompt"
 _SENTENCE_START = re.compile(r"(?:\A|[.!?] )\Z")
 _MAX_TEXT = 4000
-"""Characters of the longest text that is reworded: no hint is as long."""
+"""Characters of the longest text that is reworded. Hints are shorter."""
 _CHAT_OPTIONS = {"--session": "/switch", "--new": "/new", "--model": "/model"}
 """Options of `chat` that are slash commands in a conversation."""
 
 
 class CommandNames(NamedTuple):
-    """Slash commands by the words of the shell commands that they are, and the profile of the conversation."""
+    """Maps shell commands to slash commands, for the profile of the chat."""
 
     commands: Mapping[tuple[str, ...], str]
     profile: str | None
 
     def reword(self, text: str) -> str:
-        """`text` with its shell commands replaced by slash commands, where there are some."""
+        """`text` with its shell commands replaced by slash commands where these exist."""
 
         def replacement(match: re.Match[str]) -> str:
             name = self.slash_line(match[1])
@@ -54,11 +55,11 @@ class CommandNames(NamedTuple):
         return _QUOTED.sub(replacement, text)
 
     def example(self, line: str) -> str:
-        """An example of a shell command, of any profile, as one of the conversation."""
+        """An example of a shell command, of any profile, as a slash command."""
         return self._replace(profile=None).slash_line(line) or line
 
     def slash_line(self, line: str) -> str | None:
-        """A shell command as it is typed in the conversation; `None` if it has no slash command or another profile."""
+        """A shell command as it is typed in the chat; `None` if it has no slash command or names another profile."""
         try:
             words = shlex.split(line)
         except ValueError:
@@ -82,12 +83,12 @@ class CommandNames(NamedTuple):
 
 
 def _quoted(word: str) -> str:
-    """A word as it has to be typed. A conversation expands nothing, so fewer characters need quotes than in a shell."""
+    """A word with the quotes that it needs. A chat expands nothing, so fewer characters need quotes than in a shell."""
     return word if re.fullmatch(r"[^\s'\"\\]+", word) else shlex.quote(word)
 
 
 def resolve(words: Sequence[str]) -> tuple[Any, int]:
-    """The Typer command that the first words name, and how many words these are."""
+    """The Typer command of the first words, and the number of these words."""
     from typer.main import get_command
 
     from deepctl.cli import main
@@ -104,12 +105,12 @@ def resolve(words: Sequence[str]) -> tuple[Any, int]:
 
 
 def parameters(command: Any) -> set[str]:
-    """The names of a command's arguments and options; a group has none of ours."""
+    """The names of a command's arguments and options; none for a group."""
     return set() if hasattr(command, "commands") else {parameter.name for parameter in command.params}
 
 
 def filled_in(name: Sequence[str], command: Any) -> set[str]:
-    """The arguments and options of a command that the conversation fills in."""
+    """The arguments and options of a command that the chat fills in."""
     names = {"user", "wait"}
     if tuple(name) not in SEARCHES_ALL_SESSIONS:
         names.add("session")

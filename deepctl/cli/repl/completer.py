@@ -1,8 +1,8 @@
-"""Completion while a line is edited (Tab, `/`, `@`): slash commands, their arguments, and files of the workspace.
+"""Completion in the line editor (Tab, `/`, `@`): slash commands, their arguments, and files of the workspace.
 
-`matches` gives what fits the text before the cursor. It knows no terminal, bounds the number of candidates, and leaves
-out those that cannot be shown as they are. `completer` wraps it for prompt_toolkit: lookups run in threads of their
-own, so that typing never waits for a disk.
+`matches` returns the candidates for the text before the cursor. It does not depend on a terminal, bounds the number of
+candidates, and leaves out names that cannot be shown unchanged. `completer` wraps it for prompt_toolkit and runs
+lookups in threads, so that typing never waits for a disk.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from prompt_toolkit.document import Document
 
 MAX_CANDIDATES = 200
-"""Candidates at a time."""
+"""Maximum number of candidates."""
 _MAX_CHECKPOINTS = _MAX_SESSIONS = 50
 _SCAN_SECONDS = 0.25
-"""How long a directory is read: one of 100,000 files takes a fifth of that."""
+"""Seconds for reading a directory. A directory of 100,000 files takes a fifth of that."""
 _MAX_DESCRIPTION = 80
 _MAX_LOOKUPS = 4
-"""Lookups at a time. Most of them are obsolete by the time they end."""
+"""Lookups that run at the same time. Most of them are obsolete when they end."""
 
 
 class Candidate(NamedTuple):
@@ -54,7 +54,7 @@ class Candidate(NamedTuple):
 
 
 class CandidateSource(Protocol):
-    """All there is to choose from. Called in other threads, as late as possible."""
+    """The sources of candidates. They are called in other threads, as late as possible."""
 
     @property
     def commands(self) -> Sequence[SlashCommand]:
@@ -79,14 +79,14 @@ class CandidateSource(Protocol):
 
 
 class ConversationCandidates:
-    """The candidates of a conversation, looked up without the lock of the profile."""
+    """The candidates of a chat, looked up without the lock of the profile."""
 
     def __init__(self, state: ReplState) -> None:
         self._state = state
         self.commands = slash_commands.available(state.chat)
 
     def references(self) -> Iterator[Candidate]:
-        """`~N` with the prompt that would be taken back, then labels and ids, the newest first."""
+        """`~N` with the prompt that the rewind would undo, then labels and ids, newest first."""
         session = self._state.current_session_if_any() if self._is_kept() else None
         if session is None:
             return
@@ -104,7 +104,7 @@ class ConversationCandidates:
             yield Candidate(record.id[:8], _description(record))
 
     def sessions(self) -> Iterator[Candidate]:
-        """Sessions, the one written to last first."""
+        """Sessions, the most recently written first."""
         if self._is_kept():
             paths = self._state.profile()
             for name in session_catalogue.newest_first(paths)[:_MAX_SESSIONS]:
@@ -112,7 +112,7 @@ class ConversationCandidates:
                 yield Candidate(name, f"{counted(summary.turns, 'turn')}, {ago(summary.updated_at)}  {summary.title}")
 
     def models(self) -> Iterable[Candidate]:
-        """Known models; no provider is asked."""
+        """Known models; no provider is contacted."""
         paths = self._state.profile() if self._is_kept() else None
         now = self._state.chat.facts(None).model
         return [
@@ -133,7 +133,7 @@ def _description(record: Record) -> str:
 
 
 class Match(NamedTuple):
-    """A candidate that fits: it replaces the last `length` characters before the cursor by `text`."""
+    """A candidate that fits: `text` replaces the last `length` characters before the cursor."""
 
     length: int
     text: str
@@ -142,13 +142,13 @@ class Match(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What is being typed: its kind, its prefix, and how a path in it is written."""
+    """The word that is being typed: its kind, its prefix, and the quoting of a path."""
 
     kind: str
     """`command`, `path`, or a `SlashCommand.argument`."""
     prefix: str
     length: int
-    """How many characters before the cursor it takes, with the sign and the quote before it."""
+    """The number of characters before the cursor that belong to it, with the sign and the quote before it."""
     sign: str = ""
     quoted: bool = False
 
@@ -159,7 +159,7 @@ _PLAIN = re.compile(r"[\w./+=:%~-]*\Z")
 
 
 def context(text: str, commands: Sequence[SlashCommand]) -> Context | None:
-    """What can be completed at the end of the text before the cursor; `None` if nothing can."""
+    """The word at the end of the text before the cursor; `None` if it cannot be completed."""
     line = text[text.rfind("\n") + 1 :]
     mention = _MENTION.search(line)
     if mention is not None:
@@ -183,7 +183,7 @@ def context(text: str, commands: Sequence[SlashCommand]) -> Context | None:
 
 
 def matches(text: str, source: CandidateSource) -> Iterator[Match]:
-    """What fits the text before the cursor, at most `MAX_CANDIDATES`. Raises what the lookup raises."""
+    """The candidates for the text before the cursor, at most `MAX_CANDIDATES`. Raises the errors of the lookup."""
     word = context(text, source.commands)
     if word is None:
         return
@@ -227,7 +227,7 @@ def _candidates(word: Context, source: CandidateSource) -> Iterator[Candidate]:
 
 
 def _path_text(path: str, word: Context) -> str:
-    """A path as it is inserted: quoted where it has to be; the quote stays open while it is a directory."""
+    """A path as it is inserted, with quotes if it needs them. The quote stays open after a directory."""
     if not word.quoted and _PLAIN.match(path):
         return word.sign + path
     return f'{word.sign}"{path}' + ("" if path.endswith("/") else '"')
@@ -236,10 +236,10 @@ def _path_text(path: str, word: Context) -> str:
 def workspace_paths(root: str, prefix: str) -> Iterator[Candidate]:
     """Paths in the workspace `root` that begin with `prefix`, sorted; directories end in a slash.
 
-    Only regular files and directories, reached through no link and never outside. Left out are names that cannot be
-    shown or quoted as they are, hidden names unless the prefix begins like one, and deepctl's own `.deep`. At most
-    `MAX_CANDIDATES` names are given; of a large directory, those that were read in `_SCAN_SECONDS`. A directory that
-    does not exist or cannot be read has none.
+    Only regular files and directories inside the workspace are listed, and no link is followed. Left out are names that
+    cannot be shown or quoted unchanged, hidden names unless the prefix is hidden, and deepctl's own `.deep`. At most
+    `MAX_CANDIDATES` names are returned. Reading a large directory stops after `_SCAN_SECONDS`. A missing or unreadable
+    directory has no names.
     """
     directory, slash, name_prefix = prefix.rpartition("/")
     parts = [part for part in directory.split("/") if part not in ("", ".")]
@@ -259,7 +259,7 @@ def _names(directory: str, root: str, prefix: str) -> list[str]:
     with tree.opened(directory) as (place, is_directory):
         if not is_directory:
             return []
-        # The descriptor of `opened` may be good for walking on only, not for reading.
+        # The descriptor of `opened` may allow only walking, not reading.
         readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
     try:
         return heapq.nsmallest(MAX_CANDIDATES, _scan(readable, prefix))
@@ -292,7 +292,7 @@ def _scan(directory: int, prefix: str) -> Iterator[str]:
 
 
 def completer(source: CandidateSource) -> Completer:
-    """The completer of the line editor. A failed lookup offers nothing."""
+    """The completer of the line editor. A failed lookup gives no candidates."""
     from prompt_toolkit.completion import Completer, Completion
 
     def look_up(text: str) -> list[Completion]:
@@ -325,7 +325,8 @@ def completer(source: CandidateSource) -> Completer:
                 yield completion
 
         async def _look_up_in_thread(self, text: str) -> list[Completion]:
-            # Not an executor: the loop waits for it at its end, and a lookup that hangs would hold up the entry.
+            # Not an executor: the event loop waits for an executor at its end, so a hanging lookup would delay the
+            # entry.
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             if len(self._threads) >= _MAX_LOOKUPS:
                 return []
@@ -344,7 +345,7 @@ def completer(source: CandidateSource) -> Completer:
                     try:
                         loop.call_soon_threadsafe(settle, completions)
                     except RuntimeError:
-                        pass  # the entry was sent meanwhile, and its loop is closed
+                        pass  # the entry was sent in the meantime, and its loop is closed
 
             thread = threading.Thread(target=run, name="completion", daemon=True)
             self._threads.append(thread)

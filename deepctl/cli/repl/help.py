@@ -1,4 +1,4 @@
-"""`/help` and `--help`: the table of slash commands, and what a single one takes."""
+"""`/help` and `--help`: the table of slash commands, and the usage of a single one."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from deepctl.output.text import terminal_width, tinted, wrapped
 
 _WIDTH = 80
 _MIN_HELP_WIDTH = 30
-"""Columns for what a command does, beside its name; with fewer, it is printed below the name."""
+"""Columns for the description of a command beside its name; with fewer columns, it is printed below the name."""
 _GAP = 2
 _EXAMPLE = re.compile(r"deepctl .*")
-_TURN = "A turn is one prompt and all that was done to answer it."
+_TURN = "A turn is one prompt and all work to answer it."
 _SHELL = ("!command", "Run a command where the agent's commands run.")
 _MENTION = ("@path", "Show a file of the workspace to the model.")
 _KEYS = ("Ctrl-C, Ctrl-D", "Stop an answer or empty the line; leave.")
 
 
 class _Overview(NamedTuple):
-    """All commands, by group; `more` is what else can be typed."""
+    """All commands, by group; `more` lists other entries such as `!COMMAND`."""
 
     commands: Sequence[SlashCommand]
     more: Sequence[tuple[str, str]]
@@ -67,7 +67,7 @@ def _print_row(name: str, meaning: str, name_width: int) -> None:
 
 
 class _Usage(NamedTuple):
-    """How one command is used that is about the conversation itself."""
+    """The help of a command about the chat itself."""
 
     command: SlashCommand
 
@@ -81,7 +81,7 @@ class _Usage(NamedTuple):
 
 
 class _ShellCommandUsage(NamedTuple):
-    """The help of a shell command as Typer formats it, without the parameters that the conversation fills in."""
+    """The help of a shell command as Typer formats it, without the parameters that the chat fills in."""
 
     command: SlashCommand | None
     words: Sequence[str]
@@ -97,7 +97,7 @@ class _ShellCommandUsage(NamedTuple):
         shell.params = [parameter for parameter in shell.params if parameter.name not in hidden_names]
         shell.epilog = _EXAMPLE.sub(lambda match: self.names.example(match[0]), shell.epilog or "")
         if self.command is not None and self.words == command_names.EXPORT:
-            # `/export` takes FILE as an argument, and has a help text of its own.
+            # `/export` takes FILE as an argument, and has its own help text.
             shell.help, shell.epilog = self.command.help, "Example: /export talk.md --redact"
             shell.params = [parameter for parameter in shell.params if parameter.name != "output"]
         name = self.names.slash_line(shlex.join(["deepctl", *self.words])) or f"/{' '.join(self.words)}"
@@ -115,18 +115,18 @@ class _ShellCommandUsage(NamedTuple):
         print(formatter.getvalue().strip("\n"))
         options = [f"--{name}" for name in ("user", "session", "wait") if name in hidden_names]
         if options:
-            filled_in = f"Filled in from the conversation, if not given: {', '.join(options)}."
+            filled_in = f"Filled in from the chat if not given: {', '.join(options)}."
             print(f"\n{wrapped(filled_in, sys.stdout)}")
 
 
 def show_overview(commands: Sequence[SlashCommand], *, has_shell: bool) -> None:
-    """Print all commands, in their groups, and what else can be typed."""
+    """Print all commands in their groups, and the other entries."""
     sections = [_MENTION, _SHELL, _KEYS] if has_shell else [_MENTION, _KEYS]
     show(_Overview(commands, sections), as_json=False)
 
 
 def show_command(state: ReplState, command: SlashCommand) -> None:
-    """Print how a slash command is used, and what it does."""
+    """Print the usage of a slash command."""
     if command.shell_words:
         show(_ShellCommandUsage(command, command.shell_words, state.command_names), as_json=False)
     else:
@@ -134,5 +134,5 @@ def show_command(state: ReplState, command: SlashCommand) -> None:
 
 
 def show_shell_command(state: ReplState, words: Sequence[str]) -> None:
-    """Print the help of a shell command that is typed by its words, as it is used in a conversation."""
+    """Print the help of a shell command that is typed with its words, as it is used in a chat."""
     show(_ShellCommandUsage(None, words, state.command_names), as_json=False)

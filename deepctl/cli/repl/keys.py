@@ -1,4 +1,4 @@
-"""The keyboard of the line editor: what keys do, pastes, what was typed ahead, and Ctrl-C twice."""
+"""The keyboard of the line editor: key bindings, pastes, type-ahead, and double Ctrl-C."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 HINT = "Ctrl-C again leaves, Ctrl-D too."
 _SAME_PRESS_SECONDS = 0.7
-"""For so long after a turn was stopped, Ctrl-C is taken for the press that stopped it."""
+"""Seconds after a turn was stopped in which Ctrl-C belongs to the press that stopped it."""
 READ_BYTES = 65536
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LINE_ENDS = re.compile("\r\n|[\r\u2028\u2029]")
@@ -41,7 +41,7 @@ _PASTE = re.compile("(\x1b\\[200~.*?(?:\x1b\\[201~|\\Z))", re.DOTALL)
 
 
 class DoubleCtrlC:
-    """Whether one more Ctrl-C leaves. Ctrl-C on an empty line shows how to leave; the next Ctrl-C leaves.
+    """Whether another Ctrl-C leaves. Ctrl-C on an empty line shows how to leave, and the next Ctrl-C leaves.
 
     Any other key in between cancels that.
     """
@@ -52,12 +52,12 @@ class DoubleCtrlC:
         self._stopped_at: float | None = None
 
     def stopped(self) -> None:
-        """Ctrl-C has just stopped a turn or a command: the next one leaves, unless it comes at once."""
+        """Ctrl-C has just stopped a turn or a command. The next one leaves, unless it follows at once."""
         self.armed = True
         self._stopped_at = time.monotonic()
 
     def key(self) -> None:
-        """To be called before a key is handled."""
+        """Must be called before a key is handled."""
         self._before, self.armed = self.armed, False
 
     def sent(self) -> None:
@@ -65,25 +65,29 @@ class DoubleCtrlC:
         self._stopped_at = None
 
     def is_late(self) -> bool:
-        """After `key`: whether this Ctrl-C belongs to the press that stopped the turn, and does nothing more."""
+        """Called after `key`: whether this Ctrl-C belongs to the press that stopped the turn, and has no further
+        effect.
+        """
         if self._stopped_at is None or time.monotonic() - self._stopped_at >= _SAME_PRESS_SECONDS:
             return False
         self.armed = self._before
         return True
 
     def ctrl_c(self) -> bool:
-        """After `key`, for Ctrl-C on an empty line that is not late: whether it leaves."""
+        """Called after `key`, for a Ctrl-C on an empty line that is not late: whether it leaves."""
         self.armed = not self._before
         return self._before
 
 
 def cleaned(text: str) -> str:
-    """Pasted text as it is put into the line: newlines end its lines, and invisible characters are removed."""
+    """Pasted text as it is inserted into the line: newlines separate lines, and invisible characters are removed."""
     return whole(_INVISIBLE.sub("", _LINE_ENDS.sub("\n", text)))
 
 
 def raw(descriptor: int) -> None:
-    """Set the terminal so that every key comes at once, unchanged and unechoed; nothing if the terminal is gone."""
+    """Set the terminal so that every key arrives at once, unchanged and without echo. Does nothing if the terminal is
+    gone.
+    """
     from prompt_toolkit.input.vt100 import raw_mode
 
     try:
@@ -93,9 +97,9 @@ def raw(descriptor: int) -> None:
 
 
 def keyboard() -> Vt100Input:
-    """The keys of stdin, which is `closed` once the terminal is gone; pastes are read in large pieces.
+    """The keys of stdin, `closed` when the terminal is gone. Pastes are read in large pieces.
 
-    Hand-written, because prompt_toolkit's reader takes EIO for an interrupting signal and tries again for ever.
+    Hand-written, because prompt_toolkit's reader takes EIO for an interrupting signal and repeats the read forever.
     """
     from prompt_toolkit.input.posix_utils import PosixStdinReader
     from prompt_toolkit.input.vt100 import Vt100Input
@@ -124,10 +128,11 @@ def keyboard() -> Vt100Input:
 
 
 def take_typed_ahead(keys: Vt100Input, before: list[object] | None, *, send: bool = True) -> bool:
-    """Keep for the line what was typed before the terminal was raw. Returns whether the terminal has echoed it.
+    """Keep the type-ahead from before the terminal was raw for the line. Returns whether the terminal has echoed it.
 
-    `before` are the attributes of the terminal then: where Enter became a newline, it is Enter again, and the kernel's
-    mark of Ctrl-D is that key. Without `send`, Enter begins a new line and sends nothing, and Ctrl-D does nothing.
+    `before` are the attributes of the terminal at that time. Where Enter became a newline, it becomes Enter again, and
+    the kernel's mark of Ctrl-D becomes that key. Without `send`, Enter starts a new line and sends nothing, and Ctrl-D
+    does nothing.
     """
     from prompt_toolkit.input.typeahead import store_typeahead
 
@@ -141,7 +146,7 @@ def take_typed_ahead(keys: Vt100Input, before: list[object] | None, *, send: boo
     assert isinstance(local_flags, int)
     if local_flags & termios.ICANON:
         text = text.replace("\0", CTRL_D)
-    # These keys were meant for the turn that ran then.
+    # These keys were meant for the turn that was running.
     text = _replaced(text, _SIGNAL_KEYS, "")
     if input_flags & termios.ICRNL:
         text = _replaced(text, "\n", "\r")
@@ -165,12 +170,12 @@ def continues(line: str) -> bool:
 
 
 def is_remembered(entry: str) -> bool:
-    """Whether an entry goes into the history: not if it begins with a space, as in shells."""
+    """Whether an entry goes into the history: not if it starts with a space, as in shells."""
     return bool(entry.strip()) and not entry.startswith(" ")
 
 
 def line_buffer(history: History, completions: Completer, send: Callable[[Buffer], bool]) -> Buffer:
-    """The buffer of the line. Completion starts by itself where a command or a path is typed, and nowhere else."""
+    """The buffer of the line. Completion starts by itself only where a command or a path is typed."""
     from prompt_toolkit.filters import Condition
 
     class Line(clusters.buffer()):  # type: ignore[misc]
@@ -188,8 +193,8 @@ def line_buffer(history: History, completions: Completer, send: Callable[[Buffer
 
 
 async def _complete_common_part(line: Buffer) -> None:
-    """Insert the only completion, or what all have in common; if that is nothing, open the menu, then choose in it."""
-    # Not the buffer's own, which does nothing while a completion that started by itself runs.
+    """Insert the only candidate, or the common beginning of all. If that is empty, open the menu, then choose in it."""
+    # Not the method of the buffer, which does nothing during a completion that started by itself.
     from prompt_toolkit.completion import CompleteEvent, get_common_complete_suffix
 
     document = line.document
@@ -251,7 +256,7 @@ def bindings(
         text = cleaned(event.data)
         if not is_focused():
             text = text.partition("\n")[0]
-        # Without the event that starts completion: a paste is no command that is being typed.
+        # Without the event that starts completion, because a paste is not a command that is being typed.
         event.current_buffer.insert_text(text, fire_event=False)
 
     @keys.add("c-c", filter=is_focused)
@@ -285,7 +290,7 @@ def bindings(
     @keys.add("c-z", filter=is_focused)
     def _suspend(event: KeyPressEvent) -> None:
         with handed_over():
-            # The whole process group, as the terminal itself does.
+            # The whole process group, as the terminal does.
             os.kill(0, signal.SIGTSTP)
 
     @keys.add("c-x", "c-e", filter=is_focused)

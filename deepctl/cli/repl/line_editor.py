@@ -1,8 +1,7 @@
-"""The line editor of a conversation: reads one entry at a time, with history, completion and a toolbar.
+"""The line editor of a chat: reads one entry at a time, with history, completion and a toolbar.
 
-Everything that draws runs in the main thread, within `read`. Other threads hand in notices and failures (`tell`,
-`fail`, `refresh`), which take effect at once, or in the next `read`. However `read` ends, the terminal is set as it was
-before.
+All drawing happens in the main thread, within `read`. Other threads pass notices and errors in (`tell`, `fail`,
+`refresh`), which take effect at once, or in the next `read`. `read` always restores the terminal when it ends.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class LineReader(Protocol):
-    """Reads a line at a terminal of some kind. Its methods are called in the event loop that `read` runs in."""
+    """Reads a line at a terminal. Its methods are called in the event loop of `read`."""
 
     @property
     def text(self) -> str: ...
@@ -77,14 +76,14 @@ class Editor:
         return ScreenReader(history, completer(candidates), toolbar, prompt, self._double_ctrl_c, self._notices)
 
     def stopped(self) -> None:
-        """Ctrl-C has just stopped a turn: the next one leaves, and a typed-ahead entry is not sent by itself."""
+        """Ctrl-C has just stopped a turn: the next Ctrl-C leaves, and type-ahead is not sent by itself."""
         self._double_ctrl_c.stopped()
 
     def read(self, text: str = "") -> str:
         """One entry, which may have many lines; `text` is put into the line first.
 
         Raises `EOFError` for Ctrl-D on an empty line, `Interrupted` for the second Ctrl-C, `Terminated` for SIGTERM and
-        SIGHUP and when the terminal is gone, and what `fail` was given.
+        SIGHUP and when the terminal is gone, and the errors that `fail` was given.
         """
         self.left_over = text
         self._raise_failure()
@@ -94,7 +93,7 @@ class Editor:
                     entry = runner.run(self._read(text))
                 break
             except KeyboardInterrupt:
-                # It came before the line took over the signals, and means the same as the key.
+                # It arrived before the line handled the signals, and means the same as the key.
                 self._double_ctrl_c.key()
                 if self._double_ctrl_c.is_late():
                     continue
@@ -122,7 +121,7 @@ class Editor:
 
     @contextmanager
     def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Meanwhile the line handles the signals. One that is ignored, as by nohup, stays so."""
+        """The line handles the signals inside this context. A signal that is ignored, as by nohup, stays ignored."""
         handlers: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGINT: self._reader.ctrl_c,
             signal.SIGCONT: self._reader.resumed,
@@ -139,7 +138,7 @@ class Editor:
             try:
                 _restore_handlers(loop, numbers, before)
             except KeyboardInterrupt:
-                # Raised between the two handlers: too late for the line, too early for what comes next.
+                # Raised between the two handlers: too late for the line, too early for the next code.
                 _restore_handlers(loop, numbers, before)
 
     def _end(self, error: BaseException) -> None:
@@ -152,24 +151,26 @@ class Editor:
             raise failure
 
     def tell(self, line: str) -> None:
-        """Show a line above the prompt, from any thread; between two reads, in the next one. The typed text stays."""
+        """Show a line above the prompt, from any thread. Between two reads, the next read shows it. The typed text
+        stays.
+        """
         self._notices.extend(wrapped(printable(part), sys.stdout) for part in line.split("\n"))
         self._call_soon(self._reader.show_notices)
 
     def take_pending(self) -> list[str]:
-        """Take the lines back that were handed in since the last `read` and are not shown yet."""
+        """Remove the lines that were passed in since the last `read` and are not shown yet."""
         lines: list[str] = []
         while self._notices:
             lines += self._notices.popleft().split("\n")
         return lines
 
     def fail(self, error: BaseException) -> None:
-        """End `read` by raising `error`, from any thread: now, or at once in the next one."""
+        """End `read` by raising `error`, from any thread: now, or at the start of the next `read`."""
         self._failure = error
         self._call_soon(self._reader.stop)
 
     def refresh(self) -> None:
-        """Draw the toolbar anew, from any thread."""
+        """Draw the toolbar again, from any thread."""
         self._call_soon(self._reader.refresh)
 
     def _call_soon(self, call: Callable[[], None]) -> None:
@@ -178,7 +179,7 @@ class Editor:
             try:
                 loop.call_soon_threadsafe(call)
             except RuntimeError:
-                pass  # the line has just been sent: the next one shows it
+                pass  # the line has just been sent, so the next one shows it
 
 
 def _restore_handlers(
@@ -219,7 +220,7 @@ class DumbReader:
         return "\n".join([*self._entry, self._typed])
 
     async def read(self, text: str) -> str | None:
-        """One entry, or `None` if it was stopped. `text` is shown, because it cannot be put into the line here."""
+        """One entry, or `None` if it was stopped. `text` is shown, because this editor cannot put it into the line."""
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
         self._entry = []
@@ -259,7 +260,7 @@ class DumbReader:
     def _take(self) -> None:
         """Take typed lines until the entry is complete."""
         if self._typed.startswith(CTRL_D) and not self._entry:
-            # Typed during a turn, when it was only a character to the kernel.
+            # Typed during a turn, when it was an ordinary character for the kernel.
             self._typed = self._typed.lstrip(CTRL_D)
             self._write("\n")
             self._end(EOFError())
@@ -289,7 +290,7 @@ class DumbReader:
         self._end(None)
 
     def ctrl_c(self) -> None:
-        """Ctrl-C. The kernel has dropped the typed part of the line, and does not tell whether there was any."""
+        """Ctrl-C. The kernel has dropped the typed part of the line, and does not report whether there was any."""
         self._double_ctrl_c.key()
         was_typed = bool(self._entry or self._typed)
         self._entry, self._typed = [], ""
@@ -300,14 +301,14 @@ class DumbReader:
         self._write(f"\n{HINT}\n{self._prompt()}" if self._double_ctrl_c.armed else f"\n{self._prompt()}")
 
     def resumed(self) -> None:
-        """The process goes on after it was stopped."""
+        """The process continues after it was stopped."""
         self._write(self._prompt())
 
     def refresh(self) -> None:
         """Nothing is drawn here."""
 
     def show_notices(self) -> None:
-        """Print the notices that were handed in, and the prompt after them."""
+        """Print the notices that were passed in, and the prompt after them."""
         lines = self._take_notices()
         if lines:
             self._write(f"\n{lines}{self._prompt()}")
@@ -327,9 +328,9 @@ class DumbReader:
 
 
 LONGEST_ENTRY = 64 << 10
-"""Bytes of the longest entry that is written; a longer one can be had back until the conversation ends."""
+"""Bytes of the longest entry that is written. Longer entries are available until the chat ends."""
 _READ_HISTORY = 2 << 20
-"""Bytes read of the file's end."""
+"""Bytes that are read from the end of the file."""
 
 
 def prompt_history(path: str | None) -> History:
@@ -363,7 +364,7 @@ def _file_history(path: str) -> History:
 
 
 def _history_end(path: str) -> bytes:
-    """The last bytes of the file, from the beginning of an entry on."""
+    """The last bytes of the file, from the start of an entry."""
     with open(atomic.open_regular(path, os.O_RDONLY), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(0, size - _READ_HISTORY))
@@ -372,7 +373,7 @@ def _history_end(path: str) -> bytes:
 
 
 def _history_entries(content: bytes) -> list[str]:
-    """The entries, oldest first; of several that are the same in a row, one."""
+    """The entries, oldest first; equal neighbours count once."""
     entries: list[str] = []
     lines: list[str] = []
     for line in [*content.decode(errors="replace").split("\n"), ""]:

@@ -1,7 +1,7 @@
-"""The loop of a conversation at a terminal: read an entry, run it, read the next one.
+"""The loop of an interactive chat: read an entry, run it, read the next one.
 
-An entry is a slash command, a prompt, or `!command`: the user's own command, which runs where the agent's commands run.
-Its output is shown. The agent sees nothing of it, unless it is `!!command`, or `!!` afterwards.
+An entry is a slash command, a prompt, or `!command`, a command of the user that runs where the agent's commands run.
+Its output is shown to the user only. `!!command` also shows it to the agent, and `!!` does so for the last command.
 """
 
 from __future__ import annotations
@@ -41,34 +41,37 @@ if TYPE_CHECKING:
 
 _WELCOME = "/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves."
 _SLASH = re.compile(r"/[A-Za-z?][\w-]*(?=\s|$)|/(?:!.*|[^\w\s]*)$")
-"""The beginning of a command, known or not. `/etc/passwd is odd` is a prompt."""
+"""The start of a command, known or unknown. `/etc/passwd is odd` is a prompt."""
 _ENVIRONMENT_CODES = ("model_key_missing", "bad_key", "bad_address")
-"""Codes of errors about variables, which cannot be changed from within a conversation."""
+"""Codes of errors about environment variables, which cannot be changed from within a chat."""
 _MODEL_CODES = ("unknown_model", "model_extra_missing")
-_ANOTHER_MODEL = "/model NAME chooses another one; /model lists what there is."
+_ANOTHER_MODEL = "/model NAME selects another model; /model lists the models."
 _MAX_MISSING, _MAX_PATH = 5, 60
 """Mentioned files that a notice lists, and characters of each."""
 
-_HELP = "!COMMAND runs a command in the workspace; !!COMMAND also shows the agent what it prints, !! what the last did."
-_NO_CD = "Each command starts in the workspace, so a cd does nothing for the next one: !cd DIR && COMMAND."
-_UNSANDBOXED = "There is no sandbox around this: it runs with your own rights. /sandbox says more."
+_HELP = (
+    "!COMMAND runs a command in the workspace. !!COMMAND also shows its output to the agent; !! shows the output of "
+    "the last one."
+)
+_NO_CD = "Each command starts in the workspace, so cd has no effect on the next command: !cd DIR && COMMAND."
+_UNSANDBOXED = "This command is unsandboxed and runs with your rights. /sandbox shows more."
 _FULL_SCREEN = frozenset(
     ("vi", "vim", "nvim", "view", "nano", "emacs", "top", "htop", "btop", "tmux", "screen", "less", "more", "man")
 )
-"""Programs that draw on a whole screen, or wait for keys."""
+"""Programs that draw on the whole screen or wait for keys."""
 _SHARED = "The agent will see this with your next prompt."
 _ONLY_CD = re.compile(r"cd(\s+[^\s;&|]+)?")
 _RUNNING = "Running; Ctrl-C stops it."
 _LONG_SECONDS = 10
 MAX_OUTPUT = 20_000
-"""Characters of a command's output that the agent sees; of a longer one, the beginning and the end."""
+"""Characters of a command's output that the agent sees. A longer output is reduced to its beginning and end."""
 _MAX_COMMAND = 2_000
 
 
 def converse(chat: ChatSession, session: str | None, new: str | None, files: Sequence[str] = ()) -> None:
-    """Run a conversation until Ctrl-D. Ctrl-C stops a turn, or empties the input line; Ctrl-C twice leaves.
+    """Run a chat until Ctrl-D. Ctrl-C stops a turn or empties the input line; double Ctrl-C leaves.
 
-    The lock is held during turns only, so an idle conversation blocks no other process.
+    The lock is held only during turns, so an idle chat blocks no other process.
     """
     with tty_modes.undisturbed(), tty_modes.terminable(), tty_modes.quiet(), tty_modes.interruptible():
         tty_modes.take_off_typed_ahead()
@@ -86,7 +89,7 @@ class Repl:
     def __init__(self, state: ReplState) -> None:
         self._state = state
         self._ended_with_blank_line = False
-        """Whether the last entry was answered: an empty line is below an answer already."""
+        """Whether the last entry has been answered, so that the line below the answer is already empty."""
         self._loading = True
         self._notice_lock = threading.Lock()
         self._is_in_turn = False
@@ -144,7 +147,7 @@ class Repl:
             self._send(entry)
 
     def _send(self, prompt: str) -> None:
-        """Run a turn. Raises what keeps it from ending."""
+        """Run a turn. Raises the errors that prevent it from ending."""
         state = self._state
         state.last_prompt, state.last_prompt_at, state.undone_prompt = prompt, quantities.now(), ""
         with tty_modes.quiet(), tty_modes.whole_pastes(), self._in_turn():
@@ -165,7 +168,7 @@ class Repl:
 
     @contextmanager
     def _reporting_errors(self) -> Iterator[None]:
-        """Report errors, so that the conversation continues. Ctrl-C and errors that end the conversation are raised."""
+        """Report errors, so that the chat continues. Ctrl-C and errors that end the chat are raised."""
         try:
             with tty_modes.terminable():
                 yield
@@ -190,17 +193,17 @@ class Repl:
         if error.code in _ENVIRONMENT_CODES:
             error.hint = _ANOTHER_MODEL
         elif error.code == "locked":
-            error.hint = "Try it again when that is done; Up brings the line back."
+            error.hint = "Try again later; the Up key brings the line back."
         render.error(error, as_json=False)
 
     def _on_interrupt(self, interrupted: Interrupted) -> None:
         render.new_line()
         is_plain = interrupted.message == "Interrupted."
-        self._state.chat.display.notice("Stopped; what was complete is kept." if is_plain else interrupted.message)
+        self._state.chat.display.notice("Stopped; completed steps are kept." if is_plain else interrupted.message)
         self._editor.stopped()
 
     def _on_warm(self, failure: BaseException | None) -> None:
-        """The model and the sandbox are ready, or cannot be: shown above the prompt. Runs in the thread of `warm`."""
+        """The model and the sandbox are ready, or failed: shown above the prompt. Runs in the thread of `warm`."""
         # Imported now, so that the first answer is drawn at once.
         import rich.console  # noqa: F401
 
@@ -288,7 +291,7 @@ def run_shell_command(state: ReplState, text: str) -> None:
     elif not shares:
         notice(_HELP)
     elif state.last_output is None:
-        notice("No command was run yet: there is nothing to show the agent.")
+        notice("No command has run yet, so there is no output to show to the agent.")
     if shares and state.last_output is not None:
         if state.last_output not in state.shared_output:
             state.shared_output.append(state.last_output)
@@ -330,7 +333,7 @@ def _warn(state: ReplState, line: str) -> None:
         notice(_UNSANDBOXED)
     word = os.path.basename(line.split()[0])
     if word in _FULL_SCREEN:
-        notice(f"There is no terminal for {word} here, and no input: what it prints is shown. Ctrl-C ends it.")
+        notice(f"{word} gets no terminal and no input here; only its output is shown. Ctrl-C ends it.")
 
 
 def _outcome(result: Ended) -> str:
@@ -351,7 +354,7 @@ def context_block(command: str, output: str, outcome: str, environment: Mapping[
     # Redacted before it is cut: half a key would not be recognised.
     output = _shortened(redact(output, environment), MAX_OUTPUT).rstrip("\n") or "(nothing)"
     line = _shortened(redact(command, environment), _MAX_COMMAND)
-    text = f"The user ran a command in the workspace ({outcome}) and shows what it printed.\n$ {line}\n{output}"
+    text = f"The user ran a command in the workspace ({outcome}) and shows you its output.\n$ {line}\n{output}"
     # The tag of piped input: wherever prompts are read, its content is not taken for the user's words.
     return f"<stdin>\n{log_file.escaped_tags(printable_lines(text))}\n</stdin>"
 

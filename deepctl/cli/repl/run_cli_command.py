@@ -28,7 +28,7 @@ def split(text: str) -> list[str]:
     except ValueError:
         raise UsageError(
             "A quote is not closed, or nothing follows the last backslash.",
-            "Words are split as in a shell: quotes hold several together, \\' is an apostrophe.",
+            "Words are split as in a shell: quotes hold several words together, and \\' is an apostrophe.",
         ) from None
 
 
@@ -54,8 +54,8 @@ def run(state: ReplState, *words: str) -> None:
     # Parsed, because --user has many spellings: in one word with other options, or behind a `--` as an option's value.
     if "user" in parameters(command) and _parsed(command, [*defaults, *arguments]).get("user") != paths.name:
         raise UsageError(
-            f"This conversation is of profile {paths.name!r}, and so are its commands.",
-            f"For another profile, in a shell: deepctl {' '.join(name)} --user NAME",
+            f"This is a chat of profile {paths.name!r}, so its commands use that profile.",
+            f"For another profile, use a shell: deepctl {' '.join(name)} --user NAME",
         )
     session = state.current_session_if_any() if name in _RENAMING else None
     try:
@@ -118,4 +118,4 @@ def _follow(state: ReplState, paths: ProfilePaths, session: Session) -> None:
     state.session, state.last_prompt = name, None
     if name is None:
         state.new = UNNAMED
-        state.chat.display.notice(f"Session {session.name} is gone: your next prompt begins another one.")
+        state.chat.display.notice(f"Session {session.name} no longer exists: your next prompt starts a new session.")

@@ -13,12 +13,12 @@ from deepctl.output.text import printable
 
 APPROVE = ("ask", "auto", "never")
 SANDBOX = ("auto", "bubblewrap", "docker", "none")
-_NEED = "what the profile's rules ask about, and commands outside a sandbox where no rule decides,"
-_ELSE = "All else runs as before. /approve ask has you asked."
+_NEED = "unsandboxed commands without a rule, and actions that a rule asks about,"
+_ELSE = "Everything else runs as before. /approve ask turns approval requests on."
 _QUESTIONS = {
-    "asked": f"You are asked first: {_NEED} wait for your yes.",
-    "allowed": f"Nothing is asked: {_NEED} run at once. /approve ask has you asked.",
-    "denied": f"Nothing is asked: {_NEED} are refused. {_ELSE}",
+    "asked": f"You get approval requests: {_NEED} wait for your answer.",
+    "allowed": f"There are no approval requests: {_NEED} run at once. /approve ask turns them on.",
+    "denied": f"There are no approval requests: {_NEED} are refused. {_ELSE}",
 }
 _SOURCES = {
     "option": "chosen for this conversation",
@@ -47,7 +47,7 @@ def model(state: ReplState, arguments: str) -> None:
         return
     name = _single_word("/model", words)
     state.chat.change(model=name)
-    state.chat.display.notice(f"{printable(name)} answers from now on.{_how_to_keep(state, 'model', name)}")
+    state.chat.display.notice(f"The model is now {printable(name)}.{_how_to_keep(state, 'model', name)}")
 
 
 def models(state: ReplState, arguments: str) -> None:
@@ -55,7 +55,9 @@ def models(state: ReplState, arguments: str) -> None:
     value = in_force(state, "model")
     if value.source == "option" or not isinstance(state.chat, ProfileChat):
         name = printable(value.value or "offline")
-        state.chat.display.notice(f"{name} answers here ({source(value)}). Without a choice, it would be:")
+        state.chat.display.notice(
+            f"The model of this chat is {name} ({source(value)}). Without this choice, it would be:"
+        )
     if isinstance(state.chat, ProfileChat):
         run_cli_command.run(state, "models", *run_cli_command.split(arguments))
 
@@ -81,14 +83,12 @@ def sandbox(state: ReplState, arguments: str) -> None:
     words = run_cli_command.split(arguments)
     if not words:
         value = in_force(state, "sandbox")
-        setting = f" Asked for: {value.value} ({source(value)})." if isinstance(state.chat, ProfileChat) else ""
+        setting = f" Selected: {value.value} ({source(value)})." if isinstance(state.chat, ProfileChat) else ""
         state.chat.display.notice(f"{sandbox_sentence(state)}{setting}")
         return
     choice = _choice("/sandbox", words, SANDBOX)
     if not isinstance(state.chat, ProfileChat):
-        raise UsageError(
-            "An --ephemeral conversation has no directory that commands could run in.", "Leave out --ephemeral for one."
-        )
+        raise UsageError("An --ephemeral chat has no directory for commands.", "Start the chat without --ephemeral.")
     state.chat.change(sandbox=choice)
     state.chat.display.notice(f"{sandbox_sentence(state)}{_how_to_keep(state, 'sandbox', choice)}")
 
@@ -104,17 +104,21 @@ def sandbox_sentence(state: ReplState) -> str:
 def _how_to_keep(state: ReplState, key: str, value: str) -> str:
     if not isinstance(state.chat, ProfileChat):
         return ""
-    return f" To keep it, in a shell: deepctl config set {key} {shlex.quote(value)} --user {state.chat.name}"
+    return (
+        f" To make this permanent, in a shell: deepctl config set {key} {shlex.quote(value)} --user {state.chat.name}"
+    )
 
 
 def _single_word(command: str, words: list[str]) -> str:
     if len(words) > 1:
-        raise UsageError(f"{command} takes one word; this is too much: {' '.join(words[1:])}.", "A name has no spaces.")
+        raise UsageError(
+            f"{command} takes one word; these are too many: {' '.join(words[1:])}.", "A name has no spaces."
+        )
     return words[0]
 
 
 def _choice(command: str, words: list[str], choices: tuple[str, ...]) -> str:
     word = _single_word(command, words).lower()
     if word not in choices:
-        raise UsageError(f"{command} knows no {words[0]!r}.", f"It is one of: {', '.join(choices)}.")
+        raise UsageError(f"{command} has no value {words[0]!r}.", f"It must be one of: {', '.join(choices)}.")
     return word

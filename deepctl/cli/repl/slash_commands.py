@@ -69,7 +69,8 @@ def _check_can_choose(words: list[str]) -> None:
     values = run_cli_command.parse("checkpoints", "rewind", *words)
     if values.get("ref") is None and is_dumb():
         raise UsageError(
-            "/rewind needs a REF at this terminal.", "/checkpoints lists them; ~1 is before the last turn."
+            "/rewind needs a REF at a dumb terminal.",
+            "/checkpoints lists the checkpoints; ~1 is the state before the last turn.",
         )
 
 
@@ -101,7 +102,7 @@ def _confirm_undo(state: ReplState, name: str | None) -> None:
     shared_length = _shared_length(rewound, now)
     turns = sum(prompt.position >= shared_length for prompt in _prompts(now))
     if turns:
-        consequence = f"{counted(turns, 'turn')} said since then would leave it"
+        consequence = f"{counted(turns, 'turn')} made since then would leave the session"
         confirm(f"Undo the last rewind of session {session.name}? {consequence}.", yes=False, as_json=False)
 
 
@@ -140,17 +141,19 @@ def _retry(state: ReplState, arguments: str) -> None:
             number for number, prompt in enumerate(prompts) if prompt.at >= state.last_prompt_at and last in prompt.text
         ]
         if not indexes:
-            state.chat.display.notice(f"Nothing of the last turn was kept. Saying it again: {_shortened(last)}")
+            state.chat.display.notice(
+                f"No part of the last turn was stored. Sending its prompt again: {_shortened(last)}"
+            )
             state.next_prompt = last
             return
         if indexes[-1] != len(prompts) - 1:
             raise Refused(
-                "Your last prompt is not the last of the session any more: something else was said in it since.",
-                "/checkpoints lists where to go back to, /rewind REF does.",
+                "Your last prompt is not the last one of the session: another prompt was sent since.",
+                "/checkpoints lists the checkpoints, and /rewind REF returns to one.",
                 code="conflict",
             )
     if session is None or not prompts:
-        raise NotFound("There is no turn to take back.", "Say something first.", code="turn_not_found")
+        raise NotFound("There is no turn to undo.", "Send a prompt first.", code="turn_not_found")
     text = prompts[-1].text
     again = text if last is None or text.startswith(last) else last
     _take_back_last_turn(state, session.name)
@@ -168,7 +171,7 @@ def _take_back_last_turn(state: ReplState, session: str) -> None:
         with options.working(state.profile().name, "checkpoints rewind", chat.wait, False) as repository:
             result = run(repository, *request_rewind(repository, session, "~1"))
     except Conflicts as error:
-        error.hint = "/rewind ~1 --dry-run lists them all; /rewind ~1 --force takes these back, too."
+        error.hint = "/rewind ~1 --dry-run lists all of them; /rewind ~1 --force also undoes these changes."
         raise
     for remark in result.remarks:
         chat.display.notice(remark)
@@ -201,7 +204,7 @@ def _fork(state: ReplState, arguments: str) -> None:
     if spelled is not None:
         _continue_in(state, spelled)
         state.last_prompt = None
-        state.chat.display.notice(f"The conversation goes on in session {spelled}.")
+        state.chat.display.notice(f"The chat continues in session {spelled}.")
 
 
 def _latest_checkpoint(state: ReplState) -> str:
@@ -222,21 +225,21 @@ def _new(state: ReplState, arguments: str) -> None:
     words = split(arguments)
     if not words:
         _go_to(state, state.session, UNNAMED)
-        state.chat.display.notice("Your next prompt begins a new session.")
+        state.chat.display.notice("Your next prompt starts a new session.")
         return
     if len(words) > 1:
         raise UsageError(
-            f"/new takes one name; this is too much: {' '.join(words[1:])}.",
-            "The prompt that begins the session is the next thing you type.",
+            f"/new takes one name; these are too many: {' '.join(words[1:])}.",
+            "Type the first prompt of the session as the next entry.",
         )
     name = layout.check_name(words[0], "session")
     existing = session_catalogue.spelled(state.profile(), name)
     if existing is not None:
         raise Refused(
-            f"There is a session {existing!r} already.", f"/switch {existing} goes on in it.", code="session_exists"
+            f"There is already a session {existing!r}.", f"/switch {existing} continues it.", code="session_exists"
         )
     _go_to(state, state.session, name)
-    state.chat.display.notice(f"Your next prompt begins session {name}.")
+    state.chat.display.notice(f"Your next prompt starts session {name}.")
 
 
 def _switch(state: ReplState, arguments: str) -> None:
@@ -246,7 +249,9 @@ def _switch(state: ReplState, arguments: str) -> None:
         run_cli_command.run(state, "sessions", "list", *words)
         return
     if len(words) > 1:
-        raise UsageError(f"/switch takes one name; this is too much: {' '.join(words[1:])}.", "/sessions lists them.")
+        raise UsageError(
+            f"/switch takes one name; these are too many: {' '.join(words[1:])}.", "/sessions lists the sessions."
+        )
     name = layout.check_name(words[0], "session")
     paths = state.profile()
     spelled = session_catalogue.spelled(paths, name)
@@ -255,7 +260,7 @@ def _switch(state: ReplState, arguments: str) -> None:
         suggestion = f"Did you mean {near[0]}? " if near else ""
         raise NotFound(
             f"There is no session {name!r}.",
-            f"{suggestion}/sessions lists them; /new {name} begins it.",
+            f"{suggestion}/sessions lists the sessions; /new {name} starts it.",
             code="session_not_found",
         )
     session_catalogue.find(paths, spelled)
@@ -279,11 +284,13 @@ def _export(state: ReplState, arguments: str) -> None:
     files, options = _separated(words)
     if len(files) > 1:
         raise UsageError(
-            f"/export takes one FILE; this is too much: {' '.join(files[1:])}.", "/switch NAME goes to another session."
+            f"/export takes one FILE; these are too many: {' '.join(files[1:])}.",
+            "/switch NAME continues another session.",
         )
     if not files and not any(word in ("-o", "--output") or word.startswith("--output=") for word in options):
         raise UsageError(
-            "/export needs a FILE.", "/export talk.md is for reading, /export talk.json for sessions import."
+            "/export needs a FILE.",
+            "/export talk.md writes Markdown to read, /export talk.json writes JSON for `sessions import`.",
         )
     if files:
         # There is no shell here that expands `~`.
@@ -336,7 +343,7 @@ def _diff(state: ReplState, arguments: str) -> None:
 def _remember(state: ReplState, arguments: str) -> None:
     # `memory add -` would read the next input from the terminal.
     if arguments in ("", "-"):
-        raise UsageError("There is nothing to remember.", "/remember TEXT notes the TEXT as it is.")
+        raise UsageError("There is no TEXT to remember.", "/remember TEXT adds TEXT to the memory, unchanged.")
     run_cli_command.run(state, "memory", "add", "--", arguments)
 
 
@@ -360,12 +367,12 @@ def _details(state: ReplState, arguments: str) -> None:
     if arguments:
         if not (arguments.isascii() and arguments.isdigit() and len(arguments) <= _MAX_DIGITS and int(arguments)):
             raise UsageError(
-                f"{arguments!r} is not the number of a tool call.", "They are counted from 1 in every turn."
+                f"{arguments!r} is not the number of a tool call.", "Tool calls are counted from 1 in every turn."
             )
         number = int(arguments)
     details = getattr(state.chat.display, "details", None)
     if details is None:
-        state.chat.display.notice("There are no details here: this terminal shows tool calls as they come.")
+        state.chat.display.notice("There are no details to show: this terminal shows each tool call in full.")
         return
     details(number)
 
@@ -376,7 +383,9 @@ def _help(state: ReplState, arguments: str) -> None:
         help.show_overview(available(state.chat), has_shell=not isinstance(state.chat, EphemeralChatSession))
         return
     if len(words) > 1:
-        raise UsageError(f"/help takes one command; this is too much: {' '.join(words[1:])}.", "/help lists them all.")
+        raise UsageError(
+            f"/help takes one command; these are too many: {' '.join(words[1:])}.", "/help lists all commands."
+        )
     help.show_command(state, _find(words[0] if words[0].startswith("/") else f"/{words[0]}"))
 
 
@@ -387,12 +396,12 @@ def _quit(state: ReplState, arguments: str) -> None:
 _BACK, _SESSIONS, _MEMORY, _AGENT, _HERE = "Going back", "Sessions", "Memory", "The agent", "Here"
 
 ALL = (
-    SlashCommand("/rewind", "[REF] [OPTION…]", "Go back to a checkpoint. Without REF, choose.",
+    SlashCommand("/rewind", "[REF] [OPTION…]", "Return to a checkpoint. Without REF, choose one.",
                  _BACK, _rewind, "reference", ("checkpoints", "rewind")),
-    SlashCommand("/undo", "[OPTION…]", "Take back the last rewind.",
+    SlashCommand("/undo", "[OPTION…]", "Undo the last rewind.",
                  _BACK, _undo, shell_words=("checkpoints", "undo")),
-    SlashCommand("/retry", "", "Take back the last turn; say its prompt again.", _BACK, _retry),
-    SlashCommand("/diff", "[FROM] [TO]", "Compare checkpoints, or one with what is now.",
+    SlashCommand("/retry", "", "Undo the last turn and send its prompt again.", _BACK, _retry),
+    SlashCommand("/diff", "[FROM] [TO]", "Compare two checkpoints, or one with now.",
                  _BACK, _diff, "reference", ("checkpoints", "diff")),
     SlashCommand("/checkpoints", "[COMMAND…]", "List checkpoints, or run a command on them.",
                  _BACK, _group("checkpoints", ("list",), ("--limit", "20")),
@@ -400,36 +409,36 @@ ALL = (
     SlashCommand("/sessions", "[COMMAND…]", "List sessions, or run a command on them.",
                  _SESSIONS, _group("sessions", ("list",)),
                  "choice:list,show,search,rename,delete,export,import", ("sessions",)),
-    SlashCommand("/new", "[NAME]", "Begin a session with the next prompt.", _SESSIONS, _new),
-    SlashCommand("/switch", "[NAME]", "Go on in another session. Without NAME, list.",
+    SlashCommand("/new", "[NAME]", "Start a session with the next prompt.", _SESSIONS, _new),
+    SlashCommand("/switch", "[NAME]", "Continue another session. Without NAME, list.",
                  _SESSIONS, _switch, "session"),
-    SlashCommand("/fork", "[REF] NAME", "Go on in a new session that begins here, or at REF.",
+    SlashCommand("/fork", "[REF] NAME", "Start a session from here, or from REF.",
                  _SESSIONS, _fork, "reference", ("checkpoints", "fork")),
-    SlashCommand("/compact", "[FOCUS]", "Summarise what was said, to make room for more.",
+    SlashCommand("/compact", "[FOCUS]", "Summarise older messages, to free context.",
                  _SESSIONS, _compact, in_ephemeral=True),
     SlashCommand("/export", "FILE [OPTION…]", "Write this session to a .md file, else as JSON.",
                  _SESSIONS, _export, shell_words=command_names.EXPORT),
-    SlashCommand("/memory", "[COMMAND…]", "Show the agent's notes, or run a command on them.",
+    SlashCommand("/memory", "[COMMAND…]", "Show the memory, or run a command on it.",
                  _MEMORY, _group("memory", ("show",)),
                  "choice:show,list,add,edit,search,forget,history,diff", ("memory",)),
-    SlashCommand("/remember", "TEXT", "Note TEXT, as it is.", _MEMORY, _remember),
-    SlashCommand("/model", "[NAME]", "Have another model answer. Without NAME, list.",
+    SlashCommand("/remember", "TEXT", "Add TEXT to the memory, unchanged.", _MEMORY, _remember),
+    SlashCommand("/model", "[NAME]", "Select another model. Without NAME, list.",
                  _AGENT, settings_commands.model, "model", in_ephemeral=True),
     SlashCommand("/models", "[--all]", "List models.",
                  _AGENT, settings_commands.models, shell_words=("models",), in_ephemeral=True),
-    SlashCommand("/approve", "[HOW]", "Answer the agent's questions: ask, auto or never.",
+    SlashCommand("/approve", "[HOW]", "Answer approval requests: ask, auto or never.",
                  _AGENT, settings_commands.approve, f"choice:{','.join(settings_commands.APPROVE)}",
                  in_ephemeral=True),
     SlashCommand("/sandbox", "[WHERE]", "Run commands in: auto, bubblewrap, docker, none.",
                  _AGENT, settings_commands.sandbox, f"choice:{','.join(settings_commands.SANDBOX)}",
                  in_ephemeral=True),
-    SlashCommand("/status", "", "Show how things are.", _HERE, status.show_status, in_ephemeral=True),
+    SlashCommand("/status", "", "Show the state of the chat.", _HERE, status.show_status, in_ephemeral=True),
     SlashCommand("/details", "[N]", "Show the last tool calls and results in full, or one.",
                  _HERE, _details, in_ephemeral=True),
-    SlashCommand("/edit", "[TEXT]", "Write the prompt in your editor; begin with TEXT.",
+    SlashCommand("/edit", "[TEXT]", "Write the prompt in your editor, starting from TEXT.",
                  _HERE, _edit, in_ephemeral=True),
-    SlashCommand("/help", "[COMMAND]", "List the commands, or say what one takes.", _HERE, _help, in_ephemeral=True),
-    SlashCommand("/quit", "", "Leave; /exit and Ctrl-D, too.", _HERE, _quit, in_ephemeral=True),
+    SlashCommand("/help", "[COMMAND]", "List the commands, or explain one.", _HERE, _help, in_ephemeral=True),
+    SlashCommand("/quit", "", "Leave the chat; also /exit and Ctrl-D.", _HERE, _quit, in_ephemeral=True),
 )  # fmt: skip
 
 _BY_NAME = {command.name: command for command in ALL}
@@ -447,8 +456,8 @@ def run(state: ReplState, name: str, arguments: str) -> None:
     command = _find(name)
     if isinstance(state.chat, EphemeralChatSession) and not command.in_ephemeral:
         raise NotFound(
-            f"{command.name} means nothing in an --ephemeral conversation: nothing of it is kept.",
-            "Without --ephemeral, a conversation has sessions, checkpoints and memory.",
+            f"{command.name} needs stored state, and an --ephemeral chat stores nothing.",
+            "Without --ephemeral, a chat has sessions, checkpoints and memory.",
             code="ephemeral",
         )
     if arguments in ("-h", "--help"):
@@ -456,7 +465,7 @@ def run(state: ReplState, name: str, arguments: str) -> None:
         return
     if arguments and not command.usage:
         raise UsageError(
-            f"{command.name} takes nothing; this is too much: {arguments}.", f"{command.name} alone does it."
+            f"{command.name} takes no argument; this is too much: {arguments}.", f"Type {command.name} alone."
         )
     command.run(state, arguments)
 
@@ -478,10 +487,10 @@ def _find(name: str) -> SlashCommand:
     if command is None:
         if not any(map(str.isalpha, name)) or name.startswith("/!"):
             raise UsageError(
-                f"{name} is no command.", "/help lists those there are; !COMMAND runs one in the workspace."
+                f"{name} is not a command.", "/help lists the commands; !COMMAND runs a shell command in the workspace."
             )
         near = usage_errors.near_to(lower, [*_BY_NAME, *_ALIASES])
         raise UsageError(
-            f"There is no command {name}.", f"Did you mean {near[0]}?" if near else "/help lists those there are."
+            f"There is no command {name}.", f"Did you mean {near[0]}?" if near else "/help lists the commands."
         )
     return command

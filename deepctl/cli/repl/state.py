@@ -73,8 +73,8 @@ class ReplState:
         """The session that the next turn would continue. Raises `NotFound` if there is none yet."""
         if self.new is not None:
             raise NotFound(
-                "The new session has not begun yet.",
-                "Your next prompt begins it; /switch NAME goes on in another.",
+                "The new session has not started yet.",
+                "Your next prompt starts it; /switch NAME continues another session.",
                 code="session_not_found",
             )
         paths = self.profile()

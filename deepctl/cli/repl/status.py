@@ -161,7 +161,7 @@ def _indented(value: str, indent: int) -> str:
 def show_status(state: ReplState, arguments: str) -> None:
     """Show profile, session, model, what commands may do, and the usage so far."""
     is_kept = isinstance(state.chat, ProfileChat)
-    rows = _profile_rows(state) if is_kept else [("Profile", "none; nothing of this conversation is kept")]
+    rows = _profile_rows(state) if is_kept else [("Profile", "none; this chat is not stored")]
     model = settings_commands.in_force(state, "model")
     approve = settings_commands.in_force(state, "approve")
     rows.append(("Model", f"{model.value or 'offline'} ({settings_commands.source(model)})"))
@@ -169,7 +169,7 @@ def show_status(state: ReplState, arguments: str) -> None:
     try:
         rows.append(("Sandbox", settings_commands.sandbox_sentence(state)))
     except DeepctlError as error:
-        rows.append(("Sandbox", f"not known: {error.message}"))
+        rows.append(("Sandbox", f"unknown: {error.message}"))
     if is_kept:
         rows.append(("MCP servers", _servers(state)))
     rows += _usage_rows(state)
@@ -181,11 +181,11 @@ def _profile_rows(state: ReplState) -> list[tuple[str, str]]:
     rows = [("Profile", f"{paths.name}, {home(paths.directory)}")]
     if state.new is not None:
         name = "a new one" if state.new == UNNAMED else state.new
-        rows.append(("Session", f"{name}; your next prompt begins it"))
+        rows.append(("Session", f"{name}; your next prompt starts it"))
     else:
         session = state.current_session_if_any()
         if session is None:
-            rows.append(("Session", f"{state.session or session_catalogue.FIRST}; your next prompt begins it"))
+            rows.append(("Session", f"{state.session or session_catalogue.FIRST}; your next prompt starts it"))
         else:
             turns = session_catalogue.summary(paths, session.name).turns
             rows.append(("Session", f"{session.name}, {counted(turns, 'turn')}"))
@@ -197,7 +197,7 @@ def _servers(state: ReplState) -> str:
     try:
         servers = settings.load(os.environ, state.profile()).mcp_servers()
     except DeepctlError as error:
-        return f"not known: {error.message}"
+        return f"unknown: {error.message}"
     return ", ".join(f"{server.name}{'' if server.enabled else ' (off)'}" for server in servers) or "none"
 
 
@@ -205,7 +205,7 @@ def _usage_rows(state: ReplState) -> list[tuple[str, str]]:
     usage = state.chat.counts.total
     rows = [("Tokens", f"{usage.input_tokens:,} sent, {usage.output_tokens:,} received in this conversation")]
     if usage.cost is None:
-        rows.append(("Cost", "not known: there is no price for the model"))
+        rows.append(("Cost", "unknown: there is no price for the model"))
     elif usage.cost:
         rows.append(("Cost", f"${usage.cost:.4f}"))
     context = state.chat.counts.of(state.session).context

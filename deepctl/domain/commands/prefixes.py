@@ -109,9 +109,9 @@ _MAX_STEPS = 40
 _MAX_READINGS = 16
 
 _COMPUTED = "the name of a command is computed"
-_ELSEWHERE = "a shell reads commands that are not in this text"
+_ELSEWHERE = "a shell reads commands from outside this text"
 _ALIAS = "an alias is defined or used"
-_UNKNOWN = "what a command runs is computed"
+_UNKNOWN = "a command runs a computed command"
 
 GIT_VALUES = {
     *("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--super-prefix", "--config-env", "--attr-source"),
@@ -178,7 +178,7 @@ def _run_by(name: str, command: Command) -> Iterator[Step]:
     elif name in BY_SUBSCRIPT and any(
         isinstance(part, str) and _SUBSCRIPT.search(part) for word in command.words[1:] for part in word
     ):
-        yield Unclear("a text with commands in it is evaluated")
+        yield Unclear("a text that contains commands is evaluated")
 
 
 def _prefixed(command: Command, prefix: _Prefix) -> Iterator[Command | Unclear]:
@@ -478,7 +478,7 @@ def _alias(command: Command) -> Iterator[Step]:
 
 def _another_meaning(command: Command) -> Iterator[Step]:
     if len(command.words) > 1:
-        yield Unclear("a command is given another meaning, or kept for later")
+        yield Unclear("a command is redefined, or stored for later")
 
 
 def _hash(command: Command) -> Iterator[Step]:

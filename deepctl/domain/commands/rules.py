@@ -134,7 +134,7 @@ def _possible(command: Command, is_program: Callable[[Word], bool]) -> Iterator[
 
 SEVERAL = re.compile(r"[;&|<>()`$\n\r]")
 """What makes of one command several, or has it do more than its words say."""
-UNTOLD = "there are rules, and what it runs cannot be told"
+UNTOLD = "there are rules, and the commands that it runs are unknown"
 _MAX_COMPARED = 20_000
 _WILD = re.compile(r"[*?\[]")
 
@@ -192,7 +192,7 @@ def _restrictions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
             yield _says(rule)
             return
         if pattern.matches(command, surely=False):
-            yield Verdict("ask", "a rule may be about it, and part of it is computed", rule.action == "deny")
+            yield Verdict("ask", "a rule may apply to it, and part of it is computed", rule.action == "deny")
 
 
 def _suspicions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:

@@ -30,7 +30,7 @@ class Computed(Enum):
     """The names of files, or the pattern itself: `*.py`."""
 
 
-CODE_VARIABLE = "a variable is set that programs run or read commands by"
+CODE_VARIABLE = "a variable is set that makes programs run commands"
 TOO_MANY = "it has too many parts"
 TOO_LONG = "it is too long"
 VALUE = "="
@@ -217,7 +217,7 @@ class ShellText:
             yield Unclear(TOO_LONG)
             return
         if _ODD.search(self._written) or _SPLIT_WORD.search(self._written):
-            yield Unclear("it has characters that shells and people read differently")
+            yield Unclear("it contains characters that a shell reads differently than a person")
         root = _parser().parse(self.data).root_node
         self.is_understood = not root.has_error
         if not self.is_understood:
@@ -400,7 +400,7 @@ class ShellText:
         yield Command(((VALUE,), *(self._word(word) for word in words)), is_open=self._has_expansion)
         # Arithmetic runs what stands in a value: a='x[$(…)]'; echo $((a)).
         if value.type in ("raw_string", "ansi_c_string") and _COMPUTED_TEXT.search(source.partition("=")[2]):
-            yield Unclear("a variable holds a text with commands in it")
+            yield Unclear("a variable holds a text with commands")
 
     def _backquoted(self, node: Node) -> Iterator[Text | Unclear]:
         """What stands between backquotes is read twice: backslashes before some characters go first."""

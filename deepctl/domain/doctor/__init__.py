@@ -129,23 +129,23 @@ def by_settings(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
         return list(look())
     except DeepctlError:
         # The checks of the files say what is wrong with them.
-        return [Check(name, "warning", "cannot be told: the settings cannot be used")]
+        return [Check(name, "warning", "unknown: the settings cannot be used")]
 
 
 def _not_a_directory(paths: ProfilePaths) -> Check | None:
     try:
         status = os.lstat(paths.directory)
     except OSError as error:
-        return Check("profile", "problem", f"{paths.directory}: {(error.strerror or 'cannot be looked at').lower()}")
+        return Check("profile", "problem", f"{paths.directory}: {(error.strerror or 'cannot be read').lower()}")
     if not stat.S_ISDIR(status.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
-        return Check("profile", "problem", f"{paths.directory} is {kind}", "A profile is a directory of its own.")
+        return Check("profile", "problem", f"{paths.directory} is {kind}", "A profile must be a directory of its own.")
     if status.st_uid != os.geteuid():
         return Check(
             "profile",
             "problem",
             f"{paths.directory} belongs to another user of this machine (uid {status.st_uid})",
-            "Set $DEEPCTL_HOME to a root of your own.",
+            "Set $DEEPCTL_HOME to a directory of your own.",
         )
     return None
 
@@ -157,7 +157,12 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
     where = "" if setting.source == "default" else f" (from {_SOURCES.get(setting.source, setting.source)})"
     address = in_force.get("base_url")
     if name == provider_keys.OFFLINE:
-        yield Check("model", "ok", f"{name}{where}: needs no key", "It is not an LLM: `deepctl config set model …`.")
+        yield Check(
+            "model",
+            "ok",
+            f"{name}{where}: needs no key",
+            "The offline model is not an LLM: `deepctl config set model …` selects a model.",
+        )
         return
     provider = provider_keys.provider(name)
     amiss = list(problems(environment, provider))
@@ -170,7 +175,7 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
     if provider == "ollama":
         url = addresses.without_passwords(ollama_address(environment))
         yield Check(
-            "model", "ok", f"{name}{where} at {url}: needs no key", "`deepctl models` tells whether the server answers."
+            "model", "ok", f"{name}{where} at {url}: needs no key", "`deepctl models` shows whether the server answers."
         )
         return
     if provider == "openai":
@@ -190,23 +195,21 @@ def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]
         yield Check(
             "model",
             "warning",
-            f"{name}{where}: where the key of its provider would be is not known here",
-            "Models are named provider:name. `deepctl chat hello` tells whether this one answers.",
+            f"{name}{where}: deepctl does not know where its provider stores the key",
+            "Models are named provider:name. `deepctl chat hello` shows whether this one answers.",
         )
         return
     if key.found:
         yield Check("model", "ok", f"{name}{where}: {' and '.join('$' + problem for problem in key.found)} set")
     elif provider == "openai" and address:
-        yield Check(
-            "model", "ok", f"{name}{where}: $OPENAI_API_KEY is not set, which a server of your own may not need"
-        )
+        yield Check("model", "ok", f"{name}{where}: $OPENAI_API_KEY is not set; your own server may not need it")
     elif provider in provider_keys.ELSEWHERE:
-        yield Check("model", "ok", f"{name}{where}: no key in the environment; its client looks in files, too")
+        yield Check("model", "ok", f"{name}{where}: no key in the environment; its client also looks in files")
     else:
         yield Check(
             "model",
             "warning",
-            f"{name}{where}: no key in sight",
+            f"{name}{where}: no key found",
             f"Set {' or '.join('$' + problem for problem in key.wanted)}.",
         )
 
@@ -232,11 +235,11 @@ def _lock(paths: ProfilePaths) -> Iterator[Check]:
         content = b""
     holder = locks.holder(paths.lock) if content.strip() else None
     if holder is None:
-        killed = "; what stands in it is of a command that was killed" if content.strip() else ""
+        killed = "; its text is from a command that was killed" if content.strip() else ""
         yield Check("lock", "ok", f"free{killed}")
         return
     if holder.pid <= 0:
-        yield Check("lock", "warning", "held; by whom cannot be told", "--wait SECONDS waits for it.")
+        yield Check("lock", "warning", "held; the holder is unknown", "--wait SECONDS waits for it.")
         return
     description = f"pid {holder.pid}, `deepctl {holder.command}`, since {holder.since}"
     if _is_alive(holder.pid):
@@ -246,7 +249,7 @@ def _lock(paths: ProfilePaths) -> Iterator[Check]:
             "lock",
             "warning",
             f"held, but not by {description}, which is not there any more",
-            "A process that it started may hold it, or it runs in another container.",
+            "A process that it started may hold the lock, or the holder runs in another container.",
         )
 
 
@@ -283,7 +286,7 @@ def _budget(in_force: Settings, paths: ProfilePaths) -> Iterator[Check]:
             "budget",
             "warning",
             f"checkpoints take {size(size_taken)}, more than limits.checkpoints ({size(limit)})",
-            f"What pruning would free: deepctl checkpoints prune --keep 50 --dry-run --user {paths.name}",
+            f"To see what pruning would free: deepctl checkpoints prune --keep 50 --dry-run --user {paths.name}",
         )
     else:
         yield Check("budget", "ok", f"checkpoints take {size(size_taken)} of {size(limit)}")

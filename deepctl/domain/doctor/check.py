@@ -12,9 +12,9 @@ from deepctl.errors import DeepctlError
 Status = Literal["ok", "warning", "problem"]
 _SHOWN = 3
 _HELP = {
-    errno.ENOTDIR: "Find out what is in its place.",
-    errno.ELOOP: "Find out what put a link there.",
-    errno.EACCES: "Give yourself its permissions back (chmod u+rwX).",
+    errno.ENOTDIR: "Find out what replaced it.",
+    errno.ELOOP: "Find out what created the link.",
+    errno.EACCES: "Restore your permissions on it (chmod u+rwX).",
     errno.EPERM: "Find out who may change it.",
 }
 
@@ -40,9 +40,9 @@ def guarded(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
     except DeepctlError as error:
         checks.append(Check(name, "problem", error.message, error.hint))
     except OSError as error:
-        checks.append(Check(name, "problem", told(error), _HELP.get(error.errno or 0, "Is the disk as it should be?")))
+        checks.append(Check(name, "problem", told(error), _HELP.get(error.errno or 0, "Check the disk.")))
     except RecursionError as error:
-        checks.append(Check(name, "problem", told(error), "Something in it is nested too deep to be ours."))
+        checks.append(Check(name, "problem", told(error), "Its contents are nested too deeply to come from deepctl."))
     return checks
 
 

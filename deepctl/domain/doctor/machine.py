@@ -62,7 +62,7 @@ def versions(version: str) -> Iterator[Check]:
         except metadata.PackageNotFoundError:
             missing.append(package)
     if missing:
-        yield Check("packages", "problem", f"not installed: {', '.join(missing)}", "Install deepctl anew.")
+        yield Check("packages", "problem", f"not installed: {', '.join(missing)}", "Install deepctl again.")
     else:
         yield Check("packages", "ok", ", ".join(installed))
 
@@ -81,7 +81,7 @@ def namesakes(environment: Mapping[str, str]) -> Iterator[Check]:
             "namesakes",
             "warning",
             f"{path} is another program called {distribution.COMMAND}",
-            "Which of the two a shell starts is decided by the order of the directories in $PATH.",
+            "The order of the directories in $PATH decides which of the two a shell starts.",
         )
 
 
@@ -90,10 +90,10 @@ def root(place: Root) -> Iterator[Check]:
     try:
         status = os.stat(place.path)
     except FileNotFoundError:
-        yield Check("root", "ok", f"{place.path}, not made yet")
+        yield Check("root", "ok", f"{place.path}, not created yet")
         return
     except OSError as error:
-        yield Check("root", "problem", told(error), "Give $DEEPCTL_HOME another directory.")
+        yield Check("root", "problem", told(error), "Set $DEEPCTL_HOME to another directory.")
         return
     unsafe = ownership.examine(place.path, *profiles.ROOT_PARTS)
     if unsafe is not None:
@@ -106,10 +106,10 @@ def root(place: Root) -> Iterator[Check]:
             "root",
             "problem",
             f"{place.path} has mode {mode:04o}, owner {status.st_uid}",
-            f"It should be yours alone: chmod 700 {place.path}",
+            f"Only you should have access: chmod 700 {place.path}",
         )
     elif not os.access(place.path, os.R_OK | os.W_OK | os.X_OK):
-        yield Check("root", "problem", f"{place.path} cannot be read and written", "Is it on a read-only disk?")
+        yield Check("root", "problem", f"{place.path} cannot be read and written", "The disk may be read-only.")
     else:
         yield Check("root", "ok", place.path)
     yield from _inside(place)
@@ -122,7 +122,7 @@ def _inside(place: Root) -> Iterator[Check]:
         except FileNotFoundError:
             continue
         if not stat.S_ISDIR(status.st_mode):
-            yield Check(name, "problem", f"{path} is not a directory of its own", "Find out what put it there.")
+            yield Check(name, "problem", f"{path} is not a regular directory", "Find out what created it.")
             continue
         with os.scandir(path) as entries:
             present = sorted(entries, key=lambda entry: entry.name)
@@ -133,9 +133,9 @@ def _inside(place: Root) -> Iterator[Check]:
         else:
             odd = [entry.name for entry in present if not (entry.name[:1].isalnum() or entry.name.startswith(KNOWN))]
         if loose:
-            yield Check(name, "warning", f"others may look into {path}", "Take it from them: chmod -R go-rwx on it.")
+            yield Check(name, "warning", f"other users may read {path}", "Remove their access: chmod -R go-rwx on it.")
         if odd:
-            yield Check(name, "warning", f"in {path}, not deepctl's: {some(odd)}", "Find out what put that there.")
+            yield Check(name, "warning", f"in {path}, not created by deepctl: {some(odd)}", "Find out what created it.")
 
 
 def config(file: SettingsFile) -> Iterator[Check]:
@@ -151,16 +151,16 @@ def disk(place: Root) -> Iterator[Check]:
     status = os.statvfs(path)
     free, all_of_it = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
     if not all_of_it:
-        yield Check("disk", "ok", f"the file system of {path} does not tell")
+        yield Check("disk", "ok", f"the file system of {path} does not report free space")
         return
     room = f"{size(free)} of {size(all_of_it)} free"
     if status.f_flag & os.ST_RDONLY:
-        yield Check("disk", "problem", f"{room}, read-only", "Nothing can be kept there.")
+        yield Check("disk", "problem", f"{room}, read-only", "Nothing can be stored there.")
     elif free < _LITTLE:
-        yield Check("disk", "warning", room, "A turn that cannot be kept ends. Free some space.")
+        yield Check("disk", "warning", room, "deepctl ends a turn that it cannot store. Free some space.")
     elif status.f_files and status.f_favail < _FEW:
         yield Check(
-            "disk", "warning", f"{room}, but room for {counted(status.f_favail, 'file')} only", "Remove some files."
+            "disk", "warning", f"{room}, but room for only {counted(status.f_favail, 'file')}", "Remove some files."
         )
     else:
         yield Check("disk", "ok", room)
@@ -173,17 +173,17 @@ def settings_file(name: str, file: SettingsFile, unset: str) -> Iterator[Check]:
         if not path:
             file.checked()
         if not os.path.lexists(path):
-            yield Check(name, "ok", f"{path}, not there: the defaults hold")
+            yield Check(name, "ok", f"{path} does not exist: the defaults are in force")
             return
         if stat.S_IMODE(os.stat(path).st_mode) & 0o400 == 0:
-            yield Check(name, "warning", f"{path} is not for its owner to read", f"chmod u+rw {path}")
+            yield Check(name, "warning", f"its owner may not read {path}", f"chmod u+rw {path}")
         values = file.checked()
         problems = list(settings.problems(values, path, in_profile=file.source == "profile"))
     except DeepctlError as error:
         yield Check(name, "problem", error.message, error.hint)
         return
     except OSError as error:
-        yield Check(name, "problem", told(error), "It cannot be read; its settings do not hold.")
+        yield Check(name, "problem", told(error), "It cannot be read, so its settings are not in force.")
         return
     for problem in problems:
         yield Check(name, "problem", problem.message, problem.hint)
@@ -192,8 +192,8 @@ def settings_file(name: str, file: SettingsFile, unset: str) -> Iterator[Check]:
         yield Check(
             name,
             "warning",
-            f"{path} has settings that mean nothing: {', '.join(unknown)}",
-            f"Misspelled? `deepctl config show` has those there are; `deepctl {unset}` takes one out.",
+            f"{path} has unknown settings: {', '.join(unknown)}",
+            f"They may be misspelled. `deepctl config show` lists the settings; `deepctl {unset}` removes one.",
         )
     if not problems and not unknown:
         yield Check(name, "ok", f"{path}, {_amount(values)}")
@@ -286,7 +286,7 @@ class Sandboxes:
             selection = choice(settings)
         except DeepctlError:
             # The check of that file says what is wrong with it.
-            yield Check("sandbox", "warning", "not tried: the settings cannot be used", "Correct them first.")
+            yield Check("sandbox", "warning", "not tested: the settings cannot be used", "Correct them first.")
             return
         problem = self.bubblewrap(selection.limits)
         if problem is None:
@@ -336,10 +336,11 @@ def _limits(limits: Limits) -> Check:
         return Check(
             "limits",
             "warning",
-            f"{summary}; processes and all memory together are not limited: no control group can be made",
-            "Run deepctl as an ordinary user, or where /sys/fs/cgroup can be written.",
+            f"{summary}; the number of processes and their total memory are not limited, because no control "
+            "group can be created",
+            "Run deepctl as an ordinary user, or on a machine where /sys/fs/cgroup is writable.",
         )
-    return Check("limits", "ok", f"{summary}; memory for each process, not for all together")
+    return Check("limits", "ok", f"{summary}; the memory limit applies to each process, not to their total")
 
 
 _PACKAGE = "fastmcp-slim"
@@ -374,10 +375,10 @@ def _server(server: Server, environment: Mapping[str, str]) -> Iterator[Check]:
             "mcp",
             "problem",
             f"{server.name}: {names} {'is' if len(unset) == 1 else 'are'} not set",
-            "Set it where deepctl is started, or it does without this server.",
+            "Set it in the environment of deepctl; otherwise the server is left out.",
         )
     if (problem := mcp_servers.unfit(server, environment)) is not None:
-        yield Check("mcp", "problem", f"{server.name}: {problem}", "Copy it again, without anything around it.")
+        yield Check("mcp", "problem", f"{server.name}: {problem}", "Copy it again, without extra characters.")
     if server.command is not None:
         program = mcp_servers.program(server, environment)
         if program is None:
@@ -385,26 +386,29 @@ def _server(server: Server, environment: Mapping[str, str]) -> Iterator[Check]:
                 "mcp",
                 "problem",
                 f"{server.name}: its command {server.command!r} was not found",
-                "Is it installed, and in $PATH? A whole path works too.",
+                "Install it and add it to $PATH, or give its full path.",
             )
         elif mcp_servers.is_where_agents_write(program, environment):
             yield Check(
                 "mcp",
                 "problem",
-                f"{server.name}: its command lies where agents write, and could be theirs",
+                f"{server.name}: agents can write its command, so the command may be theirs",
                 "Move it out of the profiles.",
             )
         directory = mcp_servers.directory(server, environment)
         if not os.path.isdir(directory):
             yield Check(
-                "mcp", "problem", f"{server.name}: its cwd {directory} is not a directory", "Make it, or change it."
+                "mcp",
+                "problem",
+                f"{server.name}: its cwd {directory} is not a directory",
+                "Create it, or change the setting.",
             )
     elif mcp_servers.is_open(server):
         yield Check(
             "mcp",
             "warning",
-            f"{server.name}: {server.target} is reached without encryption",
-            "Whoever is on the way can read, and change, what goes there: use https.",
+            f"{server.name}: the connection to {server.target} is not encrypted",
+            "Others on the network can read and change the traffic. Use https.",
         )
 
 

@@ -63,12 +63,15 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
                 "sessions",
                 "problem",
                 f"{name}: {some(damaged_names)}",
-                "These lines are left out; everything else of the conversation is used. "
-                f"`deepctl checkpoints repair --user {paths.name}` mends what can be mended.",
+                "These lines are left out; the rest of the conversation is used. `deepctl checkpoints repair "
+                f"--user {paths.name}` repairs what can be repaired.",
             )
         elif conversation.damage:
             yield Check(
-                "sessions", "warning", f"{name}: its last line was cut short by a kill", "The next turn cuts it off."
+                "sessions",
+                "warning",
+                f"{name}: its last line was cut off when a process was killed",
+                "The next turn removes it.",
             )
     if whole:
         yield Check(
@@ -95,8 +98,8 @@ def memory(paths: ProfilePaths) -> Iterator[Check]:
                     "memory",
                     "warning",
                     f"{notebook.path} is not UTF-8 text in line{'' if len(odd) == 1 else 's'} {some(odd)}",
-                    "The agent sees U+FFFD there. `deepctl memory edit` can mend it, or iconv if all of it is in "
-                    "another encoding.",
+                    "The agent sees U+FFFD there. `deepctl memory edit` can correct it. If the whole file has "
+                    "another encoding, use iconv.",
                 )
 
 
@@ -108,7 +111,7 @@ def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
             "unfinished",
             "warning",
             f"a rewind to {ledger.unfinished.to} was interrupted",
-            "The next command that changes something in this profile finishes it.",
+            "The next command that changes this profile finishes it.",
         )
     problems = lookup.damage(paths, ledger)
     alike: dict[tuple[str, str], list[str]] = {}
@@ -118,7 +121,7 @@ def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
         id_list = f"; checkpoint{'' if len(ids) == 1 else 's'} {some(ids)}" if ids else ""
         yield Check("checkpoints", "problem", f"{file}: {reason}{id_list}", _VERIFY.format(paths.name))
     if len(alike) > _MOST:
-        yield Check("checkpoints", "problem", f"{len(alike) - _MOST} more like these", _VERIFY.format(paths.name))
+        yield Check("checkpoints", "problem", f"{len(alike) - _MOST} more of the same kind", _VERIFY.format(paths.name))
     newer = list(_later_packs(paths))
     if newer:
         yield Check("checkpoints", "problem", f"{newer[0].message} It is one of {len(newer)}.", newer[0].hint)
@@ -126,22 +129,22 @@ def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
         yield Check(
             "checkpoints",
             "ok",
-            f"the last line of {os.path.join(paths.checkpoints, LEDGER)} was never finished and does not count",
+            f"the last line of {os.path.join(paths.checkpoints, LEDGER)} is incomplete and does not count",
         )
     if not problems and not newer:
         total = counted(len(ledger.records), "checkpoint")
         yield Check(
             "checkpoints",
             "ok",
-            f"{total}, {counted(len(ledger.labels), 'label')}; their contents are read by `deepctl checkpoints verify`",
+            f"{total}, {counted(len(ledger.labels), 'label')}; `deepctl checkpoints verify` reads their contents",
         )
 
 
 _MOST = 5
-_REPAIR = "`deepctl checkpoints repair --user {0}` makes it again, and says what is lost."
+_REPAIR = "`deepctl checkpoints repair --user {0}` creates it again and lists the losses."
 _VERIFY = (
-    "`deepctl checkpoints verify --user {0}` names everything that is damaged, `deepctl checkpoints repair --user {0}` "
-    "mends it; the rest still works."
+    "`deepctl checkpoints verify --user {0}` lists all damage, and `deepctl checkpoints repair --user {0}` "
+    "repairs it; the rest still works."
 )
 
 
@@ -173,7 +176,7 @@ _TEMPORARY = ".tmp"
 KNOWN = (NEW, IMPORT, trash.PREFIX)
 """How the names begin of what is not a profile and lies among them."""
 
-_NEXT = "The next command that changes something in this profile"
+_NEXT = "The next command that changes this profile"
 
 
 def beside_profiles(root: Root) -> Iterator[Check]:
@@ -186,14 +189,14 @@ def beside_profiles(root: Root) -> Iterator[Check]:
             "unfinished",
             "warning",
             f"the wipe of {target} was interrupted; what is left of it is in {wipe.path}",
-            "The next command that changes something, in whichever profile, finishes it.",
+            "The next command that changes any profile finishes it.",
         )
     if half_made := trash.half_made(root):
         yield Check(
             "leftovers",
             "ok",
-            "of profiles that were being made or imported, removed by the next command that changes something, in "
-            f"whichever profile: {some(half_made)}",
+            "incomplete profiles of interrupted commands; the next command that changes any profile removes "
+            f"them: {some(half_made)}",
         )
 
 
@@ -211,16 +214,16 @@ def in_profile(paths: ProfilePaths) -> Iterator[Check]:
         yield Check(
             "draft",
             "warning",
-            f"{draft} has the text of an edit that goes on, or came to no end",
-            "What is wanted of it can be copied into `deepctl memory edit`; then its directory can be removed.",
+            f"{draft} has the text of an open or interrupted edit",
+            "Copy the text that you need into `deepctl memory edit`; then remove the directory.",
         )
     temporary = list(_temporary(paths))
     if temporary:
         yield Check(
             "leftovers",
             "ok",
-            f"{counted(len(temporary), 'temporary file')} of killed commands, removed by the next one that changes "
-            f"something in this profile: {some(temporary)}",
+            f"{counted(len(temporary), 'temporary file')} of killed commands; the next command that changes this "
+            f"profile removes them: {some(temporary)}",
         )
 
 
@@ -228,14 +231,14 @@ def todo_lists(paths: ProfilePaths) -> Iterator[Check]:
     """The to-do list of before there was one a session, and lists that are none or nobody's."""
     if todo.unsettled(paths):
         session = todo.old_lists_owner(paths, None)
-        owner = f"that of session {session.name}, as which the next turn keeps it" if session else "no session's"
+        owner = (
+            (f"the to-do list of session {session.name}; the next turn stores it there") if session else "no session's"
+        )
         yield Check("todo", "ok", f"{layout.TODO_FILE} in the workspace is {owner}")
     if broken := todo.unreadable(paths):
-        yield Check(
-            "todo", "warning", f"to-do lists that cannot be read: {some(broken)}", "Repair or remove the files."
-        )
+        yield Check("todo", "warning", f"unreadable to-do lists: {some(broken)}", "Repair or remove the files.")
     if orphans := todo.orphans(paths):
-        yield Check("todo", "ok", f"to-do lists of sessions that are gone, which no agent sees: {some(orphans)}")
+        yield Check("todo", "ok", f"to-do lists of deleted sessions, which no agent sees: {some(orphans)}")
 
 
 def _temporary(paths: ProfilePaths) -> Iterable[str]:
@@ -282,9 +285,11 @@ def rights(paths: ProfilePaths) -> Iterator[Check]:
             if status.st_mode & owner_bits != owner_bits:
                 unusable_paths.append(path)
     if odd:
-        yield Check("rights", "problem", f"not what should be there: {some(odd)}", "Find out what replaced it.")
+        yield Check("rights", "problem", f"not created by deepctl: {some(odd)}", "Find out what replaced it.")
     if foreign:
-        yield Check("rights", "problem", f"of another user of this machine: {some(foreign)}", "Find out who made it.")
+        yield Check(
+            "rights", "problem", f"owned by another user of this machine: {some(foreign)}", "Find out who created it."
+        )
     if unusable_paths:
         yield Check(
             "rights",
@@ -297,11 +302,11 @@ def rights(paths: ProfilePaths) -> Iterator[Check]:
         yield Check(
             "rights",
             "warning",
-            f"others of this machine may use {counted(len(loose), 'path')}: {some(loose)}",
+            f"other users of this machine can access {counted(len(loose), 'path')}: {some(loose)}",
             f"{find_command} -o -exec chmod go-rwx {{}} +",
         )
     if not (odd or foreign or unusable_paths or loose):
-        yield Check("rights", "ok", "yours alone (0700 and 0600)")
+        yield Check("rights", "ok", "only you have access (0700 and 0600)")
 
 
 def _words(paths: list[str]) -> str:

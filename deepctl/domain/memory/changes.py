@@ -139,7 +139,7 @@ def keep(work: Repository, session: Session | None) -> tuple[Record | None, list
     try:
         return work.save_now(session), []
     except (DeepctlError, OSError) as error:
-        return None, [f"The change is made, but no checkpoint of it could be kept: {str(error).rstrip('.')}."]
+        return None, [f"The change was made, but its checkpoint could not be stored: {str(error).rstrip('.')}."]
 
 
 DRAFT_PREFIX = ".edit-"
@@ -172,9 +172,7 @@ def read_draft(draft: Draft) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         with suppress(OSError):
             os.rmdir(draft.directory)
-        raise Refused(
-            f"The editor left no file behind ({draft.path}), so nothing was changed.", code="no_draft"
-        ) from None
+        raise Refused(f"The editor left no file ({draft.path}), so nothing was changed.", code="no_draft") from None
 
 
 def discard_draft(draft: Draft) -> None:
@@ -237,8 +235,8 @@ def foreseen(memory: Memory, request: ForgetRequest) -> list[Line]:
     where = f"in {request.file!r}" if request.file is not None else "in the notebooks"
     hint = "`deepctl memory search` finds lines by their words."
     if not request.ignore_case and _lines(_read(memory, request), request._replace(ignore_case=True)):
-        hint = "It is there in another case: --ignore-case forgets that, too."
-    raise TextNotFound(f"{os.fsdecode(request.text)!r} is on no line {where}.", hint)
+        hint = "It exists in another case: --ignore-case forgets it too."
+    raise TextNotFound(f"No line {where} contains {os.fsdecode(request.text)!r}.", hint)
 
 
 def _read(memory: Memory, request: ForgetRequest) -> list[Notebook]:
@@ -276,8 +274,8 @@ def forget(work: Repository, memory: Memory, request: ForgetRequest, expected_li
     notebooks = _read(memory, request)
     if _lines(notebooks, request) != expected_lines:
         raise Refused(
-            "The notebooks were changed by somebody else meanwhile, so nothing was done.",
-            "Say it again to see what would go now.",
+            "Another author changed the notebooks in the meantime, so nothing was done.",
+            "Run the command again to see what it would remove now.",
             code="memory_changed",
         )
     session = at_hand(work) or session_catalogue.start(work.paths, _free(work))
@@ -300,8 +298,8 @@ def forget(work: Repository, memory: Memory, request: ForgetRequest, expected_li
     except (DeepctlError, OSError) as error:
         problem = error if isinstance(error, DeepctlError) else storage_error(error)
         if names:
-            problem.message += f" Lines are gone already from {', '.join(names)}."
-            problem.hint = f"Checkpoint {before.id} has them."
+            problem.message += f" Lines have already been removed from {', '.join(names)}."
+            problem.hint = f"Checkpoint {before.id} contains them."
         raise problem from error
     last, notes = keep(work, session)
     if late is not None:

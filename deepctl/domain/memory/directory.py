@@ -88,7 +88,7 @@ class Memory:
             self._check_agent()
             raise MemoryNotFound(
                 f"Profile {self.profile.name!r} has no memory file {name!r}.",
-                f"`deepctl memory list --user {self.profile.name}` shows those there are.",
+                f"`deepctl memory list --user {self.profile.name}` lists the notebooks.",
             )
         return entry
 
@@ -157,7 +157,7 @@ class Memory:
             except FileNotFoundError:
                 raise MemoryNotFound(
                     f"Profile {self.profile.name!r} has no agent {self.agent!r} with a memory.",
-                    f"The agent is called {layout.AGENT!r} unless an application named it otherwise.",
+                    f"The agent is called {layout.AGENT!r}, unless an application gave it another name.",
                 ) from None
 
     @contextmanager
@@ -167,7 +167,7 @@ class Memory:
             yield
         except OSError as error:
             if isinstance(error, Outside) or error.errno in _NOT_A_NOTEBOOK:
-                in_the_way = "something that is no directory is in the way" if error.errno == errno.ENOTDIR else None
+                in_the_way = "a file is in the place of a directory" if error.errno == errno.ENOTDIR else None
                 raise self._refused(path, action, in_the_way or error.strerror or str(error)) from None
             error.filename, error.filename2 = path, None
             raise
@@ -175,7 +175,7 @@ class Memory:
     def _refused(self, path: str, action: str, reason: str) -> Refused:
         return Refused(
             f"Memory of profile {self.profile.name!r} cannot be {action}: {path}: {reason}.",
-            "deepctl follows no links in a workspace, and opens only files. Look at what was put there.",
+            "deepctl follows no links in a workspace, and opens only regular files. Find out what created it.",
             code="memory_refused",
         )
 
@@ -187,7 +187,7 @@ class MemoryChanged(Refused):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"Memory file {name!r} was changed by somebody else meanwhile, so nothing was done.", "Try again."
+            f"Another author changed memory file {name!r} in the meantime, so nothing was done.", "Try again."
         )
 
 
@@ -237,7 +237,7 @@ def file_name(file: str) -> str:
     name = file if file.endswith(".md") else f"{file}.md"
     if "/" in name or "\0" in name or name.startswith(".") or len(os.fsencode(name)) > 255:
         excerpt = file if len(file) <= 80 else file[:80] + "…"
-        raise BadName(f"{excerpt!a} cannot be the name of a memory file.", "Give the name alone, such as MEMORY.md.")
+        raise BadName(f"{excerpt!a} cannot be the name of a memory file.", "Give only the name, such as MEMORY.md.")
     return name
 
 
@@ -254,16 +254,16 @@ def check_new(file: str) -> str:
 
 
 def lines_with(content: bytes, text: bytes, *, ignore_case: bool) -> list[tuple[int, bytes]]:
-    """The lines of `content` that hold the literal `text`: their number and the whole line, its end included.
+    """The lines of `content` that contain the literal `text`: their number and the whole line, its end included.
 
-    A `text` that is empty or goes over a line end is in no line.
+    A `text` that is empty or contains a line end is in no line.
     """
     lines = content.splitlines(keepends=True)
     return [(number, line) for number, line in enumerate(lines, 1) if _holds(line, text, ignore_case)]
 
 
 def without(content: bytes, text: bytes, *, ignore_case: bool) -> bytes:
-    """`content` without the lines that hold `text`, and otherwise byte for byte the same."""
+    """`content` without the lines that contain `text`, and otherwise byte for byte the same."""
     return b"".join(line for line in content.splitlines(keepends=True) if not _holds(line, text, ignore_case))
 
 
@@ -274,17 +274,17 @@ def _holds(line: bytes, text: bytes, ignore_case: bool) -> bool:
 
 
 def folded_text(text: bytes) -> str:
-    """`text` for comparing without regard to case; bytes that are not UTF-8 equal themselves only."""
+    """`text` for comparison in any case; bytes that are not UTF-8 equal only themselves."""
     return unicode.folded(text.decode("utf-8", "surrogateescape"))
 
 
 def as_text(content: bytes) -> str:
-    """A notebook as text, with U+FFFD for what is not UTF-8."""
+    """A notebook as text, with U+FFFD for bytes that are not UTF-8."""
     return content.decode("utf-8", "replace")
 
 
 def as_bytes(text: str, before: bytes) -> bytes:
-    """`text` as a notebook that was `before`, of which `text` was made: lines that look as they did keep their bytes.
+    """`text` as a notebook. `text` was made from the notebook `before`: lines that look the same keep their bytes.
 
     White space at the end of a line may have changed.
     """
@@ -298,7 +298,7 @@ def as_bytes(text: str, before: bytes) -> bytes:
     for text_line in text.split("\n"):
         candidates = originals.get(text_line.rstrip())
         if candidates:
-            # The last of them stands for all further ones: a line may have been copied.
+            # The last one is used for all further ones, because a line may have been copied.
             raw = candidates.pop(0) if len(candidates) > 1 else candidates[0]
             lines.append(raw.rstrip() + text_line[len(text_line.rstrip()) :].encode())
         else:
@@ -307,7 +307,7 @@ def as_bytes(text: str, before: bytes) -> bytes:
 
 
 def odd_lines(content: bytes, before: bytes = b"") -> list[int]:
-    """The numbers, from 1, of the lines that are not UTF-8, but for those that `before` has as well."""
+    """The numbers, from 1, of the lines that are not UTF-8, except those that are also in `before`."""
     if not _is_odd(content):
         return []
     old_lines = {line.rstrip() for line in before.split(b"\n")}
@@ -345,8 +345,8 @@ def forget_request(text: str, file: str | None, *, ignore_case: bool) -> ForgetR
     `BadName`.
     """
     if not text.strip():
-        raise UsageError("The TEXT is empty.", "Give what the lines to forget have in them.")
+        raise UsageError("The TEXT is empty.", "Give a text that the lines contain.")
     data = os.fsencode(text)
     if data.splitlines() != [data]:
-        raise UsageError("The TEXT goes over several lines.", "Forget them one by one.")
+        raise UsageError("The TEXT has several lines.", "Forget one line at a time.")
     return ForgetRequest(data, file_name(file) if file is not None else None, ignore_case)

@@ -103,12 +103,12 @@ def at(reader: ReadOnlyRepository, memory: Memory, file: str, record: Record) ->
         odd = f"a {entry.what}"
     if odd is not None:
         raise Refused(
-            f"In checkpoint {record.id}, {path} cannot be read as a notebook: there was {odd}.", code="memory_refused"
+            f"In checkpoint {record.id}, {path} is not a readable notebook: it is {odd}.", code="memory_refused"
         )
     if entry is None:
         raise MemoryNotFound(
             f"Checkpoint {record.id} has no memory file {name!r} of agent {memory.agent!r}.",
-            f"`deepctl memory history {name} --user {memory.profile.name}` shows when there was one.",
+            f"`deepctl memory history {name} --user {memory.profile.name}` lists its versions.",
         )
     content = reader.objects.read(entry.digest)
     return Notebook(name, path, len(content), record.created_at, content)
@@ -120,8 +120,8 @@ def kept(reader: ReadOnlyRepository, reference: str) -> Record:
     lookup.check_files(record, lookup.OTHER_CHECKPOINTS_HINT)
     if not record.tree:
         raise Refused(
-            f"Checkpoint {record.id} keeps the conversation only, so no notebooks.",
-            "`deepctl checkpoints list` shows the others.",
+            f"Checkpoint {record.id} contains only the conversation, no notebooks.",
+            "`deepctl checkpoints list` lists the others.",
             code="no_files",
         )
     return record
@@ -132,7 +132,8 @@ def check_seen(past: Past, record: Record, path: str) -> None:
     if past.unseen(record, path):
         raise Refused(
             f"Checkpoint {record.id} leaves {path} out.",
-            "The setting snapshot.exclude says what checkpoints leave out; `deepctl checkpoints show` what they lack.",
+            "The setting snapshot.exclude leaves files out of checkpoints; `deepctl checkpoints show` lists the "
+            "missing files.",
             code="not_kept",
         )
 

@@ -39,7 +39,7 @@ def words(query: str) -> Finder:
     """
     parts = [folded(word) for word in query.split()]
     if not parts:
-        raise UsageError("The QUERY is empty.", "Give one or more words to look for.")
+        raise UsageError("The QUERY is empty.", "Give one or more words to search for.")
 
     def find(line: str) -> list[Span] | None:
         folded_line = folded(line)
@@ -54,13 +54,13 @@ def pattern(query: str) -> Finder:
     Raises `UsageError` if it is none.
     """
     if not query:
-        raise UsageError("The QUERY is empty.", "Give a regular expression to look for.")
+        raise UsageError("The QUERY is empty.", "Give a regular expression to search for.")
     try:
         compiled = re.compile(query)
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(
             f"{query!r} is not a regular expression: {error}.",
-            "It is in the syntax of Python's `re`; without --regex, words are searched for as they are.",
+            "The syntax is that of Python's `re`. Without --regex, words are searched literally.",
             code="bad_regex",
         ) from None
 

@@ -66,8 +66,8 @@ class LostLines(NamedTuple):
 def memory_changed() -> Refused:
     """The error for lines that would go and that nobody has agreed to."""
     return Refused(
-        "The notebooks were changed by somebody else meanwhile, so nothing was done.",
-        "Say it again to see what would go now.",
+        "Another author changed the notebooks in the meantime, so nothing was done.",
+        "Run the command again to see what it would remove now.",
         code="memory_changed",
     )
 
@@ -89,9 +89,9 @@ class WorkspaceNotebooks:
                 raise
             raise Refused(
                 f"Memory cannot be read: {error.filename}: {error.strerror}.",
-                "deepctl follows no links in a workspace. Look at what was put there."
+                "deepctl follows no links in a workspace. Find out what created it."
                 if isinstance(error, Outside)
-                else "Take it away by hand; `deepctl wipe --only memory` takes everything there.",
+                else "Remove it by hand; `deepctl wipe --only memory` removes the whole memory.",
                 code="memory_refused",
             ) from None
         return [notebook for notebook in lines if notebook.lines]

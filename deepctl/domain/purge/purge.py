@@ -154,8 +154,8 @@ def _commit(
         raise
 
 
-_DONE = "The checkpoints are purged; what is left on the disk goes with the next command that changes something."
-_NOT_DONE = "The checkpoints are as they were; notebooks in the workspace may have lost the lines already."
+_DONE = "The checkpoints are purged. The next command that changes something deletes the leftover data from the disk."
+_NOT_DONE = "The checkpoints did not change. Notebooks in the workspace may have lost the lines already."
 
 
 def _is_in_place(store: Checkpoints, raw: bytes) -> bool:
@@ -358,6 +358,6 @@ def _in_the_way(ledger: Ledger, trees: Iterable[str], reason: str, path: str | N
     if next(reversed(ledger.records), None) in ids:
         # One that keeps the same would need the same.
         change = f"change {path!r} in the workspace, " if path is not None else ""
-        first = f"The newest checkpoint needs it, too: {change}`deepctl checkpoints save`. "
+        first = f"The newest checkpoint also needs it: {change}`deepctl checkpoints save`. "
     hint = f"{first}`deepctl checkpoints remove {id_list}`{remainder} lets go of what is damaged; then try again."
     return Damaged(f"{reason.removesuffix('.')}, so nothing was changed.", hint if ids else None)

@@ -84,7 +84,7 @@ class LeftOut(NamedTuple):
 
 
 def raw(text: str) -> bytes:
-    """The bytes that a path or a link's target stands for."""
+    """`text` wrapped between words if `stream` is a terminal."""
     return text.encode("utf-8", "surrogateescape")
 
 

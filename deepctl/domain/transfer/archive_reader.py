@@ -47,21 +47,21 @@ class Incoming:
         """It is something else."""
         return UsageError(
             f"{self.name} is not an archive of a profile: {reason}.",
-            "`deepctl profiles export FILE` makes one.",
+            "`deepctl profiles export FILE` writes one.",
             code="bad_archive",
         )
 
     def damaged(self, reason: str) -> Damaged:
         """It is not what was written."""
-        return Damaged(f"{self.name} is damaged: {reason}.", "Nothing was imported. Copy it again, or export it again.")
+        return Damaged(f"{self.name} is damaged: {reason}.", "Nothing was imported. Copy or export it again.")
 
     def hostile(self, reason: str) -> DeepctlError:
         """A refusal; as `Damaged` if the rest of the archive shows that chance had a hand in it."""
         if not self._is_intact():
             return self.damaged("its checksum does not match")
         return Refused(
-            f"{self.name} is refused: {reason}. No export looks like this.",
-            "Nothing was imported. Do not trust where it came from.",
+            f"{self.name} is refused: {reason}. `profiles export` never writes this.",
+            "Nothing was imported. Do not trust its source.",
             code="hostile_archive",
         )
 
@@ -74,7 +74,7 @@ class Incoming:
     def _some(self, most: int) -> bytes:
         """Some bytes, at most so many. Raises `Damaged` if there are none."""
         if self._left <= 0:
-            raise self.hostile("there is more in it than its header says")
+            raise self.hostile("it contains more than its header says")
         piece = self._piece(most)
         if not piece:
             raise self.bad("it is empty") if not self._read else self.damaged("it is cut short")
@@ -116,7 +116,7 @@ class Incoming:
         if entry is None or entry.path != archive.HEADER or entry.kind != "file":
             if not self._is_intact():
                 raise self.damaged("its beginning is not what was written")
-            raise self.bad("something else is in it")
+            raise self.bad("another entry is in its place")
         if entry.size > archive.MAX_HEADER:
             raise self.hostile(f"a header of {entry.size} bytes")
         line = self._exactly(entry.size + padding(entry.size))[: entry.size]
@@ -164,12 +164,12 @@ class Incoming:
         if not archive.is_of_a_profile(entry.path, entry.kind):
             raise self.hostile(f"{quoted_path}, a {entry.kind}, is no part of a profile")
         if entry.path.count("/") > archive.MAX_DEPTH:
-            raise self.hostile(f"more than {archive.MAX_DEPTH} directories are in one another")
+            raise self.hostile(f"more than {archive.MAX_DEPTH} nested directories")
         if entry.kind == "link" and (not entry.target or archive.leads_out(entry.path, entry.target)):
             raise self.hostile(f"the link {quoted_path} leads out of the workspace, to {entry.target[:200]!a}")
         self.totals = self.totals.with_(entry.kind, entry.size)
         if any(have > most for have, most in zip(self.totals, self._most, strict=True)):
-            raise self.hostile("there is more in it than its header says")
+            raise self.hostile("it contains more than its header says")
 
     def _note(self, entry: Entry, digest: str | None) -> None:
         line = archive.manifest_line(entry, digest)
@@ -192,7 +192,7 @@ class Incoming:
         end = archive.manifest_end(self.totals)
         self._lines.update(end)
         if entry.kind != "file" or entry.size != self._lines_size + len(end):
-            raise self.damaged("its manifest is not that of its content")
+            raise self.damaged("its manifest does not match its content")
         hasher = hashlib.sha256()
         bytes_left = entry.size
         while bytes_left:
@@ -200,7 +200,7 @@ class Incoming:
             bytes_left -= len(piece)
             hasher.update(piece)
         if hasher.digest() != self._lines.digest():
-            raise self.damaged("its content is not what its manifest says")
+            raise self.damaged("its content does not match its manifest")
         self._exactly(padding(entry.size))
         self._finish()
 
@@ -208,13 +208,13 @@ class Incoming:
         """Read to the very end, where gzip's own checksum is."""
         try:
             if read(self._exactly) is not None:
-                raise self.hostile("there is something behind its end")
+                raise self.hostile("there is data after its end")
         except (Torn, Foreign):
-            raise self.hostile("there is something behind its end") from None
+            raise self.hostile("there is data after its end") from None
         self._left = _ANYWAY
         while piece := self._piece(_CHUNK):
             if self._left <= 0 or piece.strip(b"\0"):
-                raise self.hostile("there is something behind its end")
+                raise self.hostile("there is data after its end")
 
 
 BLOCK = tarfile.BLOCKSIZE
@@ -231,7 +231,7 @@ _OTHERS = {
     tarfile.BLKTYPE: "a device",
     tarfile.FIFOTYPE: "a FIFO",
     tarfile.GNUTYPE_SPARSE: "a sparse file",
-    tarfile.XGLTYPE: "a header for everything that follows",
+    tarfile.XGLTYPE: "a header for all following entries",
     tarfile.GNUTYPE_LONGNAME: "a long name of GNU tar's",
     tarfile.GNUTYPE_LONGLINK: "a long name of GNU tar's",
 }
@@ -276,7 +276,7 @@ def read(exactly: ReadExactly) -> Entry | None:
     block = exactly(BLOCK)
     if block == END[:BLOCK]:
         if exactly(BLOCK) != block:
-            raise Torn("its end is not one")
+            raise Torn("its end is invalid")
         return None
     member = _parsed(block)
     records: dict[str, str] = {}
@@ -327,19 +327,19 @@ def _entry(member: tarfile.TarInfo, records: dict[str, str]) -> Entry:
     size = member.size
     if "size" in records:
         if not _SIZE.fullmatch(records["size"]):
-            raise Foreign("a size that is none")
+            raise Foreign("an invalid size")
         size = int(records["size"])
     if size < 0 or (size and kind != "file"):
-        raise Foreign("a size that cannot be")
+        raise Foreign("an impossible size")
     modified = int(member.mtime) * 10**9
     if "mtime" in records:
         time = _TIME.fullmatch(records["mtime"])
         if time is None:
-            raise Foreign("a time that is none")
+            raise Foreign("an invalid time")
         modified = int(time[2]) * 10**9 + int((time[3] or "").ljust(9, "0"))
         modified = -modified if time[1] else modified
     if abs(modified) >= 10**20:
-        raise Foreign("a time that cannot be")
+        raise Foreign("an impossible time")
     path = records.get("path", member.name)
     target = records.get("linkpath", member.linkname)
     if kind == "directory":
@@ -347,5 +347,5 @@ def _entry(member: tarfile.TarInfo, records: dict[str, str]) -> Entry:
     if kind == "link":
         size = len(raw(target))
     elif target:
-        raise Foreign("a link's target where there is no link")
+        raise Foreign("the target of a link on an entry that is not a link")
     return Entry(path, kind, member.mode, size, modified, target)

@@ -109,7 +109,7 @@ class Export:
             if line.value is None and line.problem == "cut short":
                 continue
             if line.value is None or "rewind" in line.value or not line.value.keys() & {"record", "label", "tied"}:
-                raise changed("a rewind, or a removal of checkpoints, came between")
+                raise changed("a rewind or a removal of checkpoints ran in between")
 
 
 _LEDGER_PATH = f"checkpoints/{ledger.LEDGER}"
@@ -120,7 +120,7 @@ def changed(reason: str) -> Locked:
     """The profile changed while it was read, in a way that an archive cannot tell of."""
     return Locked(
         f"The profile changed while it was read: {reason}.",
-        "No archive was made. Try again when the other command is done.",
+        "No archive was written. Try again when the other command has finished.",
         code="changed_while_read",
     )
 
@@ -308,7 +308,7 @@ class Walk:
         if kind is None:
             self.left_out.append(LeftOut(path, _reason(status.st_mode)))
         elif not archive.is_of_a_profile(path, kind):
-            reason = "imported settings that are not trusted" if path == UNTRUSTED else "no part of a profile"
+            reason = "imported settings that are not trusted" if path == UNTRUSTED else "not part of a profile"
             self.left_out.append(LeftOut(path, reason))
         elif kind == "directory":
             yield from self._below(parent, name, path, status, own)
@@ -327,7 +327,7 @@ class Walk:
 
     def _below(self, parent: int, name: bytes, path: str, status: os.stat_result, own: bool) -> Iterator[Found]:
         if path.count("/") > archive.MAX_DEPTH:
-            self.left_out.append(LeftOut(path, f"more than {archive.MAX_DEPTH} directories in one another"))
+            self.left_out.append(LeftOut(path, f"more than {archive.MAX_DEPTH} nested directories"))
             return
         try:
             descriptor = os.open(name, atomic.OPEN_DIRECTORY, dir_fd=parent)
@@ -383,8 +383,8 @@ class Walk:
 def gone(path: str) -> Locked:
     """Something of deepctl's own has gone while the profile was read."""
     return Locked(
-        f"The profile changed while it was read: {path} is gone.",
-        "No archive was made. Try again when the other command is done.",
+        f"The profile changed while it was read: {path} no longer exists.",
+        "No archive was written. Try again when the other command has finished.",
         code="changed_while_read",
     )
 

@@ -103,7 +103,7 @@ def examine(
         raise Refused(
             f"{label} holds {header.entries:,} entries and {header.bytes:,} bytes; {limits.files:,} and {most:,} are "
             "allowed.",
-            "If you trust where it comes from, allow more with --max-files and --max-size.",
+            "If you trust its source, allow more with --max-files and --max-size.",
             code="archive_too_large",
         )
     free = _free(root)
@@ -120,8 +120,8 @@ def examine(
 def taken(name: str) -> Refused:
     """A profile of that name is there already."""
     return Refused(
-        f"There is a profile {name!r} already; nothing was imported.",
-        "--as NAME gives what is imported another name.",
+        f"There is already a profile {name!r}; nothing was imported.",
+        "--as NAME imports it under another name.",
         code="profile_exists",
     )
 
@@ -182,12 +182,14 @@ def _write(incoming: Incoming, staging: Staging, report: Report) -> int:
             raise incoming.hostile(f"{entry.path[:200]!a} does not follow its directory") from None
         except OSError as error:
             if error.errno == errno.EEXIST:
-                reason = f"{entry.path[:200]!a} is in it twice, or differs from another by what is no difference here"
+                reason = (
+                    f"{entry.path[:200]!a} occurs twice, or differs from another path only by case or normalisation"
+                )
                 raise incoming.hostile(reason) from None
             if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
                 raise StorageError(
-                    f"This file system cannot have the name {entry.path[:200]!a}.",
-                    "Nothing was imported. $DEEPCTL_HOME may name a directory on another one.",
+                    f"This file system does not support the name {entry.path[:200]!a}.",
+                    "Nothing was imported. Set $DEEPCTL_HOME to a directory on another file system.",
                     code="storage_name",
                 ) from None
             raise
@@ -205,7 +207,7 @@ def _check_session(incoming: Incoming, entry: Entry, folded_names: set[str]) -> 
     """Raises `Refused` for a second session of a name: there, `A` and `a` are one."""
     match entry.path.split("/"):
         case ["sessions", name] if layout.folded_name(name) in folded_names:
-            raise incoming.hostile(f"there are two sessions called {name!r}, case apart")
+            raise incoming.hostile(f"two sessions are called {name!r} apart from case")
         case ["sessions", name]:
             folded_names.add(layout.folded_name(name))
 
@@ -225,10 +227,10 @@ def _check_ledger(incoming: Incoming, paths: ProfilePaths) -> None:
     unfinished = ledger.parsed(raw, f"The ledger in {incoming.name}").unfinished
     if unfinished is not None and unfinished.root:
         # Whoever opens it next would finish the rewind, in a directory that the archive names.
-        raise incoming.hostile("a rewind in it that was interrupted is of a directory on another machine")
+        raise incoming.hostile("an interrupted rewind in it belongs to a directory on another machine")
     for line in sealed_lines.parse(raw):
         if line.problem == sealed_lines.TOO_DEEP or (line.value is not None and not _is_harmless(line.value)):
-            raise incoming.hostile(f"line {line.number} of its ledger is none that deepctl writes")
+            raise incoming.hostile(f"line {line.number} of its ledger is not valid")
 
 
 def _is_harmless(line: dict[str, object]) -> bool:
@@ -274,14 +276,14 @@ def _cut(text: str) -> str:
 
 def _notes(items: list[Item], paths: ProfilePaths) -> list[str]:
     """What the settings that came with a profile mean for the safety of whoever uses it."""
-    notes = [f"It brings {item.key} = {_cut(trust.text(item))}: {item.reason}." for item in items]
+    notes = [f"It contains {item.key} = {_cut(trust.text(item))}: {item.reason}." for item in items]
     if not notes and os.path.exists(paths.untrusted):
-        notes.append(f"Its profile.toml cannot be read. It is not in force, and is kept as {layout.UNTRUSTED}.")
+        notes.append(f"Its profile.toml cannot be read. It is not in force, and is stored as {layout.UNTRUSTED}.")
     values = settings.read(paths.settings)
     if "model" in values:
-        notes.append(f"It sets model = {addresses.without_passwords(values['model'])}.")
+        notes.append(f"It contains model = {addresses.without_passwords(values['model'])}.")
     if "instructions" in values:
-        notes.append("It brings instructions that its agent is given before every conversation.")
+        notes.append("It contains instructions for its agent at the start of every conversation.")
     return notes
 
 

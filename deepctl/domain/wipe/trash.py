@@ -31,7 +31,7 @@ LEFTOVERS = (PREFIX, IMPORT, NEW)
 """How the names begin of what killed commands leave among the profiles."""
 _NAME = re.compile(r"\.wipe-(parts-)?[0-9a-f]{8}-(.+)", re.DOTALL)
 
-_NEXT = "The next command that changes something, in whichever profile, finishes it."
+_NEXT = "The next command that changes any profile finishes it."
 
 Report = Callable[[int], None]
 
@@ -109,7 +109,7 @@ def put_away(root: Root, paths: ProfilePaths) -> Trash:
     trash = Trash(root, _new_path(root, "", paths.name), _held(paths.directory, fcntl.LOCK_EX))
     try:
         os.rename(paths.directory, trash.path)
-        with atomic.after_commit("It is out of sight for good", _NEXT):
+        with atomic.after_commit("The data is permanently out of sight", _NEXT):
             atomic.sync_directory(root.profiles)
     except BaseException:
         trash.close()
@@ -157,17 +157,17 @@ def delete(trash: Trash, report: Report | None = None) -> int:
         return count
     except KeyboardInterrupt:
         raise Interrupted(
-            "Interrupted while deleting; what is wiped is out of sight already.",
-            "The next command that changes something, in whichever profile, finishes it.",
+            "Interrupted during the deletion. The wiped data is already out of sight.",
+            "The next command that changes any profile finishes it.",
         ) from None
     except OSError as error:
         problem = atomic.storage_error(
             error,
-            "Everything else is gone. Once it can be deleted, the next command that changes something does it; "
-            "`deepctl doctor` shows what is left.",
+            "Everything else was deleted. Once it can be deleted, the next command that changes something "
+            "deletes it. `deepctl doctor` lists what remains.",
         )
         reason = problem.message.partition(": ")[2]
-        raise StorageError(f"Something cannot be deleted: {reason}", problem.hint, code=problem.code) from error
+        raise StorageError(f"A file cannot be deleted: {reason}", problem.hint, code=problem.code) from error
     finally:
         trash.close()
 
@@ -355,7 +355,7 @@ def _read(place: str) -> dict[str, Any]:
     plan = sealed_lines.unseal(atomic.read_file(os.path.join(place, _PLAN)).partition(b"\n")[0])
     match plan:
         case {"v": int(version)} if version > FORMAT:
-            raise Refused(f"{place} was made by a later deepctl.", "Update deepctl. It has not been touched.")
+            raise Refused(f"{place} was created by a later deepctl.", "Update deepctl. It was not changed.")
         case {"profile": str(profile), "identity": list(), "moves": list(moves)} if layout.is_good_name(
             profile
         ) and all(map(_is_move, moves)):
@@ -398,7 +398,7 @@ def _carry_out(path: str, paths: ProfilePaths, moves: Sequence[PartMove]) -> Non
             finally:
                 os.close(profile)
         # What is made in these places from now on is not meant any more.
-        with atomic.after_commit("It is out of sight for good", _NEXT):
+        with atomic.after_commit("The data is permanently out of sight", _NEXT):
             os.fsync(trash)
             reserve.give_back(paths, os.path.join(path, _PLAN))
             os.fsync(trash)
@@ -471,8 +471,8 @@ def _parent(profile: int, path: str, name: str) -> Iterator[int | None]:
 def link_in_the_way(path: str, part: str, name: str) -> Refused:
     """The error for a directory of a profile in whose place there is a link."""
     return Refused(
-        f"{part} is a symbolic link, and so is not followed to {path} of profile {name!r}.",
-        "Find out what put it there, and remove it; `--only workspace` removes the link with everything else.",
+        f"{part} is a symbolic link, so deepctl does not follow it to {path} of profile {name!r}.",
+        "Find out what created it, and remove it. `--only workspace` removes the link with everything else.",
         code="link",
     )
 

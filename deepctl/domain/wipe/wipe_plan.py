@@ -115,7 +115,7 @@ def chosen(texts: Iterable[str]) -> tuple[str, ...]:
     parts = [part.strip() for text in texts for part in text.split(",")]
     for part in parts:
         if part not in PARTS:
-            raise UsageError(f"There is no part {part!r} that could be wiped.", f"The parts are {', '.join(PARTS)}.")
+            raise UsageError(f"There is no part {part!r} to wipe.", f"The parts are {', '.join(PARTS)}.")
     whole = {*parts, *(also for part in parts for also in _ALONG.get(part, ()))}
     return tuple(part for part in PARTS if part in whole)
 
@@ -293,7 +293,7 @@ def _refuse_mounts(paths: ProfilePaths, places: list[str]) -> None:
     for place in places:
         for point in mounts(place):
             raise Refused(
-                f"Something is mounted at {point}, inside of what would be wiped of profile {paths.name!r}.",
+                f"A file system is mounted at {point}, inside the data to be wiped of profile {paths.name!r}.",
                 f"Unmount it first: umount {point}",
                 code="mounted",
             )

@@ -1,1 +1,1 @@
-"""What a turn shows while it runs: Markdown, tool calls, the live region of the terminal."""
+"""The display of a running turn: Markdown, tool calls, and the live region of the terminal."""

@@ -1,8 +1,8 @@
-"""Displays of a turn: live at a terminal, as plain text, or as one JSON event a line.
+"""Displays of a turn: live at a terminal, as plain text, or as one JSON event per line.
 
-The live display draws in a thread of its own, so that the spinner turns while the turn computes or waits. The turn only
-queues its events, which costs it next to nothing. A frame is drawn at most twelve times a second, and less often where
-drawing takes long. If stdout cannot be written, the next call of `event` raises the error.
+The live display draws in its own thread, so that the spinner turns while the turn computes or waits. The turn only
+queues its events, which is cheap. At most twelve frames are drawn per second, and fewer if drawing takes long. If
+stdout cannot be written, the next call of `event` raises the error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MAX_ARGUMENT = 100
 _FRAME_SECONDS = 1 / 12
 _REST_FACTOR = 8
-"""After a frame the thread rests for so many times the processor time that the frame took."""
+"""After a frame, the thread rests for this multiple of the processor time of the frame."""
 
 
 class Display(Protocol):
@@ -50,20 +50,20 @@ class Display(Protocol):
 
 
 class JsonDisplay:
-    """NDJSON: one event a line, flushed as it happens; the last is a `result` or an `error`."""
+    """NDJSON: one event per line, flushed at once; the last is a `result` or an `error`."""
 
     def event(self, event: Mapping[str, Any]) -> None:
         render.write(json.dumps(event) + "\n")
 
     def notice(self, message: str) -> None:
-        """Nothing but events is printed."""
+        """Prints only events."""
 
     def close(self) -> None:
-        """Every event is a whole line already."""
+        """Every event is already a whole line."""
 
 
 class TextDisplay:
-    """The answer on stdout as it comes; tool calls, a line each, on stderr if that is a terminal."""
+    """The answer on stdout as it arrives; tool calls, a line each, on stderr if that is a terminal."""
 
     def __init__(self) -> None:
         self._clean: Callable[[str], str] = printable_lines if is_terminal(sys.stdout) else str
@@ -83,7 +83,9 @@ class TextDisplay:
             case "retry" if self._watched:
                 self._end_line()
                 wait = f"{event['seconds']:.1f} s"
-                render.notice(f"↻ {event['reason']}: again in {wait} ({event['attempt']} of {event['attempts']})")
+                render.notice(
+                    f"↻ {event['reason']}: trying again in {wait} ({event['attempt']} of {event['attempts']})"
+                )
             case "notice":
                 self.notice(event["message"])
             case "tool_result" | "result":
@@ -106,7 +108,7 @@ class TextDisplay:
 
 
 class LiveDisplay:
-    """The display of a conversation at a terminal. `status` gives more text for the status line."""
+    """The display of a chat at a terminal. `status` returns more text for the status line."""
 
     def __init__(self, status: Callable[[], str] | None = None) -> None:
         self._status = status
@@ -129,7 +131,7 @@ class LiveDisplay:
             case "error":
                 self.stop()
             case kind:
-                # What comes when no turn runs, as when a conversation is compacted by hand, is shown at once.
+                # Events without a running turn, as from `/compact`, are shown at once.
                 alone = self._turn is None
                 if alone:
                     self._begin()
@@ -139,23 +141,23 @@ class LiveDisplay:
                     self._check()
 
     def notice(self, message: str) -> None:
-        """Show a message that is not part of the answer: above the live lines, or on stderr where no turn runs."""
+        """Show a message that is not part of the answer: above the live lines, or on stderr if no turn runs."""
         if self._turn is None:
             render.notice(message)
         else:
             self._queue.append(({"type": "notice", "message": worded(message)}, time.monotonic()))
 
     def stop(self) -> None:
-        """End the live lines, however the turn ended. The lines that are settled stay on the screen."""
+        """End the live lines, however the turn ended. Settled lines stay on the screen."""
         self._finish()
 
     def close(self) -> None:
-        """The same."""
+        """The same as `close`."""
         self.stop()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Meanwhile nothing is drawn, and the cursor is at the beginning of an empty line."""
+        """Inside this context nothing is drawn, and the cursor is at the start of an empty line."""
         if self._turn is None or self._paused:
             yield
             return
@@ -172,18 +174,18 @@ class LiveDisplay:
                     self._turn.waited(time.monotonic() - began)
 
     def details(self, number: int | None = None) -> None:
-        """Print whole arguments and results of the last turn that called tools, or of its `number`-th call alone.
+        """Print the full arguments and results of the last turn with tool calls, or only of its call `number`.
 
-        Without `number`, also what it took, if it was the last of all turns or none has called any.
+        Without `number`, also print the usage, if this was the last turn or no turn has called a tool.
         """
         if not self._calls:
-            render.notice("No tool has been called since this chat began.")
+            render.notice("No tool has been called in this chat yet.")
             self._show_usage(number)
             return
         if number is not None and not 1 <= number <= len(self._calls):
             count = len(self._calls)
             calls = f"{count} call{'' if count == 1 else 's'}"
-            render.notice(f"The last turn with tools made {calls}: there is no {number}.")
+            render.notice(f"The last turn with tool calls made {calls}, so there is no number {number}.")
             return
         caps, (width, _) = of_stdout(), terminal_size()
         for place, call in enumerate(self._calls, 1):
@@ -231,7 +233,7 @@ class LiveDisplay:
             pause = max(_FRAME_SECONDS, (time.thread_time() - began) * _REST_FACTOR)
 
     def _draw(self, *, tail: bool = True, settle_all: bool = False) -> None:
-        """Draw a frame; the lock is held."""
+        """Draw a frame. The caller holds the lock."""
         turn, region = self._turn, self._region
         assert turn is not None
         assert region is not None
@@ -247,7 +249,9 @@ class LiveDisplay:
         region.draw(settled, rows, size)
 
     def _finish(self, after: str = "") -> None:
-        """Print what is left and end the live lines. Never raises: how the turn ended is more important."""
+        """Print the remaining lines and end the live lines. Never raises, because the end of the turn is more
+        important.
+        """
         if self._turn is None:
             return
         self._end.set()
@@ -264,7 +268,7 @@ class LiveDisplay:
                     render.write("\x1b[?25h\x1b[?7h")
             finally:
                 turn = self._turn
-                # What `details` tells is of one turn.
+                # `details` shows one turn.
                 self._usage = turn.usage if turn.calls or not self._calls else ""
                 self._calls = turn.calls or self._calls
                 self._turn = self._region = None

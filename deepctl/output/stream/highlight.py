@@ -1,7 +1,7 @@
 """Code as lines in the terminal's own colours, line by line as it arrives.
 
-Nothing but colour is added, so what is selected and copied is the code. A long block costs the same per line from
-beginning to end: a line is coloured knowing at most the last `_CONTEXT` lines before it.
+Only colours are added, so selected and copied text is the code. The cost per line is constant in a long block, because
+a line is coloured with at most the last `_CONTEXT` lines as context.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 _CONTEXT = 60
 _LONGEST = 500
-"""Longer lines are not coloured: what colours them may take time that grows with the square of their length."""
+"""Longer lines are not coloured, because colouring can take time that grows with the square of their length."""
 _MOST = 4000
-"""So many characters are coloured at once, and as many before them are taken into account, for the same reason."""
+"""Characters that are coloured at once, and characters of context before them, for the same reason."""
 
 LANGUAGES = frozenset([
     "python", "python3", "py", "pycon", "bash", "sh", "shell", "zsh", "console", "javascript", "js", "typescript",
@@ -28,8 +28,8 @@ LANGUAGES = frozenset([
     "haskell", "hs", "powershell", "ps1", "nginx", "hcl", "terraform", "graphql", "protobuf", "dart", "elixir",
     "markdown", "md",
 ])  # fmt: skip
-"""What is coloured. Each of these was timed: there are lexers whose patterns go over one line for minutes, and nothing
-can interrupt them. Anything else is shown without colours, Java among it, whose method heads take seconds.
+"""The coloured languages. Each of these was timed, because some lexers take minutes for one line and cannot be
+interrupted. Other languages are shown without colours, for example Java, whose method heads take seconds.
 """
 
 _COLOURS = (
@@ -49,11 +49,11 @@ _COLOURS = (
     ("Token.Generic.Heading", "bold"),
     ("Token.Generic.Subheading", "cyan"),
 )
-"""Those colours of the terminal's palette that can be read on dark and on light."""
+"""Colours of the terminal's palette that are readable on dark and on light backgrounds."""
 
 
 class Highlighter:
-    """Colours the lines of one block of code; `info` is what stands behind the fence."""
+    """Colours the lines of one block of code; `info` is the text after the fence."""
 
     def __init__(self, info: str, caps: TerminalCaps) -> None:
         self._caps = caps
@@ -76,14 +76,14 @@ class Highlighter:
         return coloured[-len(code_lines) :]
 
     def peek(self, code: str) -> Text:
-        """A line that is not complete, as it would be now."""
+        """The present colouring of an incomplete line."""
         context = list(self._context)
         line = self.lines([code])[0]
         self._context = context
         return line
 
     def _remember(self, code_lines: list[str], coloured: list[Text]) -> None:
-        """Keep the lines that the next ones depend on, from one on that does not begin in a string or a comment."""
+        """Keep the lines that the next ones depend on, starting outside of strings and comments."""
         self._context += code_lines
         if sum(map(len, self._context)) > _MOST:
             self._context.clear()
@@ -101,7 +101,7 @@ class Highlighter:
 
 
 def _portions(code_lines: list[str]) -> Iterator[list[str]]:
-    """The lines, so many at a time as are coloured at once; one that is not coloured is alone."""
+    """The lines in groups that are coloured at once; a line without colours is a group of its own."""
     portion: list[str] = []
     length = 0
     for line in code_lines:
@@ -124,7 +124,7 @@ def _lexer(info: str) -> Any:
         return None
     from pygments.lexers import get_lexer_by_name
 
-    # Code inside Markdown would be coloured by whichever lexer it names.
+    # Otherwise code inside Markdown would be coloured by any lexer that it names.
     return get_lexer_by_name(name, stripnl=False, ensurenl=True, handlecodeblocks=False)
 
 

@@ -1,6 +1,6 @@
-"""Lines as they are drawn at a terminal: what is safe in them, their colours, and how they are wrapped and cut.
+"""Lines as they are drawn at a terminal: safe text, colours, wrapping and cutting.
 
-A line is Rich's `Text` without a newline. It is wider than the window only if the terminal itself is to wrap it: code,
+A line is Rich's `Text` without a newline. It is wider than the window only if the terminal itself must wrap it: code,
 which people copy.
 """
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 NARROWEST = 8
-"""Lines are laid out for at least so many columns; in a narrower window the terminal wraps or cuts them."""
+"""Lines are laid out for at least this many columns; in a narrower window the terminal wraps or cuts them."""
 TAB = 4
 _LONGEST_ROW = 4096
-"""Code points that are looked at for a row."""
+"""Code points that are measured for a row."""
 
 _SEPARATORS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029"})
 _CARRIAGE_RETURN = re.compile("\r\n")
 
 
 class TerminalCaps(NamedTuple):
-    """How lines are drawn. Without `colour` there is no SGR sequence at all, bold included."""
+    """How lines are drawn. Without `colour` there is no SGR sequence at all, not even bold."""
 
     colour: bool
     encoding: str
@@ -37,11 +37,11 @@ class TerminalCaps(NamedTuple):
         return self.encoding.lower().replace("-", "").startswith("utf")
 
     def sign(self, sign: str, otherwise: str) -> str:
-        """`sign`, or what stands for it in ASCII."""
+        """`sign`, or its ASCII replacement."""
         return sign if self.unicode else otherwise
 
     def safe(self, text: str) -> str:
-        """`text` with every character that could move a cursor, reverse text or not be encoded shown as an escape.
+        """`text` with escapes for characters that could move a cursor or reverse text, or that cannot be encoded.
 
         Newlines and tabs stay.
         """
@@ -51,7 +51,7 @@ class TerminalCaps(NamedTuple):
         return safe_text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
     def ansi(self, line: Text) -> str:
-        """A line as what is written to the terminal."""
+        """The bytes of a line for the terminal."""
         if not self.colour:
             return line.plain
         from rich.color import ColorSystem
@@ -68,7 +68,7 @@ def of_stdout() -> TerminalCaps:
 
 
 def wrapped(line: Text, width: int) -> list[Text]:
-    """`line`, which may have newlines, broken between words so that every row fits."""
+    """`line`, which may have newlines, wrapped between words so that every row fits."""
     rows = line.wrap(console(), max(width, NARROWEST), overflow="fold", tab_size=TAB)
     for row in rows:
         row.rstrip()
@@ -76,19 +76,19 @@ def wrapped(line: Text, width: int) -> list[Text]:
 
 
 def folded(line: Text, width: int) -> list[Text]:
-    """`line` broken wherever a row is full, as the terminal itself does it."""
+    """`line` wrapped at each full row, as the terminal does it."""
     if cells(line.plain) <= width:
         return [line]
     offsets, end = [], 0
     while end < len(line.plain):
-        # At least one, however narrow the window is.
+        # At least one, even in a very narrow window.
         end += max(len(clipped(line.plain[end : end + _LONGEST_ROW], max(width, 2))), 1)
         offsets.append(end)
     return list(line.divide(offsets[:-1]))
 
 
 def cut(line: Text, width: int, caps: TerminalCaps) -> Text:
-    """`line` with an ellipsis where it does not fit on a row of `width` cells."""
+    """`line` with an ellipsis if it does not fit on a row of `width` cells."""
     if cells(line.plain) <= width:
         return line
     dots = caps.sign("…", "...")
@@ -101,7 +101,7 @@ _CONSOLES: list[Console] = []
 
 
 def console(width: int | None = None) -> Console:
-    """Rich's console, which is only used to lay out: nothing is ever printed by it."""
+    """Rich's console, only for layout: it never prints."""
     from rich.console import Console
 
     if width is not None:

@@ -1,9 +1,9 @@
-"""The lowest lines of the terminal, drawn anew as long as they may change; what is settled scrolls away above them.
+"""The lowest lines of the terminal, which are drawn again while they may change. Settled lines scroll away above them.
 
-Between two frames the cursor, hidden, stands at the beginning of the first of these lines, not behind the last: a
-terminal that wraps its lines anew when its window changes takes the cursor along, so the next frame begins where it
-should, whatever became of the lines below. While they are drawn, the terminal does not wrap: a character that is
-wider there than here cannot put the count of lines out. A frame is one write.
+Between two frames the hidden cursor is at the start of the first of these lines, not after the last one. When a window
+changes, a terminal that wraps its lines again moves the cursor along, so the next frame starts at the right place.
+During drawing the terminal does not wrap, so a character that is wider there than expected cannot change the number of
+lines. A frame is one write.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from collections.abc import Sequence
 
 from deepctl.output.render import write
 
-_BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # synchronized output: shown as one, where the terminal knows it
+_BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # synchronized output: shown at once, if the terminal supports it
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
 _NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
 _ERASE_LINE = "\r\x1b[2K"
-# From the second column on: tmux takes erasing from the very first for clearing the screen, and keeps what was on it.
+# From the second column on, because tmux takes erasing from the first column for clearing the screen, and stores its
+# content.
 _ERASE_BELOW = f"{_ERASE_LINE}\x1b[C\x1b[J\r"
 
 
 class LiveRegion:
-    """Draws rows, each as it is to be written. Raises `StorageError` if stdout cannot be written."""
+    """Draws rows, each ready to be written. Raises `StorageError` if stdout cannot be written."""
 
     def __init__(self) -> None:
         self._rows: list[str] = []
         self._size = (0, 0)
 
     def draw(self, settled: Sequence[str], rows: Sequence[str], size: tuple[int, int]) -> None:
-        """Print `settled` for good, and below it `rows`, which the next call replaces.
+        """Print `settled` permanently, and below it `rows`, which the next call replaces.
 
-        Each of `rows` must fit a row of the terminal, and all of them its window, which has `size`.
+        Each row must fit the width of the terminal, and all rows its window, which has `size`.
         """
         if not settled and rows and len(rows) == len(self._rows) and size == self._size:
             frame = self._changed(rows)
@@ -44,7 +45,7 @@ class LiveRegion:
         self._size = size
 
     def _changed(self, rows: Sequence[str]) -> str:
-        """What replaces the rows that are others than before."""
+        """The output that replaces the changed rows."""
         frame = ""
         for number, (row, before) in enumerate(zip(rows, self._rows, strict=True)):
             if row != before:

@@ -1,9 +1,9 @@
-"""Markdown as it arrives: lines that are final are given out once, the rest can be looked at as it is now.
+"""Markdown as it arrives: final lines are returned once, and the rest can be shown as it is now.
 
-However the text is cut into deltas, the lines given out are the same as for the whole text at once, at one width. A
-block is final when the next one has begun; of a list, a quotation, a block of code and a plain paragraph the upper
-lines are before. Only what is not final is parsed again, so the cost does not grow with the length of the answer: of a
-block that is longer than `_BLOCK`, the rest is plain text.
+The returned lines do not depend on how the text is cut into deltas, at one width. A block is final when the next one
+has started. Of a list, a quotation, a block of code and a plain paragraph, the upper lines are final earlier. Only text
+that is not final is parsed again, so the cost does not grow with the length of the answer. In a block that is longer
+than `_BLOCK`, the rest is plain text.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _ITEMS = 8
-"""So many items of a list are parsed again before the first of them are let go."""
+"""Number of items of a list that are parsed again before the first ones become final."""
 _PIECE = 8_000
-"""So many characters of complete lines are laid out at once, so that what is final of them is let go of."""
+"""Characters of complete lines that are laid out at once."""
 _PIECES = 4
-"""And so many pieces are taken at once: in between, a person can stop it."""
+"""Number of pieces that are processed at once; in between, a person can stop it."""
 _BLOCK = 20_000
-"""Laying out takes time that grows with the square of what belongs together; in a longer line, or in the rest of a
-longer block or item of a list, marks mean nothing.
+"""Layout takes time that grows with the square of the length. In a longer line, and in the rest of a longer block or
+list item, marks are plain text.
 """
 _LIST = 3 * _BLOCK
-"""The same for a list as a whole, where its items cannot be let go of."""
+"""The same for a whole list whose items cannot become final one by one."""
 _GOES_ON = {
     **dict.fromkeys(("paragraph", "table"), re.compile(r"[ \t]*[^ \t\n]")),
     **dict.fromkeys(("bullet_list", "ordered_list", "code_block"), re.compile(r"[ \t]|$")),
     "blockquote": re.compile(r" {0,3}>"),
 }
-"""How a line looks with which a block goes on."""
+"""The start of a line that continues a block."""
 _MARKS = " \t>#`~*_+=|:-"
 _LONGEST_MARK = 12
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 
 
 class _Fence(NamedTuple):
-    """An open block of code: its fence, its indentation in columns, and what colours it."""
+    """An open block of code: its fence, its indentation in columns, and its colouring."""
 
     mark: str
     indent: int
@@ -57,7 +57,7 @@ class _Fence(NamedTuple):
         return fence is not None and fence[1].startswith(self.mark) and not line[fence.end() :].strip(" \t")
 
     def content(self, line: str) -> str:
-        """A line without the fence's indentation, where it has that."""
+        """A line without the fence's indentation, if it has that."""
         column = start = 0
         while start < len(line) and column < self.indent and line[start] in " \t":
             column += 1 if line[start] == " " else TAB - column % TAB
@@ -66,7 +66,7 @@ class _Fence(NamedTuple):
 
 
 class Markdown:
-    """One text on its way. `width` may be another with every call; a block that has been begun keeps its own."""
+    """One text in progress. `width` may change from call to call; an open block keeps its own width."""
 
     def __init__(self, caps: TerminalCaps) -> None:
         self._caps = caps
@@ -95,13 +95,13 @@ class Markdown:
         return self._settle(width, _PIECES)
 
     def tail(self, width: int) -> list[Text]:
-        """The lines after those, as they are now."""
+        """The lines after the final ones, in their present form."""
         if self._tail is None or self._tail[0] != width:
             self._tail = width, self._unsettled(width)
         return self._tail[1]
 
     def _unsettled(self, width: int) -> list[Text]:
-        # Where complete lines are still ahead, what comes after them is no part of this frame.
+        # If complete lines are still waiting, the text after them is not part of this frame.
         line = "" if "\n" in self._ahead else self._ahead
         if self._fence is not None:
             return self._code_tail(self._fence, line)
@@ -113,19 +113,19 @@ class Markdown:
         return layout.lines[self._given :]
 
     def finish(self, width: int) -> list[Text]:
-        """The text is complete: the lines that have not been given out yet."""
+        """The text is complete: returns the remaining lines."""
         self._take(whole=True)
         return self._settle(width) + self._close(width)
 
     def break_off(self, width: int) -> list[Text]:
-        """Nothing more will come, and nobody wants to wait: of what is left, much is given out as it is."""
+        """The text ended early: returns the remaining lines quickly, with much of it as plain text."""
         self._take(whole=True)
         lines = self._settle(width, _PIECES) + self._close(width)
         remainder, self._ahead = self._ahead, ""
         return lines + self._plain(remainder.splitlines(), width)
 
     def _close(self, width: int) -> list[Text]:
-        """The lines of the block at hand that are not out yet: nothing more belongs to it."""
+        """The lines of the open block that were not returned yet; the block is complete."""
         lines: list[Text] = []
         if self._fence is None:
             blocks = Blocks(self._caps, self._measure(width))
@@ -137,7 +137,7 @@ class Markdown:
         return lines
 
     def _take(self, *, whole: bool) -> None:
-        """Take over what has arrived, with the newlines of this system: one that is half there has to wait."""
+        """Take the text that has arrived, with the newlines of this system; half a newline has to wait."""
         text = "".join(self._deltas)
         self._deltas.clear()
         if text.endswith("\r") and not whole:
@@ -161,13 +161,13 @@ class Markdown:
         return SyntaxTreeNode(self._parser.parse(source)).children
 
     def _measure(self, width: int) -> int:
-        """The width of the block at hand: that of its lines that are out, if there are some."""
+        """The width of the open block: that of its returned lines, if there are any."""
         if not self._given:
             self._width = width
         return self._width
 
     def _settle(self, width: int, pieces: int | None = None) -> list[Text]:
-        """Give out what is final of the complete lines: all of them, or so many pieces."""
+        """Return the final part of the complete lines: all of it, or a number of pieces."""
         lines: list[Text] = []
         pieces_taken = 0
         while (pieces is None or pieces_taken < pieces) and (piece := self._piece()):
@@ -238,7 +238,7 @@ class Markdown:
                 return lines
 
     def _blocks(self, width: int) -> list[Text]:
-        """Give out what is final of the complete lines, and let go of them."""
+        """Return the final part of the complete lines, and drop its source."""
         end = self._source.rfind("\n") + 1
         if end == self._parsed:
             return []
@@ -266,7 +266,7 @@ class Markdown:
         return lines
 
     def _let_go(self, nodes: Sequence[SyntaxTreeNode], starts: list[int], blocks: Blocks) -> None:
-        """Forget the source of what has been given out whole: every block but the last, and the items of that."""
+        """Drop the source of returned text: every block except the last, and its items."""
         last = nodes[-1]
         if len(nodes) > 1:
             self._forget(last, starts[-1])
@@ -278,7 +278,7 @@ class Markdown:
             return
         count = len(last.children) - 2
         remaining_source = self._source[: self._parsed].split("\n", _first_line(last.children[count]))[-1]
-        # A line can mean something else where it stands first; then everything stays as it is.
+        # A line can mean something else if it comes first; in that case nothing is dropped.
         again = self._parse(remaining_source)
         if len(again) != 1 or again[0].type != last.type or len(again[0].children) != 2:
             return
@@ -294,14 +294,14 @@ class Markdown:
         self._gap = False
 
     def _forget(self, before: SyntaxTreeNode, lines: int) -> None:
-        """Let go of the source before a node, which made so many lines."""
+        """Drop the source before a node, which produced this many lines."""
         length = sum(map(len, self._source[: self._parsed].split("\n")[: _first_line(before)])) + _first_line(before)
         self._source = self._source[length:]
         self._parsed -= length
         self._given -= lines
 
     def _open_fence(self, node: SyntaxTreeNode) -> _Fence | None:
-        """The fence of a block of code that is still open, with all its lines."""
+        """The fence of an open block of code, with all its lines."""
         if node.type != "fence":
             return None
         assert node.map is not None
@@ -323,7 +323,7 @@ class Markdown:
         self._given = self._parsed = self._passed = 0
 
     def _code(self, fence: _Fence) -> list[Text]:
-        """Give out the complete lines of an open block of code; empty ones only when something follows them."""
+        """Return the complete lines of an open block of code; empty lines only when text follows them."""
         *complete, last_line = self._source.split("\n")
         end = next((number for number, line in enumerate(complete) if fence.is_closed_by(line)), None)
         self._source = "\n".join([*complete[len(complete) if end is None else end + 1 :], last_line])
@@ -354,7 +354,7 @@ class Markdown:
 
 
 def _is_half(line: str) -> bool:
-    """Whether nobody can tell yet what a last line means, because there is nothing but marks in it."""
+    """Whether the meaning of a last line is still open, because it consists of marks only."""
     text = line.strip(_MARKS).rstrip(".)")
     return not text or (text.isdecimal() and len(line) <= _LONGEST_MARK)
 

@@ -1,11 +1,11 @@
-"""Markdown blocks as lines, and how many of these lines no further text can change.
+"""Markdown blocks as lines, and the number of these lines that further text cannot change.
 
-Rich's own renderer lays out whole documents: the width of a numbered list depends on its last number, links hide where
-they lead, and nothing says which lines are final. This one takes the same parser, and Rich's text and tables.
+Rich's own renderer lays out whole documents: the width of a numbered list depends on its last number, links hide their
+target, and nothing says which lines are final. This module uses the same parser, and Rich's text and tables.
 
-What is different from CommonMark, because what is printed stays: line breaks are kept; a line of `===` or `---` below
-text makes no heading of it; a link is written out where it is, and one that is defined elsewhere stays as written.
-HTML is shown, not interpreted.
+It differs from CommonMark, because printed text cannot change: line breaks are kept; a line of `===` or `---` below
+text makes no heading of it; the target of a link is written beside it, and a link that is defined elsewhere stays as
+written. HTML is shown, not interpreted.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _OPENERS = frozenset("*_~`[<")
-"""What may begin something that later text ends."""
+"""Characters that may start a construct that later text ends."""
 _INLINE = {"strong": "bold", "em": "italic", "s": "strike"}
 _RULE = 40
 _MAX_CODE = 40_000
-"""Code inside a list or a quotation is coloured up to so many characters; it is drawn as a whole each time."""
+"""Code inside a list or a quotation is coloured up to this length, because it is drawn as a whole each time."""
 _COLUMN_GAP = 2
 _MIN_COLUMN = 8
-"""No column is narrower; a table that does not fit then is printed as records."""
+"""Minimum width of a column; a table that does not fit then is printed as records."""
 _MAX_COLUMNS = 40
 """A table of more columns takes seconds to lay out, and is printed as records."""
 
 
 class Lines(NamedTuple):
-    """Lines, and how many of the first are as they will always be."""
+    """Lines, and the number of final lines at the start."""
 
     lines: list[Text]
     stable: int
 
 
 def parser() -> MarkdownIt:
-    """The parser of what models write."""
+    """The parser for the Markdown of models."""
     from markdown_it import MarkdownIt
 
     return (
@@ -67,7 +67,7 @@ class Blocks:
     def lines(
         self, nodes: Sequence[SyntaxTreeNode], *, is_open: bool, gap: bool = False, offset: int = 0
     ) -> tuple[Lines, list[int]]:
-        """The lines of `nodes`, and where each node begins. `is_open`: more may be added to the last one.
+        """The lines of `nodes`, and the start of each node. `is_open`: the last node may grow.
 
         `gap`: an empty line goes before the first, too. `offset`: so many items of the first, a list, are left out.
         """
@@ -88,7 +88,7 @@ class Blocks:
         return Lines(lines, stable), starts
 
     def items(self, node: SyntaxTreeNode, count: int, offset: int) -> int:
-        """How many lines the first `count` items of a list take, with what separates them from the next."""
+        """The number of lines of the first `count` items of a list, with the separation from the next item."""
         first = self._list(node, False, offset, count + 1).lines
         return len(first) - len(self._item(node, count, False, offset).lines)
 
@@ -123,7 +123,7 @@ class Blocks:
         lines = wrapped(self.inline(pieces), self._width)
         if not is_open:
             return Lines(lines, len(lines))
-        # Its last line can become the head of a table; a backslash before that is then no break any more.
+        # Its last line can become the head of a table; a backslash before it is then no line break.
         breaks = [number for number, piece in enumerate(pieces) if piece.type == "softbreak"]
         if not breaks or any(_may_open(piece) for piece in pieces[: breaks[-1]]):
             return Lines(lines, 0)
@@ -142,7 +142,7 @@ class Blocks:
             code.pop()
         info = node.info if len(node.content) <= _MAX_CODE else ""
         lines = Highlighter(info, self._caps).lines(code)
-        # Indented code can be the first line of a list, and that the head of a table if a line of dashes follows.
+        # Indented code can be the first line of a list, and the list the head of a table if a line of dashes follows.
         return Lines(lines, len(lines) - 1 if lines and is_open and node.type == "code_block" else len(lines))
 
     def _quotation(self, node: SyntaxTreeNode, is_open: bool) -> Lines:
@@ -181,7 +181,7 @@ class Blocks:
         return Lines(lines, inner.stable)
 
     def inline(self, pieces: Iterable[SyntaxTreeNode], style: str = "") -> Text:
-        """What stands inside a paragraph, with newlines where lines break."""
+        """The text of a paragraph, with newlines for line breaks."""
         from rich.text import Text
 
         text = Text()
@@ -205,7 +205,7 @@ class Blocks:
         return text
 
     def _pointing(self, text: Text, address: object) -> Text:
-        """`text` and where it really leads, unless that is what it says."""
+        """`text` and the real target of a link, unless the text names the target."""
         target = self._caps.safe(str(address)).replace("\n", " ")
         if text.plain not in (target, target.removeprefix("mailto:")):
             text.append(f" ({target})" if text.plain else target, "dim")
@@ -213,20 +213,20 @@ class Blocks:
 
 
 def _may_open(piece: SyntaxTreeNode) -> bool:
-    """Whether a piece has something that text behind it could complete."""
+    """Whether later text could complete a construct in a piece."""
     if piece.type == "text":
         return not _OPENERS.isdisjoint(piece.content)
     return any(_may_open(child) for child in piece.children)
 
 
 def _apart(before: SyntaxTreeNode | None, node: SyntaxTreeNode) -> bool:
-    """Whether an empty line goes between two blocks: not between a list and what introduces it inside an item."""
+    """Whether an empty line separates two blocks: not between a list and its introduction inside an item."""
     inside = node.parent is not None and node.parent.type == "list_item"
     return not (inside and before is not None and before.type == "paragraph" and is_list(node))
 
 
 def _is_long(item: SyntaxTreeNode) -> bool:
-    """Whether an item has more than a paragraph and a list below it, so that the next one needs some distance."""
+    """Whether an item has more than a paragraph and a list below it, so that the next item needs a gap."""
     kinds = [child.type for child in item.children]
     return len(kinds) > 2 or "fence" in kinds or kinds.count("paragraph") > 1
 
@@ -242,7 +242,9 @@ def _prefixed(prefix: Text, line: Text) -> Text:
 def _table(
     node: SyntaxTreeNode, width: int, caps: TerminalCaps, inline: Callable[[Iterable[SyntaxTreeNode]], Text]
 ) -> list[Text]:
-    """The lines of a table in `width` columns: a grid if it fits, otherwise a record a row. No text is left out."""
+    """The lines of a table in `width` columns: a grid if it fits, otherwise one record for each row. No text is left
+    out.
+    """
     rows = [
         [inline(cell.children[0].children if cell.children else ()) for cell in row.children]
         for part in node.children

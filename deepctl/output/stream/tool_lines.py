@@ -1,4 +1,4 @@
-"""A tool call in one line: what it is about, and what came of it."""
+"""A tool call in one line: its subject and its outcome."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _TELLING = (
     "text",
     "content",
 )
-"""Arguments that say what a call is about, the most telling first."""
+"""Arguments that identify the subject of a call, the most specific first."""
 _LEAST = 4
 _LONGEST = 400
 _LONGEST_READ = 20_000
-"""Of longer text, that much is gone through for what is shown on one line."""
+"""Characters of a longer text that are used for a line."""
 _SHORT = 60
 _SLOW = 2.0
 _EXIT_CODE = re.compile(r"Command failed \(exit code (-?\d+)\):\s*")
@@ -58,11 +58,11 @@ class Call:
         self.result = ""
 
     def ended(self, ok: bool, result: str, now: float) -> None:
-        """The call has come to this."""
+        """Set the outcome of the call."""
         self.ok, self.result, self.seconds = ok, result, now - self.began
 
     def line(self, caps: TerminalCaps, width: int, sign: str) -> Text:
-        """The call on one row: at work behind `sign`, or what came of it."""
+        """The call on one row: running behind `sign`, or with its outcome."""
         from rich.text import Text
 
         style = "cyan"
@@ -74,7 +74,7 @@ class Call:
             outcome += f"  {int(seconds)} s"
         head = Text.assemble((sign, style), f" {caps.safe(printable(self.name))}")
         about = caps.safe(self.about())
-        # The outcome is what the line is for: a long command leaves it half of the row.
+        # The outcome is the purpose of the line, so a long command leaves half of the row for it.
         room = width - cells(head.plain) - 2 - min(cells(outcome), width // 2)
         if about and room >= _LEAST:
             head = Text.assemble(head, "  ", _without_middle(about, room, caps))
@@ -82,7 +82,7 @@ class Call:
         return cut(head, width, caps)
 
     def about(self) -> str:
-        """The argument that says what the call is about, on one line."""
+        """The argument that identifies the subject of the call, on one line."""
         for name in (*_TELLING, *self.arguments):
             value = self.arguments.get(name)
             if value is not None and value != "":
@@ -90,7 +90,7 @@ class Call:
         return ""
 
     def outcome(self) -> str:
-        """What came of it in a few words."""
+        """The outcome in a few words."""
         if not self.ok:
             return self._failure()
         lines = self.result.strip().splitlines()
@@ -118,7 +118,7 @@ class Call:
         return f"exit code {exit_code[1]}" + (f": {first}" if first else "")
 
     def details(self, number: int, caps: TerminalCaps, width: int) -> list[Text]:
-        """Everything about the call: its arguments and its result, whole."""
+        """The whole call: its arguments and its result."""
         from rich.text import Text
 
         sign = caps.sign("✓", "+") if self.ok else caps.sign("✗", "x")
@@ -147,7 +147,7 @@ def _indented(caps: TerminalCaps, mark: str, text: str, width: int) -> list[Text
 
 def _on_a_line(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    # Cut only after spaces are taken together: they must not push the end of a command out of sight.
+    # Cut only after spaces are collapsed, because spaces must not hide the end of a command.
     if len(text) > _LONGEST_READ:
         text = f"{text[: _LONGEST_READ // 2]} … {text[-_LONGEST_READ // 2 :]}"
     line = " ".join(text.split())
@@ -155,7 +155,7 @@ def _on_a_line(value: object) -> str:
 
 
 def _without_middle(text: str, width: int, caps: TerminalCaps) -> str:
-    """`text` in at most `width` cells: where it does not fit, its beginning and its end, which tell most."""
+    """`text` in at most `width` cells: if it does not fit, its start and its end."""
     if cells(text) <= width:
         return text
     dots = caps.sign("…", "...")

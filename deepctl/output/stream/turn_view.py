@@ -1,4 +1,4 @@
-"""The events of a turn as lines: those that stay, and below them those that say what is going on."""
+"""The events of a turn as lines: permanent lines, and below them lines about the present work."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 _SPINNER, _ASCII_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 _SPIN = 0.08
 _MAX_TOKENS = 1_000_000_000_000
-"""No answer has so many tokens. A server may still say so."""
+"""No answer has this many tokens, but a server may say so."""
 _ROOMY_LINES = 8
-"""In a window of fewer lines, no empty line is above the status line."""
+"""In a window of fewer lines, there is no empty line above the status line."""
 
 
 class PlainText:
-    """Plain text as it arrives, wrapped between words, in `style`: rows that are final are returned once.
+    """Plain text as it arrives, wrapped between words, in `style`: final rows are returned once.
 
     `width` may change from call to call.
     """
@@ -42,8 +42,8 @@ class PlainText:
             self._begun = bool(self._text)
 
     def settled(self, width: int) -> list[Text]:
-        """The rows that have become final since the last call: a word that grows may still leave the last one."""
-        # Empty lines at the end are final only when text follows them: the text may end there.
+        """The rows that have become final since the last call. A word that grows may still move to another row."""
+        # Empty lines at the end are final only when text follows them, because the text may end there.
         final = self._rows(self._text.rstrip(), width)[:-1]
         if final:
             last_line = self._text[self._text.rstrip().rfind("\n") + 1 :]
@@ -52,11 +52,11 @@ class PlainText:
         return final
 
     def tail(self, width: int) -> list[Text]:
-        """The rows after the settled ones, as they are now."""
+        """The rows after the final ones, in their present form."""
         return self._rows(self._text.rstrip(), width)
 
     def finish(self, width: int) -> list[Text]:
-        """The text is complete: the rows that were not returned before."""
+        """The text is complete: returns the remaining rows."""
         rows, self._text = self.tail(width), ""
         return rows
 
@@ -67,7 +67,7 @@ class PlainText:
 
 
 class TurnView:
-    """The lines of a turn. `calls` are its tool calls so far; `usage` is its usage in words, once it has ended."""
+    """The lines of a turn. `calls` are its tool calls so far; `usage` is its usage in words after its end."""
 
     def __init__(self, caps: TerminalCaps, now: float) -> None:
         self.calls: list[Call] = []
@@ -84,7 +84,7 @@ class TurnView:
         self._continued = False
 
     def event(self, event: Mapping[str, Any], at: float, width: int) -> None:
-        """Take an event, which happened at a time of the monotonic clock."""
+        """Process an event with its time on the monotonic clock."""
         kind = event["type"]
         if self._retry is not None and kind != "notice" and not self._is_same_retry(event):
             self._end_retry(width)
@@ -120,7 +120,7 @@ class TurnView:
         call.ended(event["ok"], event["content"], at)
         self._add("tool", [call.line(self._caps, width, "")])
         for pending in self._pending.values():
-            # Calls run one after another: the next one begins now.
+            # Calls run one after another, so the next one starts now.
             pending.began = at
 
     def _end(self, event: Mapping[str, Any], width: int) -> None:
@@ -128,7 +128,7 @@ class TurnView:
             self._notice(event["notice"], width)
         cost, usage = event.get("cost"), event.get("usage", {})
         tokens = f"{_thousands(usage.get('input_tokens', 0))} in, {_thousands(usage.get('output_tokens', 0))} out"
-        # Not printed with every turn: the sums are in the toolbar.
+        # Not printed after every turn, because the toolbar shows the sums.
         self.usage = f"{tokens}, {_dollars(cost)}" if cost else tokens
 
     def _notice(self, message: str, width: int) -> None:
@@ -138,7 +138,7 @@ class TurnView:
         self._add("notice", wrapped(Text(self._caps.safe(printable(message)), "dim"), width))
 
     def waited(self, seconds: float) -> None:
-        """A question to the person took so long, which is not counted as time of the turn."""
+        """A question to the person took this time, which does not count as time of the turn."""
         self._began += seconds
         for call in self._pending.values():
             call.began += seconds
@@ -155,14 +155,14 @@ class TurnView:
         self._pending.clear()
 
     def settled(self, width: int) -> list[Text]:
-        """The lines that will not change any more and were not returned before."""
+        """The lines that have become final since the last call."""
         if self._stream is not None:
             self._print_stream(self._stream.settled(width))
         lines, self._settled = self._settled, []
         return lines
 
     def tail(self, width: int, height: int, status: str) -> list[Text]:
-        """The rows below those, for a window of `height` lines: at most one line less than it has."""
+        """The rows below the final ones, for a window of `height` lines; at most `height - 1` rows."""
         from rich.text import Text
 
         rows = [row for line in (self._stream.tail(width) if self._stream else ()) for row in folded(line, width)]
@@ -192,11 +192,11 @@ class TurnView:
         self._notice(f"{event['reason']}: tried again {outcome}", width)
 
     def _is_same_retry(self, event: Mapping[str, Any]) -> bool:
-        """Whether it is one more retry for the same reason, which takes no line of its own."""
+        """Whether this is a further retry for the same reason, which gets no line of its own."""
         return self._retry is not None and event["type"] == "retry" and event["reason"] == self._retry[0]["reason"]
 
     def _print_stream(self, lines: list[Text]) -> None:
-        """Print more of what is streaming."""
+        """Print more of the streamed text."""
         if lines:
             self._add(self._streaming, lines, continued=self._continued)
             self._continued = True
