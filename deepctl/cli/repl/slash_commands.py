@@ -158,7 +158,7 @@ def _retry(state: ReplState, arguments: str) -> None:
     again = text if last is None or text.startswith(last) else last
     _take_back_last_turn(state, session.name)
     _continue_in(state, session.name)
-    state.chat.display.notice(f"Saying it again: {_shortened(log_file.typed_part(again))}")
+    state.chat.display.notice(f"Sending the prompt again: {_shortened(log_file.typed_part(again))}")
     state.next_prompt = again
 
 
