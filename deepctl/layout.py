@@ -115,6 +115,11 @@ class ProfilePaths(NamedTuple):
         return os.path.join(self.cache, "snapshots.sqlite")
 
     @property
+    def ledger_cache(self) -> str:
+        """What the beginning of a long ledger comes to: see `deepctl.store.index_db`."""
+        return os.path.join(self.cache, "ledger")
+
+    @property
     def checkpoint_index(self) -> str:
         """One line per checkpoint, for completion in a shell: id, label, session, separated by tabs."""
         return os.path.join(self.cache, "index")

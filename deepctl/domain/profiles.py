@@ -242,7 +242,7 @@ def describe(paths: ProfilePaths) -> Profile:
         problem = error.message
     checkpoints = 0
     try:
-        checkpoints = len(ledger.read(paths.checkpoints).records)
+        checkpoints = len(ledger.read(paths.checkpoints, paths.ledger_cache).records)
     except (DeepctlError, OSError) as error:
         problem = str(error)
     created = values.get("created_at")

@@ -61,9 +61,10 @@ class HeadMove(Protocol):
 class Checkpoints:
     """The checkpoints in `directory`. The caller holds the lock that guards it, and closes this in the end.
 
-    `cache` is the path of the cache, which lies elsewhere; without one, it lasts as long as this object. `collect` says
-    whether what killed writers left is removed at once, and `release_reserve` makes some room on a full disk.
-    Raises `NewerFormat`, `StorageError` or `OSError`.
+    `cache` is the path of the cache, which lies elsewhere; without one, it lasts as long as this object. `ledger_cache`
+    is that of the file for what the beginning of a long ledger comes to. `collect` says whether what killed writers
+    left is removed at once, and `release_reserve` makes some room on a full disk. Raises `NewerFormat`, `StorageError`
+    or `OSError`.
     """
 
     def __init__(
@@ -71,12 +72,13 @@ class Checkpoints:
         directory: str,
         *,
         cache: str = ":memory:",
+        ledger_cache: str | None = None,
         collect: bool = True,
         release_reserve: Callable[[], object] = lambda: None,
     ) -> None:
         self.directory = directory
         self.release_reserve = release_reserve
-        self._writer = LedgerWriter(directory)
+        self._writer = LedgerWriter(directory, ledger_cache)
         self.cache = Cache(cache)
         self.packs = PackStore(os.path.join(directory, PACKS), self.cache, lambda: self.ledger.packs)
         self.objects: ObjectStore = self.packs

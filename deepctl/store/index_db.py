@@ -4,22 +4,30 @@ A SQLite file that may be deleted at any time, and is, by itself, when it cannot
 believed without a check: an object is compared with its hash when it is read, and a directory with its files' status.
 Every error of SQLite's ends here: a command that cannot have its cache takes longer, and does not fail.
 Killing a writer leaves it whole (SQLite's rollback journal); a power cut may not, which is why it is only a cache.
+
+What the first bytes of a long ledger come to is in a file of its own, `cache/ledger`, because a list of checkpoints
+would wait longer for SQLite than for that. The file is used only where the ledger begins with the bytes that it was
+made from (`Fold`).
 """
 
 from __future__ import annotations
 
+import hashlib
+import marshal
 import os
 import sqlite3
 import stat
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from deepctl import layout
 from deepctl.errors import Refused
-from deepctl.files import atomic
+from deepctl.files import atomic, sealed_lines
+from deepctl.store.log_file import Point
+from deepctl.store.records import Record, Rewind, State
 
 T = TypeVar("T")
 
@@ -248,3 +256,104 @@ def _opened(path: str) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+_FOLD = 1
+"""The version of a file with a fold: another one for every change of what lines of a ledger come to."""
+_FOLD_FROM = 64 << 10
+"""So many bytes of a ledger are read in a moment, so a fold that lacks less is good enough."""
+_FOLD_LACKS = 16
+"""A fold may also lack one part in so many of the ledger."""
+
+
+class Fold(NamedTuple):
+    """What the first `size` bytes of a ledger come to, which are so many whole lines: the values of a `Ledger`."""
+
+    size: int
+    lines: int
+    values: dict[str, Any]
+
+
+def is_fold_due(path: str, size: int) -> bool:
+    """Whether the fold at `path` lacks much of a ledger of so many bytes."""
+    if size < _FOLD_FROM:
+        return False
+    try:
+        known = int(_fold_header(atomic.read_file(path))["size"])
+    except (OSError, Refused, ValueError, KeyError, TypeError):
+        return True
+    return not 0 <= size - known < max(_FOLD_FROM, size // _FOLD_LACKS)
+
+
+def read_fold(path: str, ledger: bytes) -> Fold | None:
+    """The fold at `path` if it is one of the first bytes of this ledger."""
+    if len(ledger) < _FOLD_FROM:
+        return None
+    try:
+        raw = atomic.read_file(path)
+        header = _fold_header(raw)
+        body = memoryview(raw)[raw.index(b"\n") + 1 :]
+        size, lines = int(header["size"]), int(header["lines"])
+        is_same = header["digest"] == hashlib.sha256(memoryview(ledger)[:size]).hexdigest()
+        if not 0 < size <= len(ledger) or not is_same or header["body"] != zlib.crc32(body):
+            return None
+        return Fold(size, lines, _unfolded(marshal.loads(body)))
+    except (OSError, Refused, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+def write_fold(path: str, ledger: bytes, values: dict[str, Any]) -> None:
+    """Leave what the whole of a ledger comes to. Trouble with the disk costs the fold and nothing else."""
+    body = marshal.dumps(_folded(values))
+    header = {
+        "v": _FOLD,
+        "marshal": marshal.version,
+        "size": len(ledger),
+        "lines": ledger.count(b"\n"),
+        "digest": hashlib.sha256(ledger).hexdigest(),
+        "body": zlib.crc32(body),
+    }
+    with suppress(OSError, Refused):
+        atomic.make_root(os.path.dirname(path))
+        atomic.replace_unsynced(path, sealed_lines.seal(header) + body)
+
+
+def drop_fold(path: str) -> None:
+    """Remove the fold: its ledger is about to lose words."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _fold_header(raw: bytes) -> dict[str, Any]:
+    """The first line of a file with a fold. Raises `ValueError` if it is none of this version."""
+    header = sealed_lines.unseal(raw[: raw.find(b"\n")])
+    if (header.get("v"), header.get("marshal")) != (_FOLD, marshal.version):
+        raise ValueError("of another version")
+    return header
+
+
+_TABLES: dict[str, type[Record | Rewind]] = {"records": Record, "removed": Record, "rewinds": Rewind}
+
+
+def _folded(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a `Ledger` in types that `marshal` knows."""
+    return {
+        **values,
+        **{name: [tuple(row) for row in values[name].values()] for name in _TABLES},
+        "states": [tuple(state) for state in values["states"]],
+        "points": {key: tuple(point) for key, point in values["points"].items()},
+        "origins": {key: point and tuple(point) for key, point in values["origins"].items()},
+        "unfinished": values["unfinished"] and tuple(values["unfinished"]),
+    }
+
+
+def _unfolded(plain: dict[str, Any]) -> dict[str, Any]:
+    tables = {name: [kind._make(row) for row in plain[name]] for name, kind in _TABLES.items()}
+    return {
+        **plain,
+        **{name: {row.id: row for row in rows} for name, rows in tables.items()},
+        "states": [State._make(state) for state in plain["states"]],
+        "points": {key: Point._make(point) for key, point in plain["points"].items()},
+        "origins": {key: point and Point._make(point) for key, point in plain["origins"].items()},
+        "unfinished": plain["unfinished"] and Rewind._make(plain["unfinished"]),
+    }

@@ -30,7 +30,8 @@ from typing import Any
 from deepctl import layout
 from deepctl.errors import Refused
 from deepctl.files import atomic, sealed_lines
-from deepctl.store import log_file
+from deepctl.store import index_db, log_file
+from deepctl.store.index_db import Fold
 from deepctl.store.log_file import Point
 from deepctl.store.records import (
     UNKNOWN,
@@ -354,25 +355,38 @@ def _joined(state: State, merged: dict[str, list[list[Any]]]) -> State:
     return state._replace(merged=account, by=state.by if account else None)
 
 
-def read(directory: str) -> Ledger:
-    """The ledger below `directory`; empty if there is none. Raises `NewerFormat`."""
+def read(directory: str, cache: str | None = None) -> Ledger:
+    """The ledger below `directory`; empty if there is none. Raises `NewerFormat`.
+
+    `cache` is the file with what the beginning of the ledger comes to, if there may be one (`index_db.Fold`).
+    """
     path = os.path.join(directory, LEDGER)
     known = log_file.read_ledger_size(directory)
     try:
         raw = log_file.read_lines(path)
     except FileNotFoundError:
         raw = b""
-    found = parsed(raw, path)
+    found = parsed(raw, path, index_db.read_fold(cache, raw) if cache is not None else None)
     if known.is_short or len(raw) < known.size:
         found.shorten(raw)
     return found
 
 
-def parsed(raw: bytes, path: str) -> Ledger:
-    """What the ledger at `path` says that has the bytes `raw`. Raises `NewerFormat`."""
+def parsed(raw: bytes, path: str, fold: Fold | None = None) -> Ledger:
+    """What the ledger at `path` says that has the bytes `raw`; `fold` is what those at its beginning come to.
+
+    Raises `NewerFormat`.
+    """
     found = Ledger()
     start = 0
+    if fold is not None and fold.values.keys() != vars(found).keys():
+        fold = None  # of another version of this class
+    if fold is not None:
+        vars(found).update(fold.values)
+        raw = raw[fold.size :]
     for line in sealed_lines.parse(raw):
+        if fold is not None:
+            line = line._replace(number=line.number + fold.lines)
         if line.value is not None:
             found.apply(line, path)
             if line.problem is not None:
@@ -388,17 +402,21 @@ def parsed(raw: bytes, path: str) -> Ledger:
 
 
 class LedgerWriter:
-    """Adds to the ledger below `directory`, and keeps `ledger` what it says. The caller holds the profile's lock."""
+    """Adds to the ledger below `directory`, and keeps `ledger` what it says. The caller holds the profile's lock.
 
-    def __init__(self, directory: str) -> None:
+    `cache` is the file for what the beginning of a long ledger comes to.
+    """
+
+    def __init__(self, directory: str, cache: str | None = None) -> None:
         atomic.make_root(directory)
         self._directory = directory
+        self._cache = cache
         self._path = os.path.join(directory, LEDGER)
         atomic.make_private_file(self._path)
         known = log_file.read_ledger_size(directory)
         self._is_short = known.is_short or os.path.getsize(self._path) < known.size
         self._appender = log_file.open_lines(self._path)
-        self.ledger = read(directory)
+        self.ledger = read(directory, cache)
 
     def is_current(self, status: os.stat_result) -> bool:
         """Whether `status`, of the ledger at its path, is that of this one as it was last written here."""
@@ -461,6 +479,8 @@ class LedgerWriter:
         Where an error comes of it, either may be in place.
         """
         after = parsed(raw, self._path)
+        if self._cache is not None:
+            index_db.drop_fold(self._cache)
         log_file.write_ledger_size(self._directory, 0, is_short=self._is_short)
         log_file.write_lines(self._path, raw)
         self._appender.close()
@@ -486,7 +506,16 @@ class LedgerWriter:
             raise
 
     def close(self) -> None:
+        """Let go of the file."""
         self._appender.close()
+        if self._cache is not None and index_db.is_fold_due(self._cache, self._appender.end):
+            self._write_fold(self._cache)
+
+    def _write_fold(self, cache: str) -> None:
+        raw = self.content()
+        found = parsed(raw, self._path, index_db.read_fold(cache, raw))
+        if raw.endswith(b"\n") and not found.damage:
+            index_db.write_fold(cache, raw, vars(found))
 
 
 def _shortened(record: Record) -> dict[str, Any]:

@@ -97,7 +97,12 @@ class Repository(ProfileStore):
         ownership.regain(paths.workspace, layout.OWN_DIRECTORIES)
         self.workspace = WorkspaceOptions(paths.workspace, exclude, report)
         self._has_released_reserve = False
-        store = Checkpoints(paths.checkpoints, cache=paths.snapshot_cache, release_reserve=self._release_reserve)
+        store = Checkpoints(
+            paths.checkpoints,
+            cache=paths.snapshot_cache,
+            ledger_cache=paths.ledger_cache,
+            release_reserve=self._release_reserve,
+        )
         super().__init__(paths, store)
         checkpoint_store.refresh_index(paths, self.ledger)
 

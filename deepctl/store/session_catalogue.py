@@ -418,7 +418,7 @@ def pending_deletions(paths: ProfilePaths) -> dict[str, str]:
 
 def read_ledger(paths: ProfilePaths) -> Ledger:
     """What checkpoints a profile has; without those of a session that is being deleted."""
-    checkpoints = ledger.read(paths.checkpoints)
+    checkpoints = ledger.read(paths.checkpoints, paths.ledger_cache)
     if deleted := pending_deletions(paths):
         for record in [record for record in checkpoints.records.values() if record.session in deleted]:
             checkpoints.drop(record.id)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deepctl.errors import BadName, NewerFormat, Refused, UsageError
 from deepctl.files import sealed_lines
-from deepctl.store import ledger
+from deepctl.store import index_db, ledger
 from deepctl.store.ledger import Ledger, LedgerWriter
 from deepctl.store.lookup import CheckpointNotFound, resolve
 from deepctl.store.records import Record, Rewind
@@ -228,3 +229,85 @@ def test_a_later_format_is_refused_and_senseless_lines_are_named(place: str) -> 
     path.write_bytes(raw + sealed_lines.seal({"v": 3, "record": {}}))
     with pytest.raises(NewerFormat):
         ledger.read(place)
+
+
+@pytest.fixture
+def everything(place: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A ledger with a line of every kind, of which folds are kept however short it is."""
+    monkeypatch.setattr(index_db, "_FOLD_FROM", 1)
+    writer = LedgerWriter(place)
+    first, second = "aaaa000000000001", "aaaa000000000002"
+    writer.add(_record("bbbb000000000004", 4, "bbbb000000000003")._replace(kind="tool", author="other", label="four"))
+    for number, (identity, end) in enumerate((("r1", "finish"), ("r2", "abandon"), ("r3", "give_up"), ("r4", ""))):
+        rewind = _rewind(identity, f"cccc00000000000{number}", first)._replace(pack=f"{number}.pack")
+        writer.begin(_record(rewind.safety, 4, "bbbb000000000004")._replace(unkept=[["a", "a FIFO"]]), rewind)
+        if end:
+            getattr(writer, end)(rewind)
+    writer.add(_record("dddd000000000005", 2, first, session="s2")._replace(metadata={"run": "x", "to": [1.5, None]}))
+    writer.remove([second], {"bbbb000000000003": [("s1", ["a", "b"]), (None, [])]}, ["0.pack"], "9.pack")
+    writer.tie({first: "d" * 32, "bbbb000000000003": ""})
+    writer._append({"gap": None})
+    writer._append({"repaired": {first: {"lost": "files"}, "bbbb000000000004": {"tree": ""}}, "packs": [], "gone": []})
+    writer.label(first, None)
+    writer.close()
+    return place
+
+
+def _folds(place: str) -> Iterator[tuple[str, bytes, Ledger]]:
+    """The ledger, and for every line the fold of what ends there, written beside it."""
+    path, cache = Path(place) / "ledger.jsonl", f"{place}/fold"
+    raw = path.read_bytes()
+    ends = [number + 1 for number, byte in enumerate(raw) if byte == ord("\n")]
+    for end in ends:
+        index_db.write_fold(cache, raw[:end], vars(ledger.parsed(raw[:end], str(path))))
+        yield cache, raw, ledger.parsed(raw, str(path))
+
+
+def test_a_fold_and_the_lines_behind_it_are_the_ledger(everything: str) -> None:
+    for cache, raw, whole in _folds(everything):
+        fold = index_db.read_fold(cache, raw)
+        assert fold is not None
+        assert vars(ledger.parsed(raw, "", fold)) == vars(whole)
+        assert vars(ledger.read(everything, cache)) == vars(whole)
+
+
+def test_a_fold_is_used_for_no_other_bytes(everything: str) -> None:
+    path = Path(everything) / "ledger.jsonl"
+    randomness = random.Random(4)
+    for cache, raw, _ in _folds(everything):
+        position = randomness.randrange(len(raw) - 1)
+        for other in (
+            raw[:position] + bytes([raw[position] ^ randomness.randrange(1, 256)]) + raw[position + 1 :],
+            raw[:position],
+            raw.split(b"\n", 1)[1],
+        ):
+            path.write_bytes(other)
+            assert vars(ledger.read(everything, cache)) == vars(ledger.read(everything))
+        path.write_bytes(raw)
+
+
+def test_a_changed_byte_of_a_fold_changes_nothing(everything: str) -> None:
+    cache, _, whole = list(_folds(everything))[-3]
+    raw = Path(cache).read_bytes()
+    for position in range(0, len(raw), 7):
+        for changed in (raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1 :], raw[:position]):
+            Path(cache).write_bytes(changed)
+            assert vars(ledger.read(everything, cache)) == vars(whole)
+
+
+def test_a_writer_leaves_a_fold_and_removes_it_before_words_go(everything: str, tmp_path: Path) -> None:
+    cache = tmp_path / "cache" / "ledger"
+    writer = LedgerWriter(everything, str(cache))
+    writer.label("bbbb000000000003", "secret-word")
+    writer.close()
+    assert b"secret-word" in cache.read_bytes()
+    writer = LedgerWriter(everything, str(cache))
+    writer.replace(writer.content().replace(b"hello", b"HELLO"))
+    assert not cache.exists()
+    writer.close()
+    assert vars(ledger.read(everything, str(cache))) == vars(ledger.read(everything))
+
+
+def test_a_short_ledger_has_no_fold(place: str, tmp_path: Path) -> None:
+    LedgerWriter(place, str(tmp_path / "fold")).close()
+    assert not (tmp_path / "fold").exists()
