@@ -332,7 +332,12 @@ def _fold_header(raw: bytes) -> dict[str, Any]:
     return header
 
 
-_TABLES: dict[str, type[Record | Rewind]] = {"records": Record, "removed": Record, "rewinds": Rewind}
+_TABLES: dict[str, type[Record | Rewind]] = {
+    "records": Record,
+    "removed": Record,
+    "_abandoned": Record,
+    "rewinds": Rewind,
+}
 
 
 def _folded(values: dict[str, Any]) -> dict[str, Any]:
@@ -341,7 +346,6 @@ def _folded(values: dict[str, Any]) -> dict[str, Any]:
         **values,
         **{name: [tuple(row) for row in values[name].values()] for name in _TABLES},
         "states": [tuple(state) for state in values["states"]],
-        "points": {key: tuple(point) for key, point in values["points"].items()},
         "origins": {key: point and tuple(point) for key, point in values["origins"].items()},
         "unfinished": values["unfinished"] and tuple(values["unfinished"]),
     }
@@ -353,7 +357,6 @@ def _unfolded(plain: dict[str, Any]) -> dict[str, Any]:
         **plain,
         **{name: {row.id: row for row in rows} for name, rows in tables.items()},
         "states": [State._make(state) for state in plain["states"]],
-        "points": {key: Point._make(point) for key, point in plain["points"].items()},
         "origins": {key: point and Point._make(point) for key, point in plain["origins"].items()},
         "unfinished": plain["unfinished"] and Rewind._make(plain["unfinished"]),
     }

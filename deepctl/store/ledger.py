@@ -60,13 +60,12 @@ class Ledger:
     `heads` is the checkpoint at which each session stands, `unfinished` the rewind that a kill interrupted, `packs`
     the packs that count, `states` the workspace through time, `ends` how far each log is covered by checkpoints,
     `open_turns` the logs whose latest checkpoint lies within a turn, `open_runs` the runs of applications that have
-    begun and not ended, `removed` the records of checkpoints that are
-    gone, and `torn` whether the last line was cut short; `ends_in_removal` says that what was removed may still be on
-    the disk.
+    begun and not ended, `removed` the records of checkpoints that are gone, and `torn` whether the last line was cut
+    short; `ends_in_removal` says that what was removed may still be on the disk.
 
-    These know of removed checkpoints, too: `points` are their positions, `origins` what the logs that rewinds made
-    continue, `logs` has the session by each log that it was the first to use, `current` the log in which a session goes
-    on, and `forked` the checkpoint of another session that it began at.
+    These know of removed checkpoints, too: `origins` is what the logs that rewinds made continue, `logs` has the
+    session by each log that it was the first to use, `current` the log in which a session goes on, and `forked` the
+    checkpoint of another session that it began at.
     """
 
     def __init__(self) -> None:
@@ -80,18 +79,16 @@ class Ledger:
         self.states: list[State] = []
         self.unfinished: Rewind | None = None
         self.torn = False
-        self.parents: dict[str, str | None] = {}
         self.ends: dict[str, int] = {}
         self.open_turns: set[str] = set()
         self.open_runs: set[str] = set()
         self.removed: dict[str, Record] = {}
-        self.points: dict[str, Point] = {}
         self.origins: dict[str, Point | None] = {}
         self.logs: dict[str, str] = {}
         self.current: dict[str, str] = {}
         self.forked: dict[str, str | None] = {}
         self.untieable: set[str] = set()
-        self._owners: dict[str, str] = {}
+        self._abandoned: dict[str, Record] = {}
         self.ends_in_removal = False
         self.is_short = False
         self._gap = False
@@ -116,7 +113,7 @@ class Ledger:
             seen.add(start)
             if start in self.records:
                 yield self.records[start]
-            start = self.parents.get(start)
+            start = self._parent_of(start)
 
     def line_of(self, start: str | None) -> list[Record]:
         """The same as a list."""
@@ -131,7 +128,22 @@ class Ledger:
                 yield self.records[start], True
             elif start in self.removed:
                 yield self.removed[start], False
-            start = self.parents.get(start)
+            start = self._parent_of(start)
+
+    def point(self, identity: str) -> Point | None:
+        """The position of a checkpoint that is there, or was."""
+        record = self._known(identity)
+        return record.point if record is not None else None
+
+    def _known(self, identity: str | None) -> Record | None:
+        """A checkpoint that is there, or was."""
+        if identity is None:
+            return None
+        return self.records.get(identity) or self.removed.get(identity) or self._abandoned.get(identity)
+
+    def _parent_of(self, identity: str) -> str | None:
+        record = self._known(identity)
+        return record.parent if record is not None else None
 
     def parent(self, record: Record) -> str | None:
         """The nearest checkpoint before it that is still there."""
@@ -185,8 +197,9 @@ class Ledger:
                 self.rewinds[rewind.id] = rewind
                 self._pack(rewind.pack)
                 self.unfinished = rewind
-                if rewind.log != fields["log"] and rewind.to in self.points:
-                    self.origins[rewind.log] = self.points[rewind.to] if self.points[rewind.to].log else None
+                point = self.point(rewind.to)
+                if rewind.log != safety.log and point is not None:
+                    self.origins[rewind.log] = point if point.log else None
             case {"rewound": str(identity)}:
                 self._finish(self.rewinds[identity])
             case {"abandoned": str(identity)}:
@@ -231,7 +244,6 @@ class Ledger:
         if after.has_lost_files:
             after = after._replace(files=0, bytes=0)
         self.records[identity] = after
-        self.points[identity] = after.point
 
     def _amend_state(self, identity: str, fields: dict[str, Any]) -> None:
         for number, state in enumerate(self.states):
@@ -255,7 +267,6 @@ class Ledger:
     def _add(self, record: Record) -> None:
         self.records[record.id] = record
         self.removed.pop(record.id, None)
-        self.parents[record.id] = record.parent
         self.heads[record.session] = record.id
         if record.label:
             self.labels[record.id] = record.label
@@ -266,12 +277,11 @@ class Ledger:
             self.open_turns.add(record.log)
         else:
             self.open_turns.discard(record.log)
-        self.points[record.id] = record.point
         if record.log:
             self.logs.setdefault(record.log, record.session)
-        self._owners[record.id] = record.session
         if record.session not in self.forked:
-            is_own = self._owners.get(record.parent or "", record.session) == record.session
+            parent = self._known(record.parent)
+            is_own = parent is None or parent.session == record.session
             self.forked[record.session] = None if is_own else record.parent
         self.current[record.session] = record.log
         self._pack(record.pack)
@@ -310,7 +320,7 @@ class Ledger:
     def _abandon(self, rewind: Rewind) -> None:
         """As if it had never begun: what was kept of the state before it goes, too."""
         self.unfinished = None
-        safety = self.records.pop(rewind.safety)
+        safety = self._abandoned[rewind.safety] = self.records.pop(rewind.safety)
         if safety.parent is not None:
             self.heads[rewind.session] = safety.parent
         else:

@@ -222,7 +222,8 @@ def _recovered(
     own = [log for log in logs if known.logs.get(log) == identity] if identity is not None else []
     first = next((log for log in known.logs if log in own), head)
     origin = known.forked.get(identity) if identity is not None else None
-    begins = Begins(first, known.points[origin]) if origin in known.points and origin is not None else None
+    point = known.point(origin) if origin is not None else None
+    begins = Begins(first, point) if point is not None else None
     # As with 0.1, the log of a session that the ledger does not know stands for the session.
     return Session(
         name, directory, identity or head, quantities.known_time(logs[first].at), head, origin, begins, reason
@@ -245,8 +246,8 @@ def origins_of(directory: str) -> dict[str, Point | None]:
             continue
         origin = known.forked.get(session)
         if origin is not None:
-            if origin in known.points:
-                origins[first] = known.points[origin]
+            if (point := known.point(origin)) is not None:
+                origins[first] = point
         elif session != identity or (imported := _imported(directory, known, first)) is None:
             origins[first] = None
         else:

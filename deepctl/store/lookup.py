@@ -285,8 +285,8 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
             problems.append(Problem(record.id, os.path.join(paths.packs, record.pack), f"its pack is {reason}"))
     if (unread := log_file.read_ledger_size(paths.checkpoints).problem) is not None:
         problems.append(Problem(None, os.path.join(paths.checkpoints, log_file.LEDGER_SIZE), unread))
-    unnamed = {name for name, status in packs.items() if name.endswith(".pack") and not is_uncounted(status)}
-    unnamed -= checkpoints.packs | checkpoints.gone
+    unknown = packs.keys() - checkpoints.packs - checkpoints.gone
+    unnamed = [name for name in unknown if name.endswith(".pack") and not is_uncounted(packs[name])]
     if len(unnamed) > 1:
         problems.append(Problem(None, path, f"lines are missing: no line names {len(unnamed)} packs"))
     return problems
