@@ -107,22 +107,22 @@ class Approvals(AbstractCapability[Any]):
             target = real = command
         else:
             target = str(args.get("path", ""))
-            written, real = await spellings(ctx.workspace, target)
+            normal_path, real = await spellings(ctx.workspace, target)
             if real == "/":
                 return args  # it leads out, which the tool refuses by itself
-            verdict = about_file(self.permissions, operation, {written, real})
+            verdict = about_file(self.permissions, operation, {normal_path, real})
             if operation == "edit":
                 # What an edit says about a file tells what is in it.
-                reading = about_file(self.permissions, "read", {written, real})
-                verdict = max(verdict, reading, key=lambda verdict: verdict.strictness)
+                read_verdict = about_file(self.permissions, "read", {normal_path, real})
+                verdict = max(verdict, read_verdict, key=lambda verdict: verdict.strictness)
             if (
                 verdict.action == "allow"
                 and operation != "read"
-                and await self._is_gits(ctx.workspace, operation, written, real)
+                and await self._is_gits(ctx.workspace, operation, normal_path, real)
             ):
                 verdict = Verdict("ask", "git runs programs that the contents of its directories name")
             # As the user knows it, however the model spells it.
-            target = written if written == real else f"{written} (which is {real})"
+            target = normal_path if normal_path == real else f"{normal_path} (which is {real})"
         if verdict.action == "deny":
             reason = f" ({verdict.reason})" if verdict.reason else ""
             raise ToolFailed(
@@ -138,10 +138,10 @@ class Approvals(AbstractCapability[Any]):
             await self._approved(ctx, operation, target, real, args, verdict.reason)
         return args
 
-    async def _is_gits(self, workspace: Workspace, operation: str, written: str, real: str) -> bool:
+    async def _is_gits(self, workspace: Workspace, operation: str, normal_path: str, real: str) -> bool:
         """Whether a file is one of git's, and no rule that names `.git` allows to change it."""
         rules = self.permissions.get(operation, Rules()).rules
-        for path in dict.fromkeys((written, real)):
+        for path in dict.fromkeys((normal_path, real)):
             rule = first(rules, path)
             if (rule is None or ".git" not in rule.pattern) and await _lies_in_git(workspace, path):
                 return True
@@ -216,13 +216,13 @@ def _folded(name: str) -> str:
 async def spellings(workspace: Workspace, path: str) -> tuple[str, str]:
     """A path as it is written, and where it really leads, both relative to the workspace where they can be."""
     base = await workspace.working_dir()
-    written = posixpath.normpath(await workspace.resolve(path))
+    normal_path = posixpath.normpath(await workspace.resolve(path))
     try:
-        real = await workspace.realpath(written)
+        real = await workspace.realpath(normal_path)
     except OSError:
-        real = written
+        real = normal_path
     beginning = f"{base.rstrip('/')}/"
-    return written.removeprefix(beginning), real.removeprefix(beginning)
+    return normal_path.removeprefix(beginning), real.removeprefix(beginning)
 
 
 async def _preview(workspace: Workspace, operation: str, path: str, args: dict[str, Any]) -> str:
@@ -248,8 +248,8 @@ async def _preview(workspace: Workspace, operation: str, path: str, args: dict[s
         return "(the new content is too large to show)"
     lines = list(difflib.unified_diff(_lines(before), _lines(after), "before", "after", lineterm=""))[2:]
     if not lines:
-        nothing = "(a new, empty file)" if is_new else "(unchanged)"
-        return "(only the line endings change)" if before != after else nothing
+        placeholder = "(a new, empty file)" if is_new else "(unchanged)"
+        return "(only the line endings change)" if before != after else placeholder
     return "\n".join(lines)
 
 

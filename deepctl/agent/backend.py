@@ -190,14 +190,14 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         paths = [f"{where}{path[len(name) :]}" for path in result.stdout.split("\0") if path]
         return sorted(str(PurePosixPath(path)) for path in paths)
 
-    async def lines(self, pattern: str, where: str, names: str | None, *, hidden: bool) -> list[Line]:
+    async def lines(self, pattern: str, where: str, names: str | None, *, with_hidden: bool) -> list[Line]:
         """The lines below `where` that match an extended regular expression, in files whose name matches `names`.
 
-        In `hidden` directories too, or not. Files that are not text are passed over, and FIFOs, which would be waited
-        for. Raises `WorkspaceError` if it cannot look.
+        `with_hidden`: in hidden directories, too. Files that are not text are passed over, and FIFOs, which would be
+        waited for. Raises `WorkspaceError` if it cannot look.
         """
         # The second is for BSD's grep, which compares the path and not the name.
-        options = [] if hidden else ["--exclude-dir=.[!./]*", "--exclude-dir=*/.[!.]*"]
+        options = [] if with_hidden else ["--exclude-dir=.[!./]*", "--exclude-dir=*/.[!.]*"]
         options += [f"--include={names}"] if names else []
         words = [
             "grep",
@@ -244,16 +244,16 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         return result, name
 
 
-def _lines(printed: str) -> list[Line]:
+def _lines(output: str) -> list[Line]:
     """What `grep -nHZ` printed: a name, NUL, a number, a colon, a line. A name may have colons and newlines in it."""
     lines: list[Line] = []
     at = 0
-    while (end := printed.find("\0", at)) >= 0:
-        newline = printed.find("\n", end)
-        newline = len(printed) if newline < 0 else newline
-        number, _, text = printed[end + 1 : newline].partition(":")
+    while (end := output.find("\0", at)) >= 0:
+        newline = output.find("\n", end)
+        newline = len(output) if newline < 0 else newline
+        number, _, text = output[end + 1 : newline].partition(":")
         if number.isdecimal():
-            lines.append(Line(printed[at:end], int(number), text))
+            lines.append(Line(output[at:end], int(number), text))
         at = newline + 1
     return lines
 
@@ -306,8 +306,8 @@ class _CommandBackend(_SearchBackend):
         if not self._by_user:
             set_aside(additions_for_git)
         descriptions = describe(before, additions_for_git)
-        more = [f"and {len(descriptions) - _MOST_NAMED:,} more"] if len(descriptions) > _MOST_NAMED else []
-        return f"{_LEFT if self._by_user else _SET_ASIDE}{'; '.join([*descriptions[:_MOST_NAMED], *more])}\n"
+        remainder = [f"and {len(descriptions) - _MOST_NAMED:,} more"] if len(descriptions) > _MOST_NAMED else []
+        return f"{_LEFT if self._by_user else _SET_ASIDE}{'; '.join([*descriptions[:_MOST_NAMED], *remainder])}\n"
 
     async def _watched(
         self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
@@ -373,10 +373,10 @@ class LocalBackend(ConfinedWorkspace):
         self.files: WorkspaceBackend = DirectoryBackend(self.root_dir, follow_links=False)
         """The same directory for deepctl's own stores: files only, no links."""
 
-    async def grep(self, pattern: str, where: str, names: str | None, *, hidden: bool) -> list[Line]:
+    async def grep(self, pattern: str, where: str, names: str | None, *, with_hidden: bool) -> list[Line]:
         """Lines that match an extended regular expression. Raises `WorkspaceError`; a place outside is one."""
         await self.check(where)
-        return await self._searcher.lines(pattern, where, names, hidden=hidden)
+        return await self._searcher.lines(pattern, where, names, with_hidden=with_hidden)
 
     async def glob(self, pattern: str, where: str) -> list[str]:
         """The files below `where` that match `pattern` at any depth, sorted. Raises `WorkspaceError`, as `grep`."""

@@ -87,10 +87,10 @@ class TurnRunner:
         *,
         environment: Mapping[str, str],
         ask: Ask | None = None,
-        kept: str | None = KEPT,
+        note: str | None = KEPT,
     ) -> None:
         self.options = options
-        self._kept = kept
+        self._kept = note
         self._environment = environment
         self._model, self._last_response = resolve(options.model, base_url=options.base_url, environment=environment)
         self._servers = McpServers(options.mcp_servers, environment) if options.mcp_servers else None
@@ -108,7 +108,7 @@ class TurnRunner:
         )
         self._runner = asyncio.Runner()
         self._entered = False
-        self.stops = Interruption(options.timeout, kept)
+        self.stops = Interruption(options.timeout, note)
         """What stops a turn. Whoever does more for it than `run` does enters `watched` around all of it."""
 
     def close(self) -> None:
@@ -143,8 +143,8 @@ class TurnRunner:
 
         Raises `RewindRequested` if the agent wants it to begin again from before.
         """
-        used, self._used = self._used, RunUsage()
-        self._spent = used
+        run_usage, self._used = self._used, RunUsage()
+        self._spent = run_usage
         turn = run_turn(
             self._agent,
             deps,
@@ -156,7 +156,7 @@ class TurnRunner:
             tool_done=tool_done,
             retries=Retries(self.options.retries, emit, self._reason),
             usage_limits=self._limits,
-            used=used,
+            run_usage=run_usage,
             policy=self._policy,
             explain=self._explain,
         )
@@ -182,9 +182,9 @@ class TurnRunner:
 
         What a turn began anew after a rewind of the agent's has used is counted with the whole turn.
         """
-        used, self._spent = self._spent, RunUsage()
-        usage = Usage(used.input_tokens, used.output_tokens, used.requests)
-        return usage, cost(used, self._model) if used.input_tokens or used.output_tokens else 0.0
+        run_usage, self._spent = self._spent, RunUsage()
+        usage = Usage(run_usage.input_tokens, run_usage.output_tokens, run_usage.requests)
+        return usage, cost(run_usage, self._model) if run_usage.input_tokens or run_usage.output_tokens else 0.0
 
     def compact(self, history: History, focus: str | None, emit: Emit) -> tuple[Compacted, Shortened]:
         """Summarise a conversation between two turns. Raises as `run` does, or `NotFound` if that makes no sense."""
@@ -292,25 +292,25 @@ class Chat:
             if owner is not None:
                 work.settle_todo(owner, conversation.session, conversation.end)
             notices = _notices(conversation)
-            attached = self._runner.attachments(prompt, partial(DirectoryFiles, work.paths.workspace), emit)
-            user_content = [prompt, *attached] if attached else prompt
+            file_parts = self._runner.attachments(prompt, partial(DirectoryFiles, work.paths.workspace), emit)
+            user_content = [prompt, *file_parts] if file_parts else prompt
             while True:
                 try:
                     outcome = self._attempt(checkpoints, conversation, user_content)
                     break
                 except RewindRequested as request:
                     self._runner.again()
-                    user_content = [*request.prompt(prompt), *attached]
+                    user_content = [*request.prompt(prompt), *file_parts]
                     conversation = self._read(work, session)
             latest = checkpoints.latest.id if checkpoints.latest else None
             return TurnResult(outcome, conversation.session.name, latest, notices + checkpoints.unkept())
 
     def _read(self, work: Repository, session: str) -> _Conversation:
         reader = work.readers.of(session_catalogue.find(work.paths, session))
-        kept = reader.whole()
-        end = session_reader.position(reader.session, kept)
+        conversation = reader.whole()
+        end = session_reader.position(reader.session, conversation)
         reader.remember()
-        return _Conversation(reader, kept, end, history_of(kept, self._runner.model))
+        return _Conversation(reader, conversation, end, history_of(conversation, self._runner.model))
 
     def compact(self, work: Repository, session: str, focus: str | None, emit: Emit) -> Compacted:
         """Summarise a session's conversation for the model; `focus` says what it is about above all.
@@ -319,15 +319,15 @@ class Chat:
         profile's lock. Raises `NotFound` if there is nothing to summarise, and what `turn` raises; nothing has changed
         then.
         """
-        reader, kept, before, history = self._read(work, session)
+        reader, conversation, before, history = self._read(work, session)
         record = reader.session
         compacted, shortened = self._runner.compact(history, focus, emit)
         author, head = work.between(), work.head(record)
         if head is None or (head.log, head.offset) != (before.log, before.offset):
             head = work.save(record, "manual", before, author=author)
             emit({"type": "checkpoint", "id": head.id, "kind": head.kind})
-        with closing(session_log.LogWriter.after(reader, kept.last_turn)) as writer, storing():
-            writer.compacted(to_json([shortened.summary])[0], len(kept.messages) - shortened.begins)
+        with closing(session_log.LogWriter.after(reader, conversation.last_turn)) as writer, storing():
+            writer.compacted(to_json([shortened.summary])[0], len(conversation.messages) - shortened.begins)
             after = before._replace(offset=writer.end, tied=writer.point, message_count=before.message_count + 1)
         emit(compacted.event())
         last = work.save(record, "manual", after, author=author)
@@ -366,13 +366,15 @@ class Chat:
 def _notices(conversation: _Conversation) -> list[str]:
     session, damage, history = conversation.session.name, conversation.kept.damage, conversation.history
     notices = []
-    torn = sum(line.torn for line in damage)
-    damaged = len(damage) - torn
-    if torn:
+    torn_count = sum(line.torn for line in damage)
+    damaged_count = len(damage) - torn_count
+    if torn_count:
         notices.append(f"Session {session!r}: an earlier turn was interrupted; its incomplete last line was removed.")
-    if damaged:
+    if damaged_count:
         lines = ", ".join(f"{line.file} line {line.line}" for line in damage if not line.torn)
-        notices.append(f"Session {session!r}: {counted(damaged, 'damaged line')} left out: {lines}. The rest is used.")
+        notices.append(
+            f"Session {session!r}: {counted(damaged_count, 'damaged line')} left out: {lines}. The rest is used."
+        )
     if history.unreadable:
         notices.append(f"Session {session!r}: {counted(history.unreadable, 'invalid message')} left out.")
     if history.left_out:
@@ -431,8 +433,8 @@ class EphemeralChat:
 
     def turn(self, prompt: str, emit: Emit) -> Outcome:
         """Run one turn. Raises what `TurnRunner.run` raises; what was complete by then is remembered."""
-        attached = self._runner.attachments(prompt, partial(StateFiles, self._state), emit)
-        user_content: str | list[UserContent] = [prompt, *attached] if attached else prompt
+        file_parts = self._runner.attachments(prompt, partial(StateFiles, self._state), emit)
+        user_content: str | list[UserContent] = [prompt, *file_parts] if file_parts else prompt
         turn = self._conversation.last_turn + 1
         while True:
             self._conversation = self._conversation._replace(last_turn=turn)
@@ -443,7 +445,7 @@ class EphemeralChat:
             except RewindRequested as request:
                 self._runner.again()
                 self._conversation = _of(to_json(request.messages), turn - 1)
-                user_content = [*request.prompt(prompt), *attached]
+                user_content = [*request.prompt(prompt), *file_parts]
 
     def compact(self, focus: str | None, emit: Emit) -> Compacted:
         """Summarise the conversation for the model: see `Chat.compact`. It cannot be taken back."""

@@ -268,8 +268,8 @@ class StoreCheckpoints:
         """The messages of a run with the results there are so far."""
         so_far = list(ctx.messages)
         last = so_far[-1] if so_far else None
-        waiting = {part.tool_call_id for part in last.parts if isinstance(part, ToolCallPart)} if last else set()
-        results = [part for part in self._results.get(ctx.run_id, ()) if part.tool_call_id in waiting]
+        call_ids = {part.tool_call_id for part in last.parts if isinstance(part, ToolCallPart)} if last else set()
+        results = [part for part in self._results.get(ctx.run_id, ()) if part.tool_call_id in call_ids]
         return [*so_far, ModelRequest(parts=results)] if results else so_far
 
     async def save(

@@ -371,9 +371,9 @@ class TodoStore(InMemoryPlanStore):
 
     async def update_item(self, item_id: str, **changes: Any) -> PlanItem | None:
         await self._load()
-        updated = await super().update_item(item_id, **changes)
+        item = await super().update_item(item_id, **changes)
         await self._save()
-        return updated
+        return item
 
     async def remove_item(self, item_id: str) -> bool:
         await self._load()

@@ -104,7 +104,7 @@ class FileCheckpointStore:
         """The oldest checkpoint of that label, or `None`."""
 
         def find(store: Checkpoints) -> Checkpoint | None:
-            fitting = [(at, identity) for at, identity, called in self._all(store) if called == label]
+            fitting = [(at, identity) for at, identity, other_label in self._all(store) if other_label == label]
             return self._get(store, min(fitting)[1]) if fitting else None
 
         return await self._run(find)
@@ -283,12 +283,14 @@ class FileCheckpointStore:
         changed in place.
         """
         before, digests = self._recent
-        same = min(max(len(before) - 2, 0), len(conversation))
-        if not all(map(is_, before[:same], conversation)):
-            same = next(number for number in range(same) if before[number] is not conversation[number])
-        chain = digests[:same]
+        common_length = min(max(len(before) - 2, 0), len(conversation))
+        if not all(map(is_, before[:common_length], conversation)):
+            common_length = next(
+                number for number in range(common_length) if before[number] is not conversation[number]
+            )
+        chain = digests[:common_length]
         new_messages: list[dict[str, Any]] = whole_value(
-            ModelMessagesTypeAdapter.dump_python(list(conversation[same:]), mode="json")
+            ModelMessagesTypeAdapter.dump_python(list(conversation[common_length:]), mode="json")
         )
         for message in new_messages:
             chain.append(message_chains.digest(chain[-1] if chain else message_chains.START, message))

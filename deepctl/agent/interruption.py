@@ -56,9 +56,9 @@ class Interruption:
     An application that has signal handlers of its own keeps them.
     """
 
-    def __init__(self, seconds: float | None = None, kept: str | None = None) -> None:
+    def __init__(self, seconds: float | None = None, note: str | None = None) -> None:
         self._seconds = seconds
-        self._kept = kept
+        self._kept = note
         self._is_watching = False
         self._caught: int | None = None
         self._caught_at = 0.0
@@ -95,12 +95,12 @@ class Interruption:
 
         Without this it would be stopped by what has stopped the rest.
         """
-        caught, deadline, self._caught = self._caught, self._deadline, None
+        signal_number, deadline, self._caught = self._caught, self._deadline, None
         self._deadline = time.monotonic() + _GRACE if deadline is not None else None
         try:
             yield
         finally:
-            self._stopped_by(caught)
+            self._stopped_by(signal_number)
             self._deadline = deadline
 
     @property

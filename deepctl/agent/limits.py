@@ -67,12 +67,12 @@ class Limits(NamedTuple):
     """Where each is set, by its setting."""
 
 
-def configured(resolved: Callable[[str], Value], profile: str | None) -> Limits:
-    """The limits that settings say; `resolved` gives a setting by its name.
+def configured(resolve: Callable[[str], Value], profile: str | None) -> Limits:
+    """The limits that settings say; `resolve` gives a setting by its name.
 
     `profile` is whose settings they are, `None` for a chat that reads no files.
     """
-    values = {name: resolved(name) for name in ("max_requests", "max_tokens", "max_cost")}
+    values = {name: resolve(name) for name in ("max_requests", "max_tokens", "max_cost")}
     requests, tokens, cost = (value.value for value in values.values())
     return Limits(
         int(requests) if requests else None,
@@ -105,11 +105,11 @@ class CompactionPolicy(NamedTuple):
 class LimitReached(UsageLimitExceeded):
     """The next request is not sent. `limit` is the value of the limit, `used` what has been used of it."""
 
-    def __init__(self, place: Place, limit: int | Decimal, used: int | Decimal | None) -> None:
+    def __init__(self, place: Place, limit: int | Decimal, amount: int | Decimal | None) -> None:
         super().__init__(f"{place.setting} is {limit}")
         self.place = place
         self.limit = limit
-        self.used = used
+        self.used = amount
         """`None` where the provider does not say."""
 
     @property
@@ -143,9 +143,9 @@ class TurnLimits(UsageLimits):
         if limits.tokens is not None and (unknown or usage.total_tokens >= limits.tokens):
             raise LimitReached(place("max_tokens"), limits.tokens, None if unknown else usage.total_tokens)
         if limits.cost is not None and usage.requests and not self.free:
-            used = None if unknown else usage.cost
-            if used is None or used >= limits.cost:
-                raise LimitReached(place("max_cost"), limits.cost, used)
+            amount = None if unknown else usage.cost
+            if amount is None or amount >= limits.cost:
+                raise LimitReached(place("max_cost"), limits.cost, amount)
 
     def _place(self, setting: str) -> Place:
         return self.turn.places.get(setting, Place(setting))

@@ -52,10 +52,10 @@ class McpServers:
 
     async def ready(self, emit: Emit) -> None:
         """Start those that are not running, all at once, and tell `emit` of those that cannot be used."""
-        waiting = [server for server in self._servers if self._failed.get(server.name, 0) < _TRIES]
-        if waiting and not self._load(emit):
+        candidates = [server for server in self._servers if self._failed.get(server.name, 0) < _TRIES]
+        if candidates and not self._load(emit):
             return
-        starting = [asyncio.create_task(self._one_ready(server, emit), name=server.name) for server in waiting]
+        starting = [asyncio.create_task(self._one_ready(server, emit), name=server.name) for server in candidates]
         try:
             if starting:
                 _, late = await asyncio.wait(starting, timeout=_PATIENCE)
@@ -102,8 +102,8 @@ class McpServers:
                 await connection.open()
                 self._connections[server.name] = connection
         except Unusable as error:
-            failed = self._failed[server.name] = self._failed.get(server.name, 0) + 1
-            again = " It is not started again in this chat." if failed >= _TRIES else ""
+            failures = self._failed[server.name] = self._failed.get(server.name, 0) + 1
+            again = " It is not started again in this chat." if failures >= _TRIES else ""
             self._tell(emit, server.name, f"{_said(server)} is left out: {error}.{again}")
             return
         self._failed.pop(server.name, None)
@@ -159,19 +159,19 @@ def _undisturbed() -> Iterator[None]:
     By itself it also writes its log to the terminal.
     """
     names = [name for name in os.environ if name.upper().startswith("FASTMCP_")]
-    saved = {name: os.environ.pop(name) for name in names}
-    ours = {
+    old_values = {name: os.environ.pop(name) for name in names}
+    new_values = {
         "FASTMCP_ENV_FILE": os.devnull,
         "FASTMCP_LOG_ENABLED": "false",
         "FASTMCP_DEPRECATION_WARNINGS": "false",
     }
-    os.environ.update(ours)
+    os.environ.update(new_values)
     try:
         yield
     finally:
-        for name in ours:
+        for name in new_values:
             os.environ.pop(name, None)
-        os.environ.update(saved)
+        os.environ.update(old_values)
 
 
 class _Tools(AbstractToolset[Any]):

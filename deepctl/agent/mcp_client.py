@@ -148,8 +148,8 @@ class Connection:
                     f"MCP server {name!r} did not answer within {self.server.tool_timeout:g} s. It is unknown "
                     "whether the call had an effect."
                 ) from error
-            answered = isinstance(error, McpError) and error.error.code in _ANSWERS and self._remote.status < 300
-            if answered and self.is_alive:
+            is_answer = isinstance(error, McpError) and error.error.code in _ANSWERS and self._remote.status < 300
+            if is_answer and self.is_alive:
                 raise ToolFailed(self.hidden(_message(error))[:_LONGEST_FAILURE] or "It failed.") from error
             self._doubtful = self._doubtful or self._stdio is None
             reason = await self._why(error)
@@ -296,8 +296,8 @@ def offered(server: Server, listing: Sequence[mcp_types.Tool]) -> Offered:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(name[:_LONGEST_NAME] for name in names[:3]) + more
+    remainder = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(name[:_LONGEST_NAME] for name in names[:3]) + remainder
 
 
 def _tool_name(server: str, tool: str, existing: Mapping[str, Any]) -> str:

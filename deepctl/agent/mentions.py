@@ -204,26 +204,28 @@ class Attaching:
 
     def attached(self, prompt: str, files: Files) -> Attached:
         """What the files that a prompt names come to. A word that names none is just a word."""
-        taking = _Taking(self._model, self._environment)
+        collector = _Taking(self._model, self._environment)
         paths: set[str] = set()
         for readings in attachments.mentions(prompt):
-            target = next((candidate for reading in readings if (candidate := files.find(reading)) is not None), None)
+            target = next((candidate for path in readings if (candidate := files.find(path)) is not None), None)
             if target is None or target.path in paths:
                 continue
             paths.add(target.path)
             if len(paths) > MAX_FILES:
-                taking.notices.append(f"Only the first {MAX_FILES} files of a prompt are sent with it.")
+                collector.notices.append(f"Only the first {MAX_FILES} files of a prompt are sent with it.")
                 break
             action = about_file(self._permissions, "read", [target.path]).action
             if target.problem is not None:
-                taking.notices.append(f"{target.path} is not sent: {target.problem}.")
+                collector.notices.append(f"{target.path} is not sent: {target.problem}.")
             elif action == "deny":
-                taking.notices.append(f"{target.path} is not sent: the rules of this profile do not allow reading it.")
+                collector.notices.append(
+                    f"{target.path} is not sent: the rules of this profile do not allow reading it."
+                )
             elif action == "ask":
-                taking.name_only(target, "the rules of this profile need an approval, which the agent can request")
+                collector.name_only(target, "the rules of this profile need an approval, which the agent can request")
             else:
-                taking.take(target)
-        return Attached(taking.parts, taking.notices)
+                collector.take(target)
+        return Attached(collector.parts, collector.notices)
 
     def brought(self, prompt: str, files: Files, emit: Callable[[dict[str, Any]], None]) -> list[UserContent]:
         """The same, with the notices as events."""

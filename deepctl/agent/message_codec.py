@@ -22,8 +22,8 @@ _REASON = 100
 
 def time_of(text: str) -> datetime:
     """A time in RFC 3339; one without a zone is taken for UTC."""
-    found = datetime.fromisoformat(text)
-    return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo is not None else time.replace(tzinfo=timezone.utc)
 
 
 def last_prompt(conversation: Sequence[ModelMessage]) -> str:
@@ -39,38 +39,38 @@ def last_prompt(conversation: Sequence[ModelMessage]) -> str:
     return ""
 
 
-def parsed(directory: str, one: str) -> tuple[list[int], list[ModelMessage]]:
+def parsed(directory: str, log_id: str) -> tuple[list[int], list[ModelMessage]]:
     """Every message of a log, and of those it continues, with the offset behind it in this one (0 in those)."""
-    entries = list(session_log.plain_lines(directory, one))
+    entries = list(session_log.plain_lines(directory, log_id))
     inherited: list[ModelMessage] = []
-    if entries and session_log.parent_of(directory, one) is not None:
-        inherited = validated(session_reader.read_log(directory, one, entries[0].end), one)
+    if entries and session_log.parent_of(directory, log_id) is not None:
+        inherited = validated(session_reader.read_log(directory, log_id, entries[0].end), log_id)
     own = [entry for entry in entries if entry.message is not None]
     try:
         messages = ModelMessagesTypeAdapter.validate_python([entry.message for entry in own])
     except ValidationError as error:
-        raise Damaged(f"The message log {one} has invalid messages: {error}.") from None
+        raise Damaged(f"The message log {log_id} has invalid messages: {error}.") from None
     return [0] * len(inherited) + [entry.end for entry in own], inherited + messages
 
 
-def validated(conversation: log_file.MessageList, what: str) -> list[ModelMessage]:
-    """A conversation as messages. Raises `Damaged`; `what` names it."""
+def validated(conversation: log_file.MessageList, subject: str) -> list[ModelMessage]:
+    """A conversation as messages. Raises `Damaged`; `subject` names it."""
     if any(not damage.torn for damage in conversation.damage):
-        raise Damaged(f"The conversation of {what} is damaged: {conversation.damage[0].reason}.")
+        raise Damaged(f"The conversation of {subject} is damaged: {conversation.damage[0].reason}.")
     try:
         return ModelMessagesTypeAdapter.validate_python([entry.message for entry in conversation.messages])
     except ValidationError as error:
-        raise Damaged(f"The conversation of {what} is invalid: {error}.") from None
+        raise Damaged(f"The conversation of {subject} is invalid: {error}.") from None
 
 
 def imported(path: str) -> Checkpoint:
     """A checkpoint that pydantic-deep wrote. Raises `Damaged`."""
-    found = pydantic_deep.read(path)
+    document = pydantic_deep.read(path)
     try:
-        conversation = ModelMessagesTypeAdapter.validate_python(found.messages)
+        conversation = ModelMessagesTypeAdapter.validate_python(document.messages)
     except ValidationError as error:
         raise Damaged(f"The messages in {path} are invalid: {error}.") from None
-    header = found.header
+    header = document.header
     return Checkpoint(
         header.id,
         header.label,
@@ -78,32 +78,32 @@ def imported(path: str) -> Checkpoint:
         conversation,
         len(conversation),
         time_of(header.created_at),
-        found.metadata,
+        document.metadata,
     )
 
 
-def check(messages: Sequence[dict[str, Any]], what: str) -> None:
-    """Whether a conversation from elsewhere can be gone on with; `what` names it. Raises `Damaged` or `Refused`.
+def check(messages: Sequence[dict[str, Any]], subject: str) -> None:
+    """Whether a conversation from elsewhere can be gone on with; `subject` names it. Raises `Damaged` or `Refused`.
 
     Whoever asks for files from this machine's own network means harm. Every other file by address is looked at when the
     conversation goes on (`deepctl.agent.message_filters`).
     """
     try:
-        found = ModelMessagesTypeAdapter.validate_python(messages)
+        model_messages = ModelMessagesTypeAdapter.validate_python(messages)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         number = first["loc"][0] if first["loc"] else None
-        which = f"message {number + 1}" if isinstance(number, int) else "a message"
+        place = f"message {number + 1}" if isinstance(number, int) else "a message"
         reason = first["msg"] if len(first["msg"]) <= _REASON else first["msg"][:_REASON] + "…"
-        raise Damaged(f"{what} is damaged: {which} is invalid ({reason}).", "Nothing was imported.") from None
+        raise Damaged(f"{subject} is damaged: {place} is invalid ({reason}).", "Nothing was imported.") from None
 
     def refuse_local(item: object) -> None:
         if isinstance(item, FileUrl) and message_filters.is_local(item):
             raise Refused(
-                f"{what} refers to files on the network of this machine ({addresses.without_passwords(item.url)}).",
+                f"{subject} refers to files on the network of this machine ({addresses.without_passwords(item.url)}).",
                 "Nothing was imported.",
                 code="local_download",
             )
 
-    for message in found:
+    for message in model_messages:
         message_filters.replaced(message, refuse_local)

@@ -212,42 +212,42 @@ def sendable(messages: Sequence[ModelMessage], model: Model) -> list[ModelMessag
     why, and would then keep the conversation from ever going on.
     """
     messages_sent: list[ModelMessage] = []
-    wanted = True
+    with_files = True
     for message in reversed(messages):
         if isinstance(message, ModelResponse):
             # One without parts stands for a request that failed.
-            wanted = wanted or bool(message.parts)
+            with_files = with_files or bool(message.parts)
             messages_sent.append(message)
             continue
         parts: list[ModelRequestPart] = []
         for part in reversed(message.parts):
-            parts.append(_without(part, model, wanted=wanted))
-            wanted = wanted and not _is_prompt(part)
+            parts.append(_without(part, model, with_files=with_files))
+            with_files = with_files and not _is_prompt(part)
         is_changed = any(new is not old for new, old in zip(parts[::-1], message.parts, strict=True))
         messages_sent.append(replace(message, parts=parts[::-1]) if is_changed else message)
     return messages_sent[::-1]
 
 
-def _without(part: ModelRequestPart, model: Model, *, wanted: bool) -> ModelRequestPart:
+def _without(part: ModelRequestPart, model: Model, *, with_files: bool) -> ModelRequestPart:
     if isinstance(part, ToolReturnPart):
-        return replaced_in(part, lambda value: _left_out(value, model, wanted=True))
+        return replaced_in(part, lambda value: _left_out(value, model, with_files=True))
     if not isinstance(part, UserPromptPart) or isinstance(part.content, str):
         return part
-    content = [_item(item, model, wanted=wanted) for item in part.content]
+    content = [_item(item, model, with_files=with_files) for item in part.content]
     is_changed = any(new is not old for new, old in zip(content, part.content, strict=True))
     return replace(part, content=content) if is_changed else part
 
 
-def _item(item: UserContent, model: Model, *, wanted: bool) -> UserContent:
-    text = _left_out(item, model, wanted=wanted)
+def _item(item: UserContent, model: Model, *, with_files: bool) -> UserContent:
+    text = _left_out(item, model, with_files=with_files)
     return TextContent(text, metadata={"deepctl": METADATA}) if text is not None else item
 
 
-def _left_out(item: object, model: Model, *, wanted: bool) -> str | None:
+def _left_out(item: object, model: Model, *, with_files: bool) -> str | None:
     """What stands for a file that is not sent; `None` for one that is, and for what is no file."""
-    if not isinstance(item, BinaryContent) or (wanted and takes(model, item.media_type)):
+    if not isinstance(item, BinaryContent) or (with_files and takes(model, item.media_type)):
         return None
-    why = "this model does not accept it" if wanted else "the prompt with this file was never answered"
+    why = "this model does not accept it" if with_files else "the prompt with this file was never answered"
     return f"(A file of type {item.media_type} is left out here: {why}.)"
 
 
@@ -304,10 +304,10 @@ def history_of(conversation: log_file.MessageList, model: Model | None = None) -
 
     Wherever a conversation came from, this is where its messages are checked.
     """
-    seen = session_log.compacted_context(conversation)
-    found: list[tuple[int, ModelMessage]] = []
+    context = session_log.compacted_context(conversation)
+    placed_messages: list[tuple[int, ModelMessage]] = []
     unreadable = left_out = 0
-    for place in seen.places:
+    for place in context.places:
         try:
             (message,) = ModelMessagesTypeAdapter.validate_python([conversation.messages[place].message])
         except ValidationError:
@@ -315,17 +315,17 @@ def history_of(conversation: log_file.MessageList, model: Model | None = None) -
             continue
         message, count = without(message, model)
         left_out += count
-        before = seen.summary is not None and place < seen.summary
+        before = context.summary is not None and place < context.summary
         message = _bounded(message)
-        found.append((place, uncounted(message) if before else message))
-    messages = repair_messages([message for _, message in found])
-    there = {id(message) for message in messages}
+        placed_messages.append((place, uncounted(message) if before else message))
+    messages = repair_messages([message for _, message in placed_messages])
+    identities = {id(message) for message in messages}
     places = {
         id(message): place
-        for place, message in found
-        if id(message) in there and place >= seen.begins and place != seen.summary
+        for place, message in placed_messages
+        if id(message) in identities and place >= context.begins and place != context.summary
     }
-    return History(messages, places, seen.begins, len(conversation.messages), unreadable, left_out)
+    return History(messages, places, context.begins, len(conversation.messages), unreadable, left_out)
 
 
 def uncounted(message: ModelMessage) -> ModelMessage:
@@ -370,10 +370,12 @@ class Places:
         self._places[id(message)] = (message, self.total)
         self.total += 1
 
-    def compacted(self, begins: int, before: Sequence[ModelMessage], kept: Sequence[ModelMessage]) -> None:
-        """What was before place `begins` is out of sight; `kept` are now what the last of `before` were."""
-        places = [self._place(message) for message in before[len(before) - len(kept) :]]
-        self._places = {id(one): (one, place) for one, place in zip(kept, places, strict=True) if place is not None}
+    def compacted(self, begins: int, before: Sequence[ModelMessage], tail: Sequence[ModelMessage]) -> None:
+        """What was before place `begins` is out of sight; `tail` are now what the last of `before` were."""
+        places = [self._place(message) for message in before[len(before) - len(tail) :]]
+        self._places = {
+            id(message): (message, place) for message, place in zip(tail, places, strict=True) if place is not None
+        }
         self.begins = begins
 
     def summarized(self) -> None:
@@ -395,5 +397,5 @@ class Places:
         return None
 
     def _place(self, message: ModelMessage) -> int | None:
-        found = self._places.get(id(message))
-        return found[1] if found is not None else None
+        entry = self._places.get(id(message))
+        return entry[1] if entry is not None else None

@@ -296,8 +296,8 @@ async def _stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterato
     commands, unknown_lines = _understood(prompts[-1] if prompts else "")
     offered = {tool.name for tool in info.function_tools}
     calls = [command for command in commands if command.tool in offered]
-    refused = [command for command in commands if command.tool not in offered]
-    text = _unmet(refused, unknown_lines if commands else [])
+    unmet_calls = [command for command in commands if command.tool not in offered]
+    text = _unmet(unmet_calls, unknown_lines if commands else [])
     if not commands:
         text = (
             "I am deepctl's offline model, not an LLM: I understand `remember TEXT`, `write PATH: TEXT`, `read PATH`, "
@@ -337,9 +337,9 @@ def _understood(prompt: str) -> tuple[list[_Call], list[str]]:
     return calls, unknown_lines
 
 
-def _unmet(refused: list[_Call], unknown_lines: list[str]) -> str:
-    sentences = [f"There is no tool {call.tool!r} here, so I cannot do that." for call in refused]
-    if "execute" in {call.tool for call in refused}:
+def _unmet(calls: list[_Call], unknown_lines: list[str]) -> str:
+    sentences = [f"There is no tool {call.tool!r} here, so I cannot do that." for call in calls]
+    if "execute" in {call.tool for call in calls}:
         sentences.append("Commands need a sandbox, or `--sandbox none`; with --ephemeral there are none.")
     sentences += [f"I do not understand {line[:80]!r}." for line in unknown_lines[:3]]
     return " ".join(sentences)

@@ -348,12 +348,12 @@ def _unusable(error: BaseException, to: Asked) -> ModelFailed:
     if is_end or not isinstance(error, exceptions.ModelHTTPError):
         answer = to.last.error()
         if answer is not None:
-            shown = shown_text(answer, to.environment)
+            answer_text = shown_text(answer, to.environment)
             hint = _address_hint(to) if _NOT_FOUND.search(answer) else None
             if _is_setup(exceptions.ModelAPIError(to.model, answer)):
                 hint = _setup_hint(answer, to.model)
             return ModelFailed(
-                f"The server of {to.model} answered with an error ({shown}).", hint, code="model_provider_failed"
+                f"The server of {to.model} answered with an error ({answer_text}).", hint, code="model_provider_failed"
             )
         if to.last.is_page:
             return ModelFailed(
@@ -407,21 +407,21 @@ def _wait(error: BaseException) -> str:
     return f" It asks to wait {seconds:g} s." if seconds and seconds >= 1 else ""
 
 
-def _at_limit(reached: LimitReached, model: str) -> ModelFailed:
-    setting, limit = reached.place.setting, reached.limit
+def _at_limit(error: LimitReached, model: str) -> ModelFailed:
+    setting, limit = error.place.setting, error.limit
     hint = "Tell the agent to continue."
-    if not reached.place.is_fixed:
-        hint = f"Tell the agent to continue, or raise the limit: {reached.place.to_set(reached.enough)}"
+    if not error.place.is_fixed:
+        hint = f"Tell the agent to continue, or raise the limit: {error.place.to_set(error.enough)}"
     if setting == "max_requests":
-        message = f"The turn was stopped after {reached.used} requests to {model}, the maximum of {setting}."
-    elif reached.used is None:
+        message = f"The turn was stopped after {error.used} requests to {model}, the maximum of {setting}."
+    elif error.used is None:
         amount = "the number of its tokens" if setting == "max_tokens" else "what it costs"
         message = f"The turn was stopped: {model} does not report {amount}, and the limit is {limit} ({setting})."
-        hint = f"Remove the limit to use this model: {reached.place.to_unset()}"
+        hint = f"Remove the limit to use this model: {error.place.to_unset()}"
     elif setting == "max_tokens":
-        message = f"The turn was stopped: it has used {reached.used} tokens, and the limit is {limit} ({setting})."
+        message = f"The turn was stopped: it has used {error.used} tokens, and the limit is {limit} ({setting})."
     else:
-        message = f"The turn was stopped: it has cost {reached.used:.6f} USD, and the limit is {limit} ({setting})."
+        message = f"The turn was stopped: it has cost {error.used:.6f} USD, and the limit is {limit} ({setting})."
     return ModelFailed(message, hint, code="usage_limit")
 
 

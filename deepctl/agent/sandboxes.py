@@ -69,8 +69,8 @@ class StreamingBackend(LocalWorkspaceBackend):
         hear = listener()
         if hear is None:
             return await super()._wait_and_collect_output(process, stdout_buffer, stderr_buffer, absolute_deadline)
-        out = _Telling(lambda some: hear(some, b""))
-        err = _Telling(lambda some: hear(b"", some))
+        out = _Telling(lambda chunk: hear(chunk, b""))
+        err = _Telling(lambda chunk: hear(b"", chunk))
         try:
             return await super()._wait_and_collect_output(process, out, err, absolute_deadline)
         finally:
@@ -179,9 +179,9 @@ class BubblewrapExecutor(BubblewrapWorkspace):
         split = 0
         while bwrap[split] == "--setenv":
             split += 3
-        started = _STARTED.get()
+        launch = _STARTED.get()
         argv, variables = bwrap[split + 1 :], bwrap[:split]
-        return self._policy.command(argv, started.alive, groups=started.groups, variables=variables)
+        return self._policy.command(argv, launch.alive, groups=launch.groups, variables=variables)
 
     async def run(
         self,
@@ -396,8 +396,8 @@ class Bubblewrap:
     def _policy(self, root: str | None) -> bubblewrap.Policy:
         program = bubblewrap.find(self.variables, outside=(*self.outside, *([root] if root is not None else [])))
         home = self.variables.get("HOME")
-        hidden = (*self.outside, *([home] if home else []))
-        return bubblewrap.Policy(program, root, self.limits, self.network, hidden)
+        hidden_directories = (*self.outside, *([home] if home else []))
+        return bubblewrap.Policy(program, root, self.limits, self.network, hidden_directories)
 
     def check(self) -> None:
         bubblewrap.check(self._policy(None))

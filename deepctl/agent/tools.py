@@ -92,8 +92,10 @@ class GuardedTools(WrapperToolset[Any]):
 
         A workspace that is read-only would refuse the tools that change files, so they are not offered.
         """
-        hidden = MUTATING_TOOLS if ctx.workspace.read_only else frozenset()
-        return {name: _in_order(tool) for name, tool in (await super().get_tools(ctx)).items() if name not in hidden}
+        hidden_tools = MUTATING_TOOLS if ctx.workspace.read_only else frozenset()
+        return {
+            name: _in_order(tool) for name, tool in (await super().get_tools(ctx)).items() if name not in hidden_tools
+        }
 
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
@@ -284,7 +286,7 @@ def _runs_commands(workspace: Workspace) -> bool:
 async def _lines(workspace: Workspace, pattern: str, where: str, names: str | None, ignore_hidden: bool) -> list[Line]:
     """The lines that match, but for those in hidden files where they are to be ignored. Raises `WorkspaceError`."""
     if isinstance(workspace, LocalBackend):
-        lines = await workspace.grep(pattern, where, names, hidden=not ignore_hidden)
+        lines = await workspace.grep(pattern, where, names, with_hidden=not ignore_hidden)
     elif _runs_commands(workspace):
         lines = await _lines_by_command(workspace, pattern, where, names, ignore_hidden)
     else:
@@ -304,8 +306,8 @@ async def _lines_by_command(
     result = await workspace.run(["grep", "-rnHE", *options, "-e", pattern, "--", where], timeout=_SECONDS)
     if result.exit_code > 1 and not result.stdout:
         raise WorkspaceError(result.stderr.strip() or f"grep ended with {result.exit_code}")
-    printed = (line.split(":", 2) for line in result.stdout.split("\n"))
-    return [Line(parts[0], int(parts[1]), parts[2]) for parts in printed if len(parts) == 3 and parts[1].isdecimal()]
+    rows = (line.split(":", 2) for line in result.stdout.split("\n"))
+    return [Line(parts[0], int(parts[1]), parts[2]) for parts in rows if len(parts) == 3 and parts[1].isdecimal()]
 
 
 async def _lines_in_memory(
@@ -324,7 +326,7 @@ async def _lines_in_memory(
         places = await _matching([posixpath.basename(file) for file in files], names, wcglob.BRACE)
         files = [files[place] for place in places]
     lines: list[str] = []
-    searched: list[tuple[str, int]] = []
+    line_counts: list[tuple[str, int]] = []
     for file in files:
         try:
             text = (await workspace.read_bytes(file)).decode()
@@ -332,15 +334,15 @@ async def _lines_in_memory(
             continue
         if text and "\0" not in text:
             new = text.removesuffix("\n").split("\n")
-            searched.append((file, len(new)))
+            line_counts.append((file, len(new)))
             lines += new
     if not lines:
         return []
-    ends = list(accumulate(count for _, count in searched))
+    ends = list(accumulate(count for _, count in line_counts))
     matches: list[Line] = []
     for number in await _matching_lines(lines, pattern):
         place = bisect_right(ends, number)
-        file, count = searched[place]
+        file, count = line_counts[place]
         matches.append(Line(file, number - ends[place] + count + 1, lines[number]))
     return matches
 
@@ -349,9 +351,9 @@ async def _matching_lines(lines: Sequence[str], pattern: str) -> list[int]:
     """Which of the lines match an extended regular expression, by their places."""
     variables = {**VARIABLES, "HOME": "/", "LC_ALL": VARIABLES["LANG"]}
     process = await _start(["/bin/sh", "-c", _BOUNDED, "sh", "grep", "-anE", "-e", pattern], variables)
-    printed = await _answer(process, "".join(f"{line}\n" for line in lines).encode(), accepted=(0, 1))
+    output = await _answer(process, "".join(f"{line}\n" for line in lines).encode(), exit_codes=(0, 1))
     # Lines of text, and what is printed of them, have no newline of their own.
-    return [int(line.partition(b":")[0]) - 1 for line in printed.split(b"\n") if line]
+    return [int(line.partition(b":")[0]) - 1 for line in output.split(b"\n") if line]
 
 
 async def _paths_in_memory(workspace: Workspace, pattern: str, where: str) -> list[str]:
@@ -391,11 +393,11 @@ async def _start(words: Sequence[str], variables: dict[str, str]) -> asyncio.sub
     )
 
 
-async def _answer(process: asyncio.subprocess.Process, data: bytes, accepted: Sequence[int] = (0,)) -> bytes:
+async def _answer(process: asyncio.subprocess.Process, data: bytes, exit_codes: Sequence[int] = (0,)) -> bytes:
     """What a search prints that is sent what it searches; it has ended then, whatever happens."""
     try:
         async with asyncio.timeout(_SECONDS):
-            printed, errors = await process.communicate(data)
+            output, errors = await process.communicate(data)
     except TimeoutError:
         raise WorkspaceError(f"the search took longer than {_SECONDS:g} s and was ended") from None
     finally:
@@ -406,9 +408,9 @@ async def _answer(process: asyncio.subprocess.Process, data: bytes, accepted: Se
         raise WorkspaceError(
             f"Invalid regex pattern: {errors.decode('utf-8', 'replace').removeprefix('grep: ').strip()}"
         )
-    if process.returncode not in accepted:
+    if process.returncode not in exit_codes:
         raise WorkspaceError("the system ended the search: it took too long, or too much memory")
-    return printed
+    return output
 
 
 def _is_hidden(path: str, where: str) -> bool:
@@ -425,8 +427,8 @@ async def _readable(lines: list[Line], workspace: Workspace, permissions: Permis
     for line in lines:
         for name in _names(line, workspace):
             if name not in readable:
-                reading = about_file(permissions, "read", await spellings(workspace, name))
-                readable[name] = reading.action == "allow"
+                verdict = about_file(permissions, "read", await spellings(workspace, name))
+                readable[name] = verdict.action == "allow"
     return [line for line in lines if all(readable[name] for name in _names(line, workspace))]
 
 

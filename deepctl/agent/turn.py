@@ -115,22 +115,22 @@ async def run_turn(
     tool_done: Callable[[str], None],
     retries: Retries,
     usage_limits: UsageLimits,
-    used: RunUsage,
+    run_usage: RunUsage,
     policy: CompactionPolicy,
     explain: Callable[[Exception], DeepctlError | None],
 ) -> Outcome:
     """Run one turn, telling `emit` of every event and `record` of every message as soon as it is complete.
 
-    `tool_done` is told the name of a tool once its result has been recorded and before the next one starts. `used` is
-    what the turn has used before, which is added to. The history is compacted by `policy`; `explain` tells of an
+    `tool_done` is told the name of a tool once its result has been recorded and before the next one starts. `run_usage`
+    is what the turn has used before, which is added to. The history is compacted by `policy`; `explain` tells of an
     exception whether it is the model's.
     Raises what pydantic-ai raises; what was complete by then is recorded. Raises `StorageError` if it cannot be.
     """
     recorder = _Recorder(record, history, emit)
     # Written down first and once, however often it is sent.
-    filtered = MediaFilterModel(RetryingModel(model, retries))
-    recorded_model = _RecordedModel(filtered, recorder)
-    compaction = Compaction(filtered, recorder, explain, lambda text: emit({"type": "notice", "message": text}))
+    media_filter = MediaFilterModel(RetryingModel(model, retries))
+    recorded_model = _RecordedModel(media_filter, recorder)
+    compaction = Compaction(media_filter, recorder, explain, lambda text: emit({"type": "notice", "message": text}))
     async with agent.iter(
         prompt,
         deps=deps,
@@ -138,7 +138,7 @@ async def run_turn(
         message_history=list(history.messages),
         capabilities=[_CompactIfLong(compaction, policy)],
         usage_limits=usage_limits,
-        usage=used,
+        usage=run_usage,
     ) as run:
         recorder.run = run
         try:
@@ -158,8 +158,8 @@ async def run_turn(
         assert run.result is not None
         return Outcome(
             run.result.output,
-            Usage(used.input_tokens, used.output_tokens, used.requests),
-            cost(used, model),
+            Usage(run_usage.input_tokens, run_usage.output_tokens, run_usage.requests),
+            cost(run_usage, model),
             Context(context_tokens(run.all_messages()), window_of(model, policy.window)),
         )
 
@@ -249,8 +249,8 @@ class _Recorder:
 class _RecordedModel(WrapperModel):
     """A model whose requests are on disk before they are sent."""
 
-    def __init__(self, wrapped: Model, recorder: _Recorder) -> None:
-        super().__init__(wrapped)
+    def __init__(self, model: Model, recorder: _Recorder) -> None:
+        super().__init__(model)
         self._recorder = recorder
 
     @asynccontextmanager
@@ -341,8 +341,8 @@ def wait_before_retry(error: BaseException, attempt: int) -> float | None:
 class RetryingModel(WrapperModel):
     """A model whose requests are sent again when they fail in passing, and whose answers report no absurd usage."""
 
-    def __init__(self, wrapped: Model, retries: Retries) -> None:
-        super().__init__(wrapped)
+    def __init__(self, model: Model, retries: Retries) -> None:
+        super().__init__(model)
         self._retries = retries
 
     async def request(

@@ -153,7 +153,7 @@ class ChatSetup(NamedTuple):
         from deepctl.agent.chat import TurnRunner
 
         try:
-            return TurnRunner(agent_options, environment=os.environ, ask=self.ask, kept=note)
+            return TurnRunner(agent_options, environment=os.environ, ask=self.ask, note=note)
         except UsageError as error:
             place = _PLACES.get(self.settings.resolve("model").source)
             if error.code != "unknown_model" or place is None:

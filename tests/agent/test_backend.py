@@ -95,7 +95,7 @@ def test_a_workspace_that_is_gone_is_not_named_by_its_place_on_this_machine(tmp_
     operations: tuple[Callable[[], Awaitable[object]], ...] = (
         lambda: backend.read_bytes("a.txt"),
         lambda: backend.run("ls", shell=True),
-        lambda: backend.grep("x", ".", None, hidden=True),
+        lambda: backend.grep("x", ".", None, with_hidden=True),
     )
     for operation in operations:
         with pytest.raises(WorkspaceError) as told:

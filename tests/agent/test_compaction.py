@@ -425,7 +425,7 @@ class TestOffline:
 
     def test_in_memory_it_is_the_same(self) -> None:
         events: list[dict[str, Any]] = []
-        with closing(TurnRunner(OFFLINE, environment={}, kept=None)) as running:
+        with closing(TurnRunner(OFFLINE, environment={}, note=None)) as running:
             chat = EphemeralChat(running)
             with pytest.raises(NotFound):
                 chat.compact(None, events.append)

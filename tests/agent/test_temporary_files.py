@@ -75,7 +75,7 @@ def test_the_agent_and_completion_see_no_temporary_file(tmp_path: Path) -> None:
 
     async def look() -> str:
         listed = [entry.name for entry in await backend.list_dir(".")]
-        lines = await backend.grep("found", ".", None, hidden=True)
+        lines = await backend.grep("found", ".", None, with_hidden=True)
         return " ".join([*listed, *await backend.glob("*", "."), *(line.path for line in lines)])
 
     said = anyio.run(look)
