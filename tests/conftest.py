@@ -33,12 +33,45 @@ settings.load_profile("deepctl")
 gc.set_threshold(50_000, 20, 100)
 
 
+_LONG = (
+    *("cli/test_tmux", "sandbox/test_containers", "agent/test_kill", "agent/test_interruption", "cli/test_repl_ends"),
+    *("test_examples", "agent/test_compaction", "cli/test_wipe", "cli/test_user_commands", "cli/test_repl"),
+    *("attacks/test_races", "cli/test_stopped_turns", "agent/test_mcp", "test_peers", "cli/test_homeless"),
+)
+"""Files with tests that wait, or that take seconds each."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what cannot run on this machine; the reason is told at the end."""
+    """Skip what cannot run on this machine; the reason is told at the end. Several workers begin with long tests."""
     for item in items:
         reason = preflight.reason(item.nodeid)
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = _long_first(items, workers)
+
+
+def _long_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """The tests in such an order that every worker begins with its share of the long ones.
+
+    xdist gives each worker as many neighbouring tests. What a worker has left over at the end, others take: a long test
+    that begins last would keep all of them waiting.
+    """
+    by_file: dict[str, list[pytest.Item]] = {f"tests/{name}.py": [] for name in _LONG}
+    short = [item for item in items if item.nodeid.partition("::")[0] not in by_file]
+    for item in items:
+        if (file := by_file.get(item.nodeid.partition("::")[0])) is not None:
+            file.append(item)
+    files = [*by_file.values()]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        long = [item for file in files[worker::workers] for item in file]
+        size = (len(items) - len(ordered)) // (workers - worker)
+        rest = max(0, size - len(long))
+        ordered += [*long, *short[:rest]]
+        del short[:rest]
+    return ordered + short
 
 
 @pytest.fixture(autouse=True)
