@@ -317,7 +317,7 @@ def format_number(form: Format, entry: Mapping[str, Any]) -> int:
     """The number of an entry. Raises `BadVersion`."""
     number = entry.get(form.key, form.without)
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise BadVersion(f"{number!r} is not the number of a format")
+        raise BadVersion(f"{number!r} is not a format number")
     return number
 
 

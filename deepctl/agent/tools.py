@@ -187,7 +187,7 @@ class _OneByOne(CombinedToolset[Any]):
 
 _PRIVATE = {"_collect_child_instruction_contributions", "_collect_instruction_contributions"}
 if not vars(AbstractToolset).keys() >= _PRIVATE:
-    raise ImportError("this version of pydantic-ai collects instructions in a way that deepctl does not know")
+    raise ImportError("deepctl does not support how this version of pydantic-ai collects instructions")
 
 
 def console_toolset(include_execute: bool, rules: Permissions) -> FunctionToolset[Any]:

@@ -162,7 +162,7 @@ class _Picker:
         elif plan.conflicts:
             paths = ", ".join(visible(os.fsdecode(path)) for path in plan.conflicts[:3])
             remainder = f" and {len(plan.conflicts) - 3} more" if len(plan.conflicts) > 3 else ""
-            lines.append(f"CONFLICT, needs --force: changed by somebody else after the agent: {paths}{remainder}")
+            lines.append(f"CONFLICT, needs --force: changed by another author after the agent: {paths}{remainder}")
         lines += [f"  {preview_line(change)}" for change in changes[:_PREVIEWED]]
         if len(changes) > _PREVIEWED:
             lines.append(f"  … and {len(changes) - _PREVIEWED} more")

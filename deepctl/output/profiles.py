@@ -346,7 +346,7 @@ class Wiped(NamedTuple):
         """The text before the confirmation."""
         subject = f"{'Parts of p' if self.plan.only else 'P'}rofile {printable(self.plan.profile)}"
         verb = "are" if self.plan.only else "is"
-        return [f"{subject} {verb} about to be wiped:", *_lines(self.plan), *self._replace(dry_run=True)._notes()]
+        return [f"{subject} {verb} about to be deleted:", *_lines(self.plan), *self._replace(dry_run=True)._notes()]
 
     def _notes(self) -> list[str]:
         return [*self._about_what_goes(), *self._about_what_stays()]
@@ -360,7 +360,7 @@ class Wiped(NamedTuple):
             )
         if uncounted := sum(part.weight.uncounted for part in self.plan.parts):
             subject = "A directory" if uncounted == 1 else f"{uncounted:,} directories"
-            notes.append(f"{subject} could not be looked into; what is there goes, too, and is not counted.")
+            notes.append(f"{subject} could not be read. Its contents are deleted too, and are not counted.")
         if self.rewinding:
             notes.append("A rewind was interrupted. It is finished before anything is deleted.")
         return notes
@@ -377,9 +377,9 @@ class Wiped(NamedTuple):
                     f"copies in {counted(copies.checkpoints, 'checkpoint')} of {counted(copies.sessions, 'session')}"
                 )
             if copies.logs:
-                copy_notes.append(f"whatever messages of {counted(copies.logs, 'session')} quote of it")
+                copy_notes.append(f"quotations of it in the messages of {counted(copies.logs, 'session')}")
             notes.append(
-                f"{stays}{', and '.join(copy_notes)}; `deepctl wipe --only sessions --user {profile}` removes both."
+                f"{stays}{', and '.join(copy_notes)}; `deepctl wipe --only sessions --user {profile}` deletes both."
             )
         if self.leaves_rewound:
             notes.append(f"{stays}rewound turns in message logs; `--only sessions` deletes them.")
@@ -472,4 +472,4 @@ def _path(part: WipePart, plan: WipePlan) -> str:
     """A path relative to the profile."""
     path = visible(part.path.removeprefix(f"{plan.path}{os.sep}"))
     is_rest = any(sibling.path.startswith(f"{part.path}{os.sep}") for sibling in plan.parts)
-    return f"{path} (all the rest)" if is_rest else path
+    return f"{path} (everything else)" if is_rest else path

@@ -75,7 +75,7 @@ class Repaired(NamedTuple):
         self._print_moved()
         problem_count = len(self.done.problems)
         if self.dry_run:
-            print_sentence(f"Nothing has changed yet. After the repair, verify: {counted(problem_count, 'problem')}.")
+            print_sentence(f"Nothing has changed yet. verify after the repair: {counted(problem_count, 'problem')}.")
         else:
             print_sentence(f"verify: {counted(problem_count, 'problem')}.")
 
@@ -89,7 +89,7 @@ class Repaired(NamedTuple):
         summary = listed(main or list(descriptions.values()))
         if self.dry_run:
             loss = "the following would be lost:" if self.done.lost else "nothing would be lost."
-            return f"Profile {name} is damaged ({summary}). A repair would mend it; {loss}"
+            return f"Profile {name} is damaged ({summary}). A repair would fix it; {loss}"
         loss = "this is lost:" if self.done.lost else "nothing is lost."
         return f"Profile {name} was damaged ({summary}) and is repaired; {loss}"
 
@@ -138,7 +138,7 @@ def _ledger_lines(losses: list[Lost]) -> Iterator[str]:
     lines = [loss for loss in losses if loss.id.startswith("line ")]
     checkpoints = [loss for loss in losses if loss not in (*at_end, *packs, *lines)]
     if checkpoints:
-        yield f"{counted(len(checkpoints), 'checkpoint')}, gone from the list: {_ids(checkpoints)}"
+        yield f"{counted(len(checkpoints), 'checkpoint')} of the list: {_ids(checkpoints)}"
     if lines:
         yield (
             f"{counted(len(lines), 'line')} of the list of checkpoints. Each was a checkpoint, a label or a "
@@ -151,11 +151,11 @@ def _ledger_lines(losses: list[Lost]) -> Iterator[str]:
 
 
 def _ledger(losses: list[Lost]) -> Iterator[str]:
-    yield f"all checkpoints, labels and rewinds: {losses[0].reason}; the messages of sessions are not in it"
+    yield f"all checkpoints, labels and rewinds: {losses[0].reason}; the messages of sessions are not affected"
 
 
 def _messages(losses: list[Lost]) -> Iterator[str]:
-    yield f"{counted(len(losses), 'message')}{_turns(losses, ' of ')}; the others are there"
+    yield f"{counted(len(losses), 'message')}{_turns(losses, ' of ')}; the other messages are kept"
 
 
 def _earlier(losses: list[Lost]) -> Iterator[str]:
@@ -165,11 +165,11 @@ def _earlier(losses: list[Lost]) -> Iterator[str]:
 
 def _all_messages(losses: list[Lost]) -> Iterator[str]:
     turns = _turns(losses, "") or "a whole log"
-    yield f"the messages of {turns}: a message log is missing; the session goes on with what is left"
+    yield f"the messages of {turns}: a message log is missing; the session continues with the remaining messages"
 
 
 def _session(losses: list[Lost]) -> Iterator[str]:
-    yield f"everything: {losses[0].reason.rstrip('.')}; what there is of it is in lost+found"
+    yield f"everything: {losses[0].reason.rstrip('.')}; the remaining data is in lost+found"
 
 
 def _conversations(losses: list[Lost]) -> Iterator[str]:

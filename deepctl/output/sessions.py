@@ -95,7 +95,7 @@ class SessionShown(NamedTuple):
             if not self.conversation.messages:
                 notice(f"Session {self.summary.name} is empty.")
             if fold_count:
-                notice(f"{counted(fold_count, 'long call or result')} folded; --full shows everything.")
+                notice(f"{counted(fold_count, 'long call or result')} shortened; --full shows everything.")
 
 
 class SessionRenamed(NamedTuple):
@@ -151,7 +151,7 @@ class SessionDeleted(NamedTuple):
             sentences.append(f"The session is damaged: {deletion.problem}")
         if deletion.forks:
             sentences.append(
-                f"Forked from it, and staying, without checkpoints of before that: {', '.join(deletion.forks)}."
+                f"Forks of it stay, without checkpoints from before the fork: {', '.join(deletion.forks)}."
             )
         return sentences + self._blocked()
 
@@ -232,7 +232,8 @@ class SessionImported(NamedTuple):
         print(f"Imported session {imported.session} into profile {self.profile}: {amount}.")
         if imported.lost:
             notice(
-                f"It was damaged when it was exported: {counted(imported.lost, 'line')} of its log could not be read."
+                f"The session was damaged before the export: {counted(imported.lost, 'line')} of its log could "
+                "not be read."
             )
         notice(f"`deepctl chat --user {self.profile} --session {imported.session}` continues it.")
 

@@ -118,7 +118,7 @@ def markdown(export: ExportDocument) -> str:
     blocks = [f"# Session {export.name}", f"Started {export.created_at}; {counted(turns, 'turn')}."]
     if export.damaged:
         amount = counted(len(export.damaged), "damaged line")
-        blocks.append(f"**Its log has {amount}; what was there is not here.**")
+        blocks.append(f"**The log of this session has {amount}. This export does not contain the lost text.**")
     messages = export.messages
     for number, entry in enumerate(messages):
         if not number or entry.turn != messages[number - 1].turn:

@@ -198,7 +198,9 @@ class ModelsView(NamedTuple):
         hidden_count = len(self.providers) - len(providers)
         remainder = f" --all lists {hidden_count} more providers." if hidden_count else ""
         print()
-        notice(f"`deepctl chat --model NAME` chooses one, `deepctl config set model NAME` for good.{remainder}")
+        notice(
+            f"`deepctl chat --model NAME` selects a model once, `deepctl config set model NAME` permanently.{remainder}"
+        )
 
 
 def _standing(provider: Provider) -> Cell:

@@ -264,7 +264,7 @@ def missing_mentions(prompt: str, workspace: str) -> str | None:
         attachments.mention(word if len(word) <= _MAX_PATH else f"{word[:_MAX_PATH]}…") for word in dict.fromkeys(words)
     ]
     suffix = ", …" if len(mentions) > _MAX_MISSING else ""
-    return f"Not in the workspace, so sent as written: {', '.join(mentions[:_MAX_MISSING])}{suffix}"
+    return f"Not in the workspace, so sent unchanged: {', '.join(mentions[:_MAX_MISSING])}{suffix}"
 
 
 def _exists(tree: Tree, path: str) -> bool:

@@ -203,7 +203,7 @@ def _servers(state: ReplState) -> str:
 
 def _usage_rows(state: ReplState) -> list[tuple[str, str]]:
     usage = state.chat.counts.total
-    rows = [("Tokens", f"{usage.input_tokens:,} sent, {usage.output_tokens:,} received in this conversation")]
+    rows = [("Tokens", f"{usage.input_tokens:,} sent, {usage.output_tokens:,} received in this chat")]
     if usage.cost is None:
         rows.append(("Cost", "unknown: there is no price for the model"))
     elif usage.cost:

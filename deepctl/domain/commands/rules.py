@@ -203,7 +203,7 @@ def _suspicions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
             if command_line and matches(rule.pattern, command_line):
                 return
         elif _pattern(rule.pattern).may_match(command):
-            reason = f"it may run a command that a rule is about: {command_line or rule.pattern}"
+            reason = f"it may run a command that has a rule: {command_line or rule.pattern}"
             yield Verdict("ask", reason, rule.action == "deny")
             return
 

@@ -248,7 +248,7 @@ def _lock(paths: ProfilePaths) -> Iterator[Check]:
         yield Check(
             "lock",
             "warning",
-            f"held, but not by {description}, which is not there any more",
+            f"held, but {description} has ended",
             "A process that it started may hold the lock, or the holder runs in another container.",
         )
 
@@ -272,7 +272,7 @@ def _space(paths: ProfilePaths, usage: list[DiskUsage]) -> Iterator[Check]:
         yield Check(
             "space",
             "warning",
-            f"at least {size(total)}: {parts}; {counted(unread, 'place')} in it cannot be looked into",
+            f"at least {size(total)}: {parts}; {counted(unread, 'place')} could not be read",
         )
     else:
         yield Check("space", "ok", f"{size(total)}: {parts}")

@@ -235,7 +235,7 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
     risky = [item for item in trust.risky(values) if item.problem is None]
     if risky:
         listing = "; ".join(f"{item.key} ({item.reason})" for item in risky)
-        yield Check("trust", "ok", f"in force here, and held back by an import: {listing}")
+        yield Check("trust", "ok", f"in force here, and not imported: {listing}")
 
 
 class Choice(NamedTuple):
@@ -363,7 +363,7 @@ def servers(environment: Mapping[str, str], in_force: Settings) -> Iterator[Chec
     if not amiss:
         names = ", ".join(server.name for server in enabled)
         pronoun = "its" if len(enabled) == 1 else "their"
-        summary = f"{counted(len(enabled), 'server')} with {pronoun} own reach, not the sandbox's: {names}"
+        summary = f"{counted(len(enabled), 'server')} with {pronoun} own access, unsandboxed: {names}"
         yield Check("mcp", "ok", summary)
 
 

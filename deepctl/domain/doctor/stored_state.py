@@ -188,7 +188,7 @@ def beside_profiles(root: Root) -> Iterator[Check]:
         yield Check(
             "unfinished",
             "warning",
-            f"the wipe of {target} was interrupted; what is left of it is in {wipe.path}",
+            f"the wipe of {target} was interrupted; the rest of it is in {wipe.path}",
             "The next command that changes any profile finishes it.",
         )
     if half_made := trash.half_made(root):
@@ -294,7 +294,7 @@ def rights(paths: ProfilePaths) -> Iterator[Check]:
         yield Check(
             "rights",
             "problem",
-            f"their owner may not use: {some(unusable_paths)}",
+            f"not accessible to their owner: {some(unusable_paths)}",
             f"chmod -R u+rwX {_words(unusable_paths)}",
         )
     if loose:

@@ -82,7 +82,7 @@ def replace(work: Repository, memory: Memory, file: str, base: bytes | None, edi
         merged = take_back_lines(edited, base or b"", now or b"")
     if merged is None:
         other_change = "removed it" if now is None else "changed the same lines"
-        raise Collision(f"Somebody else {other_change} while you were editing {file!r}, so nothing was written.")
+        raise Collision(f"Another author {other_change} while you were editing {file!r}, so nothing was written.")
     return _write(work, session, memory, file, now, merged, is_merged=True)
 
 

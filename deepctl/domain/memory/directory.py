@@ -237,7 +237,7 @@ def file_name(file: str) -> str:
     name = file if file.endswith(".md") else f"{file}.md"
     if "/" in name or "\0" in name or name.startswith(".") or len(os.fsencode(name)) > 255:
         excerpt = file if len(file) <= 80 else file[:80] + "…"
-        raise BadName(f"{excerpt!a} cannot be the name of a memory file.", "Give only the name, such as MEMORY.md.")
+        raise BadName(f"{excerpt!a} is not a valid name of a memory file.", "Give only the name, such as MEMORY.md.")
     return name
 
 
@@ -247,7 +247,7 @@ def check_new(file: str) -> str:
     if not _NEW_NAME.fullmatch(name) or ".." in name:
         excerpt = name if len(name) <= 80 else name[:80] + "…"
         raise BadName(
-            f"{excerpt!a} cannot be the name of a new memory file.",
+            f"{excerpt!a} is not a valid name for a new memory file.",
             "The agent can open names of up to 80 characters of A-Z a-z 0-9 . _ - that start with a letter or a digit.",
         )
     return name

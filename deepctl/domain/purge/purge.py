@@ -359,5 +359,5 @@ def _in_the_way(ledger: Ledger, trees: Iterable[str], reason: str, path: str | N
         # One that keeps the same would need the same.
         change = f"change {path!r} in the workspace, " if path is not None else ""
         first = f"The newest checkpoint also needs it: {change}`deepctl checkpoints save`. "
-    hint = f"{first}`deepctl checkpoints remove {id_list}`{remainder} lets go of what is damaged; then try again."
+    hint = f"{first}`deepctl checkpoints remove {id_list}`{remainder} removes the damaged data; then try again."
     return Damaged(f"{reason.removesuffix('.')}, so nothing was changed.", hint if ids else None)

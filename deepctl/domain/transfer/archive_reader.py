@@ -162,7 +162,7 @@ class Incoming:
         if "\0" in entry.path + entry.target or any(part in ("", ".", "..") for part in entry.path.split("/")):
             raise self.hostile(f"there is an entry called {quoted_path}")
         if not archive.is_of_a_profile(entry.path, entry.kind):
-            raise self.hostile(f"{quoted_path}, a {entry.kind}, is no part of a profile")
+            raise self.hostile(f"{quoted_path}, a {entry.kind}, is not part of a profile")
         if entry.path.count("/") > archive.MAX_DEPTH:
             raise self.hostile(f"more than {archive.MAX_DEPTH} nested directories")
         if entry.kind == "link" and (not entry.target or archive.leads_out(entry.path, entry.target)):

@@ -110,7 +110,7 @@ def examine(
     needed_bytes = header.bytes + header.entries * _BLOCK
     if needed_bytes > free:
         raise StorageError(
-            f"{label} needs {needed_bytes:,} bytes where profiles are kept, and {free:,} are free.",
+            f"{label} needs {needed_bytes:,} bytes on the disk of the profiles, and {free:,} are free.",
             "Nothing was imported. Free some space and try again.",
             code="storage_enospc",
         )
