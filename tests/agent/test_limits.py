@@ -91,7 +91,7 @@ def test_a_chat_that_reads_no_settings_names_none(deepctl: InProcess, monkeypatc
     with provider(LIST, repeat_last=True) as server:
         _point(server.address, monkeypatch)
         error = deepctl("chat", "--ephemeral", "--json", "--model", KINDS["chat"], "look around").events[-1]
-    assert (error["code"], error["hint"]) == ("usage_limit", "Tell the agent to go on.")
+    assert (error["code"], error["hint"]) == ("usage_limit", "Tell the agent to continue.")
     assert len(server.requests) == 5
 
 

@@ -370,7 +370,7 @@ def test_whoever_agreed_to_other_lines_is_asked_again(scene: Scene) -> None:
     before = _everything(scene)
     agreed = foretold(scene, SECRET)
     for other in (agreed._replace(live=[]), agreed._replace(kept=[])):
-        with scene.work() as work, pytest.raises(Refused, match="changed by somebody else"):
+        with scene.work() as work, pytest.raises(Refused, match="Another author changed"):
             purging.purge(work, _selector(SECRET), confirmed_purge=other)
     assert _everything(scene) == before
     assert _packs(scene) == session_catalogue.read_ledger(scene.paths).packs
