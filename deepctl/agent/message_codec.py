@@ -33,9 +33,9 @@ def last_prompt(conversation: Sequence[ModelMessage]) -> str:
             if isinstance(part, UserPromptPart):
                 texts = [part.content] if isinstance(part.content, str) else part.content
                 # What capabilities add in the user's role is no plain text.
-                said = [text for text in texts if isinstance(text, str)]
-                if said:
-                    return whole("\n".join(said))
+                plain_texts = [text for text in texts if isinstance(text, str)]
+                if plain_texts:
+                    return whole("\n".join(plain_texts))
     return ""
 
 

@@ -150,7 +150,7 @@ def made_ready(toolset: AbstractToolset[Any], fixed: Sequence[AbstractToolset[An
         return _OneByOne(parts) if is_local else CombinedToolset(parts)
     if not isinstance(toolset, WrapperToolset) or isinstance(toolset, FixedTools):
         return toolset
-    if any(toolset.wrapped is one for one in fixed):
+    if any(toolset.wrapped is tools for tools in fixed):
         return FixedTools(toolset)
     return replace(toolset, wrapped=made_ready(toolset.wrapped, fixed))
 

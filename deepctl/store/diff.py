@@ -191,8 +191,8 @@ def _turns(
     else:
         name = session if session is not None else session_catalogue.by_id(paths).get(first.session)
         after = session_catalogue.read(lookup.current_session(paths, name)).messages
-    shared = lookup.shared_length(before, after)
-    turns_removed, turns_added = (_prompts(messages[shared:]) for messages in (before, after))
+    common_length = lookup.shared_length(before, after)
+    turns_removed, turns_added = (_prompts(messages[common_length:]) for messages in (before, after))
     return turns_removed, turns_added
 
 
@@ -218,12 +218,12 @@ def line_counts(before: bytes, after: bytes) -> tuple[int, int] | None:
         return len(new), len(old)
     if len(old) + len(new) > MANY_LINES:
         return None
-    added = removed = 0
+    additions = deletions = 0
     for tag, i, j, k, m in SequenceMatcher(None, old, new).get_opcodes():
         if tag != "equal":
-            removed += j - i
-            added += m - k
-    return added, removed
+            deletions += j - i
+            additions += m - k
+    return additions, deletions
 
 
 def split_lines(content: bytes) -> list[bytes]:
@@ -250,13 +250,13 @@ def unified(path: str, before: bytes | None, after: bytes | None) -> Unified | N
     if after is None:
         labels = labels[0], b"/dev/null"
     pieces: list[bytes] = []
-    added = removed = 0
+    additions = deletions = 0
     for number, line in enumerate(difflib.diff_bytes(difflib.unified_diff, old, new, *labels)):
         if number > 1:
-            added += line.startswith(b"+")
-            removed += line.startswith(b"-")
+            additions += line.startswith(b"+")
+            deletions += line.startswith(b"-")
         pieces.append(line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n")
-    return Unified(added, removed, b"".join(pieces))
+    return Unified(additions, deletions, b"".join(pieces))
 
 
 def _quoted_path(path: str) -> bytes:

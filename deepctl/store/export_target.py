@@ -21,8 +21,8 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EA
 
 def absolute(path: str) -> str:
     """`path` from the root of the file system on. Links stay, and so does `..`, which may follow one."""
-    found = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
-    return found if ".." in path.split("/") else os.path.normpath(found)
+    full_path = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+    return full_path if ".." in path.split("/") else os.path.normpath(full_path)
 
 
 def check(root: Root, path: str, *, force: bool) -> None:
@@ -42,12 +42,12 @@ def _check_directory(path: str) -> None:
     if not os.path.basename(path) or os.path.isdir(path):
         raise UsageError(f"{path!r} is a directory, not a file.", "FILE must be the path of the export file.")
     directory = os.path.dirname(absolute(path))
-    there = directory
-    while not os.path.lexists(there):
-        there = os.path.dirname(there)
-    if not os.path.isdir(there):
-        raise UsageError(f"{there!r} is not a directory.", "Export to another place.")
-    if there != directory:
+    existing_path = directory
+    while not os.path.lexists(existing_path):
+        existing_path = os.path.dirname(existing_path)
+    if not os.path.isdir(existing_path):
+        raise UsageError(f"{existing_path!r} is not a directory.", "Export to another place.")
+    if existing_path != directory:
         raise UsageError(f"There is no directory {directory!r}.", f"Create it first: mkdir -p {shlex.quote(directory)}")
 
 

@@ -66,8 +66,8 @@ def _is_file(path: str) -> bool:
         return False
 
 
-def _object_sum(digest: bytes, pack: str, offset: int, stored: int, size: int) -> int:
-    return zlib.crc32(b"%s %s %d %d %d" % (digest, pack.encode(), offset, stored, size))
+def _object_sum(digest: bytes, pack: str, offset: int, stored_size: int, size: int) -> int:
+    return zlib.crc32(b"%s %s %d %d %d" % (digest, pack.encode(), offset, stored_size, size))
 
 
 def _directory_sum(path: bytes, key: bytes | None, tree: bytes, files: bytes) -> int:
@@ -94,22 +94,22 @@ class Cache:
     @classmethod
     def copy_of(cls, path: str) -> Cache:
         """What the cache at `path` knows, in memory: for readers, who change nothing and hold no lock."""
-        copied = cls()
+        cache = cls()
         if not _is_file(path):
-            return copied
+            return cache
         try:
             # `mode=ro` fails where a killed writer left a journal: then nothing is known.
             source = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)
             try:
                 (version,) = source.execute("PRAGMA user_version").fetchone()
                 if version == _FORMAT:
-                    source.backup(copied._database)
+                    source.backup(cache._database)
             finally:
                 source.close()
         except sqlite3.Error:
-            copied.close()
+            cache.close()
             return cls()
-        return copied
+        return cache
 
     def forget(self) -> None:
         """Throw everything away and begin anew."""
@@ -161,8 +161,8 @@ class Cache:
     def add_pack(self, name: str, objects: Iterable[tuple[bytes, int, int, int]]) -> None:
         """Remember the objects of a pack: hash, offset, stored length and size of each."""
         rows = [
-            (digest, name, offset, stored, size, _object_sum(digest, name, offset, stored, size))
-            for digest, offset, stored, size in objects
+            (digest, name, offset, stored_size, size, _object_sum(digest, name, offset, stored_size, size))
+            for digest, offset, stored_size, size in objects
         ]
 
         def add(database: sqlite3.Connection) -> None:
@@ -187,12 +187,12 @@ class Cache:
         """Where an object lies, or `None` if the cache does not know it."""
 
         def row(database: sqlite3.Connection) -> Location | None:
-            found = database.execute(
+            row = database.execute(
                 "SELECT pack, offset, stored, size, sum FROM objects WHERE hash = ?", (digest,)
             ).fetchone()
-            if found is not None and _object_sum(digest, *found[:4]) != found[4]:
+            if row is not None and _object_sum(digest, *row[:4]) != row[4]:
                 raise sqlite3.DatabaseError("a row is not as it was written")
-            return Location(*found[:4]) if found is not None else None
+            return Location(*row[:4]) if row is not None else None
 
         return self._guarded(row, None)
 
@@ -217,15 +217,17 @@ class Cache:
 
     def files(self, path: bytes) -> bytes | None:
         """What is known of the files of one directory; nothing if it is not as it was written."""
-        found = self._guarded(
+        row = self._guarded(
             lambda database: database.execute(
                 "SELECT key, tree, files, sum FROM directories WHERE path = ?", (path,)
             ).fetchone(),
             None,
         )
-        return found[2] if found is not None and _directory_sum(path, *found[:3]) == found[3] else None
+        return row[2] if row is not None and _directory_sum(path, *row[:3]) == row[3] else None
 
-    def put_directories(self, rows: Iterable[tuple[bytes, bytes | None, bytes, bytes]], gone: Iterable[bytes]) -> None:
+    def put_directories(
+        self, rows: Iterable[tuple[bytes, bytes | None, bytes, bytes]], old_paths: Iterable[bytes]
+    ) -> None:
         """Remember directories (path, key, tree, files), and forget those that are gone."""
 
         def put(database: sqlite3.Connection) -> None:
@@ -233,7 +235,7 @@ class Cache:
                 "INSERT OR REPLACE INTO directories VALUES (?, ?, ?, ?, ?)",
                 [(*row, _directory_sum(*row)) for row in rows],
             )
-            database.executemany("DELETE FROM directories WHERE path = ?", [(path,) for path in gone])
+            database.executemany("DELETE FROM directories WHERE path = ?", [(path,) for path in old_paths])
 
         self._changed(put)
 
@@ -279,10 +281,10 @@ def is_fold_due(path: str, size: int) -> bool:
     if size < _FOLD_FROM:
         return False
     try:
-        known = int(_fold_header(atomic.read_file(path))["size"])
+        fold_size = int(_fold_header(atomic.read_file(path))["size"])
     except (OSError, Refused, ValueError, KeyError, TypeError):
         return True
-    return not 0 <= size - known < max(_FOLD_FROM, size // _FOLD_LACKS)
+    return not 0 <= size - fold_size < max(_FOLD_FROM, size // _FOLD_LACKS)
 
 
 def read_fold(path: str, ledger: bytes) -> Fold | None:

@@ -108,9 +108,9 @@ class Ledger:
 
     def line(self, start: str | None) -> Iterator[Record]:
         """The checkpoints that led to `start`, the latest first; what was rewound is not among them."""
-        seen: set[str] = set()
-        while start is not None and start not in seen:
-            seen.add(start)
+        identities: set[str] = set()
+        while start is not None and start not in identities:
+            identities.add(start)
             if start in self.records:
                 yield self.records[start]
             start = self._parent_of(start)
@@ -121,9 +121,9 @@ class Ledger:
 
     def line_with_removed(self, start: str | None) -> Iterator[tuple[Record, bool]]:
         """The same with those that were removed since, and for each whether it is still there."""
-        seen: set[str] = set()
-        while start is not None and start not in seen:
-            seen.add(start)
+        identities: set[str] = set()
+        while start is not None and start not in identities:
+            identities.add(start)
             if start in self.records:
                 yield self.records[start], True
             elif start in self.removed:
@@ -152,14 +152,23 @@ class Ledger:
 
     def labelled(self, label: str) -> Record | None:
         """The checkpoint of that name, in whatever case."""
-        folded = layout.folded_name(label)
-        found = next((identity for identity, given in self.labels.items() if layout.folded_name(given) == folded), None)
-        return self.records.get(found) if found is not None else None
+        folded_label = layout.folded_name(label)
+        identity = next(
+            (
+                identity
+                for identity, other_label in self.labels.items()
+                if layout.folded_name(other_label) == folded_label
+            ),
+            None,
+        )
+        return self.records.get(identity) if identity is not None else None
 
     def last_rewind(self, session: str) -> Rewind | None:
         """The latest rewind of a session that was done, undos included."""
-        found = [rewind for rewind in self.rewinds.values() if rewind.session == session and rewind != self.unfinished]
-        return found[-1] if found else None
+        rewinds = [
+            rewind for rewind in self.rewinds.values() if rewind.session == session and rewind != self.unfinished
+        ]
+        return rewinds[-1] if rewinds else None
 
     def lose(self, damage: RecordDamage) -> None:
         """A line cannot be read. What it said of the workspace is lost, so nobody can tell whose the next change is."""
@@ -211,8 +220,8 @@ class Ledger:
                 self.labels[identity] = label
             case {"label": {"id": str(identity), "label": None}}:
                 self.labels.pop(identity, None)
-            case {"removed": list(identities), "merged": dict(merged), "gone": list(packs), "pack": str(pack)}:
-                self._remove(identities, merged)
+            case {"removed": list(identities), "merged": dict(accounts), "gone": list(packs), "pack": str(pack)}:
+                self._remove(identities, accounts)
                 self._pack(pack)
                 self.packs.difference_update(packs)
                 self.gone.update(packs)
@@ -223,12 +232,12 @@ class Ledger:
                         self.untieable.add(identity)
             case {"gap": str() | None}:
                 self._gap = True
-            case {"repaired": dict(repaired), "packs": list(packs), "gone": list(gone)}:
+            case {"repaired": dict(repaired), "packs": list(packs), "gone": list(old_packs)}:
                 for identity, fields in repaired.items():
                     self._amend(identity, fields)
                 self.packs.update(packs)
-                self.packs.difference_update(gone)
-                self.gone.update(gone)
+                self.packs.difference_update(old_packs)
+                self.gone.update(old_packs)
                 self.gone.difference_update(packs)
             case _:
                 raise ValueError("unknown entry")
@@ -333,19 +342,19 @@ class Ledger:
         self.packs.discard(rewind.pack)
         self.gone.add(rewind.pack)
 
-    def _remove(self, identities: list[str], merged: dict[str, list[list[Any]]]) -> None:
+    def _remove(self, identities: list[str], accounts: dict[str, list[list[Any]]]) -> None:
         for identity in identities:
             self.drop(identity)
-        gone = set(identities)
+        dropped_ids = set(identities)
         states: list[State] = []
         is_gap = False
         for number, state in enumerate(self.states, 1):
             # The last state stays in any case: what is now is compared with it.
-            if state.id in gone and number < len(self.states):
+            if state.id in dropped_ids and number < len(self.states):
                 is_gap = True
                 continue
             # Of an application that saved an id again, only the state behind the gap is meant.
-            states.append(_joined(state, merged) if is_gap else state)
+            states.append(_joined(state, accounts) if is_gap else state)
             is_gap = False
         self.states = states
 
@@ -357,11 +366,11 @@ class Ledger:
             self.removed[identity] = record
 
 
-def _joined(state: State, merged: dict[str, list[list[Any]]]) -> State:
+def _joined(state: State, accounts: dict[str, list[list[Any]]]) -> State:
     """A state that follows a gap; an empty account of the gap means that it could not be read."""
-    if state.id not in merged:
+    if state.id not in accounts:
         return state
-    account = [(by, paths) for by, paths in merged[state.id]]
+    account = [(by, paths) for by, paths in accounts[state.id]]
     return state._replace(merged=account, by=state.by if account else None)
 
 
@@ -371,15 +380,15 @@ def read(directory: str, cache: str | None = None) -> Ledger:
     `cache` is the file with what the beginning of the ledger comes to, if there may be one (`index_db.Fold`).
     """
     path = os.path.join(directory, LEDGER)
-    known = log_file.read_ledger_size(directory)
+    last_size = log_file.read_ledger_size(directory)
     try:
         raw = log_file.read_lines(path)
     except FileNotFoundError:
         raw = b""
-    found = parsed(raw, path, index_db.read_fold(cache, raw) if cache is not None else None)
-    if known.is_short or len(raw) < known.size:
-        found.shorten(raw)
-    return found
+    ledger = parsed(raw, path, index_db.read_fold(cache, raw) if cache is not None else None)
+    if last_size.is_short or len(raw) < last_size.size:
+        ledger.shorten(raw)
+    return ledger
 
 
 def parsed(raw: bytes, path: str, fold: Fold | None = None) -> Ledger:
@@ -387,28 +396,28 @@ def parsed(raw: bytes, path: str, fold: Fold | None = None) -> Ledger:
 
     Raises `NewerFormat`.
     """
-    found = Ledger()
+    ledger = Ledger()
     start = 0
-    if fold is not None and fold.values.keys() != vars(found).keys():
+    if fold is not None and fold.values.keys() != vars(ledger).keys():
         fold = None  # of another version of this class
     if fold is not None:
-        vars(found).update(fold.values)
+        vars(ledger).update(fold.values)
         raw = raw[fold.size :]
     for line in sealed_lines.parse(raw):
         if fold is not None:
             line = line._replace(number=line.number + fold.lines)
         if line.value is not None:
-            found.apply(line, path)
+            ledger.apply(line, path)
             if line.problem is not None:
-                found.damage.append(RecordDamage(None, line.number, line.problem))
+                ledger.damage.append(RecordDamage(None, line.number, line.problem))
         elif line.problem == "cut short":
-            found.torn = True
+            ledger.torn = True
         else:
-            known = _ID.search(raw, start, line.end)
-            identity = known[1].decode("ascii", "replace") if known else None
-            found.lose(RecordDamage(identity, line.number, line.problem or "unreadable"))
+            match = _ID.search(raw, start, line.end)
+            identity = match[1].decode("ascii", "replace") if match else None
+            ledger.lose(RecordDamage(identity, line.number, line.problem or "unreadable"))
         start = line.end
-    return found
+    return ledger
 
 
 class LedgerWriter:
@@ -423,8 +432,8 @@ class LedgerWriter:
         self._cache = cache
         self._path = os.path.join(directory, LEDGER)
         atomic.make_private_file(self._path)
-        known = log_file.read_ledger_size(directory)
-        self._is_short = known.is_short or os.path.getsize(self._path) < known.size
+        last_size = log_file.read_ledger_size(directory)
+        self._is_short = last_size.is_short or os.path.getsize(self._path) < last_size.size
         self._appender = log_file.open_lines(self._path)
         self.ledger = read(directory, cache)
 
@@ -444,19 +453,19 @@ class LedgerWriter:
 
     def check_free(self, label: str, identity: str | None = None) -> None:
         """Raises `BadName`, or `Refused` if a checkpoint other than `identity` has that name."""
-        taken = self.ledger.labelled(check_label(label))
-        if taken is not None and taken.id != identity:
-            raise Refused(f"Checkpoint {taken.id} already has the label {label!r}.", code="label_exists")
+        owner = self.ledger.labelled(check_label(label))
+        if owner is not None and owner.id != identity:
+            raise Refused(f"Checkpoint {owner.id} already has the label {label!r}.", code="label_exists")
 
     def remove(
         self,
         identities: list[str],
-        merged: dict[str, list[tuple[str | None, list[str]]]],
-        gone: list[str],
+        accounts: dict[str, list[tuple[str | None, list[str]]]],
+        old_packs: list[str],
         pack: str,
     ) -> None:
-        """Checkpoints are gone; `merged` is how the states after them came about, `pack` what `gone` packs become."""
-        self._append({"removed": identities, "merged": merged, "gone": gone, "pack": pack})
+        """Checkpoints are gone; `accounts` tells how the states after them came about, `pack` replaces `old_packs`."""
+        self._append({"removed": identities, "merged": accounts, "gone": old_packs, "pack": pack})
 
     def begin(self, safety: Record, rewind: Rewind) -> None:
         """A rewind is about to change the workspace; all it needs is on disk."""
@@ -500,8 +509,8 @@ class LedgerWriter:
         self.ledger = after
         log_file.write_ledger_size(self._directory, log_file.start_of_last_line(raw), is_short=self._is_short)
 
-    def _append(self, entry: dict[str, Any], what: str = "It is done", rest: str = atomic.NOTHING_LEFT) -> None:
-        """Write a line. `what` is true once it is there, and said where the disk fails and cannot take it back."""
+    def _append(self, entry: dict[str, Any], outcome: str = "It is done", rest: str = atomic.NOTHING_LEFT) -> None:
+        """Write a line. `outcome` is true once it is there, and said where the disk fails and cannot take it back."""
         start = self._appender.end
         try:
             end = self._appender.append({"v": FORMAT, **entry})
@@ -511,7 +520,7 @@ class LedgerWriter:
             # Whoever is interrupted here cannot know whether it had happened; the disk does.
             self.ledger = read(self._directory)
             if isinstance(error, OSError) and self._appender.end > start:
-                with atomic.after_commit(what, rest):
+                with atomic.after_commit(outcome, rest):
                     raise
             raise
 
@@ -523,9 +532,9 @@ class LedgerWriter:
 
     def _write_fold(self, cache: str) -> None:
         raw = self.content()
-        found = parsed(raw, self._path, index_db.read_fold(cache, raw))
-        if raw.endswith(b"\n") and not found.damage:
-            index_db.write_fold(cache, raw, vars(found))
+        ledger = parsed(raw, self._path, index_db.read_fold(cache, raw))
+        if raw.endswith(b"\n") and not ledger.damage:
+            index_db.write_fold(cache, raw, vars(ledger))
 
 
 def _shortened(record: Record) -> dict[str, Any]:

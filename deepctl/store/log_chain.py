@@ -148,7 +148,7 @@ def resolve(directory: str, point: Point, *, is_open: bool = False, files: dict[
     files = files if files is not None else {}
     levels: list[_Level] = []
     damage: list[LogDamage] = []
-    lost: list[LogDamage] = []
+    losses: list[LogDamage] = []
     logs: set[str] = set()
     origins: dict[str, Point | None] | None = None
     while True:
@@ -164,12 +164,12 @@ def resolve(directory: str, point: Point, *, is_open: bool = False, files: dict[
             parent = origins.get(point.log)
             damage.append(LogDamage(os.path.basename(copy.path), 1, KNOWN_ORIGIN if is_known else NO_ORIGIN, False))
             if not is_known:
-                lost.append(damage[-1])
+                losses.append(damage[-1])
         if parent is None:
             break
         if parent.log in logs:
             damage.append(LogDamage(os.path.basename(copy.path), 1, NO_ORIGIN, False))
-            lost.append(damage[-1])
+            losses.append(damage[-1])
             break
         point = parent
     links: list[Link] = []
@@ -179,15 +179,15 @@ def resolve(directory: str, point: Point, *, is_open: bool = False, files: dict[
         copy = level.copy
         is_sure = is_sure and copy.is_whole and copy.has_header
         if copy.is_short:
-            lost.append(LogDamage(os.path.basename(copy.path), len(copy.lines) + 1, MISSING, False))
-            damage.append(lost[-1])
+            losses.append(LogDamage(os.path.basename(copy.path), len(copy.lines) + 1, MISSING, False))
+            damage.append(losses[-1])
         elif is_sure and not level.is_tied(behind):
-            lost.append(LogDamage(os.path.basename(copy.path), len(copy.lines), ANOTHER, False))
-            damage.append(lost[-1])
+            losses.append(LogDamage(os.path.basename(copy.path), len(copy.lines), ANOTHER, False))
+            damage.append(losses[-1])
         start = 0 if copy.has_header else 1
         links.append(Link(copy.path, copy.lines[start:], behind[start:], copy.is_whole))
         before = behind[-1] if behind else before
-    return Chain(links, before, damage, lost[0] if lost else None)
+    return Chain(links, before, damage, losses[0] if losses else None)
 
 
 class _LogSummary(NamedTuple):
@@ -203,8 +203,15 @@ def recovered(name: str, directory: str, reason: str, *, choose: bool = False) -
 
     With `choose`, it is the log that was written to last then.
     """
-    known = _ledger(directory)
-    return _recovered(name, directory, known, _identity(directory, known, choose=choose), reason, choose=choose)
+    checkpoint_ledger = _ledger(directory)
+    return _recovered(
+        name,
+        directory,
+        checkpoint_ledger,
+        _identity(directory, checkpoint_ledger, choose=choose),
+        reason,
+        choose=choose,
+    )
 
 
 def made_again(name: str, directory: str, identity: str) -> Session | None:
@@ -213,16 +220,16 @@ def made_again(name: str, directory: str, identity: str) -> Session | None:
 
 
 def _recovered(
-    name: str, directory: str, known: Ledger, identity: str | None, reason: str, *, choose: bool
+    name: str, directory: str, checkpoint_ledger: Ledger, identity: str | None, reason: str, *, choose: bool
 ) -> Session | None:
     logs = {log: _log_summary(directory, log) for log in logs_in(directory)}
-    head = _head(logs, known, identity, choose=choose)
+    head = _head(logs, checkpoint_ledger, identity, choose=choose)
     if head is None:
         return None
-    own = [log for log in logs if known.logs.get(log) == identity] if identity is not None else []
-    first = next((log for log in known.logs if log in own), head)
-    origin = known.forked.get(identity) if identity is not None else None
-    point = known.point(origin) if origin is not None else None
+    own = [log for log in logs if checkpoint_ledger.logs.get(log) == identity] if identity is not None else []
+    first = next((log for log in checkpoint_ledger.logs if log in own), head)
+    origin = checkpoint_ledger.forked.get(identity) if identity is not None else None
+    point = checkpoint_ledger.point(origin) if origin is not None else None
     begins = Begins(first, point) if point is not None else None
     # As with 0.1, the log of a session that the ledger does not know stands for the session.
     return Session(
@@ -232,35 +239,39 @@ def _recovered(
 
 def origins_of(directory: str) -> dict[str, Point | None]:
     """What the logs of a session continue (`None`: nothing), as far as it is written elsewhere than in the logs."""
-    known = _ledger(directory)
-    origins = dict(known.origins)
+    checkpoint_ledger = _ledger(directory)
+    origins = dict(checkpoint_ledger.origins)
     record = _record(directory)
     identity = record.get("id")
     if not isinstance(identity, str):
-        identity = _identity(directory, known, choose=True)
+        identity = _identity(directory, checkpoint_ledger, choose=True)
     if (begins := begins_in(record.get("begins"))) is not None:
         origins.setdefault(begins.log, begins.continues)
-    for session in dict.fromkeys(known.logs.values()):
-        first = next(log for log, owner in known.logs.items() if owner == session)
+    for session in dict.fromkeys(checkpoint_ledger.logs.values()):
+        first = next(log for log, owner in checkpoint_ledger.logs.items() if owner == session)
         if first in origins:
             continue
-        origin = known.forked.get(session)
+        origin = checkpoint_ledger.forked.get(session)
         if origin is not None:
-            if (point := known.point(origin)) is not None:
+            if (point := checkpoint_ledger.point(origin)) is not None:
                 origins[first] = point
-        elif session != identity or (imported := _imported(directory, known, first)) is None:
+        elif session != identity or (imported := _imported(directory, checkpoint_ledger, first)) is None:
             origins[first] = None
         else:
             origins[first] = imported
     return origins
 
 
-def _imported(directory: str, known: Ledger, first: str) -> Point | None:
+def _imported(directory: str, checkpoint_ledger: Ledger, first: str) -> Point | None:
     """The end of the log in which 0.1 put a conversation from elsewhere; nothing was ever added to it."""
-    others = [log for log in logs_in(directory) if log != first and log not in known.logs and log not in known.origins]
-    if len(others) != 1:
+    other_logs = [
+        log
+        for log in logs_in(directory)
+        if log != first and log not in checkpoint_ledger.logs and log not in checkpoint_ledger.origins
+    ]
+    if len(other_logs) != 1:
         return None
-    return Point(others[0], os.path.getsize(log_path(directory, others[0])))
+    return Point(other_logs[0], os.path.getsize(log_path(directory, other_logs[0])))
 
 
 def _ledger(directory: str) -> Ledger:
@@ -287,32 +298,36 @@ def _log_summary(directory: str, log: str) -> _LogSummary:
     return _LogSummary(stamps[0] if stamps else "", parent_in(lines, path), stamps[-1] if stamps else "")
 
 
-def _identity(directory: str, known: Ledger, *, choose: bool) -> str | None:
+def _identity(directory: str, checkpoint_ledger: Ledger, *, choose: bool) -> str | None:
     """The id of the session in `directory`: one that used a log there first, and is none of another directory's."""
     own = set(logs_in(directory))
-    others = {place: set(logs_in(place)) for place in siblings(directory) if os.path.isdir(place)}
-    taken = {_record(place).get("id") for place in others}
+    other_logs = {place: set(logs_in(place)) for place in siblings(directory) if os.path.isdir(place)}
+    other_ids = {_record(place).get("id") for place in other_logs}
     candidates = list(
-        dict.fromkeys(known.logs[log] for log in known.logs if log in own and known.logs[log] not in taken)
+        dict.fromkeys(
+            checkpoint_ledger.logs[log]
+            for log in checkpoint_ledger.logs
+            if log in own and checkpoint_ledger.logs[log] not in other_ids
+        )
     )
-    alive = {record.session for record in known.records.values()}
-    elsewhere = set().union(*others.values())
-    alone = {known.logs[log] for log in own - elsewhere if log in known.logs}
+    alive = {record.session for record in checkpoint_ledger.records.values()}
+    elsewhere = set().union(*other_logs.values())
+    alone = {checkpoint_ledger.logs[log] for log in own - elsewhere if log in checkpoint_ledger.logs}
     for preferred in (alive, alone):
         if len(candidates) > 1:
             candidates = [session for session in candidates if session in preferred] or candidates
     return candidates[-1] if len(candidates) == 1 or (choose and candidates) else None
 
 
-def _head(logs: dict[str, _LogSummary], known: Ledger, identity: str | None, *, choose: bool) -> str | None:
+def _head(logs: dict[str, _LogSummary], checkpoint_ledger: Ledger, identity: str | None, *, choose: bool) -> str | None:
     """The log at the head of a session: the one the ledger names, or the only one that no other continues."""
-    if identity is not None and (head := known.current.get(identity)) in logs:
+    if identity is not None and (head := checkpoint_ledger.current.get(identity)) in logs:
         # A session that was taken over goes on in a log of which the ledger does not know yet.
         after = [log for log, summary in logs.items() if summary.parent is not None and summary.parent.log == head]
-        unknown = [log for log in after if log not in known.logs and log not in known.origins]
+        unknown = [log for log in after if log not in checkpoint_ledger.logs and log not in checkpoint_ledger.origins]
         return unknown[0] if len(unknown) == 1 else head
     continued = {summary.parent.log for summary in logs.values() if summary.parent is not None}
-    leaves = [log for log in logs if log not in continued and known.logs.get(log) in (None, identity)]
+    leaves = [log for log in logs if log not in continued and checkpoint_ledger.logs.get(log) in (None, identity)]
     if len(leaves) == 1 or (choose and leaves):
         return max(leaves, key=lambda log: logs[log].last)
     return None

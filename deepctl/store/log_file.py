@@ -407,8 +407,8 @@ class LogReader:
         """Take the next line into account."""
         entry = line.value
         if entry is None:
-            torn = line.problem == "cut short"
-            self.damage.append(LogDamage(self._file, line.number, line.problem or "unreadable", torn))
+            is_torn = line.problem == "cut short"
+            self.damage.append(LogDamage(self._file, line.number, line.problem or "unreadable", is_torn))
             return
         if "log" in entry or "lost" in entry:
             return
@@ -434,14 +434,14 @@ class LogReader:
         self._turn, self._at = turn, quantities.known_time(at)
 
     def _message(self, message: dict[str, Any], entry: dict[str, Any]) -> None:
-        joined = entry.get("results", 0)
-        if replaced := entry.get("replaces", 0):
-            del self._results[-replaced:]
-        if message["kind"] == "response" or joined < len(self._results):
+        result_count = entry.get("results", 0)
+        if replaced_count := entry.get("replaces", 0):
+            del self._results[-replaced_count:]
+        if message["kind"] == "response" or result_count < len(self._results):
             # Results whose request was never written: a kill, or a line lost to damage.
-            self._flush(len(self._results) - joined)
-        if joined:
-            message["parts"] = self._results[-joined:] + message["parts"]
+            self._flush(len(self._results) - result_count)
+        if result_count:
+            message["parts"] = self._results[-result_count:] + message["parts"]
             self._results = []
         if message["kind"] == "request":
             if entry.get("same_instructions"):
@@ -472,8 +472,8 @@ PIPED = "\n\n<stdin>\n"
 
 def typed_part(text: str) -> str:
     """What somebody typed of a prompt, without what was piped in or printed beside it; all of it where nothing was."""
-    typed = text.partition(PIPED)[0].rstrip()
-    return typed or text
+    prompt_text = text.partition(PIPED)[0].rstrip()
+    return prompt_text or text
 
 
 def escaped_tags(text: str) -> str:

@@ -115,9 +115,9 @@ def resolve(ledger: Ledger, reference: str, head: str | None, turns: int) -> Rec
     fitting = [record for record in ledger.records.values() if record.id.startswith(reference)]
     if len(fitting) > 1:
         ids = ", ".join(record.id for record in fitting[:_CANDIDATES_SHOWN])
-        more = f" and {len(fitting) - _CANDIDATES_SHOWN} more" if len(fitting) > _CANDIDATES_SHOWN else ""
+        remainder = f" and {len(fitting) - _CANDIDATES_SHOWN} more" if len(fitting) > _CANDIDATES_SHOWN else ""
         raise UsageError(
-            f"{reference!r} matches {len(fitting)} checkpoints: {ids}{more}.",
+            f"{reference!r} matches {len(fitting)} checkpoints: {ids}{remainder}.",
             "Give more digits.",
             code="ambiguous_checkpoint",
         )
@@ -191,8 +191,8 @@ def diverging_messages(reader: SessionReader, checkpoint: Record) -> tuple[list[
     if since is not None:
         return since, []
     now, then = reader.whole().messages, conversation_at(reader.paths, checkpoint, reader.files).messages
-    shared = shared_length(now, then)
-    return [entry.message for entry in now[shared:]], [entry.message for entry in then[shared:]]
+    common_length = shared_length(now, then)
+    return [entry.message for entry in now[common_length:]], [entry.message for entry in then[common_length:]]
 
 
 def conversation_at(paths: ProfilePaths, record: Record, files: dict[str, bytes] | None = None) -> log_file.MessageList:
@@ -310,10 +310,10 @@ def last_author(paths: ProfilePaths, checkpoints: Ledger, readers: SessionReader
 
 def shared_length(first: list[log_file.Message], second: list[log_file.Message]) -> int:
     """How many messages two conversations have in common at their beginning."""
-    shared = 0
-    while shared < min(len(first), len(second)) and first[shared].message == second[shared].message:
-        shared += 1
-    return shared
+    length = 0
+    while length < min(len(first), len(second)) and first[length].message == second[length].message:
+        length += 1
+    return length
 
 
 class Listing(NamedTuple):
@@ -389,16 +389,16 @@ class Positions:
             directory = directory_of(self._paths, log)
             if directory is not None:
                 try:
-                    found = log_chain.resolve(directory, Point(log, 0), is_open=True)
+                    chain = log_chain.resolve(directory, Point(log, 0), is_open=True)
                 except NewerFormat:
                     raise
                 except Damaged:
                     return self._logs[log]
-                if found.lost is None:
-                    last = found.links[-1]
+                if chain.lost is None:
+                    last = chain.links[-1]
                     whole = [line for line in last.lines if line.problem != "cut short"]
                     ends = {line.end: digest for line, digest in zip(whole, last.digests, strict=False)}
-                    self._logs[log] = ends, all(link.is_whole for link in found.links) and not found.damage
+                    self._logs[log] = ends, all(link.is_whole for link in chain.links) and not chain.damage
         return self._logs[log]
 
     def _search(self, record: Record) -> FoundPosition:
@@ -410,20 +410,20 @@ class Positions:
             return FoundPosition("", error.message)
 
 
-def damage(paths: ProfilePaths, found: Ledger) -> list[Problem]:
+def damage(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[Problem]:
     """Everything damaged but for the contents: what `reading.structural` sees, and positions that are not there.
 
     All logs are read for it.
     """
-    known = structural_damage(paths, found)
-    named = {problem.id for problem in known}
+    problems = structural_damage(paths, checkpoint_ledger)
+    record_ids = {problem.id for problem in problems}
     positions = Positions(paths)
-    for record in found.records.values():
-        if record.log and record.id not in named and not record.has_lost_conversation:
+    for record in checkpoint_ledger.records.values():
+        if record.log and record.id not in record_ids and not record.has_lost_conversation:
             problem = positions.find(record).problem
             if problem is not None:
-                known.append(Problem(record.id, record.log + log_file.SUFFIX, problem))
-    return known
+                problems.append(Problem(record.id, record.log + log_file.SUFFIX, problem))
+    return problems
 
 
 def digests_of(paths: ProfilePaths, records: list[Record]) -> dict[str, str]:

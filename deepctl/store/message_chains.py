@@ -60,41 +60,41 @@ class Messages:
         self._digests: dict[tuple[str, int], str] = {}
         self._tails: dict[str, str] = {}
         if os.path.isdir(directory):
-            waiting = {
+            pending = {
                 name.removesuffix(log_file.SUFFIX) for name in os.listdir(directory) if name.endswith(log_file.SUFFIX)
             }
             chains: dict[tuple[str, int], bytes] = {}
-            for one in waiting:
-                self._sizes[one] = os.lstat(log_file.log_path(directory, one)).st_size
-            while waiting:
-                self._load(waiting.pop(), waiting, chains)
+            for log_id in pending:
+                self._sizes[log_id] = os.lstat(log_file.log_path(directory, log_id)).st_size
+            while pending:
+                self._load(pending.pop(), pending, chains)
 
-    def _load(self, one: str, waiting: set[str], chains: dict[tuple[str, int], bytes]) -> None:
+    def _load(self, log_id: str, pending: set[str], chains: dict[tuple[str, int], bytes]) -> None:
         try:
-            parent = session_log.parent_of(self.directory, one)
+            parent = session_log.parent_of(self.directory, log_id)
         except Damaged:
             return
         chain, count, instructions, end, before = START, 0, None, 0, ""
         if parent is not None:
-            if parent[0] in waiting:
-                waiting.discard(parent[0])
-                self._load(parent[0], waiting, chains)
+            if parent[0] in pending:
+                pending.discard(parent[0])
+                self._load(parent[0], pending, chains)
             if parent not in chains:
                 return  # what it continues is damaged: it is read, but nothing is added to it
             chain = chains[parent]
             count, before = self._known[chain].messages, self._digests[parent]
-        for line in session_log.plain_lines(self.directory, one, before):
+        for line in session_log.plain_lines(self.directory, log_id, before):
             end = line.end
             if line.message is not None:
                 if line.message["kind"] == "request":
                     instructions = line.message.get("instructions")
                 chain, count = digest(chain, line.message), count + 1
-                self._known.setdefault(chain, Place(one, end, count, line.digest))
-            chains[one, end] = chain
-            self._digests[one, end] = self._tails[one] = line.digest
-        if end == session_reader.end_of(self.directory, one)[1]:
-            self._ends[one] = chain
-            self._instructions[one] = instructions
+                self._known.setdefault(chain, Place(log_id, end, count, line.digest))
+            chains[log_id, end] = chain
+            self._digests[log_id, end] = self._tails[log_id] = line.digest
+        if end == session_reader.end_of(self.directory, log_id)[1]:
+            self._ends[log_id] = chain
+            self._instructions[log_id] = instructions
 
     def is_current(self, chain: Sequence[bytes]) -> bool:
         """Whether the log in which a conversation ends is as this object knows it.
@@ -122,43 +122,43 @@ class Messages:
 
         Synced when it returns.
         """
-        kept, place = self.find(chain)
+        common_length, place = self.find(chain)
         if not new:
             return place or Place("", 0, 0)
-        before = chain[kept - 1] if kept else START
+        before = chain[common_length - 1] if common_length else START
         goes_on = place is not None and self._ends.get(place.log) == before
-        one = place.log if place is not None and goes_on else os.urandom(8).hex()
+        log_id = place.log if place is not None and goes_on else os.urandom(8).hex()
         entries = []
         for message, turn in zip(new, turns, strict=True):
             entry: dict[str, Any] = {"v": log_file.LOG_FORMAT, "turn": turn, "at": quantities.now(), "message": message}
             if message.get("kind") == "request":
                 instructions = message.get("instructions")
-                if instructions is not None and instructions == self._instructions.get(one):
+                if instructions is not None and instructions == self._instructions.get(log_id):
                     entry["message"] = {**message, "instructions": None}
                     entry["same_instructions"] = True
-                self._instructions[one] = instructions
+                self._instructions[log_id] = instructions
             entries.append(entry)
         lines = [sealed_lines.seal(entry) for entry in entries]
-        ends = self._add(one, lines) if goes_on else self._begin(one, place, lines)
-        for number, (line, end) in enumerate(zip(lines, ends, strict=True), kept):
-            self._tails[one] = chained(self._tails[one], line)
-            self._known[chain[number]] = Place(one, end, number + 1, self._tails[one])
-        self._ends[one] = chain[-1]
-        self._sizes[one] = ends[-1]
+        ends = self._add(log_id, lines) if goes_on else self._begin(log_id, place, lines)
+        for number, (line, end) in enumerate(zip(lines, ends, strict=True), common_length):
+            self._tails[log_id] = chained(self._tails[log_id], line)
+            self._known[chain[number]] = Place(log_id, end, number + 1, self._tails[log_id])
+        self._ends[log_id] = chain[-1]
+        self._sizes[log_id] = ends[-1]
         return self._known[chain[-1]]
 
-    def _add(self, one: str, lines: list[bytes]) -> list[int]:
+    def _add(self, log_id: str, lines: list[bytes]) -> list[int]:
         """Write lines to a log. Returns the offset behind each."""
-        appender = log_file.open_lines(log_file.log_path(self.directory, one))
+        appender = log_file.open_lines(log_file.log_path(self.directory, log_id))
         try:
             return appender.write(lines)
         finally:
             appender.close()
 
-    def _begin(self, one: str, place: Place | None, lines: list[bytes]) -> list[int]:
+    def _begin(self, log_id: str, place: Place | None, lines: list[bytes]) -> list[int]:
         """The same for a new log, which goes on from `place`."""
         atomic.make_root(self.directory)
-        first = sealed_lines.seal(log_file.header(one, place.point if place is not None else None))
-        log_file.write_lines(log_file.log_path(self.directory, one), b"".join([first, *lines]))
-        self._tails[one] = chained(place.digest if place is not None else START_DIGEST, first)
+        first = sealed_lines.seal(log_file.header(log_id, place.point if place is not None else None))
+        log_file.write_lines(log_file.log_path(self.directory, log_id), b"".join([first, *lines]))
+        self._tails[log_id] = chained(place.digest if place is not None else START_DIGEST, first)
         return list(accumulate(map(len, lines), initial=len(first)))[1:]

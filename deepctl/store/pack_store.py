@@ -143,8 +143,8 @@ def _entries(descriptor: int, table: bytes, form: struct.Struct) -> list[PackEnt
         return [PackEntry(*entry) for entry in form.iter_unpack(table)]
     # What is stored cannot be checked, only what it means.
     return [
-        PackEntry(digest, offset, stored, size, _crc(descriptor, offset, stored))
-        for digest, offset, stored, size in form.iter_unpack(table)
+        PackEntry(digest, offset, stored_size, size, _crc(descriptor, offset, stored_size))
+        for digest, offset, stored_size, size in form.iter_unpack(table)
     ]
 
 
@@ -206,12 +206,12 @@ class PackStore:
         while self._known is None or self._generation != self._cache.generation:
             self._generation = self._cache.generation
             present = self.names()
-            cached = self._cache.packs()
-            if cached - present:
+            indexed_packs = self._cache.packs()
+            if indexed_packs - present:
                 self._cache.drop_packs()
-                cached = set()
-            self._is_complete = not cached
-            for name in present - cached:
+                indexed_packs = set()
+            self._is_complete = not indexed_packs
+            for name in present - indexed_packs:
                 try:
                     self._cache.add_pack(name, (entry[:4] for entry in self.table(name)))
                 except NewerFormat:
@@ -223,8 +223,8 @@ class PackStore:
 
     def find(self, digest: bytes) -> Location | None:
         """Where an object lies, or `None` if it is not kept."""
-        if self._batch is not None and (added := self._batch.find(digest)) is not None:
-            return added
+        if self._batch is not None and (new_location := self._batch.find(digest)) is not None:
+            return new_location
         present = self._packs()
         if not present:
             return None
@@ -440,13 +440,13 @@ class PackBatch:
             self._buffer.clear()
 
     def _finish(self, digest: bytes, start: int, size: int, *, compressed: bool = False) -> None:
-        stored = self._end - start
-        if compressed and stored == size:
+        stored_size = self._end - start
+        if compressed and stored_size == size:
             # The length tells how an object is stored; make this one tell the truth.
             self._write(b"\0")
-            stored += 1
-        self._new[digest] = Location(os.path.basename(self._path), start, stored, size)
-        self._table.append(PackEntry(digest, start, stored, size, self._crc))
+            stored_size += 1
+        self._new[digest] = Location(os.path.basename(self._path), start, stored_size, size)
+        self._table.append(PackEntry(digest, start, stored_size, size, self._crc))
 
     def drop(self) -> None:
         """Keep nothing of this after all."""

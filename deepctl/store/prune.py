@@ -57,18 +57,18 @@ def to_prune(ledger: Ledger, keep: int | None, older_than: datetime | None = Non
     stay = set(ledger.labels) | {rewind.safety for rewind in _last_rewinds(ledger)}
     if ledger.unfinished is not None:
         stay |= {ledger.unfinished.safety, ledger.unfinished.to}
-    left = max(keep, 1) if keep is not None else 0
+    keep_count = max(keep, 1) if keep is not None else 0
     is_old = older_than is None
-    gone = []
+    candidates = []
     for record in reversed(ledger.records.values()):
         if older_than is not None and record.kind != "tool":
             is_old = _is_before(record, older_than)
-        if left == 0 and is_old and record.id not in stay:
-            gone.append(record)
-        if left and record.kind != "tool":
-            left -= 1
+        if keep_count == 0 and is_old and record.id not in stay:
+            candidates.append(record)
+        if keep_count and record.kind != "tool":
+            keep_count -= 1
     newest = next(reversed(ledger.records), None)
-    return [record for record in reversed(gone) if record.id != newest]
+    return [record for record in reversed(candidates) if record.id != newest]
 
 
 def _is_before(record: Record, time: datetime) -> bool:
@@ -136,12 +136,12 @@ def _planned(
 ) -> tuple[Repacking, Callable[[list[str], str], None]]:
     """How packs change without these checkpoints, and what writes to the ledger that they are removed."""
     identities = {record.id for record in records}
-    states, merged = _after(store.ledger, identities, store.objects)
+    states, accounts = _after(store.ledger, identities, store.objects)
     repacking = _repacking(store.ledger, store.packs, states, identities, tell)
-    dropped = {state.id for state in store.ledger.states} - {state.id for state in states}
+    dropped_ids = {state.id for state in store.ledger.states} - {state.id for state in states}
 
-    def commit(gone: list[str], pack: str) -> None:
-        store.writer.remove(sorted(identities | dropped), merged, gone, pack)
+    def commit(old_packs: list[str], pack: str) -> None:
+        store.writer.remove(sorted(identities | dropped_ids), accounts, old_packs, pack)
 
     return repacking, commit
 
@@ -154,7 +154,7 @@ def _remove_on_full_disk(store: Checkpoints, records: Sequence[Record], tell: Te
     store.release_reserve()
     repacking, commit = _planned(store, records, tell)
     try:
-        left = repack.run_on_full_disk(store, repacking, commit)
+        bytes_left = repack.run_on_full_disk(store, repacking, commit)
     except OSError as error:
         if not atomic.is_full(error) or len(records) == 1:
             raise
@@ -171,45 +171,45 @@ def _remove_on_full_disk(store: Checkpoints, records: Sequence[Record], tell: Te
             second.bytes_left,
             [*first.records_left, *second.records_left],
         )
-    return Removal(list(records), repacking.freed - left, repacking.is_blocked, left)
+    return Removal(list(records), repacking.freed - bytes_left, repacking.is_blocked, bytes_left)
 
 
 def _free_what_was_left(store: Checkpoints, report: Report | None) -> Removal:
     """Drop and write anew the packs with much that is not needed."""
     repacking = _repacking(store.ledger, store.packs, store.ledger.states, set(), repack.counter(report))
 
-    def commit(gone: list[str], pack: str) -> None:
-        if gone:
-            store.writer.remove([], {}, gone, pack)
+    def commit(old_packs: list[str], pack: str) -> None:
+        if old_packs:
+            store.writer.remove([], {}, old_packs, pack)
 
-    left = repack.run_on_full_disk(store, repacking, commit)
-    return Removal([], repacking.freed - left, repacking.is_blocked, left)
+    bytes_left = repack.run_on_full_disk(store, repacking, commit)
+    return Removal([], repacking.freed - bytes_left, repacking.is_blocked, bytes_left)
 
 
 def _after(ledger: Ledger, identities: set[str], objects: ObjectReader | None = None) -> tuple[list[State], Merged]:
     """The states that stay, and for each after a gap who changed what in the gap, where that was not one alone."""
-    gone = identities | {rewind.id for rewind in ledger.rewinds.values() if rewind.safety in identities}
-    gone |= {state.id for state in ledger.states} - ledger.records.keys() - ledger.rewinds.keys()
+    dropped_ids = identities | {rewind.id for rewind in ledger.rewinds.values() if rewind.safety in identities}
+    dropped_ids |= {state.id for state in ledger.states} - ledger.records.keys() - ledger.rewinds.keys()
     states: list[State] = []
-    merged: Merged = {}
+    accounts: Merged = {}
     gap: list[State] = []
     for number, state in enumerate(ledger.states):
         is_last = number == len(ledger.states) - 1
         gap.append(state)
-        if state.id in gone and not is_last:
+        if state.id in dropped_ids and not is_last:
             continue
-        is_mixed = len({one.by for one in gap}) > 1 or any(one.merged or one.unkept for one in gap)
+        is_mixed = len({state.by for state in gap}) > 1 or any(state.merged or state.unkept for state in gap)
         if states and objects is not None and len(gap) > 1 and is_mixed:
-            _add_account(merged, state.id, _authors(objects, [states[-1], *gap]))
+            _add_account(accounts, state.id, _authors(objects, [states[-1], *gap]))
         states.append(state)
         gap = []
-    return states, merged
+    return states, accounts
 
 
-def _add_account(merged: Merged, identity: str, account: list[tuple[str | None, list[str]]]) -> None:
+def _add_account(accounts: Merged, identity: str, account: list[tuple[str | None, list[str]]]) -> None:
     """Say who changed what before the state `identity`; before both where an application saved an id again."""
-    known = merged.get(identity)
-    merged[identity] = [] if known == [] else (known or []) + account
+    earlier = accounts.get(identity)
+    accounts[identity] = [] if earlier == [] else (earlier or []) + account
 
 
 def _authors(objects: ObjectReader, states: list[State]) -> list[tuple[str | None, list[str]]]:
@@ -257,8 +257,8 @@ def collect_messages(directory: str, ledger: Ledger) -> None:
         needed = _with_parents(directory, {record.log for record in ledger.records.values()} & logs)
     except Damaged:
         return
-    for one in logs - needed:
-        os.unlink(log_file.log_path(directory, one))
+    for log_id in logs - needed:
+        os.unlink(log_file.log_path(directory, log_id))
 
 
 def _with_parents(directory: str, logs: Iterable[str]) -> set[str]:
@@ -266,10 +266,10 @@ def _with_parents(directory: str, logs: Iterable[str]) -> set[str]:
     needed: set[str] = set()
     pending = list(logs)
     while pending:
-        one = pending.pop()
-        if one not in needed:
-            needed.add(one)
-            parent = session_log.parent_of(directory, one)
+        log_id = pending.pop()
+        if log_id not in needed:
+            needed.add(log_id)
+            parent = session_log.parent_of(directory, log_id)
             pending += [parent[0]] if parent is not None else []
     return needed
 
@@ -278,7 +278,7 @@ def collect_logs(paths: ProfilePaths, ledger: Ledger) -> None:
     """Delete message logs that no checkpoint and no session needs; none where anything is damaged."""
     if ledger.damage:
         return
-    wanted = {record.log for record in ledger.records.values()}
+    record_logs = {record.log for record in ledger.records.values()}
     for name in session_catalogue.all_names(paths):
         try:
             session = session_catalogue.find(paths, name)
@@ -287,8 +287,8 @@ def collect_logs(paths: ProfilePaths, ledger: Ledger) -> None:
                 for entry in os.listdir(session.directory)
                 if entry.endswith(log_file.SUFFIX)
             }
-            needed = _with_parents(session.directory, {session.log, *(wanted & logs)})
+            needed = _with_parents(session.directory, {session.log, *(record_logs & logs)})
         except (DeepctlError, OSError):
             continue
-        for one in logs - needed:
-            os.unlink(log_file.log_path(session.directory, one))
+        for log_id in logs - needed:
+            os.unlink(log_file.log_path(session.directory, log_id))

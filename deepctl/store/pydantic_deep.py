@@ -162,16 +162,16 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
         place = _kept(logs, checkpoint)
         if place.log:
             session = session_catalogue.branch(session, place.log, None)
-        typed = [text for message in checkpoint.messages if (text := log_file.prompt(message)) is not None]
+        prompts = [text for message in checkpoint.messages if (text := log_file.prompt(message)) is not None]
         label = _label(repository.ledger, checkpoint.header.label)
         record = repository.store.save(
             Position(
                 session.id,
-                len(typed),
+                len(prompts),
                 place.log,
                 place.offset,
                 place.messages,
-                typed[-1] if typed else "",
+                prompts[-1] if prompts else "",
                 place.point,
             ),
             "manual",

@@ -147,10 +147,10 @@ class RecordDamage(NamedTuple):
     reason: str
 
 
-def _shapes(kind: Any, **others: type) -> set[tuple[type, ...]]:
-    """The types that the fields of a `Record` or `Rewind` have: text but for `others`, and a `parent` or none."""
+def _shapes(kind: Any, **other_types: type) -> set[tuple[type, ...]]:
+    """The types that the fields of a `Record` or `Rewind` have: text but for `other_types`, and a `parent` or none."""
     fields: tuple[str, ...] = kind._fields
-    return {tuple({**others, "parent": parent}.get(name, str) for name in fields) for parent in (str, NoneType)}
+    return {tuple({**other_types, "parent": parent}.get(name, str) for name in fields) for parent in (str, NoneType)}
 
 
 _SHAPES: dict[type, set[tuple[type, ...]]] = {
@@ -207,10 +207,10 @@ def _check_record(record: Record) -> None:
     if min(numbers) < 0 or max(numbers) >= _LARGEST:
         raise ValueError("a number that nothing has")
     if record.unkept and not all(
-        type(one) is list and len(one) == 2 and type(one[0]) is type(one[1]) is str for one in record.unkept
+        type(item) is list and len(item) == 2 and type(item[0]) is type(item[1]) is str for item in record.unkept
     ):
         raise TypeError("not a list of paths and reasons")
-    if record.exclude and not all(type(one) is str for one in record.exclude):
+    if record.exclude and not all(type(item) is str for item in record.exclude):
         raise TypeError("not a list of patterns")
 
 
@@ -259,7 +259,7 @@ class Session(NamedTuple):
 def begins_in(value: object) -> Begins | None:
     """What the record of a session says of where it goes on from."""
     match value:
-        case {"log": str(first), "continues": {"log": str(other), "offset": int(offset), "digest": str(digest)}}:
-            return Begins(first, Point(other, offset, digest))
+        case {"log": str(first), "continues": {"log": str(parent), "offset": int(offset), "digest": str(digest)}}:
+            return Begins(first, Point(parent, offset, digest))
         case _:
             return None

@@ -61,7 +61,7 @@ class Repacking(NamedTuple):
     @property
     def objects(self) -> list[bytes]:
         """The objects that are copied."""
-        return sorted({digest for moved in self.moved.values() for digest in moved})
+        return sorted({digest for digests in self.moved.values() for digest in digests})
 
 
 def counter(report: Callable[[int], None] | None) -> Tell:
@@ -106,18 +106,18 @@ def plan(packs: PackStore, tables: Mapping[str, Sequence[PackEntry]], needed: Co
     small: list[str] = []
     for name, table in tables.items():
         size = os.path.getsize(packs.path(name))
-        kept = [entry for entry in table if entry.digest in needed]
-        live = sum(entry.stored for entry in kept)
-        if not kept:  # not `live`: the empty file takes no bytes
+        live_entries = [entry for entry in table if entry.digest in needed]
+        live = sum(entry.stored for entry in live_entries)
+        if not live_entries:  # not `live`: the empty file takes no bytes
             freed[name] = size
-        elif (size - live) * _DEAD > size and len(kept) < len(table):
+        elif (size - live) * _DEAD > size and len(live_entries) < len(table):
             freed[name] = size - live
         elif size < _SMALL:
             small.append(name)
     if len(small) >= _MANY_SMALL:
         freed |= dict.fromkeys(small, 0)
-    moved = {name: sorted({entry.digest for entry in tables[name] if entry.digest in needed}) for name in freed}
-    return Repacking(freed, {name: digests for name, digests in moved.items() if digests})
+    moves = {name: sorted({entry.digest for entry in tables[name] if entry.digest in needed}) for name in freed}
+    return Repacking(freed, {name: digests for name, digests in moves.items() if digests})
 
 
 def copy(batch: ObjectBatch, repacking: Repacking, tell: Tell) -> None:
@@ -151,18 +151,18 @@ def run_on_full_disk(store: Checkpoints, repacking: Repacking, commit: Callable[
     """
     commit(repacking.dead, "")
     delete_packs(store, repacking.dead)
-    left = 0
+    bytes_left = 0
     for name, freed in sorted(repacking.packs.items(), key=lambda pack: -pack[1]):
         if freed and name in repacking.moved and not _write_anew(store, name, repacking.moved[name]):
-            left += freed
-    return left
+            bytes_left += freed
+    return bytes_left
 
 
-def _write_anew(store: Checkpoints, name: str, moved: Iterable[bytes]) -> bool:
+def _write_anew(store: Checkpoints, name: str, digests: Iterable[bytes]) -> bool:
     """Replace a pack by one with what is still needed of it. False if there is no room for that."""
     try:
         with store.new_batch() as batch:
-            for digest in moved:
+            for digest in digests:
                 location = store.packs.find(digest)
                 if location is None or location.pack == name or location.pack not in store.ledger.packs:
                     batch.copy(digest)

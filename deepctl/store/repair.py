@@ -119,9 +119,9 @@ def finish(paths: ProfilePaths) -> bool:
     source = os.path.join(paths.directory, DONE)
     for name in _OWN:
         _install(os.path.join(source, name), os.path.join(paths.directory, name))
-    for cached in (paths.checkpoint_index, paths.snapshot_cache):
+    for path in (paths.checkpoint_index, paths.snapshot_cache):
         try:
-            os.unlink(cached)
+            os.unlink(path)
         except FileNotFoundError:
             pass
     # Under another name first: half of it, installed again after a kill, would delete what is not in that half.
@@ -132,18 +132,18 @@ def finish(paths: ProfilePaths) -> bool:
     return True
 
 
-def _install(made: str, place: str) -> None:
-    """Make the files below `place` those below `made`; the ledger first, so that nothing is gone that it names."""
-    if not os.path.isdir(made):
+def _install(directory: str, place: str) -> None:
+    """Make the files below `place` those below `directory`; the ledger first, so that nothing is gone that it names."""
+    if not os.path.isdir(directory):
         return
     atomic.make_directory(place)
-    for name in sorted(os.listdir(made), key=lambda entry: (entry != ledger.LEDGER, entry)):
-        source, target = os.path.join(made, name), os.path.join(place, name)
+    for name in sorted(os.listdir(directory), key=lambda entry: (entry != ledger.LEDGER, entry)):
+        source, target = os.path.join(directory, name), os.path.join(place, name)
         if os.path.isdir(source):
             _install(source, target)
         elif not _is_same(source, target):
             _put(source, target)
-    for name in set(os.listdir(place)) - set(os.listdir(made)):
+    for name in set(os.listdir(place)) - set(os.listdir(directory)):
         target = os.path.join(place, name)
         if not name.startswith("."):
             rmtree.remove_tree(target)
@@ -263,24 +263,24 @@ class PackRepair:
         present = set(os.listdir(directory)) if os.path.isdir(directory) else set()
         present = {name for name in present if name.endswith(pack_store.PACK_SUFFIX)}
         least = {record.pack: record.added_bytes for record in checkpoint_ledger.records.values()}
-        damaged = [
+        damaged_packs = [
             name
             for name in sorted(present)
             if not self._is_whole(name) or os.path.getsize(os.path.join(directory, name)) < least.get(name, 0)
         ]
-        for name in damaged:
+        for name in damaged_packs:
             self._look_into(name)
             self._found.move(os.path.join(directory, name))
             self._found.repair("pack", os.path.join(directory, name), "damaged; the readable part of it was moved")
-        gone = [*damaged, *sorted(checkpoint_ledger.packs - present)]
+        old_packs = [*damaged_packs, *sorted(checkpoint_ledger.packs - present)]
         for name in sorted(checkpoint_ledger.packs - present):
             self._found.repair("pack", os.path.join(directory, name), "missing; it no longer counts")
         with closing(Cache()) as cache:
             objects = PackStore(directory, cache)
             self._fill(objects)
             self._records(objects)
-            adopted = self._strays(objects, present - set(damaged))
-        self._write([*adopted, *self._added], [name for name in gone if name in checkpoint_ledger.packs])
+            adopted = self._strays(objects, present - set(damaged_packs))
+        self._write([*adopted, *self._added], [name for name in old_packs if name in checkpoint_ledger.packs])
 
     def _is_whole(self, name: str) -> bool:
         """Whether every byte of a pack is what was written. Raises `NewerFormat`."""
@@ -382,11 +382,13 @@ class PackRepair:
         if not unread:
             return
         with objects.new_batch() as batch:
-            made = {root: self._without(objects, batch, bytes.fromhex(root), unread) for root in set(self._roots())}
+            new_trees = {
+                root: self._without(objects, batch, bytes.fromhex(root), unread) for root in set(self._roots())
+            }
         if batch.pack:
             self._added.append(batch.pack)
         for record in self._ledger.records.values():
-            tree = made.get(record.tree)
+            tree = new_trees.get(record.tree)
             if tree is None or tree.digest == bytes.fromhex(record.tree):
                 continue
             fields = self._amended.setdefault(record.id, {})
@@ -400,7 +402,7 @@ class PackRepair:
             for path in tree.lost:
                 self._found.lose_of_checkpoint(repair_report.FILE, record, _LOST, os.fsdecode(path))
         for state in self._ledger.states:
-            tree = made.get(state.tree)
+            tree = new_trees.get(state.tree)
             if tree is not None and tree.digest != bytes.fromhex(state.tree) and state.id not in self._ledger.records:
                 self._amended[state.id] = self._fields(tree, state.unkept) if tree.digest else {"tree": ""}
 
@@ -415,12 +417,12 @@ class PackRepair:
         if tree in unread:
             return self._trees.setdefault(tree, _Tree(None, []))
         entries: list[TreeEntry] = []
-        lost: list[bytes] = []
+        lost_paths: list[bytes] = []
         files = size = 0
         for entry in trees.decode(objects.read(tree)):
             if entry.kind != DIRECTORY:
                 if entry.digest in unread:
-                    lost.append(entry.name)
+                    lost_paths.append(entry.name)
                     files, size = files + 1, size + entry.size
                 else:
                     entries.append(entry)
@@ -428,12 +430,12 @@ class PackRepair:
             below = self._without(objects, batch, entry.digest, unread)
             files, size = files + below.files, size + below.bytes
             if below.digest is None:
-                lost.append(entry.name)
+                lost_paths.append(entry.name)
             else:
                 entries.append(entry._replace(digest=below.digest))
-                lost += [entry.name + b"/" + path for path in below.lost]
-        digest = batch.add(trees.encode(entries)) if lost else tree
-        return self._trees.setdefault(tree, _Tree(digest, lost, files, size))
+                lost_paths += [entry.name + b"/" + path for path in below.lost]
+        digest = batch.add(trees.encode(entries)) if lost_paths else tree
+        return self._trees.setdefault(tree, _Tree(digest, lost_paths, files, size))
 
     def _strays(self, objects: PackStore, present: set[str]) -> list[str]:
         """Packs that no line names: they count if something needs them; otherwise they are put aside."""
@@ -441,8 +443,8 @@ class PackRepair:
         if not strays:
             return []
         named_packs = (present & self._ledger.packs) | set(self._added)
-        held = {entry.digest for name in named_packs for entry in objects.table(name)}
-        needed = self._reachable(objects)[0] - held
+        indexed_digests = {entry.digest for name in named_packs for entry in objects.table(name)}
+        needed = self._reachable(objects)[0] - indexed_digests
         adopted = []
         unnamed = []
         for name in sorted(strays):
@@ -454,7 +456,7 @@ class PackRepair:
             elif not is_uncounted(os.lstat(path)):
                 self._found.move(path)
                 self._found.repair(repair_report.STRAY_PACK, path, "unused: no line names it")
-                if digests - held:
+                if digests - indexed_digests:
                     unnamed.append(name)
         everybody = session_catalogue.all_names(self._paths)
         # One alone is what a command that was killed has left.
@@ -462,15 +464,15 @@ class PackRepair:
             self._found.lose(repair_report.LEDGER_LINE, name, "no checkpoint names this pack any more", everybody)
         return adopted
 
-    def _write(self, counted: list[str], gone: list[str]) -> None:
-        if not (counted or gone or self._amended):
+    def _write(self, packs: list[str], old_packs: list[str]) -> None:
+        if not (packs or old_packs or self._amended):
             return
         path = os.path.join(self._paths.checkpoints, ledger.LEDGER)
         try:
             raw = atomic.read_file(path)
         except FileNotFoundError:
             raw = b""
-        line = {"v": ledger.FORMAT, "repaired": self._amended, "packs": counted, "gone": gone}
+        line = {"v": ledger.FORMAT, "repaired": self._amended, "packs": packs, "gone": old_packs}
         after = raw + sealed_lines.seal(line)
         atomic.write_file(path, after)
         size = os.path.join(self._paths.checkpoints, log_file.LEDGER_SIZE)

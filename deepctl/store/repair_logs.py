@@ -42,31 +42,31 @@ class Vanished(NamedTuple):
     having: list[str]
 
 
-def vanished_sessions(paths: ProfilePaths, found: Ledger) -> list[Vanished]:
+def vanished_sessions(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[Vanished]:
     """The sessions of a profile that are gone and can be made again, in the order in which they began."""
-    having: dict[str, list[str]] = {}
+    holders: dict[str, list[str]] = {}
     for name in session_catalogue.all_names(paths):
-        for one in log_file.logs_in(os.path.join(paths.sessions, name)):
-            having.setdefault(one, []).append(name)
-    there = _session_ids(paths, found)
-    gone: dict[str, list[str]] = {}
-    for record in found.records.values():
-        is_own = found.logs.get(record.log) == record.session and log_file.is_id(record.session)
-        if is_own and record.session not in there and not record.has_lost_conversation:
-            gone.setdefault(record.session, [])
-    for one, identity in found.logs.items():
-        if identity in gone and one in having:
-            gone[identity].append(one)
+        for log_id in log_file.logs_in(os.path.join(paths.sessions, name)):
+            holders.setdefault(log_id, []).append(name)
+    session_ids = _session_ids(paths, checkpoint_ledger)
+    vanished_logs: dict[str, list[str]] = {}
+    for record in checkpoint_ledger.records.values():
+        is_own = checkpoint_ledger.logs.get(record.log) == record.session and log_file.is_id(record.session)
+        if is_own and record.session not in session_ids and not record.has_lost_conversation:
+            vanished_logs.setdefault(record.session, [])
+    for log_id, identity in checkpoint_ledger.logs.items():
+        if identity in vanished_logs and log_id in holders:
+            vanished_logs[identity].append(log_id)
     return [
-        Vanished(identity, logs, sorted({name for one in logs for name in having[one]}))
-        for identity, logs in gone.items()
+        Vanished(identity, logs, sorted({name for log_id in logs for name in holders[log_id]}))
+        for identity, logs in vanished_logs.items()
         if logs
     ]
 
 
-def _session_ids(paths: ProfilePaths, found: Ledger) -> set[str]:
+def _session_ids(paths: ProfilePaths, checkpoint_ledger: Ledger) -> set[str]:
     """The ids of the sessions that are there, with every session that one with a damaged record may be."""
-    there: set[str] = set()
+    session_ids: set[str] = set()
     for name in session_catalogue.all_names(paths):
         try:
             session = session_catalogue.find(paths, name)
@@ -74,40 +74,40 @@ def _session_ids(paths: ProfilePaths, found: Ledger) -> set[str]:
             session = None
         if session is not None:
             # Where the ledger did not tell its id, the log at its head stands for it.
-            there |= {session.id, found.logs.get(session.id, session.id)}
+            session_ids |= {session.id, checkpoint_ledger.logs.get(session.id, session.id)}
         if session is None or session.damage is not None:
             logs = log_file.logs_in(os.path.join(paths.sessions, name))
-            there |= {found.logs[one] for one in logs if one in found.logs}
-    return there
+            session_ids |= {checkpoint_ledger.logs[log_id] for log_id in logs if log_id in checkpoint_ledger.logs}
+    return session_ids
 
 
-def vanished_reason(paths: ProfilePaths, found: Ledger, one: Vanished) -> str:
+def vanished_reason(paths: ProfilePaths, checkpoint_ledger: Ledger, vanished: Vanished) -> str:
     """What is wrong, as a sentence without its full stop."""
-    name = vanished_name(paths, found, one)
-    what = f"session {name}" if name is not None else f"a session (id {one.id})"
-    has = "has" if len(one.having) == 1 else "have"
+    name = vanished_name(paths, checkpoint_ledger, vanished)
+    subject = f"session {name}" if name is not None else f"a session (id {vanished.id})"
+    has = "has" if len(vanished.having) == 1 else "have"
     return (
-        f"{what} is missing: it was not deleted with deepctl, and {' and '.join(one.having)} still {has} "
-        f"{counted(len(one.logs), 'message log')} of it"
+        f"{subject} is missing: it was not deleted with deepctl, and {' and '.join(vanished.having)} still {has} "
+        f"{counted(len(vanished.logs), 'message log')} of it"
     )
 
 
-def vanished_name(paths: ProfilePaths, found: Ledger, one: Vanished) -> str | None:
+def vanished_name(paths: ProfilePaths, checkpoint_ledger: Ledger, vanished: Vanished) -> str | None:
     """What the session was called, if the index for shells still tells; only its directory had the name for sure."""
-    known = checkpoint_store.indexed_session_names(paths)
-    for record in found.records.values():
-        if record.session == one.id and layout.is_good_name(known.get(record.id, "")):
-            return known[record.id]
+    session_names = checkpoint_store.indexed_session_names(paths)
+    for record in checkpoint_ledger.records.values():
+        if record.session == vanished.id and layout.is_good_name(session_names.get(record.id, "")):
+            return session_names[record.id]
     return None
 
 
-def name_again(paths: ProfilePaths, wanted: str | None, found: Ledger, one: Vanished) -> str:
+def name_again(paths: ProfilePaths, old_name: str | None, checkpoint_ledger: Ledger, vanished: Vanished) -> str:
     """A free name for the session: the old one, that of a profile's first session, or one made of its id."""
-    first = next(iter(found.logs.values()), None)
-    for name in (wanted, session_catalogue.FIRST if one.id == first else None):
+    first = next(iter(checkpoint_ledger.logs.values()), None)
+    for name in (old_name, session_catalogue.FIRST if vanished.id == first else None):
         if name is not None and session_catalogue.spelled(paths, name) is None:
             return name
-    name = f"session-{one.id[:8]}"
+    name = f"session-{vanished.id[:8]}"
     return name if session_catalogue.spelled(paths, name) is None else session_catalogue.free_name(paths)
 
 
@@ -225,13 +225,13 @@ class LogRepair:
         copies: dict[str, list[str]] = {}
         for (log, _), paths in self._files().items():
             copies.setdefault(log, []).extend(paths)
-        shared = list(vanished.logs)
-        for log in shared:  # with those that they continue
+        log_ids = list(vanished.logs)
+        for log in log_ids:  # with those that they continue
             longest = max(copies[log], key=os.path.getsize)
             log_file.share(longest, log_file.log_path(directory, log))
             parent = _parent_of(longest)
-            if parent is not None and parent.log in copies and parent.log not in shared:
-                shared.append(parent.log)
+            if parent is not None and parent.log in copies and parent.log not in log_ids:
+                log_ids.append(parent.log)
         session = log_chain.made_again(name, directory, vanished.id)
         if session is None:
             rmtree.remove_tree(directory)
@@ -256,7 +256,7 @@ class LogRepair:
         if not log_file.has_header(lines, path) or lines[0].problem is not None:
             mended = self._with_header(path, log, mended, lines)
             lines = [log_file.upgraded(line, path) for line in sealed_lines.parse(mended)]
-        made = b""
+        new_content = b""
         start = hole = 0
         for number, line in enumerate(lines):
             piece, start = mended[start : line.end], line.end
@@ -265,10 +265,10 @@ class LogRepair:
                 self._found.lose_of_log(repair_report.MESSAGE, log, reason, _turn(lines[:number], lines[number + 1 :]))
                 hole += len(piece)
             else:
-                made, hole = made + _after_hole(hole, piece), 0
-        made += _after_hole(hole, b"")
-        if made != raw:
-            self._write(log, paths, made, "damaged lines are mended, or are holes now")
+                new_content, hole = new_content + _after_hole(hole, piece), 0
+        new_content += _after_hole(hole, b"")
+        if new_content != raw:
+            self._write(log, paths, new_content, "damaged lines are mended, or are holes now")
 
     def _with_header(self, path: str, log: str, raw: bytes, lines: list[sealed_lines.Line]) -> bytes:
         """A log whose first line nothing can read, with one that says what ledger and session know."""
@@ -277,8 +277,8 @@ class LogRepair:
             reason = f"{os.path.basename(path)}: {log_file.NO_ORIGIN}"
             self._found.lose_of_log(repair_report.EARLIER_MESSAGES, log, reason, _turns(lines)[:1])
         end = lines[0].end if lines else 0
-        written = [line.value["at"] for line in lines[1:] if line.value is not None and "at" in line.value]
-        first = _header(log, origins.get(log), str(written[0]) if written else quantities.now(), end)
+        times = [line.value["at"] for line in lines[1:] if line.value is not None and "at" in line.value]
+        first = _header(log, origins.get(log), str(times[0]) if times else quantities.now(), end)
         self._shifts[log] = len(first) - end
         return first + raw[end:]
 
@@ -295,17 +295,19 @@ class LogRepair:
         files = self._files()
         parents = {key: _parent_of(paths[0]) for key, paths in files.items()}
         ordered: list[tuple[str, list[str]]] = []
-        placed: set[str] = set()
-        waiting = dict(files)
-        while waiting:
+        placed_logs: set[str] = set()
+        pending = dict(files)
+        while pending:
             ready = [
                 key
-                for key in waiting
-                if (parent := parents[key]) is None or parent.log in placed or parent.log not in {k[0] for k in waiting}
+                for key in pending
+                if (parent := parents[key]) is None
+                or parent.log in placed_logs
+                or parent.log not in {k[0] for k in pending}
             ]
-            for key in ready or list(waiting):
-                ordered.append((key[0], waiting.pop(key)))
-                placed.add(key[0])
+            for key in ready or list(pending):
+                ordered.append((key[0], pending.pop(key)))
+                placed_logs.add(key[0])
         return ordered
 
     def _parent(self, log: str, paths: list[str]) -> None:
@@ -316,9 +318,9 @@ class LogRepair:
         directory = os.path.dirname(paths[0])
         if _resolved(directory, parent) is not None:
             return
-        same = _resolved(directory, parent._replace(digest=""))
-        if same is not None and parent.log in self._changed:
-            point: Point | None = parent._replace(digest=same.digest)
+        position = _resolved(directory, parent._replace(digest=""))
+        if position is not None and parent.log in self._changed:
+            point: Point | None = parent._replace(digest=position.digest)
         elif (shifted := self._shifted(directory, parent)) is not None:
             point = shifted
         else:
@@ -338,9 +340,9 @@ class LogRepair:
         shift = self._shifts.get(point.log, 0)
         if not shift:
             return None
-        moved = point._replace(offset=point.offset + shift, digest="")
-        position = _resolved(directory, moved)
-        return moved._replace(digest=position.digest) if position is not None else None
+        new_point = point._replace(offset=point.offset + shift, digest="")
+        position = _resolved(directory, new_point)
+        return new_point._replace(digest=position.digest) if position is not None else None
 
     def _nearest(self, directory: str, point: Point) -> Point | None:
         """The end of the last line before a position that is not there any more."""
@@ -456,12 +458,12 @@ def _parent_of(path: str) -> Point | None:
 
 def _header(log: str, parent: Point | None, at: str, length: int) -> bytes:
     """The first line of a log, as long as it was if that can be done."""
-    made = b""
+    line = b""
     for digest, time in (("keep", at), ("", at), ("", "")):
         point = parent if digest or parent is None else parent._replace(digest="")
-        made = sealed_lines.seal({**log_file.header(log, point), "at": time})
-        if len(made) <= length:
-            return sealed_lines.padded(made, length - len(made))
+        line = sealed_lines.seal({**log_file.header(log, point), "at": time})
+        if len(line) <= length:
+            return sealed_lines.padded(line, length - len(line))
     return sealed_lines.seal({**log_file.header(log, parent), "at": at})
 
 

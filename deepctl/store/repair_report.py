@@ -73,26 +73,26 @@ class Findings:
         """The same with the paths of the profile itself: those of the copy mean nothing to a user."""
         return reason.replace(self._paths.directory, self._real)
 
-    def repair(self, what: str, path: str, reason: str) -> None:
+    def repair(self, kind: str, path: str, reason: str) -> None:
         """Something is whole again."""
-        self.repaired.append(Repaired(what, self._path(path), self._reason(reason)))
+        self.repaired.append(Repaired(kind, self._path(path), self._reason(reason)))
 
     def lose(
-        self, what: str, identity: str, reason: str, sessions: Iterable[str] = (), turns: Iterable[int] = ()
+        self, kind: str, identity: str, reason: str, sessions: Iterable[str] = (), turns: Iterable[int] = ()
     ) -> None:
         """Something is lost."""
-        self.lost.append(Lost(what, identity, self._reason(reason), list(sessions), sorted(set(turns))))
+        self.lost.append(Lost(kind, identity, self._reason(reason), list(sessions), sorted(set(turns))))
 
-    def lose_of_log(self, what: str, log_id: str, reason: str, turns: Iterable[int] = ()) -> None:
+    def lose_of_log(self, kind: str, log_id: str, reason: str, turns: Iterable[int] = ()) -> None:
         """Something of a message log is lost; several sessions may share that."""
         names = session_catalogue.all_names(self._paths)
-        having = [name for name in names if log_file.is_in(os.path.join(self._paths.sessions, name), log_id)]
-        self.lose(what, log_id, reason, having, turns)
+        sessions = [name for name in names if log_file.is_in(os.path.join(self._paths.sessions, name), log_id)]
+        self.lose(kind, log_id, reason, sessions, turns)
 
-    def lose_of_checkpoint(self, what: str, record: Record, reason: str, path: str | None = None) -> None:
+    def lose_of_checkpoint(self, kind: str, record: Record, reason: str, path: str | None = None) -> None:
         """Something of a checkpoint is lost. A session that is not there any more goes by its id."""
         name = session_catalogue.by_id(self._paths).get(record.session, record.session)
-        self.lost.append(Lost(what, record.id, self._reason(reason), [name], [record.turn], path))
+        self.lost.append(Lost(kind, record.id, self._reason(reason), [name], [record.turn], path))
 
     def keep(self, path: str) -> None:
         """The damaged original of what is about to be written anew."""

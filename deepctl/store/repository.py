@@ -308,23 +308,23 @@ class Repository(ProfileStore):
         `SessionNotFound`, or `Refused` if the name is taken.
         """
         layout.check_name(new, "session")
-        found = session_catalogue.spelled(self.paths, old)
-        if found is None:
+        current_name = session_catalogue.spelled(self.paths, old)
+        if current_name is None:
             raise SessionNotFound(old, self.paths.name)
-        taken = session_catalogue.spelled(self.paths, new)
+        existing_name = session_catalogue.spelled(self.paths, new)
         target = os.path.join(self.paths.sessions, new)
-        if taken not in (None, found) or (taken is None and os.path.lexists(target)):
+        if existing_name not in (None, current_name) or (existing_name is None and os.path.lexists(target)):
             raise Refused(
-                f"There is already a session {taken or new!r}.",
+                f"There is already a session {existing_name or new!r}.",
                 f"`deepctl sessions list --user {self.paths.name}` lists the sessions.",
                 code="session_exists",
             )
-        if found != new:
-            os.rename(os.path.join(self.paths.sessions, found), target)
+        if current_name != new:
+            os.rename(os.path.join(self.paths.sessions, current_name), target)
             with atomic.after_commit():
                 atomic.sync_directory(self.paths.sessions)
                 checkpoint_store.rewrite_index(self.paths, self.ledger)
-        return Renamed(found, new)
+        return Renamed(current_name, new)
 
     def settle_todo(self, owner: Session, session: Session, before: Position) -> Record | None:
         """Give the one to-do list of a profile of 0.1 to `owner`, the session that was written to last.
@@ -397,8 +397,8 @@ class Repository(ProfileStore):
                     continue
                 author = UNKNOWN
                 if self.policy != MANUAL_ONLY:
-                    ended = session_reader.position(session, session_catalogue.read(session))
-                    self._save(session, "turn", ended, UNKNOWN)
+                    position = session_reader.position(session, session_catalogue.read(session))
+                    self._save(session, "turn", position, UNKNOWN)
                     author = OTHER
             except Damaged:
                 continue  # no turn can be at work in it

@@ -89,8 +89,8 @@ class NotKept(Refused):
 
 
 def _shown(paths: Sequence[bytes]) -> str:
-    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-    return ", ".join(repr(os.fsdecode(path))[1:-1] for path in paths[:_SHOWN]) + more
+    remainder = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return ", ".join(repr(os.fsdecode(path))[1:-1] for path in paths[:_SHOWN]) + remainder
 
 
 class RewindRequest(NamedTuple):
@@ -482,9 +482,9 @@ def _plan_files(
     now = present.tree
 
     def exactly() -> Plan:
-        hidden = rewind_plan.hidden_by(target.unkept, excluding(target.exclude))
+        is_hidden = rewind_plan.hidden_by(target.unkept, excluding(target.exclude))
         exact_plan = rewind_plan.exact(
-            objects, now, bytes.fromhex(target.tree), is_selected=is_selected, hidden=hidden, unseen=unread
+            objects, now, bytes.fromhex(target.tree), is_selected=is_selected, is_hidden=is_hidden, unseen=unread
         )
         restore.check_readable(objects, exact_plan.changes)
         return exact_plan
@@ -519,15 +519,15 @@ def _plan_files(
 
 
 def _refusal(
-    objects: ObjectReader, root: str, present: Snapshot, planned: Plan, request: RewindRequest
+    objects: ObjectReader, root: str, present: Snapshot, plan: Plan, request: RewindRequest
 ) -> DeepctlError | None:
     """Why a rewind must not, or cannot, be done. `--force` and `--exact` override authors, never what is not kept."""
-    effective = [change for change in planned.changes if not trees.same(change.before, change.after)]
+    effective = [change for change in plan.changes if not trees.same(change.before, change.after)]
     try:
-        if planned.unsaved:
-            raise NotKept(planned.unsaved, _reason(present, planned.unsaved[0]))
-        if planned.conflicts and not request.force:
-            raise Conflicts(planned.conflicts, planned.unknown)
+        if plan.unsaved:
+            raise NotKept(plan.unsaved, _reason(present, plan.unsaved[0]))
+        if plan.conflicts and not request.force:
+            raise Conflicts(plan.conflicts, plan.unknown)
         restore.check_saved(objects, effective)
         restore.working_tree(root, objects).check_writable(effective)
     except DeepctlError as error:

@@ -88,7 +88,7 @@ def exact(
     target: bytes,
     *,
     is_selected: Callable[[bytes], bool] = lambda path: True,
-    hidden: Callable[[bytes], bool] = lambda path: False,
+    is_hidden: Callable[[bytes], bool] = lambda path: False,
     unseen: Sequence[bytes] = (),
 ) -> Plan:
     """Make the whole workspace what it was, whoever changed it; but nothing that the snapshot did not look at.
@@ -96,16 +96,18 @@ def exact(
     `unseen` are paths that could not be looked at now: changing those, or what is in them, would lose what is there.
     """
     all_changes = [change for change in changes(objects, now, target) if is_selected(change.path)]
-    blocked = [change.path for change in all_changes if hidden(change.path)]
-    planned = {change.path: change for change in all_changes if not hidden(change.path)}
+    blocked_paths = [change.path for change in all_changes if is_hidden(change.path)]
+    planned_changes = {change.path: change for change in all_changes if not is_hidden(change.path)}
     within = hidden_by([[os.fsdecode(path), ""] for path in unseen], None)
-    unsaved = {path for path in planned if within(path) and not atomic.is_temporary(posixpath.basename(path))}
+    unsaved = {path for path in planned_changes if within(path) and not atomic.is_temporary(posixpath.basename(path))}
     for path in unseen:
-        if is_selected(path) and not hidden(path) and path not in planned:
+        if is_selected(path) and not is_hidden(path) and path not in planned_changes:
             # No tree has it. Whatever it is, the target has nothing there, or something in its place.
-            planned[path] = TreeChange(path, None, None)
+            planned_changes[path] = TreeChange(path, None, None)
             unsaved.add(path)
-    return Plan([planned[path] for path in sorted(planned)], sorted(unsaved), blocked, [], sorted(unsaved))
+    return Plan(
+        [planned_changes[path] for path in sorted(planned_changes)], sorted(unsaved), blocked_paths, [], sorted(unsaved)
+    )
 
 
 def own_work(
@@ -170,12 +172,12 @@ class _Work:
         self, now: bytes, sink: ObjectWriter, unseen: Callable[[bytes], bool], is_selected: Callable[[bytes], bool]
     ) -> Plan:
         present = TreeReader(self._objects, now)
-        planned: dict[bytes, TreeChange] = {}
+        planned_changes: dict[bytes, TreeChange] = {}
         for path, entry in self._goal.items():
             current = present.entry(path)
             if unseen(path):
                 self._conflicts.add(path)
-                planned[path] = TreeChange(path, current, entry)
+                planned_changes[path] = TreeChange(path, current, entry)
                 continue
             if trees.same(current, entry):
                 self._conflicts.discard(path)
@@ -190,14 +192,14 @@ class _Work:
                     entry = merged[0]
                     if trees.same(current, entry):
                         continue
-            planned[path] = TreeChange(path, current, entry)
-        for path in list(planned):
+            planned_changes[path] = TreeChange(path, current, entry)
+        for path in list(planned_changes):
             for above in _above(path):
-                self._place(path, above, planned, present, is_selected)
-        unsaved = [path for path in sorted(planned) if unseen(path)]
+                self._place(path, above, planned_changes, present, is_selected)
+        unsaved = [path for path in sorted(planned_changes) if unseen(path)]
         self._conflicts.update(unsaved)
         return Plan(
-            [planned[path] for path in sorted(planned)],
+            [planned_changes[path] for path in sorted(planned_changes)],
             sorted(self._conflicts),
             sorted(self._blocked),
             sorted(self._conflicts - self._certain),
@@ -208,22 +210,22 @@ class _Work:
         self,
         path: bytes,
         above: bytes,
-        planned: dict[bytes, TreeChange],
+        planned_changes: dict[bytes, TreeChange],
         present: TreeReader,
         is_selected: Callable[[bytes], bool],
     ) -> None:
         """See to it that the directory `above` is there, and right, when `path` has been changed."""
         current = present.entry(above)
-        there = planned[above].after if above in planned else current
-        if there is not None and there.kind == DIRECTORY:
+        entry = planned_changes[above].after if above in planned_changes else current
+        if entry is not None and entry.kind == DIRECTORY:
             # Named so that its mode is right in the end, whatever had to be opened up on the way.
-            planned.setdefault(above, TreeChange(above, current, current))
-        elif planned[path].after is not None:
+            planned_changes.setdefault(above, TreeChange(above, current, current))
+        elif planned_changes[path].after is not None:
             if above not in self._goal and is_selected(above):
                 # What is to come back has no place any more: somebody else took its directory away.
                 self._conflicts.add(path)
                 self._certain.add(path)
-            planned[above] = TreeChange(
+            planned_changes[above] = TreeChange(
                 above, current, TreeEntry(DIRECTORY, 0o755, 0, bytes(32), posixpath.basename(above))
             )
 
@@ -296,8 +298,8 @@ def take_back_lines(before: bytes, after: bytes, now: bytes) -> bytes | None:
         position = end
     merged += base[position:]
     # A last line without its newline may have others behind it now.
-    ended = [line if line.endswith((b"\n", b"\r")) else line + b"\n" for line in merged[:-1]]
-    return b"".join(ended + merged[-1:])
+    whole_lines = [line if line.endswith((b"\n", b"\r")) else line + b"\n" for line in merged[:-1]]
+    return b"".join(whole_lines + merged[-1:])
 
 
 def _edits(base: list[bytes], to: bytes) -> Iterator[tuple[int, int, tuple[bytes, ...]]]:

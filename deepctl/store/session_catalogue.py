@@ -53,10 +53,10 @@ def all_names(paths: ProfilePaths) -> list[str]:
     """The names of a profile's sessions, sorted: of the directories there that have the name of a session."""
     try:
         with os.scandir(paths.sessions) as entries:
-            found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
-    return sorted(name for name in found if layout.is_good_name(name))
+    return sorted(name for name in names if layout.is_good_name(name))
 
 
 def directories(paths: ProfilePaths) -> list[str]:
@@ -66,8 +66,8 @@ def directories(paths: ProfilePaths) -> list[str]:
 
 def spelled(paths: ProfilePaths, name: str) -> str | None:
     """How the session called `name`, in whatever case, is spelled; `None` if there is none."""
-    folded = layout.folded_name(layout.check_name(name, "session"))
-    return next((entry for entry in all_names(paths) if layout.folded_name(entry) == folded), None)
+    folded_name = layout.folded_name(layout.check_name(name, "session"))
+    return next((entry for entry in all_names(paths) if layout.folded_name(entry) == folded_name), None)
 
 
 def latest(paths: ProfilePaths) -> str | None:
@@ -97,10 +97,10 @@ def _written(directory: str) -> int:
 
 def find(paths: ProfilePaths, name: str) -> Session:
     """The session called `name`. Raises `SessionNotFound`, `Damaged` or `NewerFormat`."""
-    found = spelled(paths, name)
-    if found is None:
+    entry_name = spelled(paths, name)
+    if entry_name is None:
         raise SessionNotFound(name, paths.name)
-    return load(os.path.join(paths.sessions, found))
+    return load(os.path.join(paths.sessions, entry_name))
 
 
 def start(paths: ProfilePaths, name: str) -> Session:
@@ -116,8 +116,8 @@ def fork(paths: ProfilePaths, name: str, source: Chain, origin: str, point: Poin
     """
 
     def fill(staging: str) -> Point:
-        for shared in source.links:
-            share(shared.path, os.path.join(staging, os.path.basename(shared.path)))
+        for link in source.links:
+            share(link.path, os.path.join(staging, os.path.basename(link.path)))
         return point
 
     return _begin(paths, name, fill, origin)
@@ -131,14 +131,14 @@ def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: st
     """
 
     def fill(staging: str) -> Point:
-        brought = os.urandom(8).hex()
-        written = [sealed_lines.seal(log_file.header(brought)), *lines]
+        log_id = os.urandom(8).hex()
+        log_lines = [sealed_lines.seal(log_file.header(log_id)), *lines]
         digest = START
-        for line in written:
+        for line in log_lines:
             digest = chained(digest, line)
-        raw = b"".join(written)
-        log_file.write_lines(log_path(staging, brought), raw)
-        return Point(brought, len(raw), digest)
+        raw = b"".join(log_lines)
+        log_file.write_lines(log_path(staging, log_id), raw)
+        return Point(log_id, len(raw), digest)
 
     return _begin(paths, name, fill, created_at=created_at)
 
@@ -151,10 +151,10 @@ def _begin(
     *,
     created_at: str | None = None,
 ) -> Session:
-    if (taken := spelled(paths, name)) is not None:
+    if (existing_name := spelled(paths, name)) is not None:
         raise Refused(
-            f"There is already a session {taken!r}.",
-            f"`--session {taken}` continues it; choose another name for a new session.",
+            f"There is already a session {existing_name!r}.",
+            f"`--session {existing_name}` continues it; choose another name for a new session.",
             code="session_exists",
         )
     atomic.make_directory(paths.sessions)
@@ -185,9 +185,9 @@ def branch(session: Session, log_id: str, parent: Point | None) -> Session:
         log_file.write_lines(
             path, sealed_lines.seal(log_file.header(log_id, parent if parent and parent.log else None))
         )
-    moved = session._replace(log=log_id)
-    write_record(moved)
-    return moved
+    new_session = session._replace(log=log_id)
+    write_record(new_session)
+    return new_session
 
 
 def unbranch(session: Session, log_id: str, unused: str) -> None:
@@ -221,9 +221,9 @@ def _listed(directory: str) -> list[str]:
 
 def free_name(paths: ProfilePaths) -> str:
     """A name for a new session that nobody gave one: `session-2`, `session-3`, …"""
-    taken = {layout.folded_name(entry) for entry in all_names(paths)}
-    number = len(taken) + 1
-    while f"session-{number}" in taken:
+    folded_names = {layout.folded_name(entry) for entry in all_names(paths)}
+    number = len(folded_names) + 1
+    while f"session-{number}" in folded_names:
         number += 1
     return f"session-{number}"
 
@@ -233,16 +233,16 @@ def by_id(paths: ProfilePaths) -> dict[str, str]:
 
     Raises `OSError` where the machine fails: a session is not gone for that.
     """
-    found = {}
+    names = {}
     for name in all_names(paths):
         try:
-            found[load(os.path.join(paths.sessions, name)).id] = name
+            names[load(os.path.join(paths.sessions, name)).id] = name
         except DeepctlError:
             continue
         except OSError as error:
             if atomic.is_of_machine(error):
                 raise
-    return found
+    return names
 
 
 def read(session: Session) -> log_file.MessageList:
@@ -295,13 +295,13 @@ def join_logs(directories: Iterable[str]) -> list[str]:
 
     Where the file system has no hard links, nothing is done. The caller holds the profile's lock.
     """
-    joined: list[str] = []
+    shared_paths: list[str] = []
     for paths in parted_logs(directories).values():
         try:
-            joined += _joined(paths)
+            shared_paths += _joined(paths)
         except (OSError, Refused):
             continue
-    return joined
+    return shared_paths
 
 
 def parted_logs(directories: Iterable[str]) -> dict[str, list[str]]:
@@ -323,7 +323,7 @@ def _joined(paths: list[str]) -> list[str]:
     longest = max(paths, key=lambda path: os.lstat(path).st_size)
     inode = os.lstat(longest).st_ino
     whole: bytes | None = None
-    joined: list[str] = []
+    shared_paths: list[str] = []
     for path in paths:
         if os.lstat(path).st_ino == inode:
             continue
@@ -336,16 +336,16 @@ def _joined(paths: list[str]) -> list[str]:
             os.link(longest, staged)
         except OSError as error:
             if error.errno in NO_LINKS or error.errno == errno.ENOSPC:
-                return joined
+                return shared_paths
             raise
         whole = whole if whole is not None else atomic.read_file(longest)
         if whole.startswith(atomic.read_file(path)):
             os.rename(staged, path)
             atomic.sync_directory(os.path.dirname(path))
-            joined.append(path)
+            shared_paths.append(path)
         else:
             os.unlink(staged)
-    return joined
+    return shared_paths
 
 
 def load(directory: str) -> Session:
@@ -408,18 +408,18 @@ def put_away(paths: ProfilePaths, name: str, identity: str) -> str:
 def pending_deletions(paths: ProfilePaths) -> dict[str, str]:
     """The directories of what has been put away and is not gone yet, by the ids of the sessions."""
     try:
-        found = os.listdir(paths.sessions)
+        entries = os.listdir(paths.sessions)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     return {
-        name.removeprefix(_DELETED): os.path.join(paths.sessions, name) for name in found if name.startswith(_DELETED)
+        name.removeprefix(_DELETED): os.path.join(paths.sessions, name) for name in entries if name.startswith(_DELETED)
     }
 
 
 def read_ledger(paths: ProfilePaths) -> Ledger:
     """What checkpoints a profile has; without those of a session that is being deleted."""
     checkpoints = ledger.read(paths.checkpoints, paths.ledger_cache)
-    if deleted := pending_deletions(paths):
-        for record in [record for record in checkpoints.records.values() if record.session in deleted]:
+    if pending_ids := pending_deletions(paths):
+        for record in [record for record in checkpoints.records.values() if record.session in pending_ids]:
             checkpoints.drop(record.id)
     return checkpoints

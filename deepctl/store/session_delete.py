@@ -54,12 +54,12 @@ class Deletion(NamedTuple):
     is_blocked: bool = False
     problem: str | None = None
 
-    def is_as(self, other: Deletion) -> bool:
+    def is_as(self, other_deletion: Deletion) -> bool:
         """Whether the same goes; how much that frees is no part of it."""
-        return self._replace(bytes=0) == other._replace(bytes=0)
+        return self._replace(bytes=0) == other_deletion._replace(bytes=0)
 
 
-def plan(paths: ProfilePaths, found: Ledger, objects: PackStore, name: str) -> Deletion:
+def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> Deletion:
     """What deleting the session called `name` would take away. A session that is damaged can be deleted, too.
 
     Raises `SessionNotFound`, `NewerFormat`, or `Damaged` if nobody can tell which checkpoints are its own.
@@ -79,23 +79,23 @@ def plan(paths: ProfilePaths, found: Ledger, objects: PackStore, name: str) -> D
         raise
     except (Damaged, Refused) as error:
         problem = error.message
-    others = _others(paths, spelled)
+    other_sessions = _others(paths, spelled)
     if identity is None:
-        identity = _known_by_logs(found, directory, others)
-    elif identity in others:
+        identity = _known_by_logs(ledger, directory, other_sessions)
+    elif identity in other_sessions:
         # A copy of another session: what the ledger says is the other's as well, and stays.
         identity = None
-    records = [record for record in found.records.values() if record.session == identity]
-    gone = {record.id for record in records}
-    freed = prune.forecast(found, objects, records) if records else prune.Removal([], 0)
+    records = [record for record in ledger.records.values() if record.session == identity]
+    record_ids = {record.id for record in records}
+    freed = prune.forecast(ledger, objects, records) if records else prune.Removal([], 0)
     return Deletion(
         spelled,
         identity or f"copy{os.urandom(8).hex()}",
         turns,
         messages,
         records,
-        {one: label for one, label in found.labels.items() if one in gone},
-        sorted(one.name for one in others.values() if one.forked_from in gone),
+        {record_id: label for record_id, label in ledger.labels.items() if record_id in record_ids},
+        sorted(session.name for session in other_sessions.values() if session.forked_from in record_ids),
         freed.bytes + _own_bytes(directory),
         freed.is_blocked,
         problem,
@@ -104,34 +104,34 @@ def plan(paths: ProfilePaths, found: Ledger, objects: PackStore, name: str) -> D
 
 def _others(paths: ProfilePaths, name: str) -> dict[str, records.Session]:
     """The profile's other sessions by their ids, as far as they can be read."""
-    found = {}
-    for other in session_catalogue.all_names(paths):
-        if other != name:
+    sessions = {}
+    for other_name in session_catalogue.all_names(paths):
+        if other_name != name:
             try:
-                session = session_catalogue.find(paths, other)
+                session = session_catalogue.find(paths, other_name)
             except Damaged:
                 continue
-            found[session.id] = session
-    return found
+            sessions[session.id] = session
+    return sessions
 
 
-def _known_by_logs(found: Ledger, directory: str, others: dict[str, records.Session]) -> str | None:
+def _known_by_logs(ledger: Ledger, directory: str, other_sessions: dict[str, records.Session]) -> str | None:
     """The id of a session whose record is lost, as the checkpoints in its logs have it; `None` if there are none."""
     logs = _logs(directory)
-    known = {record.session for record in found.records.values() if record.log in logs} - others.keys()
-    known = {one for one in known if log_file.is_id(one)}
-    if len(known) > 1:
+    candidates = {record.session for record in ledger.records.values() if record.log in logs} - other_sessions.keys()
+    candidates = {candidate for candidate in candidates if log_file.is_id(candidate)}
+    if len(candidates) > 1:
         raise Damaged(
             f"The record of session {os.path.basename(directory)!r} is damaged, and its logs belong to several "
             "sessions.",
             "First delete the sessions that were forked from it, or from which it was forked.",
         )
-    return known.pop() if known else None
+    return candidates.pop() if candidates else None
 
 
 def _own_bytes(directory: str) -> int:
     """What removing a session's directory frees: logs that a fork shares stay on the disk."""
-    return sum(one.st_size for one in _files(directory) if one.st_nlink == 1)
+    return sum(status.st_size for status in _files(directory) if status.st_nlink == 1)
 
 
 def _files(directory: str) -> Iterator[os.stat_result]:
@@ -142,9 +142,9 @@ def _files(directory: str) -> Iterator[os.stat_result]:
                 yield status
 
 
-def check_same(asked: Deletion, now: Deletion) -> None:
+def check_same(preview: Deletion, now: Deletion) -> None:
     """Raises `Refused` if what goes is not what somebody was asked about."""
-    if not asked.is_as(now):
+    if not preview.is_as(now):
         raise Refused(
             f"Session {now.session!r} changed in the meantime, so nothing was done.",
             "Run the command again to see what it would delete now.",
@@ -210,8 +210,8 @@ def _silence(work: ProfileStore, identity: str) -> None:
 
 def _remove_own_logs(directory: str) -> None:
     """Remove the logs that no fork shares, which makes room on a full disk."""
-    for one in _logs(directory):
-        path = log_file.log_path(directory, one)
+    for log_id in _logs(directory):
+        path = log_file.log_path(directory, log_id)
         if os.lstat(path).st_nlink == 1:
             os.unlink(path)
 
@@ -221,29 +221,29 @@ def _cut_shared(work: ProfileStore, directory: str) -> None:
 
     The forks go on sharing what is left.
     """
-    shared = _logs(directory)
-    needed: dict[str, int] = {}
+    own_logs = _logs(directory)
+    needed_sizes: dict[str, int] = {}
     heads: set[str] = set()
     places: dict[str, list[str]] = {}
     for place in session_catalogue.directories(work.paths):
         logs = _logs(place)
-        for one in shared & logs:
-            places.setdefault(one, []).append(place)
+        for log_id in own_logs & logs:
+            places.setdefault(log_id, []).append(place)
         try:
             heads.add(session_catalogue.find(work.paths, os.path.basename(place)).log)
-            points = [parent for one in logs if (parent := session_log.parent_of(place, one)) is not None]
+            points = [parent for log_id in logs if (parent := session_log.parent_of(place, log_id)) is not None]
         except (DeepctlError, OSError):
             heads |= logs  # nobody can tell how much of them it needs
             continue
-        for one, offset in points:
-            needed[one] = max(offset, needed.get(one, 0))
+        for log_id, offset in points:
+            needed_sizes[log_id] = max(offset, needed_sizes.get(log_id, 0))
     for record in work.ledger.records.values():
-        needed[record.log] = max(record.offset, needed.get(record.log, 0))
-    for one in (places.keys() & needed.keys()) - heads:
-        for place in places[one]:
-            path = log_file.log_path(place, one)
-            if os.lstat(path).st_size > needed[one]:
-                atomic.write_file(path, atomic.read_file(path)[: needed[one]])
+        needed_sizes[record.log] = max(record.offset, needed_sizes.get(record.log, 0))
+    for log_id in (places.keys() & needed_sizes.keys()) - heads:
+        for place in places[log_id]:
+            path = log_file.log_path(place, log_id)
+            if os.lstat(path).st_size > needed_sizes[log_id]:
+                atomic.write_file(path, atomic.read_file(path)[: needed_sizes[log_id]])
     session_catalogue.join_logs(session_catalogue.directories(work.paths))
 
 
@@ -256,13 +256,13 @@ def _remove_records(work: ProfileStore, identities: set[str]) -> None:
 
     What was changed in the gaps that this leaves was anybody's, so that a rewind takes none of it back unasked.
     """
-    merged: dict[str, list[tuple[str | None, list[str]]]] = {}
+    accounts: dict[str, list[tuple[str | None, list[str]]]] = {}
     is_gap = False
     for state in work.ledger.states:
         if is_gap and state.id not in identities:
-            merged[state.id] = []
+            accounts[state.id] = []
         is_gap = state.id in identities
-    work.store.writer.remove(sorted(identities), merged, [], "")
+    work.store.writer.remove(sorted(identities), accounts, [], "")
 
 
 def _without_words(raw: bytes, identity: str) -> bytes:
@@ -279,8 +279,8 @@ def _without_words(raw: bytes, identity: str) -> bytes:
         match entry:
             case {"record": {"id": str(checkpoint), "session": str(session)} as record} if session == identity:
                 own.add(checkpoint)
-                kept = {key: value for key, value in record.items() if key not in ("prompt", "label", "metadata")}
-                parts.append(sealed_lines.seal({**entry, "record": kept}) if kept != record else original)
+                fields = {key: value for key, value in record.items() if key not in ("prompt", "label", "metadata")}
+                parts.append(sealed_lines.seal({**entry, "record": fields}) if fields != record else original)
             case {"label": {"id": str(checkpoint), "label": str()}} if checkpoint in own:
                 parts.append(sealed_lines.seal({**entry, "label": {"id": checkpoint, "label": None}}))
             case _:

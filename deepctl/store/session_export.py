@@ -69,9 +69,9 @@ def _lost(conversation: MessageList) -> list[Lost]:
 def _finite(value: Any) -> Any:
     """`value` with null for numbers that JSON does not have (NaN and the infinities)."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_finite(one) for one in value]
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -81,7 +81,7 @@ def redacted(export: ExportDocument, redaction: Redaction) -> ExportDocument:
     return export._replace(
         name=name if layout.is_good_name(name) else "redacted",
         messages=[entry._replace(message=redaction.value(entry.message)) for entry in export.messages],
-        damaged=[damaged._replace(reason=redaction.text(damaged.reason)) for damaged in export.damaged],
+        damaged=[damage._replace(reason=redaction.text(damage.reason)) for damage in export.damaged],
     )
 
 
@@ -97,12 +97,12 @@ def as_json(export: ExportDocument) -> str:
     for compaction in export.compactions:
         # Of a damaged log there may be less than what was kept.
         messages[compaction.place]["keeps"] = min(compaction.keeps, compaction.place)
-    damaged = [one._asdict() for one in export.damaged]
-    checksum = digest({**head, "messages": messages, "damaged": damaged})
+    damage_list = [damage._asdict() for damage in export.damaged]
+    checksum = digest({**head, "messages": messages, "damaged": damage_list})
     lines = ",\n".join(json.dumps(message, allow_nan=False) for message in messages)
     return (
         f'{json.dumps(head)[:-1]}, "messages": [{f"{chr(10)}{lines}{chr(10)}" if lines else ""}], '
-        f'"damaged": {json.dumps(damaged)}, "sha256": "{checksum}"}}\n'
+        f'"damaged": {json.dumps(damage_list)}, "sha256": "{checksum}"}}\n'
     )
 
 
@@ -127,5 +127,5 @@ def lost_note(export: ExportDocument) -> str | None:
     """What to say of a session of which not everything can be exported."""
     if not export.damaged:
         return None
-    lines = ", ".join(str(one.line) for one in export.damaged[:5]) + (", …" if len(export.damaged) > 5 else "")
+    lines = ", ".join(str(damage.line) for damage in export.damaged[:5]) + (", …" if len(export.damaged) > 5 else "")
     return f"Session {export.name} is damaged. The export does not contain line {lines} of its log, and says so."

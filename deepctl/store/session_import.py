@@ -48,29 +48,29 @@ def read(source: str | BinaryIO) -> bytes:
         raise _foreign(repr(source), "it is not a file") from None
 
 
-def parse(raw: bytes, what: str) -> ExportDocument:
-    """The session in an export; `what` names the file. Raises `UsageError`, `Damaged` or `NewerFormat`."""
-    document = _document(raw, what)
+def parse(raw: bytes, subject: str) -> ExportDocument:
+    """The session in an export; `subject` names the file. Raises `UsageError`, `Damaged` or `NewerFormat`."""
+    document = _document(raw, subject)
     for form in (layout.Format("export", VERSION, key="version"), FORMAT):
         try:
-            found = layout.format_number(form, document)
+            version = layout.format_number(form, document)
         except layout.BadVersion:
-            raise _damaged(what, "it does not name its format") from None
-        if found > form.current:
-            raise NewerFormat(what, found, form.current)
-    _check_depth(document, what)
+            raise _damaged(subject, "it does not name its format") from None
+        if version > form.current:
+            raise NewerFormat(subject, version, form.current)
+    _check_depth(document, subject)
     if document.get("sha256") != digest(document):
-        raise _damaged(what, "its checksum does not match")
-    return _export(document, what)
+        raise _damaged(subject, "its checksum does not match")
+    return _export(document, subject)
 
 
-def _damaged(what: str, reason: str) -> Damaged:
-    return Damaged(f"{what} is damaged: {reason}.", "Nothing was imported. Export the session again.")
+def _damaged(subject: str, reason: str) -> Damaged:
+    return Damaged(f"{subject} is damaged: {reason}.", "Nothing was imported. Export the session again.")
 
 
-def _foreign(what: str, reason: str) -> UsageError:
+def _foreign(subject: str, reason: str) -> UsageError:
     return UsageError(
-        f"{what} is not a session that `deepctl sessions export` wrote: {reason}.",
+        f"{subject} is not a session that `deepctl sessions export` wrote: {reason}.",
         "`deepctl sessions export NAME --output FILE` writes one.",
         code="bad_file",
     )
@@ -80,10 +80,10 @@ class _NotJson(ValueError):
     """What is no JSON, or no JSON that is taken."""
 
 
-def _document(raw: bytes, what: str) -> dict[str, Any]:
+def _document(raw: bytes, subject: str) -> dict[str, Any]:
     """The JSON object in a file, known to be an export."""
     if len(raw) > MAX_BYTES:
-        raise _foreign(what, f"it has more than {MAX_BYTES:,} bytes")
+        raise _foreign(subject, f"it has more than {MAX_BYTES:,} bytes")
     is_ours = _MARK.search(raw[:_BEGINS]) is not None
     try:
         if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
@@ -107,14 +107,14 @@ def _document(raw: bytes, what: str) -> dict[str, Any]:
         if isinstance(document, dict) and document.get("kind") == KIND:
             return document
         reason, is_ours = "it is JSON of another kind", False
-    raise _damaged(what, reason) if is_ours else _foreign(what, reason)
+    raise _damaged(subject, reason) if is_ours else _foreign(subject, reason)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    result = dict(pairs)
+    if len(result) != len(pairs):
         raise _NotJson("a key occurs twice in the same object")
-    return found
+    return result
 
 
 def _constant(name: str) -> Any:
@@ -134,55 +134,55 @@ def _int(text: str) -> int:
     return int(text)
 
 
-def _check_depth(document: dict[str, Any], what: str) -> None:
+def _check_depth(document: dict[str, Any], subject: str) -> None:
     level: list[Any] = [document]
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for value in level:
             items = value.values() if isinstance(value, dict) else value
-            below += [one for one in items if isinstance(one, dict | list)]
+            below += [item for item in items if isinstance(item, dict | list)]
         if not below:
             return
         level = below
-    raise _damaged(what, "it is nested too deeply")
+    raise _damaged(subject, "it is nested too deeply")
 
 
-def _export(document: dict[str, Any], what: str) -> ExportDocument:
+def _export(document: dict[str, Any], subject: str) -> ExportDocument:
     """The values of a document whose checksum fits; somebody may have made one by hand."""
     match document:
         case {
             "version": _,
             "kind": _,
             "format": _,
-            "session": {"name": str(name), "created_at": str(created_at), **more},
+            "session": {"name": str(name), "created_at": str(created_at), **extra_fields},
             "messages": list(entries),
-            "damaged": list(lost),
+            "damaged": list(damage_list),
             "sha256": _,
-            **others,
-        } if not more and not others:
+            **other_fields,
+        } if not extra_fields and not other_fields:
             pass
         case _:
-            raise _damaged(what, "it does not have the parts of a session")
+            raise _damaged(subject, "it does not have the parts of a session")
     try:
         layout.check_name(name, "session")
     except BadName as error:
-        raise _damaged(what, error.message.rstrip(".")) from None
+        raise _damaged(subject, error.message.rstrip(".")) from None
     if not quantities.is_time(created_at):
-        raise _damaged(what, "the start time of the session is invalid")
+        raise _damaged(subject, "the start time of the session is invalid")
     if len(entries) > MAX_MESSAGES:
-        raise _damaged(what, f"it has more than {MAX_MESSAGES:,} messages")
+        raise _damaged(subject, f"it has more than {MAX_MESSAGES:,} messages")
     messages: list[Message] = []
     compactions: list[Compaction] = []
     for number, entry in enumerate(entries, 1):
         message = _message(entry)
         if message is None or (messages and message.turn < messages[-1].turn):
-            raise _damaged(what, f"message {number} is invalid")
+            raise _damaged(subject, f"message {number} is invalid")
         if isinstance(entry, dict) and "keeps" in entry:
             if not _is_summary(message, entry["keeps"], len(messages)):
-                raise _damaged(what, f"message {number} is not a summary of the messages before it")
+                raise _damaged(subject, f"message {number} is not a summary of the messages before it")
             compactions.append(Compaction(len(messages), entry["keeps"]))
         messages.append(message)
-    return ExportDocument(name, created_at, messages, [_lost(one, what) for one in lost], compactions)
+    return ExportDocument(name, created_at, messages, [_lost(entry, subject) for entry in damage_list], compactions)
 
 
 def _is_summary(message: Message, keeps: object, before: int) -> bool:
@@ -193,21 +193,21 @@ def _is_summary(message: Message, keeps: object, before: int) -> bool:
 
 def _message(entry: object) -> Message | None:
     match entry:
-        case {"turn": int(turn), "at": str(at), "message": dict(message), **more}:
-            more.pop("keeps", None)
-            fits = not more and not isinstance(turn, bool) and 0 <= turn <= _MAX_TURN and quantities.is_time(at)
+        case {"turn": int(turn), "at": str(at), "message": dict(message), **extra_fields}:
+            extra_fields.pop("keeps", None)
+            fits = not extra_fields and not isinstance(turn, bool) and 0 <= turn <= _MAX_TURN and quantities.is_time(at)
             is_one = message.get("kind") in ("request", "response") and isinstance(message.get("parts"), list)
             return Message(turn, at, message) if fits and is_one else None
         case _:
             return None
 
 
-def _lost(one: object, what: str) -> Lost:
-    match one:
+def _lost(entry: object, subject: str) -> Lost:
+    match entry:
         case {"line": int(line), "reason": str(reason)}:
             return Lost(line, reason)
         case _:
-            raise _damaged(what, "its list of damaged lines is invalid")
+            raise _damaged(subject, "its list of damaged lines is invalid")
 
 
 class Imported(NamedTuple):
@@ -224,13 +224,15 @@ def take_over(paths: ProfilePaths, export: ExportDocument, name: str | None = No
 
     The caller holds the profile's lock, and has had the messages checked. Raises `Refused` if the name is taken.
     """
-    wanted = name if name is not None else export.name
-    if (taken := session_catalogue.spelled(paths, wanted)) is not None:
+    new_name = name if name is not None else export.name
+    if (existing_name := session_catalogue.spelled(paths, new_name)) is not None:
         raise Refused(
-            f"There is already a session {taken!r}.", "--as NAME imports it under another name.", code="session_exists"
+            f"There is already a session {existing_name!r}.",
+            "--as NAME imports it under another name.",
+            code="session_exists",
         )
-    made: Session = session_catalogue.bring(
-        paths, wanted, session_log.lines(export.messages, export.compactions), export.created_at
+    session: Session = session_catalogue.bring(
+        paths, new_name, session_log.lines(export.messages, export.compactions), export.created_at
     )
     turns = len({message.turn for message in export.messages})
-    return Imported(made.name, turns, len(export.messages), len(export.damaged))
+    return Imported(session.name, turns, len(export.messages), len(export.damaged))

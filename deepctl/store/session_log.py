@@ -162,13 +162,13 @@ class LogWriter:
         message = whole_value(message)
         entry: dict[str, Any] = {"message": message}
         if message["kind"] == "request":
-            joined = len(self._results)
-            if joined and message["parts"][:joined] == self._results:
-                message = {**message, "parts": message["parts"][joined:]}
-                entry = {"message": message, "results": joined}
-            elif joined:
+            result_count = len(self._results)
+            if result_count and message["parts"][:result_count] == self._results:
+                message = {**message, "parts": message["parts"][result_count:]}
+                entry = {"message": message, "results": result_count}
+            elif result_count:
                 # The request was put together differently: it stands for itself.
-                entry["replaces"] = joined
+                entry["replaces"] = result_count
             self._results = []
             instructions = message.get("instructions")
             if instructions is not None and instructions == self._instructions:
@@ -214,10 +214,10 @@ def compacted_context(conversation: MessageList) -> CompactedContext:
     summary, keeps = conversation.compactions[-1]
     summaries = {compaction.place for compaction in conversation.compactions}
     begins = max(summary - keeps, 0)
-    kept = [place for place in range(begins, summary) if place not in summaries]
-    goes_on = bool(kept) and messages[kept[-1]].message["kind"] == "request"
-    asked = _prompt_of(conversation, kept[0], messages[summary].turn) if goes_on else []
-    return CompactedContext([summary, *asked, *kept, *range(summary + 1, len(messages))], begins, summary)
+    tail = [place for place in range(begins, summary) if place not in summaries]
+    goes_on = bool(tail) and messages[tail[-1]].message["kind"] == "request"
+    prompt = _prompt_of(conversation, tail[0], messages[summary].turn) if goes_on else []
+    return CompactedContext([summary, *prompt, *tail, *range(summary + 1, len(messages))], begins, summary)
 
 
 def _prompt_of(conversation: MessageList, place: int, turn: int) -> list[int]:
@@ -226,4 +226,4 @@ def _prompt_of(conversation: MessageList, place: int, turn: int) -> list[int]:
     first = place
     while messages[place].turn == turn and first and messages[first - 1].turn == turn:
         first -= 1
-    return [one for one in range(first, place) if log_file.prompt(messages[one].message) is not None][:1]
+    return [index for index in range(first, place) if log_file.prompt(messages[index].message) is not None][:1]

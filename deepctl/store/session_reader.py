@@ -154,15 +154,15 @@ class SessionReader:
 
     def outline(self) -> Outline:
         """What lists tell of the conversation."""
-        known, tail = self._known, self._tail
+        summary, tail = self._known, self._tail
         new_turns = {message.turn for message in tail.messages} if tail is not None else set()
-        if known is None or tail is None or min(new_turns, default=known.last_turn) < known.last_turn:
+        if summary is None or tail is None or min(new_turns, default=summary.last_turn) < summary.last_turn:
             return outline(self.whole())
-        title = self._prompt_at(known.first) if known.first is not None else outline_title(tail.messages)
+        title = self._prompt_at(summary.first) if summary.first is not None else outline_title(tail.messages)
         return Outline(
-            known.turns + len(new_turns - {known.last_turn} if known.turns else new_turns),
-            known.messages + len(tail.messages),
-            tail.messages[-1].at if tail.messages else known.updated_at or None,
+            summary.turns + len(new_turns - {summary.last_turn} if summary.turns else new_turns),
+            summary.messages + len(tail.messages),
+            tail.messages[-1].at if tail.messages else summary.updated_at or None,
             title,
         )
 
@@ -202,15 +202,15 @@ class SessionReader:
         behind = log_file.digests(content, lines, digest)
         return Tail(reader.messages, reader.last_turn, len(raw), behind[-1] if behind else digest)
 
-    def _read_tail(self, known: Known) -> Tail | None:
-        return self._decoded(self._own_log(), known.files[-1].end, known.digest)
+    def _read_tail(self, summary: Known) -> Tail | None:
+        return self._decoded(self._own_log(), summary.files[-1].end, summary.digest)
 
     def _confirmed(self) -> Known | None:
         """What the cache says of the session, if it is about the bytes that its files begin with."""
-        known = _parsed(_entries(self._path).get(self.session.id))
-        if known is None or known.files[-1].log != self.session.log:
+        summary = _parsed(_entries(self._path).get(self.session.id))
+        if summary is None or summary.files[-1].log != self.session.log:
             return None
-        for extent in known.files:
+        for extent in summary.files:
             path = log_file.log_path(self.session.directory, extent.log)
             try:
                 raw = self.files[path] = log_file.read_lines(path)
@@ -218,7 +218,7 @@ class SessionReader:
                 return None
             if len(raw) < extent.end or zlib.crc32(memoryview(raw)[: extent.end]) != extent.crc:
                 return None
-        return known
+        return summary
 
     def _prompt_at(self, span: Span | None) -> str:
         """The prompt in a line of which the bytes have been compared."""
@@ -236,12 +236,12 @@ class SessionReader:
 
         The caller holds the profile's lock. Trouble with the disk costs the summary and nothing else.
         """
-        known = self._summarized()
+        summary = self._summarized()
         self._chain = None  # a long turn need not keep its lines
-        if known is None:
+        if summary is None:
             return
         entries = {key: value for key, value in _entries(self._path).items() if key != self.session.id}
-        entries[self.session.id] = {"v": _VERSION, "session": self.session.id, "known": known}
+        entries[self.session.id] = {"v": _VERSION, "session": self.session.id, "known": summary}
         raw = b"".join(map(sealed_lines.seal, list(entries.values())[-_SESSIONS:]))
         with suppress(OSError, Refused):
             atomic.make_root(os.path.dirname(self._path))
@@ -387,8 +387,8 @@ def _parsed(entry: dict[str, Any] | None) -> Known | None:
             spans = [_span(value, len(files)) for value in (first, last)]
             if None in extents or min(messages, turns, last_turn) < 0:
                 return None
-            known = [extent for extent in extents if extent is not None]
-            return Known(known, digest, messages, turns, last_turn, updated_at, spans[0], spans[1])
+            file_extents = [extent for extent in extents if extent is not None]
+            return Known(file_extents, digest, messages, turns, last_turn, updated_at, spans[0], spans[1])
         case _:
             return None
 

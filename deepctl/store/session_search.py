@@ -63,16 +63,18 @@ class Found(NamedTuple):
 
 def words(query: str) -> Pattern:
     """All words of `query`, as `deepctl.unicode.folded` compares. Raises `UsageError` if there are none."""
-    found = query.split()
-    if not found:
+    query_words = query.split()
+    if not query_words:
         raise UsageError("The query is empty.", "Give one or more words: deepctl sessions search 'window seat'")
-    wanted = [folded(word) for word in found]
+    folded_words = [folded(word) for word in query_words]
 
     def where(line: str) -> list[tuple[int, int]]:
-        shown = folded(line)
-        return (spans(line, wanted) or [(0, len(line))]) if any(word in shown for word in wanted) else []
+        folded_line = folded(line)
+        return (
+            (spans(line, folded_words) or [(0, len(line))]) if any(word in folded_line for word in folded_words) else []
+        )
 
-    return Pattern(wanted, where)
+    return Pattern(folded_words, where)
 
 
 def expression(query: str) -> Pattern:
@@ -107,12 +109,12 @@ def search(
     `context` is how many lines around a match are given, `report` hears how many sessions are done. Raises
     `SessionNotFound` if there is no session called `session`.
     """
-    damaged: list[Problem] = []
+    problems: list[Problem] = []
     names = session_catalogue.newest_first(paths) if session is None else [session_catalogue.find(paths, session).name]
-    found = _matches(paths, names, pattern, role, context, damaged, report)
-    matches = list(found if limit is None else islice(found, limit))
-    more = limit is not None and next(found, None) is not None
-    return Found(matches, more, damaged)
+    all_matches = _matches(paths, names, pattern, role, context, problems, report)
+    matches = list(all_matches if limit is None else islice(all_matches, limit))
+    has_more = limit is not None and next(all_matches, None) is not None
+    return Found(matches, has_more, problems)
 
 
 def _matches(
@@ -121,7 +123,7 @@ def _matches(
     pattern: Pattern,
     role: Role | None,
     context: int,
-    damaged: list[Problem],
+    problems: list[Problem],
     report: Callable[[int], None],
 ) -> Iterator[Match]:
     for count, name in enumerate(names):
@@ -129,17 +131,17 @@ def _matches(
         try:
             conversation = session_catalogue.read(session_catalogue.find(paths, name))
         except (DeepctlError, OSError) as error:
-            damaged.append(Problem(name, str(error)))
+            problems.append(Problem(name, str(error)))
             continue
-        lost = [damage for damage in conversation.damage if not damage.torn]
-        if lost:
-            where = ", ".join(f"{os.path.basename(damage.file)} line {damage.line}" for damage in lost[:5])
-            damaged.append(Problem(name, f"Damaged lines were left out: {where}{', …' if len(lost) > 5 else ''}."))
+        losses = [damage for damage in conversation.damage if not damage.torn]
+        if losses:
+            where = ", ".join(f"{os.path.basename(damage.file)} line {damage.line}" for damage in losses[:5])
+            problems.append(Problem(name, f"Damaged lines were left out: {where}{', …' if len(losses) > 5 else ''}."))
         for number, entry in enumerate(conversation.messages):
-            said = [piece for piece in transcript.pieces(entry.message) if role in (None, piece.role)]
-            texts = [folded(_whole(piece)) for piece in said] if pattern.all_of else []
+            pieces = [piece for piece in transcript.pieces(entry.message) if role in (None, piece.role)]
+            texts = [folded(_whole(piece)) for piece in pieces] if pattern.all_of else []
             if all(any(word in text for text in texts) for word in pattern.all_of):
-                for piece in said:
+                for piece in pieces:
                     yield from _lines(name, number, entry, piece, pattern.spans, context)
 
 
@@ -160,8 +162,8 @@ def _lines(
 ) -> Iterator[Match]:
     lines = _whole(piece).split("\n")
     for position, line in enumerate(lines):
-        found = where(line)
-        if found:
+        ranges = where(line)
+        if ranges:
             yield Match(
                 session,
                 entry.turn,
@@ -174,5 +176,5 @@ def _lines(
                 line,
                 lines[max(0, position - context) : position],
                 lines[position + 1 : position + 1 + context],
-                found,
+                ranges,
             )

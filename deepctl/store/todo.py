@@ -153,10 +153,10 @@ def unreadable(paths: ProfilePaths) -> list[str]:
 def orphans(paths: ProfilePaths) -> list[str]:
     """The files of lists of sessions that there are not."""
     try:
-        known = {layout.todo_file(identity) for identity in session_catalogue.by_id(paths)}
+        session_files = {layout.todo_file(identity) for identity in session_catalogue.by_id(paths)}
     except OSError:
         return []  # what is in the place of the sessions, others say
-    return [path for path in _listed(_files(paths)) if path not in known]
+    return [path for path in _listed(_files(paths)) if path not in session_files]
 
 
 def _listed(files: Tree) -> Sequence[str]:

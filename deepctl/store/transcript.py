@@ -102,8 +102,8 @@ def _item(item: object) -> str:
         case {"kind": "text-content", "content": str(text)}:
             return text
         case {"kind": "binary", "media_type": str(media), "data": str(data)}:
-            what = "image" if media.startswith("image/") else media
-            return f"[{what}{_of_size(len(data.rstrip('=')) * 3 // 4)}]"
+            noun = "image" if media.startswith("image/") else media
+            return f"[{noun}{_of_size(len(data.rstrip('=')) * 3 // 4)}]"
         case {"url": str(url)}:
             return f"[{url}]"
         case {"kind": str(kind)}:
@@ -112,8 +112,8 @@ def _item(item: object) -> str:
             return ""
 
 
-def _of_size(found: object) -> str:
-    return f", {size(found)}" if isinstance(found, int) else ""
+def _of_size(value: object) -> str:
+    return f", {size(value)}" if isinstance(value, int) else ""
 
 
 def _parsed(arguments: object) -> object:
@@ -131,7 +131,7 @@ def as_text(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, dict) and value:
-        return "\n".join(_line(str(key), one) for key, one in value.items())
+        return "\n".join(_line(str(key), inner) for key, inner in value.items())
     return "" if value is None or value == {} else json.dumps(value, ensure_ascii=False)
 
 

@@ -133,18 +133,18 @@ def patched(objects: ObjectReader, sink: ObjectWriter, tree: bytes | None, chang
     Directories keep what is in them and in no change; so one that is to go but holds such a thing stays. New trees go
     into `sink`.
     """
-    here: dict[bytes, TreeChange] = {}
+    own_changes: dict[bytes, TreeChange] = {}
     below: dict[bytes, list[TreeChange]] = {}
     for change in changes:
         first, _, inner_path = change.path.partition(b"/")
         if inner_path:
             below.setdefault(first, []).append(change._replace(path=inner_path))
         else:
-            here[first] = change
+            own_changes[first] = change
     entries = {entry.name: entry for entry in decode(objects.read(tree))} if tree is not None else {}
-    for name in here.keys() | below.keys():
+    for name in own_changes.keys() | below.keys():
         current = entries.get(name)
-        target = here[name].after if name in here else current
+        target = own_changes[name].after if name in own_changes else current
         was_directory = current is not None and current.kind == DIRECTORY
         inner = patched(objects, sink, current.digest if current and was_directory else None, below.get(name, ()))
         if target is not None and target.kind != DIRECTORY:
@@ -261,14 +261,14 @@ def snapshot(
     opened, or the machine fails. Temporary files of ours are passed over; with `tidy`, which takes the lock, those that
     killed writers left are removed.
     """
-    taking = _Taking(sink, cache, leave_out, report, tidy=tidy)
+    reader = _Taking(sink, cache, leave_out, report, tidy=tidy)
     descriptor = os.open(root, _OPEN_DIRECTORY)
     try:
-        tree = taking.directory(descriptor, b"")
+        tree = reader.directory(descriptor, b"")
     finally:
         os.close(descriptor)
-    sink.afterwards(taking.remember)
-    return Snapshot(tree, taking.files, taking.bytes, taking.unkept)
+    sink.afterwards(reader.remember)
+    return Snapshot(tree, reader.files, reader.bytes, reader.unkept)
 
 
 _Status = tuple[bytes, int, int, int, int, int]
@@ -342,9 +342,9 @@ class _Taking:
         status.sort()
         below.sort()
         key = hashlib.blake2b(marshal.dumps((status, below)), digest_size=16).digest()
-        cached = self._before.get(path)
-        if cached is not None and cached[0] == key and self._sink.has(cached[1]):
-            return cached[1]
+        entry = self._before.get(path)
+        if entry is not None and entry[0] == key and self._sink.has(entry[1]):
+            return entry[1]
         return self._afresh(descriptor, path, status, below, key, trusted=len(self.unkept) == odd)
 
     def _below(self, parent: int, name: bytes, prefix: bytes) -> bytes | None:

@@ -128,9 +128,9 @@ def possible_objects(descriptor: int) -> list[Location]:
         position, senseless = end - form.size, 0
         while position >= len(pack_store.PACK_HEADER) and senseless < _SENSELESS:
             raw = os.pread(descriptor, form.size, position)
-            _, offset, stored, size = form.unpack(raw)[:4] if len(raw) == form.size else (b"", 0, 0, 0)
-            if len(pack_store.PACK_HEADER) <= offset <= offset + stored <= end and size <= _MOST * max(stored, 1):
-                locations.append(Location("", offset, stored, size))
+            _, offset, length, size = form.unpack(raw)[:4] if len(raw) == form.size else (b"", 0, 0, 0)
+            if len(pack_store.PACK_HEADER) <= offset <= offset + length <= end and size <= _MOST * max(length, 1):
+                locations.append(Location("", offset, length, size))
             else:
                 senseless += 1
             position -= form.size
@@ -173,7 +173,7 @@ def _trees(paths: ProfilePaths, ledger: Ledger, objects: PackStore, good: set[by
 def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
     size = 0
     inodes: set[tuple[int, int]] = set()
-    reported: set[str] = set()
+    reported_paths: set[str] = set()
     for name in session_catalogue.all_names(paths):
         directory = os.path.join(paths.sessions, name)
         record = os.path.join(directory, records.SESSION_RECORD)
@@ -181,7 +181,7 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
         try:
             session = session_catalogue.find(paths, name)
             if session.damage is not None:
-                reported.add(record)
+                reported_paths.add(record)
                 problems.append(Problem(None, record, session.damage))
             lost_log = session_catalogue.read(session).lost
             if lost_log is not None:
@@ -190,7 +190,7 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
             raise
         except (DeepctlError, OSError) as error:
             if session is None:
-                reported.add(record)
+                reported_paths.add(record)
             problems.append(Problem(None, directory, str(error)))
     own = os.path.join(paths.checkpoints, MESSAGES)
     places = [os.path.join(paths.sessions, name) for name in session_catalogue.all_names(paths)]
@@ -202,7 +202,7 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
                 continue
             inodes.add((status.st_dev, status.st_ino))
             size += status.st_size
-            if path in reported:
+            if path in reported_paths:
                 continue
             try:
                 raw = atomic.read_file(path)
