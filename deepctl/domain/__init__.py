@@ -1,4 +1,4 @@
-"""What deepctl does for a profile beyond its store: settings, memory, attachments, transfer, purge, wipe, diagnosis.
+"""The operations on a profile beyond its store: settings, memory, attachments, transfer, purge, wipe, diagnosis.
 
-Nothing here knows Typer, Rich or pydantic; messages are JSON objects.
+This package does not depend on Typer, Rich or pydantic; messages are JSON objects.
 """

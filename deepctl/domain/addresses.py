@@ -1,7 +1,7 @@
-"""What an address and the value of a header can be, and how an address is shown: one rule for variables, settings and
-tables of MCP servers.
+"""Valid addresses and header values, and the display of addresses: one rule for variables, settings and tables of MCP
+servers.
 
-A problem is the rest of a sentence about the text ("has no host"): the caller names the variable or the setting.
+A problem is the rest of a sentence about the text ("has no host"); the caller names the variable or the setting.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _NO_PART_OF_AN_ADDRESS = re.compile(r"[\s\"'<>\\^`{|}\u2018-\u201f\u2026\ufeff]"
 
 
 HIDDEN_PASSWORD = "…"
-"""What is shown in the place of a password."""
-# A password may hold a slash, an @ or a blank that should have been written %2F, %40 or %20. Digits before the first
-# slash are a port. Compiled at the first use: most texts have no address.
+"""The replacement for a password in output."""
+# A password may contain a slash, an @ or a blank that should have been written %2F, %40 or %20. Digits before the first
+# slash are a port. Compiled on first use, because most texts have no address.
 _WHOLE_ADDRESS = r"(?is)(\s*[a-z][a-z0-9+.-]*:[/\\]+[^/\\:@]*):(?!\d{1,5}(?:[/?#\\]|$))(.*)@([^@]*)"
 _ADDRESS_IN_TEXT = r"(:[/\\]{2}[^/\s:@\\]*):[^/\s\\]*@"
 
 
 def without_passwords(value: Any) -> Any:
-    """A setting's value as it may be shown: without the password of an address, in every text in it, keys too.
+    """A setting's value for output: without the passwords of addresses, in every text in it, keys included.
 
-    Every output of a setting goes through here.
+    Every output of a setting uses this function.
     """
     if isinstance(value, str):
         if ":/" not in value and ":\\" not in value:
@@ -41,7 +41,7 @@ def without_passwords(value: Any) -> Any:
 
 
 def header_problem(text: str) -> str | None:
-    """Why a text cannot be a header's value, as the rest of a sentence about it; blanks around it do not matter."""
+    """The reason why a text cannot be a header's value, as the rest of a sentence; blanks around it are ignored."""
     for character in text.strip():
         if character in "\r\n":
             return "contains a line break"
@@ -60,7 +60,7 @@ def _named(character: str) -> str:
 
 
 def address_problem(text: str, schemes: tuple[str, ...] = ("http", "https")) -> str | None:
-    """Why a text is not an address that requests can go to, as the rest of a sentence about it."""
+    """The reason why a text is not a valid address for requests, as the rest of a sentence."""
     prefixes = " or ".join(f"{scheme}://" for scheme in schemes)
     for character in text:
         if character.isspace():

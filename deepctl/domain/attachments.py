@@ -1,7 +1,7 @@
-"""Files that a prompt brings along: how `@path` is written in it, and how files from elsewhere get into the workspace.
+"""Attachments of a prompt: the syntax of `@path`, and copying files into the workspace.
 
-`attach` copies files of the user's into a workspace, all of them or none, under names of their own. A name that deepctl
-itself gives a meaning to is never given to a copy.
+`attach` copies files of the user into a workspace, all of them or none, under new names. A copy never gets a name that
+has a meaning for deepctl.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from deepctl.quantities import size
 from deepctl.store.log_file import PIPED
 
 MAX_MENTIONS = 200
-"""How many words of a prompt are looked at."""
+"""The number of words of a prompt that are searched."""
 _MAX_READINGS = 8
-"""How many paths a word may stand for: each is looked for, and a word may be thousands of dots."""
+"""The number of paths that a word may stand for. Each path is looked up, and a word may be thousands of dots."""
 
 _MENTION = re.compile(r"""(?:^|(?<=[\s(\[{,;:'"]))@(?:"(?P<quoted>[^"\n]+)"|(?P<plain>[^\s"]+))""")
 _ONLY_MENTIONS = re.compile(r"""\s*@(?:"[^"\n]+"|[^\s"]+)(?:\s+@(?:"[^"\n]+"|[^\s"]+))*\s*""")
@@ -44,13 +44,13 @@ Tell = Callable[[str], None]
 
 
 def mentions(prompt: str) -> list[list[str]]:
-    """The words of a prompt that may name files, in order; each as the paths it may stand for, the likeliest first.
+    """The words of a prompt that may name files, in order; each as its possible paths, the most likely first.
 
-    `@path` begins a line or follows a blank, a bracket or a quote, so an address is none; `@"a path"` may have blanks.
-    Punctuation behind one may belong to the sentence.
+    `@path` starts a line or follows a blank, a bracket or a quote, so an e-mail address does not count; `@"a path"` may
+    contain blanks. Punctuation after a path may belong to the sentence.
     """
     readings: list[list[str]] = []
-    # What is piped in names no files: who wrote it is not known.
+    # Piped text names no files, because its author is unknown.
     for match in _MENTION.finditer(prompt.partition(PIPED)[0]):
         if len(readings) == MAX_MENTIONS:
             break
@@ -65,22 +65,22 @@ def _readings(word: str) -> Iterator[str]:
     while word.endswith("'s") or word[-1:] in tuple(_ENDINGS):
         word = word[:-2] if word.endswith("'s") else word[:-1]
         if not word.strip("."):
-            return  # what is left of an ellipsis is no directory
+            return  # the rest of an ellipsis is not a directory
         yield word
 
 
 def only_mentions(line: str) -> bool:
-    """Whether a line names files and says nothing else."""
+    """Whether a line contains only file names."""
     return _ONLY_MENTIONS.fullmatch(line) is not None
 
 
 def mention(path: str) -> str:
-    """How a file is named in a prompt."""
+    """The spelling of a file in a prompt."""
     return f"@{path}" if _PLAIN.fullmatch(path) else f'@"{path}"'
 
 
 def mentioned(prompt: str, names: Sequence[str]) -> str:
-    """The prompt with mentions of these files added, in a line of their own, unless it has them already."""
+    """The prompt with mentions of these files on a line of their own, unless it already has them."""
     present = {path for readings in mentions(prompt) for path in readings}
     missing = [mention(name) for name in names if name not in present]
     if not missing:
@@ -90,14 +90,14 @@ def mentioned(prompt: str, names: Sequence[str]) -> str:
 
 
 def check(files: Sequence[str]) -> None:
-    """Whether these files can be attached, before anything is done. Raises `UsageError`."""
+    """Check before any change that these files can be attached. Raises `UsageError`."""
     for path in files:
         with opened(path):
             pass
 
 
 def content(path: str) -> tuple[str, bytes]:
-    """Name and content of a file that is attached where there is no directory. Raises `UsageError`."""
+    """Name and content of a file that is attached without a workspace directory. Raises `UsageError`."""
     with opened(path) as source:
         return source.name, b"".join(chunks(source))
 
@@ -105,9 +105,9 @@ def content(path: str) -> tuple[str, bytes]:
 def attach(profile: ProfilePaths, files: Sequence[str], tell: Tell = lambda message: None) -> list[str]:
     """Copy files into the workspace of a profile; returns their paths there. The caller holds the profile's lock.
 
-    A copy is a regular file with mode 0600, or 0700 where the original can be executed. Where the workspace has another
-    file of the name, the copy gets a free one and `tell` hears of it; where it has the same, nothing is copied.
-    Raises `UsageError` for a file that cannot be read, `StorageError` where there is no room; then nothing is copied.
+    A copy is a regular file with mode 0600, or 0700 if the original is executable. If the workspace has another file of
+    the same name, the copy gets a free name and `tell` is called; if it has the same file, nothing is copied. Raises
+    `UsageError` for an unreadable file and `StorageError` without space; nothing is copied then.
     """
     with ExitStack() as stack:
         copies = [stack.enter_context(staged(profile, path)) for path in files]
@@ -131,9 +131,9 @@ def attach(profile: ProfilePaths, files: Sequence[str], tell: Tell = lambda mess
 
 
 def settle(name: str, take: Callable[[str, bool], bool], tell: Tell) -> str:
-    """Find a name for a file. `take` takes one if it is free or has the same content, and says whether it did.
+    """Find a name for a file. `take` takes a name if it is free or has the same content, and returns whether it did.
 
-    With `False`, `take` only looks whether the same is there: the name means something to deepctl.
+    With `False`, `take` only checks for the same content, because the name has a meaning for deepctl.
     """
     meaning = _meaning(name)
     for candidate in _candidates(name):
@@ -164,17 +164,17 @@ def _candidates(name: str) -> Iterator[str]:
 
 
 MAX_BYTES = 100 << 20
-"""Of a file that is copied."""
+"""Bytes of a copied file."""
 NOTHING = "Nothing was copied."
 
 _CHUNK = 1 << 20
 _UNSAYABLE = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's categories of control characters, of bytes that are not UTF-8, and of what ends a line."""
+"""Unicode's categories of control characters, surrogates (bytes that are not UTF-8) and line ends."""
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV)
 
 
 class Source(NamedTuple):
-    """A file of the user's, open; `name` is what a copy of it is called."""
+    """An open file of the user; `name` is the name of its copy."""
 
     path: str
     name: str
@@ -183,7 +183,7 @@ class Source(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """A whole copy beside the workspace, ready to be given a name in it."""
+    """A complete copy outside the workspace, ready to be linked into it."""
 
     name: str
     path: str
@@ -192,9 +192,9 @@ class Staged(NamedTuple):
 
 @contextmanager
 def opened(path: str) -> Iterator[Source]:
-    """A file of the user's; links to it are followed. Raises `UsageError`."""
+    """Open a file of the user; links to it are followed. Raises `UsageError`."""
     try:
-        # Before it is opened: opening is what makes some devices do something.
+        # Checked before opening, because opening some devices has an effect.
         _check_kind(path, os.stat(path).st_mode)
         name = _checked_name(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -230,7 +230,7 @@ def _check_kind(path: str, mode: int) -> None:
 
 
 def _checked_name(path: str) -> str:
-    """What the copy is called. A model is told this name, and a prompt has it in quotes."""
+    """The name of the copy. The model sees this name, and the prompt has it in quotes."""
     name = os.path.basename(path)
     if '"' in name or any(unicodedata.category(character) in _UNSAYABLE for character in name):
         raise UsageError(
@@ -254,7 +254,7 @@ def _too_large(path: str, byte_count: int) -> UsageError:
 
 
 def chunks(source: Source) -> Iterator[bytes]:
-    """What is in a file, piece by piece. Raises `UsageError`."""
+    """The content of a file, piece by piece. Raises `UsageError`."""
     total = 0
     while True:
         try:
@@ -265,13 +265,15 @@ def chunks(source: Source) -> Iterator[bytes]:
             return
         total += len(chunk)
         if total > MAX_BYTES:
-            raise _too_large(source.path, total)  # it is growing
+            raise _too_large(source.path, total)  # the file is growing
         yield chunk
 
 
 @contextmanager
 def staged(profile: ProfilePaths, path: str) -> Iterator[Staged]:
-    """A copy in the profile, gone at the end. In the workspace, what a kill leaves would be taken for a file there."""
+    """A temporary copy in the profile. In the workspace, a copy that a kill leaves would look like a file of the
+    user.
+    """
     copy = os.path.join(profile.directory, f".attach-{os.urandom(6).hex()}.tmp")
     try:
         with opened(path) as source:
@@ -287,7 +289,7 @@ def staged(profile: ProfilePaths, path: str) -> Iterator[Staged]:
 
 
 def _write(path: str, source: Source, directory: int | None) -> None:
-    """Write a new file, synced; there is none if this fails."""
+    """Write a new file and sync it; no file remains if this fails."""
     flags = atomic.CREATE_NEW
     descriptor = os.open(path, flags, atomic.FILE_MODE, dir_fd=directory)
     try:
@@ -304,7 +306,7 @@ def _write(path: str, source: Source, directory: int | None) -> None:
 
 
 class Workspace:
-    """The top of a workspace, by its descriptor, and what has been put there."""
+    """The top directory of a workspace, by its descriptor, and the files added to it."""
 
     def __init__(self, root: str) -> None:
         self._tree = Tree(root, follow=False)
@@ -312,7 +314,7 @@ class Workspace:
         self._put: list[str] = []
 
     def take(self, staged: Staged, name: str, new: bool) -> bool:
-        """Give a copy this name, if it is free and `new`, or find the same content there."""
+        """Give a copy this name if the name is free and `new` is true, or find the same content there."""
         if new:
             try:
                 self._link(staged, name)
@@ -345,14 +347,14 @@ class Workspace:
                         return False
                 return True
         except OSError:
-            return False  # a link, a FIFO, a file that may not be read: another one
+            return False  # a link, a FIFO or an unreadable file counts as another file
 
     def sync(self) -> None:
         """Make the names durable."""
         os.fsync(self._descriptor)
 
     def clear(self) -> None:
-        """Take away again what has been put there."""
+        """Remove the added files again."""
         for name in self._put:
             with suppress(OSError):
                 os.unlink(name, dir_fd=self._descriptor)

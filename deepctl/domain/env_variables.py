@@ -1,10 +1,9 @@
-"""The variables of a person's environment that requests are made of: keys, headers, addresses, proxies, certificates.
+"""The environment variables for requests: keys, headers, addresses, proxies, certificates.
 
-This is the one place that reads and checks them. Blanks around a value are no part of it: they come from copying. A
-value that cannot be used is refused by the name of its variable before anything is sent: the clients of providers would
-blame the network, the server or the disk. A key that is set but empty is such a value, unless the provider has another
-key; an address, a proxy or a path that is empty counts as not set. No message shows more of a key or an address
-than one character.
+This is the one module that reads and checks them. Blanks around a value are removed, because they come from copying. An
+invalid value is refused by the name of its variable before anything is sent, because the clients of providers would
+blame the network, the server or the disk. A key that is set but empty is invalid, unless the provider has another key;
+an empty address, proxy or path counts as not set. Messages show at most one character of a key or an address.
 """
 
 from __future__ import annotations
@@ -36,7 +35,9 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "sambanova": ("SAMBANOVA_BASE_URL",),
     "vllm": ("VLLM_BASE_URL",),
 }
-"""By provider: where its server is, if not where it usually is. Source: pydantic-ai's providers and their clients."""
+"""By provider: the variable with the address of its server, if it is not the usual one. Source: pydantic-ai's providers
+and their clients.
+"""
 
 _HEADERS: dict[str, tuple[str, ...]] = {
     "anthropic": ("ANTHROPIC_AUTH_TOKEN",),
@@ -51,12 +52,12 @@ _LINES_OF_HEADERS: dict[str, tuple[str, ...]] = {
     "openai": ("OPENAI_CUSTOM_HEADERS",),
 }
 _OTHER_CLIENTS = ("anthropic", "bedrock", "cohere", "google", "google-cloud", "groq", "huggingface", "mistral", "xai")
-"""Providers with a client of their own; that of OpenAI serves the others, and reads its headers for them, too."""
+"""Providers with a client of their own. OpenAI's client serves the others, and also reads its headers for them."""
 _NO_HEADERS = ("AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS")
-"""Variables in the place of a key that are a name or a path."""
+"""Variables in the place of a key that contain a name or a path."""
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-"""Each also in lower case, which comes first."""
+"""Each also in lower case, which takes precedence."""
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -64,14 +65,14 @@ _OTHER_CERTIFICATES: dict[str, tuple[str, ...]] = {
     "bedrock": ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"),
     "google-cloud": ("REQUESTS_CA_BUNDLE",),
 }
-"""By provider: those of clients that do not use the HTTP client of the others."""
+"""By provider: clients that do not use the HTTP client of the others."""
 
 OLLAMA = "http://127.0.0.1:11434"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Amiss(NamedTuple):
-    """A variable whose value cannot be used: what it does wrong, what helps, and the code of the error."""
+    """A variable with an invalid value: the problem, the remedy, and the code of the error."""
 
     variable: str
     problem: str
@@ -79,15 +80,16 @@ class Amiss(NamedTuple):
     code: str
 
     def error(self) -> UsageError:
-        """The same, as what ends a command."""
+        """The same as an error of a command."""
         return UsageError(f"${self.variable} cannot be used: it {self.problem}.", self.hint, code=self.code)
 
 
 def prepare(environment: MutableMapping[str, str], provider: str | None) -> None:
-    """Make the variables of a provider, and of every request, ready for its client. Raises `UsageError` for a bad one.
+    """Prepare the variables of a provider, and of every request, for its client. Raises `UsageError` for an invalid
+    one.
 
-    Blanks around a value are taken away. What is empty then is unset: clients would take it for a value.
-    `None` stands for no provider: only what every request is made of.
+    Blanks around a value are removed. A value that is empty then is unset, because clients would use it. `None` stands
+    for no provider: only the variables of every request.
     """
     for amiss in problems(environment, provider):
         raise amiss.error()
@@ -102,12 +104,12 @@ def prepare(environment: MutableMapping[str, str], provider: str | None) -> None
 
 
 def value(environment: Mapping[str, str], variable: str) -> str | None:
-    """The value of a variable without the blanks around it; `None` if there is nothing else."""
+    """The value of a variable without the blanks around it; `None` if it is empty."""
     return environment.get(variable, "").strip() or None
 
 
 def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[Amiss]:
-    """What is wrong with the variables of a provider, and with those of every request."""
+    """The problems of the variables of a provider, and of the variables of every request."""
     name = provider or ""
     yield from _empty_key(environment, name)
     for variable in (*provider_keys.VARIABLES.get(name, ()), *_headers(_HEADERS, name)):
@@ -149,14 +151,14 @@ def _empty_key(environment: Mapping[str, str], provider: str) -> Iterator[Amiss]
 
 
 def ollama_address(environment: Mapping[str, str]) -> str:
-    """Where Ollama listens. `$OLLAMA_HOST` may be a host, a port behind a colon, both, or an address."""
+    """The address of Ollama. `$OLLAMA_HOST` may be a host, a port after a colon, both, or an address."""
     if (address := value(environment, "OLLAMA_BASE_URL")) is not None:
         return address.rstrip("/").removesuffix("/v1")
     host = (value(environment, "OLLAMA_HOST") or "").rstrip("/")
     if not host:
         return OLLAMA
     address = host if "://" in host else f"http://{host if not host.startswith(':') else '127.0.0.1' + host}"
-    # What it listens on is not what it can be reached at.
+    # The address on which it listens is not an address to connect to.
     address = address.replace("//0.0.0.0", "//127.0.0.1", 1)
     try:
         has_port = urlsplit(address).port is not None or "://" in host
@@ -188,7 +190,7 @@ def _proxy_problems(environment: Mapping[str, str]) -> Iterator[Amiss]:
         address = value(environment, variable)
         if address is None:
             continue
-        # As the clients take it.
+        # The form that the clients accept.
         whole = address if "://" in address else f"http://{address}"
         if (problem := address_problem(whole, _PROXY_SCHEMES)) is not None:
             hint = "It must be an address such as http://127.0.0.1:3128. Unset it to use no proxy."
@@ -232,7 +234,7 @@ def _has_certificates(path: str) -> bool:
 
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except OSError:  # what the file has in it, too
+    except OSError:  # including the contents of the file
         return False
     return True
 
@@ -250,14 +252,14 @@ def socks_proxy(environment: Mapping[str, str]) -> str:
 
 
 class Proxy(NamedTuple):
-    """The proxy that requests go through: the variable it is in, and its host and port."""
+    """The proxy of requests: its variable, host and port."""
 
     variable: str
     place: str
 
 
 def proxy_of(address: str, environment: Mapping[str, str]) -> Proxy | None:
-    """The proxy that requests to an address go through, by the rules of the HTTP client of the providers' clients."""
+    """The proxy of requests to an address, by the rules of the HTTP client of the providers' clients."""
     try:
         parts = urlsplit(address)
         host = (parts.hostname or "").lower()

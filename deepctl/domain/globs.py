@@ -1,7 +1,7 @@
 """Patterns of rules: `*` stops at a slash, `**` does not, `?` is one character, `[…]` one of several.
 
-The language is pydantic-ai-backend's. Its own matcher is not used: there `.` stops at a newline, and `$` stands before
-one, so that a path with a newline in it passes a rule, or takes another's.
+The language is pydantic-ai-backend's. Its own matcher is not used: there `.` stops at a newline and `$` matches before
+one, so that a path with a newline escapes a rule, or matches the wrong one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def pieces(pattern: str) -> Iterator[str]:
 
 
 def _class_length(pattern: str, start: int) -> int:
-    """The length of the class that begins at `start`; 1 if it has no end and is a bracket."""
+    """The length of the class that starts at `start`; 1 if it has no end and is a plain bracket."""
     end = start + 1
     if pattern[end : end + 1] in ("!", "^"):
         end += 1
@@ -35,12 +35,12 @@ def _class_length(pattern: str, start: int) -> int:
 
 
 def character_class(piece: str) -> str:
-    """A class as `re` has it."""
+    """A class in the syntax of `re`."""
     return f"[^{piece[2:]}" if piece[1] in "!^" else piece
 
 
 def bad_class(pattern: str) -> str | None:
-    """The first `[…]` of a pattern that means nothing."""
+    """The first invalid `[…]` of a pattern."""
     for piece in pieces(pattern):
         if len(piece) > 1 and piece.startswith("["):
             try:
@@ -53,15 +53,15 @@ def bad_class(pattern: str) -> str | None:
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the whole text matches. Raises `re.error` if a class of the pattern means nothing."""
+    """Whether the whole text matches. Raises `re.error` if a class of the pattern is invalid."""
     return _machine(pattern).accepts(text)
 
 
 class _Machine:
-    """A pattern as states, all of which are followed at once: each is a bit, and stands for a piece still to come.
+    """A pattern as states that are all followed at once: each is a bit, and stands for the next piece.
 
-    The time is the length of the text, whatever the pattern. `re` tries one way after the other, which for a few stars
-    and a long path, which an agent chooses, takes hours.
+    The time is linear in the length of the text, for any pattern. `re` tries one way after the other. For a few stars
+    and a long path, which an agent can choose, this takes hours.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -72,7 +72,7 @@ class _Machine:
         for piece in pieces(pattern):
             bit = 1 << at
             if piece == "**/":
-                # Nothing, or the next state, which takes anything and moves on at a slash.
+                # Nothing, or the next state, which accepts anything and moves on at a slash.
                 self._skips_one |= bit
                 self._skips_two |= bit
                 self._any_stays |= bit << 1
@@ -108,7 +108,7 @@ class _Machine:
             states = next_states
 
     def _steps(self, character: str) -> tuple[int, int]:
-        """The states that a character leaves as they are, and those from which it leads to the next."""
+        """The states that a character does not change, and those from which it leads to the next."""
         is_slash = character == "/"
         stays = self._any_stays | (0 if is_slash else self._no_slash_stays)
         moves = self._slash_moves if is_slash else self._no_slash_moves

@@ -33,7 +33,8 @@ TABLE = "mcp_servers"
 """The table of settings files that the servers are in."""
 
 _MOST_SECONDS = 3600
-# No two underscores together and none at the end, so that a tool's name tells its server; no built-in tool has two.
+# No two adjacent underscores and none at the end, so that a tool's name identifies its server; built-in tools never
+# have two.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*(?:_[A-Za-z0-9-]+)*")
 _LONGEST_NAME = 32
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -62,34 +63,34 @@ _ELSEWHERE = {
     "approve": "default_tools_approval_mode",
     "trust": "default_tools_approval_mode",
 }
-"""What other programs call the same, and names that are near in meaning and not in spelling."""
+"""The names of other programs for the same keys, and names with a similar meaning but another spelling."""
 
 
 SEPARATOR = "__"
-"""Between a server's name and a tool's, in the name that the model calls it by."""
+"""Separates the server's name from the tool's in the name for the model."""
 
 METADATA = "deepctl_mcp"
-"""The key in the metadata of an MCP tool: its `server`, its name there (`tool`), whether a person is asked (`asks`)."""
+"""The key in the metadata of an MCP tool: its `server`, its name there (`tool`), whether it needs approval (`asks`)."""
 
 APPROVALS = ("prompt", "approve")
 STARTUP_SECONDS = 10.0
 TOOL_SECONDS = 60.0
 
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
-"""Variables that every local server gets from this process's environment; no others, but those its table names."""
+"""Variables of this process that every local server gets. It gets no others, except those that its table names."""
 
 _SECRET_HEADER = ("auth", "key", "token", "secret", "cookie")
 
 
 class Server(NamedTuple):
-    """One MCP server: a program (`command`) that is started, or an address (`url`). Neither if it is switched off.
+    """One MCP server: a program (`command`) or an address (`url`), or neither if it is switched off.
 
-    Times are in seconds. `enabled_tools` is `None` where all are. `approvals` is by tool, `approval` for the others.
+    Times are in seconds. `enabled_tools` is `None` for all tools. `approvals` is by tool, `approval` for the others.
     """
 
     name: str
     source: str
-    """`config` or `profile`: the file that it is in."""
+    """`config` or `profile`: the file of the table."""
     command: str | None = None
     args: tuple[str, ...] = ()
     cwd: str | None = None
@@ -109,18 +110,18 @@ class Server(NamedTuple):
 
     @property
     def target(self) -> str:
-        """What is started or spoken to, without what could be a secret: no arguments, and no query."""
+        """The program or address without possible secrets: no arguments, and no query."""
         if self.url is None:
             return self.command or ""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
     def offers(self, tool: str) -> bool:
-        """Whether the agent gets the tool that the server calls `tool`."""
+        """Whether the agent gets the server's tool `tool`."""
         return tool not in self.disabled_tools and (self.enabled_tools is None or tool in self.enabled_tools)
 
     def asks(self, tool: str) -> bool:
-        """Whether a person is asked before the tool is used."""
+        """Whether a use of the tool needs approval."""
         return self.approvals.get(tool, self.approval) != "approve"
 
 
@@ -131,12 +132,12 @@ def named(server: Server) -> list[str]:
 
 
 def missing(server: Server, environment: Mapping[str, str]) -> list[str]:
-    """Those of them that are not set, or empty."""
+    """The named variables that are not set, or empty."""
     return [name for name in named(server) if not environment.get(name, "").strip()]
 
 
 def unfit(server: Server, environment: Mapping[str, str]) -> str | None:
-    """Which of the variables that become headers cannot be one, and why; `None` if all can."""
+    """The first variable that cannot be a header, and why; `None` if all are valid."""
     bearer = [server.bearer_token_env_var] if server.bearer_token_env_var else []
     for name in (*bearer, *server.env_http_headers.values()):
         if (problem := header_problem(environment.get(name, ""))) is not None:
@@ -145,7 +146,7 @@ def unfit(server: Server, environment: Mapping[str, str]) -> str | None:
 
 
 def secrets(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
-    """What is certainly a secret, whatever it is called: the values of what goes into headers, by name."""
+    """Certain secrets, whatever their name: the values of headers, by name."""
     values = {name: value for name, value in server.http_headers.items() if _is_secret(name)}
     variables_of_headers = [*server.env_http_headers.values(), server.bearer_token_env_var or ""]
     return {**values, **{name: environment[name] for name in variables_of_headers if environment.get(name)}}
@@ -162,7 +163,7 @@ def variables(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def headers(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
-    """The headers that a remote server gets with every request, besides those of HTTP and the protocol."""
+    """The headers of every request to a remote server, besides those of HTTP and the protocol."""
     values = {
         **server.http_headers,
         **{name: environment[source].strip() for name, source in server.env_http_headers.items()},
@@ -173,24 +174,24 @@ def headers(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def program(server: Server, environment: Mapping[str, str]) -> str | None:
-    """The file that a local server's command is; `None` if there is none that can be run."""
+    """The file of a local server's command; `None` if there is no executable one."""
     given_environment = variables(server, environment)
-    # What is relative would depend on where deepctl was started, and could be somebody else's.
+    # A relative path would depend on the current directory, and could belong to another user.
     path = os.pathsep.join(place for place in given_environment["PATH"].split(os.pathsep) if os.path.isabs(place))
     return shutil.which(_at_home(server.command or "", given_environment), path=path)
 
 
 def where_agents_write(server: Server, program: str, environment: Mapping[str, str]) -> str | None:
-    """What of a local server lies where an agent could put its own in its place, and so leave its sandbox."""
+    """The files of a local server that an agent could replace, and so leave its sandbox."""
     if is_where_agents_write(program, environment):
         return "its command"
     where = directory(server, environment)
     if is_where_agents_write(where, environment):
         return "its cwd"
-    # An argument may be what an interpreter runs: as a path, or behind the name of an option.
+    # An argument may be a script for an interpreter: as a path, or after the name of an option.
     words = [part for argument in server.args for part in (argument, argument.partition("=")[2])]
     paths = [os.path.join(where, _at_home(part, variables(server, environment))) for part in words]
-    # It is not named: arguments could be secrets.
+    # The argument is not named, because arguments could be secrets.
     return "an argument of it" if any(is_where_agents_write(path, environment) for path in paths) else None
 
 
@@ -201,24 +202,24 @@ def is_where_agents_write(path: str, environment: Mapping[str, str]) -> bool:
 
 
 def directory(server: Server, environment: Mapping[str, str]) -> str:
-    """Where a local server works: not in the workspace, where the agent could lay things out for it to find."""
+    """The working directory of a local server: not the workspace, where the agent could plant files."""
     return _at_home(server.cwd or "~", variables(server, environment))
 
 
 def _at_home(path: str, environment: Mapping[str, str]) -> str:
-    """`path` with the home directory for a `~` at its beginning."""
+    """`path` with the home directory for a leading `~`."""
     home = environment.get("HOME") or "/"
     return home if path == "~" else os.path.join(home, path[2:]) if path.startswith("~/") else path
 
 
 def is_open(server: Server) -> bool:
-    """Whether what is said to a remote server can be read on the way."""
+    """Whether the connection to a remote server is unencrypted."""
     parts = urlsplit(server.url or "")
     return parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
 
 
 def notice(servers: Iterable[Server]) -> str | None:
-    """What is said at the start of a chat about those that are switched on; `None` if there are none."""
+    """The notice about enabled servers at the start of a chat; `None` if there are none."""
     enabled = [server for server in servers if server.enabled]
     local = [server.name for server in enabled if server.command is not None]
     remote = [f"{server.name} ({urlsplit(server.url).netloc})" for server in enabled if server.url is not None]
@@ -315,7 +316,7 @@ def _checked_url(keys: _Keys, url: str | None) -> str | None:
 
 
 def _literal(keys: _Keys, key: str, named_key: str, values: dict[str, str]) -> dict[str, str]:
-    """What stands for itself. Raises `BadSetting` for what is meant to be replaced: nothing would replace it."""
+    """A literal value. Raises `BadSetting` for a value with a variable, because variables are not replaced."""
     for name, value in values.items():
         reference = _REFERENCE.fullmatch(value)
         if reference:
@@ -385,7 +386,7 @@ class _Keys:
 
     def check_variable(self, variable: str) -> None:
         if not _VARIABLE.fullmatch(variable):
-            # It may well be the secret itself.
+            # It may be the secret itself.
             raise self.bad("needs the name of a variable", "Give the name in quotes, without $.")
 
     def texts_by(self, key: str, names: re.Pattern[str]) -> dict[str, str]:

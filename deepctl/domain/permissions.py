@@ -1,4 +1,4 @@
-"""What an agent may do: the rules of `[permissions]` in a settings file, and what becomes of its commands.
+"""The permissions of an agent: the rules of `[permissions]` in a settings file, and the policy for its commands.
 
     [permissions.execute]
     default = "ask"
@@ -9,8 +9,8 @@
 
 The names and their meaning are pydantic-ai-backend's `PermissionRuleset`: the first rule that matches decides, else the
 default. Patterns match paths relative to the workspace (`globs`), or commands (`commands.rules`); `*` stops at a slash,
-`**` does not. Rules about commands are for order, a sandbox is for safety. A rule that allows a command does not allow
-several in one, and should name it whole: `git **` allows whatever `git -c alias.x='!…' x` runs.
+`**` does not. Rules for commands are for order, a sandbox is for safety. A rule that allows a command does not allow
+several in one, and should contain the whole command: `git **` allows everything that `git -c alias.x='!…' x` runs.
 
 `CommandPolicy` is the one statement about commands, for `doctor`, the start of a chat and its conversation.
 """
@@ -30,7 +30,7 @@ ACTIONS = ("allow", "ask", "deny")
 
 
 class Rule(NamedTuple):
-    """What to do about what a pattern matches."""
+    """The action for a matching path or command."""
 
     pattern: str
     action: str
@@ -38,16 +38,16 @@ class Rule(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """The rules of one operation. Without a `default` of its own, it is what deepctl does by itself."""
+    """The rules of one operation. Without its own `default`, deepctl's default holds."""
 
     default: str | None = None
     rules: tuple[Rule, ...] = ()
 
 
 class Verdict(NamedTuple):
-    """What is to be done about a file or a command, `allow`, `ask` or `deny`, and why.
+    """The action for a file or a command, `allow`, `ask` or `deny`, and the reason.
 
-    `may_be_denied` is for `ask`: a rule that denies would be about the command, if what is not certain were.
+    `may_be_denied` is for `ask`: a rule that denies may apply to the command, depending on unknown parts.
     """
 
     action: str
@@ -56,18 +56,18 @@ class Verdict(NamedTuple):
 
     @property
     def strictness(self) -> tuple[int, bool]:
-        """For the strictest of several."""
+        """To select the strictest of several."""
         return ACTIONS.index(self.action), self.may_be_denied
 
 
 _SUCH_AS = 'Example: write = "ask", or: execute = { rules = [{ pattern = "git status", action = "allow" }] }.'
 
 Permissions = dict[str, Rules]
-"""By operation; those without rules are missing."""
+"""By operation; operations without rules are missing."""
 
 
 def parse(tables: object, where: str) -> Permissions:
-    """The rules in a settings file's table. Raises `BadSetting`: a rule that is misspelled must not be ignored."""
+    """The rules in a settings file's table. Raises `BadSetting`, because a misspelled rule must not be ignored."""
     place = f"[permissions] in {where}"
     if not isinstance(tables, dict):
         raise BadSetting(f"{place} must be a table.", _SUCH_AS)
@@ -110,7 +110,7 @@ def _rule(operation: str, value: object, place: str) -> Rule:
 
 
 def _path(pattern: str, place: str) -> str:
-    """A pattern for paths as they are compared; one that could match none is refused."""
+    """A pattern in the form in which paths are compared; one that cannot match is refused."""
     relative = pattern.removeprefix(f"{MOUNT}/")
     while relative.startswith("./"):
         relative = relative.removeprefix("./")
@@ -125,7 +125,7 @@ def _path(pattern: str, place: str) -> str:
 
 
 def _check_classes(pattern: str, place: str) -> None:
-    """Refuse a `[…]` that cannot be compiled, and would then never match."""
+    """Refuse an invalid `[…]`, which would never match."""
     bad = globs.bad_class(pattern)
     if bad is not None:
         raise BadSetting(f"{bad!r} in pattern {pattern!r} of {place} is invalid.")
@@ -137,7 +137,7 @@ def first(rules: Sequence[Rule], path: str) -> Rule | None:
 
 
 def about_file(permissions: Permissions, operation: str, spellings: Iterable[str]) -> Verdict:
-    """What the rules of an operation say of one file, by each of its paths: the strictest."""
+    """The verdict of the rules of an operation for one file, by each of its paths: the strictest."""
     rules = permissions.get(operation, Rules())
     matching_rules = [first(rules.rules, path) for path in spellings]
     verdicts = [
@@ -147,7 +147,7 @@ def about_file(permissions: Permissions, operation: str, spellings: Iterable[str
 
 
 def without_sandbox(permissions: Permissions) -> Permissions:
-    """The same rules where a sandbox was expected and there is none: no rule allows a command there by itself."""
+    """The same rules without the expected sandbox: no rule allows a command by itself then."""
     rules = permissions.get("execute", Rules())
     ask_rules = tuple(rule._replace(action="ask") if rule.action == "allow" else rule for rule in rules.rules)
     return {**permissions, "execute": Rules("deny" if rules.default == "deny" else "ask", ask_rules)}
@@ -173,14 +173,15 @@ Outcome = Literal["run", "asked", "refused"]
 _QUESTIONED: dict[Questions, Outcome] = {"asked": "asked", "allowed": "run", "denied": "refused"}
 _RULES = {"allow": "allows", "ask": "asks about", "deny": "denies"}
 _UNCLEAR = "cannot tell"
-"""With rules that ask or deny, a command that cannot be read is asked about."""
+"""With rules that ask or deny, an unreadable command needs approval."""
 
 
 class CommandPolicy(NamedTuple):
-    """Where commands run (`None`: nowhere, `none`: unsandboxed), and who is asked about them.
+    """Where commands run (`None`: nowhere, `none`: unsandboxed), and the approvals that they need.
 
-    `terminal` says whether a person can be asked, `None` where that is not known yet. `problem` is why they do not run
-    in bubblewrap although the settings leave the choice to deepctl. Neither `approve` nor a rule allows a command then.
+    `terminal` says whether a person can be asked, `None` if that is unknown. `problem` is the reason why they do not
+    run in bubblewrap although the settings leave the choice to deepctl. In that case neither `approve` nor a rule
+    allows a command.
     """
 
     sandbox: str | None
@@ -203,7 +204,7 @@ class CommandPolicy(NamedTuple):
         return self.sandbox == "none"
 
     def statement(self) -> str:
-        """All of it, without a capital letter and a full stop."""
+        """The whole statement, without a capital letter and a full stop."""
         if self.sandbox is None:
             return "no shell: there is no sandbox for commands, and no terminal for approval requests"
         exceptions = self._exceptions()
@@ -226,7 +227,7 @@ class CommandPolicy(NamedTuple):
 
     @property
     def _default(self) -> str:
-        """What is done about a command that no rule matches."""
+        """The action for a command without a matching rule."""
         return self._rules.default or ("ask" if self.unsandboxed else "allow")
 
     def _outcome(self, action: str) -> Outcome:
@@ -235,7 +236,7 @@ class CommandPolicy(NamedTuple):
         return "run" if action == "allow" and self.problem is None else _QUESTIONED[self.questions]
 
     def _exceptions(self) -> dict[Outcome, list[str]]:
-        """What rules do that is not what happens without one, by what becomes of the command."""
+        """The actions of rules that differ from the action without a rule, by result."""
         actions = {rule.action for rule in self._rules.rules}
         verbs = [(action, verb) for action, verb in _RULES.items() if action in actions]
         if actions - {"allow"} and self._default == "allow":
@@ -274,12 +275,12 @@ class CommandPolicy(NamedTuple):
         return f"runs {self._where}, {'after an approval' if outcome == 'asked' else 'without an approval request'}"
 
     def sentence(self) -> str:
-        """The statement as one."""
+        """The statement as one text."""
         statement = self.statement()
         return f"{statement[:1].upper()}{statement[1:]}."
 
     def notice(self) -> str | None:
-        """What a person should know before the first prompt; `None` where commands are confined, and run."""
+        """The notice before the first prompt; `None` if commands run confined."""
         if self.sandbox is not None and not self.unsandboxed and self._outcome(self._default) != "refused":
             return None
         why = f" Bubblewrap cannot be used: {self.problem.reason}. {self.problem.fix}" if self.problem else ""

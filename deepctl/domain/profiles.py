@@ -1,4 +1,4 @@
-"""Profiles: finding, making and describing the private directory of a user, and the limit of its checkpoints."""
+"""Profiles: finding, creating and describing the private directory of a user, and the limit of its checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT_PARTS = ("profiles", "locks")
 class Parts(NamedTuple):
     """One count for each part of a profile, of files or of bytes in them.
 
-    `memory`, `plans` and `evicted` are of what lies in the workspace, and in its count already; `total` is of all.
+    `memory`, `plans` and `evicted` are in the workspace, and included in its count; `total` is the count of all parts.
     """
 
     workspace: int = 0
@@ -40,7 +40,7 @@ class Parts(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """One profile as lists show it. Times are RFC 3339 in UTC; `problem` says why part of it could not be read."""
+    """One profile as lists show it. Times are RFC 3339 in UTC; `problem` is the reason why a part could not be read."""
 
     name: str
     path: str
@@ -55,14 +55,14 @@ class Profile(NamedTuple):
 
 
 def find(root: Root, name: str) -> ProfilePaths:
-    """The profile called `name`, in whatever case. Raises `BadName`, `ProfileNotFound` or `Refused`."""
+    """The profile called `name`, in any case. Raises `BadName`, `ProfileNotFound` or `Refused`."""
     paths = locate(root, name)
     _check_parts(paths)
     return paths
 
 
 def locate(root: Root, name: str) -> ProfilePaths:
-    """The same, whatever lies in the places of its parts: for who takes it away, links and all."""
+    """The same without checks of its parts, for commands that delete it, links included."""
     layout.check_name(name)
     entry = _lookup(root, name)
     if entry is None:
@@ -71,7 +71,7 @@ def locate(root: Root, name: str) -> ProfilePaths:
 
 
 def exists(root: Root, name: str) -> bool:
-    """Whether there is a profile of that name, in whatever case."""
+    """Whether there is a profile of that name, in any case."""
     layout.check_name(name)
     return _lookup(root, name) is not None
 
@@ -126,12 +126,12 @@ def _listed(root: Root) -> list[str]:
 
 
 def all_names(root: Root) -> list[str]:
-    """The names of all profiles, sorted; whatever else lies there is left out."""
+    """The names of all profiles, sorted; other entries are left out."""
     return [entry for entry in _entries(root) if os.path.isdir(os.path.join(root.profiles, entry))]
 
 
 class FinishingLock(Lock):
-    """The lock of a profile; whoever gets it first finishes what killed commands left among the profiles."""
+    """The lock of a profile. The first holder finishes interrupted commands among the profiles."""
 
     def __init__(self, root: Root, name: str, *, command: str, wait: float) -> None:
         super().__init__(root.profile(name).lock, profile=name, command=command, wait=wait)
@@ -139,7 +139,7 @@ class FinishingLock(Lock):
         self._name = layout.folded_name(name)
 
     def __enter__(self) -> Self:
-        from deepctl.domain.wipe import trash  # commands that only read need none of it
+        from deepctl.domain.wipe import trash  # commands that only read do not need it
 
         super().__enter__()
         try:
@@ -154,7 +154,7 @@ class FinishingLock(Lock):
 def lock(root: Root, name: str, *, command: str, wait: float = 0.0) -> Lease:
     """The lock of the profile called `name`, which need not exist yet. `wait` is in seconds.
 
-    Whoever gets it first finishes what interrupted wipes left, of any profile.
+    The first holder finishes interrupted wipes of any profile.
     """
     layout.check_name(name)
     make_root(root)
@@ -162,21 +162,21 @@ def lock(root: Root, name: str, *, command: str, wait: float = 0.0) -> Lease:
 
 
 def check_root(root: Root) -> Root:
-    """The root, if no other user of this machine can put anything into it. Raises `StorageError`."""
+    """The root, if no other user of this machine can write into it. Raises `StorageError`."""
     ownership.check(root.path, *ROOT_PARTS)
     return root
 
 
 def make_root(root: Root) -> None:
-    """Make the directories above all profiles. Raises `StorageError` if other users may write there."""
+    """Create the directories above all profiles. Raises `StorageError` if other users may write there."""
     atomic.make_root(root.path)
     atomic.make_directory(root.profiles)
     atomic.make_directory(root.locks)
-    check_root(root)  # somebody may have been quicker
+    check_root(root)  # another process may have been faster
 
 
 def create(root: Root, name: str) -> ProfilePaths:
-    """Make a profile. The caller holds its lock. Raises `Refused` if there is one already."""
+    """Create a profile. The caller holds its lock. Raises `Refused` if it exists."""
     if (entry := _lookup(root, layout.check_name(name))) is not None:
         raise Refused(
             _taken(entry.name, name),
@@ -185,7 +185,7 @@ def create(root: Root, name: str) -> ProfilePaths:
         )
     make_root(root)
     staging = os.path.join(root.profiles, layout.NEW + layout.folded_name(name))
-    # Under the lock, whatever lies there is what a killed `create` of the same profile left.
+    # Under the lock, anything there was left by a killed `create` of the same profile.
     rmtree.make_anew(staging)
     for part in ("workspace", "sessions", "checkpoints"):
         atomic.make_directory(os.path.join(staging, part))
@@ -202,7 +202,7 @@ def create(root: Root, name: str) -> ProfilePaths:
 
 
 def check_free(root: Root, name: str, *, by: ProfilePaths | None = None) -> None:
-    """Raises `Refused` if there is a profile called `name`; the profile `by` itself, in another case, is none."""
+    """Raises `Refused` if there is a profile called `name`, except the profile `by` itself in another case."""
     entry = _lookup(root, layout.check_name(name))
     if entry is not None and (by is None or entry.name == name or not layout.same_name(name, by.name)):
         raise Refused(
@@ -219,7 +219,9 @@ def _taken(existing: str, name: str) -> str:
 
 
 def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:
-    """Give a profile another name, in one step. The caller holds the locks of both. Raises `Refused` if it is taken."""
+    """Rename a profile, in one step. The caller holds the locks of both names. Raises `Refused` if the new name is
+    taken.
+    """
     check_free(root, name, by=paths)
     renamed = root.profile(name)
     os.rename(paths.directory, renamed.directory)
@@ -229,7 +231,7 @@ def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:
 
 
 def describe(paths: ProfilePaths) -> Profile:
-    """What lists and `profiles show` tell of a profile. Never raises for damage inside it."""
+    """The description of a profile for lists and `profiles show`. Never raises for damage inside it."""
     values: dict[str, object] = {}
     try:
         _check_directory(paths)
@@ -274,14 +276,14 @@ _WITHIN = {
     f"workspace/{layout.PLANS_DIRECTORY}/": "plans",
     f"workspace/{layout.EVICTED_DIRECTORY}/": "evicted",
 }
-"""Where the parts of a workspace lie that have counts of their own."""
+"""The paths of the parts of a workspace with counts of their own."""
 
 
 def _measured(directory: str) -> tuple[Parts, Parts]:
     """Bytes and files of the parts of a profile."""
     size, files = Counter[str](), Counter[str]()
     for path, status in _files(directory):
-        # The reserve takes space, but is nothing that the cache has come to hold.
+        # The reserve takes space, but is not cached data.
         part_names = ["total", path.partition("/")[0] if path != layout.RESERVE else "reserve"]
         if part_names[1] == "workspace":
             part_names += [part for start, part in _WITHIN.items() if path.startswith(start)]
@@ -295,7 +297,7 @@ def _measured(directory: str) -> tuple[Parts, Parts]:
 
 
 def _files(directory: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Every regular file below a directory and its status; what cannot be read is left out."""
+    """Every regular file below a directory and its status; unreadable files are left out."""
     return ((entry.path, entry.status) for entry in walk(directory) if entry.status is not None and entry.is_file)
 
 
@@ -316,7 +318,7 @@ def checkpoint_bytes(paths: ProfilePaths) -> int:
                     if entry.is_file(follow_symlinks=False)
                 )
         except OSError:
-            continue  # no checkpoints yet; damage is reported by what reads them
+            continue  # no checkpoints yet; commands that read them report damage
     return total
 
 

@@ -1,6 +1,6 @@
-"""Which environment variables a provider's key comes from. Only whether they are set is looked at, never what they say.
+"""The environment variables of a provider's key. Only whether they are set is checked, never their value.
 
-Source of the names: pydantic-ai's providers, which a test compares them with.
+Source of the names: pydantic-ai's providers, with which a test compares them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "xai": ("XAI_API_KEY",),
     "zai": ("ZAI_API_KEY",),
 }
-"""By provider: any of these will do."""
+"""By provider: any one of these is enough."""
 
 CLIENTS = {
     "bedrock": "boto3",
@@ -58,26 +58,26 @@ CLIENTS = {
 """Packages that come with the extras of deepctl, by provider and extra."""
 
 ELSEWHERE = ("bedrock", "google-cloud")
-"""Providers whose clients find keys in files of their own, too."""
+"""Providers whose clients also find keys in their own files."""
 
 OPENAI = ("openai", "openai-chat", "openai-responses")
 
 
 class Key(NamedTuple):
-    """Where the key of a provider would be: which variables are asked for, and those that have a value."""
+    """The variables of a provider's key, and those that have a value."""
 
     wanted: tuple[str, ...]
     found: tuple[str, ...]
 
 
 def provider(model: str) -> str:
-    """The provider of a model: what stands before the colon; of `openai` in one form or another, that."""
+    """The provider of a model: the part before the colon; `openai` for all forms of it."""
     prefix = model.partition(":")[0].partition("/")[0]
     return "openai" if prefix in OPENAI else prefix
 
 
 def look(provider: str, environment: Mapping[str, str]) -> Key | None:
-    """Which variables have the key of a provider; `None` for a provider that nobody here knows."""
+    """The variables with the key of a provider; `None` for an unknown provider."""
     variables = VARIABLES.get(provider)
     if variables is None:
         return None

@@ -1,7 +1,7 @@
-"""Which models can be had here: what is configured, whose keys are in sight, and what servers of one's own offer.
+"""The models that are available here: configured models, providers with keys, and models of your own servers.
 
-Only those servers are asked: the OpenAI-compatible one of the settings or `$OPENAI_BASE_URL`, and Ollama. They are not
-trusted: what they answer is bounded in time and size, and no redirection is followed.
+Only your own servers are contacted: the OpenAI-compatible one of the settings or `$OPENAI_BASE_URL`, and Ollama. They
+are not trusted: their answers are bounded in time and size, and redirections are not followed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from http.client import HTTPResponse
 
 _HOSTED = ("api.openai.com",)
-"""Addresses of providers, which are no servers of one's own."""
+"""Addresses of providers, which are not your own servers."""
 _MODULES = {
     "anthropic": "anthropic",
     "bedrock": "boto3",
@@ -34,7 +34,7 @@ _MODULES = {
     "mistral": "mistralai",
     "xai": "xai_sdk",
 }
-"""What a provider's client is imported as; the others speak OpenAI's language."""
+"""The import name of a provider's client; the others use OpenAI's protocol."""
 _EXTRAS = {**{name: name for name in provider_keys.CLIENTS}, "google-cloud": "google"}
 _SECONDS = 1.0
 _BYTES = 1 << 20
@@ -50,7 +50,7 @@ class Key(NamedTuple):
 
 
 class Provider(NamedTuple):
-    """A provider: whether its client is installed, by which extra it would be, and whether a chat could use it."""
+    """A provider: whether its client is installed, its extra, and whether a chat could use it."""
 
     name: str
     installed: bool
@@ -60,7 +60,7 @@ class Provider(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Where a server of one's own is, or may be; kind is `openai` or `ollama`."""
+    """The possible address of your own server; kind is `openai` or `ollama`."""
 
     url: str
     kind: str
@@ -68,7 +68,7 @@ class Address(NamedTuple):
 
 
 class Server(NamedTuple):
-    """What came of asking a server: its models, or why there are none to be had."""
+    """The result of asking a server: its models, or the reason why there are none."""
 
     url: str
     kind: str
@@ -78,14 +78,14 @@ class Server(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """A name that a model can be chosen by, and what it means."""
+    """A name for the choice of a model, and its meaning."""
 
     name: str
     meaning: str
 
 
 def all_providers(environment: Mapping[str, str], settings: Settings) -> list[Provider]:
-    """Every provider that a plain install or an extra can use, those that can be used now first."""
+    """Every provider of a plain installation or an extra, usable ones first."""
     base_url = _base_url(environment, settings)
     providers = [Provider(provider_keys.OFFLINE, True, None, None, True)]
     providers += [_provider(name, environment, base_url) for name in sorted(provider_keys.VARIABLES)]
@@ -109,7 +109,7 @@ def _is_there(module: str) -> bool:
 
 
 def own_servers(environment: Mapping[str, str], settings: Settings) -> list[Address]:
-    """The servers of one's own that there may be."""
+    """The possible servers of your own."""
     addresses = []
     base_url = _base_url(environment, settings)
     if base_url is not None and _host(base_url) not in _HOSTED:
@@ -129,7 +129,7 @@ def _host(url: str) -> str | None:
 
 
 def ask(addresses: Sequence[Address], seconds: float = _SECONDS) -> list[Server]:
-    """What models servers offer, all asked at once. Takes no longer than `seconds`, whatever they do."""
+    """The models of servers, all asked at once. Takes at most `seconds`, whatever the servers do."""
     answers: dict[int, Server] = {}
 
     def one(number: int) -> None:
@@ -140,7 +140,7 @@ def ask(addresses: Sequence[Address], seconds: float = _SECONDS) -> list[Server]
     for thread in threads:
         thread.start()
     for thread in threads:
-        # One that trickles on, or a name that nobody resolves, is left behind.
+        # A slow answer, or a name that does not resolve, is abandoned.
         thread.join(max(0.0, end - time.monotonic()))
     late = f"no answer within {seconds:g} s"
     return [
@@ -150,7 +150,7 @@ def ask(addresses: Sequence[Address], seconds: float = _SECONDS) -> list[Server]
 
 
 class _Unanswered(Exception):
-    """Why a server gives no models."""
+    """The reason why a server gives no models."""
 
 
 def _asked(address: Address, seconds: float) -> Server:
@@ -216,7 +216,7 @@ def _names(kind: str, body: bytes) -> tuple[str, ...]:
 
 
 def chosen_as(server: Server, model: str) -> str:
-    """The name by which a chat is told to use a server's model."""
+    """The model name that tells a chat to use a server's model."""
     return f"{'openai-chat' if server.kind == 'openai' else 'ollama'}:{model}"
 
 
@@ -226,10 +226,10 @@ def known_models(
     servers: Sequence[Server] = (),
     now: str | None = None,
 ) -> list[Offer]:
-    """Names to choose from, without asking anybody: `servers` is what an earlier `ask` came back with, and `now` the
-    model in force where the settings do not say that.
+    """Names to choose from, without network access: `servers` are the results of an earlier `ask`, and `now` is the
+    model in force if the settings do not have it.
 
-    What ends in a colon is a provider, behind which the name of one of its models goes.
+    A name that ends in a colon is a provider, to be followed by the name of one of its models.
     """
     now = now or settings.get("model")
     offers = [Offer(now, "the model in force")] if now else []

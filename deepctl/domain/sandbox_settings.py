@@ -1,4 +1,4 @@
-"""A profile's sandbox, as far as it can be told and changed without an agent."""
+"""A profile's sandbox, as far as it can be described and changed without an agent."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from deepctl.sandbox import container as containers
 from deepctl.sandbox.policy import Limits, Unavailable
 
 _SOCKET = "/var/run/docker.sock"
-"""Where a Docker daemon answers unless `$DOCKER_HOST` names another place."""
+"""The address of the Docker daemon unless `$DOCKER_HOST` names another one."""
 
 
 class Described(NamedTuple):
-    """What the settings of a profile make of its agent's commands."""
+    """The policy for commands that the settings of a profile give."""
 
     profile: str
     sandbox: str

@@ -1,1 +1,1 @@
-"""What shell commands run, and what rules say about it: words, syntax, prefixes, arguments, analysis, rules."""
+"""Shell commands and the rules for them: words, syntax, prefixes, arguments, analysis, rules."""

@@ -1,9 +1,9 @@
-"""What a text may run, where it is not known what becomes of a part of it: arguments, and what the grammar overlooks.
+"""Commands that a text may run when the effect of a part is unknown: arguments, and text that the grammar overlooks.
 
-The list of programs that run others has no end. So every argument of a program that `prefixes` does not follow may be a
-program with the rest as its arguments (`choom -n 0 -- rm v`), and every argument with blanks may be a text for a shell
-(`tmux new 'rm v'`). Programs that only print, search or keep their arguments are listed here, with what makes them run
-something after all. What is missing in the list makes deepctl ask once too often.
+The list of programs that run other programs has no end. So every argument of a program that `prefixes` does not follow
+may be a program with the rest as its arguments (`choom -n 0 -- rm v`), and every argument with blanks may be a text for
+a shell (`tmux new 'rm v'`). Programs that only print, search or store their arguments are listed here, with the
+exceptions that run something. A missing entry causes at most an unnecessary approval request.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ SUBCOMMANDS = {
 }
 """Programs whose own subcommands have names such as `rm`."""
 _RUNNING = {"exec", "run", "foreach", "x", "dlx", "shell", "ssh", "develop", "--"}
-"""Words behind which such a program takes a command."""
+"""Words after which such a program takes a command."""
 _CODE = re.compile(
     r"[gmn]?awk|g?sed|perl[\d.]*|python[\d.]*|pypy3?|ruby|irb|node|nodejs|deno|bun|php[\d.]*|lua(?:jit)?[\d.]*|tclsh|expect"
     r"|r?ed|ex|r?view|n?vim?|vimdiff|emacs|gdb|lldb|sqlite3|psql|mysql|mariadb|m4|dc|gnuplot|octave|Rscript|R|guile"
@@ -83,7 +83,7 @@ _CODE = re.compile(
 _STARTS_PROGRAMS = re.compile(
     r"system|exec|popen|spawn|process|qx|%x|fork|pty|sh(?:ell)?\b|open|term|syscmd|`|!|\|", re.I
 )
-"""What is in such code if it starts programs, in one language or another."""
+"""Code that starts programs, in one of the languages."""
 _CODE_WORD = re.compile(r"[\w./$@%:+=~^-]+")
 _MAX_CODE_WORDS = 16
 _MAX_STARTS = 32
@@ -92,7 +92,7 @@ _OPTION_VALUE = re.compile(r"(?:--?[\w-]+|[A-Za-z_][\w.-]*\+?)=")
 
 
 def possible(command: Command, is_program: Callable[[Word], bool]) -> Iterator[Step]:
-    """The commands and texts that a command may run with its arguments, of those that `is_program` knows."""
+    """The commands and texts that a command may run with its arguments, if `is_program` accepts them."""
     name = base_name(literal(command.words[0]) or "")
     if name in prefixes.FOLLOWED and name != "git":
         return
@@ -124,7 +124,7 @@ def possible(command: Command, is_program: Callable[[Word], bool]) -> Iterator[S
 
 
 def kept_from(command: Command) -> int | None:
-    """From which word on a command only prints, searches or keeps what it is given; `None` if it does more."""
+    """The index of the first word that a command only prints, searches or stores; `None` if there is none."""
     name = base_name(literal(command.words[0]) or "")
     if name in prefixes.BY_SUBSCRIPT and name != "printf":
         return None
@@ -135,7 +135,7 @@ def code(command: Command) -> str:
     """The code and the input of a program that may start others by code of its own language, if there is any."""
     name = base_name(literal(command.words[0]) or "")
     if name in prefixes.SHELLS:
-        return command.around  # what is printed for a shell
+        return command.around  # the output is input of a shell
     if _CODE.fullmatch(name) is None or kept_from(command) is not None:
         return ""
     text = "\n".join([*map(as_text, command.words[1:]), command.stdin or "", command.around])
@@ -143,7 +143,7 @@ def code(command: Command) -> str:
 
 
 def started(text: str, is_program: Callable[[Word], bool]) -> Iterator[Step]:
-    """The commands that code may start: from every word on that names a program, whatever separates the words."""
+    """The commands that code may start: from every word on that names a program, with any separators between words."""
     words = [match[0].rstrip(".:") for match in _CODE_WORD.finditer(text)]
     starts = 0
     for at, word in enumerate(words):
@@ -157,7 +157,7 @@ def started(text: str, is_program: Callable[[Word], bool]) -> Iterator[Step]:
 
 
 def _subcommand(name: str, words: tuple[Word, ...]) -> tuple[int | None, bool]:
-    """From where the words of a command are data, and whether its words may be subcommands."""
+    """The index from which the words of a command are data, and whether its words may be subcommands."""
     if name in _DATA:
         return (1 if _are_data(name, words[1:]) else None), False
     if name not in SUBCOMMANDS:
@@ -203,37 +203,37 @@ def _texts(text: str) -> Iterator[str]:
         size = value.end()
         yield text[size:].removeprefix("!")
     if size == 0 and re.match(r"-\w", text):
-        # How many letters of options stand before the text is not known: `-ix 'rm v'` and `-xrm v`.
+        # The number of option letters before the text is unknown: `-ix 'rm v'` and `-xrm v`.
         yield from (text[size:] for size in range(2, 5))
 
 
 _WITHOUT_BASH = {b"$'": b"_'", b"[[": b"test ", b"((": b"( ("}
-"""What only bash knows, and what takes its place where a shell does not know it."""
+"""Syntax of bash only, and its replacement in shells without it."""
 _OPENING = re.compile(rb"\\.|`|[$<>]\(", re.DOTALL)
-"""What begins a substitution, unless a backslash takes it away."""
+"""The start of a substitution, unless a backslash precedes it."""
 _BACKQUOTE_END = re.compile(rb"(?<!\\)(?:\\\\)*`")
 _PAREN = re.compile(rb"[()]")
 _QUOTES = re.compile(rb"'[^'()]*'|\"[^\"()$`]*\"")
 _HIDES_END = re.compile(rb"['\"`\\#]|case|<<")
-"""What may stand around a closing parenthesis that does not end a substitution."""
+"""The possible surroundings of a closing parenthesis that does not end a substitution."""
 
 
 def overlooked(text: ShellText) -> Iterator[Text]:
-    """What a shell may run that reads the text in another way than the grammar. Its `steps` have been taken before."""
+    """Commands that a shell may run if it reads the text differently than the grammar. `steps` were taken before."""
     yield from _substitutions(text)
     if text.bash_only:
         yield Text(_without_bash(text), is_sure=False, is_code=False)
 
 
 def _substitutions(text: ShellText) -> Iterator[Text]:
-    """The texts of all substitutions that the grammar may have overlooked, whatever they stand in.
+    """The texts of all substitutions that the grammar may have overlooked, in any context.
 
-    Where a shell looks for them depends on quotes in expansions, in subscripts and in arithmetic, on which shells
-    differ. So each counts but for those in arguments that the command only keeps.
+    Whether a shell reads them depends on quotes in expansions, in subscripts and in arithmetic, where shells differ. So
+    each of them counts, except in arguments that the command only stores.
     """
     data = text.data
     substitutions = text.substitutions if text.is_understood else set[int]()
-    # A function may have the name of a program that only keeps its arguments.
+    # A function may have the name of a program that only stores its arguments.
     kept_ranges = _Ranges(text.kept if text.is_understood and not text.has_functions else [])
     quoted = _Ranges(text.literal)
     arguments = _Ranges(text.arguments)
@@ -246,7 +246,7 @@ def _substitutions(text: ShellText) -> Iterator[Text]:
         is_quoted = quoted.have(opener.start())
         if token[:1] == b"\\":
             if is_quoted:
-                at = opener.start() + 1  # which is no escape there
+                at = opener.start() + 1  # which is not an escape there
             continue
         if opener.start() in substitutions or kept_ranges.have(opener.start()):
             continue
@@ -266,7 +266,7 @@ def _substitutions(text: ShellText) -> Iterator[Text]:
 
 
 def _without_bash(text: ShellText) -> str:
-    """The text as a shell reads it that knows less than bash."""
+    """The text as a shell with fewer features than bash reads it."""
     parts: list[bytes] = []
     at = 0
     for start, token in sorted(text.bash_only.items()):
@@ -276,7 +276,7 @@ def _without_bash(text: ShellText) -> str:
 
 
 class _Ranges:
-    """Ranges of positions, which are asked for in rising order."""
+    """Ranges of positions, queried in rising order."""
 
     def __init__(self, ranges: list[tuple[int, int]]) -> None:
         self._left = sorted(ranges, reverse=True)
@@ -288,7 +288,7 @@ class _Ranges:
 
 
 def _closings(data: bytes) -> dict[int, int]:
-    """Where the parentheses that open are closed, by their number alone."""
+    """The matching closing parenthesis of each opening one, by counting only."""
     closings: dict[int, int] = {}
     stack: list[int] = []
     for paren in _PAREN.finditer(data):

@@ -1,7 +1,7 @@
-"""Commands that run other commands: what of their words is the command that they run.
+"""Prefix commands: commands that run other commands, and which of their words form the command.
 
-`env X=1 nice -n 5 rm v` runs `rm v`. `unfold` follows such prefixes as far as they go. An option that is not listed
-here may take a value or not; then both readings count. docs/isolation.md lists them for users.
+`env X=1 nice -n 5 rm v` runs `rm v`. `unfold` follows such prefixes to the end. An option that is not listed here may
+or may not take a value, so both readings count. docs/isolation.md lists them for users.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from deepctl.domain.commands.syntax import (
 
 
 class _Prefix(NamedTuple):
-    """How a prefix command is written, up to the command that it runs.
+    """The syntax of a prefix command, up to the command that it runs.
 
-    `values` are the letters of options that take a value in the next word, `flags` of those that do not, `long` the
-    long options with a value, `operands` how many words stand before the command. With `assignments` words like `X=1`
-    may stand there too.
+    `values` are the letters of options with a value in the next word, `flags` the letters of other options, `long` the
+    long options with a value, `operands` the number of words before the command. With `assignments`, words like `X=1`
+    may precede it too.
     """
 
     values: str = ""
@@ -102,7 +102,7 @@ _RESERVED = {"!", "{", "}", "if", "then", "else", "elif", "fi", "for", "do", "do
 _RESERVED |= {"coproc", "function", "select", "in"}
 _LEADING = {"!", "{", "then", "else", "elif", "if", "do", "while", "until"}
 BY_SUBSCRIPT = {"test", "[", "printf", "read", "let", "unset", "export", "declare", "typeset", "local", "readonly"}
-"""Builtins that evaluate what stands in brackets behind a variable's name."""
+"""Builtins that evaluate the text in brackets after a variable's name."""
 _SUBSCRIPT = re.compile(r"\[[^\]]*(?:\$\(|`)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _MAX_STEPS = 40
@@ -117,11 +117,11 @@ GIT_VALUES = {
     *("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--super-prefix", "--config-env", "--attr-source"),
     "--exec-path",
 }
-"""Options of git that have their value in the next word, or did once."""
+"""Options of git with a value in the next word, now or in earlier versions."""
 
 
 def unfold(command: Command) -> Iterator[Step]:
-    """The command, those that it runs, texts that it gives to shells, and why that may not be all."""
+    """The command, the commands that it runs, the texts that it gives to shells, and reasons why there may be more."""
     pending = [command]
     steps = 0
     while pending:
@@ -154,7 +154,7 @@ def _inner(command: Command, words: tuple[Word, ...], *, is_open: bool | None = 
 
 
 def _without_reserved(words: tuple[Word, ...]) -> tuple[Word, ...]:
-    """The words behind reserved ones, where the grammar took those for a command: `time ! rm`."""
+    """The words after reserved words that the grammar took for a command: `time ! rm`."""
     at = 0
     while at < len(words) and (words[at] in _LEADING_WORDS or (at and _is_assignment(words[at]))):
         at += 1
@@ -165,7 +165,7 @@ _LEADING_WORDS: set[Word] = {(word,) for word in _LEADING}
 
 
 def _run_by(name: str, command: Command) -> Iterator[Step]:
-    """What the command `name` runs, one step down."""
+    """The command that the command `name` runs, one step further."""
     if name in _SPECIAL:
         yield from _SPECIAL[name](command)
     elif name in _PREFIXES:
@@ -196,7 +196,7 @@ def _prefixed(command: Command, prefix: _Prefix) -> Iterator[Command | Unclear]:
 
 
 def _starts(words: tuple[Word, ...], prefix: _Prefix) -> Iterator[int | None]:
-    """Where the command begins behind the options of a prefix; `None` where that is computed."""
+    """The index of the command after the options of a prefix; `None` if it is computed."""
     positions: set[int] = set()
     pending = [1]
     while pending and len(positions) <= _MAX_READINGS * 4:
@@ -237,7 +237,7 @@ def _is_assignment(word: Word) -> bool:
 
 
 def _lengths(option: str, prefix: _Prefix) -> tuple[int, ...]:
-    """How many words an option takes: one, two, or one of both where it is not known."""
+    """The number of words of an option: one, two, or either if it is unknown."""
     if option.startswith("--"):
         if "=" in option:
             return (1,)
@@ -382,7 +382,7 @@ def _behind(command: Command, options: tuple[str, ...]) -> Iterator[Command | Un
 
 
 def _texts_of(command: Command) -> Iterator[Text | Unclear]:
-    """The texts behind `-c` and its long form, however it is written."""
+    """The texts after `-c` and its long form, in every spelling."""
     words = command.words
     for at, word in enumerate(words[1:], 1):
         first = beginning(word)
@@ -400,7 +400,7 @@ def _watch(command: Command) -> Iterator[Step]:
 
 
 def _parallel(command: Command) -> Iterator[Step]:
-    """GNU parallel: what stands behind `:::` are words of the command, or commands where there is none."""
+    """GNU parallel: the words after `:::` belong to the command, or are commands if there is none."""
     words = command.words
     end = next((at for at, word in enumerate(words) if beginning(word).startswith(":::")), len(words))
     for step in _words_as_text(words[:end], _LOOSE):
@@ -416,7 +416,7 @@ def _parallel(command: Command) -> Iterator[Step]:
 
 
 def _words_as_text(words: tuple[Word, ...], prefix: _Prefix) -> Iterator[Text | Unclear]:
-    """For commands that put their words together and give them to a shell."""
+    """For commands that join their words and pass them to a shell."""
     for start in _starts(words, prefix):
         if start is None:
             yield Unclear(_UNKNOWN)
@@ -493,7 +493,7 @@ def _later(command: Command) -> Iterator[Step]:
 
 def _command(command: Command) -> Iterator[Step]:
     option = literal(command.words[1]) if len(command.words) > 1 else None
-    # `command -v rm` says where it is.
+    # `command -v rm` prints the path of rm.
     if option is None or not option.startswith("-") or "v" not in option.lower():
         yield from _prefixed(command, _PREFIXES["command"])
 
@@ -538,4 +538,4 @@ _SPECIAL: dict[str, Callable[[Command], Iterator[Step]]] = {
     "xargs": _xargs,
 }
 FOLLOWED = {*_PREFIXES, *_SPECIAL} - {"alias", "enable", "complete", "bind", "fc", "hash"}
-"""Commands of which it is known which of their words they run."""
+"""Commands with known rules for the words that they run."""

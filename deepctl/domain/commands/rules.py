@@ -1,20 +1,20 @@
-"""What rules about commands say of a text that an agent wants a shell to run, and everything that a shell would run.
+"""Applying rules to a text that an agent gives to a shell, and to every command in it.
 
-A rule that denies or asks is compared with every command that the text runs, in more than one spelling: with and
-without the directory of the program, without quotes, with options (and a value each) left out where they stand between
-two words of the pattern, and as it is written; the whole text too. There `*` is any text. A rule that allows is
-compared with a command as it is written only, `*` stops at a slash, and it holds for a text of one plain command. So a
-mistake in reading makes deepctl ask or refuse once too often.
+A rule that denies or asks is compared with every command that the text runs, in several spellings: with and without the
+directory of the program, without quotes, without options (and one value each) between two words of the pattern, and as
+written. It is also compared with the whole text. There `*` is any text. A rule that allows is compared only with a
+command as written, `*` stops at a slash, and the text must be one plain command. So an error in the analysis causes at
+most an unnecessary question or refusal.
 
-Comparing takes time in the length of the command times that of the pattern: sets of positions, no backtracking.
+Comparing takes time in the length of the command times that of the pattern, by sets of positions without backtracking.
 
-The commands of a text are all that it tells of, nested ones included:
+The commands of a text are all commands that it shows, nested ones included:
 
     X=1 env git -C . push && sh -c 'rm v'  ->  env git -C . push | git -C . push | sh -c 'rm v' | rm v
 
-What cannot be told is a reason in `unclear`: text that does not parse, a name that is computed, commands that are read
-from elsewhere. The analysis gives a reason rather than misses a command that the text shows. What a program or a script
-file does by itself is not in the text.
+Everything unknown is a reason in `unclear`: text that does not parse, a computed name, commands that are read from
+elsewhere. The analysis gives a reason rather than miss a command that the text shows. The text does not show what a
+program or a script file does itself.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ from deepctl.domain.globs import character_class, matches, pieces
 from deepctl.domain.permissions import Rule, Verdict
 
 _MAX_NESTED = 8
-"""How deep texts may be nested in texts: `sh -c "sh -c …"`."""
+"""Maximum nesting of texts in texts: `sh -c "sh -c …"`."""
 _MAX_TEXTS = 2000
 _MAX_READ = 16
-"""How many times the length of the text is read at most, with all that is nested in it."""
+"""Maximum number of bytes that are parsed, nested texts included, as a multiple of the length of the text."""
 _MAX_COMMANDS = 5000
 _MAX_PIPES = 1000
 """The grammar takes time that grows with the square of a pipeline's length."""
 
 
 class Analysis(NamedTuple):
-    """What a text runs, what else it may run, and why that may not be all."""
+    """The commands that a text runs, those that it may run, and reasons why there may be more."""
 
     commands: list[Command]
     possible: list[Command]
@@ -67,7 +67,7 @@ class Analysis(NamedTuple):
 def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> Analysis:
     """The commands of a text, those of the texts that it gives to other shells, and those that they run.
 
-    Arguments that may be commands are looked for where `is_program` holds for the word that names the program.
+    Arguments are searched for commands if `is_program` accepts the word that names the program.
     """
     if text.count("|") > _MAX_PIPES:
         return Analysis([], [], [TOO_MANY])
@@ -113,7 +113,7 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
 
 
 def _steps(item: Step, is_program: Callable[[Word], bool]) -> Iterator[tuple[Command, bool] | Text | Unclear]:
-    """What one part of a text runs (`True`) or may run, and texts to be read in their turn."""
+    """The commands that one part of a text runs (`True`) or may run, and further texts to parse."""
     if not isinstance(item, Command):
         yield item
     elif item.words[:1] == ((VALUE,),):
@@ -133,22 +133,22 @@ def _possible(command: Command, is_program: Callable[[Word], bool]) -> Iterator[
 
 
 SEVERAL = re.compile(r"[;&|<>()`$\n\r]")
-"""What makes of one command several, or has it do more than its words say."""
+"""Characters that separate commands, or make a command do more than its words say."""
 UNTOLD = "there are rules, and the commands that it runs are unknown"
 _MAX_COMPARED = 20_000
 _WILD = re.compile(r"[*?\[]")
 
 
 def judge(rules: Sequence[Rule], text: str, *, otherwise: str) -> Verdict:
-    """What rules say of a text for a shell: the strictest of what they say about it and about all that it runs.
+    """The verdict of the rules for a shell text: the strictest of those for the text and for all commands in it.
 
-    `otherwise` is what is done where no rule matches the text.
+    `otherwise` is the verdict for a text without a matching rule.
     """
     text = text.strip()
     is_plain = SEVERAL.search(text) is None
     whole = next((_says(rule) for rule in rules if _matches_text(rule, text)), None)
     if whole is None or (whole.action == "allow" and not is_plain):
-        # What a rule allows is one command, not whatever is tied to it.
+        # A rule allows one command, not others that are joined to it.
         whole = Verdict(otherwise)
     if all(rule.action == "allow" for rule in rules):
         return whole
@@ -161,7 +161,7 @@ def judge(rules: Sequence[Rule], text: str, *, otherwise: str) -> Verdict:
     if not is_named:
         verdicts += [verdict for command in analysis.possible for verdict in _suspicions(rules, command)]
     if analysis.unclear and not is_named:
-        # A text is not made so large that it cannot be read but to hide something.
+        # Only a text that hides something is too large to be read.
         is_too_large = TOO_MANY in analysis.unclear or TOO_LONG in analysis.unclear
         may_be_denied = is_too_large and any(rule.action == "deny" for rule in rules)
         verdicts.append(Verdict("ask", f"{UNTOLD}: {'; '.join(analysis.unclear)}", may_be_denied))
@@ -179,7 +179,7 @@ def _matches_text(rule: Rule, text: str) -> bool:
 
 
 def _restrictions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
-    """What the first rule that matches one command says, unless it allows it; before it, those that only may match."""
+    """The verdict of the first matching rule for one command, unless it allows it; uncertain matches come before it."""
     command_line = " ".join(command.raw.split()) if command.raw else _plain(command)
     is_plain = bool(command_line) and SEVERAL.search(command_line) is None
     for rule in rules:
@@ -196,7 +196,7 @@ def _restrictions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
 
 
 def _suspicions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
-    """What the first rule about a command says that may be run, but need not."""
+    """The verdict of the first rule for a command that may run."""
     command_line = _plain(command)
     for rule in rules:
         if rule.action == "allow":
@@ -209,14 +209,14 @@ def _suspicions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
 
 
 def _plain(command: Command) -> str:
-    """A command that another runs, as it could be written."""
+    """A possible spelling of a command that another command runs."""
     words = [literal(word) for word in command.words]
     return " ".join(word for word in words if word is not None) if None not in words else ""
 
 
 _STAR = None
 _Token = re.Pattern[str] | str | None
-"""What a pattern asks of one character, or `None` for any text."""
+"""The condition of a pattern for one character, or `None` for any text."""
 _GIT_FLAGS = {"-p", "-P", "--paginate", "--bare"}
 
 
@@ -226,13 +226,13 @@ def _pattern(pattern: str) -> _Pattern:
 
 
 class _Pattern:
-    """A pattern of a rule that denies or asks. A position is the number of tokens that have been matched."""
+    """A pattern of a rule that denies or asks. A position is the number of matched tokens."""
 
     def __init__(self, pattern: str) -> None:
         self._tokens = _tokens(" ".join(pattern.split()))
         self._end = len(self._tokens)
         self._start = self._closed([0])
-        # From here whatever follows matches.
+        # From here on, any text matches.
         self._sure = set[int]()
         for position in range(self._end, -1, -1):
             rest = self._tokens[position:]
@@ -244,12 +244,14 @@ class _Pattern:
                 self._sure.add(position)
 
     def matches_text(self, text: str) -> bool:
-        """Whether it matches a text, the beginning of a long one."""
+        """Whether it matches a text, or the beginning of a long text."""
         states = self._read(self._start, text[:_MAX_COMPARED])
         return self._accepts(states) or bool(len(text) > _MAX_COMPARED and states & self._sure)
 
     def matches(self, command: Command, *, surely: bool) -> bool:
-        """Whether it matches the words of a command; if not `surely`, whether it could, whatever is computed."""
+        """Whether it matches the words of a command. Without `surely`: whether it could match, with any computed
+        values.
+        """
         name = literal(command.words[0])
         if name is None:
             return False  # which is unclear by itself
@@ -259,21 +261,21 @@ class _Pattern:
         )
 
     def may_begin(self, word: Word) -> bool:
-        """Whether a word that may be a program's name is a name that it asks for."""
+        """Whether a word that may be a program's name is a name in the pattern."""
         return any(
             position and self._tokens[position - 1] is not _STAR and self._token(position) in (" ", "", _STAR)
             for position in self._named(word)
         )
 
     def may_match(self, command: Command) -> bool:
-        """Whether it could match a command of which it is not known that it is one."""
+        """Whether it could match words that may be a command."""
         word = command.words[0]
-        # Of a name that is computed as a whole, the words behind it must be those of the pattern.
+        # If the whole name is computed, the words after it must match the pattern.
         is_told = any(isinstance(part, str) for part in word)
         return self._matches(self._named(word), beginning(word), command, surely=not is_told)
 
     def _named(self, word: Word) -> frozenset[int]:
-        """The positions behind the name of a program."""
+        """The positions after the name of a program."""
         name = literal(word)
         if name is not None:
             return frozenset().union(*(self._read(self._start, spelled) for spelled in _spellings(name)))
@@ -307,7 +309,7 @@ class _Pattern:
             size += sum(len(part) if isinstance(part, str) else 1 for part in word)
             if size > _MAX_COMPARED:
                 return not surely
-            # Between two words of a pattern there may be options, each with a value of its own.
+            # Between two words of a pattern there may be options, each with one value.
             between = frozenset(position for position in either if self._token(position) == " ")
             value = frozenset(position for position in skipped if self._token(position) == " ")
             states = self._read_word(states if is_value else either, word, surely=surely)
@@ -361,7 +363,7 @@ class _Pattern:
                 yield position + 1
 
     def _closed(self, positions: Iterable[int]) -> frozenset[int]:
-        """With the positions behind stars, which may match nothing."""
+        """The positions, with those after stars, which may match nothing."""
         closure = set[int]()
         for position in positions:
             closure.add(position)
@@ -383,7 +385,7 @@ def _spellings(name: str) -> Iterator[str]:
 
 
 def _takes_value(name: str, option: str) -> bool | None:
-    """Whether the next word is an option's value; `None` if that is not known."""
+    """Whether the next word is an option's value; `None` if that is unknown."""
     if option.startswith("--") and "=" in option:
         return False
     if base_name(name) != "git":

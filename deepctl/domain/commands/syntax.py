@@ -1,9 +1,9 @@
-"""The commands in a text for a shell, and their words without quotes, by tree-sitter's grammar of bash.
+"""The commands in a shell text and their words without quotes, by tree-sitter's grammar of bash.
 
-The grammar is an editor's: it is wider than bash and skips what it does not understand. So what it finds is checked
-(no gaps, no words that touch, here-documents that begin and end where bash has them), and a text that fails is one that
-cannot be parsed. `tests/domain/test_command_rules.py` compares it with real shells. Time is linear in the length of the
-text, which is bounded, and nothing here recurses with it.
+The grammar was made for editors: it accepts more than bash and skips unknown text. So its result is checked (no gaps,
+no adjacent words, here-documents with bash's limits), and a text that fails a check counts as unparsable.
+`tests/domain/test_command_rules.py` compares it with real shells. Time is linear in the length of the text, which is
+bounded, and no function recurses with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Computed(Enum):
-    """A part of a word that a shell makes up when it runs it."""
+    """A part of a word that a shell computes."""
 
     ONE = "one"
     """Some text within one word: `"$x"`."""
@@ -34,19 +34,19 @@ CODE_VARIABLE = "a variable is set that makes programs run commands"
 TOO_MANY = "it has too many parts"
 TOO_LONG = "it is too long"
 VALUE = "="
-"""The name of what stands for the values of variables: no command, but what it is given may be one."""
+"""The name that stands for commands which evaluate variables: not a command itself, but its argument may be one."""
 
 
 Word = tuple[str | Computed, ...]
-"""The parts of a word; no two texts follow each other."""
+"""The parts of a word; adjacent texts are joined."""
 
 
 class Command(NamedTuple):
     """A command that a text runs.
 
-    `raw` is how it is written, empty for one that another command runs. With `is_open` more words follow that the text
-    does not show, as behind `xargs rm`. `stdin` is what a here-document gives it to read, `None` if that is not known.
-    `around` is the pipeline up to it, with its redirections: what it reads may be written there.
+    `raw` is its spelling, empty for a command that another command runs. `is_open`: more words follow that the text
+    does not show, as after `xargs rm`. `stdin` is the here-document of the command, `None` if the input is unknown.
+    `around` is the pipeline up to it, with its redirections, which may write the input of the command.
     """
 
     words: tuple[Word, ...]
@@ -57,9 +57,9 @@ class Command(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A text that a shell is given to run; if not `is_sure`, one that may be given to one.
+    """A text for a shell. Without `is_sure`, it only may be one.
 
-    With `is_code` it is meant for a shell, so that it counts what in it cannot be told.
+    With `is_code` it is certainly meant for a shell, so its unknown parts count.
     """
 
     text: str
@@ -84,12 +84,12 @@ def literal(word: Word) -> str | None:
 
 
 def beginning(word: Word) -> str:
-    """The text that a word begins with, whatever comes then."""
+    """The literal beginning of a word."""
     return word[0] if word and isinstance(word[0], str) else ""
 
 
 def as_text(word: Word) -> str:
-    """A word as the text of a shell: what is computed stays so."""
+    """A word as a shell text; computed parts stay computed."""
     return "".join(part if isinstance(part, str) else "${_}" for part in word)
 
 
@@ -116,7 +116,7 @@ _CODE_VARIABLE = re.compile(
 
 
 def sets_code(assignment: str) -> bool:
-    """Whether `NAME=value` sets a variable that programs run commands by, or find settings in that do."""
+    """Whether `NAME=value` sets a variable that makes programs run commands, or read settings that do."""
     return _CODE_VARIABLE.match(assignment) is not None
 
 
@@ -124,12 +124,13 @@ MAX_TEXT = 128 << 10
 """Bytes of a text that is parsed."""
 _MAX_RAW = 4096
 
-# What a terminal or an editor may show as a blank or a line's end, and bash takes for part of a word, or the reverse.
+# Characters that a terminal or an editor may show as a blank or a line end, and that bash takes for part of a word, or
+# the reverse.
 _ODD = re.compile(r"[^\S \t\n]|[\x00-\x08\x0e-\x1f\x7f]")
 _SPLIT_WORD = re.compile(r"[^ \t\n]\\\n[^ \t\n]")
 _BLANK = re.compile(rb"(?:[ \t\n]|\\\n)*")
 _ON_A_LINE = re.compile(rb"(?:[ \t]|\\\n)*(?:-[ \t]+)?")
-"""What may lie between the parts of one command; a lone dash before a here-document is no node."""
+"""Text that may be between the parts of one command; a lone dash before a here-document has no node."""
 _NOTHING = re.compile(b"")
 _ONE_LINE = {
     *(
@@ -153,7 +154,7 @@ _HEREDOC_END = re.compile(r"""(\w+)|\\(\w+)|'(\w+)'|"(\w+)\"""")
 
 @cache
 def _parser() -> Parser:
-    # Slow to import, and needed only where there are rules about commands.
+    # Slow to import, and needed only if there are rules for commands.
     import tree_sitter
     import tree_sitter_bash
 
@@ -161,23 +162,23 @@ def _parser() -> Parser:
 
 
 KeptFrom = Callable[[Command], int | None]
-"""From which word on a command only prints, searches or keeps what it is given; `None` if it does more."""
+"""The index of the first word that a command only prints, searches or stores; `None` if there is none."""
 
 
 class _Place(NamedTuple):
-    """Where a part of a text stands: in which pipeline, and what becomes of what it prints."""
+    """The context of a part of a text: its pipeline, and the use of its output."""
 
     around: str = ""
     is_passed: bool = False
-    """Other commands read it, or a variable holds it."""
+    """Other commands read the output, or a variable stores it."""
     is_kept: bool = False
-    """It is an argument of a command that only keeps or prints it."""
+    """It is an argument of a command that only stores or prints it."""
 
 
 class ShellText:
-    """A text for a shell. `steps` is what its syntax tree shows; what is known of its parts is complete afterwards.
+    """A shell text. `steps` come from its syntax tree; the other fields are complete after all steps were taken.
 
-    `data` is the text in UTF-8, empty if it is too long. Ranges are of bytes, from the first to behind the last.
+    `data` is the text in UTF-8, empty if it is too long. Ranges are byte offsets, end exclusive.
     """
 
     def __init__(self, text: str, kept_from: KeptFrom) -> None:
@@ -188,15 +189,15 @@ class ShellText:
         self.is_understood = False
         self.has_functions = False
         self.substitutions: set[int] = set()
-        """Where those begin (and end, in backquotes) that the tree shows."""
+        """The starts (and for backquotes the ends) of substitutions in the tree."""
         self.kept: list[tuple[int, int]] = []
-        """Quoted arguments of commands that only keep or print them."""
+        """Quoted arguments of commands that only store or print them."""
         self.arguments: list[tuple[int, int]] = []
         """All quoted arguments, and comments."""
         self.literal: list[tuple[int, int]] = []
         """Texts in which nothing is expanded."""
         self.bash_only: dict[int, bytes] = {}
-        """What only bash knows, and where it stands."""
+        """Syntax of bash only, with its positions."""
         self._kept_from = kept_from
         self._redirects: dict[int, list[Node]] = {}
         self._heredoc_lines: set[int] = set()
@@ -204,7 +205,7 @@ class ShellText:
         self._has_expansion = b"$" in self.data
 
     def part(self, start: int, end: int) -> str:
-        """Bytes of the text. Where the grammar has added a quote that is missing, they may end within a character."""
+        """Bytes of the text. If the grammar has added a missing quote, they may end within a character."""
         data = self.data[start:end]
         try:
             return data.decode("utf-8", "surrogatepass")
@@ -212,7 +213,7 @@ class ShellText:
             return data.decode("utf-8", "replace")
 
     def steps(self) -> Iterator[Step]:
-        """The commands of the text, texts in it that are to be parsed again, and reasons why there may be more."""
+        """The commands of the text, nested texts to parse, and reasons why there may be more."""
         if self._is_too_long:
             yield Unclear(TOO_LONG)
             return
@@ -235,7 +236,7 @@ class ShellText:
                 case "redirected_statement":
                     body = node.child_by_field_name("body")
                     redirects = node.children_by_field_name("redirect")
-                    # The grammar has the whole list redirected, a shell its last command.
+                    # The grammar redirects the whole list, a shell only its last command.
                     while body is not None and body.type in ("list", "pipeline", "negated_command"):
                         body = body.children[-1]
                     if body is not None:
@@ -263,7 +264,7 @@ class ShellText:
                 case "variable_assignment":
                     yield from self._assignment(node)
                 case "file_redirect" if self.data[node.start_byte : node.start_byte + 2] == b"&>":
-                    # To other shells than bash these are two operators, and a command may follow.
+                    # In shells other than bash these are two operators, and a command may follow.
                     extra = node.children_by_field_name("destination")[1:]
                     if extra:
                         yield Command(tuple(self._word(word) for word in extra))
@@ -299,7 +300,7 @@ class ShellText:
             pending.extend((child, place) for child in reversed(children))
 
     def _has_no_gaps(self, node: Node, children: list[Node], *, is_root: bool) -> bool:
-        """Whether nothing but blanks lies between the parts of a node: the grammar skips some things."""
+        """Whether only blanks are between the parts of a node, because the grammar skips some text."""
         if node.type in ("string", "heredoc_body", "string_content", "heredoc_redirect") or not children:
             return True
         gap = _ON_A_LINE if node.type in _ONE_LINE else _NOTHING if node.type == "simple_expansion" else _BLANK
@@ -340,7 +341,7 @@ class ShellText:
             yield Command(tuple(self._word(word) for word in command_words), stdin=stdin)
 
     def _keeps(self, children: list[Node], redirects: list[Node], *, is_passed: bool) -> bool:
-        """Whether a command only keeps or prints what it is given; its quoted texts are noted."""
+        """Whether a command only stores or prints its arguments; its quoted texts are recorded."""
         words = [child for child in children if child.type != "variable_assignment" and "redirect" not in child.type]
         quoted = [
             (at, (part.start_byte, part.end_byte))
@@ -354,7 +355,7 @@ class ShellText:
         if is_passed or any(
             child.type in ("pipeline", "list") for redirect in redirects for child in redirect.children
         ):
-            return False  # what it prints is passed on
+            return False  # its output is passed on
         self.kept += [span for at, span in quoted if at >= start]
         for redirect in redirects:
             parts = {child.type: child for child in redirect.children}
@@ -363,9 +364,9 @@ class ShellText:
         return True
 
     def _redirected(self, redirect: Node) -> tuple[list[Node], str | None]:
-        """The words of the command that stand behind a redirection, and the text that it gives the command to read."""
+        """The words of the command after a redirection, and the text that the redirection gives the command to read."""
         if redirect.type == "file_redirect":
-            # The grammar takes every word behind `> file` for one more file.
+            # The grammar takes every word after `> file` for a further file.
             return redirect.children_by_field_name("destination")[1:], None
         if redirect.type == "herestring_redirect":
             targets = [child for child in redirect.named_children if child.type != "file_descriptor"]
@@ -398,12 +399,12 @@ class ShellText:
         words = value.named_children if value.type == "array" else [value]
         # A value that is only the beginning of a command may be completed where the variable is used.
         yield Command(((VALUE,), *(self._word(word) for word in words)), is_open=self._has_expansion)
-        # Arithmetic runs what stands in a value: a='x[$(…)]'; echo $((a)).
+        # Arithmetic runs commands in a value: a='x[$(…)]'; echo $((a)).
         if value.type in ("raw_string", "ansi_c_string") and _COMPUTED_TEXT.search(source.partition("=")[2]):
             yield Unclear("a variable holds a text with commands")
 
     def _backquoted(self, node: Node) -> Iterator[Text | Unclear]:
-        """What stands between backquotes is read twice: backslashes before some characters go first."""
+        """Text between backquotes is read twice: backslashes before some characters are removed first."""
         inner = self.part(node.start_byte + 1, node.end_byte - 1)
         if _BACKQUOTE.search(inner) is not None:
             yield Unclear(_UNPARSED)
@@ -412,7 +413,7 @@ class ShellText:
             yield Text(_in_quotes(inner) if in_quotes else between_backquotes(inner))
 
     def _heredoc(self, node: Node, children: list[Node]) -> Iterator[Unclear]:
-        """A here-document must begin and end where bash thinks it does: what is behind it runs."""
+        """A here-document must have the limits that bash sees, because the text after it runs."""
         start = next((child for child in children if child.type == "heredoc_start"), None)
         end = next((child for child in children if child.type == "heredoc_end"), None)
         word = _HEREDOC_END.fullmatch(self._text(start)) if start is not None else None
@@ -445,7 +446,7 @@ class ShellText:
             yield Unclear(_UNPARSED)  # the grammar overlooks them there
 
     def _word(self, node: Node) -> Word:
-        """A word without its quotes. What is not understood is computed."""
+        """A word without its quotes. Unknown parts count as computed."""
         if node.type == "command_name":
             node = node.children[0] if node.child_count else node
         if self._text(node) == "[":
@@ -496,7 +497,7 @@ class ShellText:
             if child.type == "string_content":
                 continue
             raw = self.data[child.start_byte : child.start_byte + 64]
-            start = child.start_byte + len(raw) - len(raw.lstrip())  # the grammar gives it the blanks before it
+            start = child.start_byte + len(raw) - len(raw.lstrip())  # the grammar includes the blanks before it
             parts += [_in_quotes(self.part(at, start)), Computed.ONE]
             at = child.end_byte
             if child.type in ("simple_expansion", "expansion") and b"@" in self.data[start : start + 4]:
@@ -525,7 +526,7 @@ def _unquoted(text: str) -> Word:
         if match[2] is None:
             parts.append("" if match[1] == "\n" else match[1])
         elif match[2] == "[":
-            # Which characters there may be is not read, nor what is behind them.
+            # The possible characters and the text after them are not read.
             return joined([*parts, Computed.FILES])
         else:
             parts.append(Computed.FILES)
@@ -541,7 +542,7 @@ _IN_QUOTES = re.compile(r'\\([$`"\\\n])')
 
 
 def between_backquotes(text: str) -> str:
-    """The text that a shell runs for one between backquotes: backslashes before some characters are gone."""
+    """The text that a shell runs for one between backquotes, without the backslashes before some characters."""
     return _IN_BACKQUOTES.sub(r"\1", text)
 
 

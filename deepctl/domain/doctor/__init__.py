@@ -1,6 +1,6 @@
-"""Whether deepctl can do its work here: every check says what it found and, where something is amiss, what helps.
+"""Checks whether deepctl works here. Every check reports its result and, for a problem, a remedy.
 
-Nothing is created or changed, no lock is taken that anybody would notice, and what cannot be read is one more finding.
+Nothing is created or changed, locks are taken only for a moment, and unreadable data is a result of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Check", "Status", "examine"]
 
 
 def examine(environment: Mapping[str, str], user: str | None, version: str) -> Iterator[Check]:
-    """All checks: of the machine, and of the profile called `user`, or of all of them.
+    """All checks: of the machine, and of the profile called `user`, or of all profiles.
 
     `version` is deepctl's own. Raises `BadName`, or `ProfileNotFound` if there is no such profile.
     """
@@ -53,7 +53,7 @@ def _checks(
         "sandbox", lambda: sandboxes.machine(in_force.of_profile(only) if only is not None else in_force)
     )
     if not profiles:
-        # What the first profile would find.
+        # The result for the first profile.
         yield from by_settings("sandbox", lambda: sandboxes.in_force(in_force))
         yield from by_settings("model", lambda: model(environment, in_force))
         yield from guarded("mcp", lambda: machine.servers(environment, in_force))
@@ -65,11 +65,11 @@ def _checks(
 
 
 def _profiles(root: Root) -> list[ProfilePaths]:
-    """What has the place and the name of a profile, whatever it is."""
+    """Entries with the place and the name of a profile, of any kind."""
     try:
         return [root.profile(name) for name in sorted(os.listdir(root.profiles)) if name[:1].isalnum()]
     except OSError:
-        return []  # the check of the root says why
+        return []  # the check of the root reports why
 
 
 def _find(root: Root, name: str) -> ProfilePaths:
@@ -100,7 +100,7 @@ def checks_of(
     sandboxes: Sandboxes,
     usage: list[DiskUsage],
 ) -> list[Check]:
-    """All checks of what may be a profile; `in_force` are its settings, `usage` is its disk usage by part."""
+    """All checks of a possible profile; `in_force` are its settings, `usage` is its disk usage by part."""
     if (odd := _not_a_directory(paths)) is not None:
         return [odd._replace(profile=paths.name)]
     unset = f"config unset KEY --user {paths.name}"
@@ -124,11 +124,11 @@ def checks_of(
 
 
 def by_settings(name: str, look: Callable[[], Iterator[Check]]) -> list[Check]:
-    """What follows from settings, if they can be used."""
+    """The checks that need settings, if the settings can be used."""
     try:
         return list(look())
     except DeepctlError:
-        # The checks of the files say what is wrong with them.
+        # The checks of the files report the error.
         return [Check(name, "warning", "unknown: the settings cannot be used")]
 
 
@@ -151,7 +151,7 @@ def _not_a_directory(paths: ProfilePaths) -> Check | None:
 
 
 def model(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]:
-    """The model that a chat would use, and whether the key of its provider is in sight. No key is ever shown."""
+    """The model of a chat, and whether the key of its provider is found. Keys are never shown."""
     setting = in_force.resolve("model")
     name = setting.value or provider_keys.OFFLINE
     where = "" if setting.source == "default" else f" (from {_SOURCES.get(setting.source, setting.source)})"
@@ -228,7 +228,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _lock(paths: ProfilePaths) -> Iterator[Check]:
-    """Who holds the lock. A file in which nobody stands is not even tried, so that nobody is kept from taking it."""
+    """The holder of the lock. A file without a holder is not tried, so that no other process is delayed."""
     try:
         content = atomic.read_file(paths.lock)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a check says, and how checks go on when what they look at cannot be read."""
+"""The result of a check, and how checks continue after unreadable data."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _HELP = {
 
 
 class Check(NamedTuple):
-    """One thing that was looked at, of a profile if it is about one.
+    """The result of one check, of a profile if it has one.
 
-    A `warning` is something to know, a `problem` something that does not work. `hint` is what helps.
+    A `warning` is information, a `problem` does not work. `hint` is the remedy.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Check(NamedTuple):
 
 
 def guarded(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
-    """The checks that `look` makes; what it trips over is a problem like any other, and those before it stay."""
+    """The checks of `look`. Its error becomes a problem, and its earlier checks stay."""
     checks: list[Check] = []
     try:
         checks += look()
@@ -47,7 +47,7 @@ def guarded(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
 
 
 def told(error: Exception) -> str:
-    """An error in words, with the path that it is about."""
+    """An error in words, with its path."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return f"{where}{error.strerror.lower()}"
@@ -55,7 +55,7 @@ def told(error: Exception) -> str:
 
 
 def some(names: Iterable[str]) -> str:
-    """The first few of many names, and how many more there are."""
+    """The first names of many, and the number of the others."""
     all_names = list(names)
     remainder = len(all_names) - _SHOWN
     return ", ".join(all_names[:_SHOWN]) + (f" and {remainder} more" if remainder > 0 else "")

@@ -1,6 +1,6 @@
 """The machine and the settings: versions, the root, the disk, settings files, sandboxes and MCP servers.
 
-No MCP server is started. Bubblewrap and Docker are tried, each once however many profiles there are.
+MCP servers are not started. Bubblewrap and Docker are tried once, for any number of profiles.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ PACKAGES = (
     "pathspec",
     "platformdirs",
 )
-"""What deepctl needs: the agent's, then the command line's."""
+"""The packages of the agent, then those of the command line."""
 
 _LITTLE = 512 << 20
 _FEW = 1000
 
 
 def versions(version: str) -> Iterator[Check]:
-    """Versions: of deepctl, Python, the system and of packages, none of which is imported for it."""
+    """Versions of deepctl, Python, the system and packages. No package is imported for that."""
     yield Check(
         "versions",
         "ok",
@@ -68,7 +68,7 @@ def versions(version: str) -> Iterator[Check]:
 
 
 def namesakes(environment: Mapping[str, str]) -> Iterator[Check]:
-    """Other things called deepctl: distributions beside this one, and programs that a shell would find."""
+    """Other installations called deepctl: distributions beside this one, and programs in the search path."""
     for package in distribution.namesakes():
         again = f"{distribution.to_uninstall(package.name)}, then install {distribution.NAME} again."
         if distribution.is_predecessor(package):
@@ -86,7 +86,7 @@ def namesakes(environment: Mapping[str, str]) -> Iterator[Check]:
 
 
 def root(place: Root) -> Iterator[Check]:
-    """The root and the directories in it: there, the user's own, and nobody else's to look into."""
+    """The root and its directories: they exist, belong to the user, and other users cannot read them."""
     try:
         status = os.stat(place.path)
     except FileNotFoundError:
@@ -139,12 +139,12 @@ def _inside(place: Root) -> Iterator[Check]:
 
 
 def config(file: SettingsFile) -> Iterator[Check]:
-    """config.toml: whether it is there and can be used."""
+    """config.toml: whether it exists and is valid."""
     yield from settings_file("config", file, "config unset KEY")
 
 
 def disk(place: Root) -> Iterator[Check]:
-    """How much space is left where the root is, or will be."""
+    """The free space on the disk of the root."""
     path = place.path
     while not os.path.exists(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
@@ -167,7 +167,7 @@ def disk(place: Root) -> Iterator[Check]:
 
 
 def settings_file(name: str, file: SettingsFile, unset: str) -> Iterator[Check]:
-    """What there is to say of one; `unset` is the command that takes a key out of it."""
+    """The problem of a settings file; `unset` is the command that removes a key from it."""
     path = file.path
     try:
         if not path:
@@ -200,7 +200,7 @@ def settings_file(name: str, file: SettingsFile, unset: str) -> Iterator[Check]:
 
 
 def _amount(values: Mapping[str, Any]) -> str:
-    """How many settings there are, and how many entries in the tables that have names of their own."""
+    """The number of settings, with the entries of the tables that have names of their own."""
     amounts = [counted(sum(key in settings.SETTINGS for key in values), "setting")]
     for table, noun in ((mcp_servers.TABLE, "MCP server"), ("permissions", "permission")):
         if values.get(table):
@@ -209,7 +209,7 @@ def _amount(values: Mapping[str, Any]) -> str:
 
 
 def untrusted(paths: ProfilePaths) -> Iterator[Check]:
-    """Imported settings that wait for a yes, and settings in force that would wait if they were imported now."""
+    """Imported settings that are not trusted yet, and settings in force that an import would not trust."""
     from deepctl.domain import trust
 
     try:
@@ -230,8 +230,9 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
     try:
         values = settings.parsed(settings.read_document(paths.settings), paths.settings)
     except (DeepctlError, OSError):
-        return  # the check of the file says what is wrong with it
-    # Nothing tells a profile that 0.1 imported, with all its settings in force, from one that was made here.
+        return  # the check of the file reports the error
+    # A profile that 0.1 imported, with all its settings in force, cannot be distinguished from one that was created
+    # here.
     risky = [item for item in trust.risky(values) if item.problem is None]
     if risky:
         listing = "; ".join(f"{item.key} ({item.reason})" for item in risky)
@@ -239,7 +240,7 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
 
 
 class Choice(NamedTuple):
-    """What settings say of commands."""
+    """The settings for commands."""
 
     named: str
     image: str
@@ -247,12 +248,12 @@ class Choice(NamedTuple):
 
 
 def choice(settings: Settings) -> Choice:
-    """What the settings say of commands. Raises `DeepctlError`."""
+    """The settings for commands. Raises `DeepctlError`."""
     return Choice(settings.get("sandbox") or "auto", settings.get("docker.image") or "", settings.limits())
 
 
 class Sandboxes:
-    """What was found out about bubblewrap and Docker, each once however many profiles there are."""
+    """The state of bubblewrap and Docker, tested once for any number of profiles."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -260,7 +261,7 @@ class Sandboxes:
         self._docker: dict[str, str | Unavailable] = {}
 
     def bubblewrap(self, limits: Limits) -> Unavailable | None:
-        """Run a command in bubblewrap. Returns what stands in the way, if anything does."""
+        """Run a command in bubblewrap. Returns the problem, if there is one."""
         if not self._bubblewrap:
             try:
                 program = bubblewrap.find(self._environment, outside=(layout.root(self._environment).path,))
@@ -272,7 +273,7 @@ class Sandboxes:
         return self._bubblewrap[0]
 
     def docker(self, image: str) -> str | Unavailable:
-        """The version of Docker that has `image`, or what stands in the way."""
+        """The version of Docker that has `image`, or the problem."""
         if image not in self._docker:
             try:
                 self._docker[image] = container.check(image)
@@ -281,11 +282,11 @@ class Sandboxes:
         return self._docker[image]
 
     def machine(self, settings: Settings) -> Iterator[Check]:
-        """What this machine has, tried with the limits and the image that the settings name."""
+        """The sandboxes of this machine, tested with the limits and the image of the settings."""
         try:
             selection = choice(settings)
         except DeepctlError:
-            # The check of that file says what is wrong with it.
+            # The check of that file reports the error.
             yield Check("sandbox", "warning", "not tested: the settings cannot be used", "Correct them first.")
             return
         problem = self.bubblewrap(selection.limits)
@@ -299,7 +300,7 @@ class Sandboxes:
         if isinstance(docker, str):
             yield Check("docker", "ok", f"Docker {docker} has the image {selection.image}")
         else:
-            # Nobody needs it who has not asked for it.
+            # It is needed only if the settings select it.
             is_wanted = selection.named == "docker"
             yield Check("docker", "problem" if is_wanted else "ok", f"not used: {docker.reason}", docker.fix)
 
@@ -307,7 +308,7 @@ class Sandboxes:
         """Where the commands of a profile run. Raises `DeepctlError` if its settings cannot be used."""
         sandbox, image, limits = choice(settings)
         approve, permissions = "ask", Permissions()
-        with suppress(DeepctlError):  # the check of that file says what is wrong with it
+        with suppress(DeepctlError):  # the check of that file reports the error
             approve = settings.get("approve") or "ask"
             permissions = settings.permissions()
         policy = CommandPolicy(sandbox, approve, permissions=permissions)
@@ -347,11 +348,11 @@ _PACKAGE = "fastmcp-slim"
 
 
 def servers(environment: Mapping[str, str], in_force: Settings) -> Iterator[Check]:
-    """What stands in the way of a profile's servers; nothing if it has none."""
+    """The problems of a profile's MCP servers; nothing without servers."""
     try:
         enabled = [server for server in in_force.mcp_servers() if server.enabled]
     except DeepctlError:
-        return  # the checks of the files say what is wrong with them, and most profiles have no servers
+        return  # the checks of the files report the error, and most profiles have no servers
     if not enabled:
         return
     if not _is_installed():

@@ -1,7 +1,7 @@
-"""What of a profile is damaged, left behind by a killed command, or open to others.
+"""Damage in a profile, leftovers of killed commands, and files that other users can access.
 
-Contents of checkpoints are not read: `deepctl checkpoints verify` does that. What is in the workspace is the agent's,
-with the modes it gave it; so are the copies that an editor works on.
+Contents of checkpoints are not read: `deepctl checkpoints verify` does that. The workspace belongs to the agent, with
+its modes; the same holds for the copies that an editor works on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
     try:
         ledger = session_catalogue.read_ledger(paths)
     except (DeepctlError, OSError):
-        ledger = Ledger()  # the check of checkpoints says what is wrong with it
+        ledger = Ledger()  # the check of checkpoints reports the error
     for vanished in repair_logs.vanished_sessions(paths, ledger):
         whole = False
         yield Check(
@@ -80,7 +80,7 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
 
 
 def memory(paths: ProfilePaths) -> Iterator[Check]:
-    """Notebooks that are not UTF-8 text; nothing is said of others."""
+    """Notebooks that are not UTF-8 text; others are not reported."""
     try:
         agents = sorted(os.listdir(os.path.join(paths.workspace, layout.MEMORY_DIRECTORY)))
     except (FileNotFoundError, NotADirectoryError):
@@ -90,7 +90,7 @@ def memory(paths: ProfilePaths) -> Iterator[Check]:
             notes = Memory(paths, agent)
             notebooks = [notes.read(notebook.name) for notebook in notes.notebooks()]
         except (BadName, MemoryNotFound):
-            continue  # not the directory of an agent, or removed a moment ago
+            continue  # not the directory of an agent, or just removed
         for notebook in notebooks:
             odd = [str(line) for line in odd_lines(notebook.content)]
             if odd:
@@ -104,7 +104,7 @@ def memory(paths: ProfilePaths) -> Iterator[Check]:
 
 
 def checkpoints(paths: ProfilePaths) -> Iterator[Check]:
-    """The ledger, and whether the packs and the logs that it names are there and long enough."""
+    """The ledger, and whether its packs and logs exist and are long enough."""
     ledger = session_catalogue.read_ledger(paths)
     if ledger.unfinished is not None:
         yield Check(
@@ -149,7 +149,7 @@ _VERIFY = (
 
 
 def _later_packs(paths: ProfilePaths) -> Iterator[NewerFormat]:
-    """The packs of a later format. Of those of this one only the first bytes are looked at."""
+    """The packs of a later format. Of other packs only the first bytes are read."""
     try:
         names = sorted(os.listdir(paths.packs))
     except FileNotFoundError:
@@ -174,15 +174,15 @@ def _later_packs(paths: ProfilePaths) -> Iterator[NewerFormat]:
 
 _TEMPORARY = ".tmp"
 KNOWN = (NEW, IMPORT, trash.PREFIX)
-"""How the names begin of what is not a profile and lies among them."""
+"""Prefixes of names that are not profiles, in the directory of profiles."""
 
 _NEXT = "The next command that changes this profile"
 
 
 def beside_profiles(root: Root) -> Iterator[Check]:
-    """Wipes that were interrupted, and profiles that were being made."""
+    """Interrupted wipes, and incomplete profiles."""
     if not os.path.isdir(root.profiles):
-        return  # what is in its place, the check of the root says
+        return  # the check of the root reports what replaced it
     for wipe in trash.unfinished(root):
         target = f"parts of {wipe.profile}" if wipe.is_partial else wipe.profile
         yield Check(
@@ -201,7 +201,7 @@ def beside_profiles(root: Root) -> Iterator[Check]:
 
 
 def in_profile(paths: ProfilePaths) -> Iterator[Check]:
-    """Deletions that were interrupted, drafts with somebody's text, and temporary files."""
+    """Interrupted deletions, drafts of notebooks, and temporary files."""
     deletions = pending_deletions(paths)
     if deletions:
         yield Check(
@@ -228,7 +228,7 @@ def in_profile(paths: ProfilePaths) -> Iterator[Check]:
 
 
 def todo_lists(paths: ProfilePaths) -> Iterator[Check]:
-    """The to-do list of before there was one a session, and lists that are none or nobody's."""
+    """The to-do list without a session, invalid lists, and lists of deleted sessions."""
     if todo.unsettled(paths):
         session = todo.old_lists_owner(paths, None)
         owner = (
@@ -251,7 +251,7 @@ def _temporary(paths: ProfilePaths) -> Iterable[str]:
 
 
 def _named(directory: str) -> list[str]:
-    """What is hidden in a directory."""
+    """The hidden entries of a directory."""
     return [name for name in _listed(directory) if name.startswith(".")]
 
 
@@ -259,14 +259,14 @@ def _listed(directory: str) -> list[str]:
     try:
         return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
-        return []  # what is in its place, others say
+        return []  # other checks report what replaced it
 
 
 _DEEPEST = 8
 
 
 def rights(paths: ProfilePaths) -> Iterator[Check]:
-    """What is not as it should be, each kind of it once. Raises `OSError` for what cannot be looked into."""
+    """Paths with wrong kind, owner or mode, by kind of problem. Raises `OSError` for unreadable directories."""
     loose: list[str] = []
     unusable_paths: list[str] = []
     foreign: list[str] = []
@@ -314,7 +314,7 @@ def _words(paths: list[str]) -> str:
 
 
 def _own(paths: ProfilePaths) -> Iterator[tuple[str, os.stat_result, Callable[[int], bool]]]:
-    """Everything that is deepctl's own: path, status without following links, and what it should be."""
+    """All paths of deepctl's own state: path, status without following links, and the expected kind."""
     yield paths.directory, os.lstat(paths.directory), stat.S_ISDIR
     pending = [(paths.directory, 0)]
     while pending:
@@ -357,7 +357,7 @@ _PARTS = ("workspace", "sessions", "checkpoints", "cache")
 
 
 def disk_usage(paths: ProfilePaths) -> list[DiskUsage]:
-    """What uses the space of a profile, the biggest part first. Links are not followed; never raises."""
+    """The disk usage of a profile by part, the biggest first. Links are not followed; never raises."""
     inodes: set[tuple[int, int]] = set()
     usage_by_part: dict[str, DiskUsage] = {name: DiskUsage(name, 0, 0, 0) for name in (*_PARTS, "other")}
     try:

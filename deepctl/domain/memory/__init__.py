@@ -1,1 +1,1 @@
-"""Memory: the Markdown notebooks that a profile's agent keeps, and what people do with them."""
+"""Memory: the Markdown notebooks of a profile's agent, and the operations on them."""

@@ -1,8 +1,8 @@
-"""Changes that a person makes to the notebooks, under the profile's lock, and the checkpoints that keep every version.
+"""Changes of notebooks by a person, under the profile's lock, and the checkpoints of every version.
 
-A change by hand is no part of a turn, so the checkpoint that holds it has the author `other`, and a later rewind of the
-agent's turns keeps it. Changes that a killed turn left are saved as the turn's first (`Repository.between`): they must
-not be taken for the person's, nor the person's for the agent's.
+A change by hand is not part of a turn, so its checkpoint has the author `other`, and a later rewind of the agent's
+turns keeps it. Changes of a killed turn are saved first as those of the turn (`Repository.between`), so that changes of
+the person and of the agent are not confused.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ from deepctl.store.trees import entry_at, excluding
 
 
 class MemoryChange(NamedTuple):
-    """A notebook as it is now. `lines` is how many came and went, `None` where that would take too long to tell.
+    """A notebook after a change. `lines` are the numbers of added and removed lines, `None` if comparing takes too
+    long.
 
-    `checkpoint` keeps it, if one was made; `merged` says that it had been changed by somebody else meanwhile, `notes`
-    what the user should know beside.
+    `checkpoint` contains the change, if one was made. `merged` means that another author had changed the notebook in
+    the meantime; `notes` are for the user.
     """
 
     notebook: Notebook
@@ -51,13 +52,13 @@ class MemoryChange(NamedTuple):
 
 
 class Collision(Refused):
-    """The person and somebody else changed the same lines; nothing has been written."""
+    """The person and another author changed the same lines; nothing was written."""
 
     code = "memory_conflict"
 
 
 def add(work: Repository, memory: Memory, file: str, note: bytes) -> MemoryChange:
-    """Append a note to a notebook, which is made if there is none. Raises as `Memory.write`."""
+    """Append a note to a notebook, which is created if it does not exist. Raises like `Memory.write`."""
     session = begin(work)
     notebook = memory.find(file)
     before = notebook.content if notebook is not None else None
@@ -65,9 +66,9 @@ def add(work: Repository, memory: Memory, file: str, note: bytes) -> MemoryChang
 
 
 def replace(work: Repository, memory: Memory, file: str, base: bytes | None, edited: bytes) -> MemoryChange:
-    """Make a notebook what somebody edited it to, who had begun with `base` (`None`: it did not exist).
+    """Store an edit of a notebook that started from `base` (`None`: it did not exist).
 
-    What others changed meanwhile is merged by line. Raises `Collision` if both changed the same lines.
+    Changes by another author in the meantime are merged by line. Raises `Collision` if both changed the same lines.
     """
     session = begin(work)
     notebook = memory.find(file)
@@ -87,9 +88,9 @@ def replace(work: Repository, memory: Memory, file: str, base: bytes | None, edi
 
 
 def begin(work: Repository) -> Session | None:
-    """Get ready for a change: keep what a killed turn left. Returns the session whose checkpoint is to keep the change.
+    """Prepare a change: save the changes of a killed turn. Returns the session for the checkpoint of the change.
 
-    `None` where there is no session that can be read, or checkpoints are only made by hand.
+    `None` if there is no readable session, or if checkpoints are only made by hand.
     """
     if work.policy == MANUAL_ONLY:
         return None
@@ -100,7 +101,7 @@ def begin(work: Repository) -> Session | None:
 
 
 def at_hand(work: Repository) -> Session | None:
-    """The session written to last, or any other if that is damaged; `None` if there is none that can be read."""
+    """The most recently written session, or another one if it is damaged; `None` if none is readable."""
     latest = session_catalogue.latest(work.paths)
     for name in [latest, *session_catalogue.all_names(work.paths)] if latest is not None else []:
         try:
@@ -133,7 +134,7 @@ def _write(
 
 
 def keep(work: Repository, session: Session | None) -> tuple[Record | None, list[str]]:
-    """A checkpoint of a change that has been made. Failing to make one does not undo the change: it is said."""
+    """Make the checkpoint of a change. A failure does not undo the change; it becomes a note."""
     if session is None:
         return None, []
     try:
@@ -146,7 +147,7 @@ DRAFT_PREFIX = ".edit-"
 
 
 class Draft(NamedTuple):
-    """A copy of a notebook: the directory made for it, and the file in it."""
+    """A copy of a notebook: its directory, and the file in it."""
 
     directory: str
     path: str
@@ -166,7 +167,7 @@ def begin_draft(profile: ProfilePaths, name: str, content: bytes) -> Draft:
 
 
 def read_draft(draft: Draft) -> bytes:
-    """What is in a draft now. Raises `Refused` if it is gone, or is no file any more."""
+    """The content of a draft. Raises `Refused` if it no longer exists, or is not a file."""
     try:
         return atomic.read_file(draft.path)
     except (FileNotFoundError, NotADirectoryError):
@@ -176,12 +177,12 @@ def read_draft(draft: Draft) -> bytes:
 
 
 def discard_draft(draft: Draft) -> None:
-    """Remove a draft, and what an editor left beside it."""
+    """Remove a draft, and files that an editor left beside it."""
     remove_tree(draft.directory)
 
 
 def drafts_left(profile: ProfilePaths) -> list[str]:
-    """The files of all drafts of a profile, sorted: of edits that are going on, and of those that came to no end."""
+    """The files of all drafts of a profile, sorted: of open edits and of interrupted ones."""
     try:
         directories = sorted(entry for entry in os.listdir(profile.directory) if entry.startswith(DRAFT_PREFIX))
     except FileNotFoundError:
@@ -190,7 +191,7 @@ def drafts_left(profile: ProfilePaths) -> list[str]:
     for directory in directories:
         place = os.path.join(profile.directory, directory)
         try:
-            # What an editor keeps beside a file is hidden, or has a tilde behind its name.
+            # Backup files of an editor are hidden, or have a tilde after their name.
             paths += [
                 os.path.join(place, name)
                 for name in sorted(os.listdir(place))
@@ -202,7 +203,7 @@ def drafts_left(profile: ProfilePaths) -> list[str]:
 
 
 class Line(NamedTuple):
-    """A line that goes: the notebook's name, the number from 1, and the whole line, its end included."""
+    """A removed line: the notebook's name, the number from 1, and the whole line, its end included."""
 
     file: str
     line: int
@@ -210,9 +211,9 @@ class Line(NamedTuple):
 
 
 class Forgotten(NamedTuple):
-    """What went. `before` is the checkpoint that has the lines, `after` the one without, and `session` theirs.
+    """The removed lines. `before` is the checkpoint with the lines, `after` the one without, `session` their session.
 
-    `undoable` says whether `before` has them: not if the notebooks are left out of checkpoints.
+    `undoable` says whether `before` contains them; it does not if checkpoints leave the notebooks out.
     """
 
     lines: list[Line]
@@ -228,7 +229,7 @@ class TextNotFound(NotFound):
 
 
 def foreseen(memory: Memory, request: ForgetRequest) -> list[Line]:
-    """The lines that would go. Raises `TextNotFound` if there are none, `MemoryNotFound` if there is no such file."""
+    """The lines to be removed. Raises `TextNotFound` if there are none, `MemoryNotFound` if there is no such file."""
     lines = _lines(_read(memory, request), request)
     if lines:
         return lines
@@ -240,7 +241,7 @@ def foreseen(memory: Memory, request: ForgetRequest) -> list[Line]:
 
 
 def _read(memory: Memory, request: ForgetRequest) -> list[Notebook]:
-    """The notebooks that are meant, with their content."""
+    """The selected notebooks, with their content."""
     if request.file is not None:
         return [memory.read(request.file)]
     notebooks = []
@@ -248,7 +249,7 @@ def _read(memory: Memory, request: ForgetRequest) -> list[Notebook]:
         try:
             notebooks.append(memory.read(notebook.name))
         except MemoryNotFound:
-            continue  # removed a moment ago
+            continue  # just removed
     return notebooks
 
 
@@ -261,15 +262,15 @@ def _lines(notebooks: list[Notebook], request: ForgetRequest) -> list[Line]:
 
 
 def undoable(memory: Memory, exclude: list[str]) -> bool:
-    """Whether checkpoints keep the notebooks, so that what is forgotten can be brought back."""
+    """Whether checkpoints contain the notebooks, so that forgotten lines can be restored."""
     return not hidden_by([], excluding(exclude))(os.fsencode(memory.path(layout.NOTEBOOK)))
 
 
 def forget(work: Repository, memory: Memory, request: ForgetRequest, expected_lines: list[Line]) -> Forgotten:
-    """Take the lines out of the notebooks. A checkpoint is made first, in session `main` if there is none.
+    """Remove the lines from the notebooks. A checkpoint is made first, in session `main` if there is none.
 
-    `expected_lines` are what the user has agreed to. Raises `Refused` if something else would go by now, and then, or
-    if the first checkpoint cannot be made, nothing has been touched.
+    `expected_lines` are the lines that the user has confirmed. Raises `Refused` if other lines would be removed now. In
+    that case, or if the first checkpoint cannot be made, nothing was changed.
     """
     notebooks = _read(memory, request)
     if _lines(notebooks, request) != expected_lines:
@@ -308,10 +309,10 @@ def forget(work: Repository, memory: Memory, request: ForgetRequest, expected_li
 
 
 def undo_command(profile: str, result: Forgotten) -> str | None:
-    """What to type to make memory what it was before; `None` where nothing does."""
+    """The command that restores the memory; `None` if there is none."""
     if not result.undoable:
         return None
-    # The checkpoint's session is named: the one at hand may be another by then.
+    # The checkpoint's session is named, because the current session may be another one by then.
     where = f"--user {profile} --session {result.session}"
     return f"deepctl checkpoints rewind {result.before.id} --only memory --exact {where}"
 
@@ -322,7 +323,7 @@ def _free(work: Repository) -> str:
 
 
 def _check_kept(work: Repository, record: Record, notebooks: list[Notebook]) -> None:
-    """Raises `MemoryChanged` unless a checkpoint has these notebooks as they were read."""
+    """Raises `MemoryChanged` unless a checkpoint contains these notebooks as they were read."""
     for notebook in notebooks:
         entry = entry_at(work.store.objects, bytes.fromhex(record.tree), os.fsencode(notebook.path))
         if entry is None or entry.digest != hashlib.sha256(notebook.content).digest():

@@ -1,12 +1,12 @@
-r"""Memory: the Markdown notebooks that the agent of a profile keeps in its workspace, and their text.
+r"""Memory: the Markdown notebooks of a profile's agent in its workspace, and their text.
 
-The agent can reach the notebooks, so they are opened without following a link (`deepctl.files.paths_beneath`). A
-notebook, or a directory of notebooks, that is something else is refused, never passed over.
+The agent can write the notebooks, so they are opened without following a link (`deepctl.files.paths_beneath`). An entry
+of another kind in the place of a notebook or its directory is refused, never skipped.
 
-A notebook is bytes, not text: line ends of any kind (`\n`, `\r\n`, `\r`), a last line without one, and bytes that
-are not UTF-8 stay as they are. A line includes its end, and is numbered from 1. New text is UTF-8. In a notebook that
-is not UTF-8, as an editor or a command may have left it, the agent sees U+FFFD (`as_text`), and every line that it
-leaves as it saw it keeps its bytes (`as_bytes`).
+A notebook is bytes, not text: line ends of any kind (`\n`, `\r\n`, `\r`), a last line without one, and bytes that are
+not UTF-8 do not change. A line includes its end, and is numbered from 1. New text is UTF-8. A notebook can contain
+other bytes, for example from an editor or a command. The agent then sees U+FFFD for these bytes (`as_text`), and a line
+that the agent does not change keeps its bytes (`as_bytes`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deepctl.files import atomic, ownership
 from deepctl.files.paths_beneath import Outside, Tree
 
 MAX_BYTES = 64 << 20
-"""The largest notebook; larger files are not read whole."""
+"""Bytes of the largest notebook; larger files are not read."""
 
 _NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", re.ASCII)
 """The names that the agent's own tools can open."""
@@ -45,7 +45,7 @@ class Notebook(NamedTuple):
 
 
 class Memory:
-    """The notebooks of one agent of a profile. Raises `BadName` for an agent that cannot be one."""
+    """The notebooks of one agent of a profile. Raises `BadName` for an invalid agent name."""
 
     def __init__(self, profile: layout.ProfilePaths, agent: str = layout.AGENT) -> None:
         self.agent = layout.check_name(agent, "agent")
@@ -55,13 +55,13 @@ class Memory:
         ownership.regain(profile.workspace, layout.OWN_DIRECTORIES)
 
     def path(self, name: str) -> str:
-        """Where a notebook lies, relative to the workspace."""
+        """The path of a notebook, relative to the workspace."""
         return posixpath.join(self.directory, name)
 
     def notebooks(self) -> list[Notebook]:
-        """All notebooks, sorted by name, without their content; none if there are none.
+        """All notebooks, sorted by name, without their content.
 
-        Raises `Refused` if something else has the name of one.
+        Raises `Refused` if an entry of another kind has the name of one.
         """
         with self._refusing(self.directory, "read"):
             try:
@@ -81,7 +81,9 @@ class Memory:
         return notebooks
 
     def read(self, file: str) -> Notebook:
-        """One notebook, whole; `.md` may be left out. Raises `MemoryNotFound`, or `Refused` for a link or a FIFO."""
+        """One notebook with its content; `.md` may be omitted. Raises `MemoryNotFound`, or `Refused` for a link or a
+        FIFO.
+        """
         name = file_name(file)
         entry = self.find(name)
         if entry is None:
@@ -93,7 +95,7 @@ class Memory:
         return entry
 
     def find(self, file: str) -> Notebook | None:
-        """The same, or `None` if there is none of that name."""
+        """The same, or `None` if it does not exist."""
         name = file_name(file)
         path = self.path(name)
         with self._refusing(path, "read"):
@@ -105,11 +107,11 @@ class Memory:
         return Notebook(name, path, len(content), quantities.time_at(modified), content)
 
     def write(self, file: str, content: bytes, *, expected_content: bytes | None) -> Notebook:
-        """Replace a notebook as a whole, or make it with the directories it lacks. The caller holds the lock.
+        """Replace a whole notebook, or create it with its missing directories. The caller holds the lock.
 
-        `expected_content` is what it is to have been until now, `None` for nothing. A notebook keeps its mode; its
-        other names, if it has hard links, keep the old content. Raises `BadName` for a new name that the agent could
-        not open, `Refused` if the notebook is not as expected, or no file, and `OSError`.
+        `expected_content` is its expected present content, `None` for no file. A notebook keeps its mode; its other
+        hard links keep the old content. Raises `BadName` for a new name that the agent could not open, `Refused` if the
+        notebook has another content or is not a file, and `OSError`.
         """
         name = file_name(file) if expected_content is not None else check_new(file)
         path = self.path(name)
@@ -135,10 +137,10 @@ class Memory:
 
     @contextmanager
     def _beside(self, parent: int) -> Iterator[int]:
-        """A directory for temporary files from which they can be renamed into `parent`.
+        """A directory for temporary files that can be renamed into `parent`.
 
-        The profile's own, in which the next command removes what a kill leaves; what lies in the workspace would get
-        into checkpoints. It can only be another file system if something is mounted in the workspace.
+        It is in the profile, where the next command removes leftovers of a kill; in the workspace, they would get into
+        checkpoints. It is on another file system only if something is mounted in the workspace.
         """
         place = os.open(self.profile.directory, atomic.OPEN_DIRECTORY)
         try:
@@ -148,7 +150,7 @@ class Memory:
             os.close(place)
 
     def _check_agent(self) -> None:
-        """The agent that every profile has may have noted nothing yet; any other is known by its notes."""
+        """The memory of the default agent may be empty; any other agent exists only through its notebooks."""
         if self.agent == layout.AGENT:
             return
         with self._refusing(self.directory, "read"):
@@ -162,7 +164,7 @@ class Memory:
 
     @contextmanager
     def _refusing(self, path: str, action: str) -> Iterator[None]:
-        """Turn what cannot be a notebook into `Refused`, and name `path` in what is wrong with the disk."""
+        """Turn an invalid notebook into `Refused`, and name `path` in disk errors."""
         try:
             yield
         except OSError as error:
@@ -181,7 +183,7 @@ class Memory:
 
 
 class MemoryChanged(Refused):
-    """Somebody else changed a notebook meanwhile; it has been left as it is."""
+    """Another author changed a notebook in the meantime; it was not changed."""
 
     code = "memory_changed"
 
@@ -220,7 +222,7 @@ def _sync(directory: int) -> None:
 
 
 def _mode(parent: int, name: str, path: str) -> int:
-    """The permission bits for a notebook that is written: those it has. Raises `OSError` if it may not be written."""
+    """The permission bits for a written notebook: those it has. Raises `OSError` if it may not be written."""
     try:
         mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
     except FileNotFoundError:
@@ -233,7 +235,7 @@ def _mode(parent: int, name: str, path: str) -> int:
 
 
 def file_name(file: str) -> str:
-    """The name of the notebook that `file` means; `.md` may be left out. Raises `BadName`."""
+    """The name of the notebook `file`; `.md` may be omitted. Raises `BadName`."""
     name = file if file.endswith(".md") else f"{file}.md"
     if "/" in name or "\0" in name or name.startswith(".") or len(os.fsencode(name)) > 255:
         excerpt = file if len(file) <= 80 else file[:80] + "…"
@@ -242,7 +244,7 @@ def file_name(file: str) -> str:
 
 
 def check_new(file: str) -> str:
-    """The same for a notebook that is to be made: one that the agent's own tools can open, too."""
+    """The same for a new notebook, whose name the agent's own tools can open."""
     name = file_name(file)
     if not _NEW_NAME.fullmatch(name) or ".." in name:
         excerpt = name if len(name) <= 80 else name[:80] + "…"
@@ -333,7 +335,7 @@ def appended(content: bytes, note: bytes) -> bytes:
 
 
 class ForgetRequest(NamedTuple):
-    """What is to be forgotten: every line with the literal `text`, in all notebooks or in `file` alone."""
+    """The request to forget every line with the literal `text`, in all notebooks or only in `file`."""
 
     text: bytes
     file: str | None = None

@@ -1,6 +1,6 @@
-"""Notebooks through time, read from the checkpoints: as of one of them, and every version.
+"""The history of notebooks, read from the checkpoints: as of one checkpoint, and every version.
 
-Without the lock, and without writing anything. Only what differs from one checkpoint to the next is read.
+Without the lock, and without writing. Only differences between checkpoints are read.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ NOW, REWOUND = "now", "rewound"
 
 
 class Version(NamedTuple):
-    """What a notebook was from one time on.
+    """The state of a notebook from a time on.
 
-    `checkpoint` is the one that has it, `None` if none has; `kind` that checkpoint's, or `rewound` where a rewind
-    brought the content back, or `now`. `at` is RFC 3339 in UTC, `None` for a notebook that has gone since the last
-    checkpoint. `size` is in bytes, `None` for a notebook that is not there; lines are `None` where they cannot be told.
+    `checkpoint` contains it, `None` if none does; `kind` is the kind of that checkpoint, or `rewound` if a rewind
+    restored the content, or `now`. `at` is RFC 3339 in UTC, `None` for a notebook that was deleted since the last
+    checkpoint. `size` is in bytes, `None` for a missing notebook; lines are `None` if they are unknown.
     """
 
     checkpoint: str | None
@@ -44,7 +44,7 @@ class Version(NamedTuple):
 
 
 class History(NamedTuple):
-    """The versions of one notebook, the newest first, and the checkpoints that cannot say."""
+    """The versions of one notebook, newest first, and the checkpoints without information about it."""
 
     file: str
     versions: list[Version]
@@ -52,7 +52,7 @@ class History(NamedTuple):
 
 
 class Past:
-    """Looks into the trees of checkpoints; a directory that two of them share is looked into once."""
+    """Reads the trees of checkpoints; a directory that two of them share is read once."""
 
     def __init__(self, objects: ObjectReader) -> None:
         self._objects = objects
@@ -60,7 +60,7 @@ class Past:
         self._rules: dict[tuple[str, ...], Callable[[bytes], bool]] = {}
 
     def entry(self, tree: bytes, path: str) -> TreeEntry | None:
-        """What is at `path` in a tree, or in the way to it; `None` for nothing. Raises `Damaged`."""
+        """The entry at `path` in a tree, or the entry that blocks the way; `None` for nothing. Raises `Damaged`."""
         match: TreeEntry | None = None
         for name in os.fsencode(path).split(b"/"):
             if match is not None and match.kind != DIRECTORY:
@@ -75,12 +75,12 @@ class Past:
         return match
 
     def entries(self, tree: bytes, path: str) -> list[TreeEntry]:
-        """The entries of a directory in a tree; none if there is none."""
+        """The entries of a directory in a tree; none if it does not exist."""
         entry = self.entry(tree, path)
         return decode(self._objects.read(entry.digest)) if entry is not None and entry.kind == DIRECTORY else []
 
     def unseen(self, state: State | Record, path: str) -> bool:
-        """Whether the checkpoint did not look at `path`, so that it only seems not to be there."""
+        """Whether the checkpoint left `path` out, so that it only seems to be missing."""
         exclude = tuple(state.exclude)
         if exclude not in self._rules:
             self._rules[exclude] = hidden_by([], excluding(exclude))
@@ -89,9 +89,9 @@ class Past:
 
 
 def at(reader: ReadOnlyRepository, memory: Memory, file: str, record: Record) -> Notebook:
-    """A notebook as it was at a checkpoint that keeps files (`kept`); its `modified_at` is the checkpoint's time.
+    """A notebook as of a checkpoint with files (`kept`); its `modified_at` is the checkpoint's time.
 
-    Raises `MemoryNotFound`, `Damaged`, or `Refused` if the checkpoint cannot tell, or had something else there.
+    Raises `MemoryNotFound`, `Damaged`, or `Refused` if the checkpoint has no information, or another entry there.
     """
     name = file_name(file)
     path = memory.path(name)
@@ -115,7 +115,7 @@ def at(reader: ReadOnlyRepository, memory: Memory, file: str, record: Record) ->
 
 
 def kept(reader: ReadOnlyRepository, reference: str) -> Record:
-    """The checkpoint that `reference` means. Raises `CheckpointNotFound`, `Damaged`, or `Refused` without files."""
+    """The checkpoint of `reference`. Raises `CheckpointNotFound`, `Damaged`, or `Refused` without files."""
     record = lookup.find_checkpoint(reader.paths, reader.ledger, reference, None)
     lookup.check_files(record, lookup.OTHER_CHECKPOINTS_HINT)
     if not record.tree:
@@ -128,7 +128,7 @@ def kept(reader: ReadOnlyRepository, reference: str) -> Record:
 
 
 def check_seen(past: Past, record: Record, path: str) -> None:
-    """Raises `Refused` if a checkpoint did not look at `path`."""
+    """Raises `Refused` if a checkpoint left `path` out."""
     if past.unseen(record, path):
         raise Refused(
             f"Checkpoint {record.id} leaves {path} out.",
@@ -139,9 +139,9 @@ def check_seen(past: Past, record: Record, path: str) -> None:
 
 
 def history(reader: ReadOnlyRepository, memory: Memory, file: str) -> History:
-    """Every version of a notebook, from the checkpoints and from what is now.
+    """Every version of a notebook, from the checkpoints and the present state.
 
-    Raises `MemoryNotFound` if there never was one, `Refused` if something else is in its place now.
+    Raises `MemoryNotFound` if it never existed, `Refused` if an entry of another kind is in its place now.
     """
     name = file_name(file)
     past = Past(reader.objects)
@@ -152,7 +152,7 @@ def history(reader: ReadOnlyRepository, memory: Memory, file: str) -> History:
     present = memory.find(name)
     collector.take_present(present)
     if not collector.versions and not collector.damaged:
-        memory.read(name)  # raises what is to be said of a notebook that is not there
+        memory.read(name)  # raises the error for a missing notebook
     return History(name, collector.versions[::-1], collector.damaged)
 
 
@@ -171,7 +171,7 @@ class _Telling:
         self.damaged: list[Problem] = []
 
     def take(self, state: State) -> None:
-        """What a checkpoint or a rewind says."""
+        """Add the state of a checkpoint or a rewind."""
         try:
             entry = self._past.entry(bytes.fromhex(state.tree), self._path)
         except Damaged as error:
@@ -190,7 +190,7 @@ class _Telling:
         self._digest = digest
 
     def take_present(self, present: Notebook | None) -> None:
-        """What is there now."""
+        """Add the present state."""
         digest = hashlib.sha256(present.content).digest() if present is not None else None
         if digest == self._digest:
             return
@@ -211,11 +211,11 @@ class _Telling:
         lines = line_counts(self._content, content) if content is not None else None
         additions, deletions = lines if lines is not None else (None, None)
         self.versions.append(Version(checkpoint, kind, session, at, size, additions, deletions))
-        # What cannot be read is passed over: the next version is compared with the last that can.
+        # Unreadable states are skipped: the next version is compared with the last readable one.
         self._content = content if content is not None else self._content
 
     def _told(self, state: State, digest: bytes | None) -> tuple[str | None, str, str | None, str | None]:
-        """Which checkpoint has it, of which kind, of which session, and since when."""
+        """The checkpoint that contains it, its kind and session, and its time."""
         record = self._ledger.records.get(state.id)
         if record is not None:
             return record.id, record.kind, self._session(record.session), record.created_at
@@ -243,7 +243,7 @@ class _Telling:
 class NotebookDifference(NamedTuple):
     """One notebook that differs; `change` is `added`, `deleted` or `modified`.
 
-    `diff` is unified, for `patch -p1` in a workspace; `remark` says why there is none.
+    `diff` is unified, for `patch -p1` in a workspace; `remark` is the reason if there is no diff.
     """
 
     name: str
@@ -256,7 +256,7 @@ class NotebookDifference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The notebooks that differ between two checkpoints, or one and what is now (`after` is `None`)."""
+    """The notebooks that differ between two checkpoints, or between one and now (`after` is `None`)."""
 
     before: Record
     after: Record | None
@@ -264,9 +264,9 @@ class Comparison(NamedTuple):
 
 
 def compare(reader: ReadOnlyRepository, memory: Memory, before: str | None, after: str | None) -> Comparison:
-    """Compare the notebooks of two checkpoints; the latest without `before`, what is now without `after`.
+    """Compare the notebooks of two checkpoints; `before` defaults to the latest, `after` to the present state.
 
-    Raises `NotFound` if there is no checkpoint, `Damaged`, or `Refused` if one does not have the notebooks.
+    Raises `NotFound` without checkpoints, `Damaged`, or `Refused` if one does not contain the notebooks.
     """
     first = kept(reader, before) if before is not None else _latest(reader.ledger)
     second = kept(reader, after) if after is not None else None
@@ -293,7 +293,7 @@ def _latest(ledger: Ledger) -> Record:
 
 
 class _Side(NamedTuple):
-    """A notebook on one side of a comparison; its content is read when it is needed."""
+    """A notebook on one side of a comparison; its content is read on demand."""
 
     digest: bytes
     content: Callable[[], bytes]

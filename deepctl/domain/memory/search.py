@@ -1,4 +1,4 @@
-"""Looking for something in the notebooks of an agent."""
+"""Searching the notebooks of an agent."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from deepctl.errors import MemoryNotFound, UsageError
 from deepctl.unicode import folded, merged, spans
 
 Span = tuple[int, int]
-"""Where in a line something was found: from this character to before that one."""
+"""The position of a match in a line: start and end (exclusive), in characters."""
 
 
 class Match(NamedTuple):
-    """A line of a notebook with the lines around it, all without their ends and decoded (`surrogateescape`).
+    """A line of a notebook with its context, all without line ends and decoded (`surrogateescape`).
 
-    `line` is its number from 1, `spans` what of `text` was looked for, in the order of the line.
+    `line` is its number from 1, `spans` are the matches in `text`, in order.
     """
 
     file: str
@@ -29,13 +29,13 @@ class Match(NamedTuple):
 
 
 Finder = Callable[[str], list[Span] | None]
-"""Tells where in a line something is; `None` if it is not in it."""
+"""Finds matches in a line; `None` if there are none."""
 
 
 def words(query: str) -> Finder:
-    """Looks for lines that have all the words, as `deepctl.unicode.folded` compares.
+    """Finds lines that contain all words, compared as by `deepctl.unicode.folded`.
 
-    Raises `UsageError` if there is none.
+    Raises `UsageError` without words.
     """
     parts = [folded(word) for word in query.split()]
     if not parts:
@@ -49,9 +49,9 @@ def words(query: str) -> Finder:
 
 
 def pattern(query: str) -> Finder:
-    """Looks for lines that a regular expression of Python's `re` matches; it minds case unless it begins with `(?i)`.
+    """Finds lines that match a Python regular expression; case matters unless it starts with `(?i)`.
 
-    Raises `UsageError` if it is none.
+    Raises `UsageError` if it is invalid.
     """
     if not query:
         raise UsageError("The QUERY is empty.", "Give a regular expression to search for.")
@@ -71,16 +71,16 @@ def pattern(query: str) -> Finder:
 
 
 def search(memory: Memory, find: Finder, context: int = 0) -> list[Match]:
-    """All lines in all notebooks in which `find` finds something, with up to `context` lines on both sides.
+    """All lines in all notebooks in which `find` finds a match, with up to `context` lines on both sides.
 
-    Raises `Refused` if one cannot be read: an answer without it would look like a complete one.
+    Raises `Refused` if a notebook cannot be read, because a partial answer would look complete.
     """
     matches = []
     for notebook in memory.notebooks():
         try:
             content = memory.read(notebook.name).content
         except MemoryNotFound:
-            continue  # removed a moment ago
+            continue  # just removed
         lines = [line.decode("utf-8", "surrogateescape") for line in content.splitlines()]
         for number, text in enumerate(lines):
             spans = find(text)

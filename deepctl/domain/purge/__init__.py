@@ -1,1 +1,1 @@
-"""Purge: rewriting memory, logs, records and packs so that no stored byte holds a text any more."""
+"""Purge: rewriting memory, logs, records and packs so that no stored byte contains a text any more."""

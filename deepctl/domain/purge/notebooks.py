@@ -1,8 +1,7 @@
-"""Notebooks without the lines that hold a text: in the workspace, in trees, and in the ledger that names the trees.
+"""Notebooks without the lines that contain a text: in the workspace, in trees, and in the ledger that names the trees.
 
-A tree is changed only below `.deep/memory`: the notebooks that are meant lose the lines, and what the memory store
-keeps beside them (receipts with hashes of notebooks, and files it left behind) is removed. So every tree above becomes
-another one.
+A tree is changed only below `.deep/memory`: the selected notebooks lose the lines, and files of the memory store beside
+them (receipts with hashes of notebooks, and leftover files) are removed. So every tree above changes too.
 """
 
 from __future__ import annotations
@@ -25,7 +24,9 @@ from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, decode, encode
 
 _BESIDE = (b".memory-operations.json", b".memory-store.sqlite3", b".memory-tmp-")
-"""How what the harness' memory store keeps beside the notebooks begins: receipts, once a journal, unfinished files."""
+"""Prefixes of the files that the harness' memory store keeps beside the notebooks: receipts, an old journal, unfinished
+files.
+"""
 
 
 def is_beside(name: bytes) -> bool:
@@ -34,14 +35,14 @@ def is_beside(name: bytes) -> bool:
 
 
 class PurgeSelector(NamedTuple):
-    """The lines that hold a text: of all an agent's notebooks, or of `file` (with its `.md`) alone."""
+    """The lines that contain a text: in all notebooks of an agent, or only in `file` (with its `.md`)."""
 
     matcher: TextMatcher
     agent: str = layout.AGENT
     file: str | None = None
 
     def covers(self, path: str) -> bool:
-        """Whether what lies at a path of the workspace is rewritten, or goes."""
+        """Whether the file at a path of the workspace is rewritten or removed."""
         above, _, name = path.rpartition("/")
         if above == layout.MEMORY_DIRECTORY and is_beside(os.fsencode(name)):
             return True
@@ -49,14 +50,14 @@ class PurgeSelector(NamedTuple):
         return path.startswith(f"{directory}/") if self.file is None else path == f"{directory}/{self.file}"
 
     def means(self, name: bytes) -> bool:
-        """Whether what is called `name` in the agent's directory is meant."""
+        """Whether the entry `name` in the agent's directory is selected."""
         return self.file is None or name == os.fsencode(self.file)
 
 
 class LostLines(NamedTuple):
-    """The lines that a notebook in the workspace loses, or lost: its name, and each with its number from 1.
+    """The removed lines of a notebook in the workspace: its name, and each line with its number from 1.
 
-    One in a directory of the agent's is named with that: `trips/lisbon.md`.
+    A notebook in a subdirectory is named with it: `trips/lisbon.md`.
     """
 
     file: str
@@ -64,7 +65,7 @@ class LostLines(NamedTuple):
 
 
 def memory_changed() -> Refused:
-    """The error for lines that would go and that nobody has agreed to."""
+    """The error for removed lines that the user has not confirmed."""
     return Refused(
         "Another author changed the notebooks in the meantime, so nothing was done.",
         "Run the command again to see what it would remove now.",
@@ -73,7 +74,7 @@ def memory_changed() -> Refused:
 
 
 class WorkspaceNotebooks:
-    """The notebooks in the workspace: every regular file in an agent's directory, and in the directories there."""
+    """The notebooks in the workspace: every regular file in an agent's directory, and in its subdirectories."""
 
     def __init__(self, paths: ProfilePaths, selector: PurgeSelector) -> None:
         self._tree = Tree(paths.workspace, follow=False)
@@ -81,7 +82,7 @@ class WorkspaceNotebooks:
         self._doomed = selector
 
     def look(self) -> list[LostLines]:
-        """The lines that would go. Raises `Refused` where a link, or what is too large or too deep, is in the way."""
+        """The lines to be removed. Raises `Refused` for a link, and for files that are too large or too deep."""
         try:
             lines = [LostLines(file, self._lines(self._read(file))) for file in self._files()]
         except OSError as error:
@@ -97,14 +98,14 @@ class WorkspaceNotebooks:
         return [notebook for notebook in lines if notebook.lines]
 
     def intact(self, digest: bytes) -> bytes | None:
-        """The content of this hash, if a notebook has it: what is damaged in a checkpoint may be whole here."""
+        """The content of this hash, if a notebook has it: damaged data of a checkpoint may be intact here."""
         contents = (self._read(file) for file in self._files())
         return next((content for content in contents if hashlib.sha256(content).digest() == digest), None)
 
     def forget(self, expected_lines: list[LostLines]) -> None:
-        """Take the lines out, and what the memory store keeps beside the notebooks. Synced when it returns.
+        """Remove the lines, and the files of the memory store beside them. Synced when it returns.
 
-        Raises `Refused`, before anything is changed, if other lines would go than are expected.
+        Raises `Refused`, before any change, if other lines would be removed than expected.
         """
         if self.look() != expected_lines:
             raise memory_changed()
@@ -150,7 +151,7 @@ _MEMORY = tuple(part.encode() for part in layout.MEMORY_DIRECTORY.split("/"))
 
 
 class RewrittenTree(NamedTuple):
-    """What a tree became: its hash, how many files and bytes fewer are in it, whether notebooks lost lines."""
+    """The new form of a tree: its hash, the number of removed files and bytes, whether notebooks lost lines."""
 
     tree: bytes
     files: int = 0
@@ -159,12 +160,12 @@ class RewrittenTree(NamedTuple):
 
 
 class Rewriter:
-    """Rewrites trees, each distinct object once; what is new goes into `sink`.
+    """Rewrites trees, each distinct object once; new objects go into `sink`.
 
-    `intact` finds the content of a notebook that is damaged in a checkpoint somewhere else.
+    `intact` finds the content of a damaged notebook elsewhere.
 
-    `gone` are the contents that nothing is to hold any more, `replaced` the trees that others take the place of, and
-    `notebooks` how many different contents of notebooks lost lines.
+    `gone` are contents that must no longer be stored, `replaced` the trees with a new form, and `notebooks` the number
+    of distinct contents of notebooks that lost lines.
     """
 
     def __init__(
@@ -189,12 +190,12 @@ class Rewriter:
 
     @property
     def notebooks(self) -> int:
-        """How many different contents of notebooks lost lines."""
+        """The number of distinct contents of notebooks that lost lines."""
         return sum(before != after for before, (after, _) in self._contents_of.items())
 
     @property
     def lines(self) -> list[tuple[str, bytes]]:
-        """The different lines that go, each with the name of its notebook."""
+        """The distinct removed lines, each with the name of its notebook."""
         return list(self._lines)
 
     def rewrite(self, root: bytes) -> RewrittenTree:
@@ -256,7 +257,7 @@ class Rewriter:
         return self._contents_of[before]
 
     def _held(self, entry: TreeEntry) -> bytes | None:
-        """The content of a notebook that holds the text, or `None`. Raises `Damaged` if nobody can tell."""
+        """The content of a notebook that contains the text, or `None`. Raises `Damaged` if that is unknown."""
         if self._contents.hold(entry.digest):
             return self._objects.read(entry.digest)
         if entry.digest not in self._contents.unread:
@@ -277,9 +278,9 @@ class Rewriter:
 
 
 def ledger_with(raw: bytes, trees: Mapping[str, RewrittenTree], old_packs: list[str], pack: str) -> bytes:
-    """The bytes of a ledger in which these trees have become others, and a pack has taken the place of `old_packs`.
+    """The bytes of a ledger with the new trees, and with a new pack in the place of `old_packs`.
 
-    A line that names none of the trees stays byte for byte what it is, damaged ones among them.
+    A line that names none of the trees stays byte for byte the same, damaged lines included.
     """
     parts = []
     start = 0
@@ -320,9 +321,9 @@ def _replace(fields: dict[str, Any], trees: Mapping[str, RewrittenTree]) -> bool
 
 
 class TextMatcher(NamedTuple):
-    """The bytes of a text within one line, and whether upper and lower case are the same.
+    """The bytes of a text within one line, and whether case is ignored.
 
-    What `deepctl.domain.memory.directory` takes for a line that holds it, this takes for a content that does.
+    A content matches if `deepctl.domain.memory.directory` finds a matching line in it.
     """
 
     text: bytes
@@ -330,11 +331,11 @@ class TextMatcher(NamedTuple):
 
     @property
     def is_nowhere(self) -> bool:
-        """Whether no line can hold it: it is empty, or goes over the end of one."""
+        """Whether no line can contain it: it is empty, or contains a line end."""
         return not self.text or self.text.splitlines() != [self.text]
 
     def is_in(self, pieces: Iterable[bytes]) -> bool:
-        """Whether a content that comes in pieces holds it. All of it is read, so that it is also checked."""
+        """Whether a content in pieces contains it. All of it is read, so that it is also checked."""
         exact, any_case = _Exact(self.text), _AnyCase(self.text) if self.ignore_case else None
         for piece in pieces:
             exact.take(piece)
@@ -345,18 +346,18 @@ class TextMatcher(NamedTuple):
         return not self.is_nowhere and (exact.is_found or (any_case is not None and any_case.is_found))
 
     def is_in_text(self, text: str) -> bool:
-        """Whether a string holds it."""
+        """Whether a string contains it."""
         if self.is_nowhere:
             return False
         needle = self.text.decode("utf-8", "surrogateescape")
         return needle in text or (self.ignore_case and unicode.folded(needle) in unicode.folded(text))
 
     def is_in_json(self, value: Any) -> bool:
-        """Whether a string anywhere in a JSON value holds it, also one in JSON that is itself a string."""
+        """Whether a string anywhere in a JSON value contains it, also inside JSON in a string."""
         return any(self.is_in_text(text) for text in _strings(value))
 
     def is_in_damaged(self, raw: bytes) -> bool:
-        """Whether bytes that should be JSON hold it, as it is or with JSON's escapes."""
+        """Whether bytes that should be JSON contain it, plain or with JSON's escapes."""
         spellings = (
             json.dumps(self.text.decode("utf-8", "surrogateescape"), ensure_ascii=ascii_only)
             for ascii_only in (True, False)
@@ -379,7 +380,7 @@ class _Exact:
 
 
 _UNFOLDED = 8
-"""More characters than are folded to one where there is a point to it."""
+"""An upper bound for the characters that are folded to one."""
 
 
 class _AnyCase:
@@ -393,7 +394,7 @@ class _AnyCase:
         if not self.is_found:
             window = self._tail + self._decoder.decode(piece, final)
             self.is_found = self._text in unicode.folded(window)
-            # Unfolded, for what folds to one character may have begun in this piece and end in the next.
+            # Unfolded, because a sequence that folds to one character may start in this piece and end in the next.
             self._tail = window[max(0, len(window) - _UNFOLDED * len(self._text) - _UNFOLDED) :]
 
 
@@ -404,7 +405,7 @@ def _strings(root: Any) -> Iterator[str]:
         if isinstance(value, str):
             yield value
             if "\\" in value and value.lstrip()[:1] in ("{", "["):
-                # The arguments of a tool call, as a model wrote them: only decoded, every text in them looks as it is.
+                # The arguments of a tool call, as a model wrote them: after decoding, every text in them is plain.
                 try:
                     pending.append(json.loads(value))
                 except (ValueError, RecursionError):
@@ -416,9 +417,9 @@ def _strings(root: Any) -> Iterator[str]:
 
 
 class Contents:
-    """Which objects hold the text; each is read once. `unread` are those that cannot be.
+    """The objects that contain the text; each is read once. `unread` are the unreadable ones.
 
-    `report` is told how many contents have been looked into.
+    `report` receives the number of read contents.
     """
 
     def __init__(
@@ -432,11 +433,11 @@ class Contents:
         self.unread: set[bytes] = set()
 
     def go_on(self, objects: ObjectReader, report: Callable[[int], None] | None) -> None:
-        """Keep what is known, and read what is not from the same objects, opened again."""
+        """Keep the known results, and read the rest from the same objects, opened again."""
         self._objects, self._report = objects, report
 
     def hold(self, digest: bytes) -> bool:
-        """Whether an object holds the text; one that cannot be read does not, and is in `unread` then."""
+        """Whether an object contains the text; an unreadable one does not, and is in `unread` then."""
         if digest not in self._known:
             try:
                 self._known[digest] = self.matcher.is_in(self._objects.chunks(digest))
@@ -447,7 +448,7 @@ class Contents:
         return self._known[digest]
 
     def looked(self) -> None:
-        """One more content has been looked into, an object or a file."""
+        """Count one more content, an object or a file."""
         self._looked += 1
         if self._report is not None:
             self._report(self._looked)

@@ -1,14 +1,14 @@
-"""Purging: lines leave every notebook that is kept, too. The one rewrite of what is otherwise immutable.
+"""Purging: lines are removed from every stored notebook. The one rewrite of otherwise immutable data.
 
-    what checkpoints keep is read and checked, and becomes other trees; nothing is changed if anything cannot be read
-    one pack: what is new, and what is still needed of the packs that go, synced; nothing names it yet
+    the data of checkpoints is read and checked, and becomes other trees; unreadable data ends the purge here
+    one pack is written and synced: new objects, and those still needed of the removed packs; nothing names it yet
     the notebooks in the workspace lose the lines, as by forgetting them without a purge
-    the ledger, anew as a whole, is renamed into place: other trees, and which packs are gone   <- done
-    the packs that are gone are deleted, and the cache
+    the new ledger is renamed into place: other trees, and which packs are removed              <- done
+    the removed packs and the cache are deleted
 
-A kill before the rename leaves checkpoints as they were; after it, whoever opens the profile next deletes what the
-ledger calls gone. Ids, labels, order and attribution stay. The workspace and the last state lose the same lines, so
-between them there is no change that would be somebody's, and in the way of a rewind.
+A kill before the rename does not change checkpoints; after it, the next opener of the profile deletes the packs that
+the ledger calls removed. Ids, labels, order and authors stay. The workspace and the last state lose the same lines, so
+no change by another author appears between them that would block a rewind.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ Report = Callable[[int], None]
 
 
 class Purged(NamedTuple):
-    """What a purge takes away, or took.
+    """The data that a purge removes, or removed.
 
-    `live` are lines in the workspace, `kept` the different ones in checkpoints, each with the name of its notebook. In
-    `checkpoints`, notebooks hold the text, in so many versions (`notebooks`); `leftovers` is how many contents
-    hold it that no checkpoint needs any more. `unread` are packs that stay although they cannot be read in full, and
-    `contents` knows what else holds the text.
+    `live` are lines in the workspace, `kept` the distinct ones in checkpoints, each with the name of its notebook. The
+    text is in `notebooks` versions of notebooks in `checkpoints`; `leftovers` is the number of contents with the text
+    that no checkpoint needs. `unread` are packs that stay although they cannot be read completely, and `contents`
+    caches which objects contain the text.
     """
 
     live: list[LostLines]
@@ -62,12 +62,12 @@ class Purged(NamedTuple):
 
     @property
     def is_nothing(self) -> bool:
-        """Whether no notebook, no checkpoint of one and nothing left of one holds the text."""
+        """Whether no notebook, no version in a checkpoint and no leftover content contains the text."""
         return not self.live and not self.notebooks and not self.leftovers
 
 
 class _Plan(NamedTuple):
-    """What there is to do; `trees` are what those of the ledger become."""
+    """The plan of a purge; `trees` maps the trees of the ledger to their new form."""
 
     trees: Mapping[str, RewrittenTree]
     packs: Repacking
@@ -75,7 +75,7 @@ class _Plan(NamedTuple):
 
 
 def preview(reader: ReadOnlyRepository, selector: PurgeSelector, report: Report | None = None) -> Purged:
-    """What a purge would take away, changing nothing. Raises `Damaged` and `Refused` as `purge` does."""
+    """The preview of a purge, without changes. Raises `Damaged` and `Refused` like `purge`."""
     return _plan(reader.paths, reader.ledger, reader.packs, reader.sink, selector, report).purged
 
 
@@ -86,11 +86,11 @@ def purge(
     confirmed_purge: Purged | None = None,
     report: Report | None = None,
 ) -> Purged:
-    """Take lines out of the notebooks, in the workspace and in every checkpoint; nothing is done if there are none.
+    """Remove lines from the notebooks, in the workspace and in every checkpoint; does nothing if there are none.
 
-    `confirmed_purge` is what the user has agreed to. Raises `Refused` if others would go by now,
-    and for what is no notebook, and `Damaged` if something cannot be read that has to be, all before anything is
-    changed; and `StorageError` or `Interrupted`, which say how far it has come.
+    `confirmed_purge` is the preview that the user has confirmed. Raises `Refused` if other lines would be removed now,
+    or if a notebook is invalid, and `Damaged` if required data cannot be read, all before any change. Raises
+    `StorageError` or `Interrupted` with the progress in the message.
     """
     store = repository.store
     with store.new_batch() as batch:
@@ -124,7 +124,7 @@ def _plan(
     contents = Contents(objects, selector.matcher, report)
     rewriter = Rewriter(objects, sink, contents, selector, live.intact)
     trees = rewritten_trees(ledger, rewriter)
-    # Where lines are lost, there may be checkpoints that the ledger does not tell of.
+    # If lines are lost, there may be checkpoints that the ledger does not name.
     strays = objects.names() - ledger.packs - ledger.gone
     has_lost = bool(ledger.damage or strays)
     packs, leftovers, unread = PackSelection(ledger, objects, trees, contents, keep_strays=has_lost).plan(rewriter)
@@ -136,7 +136,7 @@ def _plan(
 def _commit(
     repository: Repository, batch: ObjectBatch, live: WorkspaceNotebooks, plan: _Plan, expected_lines: list[LostLines]
 ) -> None:
-    """Change the workspace, then the ledger. Where that fails, checkpoints are as they were, or as they are to be."""
+    """Change the workspace, then the ledger. After a failure, checkpoints are in the old or in the new state."""
     store = repository.store
     raw = b""
     try:
@@ -180,14 +180,14 @@ def _clean_up(store: Checkpoints, old_packs: list[str]) -> None:
 
 
 _LARGE = 16 << 20
-"""Bytes of the largest pack that is written anew only because trees in it have become others."""
+"""Bytes of the largest pack that is rewritten only because trees in it have a new form."""
 _NAMED = 8
 
 _Tables = dict[str, Sequence[PackEntry] | None]
 
 
 def rewritten_trees(ledger: Ledger, rewriter: Rewriter) -> dict[str, RewrittenTree]:
-    """What every tree that the ledger still needs becomes. Raises `Damaged`, naming the checkpoints in the way."""
+    """The new form of every tree that the ledger needs. Raises `Damaged` with the checkpoints that prevent it."""
     trees: dict[str, RewrittenTree] = {}
     unread: dict[str, Damaged] = {}
     for tree in dict.fromkeys(_roots(ledger)):
@@ -208,9 +208,9 @@ def _roots(ledger: Ledger) -> Iterator[str]:
 
 
 class PackSelection:
-    """The packs of a store whose trees become others.
+    """The packs of a store whose trees change.
 
-    With `keep_strays`, there may be checkpoints that are not known, so what no tree needs stays, too, unless it holds
+    With `keep_strays`, there may be unknown checkpoints, so objects that no tree needs stay too, unless they contain
     the text.
     """
 
@@ -230,10 +230,10 @@ class PackSelection:
         self._keep_strays = keep_strays
 
     def plan(self, rewriter: Rewriter) -> tuple[Repacking, int, list[str]]:
-        """How packs change; how many contents hold the text that nothing needed before, either; which packs stay
-        although their content is unknown.
+        """The changes of packs; the number of unneeded contents with the text; the packs that stay although their
+        content is unknown.
 
-        Raises `Damaged`, naming the checkpoints to let go of, if something needed cannot be read.
+        Raises `Damaged`, naming the checkpoints to remove, if needed data cannot be read.
         """
         needed, unread = repack.reachable(self._objects, (tree.tree for tree in self._trees.values()))
         if unread:
@@ -267,7 +267,7 @@ class PackSelection:
         return repacking, sum(map(self._is_leftover, leftovers)), sorted(unknown)
 
     def _tables(self, needed: set[bytes]) -> _Tables:
-        """The tables of all packs, `None` for those that cannot be read."""
+        """The tables of all packs, `None` for unreadable ones."""
         tables: _Tables = {}
         for name in sorted(self._objects.names()):
             try:
@@ -282,15 +282,15 @@ class PackSelection:
 
     def _goes(self, name: str, table: Sequence[PackEntry] | None, needed: set[bytes], rewriter: Rewriter) -> bool:
         if table is None:
-            return not self._keep_strays  # everything that is needed lies elsewhere
+            return not self._keep_strays  # all needed objects are elsewhere
         dead = [entry.digest for entry in table if entry.digest not in needed]
         if any(self._is_to_go(digest, rewriter) for digest in dead):
             return True
         if self._keep_strays:
             return False
         if any(map(self._is_unread, dead)):
-            return True  # its content is unknown, and nothing needs it
-        # What is left of trees has the hashes of notebooks. That is worth writing a small pack anew, not a huge one.
+            return True  # its content is unknown, and not needed
+        # Leftover trees contain hashes of notebooks. That is worth rewriting a small pack, but not a huge one.
         is_small = os.path.getsize(self._objects.path(name)) <= _LARGE
         is_whole = not any(map(self._is_unread, (entry.digest for entry in table)))
         return is_small and is_whole and not rewriter.replaced.isdisjoint(dead)
@@ -299,7 +299,7 @@ class PackSelection:
         return digest in rewriter.gone or self._is_leftover(digest)
 
     def _is_leftover(self, digest: bytes) -> bool:
-        """Whether an object that nothing needs is a content with the text; the names in a tree are none."""
+        """Whether an unneeded object is a content with the text; names in a tree do not count."""
         if not self._contents.hold(digest):
             return False
         try:
@@ -329,7 +329,7 @@ class PackSelection:
         return _in_the_way(self._ledger, trees, reason, self._path_of(unread))
 
     def _path_of(self, unread: set[bytes]) -> str | None:
-        """Where the newest checkpoint has the first of these objects."""
+        """The path of the first of these objects in the newest checkpoint."""
         newest = next(reversed(self._ledger.records.values()), None)
         if newest is None or not newest.tree:
             return None
@@ -343,9 +343,9 @@ class PackSelection:
 
 
 def _in_the_way(ledger: Ledger, trees: Iterable[str], reason: str, path: str | None = None) -> Damaged:
-    """The error for trees that cannot be read in full; its hint says which checkpoints to let go of.
+    """The error for trees that cannot be read completely; its hint names the checkpoints to remove.
 
-    `path` is where in the workspace the newest has what is damaged.
+    `path` is the workspace path of the damaged data in the newest checkpoint.
     """
     damaged_trees = set(trees)
     safety = {rewind.id: rewind.safety for rewind in ledger.rewinds.values()}
@@ -356,7 +356,7 @@ def _in_the_way(ledger: Ledger, trees: Iterable[str], reason: str, path: str | N
     remainder = f" and {len(ids) - _NAMED} more (`deepctl checkpoints verify` names them)" if len(ids) > _NAMED else ""
     first = ""
     if next(reversed(ledger.records), None) in ids:
-        # One that keeps the same would need the same.
+        # A checkpoint of the same state would need the same data.
         change = f"change {path!r} in the workspace, " if path is not None else ""
         first = f"The newest checkpoint also needs it: {change}`deepctl checkpoints save`. "
     hint = f"{first}`deepctl checkpoints remove {id_list}`{remainder} removes the damaged data; then try again."

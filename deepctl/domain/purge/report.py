@@ -1,7 +1,7 @@
-"""Where a text still stands in a profile after it has been purged from the notebooks.
+"""The remaining places of a text in a profile after it was purged from the notebooks.
 
-A purge changes notebooks and nothing else. What people and models said, other files, prompts and labels keep what they
-have; whoever wants a text gone has to know of all these places.
+A purge changes only notebooks. Messages, other files, prompts and labels keep the text, so a user who wants to remove
+it needs this list.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SESSION, APPLICATION, FILE, KEPT_FILE, LEDGER_FIELD, HISTORY, SETTINGS, PROFILE,
 )  # fmt: skip
 _TOLD = ("workspace", "cache", "profile.toml", "prompt_history", "checkpoints/packs", f"checkpoints/{MESSAGES}",
          f"checkpoints/{LEDGER}")  # fmt: skip
-"""What of a profile's directory is looked through for its own sake; the cache only repeats what is there."""
+"""The parts of a profile's directory that are searched; the cache only repeats other data."""
 
 _CHUNK = 1 << 20
 _FIELDS = {"prompt": "prompts", "label": "labels"}
@@ -54,9 +54,9 @@ class Place(NamedTuple):
 
 
 def places(reader: ReadOnlyRepository, contents: Contents, report: Callable[[int], None] | None = None) -> list[Place]:
-    """Every place in the profile where the text stands; never raises for what cannot be read, which is named.
+    """Every place in the profile with the text. Never raises for unreadable data, which is listed.
 
-    `contents` knows what a purge found out already.
+    `contents` has the results of the purge.
     """
     paths, matcher = reader.paths, contents.matcher
     contents.go_on(reader.objects, report)
@@ -100,7 +100,7 @@ def _logs(directory: str) -> list[tuple[str, str]]:
 
 
 def _messages(path: str, matcher: TextMatcher) -> int | None:
-    """How many messages of a log hold the text; `None` if it cannot be read. Results count with their message."""
+    """The number of messages of a log with the text; `None` if it cannot be read. Results count with their message."""
     try:
         raw = atomic.read_file(path)
     except (OSError, Refused):
@@ -125,7 +125,7 @@ def _messages(path: str, matcher: TextMatcher) -> int | None:
 def _below(
     root: str, contents: Contents, place: str, skip: Callable[[str], bool] = lambda path: False
 ) -> Iterator[Place]:
-    """The files below a directory that hold the text, or whose names or link targets do."""
+    """The files below a directory whose content, name or link target contains the text."""
     for entry in walk(root, skip):
         if entry.status is None:
             yield Place(UNREAD, entry.path or root, 1)
@@ -135,7 +135,7 @@ def _below(
             if stat.S_ISLNK(entry.status.st_mode):
                 holds = holds or contents.matcher.is_in_text(os.readlink(entry.name, dir_fd=entry.parent))
             elif entry.is_file:
-                # Looked into in any case: what cannot be read is named.
+                # Read in any case, so that unreadable data is listed.
                 contents.looked()
                 holds = _file_holds(entry, contents.matcher) or holds
         except FileNotFoundError:
@@ -158,7 +158,7 @@ def _file_holds(entry: WalkEntry, matcher: TextMatcher) -> bool:
 
 
 def _kept(reader: ReadOnlyRepository, contents: Contents) -> list[Place]:
-    """The paths in checkpoints with the text, and in how many."""
+    """The paths in checkpoints with the text, and the number of these checkpoints."""
     trees = Counter(record.tree for record in reader.ledger.records.values() if record.tree)
     cache: dict[bytes, list[tuple[str, bytes]]] = {}
 
@@ -212,7 +212,7 @@ def _ledger(path: str, matcher: TextMatcher) -> Iterator[Place]:
 
 
 def _fields(entry: dict[str, Any], matcher: TextMatcher) -> set[str]:
-    """Which kinds of text in one line of the ledger hold the text."""
+    """The kinds of text in one line of the ledger that contain the text."""
     kinds = set()
     for key, value in entry.items():
         if isinstance(value, dict) and key in ("record", "label"):
