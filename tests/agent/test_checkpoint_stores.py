@@ -386,6 +386,33 @@ def test_a_save_that_failed_elsewhere_does_not_get_into_another_conversation(tmp
     _run(story())
 
 
+@pytest.mark.parametrize("written", ["a save that failed", "half a line"])
+def test_a_log_that_another_process_wrote_to_and_did_not_finish_is_read_again(tmp_path: Path, written: str) -> None:
+    """The ledger says nothing of it: the process failed or was killed before it came to that."""
+
+    async def story() -> None:
+        one, other = FileCheckpointStore(tmp_path / "s"), FileCheckpointStore(tmp_path / "s")
+        await one.save(_checkpoint("a", 1))
+        (log,) = (tmp_path / "s" / "messages").glob("*.jsonl")
+        if written == "half a line":
+            log.write_bytes(log.read_bytes() + b'{"v":')
+        else:
+            with pytest.raises(OSError, match="nonexistent"):
+                await other.save(_checkpoint("b", 2), workspace=tmp_path / "nonexistent")
+        size = log.stat().st_size
+        await one.save(_checkpoint("c", 2))
+        await one.save(_checkpoint("d", 3))
+        if written == "a save that failed":
+            assert log.read_bytes().count(b"prompt 1") == 1, "what it wrote is used"
+        assert log.stat().st_size > size
+        again = FileCheckpointStore(tmp_path / "s")
+        for store in (one, again):
+            assert [found.messages for found in await store.list_all()] == [_conversation(turns) for turns in (1, 2, 3)]
+            assert await store.damaged() == []
+
+    _run(story())
+
+
 def test_an_id_that_is_saved_again_means_the_later_state(tmp_path: Path) -> None:
     place = tmp_path / "work"
     place.mkdir()
