@@ -9,7 +9,8 @@ TESTS ?= tests
 WORKERS ?= 4
 DEV := $(VENV)/.ready-dev
 SOAK := tests/test_storage.py tests/cli/test_done_but.py tests/agent/test_interruption.py tests/agent/test_kill.py tests/test_markdown.py tests/agent/test_git_directories.py \
-  tests/test_fuzz_environment.py tests/attacks/test_races.py \
+  tests/test_fuzz_environment.py tests/attacks/test_races.py tests/attacks/test_planted.py \
+  tests/cli/test_wipe.py::test_ctrl_c_around_the_line_that_takes_a_profile_away_says_what_becomes_of_it \
   tests/cli/test_repl_ends.py::test_ctrl_c_at_random_moments_in_a_large_workspace_stops_no_more_than_the_turn \
   $(addprefix tests/store/test_,crash.py index_db_faults.py damage.py stories.py author_stories.py rewind_refusals.py session_delete.py stored_text.py repair.py) \
   $(addprefix tests/domain/test_,memory_changes.py purge.py wipe.py command_rules.py)
