@@ -8,6 +8,7 @@ the imports are not its own: tests whose subject is the start use `Command.cold`
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib
 import json
@@ -49,7 +50,7 @@ class ForkedProcess(subprocess.Popen[bytes]):
 
     Each of `streams` (stdin, stdout and stderr) is None to inherit this process's, a descriptor, or `PIPE` or
     `DEVNULL`. With `terminal`, stdin is a terminal, and becomes the controlling one of a session of the command's own.
-    `first` is code that the command runs before anything else.
+    `first` is code that the command runs before anything else, `program` code that is run instead of a command.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class ForkedProcess(subprocess.Popen[bytes]):
         directory: str | None = None,
         terminal: bool = False,
         first: str = "",
+        program: str = "",
     ) -> None:
         # `Popen.__init__` is not called: it would start the process. These are the attributes that `communicate` uses.
         self.args = ["deepctl", *arguments]
@@ -92,6 +94,7 @@ class ForkedProcess(subprocess.Popen[bytes]):
             "directory": directory or os.getcwd(),
             "terminal": terminal,
             "first": first,
+            "program": program,
         }
         try:
             self.pid, self._status = _template().fork(request, ends)
@@ -248,12 +251,30 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
         stream = open(number, "w" if number else "r", encoding=before.encoding, errors=before.errors)  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+    if request["program"]:
+        _run_program(request["program"])
     sys.argv = ["deepctl", *request["arguments"]]
     if request["first"]:
         exec(request["first"], {})
     from deepctl.__main__ import run
 
     run()
+
+
+def _run_program(program: str) -> NoReturn:
+    """Run code as `python -c` does, and end."""
+    code = 0
+    try:
+        exec(program, {"__name__": "__main__"})
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
