@@ -43,9 +43,9 @@ def describe(settings: Settings, profile: ProfilePaths) -> Described:
 
 
 def remove_container(profile: ProfilePaths) -> tuple[str, bool]:
-    """Remove a profile's container; its name, and whether there was one. The caller holds the profile's lock.
+    """Remove a profile's container. Returns its name, and whether it existed. The caller holds the profile's lock.
 
-    Raises `Refused` if Docker cannot be asked, or a container of that name is somebody else's.
+    Raises `Refused` if Docker does not answer, or if deepctl did not create the container of that name.
     """
     name = containers.container_name(profile.directory)
     try:
@@ -55,11 +55,11 @@ def remove_container(profile: ProfilePaths) -> tuple[str, bool]:
 
 
 def remove_container_if_any(environment: Mapping[str, str], profile: ProfilePaths) -> str | None:
-    """Remove the container of a profile that is about to go or to move; its name, or `None` if there was none.
+    """Remove the container of a profile that will be deleted or renamed. Returns its name, or `None` if it had none.
 
-    A container's name follows from the profile's directory, so none could be found afterwards. The caller holds the
-    profile's lock. Docker is asked where there is any sign of it. Raises `Refused` if it cannot be asked and the
-    profile's settings say `docker`; with other settings, a profile does not depend on Docker's being there.
+    A container's name follows from the profile's directory, so it could not be found afterwards. The caller holds the
+    profile's lock. Docker is asked if there is any sign of it. Raises `Refused` if it does not answer and the profile's
+    settings say `docker`; with other settings, a profile does not depend on Docker.
     """
     uses_docker = _uses_docker(environment, profile)
     if not (uses_docker or environment.get("DOCKER_HOST") or os.path.exists(_SOCKET)):
@@ -81,4 +81,4 @@ def _uses_docker(environment: Mapping[str, str], profile: ProfilePaths) -> bool:
     try:
         return load(environment, profile).get("sandbox") == "docker"
     except (DeepctlError, OSError):
-        return False  # what cannot be read has started no container
+        return False  # unreadable settings have started no container

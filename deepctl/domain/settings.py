@@ -1,7 +1,7 @@
-"""Settings: which there are, what they may be, and who wins.
+"""Settings: their names, their values, and the precedence of their sources.
 
 Two TOML files: `config.toml` for this machine's user, `profile.toml` for one profile. The command line and the
-environment come before both. Reading uses the standard library; changing a file keeps its comments (tomlkit).
+environment precede both. Reading uses the standard library; changing a file keeps its comments (tomlkit).
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _LIMIT = "it limits how much of this machine commands may use"
 
 
 class Setting(NamedTuple):
-    """One setting: what it is for, its default, the values it is limited to, the environment variable before it.
+    """One setting: its purpose, its default, its allowed values, and its environment variable.
 
-    `kind` says what its text stands for: `text`, `patterns` (several, separated by commas), `count` (a whole number),
-    `seconds`, `size` (bytes, with K, M or G behind the number for their 1024-fold), or `cost` (USD, up to six places).
-    A `percent` is a whole number from 10 to 95, or `never`. `risk` is what may come of it where somebody else chose the
-    value.
+    `kind` is the meaning of its text: `text`, `patterns` (several, separated by commas), `count` (a whole number),
+    `seconds`, `size` (bytes, or a number with K, M or G for 1024-fold units), or `cost` (USD, up to six places). A
+    `percent` is a whole number from 10 to 95, or `never`. `risk` is the possible consequence of a value that another
+    person chose.
     """
 
     help: str
@@ -125,7 +125,7 @@ SETTINGS: dict[str, Setting] = {
 
 
 class Value(NamedTuple):
-    """A setting's value and where it came from: option, environment, profile, config or default."""
+    """A setting's value and its source: option, environment, profile, config or default."""
 
     key: str
     value: str | None
@@ -133,7 +133,7 @@ class Value(NamedTuple):
 
 
 def describe(key: str) -> Setting:
-    """The setting called `key`. Raises `BadSetting`, with the nearest name, if there is none."""
+    """The setting called `key`. Raises `BadSetting`, with the most similar name, if it does not exist."""
     try:
         return SETTINGS[key]
     except KeyError:
@@ -145,7 +145,7 @@ def describe(key: str) -> Setting:
 
 
 def validate(key: str, value: object, where: str | None = None) -> str:
-    """`value` if `key` may have it. Raises `BadSetting`; `where` names the file it was found in."""
+    """`value` if it is valid for `key`. Raises `BadSetting`; `where` names its file."""
     setting = describe(key)
     place = f" in {where}" if where else ""
     if isinstance(value, str) and not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
@@ -182,12 +182,12 @@ def validate(key: str, value: object, where: str | None = None) -> str:
 
 
 def read_document(path: str) -> bytes:
-    """The bytes of a settings file. Raises `FileNotFoundError`, and `Refused` for something that is no file."""
+    """The bytes of a settings file. Raises `FileNotFoundError`, and `Refused` if it is not a file."""
     return documents(os.path.dirname(path)).read(os.path.basename(path))
 
 
 def replace_document(path: str, raw: bytes, *, is_last: bool = False) -> None:
-    """Replace a settings file as a whole; see `deepctl.store.log_file.Documents`."""
+    """Replace a whole settings file; see `deepctl.store.log_file.Documents`."""
     documents(os.path.dirname(path)).replace(os.path.basename(path), raw, is_last=is_last)
 
 
@@ -205,7 +205,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def _misplaced(path: str) -> DeepctlError:
-    """What is wrong with `$DEEPCTL_CONFIG`, which names what deepctl has not put there."""
+    """The problem of `$DEEPCTL_CONFIG`, which names a file that deepctl did not create."""
     help = "Set $DEEPCTL_CONFIG to a file of your own."
     above = path
     while (above := os.path.dirname(above)) != "/":
@@ -240,9 +240,9 @@ def parsed(raw: bytes, path: str) -> dict[str, Any]:
 
 
 def flat(tables: dict[str, Any], path: str) -> dict[str, Any]:
-    """The settings in tables under the names they go by: `exclude` of `[snapshot]` is `snapshot.exclude`.
+    """The settings in tables by their full names: `exclude` of `[snapshot]` is `snapshot.exclude`.
 
-    Raises `BadSetting` for a value where a table must be.
+    Raises `BadSetting` for a value in the place of a table.
     """
     values: dict[str, Any] = {}
     for key, value in tables.items():
@@ -283,7 +283,7 @@ def _check_number(key: str, kind: str, value: str, place: str) -> None:
 
 
 def _spelled(number: int, kind: str) -> str:
-    """A number in the shortest form in which a setting of this kind takes it."""
+    """A number in the shortest form for a setting of this kind."""
     for unit, bits in (("G", 30), ("M", 20), ("K", 10)) if kind == "size" else ():
         if number % (1 << bits) == 0:
             return f"{number >> bits}{unit}"
@@ -291,7 +291,7 @@ def _spelled(number: int, kind: str) -> str:
 
 
 def size(value: str, *, units: str = "KMG") -> int:
-    """The bytes that the value of a setting of kind `size` stands for. Raises `ValueError`."""
+    """The bytes of a value of kind `size`. Raises `ValueError`."""
     match = _SIZE.fullmatch(value)
     if match is None or match[2] not in units:
         raise ValueError(f"{value!r} is no size")
@@ -299,7 +299,7 @@ def size(value: str, *, units: str = "KMG") -> int:
 
 
 def check_spelling(keys: Iterable[str], table: str, where: str) -> None:
-    """Raises `BadSetting` for a key that was meant to be `table`: what the table says would silently not be there."""
+    """Raises `BadSetting` for a misspelled `table`, because its contents would be ignored silently."""
     from difflib import get_close_matches
 
     for key in keys:
@@ -320,43 +320,43 @@ def _check_patterns(value: str, place: str) -> None:
 
 
 def patterns(value: str | None) -> list[str]:
-    """The value of a setting that is several, separated by commas."""
+    """The values of a setting with several values, separated by commas."""
     return [pattern.strip() for pattern in (value or "").split(",") if pattern.strip()]
 
 
 class SettingsFile(NamedTuple):
-    """A settings file as it was read: its settings by name, or why it could not be read.
+    """A settings file as it was read: its settings by name, or the reason why it could not be read.
 
-    `path` is empty where the environment names no place for config.toml.
+    `path` is empty if the environment gives no path for config.toml.
     """
 
     source: str
-    """`profile` or `config`: what `Value.source` says of its settings."""
+    """`profile` or `config`: the `Value.source` of its settings."""
     path: str
     values: Mapping[str, Any] = {}
     problem: DeepctlError | OSError | None = None
 
     def checked(self) -> Mapping[str, Any]:
-        """The settings in it. Raises what reading it raised."""
+        """The settings in it. Raises the error of reading it."""
         if self.problem is not None:
             raise self.problem
         return self.values
 
 
 class Settings(NamedTuple):
-    """The settings in force: what the command line, the environment and the two files said when they were read.
+    """The settings in force: the command line, the environment and the two files at the time of reading.
 
-    A command reads them once (`load`) and passes them on. A file that cannot be read, and a value that is not possible,
-    raise where a setting is asked for that depends on them: other settings still work.
+    A command reads them once (`load`) and passes them on. An unreadable file or an invalid value raises an error when a
+    setting is requested that depends on it; other settings still work.
     """
 
     options: Mapping[str, str | None]
     variables: Mapping[str, str]
     files: tuple[SettingsFile, ...]
-    """The file that wins comes first."""
+    """The file with precedence comes first."""
 
     def resolve(self, key: str) -> Value:
-        """The value in force, and where it came from: option, environment, profile.toml, config.toml or default."""
+        """The value in force and its source: option, environment, profile.toml, config.toml or default."""
         setting = SETTINGS[key]
         if (option := self.options.get(key)) is not None:
             return Value(key, validate(key, option), "option")
@@ -375,12 +375,12 @@ class Settings(NamedTuple):
         return self.resolve(key).value
 
     def number(self, key: str) -> int | None:
-        """The number in force; `None` where the setting is not set, or `never`."""
+        """The number in force; `None` if the setting is not set, or `never`."""
         value = self.get(key)
         return None if value in (None, "never") else int(value or 0)
 
     def patterns(self, key: str) -> list[str]:
-        """The values in force of a setting that has several."""
+        """The values in force of a setting with several values."""
         return patterns(self.get(key))
 
     def size(self, key: str) -> int:
@@ -388,7 +388,7 @@ class Settings(NamedTuple):
         return size(self.get(key) or "")
 
     def limits(self) -> Limits:
-        """What one command of the agent may use."""
+        """The limits of one command of the agent."""
         return Limits(
             seconds=self.number("limits.seconds") or 0,
             memory=self.size("limits.memory"),
@@ -408,13 +408,13 @@ class Settings(NamedTuple):
         return rules
 
     def mcp_servers(self) -> list[Server]:
-        """The MCP servers, those that are switched off too, by name. Raises `BadSetting`."""
+        """The MCP servers by name, including those that are switched off. Raises `BadSetting`."""
         servers: dict[str, Server] = {}
         for file in reversed(self.files):
             values = file.checked()
             check_spelling(values, "mcp_servers", file.path)
             if "mcp_servers" in values:
-                from deepctl.domain import mcp_servers  # most profiles have no use for it
+                from deepctl.domain import mcp_servers  # most profiles do not use it
 
                 servers |= mcp_servers.parse(values["mcp_servers"], file.path, file.source)
         return [servers[name] for name in sorted(servers)]
@@ -432,7 +432,7 @@ def load(
 ) -> Settings:
     """Read the settings of this machine's user and of a profile, each file once.
 
-    `options` is what the command line says. Never raises: see `Settings`.
+    `options` are values from the command line. Never raises: see `Settings`.
     """
     try:
         config = _loaded("config", layout.config_file(environment))
@@ -443,7 +443,7 @@ def load(
 
 
 def without_files(environment: Mapping[str, str], options: Mapping[str, str | None] | None = None) -> Settings:
-    """The settings by the command line, the environment and the defaults alone."""
+    """The settings of the command line, the environment and the defaults."""
     names_of_variables = {setting.variable for setting in SETTINGS.values() if setting.variable is not None}
     variables = {name: environment[name] for name in names_of_variables if name in environment}
     return Settings(dict(options or {}), variables, ())
@@ -457,12 +457,12 @@ def _loaded(source: str, path: str) -> SettingsFile:
 
 
 def unknown(values: Mapping[str, Any]) -> list[str]:
-    """Keys of a settings file that mean nothing to this deepctl."""
+    """Unknown keys of a settings file."""
     return [key for key in values if key not in SETTINGS and key not in _BOOKKEEPING]
 
 
 def _checked(key: str, value: str) -> str:
-    """`value` as it may be written down for later: what would only fail in the next command is refused now."""
+    """`value` in the form for a settings file. A value that would fail in the next command is refused now."""
     value = validate(key, value)
     if key == "default_user":
         layout.check_name(value)
@@ -474,7 +474,7 @@ def _checked(key: str, value: str) -> str:
 
 
 def problems(values: Mapping[str, object], path: str, *, in_profile: bool) -> Iterator[DeepctlError]:
-    """What is wrong in the settings of the file at `path`, each as the error that using it would raise."""
+    """The problems of the settings in the file at `path`, each as the error of its use."""
     from deepctl.domain import mcp_servers
 
     for key, value in values.items():
@@ -490,7 +490,7 @@ def problems(values: Mapping[str, object], path: str, *, in_profile: bool) -> It
 
 
 def check(values: Mapping[str, object], path: str) -> None:
-    """Raises the first error that commands of a profile with these settings would meet."""
+    """Raises the first error that commands of a profile with these settings would raise."""
     from deepctl.domain import mcp_servers
 
     check_spelling(values, "permissions", path)
@@ -500,9 +500,9 @@ def check(values: Mapping[str, object], path: str) -> None:
 
 
 def change(path: str, key: str, value: str | None) -> None:
-    """Set `key` in a settings file, or take it out (`None`), leaving everything else as it is written.
+    """Set `key` in a settings file, or remove it (`None`), without other changes.
 
-    The caller holds the lock that guards the file. Raises `NotFound` when there is nothing to take out.
+    The caller holds the lock of the file. Raises `NotFound` if there is nothing to remove.
     """
     import tomlkit
 

@@ -1,8 +1,8 @@
-"""Settings that came with an archive and wait for a yes: `untrusted.toml`, beside the profile's profile.toml.
+"""Imported settings that need trust: `untrusted.toml`, beside the profile's profile.toml.
 
-An import writes the harmless settings to profile.toml and all others to untrusted.toml, those that this deepctl does
-not know among them. Nothing acts on untrusted.toml: `profiles trust` puts it into force, `config show` and `doctor`
-list it, and nothing else opens it. A new setting is dangerous until it is named in `HARMLESS`.
+An import writes the harmless settings to profile.toml and all others to untrusted.toml, including those that this
+deepctl does not know. untrusted.toml has no effect: `profiles trust` puts it into force, `config show` and `doctor`
+list it, and no other code opens it. A new setting is dangerous until it is named in `HARMLESS`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ HARMLESS = ("version", "created_at", "model", "instructions", "context_window", 
 """Settings that run nothing, send nothing to another address and weaken no protection."""
 
 MAX_BYTES = 1 << 20
-"""Bytes of the largest profile.toml that is taken from an archive."""
+"""Bytes of the largest profile.toml that is accepted from an archive."""
 MAX_DEPTH = 32
-"""How many tables and lists of it may be in one another."""
+"""Maximum nesting of its tables and lists."""
 
 _TABLES = frozenset(key.partition(".")[0] for key in settings.SETTINGS if "." in key) | {
     "permissions",
@@ -37,15 +37,15 @@ _UNKNOWN = "this deepctl does not know it; a later version may act on it"
 
 
 _ADDRESSES = ("base_url", "url")
-"""Settings that are an address and nothing else."""
+"""Settings that consist of an address."""
 _PASSWORD = re.compile(r"\A([^:/]+://[^/?#:@]*):[^/?#@]*@")
 _ORDINARY_PASSWORD = re.compile(r"(:/{2}[\w.%~-]*):[A-Za-z0-9_%-]*@(?=[A-Za-z0-9\[])", re.ASCII)
 
 
 class Item(NamedTuple):
-    """One setting: its name, its value as TOML has it, and what may come of it. `place` leads to it in the file.
+    """One setting: its name, its value as in TOML, and its possible consequence. `place` is its path in the file.
 
-    `problem` is why no profile could be used with it.
+    `problem` is the reason why no profile could be used with it.
     """
 
     key: str
@@ -56,7 +56,7 @@ class Item(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """What waits in untrusted.toml; `untrusted` and `profile` are the bytes of the two files as they were read."""
+    """The contents of untrusted.toml; `untrusted` and `profile` are the bytes of the two files as they were read."""
 
     items: list[Item]
     untrusted: bytes | None
@@ -64,13 +64,13 @@ class Waiting(NamedTuple):
 
 
 class Unusable(Exception):
-    """A profile.toml that no export makes, and why."""
+    """A profile.toml that no export creates, and the reason."""
 
 
 def split(raw: bytes, path: str) -> tuple[bytes, bytes | None]:
-    """What the profile.toml of an archive becomes: profile.toml, and untrusted.toml if it has more than is harmless.
+    """The result for an archive's profile.toml: a profile.toml, and an untrusted.toml if not all of it is harmless.
 
-    What cannot be read is not in force either. `path` names it in errors. Raises `NewerFormat` and `Unusable`.
+    An unreadable file is not in force either. `path` names it in errors. Raises `NewerFormat` and `Unusable`.
     """
     if len(raw) > MAX_BYTES:
         raise Unusable(f"its profile.toml has {len(raw):,} bytes")
@@ -87,12 +87,12 @@ def split(raw: bytes, path: str) -> tuple[bytes, bytes | None]:
         return raw, None
     rest = {key: value for key, value in values.items() if key not in harmless}
     untrusted = _dumped({"version": settings.FORMAT, **rest})
-    # A name or a text that cannot be written again as it is stays in the file as it came.
+    # A name or a text that cannot be written again unchanged stays in the file as it came.
     return _dumped({"version": settings.FORMAT, **harmless}), untrusted if _is_same(untrusted, rest) else raw
 
 
 def _is_usable(key: str, value: object) -> bool:
-    """Whether a harmless setting may have this value; any other could stand in the way of every command."""
+    """Whether a harmless setting may have this value; an invalid one could block every command."""
     if key == "version":
         return True
     if key == "created_at":
@@ -111,7 +111,7 @@ def _dumped(values: Mapping[str, Any]) -> bytes:
 
 
 def _is_same(raw: bytes, values: Mapping[str, Any]) -> bool:
-    """Whether a file says what is wanted, its version apart."""
+    """Whether a file has the expected contents, apart from its version."""
     try:
         parsed = settings.parsed(raw, "")
     except DeepctlError:
@@ -120,7 +120,7 @@ def _is_same(raw: bytes, values: Mapping[str, Any]) -> bool:
 
 
 def _compared(values: Mapping[str, Any]) -> str:
-    # Text, since not every number equals itself (nan), and 1 equals true.
+    # Compared as text, because some numbers do not equal themselves (nan), and 1 equals true.
     return json.dumps({**values, "version": 0}, sort_keys=True, default=repr)
 
 
@@ -139,7 +139,7 @@ def _depth(value: object) -> int:
 
 
 def items(values: Mapping[str, Any], path: str = "") -> list[Item]:
-    """The settings in the tables of the file at `path`, but for its version, each with what may come of it."""
+    """The settings in the tables of the file at `path`, without its version, each with its possible consequence."""
     return [_item(place, value, path) for place, value in _places(values) if place != ("version",)]
 
 
@@ -155,7 +155,7 @@ def _item(place: tuple[str, ...], value: Any, path: str) -> Item:
 
 
 def _problem(place: tuple[str, ...], value: Any, path: str) -> DeepctlError | None:
-    """Why no profile could be used with a setting, if that is so."""
+    """The reason why no profile could be used with a setting, if there is one."""
     if place[0] == "created_at" and not _is_usable("created_at", value):
         return BadSetting(
             f"Setting 'created_at' in {path} is not a time.", "Correct the file with an editor, or remove it."
@@ -179,12 +179,12 @@ def _places(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def risky(values: Mapping[str, Any]) -> list[Item]:
-    """Those of the settings in a file that an import would have kept apart."""
+    """The settings in a file that an import would have kept out of force."""
     return [item for item in items(values) if item.key not in HARMLESS]
 
 
 def risk(place: tuple[str, ...], value: Any) -> str:
-    """What may come of a setting whose value somebody else chose."""
+    """The possible consequence of a setting whose value another person chose."""
     key = ".".join(place)
     if place[0] == mcp_servers.TABLE and len(place) == 2:
         return _server_risk(value)
@@ -199,7 +199,7 @@ def risk(place: tuple[str, ...], value: Any) -> str:
 
 
 def _server_risk(table: Any) -> str:
-    """What an MCP server does, told from a table that need not be one."""
+    """The effect of an MCP server, from a value that need not be a table."""
     server = table if isinstance(table, dict) else {}
     sources = [server.get("env_vars"), server.get("bearer_token_env_var"), server.get("env_http_headers")]
     variables = [f"${name}" for source in sources for name in _texts(source)]
@@ -210,13 +210,13 @@ def _server_risk(table: Any) -> str:
 
 
 def _texts(value: object) -> list[str]:
-    """The texts that a value is, or has in it."""
+    """The texts in a value, or the value itself."""
     values = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
     return [text for text in values if isinstance(text, str)]
 
 
 def plain(value: Any, key: str = "") -> Any:
-    """The value of the setting `key` as JSON can say it, and as a person has to see it who decides about it."""
+    """The value of the setting `key` in a form for JSON, and complete for the person who decides about it."""
     if isinstance(value, dict):
         return {_judged(name): plain(item, name) for name, item in value.items()}
     if isinstance(value, list):
@@ -227,10 +227,10 @@ def plain(value: Any, key: str = "") -> Any:
 
 
 def _judged(text: str, key: str = "") -> str:
-    """A text whole, but for the password of an address.
+    """A text in full, without the password of an address.
 
-    What is left out here comes into force unseen, so it is nothing but a password: of an address that requests can go
-    to, what stands before its host; in any other text, only letters and digits.
+    Text that is left out here comes into force unseen, so only passwords are left out: in an address for requests, the
+    part before its host; in any other text, only letters and digits.
     """
     if key not in _ADDRESSES:
         return _ORDINARY_PASSWORD.sub(rf"\1:{addresses.HIDDEN_PASSWORD}@", text)
@@ -248,7 +248,7 @@ def text(item: Item) -> str:
 
 
 def waiting(paths: ProfilePaths) -> Waiting:
-    """What waits for a yes in a profile. Raises `Damaged` if its untrusted.toml cannot be read."""
+    """The settings of a profile that need trust. Raises `Damaged` if its untrusted.toml cannot be read."""
     untrusted = _read(paths.untrusted)
     values = settings.parsed(untrusted, paths.untrusted) if untrusted is not None else {}
     before = _read(paths.settings)
@@ -272,10 +272,10 @@ def _read(path: str) -> bytes | None:
 
 
 def merge(paths: ProfilePaths, agreed: Waiting) -> None:
-    """Put what was shown into force, but for what no profile could be used with. The caller holds the profile's lock.
+    """Put the shown settings into force, except unusable ones. The caller holds the profile's lock.
 
     Raises `Refused` if either file has changed since, and `BadSetting` or `Damaged` if the profile could not be used
-    with these settings: nothing has changed then. A kill leaves them in force, or waiting.
+    with these settings; nothing has changed then. After a kill they are either in force or not.
     """
     if (_read(paths.untrusted), _read(paths.settings)) != (agreed.untrusted, agreed.profile):
         raise Refused(
@@ -310,7 +310,7 @@ def _put(document: Any, place: tuple[str, ...], value: Any) -> None:
 
 
 def _with_comments(before: bytes, agreed: list[Item], values: Mapping[str, Any]) -> bytes:
-    """The file with these settings in it, and what a person wrote beside them, if that can be kept."""
+    """The file with these settings, and with a person's comments if they can be kept."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 

@@ -1,1 +1,1 @@
-"""The one way deepctl touches files: `durable` for its own state, `beneath` inside a workspace."""
+"""File access of deepctl: `atomic` for its own state, `paths_beneath` inside a workspace."""

@@ -1,10 +1,10 @@
 """Writing deepctl's own state so that a kill or a power cut leaves the old file or the new one.
 
-Everything here is private to the user whatever the umask: directories 0700, files 0600.
+Everything here is private to the user for any umask: directories 0700, files 0600.
 
-Temporary files in a workspace have one rule for their names, `.deepctl-*.tmp`. They lie beside the file that they
-replace, because only there a rename is sure to work. Checkpoints and listings leave out every file of that name. The
-next writer in the directory removes those that a killed process left.
+Temporary files in a workspace are named `.deepctl-*.tmp`. They are beside the file that they replace, because a rename
+is only certain to work there. Checkpoints and listings leave out every file of that name. The next writer in the
+directory removes those of killed processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ FILE_MODE = 0o600
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 CREATE_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-"""How files and directories are opened that others may replace: no link is followed, and no FIFO is waited for."""
+"""Flags for opening files and directories that others may replace: no link is followed, and opening does not wait for a
+FIFO.
+"""
 
 _REASONS = {
     "ENOSPC": "the disk is full",
@@ -47,25 +49,25 @@ _REASONS = {
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FREE_SOME = "Free some space and try again."
-"""What would free it, only the profile can tell: `deepctl.store.prune`."""
+"""The hint for a full disk depends on the profile: `deepctl.store.prune`."""
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether something failed because the disk, or the user's part of it, is full."""
+    """Whether an operation failed because the disk, or the user's quota, is full."""
     if isinstance(error, StorageError):
         return any(error.code == f"storage_{errno.errorcode[number].lower()}" for number in _FULL)
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def wants_space(error: BaseException) -> bool:
-    """Whether freeing space is what the hint of an error says."""
+    """Whether the hint of an error is to free space."""
     return isinstance(error, StorageError) and is_full(error) and (error.hint or "").endswith(_FREE_SOME)
 
 
 def free_space(directory: str) -> tuple[int, int]:
-    """Bytes, and files, for which there is room where a directory lies."""
+    """Free bytes, and free files, on the disk of a directory."""
     status = os.statvfs(directory)
-    # Some file systems have no fixed number of files, and say none.
+    # Some file systems have no fixed number of files, and report none.
     return status.f_bavail * status.f_frsize, status.f_favail if status.f_files else sys.maxsize
 
 
@@ -73,12 +75,12 @@ _MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def is_of_machine(error: OSError) -> bool:
-    """Whether an error says nothing about the file, but that the machine is out of something, or failing."""
+    """Whether an error concerns the machine (no memory, no descriptors, a failing disk) and not the file."""
     return error.errno in _MACHINE
 
 
 def storage_error(error: OSError, outcome: str | None = None) -> StorageError:
-    """An `OSError` in words: what failed, where, and what was kept."""
+    """An `OSError` in words: the failure, the path, and the remaining state."""
     name = errno.errorcode.get(error.errno or 0, "")
     reason = _REASONS.get(name) or (error.strerror or str(error)).lower()
     filename = error.filename
@@ -90,7 +92,7 @@ def storage_error(error: OSError, outcome: str | None = None) -> StorageError:
 
 
 class AfterCommit(StorageError):
-    """The disk failed when the operation counted already: it is done, or the next command finishes it."""
+    """The disk failed after the operation counted already: it is done, or the next command finishes it."""
 
 
 NOTHING_LEFT = "Nothing needs to be repeated."
@@ -99,9 +101,10 @@ FINISHED_NEXT = "The next command that changes this profile finishes it."
 
 @contextmanager
 def after_commit(outcome: str = "It is done", rest: str = NOTHING_LEFT) -> Iterator[None]:
-    """For what follows the point from which an operation counts: an error there says so. The one place that words it.
+    """For the steps after the point from which an operation counts: an error there says so. The one place for this
+    wording.
 
-    `outcome` is what has happened by then, `rest` what becomes of the rest.
+    `outcome` is the state at that point, `rest` is what happens to the remaining steps.
     """
     try:
         yield
@@ -112,7 +115,7 @@ def after_commit(outcome: str = "It is done", rest: str = NOTHING_LEFT) -> Itera
 
 
 def make_directory(path: str) -> None:
-    """Create one private directory; nothing if it is there. Parents must exist."""
+    """Create one private directory if it does not exist. Its parent must exist."""
     try:
         os.mkdir(path, DIRECTORY_MODE)
     except FileExistsError:
@@ -121,7 +124,7 @@ def make_directory(path: str) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ELOOP):
                 raise
-            is_directory = False  # a link that leads nowhere
+            is_directory = False  # a dangling link
         if not is_directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
         return
@@ -129,13 +132,13 @@ def make_directory(path: str) -> None:
 
 
 def make_new_directory(path: str) -> None:
-    """Create one private directory where nothing is: nothing that somebody put there is taken for it."""
+    """Create one new private directory; an existing entry is an error."""
     os.mkdir(path, DIRECTORY_MODE)
     os.chmod(path, DIRECTORY_MODE)
 
 
 def make_root(path: str) -> None:
-    """Create a root and the parents it lacks; what is created is private, what exists keeps its mode."""
+    """Create a root and its missing parents; new directories are private, existing ones keep their mode."""
     missing = []
     while not os.path.isdir(path):
         missing.append(path)
@@ -157,7 +160,7 @@ def sync_directory(path: str) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write every byte, however many calls it takes."""
+    """Write every byte, with as many calls as necessary."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -165,7 +168,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Have an `OSError` name the file that was to be written, and not the temporary one that was to become it."""
+    """Make an `OSError` name the target file instead of the temporary file."""
     try:
         yield
     except OSError as error:
@@ -174,7 +177,7 @@ def naming(path: str) -> Iterator[None]:
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Replace a file as a whole: temporary name, fsync, rename, fsync of the directory.
+    """Replace a whole file: temporary name, fsync, rename, fsync of the directory.
 
     Source of the order of steps: restic's local backend (`internal/backend/local`, Save).
     """
@@ -184,7 +187,7 @@ def write_file(path: str, data: bytes) -> None:
 
 
 def commit_file(path: str, data: bytes) -> None:
-    """The same where nothing else is to be done: once it has its name, an error says so."""
+    """The same for a write that completes an operation: an error after the rename says that it is done."""
     with naming(path):
         _replace(path, data)
     with after_commit():
@@ -192,7 +195,7 @@ def commit_file(path: str, data: bytes) -> None:
 
 
 def replace_unsynced(path: str, data: bytes) -> None:
-    """Replace a file of the cache: readers find the old one or the new one; a power cut may leave neither."""
+    """Replace a file of the cache: readers find the old file or the new one; a power cut may leave neither."""
     with naming(path):
         _replace(path, data, is_synced=False)
 
@@ -223,9 +226,9 @@ def _unlink_if_there(path: str) -> None:
 
 
 def read_file(path: str) -> bytes:
-    """A regular file of deepctl's own, whole; a link or a FIFO in its place is refused.
+    """The whole content of a regular file of deepctl's own; a link or a FIFO in its place is refused.
 
-    Raises `FileNotFoundError` if it is not there and `Refused` if it is something else.
+    Raises `FileNotFoundError` if it does not exist, and `Refused` if it is of another kind.
     """
     descriptor = open_regular(path, os.O_RDONLY)
     with open(descriptor, "rb") as file:
@@ -233,7 +236,7 @@ def read_file(path: str) -> bytes:
 
 
 def open_regular(path: str, flags: int) -> int:
-    """A descriptor of a regular file, never through a link and never waiting for a FIFO's other end."""
+    """A descriptor of a regular file. Never follows a link, and never waits for the other end of a FIFO."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, FILE_MODE)
     except OSError as error:
@@ -249,44 +252,44 @@ def open_regular(path: str, flags: int) -> int:
 
 
 def make_private_file(path: str) -> None:
-    """Make sure an empty private file is there, for a library that will append to it by name."""
+    """Create an empty private file if it does not exist, for a library that appends to it by name."""
     descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT)
     os.fchmod(descriptor, FILE_MODE)
     os.close(descriptor)
 
 
 TEMPORARY_PATTERN = ".deepctl-*.tmp"
-"""The names, as a shell's pattern."""
+"""The names, as a shell pattern."""
 _OURS = re.compile(rb"\.deepctl-([0-9a-z]+-)?[0-9a-f]{12}\.tmp")
 
 
 def temporary_name(mark: str = "") -> str:
-    """A name for a temporary file; `mark` tells those of one operation."""
+    """A name for a temporary file; `mark` identifies the files of one operation."""
     return f"{temporary_prefix(mark)}{os.urandom(6).hex()}.tmp"
 
 
 def temporary_prefix(mark: str = "") -> str:
-    """How the names of temporary files begin, those with a mark or all."""
+    """The prefix of temporary files: of one mark, or of all."""
     return f".deepctl-{mark}-" if mark else ".deepctl-"
 
 
 def is_temporary(name: str | bytes) -> bool:
-    """Whether a file of this name is passed over."""
+    """Whether a file of this name is skipped."""
     raw = os.fsencode(name)
     return raw.startswith(b".deepctl-") and raw.endswith(b".tmp")
 
 
 def hold_temporary(descriptor: int) -> None:
-    """Mark an open temporary file as one that is being written, until it is closed or its writer is killed."""
+    """Mark an open temporary file as being written, until it is closed or its writer is killed."""
     with suppress(OSError):  # not every file system has locks
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def remove_dead_temporary(directory: int, name: bytes) -> None:
-    """Remove a temporary file of ours from an open directory, if its writer is gone.
+    """Remove a temporary file of deepctl from an open directory, if its writer has ended.
 
-    Ours is what has a name that we make, belongs to us and has no other name: links are never followed. What cannot be
-    removed stays.
+    It must have a name of deepctl, belong to the user and have no other name; links are never followed. A file that
+    cannot be removed stays.
     """
     with suppress(OSError):
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)

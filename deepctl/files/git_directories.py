@@ -26,9 +26,9 @@ from typing import NamedTuple
 from deepctl.files import atomic
 
 ASIDE = ".disabled"
-"""What is behind the name of a file with what was set aside."""
+"""The suffix of a file with settings that were set aside."""
 _MOST = 500_000
-"""Entries of a workspace that are looked at."""
+"""Maximum number of workspace entries that are checked."""
 _LARGEST = 1 << 20
 _CONFIGS = ("config", "config.worktree")
 _SHOWN = 80
@@ -36,17 +36,17 @@ _SHOWN = 80
 
 
 class _State(NamedTuple):
-    """What is at a path: the bytes of a file, or a text for something else, and the permissions."""
+    """The state of a path: the bytes of a file, or a text for another kind, and the permissions."""
 
     content: bytes
     mode: int
 
 
 class Survey(NamedTuple):
-    """What makes git run programs in a workspace.
+    """The settings and hooks in a workspace that make git run programs.
 
-    `mount` is what a sandbox calls the workspace, `states` is by path. `settings` are those that are not known to be
-    harmless now: whether one is may depend on links, which a command can change.
+    `mount` is the workspace's path in a sandbox, `states` is by path. `settings` are those that are not known to be
+    harmless now; this may depend on links, which a command can change.
     """
 
     root: str
@@ -55,14 +55,14 @@ class Survey(NamedTuple):
     settings: set[tuple[str, str | None]]
 
     def hooks(self) -> set[tuple[str, _State]]:
-        """All that is no settings file, by the last part of its path: a copy of one is no new one."""
+        """All states except settings files, by the last part of the path, so that a copy does not count as new."""
         return {(os.path.basename(path), state) for path, state in self.states.items() if not _is_config(path)}
 
 
 class Addition(NamedTuple):
-    """What has been added at a path: these settings of a file, or if there are none, all that is there.
+    """An addition at a path: these settings of a file, or the whole file if there are none.
 
-    `replaced` is the text of settings that the file had before under the same names, and has no more.
+    `replaced` is the text of former settings with the same names that the file no longer has.
     """
 
     path: str
@@ -73,16 +73,16 @@ class Addition(NamedTuple):
 
 
 GIT_NAMES = ("HEAD", "objects", "refs", "commondir")
-"""What git looks for in a directory to know that it is one of its own."""
+"""The names by which git recognises its own directory."""
 
 
 def looks_like_git(names: set[str]) -> bool:
-    """Whether a directory with these names in it (in lower case) is one that git takes for its own."""
+    """Whether git takes a directory with these names (in lower case) for its own."""
     return "head" in names and ("commondir" in names or {"objects", "refs"} <= names)
 
 
 def survey(root: str, mount: str) -> Survey:
-    """Everything in the workspace at `root` that makes git run programs."""
+    """All settings and hooks in the workspace at `root` that make git run programs."""
     states = {path: _state(path) for path in _dangerous(root, mount)}
     settings = {
         setting.identity
@@ -94,7 +94,9 @@ def survey(root: str, mount: str) -> Survey:
 
 
 def additions(before: Survey) -> list[Addition]:
-    """What has been added since, in the order of the paths. What was there is none, at another place too."""
+    """The additions since then, in the order of the paths. A state that existed before is no addition, even at another
+    path.
+    """
     hooks = before.hooks()
     changes = []
     for path in sorted(set(_dangerous(before.root, before.mount))):
@@ -118,7 +120,7 @@ def additions(before: Survey) -> list[Addition]:
 
 
 def describe(before: Survey, changes: Sequence[Addition]) -> list[str]:
-    """Each addition in words of ASCII: its path in the workspace, and the setting."""
+    """Each addition in ASCII words: its path in the workspace, and the setting."""
     words = []
     for addition in changes:
         path = os.path.relpath(addition.path, before.root)
@@ -131,9 +133,9 @@ def _shortened(text: str) -> str:
 
 
 def set_aside(changes: Sequence[Addition]) -> None:
-    """Take the additions away, and put back what they replaced. Raises `OSError`.
+    """Remove the additions, and restore what they replaced. Raises `OSError`.
 
-    They are in a file of the same name with `.disabled` behind it, settings in the form that they had.
+    The removed text is in a file of the same name with the suffix `.disabled`; settings keep their form.
     """
     for addition in changes:
         path, was = addition.path, addition.was
@@ -155,7 +157,7 @@ def _is_config(path: str) -> bool:
 
 
 def _dangerous(root: str, mount: str) -> Iterator[str]:
-    """The configurations and hooks of every git directory, and what leads to one outside of the workspace."""
+    """The configurations and hooks of every git directory, and pointers to one outside of the workspace."""
     directories: dict[str, None] = {}
     pending, visited, entry_count = [root], set[str](), 0
     while pending and entry_count <= _MOST:
@@ -180,7 +182,7 @@ def _dangerous(root: str, mount: str) -> Iterator[str]:
                 target = _leads_to(entry.path, root, mount)
                 if target is not None and _is_within(target, root):
                     directories[target] = None
-                    pending.append(target)  # it may lie among objects, and lead on
+                    pending.append(target)  # it may be among objects, and lead further
                 else:
                     yield entry.path
             elif is_directory and not (is_git and lowered == "objects"):
@@ -211,13 +213,13 @@ def _listed(directory: str) -> list[str]:
 
 
 def _leads_to(path: str, root: str, mount: str) -> str | None:
-    """The directory that a link, a `.git` file or a `commondir` names, read as git does; `None` if it names none."""
+    """The target directory of a link, a `.git` file or a `commondir`, read as git does; `None` if there is none."""
     state = _state(path)
     target = os.fsdecode(state.content)
     is_commondir = os.path.basename(path).lower() == "commondir"
     if stat.S_ISLNK(state.mode):
         if is_commondir or os.path.isfile(path):
-            return None  # git reads the file behind the link
+            return None  # git reads the target of the link
     elif not stat.S_ISREG(state.mode) or "\0" in target:
         return None
     else:
@@ -227,12 +229,12 @@ def _leads_to(path: str, root: str, mount: str) -> str | None:
                 return None
             target = target.removeprefix("gitdir: ")
     if target.startswith(f"{mount}/"):
-        target = root + target.removeprefix(mount)  # git in a sandbox writes whole paths
+        target = root + target.removeprefix(mount)  # git in a sandbox writes absolute paths
     return os.path.realpath(os.path.join(os.path.dirname(path), target))
 
 
 def _state(path: str) -> _State:
-    """What is at a path; of a large file the beginning, and what changes when it does."""
+    """The state of a path; for a large file its beginning, and attributes that change with it."""
     try:
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
@@ -257,7 +259,7 @@ def _settings(path: str, content: bytes, root: str) -> Iterator[Setting]:
 
 
 def _replaced(path: str, was: bytes, now: bytes, new_settings: Sequence[Setting], before: Survey) -> dict[str, str]:
-    """The former settings in the place of which others have been added, by name, if they are no danger now."""
+    """The former settings that additions replaced, by name, if they are harmless now."""
     text = decoded(was)
     identities = {setting.identity for setting in new_settings}
     staying = {setting.name for setting in parse_settings(decoded(now)) if setting.identity not in identities}
@@ -277,7 +279,7 @@ def _replace(path: str, content: bytes, mode: int) -> None:
 
 
 def _keep(path: str, text: str) -> None:
-    """Add what was cut out of a file to the one beside it, unless it is there."""
+    """Append the removed text to the file beside it, unless that contains it."""
     content = text.encode("utf-8", "surrogateescape")
     for target in _names_aside(path):
         if not os.path.lexists(target):
@@ -291,7 +293,7 @@ def _keep(path: str, text: str) -> None:
 
 
 def _move_aside(path: str, state: _State) -> None:
-    """Give it another name, which git does not look for; if a file is there already with the same text, remove it."""
+    """Rename it to a name that git ignores; if that file already exists with the same text, remove it."""
     for target in _names_aside(path):
         if not os.path.lexists(target):
             os.rename(path, target)
@@ -319,9 +321,9 @@ _ESCAPES = {"\\n": "\n", "\\t": "\t", "\\b": "\b", "\\\n": ""}
 
 
 class Setting(NamedTuple):
-    """A setting: its name as `git config --list` prints it, its value, `None` if there is no `=`, and its characters.
+    """A setting: its name as `git config --list` prints it, its value, `None` without `=`, and its position.
 
-    What git cannot read has no name, and its text is the value. `header` is the line above it, as it is written.
+    Text that git cannot read has no name; its text is the value. `header` is the section line above it, as written.
     """
 
     name: str
@@ -332,7 +334,7 @@ class Setting(NamedTuple):
 
     @property
     def identity(self) -> tuple[str, str | None]:
-        """Name and value, by which settings are told apart."""
+        """Name and value, which identify a setting."""
         return self.name, self.value
 
     def __str__(self) -> str:
@@ -342,7 +344,7 @@ class Setting(NamedTuple):
 
 
 def decoded(content: bytes) -> str:
-    """A file as the text whose characters settings have: git reads both kinds of line ends as one."""
+    """The text in which settings have positions; git reads both kinds of line ends as one."""
     text = content.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
     return text if text.endswith("\n") else f"{text}\n"
 
@@ -366,21 +368,21 @@ def parse_settings(text: str) -> Iterator[Setting]:
                 end = (value or name).end()
                 yield Setting(section + name[1].lower(), _plain(value[1]) if value else None, at, end, above)
             else:
-                # To go on behind the line would take quadratic time for some files.
+                # Continuing after the line would take quadratic time for some files.
                 end = len(text)
                 yield Setting("", text[at:], at, end, above)
             at = end
 
 
 def _without(text: str, dropped_settings: Sequence[Setting], new_values: Mapping[str, str]) -> bytes:
-    """A file without some of its settings, in order; by their names, what is put there for the first of them."""
+    """A file without some of its settings, in order; replacements, by name, are inserted at the first of them."""
     pieces, at, replacements = [], 0, dict(new_values)
     for setting in dropped_settings:
         before = text[at : setting.start]
         instead = replacements.pop(setting.name, "")
         is_alone = not before.rstrip(" \t") or before.rstrip(" \t").endswith("\n")
         pieces.append(before.rstrip(" \t") if is_alone and not instead else before)
-        # What is cut out has a line end; a header on the same line needs it.
+        # The removed text has a line end; a header on the same line needs it.
         pieces.append(instead if instead or is_alone else "\n")
         at = setting.end
     return "".join([*pieces, text[at:]]).encode("utf-8", "surrogateescape")
@@ -507,11 +509,11 @@ _HARMLESS = {
     "versionsort": "prereleaseSuffix suffix",
     "worktree": "guessRemote useRelativePaths",
 }
-"""Settings that name no program and no place to read settings, files or credentials from, of git 2.39 and some newer.
+"""Settings of git 2.39 and some newer versions that name no program, and no source of settings, files or credentials.
 
-`X.*` is for settings of one X. Those for servers, mail, and windows (`gitweb`, `sendemail`, `gui`, …) are left out
-altogether, since some of them name programs and they are not made by an agent's daily work. `rebase.instructionFormat`
-and encodings (`i18n`) are no names of programs, but can add a line `exec …` to what a rebase does.
+`X.*` is for settings of one X. Settings for servers, mail, and windows (`gitweb`, `sendemail`, `gui`, …) are left out,
+because some of them name programs and an agent's daily work does not set them. `rebase.instructionFormat` and encodings
+(`i18n`) are not names of programs, but can add a line `exec …` to a rebase.
 """
 _HARMLESS_SECTIONS = ("advice", "color", "column", "pretty")
 _ANY_FSCK = ("fsck", "fetch", "receive")
@@ -527,16 +529,18 @@ _URLS = {
     *("remote.pushdefault", "remote.*.url", "remote.*.pushurl", "branch.*.remote", "branch.*.pushremote"),
     *("submodule.*.url", "extensions.partialclone"),
 }
-"""Settings that are an address, which can name a program too: `ext::sh -c …`."""
+"""Settings that are an address, which can also name a program: `ext::sh -c …`."""
 _SCHEME = re.compile(r"([A-Za-z0-9+.-]*):(?::|//(?P<dash>-)?)")
 _SCHEMES = {"file", "ftp", "ftps", "git", "git+ssh", "http", "https", "ssh", "ssh+git"}
-"""Schemes that git knows itself. For another one, and for `NAME::…`, it runs a program called `git-remote-NAME`."""
+"""Schemes that git handles itself. For another scheme, and for `NAME::…`, it runs a program called
+`git-remote-NAME`.
+"""
 
 
 def is_harmless(setting: Setting, directory: str, root: str) -> bool:
     """Whether a setting of the git directory `directory` makes git run no program, and read nothing outside of `root`.
 
-    What is not known is not harmless.
+    Unknown settings are not harmless.
     """
     if not setting.name or "\0" in setting.name or "\0" in (setting.value or ""):
         return False  # git reads it up to the NUL
@@ -570,6 +574,6 @@ def _is_plain_address(value: str) -> bool:
 
 
 def _is_within(path: str, root: str) -> bool:
-    """Whether a path without links is in a directory, or is it."""
+    """Whether a path without links is in a directory, or equals it."""
     real = os.path.realpath(root)
     return path == real or path.startswith(f"{real}/")

@@ -1,9 +1,10 @@
-"""Whether a place is safe from other users of this machine, as sshd's StrictModes has it; how own ones are regained.
+"""Whether a path is safe from other users of this machine, as in sshd's StrictModes, and restoring the user's own
+permissions.
 
-Who may write to a directory may put something else in the place of what is in it: a link, or a file that says what is
-to be deleted. So a place counts as safe if it is the user's or root's and nobody else may write to it, and so is every
-directory above it. There, directories that others may write to are safe with the sticky bit (`/tmp`): what is in them
-can be replaced by its owner only. Links on the way are followed if the user or root made them.
+A user who may write to a directory may replace its entries: by a link, or by a file that names data to delete. So a
+path counts as safe if it belongs to the user or root, no other user may write to it, and the same holds for every
+directory above it. Directories above that others may write to are safe with the sticky bit (`/tmp`), because only the
+owner can replace an entry there. Links on the path are followed if they belong to the user or root.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _MOST_LINKS = 40
 
 
 class Finding(NamedTuple):
-    """What makes a place unsafe, and what helps."""
+    """The reason why a path is unsafe, and the remedy."""
 
     problem: str
     help: str
@@ -33,19 +34,19 @@ OWN_ROOT = "Set $DEEPCTL_HOME to a directory of your own."
 
 
 def check(path: str, *below: str) -> None:
-    """Raise `StorageError` if a directory, one above it, or one of `below` in it is unsafe. What is missing is not."""
+    """Raise `StorageError` if a directory, one above it, or one of `below` in it is unsafe. Missing ones are safe."""
     finding = examine(path, *below)
     if finding is not None:
         raise StorageError(f"{finding.problem}.", finding.help, code=finding.code)
 
 
 def examine(path: str, *below: str) -> Finding | None:
-    """The first thing that makes it unsafe; `None` if nothing does, as far as it can be seen."""
+    """The first reason why it is unsafe; `None` if there is none, as far as the files are accessible."""
     trusted = _trusted()
     try:
         for directory in _above(path):
             status = os.lstat(directory)
-            # Before the modes: those of a device or a file are not to be changed for our sake.
+            # Before the modes, because the mode of a device or a file must not be changed.
             finding = _no_directory(directory, status, OWN_ROOT)
             finding = finding or _foreign(directory, status, trusted | _unmapped())
             if finding is None and not stat.S_ISLNK(status.st_mode) and not status.st_mode & stat.S_ISVTX:
@@ -65,13 +66,13 @@ def examine(path: str, *below: str) -> Finding | None:
             if finding is not None:
                 return finding
     except OSError:
-        # Whoever uses the place learns it, and says so better.
+        # The later use of the path reports the error better.
         return None
     return None
 
 
 def _above(path: str) -> Iterator[str]:
-    """The directories and links that lead to a path, from the top, without itself."""
+    """The directories and links on a path, from the top, without the path itself."""
     prefix, links = "/", 0
     yield prefix
     pending = os.path.abspath(path).strip("/").split("/")[::-1]
@@ -96,13 +97,13 @@ def _above(path: str) -> Iterator[str]:
 
 
 def _trusted() -> set[int]:
-    # In a container's user namespace root's files may be those of another number; whose `/` is decides over all.
+    # In a container's user namespace, root's files may have another owner number; the owner of `/` decides.
     return {0, os.geteuid(), os.lstat("/").st_uid}
 
 
 @lru_cache
 def _unmapped() -> set[int]:
-    """Whose files seem to be those of all users, root too, that a container's user namespace does not have."""
+    """The number that all users unknown to a container's user namespace have, root included."""
     try:
         with open("/proc/self/uid_map") as ranges, open("/proc/sys/kernel/overflowuid") as number:
             is_whole = ranges.readline().split() == ["0", "0", "4294967295"]
@@ -112,7 +113,7 @@ def _unmapped() -> set[int]:
 
 
 def _no_directory(path: str, status: os.stat_result, help: str) -> Finding | None:
-    """What is there and no directory, nor a link to one; a link that leads nowhere is for others to find."""
+    """A path that exists and is neither a directory nor a link to one; a dangling link is reported elsewhere."""
     is_link = stat.S_ISLNK(status.st_mode)
     if stat.S_ISDIR(status.st_mode) or (is_link and (os.path.isdir(path) or not os.path.exists(path))):
         return None
@@ -126,7 +127,7 @@ def _foreign(path: str, status: os.stat_result, trusted: set[int]) -> Finding | 
 
 
 def _writable(path: str, status: os.stat_result) -> Finding | None:
-    """What others may write to. The bits of a link mean nothing."""
+    """Whether others may write to it. The bits of a link have no meaning."""
     if stat.S_ISLNK(status.st_mode):
         return None
     by_group = status.st_mode & stat.S_IWGRP and (not _is_own_group(status.st_gid) or _has_acl(path))
@@ -141,7 +142,7 @@ def _writable(path: str, status: os.stat_result) -> Finding | None:
 
 @lru_cache
 def _is_own_group(group: int) -> bool:
-    """Whether the user is the only member of a group, as far as this machine knows; root counts for nobody."""
+    """Whether the user is the only member of a group, as far as this machine knows; root does not count."""
     import grp
     import pwd
 
@@ -161,7 +162,7 @@ def _is_own_group(group: int) -> bool:
 
 
 def _has_acl(path: str) -> bool:
-    """Whether the group's bits are a mask of more people's rights."""
+    """Whether the group bits are the mask of an access control list."""
     try:
         return hasattr(os, "getxattr") and bool(os.getxattr(path, "system.posix_acl_access"))
     except OSError:
@@ -173,10 +174,10 @@ _OWNER = 0o700
 
 
 def regain(root: str, below: Iterable[str]) -> None:
-    """Let the owner read, write and enter the directory `root` and those below it, as far as they are there.
+    """Give the owner read, write and search permission on the directory `root` and on those below it, if they exist.
 
-    A path that ends in `/*` stands for every directory in one. Links are never followed, and what cannot be changed
-    stays as it is: what needs it says so.
+    A path that ends in `/*` stands for every directory in one. Links are never followed. A failure is left to the code
+    that needs the permission.
     """
     try:
         top = _entered(None, root)
@@ -202,7 +203,7 @@ def _regain(parent: int, parts: list[str]) -> None:
         try:
             descriptor = _entered(parent, name)
         except OSError:
-            continue  # not there, or no directory
+            continue  # missing, or not a directory
         try:
             if parts[1:]:
                 _regain(descriptor, parts[1:])
@@ -211,7 +212,7 @@ def _regain(parent: int, parts: list[str]) -> None:
 
 
 def _entered(parent: int | None, name: str) -> int:
-    """A directory, open, once its owner may use it. Raises `OSError`."""
+    """An open directory whose owner may use it. Raises `OSError`."""
     status = os.stat(name, dir_fd=parent, follow_symlinks=False)
     mode = stat.S_IMODE(status.st_mode)
     is_closed = stat.S_ISDIR(status.st_mode) and mode & _OWNER != _OWNER and status.st_uid == os.geteuid()
@@ -219,7 +220,7 @@ def _entered(parent: int | None, name: str) -> int:
         os.chmod(name, mode | _OWNER, dir_fd=parent, follow_symlinks=False)
     descriptor = os.open(name, _PLACE, dir_fd=parent)
     if is_closed and hasattr(os, "O_PATH"):
-        # By the descriptor's name: a link that was swapped in meanwhile is not what is open.
+        # By the descriptor's name, because a link may have replaced the path, but not the open directory.
         try:
             os.chmod(f"/proc/self/fd/{descriptor}", mode | _OWNER)
         except OSError:

@@ -1,10 +1,10 @@
-"""Files inside a directory that somebody else may be changing: a workspace.
+"""Files inside a directory that others may be changing: a workspace.
 
-Every path is walked component by component relative to a directory descriptor, and the kernel never follows a link
-for us. So no `..`, no link, and no link swapped in between check and use leads outside. Two ways to treat a link:
+Every path is walked component by component relative to a directory descriptor, and the kernel never follows a link. So
+no `..`, no link, and no link swapped in between check and use leads outside. Two ways to treat a link:
 
 - `follow=True`, for the agent's file tools: links are resolved here, and those that lead out are refused;
-- `follow=False`, for what deepctl itself opens: any link is refused.
+- `follow=False`, for deepctl's own files: any link is refused.
 
 Only regular files are opened, without waiting: a FIFO or a device is an error, never a hang.
 
@@ -32,7 +32,7 @@ from deepctl.files.atomic import OPEN_DIRECTORY
 _MAX_LINKS = 40
 _MAX_PARTS = 200
 _MAX_WHOLE = 64 << 20
-"""Bytes of the largest file that is read whole: a sparse giant must not take the process down."""
+"""Bytes of the largest file that is read at once, because a huge sparse file must not exhaust the memory."""
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -46,7 +46,8 @@ class Outside(PermissionError):
 
 
 class Entry(NamedTuple):
-    """One name in a directory. `size` is in bytes, `None` but for regular files; `modified` in seconds since the epoch.
+    """One name in a directory. `size` is in bytes, `None` except for regular files; `modified` in seconds since the
+    epoch.
 
     Links are described by their target.
     """
@@ -58,7 +59,7 @@ class Entry(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a path ends: the descriptor of its parent, the last name (empty for the root itself), and the real path."""
+    """The end of a path: the descriptor of its parent, the last name (empty for the root itself), and the real path."""
 
     parent: int
     name: str
@@ -66,12 +67,12 @@ class _Place(NamedTuple):
 
 
 class Tree:
-    """The directory `root` and what is below it. Paths are relative to it, or absolute and below it.
+    """The directory `root` and everything below it. Paths are relative to it, or absolute and below it.
 
-    `mount` is another absolute path it goes by, and what `real_path` answers with.
+    `mount` is another absolute path of it, and the prefix of `real_path`.
 
-    The directory is opened afresh for every operation, so a tree that is gone is noticed.
-    Operations raise the usual `OSError`s, and `Outside` for what leads out.
+    The directory is opened again for every operation, so that a deleted tree is noticed. Operations raise the usual
+    `OSError`s, and `Outside` for a path that leads out.
     """
 
     def __init__(self, root: str, *, follow: bool, mount: str | None = None) -> None:
@@ -98,7 +99,7 @@ class Tree:
 
     @contextmanager
     def _place(self, path: str, *, make_parents: bool = False, last_link: bool = True) -> Iterator[_Place]:
-        """Walk to the parent of `path`. With `last_link`, a link at the very end is resolved (or refused) too."""
+        """Walk to the parent of `path`. With `last_link`, a link at the end is resolved (or refused) too."""
         pending = self._parts(path)[::-1]
         descriptors = [os.open(self.root, _DIRECTORY)]
         names: list[str] = []
@@ -132,7 +133,7 @@ class Tree:
                     return
                 descriptors.append(self._step(descriptors[-1], part, path, make_parents))
                 names.append(part)
-            # The path ends at a directory that was walked into: the root, or what `..` or a link led to.
+            # The path ends at a directory that was entered: the root, or the target of `..` or a link.
             if not names:
                 yield _Place(descriptors[-1], "", ())
                 return
@@ -155,7 +156,7 @@ class Tree:
             return os.open(part, _DIRECTORY, dir_fd=parent)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                # It was no link a moment ago: somebody is swapping names under us.
+                # It was not a link before: another process is swapping names.
                 raise Outside(path, "a symbolic link is in the way") from None
             raise
 
@@ -182,7 +183,7 @@ class Tree:
             os.close(descriptor)
 
     def read(self, path: str) -> bytes:
-        """The content of a regular file, which may have up to 64 MiB."""
+        """The content of a regular file of at most 64 MiB."""
         with self._place(path) as place, self._regular(path, os.O_RDONLY, place) as descriptor:
             with open(descriptor, "rb", closefd=False) as file:
                 data = file.read(_MAX_WHOLE + 1)
@@ -191,10 +192,10 @@ class Tree:
         return data
 
     def write(self, path: str, data: bytes) -> None:
-        """Replace or create a file, with the parents it lacks. A failed write leaves the old content.
+        """Replace or create a file, with its missing parents. A failed write leaves the old content.
 
-        An existing file keeps its mode, and one with several hard links, or in a directory that cannot be written,
-        is rewritten in place.
+        An existing file keeps its mode. A file with several hard links, or in a read-only directory, is rewritten in
+        place.
         """
         with self._place(path, make_parents=True) as place:
             try:
@@ -226,21 +227,21 @@ class Tree:
             finally:
                 os.close(descriptor)
         except BaseException:
-            # Gone, if a signal came right after the rename.
+            # Already renamed, if a signal arrived right after the rename.
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=place.parent)
             raise
         return True
 
     def entry(self, path: str) -> Entry:
-        """What is at `path`. Raises `FileNotFoundError` if nothing is."""
+        """The entry at `path`. Raises `FileNotFoundError` if it does not exist."""
         with self._place(path) as place:
             if not place.name:
                 return _entry(os.path.basename(self.root), os.stat(place.parent))
             return _entry(place.name, os.stat(place.name, dir_fd=place.parent, follow_symlinks=False))
 
     def entries(self, path: str = ".") -> list[Entry]:
-        """The entries of a directory, sorted by name; a link that leads out or nowhere is a thing without a size.
+        """The entries of a directory, sorted by name; a link that leads out or dangles has no size.
 
         Temporary files are left out.
         """
@@ -270,9 +271,9 @@ class Tree:
 
     @contextmanager
     def opened(self, path: str) -> Iterator[tuple[int, bool]]:
-        """What is at `path`, a directory or a regular file, as a descriptor, and whether it is a directory.
+        """The directory or regular file at `path` as a descriptor, and whether it is a directory.
 
-        Somewhere to start a search from: whatever becomes of the names that led there, it stays what was found.
+        A starting point for a search: the descriptor stays valid even if the names of the path change.
         """
         with self._place(path) as place:
             try:
@@ -291,18 +292,18 @@ class Tree:
                 os.close(descriptor)
 
     def link_target(self, path: str) -> str:
-        """Where the link at `path` leads, as it is written."""
+        """The target text of the link at `path`."""
         with self._place(path, last_link=False) as place:
             return os.readlink(place.name, dir_fd=place.parent)
 
     def make_directory(self, path: str) -> None:
-        """Make a directory and the parents it lacks; nothing if it is there."""
+        """Create a directory and its missing parents, if they do not exist."""
         with self._place(path, make_parents=True) as place:
             if place.name:
                 os.close(self._step(place.parent, place.name, path, True))
 
     def remove(self, path: str) -> None:
-        """Remove a file, a link (itself, not its target) or a directory with all that is in it."""
+        """Remove a file, a link (not its target) or a directory with its contents."""
         with self._place(path, last_link=False) as place:
             if not place.name:
                 raise ValueError("the workspace itself cannot be removed")
@@ -312,7 +313,7 @@ class Tree:
                 os.unlink(place.name, dir_fd=place.parent)
 
     def real_path(self, path: str) -> str:
-        """The absolute path that `path` leads to, or `/` for one that leads, or could lead, out of the tree."""
+        """The absolute target of `path`, or `/` if it leads, or could lead, out of the tree."""
         try:
             with self._place(path) as place:
                 return os.path.join(self.mount, *place.real)
@@ -320,7 +321,7 @@ class Tree:
             return "/"
         except (FileNotFoundError, NotADirectoryError):
             if ".." in path.split("/"):
-                return "/"  # where `..` behind something that is missing leads to depends on what it will become
+                return "/"  # the target of `..` after a missing name depends on the future kind of that name
             head, tail = os.path.split(os.path.normpath(path))
             parent = self.real_path(head or ".")
             return "/" if parent == "/" else os.path.join(parent, tail)
@@ -339,14 +340,14 @@ def _entry(name: str, status: os.stat_result) -> Entry:
 
 
 MAX_DEPTH = 200
-"""The most directories that `walk` has open at once; deeper ones count as unreadable."""
+"""Maximum number of directories that `walk` has open at once; deeper ones count as unreadable."""
 
 
 class WalkEntry(NamedTuple):
-    """One name below a root: its path from there, and its directory, which is open until the next entry is asked for.
+    """One name below a root: its path from there, and its directory, which is open until the next entry.
 
-    `status` is `None` where it cannot be looked at, or is a directory that cannot be looked into. Such a directory may
-    come twice: first with its status. The root itself, if it cannot be looked into, has an empty path.
+    `status` is `None` if it cannot be read, or is an unreadable directory. Such a directory may come twice, first with
+    its status. An unreadable root has an empty path.
     """
 
     path: str
@@ -362,9 +363,10 @@ class WalkEntry(NamedTuple):
 
 
 def walk(root: str, skip: Callable[[str], bool] = lambda path: False) -> Iterator[WalkEntry]:
-    """Everything below `root`, in the order of names, directories before what is in them; nothing if it is missing.
+    """Everything below `root`, in the order of names, directories before their contents; nothing if it is missing.
 
-    What `skip` is true of is left out, with everything in it. What vanishes meanwhile is left out, too.
+    Entries for which `skip` is true are left out, with their contents. Entries that vanish during the walk are left out
+    too.
     """
     way: list[tuple[int, str, Iterator[os.DirEntry[str]]]] = []
     try:
@@ -410,7 +412,7 @@ def walk(root: str, skip: Callable[[str], bool] = lambda path: False) -> Iterato
 
 
 def _listed(name: str, parent: int | None, prefix: str) -> tuple[int, str, Iterator[os.DirEntry[str]]]:
-    """A directory, open, and what is in it. Raises `OSError`."""
+    """An open directory and its entries. Raises `OSError`."""
     descriptor = os.open(name, OPEN_DIRECTORY, dir_fd=parent)
     try:
         with os.scandir(descriptor) as entries:

@@ -1,8 +1,8 @@
-"""Removing a directory and all that is in it, whoever made it and however it looks; and homes that are removed so.
+"""Removing a directory and its contents, for any owner, mode and depth; and temporary home directories.
 
-By descriptors, so that no link is followed, whatever is swapped meanwhile; without recursion, and with what lies very
-deep moved up first, so that no depth is too much; a directory that may not be read or written is made so first; and
-what cannot go keeps nothing else from going. `shutil.rmtree` recurses, and stops at the first trouble.
+Descriptors are used, so that no swapped link is followed. There is no recursion, and very deep directories are moved up
+first, so that any depth works. Unreadable and read-only directories get permissions first. A failure does not stop the
+removal of the rest. `shutil.rmtree` recurses, and stops at the first error.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from deepctl.files import atomic
 
 _ALL = 0o700
 _DEEP = 64
-"""How many directories are open at once."""
+"""Maximum number of open directories."""
 _ROUNDS = 100
-"""How often a directory is emptied again in which somebody makes new names meanwhile."""
+"""Maximum number of attempts to empty a directory in which others create new names."""
 _OFTEN = 0x3FF
 
 Report = Callable[[int], None]
 
 
 def remove_tree(path: str, report: Report | None = None) -> int:
-    """Remove a directory with all that is in it, or a file or a link (never its target); nothing if it is gone.
+    """Remove a directory with its contents, or a file or a link (never its target), if it exists.
 
-    Returns how many names went, `path` itself included; `report` hears of it on the way. Raises the first `OSError`
-    there was, naming the file, when everything else is gone; a second call goes on. The way to `path` is the caller's:
-    links in it are followed.
+    Returns the number of removed names, `path` itself included; `report` receives the progress. Raises the first
+    `OSError`, naming the file, after everything else was removed; a second call continues. Links in the path to `path`
+    are followed, so the caller must check them.
     """
     above = os.path.dirname(path)
     parent = os.open(above or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -41,7 +41,7 @@ def remove_tree(path: str, report: Report | None = None) -> int:
 
 
 def make_anew(path: str) -> None:
-    """An empty private directory in the place of whatever is there. Raises `OSError`."""
+    """Replace any entry by an empty private directory. Raises `OSError`."""
     remove_tree(path)
     atomic.make_new_directory(path)
 
@@ -52,11 +52,11 @@ def remove_entry(parent: int, name: str, report: Report | None = None) -> int:
 
 
 def move_entry(parent: int, name: str, to: int, new_name: str) -> None:
-    """Rename `name` in the directory `parent` to `new_name` in the directory `to`, whatever it is. Raises `OSError`."""
+    """Rename `name` in the directory `parent` to `new_name` in the directory `to`, for any kind. Raises `OSError`."""
     try:
         os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=to)
     except PermissionError as error:
-        # To move a directory is to write its `..`, which takes the right to write it.
+        # Moving a directory writes its `..`, which needs write permission on it.
         try:
             allow(parent, name)
         except OSError:
@@ -65,7 +65,7 @@ def move_entry(parent: int, name: str, to: int, new_name: str) -> None:
 
 
 def allow(parent: int, name: str) -> None:
-    """Let its owner do everything in a directory. A link in its place is left alone, which is an `OSError`."""
+    """Give the owner all permissions on a directory. A link in its place is an `OSError`."""
     if not hasattr(os, "O_PATH"):
         os.chmod(name, _ALL, dir_fd=parent, follow_symlinks=False)
         return
@@ -77,7 +77,7 @@ def allow(parent: int, name: str) -> None:
 
 
 class _Level:
-    """A directory on the way down: the directories in it that are still to go, and whether something has to stay."""
+    """A directory during the removal: its remaining subdirectories, and whether an entry has to stay."""
 
     __slots__ = ("descriptor", "directories", "name", "rounds", "stays")
 
@@ -114,7 +114,7 @@ class _Removal:
         return self._count
 
     def _enter(self, parent: int, name: str, rounds: int = 0) -> None:
-        """Empty a directory of everything but directories, and have these gone through; what is none is unlinked."""
+        """Remove everything in a directory except subdirectories, which are queued."""
         try:
             level = _Level(_opened(parent, name), name, rounds)
         except OSError as error:
@@ -141,7 +141,7 @@ class _Removal:
             os.unlink(name, dir_fd=parent)
         except OSError as error:
             if error.errno == errno.EISDIR and self._way:
-                self._way[-1].directories.append(name)  # it was none a moment ago
+                self._way[-1].directories.append(name)  # it was not a directory before
             else:
                 self._keep(error, name)
             return
@@ -163,7 +163,7 @@ class _Removal:
             top.directories.append(up)
 
     def _leave(self, level: _Level, parent: int) -> None:
-        """Remove a directory that has nothing in it any more."""
+        """Remove an empty directory."""
         self._way.pop()
         os.close(level.descriptor)
         if level.stays:
@@ -174,13 +174,15 @@ class _Removal:
             self._count += 1
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and level.rounds < _ROUNDS:
-                # Somebody made new names in it, or put something else in its place.
+                # Another process created new names in it, or replaced it.
                 self._enter(parent, level.name, level.rounds + 1)
             else:
                 self._keep(error, level.name)
 
     def _keep(self, error: OSError, name: str) -> None:
-        """Something cannot go, so that what it is in cannot either. What somebody else has removed is no trouble."""
+        """An entry cannot be removed, so its parent cannot be removed either. An entry that another process removed is
+        no error.
+        """
         if isinstance(error, FileNotFoundError):
             return
         self._mark()
@@ -195,7 +197,7 @@ class _Removal:
 
 
 def _opened(parent: int, name: str) -> int:
-    """A descriptor of a directory in which its owner may do everything."""
+    """A descriptor of a directory with all permissions for its owner."""
     try:
         descriptor = os.open(name, atomic.OPEN_DIRECTORY, dir_fd=parent)
     except PermissionError:
@@ -211,7 +213,7 @@ def _opened(parent: int, name: str) -> int:
 
 
 class PrivateHome:
-    """A directory that is made when it is first asked for: at `path`, else somewhere temporary."""
+    """A directory that is created on first use: at `path`, else in a temporary place."""
 
     def __init__(self, path: str | None = None) -> None:
         self._wanted = path
@@ -219,10 +221,10 @@ class PrivateHome:
         self._path = ""
 
     def path(self) -> str:
-        """Where it is. Whatever a killed process left there has gone."""
+        """Its path. Leftovers of a killed process have been removed."""
         if self._remove is None or not self._remove.alive:
             if self._wanted is None:
-                import tempfile  # which many commands do without
+                import tempfile  # which many commands do not need
 
                 self._path = tempfile.mkdtemp(prefix="deepctl-home-")
             else:
@@ -233,12 +235,12 @@ class PrivateHome:
         return self._path
 
     def close(self) -> None:
-        """Remove it. Asked for again, it is another."""
+        """Remove it. The next use creates another one."""
         if self._remove is not None:
             self._remove()
 
 
 def _remove_if_possible(path: str) -> None:
-    # What cannot go is emptied again before the next use, and wiped with the profile.
+    # Entries that cannot be removed are removed before the next use, and wiped with the profile.
     with suppress(OSError):
         remove_tree(path)

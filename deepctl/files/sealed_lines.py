@@ -1,8 +1,8 @@
-"""Sealed lines: one JSON object a line, each with a checksum of its own.
+"""Sealed lines: one JSON object per line, each with its own checksum.
 
-A line is `{...,"crc":"xxxxxxxx"}` and a newline; the CRC-32 (zlib's, in hex) covers every byte before `,"crc"`.
-A damaged line takes only itself down, and a line that a kill cut short is told from one that was altered. `mended`
-repairs lines in which a single byte was changed.
+A line is `{...,"crc":"xxxxxxxx"}` and a newline; the CRC-32 (zlib's, in hex) covers every byte before `,"crc"`. A
+damaged line affects only itself, and a line that a kill cut off can be distinguished from a changed one. `mended`
+repairs lines with one changed byte.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ TOO_DEEP = "nested too deeply"
 
 
 class Line(NamedTuple):
-    """One line that was read: its number from 1, the offset in bytes behind it, and its value or what is wrong.
+    """One line that was read: its number from 1, the offset in bytes after it, and its value or its problem.
 
-    A last line that is whole but for its newline, which is another byte, has both.
+    A last line that is whole except for a changed newline has both.
     """
 
     number: int
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 
 def seal(value: dict[str, Any]) -> bytes:
-    """`value`, which must neither be empty nor have a `crc` of its own, as a sealed line with its newline."""
+    """`value`, which must be neither empty nor have a key `crc`, as a sealed line with its newline."""
     try:
         body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
@@ -51,13 +51,13 @@ def tail(body: bytes) -> bytes:
 
 
 def padded(line: bytes, by: int) -> bytes:
-    """The same line, with its newline, made longer by so many blanks."""
+    """The same line, with its newline, padded by this number of blanks."""
     body = line[: -TAIL - 1] + b" " * by
     return body + tail(body) + b"\n"
 
 
 def indented(line: bytes, by: int) -> bytes:
-    """The same line, made longer by so many blanks before it; one that is cut short stays as it is behind them."""
+    """The same line, padded by this number of leading blanks; an incomplete line is unchanged after them."""
     if not is_whole(line.removesuffix(b"\n")):
         return b" " * by + line
     body = b" " * by + line.removesuffix(b"\n")[:-TAIL]
@@ -65,14 +65,14 @@ def indented(line: bytes, by: int) -> bytes:
 
 
 def without_copies(raw: bytes) -> bytes:
-    """The bytes of a file without those lines that are the same as the line before."""
+    """The bytes of a file without repeated lines."""
     lines = [line + b"\n" for line in raw.split(b"\n")]
     lines[-1] = lines[-1][:-1]
     return b"".join(line for number, line in enumerate(lines) if number == 0 or line != lines[number - 1])
 
 
 def unseal(line: bytes) -> dict[str, Any]:
-    """The value of one line without its newline. Raises `ValueError`, saying what is wrong."""
+    """The value of one line without its newline. Raises `ValueError` with the reason."""
     body, end = line[:-TAIL], line[-TAIL:]
     if len(line) <= TAIL or not end.startswith(MARK) or not end.endswith(b'"}'):
         raise ValueError("not a whole line")
@@ -88,7 +88,7 @@ def unseal(line: bytes) -> dict[str, Any]:
 
 
 def is_whole(line: bytes) -> bool:
-    """Whether a line without its newline is as it was written."""
+    """Whether a line without its newline is intact."""
     try:
         unseal(line)
     except ValueError:
@@ -122,7 +122,7 @@ def parse(raw: bytes) -> Iterator[Line]:
 
 
 def whole(descriptor: int) -> int:
-    """The offset behind the last whole line of an open file, with its newline or only lacking that."""
+    """The offset after the last whole line of an open file, with its newline or without it."""
     end = os.fstat(descriptor).st_size
     if not end or os.pread(descriptor, 1, end - 1) == b"\n":
         return end
@@ -159,7 +159,7 @@ def _last_newline(descriptor: int, end: int) -> int:
 
 
 def _all_whole(raw: bytes) -> list[Line] | None:
-    """Every line of a file in which nothing is wrong, decoded in one go, which takes half the time; else `None`."""
+    """Every line of an intact file, decoded at once, which takes half the time; else `None`."""
     if not raw.endswith(b"\n"):
         return None
     lines = raw[:-1].split(b"\n")
@@ -184,10 +184,10 @@ def _all_whole(raw: bytes) -> list[Line] | None:
 class Appender:
     """A file of sealed lines, open for appending; every `append` is on disk when it returns.
 
-    Opening cuts off a last line that a kill left unfinished; `torn` is the number of bytes that went, and the
-    bytes themselves are lost only because they never were a line. The caller holds the lock of the profile.
+    Opening cuts off an incomplete last line that a kill left; `torn` is the number of removed bytes. The caller holds
+    the lock of the profile.
 
-    `size` is the length of a file that has been read, and ends with a whole line; such a file is not read again.
+    `size` is the length of a file that has been read and ends with a whole line; such a file is not read again.
     """
 
     def __init__(self, path: str, size: int | None = None) -> None:
@@ -209,7 +209,7 @@ class Appender:
             return
         start = whole(self._descriptor)
         if start and os.pread(self._descriptor, 1, start - 1) != b"\n":
-            # Only the newline is missing, or is another byte: the line itself is whole and stays.
+            # Only the newline is missing or changed: the line itself is whole and stays.
             os.pwrite(self._descriptor, b"\n", start)
             self.end = start + 1
         else:
@@ -219,18 +219,18 @@ class Appender:
         os.fsync(self._descriptor)
 
     def is_current(self, status: os.stat_result) -> bool:
-        """Whether `status`, of what is at the path now, is that of this file with nothing added by others."""
+        """Whether `status`, of the present file at the path, is that of this file, without lines added by others."""
         return (status.st_dev, status.st_ino, status.st_size) == (*self._identity, self.end)
 
     def append(self, value: dict[str, Any]) -> int:
-        """Write one line and sync it. Returns the offset behind it.
+        """Write one line and sync it. Returns the offset after it.
 
-        A line that fails leaves no trace, unless the disk does not let it be taken back.
+        A failed line leaves no trace, unless the disk does not allow to remove it.
         """
         return self.extend([value])[0]
 
     def extend(self, values: Sequence[dict[str, Any]]) -> list[int]:
-        """Write several lines and sync them together. Returns the offset behind each."""
+        """Write several lines and sync them together. Returns the offset after each."""
         return self.write([seal(value) for value in values])
 
     def write(self, lines: Sequence[bytes]) -> list[int]:
@@ -244,11 +244,11 @@ class Appender:
             os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
             self.end = start + len(raw)
         except BaseException as error:
-            # An interrupt, too: what is written next must not be laid over this.
+            # Also for an interrupt: the next write must not overwrite this.
             try:
                 os.ftruncate(self._descriptor, self.end)
             except OSError:
-                self.end = _whole_in(self.path)  # it is there, and stays
+                self.end = _whole_in(self.path)  # it exists, and stays
             if isinstance(error, OSError):
                 error.filename = self.path
             raise
@@ -260,9 +260,8 @@ class Appender:
 
 
 # Repair of a single changed byte. A CRC-32 finds every change of one byte, and for each there is only one place and
-# value that explains it. The CRC is linear: the difference between the checksum that a line has and the one that it
-# should have is the checksum of the changed byte, shifted by the bytes behind it. Shifting it back byte by byte finds
-# the place.
+# value that explains it. The CRC is linear: the difference between the stored and the correct checksum of a line is the
+# checksum of the changed byte, shifted by the bytes after it. Shifting it back byte by byte finds the place.
 _POLYNOMIAL = 0xEDB88320
 
 
@@ -282,9 +281,10 @@ _CHANGES = {value: byte for byte, value in enumerate(_SHIFT)}
 
 
 def mended(raw: bytes) -> bytes:
-    """The bytes of a file of sealed lines with every line mended that one changed byte explains; as long as before.
+    """The bytes of a file of sealed lines with every line repaired that one changed byte explains; the length is the
+    same.
 
-    Where a line's newline was changed, two lines look like one; where a byte became a newline, one looks like two.
+    With a changed newline, two lines look like one; with a byte changed into a newline, one line looks like two.
     """
     lines = [line + b"\n" for line in raw.split(b"\n")]
     lines[-1] = lines[-1][:-1]
@@ -332,7 +332,7 @@ def _mended_line(line: bytes) -> bytes | None:
 
 
 def _parted(line: bytes) -> bytes | None:
-    """Two lines whose newline became another byte."""
+    """Two lines whose newline was changed."""
     start = 0
     while (mark := line.find(MARK, start)) >= 0:
         end = mark + TAIL
@@ -346,7 +346,7 @@ def _parted(line: bytes) -> bytes | None:
 
 
 def _joined(first: bytes, second: bytes) -> bytes | None:
-    """One line in which a byte became a newline."""
+    """One line in which a byte was changed into a newline."""
     for byte in range(256):
         candidate = first + bytes([byte]) + second
         if byte != 0x0A and is_whole(candidate):

@@ -1,6 +1,6 @@
 """Files with holes: read without reading the holes, hashed and compressed cheaply, and written with holes.
 
-A piece of `CHUNK` zeros is always the very object `ZEROS`, so that a reader can tell it by its identity.
+A piece of `CHUNK` zeros is always the same object `ZEROS`, so that a reader can recognise it by identity.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def pieces(descriptor: int) -> Iterator[bytes]:
                 yield ZEROS if length == CHUNK else ZEROS[:length]
             data_end = _seek(descriptor, position, os.SEEK_HOLE)
             if data_end <= position:
-                data_end = None  # at the end, or where nobody can tell: what there is is read
+                data_end = None  # at the end, or if it is unknown: the rest is read
         length = CHUNK if data_end is None else min(CHUNK, data_end - position)
         piece = os.pread(descriptor, length, position)
         if not piece:
@@ -44,13 +44,13 @@ def pieces(descriptor: int) -> Iterator[bytes]:
 
 
 def _seek(descriptor: int, position: int, whence: int) -> int:
-    """Where the next data, or the next hole, begins; the end of the file if there is none before it."""
+    """The offset of the next data, or the next hole; the end of the file if there is none before it."""
     try:
         return os.lseek(descriptor, position, whence)
     except OSError as error:
         if error.errno == errno.ENXIO:
             return max(position, os.fstat(descriptor).st_size)
-        return position  # this file system does not tell
+        return position  # this file system does not report it
 
 
 def write(descriptor: int, content: Iterable[bytes]) -> None:
@@ -66,7 +66,7 @@ def write(descriptor: int, content: Iterable[bytes]) -> None:
 
 
 class Hasher:
-    """Hashes open files; the zeros that files begin with are hashed once for all of them."""
+    """Hashes open files; zeros at the start of files are hashed once for all of them."""
 
     def __init__(self) -> None:
         self._after_zeros = [hashlib.sha256()]
@@ -86,7 +86,7 @@ class Hasher:
         return Hashing(self)
 
     def after_zeros(self, count: int) -> hashlib._Hash:
-        """A hash that has seen so many times `ZEROS`."""
+        """A hash that has processed `ZEROS` this many times."""
         hashers = self._after_zeros
         while len(hashers) <= min(count, _MOST_ZEROS):
             cancellation.look()
@@ -100,7 +100,7 @@ class Hasher:
 
 
 _MOST_ZEROS = 4096
-"""Mebibytes of zeros at a file's beginning up to which the hash is remembered."""
+"""Mebibytes of zeros at a file's start up to which the hash is cached."""
 
 
 class Hashing:
@@ -112,14 +112,14 @@ class Hashing:
         self._seen: hashlib._Hash | None = None
 
     def update(self, piece: bytes) -> None:
-        """Go on with the next piece."""
+        """Process the next piece."""
         if self._seen is None and piece is ZEROS:
             self._zeros += 1
         else:
             self._begun().update(piece)
 
     def digest(self) -> bytes:
-        """The hash of what there was."""
+        """The hash of all pieces."""
         return self._begun().digest()
 
     def _begun(self) -> hashlib._Hash:
@@ -129,9 +129,9 @@ class Hashing:
 
 
 class Packer:
-    """Compresses a content that comes in pieces, as zlib does, but `ZEROS` only once.
+    """Compresses a content in pieces, like zlib, but `ZEROS` only once.
 
-    A full flush lets what follows refer to nothing before it, so that the same bytes can stand for zeros anywhere.
+    After a full flush, compressed data does not refer to earlier data, so the same bytes can stand for zeros anywhere.
     """
 
     def __init__(self, level: int) -> None:
@@ -141,13 +141,13 @@ class Packer:
         self._begin = _ZLIB_HEADER
 
     def compress(self, piece: bytes) -> bytes:
-        """What of the compressed content comes next."""
+        """The next part of the compressed content."""
         begin, self._begin = self._begin, b""
         if piece is not ZEROS:
             self._sum = zlib.adler32(piece, self._sum)
             self._is_flushed = False
             return begin + self._packer.compress(piece)
-        # What Adler-32 makes of zeros: the first half stays, and is added to the second for each.
+        # Adler-32 of zeros: the first half stays, and is added to the second half for each.
         low, high = self._sum & 0xFFFF, self._sum >> 16
         self._sum = (high + len(piece) * low) % 65521 << 16 | low
         flushed = b"" if self._is_flushed else self._packer.flush(zlib.Z_FULL_FLUSH)

@@ -1,1 +1,1 @@
-"""Where an agent's commands run, and what they can see and use there. Knows nothing of agents."""
+"""The place where an agent's commands run, and what they can see and use there. Independent of agents."""

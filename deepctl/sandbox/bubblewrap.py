@@ -1,19 +1,19 @@
 """Commands in a bubblewrap sandbox: what they can see, as arguments of `bwrap`, and how it is started.
 
-What a command finds is listed here, not what is hidden from it: the programs and libraries of the system, read-only; a
-few files of `/etc`; a `/tmp` and a `/dev` of its own; and the workspace, which is all it can write to besides `/tmp`.
-So whatever else lies on this machine (homes, other profiles, `/run`, `/srv`) does not exist there.
+The list contains what a command sees, not what is hidden from it: the programs and libraries of the system, read-only;
+a few files of `/etc`; a `/tmp` and a `/dev` of its own; and the workspace. A command can write only to the workspace
+and `/tmp`. So everything else on this machine (homes, other profiles, `/run`, `/srv`) does not exist there.
 
-Source: bwrap(1). The kernel ends everything in the sandbox with its command, and with this process, however that ends:
+Source: bwrap(1). The kernel ends everything in the sandbox with its command, and with this process, however it ends:
 `bwrap` is started directly, so its `--die-with-parent` means this process.
 
-Namespaces hide files and processes. A filter of system calls closes what they do not cover: kernel keyrings, which a
-process inherits, new namespaces (most of the kernel's recent holes need one), tracing, typing into a terminal, and
-sockets. Without the network nothing can be connected to or listened on, Unix sockets by path included; with it, Unix
-sockets stay closed, because abstract ones belong to the network and would reach the host's.
+Namespaces hide files and processes. A filter of system calls closes the rest: kernel keyrings, which a process
+inherits, new namespaces (most recent kernel vulnerabilities need one), tracing, typing into a terminal, and sockets.
+Without the network, connecting and listening are impossible, Unix sockets by path included. With it, Unix sockets stay
+closed, because abstract ones belong to the network and would reach the host's.
 
 The filter is a classic BPF program as `bwrap --seccomp` reads it. Numbers: `arch/x86/entry/syscalls/syscall_64.tbl` and
-`scripts/syscall.tbl` of Linux. What is denied follows the filters of Flatpak (`common/flatpak-run.c`) and, without the
+`scripts/syscall.tbl` of Linux. The denied calls follow the filters of Flatpak (`common/flatpak-run.c`) and, without the
 network, of the harness' bubblewrap sandbox.
 """
 
@@ -67,12 +67,12 @@ _ETC = (
     ),
     *("bash.bashrc", "profile", "profile.d", "inputrc", "perl", "xml"),
 )
-"""Of `/etc`, what programs need and nobody minds: root in the sandbox could read every file that is root's."""
+"""The files of `/etc` that programs need and that are not secret: root in the sandbox could read every file of root."""
 _ETC_VERSIONED = ("python3", "java-")
 _ETC_NETWORK = ("resolv.conf", "gai.conf")
 
-# Root of the sandbox is the system's root to files that are only owned by it, so nothing but the workspace, /tmp and
-# /dev/shm can be written: /proc/sys above all.
+# Root of the sandbox is the system's root for files that root owns, so only the workspace, /tmp and /dev/shm are
+# writable: /proc/sys above all is not.
 _SEALED = ("/dev", "/proc", "/")
 
 _LIMITED = (
@@ -81,9 +81,10 @@ _LIMITED = (
     'if (ulimit -u "$3") 2>/dev/null; then ulimit -u "$3"; else ulimit -p "$3"; fi || exit 126\n'
     'shift 3; exec "$@"'
 )
-"""Inside: a guard, no child of the command, that ends it, and so the sandbox, once our process has closed its end of
-descriptor 4, or died. (`bwrap` does that too, but from a moment on only at which we may be dead already.) Then the
-limits: bash counts processes with -u, dash with -p; set there, because only the sandbox's own are to count.
+"""Inside: a guard, which is not a child of the command, ends the command and so the sandbox when our process has closed
+its end of descriptor 4, or died. (`bwrap` does that too, but only from a moment on at which our process may be dead
+already.) Then the limits: bash counts processes with -u, dash with -p. They are set inside, because only the sandbox's
+own processes must count.
 """
 
 _LAUNCH = (
@@ -92,28 +93,28 @@ _LAUNCH = (
     'for group in $3; do echo 0 > "$group/cgroup.procs" || exit 126; done\n'
     'shift 3; exec "$@"'
 )
-"""Outside: the filter on descriptor 3, what tells that we live on 4, then `bwrap` in the place of this shell."""
+"""Outside: the filter on descriptor 3, the sign of life on 4, then `bwrap` replaces this shell."""
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _OWN_DEVICES = (
     f"for name in {' '.join(_DEVICES)}; do mount -o bind,ro /dev/$name /dev/$name || exit 126; done\n"
     'exec </dev/null; exec "$@"'
 )
-"""For root, to whom the devices belong that the sandbox is given: read-only, or a command could change their modes."""
+"""For root, who owns the devices of the sandbox: read-only, because a command could change their modes."""
 
 
 class Policy(NamedTuple):
-    """A sandbox for the commands of one workspace, or of none, to try it. `program` is the path of `bwrap`."""
+    """A sandbox for the commands of one workspace, or of none, for a test. `program` is the path of `bwrap`."""
 
     program: str
     workspace: str | None
     limits: Limits
     network: bool
     hidden: tuple[str, ...] = ()
-    """Directories that must not be seen, should they lie in what is shown of the system."""
+    """Directories that must stay hidden, even inside the visible parts of the system."""
 
     def arguments(self) -> list[str]:
-        """What `bwrap` is told, up to the command."""
+        """The arguments of `bwrap`, up to the command."""
         tmp = str(self.limits.tmp)
         return [
             *("--die-with-parent", "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts"),
@@ -175,7 +176,7 @@ def _is_root() -> bool:
 
 @contextmanager
 def pipe() -> Iterator[int]:
-    """The `alive` of a command that runs within."""
+    """The `alive` descriptor of a command inside this context."""
     read_end, write_end = os.pipe()
     try:
         yield read_end
@@ -185,7 +186,7 @@ def pipe() -> Iterator[int]:
 
 
 def _bound(resource_id: int, limit: int) -> int:
-    """`wanted`, or less where this process may not use as much itself: a limit cannot be raised."""
+    """`wanted`, or less if this process has a lower limit, because a limit cannot be raised."""
     hard = resource.getrlimit(resource_id)[1]
     return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 
@@ -211,7 +212,7 @@ def _etc(name: str) -> list[str]:
 def find(variables: Mapping[str, str], *, outside: Sequence[str] = ()) -> str:
     """The path of `bwrap`: `$DEEPCTL_BWRAP`, else from the system's own directories, never from `$PATH`.
 
-    `outside` are directories below which agents write; a program there is refused. Raises `Unavailable`.
+    `outside` are directories that agents can write; a program below one is refused. Raises `Unavailable`.
     """
     if not sys.platform.startswith("linux"):
         raise Unavailable("bubblewrap exists on Linux only", "Use --sandbox docker, or none.")
@@ -241,7 +242,7 @@ def _runnable(path: str) -> bool:
 
 
 def check(policy: Policy) -> None:
-    """Run a command in the sandbox, with all it has. Raises `Unavailable`, saying what stands in the way."""
+    """Run a command in the sandbox with all features. Raises `Unavailable` with the reason."""
     try:
         with pipe() as alive:
             probe = subprocess.run(
@@ -324,11 +325,11 @@ def _fail(number: int) -> int:
 
 
 _Instruction = tuple[int, str, str, int]
-"""`(code, where to if true, where to if false, operand)`; an empty name is the next instruction."""
+"""`(code, target if true, target if false, operand)`; an empty name is the next instruction."""
 
 
 def _assembled(lines: list[_Instruction | str]) -> bytes:
-    """The program; a bare string is a label for what follows it. Jumps of classic BPF go forward only."""
+    """The program; a bare string is a label for the next instruction. Jumps of classic BPF go forward only."""
     places: dict[str, int] = {}
     instructions: list[_Instruction] = []
     for line in lines:
@@ -354,7 +355,7 @@ def _has_filter(machine: str | None = None) -> bool:
 
 
 def filter_program(machine: str, *, network: bool) -> bytes:
-    """The filter for one kind of processor; a process that calls in any other way is killed."""
+    """The filter for one kind of processor; a process that uses another call interface is killed."""
     denied = [number for group in _DENIED[machine].values() for number in group] + list(_MOUNTING)
     lines: list[_Instruction | str] = [
         (_LOAD, "", "", _ARCH),
@@ -386,15 +387,14 @@ def filter_program(machine: str, *, network: bool) -> bytes:
             (_JEQ, "allow", "deny", _AF_NETLINK),
         ]
     else:
-        # A stream that nothing can be connected to is harmless, and some runtimes make one at their start.
+        # An unconnectable stream socket is harmless, and some runtimes create one at their start.
         lines += [(_JEQ, "stream", "deny", _AF_UNIX)]
     lines += [
         "pair",
         (_LOAD, "", "", _ARG0),
         (_JEQ, "stream", "deny", _AF_UNIX),
         "stream",
-        # With a datagram socket, as a raw one is too, `sendmsg`, which passes descriptors, names any path without
-        # `connect`.
+        # With a datagram or raw socket, `sendmsg`, which passes descriptors, names any path without `connect`.
         (_LOAD, "", "", _ARG1),
         (_AND, "", "", _SOCK_TYPE_MASK),
         (_JEQ, "allow", "", _SOCK_STREAM),
@@ -419,5 +419,5 @@ def _in_memory(network: bool) -> int:
 
 
 def _filter_path(*, network: bool) -> str:
-    """Where a child of this process can open the filter, from its first byte; no file is written for it."""
+    """A path from which a child of this process can read the filter; no file is written for it."""
     return f"/proc/{os.getpid()}/fd/{_in_memory(network)}"

@@ -1,8 +1,8 @@
-"""Limits that hold for root, whom `ulimit -u` does not bind: a control group for each command.
+"""Limits that hold for root, who is not bound by `ulimit -u`: a control group for each command.
 
-Both versions of the kernel's interface, at its usual place. Only root can make a group there; where it cannot either
-(in many containers), commands run without, and `available` says so.
-Source: `Documentation/admin-guide/cgroup-v1` and `cgroup-v2.rst` of Linux.
+Both versions of the kernel's interface, at its usual place. Only root can create a group there. Where root cannot
+either (in many containers), commands run without a group, and `available` returns false. Source:
+`Documentation/admin-guide/cgroup-v1` and `cgroup-v2.rst` of Linux.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _numbers = itertools.count()
 
 
 class _Control(NamedTuple):
-    """A file of a controller, by the name it has in the one version and the other."""
+    """A file of a controller, with its names in both versions."""
 
     controller: str
     first: tuple[str, ...]
@@ -54,7 +54,7 @@ def available() -> bool:
 
 
 class Group:
-    """A control group, or one a controller, for one command. Raises `OSError` if it cannot be made."""
+    """A control group, or one per controller, for one command. Raises `OSError` if it cannot be created."""
 
     def __init__(self, *, memory: int, processes: int) -> None:
         self.directories: list[str] = []
@@ -76,7 +76,7 @@ class Group:
             raise
 
     def close(self) -> None:
-        """Remove it, waiting a moment for what is still ending in it. One that stays is left to a later process."""
+        """Remove it, after a short wait for its last processes. A remaining one is left to a later process."""
         for _ in range(_TRIES):
             self.directories = [directory for directory in self.directories if not _removed(directory)]
             if not self.directories:
@@ -85,7 +85,7 @@ class Group:
 
 
 def _write(path: str, text: str) -> None:
-    # Never created: in a directory that is no control group the file is missing, and that is an error.
+    # Never created: in a directory that is not a control group the file is missing, and that is an error.
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, text.encode())
@@ -94,7 +94,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _remove_left(parent: str) -> None:
-    """Remove groups that are empty and whose process has gone."""
+    """Remove empty groups whose process has ended."""
     for name in os.listdir(parent):
         number = name.removeprefix(_PREFIX).partition("-")[0]
         if name.startswith(_PREFIX) and number.isdigit() and not os.path.exists(f"/proc/{number}"):

@@ -1,11 +1,11 @@
-"""A profile's Docker container: made, held for as long as this process lives, removed.
+"""A profile's Docker container: created, held for the life of this process, removed.
 
-The container's main process does nothing but read its stdin, and this process holds the other end. When the end is
-closed, by `Held.close` or because the process died of whatever cause, the main process ends, and with it, as the kernel
-has it, every process in the container's pid namespace. The container itself stays, stopped.
+The container's main process only reads its stdin, and this process holds the other end. When the end is closed, by
+`Held.close` or because the process died for any reason, the main process ends, and with it the kernel ends every
+process in the container's pid namespace. The container itself stays, stopped.
 
-The caller holds the profile's lock: a container that is found running belongs to a process that is gone, and is
-ended. Needs the extra `docker`, which is imported only when a function here is called.
+The caller holds the profile's lock. So a running container belongs to a process that has ended, and is stopped. Needs
+the extra `docker`, which is imported only when a function here is called.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ _KEEPER = 65534
 
 
 class Spec(NamedTuple):
-    """What a profile's container is made of."""
+    """The properties of a profile's container."""
 
     name: str
     """The container's name, from `container_name`."""
     image: str
-    """An image that is on this machine; none is ever pulled. It needs `sh`, `timeout`, `head` and `cat`."""
+    """An image on this machine; images are never pulled. It needs `sh`, `timeout`, `head` and `cat`."""
     workspace: str
     """The host directory that the container sees, read-write, as `/workspace`. It must exist."""
     network: bool
-    """Whether it is on Docker's default network, rather than on none."""
+    """Whether it is on Docker's default network, instead of none."""
     memory: int
     """Bytes of memory, swap included."""
     processes: int
-    """Processes and threads at once."""
+    """Maximum number of processes and threads."""
     disk: int
     """Bytes of the largest file."""
     tmp: int
-    """Bytes of `/tmp`, and as many of `/dev/shm`; both count as memory."""
+    """Bytes of `/tmp`, and the same number for `/dev/shm`; both count as memory."""
     profile: str
     """The profile's name, for a label."""
 
@@ -63,10 +63,9 @@ def container_name(profile_directory: str) -> str:
 
 
 def open_container(spec: Spec) -> Held:
-    """The container of `spec`, running and empty, for as long as the result is not closed and this process lives.
+    """The container of `spec`, running and empty, until the result is closed or this process ends.
 
-    One that exists is started again if it was made of the same; otherwise it is removed and made anew. Nothing is
-    pulled. Raises `Unavailable`, also if a container of that name is not one of deepctl's: that is never touched.
+    An existing container is started again if it has the same properties; otherwise it is removed and created again.
     """
     with translated():
         api = connect()

@@ -59,7 +59,7 @@ class AppendedLines(Protocol):
         """Write several sealed lines together. Returns the offset behind each."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
 
 
 class Documents(Protocol):

@@ -140,7 +140,7 @@ def _make_room(paths: ProfilePaths) -> bool:
         return False
     is_full = free < SIZE or files < FEW_FILES
     if is_full and (not release(paths) or files < FEW_FILES):
-        empty_cache(paths)  # deepctl 0.1 held nothing back
+        empty_cache(paths)  # deepctl 0.1 had no reserve
     return is_full
 
 

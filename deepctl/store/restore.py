@@ -281,7 +281,7 @@ class _Restore:
         try:
             os.rename(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
-            # Gone, if a signal came right after the rename.
+            # Already renamed, if a signal arrived right after the rename.
             with suppress(FileNotFoundError):
                 os.unlink(staged, dir_fd=parent)
             raise
@@ -316,7 +316,7 @@ class _Restore:
             finally:
                 os.close(descriptor)
         except BaseException:
-            # Gone, if a signal came right after the rename.
+            # Already renamed, if a signal arrived right after the rename.
             with suppress(FileNotFoundError):
                 os.unlink(staged, dir_fd=parent)
             raise

@@ -1,1 +1,1 @@
-"""Profiles on their way to another machine: one archive file, written (`exporting`) and taken in (`importing`)."""
+"""Profiles on their way to another machine: one archive file, written by the export and read by the import."""

@@ -1,15 +1,15 @@
-"""What an archive of a profile is, as far as the writer and the reader have to agree on it.
+"""The archive format of a profile, shared by the writer and the reader.
 
 An archive is a tar file in the POSIX pax format, compressed by gzip:
 
-- first `deepctl-profile.json`, one sealed line (`deepctl.files.sealed_lines`): `{format, deepctl, profile,
-  created_at, files, bytes, entries}`. The totals are counted just before. A workspace may grow
-  while it is read, so the content may be a little more (`allowance`), and never more than that;
-- then the profile, a directory right before what is in it. Names are UTF-8, other bytes as they are;
+- first `deepctl-profile.json`, one sealed line (`deepctl.files.sealed_lines`): `{format, deepctl, profile, created_at,
+  files, bytes, entries}`. The totals are counted just before. A workspace may grow while it is read, so the content may
+  be a little more (`allowance`), and never more than that;
+- then the profile, a directory right before its contents. Names are UTF-8, other bytes are unchanged;
 - last `MANIFEST.jsonl`, a sealed line for each entry: `{path, kind, mode, size, sha256}`, where the hash of a link is
-  that of what it says, and in the end `{entries, files, bytes}` as they really are.
+  that of its target, and at the end `{entries, files, bytes}` as real totals.
 
-Times of modification are kept to the nanosecond: which session was used last is known by them.
+Modification times have nanoseconds, because they decide which session was used last.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MANIFEST = "MANIFEST.jsonl"
 MAX_HEADER = 64 << 10
 """Bytes of the largest header that is read."""
 MAX_DEPTH = 200
-"""How many directories of a workspace are in one another at most; the same as in checkpoints."""
+"""Maximum nesting of directories in a workspace; the same as in checkpoints."""
 
 Kind = Literal["file", "directory", "link"]
 
@@ -39,7 +39,7 @@ _PACK = re.compile(r"[0-9a-f]{16}\.pack", re.ASCII)
 
 
 class Header(NamedTuple):
-    """The first member. `created_at` is RFC 3339 in UTC, `bytes` those of all content, `deepctl` a version."""
+    """The first member. `created_at` is RFC 3339 in UTC, `bytes` is the size of all content, `deepctl` a version."""
 
     deepctl: str
     profile: str
@@ -52,8 +52,8 @@ class Header(NamedTuple):
 class Entry(NamedTuple):
     """One file, directory or link of an archive. `path` is relative to the profile, undecodable bytes as surrogates.
 
-    `mode` is the permission bits, `size` in bytes (of a link: of what it says), `modified` in nanoseconds since the
-    epoch, `target` what a link says.
+    `mode` is the permission bits, `size` is in bytes (of a link: of its target), `modified` in nanoseconds since the
+    epoch, `target` the target of a link.
     """
 
     path: str
@@ -65,19 +65,19 @@ class Entry(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """How much there is: of everything, of files (links among them), of bytes in them."""
+    """Totals: entries, files (links included), and bytes in them."""
 
     entries: int
     files: int
     bytes: int
 
     def with_(self, kind: Kind, size: int) -> Totals:
-        """These and one entry more."""
+        """The totals with one more entry."""
         return Totals(self.entries + 1, self.files + (kind != "directory"), self.bytes + size)
 
 
 class LeftOut(NamedTuple):
-    """Something of a profile that is not in the archive: its path, relative to the profile, and why."""
+    """A path that is not in the archive, relative to the profile, and the reason."""
 
     path: str
     reason: str
@@ -94,7 +94,7 @@ def text(raw: bytes) -> str:
 
 
 def allowance(totals: Totals) -> Totals:
-    """The most an archive may hold whose header declares `totals`."""
+    """The maximum content of an archive whose header declares `totals`."""
     return Totals(
         totals.entries + max(1000, totals.entries // 8),
         totals.files + max(1000, totals.files // 8),
@@ -110,7 +110,7 @@ def header_line(header: Header) -> bytes:
 def parse_header(line: bytes, where: str) -> Header:
     """The first member of the archive `where`. Raises `NewerFormat`, and `ValueError` if it is damaged."""
     try:
-        # Before the seal is looked at: a later format may have another.
+        # Before the checksum is checked, because a later format may have another one.
         fields = json.loads(line)
         if isinstance(fields, dict) and type(version := fields.get("format")) is int and version > FORMAT:
             raise NewerFormat(where, version, FORMAT)
@@ -151,7 +151,7 @@ def manifest_end(totals: Totals) -> bytes:
 
 
 def is_of_a_profile(path: str, kind: Kind) -> bool:
-    """Whether an entry of that path and kind has a place in a profile: the whole layout that archives know."""
+    """Whether an entry of that path and kind belongs to a profile: the whole layout of archives."""
     match path.split("/"):
         case ["profile.toml" | "prompt_history"]:
             return kind == "file"
@@ -180,8 +180,8 @@ def _is_log(file: str) -> bool:
 def leads_out(path: str, target: str) -> bool:
     """Whether the link at `path`, which begins with `workspace/`, may lead out of the workspace.
 
-    Known by what it says alone: `..` is only allowed at its beginning, where it goes up real directories; behind a
-    name that is a link itself, it could lead anywhere. `/workspace` is what agents call their workspace.
+    The target text alone decides: `..` is allowed only at its beginning, where it goes up real directories; after a
+    name that is a link itself, it could lead anywhere. `/workspace` is the agents' name of their workspace.
     """
     parts = [part for part in target.split("/") if part not in ("", ".")]
     if target.startswith("/"):

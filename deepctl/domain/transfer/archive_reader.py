@@ -1,7 +1,7 @@
-"""An archive being read: bytes from gzip, entries from bytes, and in which of three ways it can be no good.
+"""Reading an archive: bytes from gzip, entries from bytes, and the three ways in which it can be invalid.
 
-Nothing is believed that an archive says about itself but what bounds it: its header says how much there is, and what
-comes beyond that is not read. Nothing is held in memory but a mebibyte of content and a header.
+Of an archive's own claims only its limits are used: its header declares totals, and content beyond them is not read. At
+most a mebibyte of content and a header are in memory.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from deepctl.errors import Damaged, DeepctlError, NewerFormat, Refused, UsageErr
 
 _CHUNK = 1 << 20
 _OVERHEAD = 8192
-"""Bytes of headers and manifest an entry may take on an average."""
+"""Average bytes of headers and manifest that an entry may take."""
 _ANYWAY = 1 << 20
-"""Bytes that are there whatever is in an archive."""
+"""Bytes of an archive without entries."""
 
 
 class Incoming:
-    """The archive in `file`, which is called `name` in errors; `header` and then `entries` are read from it once.
+    """The archive in `file`, called `name` in errors; `header` and then `entries` are read from it once.
 
-    Raises `UsageError` (`bad_archive`) for what is no archive at all, `Damaged` for one that is damaged or cut short,
-    `NewerFormat`, and `Refused` (`hostile_archive`) for one that deepctl would not have made.
+    Raises `UsageError` (`bad_archive`) for a file of another kind, `Damaged` for a damaged or truncated archive,
+    `NewerFormat`, and `Refused` (`hostile_archive`) for an archive that deepctl would not have written.
     """
 
     def __init__(self, file: BinaryIO, name: str) -> None:
@@ -44,7 +44,7 @@ class Incoming:
         self.header = self._header()
 
     def bad(self, reason: str) -> UsageError:
-        """It is something else."""
+        """It is a file of another kind."""
         return UsageError(
             f"{self.name} is not an archive of a profile: {reason}.",
             "`deepctl profiles export FILE` writes one.",
@@ -52,11 +52,11 @@ class Incoming:
         )
 
     def damaged(self, reason: str) -> Damaged:
-        """It is not what was written."""
+        """It differs from the written archive."""
         return Damaged(f"{self.name} is damaged: {reason}.", "Nothing was imported. Copy or export it again.")
 
     def hostile(self, reason: str) -> DeepctlError:
-        """A refusal; as `Damaged` if the rest of the archive shows that chance had a hand in it."""
+        """A refusal; `Damaged` if the rest of the archive shows that the cause is damage."""
         if not self._is_intact():
             return self.damaged("its checksum does not match")
         return Refused(
@@ -72,7 +72,7 @@ class Incoming:
         return bytes(data)
 
     def _some(self, most: int) -> bytes:
-        """Some bytes, at most so many. Raises `Damaged` if there are none."""
+        """At most `size` bytes. Raises `Damaged` if there are none."""
         if self._left <= 0:
             raise self.hostile("it contains more than its header says")
         piece = self._piece(most)
@@ -94,7 +94,7 @@ class Incoming:
         return piece
 
     def _is_intact(self) -> bool:
-        """Whether the rest of the archive, as far as it may be read, is what was compressed."""
+        """Whether the readable rest of the archive is intact gzip data."""
         try:
             while self._left > 0 and self._piece(_CHUNK):
                 pass
@@ -133,9 +133,9 @@ class Incoming:
         return header
 
     def entries(self) -> Iterator[Entry]:
-        """Every entry; the content of a file is to be read by `content` before the next.
+        """Every entry; the content of a file must be read by `content` before the next entry.
 
-        The last one has been checked against the manifest, and the archive to its end, when this returns.
+        When this returns, the last entry has been checked against the manifest, and the archive to its end.
         """
         while (entry := self._next()).path != archive.MANIFEST:
             self._check(entry)
@@ -177,7 +177,7 @@ class Incoming:
         self._lines_size += len(line)
 
     def content(self) -> Iterator[bytes]:
-        """The content of the file that `entries` gave last, in pieces of at most a mebibyte."""
+        """The content of the file that `entries` returned last, in pieces of at most a mebibyte."""
         hasher = hashlib.sha256()
         entry = self._current
         while self._unread:
@@ -219,7 +219,7 @@ class Incoming:
 
 BLOCK = tarfile.BLOCKSIZE
 END = b"\0" * (2 * BLOCK)
-"""What a tar file ends with."""
+"""The end of a tar file."""
 
 _MAX_EXTENDED = 128 << 10
 _MAGIC = b"ustar\x0000"
@@ -244,15 +244,15 @@ ReadExactly = Callable[[int], bytes]
 
 
 class Torn(Exception):
-    """A header that is not as anybody wrote it."""
+    """A header that no writer produces."""
 
 
 class Foreign(Exception):
-    """A member of a kind, or with a header, that archives do not have: what it is, to follow "there is"."""
+    """A member of a kind, or with a header, that archives do not have; the text follows "there is"."""
 
 
 def padding(size: int) -> int:
-    """How many bytes follow a content of `size` bytes, up to the end of its last block."""
+    """The number of padding bytes after a content of `size` bytes."""
     return -size % BLOCK
 
 
@@ -269,7 +269,7 @@ def encode(entry: Entry) -> bytes:
 
 
 def read(exactly: ReadExactly) -> Entry | None:
-    """The next member's header, or `None` at the end of the tar. `exactly` reads so many bytes, or raises.
+    """The next member's header, or `None` at the end of the tar. `exactly` reads this number of bytes, or raises.
 
     Raises `Torn` and `Foreign`.
     """

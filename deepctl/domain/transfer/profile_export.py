@@ -134,14 +134,14 @@ def _read_ledger(paths: ProfilePaths) -> ExportLedger:
     with open(descriptor, "rb") as file:
         raw = file.read(sealed_lines.whole(descriptor))
     parsed = ledger.parsed(raw, path)
-    # A pack that no line names is one whose line is yet to come; but where lines are lost, all there are may count.
+    # A pack without a line is one whose line comes later; but if lines are lost, all packs may count.
     is_short = ledger.read(paths.checkpoints).is_short
     size = log_file.ledger_size_line(log_file.start_of_last_line(raw), is_short=is_short)
     return ExportLedger(raw, frozenset(parsed.packs) if not parsed.damage and not is_short else None, size)
 
 
 class _Writing:
-    """An archive in the making."""
+    """An archive that is being written."""
 
     def __init__(self, file: gzip.GzipFile, before: ExportLedger, most: Totals, report: Report) -> None:
         self._file = file
@@ -149,7 +149,7 @@ class _Writing:
         self._most = most
         self._report = report
         self._done = 0
-        # A line for each of very many entries: compressed, they take a few dozen bytes each.
+        # Lines for very many entries: compressed, each takes a few dozen bytes.
         self._packer = zlib.compressobj(_LEVEL)
         self._lines = bytearray()
         self._lines_size = 0
@@ -166,7 +166,7 @@ class _Writing:
         self._file.write(content + bytes(archive_reader.padding(len(content))))
 
     def add(self, walk: Walk, item: Found) -> None:
-        """Write one thing that a walk found, unless it is gone or cannot be read."""
+        """Write one entry of a walk, unless it has vanished or cannot be read."""
         mode = stat.S_IMODE(item.status.st_mode)
         entry = Entry(item.path, item.kind, mode, item.size, item.status.st_mtime_ns)
         if item.kind == "directory":
@@ -180,7 +180,7 @@ class _Writing:
         elif item.path == _LEDGER_PATH:
             self._small(entry, self._ledger.raw)
         elif item.path == _SIZE_PATH:
-            # As it was with the ledger that is in the archive.
+            # In the state that belongs to the ledger in the archive.
             self._small(entry, self._ledger.size)
         else:
             with walk.opened(item) as descriptor:
@@ -191,7 +191,7 @@ class _Writing:
         status = os.fstat(descriptor)
         size = status.st_size
         if not entry.path.startswith("workspace/") and entry.path.endswith(".jsonl"):
-            size = sealed_lines.whole(descriptor)  # not the line that somebody is writing just now
+            size = sealed_lines.whole(descriptor)  # not the line that is being written now
             os.lseek(descriptor, 0, os.SEEK_SET)
         entry = entry._replace(mode=stat.S_IMODE(status.st_mode), size=size, modified=status.st_mtime_ns)
         if size <= _CHUNK:
@@ -247,13 +247,13 @@ def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
 
 
 _FIRST = ("profile.toml", "prompt_history", "ledger.jsonl", "packs", "session.json", "checkpoints", "sessions")
-"""Of names in one directory of deepctl's own, these come first, in this order; `workspace` comes last."""
+"""Names in one of deepctl's own directories that come first, in this order; `workspace` comes last."""
 _PASSED_OVER = ("cache",)
 _UNREADABLE = (errno.EACCES, errno.EPERM)
 
 
 class Found(NamedTuple):
-    """One thing that is to be in the archive; `parent` and `name` are where it can be opened, until the next one."""
+    """One entry for the archive; `parent` and `name` open it, until the next entry."""
 
     path: str
     kind: Kind
@@ -271,7 +271,7 @@ class Found(NamedTuple):
 class Walk:
     """One walk over the profile in `directory`; a context manager. `packs` are those that count, `None` for all.
 
-    Raises `Locked` if what is deepctl's own goes meanwhile, and `OSError` if it cannot be read.
+    Raises `Locked` if deepctl's own data vanishes during the walk, and `OSError` if it cannot be read.
     """
 
     def __init__(self, directory: str, packs: frozenset[str] | None) -> None:
@@ -288,7 +288,7 @@ class Walk:
         os.close(self._descriptor)
 
     def everything(self) -> Iterator[Found]:
-        """Everything that is to be in the archive, a directory right before what is in it."""
+        """Everything for the archive, a directory right before its contents."""
         for name in _ordered(self._names(self._descriptor, "")):
             if not name.startswith(b".") and name.decode("utf-8", "replace") not in _PASSED_OVER:
                 yield from self._at(self._descriptor, name, archive.text(name))
@@ -345,7 +345,7 @@ class Walk:
             os.close(descriptor)
 
     def _counts(self, directory: str, name: bytes) -> bool:
-        """Whether something of deepctl's own is more than a leftover."""
+        """Whether an entry of deepctl's own is more than a leftover."""
         if directory == "checkpoints/packs" and self._packs is not None:
             return archive.text(name) in self._packs
         if directory == "checkpoints" and archive.text(name) == LOST_AND_FOUND:
@@ -353,7 +353,7 @@ class Walk:
         return not name.startswith(b".")
 
     def _missing(self, path: str, own: bool, error: OSError) -> None:
-        """Something is gone, or cannot be read: all right in a workspace, which is somebody else's."""
+        """An entry has vanished, or cannot be read: acceptable in a workspace, which other programs use."""
         if own and path != "workspace":
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise gone(path) from None
@@ -365,7 +365,7 @@ class Walk:
 
     @contextmanager
     def opened(self, item: Found) -> Iterator[int | None]:
-        """A file that was found, as a descriptor; `None` if it has gone, or cannot be read, and is in a workspace."""
+        """A file of the walk, as a descriptor; `None` if it is in a workspace and has vanished or cannot be read."""
         own = not item.path.startswith("workspace/")
         try:
             descriptor = os.open(item.name, atomic.OPEN_FILE, dir_fd=item.parent)
@@ -374,14 +374,14 @@ class Walk:
             yield None
             return
         try:
-            # A FIFO could be read for ever; it was a file a moment ago.
+            # Reading a FIFO could block forever; it was a file before.
             yield descriptor if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
         finally:
             os.close(descriptor)
 
 
 def gone(path: str) -> Locked:
-    """Something of deepctl's own has gone while the profile was read."""
+    """Data of deepctl's own vanished while the profile was read."""
     return Locked(
         f"The profile changed while it was read: {path} no longer exists.",
         "No archive was written. Try again when the other command has finished.",

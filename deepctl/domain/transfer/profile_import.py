@@ -1,10 +1,9 @@
-"""Importing: a profile from an archive, entirely or not at all.
+"""Importing: a profile from an archive, completely or not at all.
 
-An archive may come from anybody. It is written to a place of its own (`staging`), and when every byte of it has been
-read and found to be what was exported, one rename makes it a profile. What would let whoever made it reach beyond that
-profile refuses the whole: names that lead elsewhere, links, kinds of files that no export has, and a ledger that names
-files by more than their ids. Its settings are in force as far as they are harmless; the others wait for a yes
-(`deepctl.domain.trust`).
+An archive may come from anyone. It is written to a private directory (`staging`). After every byte has been read and
+checked, one rename makes it a profile. Anything that could reach beyond that profile refuses the whole archive: names
+that lead elsewhere, links, kinds of files that no export has, and a ledger that names files by more than their ids. Its
+harmless settings are in force; the others need trust (`deepctl.domain.trust`).
 """
 
 from __future__ import annotations
@@ -33,35 +32,35 @@ from deepctl.store import ledger
 MAX_FILES = 250_000
 MAX_BYTES = 1 << 30
 _RATIO = 100
-"""How many times its own size an archive may hold where that is more than `MAX_BYTES`."""
+"""The maximum content of an archive as a multiple of its own size, if that is more than `MAX_BYTES`."""
 _BLOCK = 4096
-"""Bytes that a file system needs for an entry beside its content, about."""
+"""Approximate bytes that a file system needs for an entry besides its content."""
 _LONGEST = 200
-"""Characters of a value in a note; `profiles trust` shows it whole."""
+"""Characters of a value in a note; `profiles trust` shows the full value."""
 _FORMS = {
-    # An application's checkpoints have ids of its own making.
+    # An application's checkpoints have ids that the application chose.
     "id": re.compile(r"[^\x00-\x1f\x7f]{1,200}"),
     "log": re.compile(r"[0-9a-z]{0,64}", re.ASCII),
     "pack": re.compile(r"([0-9a-f]{16}\.pack)?", re.ASCII),
     "tree": re.compile(r"([0-9a-f]{64})?", re.ASCII),
     "label": re.compile(r".{0,64}"),
 }
-"""What a ledger may say in fields that become paths, hashes, or lines of other files."""
+"""Valid values of ledger fields that become paths, hashes, or lines of other files."""
 
 Report = Callable[[int], None]
-"""Is told how many bytes of content have been read."""
+"""Receives the number of content bytes that have been read."""
 
 
 class ImportLimits(NamedTuple):
-    """How much an archive may hold: entries, and bytes of content; `None` is what its own size allows."""
+    """The limits of an archive: entries, and bytes of content; `None` for the default by its own size."""
 
     files: int = MAX_FILES
     bytes: int | None = None
 
 
 class Imported(NamedTuple):
-    """A profile that was imported. `origin` is what it was called, `notes` what to know before it is used, `untrusted`
-    the settings that came with it and are not in force.
+    """An imported profile. `origin` is its former name, `notes` are to be read before its use, `untrusted` are the
+    imported settings that are not in force.
     """
 
     paths: ProfilePaths
@@ -72,23 +71,23 @@ class Imported(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An archive that may be imported as far as its header tells, and the name it is to have."""
+    """An archive that may be imported according to its header, and the name of the new profile."""
 
     incoming: Incoming
     name: str
 
     @property
     def bytes(self) -> int:
-        """How much content it says it has."""
+        """Its declared content in bytes."""
         return self.incoming.header.bytes
 
 
 def examine(
     root: Root, file: BinaryIO, label: str, *, name: str | None, size: int | None, limits: ImportLimits
 ) -> Opened:
-    """Read the header of an archive, and refuse what is to be refused before anything is written.
+    """Read the header of an archive, and refuse an invalid one before anything is written.
 
-    `label` is what errors call it, `size` its size in bytes if that is known. Raises `UsageError`, `Damaged`,
+    `label` is its name in errors, `size` its size in bytes if it is known. Raises `UsageError`, `Damaged`,
     `NewerFormat`, `BadName`, `Refused` (a name that is taken, more than `limits`) or `StorageError` (a disk too small).
     """
     incoming = Incoming(file, label)
@@ -118,7 +117,7 @@ def examine(
 
 
 def taken(name: str) -> Refused:
-    """A profile of that name is there already."""
+    """There is already a profile of that name."""
     return Refused(
         f"There is already a profile {name!r}; nothing was imported.",
         "--as NAME imports it under another name.",
@@ -127,7 +126,7 @@ def taken(name: str) -> Refused:
 
 
 def _free(root: Root) -> int:
-    """Bytes that are free where profiles are, or will be."""
+    """Free bytes on the disk of the profiles."""
     place = root.profiles
     while not os.path.isdir(place):
         place = os.path.dirname(place)
@@ -136,10 +135,10 @@ def _free(root: Root) -> int:
 
 
 def take_in(root: Root, source: Opened, lock: Callable[[], Lease], report: Report = lambda count: None) -> Imported:
-    """Import an archive. `lock` makes the lock of the profile to be, which is held for the last step only.
+    """Import an archive. `lock` creates the lock of the new profile, which is held for the last step only.
 
-    Raises what `Incoming` does, `Refused` if the name has been taken meanwhile, `Locked`, and `OSError`; there is no
-    profile then, nor anything of one.
+    Raises the errors of `Incoming`, `Refused` if the name has been taken in the meantime, `Locked`, and `OSError`; then
+    there is no profile and no part of one.
     """
     incoming = source.incoming
     profiles.make_root(root)
@@ -164,7 +163,7 @@ def take_in(root: Root, source: Opened, lock: Callable[[], Lease], report: Repor
 
 
 def _write(incoming: Incoming, staging: Staging, report: Report) -> int:
-    """Write everything; returns how many modes lost a bit."""
+    """Write everything; returns the number of modes that lost a bit."""
     sessions: set[str] = set()
     strips = 0
     for entry in incoming.entries():
@@ -204,7 +203,7 @@ def _reported(incoming: Incoming, before: int, report: Report) -> Iterator[bytes
 
 
 def _check_session(incoming: Incoming, entry: Entry, folded_names: set[str]) -> None:
-    """Raises `Refused` for a second session of a name: there, `A` and `a` are one."""
+    """Raises `Refused` for a second session of a name; `A` and `a` are the same name."""
     match entry.path.split("/"):
         case ["sessions", name] if layout.folded_name(name) in folded_names:
             raise incoming.hostile(f"two sessions are called {name!r} apart from case")
@@ -219,14 +218,14 @@ def _complete(paths: ProfilePaths) -> None:
 
 
 def _check_ledger(incoming: Incoming, paths: ProfilePaths) -> None:
-    """Raises `NewerFormat`, and `Refused` if the ledger names things by what is no id: logs and packs become paths."""
+    """Raises `NewerFormat`, and `Refused` if the ledger has an invalid id, because logs and packs become paths."""
     try:
         raw = atomic.read_file(os.path.join(paths.checkpoints, ledger.LEDGER))
     except FileNotFoundError:
         return
     unfinished = ledger.parsed(raw, f"The ledger in {incoming.name}").unfinished
     if unfinished is not None and unfinished.root:
-        # Whoever opens it next would finish the rewind, in a directory that the archive names.
+        # The next command would finish the rewind, in a directory that the archive names.
         raise incoming.hostile("an interrupted rewind in it belongs to a directory on another machine")
     for line in sealed_lines.parse(raw):
         if line.problem == sealed_lines.TOO_DEEP or (line.value is not None and not _is_harmless(line.value)):
@@ -234,7 +233,7 @@ def _check_ledger(incoming: Incoming, paths: ProfilePaths) -> None:
 
 
 def _is_harmless(line: dict[str, object]) -> bool:
-    """Whether what a line of a ledger says of logs, packs, trees and names is in the form that these have."""
+    """Whether the logs, packs, trees and names in a ledger line have a valid form."""
     for kind in ("record", "rewind", "label"):
         part = line.get(kind)
         if not isinstance(part, dict):
@@ -251,7 +250,7 @@ def _is_harmless(line: dict[str, object]) -> bool:
 
 
 def _set_apart(incoming: Incoming, paths: ProfilePaths) -> list[Item]:
-    """Keep what is not harmless of the settings out of profile.toml; returns it. Raises `NewerFormat` and `Refused`."""
+    """Keep settings that are not harmless out of profile.toml; returns them. Raises `NewerFormat` and `Refused`."""
     try:
         raw = settings.read_document(paths.settings)
     except FileNotFoundError:
@@ -275,7 +274,7 @@ def _cut(text: str) -> str:
 
 
 def _notes(items: list[Item], paths: ProfilePaths) -> list[str]:
-    """What the settings that came with a profile mean for the safety of whoever uses it."""
+    """The consequences of the imported settings for the safety of the user."""
     notes = [f"It contains {item.key} = {_cut(trust.text(item))}: {item.reason}." for item in items]
     if not notes and os.path.exists(paths.untrusted):
         notes.append(f"Its profile.toml cannot be read. It is not in force, and is stored as {layout.UNTRUSTED}.")
@@ -288,11 +287,13 @@ def _notes(items: list[Item], paths: ProfilePaths) -> list[str]:
 
 
 class Misplaced(Exception):
-    """An entry that does not follow the directory it belongs in."""
+    """An entry that does not follow its directory."""
 
 
 def _held(path: str) -> int | None:
-    """A descriptor that holds the lock of the directory at `path`, or `None` if somebody else does, or it is gone."""
+    """A descriptor that holds the lock of the directory at `path`, or `None` if another process does, or it no longer
+    exists.
+    """
     try:
         descriptor = os.open(path, atomic.OPEN_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
@@ -313,8 +314,8 @@ def _held(path: str) -> int | None:
 class Staging:
     """A private directory for one profile; a context manager that removes it unless it has been moved to its place.
 
-    Entries come as in an archive: a directory right before everything in it. Raises `Misplaced` where they do not, and
-    `OSError`; `EEXIST` is a name that comes twice.
+    Entries come as in an archive: a directory right before its contents. Raises `Misplaced` otherwise, and `OSError`;
+    `EEXIST` means a name that occurs twice.
     """
 
     def __init__(self, root: Root) -> None:
@@ -324,7 +325,7 @@ class Staging:
         self._open: list[tuple[int, Entry]] = []
 
     def __enter__(self) -> Self:
-        # Between its making and its locking, somebody who cleans up may take it for one that was left.
+        # Between its creation and its locking, a cleanup by another process may take it for a leftover.
         while self._descriptor < 0:
             self.path = os.path.join(self._root.profiles, IMPORT + os.urandom(8).hex())
             try:
@@ -347,7 +348,7 @@ class Staging:
             os.close(self._descriptor)
 
     def directory(self, entry: Entry) -> None:
-        """Make a directory; it gets its mode and its time when everything in it is there."""
+        """Create a directory; it gets its mode and its time when its contents are complete."""
         parent, name = self._parent(entry)
         os.mkdir(name, 0o700, dir_fd=parent)
         descriptor = os.open(name, atomic.OPEN_DIRECTORY, dir_fd=parent)
@@ -381,14 +382,14 @@ class Staging:
             _dress(descriptor, entry)
 
     def complete(self) -> None:
-        """Everything is there; make it last."""
+        """All entries are complete: make them durable."""
         while self._open:
             self._leave()
         os.sync()
         os.fsync(self._descriptor)
 
     def move(self, directory: str) -> None:
-        """Let it be the profile in `directory`, where nothing is. The caller holds that profile's lock."""
+        """Make it the profile in `directory`, which must not exist. The caller holds that profile's lock."""
         os.rename(self.path, directory)
         atomic.sync_directory(self._root.profiles)
 
@@ -398,22 +399,24 @@ def _is_in(path: str, directory: str) -> bool:
 
 
 def _dress(descriptor: int, entry: Entry) -> None:
-    """Give a file or directory its mode and its time; no more than a mode may be that comes from elsewhere."""
+    """Set the mode and the time of a file or directory; a mode is limited to bits that an import may set."""
     os.fchmod(descriptor, wanted_mode(entry))
-    # A time that this file system cannot hold is no reason to do without the file.
+    # A time that this file system cannot store must not prevent the import of the file.
     with suppress(OverflowError, OSError):
         os.utime(descriptor, ns=(entry.modified, entry.modified))
 
 
 def wanted_mode(entry: Entry) -> int:
-    """What an entry's mode becomes: deepctl's own are private, the workspace's keep theirs but for setuid and such."""
+    """The mode of an imported entry: deepctl's own are private, those of the workspace keep theirs without setuid,
+    setgid and sticky.
+    """
     if entry.path.startswith("workspace/"):
         return entry.mode & 0o777
     return atomic.DIRECTORY_MODE if entry.kind == "directory" else atomic.FILE_MODE
 
 
 def is_stripped(entry: Entry) -> bool:
-    """Whether an entry has a setuid, setgid or sticky bit that it does not get here."""
+    """Whether an entry loses a setuid, setgid or sticky bit."""
     return entry.path.startswith("workspace/") and bool(entry.mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX))
 
 

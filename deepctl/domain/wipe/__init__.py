@@ -1,1 +1,1 @@
-"""Wipe: deleting all or parts of what is kept about a profile, completely and as one step."""
+"""Wipe: deleting all or parts of a profile's data, completely and in one step."""

@@ -1,11 +1,11 @@
-"""What is wiped goes here first: it is renamed to `profiles/.wipe-…`, out of everybody's sight, and deleted there.
+"""Wiped data is first renamed to `profiles/.wipe-…`, out of sight, and then deleted there.
 
 - A whole profile becomes `.wipe-<8 hex>-<name>` in one step.
 - Parts of a profile are renamed into `.wipe-parts-<8 hex>-<name>`, one by one: see `moving`.
 
-Whoever deletes holds a kernel lock on that directory itself, so that the profile's name is free again at once, and no
-two do the same. What a killed command leaves is finished by the next that takes the lock of any profile
-(`profiles.FinishingLock`).
+The deleting process holds a kernel lock on that directory itself, so that the profile's name is free again at once, and
+no two processes delete the same. An interrupted deletion is finished by the next process that takes the lock of any
+profile (`profiles.FinishingLock`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from deepctl.locks import Lock, holder
 from deepctl.store import reserve
 
 PREFIX = ".wipe-"
-"""How the names of what is out of sight begin; no profile's does."""
+"""Prefixes of the names of wiped data; no profile's name has one."""
 LEFTOVERS = (PREFIX, IMPORT, NEW)
-"""How the names begin of what killed commands leave among the profiles."""
+"""Prefixes of the names of leftovers of killed commands among the profiles."""
 _NAME = re.compile(r"\.wipe-(parts-)?[0-9a-f]{8}-(.+)", re.DOTALL)
 
 _NEXT = "The next command that changes any profile finishes it."
@@ -37,7 +37,7 @@ Report = Callable[[int], None]
 
 
 class Leftover(NamedTuple):
-    """What an interrupted wipe left to be finished. `is_partial` says that the profile itself stays."""
+    """The rest of an interrupted wipe. `is_partial` means that the profile itself stays."""
 
     profile: str
     path: str
@@ -45,20 +45,20 @@ class Leftover(NamedTuple):
 
 
 class Trash(NamedTuple):
-    """Something out of sight, held until it has been deleted."""
+    """Wiped data that is out of sight, locked until it has been deleted."""
 
     root: Root
     path: str
     descriptor: int | None
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
         if self.descriptor is not None:
             os.close(self.descriptor)
 
 
 def leftovers(root: Root) -> list[Leftover]:
-    """Everything that is out of sight and still there, also what somebody is just deleting."""
+    """All wiped data that still exists, also data that another process is deleting."""
     return _leftovers(root, _entries(root))
 
 
@@ -80,7 +80,7 @@ def _leftovers(root: Root, entries: list[str]) -> list[Leftover]:
 
 
 def _is_own(path: str) -> bool:
-    """Whether this user put something here, and others may not write to it: what they put here is not acted upon."""
+    """Whether this user created an entry here, and others may not write to it: entries of others are ignored."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -89,12 +89,12 @@ def _is_own(path: str) -> bool:
 
 
 def unfinished(root: Root) -> list[Leftover]:
-    """What interrupted wipes left and nobody is at work on. Changes nothing."""
+    """The remains of interrupted wipes that no process is deleting. Changes nothing."""
     return [leftover for leftover in leftovers(root) if not is_held(leftover.path)]
 
 
 def is_held(path: str) -> bool:
-    """Whether somebody is at work on a directory that is locked for that; so it is for one that is gone."""
+    """Whether a process works on a directory under its lock; also true if the directory no longer exists."""
     try:
         descriptor = _held(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except (BlockingIOError, FileNotFoundError):
@@ -105,7 +105,9 @@ def is_held(path: str) -> bool:
 
 
 def put_away(root: Root, paths: ProfilePaths) -> Trash:
-    """Rename a whole profile out of sight, for good. The caller holds its lock. Raises `OSError`: then it is there."""
+    """Rename a whole profile out of sight, permanently. The caller holds its lock. After an `OSError`, the profile
+    still exists.
+    """
     trash = Trash(root, _new_path(root, "", paths.name), _held(paths.directory, fcntl.LOCK_EX))
     try:
         os.rename(paths.directory, trash.path)
@@ -118,9 +120,9 @@ def put_away(root: Root, paths: ProfilePaths) -> Trash:
 
 
 def put_away_parts(root: Root, paths: ProfilePaths, moves: Sequence[PartMove]) -> Trash:
-    """Rename parts of a profile out of sight, for good. The caller holds its lock.
+    """Rename parts of a profile out of sight, permanently. The caller holds its lock.
 
-    Raises `OSError`, and `Refused` for a link in the way: then everything is as it was.
+    Raises `OSError`, and `Refused` for a link in the path; nothing has changed then.
     """
     path = _new_path(root, "parts-", paths.name)
     _make_place(path, paths)
@@ -135,7 +137,7 @@ def put_away_parts(root: Root, paths: ProfilePaths, moves: Sequence[PartMove]) -
 
 
 def _make_place(path: str, paths: ProfilePaths) -> None:
-    """Make the directory `path`; on a full disk, the cache and a part of the profile's reserve give way to it."""
+    """Create the directory `path`. On a full disk, the cache and a part of the profile's reserve are freed for it."""
     try:
         atomic.make_new_directory(path)
     except OSError as error:
@@ -147,7 +149,7 @@ def _make_place(path: str, paths: ProfilePaths) -> None:
 
 
 def delete(trash: Trash, report: Report | None = None) -> int:
-    """Delete what is out of sight, so that it stays deleted after a power cut; returns how many names went.
+    """Delete wiped data, so that it stays deleted after a power cut; returns the number of deleted names.
 
     Raises `StorageError` or `Interrupted`.
     """
@@ -173,11 +175,11 @@ def delete(trash: Trash, report: Report | None = None) -> int:
 
 
 def finish(root: Root, holding: str) -> None:
-    """Finish what interrupted wipes left, and remove what is half made. The caller holds the lock of `holding`.
+    """Finish interrupted wipes, and remove incomplete profiles. The caller holds the lock of `holding`.
 
-    What somebody else is at work on is left to them, and what cannot be finished to the next; `unfinished` has it.
+    Data on which another process works is skipped, and a failure is left to the next command; `unfinished` lists it.
     """
-    entries = _entries(root)  # once: where nothing is left, this is all that it costs
+    entries = _entries(root)  # one call: without leftovers, this is the only cost
     for leftover in _leftovers(root, entries):
         with suppress(OSError, Refused, StorageError, Locked):
             finish_one(root, leftover, holding)
@@ -185,7 +187,7 @@ def finish(root: Root, holding: str) -> None:
 
 
 def finish_one(root: Root, leftover: Leftover, holding: str) -> None:
-    """The same for one; raises what stands in the way: `OSError`, `StorageError`, `Refused` or `Locked`."""
+    """The same for one; raises the error that prevents it: `OSError`, `StorageError`, `Refused` or `Locked`."""
     if not leftover.is_partial:
         _delete(root, leftover)
         return
@@ -194,10 +196,10 @@ def finish_one(root: Root, leftover: Leftover, holding: str) -> None:
 
 
 def remove_half_made(root: Root) -> None:
-    """Remove the profiles that killed commands were making or importing.
+    """Remove the profiles that killed commands were creating or importing.
 
-    Those that are being made are left alone: who makes one holds the lock of its name, who imports one that of the
-    directory. What cannot be removed is left to the next.
+    Profiles that are still being created are skipped: a creation holds the lock of its name, an import the lock of its
+    directory. A failure is left to the next command.
     """
     _remove_half_made(root, _entries(root), "")
 
@@ -221,7 +223,7 @@ def _remove_half_made(root: Root, entries: list[str], holding: str) -> None:
 
 
 def half_made(root: Root) -> list[str]:
-    """The paths of what that would remove. Changes nothing."""
+    """The paths that the removal would delete. Changes nothing."""
     return [
         path
         for entry in _entries(root)
@@ -253,7 +255,7 @@ def _delete(root: Root, leftover: Leftover) -> None:
 
 
 def _go_on(root: Root, leftover: Leftover) -> None:
-    """Finish renaming parts, if that was interrupted, and delete them. The profile's lock is held."""
+    """Finish an interrupted renaming of parts, and delete them. The profile's lock is held."""
     go_on(leftover.path, root)
     _delete(root, leftover)
 
@@ -263,9 +265,9 @@ def _new_path(root: Root, kind: str, name: str) -> str:
 
 
 def _held(path: str, kind: int) -> int | None:
-    """A descriptor of a directory that is locked by it, `None` for what is no directory of ours.
+    """A descriptor of a directory, with its lock; `None` if it is not a directory of deepctl.
 
-    Raises `FileNotFoundError`, and with `LOCK_NB` `BlockingIOError` if somebody else holds it.
+    Raises `FileNotFoundError`, and with `LOCK_NB` `BlockingIOError` if another process holds the lock.
     """
     try:
         descriptor = os.open(path, atomic.OPEN_DIRECTORY)
@@ -279,7 +281,7 @@ def _held(path: str, kind: int) -> int | None:
         os.close(descriptor)
         raise
     except OSError:
-        pass  # not every file system can lock a directory; deleting the same twice does no harm
+        pass  # not every file system can lock a directory; deleting the same data twice does no harm
     return descriptor
 
 
@@ -291,7 +293,7 @@ Anew = Literal["", "directory", "file"]
 
 
 class PartMove(NamedTuple):
-    """One thing that goes: its path in the profile, and what is made in its place, empty and private."""
+    """One moved path: its path in the profile, and its empty, private replacement."""
 
     path: str
     anew: Anew = ""
@@ -300,7 +302,7 @@ class PartMove(NamedTuple):
 def begin(place: str, paths: ProfilePaths, moves: Sequence[PartMove]) -> None:
     """Move parts of a profile into the empty directory `place`. The caller holds the profile's lock.
 
-    Raises `OSError`, and `Refused` for a link in the way: then everything is as it was, and `place` is gone.
+    Raises `OSError`, and `Refused` for a link in the path; nothing has changed then, and `place` is removed.
     """
     status = os.stat(paths.directory)
     plan = {
@@ -322,7 +324,7 @@ def begin(place: str, paths: ProfilePaths, moves: Sequence[PartMove]) -> None:
 
 
 def _write(path: str, paths: ProfilePaths, plan: bytes) -> None:
-    """Write the plan; on a full disk, the profile's reserve becomes it."""
+    """Write the plan; on a full disk, into the profile's reserve."""
     try:
         atomic.write_file(path, plan)
     except OSError as error:
@@ -331,14 +333,14 @@ def _write(path: str, paths: ProfilePaths, plan: bytes) -> None:
         try:
             reserve.lend(paths, path, plan)
         except OSError:
-            reserve.empty_cache(paths)  # deepctl 0.1 held nothing back
+            reserve.empty_cache(paths)  # deepctl 0.1 had no reserve
             atomic.write_file(path, plan)
 
 
 def go_on(place: str, root: Root) -> None:
-    """Finish what was begun in `place` and interrupted, if anything was. The caller holds the profile's lock.
+    """Finish an interrupted move in `place`, if there is one. The caller holds the profile's lock.
 
-    Raises what `begin` does, and `Refused` for a later format.
+    Raises the errors of `begin`, and `Refused` for a later format.
     """
     try:
         plan = _read(place)
@@ -350,8 +352,8 @@ def go_on(place: str, root: Root) -> None:
 
 
 def _read(place: str) -> dict[str, Any]:
-    """The plan. Raises `ValueError` if it is none, and `Refused` for a later format."""
-    # Behind the first line there may be what else was in the reserve.
+    """The plan. Raises `ValueError` if it is invalid, and `Refused` for a later format."""
+    # After the first line there may be old bytes of the reserve.
     plan = sealed_lines.unseal(atomic.read_file(os.path.join(place, _PLAN)).partition(b"\n")[0])
     match plan:
         case {"v": int(version)} if version > FORMAT:
@@ -365,7 +367,7 @@ def _read(place: str) -> dict[str, Any]:
 
 
 def _is_move(move: object) -> bool:
-    """Whether something in a plan is a path in the profile and what is made in its place."""
+    """Whether a value in a plan is a path in the profile with its replacement."""
     match move:
         case [str(path), str(anew)]:
             return anew in get_args(Anew) and not {"", ".", ".."} & set(path.split("/"))
@@ -373,7 +375,7 @@ def _is_move(move: object) -> bool:
 
 
 def _is_same(paths: ProfilePaths, identity: list[int]) -> bool:
-    """Whether the profile is still the one that was to lose parts, and not another of the same name."""
+    """Whether the profile is still the one of the plan, and not another of the same name."""
     try:
         status = os.lstat(paths.directory)
     except FileNotFoundError:
@@ -382,7 +384,9 @@ def _is_same(paths: ProfilePaths, identity: list[int]) -> bool:
 
 
 def _carry_out(path: str, paths: ProfilePaths, moves: Sequence[PartMove]) -> None:
-    """Do what the plan says, and remove it; what is done already is left alone. All of it, or nothing and an error."""
+    """Execute the plan, and remove it; finished steps are skipped. Either all of it is done, or nothing and an error is
+    raised.
+    """
     trash = os.open(path, atomic.OPEN_DIRECTORY)
     try:
         if moves:
@@ -390,14 +394,14 @@ def _carry_out(path: str, paths: ProfilePaths, moves: Sequence[PartMove]) -> Non
             try:
                 _move_all(profile, trash, paths, moves)
             except (OSError, Refused):
-                # Should that fail, too, the plan stays, and whoever takes the lock next goes on.
+                # If that fails too, the plan stays, and the next holder of the lock continues.
                 with atomic.after_commit("The wipe has begun", _NEXT):
                     _move_back(profile, trash, moves)
                     rmtree.remove_tree(path)
                 raise
             finally:
                 os.close(profile)
-        # What is made in these places from now on is not meant any more.
+        # Data that is created in these places from now on does not belong to the plan.
         with atomic.after_commit("The data is permanently out of sight", _NEXT):
             os.fsync(trash)
             reserve.give_back(paths, os.path.join(path, _PLAN))
@@ -419,7 +423,9 @@ def _move_all(profile: int, trash: int, paths: ProfilePaths, moves: Sequence[Par
 
 
 def _make_anew(path: str, kind: Anew) -> None:
-    """Make something empty in the place of what went. On a full disk it is missing, and whoever needs it makes it."""
+    """Create the empty replacement of a moved path. On a full disk it stays missing, and is created when it is
+    needed.
+    """
     try:
         if kind == "directory":
             atomic.make_directory(path)
@@ -436,14 +442,14 @@ def _move_back(profile: int, trash: int, moves: Sequence[PartMove]) -> None:
             with _parent(profile, move.path, "") as parent:
                 if parent is None:
                     raise FileNotFoundError(move.path)
-                # An empty directory that has been made in its place gives way.
+                # An empty directory that was created in its place is removed.
                 os.rename(str(number), os.path.basename(move.path), src_dir_fd=trash, dst_dir_fd=parent)
                 os.fsync(parent)
 
 
 @contextmanager
 def _parent(profile: int, path: str, name: str) -> Iterator[int | None]:
-    """The directory above a path of a profile, which its owner may write meanwhile; `None` if there is none."""
+    """The parent directory of a path of a profile, in which its owner may write; `None` if it does not exist."""
     open_directories: list[tuple[int, int | None]] = []
     directory = profile
     try:
@@ -469,7 +475,7 @@ def _parent(profile: int, path: str, name: str) -> Iterator[int | None]:
 
 
 def link_in_the_way(path: str, part: str, name: str) -> Refused:
-    """The error for a directory of a profile in whose place there is a link."""
+    """The error for a link in the place of a directory of a profile."""
     return Refused(
         f"{part} is a symbolic link, so deepctl does not follow it to {path} of profile {name!r}.",
         "Find out what created it, and remove it. `--only workspace` removes the link with everything else.",

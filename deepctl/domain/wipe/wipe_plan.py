@@ -1,7 +1,7 @@
-"""Wiping: everything of a profile, or parts of it, as a plan that is shown first and then carried out.
+"""Wiping: a whole profile, or parts of it, as a plan that is shown first and then executed.
 
-A plan says for every part what goes, where it is and how much that is; two plans are equal if they are about the same
-things and nothing of these has changed between them. Carrying one out is `trash`'s.
+A plan lists for every part the deleted paths and their sizes. Two plans are equal if they are about the same things and
+nothing of these has changed between them. `trash` executes a plan.
 """
 
 from __future__ import annotations
@@ -44,29 +44,32 @@ PARTS: dict[str, tuple[str, ...]] = {
     "memory": (f"workspace/{MEMORY_DIRECTORY}",),
     "plans": (f"workspace/{PLANS_DIRECTORY}", *_TODO),
     "evicted": (f"workspace/{EVICTED_DIRECTORY}",),
-    # The cache goes first: what it knows must not outlive what it is about. So do checkpoints, whose messages are logs.
+    # The cache is deleted first, because its contents must not outlive their source. So are checkpoints, whose messages
+    # are in logs.
     "checkpoints": ("cache", "checkpoints"),
     "sessions": ("sessions", *_TODO),
     "workspace": ("workspace",),
     "history": ("prompt_history",),
 }
-"""The parts that can be wiped by themselves, and where they are in a profile; they go in this order."""
+"""The parts that can be wiped alone, and their paths in a profile, in the order of deletion."""
 
 _ALONG = {"sessions": ("checkpoints",), "workspace": ("memory", "plans", "evicted")}
-"""What goes along with a part: a checkpoint is a point in a conversation, and its record holds prompts."""
+"""Parts that are deleted along with a part: a checkpoint is a point in a conversation, and its record contains
+prompts.
+"""
 
 _ANEW: dict[str, trash.Anew] = {
     "sessions": "directory",
     "checkpoints": "directory",
     "workspace": "directory",
-    # Empty rather than gone: the line editor of a conversation that is open adds to it by name.
+    # Emptied instead of deleted, because the line editor of an open chat appends to it by name.
     "prompt_history": "file",
 }
 _DRAFTS = ".edit-"
 
 
 class WipePart(NamedTuple):
-    """Something that goes: which part it belongs to, its absolute path, and how much it is."""
+    """Deleted data: its part, its absolute path, and its size."""
 
     part: str
     path: str
@@ -74,9 +77,9 @@ class WipePart(NamedTuple):
 
 
 class WipePlan(NamedTuple):
-    """What is to go of a profile. `only` are the parts, empty for everything; `moves` are what is renamed for these.
+    """The plan for a profile. `only` are the parts, empty for everything; `moves` are the renamed paths.
 
-    `staging` are paths beside the profile at which killed commands left something of it.
+    `staging` are paths beside the profile at which killed commands left parts of it.
     """
 
     profile: str
@@ -88,29 +91,29 @@ class WipePlan(NamedTuple):
 
     @property
     def is_nothing(self) -> bool:
-        """Whether there is nothing to be wiped."""
+        """Whether there is nothing to wipe."""
         return bool(self.only) and not self.moves
 
     @property
     def files(self) -> int:
-        """How many files go: everything but directories."""
+        """The number of deleted files, without directories."""
         return sum(part.weight.files for part in self.parts)
 
     @property
     def bytes(self) -> int:
-        """How many bytes of content go."""
+        """The number of deleted bytes of content."""
         return sum(part.weight.bytes for part in self.parts)
 
     @property
     def entries(self) -> int:
-        """How many names go, those of directories included."""
+        """The number of deleted names, directories included."""
         return sum(part.weight.files + part.weight.directories for part in self.parts)
 
 
 def chosen(texts: Iterable[str]) -> tuple[str, ...]:
-    """The parts that are meant; each of `wanted` may name several, separated by commas. Raises `UsageError`.
+    """The selected parts; each of `wanted` may name several, separated by commas. Raises `UsageError`.
 
-    What goes along with a part is among them.
+    Parts that are deleted along with a part are included.
     """
     parts = [part.strip() for text in texts for part in text.split(",")]
     for part in parts:
@@ -121,16 +124,16 @@ def chosen(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def plan(root: Root, paths: ProfilePaths, only: tuple[str, ...]) -> WipePlan:
-    """What is to go: the parts `only`, or the whole profile. Takes no lock and changes nothing.
+    """The plan for the parts `only`, or for the whole profile. Takes no lock and changes nothing.
 
-    Raises `Refused` for a link in the way to a part, and where something is mounted in what would go.
+    Raises `Refused` for a link in the path of a part, and for a file system that is mounted in the deleted data.
     """
     places: dict[str, str] = {}
     for part in only or PARTS:
         for place in PARTS[part]:
             places.setdefault(place, part)
     if "memory" in places.values():
-        # What was being edited is a copy of a notebook.
+        # A draft is a copy of a notebook.
         places |= {entry: "memory" for entry in sorted(os.listdir(paths.directory)) if entry.startswith(_DRAFTS)}
     if not only:
         places |= dict.fromkeys((SETTINGS, UNTRUSTED), "settings")
@@ -158,44 +161,45 @@ def plan(root: Root, paths: ProfilePaths, only: tuple[str, ...]) -> WipePlan:
 
 
 def is_rewinding(paths: ProfilePaths, only: tuple[str, ...]) -> bool:
-    """Whether a rewind was interrupted that has to be finished before parts of the profile go."""
+    """Whether an interrupted rewind must be finished before parts of the profile are deleted."""
     return bool(only) and only != ("history",) and _ledger(paths).unfinished is not None
 
 
 def leaves_rewound(paths: ProfilePaths, only: tuple[str, ...]) -> bool:
-    """Whether turns that were rewound stay in message logs, where nothing leads to them any more."""
+    """Whether rewound turns stay in message logs, where no checkpoint leads to them any more."""
     return "checkpoints" in only and "sessions" not in only and bool(_ledger(paths).rewinds)
 
 
 def _ledger(paths: ProfilePaths) -> Ledger:
-    """What can be told of the checkpoints. What cannot be read is no reason not to wipe it."""
+    """The readable description of the checkpoints. Unreadable data must not prevent a wipe."""
     from deepctl.store import ledger
 
     if os.path.islink(paths.checkpoints):
-        return ledger.Ledger()  # whatever it leads to, it is not the profile's
+        return ledger.Ledger()  # a link's target does not belong to the profile
     try:
         return ledger.read(paths.checkpoints)
     except NewerFormat:
-        raise  # a rewind may have been interrupted that only the later deepctl can finish
+        raise  # only the later deepctl can finish an interrupted rewind
     except (DeepctlError, OSError):
         return ledger.Ledger()
 
 
 class PutAway(NamedTuple):
-    """What is out of sight now and to be deleted, and the name of the container that was removed, if there was any."""
+    """Wiped data that is out of sight and must be deleted, and the name of the removed container, if there was one."""
 
     trash: list[Trash]
     container: str | None
 
 
 def put_away(root: Root, paths: ProfilePaths, wipe_plan: WipePlan, environment: Mapping[str, str]) -> PutAway:
-    """Take what is planned out of sight, for good. The caller holds the lock, and deletes it when that is let go.
+    """Move the planned data out of sight, permanently. The caller holds the lock, and deletes the data after releasing
+    it.
 
-    Raises `Refused`, `StorageError` or `OSError`: then nothing has gone but perhaps the container.
+    Raises `Refused`, `StorageError` or `OSError`: then nothing was removed except perhaps the container.
     """
     container = None
     if not wipe_plan.only or "workspace" in wipe_plan.only:
-        # What still runs in it would go on in a directory that nobody sees.
+        # Its processes would continue in a directory that is out of sight.
         from deepctl.domain.sandbox_settings import remove_container_if_any
 
         container = remove_container_if_any(environment, paths)
@@ -203,15 +207,15 @@ def put_away(root: Root, paths: ProfilePaths, wipe_plan: WipePlan, environment: 
         return PutAway([trash.put_away_parts(root, paths, wipe_plan.moves)], container)
     leftovers = []
     for path in wipe_plan.staging:
-        with suppress(FileNotFoundError):  # another import tidies up, too
+        with suppress(FileNotFoundError):  # another import cleans up too
             leftovers.append(trash.put_away(root, paths._replace(directory=path)))
     return PutAway([*leftovers, trash.put_away(root, paths)], container)
 
 
 def delete(away: Iterable[PutAway], report: Report | None = None) -> None:
-    """Delete what is out of sight; no lock is needed. One that cannot be deleted keeps none of the others.
+    """Delete wiped data; no lock is needed. A failure for one does not stop the others.
 
-    `report` hears how many names have gone. Raises the first `StorageError`, and `Interrupted`.
+    `report` receives the number of deleted names. Raises the first `StorageError`, and `Interrupted`.
     """
     before = 0
     problem: StorageError | None = None
@@ -229,7 +233,7 @@ def _onwards(report: Report, before: int) -> Report:
 
 
 def copies(paths: ProfilePaths, wipe_plan: WipePlan) -> Copies | None:
-    """How much of what goes stays elsewhere in the profile; `None` where that is no question."""
+    """The copies of the deleted data elsewhere in the profile; `None` if there can be none."""
     places = [
         place.partition("/")[2] for part in wipe_plan.only for place in PARTS[part] if place.startswith("workspace")
     ]
@@ -238,12 +242,12 @@ def copies(paths: ProfilePaths, wipe_plan: WipePlan) -> Copies | None:
     try:
         counts = count(paths, places)
     except (DeepctlError, OSError):
-        return None  # nobody can tell, and that is no reason not to wipe
+        return None  # unknown, and no reason to refuse a wipe
     return counts._replace(checkpoints=0, sessions=0) if "checkpoints" in wipe_plan.only else counts
 
 
 def has_history(paths: ProfilePaths) -> bool:
-    """Whether a profile remembers what was typed in conversations."""
+    """Whether a profile has a prompt history."""
     try:
         return os.lstat(paths.prompt_history).st_size > 0
     except FileNotFoundError:
@@ -264,7 +268,7 @@ def _outermost(places: Iterable[str]) -> list[str]:
 
 
 def _is_there(place: str, weights: Mapping[str, Weight]) -> bool:
-    """Whether there is something at a place; an empty directory is nothing."""
+    """Whether a path has contents; an empty directory counts as nothing."""
     within = [weight for path, weight in weights.items() if _is_within(path, place)]
     return (
         any(weight.files or weight.uncounted for weight in within) or sum(weight.directories for weight in within) > 1
@@ -272,7 +276,7 @@ def _is_there(place: str, weights: Mapping[str, Weight]) -> bool:
 
 
 def _staging(root: Root, paths: ProfilePaths) -> list[str]:
-    """What killed commands left beside the profile: one that was making it, and imports, whosever they are."""
+    """Leftovers of killed commands beside the profile: an incomplete creation of it, and imports of any profile."""
     staging_paths = []
     for entry in sorted(os.listdir(root.profiles)):
         path = os.path.join(root.profiles, entry)
@@ -289,7 +293,7 @@ def _weight(path: str) -> Weight:
 
 
 def _refuse_mounts(paths: ProfilePaths, places: list[str]) -> None:
-    """What is mounted somewhere is not the profile's: deleting would go on in it."""
+    """A mounted file system does not belong to the profile, but deleting would descend into it."""
     for place in places:
         for point in mounts(place):
             raise Refused(
@@ -300,9 +304,9 @@ def _refuse_mounts(paths: ProfilePaths, places: list[str]) -> None:
 
 
 class Copies(NamedTuple):
-    """How many checkpoints hold something at the places looked for, and of how many sessions; `logs` are all sessions.
+    """The number of checkpoints with data at these paths, and of their sessions; `logs` counts all sessions.
 
-    Messages may quote anything: nobody can tell from which of them something has not been read.
+    Messages may quote any file, so every session may contain a quotation.
     """
 
     checkpoints: int
@@ -311,7 +315,9 @@ class Copies(NamedTuple):
 
 
 def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
-    """Look for copies of `places`, which are paths in the workspace, the empty one all of it. Changes nothing."""
+    """Search for copies of `places`, which are paths in the workspace; the empty path is the whole workspace. Changes
+    nothing.
+    """
     raw_places = [os.fsencode(place) for place in places]
     logs = len(session_catalogue.all_names(paths))
     records = [record for record in ledger.read(paths.checkpoints).records.values() if record.tree]
@@ -331,7 +337,7 @@ def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
 
 
 def _holds(reader: ReadOnlyRepository, tree: bytes, places: Iterable[bytes]) -> bool:
-    """Whether a checkpoint's tree has something at one of the places; where it cannot be read, it may have."""
+    """Whether a checkpoint's tree has data at one of the paths; an unreadable tree may have."""
     from deepctl.store import trees
     from deepctl.store.trees import entry_at
 
@@ -347,12 +353,12 @@ def _holds(reader: ReadOnlyRepository, tree: bytes, places: Iterable[bytes]) -> 
 
 
 _MAX_DEPTH = 200
-"""How many directories are open at once; what lies deeper is not counted."""
+"""Maximum number of open directories; deeper data is not counted."""
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 class LinkInTheWay(Exception):
-    """Where a directory leads on to a place, there is a symbolic link."""
+    """A symbolic link is in the place of a directory on the path."""
 
     def __init__(self, link: str, place: str) -> None:
         super().__init__(link, place)
