@@ -32,6 +32,7 @@ from deepctl.store.repository import Repository
 from tests.support.command import InProcess
 from tests.support.loopback import Provider, Text, ToolCalls, provider
 from tests.support.mcp_http_server import mcp_server
+from tests.support.template import ForkedProcess
 from tests.support.terminal import Terminal
 
 PROGRAM = str(Path(__file__).parents[1] / "support" / "mcp_stdio_server.py")
@@ -406,12 +407,8 @@ time.sleep(60)
 def test_whatever_ends_deepctl_ends_its_servers(tmp_path: Path, how: signal.Signals, trouble: str) -> None:
     report = tmp_path / "report"
     arguments = [PROGRAM, "--report", str(report), "--child", "--trouble", trouble]
-    running = subprocess.Popen(
-        [sys.executable, "-c", _CHAT, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    streams = (subprocess.DEVNULL, subprocess.PIPE, subprocess.PIPE)
+    running = ForkedProcess(arguments, streams, environment=os.environ, program=_CHAT)
     with running:
         assert running.stdout is not None
         assert running.stdout.readline() == b"ready\n"

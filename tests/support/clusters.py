@@ -10,7 +10,16 @@ import pyte
 from wcwidth import iter_graphemes, wcswidth
 
 
-class ClusterScreen(pyte.Screen):
+class QuickScreen(pyte.Screen):
+    """A screen that is read again and again; pyte's own looks at every cell in the dearest way."""
+
+    @property
+    def display(self) -> list[str]:
+        buffer: Any = self.buffer
+        return [_text(buffer[line], self.columns) for line in range(self.lines)]
+
+
+class ClusterScreen(QuickScreen):
     """A flag, a family and a letter with its accents take the cells of one character."""
 
     def draw(self, data: str) -> None:
@@ -27,11 +36,6 @@ class ClusterScreen(pyte.Screen):
             row: Any = self.buffer[self.cursor.y]
             place = self.cursor.x - width
             row[place] = row[place]._replace(data=one)
-
-    @property
-    def display(self) -> list[str]:
-        buffer: Any = self.buffer
-        return [_text(buffer[line], self.columns) for line in range(self.lines)]
 
 
 def _text(row: Mapping[int, Any], columns: int) -> str:

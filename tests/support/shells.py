@@ -14,6 +14,7 @@ import pexpect
 import pyte
 
 from deepctl.cli.completion import FILES
+from tests.support.clusters import QuickScreen
 
 COMPLETIONS = Path(__file__).parent.parent.parent / "completions"
 SHELLS = tuple(FILES)
@@ -42,7 +43,7 @@ def program(shell: str) -> str:
     return found
 
 
-class Screen(pyte.Screen):
+class Screen(QuickScreen):
     """A screen that answers what a shell asks its terminal."""
 
     child: Any = None

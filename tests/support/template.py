@@ -252,6 +252,7 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     if request["program"]:
+        sys.argv = ["-c", *request["arguments"]]
         _run_program(request["program"])
     sys.argv = ["deepctl", *request["arguments"]]
     if request["first"]:
