@@ -41,18 +41,18 @@ def run() -> bool:
         bytes_of_log = _make(f"{place}/long", _LONG)
         _make(f"{place}/short", _SHORT)
         lists = {
-            name: {turns: _seconds([ours, *command], f"{place}/{turns}", place) for turns in ("long", "short")}
+            name: _seconds([ours, *command], {turns: f"{place}/{turns}" for turns in ("long", "short")}, place)
             for name, command in {
                 "checkpoints list": ("checkpoints", "list", "--limit", "20", "--user", "alice"),
                 "sessions list": ("sessions", "list", "--user", "alice"),
             }.items()
         }
         rewind = ("checkpoints", "rewind", "~2", "--user", "alice")
-        times = {turns: _seconds([ours, *rewind], f"{place}/{turns}", place) for turns in ("long", "short")}
+        times = _seconds([ours, *rewind], {turns: f"{place}/{turns}" for turns in ("long", "short")}, place)
         before = None
         if old is not None:
             _in_format_1(f"{place}/long")
-            before = _seconds([old, *rewind], f"{place}/long", place)
+            before = _seconds([old, *rewind], {"long": f"{place}/long"}, place)["long"]
     print(f"A session of {_LONG} turns, {4 * _LONG} messages, {bytes_of_log / 1e6:.1f} MB (medians of processor time):")
     held = [
         promise(f"{name}, {_LONG} turns / {_SHORT} turns", measured["long"] / measured["short"], _LIST_LIMIT)
@@ -65,20 +65,24 @@ def run() -> bool:
     return all(held)
 
 
-def _seconds(command: list[str], state: str, place: str) -> float:
-    """The median processor time of a command, each time on a fresh copy of the state. One run warms up."""
-    measured = []
+def _seconds(command: list[str], states: dict[str, str], place: str) -> dict[str, float]:
+    """The median processor time of a command for each state, each time on a fresh copy. One run warms up.
+
+    The states take turns, so that a busy moment of the machine falls on all of them.
+    """
+    measured: dict[str, list[float]] = {name: [] for name in states}
     for number in range(_ROUNDS + 1):
-        home = f"{place}/copy"
-        shutil.copytree(state, home, symlinks=True)
-        environment = environment_of({"DEEPCTL_HOME": home, "DEEPCTL_CONFIG": f"{place}/config.toml"})
-        began = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
-        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if number:
-            measured.append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
-        shutil.rmtree(home)
-    return statistics.median(measured)
+        for name, state in states.items():
+            home = f"{place}/copy"
+            shutil.copytree(state, home, symlinks=True)
+            environment = environment_of({"DEEPCTL_HOME": home, "DEEPCTL_CONFIG": f"{place}/config.toml"})
+            began = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+            ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+            if number:
+                measured[name].append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
+            shutil.rmtree(home)
+    return {name: statistics.median(seconds) for name, seconds in measured.items()}
 
 
 def _make(home: str, turns: int) -> int:

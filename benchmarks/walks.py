@@ -91,6 +91,8 @@ class Trace:
             return
         if code.co_name == "__getattr__" and code.co_filename == deepctl.__file__:
             return
+        if code.co_name.startswith("<") and frame.f_back is not None and frame.f_back.f_code.co_name == "<module>":
+            return  # a comprehension of the body of a module, which newer Pythons count as part of the body
         path = code.co_filename[len(_PACKAGE) :]
         self.functions.setdefault(path, set()).add((code.co_firstlineno, code.co_name))
         self.calls += 1
