@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.output.render import notice
 from deepctl.output.sessions_transcript import print_conversation as print_conversation
-from deepctl.output.text import Cell, ago, is_terminal, printable, table
+from deepctl.output.text import Cell, ago, has_colour, is_terminal, printable, table, terminal_width
 from deepctl.quantities import counted, size
 from deepctl.store.log_file import MessageList
 from deepctl.store.session_catalogue import Summary
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
     from deepctl.store.repository import Renamed
     from deepctl.store.session_delete import Deletion
     from deepctl.store.session_import import Imported
-from collections.abc import Iterator
-
-from deepctl.output.text import has_colour, terminal_width
-from deepctl.store.session_search import Found, Match
+    from deepctl.store.session_search import Found, Match
 
 
 def _document(session: Summary) -> dict[str, Any]:

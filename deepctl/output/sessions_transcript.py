@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepctl.output.render import notice
 from deepctl.output.text import has_colour, printable, printable_lines
 from deepctl.quantities import counted
 from deepctl.store import log_file, transcript
 from deepctl.store.log_file import Message, MessageList
-from deepctl.store.session_export import ExportDocument
 from deepctl.store.transcript import Piece
+
+if TYPE_CHECKING:
+    # What only an export has.
+    from deepctl.store.session_export import ExportDocument
 
 INTERRUPTED = "(no complete answer: interrupted, failed, or still running)"
 COMPACTED = "Compacted: from here on, the model sees this summary instead of the earlier messages."
