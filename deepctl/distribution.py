@@ -49,10 +49,10 @@ def to_install(extra: str) -> str:
     """
     packages = requirements(extra)
     if not packages:
-        pinned = [item for item in _required() if item.startswith("pydantic-ai-slim[") and "extra ==" not in item]
-        if not pinned:
+        pins = [item for item in _required() if item.startswith("pydantic-ai-slim[") and "extra ==" not in item]
+        if not pins:
             return f"pip install '.[{extra}]', in a checkout of deepctl"
-        packages = [re.sub(r"\[.*?\]", f"[{extra}]", pinned[0])]
+        packages = [re.sub(r"\[.*?\]", f"[{extra}]", pins[0])]
     return to_install_packages(*packages)
 
 

@@ -186,9 +186,11 @@ def _below_home(name: str) -> str:
 
 
 def _homeless() -> UsageError:
-    why = "is not set" if "HOME" not in os.environ else "is not an absolute path" if os.environ["HOME"] else "is empty"
+    reason = (
+        "is not set" if "HOME" not in os.environ else "is not an absolute path" if os.environ["HOME"] else "is empty"
+    )
     return UsageError(
-        f"There is no home directory: $HOME {why}, and user {os.getuid()} is not in the user database.",
+        f"There is no home directory: $HOME {reason}, and user {os.getuid()} is not in the user database.",
         "Set HOME to an absolute path, or both DEEPCTL_HOME and DEEPCTL_CONFIG.",
         code="no_home",
     )
@@ -200,15 +202,15 @@ def _absolute(path: str, variable: str) -> str:
     if path == "~" or path.startswith("~/"):
         path = _home() + path[1:]
     elif path.startswith("~"):
-        expanded = os.path.expanduser(path)
-        if expanded == path:
+        full_path = os.path.expanduser(path)
+        if full_path == path:
             user = path.partition("/")[0]
             raise UsageError(
                 f"${variable} begins with {user}, but there is no such user.",
                 "Set it to an absolute path.",
                 code="no_home",
             )
-        path = expanded
+        path = full_path
     return os.path.abspath(path)
 
 
@@ -238,16 +240,16 @@ def check_name(name: str, noun: str = "profile") -> str:
     """`name` itself, if it may be the name of a `noun`. Raises `BadName` (exit 2) otherwise."""
     if not name:
         raise BadName(f"The {noun} name is empty.", _NAME_RULE)
-    quoted = ascii(name[:MAX_NAME_LENGTH]) + ("…" if len(name) > MAX_NAME_LENGTH else "")
+    excerpt = ascii(name[:MAX_NAME_LENGTH]) + ("…" if len(name) > MAX_NAME_LENGTH else "")
     kind = f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
     if len(name) > MAX_NAME_LENGTH:
         raise BadName(
-            f"The {noun} name {quoted} has {len(name)} characters; {MAX_NAME_LENGTH} are allowed.", _NAME_RULE
+            f"The {noun} name {excerpt} has {len(name)} characters; {MAX_NAME_LENGTH} are allowed.", _NAME_RULE
         )
     if not _ALLOWED_NAME.fullmatch(name) or name.endswith("."):
-        raise BadName(f"{quoted} cannot be the name of {kind}.", _NAME_RULE)
+        raise BadName(f"{excerpt} cannot be the name of {kind}.", _NAME_RULE)
     if _RESERVED_NAME.fullmatch(name):
-        raise BadName(f"{quoted} is a name that Windows reserves, so it cannot be the name of {kind}.", _NAME_RULE)
+        raise BadName(f"{excerpt} is a name that Windows reserves, so it cannot be the name of {kind}.", _NAME_RULE)
     return name
 
 

@@ -77,10 +77,10 @@ class Lock:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
+                seconds_left = deadline - time.monotonic()
+                if seconds_left <= 0:
                     raise self._locked(descriptor) from None
-                time.sleep(min(_POLL_SECONDS, remaining))
+                time.sleep(min(_POLL_SECONDS, seconds_left))
 
     def _locked(self, descriptor: int) -> Locked:
         holder = _parse(os.pread(descriptor, 4096, 0))

@@ -170,22 +170,22 @@ class Redaction:
         yield _Look(lambda text: any(start in text for start in _BEGINNINGS), _TOKEN, lambda match: REDACTED)
         if self._home is not None:
             home = self._home
-            own = re.compile(rf"(?={re.escape(home[0])})(?:(?<![\w.~-])|{_ESCAPED}){re.escape(home)}(?![\w-])")
-            yield _Look(lambda text: home in text, own, _tilde)
+            home_pattern = re.compile(rf"(?={re.escape(home[0])})(?:(?<![\w.~-])|{_ESCAPED}){re.escape(home)}(?![\w-])")
+            yield _Look(lambda text: home in text, home_pattern, _tilde)
         yield _Look(lambda text: "/home/" in text or "/Users/" in text, _HOME, _tilde)
         yield _Look(lambda text: "Users" in text, _HOME_ELSEWHERE, _tilde)
 
     def text(self, text: str) -> str:
         """`text` without them."""
-        coloured = _CONTROL.search(text) is not None
-        plain = _CONTROL.sub("", text) if coloured else text
+        has_colour = _CONTROL.search(text) is not None
+        plain = _CONTROL.sub("", text) if has_colour else text
         for look in self._looks:
             # Colours may split a secret, or be the only separator between it and a word.
-            if coloured and look.may_be_in(plain):
+            if has_colour and look.may_be_in(plain):
                 text = self._counted(look, text, _without_colours)
             # Searching for the beginnings first takes a tenth of the time, because nearly all text has none.
             if look.may_be_in(text):
-                text = self._counted(look, text, _with_marks) if coloured else text
+                text = self._counted(look, text, _with_marks) if has_colour else text
                 text = self._counted(look, text, re.Pattern.subn)
         return text
 
@@ -206,15 +206,15 @@ class Redaction:
             return [self.value(item) for item in value]
         if not isinstance(value, dict):
             return value
-        redacted: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         numbers: dict[str, int] = {}
         for key, item in value.items():
             plain = new_key = self.text(key)
-            while new_key in redacted or (new_key != key and new_key in value):
+            while new_key in result or (new_key != key and new_key in value):
                 numbers[plain] = numbers.get(plain, 1) + 1
                 new_key = f"{plain} ({numbers[plain]})"
-            redacted[new_key] = item if key in ("kind", "part_kind") and _is_kind(item) else self.value(item)
-        return redacted
+            result[new_key] = item if key in ("kind", "part_kind") and _is_kind(item) else self.value(item)
+        return result
 
     def _inside(self, text: str) -> str:
         """`text` without them if it is an object or array in JSON; unchanged if it contains none."""
@@ -223,8 +223,8 @@ class Redaction:
         before = self.secrets, self.homes
         try:
             value = json.loads(text)
-            redacted = self.value(value)
-            return text if (self.secrets, self.homes) == before else _dumped_like(text, value, redacted)
+            result = self.value(value)
+            return text if (self.secrets, self.homes) == before else _dumped_like(text, value, result)
         except (ValueError, RecursionError):
             self.secrets, self.homes = before
             return text
@@ -271,21 +271,21 @@ def _without_colours(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str,
 
 def _with_marks(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str, int]:
     """Replace a secret right after a colour, whose last letter is not part of the word."""
-    redacted, count = pattern.subn(by, _CONTROL.sub(lambda control: control[0] + _MARK, text))
-    return (redacted.replace(_MARK, ""), count) if count else (text, 0)
+    result, count = pattern.subn(by, _CONTROL.sub(lambda control: control[0] + _MARK, text))
+    return (result.replace(_MARK, ""), count) if count else (text, 0)
 
 
-def _dumped_like(text: str, value: Any, redacted: Any) -> str:
+def _dumped_like(text: str, value: Any, result: Any) -> str:
     """`found` in JSON, written like `value` in `text` as far as possible."""
     body = text.strip()
     for ascii_only in (True, False):
         for indent, separators in ((None, (", ", ": ")), (None, (",", ":")), (2, (",", ": ")), (4, (",", ": "))):
             if json.dumps(value, ensure_ascii=ascii_only, indent=indent, separators=separators) == body:
                 return text.replace(
-                    body, json.dumps(redacted, ensure_ascii=ascii_only, indent=indent, separators=separators), 1
+                    body, json.dumps(result, ensure_ascii=ascii_only, indent=indent, separators=separators), 1
                 )
     before, _, after = text.partition(body)
-    return before + json.dumps(redacted, ensure_ascii=body.isascii(), indent=2 if "\n" in body else None) + after
+    return before + json.dumps(result, ensure_ascii=body.isascii(), indent=2 if "\n" in body else None) + after
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:

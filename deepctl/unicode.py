@@ -161,10 +161,10 @@ def spans(text: str, words: list[str]) -> list[tuple[int, int]]:
     return merged(matches)
 
 
-def merged(overlapping: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Spans in order; adjacent spans are merged."""
     spans: list[tuple[int, int]] = []
-    for start, end in sorted(overlapping):
+    for start, end in sorted(ranges):
         if spans and start <= spans[-1][1]:
             spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
         elif end > start:

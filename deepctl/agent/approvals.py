@@ -90,8 +90,8 @@ class Approvals(AbstractCapability[Any]):
 
     async def prepare_tools(self, ctx: RunContext[Any], tool_defs: list[ToolDefinition]) -> list[ToolDefinition]:
         """Leave out tools that could do nothing: all of their operation is denied."""
-        denied = {operation for operation, rules in self.permissions.items() if rules == Rules("deny")}
-        return [definition for definition in tool_defs if _TOOLS.get(definition.name) not in denied]
+        denied_operations = {operation for operation, rules in self.permissions.items() if rules == Rules("deny")}
+        return [definition for definition in tool_defs if _TOOLS.get(definition.name) not in denied_operations]
 
     async def before_tool_execute(
         self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any]
@@ -103,7 +103,7 @@ class Approvals(AbstractCapability[Any]):
             return args
         if operation == "execute":
             command = str(args.get("command", ""))
-            verdict = self._about_command(command, confined=_confined(ctx.workspace))
+            verdict = self._about_command(command, is_confined=_confined(ctx.workspace))
             target = real = command
         else:
             target = str(args.get("path", ""))
@@ -147,9 +147,9 @@ class Approvals(AbstractCapability[Any]):
                 return True
         return False
 
-    def _about_command(self, command: str, *, confined: bool) -> Verdict:
+    def _about_command(self, command: str, *, is_confined: bool) -> Verdict:
         rules = self.permissions.get("execute", Rules())
-        usual = rules.default or ("allow" if confined else "ask")
+        usual = rules.default or ("allow" if is_confined else "ask")
         if not rules.rules:
             return Verdict(usual)
         # What reads commands is imported for the first one that there are rules about.

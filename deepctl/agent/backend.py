@@ -425,8 +425,8 @@ def hide(text: str, root: str) -> str:
     """`text` with the workspace at `root` called `/workspace`. Names beside the workspace lose their directory."""
     if root in text:
         text = re.sub(rf"(?<![\w./-]){re.escape(root)}(?!\.?[\w-])", lambda _: MOUNT, text)
-    beside = os.path.dirname(root).rstrip("/")
-    return re.sub(rf"(?<![\w./-]){re.escape(beside)}/", "", text) if beside and beside in text else text
+    parent = os.path.dirname(root).rstrip("/")
+    return re.sub(rf"(?<![\w./-]){re.escape(parent)}/", "", text) if parent and parent in text else text
 
 
 def hidden(error: Exception, root: str) -> Exception:

@@ -122,13 +122,13 @@ class TurnRunner:
     def _restart(self) -> None:
         """Go on with another event loop: in the old one something does not end."""
         old, self._runner = self._runner, asyncio.Runner()
-        entered, self._entered = self._entered, False
+        was_entered, self._entered = self._entered, False
         if self._servers is not None:
             self._servers.kill()
         # A signal that comes now has nothing left to stop, and the turn is over in any case. Every client has
         # exceptions of its own.
         with suppress(Exception):
-            interruption.close(old, self._model.__aexit__(None, None, None) if entered else None)
+            interruption.close(old, self._model.__aexit__(None, None, None) if was_entered else None)
 
     def run(
         self,
@@ -189,8 +189,8 @@ class TurnRunner:
     def compact(self, history: History, focus: str | None, emit: Emit) -> tuple[Compacted, Shortened]:
         """Summarise a conversation between two turns. Raises as `run` does, or `NotFound` if that makes no sense."""
         model = RetryingModel(self._model, Retries(self.options.retries, emit, self._reason))
-        compacted, shortened = self._guarded(compaction.by_hand(model, history, self._policy, focus))
-        return compacted._replace(cost=cost(compacted.usage, self._model)), shortened
+        result, short_history = self._guarded(compaction.by_hand(model, history, self._policy, focus))
+        return result._replace(cost=cost(result.usage, self._model)), short_history
 
     @property
     def _policy(self) -> CompactionPolicy:
@@ -321,18 +321,18 @@ class Chat:
         """
         reader, conversation, before, history = self._read(work, session)
         record = reader.session
-        compacted, shortened = self._runner.compact(history, focus, emit)
+        result, short_history = self._runner.compact(history, focus, emit)
         author, head = work.between(), work.head(record)
         if head is None or (head.log, head.offset) != (before.log, before.offset):
             head = work.save(record, "manual", before, author=author)
             emit({"type": "checkpoint", "id": head.id, "kind": head.kind})
         with closing(session_log.LogWriter.after(reader, conversation.last_turn)) as writer, storing():
-            writer.compacted(to_json([shortened.summary])[0], len(conversation.messages) - shortened.begins)
+            writer.compacted(to_json([short_history.summary])[0], len(conversation.messages) - short_history.begins)
             after = before._replace(offset=writer.end, tied=writer.point, message_count=before.message_count + 1)
-        emit(compacted.event())
+        emit(result.event())
         last = work.save(record, "manual", after, author=author)
         emit({"type": "checkpoint", "id": last.id, "kind": last.kind})
-        return compacted._replace(checkpoint=head.id)
+        return result._replace(checkpoint=head.id)
 
     def _attempt(
         self, checkpoints: TurnCheckpoints, conversation: _Conversation, user_content: str | list[UserContent]
@@ -427,9 +427,9 @@ class EphemeralChat:
 
     def answered_by(self, runner: TurnRunner) -> EphemeralChat:
         """The same conversation, gone on with by another agent."""
-        continued = EphemeralChat(runner)
-        continued._state, continued._deps, continued._conversation = self._state, self._deps, self._conversation
-        return continued
+        chat = EphemeralChat(runner)
+        chat._state, chat._deps, chat._conversation = self._state, self._deps, self._conversation
+        return chat
 
     def turn(self, prompt: str, emit: Emit) -> Outcome:
         """Run one turn. Raises what `TurnRunner.run` raises; what was complete by then is remembered."""
@@ -450,11 +450,11 @@ class EphemeralChat:
     def compact(self, focus: str | None, emit: Emit) -> Compacted:
         """Summarise the conversation for the model: see `Chat.compact`. It cannot be taken back."""
         history = history_of(self._conversation, self._runner.model)
-        compacted, shortened = self._runner.compact(history, focus, emit)
+        result, short_history = self._runner.compact(history, focus, emit)
         record = _Messages(self._conversation, self._conversation.last_turn)
-        record.compacted(to_json([shortened.summary])[0], history.total - shortened.begins)
-        emit(compacted.event())
-        return compacted
+        record.compacted(to_json([short_history.summary])[0], history.total - short_history.begins)
+        emit(result.event())
+        return result
 
 
 def _of(messages: Sequence[dict[str, Any]], turn: int) -> MessageList:

@@ -99,8 +99,8 @@ class Recorder(Protocol):
 
     places: Places
 
-    def compacting(self, before: Sequence[ModelMessage], shortened: Shortened, event: dict[str, Any]) -> None:
-        """What the model is sent is now `shortened`, of which only the last message has not been recorded yet."""
+    def compacting(self, before: Sequence[ModelMessage], short_history: Shortened, event: dict[str, Any]) -> None:
+        """What the model is sent is now `short_history`, of which only the last message has not been recorded yet."""
         ...
 
 
@@ -126,19 +126,19 @@ class Compaction:
         """Make the history of `tokens` shorter, in the request and in the run."""
         messages = list(ctx.messages)
         self.least = tokens + window * _AGAIN
-        shortened = await self._shorten(ctx, messages, tokens, window)
-        if shortened is None:
+        short_history = await self._shorten(ctx, messages, tokens, window)
+        if short_history is None:
             return request_context
-        after = _tokens_after(tokens, messages, shortened)
+        after = _tokens_after(tokens, messages, short_history)
         self.least = after + window * _AGAIN
-        compacted = Compacted(len(messages), len(shortened.messages), tokens, after, shortened.text, RunUsage())
+        result = Compacted(len(messages), len(short_history.messages), tokens, after, short_history.text, RunUsage())
         # The recorder knows the history as it was: it has to hear of this before the run has the other one.
-        self.recorder.compacting(messages, shortened, compacted.event())
-        ctx.messages[:] = shortened.messages
+        self.recorder.compacting(messages, short_history, result.event())
+        ctx.messages[:] = short_history.messages
         if ctx.usage_limits is not None:
             # The request was allowed before the summary was paid for.
             ctx.usage_limits.check_before_request(ctx.usage)
-        return replace(request_context, messages=list(shortened.messages))
+        return replace(request_context, messages=list(short_history.messages))
 
     async def _shorten(
         self, ctx: RunContext[Any], messages: list[ModelMessage], tokens: int, window: int
@@ -182,31 +182,33 @@ async def by_hand(
         strategies.insert(0, _summarizing(model, keep_tokens=tail))
     for strategy in strategies:
         ctx = RunContext[Any](deps=None, model=model, usage=usage)
-        cutting = SlidingWindowCompaction[Any](
+        window = SlidingWindowCompaction[Any](
             max_messages=1,
             keep_messages=strategy.keep_messages,
             keep_tokens=strategy.keep_tokens,
             preserve_first_user_message=False,
         )
-        if await _shortened(cutting, messages, places, ctx) is None:
+        if await _shortened(window, messages, places, ctx) is None:
             continue
         result = await compact_now(strategy, messages, model=model, focus=focus, usage=usage)
-        shortened = _of(result, messages, places)
-        if shortened is not None:
+        short_history = _of(result, messages, places)
+        if short_history is not None:
             before = context_tokens(messages)
-            after = _tokens_after(before, messages, shortened)
-            compacted = Compacted(len(messages), len(shortened.messages), before, after, shortened.text, usage)
-            return compacted, shortened
+            after = _tokens_after(before, messages, short_history)
+            report = Compacted(len(messages), len(short_history.messages), before, after, short_history.text, usage)
+            return report, short_history
     raise NotFound(
         "There is nothing to compact: the model already sees only a summary and the last answer.",
         code="nothing_to_compact",
     )
 
 
-def _tokens_after(tokens: int, messages: list[ModelMessage], shortened: Shortened) -> int:
+def _tokens_after(tokens: int, messages: list[ModelMessage], short_history: Shortened) -> int:
     """What a history takes that took `tokens` before: the provider's own counts, where it has told, of what is gone."""
-    removed_tokens = sum(estimate_message_tokens(messages)[: len(messages) - len(shortened.kept)])
-    added_tokens = sum(estimate_message_tokens(shortened.messages[: len(shortened.messages) - len(shortened.kept)]))
+    removed_tokens = sum(estimate_message_tokens(messages)[: len(messages) - len(short_history.kept)])
+    added_tokens = sum(
+        estimate_message_tokens(short_history.messages[: len(short_history.messages) - len(short_history.kept)])
+    )
     return max(tokens - removed_tokens + added_tokens, 0)
 
 

@@ -215,8 +215,8 @@ def create_deep_agent(
         toolsets.append(plans_toolset())
         parts.append(Planning(store_resolver=lambda ctx: TodoStore(files_of(ctx.workspace), ctx.deps.session)))
     own_tools = FunctionToolset[Any]([tool for toolset in toolsets for tool in toolset.tools.values()], id="deepctl")
-    fixed = [toolset for part in parts if isinstance(toolset := part.get_toolset(), AbstractToolset)]
-    boundary = _RunBoundary(os.environ if environment is None else environment, fixed)
+    fixed_toolsets = [toolset for part in parts if isinstance(toolset := part.get_toolset(), AbstractToolset)]
+    boundary = _RunBoundary(os.environ if environment is None else environment, fixed_toolsets)
     return Agent(
         offline_model() if model == OFFLINE else model,
         name=agent_name,
@@ -267,7 +267,7 @@ class _MemoryStore(FileStore):
         words = [folded(word) for word in query.split()]
         # Those in a directory below it belong to others.
         paths = await self._list_paths(prefix, limit=max_files + 1, nested=False)
-        truncated = len(paths) > max_files
+        is_truncated = len(paths) > max_files
         hits: list[tuple[float, str, str]] = []
         for path in paths[:max_files]:
             try:
@@ -275,9 +275,9 @@ class _MemoryStore(FileStore):
             except ValueError:
                 continue  # it leads out of the directory
             if notebook is None:
-                truncated = True
+                is_truncated = True
                 continue
-            truncated = truncated or notebook.truncated
+            is_truncated = is_truncated or notebook.truncated
             text, name = folded(notebook.content), folded(path.removeprefix(prefix))
             count = sum(text.count(word) + 2 * name.count(word) for word in words)
             if count:
@@ -291,7 +291,7 @@ class _MemoryStore(FileStore):
                 break
             matches.append(MemorySearchMatch(path, _around(content, words, room), score))
             room -= len(matches[-1].snippet)
-        return MemorySearchResult(matches, len(paths[:max_files]), truncated or len(matches) < len(hits))
+        return MemorySearchResult(matches, len(paths[:max_files]), is_truncated or len(matches) < len(hits))
 
 
 def _around(content: str, words: list[str], room: int) -> str:

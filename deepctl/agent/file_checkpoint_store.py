@@ -104,8 +104,8 @@ class FileCheckpointStore:
         """The oldest checkpoint of that label, or `None`."""
 
         def find(store: Checkpoints) -> Checkpoint | None:
-            fitting = [(at, identity) for at, identity, other_label in self._all(store) if other_label == label]
-            return self._get(store, min(fitting)[1]) if fitting else None
+            matches = [(at, identity) for at, identity, other_label in self._all(store) if other_label == label]
+            return self._get(store, min(matches)[1]) if matches else None
 
         return await self._run(find)
 
@@ -303,11 +303,11 @@ class FileCheckpointStore:
     def _all(self, store: Checkpoints) -> list[tuple[datetime, str, str]]:
         """When each checkpoint was made, its id and its label."""
         labels = store.ledger.labels
-        own = [
+        stored_checkpoints = [
             (message_codec.time_of(record.created_at), record.id, labels.get(record.id, ""))
             for record in store.ledger.records.values()
         ]
-        return own + [
+        return stored_checkpoints + [
             (message_codec.time_of(header.created_at), header.id, header.label)
             for header in pydantic_deep.headers(self._directory)
             if header.id not in store.ledger.records

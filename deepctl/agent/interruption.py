@@ -156,27 +156,27 @@ class Interruption:
                 raise self.reason() from None
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        now, again = time.monotonic(), self._caught is not None
-        if again and number == signal.SIGINT and now - self._caught_at < _SAME_PRESS:
+        now, is_repeat = time.monotonic(), self._caught is not None
+        if is_repeat and number == signal.SIGINT and now - self._caught_at < _SAME_PRESS:
             return
         self._caught_at = now
         self._stopped_by(number)
-        if again and (self._task is None or not self._is_heard):
+        if is_repeat and (self._task is None or not self._is_heard):
             # Whatever holds everything up has not looked for a second.
             raise KeyboardInterrupt
         if self._task is None:
             return
         self._is_heard = False
-        self._task.get_loop().call_soon_threadsafe(self._cancel, self._task, again)
+        self._task.get_loop().call_soon_threadsafe(self._cancel, self._task, is_repeat)
 
     def _stopped_by(self, number: int | None) -> None:
         """Note a signal; Ctrl-C counts for less than another."""
         if self._caught is None or number not in (None, signal.SIGINT):
             self._caught = number
 
-    def _cancel(self, task: asyncio.Task[Any], again: bool) -> None:
+    def _cancel(self, task: asyncio.Task[Any], is_repeat: bool) -> None:
         self._is_heard = True
-        if again:
+        if is_repeat:
             self._is_abandoned = True
             task.get_loop().stop()
         else:

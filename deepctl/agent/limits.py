@@ -117,10 +117,10 @@ class LimitReached(UsageLimitExceeded):
         """Twice the limit or what has been used, whichever is more, in two digits: what could be allowed instead."""
         least = 2 * Decimal(max(self.limit, self.used or 0))
         step = Decimal(1).scaleb(least.adjusted() - 1)
-        rounded = (least / step).to_integral_value(ROUND_CEILING) * step
+        limit = (least / step).to_integral_value(ROUND_CEILING) * step
         if isinstance(self.limit, int):
-            return int(rounded)
-        return Decimal(f"{rounded:f}")
+            return int(limit)
+        return Decimal(f"{limit:f}")
 
 
 @dataclass(repr=False, kw_only=True)
@@ -215,9 +215,9 @@ def _bounded(value: Any) -> Any:
     return max(0, min(value, MOST)) if isinstance(value, int | float) else value
 
 
-def window_of(model: Model, configured: int | None = None) -> int | None:
-    """A model's context window in tokens: `configured`, or what is known of it; `None` if nothing is."""
-    return configured or _CORRECTED.get(model.model_id) or resolve_context_window(model)
+def window_of(model: Model, setting: int | None = None) -> int | None:
+    """A model's context window in tokens: `setting`, or what is known of it; `None` if nothing is."""
+    return setting or _CORRECTED.get(model.model_id) or resolve_context_window(model)
 
 
 def context_tokens(messages: Sequence[ModelMessage], parameters: ModelRequestParameters | None = None) -> int:

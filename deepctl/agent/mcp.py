@@ -55,28 +55,28 @@ class McpServers:
         candidates = [server for server in self._servers if self._failed.get(server.name, 0) < _TRIES]
         if candidates and not self._load(emit):
             return
-        starting = [asyncio.create_task(self._one_ready(server, emit), name=server.name) for server in candidates]
+        tasks = [asyncio.create_task(self._one_ready(server, emit), name=server.name) for server in candidates]
         try:
-            if starting:
-                _, late = await asyncio.wait(starting, timeout=_PATIENCE)
+            if tasks:
+                _, late = await asyncio.wait(tasks, timeout=_PATIENCE)
                 if late:
                     names = ", ".join(sorted(repr(task.get_name()) for task in late))
                     servers = "server" if len(late) == 1 else "servers"
                     emit({"type": "notice", "message": f"Waiting for MCP {servers} {names} to start."})
-            await asyncio.gather(*starting)
+            await asyncio.gather(*tasks)
         finally:
-            for task in starting:
+            for task in tasks:
                 task.cancel()
             # Each ends what it has started, and the loop does not run between two turns.
-            await asyncio.gather(*starting, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _load(self, emit: Emit) -> bool:
         try:
             load()
         except ImportError:
             names = ", ".join(server.name for server in self._servers)
-            how = distribution.to_install("mcp")
-            self._tell(emit, "", f"MCP servers need packages that are not installed ({how}): {names}.")
+            command = distribution.to_install("mcp")
+            self._tell(emit, "", f"MCP servers need packages that are not installed ({command}): {names}.")
             return False
         return True
 
@@ -103,8 +103,8 @@ class McpServers:
                 self._connections[server.name] = connection
         except Unusable as error:
             failures = self._failed[server.name] = self._failed.get(server.name, 0) + 1
-            again = " It is not started again in this chat." if failures >= _TRIES else ""
-            self._tell(emit, server.name, f"{_said(server)} is left out: {error}.{again}")
+            addition = " It is not started again in this chat." if failures >= _TRIES else ""
+            self._tell(emit, server.name, f"{_said(server)} is left out: {error}.{addition}")
             return
         self._failed.pop(server.name, None)
         remarks = "; ".join(connection.remarks)

@@ -126,9 +126,9 @@ class Connection:
         program = mcp_servers.program(self.server, self._environment)
         if program is None:
             raise Unusable(f"its command {self.server.command!r} was not found")
-        planted = mcp_servers.where_agents_write(self.server, program, self._environment)
-        if planted is not None:
-            raise Unusable(f"{planted} is where agents can write, so it may be theirs")
+        path = mcp_servers.where_agents_write(self.server, program, self._environment)
+        if path is not None:
+            raise Unusable(f"{path} is where agents can write, so it may be theirs")
         directory = mcp_servers.directory(self.server, self._environment)
         variables = mcp_servers.variables(self.server, self._environment)
         self._stdio = Stdio([program, *self.server.args], variables, directory)
@@ -219,7 +219,7 @@ def _message(error: BaseException) -> str:
 
 def _timed_out(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
-        return any(_timed_out(nested) for nested in error.exceptions)
+        return any(_timed_out(inner) for inner in error.exceptions)
     cause = error.__cause__
     code = error.error.code if isinstance(error, McpError) else None
     return isinstance(error, TimeoutError) or code == mcp_types.REQUEST_TIMEOUT or isinstance(cause, TimeoutError)
@@ -300,16 +300,16 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(name[:_LONGEST_NAME] for name in names[:3]) + remainder
 
 
-def _tool_name(server: str, tool: str, existing: Mapping[str, Any]) -> str:
+def _tool_name(server: str, tool: str, names: Mapping[str, Any]) -> str:
     """`SERVER__TOOL` in the characters and the length that providers take; no two are the same."""
     name = f"{server}{SEPARATOR}{_UNFIT.sub('_', tool)}"
-    if len(name) <= _LONGEST_NAME and name not in existing:
+    if len(name) <= _LONGEST_NAME and name not in names:
         return name
     number = 0
     while True:
         digest = hashlib.sha256(f"{number}{tool}".encode("utf-8", "surrogatepass")).hexdigest()[:8]
         unlike = f"{name[: _LONGEST_NAME - 9]}_{digest}"
-        if unlike not in existing:
+        if unlike not in names:
             return unlike
         number += 1
 
@@ -328,13 +328,13 @@ def _parameters(schema: Mapping[str, Any], most: int) -> tuple[dict[str, Any], i
         raw = json.dumps(schema, allow_nan=False)
         if len(raw) > _LARGEST_SCHEMA or schema.get("type") != "object":
             raise _UnusableParameters
-        inlined = _Inlined(schema, most)
-        parameters = inlined.whole()
+        schema_copy = _Inlined(schema, most)
+        parameters = schema_copy.whole()
     except (ValueError, TypeError, RecursionError):
         raise _UnusableParameters from None
     if _is_too_large(parameters):
         raise _UnusableParameters
-    return parameters, inlined.values
+    return parameters, schema_copy.values
 
 
 def _is_too_large(schema: Mapping[str, Any]) -> bool:

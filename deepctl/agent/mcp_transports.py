@@ -116,8 +116,8 @@ class Stdio(ClientTransport):
         code = self._ended if self._closing or self._process is None else self._process.poll()
         if code is None:
             return ""
-        how = f"exit code {code}" if code >= 0 else f"signal {-code}"
-        return f"it ended with {how}{self._last_words}"
+        status = f"exit code {code}" if code >= 0 else f"signal {-code}"
+        return f"it ended with {status}{self._last_words}"
 
     @property
     def said(self) -> str:
@@ -135,23 +135,23 @@ class Stdio(ClientTransport):
     async def _running(
         self,
     ) -> AsyncIterator[tuple[asyncio.StreamWriter, asyncio.StreamReader, asyncio.StreamReader]]:
-        alive, write_end = os.pipe()
+        read_end, write_end = os.pipe()
         try:
             process = subprocess.Popen(
-                ["/bin/sh", "-c", _LAUNCH, "sh", f"/dev/fd/{alive}", *self._argv],
+                ["/bin/sh", "-c", _LAUNCH, "sh", f"/dev/fd/{read_end}", *self._argv],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=self._variables,
                 cwd=self._directory,
-                pass_fds=(alive,),
+                pass_fds=(read_end,),
                 start_new_session=True,
             )
         except BaseException:
             os.close(write_end)
             raise
         finally:
-            os.close(alive)
+            os.close(read_end)
         self._process = process
         assert process.stdin is not None
         assert process.stdout is not None

@@ -147,16 +147,16 @@ class StateFiles:
         self._state = state
 
     def find(self, path: str) -> Found | None:
-        inside = posixpath.normpath(posixpath.join("/", path))
-        if not self._state.exists(inside):
+        full_path = posixpath.normpath(posixpath.join("/", path))
+        if not self._state.exists(full_path):
             return None
-        is_directory = self._state.is_dir(inside)
+        is_directory = self._state.is_dir(full_path)
         return Found(
-            inside.lstrip("/") or ".",
+            full_path.lstrip("/") or ".",
             is_directory,
-            0 if is_directory else self._state.size(inside),
-            lambda most: self._state.read_bytes(inside)[:most],
-            lambda most: self._entries(inside, most),
+            0 if is_directory else self._state.size(full_path),
+            lambda most: self._state.read_bytes(full_path)[:most],
+            lambda most: self._entries(full_path, most),
         )
 
     def _entries(self, path: str, most: int) -> Entries:
@@ -299,11 +299,11 @@ class _Taking:
             self._add(target, "It is next.", kind=kind)
             self.parts.append(BinaryContent(data, media_type=kind))
 
-    def name_only(self, target: Found, why: str) -> None:
+    def name_only(self, target: Found, reason: str) -> None:
         """Tell the model the path and the size, and the user that this is all."""
         amount = "directory" if target.is_directory else size(target.size)
-        self.notices.append(f"Only the path of {target.path} ({amount}) is sent: {why}.")
-        self._add(target, f"Its content is left out: {why}. Use your tools if you need it.", kind="path")
+        self.notices.append(f"Only the path of {target.path} ({amount}) is sent: {reason}.")
+        self._add(target, f"Its content is left out: {reason}. Use your tools if you need it.", kind="path")
 
     def _add(self, target: Found, text: str, kind: str = "text") -> None:
         path = escape(redact(_said(target.path), self._environment))

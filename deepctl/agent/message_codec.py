@@ -42,15 +42,15 @@ def last_prompt(conversation: Sequence[ModelMessage]) -> str:
 def parsed(directory: str, log_id: str) -> tuple[list[int], list[ModelMessage]]:
     """Every message of a log, and of those it continues, with the offset behind it in this one (0 in those)."""
     entries = list(session_log.plain_lines(directory, log_id))
-    inherited: list[ModelMessage] = []
+    parent_messages: list[ModelMessage] = []
     if entries and session_log.parent_of(directory, log_id) is not None:
-        inherited = validated(session_reader.read_log(directory, log_id, entries[0].end), log_id)
-    own = [entry for entry in entries if entry.message is not None]
+        parent_messages = validated(session_reader.read_log(directory, log_id, entries[0].end), log_id)
+    own_entries = [entry for entry in entries if entry.message is not None]
     try:
-        messages = ModelMessagesTypeAdapter.validate_python([entry.message for entry in own])
+        messages = ModelMessagesTypeAdapter.validate_python([entry.message for entry in own_entries])
     except ValidationError as error:
         raise Damaged(f"The message log {log_id} has invalid messages: {error}.") from None
-    return [0] * len(inherited) + [entry.end for entry in own], inherited + messages
+    return [0] * len(parent_messages) + [entry.end for entry in own_entries], parent_messages + messages
 
 
 def validated(conversation: log_file.MessageList, subject: str) -> list[ModelMessage]:

@@ -83,9 +83,9 @@ def without(message: ModelMessage, model: Model | None) -> tuple[ModelMessage, i
 
     def instead(item: object) -> str | None:
         nonlocal count
-        why = reason(item, model) if isinstance(item, FileUrl | UploadedFile) else None
-        count += why is not None
-        return f"(A file with an address is left out here: {why}.)" if why is not None else None
+        problem = reason(item, model) if isinstance(item, FileUrl | UploadedFile) else None
+        count += problem is not None
+        return f"(A file with an address is left out here: {problem}.)" if problem is not None else None
 
     return replaced(message, instead), count
 
@@ -247,8 +247,8 @@ def _left_out(item: object, model: Model, *, with_files: bool) -> str | None:
     """What stands for a file that is not sent; `None` for one that is, and for what is no file."""
     if not isinstance(item, BinaryContent) or (with_files and takes(model, item.media_type)):
         return None
-    why = "this model does not accept it" if with_files else "the prompt with this file was never answered"
-    return f"(A file of type {item.media_type} is left out here: {why}.)"
+    cause = "this model does not accept it" if with_files else "the prompt with this file was never answered"
+    return f"(A file of type {item.media_type} is left out here: {cause}.)"
 
 
 def _is_prompt(part: ModelRequestPart) -> bool:

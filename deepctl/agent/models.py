@@ -121,10 +121,10 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
         if "environment variable" in text or "api_key" in text or "API key" in text:
             variable = re.search(r"`([A-Z][A-Z0-9_]+)`", text)
             missing = f"${variable[1]} is not set" if variable else first_sentence(text)
-            own = ", or for your own server the setting base_url," if name.startswith("openai") else ""
+            addition = ", or for your own server the setting base_url," if name.startswith("openai") else ""
             raise ModelFailed(
                 f"Model {name!r} cannot be used: {missing}.",
-                f"Set it{own} and try again; `--model offline` needs neither network nor key.",
+                f"Set it{addition} and try again; `--model offline` needs neither network nor key.",
                 code="model_key_missing",
             ) from None
         raise _unknown(name, error, environment) from None
@@ -143,10 +143,10 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
 
 def _unknown(name: str, error: Exception, environment: Mapping[str, str]) -> UsageError:
     reason = shown_text(str(error), environment)
-    why = "" if name in reason else f": {reason[:1].lower()}{reason[1:]}"
+    detail = "" if name in reason else f": {reason[:1].lower()}{reason[1:]}"
     near = _nearest(name)
     return UsageError(
-        f"There is no model {name!r}{why}.",
+        f"There is no model {name!r}{detail}.",
         f"{f'Did you mean {near}? ' if near else ''}Models are named provider:name, such as "
         "anthropic:claude-sonnet-4-6, openai:gpt-5 or ollama:llama3.2; `offline` needs no provider.",
         code="unknown_model",
@@ -294,9 +294,9 @@ async def _stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterato
         return
     prompts = _prompts(messages)
     commands, unknown_lines = _understood(prompts[-1] if prompts else "")
-    offered = {tool.name for tool in info.function_tools}
-    calls = [command for command in commands if command.tool in offered]
-    unmet_calls = [command for command in commands if command.tool not in offered]
+    tool_names = {tool.name for tool in info.function_tools}
+    calls = [command for command in commands if command.tool in tool_names]
+    unmet_calls = [command for command in commands if command.tool not in tool_names]
     text = _unmet(unmet_calls, unknown_lines if commands else [])
     if not commands:
         text = (
@@ -461,18 +461,18 @@ async def _valid_events(events: AsyncIterator[ModelResponseStreamEvent]) -> Asyn
     try:
         async for event in events:
             if isinstance(event, PartEndEvent):
-                for rest in _rest(texts, event.index):
-                    yield rest
+                for end_event in _rest(texts, event.index):
+                    yield end_event
             yield whole_value(_joined(event, texts))
     except Exception:
         # The connection was lost between the halves. A consumer that leaves raises GeneratorExit and gets nothing.
         for index in list(texts):
-            for rest in _rest(texts, index):
-                yield rest
+            for end_event in _rest(texts, index):
+                yield end_event
         raise
     for index in list(texts):
-        for rest in _rest(texts, index):
-            yield rest
+        for end_event in _rest(texts, index):
+            yield end_event
 
 
 def _rest(texts: dict[int, tuple[str, Pieces]], index: int) -> Iterator[PartDeltaEvent]:

@@ -262,9 +262,9 @@ def _redirected(error: BaseException, to: Asked, status: int) -> ModelFailed:
     responses = [getattr(response, "response", None) for response in _causes(error)]
     location = next((response.headers.get("location", "") for response in responses if response is not None), "")
     where = addresses.without_passwords(shown_text(location, to.environment))
-    elsewhere = f"elsewhere, to {where}" if where else "elsewhere"
+    destination = f"elsewhere, to {where}" if where else "elsewhere"
     return ModelFailed(
-        f"The server of {to.model} at {to.place} redirects {elsewhere} (HTTP {status}); redirects are not followed.",
+        f"The server of {to.model} at {to.place} redirects {destination} (HTTP {status}); redirects are not followed.",
         f"If the server has moved there, change {to.origin}." if to.origin else None,
         code="model_request_refused",
     )
@@ -288,9 +288,9 @@ def _no_connection(error: exceptions.ModelConnectionError, to: Asked) -> ModelFa
     if proxy is not None and tls is None and _is_proxys(chain):
         if (_said_by_proxy(error) or "").startswith("407"):
             return _proxy_refused(to)
-        why = reason(error, to._replace(address=f"http://{proxy.place}"))
+        detail = reason(error, to._replace(address=f"http://{proxy.place}"))
         return ModelFailed(
-            f"The connection to the proxy in ${proxy.variable} failed ({why}).",
+            f"The connection to the proxy in ${proxy.variable} failed ({detail}).",
             f"Check ${proxy.variable}. Hosts in $NO_PROXY are reached without a proxy.",
             code="model_connection",
             retryable=True,
@@ -393,8 +393,8 @@ def reason(error: BaseException, to: Asked) -> str:
     Of a connection that failed: where to, and why, which the clients say in their causes only.
     """
     if isinstance(error, exceptions.ModelConnectionError):
-        why = _cause(error) or shown_text(_said_by_proxy(error) or _detail(error), to.environment)
-        return f"{to.place}: {why}" if to.place else why
+        detail = _cause(error) or shown_text(_said_by_proxy(error) or _detail(error), to.environment)
+        return f"{to.place}: {detail}" if to.place else detail
     text = shown_text(_detail(error) or to.last.error() or "", to.environment)
     status = _status(error)
     if status is None or (isinstance(error, exceptions.ModelHTTPError) and error.in_stream):

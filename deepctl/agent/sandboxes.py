@@ -191,8 +191,8 @@ class BubblewrapExecutor(BubblewrapWorkspace):
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> CommandResult:
-        with bubblewrap.pipe() as alive, _grouped(self._policy.limits) as groups:
-            token = _STARTED.set(_Started(alive, groups))
+        with bubblewrap.pipe() as read_end, _grouped(self._policy.limits) as groups:
+            token = _STARTED.set(_Started(read_end, groups))
             try:
                 return await super().run(command, shell=shell, env=env, timeout=timeout)
             finally:
@@ -394,7 +394,9 @@ class Bubblewrap:
     confined: ClassVar[bool] = True
 
     def _policy(self, root: str | None) -> bubblewrap.Policy:
-        program = bubblewrap.find(self.variables, outside=(*self.outside, *([root] if root is not None else [])))
+        program = bubblewrap.find(
+            self.variables, excluded_directories=(*self.outside, *([root] if root is not None else []))
+        )
         home = self.variables.get("HOME")
         hidden_directories = (*self.outside, *([home] if home else []))
         return bubblewrap.Policy(program, root, self.limits, self.network, hidden_directories)
@@ -453,7 +455,7 @@ def refused(name: str, problem: Unavailable) -> Refused:
     return Refused(f"The {name} sandbox cannot be used: {problem.reason}.", problem.fix, code="sandbox_unavailable")
 
 
-def choose(name: str, offered: Mapping[str, Sandbox], *, can_ask: bool) -> Choice:
+def choose(name: str, sandboxes: Mapping[str, Sandbox], *, can_ask: bool) -> Choice:
     """The sandbox called `name` of those offered, tried for real. Raises `Refused` if it is not there.
 
     `auto` is bubblewrap. Where that does not work, nobody decides to do without but a person: commands run on this
@@ -461,12 +463,12 @@ def choose(name: str, offered: Mapping[str, Sandbox], *, can_ask: bool) -> Choic
     """
     if name != "auto":
         try:
-            offered[name].check()
+            sandboxes[name].check()
         except Unavailable as problem:
             raise refused(name, problem) from None
-        return Choice(offered[name])
+        return Choice(sandboxes[name])
     try:
-        offered["bubblewrap"].check()
+        sandboxes["bubblewrap"].check()
     except Unavailable as problem:
-        return Choice(offered["none"] if can_ask else None, problem)
-    return Choice(offered["bubblewrap"])
+        return Choice(sandboxes["none"] if can_ask else None, problem)
+    return Choice(sandboxes["bubblewrap"])

@@ -136,8 +136,8 @@ def _complete(tool: ToolsetTool[Any]) -> ToolsetTool[Any]:
     return replace(tool, max_retries=UNLIMITED_RETRIES, tool_def=definition)
 
 
-def made_ready(toolset: AbstractToolset[Any], fixed: Sequence[AbstractToolset[Any]]) -> AbstractToolset[Any]:
-    """The same tools at less cost, for one run, in which those of `fixed` stay the same.
+def made_ready(toolset: AbstractToolset[Any], fixed_toolsets: Sequence[AbstractToolset[Any]]) -> AbstractToolset[Any]:
+    """The same tools at less cost, for one run, in which those of `fixed_toolsets` stay the same.
 
     Toolsets of functions are asked one after another. pydantic-ai starts a task for each, which takes longer than what
     they do.
@@ -145,14 +145,14 @@ def made_ready(toolset: AbstractToolset[Any], fixed: Sequence[AbstractToolset[An
     if type(toolset) is CombinedToolset:
         leaves: list[AbstractToolset[Any]] = []
         toolset.apply(leaves.append)
-        parts = [made_ready(part, fixed) for part in toolset.toolsets]
+        parts = [made_ready(part, fixed_toolsets) for part in toolset.toolsets]
         is_local = all(isinstance(leaf, FunctionToolset | WrapperToolset) for leaf in leaves)
         return _OneByOne(parts) if is_local else CombinedToolset(parts)
     if not isinstance(toolset, WrapperToolset) or isinstance(toolset, FixedTools):
         return toolset
-    if any(toolset.wrapped is tools for tools in fixed):
+    if any(toolset.wrapped is tools for tools in fixed_toolsets):
         return FixedTools(toolset)
-    return replace(toolset, wrapped=made_ready(toolset.wrapped, fixed))
+    return replace(toolset, wrapped=made_ready(toolset.wrapped, fixed_toolsets))
 
 
 class _OneByOne(CombinedToolset[Any]):
@@ -227,7 +227,7 @@ sys.stdout.write(json.dumps(places))
 
 def _replace_grep(toolset: FunctionToolset[Any], permissions: Permissions) -> None:
     """Put `grep` in the place of the console's, with the same parameters and description."""
-    described = toolset.tools.pop("grep")
+    original = toolset.tools.pop("grep")
 
     async def grep(
         ctx: RunContext[Any],
@@ -251,14 +251,14 @@ def _replace_grep(toolset: FunctionToolset[Any], permissions: Permissions) -> No
         texts = [f"{line.path}:{line.number}: {line.text[:GREP_LINE_WIDTH]}" for line in readable]
         return _listed(f"Matches for {pattern!r}:", texts, "more matches")
 
-    grep.__doc__ = described.function.__doc__
-    toolset.add_function(grep, name="grep", description=described.description)
+    grep.__doc__ = original.function.__doc__
+    toolset.add_function(grep, name="grep", description=original.description)
 
 
 def _replace_glob(toolset: FunctionToolset[Any]) -> None:
     """Put `glob` in the place of the console's, with the same parameters and description."""
-    described = toolset.tools.pop("glob")
-    by_commands = described.function
+    original = toolset.tools.pop("glob")
+    by_commands = original.function
 
     async def glob(ctx: RunContext[Any], pattern: str, path: str = ".") -> str:
         workspace = ctx.workspace
@@ -275,8 +275,8 @@ def _replace_glob(toolset: FunctionToolset[Any]) -> None:
             return f"No files matching '{pattern}' in {path}"
         return _listed(f"Found {len(paths)} file(s) matching '{pattern}':", paths, "more", GLOB_RESULT_LIMIT)
 
-    glob.__doc__ = described.function.__doc__
-    toolset.add_function(glob, name="glob", description=described.description)
+    glob.__doc__ = original.function.__doc__
+    toolset.add_function(glob, name="glob", description=original.description)
 
 
 def _runs_commands(workspace: Workspace) -> bool:

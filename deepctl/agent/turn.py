@@ -99,8 +99,8 @@ class TurnRecord(Protocol):
 
 def to_json(messages: Sequence[ModelMessage]) -> list[dict[str, Any]]:
     """Messages as pydantic-ai's own JSON, which is valid Unicode whatever tools and prompts brought into them."""
-    dumped: list[dict[str, Any]] = ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
-    return whole_value(dumped)
+    values: list[dict[str, Any]] = ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
+    return whole_value(values)
 
 
 async def run_turn(
@@ -217,33 +217,33 @@ class _Recorder:
             return
         self._messages(self.run.all_messages())
         if self._compaction is not None:
-            shortened, event = self._compaction
+            short_history, event = self._compaction
             with storing():
-                self._record.compacted(to_json([shortened.summary])[0], self.places.total - shortened.begins)
+                self._record.compacted(to_json([short_history.summary])[0], self.places.total - short_history.begins)
             self._compaction = None
             self.places.summarized()
             self._emit(event)
 
     def _messages(self, messages: Sequence[ModelMessage]) -> None:
         new = messages[self._known :]
-        for message, dumped in zip(new, to_json(new), strict=True):
+        for message, value in zip(new, to_json(new), strict=True):
             with storing():
-                self._record.message(dumped)
+                self._record.message(value)
             self._known += 1
             self.places.add(message)
 
-    def compacting(self, before: Sequence[ModelMessage], shortened: Shortened, event: Event) -> None:
+    def compacting(self, before: Sequence[ModelMessage], short_history: Shortened, event: Event) -> None:
         """The run's list becomes another one. The last message is still to be sent, and may be added to until then."""
         self._messages(before[:-1])
-        self._known = len(shortened.messages) - 1
-        self.places.compacted(shortened.begins, before, shortened.kept)
-        self._compaction = (shortened, event)
+        self._known = len(short_history.messages) - 1
+        self.places.compacted(short_history.begins, before, short_history.kept)
+        self._compaction = (short_history, event)
 
     def result(self, part: ToolReturnPart) -> None:
         """Record a tool result on its own, before the request that will carry it is complete."""
-        dumped = to_json([ModelRequest(parts=[part])])[0]["parts"][0]
+        value = to_json([ModelRequest(parts=[part])])[0]["parts"][0]
         with storing():
-            self._record.result(dumped)
+            self._record.result(value)
 
 
 class _RecordedModel(WrapperModel):

@@ -159,16 +159,18 @@ def _said(prompt: str | None, new: str | None) -> str | None:
     """The prompt together with stdin, or `None` for an interactive chat."""
     if prompt is not None:
         options.utf8_argument(prompt, "The prompt", "prompt_not_utf8")
-    piped = "" if is_terminal(sys.stdin) else _stdin()
-    if prompt is not None and not prompt.strip() and not piped.strip():
+    stdin_text = "" if is_terminal(sys.stdin) else _stdin()
+    if prompt is not None and not prompt.strip() and not stdin_text.strip():
         raise UsageError(
             "The prompt is empty.", "Give a prompt, or leave it out at a terminal to start an interactive chat."
         )
     if prompt:
         # The offline model knows this tag too: it treats piped text as context, not as commands.
-        return f"{prompt}{log_file.PIPED}{log_file.escaped_tags(piped)}\n</stdin>" if piped.strip() else prompt
-    if piped.strip():
-        return piped
+        return (
+            f"{prompt}{log_file.PIPED}{log_file.escaped_tags(stdin_text)}\n</stdin>" if stdin_text.strip() else prompt
+        )
+    if stdin_text.strip():
+        return stdin_text
     if is_terminal(sys.stdin) and is_terminal(sys.stdout):
         return None
     if new is not None and new != UNNAMED:

@@ -366,9 +366,9 @@ def _session(profile: ProfilePaths, session: str | None, new: str | None, displa
     if new is not None:
         return session_catalogue.start(profile, new if new != UNNAMED else session_catalogue.free_name(profile)).name
     name = session if session is not None else session_catalogue.latest(profile) or session_catalogue.FIRST
-    spelled = session_catalogue.spelled(profile, name)
-    if spelled is not None:
-        return spelled
+    existing_name = session_catalogue.spelled(profile, name)
+    if existing_name is not None:
+        return existing_name
     if session is not None:
         display.notice(f"Started session {session}.")
     return session_catalogue.start(profile, name).name
@@ -379,9 +379,9 @@ def _where(profile: ProfilePaths, session: str | None, new: str | None) -> str:
     if new is not None:
         return "A new session"
     name = session if session is not None else session_catalogue.latest(profile) or session_catalogue.FIRST
-    spelled = session_catalogue.spelled(profile, name)
-    turns = session_catalogue.summary(profile, spelled).turns if spelled else 0
-    return f"Session {spelled or name}, {turns} turn{'' if turns == 1 else 's'}"
+    existing_name = session_catalogue.spelled(profile, name)
+    turns = session_catalogue.summary(profile, existing_name).turns if existing_name else 0
+    return f"Session {existing_name or name}, {turns} turn{'' if turns == 1 else 's'}"
 
 
 class EphemeralChatSession(ChatSession):

@@ -110,15 +110,15 @@ class ChatSetup(NamedTuple):
             with suppress(ImportError):  # shown in the first turn
                 mcp.load()
         paths = known_profile(root, self.name) or root.profile(self.name)
-        offered: dict[str, Sandbox] = {
+        choices: dict[str, Sandbox] = {
             "none": sandboxes.NoSandbox(limits, paths.commands_home),
             "bubblewrap": sandboxes.Bubblewrap(self.network, limits, dict(os.environ), (root.path,)),
         }
         sandbox = in_force.get("sandbox") or "auto"
         if sandbox == "docker":
             name = container_name(paths.directory)
-            offered[sandbox] = sandboxes.Docker(name, image, self.network, limits, paths.name)
-        choice = sandboxes.choose(sandbox, offered, can_ask=self.ask is not None)
+            choices[sandbox] = sandboxes.Docker(name, image, self.network, limits, paths.name)
+        choice = sandboxes.choose(sandbox, choices, can_ask=self.ask is not None)
         commands = self._commands(choice, approve, permissions, image)
         if choice.problem is not None:
             # The user has not chosen to work unsandboxed, so unsandboxed commands are not allowed.

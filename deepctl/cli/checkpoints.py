@@ -319,8 +319,8 @@ def fork(
     layout.check_name(name, "session")
     with options.working(user, "checkpoints fork", wait, as_json) as work:
         record = lookup.find_checkpoint(work.paths, work.ledger, ref, session)
-        forked = work.fork(record, name)
-        view = views.Forked(work.paths.name, forked.name, lookup.describe(work.paths, work.ledger, record))
+        new_session = work.fork(record, name)
+        view = views.Forked(work.paths.name, new_session.name, lookup.describe(work.paths, work.ledger, record))
     show(view, as_json)
 
 

@@ -215,17 +215,17 @@ async def _key() -> str:
         await ready.wait()
     finally:
         loop.remove_reader(descriptor)
-    pressed = b""
+    keys = b""
     try:
         # Read all available bytes, so that the end of a paste or an escape sequence does not count as a key.
-        while select.select([descriptor], [], [], _QUIET_SECONDS if pressed else 0)[0]:
+        while select.select([descriptor], [], [], _QUIET_SECONDS if keys else 0)[0]:
             piece = os.read(descriptor, _READ_BYTES)
             if not piece:
                 break
-            pressed = (pressed + piece)[-_READ_BYTES:]
+            keys = (keys + piece)[-_READ_BYTES:]
     except OSError:
         return ""
-    return pressed.decode(errors="replace")
+    return keys.decode(errors="replace")
 
 
 async def _reason() -> str:

@@ -32,8 +32,8 @@ def doctor(user: Only = None, as_json: options.Json = False) -> None:
     not work.
     """
     checks = list(domain.examine(os.environ, user, distribution.__version__))
-    several = len({check.profile for check in checks} - {None}) > 1
-    diagnosis = Diagnosis(checks, in_full=not several)
+    has_several = len({check.profile for check in checks} - {None}) > 1
+    diagnosis = Diagnosis(checks, in_full=not has_several)
     show(diagnosis, as_json)
     if diagnosis.has_problems:
         raise typer.Exit(Damaged.exit_code)

@@ -281,10 +281,10 @@ def _report(problem: DeepctlError, arguments: list[str]) -> None:
 
 def _user(arguments: list[str]) -> str | None:
     """The value of `--user` on a command line that may be wrong in other places."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, next_argument in zip(arguments, [*arguments[1:], None], strict=True):
         name, _, value = argument.partition("=")
         if name in _USER:
-            return value or following
+            return value or next_argument
     return None
 
 

@@ -232,8 +232,8 @@ def forget(
     memory = Memory(profile, agent)
     request = forget_request(text, file, ignore_case=ignore_case)
     if purge:
-        purged = _purged(memory, in_force, request, dry_run=dry_run, yes=yes, wait=wait, as_json=as_json)
-        show(purged, as_json)
+        purge_view = _purged(memory, in_force, request, dry_run=dry_run, yes=yes, wait=wait, as_json=as_json)
+        show(purge_view, as_json)
         return
     lines = changes.foreseen(memory, request)
     view = views.LinesForgotten(profile.name, memory.agent, request, lines, None, None)
@@ -341,9 +341,9 @@ def _edited(
         hasty = time.monotonic() - began < _AT_ONCE
         notes = [_HASTY.format(command[0])] if hasty else []
         return views.Edited(profile.name, memory.agent, name, notebook, None, notes)
-    if odd := odd_lines(text, base or b""):
+    if numbers := odd_lines(text, base or b""):
         raise UsageError(
-            f"Line {odd[0]} of your text is not UTF-8, so nothing was changed. Your text is saved in {draft.path}.",
+            f"Line {numbers[0]} of your text is not UTF-8, so nothing was changed. Your text is saved in {draft.path}.",
             "Save it as UTF-8 in the editor.",
             code="not_utf8",
         )
@@ -412,11 +412,11 @@ def _purged(
         confirm(views.question(preview), yes=False, as_json=as_json, confirmation=profile.name)
     repository = options.working(profile.name, "memory forget", wait, as_json, in_force=in_force, frees=True)
     with repository as work, Progress("Purging", _READ) as progress:
-        purged = _found(purge.purge(work, selector, confirmed_purge=preview, report=progress), request)
+        result = _found(purge.purge(work, selector, confirmed_purge=preview, report=progress), request)
     # This search only reads, so other processes do not have to wait for it.
     with Repository.read_only(profile) as reader, _looking() as progress:
-        places = report.places(reader, purged.contents, progress)
-    return views.LinesPurged(profile.name, agent, request, purged, places, dry_run=False, is_shown=preview is not None)
+        places = report.places(reader, result.contents, progress)
+    return views.LinesPurged(profile.name, agent, request, result, places, dry_run=False, is_shown=preview is not None)
 
 
 _READ = "files and objects read"
@@ -426,9 +426,9 @@ def _looking() -> Progress:
     return Progress("Looking", _READ)
 
 
-def _found(purged: Purged, request: ForgetRequest) -> Purged:
-    if not purged.is_nothing:
-        return purged
+def _found(result: Purged, request: ForgetRequest) -> Purged:
+    if not result.is_nothing:
+        return result
     from deepctl.domain.memory.changes import TextNotFound
 
     where = f"in {request.file!r}" if request.file is not None else "in the notebooks"

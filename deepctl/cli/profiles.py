@@ -98,8 +98,8 @@ def rename(
         paths = profiles.find(root, old)
         profiles.check_free(root, new, by=paths)
         container = sandbox_settings.remove_container_if_any(os.environ, paths)
-        renamed = profiles.rename(root, paths, new)
-    show(views.ProfileRenamed(paths.name, renamed.name, renamed.directory, container, _naming(paths.name)), as_json)
+        new_paths = profiles.rename(root, paths, new)
+    show(views.ProfileRenamed(paths.name, new_paths.name, new_paths.directory, container, _naming(paths.name)), as_json)
 
 
 def _naming(name: str) -> list[str]:
@@ -193,22 +193,22 @@ def import_(
                 lambda: profiles.lock(root, source.name, command="profiles import", wait=wait),
                 progress,
             )
-    imported = views.Imported(result)
+    view = views.Imported(result)
     if not trust:
-        show(imported, as_json)
+        show(view, as_json)
         if not as_json:
-            imported.notice_waiting()
+            view.notice_waiting()
         return
     if not as_json:
-        show(imported, False)
+        show(view, False)
     try:
-        trusted = _put_into_force(result.paths, yes=yes, wait=wait, as_json=as_json)
+        trust_view = _put_into_force(result.paths, yes=yes, wait=wait, as_json=as_json)
     except DeepctlError:
         if not as_json:
-            imported.notice_waiting()
+            view.notice_waiting()
         raise
-    show(views.Imported(result, trusted.trusted) if as_json else trusted, as_json)
-    trusted.check()
+    show(views.Imported(result, trust_view.trusted) if as_json else trust_view, as_json)
+    trust_view.check()
 
 
 @app.command(epilog="Example: deepctl profiles trust bob")
@@ -228,9 +228,9 @@ def trust(
     except ProfileNotFound as error:
         error.hint = "`deepctl profiles list` lists the profiles; `deepctl profiles import FILE` creates one."
         raise
-    trusted = _put_into_force(profile, yes=yes, wait=wait, as_json=as_json)
-    show(trusted, as_json)
-    trusted.check()
+    view = _put_into_force(profile, yes=yes, wait=wait, as_json=as_json)
+    show(view, as_json)
+    view.check()
 
 
 def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: bool) -> Trusted:

@@ -180,31 +180,31 @@ def export(
     from deepctl.store import export_target, session_export
 
     profile = options.existing_profile(user)
-    exported = session_export.export(profile, lookup.current_session(profile, name).name)
+    document = session_export.export(profile, lookup.current_session(profile, name).name)
     if output is not None and output != "-":
         export_target.check(options.root(), output, force=force)
     redaction = Redaction(os.environ) if redact else None
     if redaction is not None:
-        exported = session_export.redacted(exported, redaction)
+        document = session_export.redacted(document, redaction)
     if format_ == "json":
-        content = session_export.as_json(exported)
+        content = session_export.as_json(document)
     else:
         from deepctl.output.sessions_transcript import markdown
 
-        content = markdown(exported)
-    view: views.SessionExported | views.Exported = views.Exported(profile.name, exported.name, format_, content)
+        content = markdown(document)
+    view: views.SessionExported | views.Exported = views.Exported(profile.name, document.name, format_, content)
     if output is not None and output != "-":
         raw = content.encode(errors="surrogateescape")
         counts = {"secrets": redaction.secrets, "homes": redaction.homes} if redaction is not None else None
         path = session_export.write(output, raw, replace=force)
-        lost_count = len(exported.damaged)
+        lost_count = len(document.damaged)
         view = views.SessionExported(
-            profile.name, exported.name, format_, path, len(raw), len(exported.messages), lost_count, counts
+            profile.name, document.name, format_, path, len(raw), len(document.messages), lost_count, counts
         )
     # JSON on stdout is the export itself, with or without --json.
     show(view, as_json and not (isinstance(view, views.Exported) and format_ == "json"))
     if not as_json:
-        for line in (session_export.lost_note(exported), views.redaction_note(redaction)):
+        for line in (session_export.lost_note(document), views.redaction_note(redaction)):
             if line is not None:
                 notice(line)
 
@@ -241,8 +241,8 @@ def import_(
             if not as_json:
                 notice(f"Created profile {profile.name}.")
         with options.opened(profile, in_force.of_profile(profile), (lambda note: None) if as_json else notice) as work:
-            imported = session_import.take_over(work.paths, export, as_)
-    show(views.SessionImported(profile.name, imported), as_json)
+            result = session_import.take_over(work.paths, export, as_)
+    show(views.SessionImported(profile.name, result), as_json)
 
 
 def _checked(file: str) -> ExportDocument:

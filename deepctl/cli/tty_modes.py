@@ -62,12 +62,12 @@ def _set(descriptor: int, values: list[object] | None) -> Iterator[None]:
     def again(number: int, frame: FrameType | None) -> None:
         set_attributes(descriptor, values)
 
-    resumed = signal.signal(signal.SIGCONT, again)
+    old_handler = signal.signal(signal.SIGCONT, again)
     try:
         set_attributes(descriptor, values)
         yield
     finally:
-        signal.signal(signal.SIGCONT, resumed)
+        signal.signal(signal.SIGCONT, old_handler)
 
 
 def typed_ahead() -> str:
@@ -207,8 +207,8 @@ def terminable() -> Iterator[None]:
     attributes_before = attributes(descriptor)
     numbers = (signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
-    handled = [number for number in numbers if before[number] is not signal.SIG_IGN]
-    for number in handled:
+    caught_signals = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    for number in caught_signals:
         signal.signal(number, terminate)
     try:
         yield
@@ -219,6 +219,6 @@ def terminable() -> Iterator[None]:
             render.say_part(_SET_BACK)
         raise
     finally:
-        for number in handled:
+        for number in caught_signals:
             handler = before[number]
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -61,9 +61,9 @@ def wipe(
     if dry_run:
         results = [_foreseen(target, parts, dry_run=True) for target in targets]
     else:
-        agreed = None if yes else _agreed(targets, parts, wait, as_json, all_=all_)
+        previews = None if yes else _agreed(targets, parts, wait, as_json, all_=all_)
         try:
-            results = _wiped(targets, parts, agreed, wait, as_json)
+            results = _wiped(targets, parts, previews, wait, as_json)
         except KeyboardInterrupt:
             raise Interrupted(
                 "Interrupted during a wipe.",
@@ -177,17 +177,17 @@ def _take_back(targets: Sequence[ProfilePaths]) -> None:
 def _wiped(
     targets: Sequence[ProfilePaths],
     parts: tuple[str, ...],
-    agreed: list[views.Wiped] | None,
+    previews: list[views.Wiped] | None,
     wait: float,
     as_json: bool,
 ) -> list[views.Wiped]:
     """Move all data out of sight, release the locks, and delete the data."""
     root = options.root()
-    away: list[wipe_plan.PutAway] = []
+    trash_entries: list[wipe_plan.PutAway] = []
     problem: DeepctlError | OSError | None = None
     with _locked(targets, wait):
         results = _prepared(targets, parts, as_json)
-        if agreed is not None and [result.plan for result in results] != [result.plan for result in agreed]:
+        if previews is not None and [result.plan for result in results] != [result.plan for result in previews]:
             raise Refused(
                 "Something changed after you saw what would be deleted; nothing was deleted.",
                 "Look at it again. If it keeps changing, --yes deletes the present state.",
@@ -197,14 +197,14 @@ def _wiped(
             if result.plan.is_nothing:
                 continue
             try:
-                away.append(wipe_plan.put_away(root, target, result.plan, os.environ))
+                trash_entries.append(wipe_plan.put_away(root, target, result.plan, os.environ))
             except (DeepctlError, OSError) as error:
                 problem = error
                 break
-            results[position] = result._replace(container=away[-1].container, seen=agreed is not None)
+            results[position] = result._replace(container=trash_entries[-1].container, seen=previews is not None)
     total = sum(result.plan.entries for result in results)
     with Progress("Deleting", "files and directories", total) as progress:
-        wipe_plan.delete(away, progress)
+        wipe_plan.delete(trash_entries, progress)
     if parts:
         _take_back(targets)
     if problem is not None:

@@ -85,8 +85,8 @@ def mentioned(prompt: str, names: Sequence[str]) -> str:
     missing = [mention(name) for name in names if name not in present]
     if not missing:
         return prompt
-    text, tag, piped = prompt.partition(PIPED)
-    return f"{text}\n\n{' '.join(missing)}{tag}{piped}"
+    text, tag, stdin_text = prompt.partition(PIPED)
+    return f"{text}\n\n{' '.join(missing)}{tag}{stdin_text}"
 
 
 def check(files: Sequence[str]) -> None:
@@ -140,8 +140,8 @@ def settle(name: str, take: Callable[[str, bool], bool], tell: Tell) -> str:
         if take(candidate, candidate != name or meaning is None):
             break
     if candidate != name:
-        why = meaning or "The workspace already has another file of that name"
-        tell(f"{why}: the copy of {name} is called {candidate}.")
+        reason = meaning or "The workspace already has another file of that name"
+        tell(f"{reason}: the copy of {name} is called {candidate}.")
     return candidate
 
 
@@ -313,33 +313,33 @@ class Workspace:
         self._descriptor = os.open(root, atomic.OPEN_DIRECTORY)
         self._put: list[str] = []
 
-    def take(self, staged: Staged, name: str, new: bool) -> bool:
+    def take(self, copy: Staged, name: str, new: bool) -> bool:
         """Give a copy this name if the name is free and `new` is true, or find the same content there."""
         if new:
             try:
-                self._link(staged, name)
+                self._link(copy, name)
             except FileExistsError:
                 pass
             else:
                 self._put.append(name)
                 return True
-        return self._is_same(staged, name)
+        return self._is_same(copy, name)
 
-    def _link(self, staged: Staged, name: str) -> None:
+    def _link(self, copy: Staged, name: str) -> None:
         try:
-            os.link(staged.path, name, dst_dir_fd=self._descriptor, follow_symlinks=False)
+            os.link(copy.path, name, dst_dir_fd=self._descriptor, follow_symlinks=False)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            descriptor = os.open(staged.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(copy.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                _write(name, Source(staged.path, name, descriptor, staged.executable), self._descriptor)
+                _write(name, Source(copy.path, name, descriptor, copy.executable), self._descriptor)
             finally:
                 os.close(descriptor)
 
-    def _is_same(self, staged: Staged, name: str) -> bool:
+    def _is_same(self, copy: Staged, name: str) -> bool:
         try:
-            with self._tree.opened(name) as (descriptor, is_directory), open(staged.path, "rb") as staged_file:
+            with self._tree.opened(name) as (descriptor, is_directory), open(copy.path, "rb") as staged_file:
                 if is_directory or os.fstat(descriptor).st_size != os.fstat(staged_file.fileno()).st_size:
                     return False
                 while chunk := staged_file.read(_CHUNK):

@@ -116,8 +116,8 @@ def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[A
         if variable in ADDRESSES.get(name, ()) or variable in _NO_HEADERS:
             continue
         text = environment.get(variable, "").strip()
-        quoted = len(text) > 1 and text[0] in "\"'" and text[0] == text[-1]
-        problem = "is in quotation marks" if quoted else header_problem(text)
+        is_quoted = len(text) > 1 and text[0] in "\"'" and text[0] == text[-1]
+        problem = "is in quotation marks" if is_quoted else header_problem(text)
         if problem is not None:
             hint = "Copy it again, without quotation marks or other extra characters."
             yield Amiss(variable, problem, hint, "bad_key")

@@ -264,8 +264,8 @@ class CommandPolicy(NamedTuple):
         if self._default == "deny":
             return "commands are refused: [permissions] denies them"
         by = "unsandboxed" if self.unsandboxed else "by [permissions]"
-        why = "`approve` is `never`" if self.approve == "never" else "there is no terminal for approval requests"
-        return f"commands are refused: {by}, each needs an approval, and {why}"
+        reason = "`approve` is `never`" if self.approve == "never" else "there is no terminal for approval requests"
+        return f"commands are refused: {by}, each needs an approval, and {reason}"
 
     def _told(self, outcome: Outcome) -> str:
         if outcome == "refused":
@@ -283,5 +283,5 @@ class CommandPolicy(NamedTuple):
         """The notice before the first prompt; `None` if commands run confined."""
         if self.sandbox is not None and not self.unsandboxed and self._outcome(self._default) != "refused":
             return None
-        why = f" Bubblewrap cannot be used: {self.problem.reason}. {self.problem.fix}" if self.problem else ""
-        return f"{self.sentence()}{why}"
+        reason = f" Bubblewrap cannot be used: {self.problem.reason}. {self.problem.fix}" if self.problem else ""
+        return f"{self.sentence()}{reason}"

@@ -80,10 +80,10 @@ def _lookup(root: Root, name: str) -> ProfilePaths | None:
     paths = root.profile(name)
     if not os.path.lexists(paths.directory):
         folded_name = layout.folded_name(name)
-        spelled = next((entry for entry in _entries(root) if layout.folded_name(entry) == folded_name), None)
-        if spelled is None:
+        existing_name = next((entry for entry in _entries(root) if layout.folded_name(entry) == folded_name), None)
+        if existing_name is None:
             return None
-        paths = root.profile(spelled)
+        paths = root.profile(existing_name)
     _check_directory(paths)
     return paths
 
@@ -223,11 +223,11 @@ def rename(root: Root, paths: ProfilePaths, name: str) -> ProfilePaths:
     taken.
     """
     check_free(root, name, by=paths)
-    renamed = root.profile(name)
-    os.rename(paths.directory, renamed.directory)
+    new_paths = root.profile(name)
+    os.rename(paths.directory, new_paths.directory)
     with atomic.after_commit():
         atomic.sync_directory(root.profiles)
-    return renamed
+    return new_paths
 
 
 def describe(paths: ProfilePaths) -> Profile:
@@ -247,13 +247,13 @@ def describe(paths: ProfilePaths) -> Profile:
         checkpoints = len(ledger.read(paths.checkpoints, paths.ledger_cache).records)
     except (DeepctlError, OSError) as error:
         problem = str(error)
-    created = values.get("created_at")
+    created_at = values.get("created_at")
     model = values.get("model")
     size, files = _measured(paths.directory)
     return Profile(
         paths.name,
         paths.directory,
-        created if isinstance(created, str) and quantities.is_time(created) else None,
+        created_at if isinstance(created_at, str) and quantities.is_time(created_at) else None,
         _last_used(paths),
         model if isinstance(model, str) else None,
         _count(paths.sessions),

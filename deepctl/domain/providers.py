@@ -93,12 +93,12 @@ def all_providers(environment: Mapping[str, str], settings: Settings) -> list[Pr
 
 
 def _provider(name: str, environment: Mapping[str, str], base_url: str | None) -> Provider:
-    installed = _is_there(_MODULES.get(name, "openai"))
+    is_installed = _is_there(_MODULES.get(name, "openai"))
     look = provider_keys.look(name, environment)
     assert look is not None
     key = Key((look.found or look.wanted)[0], bool(look.found))
     needless = (name == "openai" and base_url is not None) or name == "ollama" or name in provider_keys.ELSEWHERE
-    return Provider(name, installed, _EXTRAS.get(name), key, installed and (key.set or needless))
+    return Provider(name, is_installed, _EXTRAS.get(name), key, is_installed and (key.set or needless))
 
 
 def _is_there(module: str) -> bool:

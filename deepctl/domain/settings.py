@@ -278,8 +278,8 @@ def _check_number(key: str, kind: str, value: str, place: str) -> None:
         raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", hint) from None
     least = _SMALLEST.get(key, 1)
     if not least <= number < _LARGEST:
-        between = f"It must be at least {_spelled(least, kind)} and less than {_spelled(_LARGEST, kind)}."
-        raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", between)
+        range_text = f"It must be at least {_spelled(least, kind)} and less than {_spelled(_LARGEST, kind)}."
+        raise BadSetting(f"Setting {key!r}{place} cannot be {without_passwords(value)!r}.", range_text)
 
 
 def _spelled(number: int, kind: str) -> str:

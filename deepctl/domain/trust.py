@@ -113,10 +113,10 @@ def _dumped(values: Mapping[str, Any]) -> bytes:
 def _is_same(raw: bytes, values: Mapping[str, Any]) -> bool:
     """Whether a file has the expected contents, apart from its version."""
     try:
-        parsed = settings.parsed(raw, "")
+        document = settings.parsed(raw, "")
     except DeepctlError:
         return False
-    return _compared(parsed) == _compared(values)
+    return _compared(document) == _compared(values)
 
 
 def _compared(values: Mapping[str, Any]) -> str:
@@ -129,10 +129,10 @@ def _depth(value: object) -> int:
     depth = 0
     while level and depth <= MAX_DEPTH:
         depth += 1
-        nested = [container for container in level if isinstance(container, dict | list)]
+        containers = [container for container in level if isinstance(container, dict | list)]
         level = [
             inner
-            for container in nested
+            for container in containers
             for inner in (container.values() if isinstance(container, dict) else container)
         ]
     return depth
@@ -271,32 +271,32 @@ def _read(path: str) -> bytes | None:
         return None
 
 
-def merge(paths: ProfilePaths, agreed: Waiting) -> None:
+def merge(paths: ProfilePaths, preview: Waiting) -> None:
     """Put the shown settings into force, except unusable ones. The caller holds the profile's lock.
 
     Raises `Refused` if either file has changed since, and `BadSetting` or `Damaged` if the profile could not be used
     with these settings; nothing has changed then. After a kill they are either in force or not.
     """
-    if (_read(paths.untrusted), _read(paths.settings)) != (agreed.untrusted, agreed.profile):
+    if (_read(paths.untrusted), _read(paths.settings)) != (preview.untrusted, preview.profile):
         raise Refused(
             "The settings changed after they were shown; nothing was put into force.",
             f"Look at them again: deepctl profiles trust {paths.name}",
             code="changed",
         )
-    before = agreed.profile if agreed.profile is not None else _dumped({"version": settings.FORMAT})
+    before = preview.profile if preview.profile is not None else _dumped({"version": settings.FORMAT})
     merged = settings.parsed(before, paths.settings)
-    usable = [item for item in agreed.items if item.problem is None]
+    usable = [item for item in preview.items if item.problem is None]
     rest: dict[str, Any] = {}
-    for item in agreed.items:
+    for item in preview.items:
         _put(rest if item.problem is not None else merged, item.place, item.value)
     settings.check(settings.flat(merged, paths.settings), paths.settings)
     settings.replace_document(paths.settings, _with_comments(before, usable, merged))
     with atomic.after_commit():
-        remaining = _dumped({"version": settings.FORMAT, **rest})
+        content = _dumped({"version": settings.FORMAT, **rest})
         if not rest:
             os.unlink(paths.untrusted)
-        elif _is_same(remaining, rest):  # otherwise it stays as it came
-            settings.replace_document(paths.untrusted, remaining)
+        elif _is_same(content, rest):  # otherwise it stays as it came
+            settings.replace_document(paths.untrusted, content)
         atomic.sync_directory(paths.directory)
 
 
@@ -309,14 +309,14 @@ def _put(document: Any, place: tuple[str, ...], value: Any) -> None:
     document[name] = value
 
 
-def _with_comments(before: bytes, agreed: list[Item], values: Mapping[str, Any]) -> bytes:
+def _with_comments(before: bytes, new_items: list[Item], values: Mapping[str, Any]) -> bytes:
     """The file with these settings, and with a person's comments if they can be kept."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
     try:
         document = tomlkit.parse(before.decode("utf-8-sig"))
-        for item in agreed:
+        for item in new_items:
             _put(document, item.place, item.value)
         content = tomlkit.dumps(document).encode()
         if _is_same(content, values):

@@ -100,7 +100,7 @@ def additions(before: Survey) -> list[Addition]:
     hooks = before.hooks()
     changes = []
     for path in sorted(set(_dangerous(before.root, before.mount))):
-        was, now = before.states.get(path), _state(path)
+        old_state, now = before.states.get(path), _state(path)
         settings: list[Setting] = []
         replacements: dict[str, str] = {}
         if _is_config(path) and stat.S_ISREG(now.mode) and len(now.content) <= _LARGEST:
@@ -111,11 +111,11 @@ def additions(before: Survey) -> list[Addition]:
             ]
             if not settings:
                 continue
-            if was is not None and stat.S_ISREG(was.mode) and len(was.content) <= _LARGEST:
-                replacements = _replaced(path, was.content, now.content, settings, before)
-        elif now == was or (os.path.basename(path), now) in hooks:
+            if old_state is not None and stat.S_ISREG(old_state.mode) and len(old_state.content) <= _LARGEST:
+                replacements = _replaced(path, old_state.content, now.content, settings, before)
+        elif now == old_state or (os.path.basename(path), now) in hooks:
             continue
-        changes.append(Addition(path, now, was, settings, replacements))
+        changes.append(Addition(path, now, old_state, settings, replacements))
     return changes
 
 
@@ -138,7 +138,7 @@ def set_aside(changes: Sequence[Addition]) -> None:
     The removed text is in a file of the same name with the suffix `.disabled`; settings keep their form.
     """
     for addition in changes:
-        path, was = addition.path, addition.was
+        path, old_state = addition.path, addition.was
         if addition.settings:
             text = decoded(addition.state.content)
             cut = [f"{setting.header}\t{text[setting.start : setting.end]}" for setting in addition.settings]
@@ -146,10 +146,10 @@ def set_aside(changes: Sequence[Addition]) -> None:
             _replace(path, _without(text, addition.settings, addition.replaced), addition.state.mode)
             continue
         _move_aside(path, addition.state)
-        if was is not None and stat.S_ISLNK(was.mode):
-            os.symlink(was.content, path)
-        elif was is not None and stat.S_ISREG(was.mode) and len(was.content) <= _LARGEST:
-            _replace(path, was.content, was.mode)
+        if old_state is not None and stat.S_ISLNK(old_state.mode):
+            os.symlink(old_state.content, path)
+        elif old_state is not None and stat.S_ISREG(old_state.mode) and len(old_state.content) <= _LARGEST:
+            _replace(path, old_state.content, old_state.mode)
 
 
 def _is_config(path: str) -> bool:
@@ -176,16 +176,16 @@ def _dangerous(root: str, mount: str) -> Iterator[str]:
         if is_git or os.path.basename(directory).lower() == ".git":
             directories[directory] = None
         for entry in dir_entries:
-            lowered = entry.name.lower()
+            name = entry.name.lower()
             is_directory = entry.is_dir(follow_symlinks=False)
-            if (lowered == "commondir" and "head" in names) or (lowered == ".git" and not is_directory):
+            if (name == "commondir" and "head" in names) or (name == ".git" and not is_directory):
                 target = _leads_to(entry.path, root, mount)
                 if target is not None and _is_within(target, root):
                     directories[target] = None
                     pending.append(target)  # it may be among objects, and lead further
                 else:
                     yield entry.path
-            elif is_directory and not (is_git and lowered == "objects"):
+            elif is_directory and not (is_git and name == "objects"):
                 pending.append(entry.path)
     for directory in directories:
         yield from _parts(directory)
@@ -258,12 +258,14 @@ def _settings(path: str, content: bytes, root: str) -> Iterator[Setting]:
             yield setting
 
 
-def _replaced(path: str, was: bytes, now: bytes, new_settings: Sequence[Setting], before: Survey) -> dict[str, str]:
+def _replaced(
+    path: str, old_content: bytes, now: bytes, new_settings: Sequence[Setting], before: Survey
+) -> dict[str, str]:
     """The former settings that additions replaced, by name, if they are harmless now."""
-    text = decoded(was)
+    text = decoded(old_content)
     identities = {setting.identity for setting in new_settings}
-    staying = {setting.name for setting in parse_settings(decoded(now)) if setting.identity not in identities}
-    names = {setting.name for setting in new_settings} - staying - {""}
+    stable_names = {setting.name for setting in parse_settings(decoded(now)) if setting.identity not in identities}
+    names = {setting.name for setting in new_settings} - stable_names - {""}
     former: dict[str, str] = {}
     for setting in parse_settings(text):
         if setting.name in names and (
@@ -353,8 +355,8 @@ def parse_settings(text: str) -> Iterator[Setting]:
     """The settings of a text, in order."""
     at, section, above = int(text.startswith("\ufeff")), "", ""
     while at < len(text):
-        if skipped := _SKIPPED.match(text, at):
-            at = skipped.end()
+        if match := _SKIPPED.match(text, at):
+            at = match.end()
         elif header := _HEADER.match(text, at):
             section = f"{header[1].lower()}."
             if header[2] is not None:
@@ -391,15 +393,15 @@ def _without(text: str, dropped_settings: Sequence[Setting], new_values: Mapping
 def _plain(raw: str) -> str:
     """A value without quotation marks and escapes, and without spaces around it."""
     parts: list[str] = []
-    spaces, quoted, has_text = 0, False, False
+    spaces, is_quoted, has_text = 0, False, False
     for part in _PART.findall(raw):
-        if part in (" ", "\t", "\r") and not quoted:
+        if part in (" ", "\t", "\r") and not is_quoted:
             spaces += has_text
             continue
         parts.append(" " * spaces)
         spaces = 0
         if part == '"':
-            quoted = not quoted
+            is_quoted = not is_quoted
             continue
         parts.append(_ESCAPES.get(part, part[1:]) if part[0] == "\\" else part)
         has_text = has_text or bool(parts[-1])

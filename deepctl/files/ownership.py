@@ -42,13 +42,13 @@ def check(path: str, *below: str) -> None:
 
 def examine(path: str, *below: str) -> Finding | None:
     """The first reason why it is unsafe; `None` if there is none, as far as the files are accessible."""
-    trusted = _trusted()
+    trusted_users = _trusted()
     try:
         for directory in _above(path):
             status = os.lstat(directory)
             # Before the modes, because the mode of a device or a file must not be changed.
             finding = _no_directory(directory, status, OWN_ROOT)
-            finding = finding or _foreign(directory, status, trusted | _unmapped())
+            finding = finding or _foreign(directory, status, trusted_users | _unmapped())
             if finding is None and not stat.S_ISLNK(status.st_mode) and not status.st_mode & stat.S_ISVTX:
                 finding = _writable(directory, status)
             if finding is not None:
@@ -62,7 +62,7 @@ def examine(path: str, *below: str) -> Finding | None:
                 leads = f"Set $DEEPCTL_HOME to the target of the link: {os.path.realpath(directory)}"
                 return Finding(f"{directory} is a symbolic link", leads if directory == path else _WHAT)
             finding = _no_directory(directory, status, OWN_ROOT if directory == path else _WHAT)
-            finding = finding or _foreign(directory, status, trusted) or _writable(directory, status)
+            finding = finding or _foreign(directory, status, trusted_users) or _writable(directory, status)
             if finding is not None:
                 return finding
     except OSError:
@@ -120,8 +120,8 @@ def _no_directory(path: str, status: os.stat_result, help: str) -> Finding | Non
     return Finding(f"{path} is not a directory", help, "storage_enotdir")
 
 
-def _foreign(path: str, status: os.stat_result, trusted: set[int]) -> Finding | None:
-    if status.st_uid in trusted:
+def _foreign(path: str, status: os.stat_result, trusted_users: set[int]) -> Finding | None:
+    if status.st_uid in trusted_users:
         return None
     return Finding(f"{path} belongs to another user of this machine (uid {status.st_uid})", OWN_ROOT)
 
@@ -154,11 +154,11 @@ def _is_own_group(group: int) -> bool:
             return False
         members = []
     everyone = pwd.getpwall()
-    own = {0, user}
-    if any(person.pw_uid not in own for person in everyone if person.pw_gid == group):
+    user_ids = {0, user}
+    if any(person.pw_uid not in user_ids for person in everyone if person.pw_gid == group):
         return False
     uids = {person.pw_name: person.pw_uid for person in everyone}
-    return all(uids.get(name) in own for name in members)
+    return all(uids.get(name) in user_ids for name in members)
 
 
 def _has_acl(path: str) -> bool:

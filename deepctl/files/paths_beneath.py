@@ -250,9 +250,9 @@ class Tree:
                 place.name or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=place.parent
             )
             try:
-                with os.scandir(descriptor) as scanned:
+                with os.scandir(descriptor) as dir_entries:
                     entries = []
-                    for item in scanned:
+                    for item in dir_entries:
                         if atomic.is_temporary(item.name) and not item.is_dir(follow_symlinks=False):
                             continue
                         if item.is_symlink():

@@ -294,15 +294,15 @@ def mended(raw: bytes) -> bytes:
     number = 0
     while number < len(lines):
         line = lines[number]
-        following = lines[number + 1] if number + 1 < len(lines) else None
+        next_line = lines[number + 1] if number + 1 < len(lines) else None
         if is_whole(line.removesuffix(b"\n")):
             result.append(line)
-        elif (repaired := _mended_line(line.removesuffix(b"\n"))) is not None:
-            result.append(repaired + line[len(repaired) :])
+        elif (good_line := _mended_line(line.removesuffix(b"\n"))) is not None:
+            result.append(good_line + line[len(good_line) :])
         elif (pair := _parted(line)) is not None:
             result.append(pair)
-        elif following is not None and (repaired_line := _joined(line[:-1], following.removesuffix(b"\n"))) is not None:
-            result.append(repaired_line + (line + following)[len(repaired_line) :])
+        elif next_line is not None and (repaired_line := _joined(line[:-1], next_line.removesuffix(b"\n"))) is not None:
+            result.append(repaired_line + (line + next_line)[len(repaired_line) :])
             number += 1
         else:
             result.append(line)
@@ -318,10 +318,10 @@ def _mended_line(line: bytes) -> bytes | None:
     if sum(a != b for a, b in zip(own_tail, expected_tail, strict=True)) == 1:
         return _if_whole(body + expected_tail)
     try:
-        stated = int(own_tail[-10:-2], 16)
+        checksum = int(own_tail[-10:-2], 16)
     except ValueError:
         return None
-    difference = zlib.crc32(body) ^ stated
+    difference = zlib.crc32(body) ^ checksum
     for place in range(len(body) - 1, -1, -1):
         if difference in _CHANGES:
             changed_byte = bytes([body[place] ^ _CHANGES[difference]])

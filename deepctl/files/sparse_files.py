@@ -150,9 +150,9 @@ class Packer:
         # Adler-32 of zeros: the first half stays, and is added to the second half for each.
         low, high = self._sum & 0xFFFF, self._sum >> 16
         self._sum = (high + len(piece) * low) % 65521 << 16 | low
-        flushed = b"" if self._is_flushed else self._packer.flush(zlib.Z_FULL_FLUSH)
+        data_end = b"" if self._is_flushed else self._packer.flush(zlib.Z_FULL_FLUSH)
         self._is_flushed = True
-        return begin + flushed + _packed_zeros()
+        return begin + data_end + _packed_zeros()
 
     def finish(self) -> bytes:
         """The end of the compressed content."""

@@ -117,7 +117,7 @@ def _rails(nodes: Iterable[tuple[str, str | None]]) -> list[tuple[list[str], str
     awaited_ids: list[str] = []
     lines = []
     for identity, parent in nodes:
-        columns = [number for number, awaited in enumerate(awaited_ids) if awaited == identity]
+        columns = [number for number, awaited_id in enumerate(awaited_ids) if awaited_id == identity]
         if not columns:
             columns = [len(awaited_ids)]
             awaited_ids.append(identity)
@@ -143,12 +143,12 @@ _KINDS = {"manual": "good", "rewind": "warning", "tool": "faint"}
 def _line(*pieces: Cell) -> str:
     """The pieces as one line that fits, each in its colour if colours are on."""
     safe = [piece._replace(text=printable(piece.text)) for piece in pieces]
-    remaining = fitted("".join(piece.text for piece in safe).rstrip())
+    plain_text = fitted("".join(piece.text for piece in safe).rstrip())
     text_drawn = ""
     for piece in safe:
-        text, remaining = remaining[: len(piece.text)], remaining[len(piece.text) :]
+        text, plain_text = plain_text[: len(piece.text)], plain_text[len(piece.text) :]
         text_drawn += tinted(text, piece.meaning) if text and piece.meaning else text
-    return text_drawn + remaining
+    return text_drawn + plain_text
 
 
 def _row_at_terminal(info: CheckpointInfo) -> tuple[str | Cell, ...]:
@@ -350,11 +350,11 @@ class Removed(NamedTuple):
             ]
             table(("CHECKPOINT", "KIND", "WHEN", "PROMPT"), rows)
         count_text = counted(len(self.removal.records), "checkpoint")
-        freed = size(self.removal.bytes)
+        amount = size(self.removal.bytes)
         print_sentence(
-            f"Would remove {count_text} and free {freed}."
+            f"Would remove {count_text} and free {amount}."
             if self.dry_run
-            else f"Removed {count_text} and freed {freed}."
+            else f"Removed {count_text} and freed {amount}."
         )
 
 
@@ -363,25 +363,25 @@ class Checked(NamedTuple):
     verified: Verified
 
     def document(self) -> dict[str, Any]:
-        verified = self.verified
+        result = self.verified
         return {
             "profile": self.profile,
-            "checkpoints": verified.checkpoints,
-            "objects": verified.objects,
-            "bytes": verified.bytes,
-            "damaged": [_problem(problem) for problem in verified.problems],
-            "notes": verified.notes,
+            "checkpoints": result.checkpoints,
+            "objects": result.objects,
+            "bytes": result.bytes,
+            "damaged": [_problem(problem) for problem in result.problems],
+            "notes": result.notes,
         }
 
     def print(self) -> None:
-        verified = self.verified
-        for problem in verified.problems:
+        result = self.verified
+        for problem in result.problems:
             print(f"Damaged: {printable(problem.id or problem.file)}: {printable(problem.reason)}")
-        for note in verified.notes:
+        for note in result.notes:
             notice(note)
-        summary = f"{counted(verified.checkpoints, 'checkpoint')} and {counted(verified.objects, 'object')}"
-        verdict = f"{counted(len(verified.problems), 'problem')}." if verified.problems else "nothing is damaged."
-        print_sentence(f"{summary}, {size(verified.bytes)} read: {verdict}")
+        summary = f"{counted(result.checkpoints, 'checkpoint')} and {counted(result.objects, 'object')}"
+        verdict = f"{counted(len(result.problems), 'problem')}." if result.problems else "nothing is damaged."
+        print_sentence(f"{summary}, {size(result.bytes)} read: {verdict}")
 
 
 class Imported(NamedTuple):

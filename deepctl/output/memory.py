@@ -418,19 +418,19 @@ def _marked(text: str, spans: list[Span]) -> str:
 _SHOWN = 20
 
 
-def question(purged: Purged) -> str:
+def question(result: Purged) -> str:
     """The question before a purge."""
-    return f"Purge {_summary(purged)} permanently?"
+    return f"Purge {_summary(result)} permanently?"
 
 
-def _summary(purged: Purged) -> str:
-    lines = sum(len(notebook.lines) for notebook in purged.live)
-    parts = [f"{counted(lines, 'line')} in {counted(len(purged.live), 'notebook')}"] if lines else []
-    if purged.notebooks:
-        versions = counted(purged.notebooks, "version")
-        parts.append(f"{versions} of notebooks in {counted(purged.checkpoints, 'checkpoint')}")
-    if purged.leftovers:
-        parts.append(f"{counted(purged.leftovers, 'content')} that removed checkpoints left")
+def _summary(result: Purged) -> str:
+    lines = sum(len(notebook.lines) for notebook in result.live)
+    parts = [f"{counted(lines, 'line')} in {counted(len(result.live), 'notebook')}"] if lines else []
+    if result.notebooks:
+        versions = counted(result.notebooks, "version")
+        parts.append(f"{versions} of notebooks in {counted(result.checkpoints, 'checkpoint')}")
+    if result.leftovers:
+        parts.append(f"{counted(result.leftovers, 'content')} that removed checkpoints left")
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
@@ -451,8 +451,8 @@ def _shown(place: Place) -> str:
     if place.place == "ledger":
         return f"{_LEDGER[place.name]} in the list of checkpoints: {counted(place.times, 'line')}"
     words, unit = _WORDS[place.place]
-    many = f": {counted(place.times, unit)}" if unit else ""
-    return f"{words.format(printable(place.name))}{many}"
+    times = f": {counted(place.times, unit)}" if unit else ""
+    return f"{words.format(printable(place.name))}{times}"
 
 
 class LinesPurged(NamedTuple):
@@ -467,16 +467,16 @@ class LinesPurged(NamedTuple):
     is_shown: bool = False
 
     def document(self) -> dict[str, Any]:
-        purged = self.purged
+        result = self.purged
         return {
             **self._lines().document(),
             "dry_run": self.dry_run,
             "notes": self._notes(),
             "purged": {
-                "checkpoints": purged.checkpoints,
-                "notebooks": purged.notebooks,
-                "leftovers": purged.leftovers,
-                "lines": [{"file": file, "text": _text(line)} for file, line in purged.kept],
+                "checkpoints": result.checkpoints,
+                "notebooks": result.notebooks,
+                "leftovers": result.leftovers,
+                "lines": [{"file": file, "text": _text(line)} for file, line in result.kept],
             },
             "still_in": [{"place": place.place, "name": place.name, "count": place.times} for place in self.places],
         }

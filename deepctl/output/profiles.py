@@ -358,8 +358,8 @@ class Wiped(NamedTuple):
                 "Deleting sessions also deletes their checkpoints, because a checkpoint belongs to a conversation "
                 "and contains its prompt."
             )
-        if uncounted := sum(part.weight.uncounted for part in self.plan.parts):
-            subject = "A directory" if uncounted == 1 else f"{uncounted:,} directories"
+        if directory_count := sum(part.weight.uncounted for part in self.plan.parts):
+            subject = "A directory" if directory_count == 1 else f"{directory_count:,} directories"
             notes.append(f"{subject} could not be read. Its contents are deleted too, and are not counted.")
         if self.rewinding:
             notes.append("A rewind was interrupted. It is finished before anything is deleted.")

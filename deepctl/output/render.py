@@ -194,9 +194,9 @@ class Progress:
         self._bar.refresh()
 
     def _counted(self, count: int) -> str:
-        spelled = size if self._unit == BYTES else "{:,}".format
-        of = f" of {spelled(self._total)}" if self._total is not None else ""
-        return f"{spelled(count)}{of}" if self._unit == BYTES else f"{spelled(count)}{of} {self._unit}"
+        form = size if self._unit == BYTES else "{:,}".format
+        of = f" of {form(self._total)}" if self._total is not None else ""
+        return f"{form(count)}{of}" if self._unit == BYTES else f"{form(count)}{of} {self._unit}"
 
     def _begin(self) -> Bar:
         # Drawing needs Rich, which takes a tenth of a second to import, so only long work imports it.

@@ -75,10 +75,12 @@ class Rewound(NamedTuple):
             leave = "would leave" if self.dry_run else "left"
             turns = self.plan.turns_removed
             print_sentence(f"{counted(turns, 'turn')} ({counted(message_count, 'message')}) {leave} the conversation.")
-        back = self.plan.messages_restored
-        if back:
+        restored_count = self.plan.messages_restored
+        if restored_count:
             phrase = "would come back" if self.dry_run else "came back"
-            print_sentence(f"{counted(self.plan.turns_restored, 'turn')} ({counted(back, 'message')}) {phrase}.")
+            print_sentence(
+                f"{counted(self.plan.turns_restored, 'turn')} ({counted(restored_count, 'message')}) {phrase}."
+            )
         if self.dry_run:
             _print_preview(self.preview)
         else:

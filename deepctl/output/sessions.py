@@ -225,15 +225,15 @@ class SessionImported(NamedTuple):
         return {"profile": self.profile, **self.imported._asdict()}
 
     def print(self) -> None:
-        imported = self.imported
-        amount = f"{counted(imported.turns, 'turn')}, {counted(imported.message_count, 'message')}"
-        print(f"Imported session {imported.session} into profile {self.profile}: {amount}.")
-        if imported.lost:
+        result = self.imported
+        amount = f"{counted(result.turns, 'turn')}, {counted(result.message_count, 'message')}"
+        print(f"Imported session {result.session} into profile {self.profile}: {amount}.")
+        if result.lost:
             notice(
-                f"The session was damaged before the export: {counted(imported.lost, 'line')} of its log could "
+                f"The session was damaged before the export: {counted(result.lost, 'line')} of its log could "
                 "not be read."
             )
-        notice(f"`deepctl chat --user {self.profile} --session {imported.session}` continues it.")
+        notice(f"`deepctl chat --user {self.profile} --session {result.session}` continues it.")
 
 
 _HEADING, _FOUND, _QUIET, _PLAIN = "\x1b[36m", "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
@@ -270,15 +270,15 @@ class SessionMatches(NamedTuple):
     def _print_at_terminal(self) -> None:
         if not self.found.matches:
             notice(f"No message in the sessions of profile {self.profile} matches.")
-        coloured = has_colour(sys.stdout)
+        with_colour = has_colour(sys.stdout)
         for count, matches in enumerate(_grouped(self.found.matches)):
-            print(("\n" if count else "") + _coloured(_HEADING if coloured else "", _heading(matches[0])))
+            print(("\n" if count else "") + _coloured(_HEADING if with_colour else "", _heading(matches[0])))
             last = None
             for line in _lines(matches):
                 if last is not None and line.number > last + 1:
-                    print(_coloured(_QUIET if coloured else "", f"{'⋮':>{_INDENT + _NUMBER}}"))
+                    print(_coloured(_QUIET if with_colour else "", f"{'⋮':>{_INDENT + _NUMBER}}"))
                 last = line.number
-                print(_drawn(line, coloured))
+                print(_drawn(line, with_colour))
         if self.found.more:
             notice("There are more matches; a larger --limit shows them.")
 
@@ -329,13 +329,13 @@ def _coloured(colour: str, text: str) -> str:
     return f"{colour}{text}{_PLAIN}" if colour else text
 
 
-def _drawn(line: _Line, coloured: bool) -> str:
+def _drawn(line: _Line, with_colour: bool) -> str:
     room = max(20, (terminal_width() or 1 << 30) - _INDENT - _NUMBER - 2)
-    quiet = _QUIET if coloured else ""
+    quiet = _QUIET if with_colour else ""
     number = _coloured(quiet, f"{line.number:>{_INDENT + _NUMBER}}")
     if line.spans is None:
         return f"{number}  {_coloured(quiet, _cut(line.text, room))}"
-    return f"{number}  {_marked(line.text, line.spans, room, coloured)}"
+    return f"{number}  {_marked(line.text, line.spans, room, with_colour)}"
 
 
 def _cut(text: str, room: int) -> str:
@@ -343,7 +343,7 @@ def _cut(text: str, room: int) -> str:
     return excerpt if len(excerpt) <= room else excerpt[: room - 1] + "…"
 
 
-def _marked(text: str, spans: list[tuple[int, int]], room: int, coloured: bool) -> str:
+def _marked(text: str, spans: list[tuple[int, int]], room: int, with_colour: bool) -> str:
     """The line, cut around its first match if it does not fit, with coloured matches."""
     start = max(0, spans[0][0] - room // 3) if len(text) > room else 0
     end = start + room - 2 * (len(text) > room)
@@ -354,7 +354,7 @@ def _marked(text: str, spans: list[tuple[int, int]], room: int, coloured: bool) 
             break
         if begin < stop:
             pieces.append(printable(text[position:begin]))
-            pieces.append(_coloured(_FOUND if coloured else "", printable(text[begin : min(stop, end)])))
+            pieces.append(_coloured(_FOUND if with_colour else "", printable(text[begin : min(stop, end)])))
             position = min(stop, end)
     pieces.append(printable(text[position:end]))
     pieces.append("…" if end < len(text) else "")

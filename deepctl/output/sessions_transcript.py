@@ -172,17 +172,17 @@ def fenced(text: str) -> str:
 def _closed(text: str) -> str:
     """Markdown with an open fence, or an open comment outside of a fence, closed."""
     fence = ""
-    outside: list[str] = []
+    outer_lines: list[str] = []
     for line in text.split("\n"):
         match = _MARKDOWN_FENCE.fullmatch(line)
         if not fence:
             if match is not None and not (match[1].startswith("`") and "`" in match[2]):
                 fence = match[1]
             else:
-                outside.append(line)
+                outer_lines.append(line)
         elif match is not None and match[1].startswith(fence) and not match[2].strip():
             fence = ""
     if fence:
         return f"{text}\n{fence}"
-    comment = "\n".join(outside).rpartition("<!--")
+    comment = "\n".join(outer_lines).rpartition("<!--")
     return f"{text} -->" if comment[1] and "-->" not in comment[2] else text

@@ -223,33 +223,33 @@ class SandboxView(NamedTuple):
     described: Described
 
     def document(self) -> dict[str, Any]:
-        described = self.described
+        sandbox = self.described
         return {
-            **described._asdict(),
-            "image": without_passwords(described.image),
-            "limits": described.limits._asdict(),
+            **sandbox._asdict(),
+            "image": without_passwords(sandbox.image),
+            "limits": sandbox.limits._asdict(),
             "permissions": {
                 operation: {"default": rules.default, "rules": [rule._asdict() for rule in rules.rules]}
-                for operation, rules in described.permissions.items()
+                for operation, rules in sandbox.permissions.items()
             },
         }
 
     def print(self) -> None:
-        described = self.described
-        limits = described.limits
+        sandbox = self.described
+        limits = sandbox.limits
         rows = [
-            ("Profile", described.profile),
-            ("Sandbox", described.sandbox),
-            ("Questions", described.approve),
+            ("Profile", sandbox.profile),
+            ("Sandbox", sandbox.sandbox),
+            ("Questions", sandbox.approve),
             ("Time", f"{limits.seconds:g} s a command"),
             ("Memory", size(limits.memory)),
             ("Processes", str(limits.processes)),
             ("/tmp", size(limits.tmp)),
             ("Disk", f"{size(limits.disk)} a command"),
         ]
-        if described.sandbox == "docker":
-            rows += [("Image", without_passwords(described.image)), ("Container", described.container)]
-        for operation, rules in described.permissions.items():
+        if sandbox.sandbox == "docker":
+            rows += [("Image", without_passwords(sandbox.image)), ("Container", sandbox.container)]
+        for operation, rules in sandbox.permissions.items():
             rows.append((f"Rules: {operation}", f"else {rules.default}" if rules.default else "else as usual"))
             rows += [("", f"{rule.action}  {rule.pattern}") for rule in rules.rules]
         behind = max(len(name) for name, _ in rows)

@@ -149,16 +149,16 @@ class Policy(NamedTuple):
         ]
 
     def command(
-        self, argv: Sequence[str], alive: int, *, groups: Sequence[str] = (), variables: Sequence[str] = ()
+        self, argv: Sequence[str], read_end: int, *, groups: Sequence[str] = (), variables: Sequence[str] = ()
     ) -> list[str]:
         """The command line that runs `argv` in the sandbox, in these control groups.
 
-        `alive` is the reading end of a pipe of this process: the sandbox ends when the other end is closed, by this
+        `read_end` is the reading end of a pipe of this process: the sandbox ends when the other end is closed, by this
         process or by its death. `variables` are more arguments of `bwrap`: `--setenv NAME VALUE`. This process has to
         start it.
         """
         return [
-            *("/bin/sh", "-c", _LAUNCH, "sh", _filter_path(network=self.network), f"/proc/{os.getpid()}/fd/{alive}"),
+            *("/bin/sh", "-c", _LAUNCH, "sh", _filter_path(network=self.network), f"/proc/{os.getpid()}/fd/{read_end}"),
             " ".join(groups),
             *(("unshare", "--mount", "--propagation", "private", "sh", "-c", _OWN_DEVICES, "sh") if _is_root() else ()),
             *(self.program, *self.arguments(), *variables, "--"),
@@ -198,8 +198,8 @@ def _system(directory: str) -> list[str]:
 
 
 def _etc_names(network: bool) -> list[str]:
-    versioned = [name for name in sorted(os.listdir("/etc")) if name.startswith(_ETC_VERSIONED)]
-    return [*_ETC, *versioned, *(_ETC_NETWORK if network else ())]
+    versioned_names = [name for name in sorted(os.listdir("/etc")) if name.startswith(_ETC_VERSIONED)]
+    return [*_ETC, *versioned_names, *(_ETC_NETWORK if network else ())]
 
 
 def _etc(name: str) -> list[str]:
@@ -209,32 +209,32 @@ def _etc(name: str) -> list[str]:
     return ["--ro-bind-try", path, path]
 
 
-def find(variables: Mapping[str, str], *, outside: Sequence[str] = ()) -> str:
+def find(variables: Mapping[str, str], *, excluded_directories: Sequence[str] = ()) -> str:
     """The path of `bwrap`: `$DEEPCTL_BWRAP`, else from the system's own directories, never from `$PATH`.
 
-    `outside` are directories that agents can write; a program below one is refused. Raises `Unavailable`.
+    `excluded_directories` are directories that agents can write; a program below one is refused. Raises `Unavailable`.
     """
     if not sys.platform.startswith("linux"):
         raise Unavailable("bubblewrap exists on Linux only", "Use --sandbox docker, or none.")
     if not _has_filter():
         raise Unavailable("there is no system call filter for this kind of processor", "Use --sandbox docker, or none.")
-    configured = variables.get(VARIABLE)
-    if configured is None:
+    program = variables.get(VARIABLE)
+    if program is None:
         for directory in _DIRECTORIES:
             path = os.path.join(directory, "bwrap")
             if _runnable(path):
                 return path
         raise Unavailable(f"no `bwrap` in {', '.join(_DIRECTORIES)}", _INSTALL)
-    if not os.path.isabs(configured) or not _runnable(configured):
+    if not os.path.isabs(program) or not _runnable(program):
         raise Unavailable(
-            f"${VARIABLE} is {configured!r}, which is not a program", "Set it to the absolute path of `bwrap`."
+            f"${VARIABLE} is {program!r}, which is not a program", "Set it to the absolute path of `bwrap`."
         )
-    for directory in map(os.path.realpath, outside):
-        if os.path.realpath(configured).startswith(directory.rstrip("/") + "/"):
+    for directory in map(os.path.realpath, excluded_directories):
+        if os.path.realpath(program).startswith(directory.rstrip("/") + "/"):
             raise Unavailable(
                 f"${VARIABLE} names a program below {directory}, where agents can write", "Move it elsewhere."
             )
-    return configured
+    return program
 
 
 def _runnable(path: str) -> bool:
@@ -244,9 +244,9 @@ def _runnable(path: str) -> bool:
 def check(policy: Policy) -> None:
     """Run a command in the sandbox with all features. Raises `Unavailable` with the reason."""
     try:
-        with pipe() as alive:
+        with pipe() as read_end:
             probe = subprocess.run(
-                policy.command(["/bin/sh", "-c", _PROBE], alive),
+                policy.command(["/bin/sh", "-c", _PROBE], read_end),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=_PROBE_SECONDS,
@@ -356,14 +356,14 @@ def _has_filter(machine: str | None = None) -> bool:
 
 def filter_program(machine: str, *, network: bool) -> bytes:
     """The filter for one kind of processor; a process that uses another call interface is killed."""
-    denied = [number for group in _DENIED[machine].values() for number in group] + list(_MOUNTING)
+    denied_calls = [number for group in _DENIED[machine].values() for number in group] + list(_MOUNTING)
     lines: list[_Instruction | str] = [
         (_LOAD, "", "", _ARCH),
         (_JEQ, "", "kill", _AUDIT_ARCH[machine]),
         (_LOAD, "", "", _NR),
         (_JGE, "kill", "", _X32),
         (_JEQ, "missing", "", _CLONE3),  # its flags lie in memory; without it, libraries use clone
-        *((_JEQ, "deny", "", number) for number in denied),
+        *((_JEQ, "deny", "", number) for number in denied_calls),
         *((_JEQ, "deny", "", number) for number in (() if network else _REACHING[machine])),
         (_JEQ, "socket", "", _SOCKET[machine]),
         (_JEQ, "pair", "", _SOCKETPAIR[machine]),

@@ -84,10 +84,10 @@ def remove(name: str) -> bool:
     with translated():
         api = connect()
         try:
-            existing = _find(api, name)
-            if existing is None:
+            container = _find(api, name)
+            if container is None:
                 return False
-            _remove(api, existing["Id"])
+            _remove(api, container["Id"])
             return True
         finally:
             api.close()
@@ -108,15 +108,15 @@ def check(image: str) -> str:
 def _find(api: Any, name: str) -> Any:
     """What the daemon knows of deepctl's container `name`, or `None`. Raises `Unavailable` if it is somebody else's."""
     try:
-        existing = api.inspect_container(name)
+        container = api.inspect_container(name)
     except sdk().errors.NotFound:
         return None
-    if _LABEL_PROFILE not in (existing["Config"].get("Labels") or {}):
+    if _LABEL_PROFILE not in (container["Config"].get("Labels") or {}):
         raise Unavailable(
             f"There is a container called {name} that deepctl did not create.",
             f"Rename it, or remove it if it is not needed: docker rm {name}",
         )
-    return existing
+    return container
 
 
 def _image(api: Any, image: str) -> Any:
@@ -145,11 +145,11 @@ def _prepare(api: Any, spec: Spec) -> str:
     # With the image's id: a tag that has moved on is another image.
     made_of = json.dumps([image["Id"], options], sort_keys=True)
     digest = hashlib.sha256(made_of.encode()).hexdigest()
-    existing = _find(api, spec.name)
-    if existing is not None:
-        identity = str(existing["Id"])
-        state = existing["State"]["Status"]
-        if existing["Config"]["Labels"].get(_LABEL_SPEC) == digest and state in ("created", "exited", "running"):
+    container = _find(api, spec.name)
+    if container is not None:
+        identity = str(container["Id"])
+        state = container["State"]["Status"]
+        if container["Config"]["Labels"].get(_LABEL_SPEC) == digest and state in ("created", "exited", "running"):
             if state == "running":
                 end(api, identity)
             return identity

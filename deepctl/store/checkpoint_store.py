@@ -265,13 +265,13 @@ class Checkpoints:
     def apply_rewind(self, root: str, intent: Rewind, changes: list[TreeChange], head: HeadMove) -> Restored:
         """Do what the intent says; if the workspace cannot be changed, take it back and raise `StorageError`."""
         working_tree = restore.working_tree(root, self.objects)
-        restored = Restored([], [], [])
+        result = Restored([], [], [])
         try:
             if changes:
-                restored = working_tree.apply(changes, intent.id)
-                excused = {path for path, _ in restored.kept}
-                wrong = [path for path in working_tree.unmet(changes) if path not in excused]
-                restored.kept.extend((path, "another author changed it in the meantime") for path in wrong)
+                result = working_tree.apply(changes, intent.id)
+                kept_paths = {path for path, _ in result.kept}
+                wrong = [path for path in working_tree.unmet(changes) if path not in kept_paths]
+                result.kept.extend((path, "another author changed it in the meantime") for path in wrong)
             head.advance(intent)
         except (OSError, KeyboardInterrupt) as error:
             with atomic.after_commit("The rewind has begun", atomic.FINISHED_NEXT):
@@ -281,7 +281,7 @@ class Checkpoints:
             raise atomic.storage_error(error, NOTHING_REWOUND) from error
         with atomic.after_commit(rest=atomic.FINISHED_NEXT):
             self.writer.finish(intent)
-        return restored
+        return result
 
     def _take_back(self, working_tree: WorkingTree, intent: Rewind, changes: list[TreeChange], head: HeadMove) -> None:
         try:
@@ -303,26 +303,28 @@ class Checkpoints:
         `Damaged` if what it needs cannot be read.
         """
         safety = self.ledger.records[intent.safety]
-        unfinished: list[TreeChange] = []
-        edited: list[bytes] = []
+        open_changes: list[TreeChange] = []
+        edited_paths: list[bytes] = []
         if intent.tree:
-            intended = list(trees.changes(self.objects, bytes.fromhex(safety.tree), bytes.fromhex(intent.tree)))
-            restore.working_tree(workspace.root, self.objects).sweep((change.path for change in intended), intent.id)
+            all_changes = list(trees.changes(self.objects, bytes.fromhex(safety.tree), bytes.fromhex(intent.tree)))
+            restore.working_tree(workspace.root, self.objects).sweep((change.path for change in all_changes), intent.id)
             now = self.snapshot(workspace, ScratchWriter(self.objects)).tree
-            remaining = trees.changes(self.objects, now, bytes.fromhex(intent.tree))
-            current = {change.path: change.before for change in remaining}
-            for change in intended:
+            current_changes = trees.changes(self.objects, now, bytes.fromhex(intent.tree))
+            current = {change.path: change.before for change in current_changes}
+            for change in all_changes:
                 if change.path in current and not _is_ours(current[change.path], change):
-                    edited.append(change.path)
+                    edited_paths.append(change.path)
                 else:
-                    unfinished.append(change)
+                    open_changes.append(change)
             self.objects.scratch.clear()
-        above = _directories_above(self.objects, safety, unfinished)
-        self.apply_rewind(workspace.root, intent, [*above, *unfinished], head)
+        above = _directories_above(self.objects, safety, open_changes)
+        self.apply_rewind(workspace.root, intent, [*above, *open_changes], head)
         notes = ["An interrupted rewind has been finished."]
-        if edited:
-            paths = ", ".join(repr(os.fsdecode(path))[1:-1] for path in edited[:5])
-            notes.append(f"Edited since then and left unchanged: {paths}{' and more' if len(edited) > 5 else ''}.")
+        if edited_paths:
+            paths = ", ".join(repr(os.fsdecode(path))[1:-1] for path in edited_paths[:5])
+            notes.append(
+                f"Edited since then and left unchanged: {paths}{' and more' if len(edited_paths) > 5 else ''}."
+            )
         return notes
 
 

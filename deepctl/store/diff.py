@@ -264,5 +264,5 @@ def _quoted_path(path: str) -> bytes:
     raw = os.fsencode(path)
     if path.isascii() and path.isprintable() and '"' not in path and "\\" not in path:
         return raw + b"\t" if b" " in raw else raw
-    quoted = "".join(chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in raw)
-    return f'"{quoted}"'.encode()
+    text = "".join(chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in raw)
+    return f'"{text}"'.encode()

@@ -28,8 +28,8 @@ def absolute(path: str) -> str:
 def check(root: Root, path: str, *, force: bool) -> None:
     """Raises `UsageError` or `Refused` if no export can be put at `path`; with `force`, a regular file there may go."""
     _check_directory(path)
-    inside = os.path.join(os.path.realpath(root.path), "")
-    if os.path.join(os.path.realpath(os.path.dirname(path)), "").startswith(inside):
+    root_prefix = os.path.join(os.path.realpath(root.path), "")
+    if os.path.join(os.path.realpath(os.path.dirname(path)), "").startswith(root_prefix):
         raise Refused(
             f"{path!r} is inside deepctl's own state, where exports are not allowed.",
             "Export to another place.",

@@ -232,8 +232,8 @@ class Ledger:
                         self.untieable.add(identity)
             case {"gap": str() | None}:
                 self._gap = True
-            case {"repaired": dict(repaired), "packs": list(packs), "gone": list(old_packs)}:
-                for identity, fields in repaired.items():
+            case {"repaired": dict(amendments), "packs": list(packs), "gone": list(old_packs)}:
+                for identity, fields in amendments.items():
                     self._amend(identity, fields)
                 self.packs.update(packs)
                 self.packs.difference_update(old_packs)

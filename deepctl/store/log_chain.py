@@ -226,8 +226,8 @@ def _recovered(
     head = _head(logs, checkpoint_ledger, identity, choose=choose)
     if head is None:
         return None
-    own = [log for log in logs if checkpoint_ledger.logs.get(log) == identity] if identity is not None else []
-    first = next((log for log in checkpoint_ledger.logs if log in own), head)
+    own_logs = [log for log in logs if checkpoint_ledger.logs.get(log) == identity] if identity is not None else []
+    first = next((log for log in checkpoint_ledger.logs if log in own_logs), head)
     origin = checkpoint_ledger.forked.get(identity) if identity is not None else None
     point = checkpoint_ledger.point(origin) if origin is not None else None
     begins = Begins(first, point) if point is not None else None
@@ -255,10 +255,10 @@ def origins_of(directory: str) -> dict[str, Point | None]:
         if origin is not None:
             if (point := checkpoint_ledger.point(origin)) is not None:
                 origins[first] = point
-        elif session != identity or (imported := _imported(directory, checkpoint_ledger, first)) is None:
+        elif session != identity or (origin_point := _imported(directory, checkpoint_ledger, first)) is None:
             origins[first] = None
         else:
-            origins[first] = imported
+            origins[first] = origin_point
     return origins
 
 
@@ -300,22 +300,22 @@ def _log_summary(directory: str, log: str) -> _LogSummary:
 
 def _identity(directory: str, checkpoint_ledger: Ledger, *, choose: bool) -> str | None:
     """The id of the session in `directory`: one that used a log there first, and is none of another directory's."""
-    own = set(logs_in(directory))
+    own_logs = set(logs_in(directory))
     other_logs = {place: set(logs_in(place)) for place in siblings(directory) if os.path.isdir(place)}
     other_ids = {_record(place).get("id") for place in other_logs}
     candidates = list(
         dict.fromkeys(
             checkpoint_ledger.logs[log]
             for log in checkpoint_ledger.logs
-            if log in own and checkpoint_ledger.logs[log] not in other_ids
+            if log in own_logs and checkpoint_ledger.logs[log] not in other_ids
         )
     )
-    alive = {record.session for record in checkpoint_ledger.records.values()}
-    elsewhere = set().union(*other_logs.values())
-    alone = {checkpoint_ledger.logs[log] for log in own - elsewhere if log in checkpoint_ledger.logs}
-    for preferred in (alive, alone):
+    live_sessions = {record.session for record in checkpoint_ledger.records.values()}
+    shared_logs = set().union(*other_logs.values())
+    sole_sessions = {checkpoint_ledger.logs[log] for log in own_logs - shared_logs if log in checkpoint_ledger.logs}
+    for sessions in (live_sessions, sole_sessions):
         if len(candidates) > 1:
-            candidates = [session for session in candidates if session in preferred] or candidates
+            candidates = [session for session in candidates if session in sessions] or candidates
     return candidates[-1] if len(candidates) == 1 or (choose and candidates) else None
 
 
@@ -326,8 +326,8 @@ def _head(logs: dict[str, _LogSummary], checkpoint_ledger: Ledger, identity: str
         after = [log for log, summary in logs.items() if summary.parent is not None and summary.parent.log == head]
         unknown = [log for log in after if log not in checkpoint_ledger.logs and log not in checkpoint_ledger.origins]
         return unknown[0] if len(unknown) == 1 else head
-    continued = {summary.parent.log for summary in logs.values() if summary.parent is not None}
-    leaves = [log for log in logs if log not in continued and checkpoint_ledger.logs.get(log) in (None, identity)]
+    parent_logs = {summary.parent.log for summary in logs.values() if summary.parent is not None}
+    leaves = [log for log in logs if log not in parent_logs and checkpoint_ledger.logs.get(log) in (None, identity)]
     if len(leaves) == 1 or (choose and leaves):
         return max(leaves, key=lambda log: logs[log].last)
     return None

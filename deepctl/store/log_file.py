@@ -174,11 +174,13 @@ def logs_in(directory: str) -> list[str]:
 
 def siblings(directory: str) -> list[str]:
     """The directories of the profile's other sessions, of a session's directory."""
-    parent, own = os.path.split(directory)
+    parent, own_name = os.path.split(directory)
     if os.path.basename(parent) != SESSIONS:
         return []
     return [
-        os.path.join(parent, name) for name in sorted(os.listdir(parent)) if name != own and not name.startswith(".")
+        os.path.join(parent, name)
+        for name in sorted(os.listdir(parent))
+        if name != own_name and not name.startswith(".")
     ]
 
 
@@ -229,10 +231,10 @@ def header_parent(line: sealed_lines.Line, path: str) -> Point | None:
     """What the first line of a log says that it continues; `UNREADABLE` if it is not one of this log."""
     log = os.path.basename(path).removesuffix(SUFFIX)
     match line.value:
-        case {"log": str(own), "parent": {"log": str(parent), "offset": int(offset)} as point} if own == log:
+        case {"log": str(log_id), "parent": {"log": str(parent), "offset": int(offset)} as point} if log_id == log:
             digest = point.get("digest", "")
             return Point(parent, offset, digest) if is_id(parent) and isinstance(digest, str) else UNREADABLE
-        case {"log": str(own), "parent": None} if own == log:
+        case {"log": str(log_id), "parent": None} if log_id == log:
             return None
         case _:
             return UNREADABLE

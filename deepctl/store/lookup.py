@@ -112,18 +112,18 @@ def resolve(ledger: Ledger, reference: str, head: str | None, turns: int) -> Rec
     reference = reference.lower()
     if not _PREFIX.fullmatch(reference):
         raise _missing(reference)
-    fitting = [record for record in ledger.records.values() if record.id.startswith(reference)]
-    if len(fitting) > 1:
-        ids = ", ".join(record.id for record in fitting[:_CANDIDATES_SHOWN])
-        remainder = f" and {len(fitting) - _CANDIDATES_SHOWN} more" if len(fitting) > _CANDIDATES_SHOWN else ""
+    matches = [record for record in ledger.records.values() if record.id.startswith(reference)]
+    if len(matches) > 1:
+        ids = ", ".join(record.id for record in matches[:_CANDIDATES_SHOWN])
+        remainder = f" and {len(matches) - _CANDIDATES_SHOWN} more" if len(matches) > _CANDIDATES_SHOWN else ""
         raise UsageError(
-            f"{reference!r} matches {len(fitting)} checkpoints: {ids}{remainder}.",
+            f"{reference!r} matches {len(matches)} checkpoints: {ids}{remainder}.",
             "Give more digits.",
             code="ambiguous_checkpoint",
         )
-    if not fitting:
+    if not matches:
         raise _missing(reference)
-    return fitting[0]
+    return matches[0]
 
 
 def _back(ledger: Ledger, head: str | None, count: int, turns: int) -> Record:
@@ -247,9 +247,9 @@ def directory_of(paths: ProfilePaths, log: str) -> str | None:
     """The directory of a session that has the log `log`, or `None`."""
     if not log_file.is_id(log):
         return None
-    own = os.path.join(paths.checkpoints, MESSAGES)
-    if os.path.exists(log_file.log_path(own, log)):
-        return own
+    messages_directory = os.path.join(paths.checkpoints, MESSAGES)
+    if os.path.exists(log_file.log_path(messages_directory, log)):
+        return messages_directory
     for name in session_catalogue.all_names(paths):
         directory = os.path.join(paths.sessions, name)
         if os.path.exists(log_file.log_path(directory, log)):
@@ -262,8 +262,10 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
     path = os.path.join(paths.checkpoints, ledger.LEDGER)
     problems = [Problem(damage.id, f"{path} line {damage.line}", damage.reason) for damage in checkpoints.damage]
     sizes: dict[str, int] = {}
-    own = os.path.join(paths.checkpoints, MESSAGES)
-    for directory in session_catalogue.directories(paths) + ([own] if os.path.isdir(own) else []):
+    messages_directory = os.path.join(paths.checkpoints, MESSAGES)
+    for directory in session_catalogue.directories(paths) + (
+        [messages_directory] if os.path.isdir(messages_directory) else []
+    ):
         with os.scandir(directory) as entries:
             for entry in entries:
                 # Where a link is broken, one of the copies may be shorter.
@@ -283,12 +285,12 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
         ):
             reason = "cut short" if record.pack in packs else "missing"
             problems.append(Problem(record.id, os.path.join(paths.packs, record.pack), f"its pack is {reason}"))
-    if (unread := log_file.read_ledger_size(paths.checkpoints).problem) is not None:
-        problems.append(Problem(None, os.path.join(paths.checkpoints, log_file.LEDGER_SIZE), unread))
+    if (size_problem := log_file.read_ledger_size(paths.checkpoints).problem) is not None:
+        problems.append(Problem(None, os.path.join(paths.checkpoints, log_file.LEDGER_SIZE), size_problem))
     unknown = packs.keys() - checkpoints.packs - checkpoints.gone
-    unnamed = [name for name in unknown if name.endswith(".pack") and not is_uncounted(packs[name])]
-    if len(unnamed) > 1:
-        problems.append(Problem(None, path, f"lines are missing: no line names {len(unnamed)} packs"))
+    unnamed_packs = [name for name in unknown if name.endswith(".pack") and not is_uncounted(packs[name])]
+    if len(unnamed_packs) > 1:
+        problems.append(Problem(None, path, f"lines are missing: no line names {len(unnamed_packs)} packs"))
     return problems
 
 

@@ -361,9 +361,9 @@ class PackBatch:
         """Keep `data`; returns its hash."""
         digest = hashlib.sha256(data).digest()
         if not self.has(digest):
-            packed = _compressed(data)
+            compressed_data = _compressed(data)
             start = self._begin()
-            self._write(packed if len(packed) < len(data) else data)
+            self._write(compressed_data if len(compressed_data) < len(data) else data)
             self._finish(digest, start, len(data))
         return digest
 
@@ -394,7 +394,7 @@ class PackBatch:
         self._write(packer.finish())
         # Kept compressed even if that is longer: which it is can only be known when it has been written.
         digest = hashing.digest()
-        self._finish(digest, start, length, compressed=True)
+        self._finish(digest, start, length, is_compressed=True)
         return digest, length
 
     def copy(self, digest: bytes) -> None:
@@ -439,9 +439,9 @@ class PackBatch:
             atomic.write_all(self._descriptor, bytes(self._buffer))
             self._buffer.clear()
 
-    def _finish(self, digest: bytes, start: int, size: int, *, compressed: bool = False) -> None:
+    def _finish(self, digest: bytes, start: int, size: int, *, is_compressed: bool = False) -> None:
         stored_size = self._end - start
-        if compressed and stored_size == size:
+        if is_compressed and stored_size == size:
             # The length tells how an object is stored; make this one tell the truth.
             self._write(b"\0")
             stored_size += 1

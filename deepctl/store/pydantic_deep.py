@@ -224,8 +224,8 @@ def _label(ledger: Ledger, label: str) -> str:
 
 
 def _free_name(repository: Repository) -> str:
-    existing = {layout.folded_name(name) for name in session_catalogue.all_names(repository.paths)}
+    folded_names = {layout.folded_name(name) for name in session_catalogue.all_names(repository.paths)}
     number = 1
-    while (name := "imported" if number == 1 else f"imported-{number}") in existing:
+    while (name := "imported" if number == 1 else f"imported-{number}") in folded_names:
         number += 1
     return name

@@ -152,9 +152,9 @@ def run_on_full_disk(store: Checkpoints, repacking: Repacking, commit: Callable[
     commit(repacking.dead, "")
     delete_packs(store, repacking.dead)
     bytes_left = 0
-    for name, freed in sorted(repacking.packs.items(), key=lambda pack: -pack[1]):
-        if freed and name in repacking.moved and not _write_anew(store, name, repacking.moved[name]):
-            bytes_left += freed
+    for name, byte_count in sorted(repacking.packs.items(), key=lambda pack: -pack[1]):
+        if byte_count and name in repacking.moved and not _write_anew(store, name, repacking.moved[name]):
+            bytes_left += byte_count
     return bytes_left
 
 

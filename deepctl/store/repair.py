@@ -71,9 +71,9 @@ def repair(paths: ProfilePaths, *, dry_run: bool = False) -> Repair:
     if not dry_run:
         remove_leftovers(paths)
     verify.verify(paths)  # for `NewerFormat`
-    staged = os.path.join(paths.directory, STAGING + os.urandom(8).hex())
-    copy = ProfilePaths(paths.name, staged, paths.lock)
-    with reserve.room(paths), _removed_at_last(staged):
+    staging_directory = os.path.join(paths.directory, STAGING + os.urandom(8).hex())
+    copy = ProfilePaths(paths.name, staging_directory, paths.lock)
+    with reserve.room(paths), _removed_at_last(staging_directory):
         _link(paths, copy)
         findings = Findings(copy, paths.directory)
         _ledger(copy, findings)
@@ -84,8 +84,8 @@ def repair(paths: ProfilePaths, *, dry_run: bool = False) -> Repair:
             findings.repaired, findings.lost, findings.moved, [_in(paths, copy, problem) for problem in problems]
         )
         if not dry_run and (result.repaired or result.lost or result.moved):
-            atomic.sync_directory(staged)
-            os.rename(staged, os.path.join(paths.directory, DONE))
+            atomic.sync_directory(staging_directory)
+            os.rename(staging_directory, os.path.join(paths.directory, DONE))
             atomic.sync_directory(paths.directory)
             finish(paths)
     return result
@@ -158,13 +158,13 @@ def _is_same(source: str, target: str) -> bool:
 
 
 def _put(source: str, target: str) -> None:
-    staged = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.repair.tmp")
+    temporary_path = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.repair.tmp")
     try:
-        os.unlink(staged)
+        os.unlink(temporary_path)
     except FileNotFoundError:
         pass
-    log_file.share(source, staged)
-    os.rename(staged, target)
+    log_file.share(source, temporary_path)
+    os.rename(temporary_path, target)
 
 
 def _link(paths: ProfilePaths, copy: ProfilePaths) -> None:
@@ -247,11 +247,11 @@ class _Tree(NamedTuple):
 class PackRepair:
     """The packs of the profile at `paths`, which is a copy of `real`; `amended` is what the ledger is to get told."""
 
-    def __init__(self, paths: ProfilePaths, real: ProfilePaths, findings: Findings, amended: Amended) -> None:
+    def __init__(self, paths: ProfilePaths, real: ProfilePaths, findings: Findings, amendments: Amended) -> None:
         self._paths = paths
         self._real = real
         self._found = findings
-        self._amended = amended
+        self._amended = amendments
         self._ledger: Ledger = ledger.read(paths.checkpoints)
         self._added: list[str] = []
         self._salvage: dict[bytes, tuple[str, Location]] = {}
@@ -279,8 +279,8 @@ class PackRepair:
             objects = PackStore(directory, cache)
             self._fill(objects)
             self._records(objects)
-            adopted = self._strays(objects, present - set(damaged_packs))
-        self._write([*adopted, *self._added], [name for name in old_packs if name in checkpoint_ledger.packs])
+            adopted_packs = self._strays(objects, present - set(damaged_packs))
+        self._write([*adopted_packs, *self._added], [name for name in old_packs if name in checkpoint_ledger.packs])
 
     def _is_whole(self, name: str) -> bool:
         """Whether every byte of a pack is what was written. Raises `NewerFormat`."""
@@ -378,12 +378,12 @@ class PackRepair:
 
     def _records(self, objects: PackStore) -> None:
         """Let checkpoints and states name trees that can be read in full."""
-        unread = self._missing(objects)
-        if not unread:
+        missing_digests = self._missing(objects)
+        if not missing_digests:
             return
         with objects.new_batch() as batch:
             new_trees = {
-                root: self._without(objects, batch, bytes.fromhex(root), unread) for root in set(self._roots())
+                root: self._without(objects, batch, bytes.fromhex(root), missing_digests) for root in set(self._roots())
             }
         if batch.pack:
             self._added.append(batch.pack)
@@ -410,24 +410,24 @@ class PackRepair:
         assert tree.digest is not None
         return {"tree": tree.digest.hex(), "unkept": [*unkept, *([os.fsdecode(path), _LOST] for path in tree.lost)]}
 
-    def _without(self, objects: PackStore, batch: Any, tree: bytes, unread: set[bytes]) -> _Tree:
+    def _without(self, objects: PackStore, batch: Any, tree: bytes, missing_digests: set[bytes]) -> _Tree:
         """A tree without what cannot be read."""
         if tree in self._trees:
             return self._trees[tree]
-        if tree in unread:
+        if tree in missing_digests:
             return self._trees.setdefault(tree, _Tree(None, []))
         entries: list[TreeEntry] = []
         lost_paths: list[bytes] = []
         files = size = 0
         for entry in trees.decode(objects.read(tree)):
             if entry.kind != DIRECTORY:
-                if entry.digest in unread:
+                if entry.digest in missing_digests:
                     lost_paths.append(entry.name)
                     files, size = files + 1, size + entry.size
                 else:
                     entries.append(entry)
                 continue
-            below = self._without(objects, batch, entry.digest, unread)
+            below = self._without(objects, batch, entry.digest, missing_digests)
             files, size = files + below.files, size + below.bytes
             if below.digest is None:
                 lost_paths.append(entry.name)
@@ -445,24 +445,24 @@ class PackRepair:
         named_packs = (present & self._ledger.packs) | set(self._added)
         indexed_digests = {entry.digest for name in named_packs for entry in objects.table(name)}
         needed = self._reachable(objects)[0] - indexed_digests
-        adopted = []
-        unnamed = []
+        adopted_packs = []
+        unnamed_packs = []
         for name in sorted(strays):
             path = os.path.join(self._paths.packs, name)
             digests = {entry.digest for entry in objects.table(name)}
             if digests & needed:
-                adopted.append(name)
+                adopted_packs.append(name)
                 self._found.repair(repair_report.STRAY_PACK, path, "no line named it, and it is needed")
             elif not is_uncounted(os.lstat(path)):
                 self._found.move(path)
                 self._found.repair(repair_report.STRAY_PACK, path, "unused: no line names it")
                 if digests - indexed_digests:
-                    unnamed.append(name)
+                    unnamed_packs.append(name)
         everybody = session_catalogue.all_names(self._paths)
         # One alone is what a command that was killed has left.
-        for name in unnamed if len(unnamed) > 1 else []:
+        for name in unnamed_packs if len(unnamed_packs) > 1 else []:
             self._found.lose(repair_report.LEDGER_LINE, name, "no checkpoint names this pack any more", everybody)
-        return adopted
+        return adopted_packs
 
     def _write(self, packs: list[str], old_packs: list[str]) -> None:
         if not (packs or old_packs or self._amended):

@@ -81,33 +81,33 @@ def _session_ids(paths: ProfilePaths, checkpoint_ledger: Ledger) -> set[str]:
     return session_ids
 
 
-def vanished_reason(paths: ProfilePaths, checkpoint_ledger: Ledger, vanished: Vanished) -> str:
+def vanished_reason(paths: ProfilePaths, checkpoint_ledger: Ledger, session: Vanished) -> str:
     """What is wrong, as a sentence without its full stop."""
-    name = vanished_name(paths, checkpoint_ledger, vanished)
-    subject = f"session {name}" if name is not None else f"a session (id {vanished.id})"
-    has = "has" if len(vanished.having) == 1 else "have"
+    name = vanished_name(paths, checkpoint_ledger, session)
+    subject = f"session {name}" if name is not None else f"a session (id {session.id})"
+    verb = "has" if len(session.having) == 1 else "have"
     return (
-        f"{subject} is missing: it was not deleted with deepctl, and {' and '.join(vanished.having)} still {has} "
-        f"{counted(len(vanished.logs), 'message log')} of it"
+        f"{subject} is missing: it was not deleted with deepctl, and {' and '.join(session.having)} still {verb} "
+        f"{counted(len(session.logs), 'message log')} of it"
     )
 
 
-def vanished_name(paths: ProfilePaths, checkpoint_ledger: Ledger, vanished: Vanished) -> str | None:
+def vanished_name(paths: ProfilePaths, checkpoint_ledger: Ledger, session: Vanished) -> str | None:
     """What the session was called, if the index for shells still tells; only its directory had the name for sure."""
     session_names = checkpoint_store.indexed_session_names(paths)
     for record in checkpoint_ledger.records.values():
-        if record.session == vanished.id and layout.is_good_name(session_names.get(record.id, "")):
+        if record.session == session.id and layout.is_good_name(session_names.get(record.id, "")):
             return session_names[record.id]
     return None
 
 
-def name_again(paths: ProfilePaths, old_name: str | None, checkpoint_ledger: Ledger, vanished: Vanished) -> str:
+def name_again(paths: ProfilePaths, old_name: str | None, checkpoint_ledger: Ledger, session: Vanished) -> str:
     """A free name for the session: the old one, that of a profile's first session, or one made of its id."""
     first = next(iter(checkpoint_ledger.logs.values()), None)
-    for name in (old_name, session_catalogue.FIRST if vanished.id == first else None):
+    for name in (old_name, session_catalogue.FIRST if session.id == first else None):
         if name is not None and session_catalogue.spelled(paths, name) is None:
             return name
-    name = f"session-{vanished.id[:8]}"
+    name = f"session-{session.id[:8]}"
     return name if session_catalogue.spelled(paths, name) is None else session_catalogue.free_name(paths)
 
 
@@ -136,8 +136,8 @@ class LogRepair:
         for name in session_catalogue.all_names(self._paths):
             self._strays(name)
             self._record(name)
-        for vanished in vanished_sessions(self._paths, self._ledger):
-            self._make_again(vanished)
+        for session in vanished_sessions(self._paths, self._ledger):
+            self._make_again(session)
         for paths in list(self._files().values()):
             self._lines(paths)
         self._join()  # what was damaged in one copy only may be alike now
@@ -155,8 +155,10 @@ class LogRepair:
         return [record for record in self._ledger.records.values() if record.log and not record.has_lost_conversation]
 
     def _directories(self) -> list[str]:
-        own = os.path.join(self._paths.checkpoints, MESSAGES)
-        return session_catalogue.directories(self._paths) + ([own] if os.path.isdir(own) else [])
+        messages_directory = os.path.join(self._paths.checkpoints, MESSAGES)
+        return session_catalogue.directories(self._paths) + (
+            [messages_directory] if os.path.isdir(messages_directory) else []
+        )
 
     def _files(self) -> dict[tuple[str, int], list[str]]:
         """The paths of every log, by its id and the file they lead to."""
@@ -185,10 +187,10 @@ class LogRepair:
             raw = atomic.read_file(path)
         except FileNotFoundError:
             raw = b""
-        mended = sealed_lines.mended(raw)
-        if raw and mended != raw and sealed_lines.is_whole(mended.removesuffix(b"\n")):
+        new_content = sealed_lines.mended(raw)
+        if raw and new_content != raw and sealed_lines.is_whole(new_content.removesuffix(b"\n")):
             self._found.keep(path)
-            atomic.write_file(path, mended)
+            atomic.write_file(path, new_content)
             self._found.repair("session", path, "a changed byte is as it was")
             return
         if raw and not raw.endswith(b"\n") and sealed_lines.is_whole(raw):
@@ -200,11 +202,11 @@ class LogRepair:
         except NewerFormat:
             raise
         except Damaged as error:
-            recovered = log_chain.recovered(name, directory, error.message, choose=True)
-            if recovered is None:
+            recovered_session = log_chain.recovered(name, directory, error.message, choose=True)
+            if recovered_session is None:
                 self._give_up(name, directory, error.message)
                 return
-            session = recovered
+            session = recovered_session
         if session.damage is not None:
             self._found.keep(path)
             session_catalogue.write_record(session)
@@ -250,16 +252,16 @@ class LogRepair:
         """Make every line of a log readable: mended, or with a hole in its place."""
         path = paths[0]
         raw = atomic.read_file(path)
-        mended = sealed_lines.without_copies(sealed_lines.mended(raw))
+        good_content = sealed_lines.without_copies(sealed_lines.mended(raw))
         log = os.path.basename(path).removesuffix(log_file.SUFFIX)
-        lines = [log_file.upgraded(line, path) for line in sealed_lines.parse(mended)]
+        lines = [log_file.upgraded(line, path) for line in sealed_lines.parse(good_content)]
         if not log_file.has_header(lines, path) or lines[0].problem is not None:
-            mended = self._with_header(path, log, mended, lines)
-            lines = [log_file.upgraded(line, path) for line in sealed_lines.parse(mended)]
+            good_content = self._with_header(path, log, good_content, lines)
+            lines = [log_file.upgraded(line, path) for line in sealed_lines.parse(good_content)]
         new_content = b""
         start = hole = 0
         for number, line in enumerate(lines):
-            piece, start = mended[start : line.end], line.end
+            piece, start = good_content[start : line.end], line.end
             if line.value is None and line.problem != "cut short":
                 reason = f"line {line.number} of {os.path.basename(path)}: {line.problem}"
                 self._found.lose_of_log(repair_report.MESSAGE, log, reason, _turn(lines[:number], lines[number + 1 :]))
@@ -294,7 +296,7 @@ class LogRepair:
     def _parents_first(self) -> list[tuple[str, list[str]]]:
         files = self._files()
         parents = {key: _parent_of(paths[0]) for key, paths in files.items()}
-        ordered: list[tuple[str, list[str]]] = []
+        result: list[tuple[str, list[str]]] = []
         placed_logs: set[str] = set()
         pending = dict(files)
         while pending:
@@ -306,9 +308,9 @@ class LogRepair:
                 or parent.log not in {k[0] for k in pending}
             ]
             for key in ready or list(pending):
-                ordered.append((key[0], pending.pop(key)))
+                result.append((key[0], pending.pop(key)))
                 placed_logs.add(key[0])
-        return ordered
+        return result
 
     def _parent(self, log: str, paths: list[str]) -> None:
         """See that what a log says that it continues is there; otherwise, that it says what is left of it."""
@@ -321,8 +323,8 @@ class LogRepair:
         position = _resolved(directory, parent._replace(digest=""))
         if position is not None and parent.log in self._changed:
             point: Point | None = parent._replace(digest=position.digest)
-        elif (shifted := self._shifted(directory, parent)) is not None:
-            point = shifted
+        elif (new_point := self._shifted(directory, parent)) is not None:
+            point = new_point
         else:
             point = self._nearest(directory, parent)
             reason = f"{parent.log}{log_file.SUFFIX} has changed at {parent.offset}"
@@ -372,9 +374,9 @@ class LogRepair:
         turns = [record.turn for record in self._ledger.records.values() if record.log == session.log]
         reason = f"the message log {session.log} is missing"
         self._found.lose(repair_report.ALL_MESSAGES, session.log, reason, [name], turns)
-        recovered = log_chain.recovered(name, session.directory, "", choose=True)
-        if recovered is not None:
-            session = session._replace(log=recovered.log)
+        recovered_session = log_chain.recovered(name, session.directory, "", choose=True)
+        if recovered_session is not None:
+            session = session._replace(log=recovered_session.log)
         else:
             atomic.write_file(
                 log_file.log_path(session.directory, session.log), sealed_lines.seal(log_file.header(session.log))
@@ -384,29 +386,29 @@ class LogRepair:
         self._found.repair("session", path, "continues with the remaining messages")
 
     def _positions(self, good: set[str]) -> Amended:
-        amended: Amended = {}
+        amendments: Amended = {}
         positions = Positions(self._paths)
         digests: dict[str, Point] | None = None
         for record in self._with_positions():
             problem = positions.find(record).problem
             if problem is None:
                 if self._has_hole(record):
-                    amended[record.id] = {"lost": CONVERSATION}
+                    amendments[record.id] = {"lost": CONVERSATION}
                     self._found.lose_of_checkpoint(repair_report.CONVERSATION, record, "a message of it is lost")
                 continue
-            again = self._again(record, positions) if record.id in good else None
-            if again is None:
+            position = self._again(record, positions) if record.id in good else None
+            if position is None:
                 digests = self._all_digests() if digests is None else digests
-                again = digests.get(record.digest) if record.digest else None
-            if again is not None:
-                amended[record.id] = again._asdict()
-                directory = lookup.directory_of(self._paths, again.log) or self._paths.sessions
-                path = log_file.log_path(directory, again.log)
-                self._found.repair("position of a checkpoint", path, f"{record.id} is at {again.offset}")
+                position = digests.get(record.digest) if record.digest else None
+            if position is not None:
+                amendments[record.id] = position._asdict()
+                directory = lookup.directory_of(self._paths, position.log) or self._paths.sessions
+                path = log_file.log_path(directory, position.log)
+                self._found.repair("position of a checkpoint", path, f"{record.id} is at {position.offset}")
             else:
-                amended[record.id] = {"lost": CONVERSATION}
+                amendments[record.id] = {"lost": CONVERSATION}
                 self._found.lose_of_checkpoint(repair_report.CONVERSATION, record, problem)
-        return amended
+        return amendments
 
     def _again(self, record: Record, positions: Positions) -> Point | None:
         """Where a position is now in a log that was written anew."""
@@ -485,15 +487,15 @@ def _turns(lines: list[sealed_lines.Line]) -> list[int]:
 
 def _turn(before: list[sealed_lines.Line], after: list[sealed_lines.Line]) -> list[int]:
     """The turn of a lost line, told from the lines around it, if there are any."""
-    following = next((line.value for line in after if line.value is not None and "turn" in line.value), None)
-    if following is not None and log_file.prompt(_message(following)) is None:
-        return [following["turn"]]
+    next_value = next((line.value for line in after if line.value is not None and "turn" in line.value), None)
+    if next_value is not None and log_file.prompt(_message(next_value)) is None:
+        return [next_value["turn"]]
     last = next((line.value for line in reversed(before) if line.value is not None and "turn" in line.value), None)
     if last is None:
-        return [following["turn"]] if following is not None else []
+        return [next_value["turn"]] if next_value is not None else []
     calls = any(part.get("part_kind") == "tool-call" for part in log_file.parts(_message(last)))
     is_answer = _message(last).get("kind") == "response" and not calls
-    return [last["turn"] + 1 if is_answer and following is None else last["turn"]]
+    return [last["turn"] + 1 if is_answer and next_value is None else last["turn"]]
 
 
 def _message(value: dict[str, Any]) -> dict[str, Any]:

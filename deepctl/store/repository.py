@@ -296,10 +296,10 @@ class Repository(ProfileStore):
         """Begin a session with the conversation of a checkpoint. Raises `Damaged`, or `Refused` for the name."""
         if not record.log:
             raise Refused(f"Checkpoint {record.id} has no messages.", "`deepctl chat --new` starts an empty session.")
-        forked = session_catalogue.fork(self.paths, name, lookup.chain_of(self.paths, record), record.id, record.point)
+        session = session_catalogue.fork(self.paths, name, lookup.chain_of(self.paths, record), record.id, record.point)
         with suppress(Damaged):  # the conversation is what is forked; it can be gone on with without a list
-            todo.copy(self.paths, self.store.objects, record, forked)
-        return forked
+            todo.copy(self.paths, self.store.objects, record, session)
+        return session
 
     def rename(self, old: str, new: str) -> Renamed:
         """Rename a session; to another spelling of its own name, too. A damaged session has a name like any other.

@@ -276,14 +276,14 @@ class _Restore:
                 return False
         except FileNotFoundError:
             pass
-        staged = self._temporary()
-        os.symlink(target, staged, dir_fd=parent)
+        temporary_name = self._temporary()
+        os.symlink(target, temporary_name, dir_fd=parent)
         try:
-            os.rename(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
+            os.rename(temporary_name, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             # Already renamed, if a signal arrived right after the rename.
             with suppress(FileNotFoundError):
-                os.unlink(staged, dir_fd=parent)
+                os.unlink(temporary_name, dir_fd=parent)
             raise
         return True
 
@@ -301,10 +301,10 @@ class _Restore:
                     return self._set_mode(descriptor, path, entry.mode)
             finally:
                 os.close(descriptor)
-        staged = self._temporary()
+        temporary_name = self._temporary()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with atomic.naming(os.fsdecode(path)):
-            descriptor = os.open(staged, flags, 0o600, dir_fd=parent)
+            descriptor = os.open(temporary_name, flags, 0o600, dir_fd=parent)
         try:
             try:
                 atomic.hold_temporary(descriptor)
@@ -312,13 +312,13 @@ class _Restore:
                 self._set_mode(descriptor, path, entry.mode)
                 if len(self.written) < _FEW:
                     os.fsync(descriptor)
-                os.rename(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
+                os.rename(temporary_name, name, src_dir_fd=parent, dst_dir_fd=parent)
             finally:
                 os.close(descriptor)
         except BaseException:
             # Already renamed, if a signal arrived right after the rename.
             with suppress(FileNotFoundError):
-                os.unlink(staged, dir_fd=parent)
+                os.unlink(temporary_name, dir_fd=parent)
             raise
         return True
 

@@ -56,11 +56,11 @@ class Conflicts(Refused):
     force = "--force also undoes these changes. The checkpoint before the rewind contains them."
 
     def __init__(self, paths: Sequence[bytes], unknown: Sequence[bytes] = ()) -> None:
-        why = "Changed by another author after the agent"
+        reason = "Changed by another author after the agent"
         if len(unknown) == len(paths):
-            why = "The author of these changes is unknown (a turn was killed, or made no checkpoints)"
+            reason = "The author of these changes is unknown (a turn was killed, or made no checkpoints)"
         super().__init__(
-            f"{why}, so nothing was changed: {_shown(paths)}.",
+            f"{reason}, so nothing was changed: {_shown(paths)}.",
             f"{'--dry-run lists all of them; ' if len(paths) > _SHOWN else ''}{self.force}",
         )
         self.paths = list(paths)
@@ -365,10 +365,10 @@ def _run(
         store.writer.begin(safety, intent)
     if current is not None:
         checkpoint_store.add_to_index(current.paths, store.ledger, safety, current.session.name)
-    restored = store.apply_rewind(workspace.root, intent, plan.changes, head)
+    result = store.apply_rewind(workspace.root, intent, plan.changes, head)
     # A directory that stays because somebody's file is in it is no news; the file is.
-    in_the_way = [(path, reason) for path, reason in restored.kept if reason != restore.IN_USE]
-    return RewindResult(plan, safety, restored.written, restored.deleted, in_the_way)
+    in_the_way = [(path, reason) for path, reason in result.kept if reason != restore.IN_USE]
+    return RewindResult(plan, safety, result.written, result.deleted, in_the_way)
 
 
 def _check_no_unfinished_rewind(ledger: Ledger) -> None:
@@ -478,13 +478,18 @@ def _plan_files(
     def is_selected(path: bytes) -> bool:
         return (not request.only or rewind_plan.in_memory(path) == (request.only == "memory")) and not now_hidden(path)
 
-    unread = [entry.path for entry in present.unkept if entry.is_content]
+    unread_paths = [entry.path for entry in present.unkept if entry.is_content]
     now = present.tree
 
     def exactly() -> Plan:
         is_hidden = rewind_plan.hidden_by(target.unkept, excluding(target.exclude))
         exact_plan = rewind_plan.exact(
-            objects, now, bytes.fromhex(target.tree), is_selected=is_selected, is_hidden=is_hidden, unseen=unread
+            objects,
+            now,
+            bytes.fromhex(target.tree),
+            is_selected=is_selected,
+            is_hidden=is_hidden,
+            unread_paths=unread_paths,
         )
         restore.check_readable(objects, exact_plan.changes)
         return exact_plan
@@ -492,11 +497,11 @@ def _plan_files(
     if request.exact:
         file_plan = exactly()
     else:
-        unseen = rewind_plan.hidden_by([[os.fsdecode(path), ""] for path in unread], None)
+        is_unseen = rewind_plan.hidden_by([[os.fsdecode(path), ""] for path in unread_paths], None)
         try:
             intervals = _intervals(ledger, target, now, author)
             file_plan = rewind_plan.own_work(
-                objects, intervals, now, session, sink, is_selected=is_selected, unseen=unseen, content=content
+                objects, intervals, now, session, sink, is_selected=is_selected, is_unseen=is_unseen, content=content
             )
             restore.check_readable(objects, file_plan.changes)
         except Damaged as error:
@@ -505,16 +510,16 @@ def _plan_files(
                 error.hint = "`--exact` needs only the checkpoint, and no later history."
             raise
     tree = trees.patched(objects, sink, now, file_plan.changes)
-    differing = trees.changes(objects, tree, bytes.fromhex(target.tree))
+    all_changes = trees.changes(objects, tree, bytes.fromhex(target.tree))
     changed_paths = {change.path for change in file_plan.changes}
     kept_paths = [
         entry.path
-        for entry in differing
+        for entry in all_changes
         if is_selected(entry.path) and entry.path not in changed_paths and not _is_directory(entry)
     ]
     # What cannot be read may well differ, and is no part of either tree.
     known_paths = {*changed_paths, *(os.fsencode(path) for path, _ in target.unkept)}
-    kept_paths += [path for path in unread if is_selected(path) and path not in known_paths]
+    kept_paths += [path for path in unread_paths if is_selected(path) and path not in known_paths]
     return _FilesPlan(tree.hex(), file_plan, kept_paths, _refusal(objects, workspace.root, present, file_plan, request))
 
 

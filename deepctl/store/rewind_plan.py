@@ -89,24 +89,30 @@ def exact(
     *,
     is_selected: Callable[[bytes], bool] = lambda path: True,
     is_hidden: Callable[[bytes], bool] = lambda path: False,
-    unseen: Sequence[bytes] = (),
+    unread_paths: Sequence[bytes] = (),
 ) -> Plan:
     """Make the whole workspace what it was, whoever changed it; but nothing that the snapshot did not look at.
 
-    `unseen` are paths that could not be looked at now: changing those, or what is in them, would lose what is there.
+    `unread_paths` are paths that could not be looked at now: changing those, or what is in them, would lose content.
     """
     all_changes = [change for change in changes(objects, now, target) if is_selected(change.path)]
     blocked_paths = [change.path for change in all_changes if is_hidden(change.path)]
     planned_changes = {change.path: change for change in all_changes if not is_hidden(change.path)}
-    within = hidden_by([[os.fsdecode(path), ""] for path in unseen], None)
-    unsaved = {path for path in planned_changes if within(path) and not atomic.is_temporary(posixpath.basename(path))}
-    for path in unseen:
+    is_unread = hidden_by([[os.fsdecode(path), ""] for path in unread_paths], None)
+    unsaved_paths = {
+        path for path in planned_changes if is_unread(path) and not atomic.is_temporary(posixpath.basename(path))
+    }
+    for path in unread_paths:
         if is_selected(path) and not is_hidden(path) and path not in planned_changes:
             # No tree has it. Whatever it is, the target has nothing there, or something in its place.
             planned_changes[path] = TreeChange(path, None, None)
-            unsaved.add(path)
+            unsaved_paths.add(path)
     return Plan(
-        [planned_changes[path] for path in sorted(planned_changes)], sorted(unsaved), blocked_paths, [], sorted(unsaved)
+        [planned_changes[path] for path in sorted(planned_changes)],
+        sorted(unsaved_paths),
+        blocked_paths,
+        [],
+        sorted(unsaved_paths),
     )
 
 
@@ -118,21 +124,21 @@ def own_work(
     sink: ObjectWriter,
     *,
     is_selected: Callable[[bytes], bool] = lambda path: True,
-    unseen: Callable[[bytes], bool] = lambda path: False,
+    is_unseen: Callable[[bytes], bool] = lambda path: False,
     content: Callable[[bytes, TreeEntry], bytes] | None = None,
 ) -> Plan:
     """Take back what `session` did in `intervals`, which lie in the order of time and end at the tree `now`.
 
-    `is_selected` tells which paths are meant at all, `unseen` which could not be looked at now. The changes are what to
-    do in spite of conflicts; whoever does not want to lose anything does nothing where there are any. Merged notebooks
-    are put into `sink`; `content` reads what is there now, where `objects` does not have it.
+    `is_selected` tells which paths are meant at all, `is_unseen` which could not be looked at now. The changes are what
+    to do in spite of conflicts; whoever does not want to lose anything does nothing where there are any. Merged
+    notebooks are put into `sink`; `content` reads what is there now, where `objects` does not have it.
     """
     work = _Work(objects, content or (lambda path, entry: objects.read(entry.digest)))
     for interval in intervals:
         for change in changes(objects, interval.before, interval.after):
             if is_selected(change.path):
                 work.take(change, interval, session)
-    return work.plan(now, sink, unseen, is_selected)
+    return work.plan(now, sink, is_unseen, is_selected)
 
 
 class _Work:
@@ -153,13 +159,13 @@ class _Work:
         if interval.hidden_after(path):
             return  # it only seems to be gone
         authors = interval.authors(path)
-        own = bool(authors & {session, None})
-        if own and path not in self._goal:
+        is_own = bool(authors & {session, None})
+        if is_own and path not in self._goal:
             if interval.hidden(path):
                 self._blocked.add(path)
                 return
             self._goal[path] = change.before
-        if own and in_memory(path):
+        if is_own and in_memory(path):
             self._steps.setdefault(path, []).append((change.before, change.after))
             if authors != {session}:
                 # Whose line is whose within this step cannot be told, so taking it back could delete somebody's.
@@ -169,13 +175,13 @@ class _Work:
             self._certain.update({path} if authors - {session, None} else ())
 
     def plan(
-        self, now: bytes, sink: ObjectWriter, unseen: Callable[[bytes], bool], is_selected: Callable[[bytes], bool]
+        self, now: bytes, sink: ObjectWriter, is_unseen: Callable[[bytes], bool], is_selected: Callable[[bytes], bool]
     ) -> Plan:
         present = TreeReader(self._objects, now)
         planned_changes: dict[bytes, TreeChange] = {}
         for path, entry in self._goal.items():
             current = present.entry(path)
-            if unseen(path):
+            if is_unseen(path):
                 self._conflicts.add(path)
                 planned_changes[path] = TreeChange(path, current, entry)
                 continue
@@ -196,14 +202,14 @@ class _Work:
         for path in list(planned_changes):
             for above in _above(path):
                 self._place(path, above, planned_changes, present, is_selected)
-        unsaved = [path for path in sorted(planned_changes) if unseen(path)]
-        self._conflicts.update(unsaved)
+        unsaved_paths = [path for path in sorted(planned_changes) if is_unseen(path)]
+        self._conflicts.update(unsaved_paths)
         return Plan(
             [planned_changes[path] for path in sorted(planned_changes)],
             sorted(self._conflicts),
             sorted(self._blocked),
             sorted(self._conflicts - self._certain),
-            unsaved,
+            unsaved_paths,
         )
 
     def _place(

@@ -190,12 +190,12 @@ def branch(session: Session, log_id: str, parent: Point | None) -> Session:
     return new_session
 
 
-def unbranch(session: Session, log_id: str, unused: str) -> None:
-    """Let a session go on in the log `log_id` after all; the log `unused`, if it is another, goes."""
+def unbranch(session: Session, log_id: str, unused_log: str) -> None:
+    """Let a session go on in the log `log_id` after all; the log `unused_log`, if it is another, goes."""
     write_record(session._replace(log=log_id))
-    if unused != log_id:
+    if unused_log != log_id:
         try:
-            os.unlink(log_path(session.directory, unused))
+            os.unlink(log_path(session.directory, unused_log))
         except FileNotFoundError:
             pass
 
@@ -327,24 +327,24 @@ def _joined(paths: list[str]) -> list[str]:
     for path in paths:
         if os.lstat(path).st_ino == inode:
             continue
-        staged = os.path.join(os.path.dirname(path), f"{_LINK_STAGING}{os.path.basename(path)}.tmp")
+        temporary_path = os.path.join(os.path.dirname(path), f"{_LINK_STAGING}{os.path.basename(path)}.tmp")
         try:
-            os.unlink(staged)
+            os.unlink(temporary_path)
         except FileNotFoundError:
             pass
         try:
-            os.link(longest, staged)
+            os.link(longest, temporary_path)
         except OSError as error:
             if error.errno in NO_LINKS or error.errno == errno.ENOSPC:
                 return shared_paths
             raise
         whole = whole if whole is not None else atomic.read_file(longest)
         if whole.startswith(atomic.read_file(path)):
-            os.rename(staged, path)
+            os.rename(temporary_path, path)
             atomic.sync_directory(os.path.dirname(path))
             shared_paths.append(path)
         else:
-            os.unlink(staged)
+            os.unlink(temporary_path)
     return shared_paths
 
 

@@ -64,13 +64,13 @@ def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> 
 
     Raises `SessionNotFound`, `NewerFormat`, or `Damaged` if nobody can tell which checkpoints are its own.
     """
-    spelled = session_catalogue.spelled(paths, name)
-    if spelled is None:
+    existing_name = session_catalogue.spelled(paths, name)
+    if existing_name is None:
         raise SessionNotFound(name, paths.name)
-    directory = os.path.join(paths.sessions, spelled)
+    directory = os.path.join(paths.sessions, existing_name)
     identity, problem, turns, messages = None, None, 0, 0
     try:
-        session = session_catalogue.find(paths, spelled)
+        session = session_catalogue.find(paths, existing_name)
         identity = session.id if log_file.is_id(session.id) else None
         problem = session.damage
         conversation = session_catalogue.read(session)
@@ -79,7 +79,7 @@ def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> 
         raise
     except (Damaged, Refused) as error:
         problem = error.message
-    other_sessions = _others(paths, spelled)
+    other_sessions = _others(paths, existing_name)
     if identity is None:
         identity = _known_by_logs(ledger, directory, other_sessions)
     elif identity in other_sessions:
@@ -87,17 +87,17 @@ def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> 
         identity = None
     records = [record for record in ledger.records.values() if record.session == identity]
     record_ids = {record.id for record in records}
-    freed = prune.forecast(ledger, objects, records) if records else prune.Removal([], 0)
+    removal = prune.forecast(ledger, objects, records) if records else prune.Removal([], 0)
     return Deletion(
-        spelled,
+        existing_name,
         identity or f"copy{os.urandom(8).hex()}",
         turns,
         messages,
         records,
         {record_id: label for record_id, label in ledger.labels.items() if record_id in record_ids},
         sorted(session.name for session in other_sessions.values() if session.forked_from in record_ids),
-        freed.bytes + _own_bytes(directory),
-        freed.is_blocked,
+        removal.bytes + _own_bytes(directory),
+        removal.is_blocked,
         problem,
     )
 
@@ -271,17 +271,17 @@ def _without_words(raw: bytes, identity: str) -> bytes:
     Every other line stays byte for byte what it is, damaged ones among them.
     """
     parts = []
-    own: set[str] = set()
+    own_ids: set[str] = set()
     start = 0
     for line in sealed_lines.parse(raw):
         original, start = raw[start : line.end], line.end
         entry = line.value or {}
         match entry:
             case {"record": {"id": str(checkpoint), "session": str(session)} as record} if session == identity:
-                own.add(checkpoint)
+                own_ids.add(checkpoint)
                 fields = {key: value for key, value in record.items() if key not in ("prompt", "label", "metadata")}
                 parts.append(sealed_lines.seal({**entry, "record": fields}) if fields != record else original)
-            case {"label": {"id": str(checkpoint), "label": str()}} if checkpoint in own:
+            case {"label": {"id": str(checkpoint), "label": str()}} if checkpoint in own_ids:
                 parts.append(sealed_lines.seal({**entry, "label": {"id": checkpoint, "label": None}}))
             case _:
                 parts.append(original)

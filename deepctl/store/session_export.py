@@ -50,8 +50,8 @@ def export(paths: ProfilePaths, name: str) -> ExportDocument:
     session = session_catalogue.find(paths, name)
     conversation = session_catalogue.read(session)
     messages = [entry._replace(message=_finite(entry.message)) for entry in conversation.messages]
-    created = _created(session, conversation)
-    return ExportDocument(session.name, created, messages, _lost(conversation), conversation.compactions)
+    created_at = _created(session, conversation)
+    return ExportDocument(session.name, created_at, messages, _lost(conversation), conversation.compactions)
 
 
 def _created(session: Session, conversation: MessageList) -> str:
@@ -108,8 +108,8 @@ def as_json(export: ExportDocument) -> str:
 
 def digest(document: dict[str, Any]) -> str:
     """SHA-256 over a document without its `sha256`: as ASCII JSON with sorted keys and no blanks."""
-    rest = {key: value for key, value in document.items() if key != "sha256"}
-    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    other_fields = {key: value for key, value in document.items() if key != "sha256"}
+    canonical = json.dumps(other_fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

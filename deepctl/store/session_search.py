@@ -84,14 +84,14 @@ def expression(query: str) -> Pattern:
             "The query is empty.", "Give a regular expression: deepctl sessions search --regex 'tea|coffee'"
         )
     try:
-        compiled = re.compile(query)
+        regex = re.compile(query)
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(
             f"{query!r} is not a regular expression: {error}.",
             "The syntax is that of Python's `re`. Without --regex, words are searched literally.",
             code="bad_regex",
         ) from None
-    return Pattern([], lambda line: [match.span() for match in compiled.finditer(line)])
+    return Pattern([], lambda line: [match.span() for match in regex.finditer(line)])
 
 
 def search(

@@ -91,8 +91,8 @@ def give(paths: ProfilePaths, session: Session) -> bool:
     """
     files = _files(paths)
     try:
-        raw, own = files.read(layout.TODO_FILE), _content(files, layout.todo_file(session.id))
-        if own not in (None, raw):
+        raw, own_content = files.read(layout.TODO_FILE), _content(files, layout.todo_file(session.id))
+        if own_content not in (None, raw):
             return False
         parsed(raw)
         files.write(layout.todo_file(session.id), raw)

@@ -115,14 +115,14 @@ def changes(
     old = {entry.name: entry for entry in decode(objects.read(before))} if before else {}
     new = {entry.name: entry for entry in decode(objects.read(after))} if after else {}
     for name in sorted(old.keys() | new.keys()):
-        was, now = old.get(name), new.get(name)
-        if was == now:
+        old_entry, now = old.get(name), new.get(name)
+        if old_entry == now:
             continue
         path = prefix + name
-        was_tree = was.digest if was is not None and was.kind == DIRECTORY else None
+        was_tree = old_entry.digest if old_entry is not None and old_entry.kind == DIRECTORY else None
         now_tree = now.digest if now is not None and now.kind == DIRECTORY else None
-        if was is None or now is None or was[:3] != now[:3] or was_tree is None or now_tree is None:
-            yield TreeChange(path, was, now)
+        if old_entry is None or now is None or old_entry[:3] != now[:3] or was_tree is None or now_tree is None:
+            yield TreeChange(path, old_entry, now)
         if was_tree or now_tree:
             yield from changes(objects, was_tree, now_tree, path + b"/")
 
@@ -308,7 +308,7 @@ class _Taking:
         status: list[_Status] = []
         below: list[tuple[bytes, int, bytes]] = []
         prefix = path + b"/" if path else b""
-        odd = len(self.unkept)
+        unkept_before = len(self.unkept)
         passed_over: list[bytes] = []
         with os.scandir(descriptor) as items:
             for item in items:
@@ -345,7 +345,7 @@ class _Taking:
         entry = self._before.get(path)
         if entry is not None and entry[0] == key and self._sink.has(entry[1]):
             return entry[1]
-        return self._afresh(descriptor, path, status, below, key, trusted=len(self.unkept) == odd)
+        return self._afresh(descriptor, path, status, below, key, is_trusted=len(self.unkept) == unkept_before)
 
     def _below(self, parent: int, name: bytes, prefix: bytes) -> bytes | None:
         if prefix.count(b"/") >= _MAX_DEPTH:
@@ -371,7 +371,7 @@ class _Taking:
         below: list[tuple[bytes, int, bytes]],
         key: bytes,
         *,
-        trusted: bool,
+        is_trusted: bool,
     ) -> bytes:
         raw = self._cache.files(path) if path in self._before else None
         before: dict[_Status, bytes] = _loaded(raw)
@@ -379,7 +379,7 @@ class _Taking:
         entries = [TreeEntry(DIRECTORY, mode, 0, tree, name) for name, mode, tree in below]
         prefix = path + b"/" if path else b""
         for file_status in status:
-            name, mode, size, modified, changed_at, _ = file_status
+            name, mode, size, modified_at, changed_at, _ = file_status
             digest = before.get(file_status)
             if digest is None or not self._sink.has(digest):
                 cancellation.look()
@@ -388,21 +388,21 @@ class _Taking:
                     self._report(self._looked)
                 content = self._keep(descriptor, prefix, file_status)
                 if content is None:
-                    trusted = False
+                    is_trusted = False
                     continue
                 digest, real = content
                 self.bytes += real - size
                 if real != size:
-                    trusted = False
+                    is_trusted = False
                 size = real
-            if max(modified, changed_at) < self._trusted_before:
+            if max(modified_at, changed_at) < self._trusted_before:
                 after[file_status] = digest
             else:
-                trusted = False
+                is_trusted = False
             kind = LINK if stat.S_ISLNK(mode) else FILE
             entries.append(TreeEntry(kind, 0 if kind == LINK else mode & 0o7777, size, digest, name))
         tree = self._sink.add(encode(entries))
-        self._changed.append((path, key if trusted else None, tree, marshal.dumps(after)))
+        self._changed.append((path, key if is_trusted else None, tree, marshal.dumps(after)))
         return tree
 
     def _keep(self, parent: int, prefix: bytes, file_status: _Status) -> tuple[bytes, int] | None:

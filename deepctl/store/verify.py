@@ -192,9 +192,9 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
             if session is None:
                 reported_paths.add(record)
             problems.append(Problem(None, directory, str(error)))
-    own = os.path.join(paths.checkpoints, MESSAGES)
+    messages_directory = os.path.join(paths.checkpoints, MESSAGES)
     places = [os.path.join(paths.sessions, name) for name in session_catalogue.all_names(paths)]
-    for directory in [*places, own] if os.path.isdir(own) else places:
+    for directory in [*places, messages_directory] if os.path.isdir(messages_directory) else places:
         for entry in sorted(os.listdir(directory)):
             path = os.path.join(directory, entry)
             status = os.lstat(path)

@@ -241,11 +241,11 @@ def test_it_is_not_taken_from_path_nor_from_where_agents_write(tmp_path: Path) -
     assert bubblewrap.find({"PATH": str(tmp_path)}) != str(fake)
     assert bubblewrap.find({"DEEPCTL_BWRAP": str(fake)}) == str(fake)
     with pytest.raises(Unavailable, match="where agents can write"):
-        bubblewrap.find({"DEEPCTL_BWRAP": str(fake)}, outside=(str(tmp_path),))
+        bubblewrap.find({"DEEPCTL_BWRAP": str(fake)}, excluded_directories=(str(tmp_path),))
     link = tmp_path / "elsewhere"
     link.symlink_to(fake)
     with pytest.raises(Unavailable, match="where agents can write"):
-        bubblewrap.find({"DEEPCTL_BWRAP": str(link)}, outside=(str(tmp_path),))
+        bubblewrap.find({"DEEPCTL_BWRAP": str(link)}, excluded_directories=(str(tmp_path),))
     for bad in ("bwrap", "", str(tmp_path / "missing"), str(tmp_path)):
         with pytest.raises(Unavailable, match="not a program"):
             bubblewrap.find({"DEEPCTL_BWRAP": bad})

@@ -170,16 +170,20 @@ def _raw(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...],
 
 
 def _below(command: Any, path: tuple[str, ...]) -> Iterator[Command]:
-    for own, raw in _raw(command, path):
+    for command_path, raw in _raw(command, path):
         children = getattr(raw, "commands", None) or {}
         yield Command(
-            own,
+            command_path,
             _sentence(raw.help),
             (
-                *(_option(own, item) for item in raw.params if item.param_type_name == "option" and not item.hidden),
+                *(
+                    _option(command_path, item)
+                    for item in raw.params
+                    if item.param_type_name == "option" and not item.hidden
+                ),
                 Option(("--help", "-h"), "Show this help", None, "", False, False),
             ),
-            tuple(_argument(own, item) for item in raw.params if item.param_type_name == "argument"),
+            tuple(_argument(command_path, item) for item in raw.params if item.param_type_name == "argument"),
             tuple((name, _sentence(child.help)) for name, child in children.items() if not child.hidden),
         )
 

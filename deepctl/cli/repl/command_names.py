@@ -50,8 +50,8 @@ class CommandNames(NamedTuple):
 
         if len(text) > _MAX_TEXT:
             return text
-        if alone := _ALONE.fullmatch(text):
-            return f"{alone[1]}{self.slash_line(alone[2]) or alone[2]}"
+        if match := _ALONE.fullmatch(text):
+            return f"{match[1]}{self.slash_line(match[2]) or match[2]}"
         return _QUOTED.sub(replacement, text)
 
     def example(self, line: str) -> str:

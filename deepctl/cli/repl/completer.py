@@ -94,8 +94,8 @@ class ConversationCandidates:
         line = ledger.line_of(ledger.head(session))
         turns = session_catalogue.read(session).last_turn
         prompts = {record.turn: record.prompt for record in reversed(line) if record.kind != "tool"}
-        for back, turn in enumerate(range(turns, max(0, turns - _MAX_CHECKPOINTS), -1), 1):
-            yield Candidate(f"~{back}", f"before {prompts[turn]}" if prompts.get(turn) else "")
+        for distance, turn in enumerate(range(turns, max(0, turns - _MAX_CHECKPOINTS), -1), 1):
+            yield Candidate(f"~{distance}", f"before {prompts[turn]}" if prompts.get(turn) else "")
         newest = [record for record in line if record.kind != "tool"][:_MAX_CHECKPOINTS]
         for record in newest:
             if label := ledger.labels.get(record.id):
@@ -163,9 +163,9 @@ def context(text: str, commands: Sequence[SlashCommand]) -> Context | None:
     line = text[text.rfind("\n") + 1 :]
     mention = _MENTION.search(line)
     if mention is not None:
-        quoted = mention["quoted"] is not None
-        prefix = mention["quoted"] if quoted else mention["plain"]
-        return Context("path", prefix, len(mention[0]), "@", quoted)
+        is_quoted = mention["quoted"] is not None
+        prefix = mention["quoted"] if is_quoted else mention["plain"]
+        return Context("path", prefix, len(mention[0]), "@", is_quoted)
     if not text.startswith("/") or "\n" in text:
         return None
     name, *words = text.split(" ")

@@ -53,10 +53,10 @@ class _Overview(NamedTuple):
 def _print_row(name: str, meaning: str, name_width: int) -> None:
     columns = terminal_width() or _WIDTH
     room = columns - name_width - 2 * _GAP
-    beside = room >= _MIN_HELP_WIDTH
-    lines = textwrap.wrap(meaning, room if beside else max(_MIN_HELP_WIDTH, columns - 3 * _GAP)) or [""]
+    is_beside = room >= _MIN_HELP_WIDTH
+    lines = textwrap.wrap(meaning, room if is_beside else max(_MIN_HELP_WIDTH, columns - 3 * _GAP)) or [""]
     first = " " * _GAP + tinted(name, "name")
-    if beside:
+    if is_beside:
         print(f"{first}{' ' * (name_width - len(name) + _GAP)}{lines[0]}".rstrip())
         indent, lines = name_width + 2 * _GAP, lines[1:]
     else:

@@ -196,10 +196,10 @@ class Repl:
             error.hint = "Try again later; the Up key brings the line back."
         render.error(error, as_json=False)
 
-    def _on_interrupt(self, interrupted: Interrupted) -> None:
+    def _on_interrupt(self, error: Interrupted) -> None:
         render.new_line()
-        is_plain = interrupted.message == "Interrupted."
-        self._state.chat.display.notice("Stopped; completed steps are kept." if is_plain else interrupted.message)
+        is_plain = error.message == "Interrupted."
+        self._state.chat.display.notice("Stopped; completed steps are kept." if is_plain else error.message)
         self._editor.stopped()
 
     def _on_warm(self, failure: BaseException | None) -> None:

@@ -79,9 +79,9 @@ class ScreenReader:
         from prompt_toolkit.output import ColorDepth
 
         terminal = output(sys.stdout)
-        drawing = Drawing(self._buffer, toolbar, prompt, self._double_ctrl_c, terminal.get_size)
+        view = Drawing(self._buffer, toolbar, prompt, self._double_ctrl_c, terminal.get_size)
         application = _application(
-            layout=drawing.layout(),
+            layout=view.layout(),
             style=style(has_colour(sys.stdout)),
             color_depth=ColorDepth.DEPTH_1_BIT,
             include_default_pygments_style=False,
@@ -287,20 +287,20 @@ class Drawing:
         huge = Condition(self._is_huge)
         summary = Window(FormattedTextControl(self._summary), dont_extend_height=True, wrap_lines=True)
         line = Window(line_control, get_line_prefix=self._prefix, wrap_lines=True, dont_extend_height=True)
-        searching = has_focus(search)
+        is_searching = has_focus(search)
         bar = Window(FormattedTextControl(self._bar), height=1, dont_extend_height=True)
         rows = [
-            ConditionalContainer(line, ~searching & ~huge),
-            ConditionalContainer(summary, ~searching & huge),
-            ConditionalContainer(Window(search, dont_extend_height=True), searching),
+            ConditionalContainer(line, ~is_searching & ~huge),
+            ConditionalContainer(summary, ~is_searching & huge),
+            ConditionalContainer(Window(search, dont_extend_height=True), is_searching),
             ConditionalContainer(bar, Condition(self._has_bar) & ~is_done),
             # Room for the menu, which covers it and the toolbar.
             ConditionalContainer(Window(height=self._room), ~is_done),
         ]
         menu = CompletionsMenu(max_height=_MENU_LINES, scroll_offset=1, extra_filter=has_focus(self._buffer))
-        scrolled = Condition(lambda: self._completion_count() > _MENU_LINES)
+        is_scrolled = Condition(lambda: self._completion_count() > _MENU_LINES)
         if isinstance(menu.content, Window):
-            menu.content.right_margins = [ConditionalMargin(ScrollbarMargin(), scrolled)]
+            menu.content.right_margins = [ConditionalMargin(ScrollbarMargin(), is_scrolled)]
         self._dimension = Dimension
         return Layout(FloatContainer(HSplit(rows), [Float(menu, xcursor=True, ycursor=True)]), line)
 

@@ -155,11 +155,11 @@ def _retry(state: ReplState, arguments: str) -> None:
     if session is None or not prompts:
         raise NotFound("There is no turn to undo.", "Send a prompt first.", code="turn_not_found")
     text = prompts[-1].text
-    again = text if last is None or text.startswith(last) else last
+    prompt = text if last is None or text.startswith(last) else last
     _take_back_last_turn(state, session.name)
     _continue_in(state, session.name)
-    state.chat.display.notice(f"Sending the prompt again: {_shortened(log_file.typed_part(again))}")
-    state.next_prompt = again
+    state.chat.display.notice(f"Sending the prompt again: {_shortened(log_file.typed_part(prompt))}")
+    state.next_prompt = prompt
 
 
 def _take_back_last_turn(state: ReplState, session: str) -> None:
@@ -200,11 +200,11 @@ def _fork(state: ReplState, arguments: str) -> None:
         values = run_cli_command.parse("checkpoints", "fork", *words)
     run_cli_command.run(state, "checkpoints", "fork", *words)
     name = values.get("name")
-    spelled = session_catalogue.spelled(state.profile(), name) if name is not None else None
-    if spelled is not None:
-        _continue_in(state, spelled)
+    existing_name = session_catalogue.spelled(state.profile(), name) if name is not None else None
+    if existing_name is not None:
+        _continue_in(state, existing_name)
         state.last_prompt = None
-        state.chat.display.notice(f"The chat continues in session {spelled}.")
+        state.chat.display.notice(f"The chat continues in session {existing_name}.")
 
 
 def _latest_checkpoint(state: ReplState) -> str:
@@ -233,10 +233,12 @@ def _new(state: ReplState, arguments: str) -> None:
             "Type the first prompt of the session as the next entry.",
         )
     name = layout.check_name(words[0], "session")
-    existing = session_catalogue.spelled(state.profile(), name)
-    if existing is not None:
+    existing_name = session_catalogue.spelled(state.profile(), name)
+    if existing_name is not None:
         raise Refused(
-            f"There is already a session {existing!r}.", f"/switch {existing} continues it.", code="session_exists"
+            f"There is already a session {existing_name!r}.",
+            f"/switch {existing_name} continues it.",
+            code="session_exists",
         )
     _go_to(state, state.session, name)
     state.chat.display.notice(f"Your next prompt starts session {name}.")
@@ -254,8 +256,8 @@ def _switch(state: ReplState, arguments: str) -> None:
         )
     name = layout.check_name(words[0], "session")
     paths = state.profile()
-    spelled = session_catalogue.spelled(paths, name)
-    if spelled is None:
+    existing_name = session_catalogue.spelled(paths, name)
+    if existing_name is None:
         near = get_close_matches(name, session_catalogue.all_names(paths), 1, 0.5)
         suggestion = f"Did you mean {near[0]}? " if near else ""
         raise NotFound(
@@ -263,11 +265,11 @@ def _switch(state: ReplState, arguments: str) -> None:
             f"{suggestion}/sessions lists the sessions; /new {name} starts it.",
             code="session_not_found",
         )
-    session_catalogue.find(paths, spelled)
-    _go_to(state, spelled, None)
-    summary = session_catalogue.summary(paths, spelled)
+    session_catalogue.find(paths, existing_name)
+    _go_to(state, existing_name, None)
+    summary = session_catalogue.summary(paths, existing_name)
     title = f": {summary.title}" if summary.title else ""
-    state.chat.display.notice(f"Session {spelled}, {counted(summary.turns, 'turn')}{title}")
+    state.chat.display.notice(f"Session {existing_name}, {counted(summary.turns, 'turn')}{title}")
 
 
 def _go_to(state: ReplState, session: str | None, new: str | None) -> None:
@@ -305,12 +307,12 @@ def _separated(words: list[str]) -> tuple[list[str], list[str]]:
     """Arguments and options."""
     files: list[str] = []
     options: list[str] = []
-    remaining = iter(words)
-    for word in remaining:
+    words_left = iter(words)
+    for word in words_left:
         if word == "--":
-            files += remaining
+            files += words_left
         elif word in _VALUE_OPTIONS:
-            options += [word, *(value for value in (next(remaining, None),) if value is not None)]
+            options += [word, *(value for value in (next(words_left, None),) if value is not None)]
         elif word.startswith("-") and word != "-":
             options.append(word)
         else:

@@ -435,11 +435,11 @@ def _git(command: Command) -> Iterator[Step]:
     """Git's own aliases: `git -c alias.x='!rm v' x`."""
     for before, word in pairwise(command.words):
         first = beginning(word)
-        lowered = first.casefold()
+        option = first.casefold()
         if literal(before) == "-c" and literal(word) is None and "=" not in first:
             yield Unclear(_ALIAS)
             return
-        if lowered.startswith(("alias.", "-calias.", "--config-env", "include.path", "includeif.")):
+        if option.startswith(("alias.", "-calias.", "--config-env", "include.path", "includeif.")):
             yield Unclear(_ALIAS)
             return
     words = [literal(word) for word in command.words]

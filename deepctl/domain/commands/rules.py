@@ -256,8 +256,8 @@ class _Pattern:
         if name is None:
             return False  # which is unclear by itself
         return any(
-            self._matches(self._read(self._start, spelled), name, command, surely=surely)
-            for spelled in _spellings(name)
+            self._matches(self._read(self._start, spelling), name, command, surely=surely)
+            for spelling in _spellings(name)
         )
 
     def may_begin(self, word: Word) -> bool:
@@ -278,7 +278,7 @@ class _Pattern:
         """The positions after the name of a program."""
         name = literal(word)
         if name is not None:
-            return frozenset().union(*(self._read(self._start, spelled) for spelled in _spellings(name)))
+            return frozenset().union(*(self._read(self._start, spelling) for spelling in _spellings(name)))
         last: list[str | Computed] = []
         for part in word:
             if isinstance(part, str) and "/" in part:
@@ -297,32 +297,34 @@ class _Pattern:
         )
 
     def _matches(self, states: frozenset[int], name: str, command: Command, *, surely: bool) -> bool:
-        skipped = frozenset[int]()
+        skip_states = frozenset[int]()
         is_value = False
         size = 0
         for word in command.words[1:]:
-            either = states | skipped
-            if either & self._sure:
+            all_states = states | skip_states
+            if all_states & self._sure:
                 return True
-            if not either:
+            if not all_states:
                 return False
             size += sum(len(part) if isinstance(part, str) else 1 for part in word)
             if size > _MAX_COMPARED:
                 return not surely
             # Between two words of a pattern there may be options, each with one value.
-            between = frozenset(position for position in either if self._token(position) == " ")
-            value = frozenset(position for position in skipped if self._token(position) == " ")
-            states = self._read_word(states if is_value else either, word, surely=surely)
-            skipped, is_value = frozenset(), False
+            gap_states = frozenset(position for position in all_states if self._token(position) == " ")
+            value = frozenset(position for position in skip_states if self._token(position) == " ")
+            states = self._read_word(states if is_value else all_states, word, surely=surely)
+            skip_states, is_value = frozenset(), False
             if beginning(word).startswith("-"):
                 takes = _takes_value(name, beginning(word))
                 if takes is False:
-                    states |= between
+                    states |= gap_states
                 else:
-                    skipped, is_value = between, takes is True
+                    skip_states, is_value = gap_states, takes is True
             states |= value
-        either = states | skipped
-        return self._accepts(either) or (command.is_open and bool(either if not surely else either & self._sure))
+        all_states = states | skip_states
+        return self._accepts(all_states) or (
+            command.is_open and bool(all_states if not surely else all_states & self._sure)
+        )
 
     def _accepts(self, positions: frozenset[int]) -> bool:
         return self._end in positions or bool(positions & self._sure)

@@ -343,20 +343,20 @@ class ShellText:
     def _keeps(self, children: list[Node], redirects: list[Node], *, is_passed: bool) -> bool:
         """Whether a command only stores or prints its arguments; its quoted texts are recorded."""
         words = [child for child in children if child.type != "variable_assignment" and "redirect" not in child.type]
-        quoted = [
+        spans = [
             (at, (part.start_byte, part.end_byte))
             for at, word in enumerate(words)
             for part in (word.children if word.type == "concatenation" else [word])
             if part.type == "raw_string"
         ]
-        self.arguments += [span for _, span in quoted]
+        self.arguments += [span for _, span in spans]
         if not words or (start := self._kept_from(Command(tuple(self._word(word) for word in words)))) is None:
             return False
         if is_passed or any(
             child.type in ("pipeline", "list") for redirect in redirects for child in redirect.children
         ):
             return False  # its output is passed on
-        self.kept += [span for at, span in quoted if at >= start]
+        self.kept += [span for at, span in spans if at >= start]
         for redirect in redirects:
             parts = {child.type: child for child in redirect.children}
             if "heredoc_body" in parts and _QUOTE.search(self._text(parts["heredoc_start"])):

@@ -101,8 +101,8 @@ def checks_of(
     usage: list[DiskUsage],
 ) -> list[Check]:
     """All checks of a possible profile; `in_force` are its settings, `usage` is its disk usage by part."""
-    if (odd := _not_a_directory(paths)) is not None:
-        return [odd._replace(profile=paths.name)]
+    if (problem := _not_a_directory(paths)) is not None:
+        return [problem._replace(profile=paths.name)]
     unset = f"config unset KEY --user {paths.name}"
     checks = [
         *guarded("settings", lambda: settings_file("settings", in_force.files[0], unset)),
@@ -235,8 +235,8 @@ def _lock(paths: ProfilePaths) -> Iterator[Check]:
         content = b""
     holder = locks.holder(paths.lock) if content.strip() else None
     if holder is None:
-        killed = "; its text is from a command that was killed" if content.strip() else ""
-        yield Check("lock", "ok", f"free{killed}")
+        addition = "; its text is from a command that was killed" if content.strip() else ""
+        yield Check("lock", "ok", f"free{addition}")
         return
     if holder.pid <= 0:
         yield Check("lock", "warning", "held; the holder is unknown", "--wait SECONDS waits for it.")
@@ -264,15 +264,15 @@ def _is_alive(pid: int) -> bool:
 
 
 def _space(paths: ProfilePaths, usage: list[DiskUsage]) -> Iterator[Check]:
-    total, unread = sum(part.bytes for part in usage), sum(part.unread for part in usage)
+    total, unread_count = sum(part.bytes for part in usage), sum(part.unread for part in usage)
     parts = ", ".join(f"{part.name} {size(part.bytes)}" for part in usage)
     if reserve_size := reserve.held(paths):
         parts += f"; {size(reserve_size)} more held in reserve for a full disk"
-    if unread:
+    if unread_count:
         yield Check(
             "space",
             "warning",
-            f"at least {size(total)}: {parts}; {counted(unread, 'place')} could not be read",
+            f"at least {size(total)}: {parts}; {counted(unread_count, 'place')} could not be read",
         )
     else:
         yield Check("space", "ok", f"{size(total)}: {parts}")

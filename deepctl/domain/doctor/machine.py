@@ -55,27 +55,27 @@ def versions(version: str) -> Iterator[Check]:
     )
     from importlib import metadata
 
-    installed, missing = [], []
+    package_versions, missing = [], []
     for package in PACKAGES:
         try:
-            installed.append(f"{package} {metadata.version(package)}")
+            package_versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             missing.append(package)
     if missing:
         yield Check("packages", "problem", f"not installed: {', '.join(missing)}", "Install deepctl again.")
     else:
-        yield Check("packages", "ok", ", ".join(installed))
+        yield Check("packages", "ok", ", ".join(package_versions))
 
 
 def namesakes(environment: Mapping[str, str]) -> Iterator[Check]:
     """Other installations called deepctl: distributions beside this one, and programs in the search path."""
     for package in distribution.namesakes():
-        again = f"{distribution.to_uninstall(package.name)}, then install {distribution.NAME} again."
+        instruction = f"{distribution.to_uninstall(package.name)}, then install {distribution.NAME} again."
         if distribution.is_predecessor(package):
             summary = f"{package.name} {package.version} is this program under its old name, and shares its files"
         else:
             summary = f"{package.name} {package.version} is another product, and its command has the same name"
-        yield Check("namesakes", "problem", summary, f"Uninstall it first: {again}")
+        yield Check("namesakes", "problem", summary, f"Uninstall it first: {instruction}")
     for path in distribution.foreign_commands(environment.get("PATH", "")):
         yield Check(
             "namesakes",
@@ -126,16 +126,23 @@ def _inside(place: Root) -> Iterator[Check]:
             continue
         with os.scandir(path) as entries:
             present = sorted(entries, key=lambda entry: entry.name)
-        loose = stat.S_IMODE(status.st_mode) & 0o077 != 0
+        is_accessible = stat.S_IMODE(status.st_mode) & 0o077 != 0
         if name == "locks":
-            odd = [entry.name for entry in present if not entry.is_file(follow_symlinks=False)]
-            loose = loose or any(entry.stat(follow_symlinks=False).st_mode & 0o077 for entry in present)
+            foreign_names = [entry.name for entry in present if not entry.is_file(follow_symlinks=False)]
+            is_accessible = is_accessible or any(entry.stat(follow_symlinks=False).st_mode & 0o077 for entry in present)
         else:
-            odd = [entry.name for entry in present if not (entry.name[:1].isalnum() or entry.name.startswith(KNOWN))]
-        if loose:
+            foreign_names = [
+                entry.name for entry in present if not (entry.name[:1].isalnum() or entry.name.startswith(KNOWN))
+            ]
+        if is_accessible:
             yield Check(name, "warning", f"other users may read {path}", "Remove their access: chmod -R go-rwx on it.")
-        if odd:
-            yield Check(name, "warning", f"in {path}, not created by deepctl: {some(odd)}", "Find out what created it.")
+        if foreign_names:
+            yield Check(
+                name,
+                "warning",
+                f"in {path}, not created by deepctl: {some(foreign_names)}",
+                "Find out what created it.",
+            )
 
 
 def config(file: SettingsFile) -> Iterator[Check]:
@@ -264,7 +271,9 @@ class Sandboxes:
         """Run a command in bubblewrap. Returns the problem, if there is one."""
         if not self._bubblewrap:
             try:
-                program = bubblewrap.find(self._environment, outside=(layout.root(self._environment).path,))
+                program = bubblewrap.find(
+                    self._environment, excluded_directories=(layout.root(self._environment).path,)
+                )
                 bubblewrap.check(bubblewrap.Policy(program, None, limits, network=False))
             except Unavailable as problem:
                 self._bubblewrap.append(problem)
@@ -356,8 +365,8 @@ def servers(environment: Mapping[str, str], in_force: Settings) -> Iterator[Chec
     if not enabled:
         return
     if not _is_installed():
-        how = distribution.to_install("mcp")
-        yield Check("mcp", "problem", "MCP servers need packages that are not installed", how)
+        command = distribution.to_install("mcp")
+        yield Check("mcp", "problem", "MCP servers need packages that are not installed", command)
         return
     amiss = [check for server in enabled for check in _server(server, environment)]
     yield from amiss

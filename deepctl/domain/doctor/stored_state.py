@@ -53,9 +53,7 @@ def sessions(paths: ProfilePaths) -> Iterator[Check]:
         turns += len({message.turn for message in conversation.messages})
         messages += len(conversation.messages)
         damaged_names = [
-            f"{vanished.file} line {vanished.line} ({vanished.reason})"
-            for vanished in conversation.damage
-            if not vanished.torn
+            f"{damage.file} line {damage.line} ({damage.reason})" for damage in conversation.damage if not damage.torn
         ]
         if damaged_names:
             whole = False
@@ -92,12 +90,12 @@ def memory(paths: ProfilePaths) -> Iterator[Check]:
         except (BadName, MemoryNotFound):
             continue  # not the directory of an agent, or just removed
         for notebook in notebooks:
-            odd = [str(line) for line in odd_lines(notebook.content)]
-            if odd:
+            numbers = [str(line) for line in odd_lines(notebook.content)]
+            if numbers:
                 yield Check(
                     "memory",
                     "warning",
-                    f"{notebook.path} is not UTF-8 text in line{'' if len(odd) == 1 else 's'} {some(odd)}",
+                    f"{notebook.path} is not UTF-8 text in line{'' if len(numbers) == 1 else 's'} {some(numbers)}",
                     "The agent sees U+FFFD there. `deepctl memory edit` can correct it. If the whole file has "
                     "another encoding, use iconv.",
                 )
@@ -235,8 +233,10 @@ def todo_lists(paths: ProfilePaths) -> Iterator[Check]:
             (f"the to-do list of session {session.name}; the next turn stores it there") if session else "no session's"
         )
         yield Check("todo", "ok", f"{layout.TODO_FILE} in the workspace is {owner}")
-    if broken := todo.unreadable(paths):
-        yield Check("todo", "warning", f"unreadable to-do lists: {some(broken)}", "Repair or remove the files.")
+    if unreadable_lists := todo.unreadable(paths):
+        yield Check(
+            "todo", "warning", f"unreadable to-do lists: {some(unreadable_lists)}", "Repair or remove the files."
+        )
     if orphans := todo.orphans(paths):
         yield Check("todo", "ok", f"to-do lists of deleted sessions, which no agent sees: {some(orphans)}")
 
@@ -267,13 +267,13 @@ _DEEPEST = 8
 
 def rights(paths: ProfilePaths) -> Iterator[Check]:
     """Paths with wrong kind, owner or mode, by kind of problem. Raises `OSError` for unreadable directories."""
-    loose: list[str] = []
+    open_paths: list[str] = []
     unusable_paths: list[str] = []
     foreign: list[str] = []
-    odd: list[str] = []
+    foreign_paths: list[str] = []
     for path, status, is_right in _own(paths):
         if not is_right(status.st_mode):
-            odd.append(path)
+            foreign_paths.append(path)
         elif status.st_uid != os.geteuid():
             foreign.append(path)
         else:
@@ -281,11 +281,11 @@ def rights(paths: ProfilePaths) -> Iterator[Check]:
             if path.endswith(".pack"):
                 owner_bits = UNCOUNTED
             if status.st_mode & 0o077:
-                loose.append(path)
+                open_paths.append(path)
             if status.st_mode & owner_bits != owner_bits:
                 unusable_paths.append(path)
-    if odd:
-        yield Check("rights", "problem", f"not created by deepctl: {some(odd)}", "Find out what replaced it.")
+    if foreign_paths:
+        yield Check("rights", "problem", f"not created by deepctl: {some(foreign_paths)}", "Find out what replaced it.")
     if foreign:
         yield Check(
             "rights", "problem", f"owned by another user of this machine: {some(foreign)}", "Find out who created it."
@@ -297,15 +297,15 @@ def rights(paths: ProfilePaths) -> Iterator[Check]:
             f"not accessible to their owner: {some(unusable_paths)}",
             f"chmod -R u+rwX {_words(unusable_paths)}",
         )
-    if loose:
+    if open_paths:
         find_command = f"find {shlex.quote(paths.directory)} -path {shlex.quote(paths.workspace + '/*')} -prune"
         yield Check(
             "rights",
             "warning",
-            f"other users of this machine can access {counted(len(loose), 'path')}: {some(loose)}",
+            f"other users of this machine can access {counted(len(open_paths), 'path')}: {some(open_paths)}",
             f"{find_command} -o -exec chmod go-rwx {{}} +",
         )
-    if not (odd or foreign or unusable_paths or loose):
+    if not (foreign_paths or foreign or unusable_paths or open_paths):
         yield Check("rights", "ok", "only you have access (0700 and 0600)")
 
 
@@ -382,16 +382,16 @@ def disk_usage(paths: ProfilePaths) -> list[DiskUsage]:
 
 
 def _measured(path: str, name: str, inodes: set[tuple[int, int]]) -> DiskUsage:
-    total = files = unread = 0
+    total = files = unread_count = 0
     for status in _statuses(path):
         if status is None:
-            unread += 1
+            unread_count += 1
         elif status.st_nlink == 1 or (status.st_dev, status.st_ino) not in inodes:
             files += 1
             total += status.st_size
             if status.st_nlink > 1:
                 inodes.add((status.st_dev, status.st_ino))
-    return DiskUsage(name, total, files, unread)
+    return DiskUsage(name, total, files, unread_count)
 
 
 def _statuses(path: str) -> Iterator[os.stat_result | None]:

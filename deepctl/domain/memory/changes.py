@@ -65,7 +65,7 @@ def add(work: Repository, memory: Memory, file: str, note: bytes) -> MemoryChang
     return _write(work, session, memory, file, before, appended(before or b"", note))
 
 
-def replace(work: Repository, memory: Memory, file: str, base: bytes | None, edited: bytes) -> MemoryChange:
+def replace(work: Repository, memory: Memory, file: str, base: bytes | None, new_content: bytes) -> MemoryChange:
     """Store an edit of a notebook that started from `base` (`None`: it did not exist).
 
     Changes by another author in the meantime are merged by line. Raises `Collision` if both changed the same lines.
@@ -73,14 +73,14 @@ def replace(work: Repository, memory: Memory, file: str, base: bytes | None, edi
     session = begin(work)
     notebook = memory.find(file)
     now = notebook.content if notebook is not None else None
-    if now in (base, edited):
-        return _write(work, session, memory, file, now, edited)
+    if now in (base, new_content):
+        return _write(work, session, memory, file, now, new_content)
     if (base is not None and now is None) or max(
-        map(len, (base or b"", now or b"", edited))
+        map(len, (base or b"", now or b"", new_content))
     ) > rewind_plan.MERGED_UP_TO:
         merged = None
     else:
-        merged = take_back_lines(edited, base or b"", now or b"")
+        merged = take_back_lines(new_content, base or b"", now or b"")
     if merged is None:
         other_change = "removed it" if now is None else "changed the same lines"
         raise Collision(f"Another author {other_change} while you were editing {file!r}, so nothing was written.")
@@ -128,8 +128,8 @@ def _write(
         return MemoryChange(current, (0, 0), None, is_merged, [])
     notebook = memory.write(file, after, expected_content=before)
     checkpoint, notes = keep(work, session)
-    if odd := odd_lines(after):
-        notes.append(f"Line {odd[0]} of {notebook.name} is not UTF-8: the agent sees U+FFFD for its bytes.")
+    if numbers := odd_lines(after):
+        notes.append(f"Line {numbers[0]} of {notebook.name} is not UTF-8: the agent sees U+FFFD for its bytes.")
     return MemoryChange(notebook, line_counts(before or b"", after), checkpoint, is_merged, notes)
 
 

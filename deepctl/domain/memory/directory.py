@@ -101,10 +101,10 @@ class Memory:
         with self._refusing(path, "read"):
             try:
                 content = self._tree.read(path)
-                modified = self._tree.entry(path).modified
+                modified_at = self._tree.entry(path).modified
             except FileNotFoundError:
                 return None
-        return Notebook(name, path, len(content), quantities.time_at(modified), content)
+        return Notebook(name, path, len(content), quantities.time_at(modified_at), content)
 
     def write(self, file: str, content: bytes, *, expected_content: bytes | None) -> Notebook:
         """Replace a whole notebook, or create it with its missing directories. The caller holds the lock.
@@ -117,23 +117,23 @@ class Memory:
         path = self.path(name)
         if len(content) > MAX_BYTES:
             raise self._refused(path, "written", f"more than {MAX_BYTES >> 20} MiB")
-        staged = atomic.temporary_name()
+        temporary_name = atomic.temporary_name()
         with self._refusing(path, "written"):
             self._tree.make_directory(self.directory)
             with self._tree.opened(self.directory) as (parent, _), self._beside(parent) as place:
                 mode = _mode(parent, name, path)
                 try:
-                    modified = _stage(place, staged, content, mode)
+                    modified_at = _stage(place, temporary_name, content, mode)
                     now = self.find(name)
                     if (now.content if now is not None else None) != expected_content:
                         raise MemoryChanged(name)
-                    os.rename(staged, name, src_dir_fd=place, dst_dir_fd=parent)
+                    os.rename(temporary_name, name, src_dir_fd=place, dst_dir_fd=parent)
                 except BaseException:
-                    _unlink(place, staged)
+                    _unlink(place, temporary_name)
                     raise
                 with atomic.after_commit():
                     _sync(parent)
-        return Notebook(name, path, len(content), quantities.time_at(modified), content)
+        return Notebook(name, path, len(content), quantities.time_at(modified_at), content)
 
     @contextmanager
     def _beside(self, parent: int) -> Iterator[int]:

@@ -84,8 +84,10 @@ class Past:
         exclude = tuple(state.exclude)
         if exclude not in self._rules:
             self._rules[exclude] = hidden_by([], excluding(exclude))
-        unread = [item for item in state.unkept if item[1] not in NO_CONTENT]
-        return self._rules[exclude](os.fsencode(path)) or (bool(unread) and hidden_by(unread, None)(os.fsencode(path)))
+        unread_items = [item for item in state.unkept if item[1] not in NO_CONTENT]
+        return self._rules[exclude](os.fsencode(path)) or (
+            bool(unread_items) and hidden_by(unread_items, None)(os.fsencode(path))
+        )
 
 
 def at(reader: ReadOnlyRepository, memory: Memory, file: str, record: Record) -> Notebook:
@@ -98,12 +100,14 @@ def at(reader: ReadOnlyRepository, memory: Memory, file: str, record: Record) ->
     past = Past(reader.objects)
     check_seen(past, record, path)
     entry = past.entry(bytes.fromhex(record.tree), path)
-    odd = next((reason for unkept, reason in record.unkept if unkept == path or path.startswith(f"{unkept}/")), None)
+    problem = next(
+        (reason for unkept, reason in record.unkept if unkept == path or path.startswith(f"{unkept}/")), None
+    )
     if entry is not None and entry.kind != FILE:
-        odd = f"a {entry.what}"
-    if odd is not None:
+        problem = f"a {entry.what}"
+    if problem is not None:
         raise Refused(
-            f"In checkpoint {record.id}, {path} is not a readable notebook: it is {odd}.", code="memory_refused"
+            f"In checkpoint {record.id}, {path} is not a readable notebook: it is {problem}.", code="memory_refused"
         )
     if entry is None:
         raise MemoryNotFound(
@@ -275,9 +279,9 @@ def compare(reader: ReadOnlyRepository, memory: Memory, before: str | None, afte
     new = _then(reader, past, memory, second) if second is not None else _present(memory)
     differences = []
     for name in sorted(old.keys() | new.keys()):
-        was, now = old.get(name), new.get(name)
-        if (was and was.digest) != (now and now.digest):
-            differences.append(_difference(name, memory.path(name), was, now))
+        old_side, now = old.get(name), new.get(name)
+        if (old_side and old_side.digest) != (now and now.digest):
+            differences.append(_difference(name, memory.path(name), old_side, now))
     return Comparison(first, second, differences)
 
 
@@ -326,13 +330,13 @@ def _of(content: bytes) -> _Side:
     return _Side(hashlib.sha256(content).digest(), lambda: content)
 
 
-def _difference(name: str, path: str, was: _Side | None, now: _Side | None) -> NotebookDifference:
-    change = "added" if was is None else "deleted" if now is None else "modified"
+def _difference(name: str, path: str, old_side: _Side | None, now: _Side | None) -> NotebookDifference:
+    change = "added" if old_side is None else "deleted" if now is None else "modified"
     try:
-        before, after = (side.content() if side is not None else b"" for side in (was, now))
+        before, after = (side.content() if side is not None else b"" for side in (old_side, now))
     except Damaged as error:
         return NotebookDifference(name, path, change, None, None, b"", error.message)
-    difference = unified(path, before if was is not None else None, after if now is not None else None)
+    difference = unified(path, before if old_side is not None else None, after if now is not None else None)
     if difference is None:
         return NotebookDifference(name, path, change, None, None, b"", "too many lines to compare")
     return NotebookDifference(name, path, change, *difference, None)

@@ -56,7 +56,7 @@ def pattern(query: str) -> Finder:
     if not query:
         raise UsageError("The QUERY is empty.", "Give a regular expression to search for.")
     try:
-        compiled = re.compile(query)
+        regex = re.compile(query)
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(
             f"{query!r} is not a regular expression: {error}.",
@@ -65,7 +65,7 @@ def pattern(query: str) -> Finder:
         ) from None
 
     def find(line: str) -> list[Span] | None:
-        return merged([match.span() for match in compiled.finditer(line)]) if compiled.search(line) else None
+        return merged([match.span() for match in regex.finditer(line)]) if regex.search(line) else None
 
     return find
 

@@ -116,10 +116,10 @@ class WorkspaceNotebooks:
                 self._tree.write(self._memory.path(file), after)
             else:
                 self._memory.write(file, after, expected_content=before)
-        beside = [entry.name for entry in self._entries(layout.MEMORY_DIRECTORY) if _is_file_beside(entry)]
-        for name in beside:
+        copies = [entry.name for entry in self._entries(layout.MEMORY_DIRECTORY) if _is_file_beside(entry)]
+        for name in copies:
             self._tree.remove(f"{layout.MEMORY_DIRECTORY}/{name}")
-        if expected_lines or beside:
+        if expected_lines or copies:
             os.sync()
 
     def _read(self, file: str) -> bytes:
@@ -268,13 +268,13 @@ class Rewriter:
         return content if self._doomed.matcher.is_in([content]) else None
 
     def _put(self, tree: bytes, entries: Sequence[tuple[TreeEntry | None, RewrittenTree]]) -> RewrittenTree:
-        files = sum(rewritten.files for _, rewritten in entries)
-        is_purged = any(rewritten.is_purged for _, rewritten in entries)
+        files = sum(result.files for _, result in entries)
+        is_purged = any(result.is_purged for _, result in entries)
         if not files and not is_purged:
             return RewrittenTree(tree)
         self.replaced.add(tree)
         after = self._sink.add(encode([entry for entry, _ in entries if entry is not None]))
-        return RewrittenTree(after, files, sum(rewritten.bytes for _, rewritten in entries), is_purged)
+        return RewrittenTree(after, files, sum(result.bytes for _, result in entries), is_purged)
 
 
 def ledger_with(raw: bytes, trees: Mapping[str, RewrittenTree], old_packs: list[str], pack: str) -> bytes:

@@ -129,8 +129,8 @@ def _plan(
     has_lost = bool(ledger.damage or strays)
     packs, leftovers, unread = PackSelection(ledger, objects, trees, contents, keep_strays=has_lost).plan(rewriter)
     checkpoints = sum(bool(record.tree) and trees[record.tree].is_purged for record in ledger.records.values())
-    purged = Purged(lines, rewriter.lines, checkpoints, rewriter.notebooks, leftovers, unread, contents)
-    return _Plan(trees, packs, purged)
+    summary = Purged(lines, rewriter.lines, checkpoints, rewriter.notebooks, leftovers, unread, contents)
+    return _Plan(trees, packs, summary)
 
 
 def _commit(
@@ -189,16 +189,16 @@ _Tables = dict[str, Sequence[PackEntry] | None]
 def rewritten_trees(ledger: Ledger, rewriter: Rewriter) -> dict[str, RewrittenTree]:
     """The new form of every tree that the ledger needs. Raises `Damaged` with the checkpoints that prevent it."""
     trees: dict[str, RewrittenTree] = {}
-    unread: dict[str, Damaged] = {}
+    errors: dict[str, Damaged] = {}
     for tree in dict.fromkeys(_roots(ledger)):
         try:
             trees[tree] = rewriter.rewrite(bytes.fromhex(tree))
         except NewerFormat:
             raise
         except Damaged as error:
-            unread[tree] = error
-    if unread:
-        raise _in_the_way(ledger, unread, next(iter(unread.values())).message)
+            errors[tree] = error
+    if errors:
+        raise _in_the_way(ledger, errors, next(iter(errors.values())).message)
     return trees
 
 
@@ -235,9 +235,9 @@ class PackSelection:
 
         Raises `Damaged`, naming the checkpoints to remove, if needed data cannot be read.
         """
-        needed, unread = repack.reachable(self._objects, (tree.tree for tree in self._trees.values()))
-        if unread:
-            raise self._damaged(unread)
+        needed, unread_digests = repack.reachable(self._objects, (tree.tree for tree in self._trees.values()))
+        if unread_digests:
+            raise self._damaged(unread_digests)
         tables = self._tables(needed)
         for table in tables.values():
             for entry in table or ():
@@ -253,18 +253,18 @@ class PackSelection:
             dead = [entry.digest for entry in tables[name] or () if entry.digest not in needed]
             strays = [digest for digest in dead if not self._is_to_go(digest, rewriter) and not self._is_unread(digest)]
             moves.setdefault(name, []).extend(strays)
-        repacking = Repacking({name: os.lstat(self._objects.path(name)).st_size for name in old_packs}, moves)
-        for digest in repacking.objects:
+        repack_plan = Repacking({name: os.lstat(self._objects.path(name)).st_size for name in old_packs}, moves)
+        for digest in repack_plan.objects:
             self._contents.hold(digest)
-        if unread := self._contents.unread.intersection(repacking.objects):
-            raise self._damaged(unread)
+        if unread_digests := self._contents.unread.intersection(repack_plan.objects):
+            raise self._damaged(unread_digests)
         leftovers = {entry.digest for table in tables.values() for entry in table or ()} - needed - rewriter.gone
         unknown = [
             name
             for name in tables.keys() - old_packs
             if tables[name] is None or any(self._is_unread(entry.digest) for entry in tables[name] or ())
         ]
-        return repacking, sum(map(self._is_leftover, leftovers)), sorted(unknown)
+        return repack_plan, sum(map(self._is_leftover, leftovers)), sorted(unknown)
 
     def _tables(self, needed: set[bytes]) -> _Tables:
         """The tables of all packs, `None` for unreadable ones."""
@@ -311,31 +311,32 @@ class PackSelection:
     def _is_unread(self, digest: bytes) -> bool:
         return digest in self._contents.unread
 
-    def _damaged(self, unread: set[bytes]) -> Damaged:
+    def _damaged(self, unread_digests: set[bytes]) -> Damaged:
         """The error for objects that cannot be read."""
-        flawed: dict[bytes, bool] = {}
+        flaws: dict[bytes, bool] = {}
 
         def is_flawed(tree: bytes) -> bool:
-            if tree not in flawed:
-                entries = decode(self._objects.read(tree)) if tree not in unread else []
-                flawed[tree] = tree in unread or any(
-                    is_flawed(entry.digest) if entry.kind == DIRECTORY else entry.digest in unread for entry in entries
+            if tree not in flaws:
+                entries = decode(self._objects.read(tree)) if tree not in unread_digests else []
+                flaws[tree] = tree in unread_digests or any(
+                    is_flawed(entry.digest) if entry.kind == DIRECTORY else entry.digest in unread_digests
+                    for entry in entries
                 )
-            return flawed[tree]
+            return flaws[tree]
 
         trees = [tree for tree, to in self._trees.items() if is_flawed(to.tree)]
-        first = min(unread).hex()[:16]
+        first = min(unread_digests).hex()[:16]
         reason = f"Object {first} in {self._objects.directory} is missing or damaged."
-        return _in_the_way(self._ledger, trees, reason, self._path_of(unread))
+        return _in_the_way(self._ledger, trees, reason, self._path_of(unread_digests))
 
-    def _path_of(self, unread: set[bytes]) -> str | None:
+    def _path_of(self, unread_digests: set[bytes]) -> str | None:
         """The path of the first of these objects in the newest checkpoint."""
         newest = next(reversed(self._ledger.records.values()), None)
         if newest is None or not newest.tree:
             return None
         try:
             for path, entry in walk(self._objects, self._trees[newest.tree].tree):
-                if entry.digest in unread:
+                if entry.digest in unread_digests:
                     return os.fsdecode(path)
         except Damaged:
             pass

@@ -331,14 +331,14 @@ def _entry(member: tarfile.TarInfo, records: dict[str, str]) -> Entry:
         size = int(records["size"])
     if size < 0 or (size and kind != "file"):
         raise Foreign("an impossible size")
-    modified = int(member.mtime) * 10**9
+    modified_at = int(member.mtime) * 10**9
     if "mtime" in records:
         time = _TIME.fullmatch(records["mtime"])
         if time is None:
             raise Foreign("an invalid time")
-        modified = int(time[2]) * 10**9 + int((time[3] or "").ljust(9, "0"))
-        modified = -modified if time[1] else modified
-    if abs(modified) >= 10**20:
+        modified_at = int(time[2]) * 10**9 + int((time[3] or "").ljust(9, "0"))
+        modified_at = -modified_at if time[1] else modified_at
+    if abs(modified_at) >= 10**20:
         raise Foreign("an impossible time")
     path = records.get("path", member.name)
     target = records.get("linkpath", member.linkname)
@@ -348,4 +348,4 @@ def _entry(member: tarfile.TarInfo, records: dict[str, str]) -> Entry:
         size = len(raw(target))
     elif target:
         raise Foreign("the target of a link on an entry that is not a link")
-    return Entry(path, kind, member.mode, size, modified, target)
+    return Entry(path, kind, member.mode, size, modified_at, target)

@@ -81,8 +81,8 @@ class Export:
 
         What is in `file` then is no archive.
         """
-        with gzip.GzipFile("", "wb", _LEVEL, file, 0) as packed, self._walk() as walk:
-            writer = _Writing(packed, self._ledger, archive.allowance(self._declared), report)
+        with gzip.GzipFile("", "wb", _LEVEL, file, 0) as archive_file, self._walk() as walk:
+            writer = _Writing(archive_file, self._ledger, archive.allowance(self._declared), report)
             writer.header(self._header())
             for item in walk.everything():
                 writer.add(walk, item)
@@ -133,11 +133,13 @@ def _read_ledger(paths: ProfilePaths) -> ExportLedger:
         return ExportLedger(b"", None)
     with open(descriptor, "rb") as file:
         raw = file.read(sealed_lines.whole(descriptor))
-    parsed = ledger.parsed(raw, path)
+    checkpoint_ledger = ledger.parsed(raw, path)
     # A pack without a line is one whose line comes later; but if lines are lost, all packs may count.
     is_short = ledger.read(paths.checkpoints).is_short
     size = log_file.ledger_size_line(log_file.start_of_last_line(raw), is_short=is_short)
-    return ExportLedger(raw, frozenset(parsed.packs) if not parsed.damage and not is_short else None, size)
+    return ExportLedger(
+        raw, frozenset(checkpoint_ledger.packs) if not checkpoint_ledger.damage and not is_short else None, size
+    )
 
 
 class _Writing:
@@ -298,11 +300,11 @@ class Walk:
             return [os.fsencode(entry.name) for entry in entries]
 
     def _at(self, parent: int, name: bytes, path: str) -> Iterator[Found]:
-        own = not path.startswith("workspace/")
+        is_own = not path.startswith("workspace/")
         try:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except OSError as error:
-            self._missing(path, own, error)
+            self._missing(path, is_own, error)
             return
         kind = _kind(status.st_mode)
         if kind is None:
@@ -311,12 +313,12 @@ class Walk:
             reason = "imported settings that are not trusted" if path == UNTRUSTED else "not part of a profile"
             self.left_out.append(LeftOut(path, reason))
         elif kind == "directory":
-            yield from self._below(parent, name, path, status, own)
+            yield from self._below(parent, name, path, status, is_own)
         elif kind == "link":
             try:
                 target = archive.text(os.readlink(name, dir_fd=parent))
             except OSError as error:
-                self._missing(path, own, error)
+                self._missing(path, is_own, error)
                 return
             if archive.leads_out(path, target):
                 self.left_out.append(LeftOut(path, f"a link that leads, or may lead, out of the workspace: {target}"))
@@ -325,19 +327,19 @@ class Walk:
         else:
             yield Found(path, kind, status, parent, name)
 
-    def _below(self, parent: int, name: bytes, path: str, status: os.stat_result, own: bool) -> Iterator[Found]:
+    def _below(self, parent: int, name: bytes, path: str, status: os.stat_result, is_own: bool) -> Iterator[Found]:
         if path.count("/") > archive.MAX_DEPTH:
             self.left_out.append(LeftOut(path, f"more than {archive.MAX_DEPTH} nested directories"))
             return
         try:
             descriptor = os.open(name, atomic.OPEN_DIRECTORY, dir_fd=parent)
         except OSError as error:
-            self._missing(path, own, error)
+            self._missing(path, is_own, error)
             return
         try:
             names = self._names(descriptor, path)
             yield Found(path, "directory", status, parent, name)
-            in_workspace = path == "workspace" or not own
+            in_workspace = path == "workspace" or not is_own
             for inner in sorted(names) if in_workspace else _ordered(names):
                 if in_workspace or self._counts(path, inner):
                     yield from self._at(descriptor, inner, f"{path}/{archive.text(inner)}")
@@ -352,9 +354,9 @@ class Walk:
             return False
         return not name.startswith(b".")
 
-    def _missing(self, path: str, own: bool, error: OSError) -> None:
+    def _missing(self, path: str, is_own: bool, error: OSError) -> None:
         """An entry has vanished, or cannot be read: acceptable in a workspace, which other programs use."""
-        if own and path != "workspace":
+        if is_own and path != "workspace":
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise gone(path) from None
             error.filename = os.path.join(self._directory, path)
@@ -366,11 +368,11 @@ class Walk:
     @contextmanager
     def opened(self, item: Found) -> Iterator[int | None]:
         """A file of the walk, as a descriptor; `None` if it is in a workspace and has vanished or cannot be read."""
-        own = not item.path.startswith("workspace/")
+        is_own = not item.path.startswith("workspace/")
         try:
             descriptor = os.open(item.name, atomic.OPEN_FILE, dir_fd=item.parent)
         except OSError as error:
-            self._missing(item.path, own, error)
+            self._missing(item.path, is_own, error)
             yield None
             return
         try:

@@ -174,24 +174,24 @@ def delete(trash: Trash, report: Report | None = None) -> int:
         trash.close()
 
 
-def finish(root: Root, holding: str) -> None:
-    """Finish interrupted wipes, and remove incomplete profiles. The caller holds the lock of `holding`.
+def finish(root: Root, lock_holder: str) -> None:
+    """Finish interrupted wipes, and remove incomplete profiles. The caller holds the lock of `lock_holder`.
 
     Data on which another process works is skipped, and a failure is left to the next command; `unfinished` lists it.
     """
     entries = _entries(root)  # one call: without leftovers, this is the only cost
     for leftover in _leftovers(root, entries):
         with suppress(OSError, Refused, StorageError, Locked):
-            finish_one(root, leftover, holding)
-    _remove_half_made(root, entries, holding)
+            finish_one(root, leftover, lock_holder)
+    _remove_half_made(root, entries, lock_holder)
 
 
-def finish_one(root: Root, leftover: Leftover, holding: str) -> None:
+def finish_one(root: Root, leftover: Leftover, lock_holder: str) -> None:
     """The same for one; raises the error that prevents it: `OSError`, `StorageError`, `Refused` or `Locked`."""
     if not leftover.is_partial:
         _delete(root, leftover)
         return
-    with _owned(root, leftover.profile, holding):
+    with _owned(root, leftover.profile, lock_holder):
         _go_on(root, leftover)
 
 
@@ -204,7 +204,7 @@ def remove_half_made(root: Root) -> None:
     _remove_half_made(root, _entries(root), "")
 
 
-def _remove_half_made(root: Root, entries: list[str], holding: str) -> None:
+def _remove_half_made(root: Root, entries: list[str], lock_holder: str) -> None:
     for entry in entries:
         path = os.path.join(root.profiles, entry)
         if not entry.startswith((IMPORT, NEW)) or not _is_own(path):
@@ -218,7 +218,7 @@ def _remove_half_made(root: Root, entries: list[str], holding: str) -> None:
                     if descriptor is not None:
                         os.close(descriptor)
             elif layout.is_good_name(name := entry.removeprefix(NEW)):
-                with _owned(root, name, holding):
+                with _owned(root, name, lock_holder):
                     rmtree.remove_tree(path)
 
 
@@ -240,8 +240,8 @@ def half_made(root: Root) -> list[str]:
     ]
 
 
-def _owned(root: Root, profile: str, holding: str) -> AbstractContextManager[object]:
-    if profile == holding:
+def _owned(root: Root, profile: str, lock_holder: str) -> AbstractContextManager[object]:
+    if profile == lock_holder:
         return nullcontext()
     return Lock(root.profile(profile).lock, profile=profile, command="wipe")
 
@@ -468,9 +468,9 @@ def _parent(profile: int, path: str, name: str) -> Iterator[int | None]:
             open_directories.append((directory, stat.S_IMODE(mode) if is_closed else None))
         yield directory
     finally:
-        for descriptor, was in reversed(open_directories):
-            if was is not None:
-                os.fchmod(descriptor, was)
+        for descriptor, old_mode in reversed(open_directories):
+            if old_mode is not None:
+                os.fchmod(descriptor, old_mode)
             os.close(descriptor)
 
 

@@ -119,7 +119,7 @@ def chosen(texts: Iterable[str]) -> tuple[str, ...]:
     for part in parts:
         if part not in PARTS:
             raise UsageError(f"There is no part {part!r} to wipe.", f"The parts are {', '.join(PARTS)}.")
-    whole = {*parts, *(also for part in parts for also in _ALONG.get(part, ()))}
+    whole = {*parts, *(extra_part for part in parts for extra_part in _ALONG.get(part, ()))}
     return tuple(part for part in PARTS if part in whole)
 
 
@@ -212,14 +212,14 @@ def put_away(root: Root, paths: ProfilePaths, wipe_plan: WipePlan, environment: 
     return PutAway([*leftovers, trash.put_away(root, paths)], container)
 
 
-def delete(away: Iterable[PutAway], report: Report | None = None) -> None:
+def delete(trash_entries: Iterable[PutAway], report: Report | None = None) -> None:
     """Delete wiped data; no lock is needed. A failure for one does not stop the others.
 
     `report` receives the number of deleted names. Raises the first `StorageError`, and `Interrupted`.
     """
     before = 0
     problem: StorageError | None = None
-    for place in [place for put in away for place in put.trash]:
+    for place in [place for put in trash_entries for place in put.trash]:
         try:
             before += trash.delete(place, _onwards(report, before) if report is not None else None)
         except StorageError as error:
@@ -269,9 +269,10 @@ def _outermost(places: Iterable[str]) -> list[str]:
 
 def _is_there(place: str, weights: Mapping[str, Weight]) -> bool:
     """Whether a path has contents; an empty directory counts as nothing."""
-    within = [weight for path, weight in weights.items() if _is_within(path, place)]
+    weights_below = [weight for path, weight in weights.items() if _is_within(path, place)]
     return (
-        any(weight.files or weight.uncounted for weight in within) or sum(weight.directories for weight in within) > 1
+        any(weight.files or weight.uncounted for weight in weights_below)
+        or sum(weight.directories for weight in weights_below) > 1
     )
 
 
@@ -329,10 +330,10 @@ def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
     reader = ReadOnlyRepository(paths)
     try:
         trees_of = {record.tree for record in records}
-        holding = {tree for tree in trees_of if _holds(reader, bytes.fromhex(tree), raw_places)}
+        tree_ids = {tree for tree in trees_of if _holds(reader, bytes.fromhex(tree), raw_places)}
     finally:
         reader.close()
-    holding_records = [record for record in records if record.tree in holding]
+    holding_records = [record for record in records if record.tree in tree_ids]
     return Copies(len(holding_records), len({record.session for record in holding_records}), logs)
 
 

@@ -132,12 +132,12 @@ class LiveDisplay:
                 self.stop()
             case kind:
                 # Events without a running turn, as from `/compact`, are shown at once.
-                alone = self._turn is None
-                if alone:
+                is_alone = self._turn is None
+                if is_alone:
                     self._begin()
                 self._queue.append((event, time.monotonic()))
-                if alone or kind == "result":
-                    self._finish(after="" if alone else "\n")
+                if is_alone or kind == "result":
+                    self._finish(after="" if is_alone else "\n")
                     self._check()
 
     def notice(self, message: str) -> None:
@@ -243,10 +243,10 @@ class LiveDisplay:
         if settle_all:
             turn.broke_off(width)
         caps = of_stdout()
-        settled = [caps.ansi(line) for line in turn.settled(width)]
+        lines = [caps.ansi(line) for line in turn.settled(width)]
         status = self._status() if self._status is not None and tail else ""
         rows = [caps.ansi(row) for row in turn.tail(width, height, status)] if tail else []
-        region.draw(settled, rows, size)
+        region.draw(lines, rows, size)
 
     def _finish(self, after: str = "") -> None:
         """Print the remaining lines and end the live lines. Never raises, because the end of the turn is more

@@ -71,9 +71,9 @@ class Highlighter:
         if self._lexer is None or max(map(len, code_lines)) > _LONGEST:
             self._context.clear()
             return [Text(line) for line in code_lines]
-        coloured = _coloured(self._lexer, self._context + code_lines)
-        self._remember(code_lines, coloured)
-        return coloured[-len(code_lines) :]
+        texts = _coloured(self._lexer, self._context + code_lines)
+        self._remember(code_lines, texts)
+        return texts[-len(code_lines) :]
 
     def peek(self, code: str) -> Text:
         """The present colouring of an incomplete line."""
@@ -82,7 +82,7 @@ class Highlighter:
         self._context = context
         return line
 
-    def _remember(self, code_lines: list[str], coloured: list[Text]) -> None:
+    def _remember(self, code_lines: list[str], texts: list[Text]) -> None:
         """Keep the lines that the next ones depend on, starting outside of strings and comments."""
         self._context += code_lines
         if sum(map(len, self._context)) > _MOST:
@@ -93,7 +93,7 @@ class Highlighter:
             (
                 number
                 for number in range(len(self._context) - 1, len(self._context) - _CONTEXT, -1)
-                if self._context[number][:1].strip() and not _begins_inside(coloured[number])
+                if self._context[number][:1].strip() and not _begins_inside(texts[number])
             ),
             len(self._context) - 1,
         )

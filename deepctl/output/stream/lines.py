@@ -92,9 +92,9 @@ def cut(line: Text, width: int, caps: TerminalCaps) -> Text:
     if cells(line.plain) <= width:
         return line
     dots = caps.sign("…", "...")
-    shortened = line.copy()
-    shortened.right_crop(len(line.plain) - len(clipped(line.plain, width - len(dots)).rstrip()))
-    return shortened.append(dots)
+    short_line = line.copy()
+    short_line.right_crop(len(line.plain) - len(clipped(line.plain, width - len(dots)).rstrip()))
+    return short_line.append(dots)
 
 
 _CONSOLES: list[Console] = []

@@ -28,15 +28,15 @@ class LiveRegion:
         self._rows: list[str] = []
         self._size = (0, 0)
 
-    def draw(self, settled: Sequence[str], rows: Sequence[str], size: tuple[int, int]) -> None:
-        """Print `settled` permanently, and below it `rows`, which the next call replaces.
+    def draw(self, lines: Sequence[str], rows: Sequence[str], size: tuple[int, int]) -> None:
+        """Print `lines` permanently, and below it `rows`, which the next call replaces.
 
         Each row must fit the width of the terminal, and all rows its window, which has `size`.
         """
-        if not settled and rows and len(rows) == len(self._rows) and size == self._size:
+        if not lines and rows and len(rows) == len(self._rows) and size == self._size:
             frame = self._changed(rows)
-        elif settled or rows or self._rows:
-            frame = _ERASE_BELOW + "".join(f"{line}\r\n" for line in settled) + _lowest(rows)
+        elif lines or rows or self._rows:
+            frame = _ERASE_BELOW + "".join(f"{line}\r\n" for line in lines) + _lowest(rows)
         else:
             frame = ""
         if frame:

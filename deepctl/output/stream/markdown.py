@@ -279,16 +279,18 @@ class Markdown:
         count = len(last.children) - 2
         remaining_source = self._source[: self._parsed].split("\n", _first_line(last.children[count]))[-1]
         # A line can mean something else if it comes first; in that case nothing is dropped.
-        again = self._parse(remaining_source)
-        if len(again) != 1 or again[0].type != last.type or len(again[0].children) != 2:
+        new_nodes = self._parse(remaining_source)
+        if len(new_nodes) != 1 or new_nodes[0].type != last.type or len(new_nodes[0].children) != 2:
             return
         start = _first_line(last.children[count])
-        if [_first_line(item) + start for item in again[0].children] != [_first_line(i) for i in last.children[count:]]:
+        if [_first_line(item) + start for item in new_nodes[0].children] != [
+            _first_line(i) for i in last.children[count:]
+        ]:
             return
         gap = 1 if self._gap else 0
         height = blocks.items(last, count, self._passed)
-        if int(again[0].attrs.get("start", 1)) != int(last.attrs.get("start", 1)):
-            self._passed += int(last.attrs.get("start", 1)) - int(again[0].attrs.get("start", 1))
+        if int(new_nodes[0].attrs.get("start", 1)) != int(last.attrs.get("start", 1)):
+            self._passed += int(last.attrs.get("start", 1)) - int(new_nodes[0].attrs.get("start", 1))
         self._passed += count
         self._forget(last.children[count], height + gap)
         self._gap = False

@@ -221,8 +221,8 @@ def _may_open(piece: SyntaxTreeNode) -> bool:
 
 def _apart(before: SyntaxTreeNode | None, node: SyntaxTreeNode) -> bool:
     """Whether an empty line separates two blocks: not between a list and its introduction inside an item."""
-    inside = node.parent is not None and node.parent.type == "list_item"
-    return not (inside and before is not None and before.type == "paragraph" and is_list(node))
+    is_inside = node.parent is not None and node.parent.type == "list_item"
+    return not (is_inside and before is not None and before.type == "paragraph" and is_list(node))
 
 
 def _is_long(item: SyntaxTreeNode) -> bool:

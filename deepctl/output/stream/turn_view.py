@@ -198,13 +198,13 @@ class TurnView:
     def _print_stream(self, lines: list[Text]) -> None:
         """Print more of the streamed text."""
         if lines:
-            self._add(self._streaming, lines, continued=self._continued)
+            self._add(self._streaming, lines, is_continuation=self._continued)
             self._continued = True
 
-    def _add(self, kind: str, lines: list[Text], *, continued: bool = False) -> None:
+    def _add(self, kind: str, lines: list[Text], *, is_continuation: bool = False) -> None:
         from rich.text import Text
 
-        if self._kind and not continued and (kind != self._kind or kind in ("text", "thinking")):
+        if self._kind and not is_continuation and (kind != self._kind or kind in ("text", "thinking")):
             self._settled.append(Text())
         self._settled += lines
         self._kind = kind
@@ -224,9 +224,9 @@ class TurnView:
     def _doing(self) -> str:
         if self._retry is not None:
             event, until = self._retry
-            remaining = max(until - time.monotonic(), 0.0)
-            when = f"in {_seconds(remaining + 0.5)}" if remaining else "now"
-            return f"{event['reason']}: trying again {when} {_attempt(event)}"
+            seconds = max(until - time.monotonic(), 0.0)
+            delay = f"in {_seconds(seconds + 0.5)}" if seconds else "now"
+            return f"{event['reason']}: trying again {delay} {_attempt(event)}"
         if self._pending:
             return f"Running {next(iter(self._pending.values())).name}"
         return {"text": "Writing", "thinking": "Thinking"}.get(self._streaming, "Waiting")
