@@ -271,8 +271,8 @@ class CommandPolicy(NamedTuple):
         if outcome == "refused":
             return "is refused"
         if self._outcome(self._default) != "refused":
-            return "is asked about" if outcome == "asked" else "runs without an approval request"
-        return f"runs {self._where}, {'after an approval' if outcome == 'asked' else 'without an approval request'}"
+            return "is asked about" if outcome == "asked" else "runs without approval requests"
+        return f"runs {self._where}, {'after an approval' if outcome == 'asked' else 'without approval requests'}"
 
     def sentence(self) -> str:
         """The statement as one text."""

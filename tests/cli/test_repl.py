@@ -121,7 +121,7 @@ def test_the_prompt_is_there_at_once_and_what_is_typed_while_loading_is_run(open
 def test_an_entry_of_several_lines_and_an_answer_in_markdown_are_on_the_screen_once(opened: Open, columns: int) -> None:
     with provider(Text(_in_pieces(ANSWER)), Text(["Short."])) as server:
         terminal = opened(*NO_SANDBOX, server=server, columns=columns, rows=40)
-        terminal.expect("asked about.")  # the notice at the start
+        terminal.expect("approval request.")  # the notice at the start
         terminal.prompt()
         terminal.type("見て 🎉\x1b\rsecond line\r")
         terminal.expect("The end. 🎉")
@@ -190,7 +190,7 @@ def _after(pieces: int, gate: threading.Event) -> Callable[[], None]:
 def test_thoughts_stand_before_the_answer(opened: Open, gate: threading.Event) -> None:
     with provider(Text(["<think>", "I ponder ", "this matter.", "</think>", "The answer."], _after(3, gate))) as server:
         terminal = opened(*NO_SANDBOX, server=server, rows=24, columns=80)
-        terminal.expect("asked about.")  # the notice at the start
+        terminal.expect("approval request.")  # the notice at the start
         terminal.prompt()
         terminal.type("why\r")
         terminal.expect("I ponder")
@@ -205,7 +205,7 @@ def test_thoughts_stand_before_the_answer(opened: Open, gate: threading.Event) -
 def test_ctrl_c_in_mid_answer_keeps_what_came_and_says_so(opened: Open, gate: threading.Event) -> None:
     with provider(Text(["First words. ", "Never."], lambda: _wait_for(gate)), Text(["Here again."])) as server:
         terminal = opened(*NO_SANDBOX, server=server, columns=80, rows=24)
-        terminal.expect("asked about.")  # the notice at the start
+        terminal.expect("approval request.")  # the notice at the start
         terminal.prompt()
         terminal.type("go\r")
         terminal.expect("First words.")
@@ -255,7 +255,7 @@ def test_a_failing_provider_is_one_error_a_turn_and_the_conversation_goes_on(ope
 def test_a_retry_is_shown_while_it_is_waited_for(opened: Open) -> None:
     with provider(Status(429, "slow down", {"retry-after": "2"}), Text(["Here."])) as server:
         terminal = opened(*NO_SANDBOX, server=server, columns=80, rows=24)
-        terminal.expect("asked about.")  # the notice at the start
+        terminal.expect("approval request.")  # the notice at the start
         terminal.prompt()
         terminal.type("go\r")
         terminal.expect("slow down: trying again in 2 s (1 of 3)")

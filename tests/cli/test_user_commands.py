@@ -236,7 +236,7 @@ def test_a_program_for_a_whole_screen_prints_what_it_can_and_waits_for_nobody(ch
     (workspace / "long.txt").write_text("".join(f"line {number}\n" for number in range(300)))
     terminal = chat("--sandbox", "none")
     terminal.type("!less long.txt; echo en''ded\r")
-    terminal.expect("There is no terminal for less here")
+    terminal.expect("less gets no terminal and no input here")
     terminal.expect("ended")
     terminal.prompt()
     assert "line 299" in terminal.screen
