@@ -68,7 +68,7 @@ def test_a_program_and_an_address_with_everything_that_can_be_said_of_them() -> 
         ({"command": "x", "args": [1]}, "list of texts for args"),
         ({"command": "x", "env": ["A=b"]}, "table of texts for env"),
         ({"command": "x", "env": {"A": 1}}, "table of texts for env"),
-        ({"command": "x", "env": {"A B": "1"}}, "a name in env"),
+        ({"command": "x", "env": {"A B": "1"}}, "an invalid name in env"),
         ({"command": "x", "env": {"TOKEN": "$TOKEN"}}, 'env_vars = ["TOKEN"]'),
         ({"command": "x", "env": {"TOKEN": "${OTHER:-x}"}}, 'env_vars = ["OTHER"]'),
         ({"url": BOX, "http_headers": {"K": "${KEY}"}}, 'env_http_headers = { K = "KEY" }'),
@@ -79,7 +79,7 @@ def test_a_program_and_an_address_with_everything_that_can_be_said_of_them() -> 
         ({"url": SCHEME}, "a url that cannot be used"),
         ({"url": f"{SCHEME}[x"}, "a url that cannot be used"),
         ({"url": WITH_PASSWORD}, "a password in its url"),
-        ({"url": BOX, "http_headers": {"A: b": "c"}}, "a name in http_headers"),
+        ({"url": BOX, "http_headers": {"A: b": "c"}}, "an invalid name in http_headers"),
         ({"url": BOX, "http_headers": {"A": "b\r\nEvil: yes"}}, "a header that cannot be sent"),
         ({"url": BOX, "enabled": "no"}, "needs true or false"),
         ({"url": BOX, "tool_timeout_sec": True}, "a number of seconds"),
@@ -256,7 +256,7 @@ command = "{planted}"
         ("problem", "b: $TOKEN_ONE and $TOKEN_TWO are not set"),
         ("problem", "b: its cwd /no/such/place is not a directory"),
         ("warning", "c: the connection to http://far.example/mcp is not encrypted"),
-        ("problem", "d: its command is where agents can write, so it may be theirs"),
+        ("problem", "d: agents can write its command, so the command may be theirs"),
     ]
     _write(profile.settings, '[mcp_servers.a]\ncommand = "sh"\n')
     ((status, found),) = checks()
