@@ -135,7 +135,7 @@ def _said(statement: str, kind: str) -> str:
             said = other.partition(kind)[2]
             if "refused" in said:
                 return "refused"
-            return "asked" if "is asked about" in said or "after an approval request" in said or "after an approval" in said else "run"
+            return "asked" if "is asked about" in said or "after an approval" in said else "run"
     if usual.startswith(("commands are refused", "no shell")):
         return "refused"
     return "asked" if usual.endswith("each after an approval request") else "run"
