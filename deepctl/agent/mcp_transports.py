@@ -16,6 +16,7 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -25,7 +26,7 @@ from fastmcp.client.transports import StreamableHttpTransport
 from fastmcp.client.transports.base import ClientTransport, SessionKwargs, TransportOptions
 from mcp import ClientSession
 from mcp.shared.message import SessionMessage
-from mcp_types import jsonrpc_message_adapter
+from mcp_types import CallToolResult, jsonrpc_message_adapter
 from pydantic import ValidationError
 from typing_extensions import Unpack
 
@@ -54,6 +55,17 @@ group is nobody else's.
 """
 
 
+class _Session(ClientSession):
+    """A session in which structured content is not checked against the schema that the server gave for it.
+
+    Only text is passed on. The check would hold up the event loop, with a pattern of the server's for as long as the
+    server likes.
+    """
+
+    async def validate_tool_result(self, name: str, result: CallToolResult) -> None:
+        pass
+
+
 class Stdio(ClientTransport):
     """How a local server is started and spoken to. For one connection."""
 
@@ -79,7 +91,6 @@ class Stdio(ClientTransport):
         self, *, transport_options: TransportOptions | None = None, **session_kwargs: Unpack[SessionKwargs]
     ) -> AsyncGenerator[ClientSession, None]:
         """Start the server; it has ended when this ends. Raises `OSError` if it cannot be started."""
-        session_class = (transport_options or TransportOptions()).session_class
         async with (
             self._running() as (stdin, stdout, stderr),
             _streams() as (incoming, received, sending, outgoing),
@@ -90,7 +101,7 @@ class Stdio(ClientTransport):
             pumps.start_soon(self._listen, stderr)
             pumps.start_soon(self._watch, incoming)
             try:
-                async with session_class(received, sending, **session_kwargs) as session:
+                async with _Session(received, sending, **session_kwargs) as session:
                     yield session
             finally:
                 pumps.cancel_scope.cancel()
@@ -286,6 +297,16 @@ async def _writer(pipe: Any, transports: list[asyncio.BaseTransport]) -> asyncio
     return asyncio.StreamWriter(transport, protocol, None, loop)
 
 
+class _Http(StreamableHttpTransport):
+    @contextlib.asynccontextmanager
+    async def connect_session(
+        self, *, transport_options: TransportOptions | None = None, **session_kwargs: Unpack[SessionKwargs]
+    ) -> AsyncGenerator[ClientSession, None]:
+        options = replace(transport_options or TransportOptions(), session_class=_Session)
+        async with super().connect_session(transport_options=options, **session_kwargs) as session:
+            yield session
+
+
 _HTTP_SECONDS = 30.0
 
 
@@ -300,9 +321,7 @@ class Remote:
 
     def transport(self, url: str, headers: Mapping[str, str]) -> StreamableHttpTransport:
         """The transport of the client, to the server at `url`."""
-        return StreamableHttpTransport(
-            url, headers=dict(headers), httpx_client_factory=self._client, max_sse_event_size=MOST_BYTES
-        )
+        return _Http(url, headers=dict(headers), httpx_client_factory=self._client, max_sse_event_size=MOST_BYTES)
 
     @property
     def failure(self) -> str:

@@ -343,6 +343,27 @@ def test_results_are_text_without_secrets_and_large_ones_go_to_a_file() -> None:
         assert CANARY not in talk.sent
 
 
+def test_results_are_not_checked_against_the_output_schema_of_their_server() -> None:
+    with mcp_server() as remote:
+        remote.output = {"type": "object", "required": ["a"]}
+        tables = {"here": _local("--tools", "pattern", tool_timeout_sec=2), "there": {"url": remote.url}}
+        with _talk(tables) as talk:
+            before = time.process_time()
+            results = talk.results(("here__pattern", {}), ("there__whoami", {}))
+            assert results == [(True, "some text"), (True, "you are nobody")]
+            assert time.process_time() - before < 2
+
+
+def test_the_tools_of_a_server_that_says_they_changed_are_others_from_the_next_turn_on() -> None:
+    with _talk(
+        {"one": _local("--tools", "more"), "two": _local("--tools", "pid,fail", "--trouble", "changes")}
+    ) as talk:
+        talk.turn(("one__more", {}))
+        assert sorted(talk.offered()) == ["one__more", "two__pid"]
+        assert talk.results(("one__echo", {"text": "hello"})) == [(True, "hello")]
+        assert sorted(talk.offered()) == ["one__echo", "one__more", "two__fail", "two__pid"]
+
+
 def test_a_server_outlives_a_turn_that_ctrl_c_stopped_and_is_told_of_what_was_cancelled() -> None:
     with _talk({"one": _local("--tools", "pid,interrupt,cancelled")}) as talk:
         ((_, before),) = talk.results(("one__pid", {}))

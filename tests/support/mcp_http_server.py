@@ -13,13 +13,14 @@ from typing import Any
 class McpServer:
     """A running server with the tool `whoami`. `headers` are those of every request; `status` is answered if set.
 
-    The tool says `said`, if that is set.
+    The tool says `said`, if that is set. `output` is the output schema of the tool, which returns text only.
     """
 
     def __init__(self, elsewhere: str | None = None) -> None:
         self.headers: list[dict[str, str]] = []
         self.status: int | None = None
         self.said: str | None = None
+        self.output: dict[str, Any] | None = None
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -58,7 +59,10 @@ class McpServer:
                         }
                     case "tools/list":
                         schema = {"type": "object", "properties": {}}
-                        reply["result"] = {"tools": [{"name": "whoami", "description": "Who.", "inputSchema": schema}]}
+                        tool = {"name": "whoami", "description": "Who.", "inputSchema": schema}
+                        if server.output is not None:
+                            tool["outputSchema"] = server.output
+                        reply["result"] = {"tools": [tool]}
                     case "tools/call":
                         said = self.headers.get("Authorization", "nobody")
                         text = server.said if server.said is not None else f"you are {said}"

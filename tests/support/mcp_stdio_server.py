@@ -6,7 +6,8 @@ What it does is told by its arguments:
     --tools A,B       the tools it has; what each does is in `_TOOLS`
     --trouble HOW     `exit`: ends at once; `silent`: never answers; `garbage`: speaks nonsense; `greets`: speaks
                       nonsense first, then properly; `long`: a line without end; `stays`: does not end with its stdin;
-                      `slow`: takes a second to tell its tools
+                      `slow`: takes a second to tell its tools; `changes`: has only its first tool at first, and says
+                      that it has others before it has told that one
     --child           starts a process of its own that does not look at stdin
 """
 
@@ -35,6 +36,11 @@ _TOOLS: dict[str, dict[str, Any]] = {
     "picture": {"description": "Shows something.", "properties": {}},
     "half": {"description": "Says half a character.", "properties": {}},
     "pid": {"description": "Who it is.", "properties": {}},
+    "more": {
+        "description": "Gives the server the tool `echo`, and says that its tools have changed.",
+        "properties": {},
+    },
+    "pattern": {"description": "Says what its output schema takes seconds to refuse.", "properties": {}},
     "odd name/with.dots": {"description": "\x1b[31mred\x07", "properties": {}},
 }
 _ODD_SCHEMAS: dict[str, Any] = {
@@ -45,7 +51,9 @@ _ODD_SCHEMAS: dict[str, Any] = {
     "pointed": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"$ref": "#/properties/a"}}},
 }
 
+_OUTPUTS: dict[str, Any] = {"pattern": {"type": "object", "properties": {"a": {"pattern": "^(a+)+$"}}}}
 _CANCELLED: list[Any] = []
+_MORE: list[str] = []
 
 
 def _say(message: dict[str, Any]) -> None:
@@ -59,6 +67,8 @@ def _tools(names: list[str]) -> list[dict[str, Any]]:
         known = _TOOLS.get(name.partition("#")[0], {"description": name, "properties": {}})
         schema = _ODD_SCHEMAS.get(name, {"type": "object", "properties": known["properties"]})
         found.append({"name": name, "description": known["description"], "inputSchema": schema})
+        if name in _OUTPUTS:
+            found[-1]["outputSchema"] = _OUTPUTS[name]
     return found
 
 
@@ -68,6 +78,7 @@ def _call(identity: Any, name: str, arguments: dict[str, Any]) -> None:
         return
     content: list[dict[str, Any]] = []
     error = False
+    structured = {}
     match name:
         case "echo":
             content = [{"type": "text", "text": arguments["text"]}]
@@ -99,13 +110,19 @@ def _call(identity: Any, name: str, arguments: dict[str, Any]) -> None:
                 {"type": "image", "data": "AAAA", "mimeType": "image/png"},
                 {"type": "resource_link", "uri": "file:///cat.png", "name": "cat"},
             ]
+        case "more":
+            _MORE.append("echo")
+            _say({"method": "notifications/tools/list_changed"})
+        case "pattern":
+            content = [{"type": "text", "text": "some text"}]
+            structured = {"structuredContent": {"a": "a" * 24 + "b"}}
         case "half":
             content = [{"type": "text", "text": "\ud83d and \U0001f600"}]
         case "pid":
             content = [{"type": "text", "text": str(os.getpid())}]
         case _:
             content = [{"type": "text", "text": f"{name} of {os.getpid()}"}]
-    _say({"id": identity, "result": {"content": content, "isError": error}})
+    _say({"id": identity, "result": {"content": content, "isError": error, **structured}})
 
 
 def main() -> None:
@@ -164,7 +181,12 @@ def main() -> None:
                 )
             case "tools/list":
                 time.sleep(given.trouble == "slow")
-                _say({"id": message["id"], "result": {"tools": _tools(given.tools.split(","))}})
+                names = given.tools.split(",")
+                if given.trouble == "changes":
+                    given.trouble = ""
+                    del names[1:]
+                    _say({"method": "notifications/tools/list_changed"})
+                _say({"id": message["id"], "result": {"tools": _tools(names + _MORE)}})
             case "tools/call":
                 _call(message["id"], message["params"]["name"], message["params"].get("arguments", {}))
             case _:
