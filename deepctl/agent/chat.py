@@ -109,7 +109,7 @@ class TurnRunner:
         self._runner = asyncio.Runner()
         self._entered = False
         self.stops = Interruption(options.timeout, note)
-        """What stops a turn. Whoever does more for it than `run` does enters `watched` around all of it."""
+        """The names of a session before and after."""
 
     def close(self) -> None:
         """Close what the turns left open: MCP servers, connections to the provider and the event loop."""

@@ -1,1 +1,1 @@
-"""The command line. A command resolves what its options mean, takes the lock, calls the domain and shows the result."""
+"""The digests of positions that had none; an empty one says that there is no line end at the position."""

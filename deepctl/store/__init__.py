@@ -1,4 +1,5 @@
-"""The store of one profile: sessions, checkpoints, the contents they share, and rewinds.
+"""The store of one profile: sessions, checkpoints, their shared contents, and rewinds.
 
-Below it are only files, locks and names. Work on whole profiles (memory, transfer, purge, wipe) is in `deepctl.domain`.
+It depends only on files, locks and names. Operations on whole profiles (memory, transfer, purge, wipe) are in
+`deepctl.domain`.
 """

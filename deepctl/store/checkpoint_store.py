@@ -1,15 +1,15 @@
 """`Checkpoints`: one directory of checkpoints, open for changes. Profiles and applications save and rewind with it.
 
-A checkpoint is made in two steps: what is new goes into one pack, synced and renamed into place; then one line in the
-ledger makes it count. What a kill leaves between the two is rubbish, and opening the directory again collects it.
+A checkpoint is made in two steps: new objects go into one pack, synced and renamed into place; then one line in the
+ledger makes it count. A kill between the two leaves garbage, which the next opening of the directory removes.
 
-A rewind whose intent is in the ledger is done entirely, or not at all, whatever kills it in between. What is done twice
-changes nothing the second time, so whoever opens the directory next finishes what a kill interrupted. What cannot be
-done (a directory that may not be written) is taken back.
+A rewind whose intent is in the ledger is done completely, or not at all, after any kill. Repeating a step changes
+nothing, so the next opener of the directory finishes an interrupted rewind. A rewind that cannot be done (a read-only
+directory) is undone.
 
-`cache/index` is what a shell needs to complete a reference, without starting Python. It has one line a checkpoint, in
-the order they were made: id, label (or nothing) and session, separated by tabs. It is made from the ledger and may be
-deleted at any time; the next change makes it anew.
+`cache/index` lets a shell complete a reference without starting Python. It has one line per checkpoint, in the order of
+their creation: id, label (or nothing) and session, separated by tabs. It is derived from the ledger and may be deleted
+at any time; the next change writes it again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ _PROMPT_LENGTH = 200
 
 
 class WorkspaceOptions(NamedTuple):
-    """The directory that is kept, the patterns of what is left out, and who is told how far a long snapshot is."""
+    """The directory of a workspace, the patterns of left out files, and the receiver of the progress of a long
+    snapshot.
+    """
 
     root: str
     exclude: Sequence[str] = ()
@@ -47,24 +49,24 @@ class WorkspaceOptions(NamedTuple):
 
 
 class HeadMove(Protocol):
-    """What a rewind moves beside the files: where a conversation goes on."""
+    """The part of a rewind besides the files: the position at which a conversation continues."""
 
     def advance(self, intent: Rewind) -> None:
-        """Go on where the rewind leads; doing it again changes nothing."""
+        """Continue at the target of the rewind; repeating it changes nothing."""
         ...
 
     def revert(self, intent: Rewind) -> None:
-        """Go on as before."""
+        """Continue as before the rewind."""
         ...
 
 
 class Checkpoints:
-    """The checkpoints in `directory`. The caller holds the lock that guards it, and closes this in the end.
+    """The checkpoints in `directory`. The caller holds the lock of the directory, and finally closes this object.
 
-    `cache` is the path of the cache, which lies elsewhere; without one, it lasts as long as this object. `ledger_cache`
-    is that of the file for what the beginning of a long ledger comes to. `collect` says whether what killed writers
-    left is removed at once, and `release_reserve` makes some room on a full disk. Raises `NewerFormat`, `StorageError`
-    or `OSError`.
+    `cache` is the path of the cache, which is elsewhere; without one, the cache lasts as long as this object.
+    `ledger_cache` is the path of the cached fold of a long ledger. `collect` says whether leftovers of killed writers
+    are removed at once, and `release_reserve` frees some space on a full disk. Raises `NewerFormat`, `StorageError` or
+    `OSError`.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Checkpoints:
 
     @property
     def ledger(self) -> Ledger:
-        """What there is."""
+        """The state of the ledger."""
         return self._writer.ledger
 
     @property
@@ -104,22 +106,23 @@ class Checkpoints:
         self.close()
 
     def is_current(self) -> bool:
-        """Whether nobody else has written to the ledger since, or put another in its place."""
+        """Whether no other process has written to the ledger since, or replaced it."""
         try:
             return self._writer.is_current(os.stat(os.path.join(self.directory, LEDGER)))
         except FileNotFoundError:
             return False
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._writer.close()
         self.cache.close()
 
     def collect(self) -> None:
-        """Remove what killed and failed writers left.
+        """Remove leftovers of killed and failed writers.
 
-        A pack gets another mode once a line names it (`pack_store.UNCOUNTED`). One without a line and with that mode,
-        or a damaged line, mean that the ledger has lost something: then nothing is deleted but what it calls gone.
+        A pack gets another mode after a line names it (`pack_store.UNCOUNTED`). A pack without a line but with that
+        mode, or a damaged line, means that the ledger has lost lines; then nothing is deleted except packs that it
+        calls removed.
         """
         self.sweep()
         if self.ledger.damage:
@@ -129,7 +132,7 @@ class Checkpoints:
                 self.packs.remove_pack(name)
 
     def sweep(self) -> None:
-        """Remove unfinished packs, and those that the ledger calls gone."""
+        """Remove unfinished packs, and those that the ledger calls removed."""
         try:
             pack_names = os.listdir(self.packs.directory)
         except FileNotFoundError:
@@ -141,7 +144,7 @@ class Checkpoints:
             self.packs.remove_pack(name)
 
     def strays(self) -> set[str]:
-        """The packs on the disk that no line names."""
+        """The packs on the disk without a line."""
         return self.packs.names() - self.ledger.packs - self.ledger.gone
 
     def new_batch(self) -> ObjectBatch:
@@ -149,7 +152,7 @@ class Checkpoints:
         return self.objects.new_batch()
 
     def snapshot(self, workspace: WorkspaceOptions, sink: ObjectWriter) -> Snapshot:
-        """The whole of a workspace; what is new of it goes into `sink`."""
+        """A snapshot of the whole workspace; new objects go into `sink`."""
         return trees.snapshot(
             workspace.root,
             sink,
@@ -160,7 +163,7 @@ class Checkpoints:
         )
 
     def is_unchanged(self, workspace: WorkspaceOptions) -> bool:
-        """Whether a workspace is as it was when it was last looked at."""
+        """Whether a workspace is unchanged since its last snapshot."""
         with self.new_batch() as batch:
             present = self.snapshot(workspace, batch)
             batch.drop()
@@ -181,10 +184,10 @@ class Checkpoints:
         metadata: dict[str, Any] | None = None,
         unkept: list[list[str]] | None = None,
     ) -> Record | None:
-        """Make a checkpoint; none if the workspace is the tree `unless_tree`.
+        """Make a checkpoint, unless the workspace equals the tree `unless_tree`.
 
-        Without a workspace, only the conversation is kept. Without `id`, `created_at` and `parent`, the checkpoint gets
-        a new id and the time, and follows its session's latest. `unkept` says why there are no files.
+        Without a workspace, only the conversation is stored. Without `id`, `created_at` and `parent`, the checkpoint
+        gets a new id and the present time, and follows its session's latest. `unkept` is the reason for missing files.
         """
         with self.new_batch() as batch:
             present = self.snapshot(workspace, batch) if workspace is not None else None
@@ -205,17 +208,20 @@ class Checkpoints:
 
     @contextmanager
     def counting(self, batch: ObjectBatch) -> Iterator[None]:
-        """While entered, a line is written that makes the pack of `batch` count. Without that line, the pack goes."""
+        """Inside this context, a line is written that makes the pack of `batch` count. Without that line, the pack is
+        removed.
+        """
         try:
             yield
         except BaseException:
-            # The disk is asked: an interrupt may have come when the line was there and nothing here knew of it.
+            # The disk is read, because an interrupt may have come after the line was written but before this process
+            # knew.
             if batch.pack and batch.pack not in read(self.directory).packs:
                 with suppress(OSError):  # the next command removes it
                     self.packs.remove_pack(batch.pack)
             raise
         if batch.pack:
-            with suppress(OSError):  # only if its line is lost does it matter
+            with suppress(OSError):  # only relevant if its line is lost
                 os.chmod(self.packs.path(batch.pack), atomic.FILE_MODE)
 
     def record(
@@ -259,11 +265,11 @@ class Checkpoints:
 
     @property
     def tree(self) -> str:
-        """What the workspace was when it was last looked at; empty if it never was."""
+        """The tree of the last snapshot; empty if there was none."""
         return self.ledger.states[-1].tree if self.ledger.states else ""
 
     def apply_rewind(self, root: str, intent: Rewind, changes: list[TreeChange], head: HeadMove) -> Restored:
-        """Do what the intent says; if the workspace cannot be changed, take it back and raise `StorageError`."""
+        """Execute the intent. If the workspace cannot be changed, undo it and raise `StorageError`."""
         working_tree = restore.working_tree(root, self.objects)
         result = Restored([], [], [])
         try:
@@ -297,10 +303,10 @@ class Checkpoints:
             ) from None
 
     def finish_rewind(self, workspace: WorkspaceOptions, intent: Rewind, head: HeadMove) -> list[str]:
-        """Finish a rewind that was interrupted; returns what the user should know about it.
+        """Finish an interrupted rewind; returns notes for the user.
 
-        A path that is neither as before nor as intended was edited since and stays as it is. Raises `StorageError`, and
-        `Damaged` if what it needs cannot be read.
+        A path that is neither in its old nor in its new state was edited since, and does not change. Raises
+        `StorageError`, and `Damaged` if required data cannot be read.
         """
         safety = self.ledger.records[intent.safety]
         open_changes: list[TreeChange] = []
@@ -329,7 +335,7 @@ class Checkpoints:
 
 
 class ProfileStore:
-    """A profile and its checkpoints, open for changes: what removing and deleting need of a `Repository`."""
+    """The part of a `Repository` that removing and deleting need: a profile and its checkpoints, open for changes."""
 
     def __init__(self, paths: ProfilePaths, store: Checkpoints) -> None:
         self.paths = paths
@@ -337,12 +343,12 @@ class ProfileStore:
 
     @property
     def ledger(self) -> Ledger:
-        """What checkpoints there are."""
+        """The state of the ledger."""
         return self.store.ledger
 
 
 def remove_leftovers(paths: ProfilePaths) -> None:
-    """Remove the temporary files that killed writers left beside the profile's own."""
+    """Remove the temporary files of killed writers beside the profile's own files."""
     session_catalogue.tidy(paths)
     for directory in (paths.directory, paths.checkpoints, paths.cache):
         try:
@@ -355,18 +361,20 @@ def remove_leftovers(paths: ProfilePaths) -> None:
 
 
 def _is_ours(current: trees.TreeEntry | None, change: TreeChange) -> bool:
-    """Whether a path is as before, or on the way to what was intended."""
+    """Whether a path is in its old state, or on the way to its new state."""
     if trees.same(current, change.before):
         return True
     if current is None:
-        # What is of another kind goes before what replaces it comes.
+        # An entry of another kind is removed before its replacement comes.
         return change.before is not None and change.after is not None and change.before.kind != change.after.kind
     kinds = {entry.kind for entry in (change.before, change.after) if entry is not None}
     return current.kind == DIRECTORY and DIRECTORY in kinds
 
 
 def _directories_above(objects: ObjectReader, safety: Record, changes: list[TreeChange]) -> list[TreeChange]:
-    """The directories above the changes that are in none: they may have been opened up, and get their modes back."""
+    """The directories above the changes that are not changed themselves: they may have been opened, and get their modes
+    back.
+    """
     tree = bytes.fromhex(safety.tree)
     changed_paths = {change.path for change in changes}
     directories: dict[bytes, TreeChange] = {}
@@ -380,7 +388,7 @@ def _directories_above(objects: ObjectReader, safety: Record, changes: list[Tree
 
 
 def add_to_index(paths: ProfilePaths, ledger: Ledger, record: Record, session: str) -> None:
-    """A checkpoint was made: add its line. Trouble with the disk costs the index, not the checkpoint."""
+    """Add the line of a new checkpoint. A disk error invalidates the index, and does not fail the checkpoint."""
     try:
         descriptor = atomic.open_regular(paths.checkpoint_index, os.O_WRONLY | os.O_APPEND)
         try:
@@ -392,7 +400,7 @@ def add_to_index(paths: ProfilePaths, ledger: Ledger, record: Record, session: s
 
 
 def rewrite_index(paths: ProfilePaths, ledger: Ledger) -> None:
-    """Make the index anew."""
+    """Write the index again."""
     names = session_catalogue.by_id(paths)
     lines = [_index_line(record, ledger, names.get(record.session, "")) for record in ledger.records.values()]
     try:
@@ -403,14 +411,14 @@ def rewrite_index(paths: ProfilePaths, ledger: Ledger) -> None:
 
 
 def refresh_index(paths: ProfilePaths, ledger: Ledger) -> None:
-    """Make the index anew if it is not there or has not as many lines as there are checkpoints."""
+    """Write the index again if it is missing or its number of lines differs from that of checkpoints."""
     lines = _index_lines(paths)
     if lines is None or len(lines) != len(ledger.records):
         rewrite_index(paths, ledger)
 
 
 def indexed_session_names(paths: ProfilePaths) -> dict[str, str]:
-    """The names of sessions by the ids of their checkpoints, as far as they are known. They may be wrong."""
+    """The names of sessions by the ids of their checkpoints, as far as they are known. They may be outdated."""
     words = [line.split("\t") for line in _index_lines(paths) or []]
     return {line[0]: line[2] for line in words if len(line) == 3}
 
@@ -426,7 +434,7 @@ def _drop_index(paths: ProfilePaths) -> None:
     try:
         os.unlink(paths.checkpoint_index)
     except OSError:
-        pass  # it is not there, or stays wrong until the disk can be written again
+        pass  # it is missing, or stays wrong until the disk is writable again
 
 
 def _index_line(record: Record, ledger: Ledger, session: str) -> bytes:

@@ -1,4 +1,4 @@
-"""How two states of a workspace differ, file by file and line by line, and how two checkpoints differ (`compare`)."""
+"""The differences between two states of a workspace, by file and line, and between two checkpoints (`compare`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LARGE = 1 << 20
 _BINARY_PEEK = 8000
 
 Content = Callable[[bytes, TreeEntry], bytes]
-"""Reads what is at a path. Raises `Damaged` or `OSError`."""
+"""Reads the content of a path. Raises `Damaged` or `OSError`."""
 
 
 class Turn(NamedTuple):
@@ -32,9 +32,9 @@ class Turn(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """How two checkpoints differ, or one and what is now, where `after` is `None`.
+    """The differences between two checkpoints, or between one and now, if `after` is `None`.
 
-    `remark` says why files are not compared.
+    `remark` is the reason if files are not compared.
     """
 
     before: Record
@@ -46,10 +46,10 @@ class Comparison(NamedTuple):
 
 
 class FileDifference(NamedTuple):
-    """One path at which two states differ.
+    """One path that differs between two states.
 
     `change` is `added`, `deleted`, `modified`, `mode` (only the permission bits) or `type` (a file became a link, …).
-    Where both sides are text, lines are counted, and `diff` is a unified one; `remark` says why not.
+    If both sides are text, lines are counted, and `diff` is a unified diff; otherwise `remark` is the reason.
     """
 
     path: str
@@ -82,7 +82,7 @@ def present(root: str, objects: ObjectReader) -> Content:
 
 
 def differences(changes: Iterable[TreeChange], before: Content, after: Content) -> Iterator[FileDifference]:
-    """Every path that differs, in order; directories only where they are all there is to tell."""
+    """Every path that differs, in order; a directory only if no path below it differs."""
     for change in changes:
         if _is_dull(change):
             continue
@@ -90,7 +90,7 @@ def differences(changes: Iterable[TreeChange], before: Content, after: Content) 
 
 
 def unread(change: TreeChange) -> FileDifference:
-    """A path whose content before cannot be read, so that how it differs is unknown."""
+    """A path whose old content cannot be read, so the difference is unknown."""
     kind = "modified" if change.after is not None else "deleted"
     return FileDifference(os.fsdecode(change.path), kind, None, change.after, None, None, b"", "cannot be read")
 
@@ -137,7 +137,7 @@ def _change(before: TreeEntry | None, after: TreeEntry | None) -> str:
 
 
 def compare(repository: ReadOnlyRepository, before: str | None, after: str | None, session: str | None) -> Comparison:
-    """Compare two checkpoints, or one and what is now; `before` is the latest if it is not given.
+    """Compare two checkpoints, or one and now; `before` defaults to the latest.
 
     References count in the session called `session`, or the latest. Raises `NotFound`, and `Damaged`.
     """

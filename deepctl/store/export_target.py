@@ -1,4 +1,4 @@
-"""Where an export goes: a file that is there as a whole or not at all."""
+"""The target file of an export, which is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EA
 
 
 def absolute(path: str) -> str:
-    """`path` from the root of the file system on. Links stay, and so does `..`, which may follow one."""
+    """`path` as an absolute path. Links stay, and so does `..`, which may follow one."""
     full_path = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
     return full_path if ".." in path.split("/") else os.path.normpath(full_path)
 
 
 def check(root: Root, path: str, *, force: bool) -> None:
-    """Raises `UsageError` or `Refused` if no export can be put at `path`; with `force`, a regular file there may go."""
+    """Raises `UsageError` or `Refused` if `path` is not possible for an export; with `force`, a regular file may be
+    replaced.
+    """
     _check_directory(path)
     root_prefix = os.path.join(os.path.realpath(root.path), "")
     if os.path.join(os.path.realpath(os.path.dirname(path)), "").startswith(root_prefix):
@@ -70,9 +72,9 @@ def _exists(path: str) -> Refused:
 
 @contextmanager
 def opened(path: str, *, force: bool) -> Iterator[BinaryIO]:
-    """A private file that becomes `path` at the end, synced; an error leaves nothing, and `path` as it was.
+    """A private file that becomes `path` at the end, synced; an error leaves nothing, and `path` unchanged.
 
-    Raises what `check` raises, but for a place inside the root, and also of what has come to be there meanwhile.
+    Raises the errors of `check`, except for a path inside the root, also for an entry that was created in the meantime.
     """
     _check_directory(path)
     _check_name(path, force)
@@ -95,14 +97,14 @@ def opened(path: str, *, force: bool) -> Iterator[BinaryIO]:
 
 
 def _stem(name: str) -> str:
-    """What temporary files for `name` begin with: as much of it as leaves room for the rest."""
+    """The prefix of temporary files for `name`, shortened so that the rest fits."""
     while len(os.fsencode(name)) > 200:
         name = name[:-1]
     return f".{name}."
 
 
 def _temporary(directory: str, stem: str) -> tuple[str, int]:
-    """A new file, locked for as long as it is open, so that it can be told from one that was left."""
+    """A new file, locked while it is open, so that it can be distinguished from a leftover."""
     while True:
         path = os.path.join(directory, f"{stem}{os.urandom(8).hex()}.deepctl-export")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -111,7 +113,7 @@ def _temporary(directory: str, stem: str) -> tuple[str, int]:
         except BlockingIOError:
             pass
         except OSError:
-            return path, descriptor  # a file system without locks: nobody else can lock, and so remove it
+            return path, descriptor  # a file system without locks: no other process can lock the file, and so remove it
         else:
             if os.fstat(descriptor).st_nlink:
                 return path, descriptor
@@ -119,13 +121,13 @@ def _temporary(directory: str, stem: str) -> tuple[str, int]:
 
 
 def _remove_stale(directory: str, stem: str) -> None:
-    """Remove what exports to the same file left that were killed."""
+    """Remove leftovers of killed exports to the same file."""
     pattern = re.compile(re.escape(stem) + r"[0-9a-f]{16}\.deepctl-export")
     for entry in os.listdir(directory):
         if not pattern.fullmatch(entry):
             continue
         path = os.path.join(directory, entry)
-        # Not ours, or gone: whoever's it is may see to it.
+        # Belongs to another user, or no longer exists.
         with suppress(OSError, Refused):
             descriptor = atomic.open_regular(path, os.O_RDWR)
             try:
@@ -136,11 +138,11 @@ def _remove_stale(directory: str, stem: str) -> None:
 
 
 def _put(temporary: str, path: str, force: bool) -> None:
-    # Whatever is made meanwhile, a link or a FIFO is not replaced.
+    # A link or a FIFO that was created in the meantime is not replaced.
     _check_name(path, force)
     if not force:
         try:
-            # Unlike a rename, it does not replace what somebody else put there in the meantime.
+            # Unlike a rename, it does not replace an entry that another process created in the meantime.
             os.link(temporary, path)
         except FileExistsError:
             raise _exists(path) from None

@@ -1,13 +1,13 @@
-"""What can be looked up faster than found out: where objects lie, and which directories have not changed.
+"""The cache of facts that are slow to compute: the positions of objects, and the trees of unchanged directories.
 
-A SQLite file that may be deleted at any time, and is, by itself, when it cannot be read or written. Nothing in it is
-believed without a check: an object is compared with its hash when it is read, and a directory with its files' status.
-Every error of SQLite's ends here: a command that cannot have its cache takes longer, and does not fail.
-Killing a writer leaves it whole (SQLite's rollback journal); a power cut may not, which is why it is only a cache.
+A SQLite file that may be deleted at any time, and is deleted when it cannot be read or written. Its contents are always
+checked: an object is compared with its hash when it is read, and a directory with the status of its files. Every error
+of SQLite is handled here: a command without its cache takes longer, but does not fail. Killing a writer leaves the file
+intact (SQLite's rollback journal); a power cut may not, which is why it is only a cache.
 
-What the first bytes of a long ledger come to is in a file of its own, `cache/ledger`, because a list of checkpoints
-would wait longer for SQLite than for that. The file is used only where the ledger begins with the bytes that it was
-made from (`Fold`).
+The fold of the first bytes of a long ledger is in a file of its own, `cache/ledger`, because opening SQLite takes
+longer than a list of checkpoints may. The fold is used only if the ledger starts with the bytes from which it was made
+(`Fold`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 _FORMAT = layout.CACHE_FORMAT.current
 _FAILURES = (sqlite3.Error, OSError, Refused)
-"""What SQLite, the disk, or something else in the place of the file can raise."""
+"""The errors of SQLite, of the disk, or of another entry in the place of the file."""
 _SCHEMA = """
 CREATE TABLE packs (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE objects (
@@ -47,7 +47,7 @@ CREATE TABLE directories (
 
 
 class Location(NamedTuple):
-    """Where an object lies: its pack, the offset and length in it, and the length of its content, in bytes."""
+    """The position of an object: its pack, the offset and length there, and the length of its content, in bytes."""
 
     pack: str
     offset: int
@@ -59,7 +59,7 @@ _MEMORY = ":memory:"
 
 
 def _is_file(path: str) -> bool:
-    """Whether SQLite may open it: for a FIFO it would wait, and no signal would end that."""
+    """Whether SQLite may open it: for a FIFO it would wait, and no signal would end the wait."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
@@ -75,12 +75,11 @@ def _directory_sum(path: bytes, key: bytes | None, tree: bytes, files: bytes) ->
 
 
 class Cache:
-    """The cache at `path`, opened for writing; without one, a cache that is gone when it is closed.
+    """The cache at `path`, opened for writing; without a path, a cache in memory.
 
-    No method fails because of the cache: an error of SQLite's, or of the disk below it, throws away everything the
-    cache knew, and it goes on empty; in memory if the disk does not take a new one. `generation` grows with that, so
-    that whoever relies on what they told the cache can tell that it is forgotten. The caller holds the lock of the
-    profile, if there is a path.
+    No method fails because of the cache: an error of SQLite, or of the disk below it, drops all contents, and the cache
+    continues empty; in memory if the disk does not accept a new file. `generation` grows then, so that a user of the
+    cache can notice the loss. The caller holds the lock of the profile, if there is a path.
     """
 
     def __init__(self, path: str = _MEMORY) -> None:
@@ -93,12 +92,12 @@ class Cache:
 
     @classmethod
     def copy_of(cls, path: str) -> Cache:
-        """What the cache at `path` knows, in memory: for readers, who change nothing and hold no lock."""
+        """The contents of the cache at `path`, in memory: for readers, who change nothing and hold no lock."""
         cache = cls()
         if not _is_file(path):
             return cache
         try:
-            # `mode=ro` fails where a killed writer left a journal: then nothing is known.
+            # `mode=ro` fails if a killed writer left a journal; the cache is empty then.
             source = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)
             try:
                 (version,) = source.execute("PRAGMA user_version").fetchone()
@@ -112,15 +111,16 @@ class Cache:
         return cache
 
     def forget(self) -> None:
-        """Throw everything away and begin anew."""
+        """Drop all contents and start again."""
         self.close()
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        """Go on empty. A disk gets one chance with a new file: one that is full would fail again and again."""
+        """Continue empty. A disk gets one attempt with a new file, because a full one would fail again and again."""
         self.generation += 1
         if self._path != _MEMORY:
-            # What cannot be deleted stays behind as after a kill: older than the packs, and checked against them.
+            # A file that cannot be deleted stays, as after a kill: it is older than the packs, and checked against
+            # them.
             for suffix in ("-journal", ""):
                 with suppress(OSError):
                     os.unlink(self._path + suffix)
@@ -137,7 +137,7 @@ class Cache:
             self._database.close()
 
     def _guarded(self, operation: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """What an operation on the database returns; `otherwise` if it fails, and then the cache begins anew."""
+        """The result of an operation on the database; `otherwise` if it fails, and the cache is then emptied."""
         try:
             return operation(self._database)
         except _FAILURES:
@@ -145,7 +145,7 @@ class Cache:
             return otherwise
 
     def _changed(self, change: Callable[[sqlite3.Connection], object]) -> None:
-        """Make a change entirely, or lose the whole cache."""
+        """Make a change completely, or empty the cache."""
 
         def transaction(database: sqlite3.Connection) -> None:
             database.execute("BEGIN")
@@ -172,9 +172,9 @@ class Cache:
         self._changed(add)
 
     def drop_packs(self) -> None:
-        """A pack is gone: forget them all, and the trees of directories.
+        """A pack was removed: drop all its objects, and the trees of directories.
 
-        What was in it may be in another, too, and only one place of an object is known.
+        Its objects may also be in another pack, but only one position of an object is stored.
         """
 
         def drop(database: sqlite3.Connection) -> None:
@@ -184,7 +184,7 @@ class Cache:
         self._changed(drop)
 
     def find(self, digest: bytes) -> Location | None:
-        """Where an object lies, or `None` if the cache does not know it."""
+        """The position of an object, or `None` if the cache does not have it."""
 
         def row(database: sqlite3.Connection) -> Location | None:
             row = database.execute(
@@ -197,7 +197,7 @@ class Cache:
         return self._guarded(row, None)
 
     def locations(self, pack: str) -> list[Location]:
-        """Where the objects of a pack lie."""
+        """The positions of the objects of a pack."""
         return self._guarded(
             lambda database: [
                 Location(*row)
@@ -207,7 +207,7 @@ class Cache:
         )
 
     def directories(self) -> dict[bytes, tuple[bytes | None, bytes]]:
-        """The key and the tree of every directory that was seen, by path."""
+        """The key and the tree of every stored directory, by path."""
         return self._guarded(
             lambda database: {
                 path: (key, tree) for path, key, tree in database.execute("SELECT path, key, tree FROM directories")
@@ -216,7 +216,7 @@ class Cache:
         )
 
     def files(self, path: bytes) -> bytes | None:
-        """What is known of the files of one directory; nothing if it is not as it was written."""
+        """The stored files of one directory; nothing if the row is damaged."""
         row = self._guarded(
             lambda database: database.execute(
                 "SELECT key, tree, files, sum FROM directories WHERE path = ?", (path,)
@@ -228,7 +228,7 @@ class Cache:
     def put_directories(
         self, rows: Iterable[tuple[bytes, bytes | None, bytes, bytes]], old_paths: Iterable[bytes]
     ) -> None:
-        """Remember directories (path, key, tree, files), and forget those that are gone."""
+        """Store directories (path, key, tree, files), and drop those that no longer exist."""
 
         def put(database: sqlite3.Connection) -> None:
             database.executemany(
@@ -241,7 +241,7 @@ class Cache:
 
 
 def _opened(path: str) -> sqlite3.Connection:
-    """The database at `path`, with its tables; what another format left there goes."""
+    """The database at `path`, with its tables; tables of another format are dropped."""
     if path != _MEMORY:
         atomic.make_root(os.path.dirname(path))
         atomic.make_private_file(path)
@@ -261,15 +261,15 @@ def _opened(path: str) -> sqlite3.Connection:
 
 
 _FOLD = 1
-"""The version of a file with a fold: another one for every change of what lines of a ledger come to."""
+"""The version of a fold file; it changes with every change of the meaning of ledger lines."""
 _FOLD_FROM = 64 << 10
-"""So many bytes of a ledger are read in a moment, so a fold that lacks less is good enough."""
+"""This number of bytes of a ledger is read in a moment, so a fold that lacks fewer is good enough."""
 _FOLD_LACKS = 16
-"""A fold may also lack one part in so many of the ledger."""
+"""A fold may also lack this fraction of the ledger."""
 
 
 class Fold(NamedTuple):
-    """What the first `size` bytes of a ledger come to, which are so many whole lines: the values of a `Ledger`."""
+    """The fold of the first `size` bytes of a ledger, which are whole lines: the values of a `Ledger`."""
 
     size: int
     lines: int
@@ -277,7 +277,7 @@ class Fold(NamedTuple):
 
 
 def is_fold_due(path: str, size: int) -> bool:
-    """Whether the fold at `path` lacks much of a ledger of so many bytes."""
+    """Whether the fold at `path` lacks a large part of a ledger of this size."""
     if size < _FOLD_FROM:
         return False
     try:
@@ -288,7 +288,7 @@ def is_fold_due(path: str, size: int) -> bool:
 
 
 def read_fold(path: str, ledger: bytes) -> Fold | None:
-    """The fold at `path` if it is one of the first bytes of this ledger."""
+    """The fold at `path` if it belongs to the first bytes of this ledger."""
     if len(ledger) < _FOLD_FROM:
         return None
     try:
@@ -305,7 +305,7 @@ def read_fold(path: str, ledger: bytes) -> Fold | None:
 
 
 def write_fold(path: str, ledger: bytes, values: dict[str, Any]) -> None:
-    """Leave what the whole of a ledger comes to. Trouble with the disk costs the fold and nothing else."""
+    """Write the fold of a whole ledger. A disk error loses only the fold."""
     body = marshal.dumps(_folded(values))
     header = {
         "v": _FOLD,
@@ -321,13 +321,13 @@ def write_fold(path: str, ledger: bytes, values: dict[str, Any]) -> None:
 
 
 def drop_fold(path: str) -> None:
-    """Remove the fold: its ledger is about to lose words."""
+    """Remove the fold, because text is about to be removed from its ledger."""
     with suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def _fold_header(raw: bytes) -> dict[str, Any]:
-    """The first line of a file with a fold. Raises `ValueError` if it is none of this version."""
+    """The first line of a fold file. Raises `ValueError` if it is not of this version."""
     header = sealed_lines.unseal(raw[: raw.find(b"\n")])
     if (header.get("v"), header.get("marshal")) != (_FOLD, marshal.version):
         raise ValueError("of another version")
@@ -343,7 +343,7 @@ _TABLES: dict[str, type[Record | Rewind]] = {
 
 
 def _folded(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a `Ledger` in types that `marshal` knows."""
+    """The values of a `Ledger` in types that `marshal` supports."""
     return {
         **values,
         **{name: [tuple(row) for row in values[name].values()] for name in _TABLES},

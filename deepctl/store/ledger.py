@@ -55,17 +55,18 @@ _ID = re.compile(rb'"record":\{"id":"([^"\\]{1,200})"')
 
 
 class Ledger:
-    """What the ledger says: records and rewinds in the order they were made, labels by checkpoint, what is damaged.
+    """The state that the ledger describes: records and rewinds in the order of their creation, labels by checkpoint,
+    damage.
 
-    `heads` is the checkpoint at which each session stands, `unfinished` the rewind that a kill interrupted, `packs`
-    the packs that count, `states` the workspace through time, `ends` how far each log is covered by checkpoints,
-    `open_turns` the logs whose latest checkpoint lies within a turn, `open_runs` the runs of applications that have
-    begun and not ended, `removed` the records of checkpoints that are gone, and `torn` whether the last line was cut
-    short; `ends_in_removal` says that what was removed may still be on the disk.
+    `heads` is the checkpoint at which each session stands, `unfinished` the interrupted rewind, `packs` the packs that
+    count, `states` the workspace through time, `ends` how far each log is covered by checkpoints, `open_turns` the logs
+    whose latest checkpoint is within a turn, `open_runs` the unfinished runs of applications, `removed` the records of
+    removed checkpoints, and `torn` whether the last line is incomplete; `ends_in_removal` says that removed data may
+    still be on the disk.
 
-    These know of removed checkpoints, too: `origins` is what the logs that rewinds made continue, `logs` has the
-    session by each log that it was the first to use, `current` the log in which a session goes on, and `forked` the
-    checkpoint of another session that it began at.
+    The following include removed checkpoints: `origins` has the position that each log of a rewind continues, `logs`
+    the session by each log that it was the first to use, `current` the log in which a session continues, and `forked`
+    the checkpoint of another session at which it started.
     """
 
     def __init__(self) -> None:
@@ -99,7 +100,7 @@ class Ledger:
         return self.heads.get(session.id, session.forked_from)
 
     def untied(self) -> list[Record]:
-        """The checkpoints whose positions have no digest yet, as 0.1 wrote them."""
+        """The checkpoints whose positions have no digest, because 0.1 wrote them."""
         return [
             record
             for record in self.records.values()
@@ -107,7 +108,7 @@ class Ledger:
         ]
 
     def line(self, start: str | None) -> Iterator[Record]:
-        """The checkpoints that led to `start`, the latest first; what was rewound is not among them."""
+        """The checkpoints that led to `start`, the latest first; rewound ones are not among them."""
         identities: set[str] = set()
         while start is not None and start not in identities:
             identities.add(start)
@@ -120,7 +121,7 @@ class Ledger:
         return list(self.line(start))
 
     def line_with_removed(self, start: str | None) -> Iterator[tuple[Record, bool]]:
-        """The same with those that were removed since, and for each whether it is still there."""
+        """The same with removed ones, and for each whether it still exists."""
         identities: set[str] = set()
         while start is not None and start not in identities:
             identities.add(start)
@@ -131,12 +132,12 @@ class Ledger:
             start = self._parent_of(start)
 
     def point(self, identity: str) -> Point | None:
-        """The position of a checkpoint that is there, or was."""
+        """The position of an existing or removed checkpoint."""
         record = self._known(identity)
         return record.point if record is not None else None
 
     def _known(self, identity: str | None) -> Record | None:
-        """A checkpoint that is there, or was."""
+        """An existing or removed checkpoint."""
         if identity is None:
             return None
         return self.records.get(identity) or self.removed.get(identity) or self._abandoned.get(identity)
@@ -146,12 +147,12 @@ class Ledger:
         return record.parent if record is not None else None
 
     def parent(self, record: Record) -> str | None:
-        """The nearest checkpoint before it that is still there."""
+        """The nearest earlier checkpoint that still exists."""
         before = next(self.line(record.parent), None)
         return before.id if before is not None else None
 
     def labelled(self, label: str) -> Record | None:
-        """The checkpoint of that name, in whatever case."""
+        """The checkpoint with that label, in any case."""
         folded_label = layout.folded_name(label)
         identity = next(
             (
@@ -164,14 +165,14 @@ class Ledger:
         return self.records.get(identity) if identity is not None else None
 
     def last_rewind(self, session: str) -> Rewind | None:
-        """The latest rewind of a session that was done, undos included."""
+        """The latest finished rewind of a session, undos included."""
         rewinds = [
             rewind for rewind in self.rewinds.values() if rewind.session == session and rewind != self.unfinished
         ]
         return rewinds[-1] if rewinds else None
 
     def lose(self, damage: RecordDamage) -> None:
-        """A line cannot be read. What it said of the workspace is lost, so nobody can tell whose the next change is."""
+        """A line cannot be read. Its state of the workspace is lost, so the author of the next change is unknown."""
         self.damage.append(damage)
         self._gap = True
 
@@ -181,15 +182,15 @@ class Ledger:
         self.lose(RecordDamage(None, raw.count(b"\n") + 1, "lines are missing at its end"))
 
     def apply(self, line: sealed_lines.Line, path: str) -> None:
-        """Take one line into account. Raises `NewerFormat`."""
+        """Process one line. Raises `NewerFormat`."""
         entry = line.value or {}
         self.ends_in_removal = "removed" in entry
         try:
             layout.bring_up(layout.LEDGER_FORMAT, entry, path)
             record = entry.get("record")
             if type(record) is dict and "rewind" not in entry:
-                # By far the most lines are these. Whoever made one has finished what was unfinished, even if the line
-                # that says so is damaged.
+                # Most lines are of this kind. Its writer has finished an open rewind first, even if the line that says
+                # so is damaged.
                 self._add(checked(Record(**record)))
                 self._finish(self.unfinished)
             else:
@@ -243,7 +244,7 @@ class Ledger:
                 raise ValueError("unknown entry")
 
     def _amend(self, identity: str, fields: dict[str, Any]) -> None:
-        """What a repair, or a later writer, says of a checkpoint. Raises `TypeError` or `ValueError`."""
+        """Corrections of a checkpoint by a repair, or a later writer. Raises `TypeError` or `ValueError`."""
         if not fields.keys() <= _AMENDED:
             raise ValueError("a field that no repair changes")
         self._amend_state(identity, fields)
@@ -261,7 +262,7 @@ class Ledger:
             if fields["tree"]:
                 self.states[number] = state._replace(tree=fields["tree"], unkept=fields.get("unkept", state.unkept))
                 continue
-            # What it was is lost; so is who changed it since.
+            # Its state is lost, and so is the author of later changes.
             del self.states[number]
             if number < len(self.states):
                 self.states[number] = self.states[number]._replace(by=None, merged=[])
@@ -301,7 +302,7 @@ class Ledger:
             self.states.append(State(record.id, record.tree, by, record.unkept, record.exclude, []))
 
     def _run(self, record: Record) -> None:
-        """A run of an application goes on, or has ended. Those killed are over once what they changed is kept."""
+        """A run of an application continues, or has ended. A killed run is over once its changes are stored."""
         if record.author == UNKNOWN:
             self.open_runs.clear()
         match record.metadata:
@@ -327,7 +328,7 @@ class Ledger:
             self.states.append(State(rewind.id, rewind.tree, by, unkept, exclude, []))
 
     def _abandon(self, rewind: Rewind) -> None:
-        """As if it had never begun: what was kept of the state before it goes, too."""
+        """As if the run had never started: the stored state before it is dropped too."""
         self.unfinished = None
         safety = self._abandoned[rewind.safety] = self.records.pop(rewind.safety)
         if safety.parent is not None:
@@ -349,17 +350,17 @@ class Ledger:
         states: list[State] = []
         is_gap = False
         for number, state in enumerate(self.states, 1):
-            # The last state stays in any case: what is now is compared with it.
+            # The last state always stays, because the present state is compared with it.
             if state.id in dropped_ids and number < len(self.states):
                 is_gap = True
                 continue
-            # Of an application that saved an id again, only the state behind the gap is meant.
+            # If an application saved an id again, only the state after the gap is meant.
             states.append(_joined(state, accounts) if is_gap else state)
             is_gap = False
         self.states = states
 
     def drop(self, identity: str) -> None:
-        """A checkpoint is gone. What led through it stays known."""
+        """A checkpoint was removed. Its ancestors stay known."""
         record = self.records.pop(identity, None)
         self.labels.pop(identity, None)
         if record is not None:
@@ -367,7 +368,7 @@ class Ledger:
 
 
 def _joined(state: State, accounts: dict[str, list[list[Any]]]) -> State:
-    """A state that follows a gap; an empty account of the gap means that it could not be read."""
+    """A state after a gap; an empty account of the gap means that it could not be read."""
     if state.id not in accounts:
         return state
     account = [(by, paths) for by, paths in accounts[state.id]]
@@ -375,9 +376,9 @@ def _joined(state: State, accounts: dict[str, list[list[Any]]]) -> State:
 
 
 def read(directory: str, cache: str | None = None) -> Ledger:
-    """The ledger below `directory`; empty if there is none. Raises `NewerFormat`.
+    """The ledger below `directory`; empty if it does not exist. Raises `NewerFormat`.
 
-    `cache` is the file with what the beginning of the ledger comes to, if there may be one (`index_db.Fold`).
+    `cache` is the file with the fold of the start of the ledger, if there may be one (`index_db.Fold`).
     """
     path = os.path.join(directory, LEDGER)
     last_size = log_file.read_ledger_size(directory)
@@ -392,7 +393,7 @@ def read(directory: str, cache: str | None = None) -> Ledger:
 
 
 def parsed(raw: bytes, path: str, fold: Fold | None = None) -> Ledger:
-    """What the ledger at `path` says that has the bytes `raw`; `fold` is what those at its beginning come to.
+    """The state of the ledger at `path` with the bytes `raw`; `fold` is the fold of its start.
 
     Raises `NewerFormat`.
     """
@@ -421,9 +422,9 @@ def parsed(raw: bytes, path: str, fold: Fold | None = None) -> Ledger:
 
 
 class LedgerWriter:
-    """Adds to the ledger below `directory`, and keeps `ledger` what it says. The caller holds the profile's lock.
+    """Appends to the ledger below `directory`, and updates `ledger`. The caller holds the profile's lock.
 
-    `cache` is the file for what the beginning of a long ledger comes to.
+    `cache` is the file for the fold of the start of a long ledger.
     """
 
     def __init__(self, directory: str, cache: str | None = None) -> None:
@@ -438,21 +439,21 @@ class LedgerWriter:
         self.ledger = read(directory, cache)
 
     def is_current(self, status: os.stat_result) -> bool:
-        """Whether `status`, of the ledger at its path, is that of this one as it was last written here."""
+        """Whether `status`, of the ledger at its path, is that of the ledger as this object last wrote it."""
         return self._appender.is_current(status)
 
     def add(self, record: Record) -> None:
-        """A checkpoint was made; everything it points at is on disk already."""
+        """Add a checkpoint; everything that it refers to is on disk already."""
         self._append({"record": _shortened(record)}, "The checkpoint is made")
 
     def label(self, identity: str, label: str | None) -> None:
-        """Name a checkpoint, or take its name away. Raises `BadName`, or `Refused` if another has that name."""
+        """Set or remove the label of a checkpoint. Raises `BadName`, or `Refused` if another has that label."""
         if label is not None:
             self.check_free(label, identity)
         self._append({"label": {"id": identity, "label": label}})
 
     def check_free(self, label: str, identity: str | None = None) -> None:
-        """Raises `BadName`, or `Refused` if a checkpoint other than `identity` has that name."""
+        """Raises `BadName`, or `Refused` if a checkpoint other than `identity` has that label."""
         owner = self.ledger.labelled(check_label(label))
         if owner is not None and owner.id != identity:
             raise Refused(f"Checkpoint {owner.id} already has the label {label!r}.", code="label_exists")
@@ -464,38 +465,40 @@ class LedgerWriter:
         old_packs: list[str],
         pack: str,
     ) -> None:
-        """Checkpoints are gone; `accounts` tells how the states after them came about, `pack` replaces `old_packs`."""
+        """Checkpoints were removed; `accounts` has the authors of the states after them, `pack` replaces
+        `old_packs`.
+        """
         self._append({"removed": identities, "merged": accounts, "gone": old_packs, "pack": pack})
 
     def begin(self, safety: Record, rewind: Rewind) -> None:
-        """A rewind is about to change the workspace; all it needs is on disk."""
+        """A rewind is about to change the workspace; all required data is on disk."""
         entry = {"record": _shortened(safety), "rewind": rewind._asdict()}
         self._append(entry, "The rewind has begun", atomic.FINISHED_NEXT)
 
     def finish(self, rewind: Rewind) -> None:
-        """The workspace and the session are what the rewind made of them."""
+        """The rewind is done."""
         self._append({"rewound": rewind.id})
 
     def give_up(self, rewind: Rewind) -> None:
-        """The rewind can be neither done nor taken back; what was before it is kept."""
+        """The rewind can be neither done nor undone; the state before it is stored."""
         self._append({"gave_up": rewind.id})
 
     def abandon(self, rewind: Rewind) -> None:
-        """The rewind could not be done; everything is as it was before."""
+        """The rewind could not be done; nothing has changed."""
         self._append({"abandoned": rewind.id}, "Nothing has changed")
 
     def tie(self, digests: dict[str, str]) -> None:
-        """The digests of positions that had none; an empty one says that there is nothing to tie."""
+        """The digests of positions that had none; an empty one says that there is no line end at the position."""
         self._append({"tied": digests})
 
     def content(self) -> bytes:
-        """The whole ledger, as it is on the disk."""
+        """The bytes of the whole ledger on the disk."""
         return log_file.read_lines(self._path)
 
     def replace(self, raw: bytes) -> None:
-        """Put another ledger in the place of this one, as a whole; what a purge does, and nothing else.
+        """Replace the whole ledger; only a purge does that.
 
-        Where an error comes of it, either may be in place.
+        After an error, either ledger may be in place.
         """
         after = parsed(raw, self._path)
         if self._cache is not None:
@@ -510,14 +513,16 @@ class LedgerWriter:
         log_file.write_ledger_size(self._directory, log_file.start_of_last_line(raw), is_short=self._is_short)
 
     def _append(self, entry: dict[str, Any], outcome: str = "It is done", rest: str = atomic.NOTHING_LEFT) -> None:
-        """Write a line. `outcome` is true once it is there, and said where the disk fails and cannot take it back."""
+        """Write a line. `outcome` is true once the line exists, and is part of the error if the disk fails and cannot
+        undo the write.
+        """
         start = self._appender.end
         try:
             end = self._appender.append({"v": FORMAT, **entry})
             self.ledger.apply(sealed_lines.Line(0, end, {"v": FORMAT, **entry}, None), self._path)
             log_file.write_ledger_size(self._directory, start, is_short=self._is_short)
         except BaseException as error:
-            # Whoever is interrupted here cannot know whether it had happened; the disk does.
+            # An interrupted writer cannot know whether the line was written, but the disk can.
             self.ledger = read(self._directory)
             if isinstance(error, OSError) and self._appender.end > start:
                 with atomic.after_commit(outcome, rest):
@@ -538,6 +543,6 @@ class LedgerWriter:
 
 
 def _shortened(record: Record) -> dict[str, Any]:
-    """The fields of a record but for those that are as they usually are."""
+    """The fields of a record without those that have their usual value."""
     usual = Record._field_defaults
     return {key: value for key, value in record._asdict().items() if key not in usual or value != usual[key]}

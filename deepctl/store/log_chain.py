@@ -1,10 +1,10 @@
-"""Which files a conversation is read from: a log, the logs that it continues, and of each the copy with the position.
+"""The files of a conversation: a log, the logs that it continues, and of each the copy that contains the position.
 
-Where the hard link by which forks share a log is broken (copies, archives), the copies part; a position is looked for
-in the session's own directory, then in the profile's others.
+If the hard link by which forks share a log is broken (by a copy or an archive), the copies diverge. A position is
+looked up in the session's own directory first, then in the profile's others.
 
-What a log continues is in its first line. It is in the ledger, or in the session's record, too, and taken from there
-where that line is damaged. In the same way, ledger and logs tell what a session is whose record is damaged or gone
+The first line of a log names the log that it continues. The ledger, or the session's record, has it too, and is used if
+that line is damaged. In the same way, ledger and logs describe a session whose record is damaged or missing
 (`recovered`).
 """
 
@@ -43,7 +43,7 @@ from deepctl.store.records import SESSION_RECORD, Begins, Session, begins_in
 
 
 class Link(NamedTuple):
-    """One log of a chain as far as it is read: its file, the lines, and the digest behind each of them.
+    """The part of one log of a chain that is read: its file, the lines, and the digest after each of them.
 
     `is_whole` says that no line is damaged.
     """
@@ -55,7 +55,7 @@ class Link(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """A log and those it continues, the first of all first. `lost` is why a part of it is not what was written."""
+    """A log and those that it continues, the oldest first. `lost` is the reason if a part of it has changed."""
 
     links: list[Link]
     digest: str
@@ -64,7 +64,7 @@ class Chain(NamedTuple):
 
 
 class _Copy(NamedTuple):
-    """A file with a log, read up to the offset in question; `is_short` if that is not the end of a line of it."""
+    """A file with a log, read up to the requested offset; `is_short` if that is not the end of a line of it."""
 
     path: str
     raw: bytes
@@ -89,7 +89,7 @@ def _copy(path: str, end: int | None, files: dict[str, bytes]) -> _Copy:
 
 
 def _copies(directory: str, log: str, end: int | None, files: dict[str, bytes]) -> Iterator[_Copy]:
-    """The files with a log that differ: the session's own, then those of other sessions."""
+    """The differing files of a log: the session's own, then those of other sessions."""
     inodes: set[tuple[int, int]] = set()
     for place in [directory, *siblings(directory)]:
         path = log_path(place, log)
@@ -103,7 +103,7 @@ def _copies(directory: str, log: str, end: int | None, files: dict[str, bytes]) 
 
 
 class _Level:
-    """One log of a chain that is being put together: the position it is read to, and the copy that is used."""
+    """One log of a chain during its construction: the position to which it is read, and the chosen copy."""
 
     def __init__(self, directory: str, point: Point, files: dict[str, bytes], *, is_open: bool) -> None:
         self.point = point
@@ -123,7 +123,7 @@ class _Level:
                 yield copy
 
     def tie(self, before: str) -> list[str]:
-        """Choose the copy that has the digest, if one has; returns the digests behind the lines of the one in use."""
+        """Choose the copy that has the digest, if one has; returns the digests after the lines of the chosen copy."""
         behind = digests(self.copy.raw, self.copy.lines, before)
         if self.is_tied(behind):
             return behind
@@ -135,15 +135,15 @@ class _Level:
         return behind
 
     def is_tied(self, behind: list[str]) -> bool:
-        """Whether the last digest is that of the position, if it has one."""
+        """Whether the last digest equals that of the position, if it has one."""
         return not self.point.digest or (bool(behind) and behind[-1] == self.point.digest)
 
 
 def resolve(directory: str, point: Point, *, is_open: bool = False, files: dict[str, bytes] | None = None) -> Chain:
     """The files of a conversation, up to a position in the log of a session in `directory`; `is_open`: to its end.
 
-    `files` are those that have been read already, by their paths; those that are read here are added to them. Raises
-    `Damaged` if a log is missing, and `NewerFormat` if a later deepctl wrote one.
+    `files` are files that have been read already, by path; further ones are added. Raises `Damaged` if a log is
+    missing, and `NewerFormat` if a later deepctl wrote one.
     """
     files = files if files is not None else {}
     levels: list[_Level] = []
@@ -191,7 +191,9 @@ def resolve(directory: str, point: Point, *, is_open: bool = False, files: dict[
 
 
 class _LogSummary(NamedTuple):
-    """When the first line of a log was written, what it continues if that can be read, when its last line was."""
+    """The time of the first line of a log, the position that it continues if that is readable, and the time of its last
+    line.
+    """
 
     at: str
     parent: Point | None
@@ -199,9 +201,9 @@ class _LogSummary(NamedTuple):
 
 
 def recovered(name: str, directory: str, reason: str, *, choose: bool = False) -> Session | None:
-    """The session in `directory`, as far as ledger and logs tell; `None` if nothing tells which log is its head.
+    """The session in `directory`, as far as ledger and logs describe it; `None` if its head log is unknown.
 
-    With `choose`, it is the log that was written to last then.
+    With `choose`, the most recently written log is used in that case.
     """
     checkpoint_ledger = _ledger(directory)
     return _recovered(
@@ -215,7 +217,7 @@ def recovered(name: str, directory: str, reason: str, *, choose: bool = False) -
 
 
 def made_again(name: str, directory: str, identity: str) -> Session | None:
-    """The session `identity`, of which nothing is left but the logs in `directory`."""
+    """The session `identity`, of which only the logs in `directory` remain."""
     return _recovered(name, directory, _ledger(directory), identity, "missing", choose=True)
 
 
@@ -231,14 +233,14 @@ def _recovered(
     origin = checkpoint_ledger.forked.get(identity) if identity is not None else None
     point = checkpoint_ledger.point(origin) if origin is not None else None
     begins = Begins(first, point) if point is not None else None
-    # As with 0.1, the log of a session that the ledger does not know stands for the session.
+    # As in 0.1, the log of a session that the ledger does not know stands for the session.
     return Session(
         name, directory, identity or head, quantities.known_time(logs[first].at), head, origin, begins, reason
     )
 
 
 def origins_of(directory: str) -> dict[str, Point | None]:
-    """What the logs of a session continue (`None`: nothing), as far as it is written elsewhere than in the logs."""
+    """The positions that the logs of a session continue (`None`: none), as far as other files have them."""
     checkpoint_ledger = _ledger(directory)
     origins = dict(checkpoint_ledger.origins)
     record = _record(directory)
@@ -263,7 +265,7 @@ def origins_of(directory: str) -> dict[str, Point | None]:
 
 
 def _imported(directory: str, checkpoint_ledger: Ledger, first: str) -> Point | None:
-    """The end of the log in which 0.1 put a conversation from elsewhere; nothing was ever added to it."""
+    """The end of the log into which 0.1 imported a conversation; nothing was ever appended to it."""
     other_logs = [
         log
         for log in logs_in(directory)
@@ -299,7 +301,9 @@ def _log_summary(directory: str, log: str) -> _LogSummary:
 
 
 def _identity(directory: str, checkpoint_ledger: Ledger, *, choose: bool) -> str | None:
-    """The id of the session in `directory`: one that used a log there first, and is none of another directory's."""
+    """The id of the session in `directory`: one that used a log there first, and does not belong to another
+    directory.
+    """
     own_logs = set(logs_in(directory))
     other_logs = {place: set(logs_in(place)) for place in siblings(directory) if os.path.isdir(place)}
     other_ids = {_record(place).get("id") for place in other_logs}
@@ -320,9 +324,9 @@ def _identity(directory: str, checkpoint_ledger: Ledger, *, choose: bool) -> str
 
 
 def _head(logs: dict[str, _LogSummary], checkpoint_ledger: Ledger, identity: str | None, *, choose: bool) -> str | None:
-    """The log at the head of a session: the one the ledger names, or the only one that no other continues."""
+    """The log at the head of a session: the one that the ledger names, or the only one that no other continues."""
     if identity is not None and (head := checkpoint_ledger.current.get(identity)) in logs:
-        # A session that was taken over goes on in a log of which the ledger does not know yet.
+        # An imported session continues in a log that the ledger does not know yet.
         after = [log for log, summary in logs.items() if summary.parent is not None and summary.parent.log == head]
         unknown = [log for log in after if log not in checkpoint_ledger.logs and log not in checkpoint_ledger.origins]
         return unknown[0] if len(unknown) == 1 else head

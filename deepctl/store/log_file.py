@@ -50,13 +50,13 @@ class AppendedLines(Protocol):
     end: int
 
     def is_current(self, status: os.stat_result) -> bool:
-        """Whether nothing has been added by others, and it is still the one in its place."""
+        """Whether no other process has appended to it, and it is still the file at its path."""
 
     def append(self, value: dict[str, Any]) -> int:
-        """Write one line. Returns the offset behind it."""
+        """Write one line. Returns the offset after it."""
 
     def write(self, lines: Sequence[bytes]) -> list[int]:
-        """Write several sealed lines together. Returns the offset behind each."""
+        """Write several sealed lines together. Returns the offset after each."""
 
     def close(self) -> None:
         """Release the lock."""
@@ -66,12 +66,14 @@ class Documents(Protocol):
     """Small documents that are replaced as a whole, by their names."""
 
     def read(self, name: str) -> bytes:
-        """The document. Raises `FileNotFoundError` if there is none, and `Refused` if something else is there."""
+        """The document. Raises `FileNotFoundError` if it does not exist, and `Refused` if an entry of another kind is
+        there.
+        """
 
     def replace(self, name: str, content: bytes, *, is_last: bool = False) -> None:
-        """Put a document in place: durable when this returns, and never half of it.
+        """Replace a document: durable when this returns, and never partial.
 
-        `is_last` says that this ends the command, so an error after the document has its name says that it is done.
+        `is_last` says that this ends the command, so an error after the rename says that the change is done.
         """
 
 
@@ -102,32 +104,36 @@ def open_lines(path: str, size: int | None = None) -> AppendedLines:
 
 
 def read_lines(path: str) -> bytes:
-    """All the bytes of a log or ledger. Raises `FileNotFoundError`, or `Refused` if something else is there."""
+    """All the bytes of a log or ledger. Raises `FileNotFoundError`, or `Refused` if an entry of another kind is
+    there.
+    """
     return atomic.read_file(path)
 
 
 def write_lines(path: str, raw: bytes) -> None:
-    """Begin a log, or replace a ledger, with these lines: durable when this returns, and never half of them."""
+    """Create a log, or replace a ledger, with these lines: durable when this returns, and never partial."""
     atomic.write_file(path, raw)
 
 
 SUFFIX = ".jsonl"
 SESSIONS = "sessions"
 START = ""
-"""The digest in front of the first line of a log that continues no other."""
+"""The digest before the first line of a log that continues no other."""
 MISSING = "messages are missing at its end"
 NO_ORIGIN = "the log that it continues is unknown"
 KNOWN_ORIGIN = "damaged; the log that it continues is known from another source"
 ANOTHER = "it is not the original log: a line before this position differs"
 NO_ENTRY = "not an entry of a message log"
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS)
-"""Why a file system makes no hard link."""
+"""The reasons why a file system makes no hard link."""
 _DIGEST = 32
 """Hex digits of a digest: the first half of a SHA-256."""
 
 
 class LogDamage(NamedTuple):
-    """One line that could not be used: which file and line, and why. `torn` marks a line cut short by a kill."""
+    """One line that could not be used: its file and number, and the reason. `torn` marks an incomplete line after a
+    kill.
+    """
 
     file: str
     line: int
@@ -136,7 +142,7 @@ class LogDamage(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A position in a log: the offset in bytes behind a line, and the digest there, empty if it is not known."""
+    """A position in a log: the offset in bytes after a line, and the digest there, empty if it is unknown."""
 
     log: str
     offset: int
@@ -149,11 +155,11 @@ class Point(NamedTuple):
 
 
 UNREADABLE = Point("", -1)
-"""What a log continues where its first line cannot be read."""
+"""The position that a log continues if its first line cannot be read."""
 
 
 def is_id(text: str) -> bool:
-    """Whether `text` can be the id of a log: a plain word, never a path."""
+    """Whether `text` is a valid log id: a plain word, never a path."""
     return re.fullmatch(r"[0-9a-z]{1,64}", text) is not None
 
 
@@ -190,19 +196,19 @@ def missing(path: str) -> StoreDamaged:
 
 
 def chained(before: str, line: bytes) -> str:
-    """The digest behind `line`, with its newline, where `before` is the digest in front of it."""
+    """The digest after `line`, with its newline; `before` is the digest before it."""
     return hashlib.sha256(before.encode() + line).hexdigest()[:_DIGEST]
 
 
 def digests(raw: bytes, lines: list[sealed_lines.Line], before: str) -> list[str]:
-    """The digest behind each line of a file; behind one that a kill cut short, that of the line before."""
+    """The digest after each line of a file; after an incomplete line, that of the line before."""
     behind = []
     start = 0
     for line in lines:
         piece, start = raw[start : line.end], line.end
         if line.problem != "cut short":
             if not piece.endswith(b"\n"):
-                # The next writer puts the newline there.
+                # The next writer adds the newline.
                 piece = (piece if line.problem is None else piece[:-1]) + b"\n"
             before = chained(before, piece)
         behind.append(before)
@@ -218,7 +224,7 @@ def parse(raw: bytes) -> Iterator[sealed_lines.Line]:
 
 
 def upgraded(line: sealed_lines.Line, path: str) -> sealed_lines.Line:
-    """A line in the present format; one without the number of any is damaged. Raises `NewerFormat`."""
+    """A line in the present format; a line without a number is damaged. Raises `NewerFormat`."""
     if line.value is not None:
         try:
             layout.bring_up(layout.LOG_FORMAT, line.value, path)
@@ -228,7 +234,7 @@ def upgraded(line: sealed_lines.Line, path: str) -> sealed_lines.Line:
 
 
 def header_parent(line: sealed_lines.Line, path: str) -> Point | None:
-    """What the first line of a log says that it continues; `UNREADABLE` if it is not one of this log."""
+    """The position that the first line of a log continues; `UNREADABLE` if it is not a first line of this log."""
     log = os.path.basename(path).removesuffix(SUFFIX)
     match line.value:
         case {"log": str(log_id), "parent": {"log": str(parent), "offset": int(offset)} as point} if log_id == log:
@@ -241,18 +247,18 @@ def header_parent(line: sealed_lines.Line, path: str) -> Point | None:
 
 
 def has_header(lines: list[sealed_lines.Line], path: str) -> bool:
-    """Whether the first line of a log says what it continues."""
+    """Whether the first line of a log is readable."""
     return bool(lines) and header_parent(lines[0], path) is not UNREADABLE
 
 
 def parent_in(lines: list[sealed_lines.Line], path: str) -> Point | None:
-    """What a log continues, by its lines; `None` too where its first line cannot be read."""
+    """The position that a log continues, by its lines; `None` also if its first line cannot be read."""
     parent = header_parent(lines[0], path) if lines else None
     return parent if parent is not UNREADABLE else None
 
 
 def share(source: str, target: str) -> None:
-    """Give a file another name; where there are no hard links, a copy."""
+    """Link a file under another name; copy it if the file system has no hard links."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
@@ -266,7 +272,7 @@ _SIZE_DIGITS = 16
 
 
 class LedgerSize(NamedTuple):
-    """At least so many bytes the ledger has, whether it was found shorter, and why that cannot be read if it cannot."""
+    """The minimum length of the ledger in bytes, whether it was found shorter, and the error of reading that."""
 
     size: int = 0
     is_short: bool = False
@@ -274,7 +280,7 @@ class LedgerSize(NamedTuple):
 
 
 def read_ledger_size(directory: str) -> LedgerSize:
-    """What is known of the length of the ledger in `directory`."""
+    """The recorded length of the ledger in `directory`."""
     try:
         raw = atomic.read_file(os.path.join(directory, LEDGER_SIZE))
     except (OSError, Refused):
@@ -294,12 +300,12 @@ def ledger_size_line(size: int, *, is_short: bool) -> bytes:
 
 
 def start_of_last_line(raw: bytes) -> int:
-    """Where the last line of a ledger with the bytes `raw` begins."""
+    """The start of the last line of a ledger with the bytes `raw`."""
     return raw.rfind(b"\n", 0, len(raw) - 1) + 1 if raw else 0
 
 
 def write_ledger_size(directory: str, size: int, *, is_short: bool) -> None:
-    """Say how long the ledger is at least. Trouble with the disk costs this knowledge and nothing else."""
+    """Record the minimum length of the ledger. A disk error loses only this record."""
     path = os.path.join(directory, LEDGER_SIZE)
     content = ledger_size_line(size, is_short=is_short)
     try:
@@ -327,17 +333,19 @@ class Message(NamedTuple):
 
 
 class Compaction(NamedTuple):
-    """Where a conversation was compacted: the place of the summary among its messages, and how many before it stay."""
+    """A compaction of a conversation: the index of the summary among its messages, and the number of messages that stay
+    before it.
+    """
 
     place: int
     keeps: int
 
 
 class MessageList(NamedTuple):
-    """What a log, together with those it continues, holds.
+    """The contents of a log, together with those that it continues.
 
-    `end` is the offset in the log behind its last line, and `digest` that of this position. `lost` is why a
-    part of it is not what was written.
+    `end` is the offset in the log after its last line, and `digest` that of this position. `lost` is the reason if a
+    part of it has changed.
     """
 
     messages: list[Message]
@@ -350,7 +358,7 @@ class MessageList(NamedTuple):
 
 
 def header(log: str, parent: Point | None = None) -> dict[str, Any]:
-    """The first line of a log. `parent` is where in which other log it goes on."""
+    """The first line of a log. `parent` is the position in another log that it continues."""
     return {
         "v": LOG_FORMAT,
         "log": log,
@@ -360,15 +368,15 @@ def header(log: str, parent: Point | None = None) -> dict[str, Any]:
 
 
 def parts(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parts of a message, without what is no object."""
+    """The parts of a message, without invalid ones."""
     value = message.get("parts")
     return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
 
 
 def prompt(message: dict[str, Any]) -> str | None:
-    """The text the user typed, if this message is the request that brought it.
+    """The typed text, if this message is the request with the prompt.
 
-    Memory snapshots and other text that capabilities add are user-role parts too; they carry metadata.
+    Memory snapshots and other text of capabilities are user-role parts too; they carry metadata.
     """
     if message.get("kind") != "request":
         return None
@@ -385,12 +393,12 @@ def prompt(message: dict[str, Any]) -> str | None:
 
 
 def _fits(entry: dict[str, Any]) -> bool:
-    """Whether the numbers of an entry make sense: its turn, and what it says of results and of a compaction."""
+    """Whether the numbers of an entry are valid: its turn, and its references to results and a compaction."""
     return all(type(number := entry.get(key, 0)) is int and 0 <= number < _LARGEST for key in _NUMBERS)
 
 
 class LogReader:
-    """Puts the lines of one log together again."""
+    """Reads the lines of one log into messages."""
 
     def __init__(self, file: str) -> None:
         self._file = file
@@ -403,10 +411,10 @@ class LogReader:
         self.damage: list[LogDamage] = []
         self.last_turn = 0
         self.lacks_instructions = False
-        """Whether a request has the instructions of one before the first line that was taken."""
+        """Whether a request has the instructions of an earlier one, from before the first processed line."""
 
     def take(self, line: sealed_lines.Line) -> None:
-        """Take the next line into account."""
+        """Process the next line."""
         entry = line.value
         if entry is None:
             is_torn = line.problem == "cut short"
@@ -440,7 +448,7 @@ class LogReader:
         if replaced_count := entry.get("replaces", 0):
             del self._results[-replaced_count:]
         if message["kind"] == "response" or result_count < len(self._results):
-            # Results whose request was never written: a kill, or a line lost to damage.
+            # Results whose request was never written: after a kill, or with a damaged line.
             self._flush(len(self._results) - result_count)
         if result_count:
             message["parts"] = self._results[-result_count:] + message["parts"]
@@ -469,15 +477,15 @@ _TAG = re.compile(
 
 
 PIPED = "\n\n<stdin>\n"
-"""What stands between what somebody typed and what was piped in, or printed, beside it."""
+"""Separates the typed text from piped or printed text."""
 
 
 def typed_part(text: str) -> str:
-    """What somebody typed of a prompt, without what was piped in or printed beside it; all of it where nothing was."""
+    """The typed text of a prompt, without piped or printed text."""
     prompt_text = text.partition(PIPED)[0].rstrip()
     return prompt_text or text
 
 
 def escaped_tags(text: str) -> str:
-    """The same as it stands in a block: it cannot end the one it is shown in, or begin another."""
+    """The same inside a block: the text can neither end the block, nor start another one."""
     return _TAG.sub("&lt;", text)

@@ -1,7 +1,7 @@
-"""Looking checkpoints up: which one a reference means, the session it is counted in, where conversations stand.
+"""Looking up checkpoints: by reference, by session, and at the heads of conversations.
 
-Reads the ledger and the message logs only: it takes no lock, and reads no contents of checkpoints. Commands that list
-checkpoints need no more than this, so this module imports nothing that takes long. `repository` reads the contents.
+Reads only the ledger and the message logs: it takes no lock, and reads no contents of checkpoints. Commands that list
+checkpoints need only this module, so it imports nothing slow. `repository` reads the contents.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CANDIDATES_SHOWN = 8
 
 
 class CheckpointInfo(NamedTuple):
-    """One checkpoint with what lists tell beside its record: label, name of the session, the one before it."""
+    """One checkpoint with the details of lists: label, name of the session, the checkpoint before it."""
 
     record: Record
     label: str | None
@@ -42,7 +42,7 @@ class CheckpointInfo(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Something that is damaged: the checkpoint if it can be told, the file, and why."""
+    """A damaged item: the checkpoint if it is known, the file, and the reason."""
 
     id: str | None
     file: str
@@ -50,7 +50,7 @@ class Problem(NamedTuple):
 
 
 def heads(paths: ProfilePaths) -> dict[str, str]:
-    """The checkpoint at which each session stands, by the session's id. Damage is for others to report."""
+    """The checkpoint at which each session stands, by the session's id. Damage is reported elsewhere."""
     try:
         return read_ledger(paths).heads
     except Damaged:
@@ -58,7 +58,7 @@ def heads(paths: ProfilePaths) -> dict[str, str]:
 
 
 def current_session(paths: ProfilePaths, name: str | None) -> Session:
-    """The session called `name`; without a name, the one written to last. Raises `NoSession` if there is none."""
+    """The session called `name`; without a name, the most recently written one. Raises `NoSession` if there is none."""
     chosen_name = name if name is not None else session_catalogue.latest(paths)
     if chosen_name is None:
         raise NoSession(paths.name)
@@ -66,7 +66,7 @@ def current_session(paths: ProfilePaths, name: str | None) -> Session:
 
 
 def describer(checkpoints: Ledger, names: dict[str, str]) -> Callable[[Record], CheckpointInfo]:
-    """What lists tell of a record; `names` are those of the sessions by their ids."""
+    """The details of a record in lists; `names` are those of the sessions by their ids."""
 
     def describe(record: Record) -> CheckpointInfo:
         session = names.get(record.session, record.session)
@@ -76,14 +76,14 @@ def describer(checkpoints: Ledger, names: dict[str, str]) -> Callable[[Record], 
 
 
 def describe(paths: ProfilePaths, checkpoints: Ledger, record: Record) -> CheckpointInfo:
-    """What lists tell of one record."""
+    """The details of one record."""
     return describer(checkpoints, session_catalogue.by_id(paths))(record)
 
 
 def find_checkpoint(
     paths: ProfilePaths, checkpoints: Ledger, reference: str, session: str | None, reader: SessionReader | None = None
 ) -> Record:
-    """The checkpoint that `reference` means; `~N` counts in the session called `session`, or the latest.
+    """The checkpoint of `reference`; `~N` counts in the session called `session`, or the latest.
 
     `reader` is of that session, if it is being read already.
     """
@@ -99,10 +99,10 @@ class CheckpointNotFound(NotFound):
 
 
 def resolve(ledger: Ledger, reference: str, head: str | None, turns: int) -> Record:
-    """The checkpoint that `reference` means: an id, then a label, then a prefix of at least 4 digits.
+    """The checkpoint of `reference`: an id, then a label, then a prefix of at least 4 digits.
 
     `~N` is the state before the last N turns of the session that stands at the checkpoint `head` and has `turns` turns
-    now. Raises `CheckpointNotFound`, or `UsageError` if a prefix fits several.
+    now. Raises `CheckpointNotFound`, or `UsageError` if a prefix matches several.
     """
     if match := _TURNS_BACK.fullmatch(reference):
         return _back(ledger, head, int(match[1]), turns)
@@ -133,8 +133,8 @@ def _back(ledger: Ledger, head: str | None, count: int, turns: int) -> Record:
             f"The session has {turns} turn{'' if turns == 1 else 's'}, so there is no turn {count} back.",
             "`deepctl checkpoints list` lists the checkpoints.",
         )
-    # Of several with as many turns, the latest is the state in which the next turn began. Where there is none yet, what
-    # was kept before a rewind is not meant.
+    # Of several with the same number of turns, the latest is the state in which the next turn started. If there is no
+    # next turn yet, the safety checkpoint of a rewind is not meant.
     passed_over = ("tool",) if count else ("tool", "rewind")
     checkpoints = [entry for entry in ledger.line_with_removed(head) if entry[0].kind not in passed_over]
     candidates = [entry for entry in checkpoints if entry[0].turn <= turn]
@@ -156,7 +156,7 @@ def _back(ledger: Ledger, head: str | None, count: int, turns: int) -> Record:
 
 
 def _is_same(record: Record, turn_start: Record) -> bool:
-    """Whether a checkpoint is the state of another one, which may have been removed."""
+    """Whether a checkpoint has the state of another one, which may have been removed."""
     return (record.tree, record.turn, record.log, record.offset) == (
         turn_start.tree,
         turn_start.turn,
@@ -185,7 +185,7 @@ def with_digest(session: Session, position: Position) -> Position:
 def diverging_messages(reader: SessionReader, checkpoint: Record) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The messages of a session that are not in the conversation of a checkpoint, and the reverse.
 
-    Raises `Damaged` if that conversation is not what was written.
+    Raises `Damaged` if that conversation has changed.
     """
     since = reader.since(checkpoint)
     if since is not None:
@@ -196,9 +196,9 @@ def diverging_messages(reader: SessionReader, checkpoint: Record) -> tuple[list[
 
 
 def conversation_at(paths: ProfilePaths, record: Record, files: dict[str, bytes] | None = None) -> log_file.MessageList:
-    """The conversation up to a checkpoint. Raises `Damaged` if it is not what was written.
+    """The conversation up to a checkpoint. Raises `Damaged` if it has changed.
 
-    `files` are logs that have been read already, by their paths.
+    `files` are logs that have been read already, by path.
     """
     return (
         session_reader.messages_of_chain(chain_of(paths, record, files))
@@ -208,7 +208,7 @@ def conversation_at(paths: ProfilePaths, record: Record, files: dict[str, bytes]
 
 
 def chain_of(paths: ProfilePaths, record: Record, files: dict[str, bytes] | None = None) -> Chain:
-    """The files that the conversation of a checkpoint is read from. Raises `Damaged` if none have it."""
+    """The files of the conversation of a checkpoint. Raises `Damaged` if it is in no file."""
     if record.has_lost_conversation:
         hint = "`--only files` restores its files." if record.tree else OTHER_CHECKPOINTS_HINT
         raise Damaged(f"The conversation of checkpoint {record.id} is lost.", hint)
@@ -226,7 +226,7 @@ def chain_of(paths: ProfilePaths, record: Record, files: dict[str, bytes] | None
 
 
 def lost_files_note(records: Iterable[Record]) -> str | None:
-    """A sentence on those whose files are known to be lost, `None` if there are none."""
+    """A sentence about checkpoints with lost files, `None` if there are none."""
     ids = [record.id for record in records if record.has_lost_files]
     if not ids:
         return None
@@ -238,7 +238,7 @@ _SHOWN = 3
 
 
 def check_files(record: Record, hint: str) -> None:
-    """Raises `Damaged` if the files of a checkpoint are known to be lost."""
+    """Raises `Damaged` if the files of a checkpoint are lost."""
     if record.has_lost_files:
         raise Damaged(f"The files of checkpoint {record.id} are lost.", hint)
 
@@ -258,7 +258,7 @@ def directory_of(paths: ProfilePaths, log: str) -> str | None:
 
 
 def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]:
-    """What is damaged as far as one can tell without reading contents: lines, missing or cut packs and logs."""
+    """All damage that is visible without reading contents: lines, missing or cut packs and logs."""
     path = os.path.join(paths.checkpoints, ledger.LEDGER)
     problems = [Problem(damage.id, f"{path} line {damage.line}", damage.reason) for damage in checkpoints.damage]
     sizes: dict[str, int] = {}
@@ -268,7 +268,7 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
     ):
         with os.scandir(directory) as entries:
             for entry in entries:
-                # Where a link is broken, one of the copies may be shorter.
+                # If a link is broken, one of the copies may be shorter.
                 size = entry.stat(follow_symlinks=False).st_size
                 sizes[entry.name] = max(size, sizes.get(entry.name, 0))
     packs: dict[str, os.stat_result] = {}
@@ -295,9 +295,9 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
 
 
 def last_author(paths: ProfilePaths, checkpoints: Ledger, readers: SessionReaders) -> str | None:
-    """Who changed the workspace since it was last looked at (`State.by`): nobody can tell after a killed turn.
+    """The author of the changes since the last snapshot (`State.by`); unknown after a killed turn.
 
-    A turn that is at work now is not killed: what it changes is its own.
+    A running turn is not killed: its changes are its own.
     """
     for name in session_catalogue.all_names(paths):
         try:
@@ -311,7 +311,7 @@ def last_author(paths: ProfilePaths, checkpoints: Ledger, readers: SessionReader
 
 
 def shared_length(first: list[log_file.Message], second: list[log_file.Message]) -> int:
-    """How many messages two conversations have in common at their beginning."""
+    """The number of messages that two conversations share at their start."""
     length = 0
     while length < min(len(first), len(second)) and first[length].message == second[length].message:
         length += 1
@@ -319,7 +319,7 @@ def shared_length(first: list[log_file.Message], second: list[log_file.Message])
 
 
 class Listing(NamedTuple):
-    """Checkpoints, newest first, what is damaged, and where the sessions stand (`heads`)."""
+    """Checkpoints, newest first, damage, and the heads of the sessions (`heads`)."""
 
     checkpoints: list[CheckpointInfo]
     damaged: list[Problem]
@@ -330,7 +330,7 @@ class Listing(NamedTuple):
 def listing(
     paths: ProfilePaths, session: str | None, limit: int | None, *, tools: bool = False, graph: bool = False
 ) -> Listing:
-    """The newest `limit` checkpoints, of one session or of all, with or without those made after single tool calls.
+    """The newest `limit` checkpoints, of one session or of all, with or without those of single tool calls.
 
     With `graph`, the parent of each is one in the list.
     """
@@ -359,7 +359,7 @@ def _listed_parent(checkpoints: Ledger, record: Record, ids: set[str]) -> str | 
 
 
 class FoundPosition(NamedTuple):
-    """What was found of a position: its digest, or why it is not there."""
+    """The check of a position: its digest, or the reason why it does not exist."""
 
     digest: str
     problem: str | None = None
@@ -377,7 +377,7 @@ class Positions:
         """The position of a checkpoint that has one. Raises `NewerFormat`."""
         ends, is_sure = self._ends(record.log)
         digest = ends.get(record.offset)
-        # Where a line is damaged, no digest behind it can be compared.
+        # After a damaged line, no digest can be compared.
         if digest is not None and (digest == record.digest or not record.digest or not is_sure):
             return FoundPosition(digest)
         if record.point not in self._searched:
@@ -385,7 +385,7 @@ class Positions:
         return self._searched[record.point]
 
     def _ends(self, log: str) -> tuple[dict[int, str], bool]:
-        """The digests at the ends of the lines of a log, and whether they are those of what was written."""
+        """The digests at the ends of the lines of a log, and whether the lines are intact."""
         if log not in self._logs:
             self._logs[log] = {}, False
             directory = directory_of(self._paths, log)

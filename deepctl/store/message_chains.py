@@ -1,8 +1,8 @@
-"""Conversations that an application hands over whole with every checkpoint, kept without repeating anything.
+"""Conversations that an application passes completely with every checkpoint, stored without repetition.
 
-They lie in logs of the same form as a session's (`deepctl.store.session_log`). Every message stands for all that came
-before it, by a digest over the chain; so of a conversation only what is new is written, and one that goes on from the
-middle of another gets a log that continues it.
+They are in logs of the same form as a session's (`deepctl.store.session_log`). A digest over the chain lets every
+message stand for all messages before it. So only new messages of a conversation are written, and one that branches from
+the middle of another gets a log that continues it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ START = b""
 
 
 class Place(NamedTuple):
-    """Where a conversation ends: the log, the offset in bytes behind its last message, and how many there are.
+    """The end of a conversation: the log, the offset in bytes after its last message, and the number of messages.
 
     `digest` is that of the position (`deepctl.store.log_chain`).
     """
@@ -43,13 +43,13 @@ class Place(NamedTuple):
 
 
 def digest(before: bytes, message: dict[str, Any]) -> bytes:
-    """The digest of a conversation that goes on with `message`."""
+    """The digest of a conversation that continues with `message`."""
     raw = json.dumps(message, sort_keys=True, separators=(",", ":")).encode()
     return hashlib.blake2b(before + raw, digest_size=16).digest()
 
 
 class Messages:
-    """The conversations below `directory`. The caller holds the lock that guards it."""
+    """The conversations below `directory`. The caller holds its lock."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -80,7 +80,7 @@ class Messages:
                 pending.discard(parent[0])
                 self._load(parent[0], pending, chains)
             if parent not in chains:
-                return  # what it continues is damaged: it is read, but nothing is added to it
+                return  # the log that it continues is damaged: it is read, but nothing is appended to it
             chain = chains[parent]
             count, before = self._known[chain].messages, self._digests[parent]
         for line in session_log.plain_lines(self.directory, log_id, before):
@@ -97,10 +97,10 @@ class Messages:
             self._instructions[log_id] = instructions
 
     def is_current(self, chain: Sequence[bytes]) -> bool:
-        """Whether the log in which a conversation ends is as this object knows it.
+        """Whether the log at the end of a conversation is as this object knows it.
 
-        Another process that writes to a log writes to the ledger then, which is looked at first. It may have been
-        killed between the two.
+        A process that writes to a log also writes to the ledger, which is checked first. It may have been killed
+        between the two.
         """
         _, place = self.find(chain)
         if place is None:
@@ -111,14 +111,14 @@ class Messages:
             return False
 
     def find(self, chain: Sequence[bytes]) -> tuple[int, Place | None]:
-        """How much of a conversation, given by the digests up to each message, is kept already, and where that ends."""
+        """The stored part of a conversation, given by the digests up to each message, and its end."""
         for count in range(len(chain), 0, -1):
             if (place := self._known.get(chain[count - 1])) is not None:
                 return count, place
         return 0, None
 
     def keep(self, chain: Sequence[bytes], new: Sequence[dict[str, Any]], turns: Sequence[int]) -> Place:
-        """Keep a conversation; `new` are its messages beyond what `find` told, each in one of `turns`.
+        """Store a conversation; `new` are its messages beyond the result of `find`, each in one of `turns`.
 
         Synced when it returns.
         """
@@ -148,7 +148,7 @@ class Messages:
         return self._known[chain[-1]]
 
     def _add(self, log_id: str, lines: list[bytes]) -> list[int]:
-        """Write lines to a log. Returns the offset behind each."""
+        """Write lines to a log. Returns the offset after each."""
         appender = log_file.open_lines(log_file.log_path(self.directory, log_id))
         try:
             return appender.write(lines)
@@ -156,7 +156,7 @@ class Messages:
             appender.close()
 
     def _begin(self, log_id: str, place: Place | None, lines: list[bytes]) -> list[int]:
-        """The same for a new log, which goes on from `place`."""
+        """The same for a new log, which continues from `place`."""
         atomic.make_root(self.directory)
         first = sealed_lines.seal(log_file.header(log_id, place.point if place is not None else None))
         log_file.write_lines(log_file.log_path(self.directory, log_id), b"".join([first, *lines]))

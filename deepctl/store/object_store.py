@@ -1,7 +1,7 @@
-"""Objects: bytes kept once, by their SHA-256. The protocol of whatever engine keeps them.
+"""Objects: bytes stored once, by their SHA-256. The protocol of storage engines.
 
-Trees, snapshots, rewinds, diffs and exports know objects by these protocols only. `pack_store` is the engine for local
-files. What is particular to packs (repacking, verifying and repairing them) uses that engine directly.
+Trees, snapshots, rewinds, diffs and exports use only these protocols. `pack_store` is the engine for local files.
+Operations on packs (repacking, verifying and repairing them) use that engine directly.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from typing import Protocol, Self
 class ObjectReader(Protocol):
     """Objects that can be read, by their hash.
 
-    `scratch` has further objects, in memory only: see `trees.ScratchWriter`.
+    `scratch` has further objects, only in memory: see `trees.ScratchWriter`.
     """
 
     @property
     def scratch(self) -> dict[bytes, bytes]:
-        """Objects that are not kept, by their hash."""
+        """Objects that are not stored, by their hash."""
         ...
 
     def has(self, digest: bytes) -> bool:
-        """Whether an object is kept, as far as is known without reading it."""
+        """Whether an object is stored, as far as is known without reading it."""
         ...
 
     def read(self, digest: bytes) -> bytes:
-        """An object, whole. Raises `Damaged` if it is missing or not what its hash says."""
+        """A whole object. Raises `Damaged` if it is missing or does not match its hash."""
         ...
 
     def chunks(self, digest: bytes) -> Iterator[bytes]:
-        """An object in pieces of about a mebibyte. `Damaged` comes with the last piece at the latest."""
+        """An object in pieces of about a mebibyte. `Damaged` is raised with the last piece at the latest."""
         ...
 
 
 class ObjectWriter(Protocol):
-    """Where a snapshot puts its objects: an `ObjectBatch`, or a `trees.ScratchWriter`."""
+    """The target of a snapshot's objects: an `ObjectBatch`, or a `trees.ScratchWriter`."""
 
     def add(self, data: bytes) -> bytes:
-        """Keep `data`; returns its hash."""
+        """Store `data`; returns its hash."""
         ...
 
     def has(self, digest: bytes) -> bool:
-        """Whether an object is kept already, or about to be."""
+        """Whether an object is stored already, or about to be."""
         ...
 
     def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:
-        """Keep the content of an open file of about `size` bytes; returns its hash and its real size."""
+        """Store the content of an open file of about `size` bytes; returns its hash and its real size."""
         ...
 
     def afterwards(self, action: Callable[[], None]) -> None:
-        """Do something once everything is kept; never, if it is not."""
+        """Run a function once everything is stored; never after an error."""
         ...
 
 
@@ -60,7 +60,7 @@ class ObjectBatch(ObjectWriter, Protocol):
 
     @property
     def pack(self) -> str:
-        """What the ledger is to name so that the objects count; empty if there is no such thing, or nothing was new."""
+        """The name that the ledger must contain so that the objects count; empty if there is none."""
         ...
 
     @property
@@ -69,11 +69,13 @@ class ObjectBatch(ObjectWriter, Protocol):
         ...
 
     def copy(self, digest: bytes) -> None:
-        """Keep an object a second time, so that its first place may go. Raises `Damaged` for a damaged object."""
+        """Store an object a second time, so that its first copy may be removed. Raises `Damaged` for a damaged
+        object.
+        """
         ...
 
     def drop(self) -> None:
-        """Keep nothing of this after all."""
+        """Store nothing of this batch."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -31,20 +31,21 @@ CHUNK = 1 << 20
 _ENTRY = struct.Struct(">32sQQQI")
 _ENTRY_WITHOUT_CRC = struct.Struct(">32sQQQ")
 TABLE_FORMS = (_ENTRY, _ENTRY_WITHOUT_CRC)
-"""What an entry of a table can look like."""
+"""The possible forms of a table entry."""
 PACK_TRAILER = struct.Struct(">Q32s8s")
 _MAGIC = b"DCPACK1\n"
 UNCOUNTED = 0o400
-"""The mode of a pack until a line of the ledger names it: what is left with it is rubbish, and no trace of lost lines.
+"""The mode of a pack until a line of the ledger names it: a pack that still has it is garbage, and no sign of lost
+lines.
 
 Packs of deepctl 0.1 had the mode of every file from the start.
 """
 
 
 class PackEntry(NamedTuple):
-    """One object of a pack's table: its hash, where it lies in the pack, how long it is there and in itself.
+    """One object of a pack's table: its hash, its offset in the pack, its stored and its real length.
 
-    `crc` is the CRC-32 of what is stored.
+    `crc` is the CRC-32 of the stored bytes.
     """
 
     digest: bytes
@@ -55,9 +56,9 @@ class PackEntry(NamedTuple):
 
 
 def stored_pieces(descriptor: int, location: Location) -> Iterator[bytes]:
-    """The content of one object of an open pack, in pieces of about a mebibyte, unchecked but for its length.
+    """The content of one object of an open pack, in pieces of about a mebibyte, unchecked except for its length.
 
-    Raises `zlib.error` where it is longer than its table says: a pack that was tampered with must not fill the memory.
+    Raises `zlib.error` if it is longer than its table says, because a manipulated pack must not fill the memory.
     """
     bytes_left = location.size
     unpacker = zlib.decompressobj() if location.stored != location.size else None
@@ -80,7 +81,7 @@ def stored_pieces(descriptor: int, location: Location) -> Iterator[bytes]:
 
 
 def verified(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator[bytes]:
-    """The same pieces; raises `Damaged` with the last at the latest if they are not what the hash says."""
+    """The same pieces; raises `Damaged` with the last at the latest if they do not match the hash."""
     hasher = hashlib.sha256()
     try:
         for piece in pieces:
@@ -93,12 +94,12 @@ def verified(pieces: Iterator[bytes], digest: bytes, path: str) -> Iterator[byte
 
 
 def is_uncounted(status: os.stat_result) -> bool:
-    """Whether a pack that the ledger does not name never was named: see `UNCOUNTED`."""
+    """Whether a pack that the ledger does not name was never named: see `UNCOUNTED`."""
     return stat.S_IMODE(status.st_mode) == UNCOUNTED
 
 
 def read_table(path: str) -> list[PackEntry]:
-    """The table of a pack. Raises `Damaged` if header, table or trailer are not what they were, or `NewerFormat`."""
+    """The table of a pack. Raises `Damaged` if header, table or trailer have changed, or `NewerFormat`."""
     descriptor = atomic.open_regular(path, os.O_RDONLY)
     try:
         end = os.fstat(descriptor).st_size
@@ -114,7 +115,7 @@ def read_table(path: str) -> list[PackEntry]:
                 return _entries(descriptor, table, form)
     finally:
         os.close(descriptor)
-    # Only where nothing of it is ours: a flipped bit makes another number, too.
+    # Only if no known form matches, because a flipped bit also makes another number.
     layout.check_format_header(layout.PACK_FORMAT, header, path)
     if len(trailer) != PACK_TRAILER.size:
         raise StoreDamaged(f"Pack {path} is cut short.")
@@ -124,12 +125,12 @@ def read_table(path: str) -> list[PackEntry]:
 
 
 def is_as_stored(descriptor: int, entry: PackEntry) -> bool:
-    """Whether the bytes of an object in an open pack are those that were written."""
+    """Whether the bytes of an object in an open pack are intact."""
     return _crc(descriptor, entry.offset, entry.stored) == entry.crc
 
 
 def _table(descriptor: int, end: int, trailer: bytes, form: struct.Struct) -> bytes | None:
-    """The table that ends at `end`, if it has entries of this form and is what the trailer says."""
+    """The table that ends at `end`, if it has entries of this form and matches the trailer."""
     count, checksum, magic = PACK_TRAILER.unpack(trailer)
     start = end - count * form.size
     if magic != _MAGIC or start < len(PACK_HEADER):
@@ -141,7 +142,7 @@ def _table(descriptor: int, end: int, trailer: bytes, form: struct.Struct) -> by
 def _entries(descriptor: int, table: bytes, form: struct.Struct) -> list[PackEntry]:
     if form is _ENTRY:
         return [PackEntry(*entry) for entry in form.iter_unpack(table)]
-    # What is stored cannot be checked, only what it means.
+    # The stored bytes cannot be checked, only their content.
     return [
         PackEntry(digest, offset, stored_size, size, _crc(descriptor, offset, stored_size))
         for digest, offset, stored_size, size in form.iter_unpack(table)
@@ -157,7 +158,7 @@ def _crc(descriptor: int, position: int, length: int) -> int:
 
 
 def table_and_trailer(table: list[PackEntry]) -> bytes:
-    """What follows the objects of a pack: their table and the trailer."""
+    """The bytes after the objects of a pack: their table and the trailer."""
     entries = b"".join(_ENTRY.pack(*entry) for entry in table)
     checksum = hashlib.sha256(PACK_HEADER + entries + struct.pack(">Q", len(table))).digest()
     return entries + PACK_TRAILER.pack(len(table), checksum, _MAGIC)
@@ -171,8 +172,8 @@ _LEVEL = 1
 class PackStore:
     """The objects in the packs of `directory`, with `cache` to find them. The caller holds the lock of the profile.
 
-    `counted_packs` names the packs that a record relies on. An object that only another pack has can be read, but is
-    added again: that pack may be rubbish, and be removed. Without it, every pack counts.
+    `counted_packs` names the packs on which a record relies. An object that only another pack has can be read, but is
+    added again, because that pack may be garbage, and be removed. Without it, every pack counts.
     """
 
     def __init__(self, directory: str, cache: Cache, counted_packs: Callable[[], Container[str]] | None = None) -> None:
@@ -198,7 +199,7 @@ class PackStore:
             return set()
 
     def path(self, name: str) -> str:
-        """Where a pack lies."""
+        """The path of a pack."""
         return os.path.join(self.directory, name)
 
     def _packs(self) -> set[str]:
@@ -215,14 +216,14 @@ class PackStore:
                 try:
                     self._cache.add_pack(name, (entry[:4] for entry in self.table(name)))
                 except NewerFormat:
-                    raise  # its content is unknown, so going on might lose more
+                    raise  # its content is unknown, so continuing might lose more
                 except Damaged:
-                    continue  # `verify` names it; its objects are looked for elsewhere
+                    continue  # `verify` reports it; its objects are looked up elsewhere
             self._known = present
         return self._known
 
     def find(self, digest: bytes) -> Location | None:
-        """Where an object lies, or `None` if it is not kept."""
+        """The position of an object, or `None` if it is not stored."""
         if self._batch is not None and (new_location := self._batch.find(digest)) is not None:
             return new_location
         present = self._packs()
@@ -230,17 +231,17 @@ class PackStore:
             return None
         location = self._cache.find(digest)
         if self._generation != self._cache.generation:
-            # The cache lost what it knew: it is made anew from the packs.
+            # The cache was emptied: it is filled again from the packs.
             present = self._packs()
             location = self._cache.find(digest)
         return location if location is not None and location.pack in present else None
 
     def has(self, digest: bytes) -> bool:
-        """Whether an object is kept, as far as is known without reading it."""
+        """Whether an object is stored, as far as is known without reading it."""
         return self.find(digest) is not None
 
     def _find_for_certain(self, digest: bytes) -> Location | None:
-        """As `find`, but the packs' tables are asked: that the cache lacks an object is no evidence that it is gone."""
+        """Like `find`, but by the packs' tables, because an object that the cache lacks may exist."""
         location = self.find(digest)
         if location is None and not self._is_complete:
             self.forget()
@@ -248,18 +249,18 @@ class PackStore:
         return location
 
     def keeps(self, digest: bytes) -> bool:
-        """Whether an object is kept for certain, or about to be: whether a record may name it."""
+        """Whether an object is certainly stored, or about to be: whether a record may name it."""
         if self._batch is not None and self._batch.find(digest) is not None:
             return True
         location = self.find(digest)
         return location is not None and (self._counted_packs is None or location.pack in self._counted_packs())
 
     def read(self, digest: bytes) -> bytes:
-        """An object, whole. Raises `Damaged` if it is missing or not what its hash says."""
+        """A whole object. Raises `Damaged` if it is missing or does not match its hash."""
         return b"".join(self.chunks(digest))
 
     def chunks(self, digest: bytes) -> Iterator[bytes]:
-        """An object in pieces of about a mebibyte. `Damaged` comes with the last piece at the latest."""
+        """An object in pieces of about a mebibyte. `Damaged` is raised with the last piece at the latest."""
         if digest in self.scratch:
             yield self.scratch[digest]
             return
@@ -282,12 +283,12 @@ class PackStore:
         return self._batch
 
     def register(self, name: str, table: list[PackEntry]) -> None:
-        """Take notice of the pack of a batch, which is in place."""
+        """Register the pack of a batch, which is in place."""
         self._cache.add_pack(name, (entry[:4] for entry in table))
         self._packs().add(name)
 
     def end_batch(self) -> None:
-        """Know no batch any more: its objects are in its pack now, or nowhere."""
+        """Forget the batch: its objects are in its pack now, or nowhere."""
         self._batch = None
 
     def table(self, name: str) -> list[PackEntry]:
@@ -295,7 +296,7 @@ class PackStore:
         return read_table(self.path(name))
 
     def is_as_stored(self, name: str, entry: PackEntry) -> bool:
-        """Whether the bytes of an object in a pack are those that were written."""
+        """Whether the bytes of an object in a pack are intact."""
         descriptor = atomic.open_regular(self.path(name), os.O_RDONLY)
         try:
             return is_as_stored(descriptor, entry)
@@ -303,14 +304,14 @@ class PackStore:
             os.close(descriptor)
 
     def forget(self) -> None:
-        """Forget where objects are; it is found out again when it is needed."""
+        """Forget the positions of objects; they are read again when they are needed."""
         self._cache.forget()
         self._known = None
 
     def remove_pack(self, name: str) -> None:
-        """Delete a pack, which the caller knows to be unneeded; no error if it is gone already."""
+        """Delete a pack, which the caller knows to be unneeded; a missing pack is no error."""
         self._known = None
-        # First, as it frees the space that the cache may need.
+        # First, because it frees the space that the cache may need.
         with suppress(FileNotFoundError):
             os.unlink(self.path(name))
         if name in self._cache.packs():
@@ -326,7 +327,7 @@ class PackBatch:
         self._new: dict[bytes, Location] = {}
         self._afterwards: list[Callable[[], None]] = []
         self.pack = ""
-        """The name of the pack, once there is one."""
+        """The name of the pack, once it exists."""
         self._descriptor = -1
         self._path = ""
         self._end = 0
@@ -346,19 +347,19 @@ class PackBatch:
         return self
 
     def find(self, digest: bytes) -> Location | None:
-        """Where in the unfinished pack an object lies, if it is one that was added."""
+        """The position in the unfinished pack of an object that was added."""
         return self._new.get(digest)
 
     def has(self, digest: bytes) -> bool:
-        """Whether an object is kept already, or about to be."""
+        """Whether an object is stored already, or about to be."""
         return self._objects.keeps(digest)
 
     def afterwards(self, action: Callable[[], None]) -> None:
-        """Do something once everything is in place; never, if it is not."""
+        """Run a function once everything is in place; never after an error."""
         self._afterwards.append(action)
 
     def add(self, data: bytes) -> bytes:
-        """Keep `data`; returns its hash."""
+        """Store `data`; returns its hash."""
         digest = hashlib.sha256(data).digest()
         if not self.has(digest):
             compressed_data = _compressed(data)
@@ -368,9 +369,9 @@ class PackBatch:
         return digest
 
     def add_file(self, descriptor: int, size: int) -> tuple[bytes, int]:
-        """Keep the content of an open file of about `size` bytes; returns its hash and its real size.
+        """Store the content of an open file of about `size` bytes; returns its hash and its real size.
 
-        A large file is read twice (is it new? then store it) and never held in memory.
+        A large file is read twice (first to check whether it is new, then to store it) and never held in memory.
         """
         if size <= _SMALL:
             data = _read_all(descriptor)
@@ -392,13 +393,13 @@ class PackBatch:
             length += len(chunk)
             self._write(packer.compress(chunk))
         self._write(packer.finish())
-        # Kept compressed even if that is longer: which it is can only be known when it has been written.
+        # Stored compressed even if that is longer, because the length is only known after writing.
         digest = hashing.digest()
         self._finish(digest, start, length, is_compressed=True)
         return digest, length
 
     def copy(self, digest: bytes) -> None:
-        """Keep an object that lies in another pack here as well. Raises `Damaged` for a damaged object."""
+        """Store an object of another pack here as well. Raises `Damaged` for a damaged object."""
         for _ in self._objects.chunks(digest):
             pass
         location = self._objects.find(digest)
@@ -434,7 +435,7 @@ class PackBatch:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is in memory to the unfinished pack, so that it can be read there."""
+        """Write buffered data to the unfinished pack, so that it can be read there."""
         if self._buffer:
             atomic.write_all(self._descriptor, bytes(self._buffer))
             self._buffer.clear()
@@ -442,18 +443,18 @@ class PackBatch:
     def _finish(self, digest: bytes, start: int, size: int, *, is_compressed: bool = False) -> None:
         stored_size = self._end - start
         if is_compressed and stored_size == size:
-            # The length tells how an object is stored; make this one tell the truth.
+            # The length decides how an object is decoded; change it so that this one is decoded correctly.
             self._write(b"\0")
             stored_size += 1
         self._new[digest] = Location(os.path.basename(self._path), start, stored_size, size)
         self._table.append(PackEntry(digest, start, stored_size, size, self._crc))
 
     def drop(self) -> None:
-        """Keep nothing of this after all."""
+        """Store nothing of this batch."""
         self._table, self._new, self._afterwards = [], {}, []
 
     def commit(self) -> None:
-        """Sync what was added into place; nothing if nothing was."""
+        """Sync the added objects into place, if there are any."""
         if self._table:
             self._seal()
         for action in self._afterwards:
@@ -481,7 +482,7 @@ class PackBatch:
                 self.commit()
         except BaseException:
             if self.pack:
-                # No record relies on it. Where it cannot be removed now, its mode tells the next command.
+                # No record relies on it. If it cannot be removed now, its mode tells the next command.
                 with suppress(OSError):
                     self._objects.remove_pack(self.pack)
             raise
@@ -496,7 +497,7 @@ class PackBatch:
 def _compressed(data: bytes) -> bytes:
     if len(data) > _TINY:
         return zlib.compress(data, _LEVEL)
-    # Making zlib's usual tables ready takes longer than compressing a small file; these are an eighth of them.
+    # Preparing zlib's default tables takes longer than compressing a small file; these tables are an eighth of them.
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 12, 5)
     return packer.compress(data) + packer.flush()
 

@@ -1,12 +1,11 @@
-"""Removing checkpoints, and with them what only they needed.
+"""Removing checkpoints, and the data that only they needed.
 
-    which checkpoints stay -> packs are written anew without what only the others needed (`repack`), with one line in
-    the ledger -> the logs that nothing needs are deleted
+    which checkpoints stay -> packs are written again without unneeded objects (`repack`), with one line in the ledger
+    -> unneeded logs are deleted
 
-On a full disk, packs that nothing needs any more are deleted first; then what fits is written anew.
+On a full disk, packs without needed objects are deleted first; then packs are written again as space allows.
 
-Where something that stays cannot be read, only the records are removed, and no contents: unreadable never means
-deletable.
+If remaining data cannot be read, only the records are removed, and no contents: unreadable never means deletable.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from deepctl.store.trees import Report
 
 
 class Removal(NamedTuple):
-    """Checkpoints that go or went, and the bytes on disk that this frees.
+    """Removed checkpoints, and the bytes on disk that this frees.
 
-    `is_blocked` says that nothing but the records goes, because something that stays cannot be read. On a full disk,
+    `is_blocked` says that only the records are removed, because remaining data cannot be read. On a full disk,
     `bytes_left` could not be freed, and `records_left` are checkpoints that could not be removed.
     """
 
@@ -49,10 +48,11 @@ Merged = dict[str, list[tuple[str | None, list[str]]]]
 
 
 def to_prune(ledger: Ledger, keep: int | None, older_than: datetime | None = None) -> list[Record]:
-    """The checkpoints beyond the latest `keep`, or made before `older_than`; with both, those that are both.
+    """The checkpoints beyond the latest `keep`, or made before `older_than`; with both, those that meet both
+    conditions.
 
-    Tool-level ones count, and are as old, as the one after them. Labelled ones stay, the newest stays, and so does what
-    the last rewind of a session can be undone with.
+    Checkpoints of tool calls count with, and are as old as, the one after them. Labelled ones stay, the newest stays,
+    and so do those that can undo the last rewind of a session.
     """
     stay = set(ledger.labels) | {rewind.safety for rewind in _last_rewinds(ledger)}
     if ledger.unfinished is not None:
@@ -72,7 +72,7 @@ def to_prune(ledger: Ledger, keep: int | None, older_than: datetime | None = Non
 
 
 def _is_before(record: Record, time: datetime) -> bool:
-    """Whether a checkpoint was made before a time; where that is not known, it was not."""
+    """Whether a checkpoint was made before a time; false if its time is unknown."""
     return record.created_at != quantities.UNKNOWN_TIME and datetime.fromisoformat(record.created_at) < time
 
 
@@ -95,7 +95,7 @@ def check_removable(ledger: Ledger, records: Iterable[Record]) -> None:
 
 
 def forecast(ledger: Ledger, packs: PackStore, records: Sequence[Record], report: Report | None = None) -> Removal:
-    """What removing checkpoints would free. `report` is told how many objects have been read."""
+    """The space that removing checkpoints would free. `report` receives the number of read objects."""
     if not records:
         return Removal([], 0)
     identities = {record.id for record in records}
@@ -104,9 +104,9 @@ def forecast(ledger: Ledger, packs: PackStore, records: Sequence[Record], report
 
 
 def remove(repository: ProfileStore, records: Sequence[Record], report: Report | None = None) -> Removal:
-    """Remove checkpoints of a profile. The caller has asked `check_removable`.
+    """Remove checkpoints of a profile. The caller has called `check_removable`.
 
-    Without any, what a removal on a full disk had to leave is freed.
+    Without checkpoints, free the space that a removal on a full disk could not free.
     """
     store = repository.store
     removal = remove_from(store, records, report) if records else _free_what_was_left(store, report)
@@ -117,7 +117,7 @@ def remove(repository: ProfileStore, records: Sequence[Record], report: Report |
 
 
 def remove_from(store: Checkpoints, records: Sequence[Record], report: Report | None = None) -> Removal:
-    """Remove checkpoints, whichever they are, with everything that only they needed."""
+    """Remove any checkpoints, with all data that only they needed."""
     if not records:
         return Removal([], 0)
     tell = repack.counter(report)
@@ -134,7 +134,7 @@ def remove_from(store: Checkpoints, records: Sequence[Record], report: Report | 
 def _planned(
     store: Checkpoints, records: Sequence[Record], tell: Tell
 ) -> tuple[Repacking, Callable[[list[str], str], None]]:
-    """How packs change without these checkpoints, and what writes to the ledger that they are removed."""
+    """The changes of packs without these checkpoints, and the function that writes their removal to the ledger."""
     identities = {record.id for record in records}
     states, accounts = _after(store.ledger, identities, store.objects)
     repacking = _repacking(store.ledger, store.packs, states, identities, tell)
@@ -147,9 +147,9 @@ def _planned(
 
 
 def _remove_on_full_disk(store: Checkpoints, records: Sequence[Record], tell: Tell) -> Removal:
-    """Remove checkpoints where there is no room: what only they need goes first, and makes room for what is moved.
+    """Remove checkpoints on a full disk: unneeded packs are deleted first, and make room for moved objects.
 
-    The lines of the ledger take up to what the reserve has, or what the half before has freed.
+    The lines of the ledger take at most the space of the reserve, or the space that the half before has freed.
     """
     store.release_reserve()
     repacking, commit = _planned(store, records, tell)
@@ -175,7 +175,7 @@ def _remove_on_full_disk(store: Checkpoints, records: Sequence[Record], tell: Te
 
 
 def _free_what_was_left(store: Checkpoints, report: Report | None) -> Removal:
-    """Drop and write anew the packs with much that is not needed."""
+    """Drop and write again the packs with many unneeded objects."""
     repacking = _repacking(store.ledger, store.packs, store.ledger.states, set(), repack.counter(report))
 
     def commit(old_packs: list[str], pack: str) -> None:
@@ -187,7 +187,7 @@ def _free_what_was_left(store: Checkpoints, report: Report | None) -> Removal:
 
 
 def _after(ledger: Ledger, identities: set[str], objects: ObjectReader | None = None) -> tuple[list[State], Merged]:
-    """The states that stay, and for each after a gap who changed what in the gap, where that was not one alone."""
+    """The remaining states, and for each after a gap the authors of the changes in the gap, if there were several."""
     dropped_ids = identities | {rewind.id for rewind in ledger.rewinds.values() if rewind.safety in identities}
     dropped_ids |= {state.id for state in ledger.states} - ledger.records.keys() - ledger.rewinds.keys()
     states: list[State] = []
@@ -207,13 +207,15 @@ def _after(ledger: Ledger, identities: set[str], objects: ObjectReader | None = 
 
 
 def _add_account(accounts: Merged, identity: str, account: list[tuple[str | None, list[str]]]) -> None:
-    """Say who changed what before the state `identity`; before both where an application saved an id again."""
+    """Record the authors of the changes before the state `identity`; before both if an application saved an id
+    again.
+    """
     earlier = accounts.get(identity)
     accounts[identity] = [] if earlier == [] else (earlier or []) + account
 
 
 def _authors(objects: ObjectReader, states: list[State]) -> list[tuple[str | None, list[str]]]:
-    """Who changed which paths from the first of these states to the last; nothing where that cannot be read."""
+    """The authors of the changed paths from the first of these states to the last; nothing if that cannot be read."""
     by: dict[str | None, set[str]] = {}
     try:
         for before, after in pairwise(states):
@@ -221,7 +223,7 @@ def _authors(objects: ObjectReader, states: list[State]) -> list[tuple[str | Non
             for change in trees.changes(objects, stretch.before, stretch.after):
                 authors = stretch.authors(change.path)
                 if stretch.hidden(change.path) or stretch.hidden_after(change.path):
-                    # Between two looks that did not see it, anybody may have changed it.
+                    # Between two snapshots without the path, any author may have changed it.
                     authors = authors | {None}
                 for author in authors:
                     by.setdefault(author, set()).add(os.fsdecode(change.path))
@@ -231,7 +233,7 @@ def _authors(objects: ObjectReader, states: list[State]) -> list[tuple[str | Non
 
 
 def _repacking(ledger: Ledger, packs: PackStore, states: list[State], identities: set[str], tell: Tell) -> Repacking:
-    """How packs change when only these states, and checkpoints other than `identities`, are needed."""
+    """The changes of packs when only these states, and checkpoints other than `identities`, are needed."""
     roots = {state.tree for state in states}
     if ledger.unfinished is not None and ledger.unfinished.tree:
         roots.add(ledger.unfinished.tree)
@@ -249,7 +251,7 @@ def _repacking(ledger: Ledger, packs: PackStore, states: list[State], identities
 
 
 def collect_messages(directory: str, ledger: Ledger) -> None:
-    """Delete the conversations of an application that no checkpoint needs; none where anything is damaged."""
+    """Delete the conversations of an application that no checkpoint needs; none if anything is damaged."""
     if ledger.damage or not os.path.isdir(directory):
         return
     logs = {entry.removesuffix(log_file.SUFFIX) for entry in os.listdir(directory) if entry.endswith(log_file.SUFFIX)}
@@ -262,7 +264,7 @@ def collect_messages(directory: str, ledger: Ledger) -> None:
 
 
 def _with_parents(directory: str, logs: Iterable[str]) -> set[str]:
-    """These logs and those they continue. Raises `Damaged`."""
+    """These logs and those that they continue. Raises `Damaged`."""
     needed: set[str] = set()
     pending = list(logs)
     while pending:
@@ -275,7 +277,7 @@ def _with_parents(directory: str, logs: Iterable[str]) -> set[str]:
 
 
 def collect_logs(paths: ProfilePaths, ledger: Ledger) -> None:
-    """Delete message logs that no checkpoint and no session needs; none where anything is damaged."""
+    """Delete message logs that no checkpoint and no session needs; none if anything is damaged."""
     if ledger.damage:
         return
     record_logs = {record.log for record in ledger.records.values()}

@@ -1,7 +1,7 @@
-"""Checkpoints as pydantic-deep's `FileCheckpointStore` writes them (one `<id>.json` each), and taking them over.
+"""Checkpoints as pydantic-deep's `FileCheckpointStore` writes them (one `<id>.json` each), and importing them.
 
-Taking over makes a session with the conversations, and their checkpoints. The files are only read. Checkpoints that are
-there already are passed over, so an import that was interrupted can be done again.
+An import makes a session with the conversations, and their checkpoints. The files are only read. Existing checkpoints
+are skipped, so an interrupted import can be repeated.
 
 Source of the format: pydantic-deep 0.3.50, `features/checkpointing/store.py`.
 """
@@ -39,7 +39,7 @@ _NO_FILES = "it was imported from pydantic-deep, which stores no files"
 
 
 class Header(NamedTuple):
-    """What a checkpoint is, without its messages. `created_at` is RFC 3339."""
+    """A checkpoint without its messages. `created_at` is RFC 3339."""
 
     id: str
     label: str
@@ -65,7 +65,7 @@ def find(directory: str) -> dict[str, str]:
 
 
 def headers(directory: str) -> list[Header]:
-    """Those in a directory that can be read."""
+    """The readable checkpoints in a directory."""
     readable = []
     for path in find(directory).values():
         try:
@@ -110,7 +110,7 @@ def read(path: str) -> ForeignCheckpoint:
 
 
 def in_utc(at: str) -> str:
-    """A time of theirs as RFC 3339 in UTC; one without a zone is taken for UTC."""
+    """A time of pydantic-deep as RFC 3339 in UTC; a time without a zone is taken for UTC."""
     time = datetime.fromisoformat(at)
     if time.tzinfo is not None:
         time = time.astimezone(timezone.utc)
@@ -126,7 +126,7 @@ def _is_message(value: object) -> bool:
 
 
 class Import(NamedTuple):
-    """What was taken over: the session's name, the checkpoints, and the files that could not be read."""
+    """The imported data: the session's name, the checkpoints, and the unreadable files."""
 
     session: str
     records: list[Record]
@@ -134,7 +134,7 @@ class Import(NamedTuple):
 
 
 def take_over(repository: Repository, directory: str, name: str | None) -> Import:
-    """Take over the checkpoints in `directory`, into a new session.
+    """Import the checkpoints in `directory`, into a new session.
 
     Raises `NotFound` if there are none (or no new ones), and `Refused` if there is a session called `name`.
     """
@@ -186,7 +186,7 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
         assert record is not None
         records.append(record)
     if place.log and place.offset != session_reader.end_of(session.directory, place.log)[1]:
-        # The last conversation is the beginning of another.
+        # The last conversation is the start of another.
         session_catalogue.branch(session, os.urandom(8).hex(), place.point)
     checkpoint_store.rewrite_index(repository.paths, repository.ledger)
     return Import(session.name, records, problems)
@@ -215,7 +215,7 @@ def _kept(logs: Messages, checkpoint: ForeignCheckpoint) -> message_chains.Place
 
 
 def _label(ledger: Ledger, label: str) -> str:
-    """The label, if somebody gave it and it may be one here; otherwise none."""
+    """The label, if a user gave it and it is valid here; otherwise none."""
     try:
         check_label(label)
     except BadName:

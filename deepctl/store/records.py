@@ -1,4 +1,4 @@
-"""What is recorded: checkpoints, rewinds, the states of a workspace that they make up, and sessions."""
+"""The records: checkpoints, rewinds, the states of a workspace that they form, and sessions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deepctl.store.log_file import Point
 
 SESSION_FORMAT = layout.SESSION_FORMAT.current
 SESSION_RECORD = "session.json"
-"""The file with what a session is, in its directory."""
+"""The file with the record of a session, in its directory."""
 
 AGENT, OTHER, UNKNOWN = "agent", "other", "unknown"
 
@@ -23,12 +23,12 @@ _LIKE_AN_ID = re.compile(r"[0-9a-f]{4,}", re.IGNORECASE)
 class Record(NamedTuple):
     """One checkpoint. Times are RFC 3339 in UTC, sizes bytes, hashes lower-case hex.
 
-    `log`, `offset` and `message_count` say where the conversation stands, `turn` how many turns of it there were, and
-    `prompt` how the last one began. `tree` is what the workspace was, empty if it was not kept. `author` is who changed
-    the workspace since the checkpoint before: `agent` for the session's own turn, `other` for somebody else, `unknown`
-    where that cannot be told. `parent` is the checkpoint before it in its session. `pack` holds what it added, in
-    `added_bytes`. `unkept` lists paths and reasons, `exclude` the patterns that were left out. `digest` ties the offset
-    to what stands before it (`deepctl.store.log_chain`); 0.1 wrote none. `lost` says what a repair found lost.
+    `log`, `offset` and `message_count` are the position of the conversation, `turn` is its number of turns, and
+    `prompt` the start of the last prompt. `tree` is the workspace, empty if it was not stored. `author` is the author
+    of the changes since the checkpoint before: `agent` for the session's own turn, `other` for another author, or
+    `unknown`. `parent` is the checkpoint before it in its session. `pack` contains its new objects, in `added_bytes`.
+    `unkept` lists paths and reasons, `exclude` the patterns of left out files. `digest` ties the offset to the lines
+    before it (`deepctl.store.log_chain`); 0.1 wrote none. `lost` is the loss that a repair found.
     """
 
     id: str
@@ -56,30 +56,30 @@ class Record(NamedTuple):
 
     @property
     def point(self) -> Point:
-        """Where in which log the conversation stands."""
+        """The position of the conversation."""
         return Point(self.log, self.offset, self.digest)
 
     @property
     def has_lost_conversation(self) -> bool:
-        """Whether the conversation is known to be lost."""
+        """Whether the conversation is lost."""
         return self.lost in (CONVERSATION, BOTH)
 
     @property
     def has_lost_files(self) -> bool:
-        """Whether the files are known to be lost."""
+        """Whether the files are lost."""
         return self.lost in (FILES, BOTH)
 
 
 CONVERSATION, FILES, BOTH = "conversation", "files", "conversation and files"
-"""What can be lost of a checkpoint."""
+"""The possible losses of a checkpoint."""
 
 
 class Rewind(NamedTuple):
     """One rewind of the session `session`: from the checkpoint `safety`, made just before it, to the checkpoint `to`.
 
-    `only` is what was rewound, empty for everything. `tree` is what the workspace becomes, `log` the id of the log in
-    which the session goes on, and `head` the checkpoint at which it stands then. `pack` holds what it added. `root` is
-    the workspace of an application; a profile knows its own.
+    `only` is the rewound part, empty for everything. `tree` is the new workspace, `log` the id of the log in which the
+    session continues, and `head` the checkpoint at which it stands then. `pack` contains its new objects. `root` is the
+    workspace of an application; a profile has its own.
     """
 
     id: str
@@ -99,10 +99,10 @@ _Checked = TypeVar("_Checked", Record, Rewind)
 
 
 class State(NamedTuple):
-    """What the workspace was at one time, after a checkpoint or a rewind (`id`), and who had brought it there.
+    """The workspace at one time, after a checkpoint or a rewind (`id`), and the author of its changes.
 
-    `by` is a session, empty for somebody else, `None` where it cannot be told. `merged` says it path by path where
-    checkpoints in between are gone: `[by, [path, …]]`.
+    `by` is a session, empty for another author, `None` if it is unknown. `merged` has the authors by path if
+    checkpoints in between were removed: `[by, [path, …]]`.
     """
 
     id: str
@@ -119,7 +119,7 @@ def state_author(author: str, session: str) -> str | None:
 
 
 class Position(NamedTuple):
-    """A point in a conversation: the session's id, turns and messages up to there, where in which log, last prompt.
+    """A point in a conversation: the session's id, turns and messages up to there, position, last prompt.
 
     `tied` is a position in that log with its digest; one of another offset does not count.
     """
@@ -134,13 +134,13 @@ class Position(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The digest of what stands before the offset, empty if it is not known."""
+        """The digest of the lines before the offset, empty if it is unknown."""
         tied = self.tied
         return tied.digest if tied is not None and (tied.log, tied.offset) == (self.log, self.offset) else ""
 
 
 class RecordDamage(NamedTuple):
-    """One line that could not be used. `id` is the checkpoint's if it can still be told."""
+    """One line that could not be used. `id` is the checkpoint's if it is still readable."""
 
     id: str | None
     line: int
@@ -148,7 +148,7 @@ class RecordDamage(NamedTuple):
 
 
 def _shapes(kind: Any, **other_types: type) -> set[tuple[type, ...]]:
-    """The types that the fields of a `Record` or `Rewind` have: text but for `other_types`, and a `parent` or none."""
+    """The types of the fields of a `Record` or `Rewind`: text except `other_types`, and a `parent` or none."""
     fields: tuple[str, ...] = kind._fields
     return {tuple({**other_types, "parent": parent}.get(name, str) for name in fields) for parent in (str, NoneType)}
 
@@ -176,15 +176,15 @@ _TREE = re.compile(r"([0-9a-f]{64})?")
 
 
 def checked(value: _Checked) -> _Checked:
-    """A record or rewind whose fields can be relied on; a time that is none is an unknown one.
+    """A record or rewind with valid fields; an invalid time becomes the unknown time.
 
-    Raises `TypeError` for a field of another type, and `ValueError` for a path where an id should be, for an id that
-    cannot be printed, and for a number or kind that nothing has.
+    Raises `TypeError` for a field of another type, and `ValueError` for a path in the place of an id, for an
+    unprintable id, and for an impossible number or kind.
     """
     if tuple(map(type, value)) not in _SHAPES[type(value)]:
         raise TypeError("a field is not of its type")
     if "/" in value.log or "/" in value.pack:
-        # They become names of files: whoever wrote this line may not choose where.
+        # They become names of files, so the author of this line must not choose the path.
         raise ValueError("a path in the place of an id")
     if _TREE.fullmatch(value.tree) is None:
         raise ValueError("a tree that is not a hash")
@@ -215,17 +215,17 @@ def _check_record(record: Record) -> None:
 
 
 def new_id() -> str:
-    """A random id: 16 hex digits, so that four of them nearly always tell two apart."""
+    """A random id: 16 hex digits, so that four of them nearly always distinguish two."""
     return os.urandom(8).hex()
 
 
 def is_id(text: str) -> bool:
-    """Whether `text` is an id as `new_id` makes them; an application's own may look otherwise."""
+    """Whether `text` is an id as `new_id` makes them; an application's own may look different."""
     return re.fullmatch(r"[0-9a-f]{16}", text) is not None
 
 
 def check_label(label: str) -> str:
-    """`label` if it may be one: a name that does not look like an id. Raises `BadName`."""
+    """`label` if it is valid: a name that does not look like an id. Raises `BadName`."""
     layout.check_name(label, "label")
     if _LIKE_AN_ID.fullmatch(label):
         raise BadName(f"{label!r} looks like the id of a checkpoint.", "Use a letter after f, or a dash, in the label.")
@@ -233,17 +233,18 @@ def check_label(label: str) -> str:
 
 
 class Begins(NamedTuple):
-    """What the first log of a session continues; its first line says it, too, and may be damaged."""
+    """The position that the first log of a session continues; its first line has it too, and may be damaged."""
 
     log: str
     continues: Point
 
 
 class Session(NamedTuple):
-    """Where a session is kept. `log` is the id of the log at its head, `forked_from` the checkpoint it began at.
+    """The record of a session. `log` is the id of the log at its head, `forked_from` the checkpoint at which it
+    started.
 
-    `begins` is where it goes on from, if that is known. `damage` is what is wrong with its record, where everything in
-    it was found out from elsewhere.
+    `begins` is the position that it continues, if that is known. `damage` is the problem of its record, if its fields
+    come from other files.
     """
 
     name: str
@@ -257,7 +258,7 @@ class Session(NamedTuple):
 
 
 def begins_in(value: object) -> Begins | None:
-    """What the record of a session says of where it goes on from."""
+    """The position in the record of a session at which it started."""
     match value:
         case {"log": str(first), "continues": {"log": str(parent), "offset": int(offset), "digest": str(digest)}}:
             return Begins(first, Point(parent, offset, digest))

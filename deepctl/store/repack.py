@@ -1,11 +1,11 @@
-"""Writing packs anew without the objects that nothing needs any more: the one way in which contents leave the disk.
+"""Repacking: writing packs again without unneeded objects. The one way in which contents leave the disk.
 
-    which objects are needed -> which packs are deleted -> what is still needed of them is copied into one new pack
-    -> the ledger names the new pack, and calls the others gone -> they are deleted
+    which objects are needed -> which packs are deleted -> their needed objects are copied into one new pack -> the
+    ledger names the new pack, and calls the others removed -> they are deleted
 
-Removing checkpoints and purging memory differ in which objects they need and in what the ledger says; see `prune` and
-`domain.purge`. A kill before the ledger is written leaves a pack that no line names; after it, packs that a line calls
-gone. Whoever opens the profile next deletes either.
+Removing checkpoints and purging memory differ in the needed objects and in the lines of the ledger; see `prune` and
+`domain.purge`. A kill before the ledger is written leaves a pack without a line; after it, packs that a line calls
+removed. The next opener of the profile deletes either.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ REST = "The next command that changes this profile removes the rest of them."
 _SMALL = 1 << 20
 _MANY_SMALL = 8
 _DEAD = 4
-"""A pack of which more than one part in so many is not needed is written anew."""
+"""A pack is written again if more than this fraction of it is not needed."""
 
 
 class Repacking(NamedTuple):
-    """The packs that are deleted, and the bytes on disk that this frees; `moved` has what is kept of each elsewhere.
+    """The deleted packs, and the bytes on disk that this frees; `moved` are their objects that are stored elsewhere.
 
-    Small packs that become one free nothing. `is_blocked` says that no pack is deleted, because something that stays
-    cannot be read.
+    Small packs that are merged free nothing. `is_blocked` says that no pack is deleted, because remaining data cannot
+    be read.
     """
 
     packs: Mapping[str, int]
@@ -50,7 +50,7 @@ class Repacking(NamedTuple):
 
     @property
     def dead(self) -> list[str]:
-        """Those of them that hold nothing that is needed."""
+        """Deleted packs without needed objects."""
         return [name for name in self.gone if name not in self.moved]
 
     @property
@@ -65,7 +65,7 @@ class Repacking(NamedTuple):
 
 
 def counter(report: Callable[[int], None] | None) -> Tell:
-    """Tells `report` how many times it has been called."""
+    """Passes the number of its calls to `report`."""
     if report is None:
         return lambda: None
     numbers = itertools.count(1)
@@ -75,7 +75,7 @@ def counter(report: Callable[[int], None] | None) -> Tell:
 def reachable(
     objects: ObjectReader, roots: Iterable[bytes], tell: Tell = lambda: None
 ) -> tuple[set[bytes], set[bytes]]:
-    """Every object that the trees `roots` consist of, and those of the trees that cannot be read.
+    """Every object of the trees `roots`, and of the trees that cannot be read.
 
     Raises `NewerFormat`.
     """
@@ -101,7 +101,9 @@ def reachable(
 
 
 def plan(packs: PackStore, tables: Mapping[str, Sequence[PackEntry]], needed: Container[bytes]) -> Repacking:
-    """Delete the packs that hold nothing needed; write anew those with much that is not needed, and many small ones."""
+    """Delete the packs without needed objects; write packs with many unneeded objects again, and merge many small
+    ones.
+    """
     freed: dict[str, int] = {}
     small: list[str] = []
     for name, table in tables.items():
@@ -121,14 +123,14 @@ def plan(packs: PackStore, tables: Mapping[str, Sequence[PackEntry]], needed: Co
 
 
 def copy(batch: ObjectBatch, repacking: Repacking, tell: Tell) -> None:
-    """Copy what is still needed of the packs that are deleted. Raises `Damaged`."""
+    """Copy the needed objects of the packs that are deleted. Raises `Damaged`."""
     for digest in repacking.objects:
         batch.copy(digest)
         tell()
 
 
 def run(store: Checkpoints, repacking: Repacking, commit: Callable[[list[str], str], None], tell: Tell) -> None:
-    """Do all of it; `commit` writes to the ledger which packs are gone, and which one takes their place."""
+    """Do all of it; `commit` writes the removed packs, and the one that replaces them, to the ledger."""
     with store.new_batch() as batch:
         copy(batch, repacking, tell)
     with store.counting(batch):
@@ -137,17 +139,17 @@ def run(store: Checkpoints, repacking: Repacking, commit: Callable[[list[str], s
 
 
 def delete_packs(store: Checkpoints, names: Iterable[str]) -> None:
-    """Delete packs that the ledger calls gone by now."""
+    """Delete packs that the ledger calls removed."""
     with atomic.after_commit(rest=REST):
         for name in names:
             store.packs.remove_pack(name)
 
 
 def run_on_full_disk(store: Checkpoints, repacking: Repacking, commit: Callable[[list[str], str], None]) -> int:
-    """Do what there is room for: what nothing needs is dropped first, and makes room for what is copied.
+    """Do as much as the space allows: unneeded packs are deleted first, and make room for copies.
 
-    `commit` is called for what is dropped. Returns how many bytes could not be freed. Raises `OSError` before anything
-    is deleted.
+    `commit` is called for the deleted packs. Returns the number of bytes that could not be freed. Raises `OSError`
+    before anything is deleted.
     """
     commit(repacking.dead, "")
     delete_packs(store, repacking.dead)
@@ -159,7 +161,7 @@ def run_on_full_disk(store: Checkpoints, repacking: Repacking, commit: Callable[
 
 
 def _write_anew(store: Checkpoints, name: str, digests: Iterable[bytes]) -> bool:
-    """Replace a pack by one with what is still needed of it. False if there is no room for that."""
+    """Replace a pack by one with its needed objects. Returns false if there is no space for that."""
     try:
         with store.new_batch() as batch:
             for digest in digests:

@@ -50,14 +50,14 @@ from deepctl.store.repair_report import Findings, Lost, Repaired
 from deepctl.store.trees import DIRECTORY, ScratchWriter, TreeEntry, snapshot
 
 MARK = ".repair"
-"""How the names in a profile begin that an interrupted repair leaves."""
+"""Prefixes of names in a profile that an interrupted repair leaves."""
 STAGING = MARK + "-"
 DONE = MARK + "ed"
 _OWN = ("sessions", "checkpoints")
 
 
 class Repair(NamedTuple):
-    """What a repair did, or would do. `problems` are those that `verify` still finds."""
+    """The result of a repair, done or as a preview. `problems` are those that `verify` still finds."""
 
     repaired: list[Repaired]
     lost: list[Lost]
@@ -106,7 +106,7 @@ def _in(paths: ProfilePaths, copy: ProfilePaths, problem: lookup.Problem) -> loo
 
 
 def finish(paths: ProfilePaths) -> bool:
-    """Put what a repair made into place, if a kill left that to do; also remove what one that was killed left."""
+    """Install the result of an interrupted repair, and remove leftovers of a killed one."""
     try:
         entries = os.listdir(paths.directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -124,7 +124,7 @@ def finish(paths: ProfilePaths) -> bool:
             os.unlink(path)
         except FileNotFoundError:
             pass
-    # Under another name first: half of it, installed again after a kill, would delete what is not in that half.
+    # Under another name first, because half of it, installed after a kill, would delete data that the half lacks.
     leftover = os.path.join(paths.directory, STAGING + os.urandom(8).hex())
     os.rename(source, leftover)
     atomic.sync_directory(paths.directory)
@@ -133,7 +133,9 @@ def finish(paths: ProfilePaths) -> bool:
 
 
 def _install(directory: str, place: str) -> None:
-    """Make the files below `place` those below `directory`; the ledger first, so that nothing is gone that it names."""
+    """Make the files below `place` equal to those below `directory`; the ledger first, so that it never names missing
+    data.
+    """
     if not os.path.isdir(directory):
         return
     atomic.make_directory(place)
@@ -168,7 +170,7 @@ def _put(source: str, target: str) -> None:
 
 
 def _link(paths: ProfilePaths, copy: ProfilePaths) -> None:
-    """The profile's own files by hard links; what is neither file nor directory stays out, and so stays."""
+    """The profile's own files by hard links; entries that are neither file nor directory stay in the profile."""
     os.mkdir(copy.directory, atomic.DIRECTORY_MODE)
     for name in _OWN:
         _link_tree(os.path.join(paths.directory, name), os.path.join(copy.directory, name))
@@ -190,7 +192,7 @@ def _link_tree(source: str, target: str) -> None:
 
 
 def _ledger(paths: ProfilePaths, findings: Findings) -> None:
-    """Make every line of the ledger readable; what stays unreadable becomes a gap."""
+    """Make every line of the ledger readable; an unreadable line becomes a gap."""
     path = os.path.join(paths.checkpoints, ledger.LEDGER)
     try:
         before = atomic.read_file(path)
@@ -236,7 +238,7 @@ _LOST = "its content is lost"
 
 
 class _Tree(NamedTuple):
-    """What a tree is without what is lost: its hash, `None` if nothing of it is left, and the paths that are lost."""
+    """A tree without lost data: its hash, `None` if nothing of it is left, and the lost paths."""
 
     digest: bytes | None
     lost: list[bytes]
@@ -245,7 +247,7 @@ class _Tree(NamedTuple):
 
 
 class PackRepair:
-    """The packs of the profile at `paths`, which is a copy of `real`; `amended` is what the ledger is to get told."""
+    """The packs of the profile at `paths`, which is a copy of `real`; `amended` are the corrections for the ledger."""
 
     def __init__(self, paths: ProfilePaths, real: ProfilePaths, findings: Findings, amendments: Amended) -> None:
         self._paths = paths
@@ -283,7 +285,7 @@ class PackRepair:
         self._write([*adopted_packs, *self._added], [name for name in old_packs if name in checkpoint_ledger.packs])
 
     def _is_whole(self, name: str) -> bool:
-        """Whether every byte of a pack is what was written. Raises `NewerFormat`."""
+        """Whether every byte of a pack is intact. Raises `NewerFormat`."""
         path = os.path.join(self._paths.packs, name)
         try:
             table = pack_store.read_table(path)
@@ -304,7 +306,7 @@ class PackRepair:
         return verify.is_tight(path, [(entry.offset, entry.stored) for entry in table], len(table))
 
     def _look_into(self, name: str) -> None:
-        """Find what can be read of a damaged pack: by its table, whatever its checksum says, and by the cache."""
+        """Find the readable objects of a damaged pack: by its table, even with a wrong checksum, and by the cache."""
         path = os.path.join(self._real.packs, name)
         try:
             descriptor = atomic.open_regular(path, os.O_RDONLY)
@@ -328,7 +330,7 @@ class PackRepair:
         yield from (state.tree for state in self._ledger.states if state.tree)
 
     def _fill(self, objects: PackStore) -> None:
-        """Add what is missing of what is needed, from damaged packs and from the workspace."""
+        """Add missing objects that are needed, from damaged packs and from the workspace."""
         for _ in range(64):
             missing = self._missing(objects)
             contents = {digest: data for digest in missing if (data := self._read_salvaged(digest)) is not None}
@@ -342,7 +344,7 @@ class PackRepair:
             self._added.append(batch.pack)
 
     def _missing(self, objects: PackStore) -> set[bytes]:
-        """What the trees consist of, as far as they can be read, and is missing or cannot be read."""
+        """The objects of the trees, as far as they can be read, that are missing or unreadable."""
         needed, unreadable = self._reachable(objects)
         return unreadable | {digest for digest in needed if not objects.has(digest)}
 
@@ -360,7 +362,7 @@ class PackRepair:
             os.close(descriptor)
 
     def _in_workspace(self, missing: set[bytes]) -> dict[bytes, bytes]:
-        """Of objects that are missing, those that the workspace has: contents of files, and lists of directories."""
+        """The missing objects that the workspace has: contents of files, and lists of directories."""
         contents: dict[bytes, bytes] = {}
         root = self._real.workspace
         if not os.path.isdir(root):
@@ -377,7 +379,7 @@ class PackRepair:
         return contents
 
     def _records(self, objects: PackStore) -> None:
-        """Let checkpoints and states name trees that can be read in full."""
+        """Make checkpoints and states name trees that can be read completely."""
         missing_digests = self._missing(objects)
         if not missing_digests:
             return
@@ -411,7 +413,7 @@ class PackRepair:
         return {"tree": tree.digest.hex(), "unkept": [*unkept, *([os.fsdecode(path), _LOST] for path in tree.lost)]}
 
     def _without(self, objects: PackStore, batch: Any, tree: bytes, missing_digests: set[bytes]) -> _Tree:
-        """A tree without what cannot be read."""
+        """A tree without its unreadable parts."""
         if tree in self._trees:
             return self._trees[tree]
         if tree in missing_digests:
@@ -438,7 +440,7 @@ class PackRepair:
         return self._trees.setdefault(tree, _Tree(digest, lost_paths, files, size))
 
     def _strays(self, objects: PackStore, present: set[str]) -> list[str]:
-        """Packs that no line names: they count if something needs them; otherwise they are put aside."""
+        """Packs without a line: they count if they are needed; otherwise they are put aside."""
         strays = present - self._ledger.packs - self._ledger.gone
         if not strays:
             return []
@@ -459,7 +461,7 @@ class PackRepair:
                 if digests - indexed_digests:
                     unnamed_packs.append(name)
         everybody = session_catalogue.all_names(self._paths)
-        # One alone is what a command that was killed has left.
+        # A single one is left by a killed command.
         for name in unnamed_packs if len(unnamed_packs) > 1 else []:
             self._found.lose(repair_report.LEDGER_LINE, name, "no checkpoint names this pack any more", everybody)
         return adopted_packs

@@ -35,7 +35,7 @@ from deepctl.store.repair_report import Findings
 
 
 class Vanished(NamedTuple):
-    """A session that is gone: its id, its logs that others still have, and the names of those sessions."""
+    """A missing session: its id, its logs in other sessions, and the names of those sessions."""
 
     id: str
     logs: list[str]
@@ -43,7 +43,7 @@ class Vanished(NamedTuple):
 
 
 def vanished_sessions(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[Vanished]:
-    """The sessions of a profile that are gone and can be made again, in the order in which they began."""
+    """The missing sessions of a profile that can be created again, in the order of their start."""
     holders: dict[str, list[str]] = {}
     for name in session_catalogue.all_names(paths):
         for log_id in log_file.logs_in(os.path.join(paths.sessions, name)):
@@ -65,7 +65,7 @@ def vanished_sessions(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[Va
 
 
 def _session_ids(paths: ProfilePaths, checkpoint_ledger: Ledger) -> set[str]:
-    """The ids of the sessions that are there, with every session that one with a damaged record may be."""
+    """The ids of the existing sessions, with every session that one with a damaged record may be."""
     session_ids: set[str] = set()
     for name in session_catalogue.all_names(paths):
         try:
@@ -82,7 +82,7 @@ def _session_ids(paths: ProfilePaths, checkpoint_ledger: Ledger) -> set[str]:
 
 
 def vanished_reason(paths: ProfilePaths, checkpoint_ledger: Ledger, session: Vanished) -> str:
-    """What is wrong, as a sentence without its full stop."""
+    """The problem, as a sentence without its full stop."""
     name = vanished_name(paths, checkpoint_ledger, session)
     subject = f"session {name}" if name is not None else f"a session (id {session.id})"
     verb = "has" if len(session.having) == 1 else "have"
@@ -93,7 +93,7 @@ def vanished_reason(paths: ProfilePaths, checkpoint_ledger: Ledger, session: Van
 
 
 def vanished_name(paths: ProfilePaths, checkpoint_ledger: Ledger, session: Vanished) -> str | None:
-    """What the session was called, if the index for shells still tells; only its directory had the name for sure."""
+    """The former name of the session, if the index for shells has it; only its directory had the name for certain."""
     session_names = checkpoint_store.indexed_session_names(paths)
     for record in checkpoint_ledger.records.values():
         if record.session == session.id and layout.is_good_name(session_names.get(record.id, "")):
@@ -114,7 +114,7 @@ def name_again(paths: ProfilePaths, old_name: str | None, checkpoint_ledger: Led
 _HOLE = sealed_lines.seal({"v": log_file.LOG_FORMAT, "lost": ""})
 
 Amended = dict[str, dict[str, Any]]
-"""What the ledger is to say of checkpoints from now on: fields by their ids."""
+"""Corrections of checkpoints for the ledger: fields by their ids."""
 
 
 class LogRepair:
@@ -129,7 +129,7 @@ class LogRepair:
         self._shifts: dict[str, int] = {}
 
     def repair(self) -> Amended:
-        """Repair everything; returns what became of the positions of checkpoints."""
+        """Repair everything; returns the new positions of checkpoints."""
         before = Positions(self._paths)
         good = {record.id for record in self._with_positions() if before.find(record).problem is None}
         self._join()
@@ -140,7 +140,7 @@ class LogRepair:
             self._make_again(session)
         for paths in list(self._files().values()):
             self._lines(paths)
-        self._join()  # what was damaged in one copy only may be alike now
+        self._join()  # copies with different damage may be equal now
         for log_id, paths in self._parents_first():
             self._parent(log_id, paths)
         for name in session_catalogue.all_names(self._paths):
@@ -170,7 +170,7 @@ class LogRepair:
         return files
 
     def _strays(self, name: str) -> None:
-        """Put damaged files aside that look like a record and are not that of the session."""
+        """Put damaged files aside that look like a record but are not that of the session."""
         directory = os.path.join(self._paths.sessions, name)
         for entry in sorted(os.listdir(directory)):
             path = os.path.join(directory, entry)
@@ -219,7 +219,7 @@ class LogRepair:
         self._found.lose(repair_report.SESSION, name, reason, [name])
 
     def _make_again(self, vanished: Vanished) -> None:
-        """A session that is gone, from the ledger and the logs that others share with it."""
+        """A missing session, from the ledger and the logs that other sessions share with it."""
         old_name = vanished_name(self._real, self._ledger, vanished)
         name = name_again(self._paths, old_name, self._ledger, vanished)
         directory = os.path.join(self._paths.sessions, name)
@@ -228,7 +228,7 @@ class LogRepair:
         for (log, _), paths in self._files().items():
             copies.setdefault(log, []).extend(paths)
         log_ids = list(vanished.logs)
-        for log in log_ids:  # with those that they continue
+        for log in log_ids:  # with the logs that they continue
             longest = max(copies[log], key=os.path.getsize)
             log_file.share(longest, log_file.log_path(directory, log))
             parent = _parent_of(longest)
@@ -249,7 +249,7 @@ class LogRepair:
             self._found.lose(repair_report.ALL_MESSAGES, latest, f"the message log {latest} is missing", [name], turns)
 
     def _lines(self, paths: list[str]) -> None:
-        """Make every line of a log readable: mended, or with a hole in its place."""
+        """Make every line of a log readable: repaired, or replaced by a hole."""
         path = paths[0]
         raw = atomic.read_file(path)
         good_content = sealed_lines.without_copies(sealed_lines.mended(raw))
@@ -273,7 +273,7 @@ class LogRepair:
             self._write(log, paths, new_content, "damaged lines are mended, or are holes now")
 
     def _with_header(self, path: str, log: str, raw: bytes, lines: list[sealed_lines.Line]) -> bytes:
-        """A log whose first line nothing can read, with one that says what ledger and session know."""
+        """A log whose first line is unreadable, with a first line from the ledger and the session."""
         origins = log_chain.origins_of(os.path.dirname(path))
         if log not in origins:
             reason = f"{os.path.basename(path)}: {log_file.NO_ORIGIN}"
@@ -313,7 +313,7 @@ class LogRepair:
         return result
 
     def _parent(self, log: str, paths: list[str]) -> None:
-        """See that what a log says that it continues is there; otherwise, that it says what is left of it."""
+        """Check that the log that a log continues exists; otherwise name the rest of it."""
         parent = _parent_of(paths[0])
         if parent is None:
             return
@@ -347,7 +347,7 @@ class LogRepair:
         return new_point._replace(digest=position.digest) if position is not None else None
 
     def _nearest(self, directory: str, point: Point) -> Point | None:
-        """The end of the last line before a position that is not there any more."""
+        """The end of the last line before a position that no longer exists."""
         try:
             chain = log_chain.resolve(directory, Point(point.log, 0), is_open=True)
         except Damaged:
@@ -361,7 +361,7 @@ class LogRepair:
         return ends[-1] if ends else None
 
     def _head(self, name: str) -> None:
-        """See that the log at the head of a session is there."""
+        """Check that the log at the head of a session exists."""
         session = session_catalogue.find(self._paths, name)
         if log_file.is_in(session.directory, session.log):
             return
@@ -411,7 +411,7 @@ class LogRepair:
         return amendments
 
     def _again(self, record: Record, positions: Positions) -> Point | None:
-        """Where a position is now in a log that was written anew."""
+        """The new offset of a position in a log that was written again."""
         for shift in dict.fromkeys((0, self._shifts.get(record.log, 0))):
             point = Point(record.log, record.offset + shift)
             position = positions.find(record._replace(offset=point.offset, digest=""))
@@ -420,7 +420,7 @@ class LogRepair:
         return None
 
     def _all_digests(self) -> dict[str, Point]:
-        """Every position there is, by its digest."""
+        """Every existing position, by its digest."""
         digests: dict[str, Point] = {}
         for log, _ in self._files():
             directory = lookup.directory_of(self._paths, log)
@@ -435,7 +435,7 @@ class LogRepair:
         return digests
 
     def _has_hole(self, record: Record) -> bool:
-        """Whether a conversation that an application handed over as a whole lacks a message."""
+        """Whether a conversation that an application passed as a whole lacks a message."""
         if lookup.directory_of(self._paths, record.log) != os.path.join(self._paths.checkpoints, MESSAGES):
             return False
         chain = lookup.chain_of(self._paths, record)
@@ -459,7 +459,7 @@ def _parent_of(path: str) -> Point | None:
 
 
 def _header(log: str, parent: Point | None, at: str, length: int) -> bytes:
-    """The first line of a log, as long as it was if that can be done."""
+    """The first line of a log, with its old length if possible."""
     line = b""
     for digest, time in (("keep", at), ("", at), ("", "")):
         point = parent if digest or parent is None else parent._replace(digest="")
@@ -470,9 +470,9 @@ def _header(log: str, parent: Point | None, at: str, length: int) -> bytes:
 
 
 def _after_hole(length: int, line: bytes) -> bytes:
-    """A line, and before it something as long as the lines that are lost there.
+    """A line, preceded by a hole as long as the lost lines there.
 
-    What is too short for a hole becomes blanks of the line; at the end of a log, nothing was ever written that short.
+    A hole that is too short becomes blanks of the line; at the end of a log, no lost line is that short.
     """
     if length >= len(_HOLE):
         return sealed_lines.padded(_HOLE, length - len(_HOLE)) + line
@@ -486,7 +486,7 @@ def _turns(lines: list[sealed_lines.Line]) -> list[int]:
 
 
 def _turn(before: list[sealed_lines.Line], after: list[sealed_lines.Line]) -> list[int]:
-    """The turn of a lost line, told from the lines around it, if there are any."""
+    """The turn of a lost line, from the lines around it, if there are any."""
     next_value = next((line.value for line in after if line.value is not None and "turn" in line.value), None)
     if next_value is not None and log_file.prompt(_message(next_value)) is None:
         return [next_value["turn"]]
@@ -504,5 +504,5 @@ def _message(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def gap(identity: str | None) -> bytes:
-    """What takes the place of a line of the ledger that cannot be read."""
+    """The replacement of an unreadable line of the ledger."""
     return sealed_lines.seal({"v": ledger.FORMAT, "gap": identity})

@@ -1,7 +1,7 @@
-"""What a repair reports: what it mended, what is lost and of which session, and what it put aside.
+"""The report of a repair: repaired data, losses by session, and data that was put aside.
 
-`checkpoints/lost+found/` has what a repair could not place, and the damaged originals of what it wrote anew. Nothing
-reads it. Archives leave it out; `deepctl wipe` and `deepctl memory forget --purge` empty it.
+`checkpoints/lost+found/` has data that a repair could not place, and the damaged originals of files that it wrote
+again. Nothing reads it. Archives leave it out; `deepctl wipe` and `deepctl memory forget --purge` empty it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from deepctl.store.records import Record
 
 MISSING_SESSION = "missing session"
 STRAY_PACK = "stray pack"
-"""Kinds of what is whole again (`Repaired.what`). A stray pack is a trace of lost lines, and not damaged itself."""
+"""Kinds of repaired data (`Repaired.what`). A stray pack is a sign of lost lines, and not damaged itself."""
 
-# Kinds of what is lost (`Lost.what`).
+# Kinds of lost data (`Lost.what`).
 LEDGER = "ledger"
 LEDGER_LINE = "line of the ledger"
 MESSAGE = "message"
@@ -34,7 +34,7 @@ FILE = "file of a checkpoint"
 
 
 class Repaired(NamedTuple):
-    """Something that is whole again: what it is, its path, and what was wrong or was done."""
+    """A repaired item: its kind, its path, and its problem or its repair."""
 
     what: str
     path: str
@@ -42,10 +42,11 @@ class Repaired(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Something that nothing brings back.
+    """A permanent loss.
 
     `id` is that of the checkpoint or of the message log, or the name of the session, and `path` that of a file in the
-    workspace. `sessions` are the names of those that had it, and `turns` the turns it was of, as far as they are known.
+    workspace. `sessions` are the names of the affected sessions, and `turns` the affected turns, as far as they are
+    known.
     """
 
     what: str
@@ -57,7 +58,7 @@ class Lost(NamedTuple):
 
 
 class Findings:
-    """Collects what is found and done in the profile at `paths`, a copy of the one in the directory `real`."""
+    """Collects the results of a repair of the profile at `paths`, a copy of the one in the directory `real`."""
 
     def __init__(self, paths: ProfilePaths, real: str) -> None:
         self._paths = paths
@@ -70,7 +71,7 @@ class Findings:
         return os.path.join(self._real, os.path.relpath(path, self._paths.directory))
 
     def _reason(self, reason: str) -> str:
-        """The same with the paths of the profile itself: those of the copy mean nothing to a user."""
+        """The same with the paths of the profile itself, because those of the copy mean nothing to a user."""
         return reason.replace(self._paths.directory, self._real)
 
     def repair(self, kind: str, path: str, reason: str) -> None:
@@ -84,36 +85,36 @@ class Findings:
         self.lost.append(Lost(kind, identity, self._reason(reason), list(sessions), sorted(set(turns))))
 
     def lose_of_log(self, kind: str, log_id: str, reason: str, turns: Iterable[int] = ()) -> None:
-        """Something of a message log is lost; several sessions may share that."""
+        """Record a loss in a message log, which several sessions may share."""
         names = session_catalogue.all_names(self._paths)
         sessions = [name for name in names if log_file.is_in(os.path.join(self._paths.sessions, name), log_id)]
         self.lose(kind, log_id, reason, sessions, turns)
 
     def lose_of_checkpoint(self, kind: str, record: Record, reason: str, path: str | None = None) -> None:
-        """Something of a checkpoint is lost. A session that is not there any more goes by its id."""
+        """Record a loss of a checkpoint. A session that no longer exists is named by its id."""
         name = session_catalogue.by_id(self._paths).get(record.session, record.session)
         self.lost.append(Lost(kind, record.id, self._reason(reason), [name], [record.turn], path))
 
     def keep(self, path: str) -> None:
-        """The damaged original of what is about to be written anew."""
+        """Keep the damaged original of a file that is about to be written again."""
         copy = keep_aside(self._paths, path)
         if copy is not None:
             self.moved.append(self._path(copy))
 
     def move(self, path: str) -> None:
-        """A file that has no place in the profile any more."""
+        """Keep a file that has no place in the profile any more."""
         self.moved.append(self._path(move_aside(self._paths, path)))
 
 
 def place_aside(paths: ProfilePaths, path: str) -> str:
-    """Where a file of the profile has its place there: under its own name and a part of its hash."""
+    """The path of a kept file there: its own name and a part of its hash."""
     content = hashlib.sha256(atomic.read_file(path)).hexdigest()[:8]
     relative = os.path.relpath(path, paths.directory).replace("/", "-")
     return os.path.join(paths.lost_and_found, f"{relative}.{content}")
 
 
 def keep_aside(paths: ProfilePaths, path: str) -> str | None:
-    """Put a copy of a file there, if it is not there already; returns its path, `None` if there is no such file."""
+    """Copy a file there unless it is there already; returns its path, `None` if there is no such file."""
     try:
         target = place_aside(paths, path)
         if not os.path.exists(target):
@@ -135,7 +136,7 @@ def move_aside(paths: ProfilePaths, path: str) -> str:
 
 
 def count_put_aside(paths: ProfilePaths) -> int:
-    """How many files are there."""
+    """The number of files there."""
     try:
         return len(os.listdir(paths.lost_and_found))
     except (FileNotFoundError, NotADirectoryError):

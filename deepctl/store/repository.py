@@ -43,7 +43,7 @@ EVERY_TURN, EVERY_TOOL, MANUAL_ONLY = "every_turn", "every_tool", "manual_only"
 
 
 class ReadOnlyRepository:
-    """The contents of a profile's checkpoints and its workspace as it is now, in memory."""
+    """The contents of a profile's checkpoints and its present workspace, in memory."""
 
     def __init__(self, paths: ProfilePaths, *, exclude: Sequence[str] = (), report: Report | None = None) -> None:
         self.paths = paths
@@ -60,9 +60,10 @@ class ReadOnlyRepository:
         return SessionReaders(self.paths)
 
     def present(self) -> Snapshot:
-        """The workspace as it is now. Its trees can be read from `objects`, its files in the workspace itself.
+        """The present workspace. Its trees can be read from `objects`, its files in the workspace itself.
 
-        Its directories are opened as a change of the profile would open them, or this could not tell what that does.
+        Its directories are opened as a change of the profile would open them; otherwise this could not show the effect
+        of a change.
         """
         ownership.regain(self.workspace.root, layout.OWN_DIRECTORIES)
         if not os.path.isdir(self.workspace.root):
@@ -76,21 +77,21 @@ class ReadOnlyRepository:
         )
 
     def close(self) -> None:
-        """Let go of the cache."""
+        """Close the cache."""
         self.cache.close()
 
 
 class Repository(ProfileStore):
     """The sessions, the workspace and the checkpoints of one profile, open for changes.
 
-    `policy` says when checkpoints are made without being asked for, `exclude` what of the workspace is left out.
+    `policy` is the policy for automatic checkpoints, `exclude` are the patterns of left out files.
     """
 
     def __init__(self, paths: ProfilePaths, *, exclude: Sequence[str], policy: str, report: Report | None) -> None:
         self.notes: list[str] = []
-        """What the user should know about what a killed command left, and was done about it."""
+        """Notes for the user about interrupted commands, and how they were finished."""
         self.finished_rewind: list[str] = []
-        """Those of them about a rewind that was finished."""
+        """The notes about a finished rewind."""
         self.policy = policy
         # Whoever took it away takes nothing with it: a rewind brings the files back.
         atomic.make_directory(paths.workspace)
@@ -117,10 +118,10 @@ class Repository(ProfileStore):
         report: Report | None = None,
         frees: bool = False,
     ) -> Iterator[Repository]:
-        """A profile, open for changes; `notes` say what was left to finish. The caller holds the profile's lock.
+        """A profile, open for changes; `notes` describe finished operations. The caller holds the profile's lock.
 
-        Raises `StorageError` if what was left cannot be finished. What `frees` space gets the room of the reserve, and
-        does not wait for an interrupted rewind that finds no room.
+        Raises `StorageError` if an interrupted operation cannot be finished. A command that `frees` space gets the
+        space of the reserve, and does not wait for an interrupted rewind that finds no space.
         """
         if _has_interrupted_repair(paths):
             repair.finish(paths)
@@ -170,9 +171,10 @@ class Repository(ProfileStore):
             self._tie()
 
     def _finish_rewind(self) -> list[str]:
-        """Finish the rewind that a killed command left; returns what the user should know about it.
+        """Finish an interrupted rewind; returns notes for the user.
 
-        A path that is neither as before nor as intended was edited since and stays as it is. Raises `StorageError`.
+        A path that is neither in its old nor in its new state was edited since, and does not change. Raises
+        `StorageError`.
         """
         intent = self.ledger.unfinished
         if intent is None:
@@ -196,7 +198,7 @@ class Repository(ProfileStore):
         )
 
     def _tie(self) -> None:
-        """Tie the positions that 0.1 wrote to what stands before them. Where that fails, the next writer does it."""
+        """Add digests to the positions that 0.1 wrote. After a failure, the next writer does it."""
         with suppress(DeepctlError, OSError):
             if records := self.ledger.untied():
                 self.store.writer.tie(lookup.digests_of(self.paths, records))
@@ -216,11 +218,11 @@ class Repository(ProfileStore):
 
     @property
     def sink(self) -> ObjectWriter:
-        """Where trees go that are only looked at; they can be read from `objects` until its scratch is cleared."""
+        """The target for trees that are only compared; they can be read from `objects` until its scratch is cleared."""
         return ScratchWriter(self.store.objects)
 
     def present(self) -> Snapshot:
-        """The workspace as it is now, without keeping it."""
+        """A snapshot of the present workspace that is not stored."""
         return self.store.snapshot(self.workspace, self.sink)
 
     def session(self, name: str) -> Session | None:
@@ -244,7 +246,7 @@ class Repository(ProfileStore):
         label: str = "",
         id: str | None = None,
     ) -> Record:
-        """Make a checkpoint of a session as it stands and of the workspace as it is. It gets a new id without `id`."""
+        """Make a checkpoint of a session and of the workspace in their present state. It gets a new id without `id`."""
         record = self._save(session, kind, position, author, label=label, id=id)
         assert record is not None
         return record
@@ -260,7 +262,7 @@ class Repository(ProfileStore):
         id: str | None = None,
         unless_tree: str | None = None,
     ) -> Record | None:
-        """The same; makes no checkpoint if the workspace is the tree `unless_tree`."""
+        """The same; makes no checkpoint if the workspace equals the tree `unless_tree`."""
         if position.log and not position.digest:
             position = lookup.with_digest(session, position)
         ownership.regain(self.paths.workspace, layout.OWN_DIRECTORIES)
@@ -287,24 +289,24 @@ class Repository(ProfileStore):
         return self.save(session, "manual", position, author=author, label=label or "")
 
     def label(self, record: Record, label: str | None) -> None:
-        """Name a checkpoint, or take its name away. Raises `BadName` or `Refused`."""
+        """Set or remove the label of a checkpoint. Raises `BadName` or `Refused`."""
         self.store.writer.label(record.id, label)
         with atomic.after_commit():
             checkpoint_store.rewrite_index(self.paths, self.ledger)
 
     def fork(self, record: Record, name: str) -> Session:
-        """Begin a session with the conversation of a checkpoint. Raises `Damaged`, or `Refused` for the name."""
+        """Start a session with the conversation of a checkpoint. Raises `Damaged`, or `Refused` for the name."""
         if not record.log:
             raise Refused(f"Checkpoint {record.id} has no messages.", "`deepctl chat --new` starts an empty session.")
         session = session_catalogue.fork(self.paths, name, lookup.chain_of(self.paths, record), record.id, record.point)
-        with suppress(Damaged):  # the conversation is what is forked; it can be gone on with without a list
+        with suppress(Damaged):  # only the conversation is forked; it can be continued without a list
             todo.copy(self.paths, self.store.objects, record, session)
         return session
 
     def rename(self, old: str, new: str) -> Renamed:
-        """Rename a session; to another spelling of its own name, too. A damaged session has a name like any other.
+        """Rename a session, also to another spelling of its own name. A damaged session can be renamed too.
 
-        Nothing else of a profile points at the directory by name, so one rename is enough. Raises `BadName`,
+        Nothing else of a profile refers to the directory by name, so one rename is enough. Raises `BadName`,
         `SessionNotFound`, or `Refused` if the name is taken.
         """
         layout.check_name(new, "session")
@@ -327,10 +329,10 @@ class Repository(ProfileStore):
         return Renamed(current_name, new)
 
     def settle_todo(self, owner: Session, session: Session, before: Position) -> Record | None:
-        """Give the one to-do list of a profile of 0.1 to `owner`, the session that was written to last.
+        """Give the one to-do list of a profile of 0.1 to `owner`, the most recently written session.
 
-        A turn of `session` begins at `before`, which has been kept. The move is kept as work of the owner's agent, so
-        that a rewind of what that has written takes the list along and sees no conflict.
+        A turn of `session` starts at `before`, which has been stored. The move is stored as work of the owner's agent,
+        so that a rewind of that work includes the list and sees no conflict.
         """
         if not todo.give(self.paths, owner) or self.policy == MANUAL_ONLY:
             return None
@@ -339,7 +341,7 @@ class Repository(ProfileStore):
         return self.save(owner, "manual", session_reader.position(owner, session_catalogue.read(owner)), author=AGENT)
 
     def before_turn(self, session: Session, position: Position) -> Record | None:
-        """Keep the state in which a turn begins, if it is not that of a checkpoint already."""
+        """Store the state at the start of a turn, unless a checkpoint has it already."""
         if self.policy == MANUAL_ONLY:
             return None
         author = self.between()
@@ -350,44 +352,44 @@ class Repository(ProfileStore):
             and head.message_count == position.message_count
             and head.turn == position.turn
         ):
-            # Not the tree that was seen last: after rewinding only files, that is not the head's.
+            # Not the last tree: after a rewind of only the files, it is not that of the head.
             return self._save(session, "turn", position, author, unless_tree=head.tree)
         return self._save(session, "turn", position, author)
 
     def before_tool(self, session: Session, position: Position) -> Record | None:
-        """Keep what somebody else changed while no tool was at work: the model may have thought for minutes."""
+        """Store changes by another author while no tool was running, because the model may have worked for minutes."""
         if self.policy != EVERY_TOOL:
             return None
         return self._save(session, "tool", position, OTHER, unless_tree=self.store.tree)
 
     def after_tool(self, session: Session, position: Position) -> Record | None:
-        """Keep the state after a tool call, if it changed anything."""
+        """Store the state after a tool call, if it changed anything."""
         if self.policy != EVERY_TOOL:
             return None
         return self._save(session, "tool", position, AGENT, unless_tree=self.store.tree)
 
     def in_turn(self, *, tool_at_work: bool) -> str:
-        """Whose what changed since the last look is, in the middle of a turn.
+        """The author of the changes since the last snapshot, in the middle of a turn.
 
-        The tree is kept around every tool call, so it is the agent's only while a tool is at work; where it is kept for
-        turns only, all of a turn is the agent's. Where it is kept by hand only, the last look may have been long before
-        the turn.
+        The tree is stored around every tool call, so changes belong to the agent only while a tool is running. If it is
+        stored only for turns, all changes of a turn belong to the agent. If it is stored only by hand, the last
+        snapshot may be older than the turn.
         """
         if self.policy == MANUAL_ONLY:
             return UNKNOWN
         return AGENT if tool_at_work or self.policy != EVERY_TOOL else OTHER
 
     def after_turn(self, session: Session, position: Position, *, tool_at_work: bool = False) -> Record | None:
-        """Keep the state in which a turn ends, in the middle of a tool if it was broken off there."""
+        """Store the state at the end of a turn, also after an interruption in the middle of a tool."""
         if self.policy == MANUAL_ONLY:
             return None
         return self._save(session, "turn", position, self.in_turn(tool_at_work=tool_at_work))
 
     def between(self) -> str:
-        """Who changed the workspace since it was last looked at, when no turn is at work.
+        """The author of the changes since the last snapshot, when no turn is running.
 
-        A turn that was killed (`SessionReaders.has_unfinished_turn`) gets its end now. What changed since its last
-        checkpoint cannot be told apart. Where no checkpoints are made by themselves, nothing can.
+        A killed turn (`SessionReaders.has_unfinished_turn`) gets its end now. The authors of changes since its last
+        checkpoint are unknown. Without automatic checkpoints, all are unknown.
         """
         author = OTHER
         for name in session_catalogue.all_names(self.paths):
@@ -401,12 +403,12 @@ class Repository(ProfileStore):
                     self._save(session, "turn", position, UNKNOWN)
                     author = OTHER
             except Damaged:
-                continue  # no turn can be at work in it
+                continue  # no turn can be running in it
         return author
 
 
 class Renamed(NamedTuple):
-    """The names of a session before and now."""
+    """The names of a session before and after."""
 
     before: str
     now: str
