@@ -12,14 +12,15 @@ longer than a list of checkpoints may. The fold is used only if the ledger start
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import marshal
 import os
 import sqlite3
 import stat
 import zlib
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -299,25 +300,48 @@ def read_fold(path: str, ledger: bytes) -> Fold | None:
         is_same = header["digest"] == hashlib.sha256(memoryview(ledger)[:size]).hexdigest()
         if not 0 < size <= len(ledger) or not is_same or header["body"] != zlib.crc32(body):
             return None
-        return Fold(size, lines, _unfolded(marshal.loads(body)))
+        with _no_collection():
+            return Fold(size, lines, _unfolded(marshal.loads(body)))
     except (OSError, Refused, ValueError, KeyError, TypeError, EOFError):
         return None
 
 
 def write_fold(path: str, ledger: bytes, values: dict[str, Any]) -> None:
     """Write the fold of a whole ledger. A disk error loses only the fold."""
-    body = marshal.dumps(_folded(values))
-    header = {
-        "v": _FOLD,
-        "marshal": marshal.version,
-        "size": len(ledger),
-        "lines": ledger.count(b"\n"),
-        "digest": hashlib.sha256(ledger).hexdigest(),
-        "body": zlib.crc32(body),
-    }
-    with suppress(OSError, Refused):
+    with suppress(OSError, Refused, ValueError):
+        body = marshal.dumps(_folded(values))
+        header = {
+            "v": _FOLD,
+            "marshal": marshal.version,
+            "size": len(ledger),
+            "lines": ledger.count(b"\n"),
+            "digest": hashlib.sha256(ledger).hexdigest(),
+            "body": zlib.crc32(body),
+        }
         atomic.make_root(os.path.dirname(path))
         atomic.replace_unsynced(path, sealed_lines.seal(header) + body)
+
+
+def packed_states(states: Iterable[State]) -> bytes:
+    """States of a workspace as a fold has them."""
+    return marshal.dumps([tuple(state) for state in states])
+
+
+def states_in(packed: bytes) -> list[State]:
+    """The states that `packed_states` was given."""
+    return [State._make(state) for state in marshal.loads(packed)]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection: while many values are made and none is dropped, it takes longer than making them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def drop_fold(path: str) -> None:
@@ -347,7 +371,6 @@ def _folded(values: dict[str, Any]) -> dict[str, Any]:
     return {
         **values,
         **{name: [tuple(row) for row in values[name].values()] for name in _TABLES},
-        "states": [tuple(state) for state in values["states"]],
         "origins": {key: point and tuple(point) for key, point in values["origins"].items()},
         "unfinished": values["unfinished"] and tuple(values["unfinished"]),
     }
@@ -358,7 +381,6 @@ def _unfolded(plain: dict[str, Any]) -> dict[str, Any]:
     return {
         **plain,
         **{name: {row.id: row for row in rows} for name, rows in tables.items()},
-        "states": [State._make(state) for state in plain["states"]],
         "origins": {key: point and Point._make(point) for key, point in plain["origins"].items()},
         "unfinished": plain["unfinished"] and Rewind._make(plain["unfinished"]),
     }

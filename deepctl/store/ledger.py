@@ -77,7 +77,6 @@ class Ledger:
         self.damage: list[RecordDamage] = []
         self.packs: set[str] = set()
         self.gone: set[str] = set()
-        self.states: list[State] = []
         self.unfinished: Rewind | None = None
         self.torn = False
         self.ends: dict[str, int] = {}
@@ -94,6 +93,20 @@ class Ledger:
         self.is_short = False
         self._gap = False
         self._before_rewind: tuple[int | None, bool] = (None, False)
+        self._states: list[State] = []
+        self._folded_states = b""
+
+    @property
+    def states(self) -> list[State]:
+        """The workspace through time. Lists do not need it, so a fold's are made only when they are asked for."""
+        if self._folded_states:
+            self._states[:0] = index_db.states_in(self._folded_states)
+            self._folded_states = b""
+        return self._states
+
+    def values(self) -> dict[str, Any]:
+        """All that it says, for a fold (`index_db.Fold`)."""
+        return {**vars(self), "_states": [], "_folded_states": index_db.packed_states(self.states)}
 
     def head(self, session: Session) -> str | None:
         """The checkpoint at which a session stands."""
@@ -299,7 +312,7 @@ class Ledger:
         if record.tree:
             by = state_author(record.author, record.session) if not self._gap else None
             self._gap = False
-            self.states.append(State(record.id, record.tree, by, record.unkept, record.exclude, []))
+            self._states.append(State(record.id, record.tree, by, record.unkept, record.exclude, []))
 
     def _run(self, record: Record) -> None:
         """A run of an application continues, or has ended. A killed run is over once its changes are stored."""
@@ -335,7 +348,7 @@ class Ledger:
             self.heads[rewind.session] = safety.parent
         else:
             self.heads.pop(rewind.session, None)
-        self.states = [state for state in self.states if state.id != safety.id]
+        self._states = [state for state in self.states if state.id != safety.id]
         end, was_open = self._before_rewind
         self.ends[safety.log] = end if end is not None else 0
         if was_open:
@@ -357,7 +370,7 @@ class Ledger:
             # If an application saved an id again, only the state after the gap is meant.
             states.append(_joined(state, accounts) if is_gap else state)
             is_gap = False
-        self.states = states
+        self._states = states
 
     def drop(self, identity: str) -> None:
         """A checkpoint was removed. Its ancestors stay known."""
@@ -539,7 +552,7 @@ class LedgerWriter:
         raw = self.content()
         ledger = parsed(raw, self._path, index_db.read_fold(cache, raw))
         if raw.endswith(b"\n") and not ledger.damage:
-            index_db.write_fold(cache, raw, vars(ledger))
+            index_db.write_fold(cache, raw, ledger.values())
 
 
 def _shortened(record: Record) -> dict[str, Any]:

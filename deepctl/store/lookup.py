@@ -269,16 +269,16 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
         with os.scandir(directory) as entries:
             for entry in entries:
                 # If a link is broken, one of the copies may be shorter.
+                log = entry.name.removesuffix(log_file.SUFFIX)
                 size = entry.stat(follow_symlinks=False).st_size
-                sizes[entry.name] = max(size, sizes.get(entry.name, 0))
+                sizes[log] = max(size, sizes.get(log, 0))
     packs: dict[str, os.stat_result] = {}
     if os.path.isdir(paths.packs):
         with os.scandir(paths.packs) as entries:
             packs = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
     for record in checkpoints.records.values():
-        is_kept = record.log and not record.has_lost_conversation
-        if is_kept and sizes.get(record.log + log_file.SUFFIX, -1) < record.offset:
-            reason = "cut short" if record.log + log_file.SUFFIX in sizes else "missing"
+        if record.log and sizes.get(record.log, -1) < record.offset and not record.has_lost_conversation:
+            reason = "cut short" if record.log in sizes else "missing"
             problems.append(Problem(record.id, record.log + log_file.SUFFIX, f"its message log is {reason}"))
         elif record.pack in checkpoints.packs and (
             record.pack not in packs or packs[record.pack].st_size < record.added_bytes

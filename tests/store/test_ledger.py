@@ -253,13 +253,18 @@ def everything(place: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return place
 
 
+def _values(found: Ledger) -> dict[str, object]:
+    """All that a ledger says, with the states that a fold keeps for later."""
+    return {**vars(found), "states": found.states, "_states": [], "_folded_states": b""}
+
+
 def _folds(place: str) -> Iterator[tuple[str, bytes, Ledger]]:
     """The ledger, and for every line the fold of what ends there, written beside it."""
     path, cache = Path(place) / "ledger.jsonl", f"{place}/fold"
     raw = path.read_bytes()
     ends = [number + 1 for number, byte in enumerate(raw) if byte == ord("\n")]
     for end in ends:
-        index_db.write_fold(cache, raw[:end], vars(ledger.parsed(raw[:end], str(path))))
+        index_db.write_fold(cache, raw[:end], ledger.parsed(raw[:end], str(path)).values())
         yield cache, raw, ledger.parsed(raw, str(path))
 
 
@@ -267,8 +272,8 @@ def test_a_fold_and_the_lines_behind_it_are_the_ledger(everything: str) -> None:
     for cache, raw, whole in _folds(everything):
         fold = index_db.read_fold(cache, raw)
         assert fold is not None
-        assert vars(ledger.parsed(raw, "", fold)) == vars(whole)
-        assert vars(ledger.read(everything, cache)) == vars(whole)
+        assert _values(ledger.parsed(raw, "", fold)) == _values(whole)
+        assert _values(ledger.read(everything, cache)) == _values(whole)
 
 
 def test_a_fold_is_used_for_no_other_bytes(everything: str) -> None:
@@ -282,7 +287,7 @@ def test_a_fold_is_used_for_no_other_bytes(everything: str) -> None:
             raw.split(b"\n", 1)[1],
         ):
             path.write_bytes(other)
-            assert vars(ledger.read(everything, cache)) == vars(ledger.read(everything))
+            assert _values(ledger.read(everything, cache)) == _values(ledger.read(everything))
         path.write_bytes(raw)
 
 
@@ -292,7 +297,7 @@ def test_a_changed_byte_of_a_fold_changes_nothing(everything: str) -> None:
     for position in range(0, len(raw), 7):
         for changed in (raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1 :], raw[:position]):
             Path(cache).write_bytes(changed)
-            assert vars(ledger.read(everything, cache)) == vars(whole)
+            assert _values(ledger.read(everything, cache)) == _values(whole)
 
 
 def test_a_writer_leaves_a_fold_and_removes_it_before_words_go(everything: str, tmp_path: Path) -> None:
@@ -305,7 +310,7 @@ def test_a_writer_leaves_a_fold_and_removes_it_before_words_go(everything: str, 
     writer.replace(writer.content().replace(b"hello", b"HELLO"))
     assert not cache.exists()
     writer.close()
-    assert vars(ledger.read(everything, str(cache))) == vars(ledger.read(everything))
+    assert _values(ledger.read(everything, str(cache))) == _values(ledger.read(everything))
 
 
 def test_a_short_ledger_has_no_fold(place: str, tmp_path: Path) -> None:
