@@ -36,6 +36,9 @@ _FIXED_AT_THE_START = ("PYTHON", "LC_", "LANG", "COVERAGE_")
 _IMPORTED_AT_FIRST_USE = (
     *("anyio._backends._asyncio", "encodings.utf_8_sig", "markdown_it", "mdurl", "prompt_toolkit.input.vt100"),
     *("prompt_toolkit.shortcuts", "rich.console", "tarfile", "tomllib"),
+    *("genai_prices.decompose", "genai_prices.validation", "jiter", "opentelemetry.propagate"),
+    *("openai.resources.chat", "openai.resources.responses", "anthropic.resources.beta.messages"),
+    *(f"pydantic_ai.{kind}.{provider}" for kind in ("models", "providers") for provider in ("openai", "anthropic")),
     *(f"deepctl.agent.{name}" for name in ("chat", "mcp")),
     *(f"deepctl.cli.{name}" for name in ("chat", "checkpoints", "main", "memory", "profiles", "repl.repl", "sessions")),
     *(f"deepctl.domain.{name}" for name in ("memory.changes", "wipe.trash")),
