@@ -168,7 +168,7 @@ class Approvals(AbstractCapability[Any]):
         if self.approve == "auto":
             return
         if self.ask is None:
-            raise ToolFailed(f"There is no terminal to approve {refusal}.{because} Continue without it.")
+            raise ToolFailed(f"There is no terminal to allow {refusal}.{because} Continue without it.")
         preview = await _preview(ctx.workspace, operation, str(args.get("path", "")), args)
         answer = await self.ask(ApprovalRequest(operation, target, preview))
         if not answer.allow:

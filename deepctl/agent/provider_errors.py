@@ -413,7 +413,7 @@ def _at_limit(error: LimitReached, model: str) -> ModelFailed:
     if not error.place.is_fixed:
         hint = f"Tell the agent to continue, or raise the limit: {error.place.to_set(error.enough)}"
     if setting == "max_requests":
-        message = f"The turn was stopped after {error.used} requests to {model}, the maximum of {setting}."
+        message = f"The turn was stopped after {error.used} requests to {model}, the maximum ({setting})."
     elif error.used is None:
         amount = "the number of its tokens" if setting == "max_tokens" else "what it costs"
         message = f"The turn was stopped: {model} does not report {amount}, and the limit is {limit} ({setting})."

@@ -701,7 +701,7 @@ def test_commands_that_rules_allow_are_asked_about_where_the_sandbox_is_missing(
         terminal.prompt()
         terminal.expect("each after an approval request")
         terminal.type("run touch ran\r")
-        terminal.expect("The agent asks to run a command")
+        terminal.expect("The agent wants to run a command")
         time.sleep(1)
         assert not (home / "profiles/alice/workspace/ran").exists()
         terminal.expect("Allow it?")

@@ -136,7 +136,7 @@ def test_a_giant_is_not_read(place: Path) -> None:
     with open(place / "giant", "wb") as file:
         file.write(b"x" * 200)
         file.truncate(1 << 40)
-    assert "only the path" in _attached(place, "@giant").notices[0]
+    assert "Only the path" in _attached(place, "@giant").notices[0]
 
 
 def test_of_many_files_only_the_first_come_along(place: Path) -> None:
