@@ -25,6 +25,7 @@ import hashlib
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -110,6 +111,26 @@ def read_lines(path: str) -> bytes:
     return atomic.read_file(path)
 
 
+def read_behind(path: str, end: int, crc: int, first: int, last: int) -> tuple[bytes, bytes] | None:
+    """The bytes of a log between two offsets and those behind `end`; `None` if those before `end` have another CRC-32.
+
+    The bytes before `end` are not kept in memory, because lists read long logs. Raises as `read_lines`.
+    """
+    descriptor = atomic.open_regular(path, os.O_RDONLY)
+    try:
+        buffer = memoryview(bytearray(_CHUNK))
+        found, left = 0, end
+        while left and (count := os.readv(descriptor, [buffer[:left]])):
+            found = zlib.crc32(buffer[:count], found)
+            left -= count
+        if left or found != crc:
+            return None
+        between = os.pread(descriptor, max(0, min(last, end) - first), first)
+        return between, b"".join(iter(lambda: os.read(descriptor, _CHUNK), b""))
+    finally:
+        os.close(descriptor)
+
+
 def write_lines(path: str, raw: bytes) -> None:
     """Create a log, or replace a ledger, with these lines: durable when this returns, and never partial."""
     atomic.write_file(path, raw)
@@ -126,6 +147,7 @@ ANOTHER = "it is not the original log: a line before this position differs"
 NO_ENTRY = "not an entry of a message log"
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS)
 """The reasons why a file system makes no hard link."""
+_CHUNK = 1 << 18
 _DIGEST = 32
 """Hex digits of a digest: the first half of a SHA-256."""
 

@@ -263,7 +263,7 @@ def summary(paths: ProfilePaths, name: str, heads: Mapping[str, str] = {}) -> Su
     """One session as lists show it; never raises for damage inside it."""
     try:
         session = find(paths, name)
-        outline = SessionReader(paths, session).outline()
+        outline = SessionReader(paths, session, is_for_list=True).outline()
     except SessionNotFound:
         raise
     except (DeepctlError, OSError) as error:

@@ -92,16 +92,23 @@ class Outline(NamedTuple):
 
 
 class SessionReader:
-    """The conversation of a session as it stands when this is made. Raises `Damaged` or `NewerFormat`."""
+    """The conversation of a session as it stands when this is made. Raises `Damaged` or `NewerFormat`.
 
-    def __init__(self, paths: ProfilePaths, session: Session) -> None:
+    For a list (`is_for_list`), bytes that a summary is about are compared with it and not kept; only `outline` can be
+    asked for.
+    """
+
+    def __init__(self, paths: ProfilePaths, session: Session, *, is_for_list: bool = False) -> None:
         self.paths = paths
         self.session = session
+        self._is_for_list = is_for_list
         self.files: dict[str, bytes] = {}
         """The logs that have been read, by their paths."""
         self._path = os.path.join(paths.cache, "conversations")
         self._chain: log_chain.Chain | None = None
         self._whole: MessageList | None = None
+        self._first_prompt = b""
+        self._behind = b""
         self._known = self._confirmed() if session.damage is None else None
         self._tail = self._read_tail(self._known) if self._known is not None else None
 
@@ -158,7 +165,7 @@ class SessionReader:
         new_turns = {message.turn for message in tail.messages} if tail is not None else set()
         if summary is None or tail is None or min(new_turns, default=summary.last_turn) < summary.last_turn:
             return outline(self.whole())
-        title = self._prompt_at(summary.first) if summary.first is not None else outline_title(tail.messages)
+        title = _prompt_of(self._first_prompt) if summary.first is not None else outline_title(tail.messages)
         return Outline(
             summary.turns + len(new_turns - {summary.last_turn} if summary.turns else new_turns),
             summary.messages + len(tail.messages),
@@ -183,12 +190,11 @@ class SessionReader:
             return None
         if "result" in before:
             return None  # the request that sends it stands behind the checkpoint
-        tail = self._decoded(raw, offset, checkpoint.digest)
+        tail = self._decoded(raw[offset:], len(raw), checkpoint.digest)
         return [entry.message for entry in tail.messages] if tail and tail.digest == self._tail.digest else None
 
-    def _decoded(self, raw: bytes, start: int, digest: str) -> Tail | None:
-        """The lines of the session's own log from an offset on; `None` if anything about them is unusual."""
-        content = raw[start:]
+    def _decoded(self, content: bytes, end: int, digest: str) -> Tail | None:
+        """The last lines of the session's own log, which is so long; `None` if anything about them is unusual."""
         path = log_file.log_path(self.session.directory, self.session.log)
         lines = [log_file.upgraded(line, path) for line in log_file.parse(content)]
         if any(line.problem is not None for line in lines):
@@ -200,36 +206,46 @@ class SessionReader:
         if reader.damage or reader.lacks_instructions:
             return None
         behind = log_file.digests(content, lines, digest)
-        return Tail(reader.messages, reader.last_turn, len(raw), behind[-1] if behind else digest)
+        return Tail(reader.messages, reader.last_turn, end, behind[-1] if behind else digest)
 
     def _read_tail(self, summary: Known) -> Tail | None:
-        return self._decoded(self._own_log(), summary.files[-1].end, summary.digest)
+        return self._decoded(self._behind, summary.files[-1].end + len(self._behind), summary.digest)
 
     def _confirmed(self) -> Known | None:
         """What the cache says of the session, if it is about the bytes that its files begin with."""
         summary = _parsed(_entries(self._path).get(self.session.id))
         if summary is None or summary.files[-1].log != self.session.log:
             return None
-        for extent in summary.files:
+        for number, extent in enumerate(summary.files):
             path = log_file.log_path(self.session.directory, extent.log)
+            first = summary.first if summary.first is not None and summary.first.file == number else None
             try:
-                raw = self.files[path] = log_file.read_lines(path)
+                if self._is_for_list:
+                    start, end = (first.start, first.end) if first is not None else (0, 0)
+                    parts = log_file.read_behind(path, extent.end, extent.crc, start, end)
+                else:
+                    parts = self._read(path, extent, first)
             except (OSError, Refused):
                 return None
-            if len(raw) < extent.end or zlib.crc32(memoryview(raw)[: extent.end]) != extent.crc:
+            if parts is None:
                 return None
+            self._first_prompt = parts[0] or self._first_prompt
+            self._behind = parts[1]
         return summary
+
+    def _read(self, path: str, extent: Extent, first: Span | None) -> tuple[bytes, bytes] | None:
+        """`log_file.read_behind`, and the whole log is kept."""
+        raw = self.files[path] = log_file.read_lines(path)
+        if len(raw) < extent.end or zlib.crc32(memoryview(raw)[: extent.end]) != extent.crc:
+            return None
+        return raw[first.start : first.end] if first is not None else b"", raw[extent.end :]
 
     def _prompt_at(self, span: Span | None) -> str:
         """The prompt in a line of which the bytes have been compared."""
         if span is None or self._known is None:
             return ""
         raw = self.files[log_file.log_path(self.session.directory, self._known.files[span.file].log)]
-        for line in log_file.parse(raw[span.start : span.end]):
-            text = _prompt_in(line)
-            if text is not None:
-                return text
-        return ""
+        return _prompt_of(raw[span.start : span.end])
 
     def remember(self) -> None:
         """Leave a summary in the cache, if the whole conversation has been read and nothing about it is unusual.
@@ -349,6 +365,11 @@ def outline_title(messages: list[Message]) -> str:
 
 def _last_prompt(messages: list[Message]) -> str | None:
     return next((text for entry in reversed(messages) if (text := log_file.prompt(entry.message)) is not None), None)
+
+
+def _prompt_of(raw: bytes) -> str:
+    """The prompt in the bytes of a line; empty if it has none."""
+    return next((text for line in log_file.parse(raw) if (text := _prompt_in(line)) is not None), "")
 
 
 def _prompt_in(line: sealed_lines.Line) -> str | None:

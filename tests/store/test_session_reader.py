@@ -38,7 +38,9 @@ def _told(scene: Scene) -> tuple[object, ...]:
     parted = [
         lookup.diverging_messages(reader, record) for record in scene.records() if record.session == reader.session.id
     ]
-    return reader.last_turn, reader.position(), reader.outline(), parted
+    outline = SessionReader(scene.paths, scene.session(), is_for_list=True).outline()
+    assert outline == reader.outline()
+    return reader.last_turn, reader.position(), outline, parted
 
 
 def _is_short(reader: SessionReader) -> bool:
