@@ -90,7 +90,7 @@ def namesakes() -> list[Distribution]:
 
 
 def normalized(name: str) -> str:
-    """Ctrl-C and the quit key go to every program at the terminal, and are meant for the editor."""
+    """The name of a distribution in the form in which package indexes compare names (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

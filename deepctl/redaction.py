@@ -276,7 +276,7 @@ def _with_marks(pattern: re.Pattern[str], by: _By, text: str) -> tuple[str, int]
 
 
 def _dumped_like(text: str, value: Any, result: Any) -> str:
-    """`found` in JSON, written like `value` in `text` as far as possible."""
+    """`result` in JSON, written like `value` in `text` as far as possible."""
     body = text.strip()
     for ascii_only in (True, False):
         for indent, separators in ((None, (", ", ": ")), (None, (",", ":")), (2, (",", ": ")), (4, (",", ": "))):

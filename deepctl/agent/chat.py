@@ -109,7 +109,7 @@ class TurnRunner:
         self._runner = asyncio.Runner()
         self._entered = False
         self.stops = Interruption(options.timeout, note)
-        """The names of a session before and after."""
+        """Stops a turn. Code that does more for a turn than `run` enters `watched` around all of it."""
 
     def close(self) -> None:
         """Close what the turns left open: MCP servers, connections to the provider and the event loop."""

@@ -51,7 +51,7 @@ class Abandoned(Exception):
 
 
 class Interruption:
-    """Stops what runs while `watched`. `seconds` is the time it may take, `kept` the hint of the error.
+    """Stops what runs while `watched`. `seconds` is the time it may take, `note` the hint of the error.
 
     An application that has signal handlers of its own keeps them.
     """

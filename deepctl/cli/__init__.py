@@ -1,1 +1,1 @@
-"""The digests of positions that had none; an empty one says that there is no line end at the position."""
+"""The command line. A command resolves its options, takes the lock, calls the domain and shows the result."""

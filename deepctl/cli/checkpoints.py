@@ -121,7 +121,7 @@ def diff(
 
 @app.command(epilog="Example: deepctl checkpoints save before-refactoring --user alice")
 def save(
-    label: Annotated[str | None, typer.Argument(metavar="[LABEL]", help="New name of the session.")] = None,
+    label: Annotated[str | None, typer.Argument(metavar="[LABEL]", help="Label of the checkpoint.")] = None,
     user: options.User = None,
     session: SessionName = None,
     wait: options.Wait = 0.0,

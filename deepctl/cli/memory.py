@@ -306,13 +306,13 @@ def diff(
 
 
 _AT_ONCE = 1.0
-"""Seconds after the last edit before the notebook counts as unchanged."""
+"""An editor that ends within this many seconds has hardly been used: it may have opened a window of its own."""
 
 
 def _edited(
     memory: Memory, name: str, notebook: Notebook | None, command: list[str], wait: float, as_json: bool
 ) -> views.Edited:
-    """Let the user edit a notebook that is `found` now, or is to be made. The lock is not held meanwhile."""
+    """Let the user edit `notebook`, or a new one if it is `None`. The lock is not held meanwhile."""
     from deepctl.cli import editor
     from deepctl.domain.memory import changes
 

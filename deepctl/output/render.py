@@ -172,7 +172,7 @@ BYTES = "bytes"
 class Progress:
     """Counts finished work, of `total` if that is known. Shows nothing if stderr is not a terminal.
 
-    `what` is the first word of the line, `unit` the counted unit.
+    `activity` is the first word of the line, `unit` the counted unit.
     """
 
     def __init__(self, activity: str, unit: str = "files read", total: int | None = None) -> None:

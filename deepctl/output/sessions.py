@@ -162,7 +162,7 @@ class SessionDeleted(NamedTuple):
         ]
 
     def foretell(self) -> None:
-        """Print the lines that would be removed on stderr, before a question."""
+        """Print on stderr, before a question, which session would be deleted and with what consequences."""
         notice(f"Session {self.deletion.session} of profile {self.profile}: {self.what()}.")
         for line in self.consequences():
             notice(line)

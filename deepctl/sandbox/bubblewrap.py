@@ -176,7 +176,7 @@ def _is_root() -> bool:
 
 @contextmanager
 def pipe() -> Iterator[int]:
-    """The `alive` descriptor of a command inside this context."""
+    """The reading end of a pipe. The launcher of a command ends with its parent, because the other end closes then."""
     read_end, write_end = os.pipe()
     try:
         yield read_end
@@ -186,7 +186,7 @@ def pipe() -> Iterator[int]:
 
 
 def _bound(resource_id: int, limit: int) -> int:
-    """`wanted`, or less if this process has a lower limit, because a limit cannot be raised."""
+    """`limit`, or less if this process has a lower limit, because a limit cannot be raised."""
     hard = resource.getrlimit(resource_id)[1]
     return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 

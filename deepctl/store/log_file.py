@@ -60,7 +60,7 @@ class AppendedLines(Protocol):
         """Write several sealed lines together. Returns the offset after each."""
 
     def close(self) -> None:
-        """Release the lock."""
+        """Close the file."""
 
 
 class Documents(Protocol):

@@ -247,7 +247,7 @@ class _Tree(NamedTuple):
 
 
 class PackRepair:
-    """The packs of the profile at `paths`, which is a copy of `real`; `amended` are the corrections for the ledger."""
+    """The packs of the profile at `paths`, a copy of `real`; `amendments` are the corrections for the ledger."""
 
     def __init__(self, paths: ProfilePaths, real: ProfilePaths, findings: Findings, amendments: Amended) -> None:
         self._paths = paths

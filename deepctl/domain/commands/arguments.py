@@ -219,7 +219,7 @@ _HIDES_END = re.compile(rb"['\"`\\#]|case|<<")
 
 
 def overlooked(text: ShellText) -> Iterator[Text]:
-    """Commands that a shell may run if it reads the text differently than the grammar. `steps` were taken before."""
+    """Commands that a shell may run if it reads the text differently than the grammar."""
     yield from _substitutions(text)
     if text.bash_only:
         yield Text(_without_bash(text), is_sure=False, is_code=False)

@@ -91,7 +91,7 @@ class Past:
 
 
 def at(reader: ReadOnlyRepository, memory: Memory, file: str, record: Record) -> Notebook:
-    """A notebook as of a checkpoint with files (`kept`); its `modified_at` is the checkpoint's time.
+    """A notebook as of a checkpoint with files; its `modified_at` is the checkpoint's time.
 
     Raises `MemoryNotFound`, `Damaged`, or `Refused` if the checkpoint has no information, or another entry there.
     """

@@ -1,1 +1,1 @@
-"""Purge: rewriting memory, logs, records and packs so that no stored byte contains a text any more."""
+"""Purge: removing lines from the notebooks of now and from those in every checkpoint, permanently."""

@@ -79,7 +79,7 @@ class WorkspaceNotebooks:
     def __init__(self, paths: ProfilePaths, selector: PurgeSelector) -> None:
         self._tree = Tree(paths.workspace, follow=False)
         self._memory = Memory(paths, selector.agent)
-        self._doomed = selector
+        self._selector = selector
 
     def look(self) -> list[LostLines]:
         """The lines to be removed. Raises `Refused` for a link, and for files that are too large or too deep."""
@@ -111,7 +111,7 @@ class WorkspaceNotebooks:
             raise memory_changed()
         for file, _ in expected_lines:
             before = self._read(file)
-            after = without(before, self._doomed.matcher.text, ignore_case=self._doomed.matcher.ignore_case)
+            after = without(before, self._selector.matcher.text, ignore_case=self._selector.matcher.ignore_case)
             if "/" in file or not file.endswith(".md") or file.startswith("."):
                 self._tree.write(self._memory.path(file), after)
             else:
@@ -126,14 +126,14 @@ class WorkspaceNotebooks:
         return self._tree.read(self._memory.path(file))
 
     def _lines(self, content: bytes) -> list[tuple[int, bytes]]:
-        return lines_with(content, self._doomed.matcher.text, ignore_case=self._doomed.matcher.ignore_case)
+        return lines_with(content, self._selector.matcher.text, ignore_case=self._selector.matcher.ignore_case)
 
     def _files(self, below: str = "") -> Iterator[str]:
         for entry in self._entries(self._memory.path(below) if below else self._memory.directory):
             name = f"{below}/{entry.name}" if below else entry.name
-            if entry.is_directory and self._doomed.file is None:
+            if entry.is_directory and self._selector.file is None:
                 yield from self._files(name)
-            elif entry.size is not None and self._doomed.means(os.fsencode(name)):
+            elif entry.size is not None and self._selector.means(os.fsencode(name)):
                 yield name
 
     def _entries(self, directory: str) -> list[Entry]:
@@ -180,7 +180,7 @@ class Rewriter:
         self._objects = objects
         self._sink = sink
         self._contents = contents
-        self._doomed = selector
+        self._selector = selector
         self._above: dict[tuple[int, bytes], RewrittenTree] = {}
         self._below: dict[bytes, RewrittenTree] = {}
         self._contents_of: dict[bytes, tuple[bytes, int]] = {}
@@ -217,7 +217,7 @@ class Rewriter:
         if entry.kind == FILE and is_beside(entry.name):
             self.gone.add(entry.digest)
             return None, RewrittenTree(b"", 1, entry.size)
-        if entry.kind == DIRECTORY and entry.name == self._doomed.agent.encode():
+        if entry.kind == DIRECTORY and entry.name == self._selector.agent.encode():
             return self._moved(entry, self._inside(entry.digest))
         return unchanged
 
@@ -233,13 +233,13 @@ class Rewriter:
         return result
 
     def _entry_inside(self, entry: TreeEntry) -> tuple[TreeEntry, RewrittenTree]:
-        if entry.kind == DIRECTORY and self._doomed.file is None:
+        if entry.kind == DIRECTORY and self._selector.file is None:
             return self._moved(entry, self._inside(entry.digest))
-        if entry.kind != FILE or not self._doomed.means(entry.name):
+        if entry.kind != FILE or not self._selector.means(entry.name):
             return entry, RewrittenTree(entry.digest)
         digest, size = self._notebook(entry)
-        memory_changed = entry._replace(digest=digest, size=size)
-        return memory_changed, RewrittenTree(digest, 0, entry.size - size, digest != entry.digest)
+        rewritten = entry._replace(digest=digest, size=size)
+        return rewritten, RewrittenTree(digest, 0, entry.size - size, digest != entry.digest)
 
     def _notebook(self, entry: TreeEntry) -> tuple[bytes, int]:
         before = entry.digest
@@ -247,7 +247,7 @@ class Rewriter:
             content = self._held(entry)
             after = before, entry.size
             if content is not None:
-                text, ignore_case = self._doomed.matcher
+                text, ignore_case = self._selector.matcher
                 new_content = without(content, text, ignore_case=ignore_case)
                 name = os.fsdecode(entry.name)
                 self._lines |= {(name, line): None for _, line in lines_with(content, text, ignore_case=ignore_case)}
@@ -265,7 +265,7 @@ class Rewriter:
         content = self._intact(entry.digest)
         if content is None:
             raise Damaged(f"A notebook ({os.fsdecode(entry.name)}, object {entry.digest.hex()[:16]}) cannot be read.")
-        return content if self._doomed.matcher.is_in([content]) else None
+        return content if self._selector.matcher.is_in([content]) else None
 
     def _put(self, tree: bytes, entries: Sequence[tuple[TreeEntry | None, RewrittenTree]]) -> RewrittenTree:
         files = sum(result.files for _, result in entries)

@@ -25,9 +25,11 @@ from deepctl.store.trees import DIRECTORY, decode
 SESSION, APPLICATION, FILE, KEPT_FILE, LEDGER_FIELD, HISTORY, SETTINGS, PROFILE, UNREAD = (
     "session", "application", "file", "checkpoint_file", "ledger", "prompt_history", "settings", "profile", "unread",
 )  # fmt: skip
-_TOLD = ("workspace", "cache", "profile.toml", "prompt_history", "checkpoints/packs", f"checkpoints/{MESSAGES}",
-         f"checkpoints/{LEDGER}")  # fmt: skip
-"""The parts of a profile's directory that are searched; the cache only repeats other data."""
+_SEARCHED_ELSEWHERE = (
+    *("workspace", "cache", "profile.toml", "prompt_history", "checkpoints/packs"),
+    *(f"checkpoints/{MESSAGES}", f"checkpoints/{LEDGER}"),
+)
+"""Parts of a profile's directory that have a search of their own, and the cache, which only repeats other data."""
 
 _CHUNK = 1 << 20
 _FIELDS = {"prompt": "prompts", "label": "labels"}
@@ -67,12 +69,12 @@ def places(reader: ReadOnlyRepository, contents: Contents, report: Callable[[int
         *_ledger(os.path.join(paths.checkpoints, LEDGER), matcher),
         *_lines(HISTORY, paths.prompt_history, matcher),
         *_lines(SETTINGS, paths.settings, matcher),
-        *_below(paths.directory, contents, PROFILE, _is_told),
+        *_below(paths.directory, contents, PROFILE, _is_searched_elsewhere),
     ]
 
 
-def _is_told(path: str) -> bool:
-    return path in _TOLD or (path.startswith("sessions/") and path.endswith(log_file.SUFFIX))
+def _is_searched_elsewhere(path: str) -> bool:
+    return path in _SEARCHED_ELSEWHERE or (path.startswith("sessions/") and path.endswith(log_file.SUFFIX))
 
 
 def _sessions(paths: ProfilePaths, matcher: TextMatcher) -> Iterator[Place]:

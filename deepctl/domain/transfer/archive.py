@@ -84,12 +84,12 @@ class LeftOut(NamedTuple):
 
 
 def raw(text: str) -> bytes:
-    """`text` wrapped between words if `stream` is a terminal."""
+    """The bytes of a path or of a link's target; the inverse of `text`."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def text(raw: bytes) -> str:
-    """Bytes of a path or of a link's target as text; `raw` takes it back."""
+    """A path or a link's target as text, with a surrogate for each byte that is not UTF-8."""
     return raw.decode("utf-8", "surrogateescape")
 
 

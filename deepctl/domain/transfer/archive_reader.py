@@ -44,7 +44,7 @@ class Incoming:
         self.header = self._header()
 
     def bad(self, reason: str) -> UsageError:
-        """It is a file of another kind."""
+        """The error for a file that is not an archive of a profile."""
         return UsageError(
             f"{self.name} is not an archive of a profile: {reason}.",
             "`deepctl profiles export FILE` writes one.",

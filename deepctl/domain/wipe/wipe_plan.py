@@ -111,7 +111,7 @@ class WipePlan(NamedTuple):
 
 
 def chosen(texts: Iterable[str]) -> tuple[str, ...]:
-    """The selected parts; each of `wanted` may name several, separated by commas. Raises `UsageError`.
+    """The selected parts; each of `texts` may name several, separated by commas. Raises `UsageError`.
 
     Parts that are deleted along with a part are included.
     """
