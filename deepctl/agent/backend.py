@@ -137,7 +137,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
             return self._tree.real_path(path)
 
 
-class Line(NamedTuple):
+class FileLine(NamedTuple):
     """A line that a search found; numbers begin with 1."""
 
     path: str
@@ -190,7 +190,7 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         paths = [f"{where}{path[len(name) :]}" for path in result.stdout.split("\0") if path]
         return sorted(str(PurePosixPath(path)) for path in paths)
 
-    async def lines(self, pattern: str, where: str, names: str | None, *, with_hidden: bool) -> list[Line]:
+    async def lines(self, pattern: str, where: str, names: str | None, *, with_hidden: bool) -> list[FileLine]:
         """The lines below `where` that match an extended regular expression, in files whose name matches `names`.
 
         `with_hidden`: in hidden directories, too. Files that are not text are passed over, and FIFOs, which would be
@@ -244,16 +244,16 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         return result, name
 
 
-def _lines(output: str) -> list[Line]:
+def _lines(output: str) -> list[FileLine]:
     """What `grep -nHZ` printed: a name, NUL, a number, a colon, a line. A name may have colons and newlines in it."""
-    lines: list[Line] = []
+    lines: list[FileLine] = []
     at = 0
     while (end := output.find("\0", at)) >= 0:
         newline = output.find("\n", end)
         newline = len(output) if newline < 0 else newline
         number, _, text = output[end + 1 : newline].partition(":")
         if number.isdecimal():
-            lines.append(Line(output[at:end], int(number), text))
+            lines.append(FileLine(output[at:end], int(number), text))
         at = newline + 1
     return lines
 
@@ -373,7 +373,7 @@ class LocalBackend(ConfinedWorkspace):
         self.files: WorkspaceBackend = DirectoryBackend(self.root_dir, follow_links=False)
         """The same directory for deepctl's own stores: files only, no links."""
 
-    async def grep(self, pattern: str, where: str, names: str | None, *, with_hidden: bool) -> list[Line]:
+    async def grep(self, pattern: str, where: str, names: str | None, *, with_hidden: bool) -> list[FileLine]:
         """Lines that match an extended regular expression. Raises `WorkspaceError`; a place outside is one."""
         await self.check(where)
         return await self._searcher.lines(pattern, where, names, with_hidden=with_hidden)

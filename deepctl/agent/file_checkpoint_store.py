@@ -29,7 +29,7 @@ from deepctl.store import rewind as rewinding
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.ledger import MESSAGES
 from deepctl.store.lookup import CheckpointNotFound, Problem
-from deepctl.store.message_chains import Messages, Place
+from deepctl.store.message_chains import ChainEnd, Messages
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
 from deepctl.unicode import whole, whole_value
 
@@ -263,7 +263,7 @@ class FileCheckpointStore:
         if old is not None:
             os.unlink(old)
 
-    def _keep(self, checkpoint: Checkpoint) -> Place:
+    def _keep(self, checkpoint: Checkpoint) -> ChainEnd:
         """Keep the conversation of a checkpoint."""
         directory = os.path.join(self._directory, MESSAGES)
         if self._messages is None:

@@ -36,7 +36,7 @@ MOST = 10**9
 whenever the conversation goes on, is to come out."""
 
 
-class Place(NamedTuple):
+class LimitPlace(NamedTuple):
     """Where a limit is set: in the file of a `profile` if one is named, else in the one for all."""
 
     setting: str
@@ -63,7 +63,7 @@ class Limits(NamedTuple):
     requests: int | None = 100
     tokens: int | None = None
     cost: Decimal | None = None
-    places: Mapping[str, Place] = {}
+    places: Mapping[str, LimitPlace] = {}
     """Where each is set, by its setting."""
 
 
@@ -79,7 +79,7 @@ def configured(resolve: Callable[[str], Value], profile: str | None) -> Limits:
         int(tokens) if tokens else None,
         Decimal(cost) if cost else None,
         {
-            name: Place(name, profile if value.source == "profile" else None, profile is None)
+            name: LimitPlace(name, profile if value.source == "profile" else None, profile is None)
             for name, value in values.items()
         },
     )
@@ -105,7 +105,7 @@ class CompactionPolicy(NamedTuple):
 class LimitReached(UsageLimitExceeded):
     """The next request is not sent. `limit` is the value of the limit, `used` what has been used of it."""
 
-    def __init__(self, place: Place, limit: int | Decimal, amount: int | Decimal | None) -> None:
+    def __init__(self, place: LimitPlace, limit: int | Decimal, amount: int | Decimal | None) -> None:
         super().__init__(f"{place.setting} is {limit}")
         self.place = place
         self.limit = limit
@@ -147,11 +147,11 @@ class TurnLimits(UsageLimits):
             if amount is None or amount >= limits.cost:
                 raise LimitReached(place("max_cost"), limits.cost, amount)
 
-    def _place(self, setting: str) -> Place:
-        return self.turn.places.get(setting, Place(setting))
+    def _place(self, setting: str) -> LimitPlace:
+        return self.turn.places.get(setting, LimitPlace(setting))
 
 
-_MONEY = Place("max_cost")
+_MONEY = LimitPlace("max_cost")
 
 
 def limits_of(limits: Limits, model: Model, name: str) -> TurnLimits:

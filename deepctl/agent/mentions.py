@@ -81,7 +81,7 @@ class Entries(NamedTuple):
     more: int
 
 
-class Found(NamedTuple):
+class MentionTarget(NamedTuple):
     """What a prompt names: its path from the workspace's top, and ways to read it. `size` is in bytes.
 
     `problem` says why it is nothing that is sent. The functions raise `OSError`: it may be gone by now.
@@ -99,7 +99,7 @@ class Found(NamedTuple):
 class Files(Protocol):
     """The files that there are."""
 
-    def find(self, path: str) -> Found | None:
+    def find(self, path: str) -> MentionTarget | None:
         """What is at `path`; `None` if nothing is, or it leads out."""
         ...
 
@@ -110,7 +110,7 @@ class DirectoryFiles:
     def __init__(self, root: str) -> None:
         self._tree = Tree(root, follow=False, mount=MOUNT)
 
-    def find(self, path: str) -> Found | None:
+    def find(self, path: str) -> MentionTarget | None:
         try:
             entry = self._tree.entry(path)
         except Outside as error:
@@ -121,7 +121,7 @@ class DirectoryFiles:
         relative = self._tree.real_path(path).removeprefix(MOUNT).lstrip("/") or "."
         if not entry.is_directory and entry.size is None:
             return _refused(relative, "it is not a regular file")
-        return Found(
+        return MentionTarget(
             relative, entry.is_directory, entry.size or 0, partial(self._read, relative), partial(self._list, relative)
         )
 
@@ -146,12 +146,12 @@ class StateFiles:
     def __init__(self, state: StateBackend) -> None:
         self._state = state
 
-    def find(self, path: str) -> Found | None:
+    def find(self, path: str) -> MentionTarget | None:
         full_path = posixpath.normpath(posixpath.join("/", path))
         if not self._state.exists(full_path):
             return None
         is_directory = self._state.is_dir(full_path)
-        return Found(
+        return MentionTarget(
             full_path.lstrip("/") or ".",
             is_directory,
             0 if is_directory else self._state.size(full_path),
@@ -168,11 +168,11 @@ class StateFiles:
         return Entries(first_entries, max(0, len(entries) - most))
 
 
-def _refused(path: str, problem: str | None) -> Found:
+def _refused(path: str, problem: str | None) -> MentionTarget:
     def nothing(most: int) -> NoReturn:
         raise OSError(errno.EINVAL, problem, path)
 
-    return Found(path, False, 0, nothing, nothing, problem)
+    return MentionTarget(path, False, 0, nothing, nothing, problem)
 
 
 MAX_TEXT = 100 << 10
@@ -246,7 +246,7 @@ class _Taking:
         self.parts: list[UserContent] = []
         self.notices: list[str] = []
 
-    def take(self, target: Found) -> None:
+    def take(self, target: MentionTarget) -> None:
         """Send a file or directory, or name it."""
         try:
             if target.is_directory:
@@ -270,7 +270,7 @@ class _Taking:
             self._text -= len(whole)
             self._add(target, redact(text, self._environment))
 
-    def _listing(self, target: Found) -> None:
+    def _listing(self, target: MentionTarget) -> None:
         entries = target.entries(MAX_LISTED)
         lines = [
             f"{_said(entry.name)}/" if entry.is_directory else f"{_said(entry.name)} ({_amount(entry.size)})"
@@ -285,7 +285,7 @@ class _Taking:
         self._text -= len(text.encode())
         self._add(target, text, kind="directory")
 
-    def _binary(self, target: Found, kind: str) -> None:
+    def _binary(self, target: MentionTarget, kind: str) -> None:
         noun = "PDF" if kind == PDF else "picture"
         if not takes(self._model, kind):
             self.name_only(target, f"model {self._model.model_name} takes no {noun}s")
@@ -299,13 +299,13 @@ class _Taking:
             self._add(target, "It is next.", kind=kind)
             self.parts.append(BinaryContent(data, media_type=kind))
 
-    def name_only(self, target: Found, reason: str) -> None:
+    def name_only(self, target: MentionTarget, reason: str) -> None:
         """Tell the model the path and the size, and the user that this is all."""
         amount = "directory" if target.is_directory else size(target.size)
         self.notices.append(f"Only the path of {target.path} ({amount}) is sent: {reason}.")
         self._add(target, f"Its content is left out: {reason}. Use your tools if you need it.", kind="path")
 
-    def _add(self, target: Found, text: str, kind: str = "text") -> None:
+    def _add(self, target: MentionTarget, text: str, kind: str = "text") -> None:
         path = escape(redact(_said(target.path), self._environment))
         content = log_file.escaped_tags(text) or "(empty)"
         metadata = {"deepctl": METADATA, "path": _said(target.path), "bytes": target.size, "kind": kind}

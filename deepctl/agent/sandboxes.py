@@ -254,7 +254,7 @@ class ContainerExecutor:
         timeout: float | None = None,
     ) -> CommandResult:
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
-        output = _Output(_in_this_loop(listener()))
+        output = _CapturedOutput(_in_this_loop(listener()))
         code: int | None = None
         try:
             if self._held is None:
@@ -317,7 +317,7 @@ def _in_this_loop(hear: Hear | None) -> Hear | None:
     return told
 
 
-class _Output:
+class _CapturedOutput:
     """What a command prints: filled by the thread that reads it, read when that has ended or has been left behind."""
 
     def __init__(self, hear: Hear | None) -> None:

@@ -48,7 +48,7 @@ from wcmatch._wcparse import PatternLimitException
 
 from deepctl import layout
 from deepctl.agent.approvals import spellings
-from deepctl.agent.backend import Line, LocalBackend, files_of, told
+from deepctl.agent.backend import FileLine, LocalBackend, files_of, told
 from deepctl.domain.permissions import Permissions, about_file
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import VARIABLES
@@ -283,7 +283,9 @@ def _runs_commands(workspace: Workspace) -> bool:
     return not workspace.read_only and isinstance(workspace.backend, SupportsCommands)
 
 
-async def _lines(workspace: Workspace, pattern: str, where: str, names: str | None, ignore_hidden: bool) -> list[Line]:
+async def _lines(
+    workspace: Workspace, pattern: str, where: str, names: str | None, ignore_hidden: bool
+) -> list[FileLine]:
     """The lines that match, but for those in hidden files where they are to be ignored. Raises `WorkspaceError`."""
     if isinstance(workspace, LocalBackend):
         lines = await workspace.grep(pattern, where, names, with_hidden=not ignore_hidden)
@@ -296,7 +298,7 @@ async def _lines(workspace: Workspace, pattern: str, where: str, names: str | No
 
 async def _lines_by_command(
     workspace: Workspace, pattern: str, where: str, names: str | None, ignore_hidden: bool
-) -> list[Line]:
+) -> list[FileLine]:
     """The lines that the `grep` of a workspace finds, whichever it has."""
     if isinstance(workspace, ConfinedWorkspace) and not await workspace.contains(where):
         raise WorkspacePathError(f"{where!r} is outside the workspace")
@@ -307,12 +309,12 @@ async def _lines_by_command(
     if result.exit_code > 1 and not result.stdout:
         raise WorkspaceError(result.stderr.strip() or f"grep ended with {result.exit_code}")
     rows = (line.split(":", 2) for line in result.stdout.split("\n"))
-    return [Line(parts[0], int(parts[1]), parts[2]) for parts in rows if len(parts) == 3 and parts[1].isdecimal()]
+    return [FileLine(parts[0], int(parts[1]), parts[2]) for parts in rows if len(parts) == 3 and parts[1].isdecimal()]
 
 
 async def _lines_in_memory(
     workspace: Workspace, pattern: str, where: str, names: str | None, ignore_hidden: bool
-) -> list[Line]:
+) -> list[FileLine]:
     """The lines in files of a workspace that has no commands, which are read here and sent to a `grep`."""
     base = await workspace.resolve(where)
     try:
@@ -339,11 +341,11 @@ async def _lines_in_memory(
     if not lines:
         return []
     ends = list(accumulate(count for _, count in line_counts))
-    matches: list[Line] = []
+    matches: list[FileLine] = []
     for number in await _matching_lines(lines, pattern):
         place = bisect_right(ends, number)
         file, count = line_counts[place]
-        matches.append(Line(file, number - ends[place] + count + 1, lines[number]))
+        matches.append(FileLine(file, number - ends[place] + count + 1, lines[number]))
     return matches
 
 
@@ -419,7 +421,7 @@ def _is_hidden(path: str, where: str) -> bool:
     return any(part.startswith(".") and part not in (".", "..") for part in below.split("/"))
 
 
-async def _readable(lines: list[Line], workspace: Workspace, permissions: Permissions) -> list[Line]:
+async def _readable(lines: list[FileLine], workspace: Workspace, permissions: Permissions) -> list[FileLine]:
     """The lines of files that may be read without a question."""
     if "read" not in permissions:
         return lines
@@ -432,7 +434,7 @@ async def _readable(lines: list[Line], workspace: Workspace, permissions: Permis
     return [line for line in lines if all(readable[name] for name in _names(line, workspace))]
 
 
-def _names(line: Line, workspace: Workspace) -> Iterator[str]:
+def _names(line: FileLine, workspace: Workspace) -> Iterator[str]:
     """What the name of a line's file may be."""
     yield line.path
     if not isinstance(workspace, LocalBackend):

@@ -450,7 +450,7 @@ def import_(
     with options.working(user, "checkpoints import", wait, as_json) as work:
         result = pydantic_deep.take_over(work, directory, session)
         infos = [_describer(work)(record) for record in result.records]
-        view = views.Imported(work.paths.name, result.session, infos, result.problems)
+        view = views.CheckpointImportView(work.paths.name, result.session, infos, result.problems)
     show(view, as_json)
 
 

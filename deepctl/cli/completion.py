@@ -21,7 +21,7 @@ MARK = "# Completion of deepctl"
 """In the first two lines of every script of deepctl. A file without this mark belongs to another program."""
 
 
-class Place(NamedTuple):
+class ScriptPlace(NamedTuple):
     """The path of a script for a shell, and the remaining steps for the user, one per line."""
 
     path: str
@@ -70,12 +70,12 @@ def _script(shell: str) -> bytes:
     raise StorageError(f"The completion script for {shell} is not in this installation.", "Install deepctl again.")
 
 
-def _place(shell: str) -> Place:
+def _place(shell: str) -> ScriptPlace:
     if shell == "bash":
         directory = os.environ.get("BASH_COMPLETION_USER_DIR", "").partition(":")[0]
         directory = directory or os.path.join(_directory("XDG_DATA_HOME", "~/.local/share"), "bash-completion")
         path = os.path.join(directory, "completions", "deepctl")
-        return Place(
+        return ScriptPlace(
             path,
             (
                 "New bash shells (4.4 or later) have completion if the package bash-completion is installed.",
@@ -84,9 +84,9 @@ def _place(shell: str) -> Place:
         )
     if shell == "fish":
         path = os.path.join(_directory("XDG_CONFIG_HOME", "~/.config"), "fish", "completions", "deepctl.fish")
-        return Place(path, ("New fish shells have completion.",))
+        return ScriptPlace(path, ("New fish shells have completion.",))
     directory = os.path.join(_directory("ZDOTDIR", "~"), ".zfunc")
-    return Place(
+    return ScriptPlace(
         os.path.join(directory, "_deepctl"),
         (
             "Add these two lines to .zshrc if they are missing, before any other compinit:",

@@ -198,7 +198,7 @@ def search(
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
     find = search.pattern(query) if regex else search.words(query)
-    show(views.Found(profile.name, memory.agent, query, search.search(memory, find, context)), as_json)
+    show(views.NotebookMatchesView(profile.name, memory.agent, query, search.search(memory, find, context)), as_json)
 
 
 @app.command("forget", cls=_OfText, epilog="Example: deepctl memory forget 'window seats' --user alice --dry-run")

@@ -136,7 +136,7 @@ def export(
     export = Export(paths, distribution.__version__)
     with Progress("Export", BYTES, export.measure().bytes) as progress, target as stream:
         result = export.write(stream, progress)
-    view = views.Exported(paths.name, file, export_target.absolute(file), result)
+    view = views.ProfileExportView(paths.name, file, export_target.absolute(file), result)
     if file == "-":
         view.notices()
     else:
@@ -193,7 +193,7 @@ def import_(
                 lambda: profiles.lock(root, source.name, command="profiles import", wait=wait),
                 progress,
             )
-    view = views.Imported(result)
+    view = views.ProfileImportView(result)
     if not trust:
         show(view, as_json)
         if not as_json:
@@ -207,7 +207,7 @@ def import_(
         if not as_json:
             view.notice_waiting()
         raise
-    show(views.Imported(result, trust_view.trusted) if as_json else trust_view, as_json)
+    show(views.ProfileImportView(result, trust_view.trusted) if as_json else trust_view, as_json)
     trust_view.check()
 
 

@@ -192,7 +192,9 @@ def export(
         from deepctl.output.sessions_transcript import markdown
 
         content = markdown(document)
-    view: views.SessionExported | views.Exported = views.Exported(profile.name, document.name, format_, content)
+    view: views.SessionExported | views.SessionStdoutExportView = views.SessionStdoutExportView(
+        profile.name, document.name, format_, content
+    )
     if output is not None and output != "-":
         raw = content.encode(errors="surrogateescape")
         counts = {"secrets": redaction.secrets, "homes": redaction.homes} if redaction is not None else None
@@ -202,7 +204,7 @@ def export(
             profile.name, document.name, format_, path, len(raw), len(document.messages), lost_count, counts
         )
     # JSON on stdout is the export itself, with or without --json.
-    show(view, as_json and not (isinstance(view, views.Exported) and format_ == "json"))
+    show(view, as_json and not (isinstance(view, views.SessionStdoutExportView) and format_ == "json"))
     if not as_json:
         for line in (session_export.lost_note(document), views.redaction_note(redaction)):
             if line is not None:

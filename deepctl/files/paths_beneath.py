@@ -58,7 +58,7 @@ class Entry(NamedTuple):
     modified: float
 
 
-class _Place(NamedTuple):
+class _PathEnd(NamedTuple):
     """The end of a path: the descriptor of its parent, the last name (empty for the root itself), and the real path."""
 
     parent: int
@@ -98,7 +98,7 @@ class Tree:
         return parts
 
     @contextmanager
-    def _place(self, path: str, *, make_parents: bool = False, last_link: bool = True) -> Iterator[_Place]:
+    def _place(self, path: str, *, make_parents: bool = False, last_link: bool = True) -> Iterator[_PathEnd]:
         """Walk to the parent of `path`. With `last_link`, a link at the end is resolved (or refused) too."""
         pending = self._parts(path)[::-1]
         descriptors = [os.open(self.root, _DIRECTORY)]
@@ -129,16 +129,16 @@ class Tree:
                         pending.extend(reversed(self._parts(target)))
                         continue
                 if is_last:
-                    yield _Place(descriptors[-1], part, (*names, part))
+                    yield _PathEnd(descriptors[-1], part, (*names, part))
                     return
                 descriptors.append(self._step(descriptors[-1], part, path, make_parents))
                 names.append(part)
             # The path ends at a directory that was entered: the root, or the target of `..` or a link.
             if not names:
-                yield _Place(descriptors[-1], "", ())
+                yield _PathEnd(descriptors[-1], "", ())
                 return
             name = names.pop()
-            yield _Place(descriptors[-2], name, (*names, name))
+            yield _PathEnd(descriptors[-2], name, (*names, name))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -161,7 +161,7 @@ class Tree:
             raise
 
     @contextmanager
-    def _regular(self, path: str, flags: int, place: _Place) -> Iterator[int]:
+    def _regular(self, path: str, flags: int, place: _PathEnd) -> Iterator[int]:
         if not place.name:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         try:
@@ -211,7 +211,7 @@ class Tree:
                     with self._regular(path, os.O_WRONLY | os.O_CREAT, place) as descriptor:
                         atomic.write_all(descriptor, data)
 
-    def _replace(self, place: _Place, data: bytes, mode: int | None) -> bool:
+    def _replace(self, place: _PathEnd, data: bytes, mode: int | None) -> bool:
         name = atomic.temporary_name()
         try:
             descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o666, dir_fd=place.parent)

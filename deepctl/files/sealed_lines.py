@@ -22,7 +22,7 @@ TAIL = len(MARK) + 8 + 2
 TOO_DEEP = "nested too deeply"
 
 
-class Line(NamedTuple):
+class SealedLine(NamedTuple):
     """One line that was read: its number from 1, the offset in bytes after it, and its value or its problem.
 
     A last line that is whole except for a changed newline has both.
@@ -96,7 +96,7 @@ def is_whole(line: bytes) -> bool:
     return True
 
 
-def parse(raw: bytes) -> Iterator[Line]:
+def parse(raw: bytes) -> Iterator[SealedLine]:
     """Every line of a file's content; never raises. A last line without newline counts if it is whole."""
     whole = _all_whole(raw)
     if whole is not None:
@@ -110,14 +110,14 @@ def parse(raw: bytes) -> Iterator[Line]:
         end = len(raw) if newline < 0 else newline
         behind = end if newline < 0 else end + 1
         try:
-            yield Line(number, behind, unseal(raw[position:end]), None)
+            yield SealedLine(number, behind, unseal(raw[position:end]), None)
         except ValueError as error:
             if newline >= 0:
-                yield Line(number, behind, None, str(error))
+                yield SealedLine(number, behind, None, str(error))
             elif is_whole(raw[position : end - 1]):
-                yield Line(number, behind, unseal(raw[position : end - 1]), "its newline is damaged")
+                yield SealedLine(number, behind, unseal(raw[position : end - 1]), "its newline is damaged")
             else:
-                yield Line(number, behind, None, "cut short")
+                yield SealedLine(number, behind, None, "cut short")
         position = behind
 
 
@@ -158,7 +158,7 @@ def _last_newline(descriptor: int, end: int) -> int:
     return -1
 
 
-def _all_whole(raw: bytes) -> list[Line] | None:
+def _all_whole(raw: bytes) -> list[SealedLine] | None:
     """Every line of an intact file, decoded at once, which takes half the time; else `None`."""
     if not raw.endswith(b"\n"):
         return None
@@ -177,7 +177,7 @@ def _all_whole(raw: bytes) -> list[Line] | None:
     for number, (line, value) in enumerate(zip(lines, values, strict=True), 1):
         end += len(line) + 1
         del value["crc"]
-        result.append(Line(number, end, value, None))
+        result.append(SealedLine(number, end, value, None))
     return result
 
 

@@ -384,7 +384,7 @@ class Checked(NamedTuple):
         print_sentence(f"{summary}, {size(result.bytes)} read: {verdict}")
 
 
-class Imported(NamedTuple):
+class CheckpointImportView(NamedTuple):
     profile: str
     session: str
     checkpoints: list[CheckpointInfo]

@@ -14,12 +14,12 @@ from deepctl.output.text import Cell, ago, has_colour, is_terminal, printable, p
 from deepctl.quantities import counted, size
 
 if TYPE_CHECKING:
-    from deepctl.domain.memory.changes import Forgotten, Line, MemoryChange
+    from deepctl.domain.memory.changes import Forgotten, MemoryChange, NotebookLine
     from deepctl.domain.memory.directory import ForgetRequest, Notebook
     from deepctl.domain.memory.history import History, NotebookDifference, Version
-    from deepctl.domain.memory.search import Match, Span
+    from deepctl.domain.memory.search import NotebookMatch, Span
     from deepctl.domain.purge.purge import Purged
-    from deepctl.domain.purge.report import Place
+    from deepctl.domain.purge.report import PurgePlace
     from deepctl.store.lookup import CheckpointInfo
 
 _ITEM = re.compile(r" {0,3}(?:(?:[-*+]|\d{1,9}[.)])(?:[ \t]|$)|>)")
@@ -203,7 +203,7 @@ class LinesForgotten(NamedTuple):
     profile: str
     agent: str
     request: ForgetRequest
-    lines: list[Line]
+    lines: list[NotebookLine]
     forgotten: Forgotten | None
     undo: str | None
     is_shown: bool = False
@@ -360,13 +360,13 @@ class Compared(NamedTuple):
             print_diff(difference.diff)
 
 
-class Found(NamedTuple):
+class NotebookMatchesView(NamedTuple):
     """The matching lines, in the format of `grep -n`."""
 
     profile: str
     agent: str
     query: str
-    matches: list[Match]
+    matches: list[NotebookMatch]
 
     def document(self) -> dict[str, Any]:
         return {
@@ -447,7 +447,7 @@ _WORDS = {
 _LEDGER = {"prompts": "beginnings of prompts", "labels": "labels", "other": "paths and other notes"}
 
 
-def _shown(place: Place) -> str:
+def _shown(place: PurgePlace) -> str:
     if place.place == "ledger":
         return f"{_LEDGER[place.name]} in the list of checkpoints: {counted(place.times, 'line')}"
     words, unit = _WORDS[place.place]
@@ -462,7 +462,7 @@ class LinesPurged(NamedTuple):
     agent: str
     request: ForgetRequest
     purged: Purged
-    places: list[Place]
+    places: list[PurgePlace]
     dry_run: bool
     is_shown: bool = False
 
@@ -482,9 +482,13 @@ class LinesPurged(NamedTuple):
         }
 
     def _lines(self) -> LinesForgotten:
-        from deepctl.domain.memory.changes import Line
+        from deepctl.domain.memory.changes import NotebookLine
 
-        lines = [Line(notebook.file, number, text) for notebook in self.purged.live for number, text in notebook.lines]
+        lines = [
+            NotebookLine(notebook.file, number, text)
+            for notebook in self.purged.live
+            for number, text in notebook.lines
+        ]
         return LinesForgotten(self.profile, self.agent, self.request, lines, None, None)
 
     def _notes(self) -> list[str]:

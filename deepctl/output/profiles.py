@@ -163,13 +163,13 @@ def _amount(totals: Totals) -> str:
     return f"{totals.files:,} {'file' if totals.files == 1 else 'files'}, {size(totals.bytes)}"
 
 
-class Exported(NamedTuple):
+class ProfileExportView(NamedTuple):
     """An archive that was written to `file`; `path` is its absolute path."""
 
     profile: str
     file: str
     path: str
-    done: profile_export.Exported
+    done: profile_export.ProfileArchive
 
     def document(self) -> dict[str, Any]:
         return {
@@ -193,10 +193,10 @@ class Exported(NamedTuple):
             notice(f"Also left out: {len(left_out) - _SHOWN:,} more; --json lists all.")
 
 
-class Imported(NamedTuple):
+class ProfileImportView(NamedTuple):
     """An imported profile. `trusted` means that its imported settings are in force."""
 
-    done: profile_import.Imported
+    done: profile_import.ProfileImport
     trusted: bool = False
 
     def document(self) -> dict[str, Any]:

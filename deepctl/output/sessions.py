@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from deepctl.redaction import Redaction
     from deepctl.store.repository import Renamed
     from deepctl.store.session_delete import Deletion
-    from deepctl.store.session_import import Imported
-    from deepctl.store.session_search import Found, Match
+    from deepctl.store.session_import import SessionImport
+    from deepctl.store.session_search import SessionMatch, SessionSearchResult
 
 
 def _document(session: Summary) -> dict[str, Any]:
@@ -194,7 +194,7 @@ class SessionExported(NamedTuple):
         print(f"Exported session {self.session} to {printable(self.path)}: {amount}.")
 
 
-class Exported(NamedTuple):
+class SessionStdoutExportView(NamedTuple):
     """An export to stdout; as JSON it is the document itself."""
 
     profile: str
@@ -219,7 +219,7 @@ def redaction_note(redaction: Redaction | None) -> str | None:
 
 class SessionImported(NamedTuple):
     profile: str
-    imported: Imported
+    imported: SessionImport
 
     def document(self) -> dict[str, Any]:
         return {"profile": self.profile, **self.imported._asdict()}
@@ -246,7 +246,7 @@ class SessionMatches(NamedTuple):
 
     profile: str
     query: str
-    found: Found
+    found: SessionSearchResult
 
     def document(self) -> dict[str, Any]:
         return {
@@ -283,7 +283,7 @@ class SessionMatches(NamedTuple):
             notice("There are more matches; a larger --limit shows them.")
 
 
-class _Line(NamedTuple):
+class _ShownLine(NamedTuple):
     """A shown line: a match has `spans`, a line of context has `None`."""
 
     number: int
@@ -291,9 +291,9 @@ class _Line(NamedTuple):
     spans: list[tuple[int, int]] | None
 
 
-def _grouped(matches: list[Match]) -> Iterator[list[Match]]:
+def _grouped(matches: list[SessionMatch]) -> Iterator[list[SessionMatch]]:
     """Neighbouring matches in the same prompt, answer, call or result."""
-    group: list[Match] = []
+    group: list[SessionMatch] = []
     for match in matches:
         if group and (match.line <= group[-1].line or match[:7] != group[-1][:7]):
             yield group
@@ -303,19 +303,19 @@ def _grouped(matches: list[Match]) -> Iterator[list[Match]]:
         yield group
 
 
-def _lines(matches: list[Match]) -> list[_Line]:
+def _lines(matches: list[SessionMatch]) -> list[_ShownLine]:
     """The lines of a group, each once, in order."""
-    by_number: dict[int, _Line] = {}
+    by_number: dict[int, _ShownLine] = {}
     for match in matches:
         for number, text in enumerate(match.before, match.line - len(match.before)):
-            by_number.setdefault(number, _Line(number, text, None))
+            by_number.setdefault(number, _ShownLine(number, text, None))
         for number, text in enumerate(match.after, match.line + 1):
-            by_number.setdefault(number, _Line(number, text, None))
-        by_number[match.line] = _Line(match.line, match.text, match.spans)
+            by_number.setdefault(number, _ShownLine(number, text, None))
+        by_number[match.line] = _ShownLine(match.line, match.text, match.spans)
     return [by_number[number] for number in sorted(by_number)]
 
 
-def _heading(match: Match) -> str:
+def _heading(match: SessionMatch) -> str:
     authors = {
         "call": f"call of {match.tool}",
         "result": f"result of {match.tool}",
@@ -329,7 +329,7 @@ def _coloured(colour: str, text: str) -> str:
     return f"{colour}{text}{_PLAIN}" if colour else text
 
 
-def _drawn(line: _Line, with_colour: bool) -> str:
+def _drawn(line: _ShownLine, with_colour: bool) -> str:
     room = max(20, (terminal_width() or 1 << 30) - _INDENT - _NUMBER - 2)
     quiet = _QUIET if with_colour else ""
     number = _coloured(quiet, f"{line.number:>{_INDENT + _NUMBER}}")
@@ -361,7 +361,7 @@ def _marked(text: str, spans: list[tuple[int, int]], room: int, with_colour: boo
     return "".join(pieces)
 
 
-def _rows(matches: list[Match]) -> str:
+def _rows(matches: list[SessionMatch]) -> str:
     """Session, turn, time, role, line number and line; the number of a context line ends in a dash."""
     first = matches[0]
     place = (first.session, str(first.turn), first.at, first.role)

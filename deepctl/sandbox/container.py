@@ -300,7 +300,7 @@ Sink = Callable[[bytes, bytes], bool]
 """Takes what came on stdout and on stderr; whether it wants more."""
 
 
-class _Line:
+class _StdinConnection:
     """The connection that carries the container's stdin, and its first words back."""
 
     def __init__(self, api: Any, identity: str) -> None:
@@ -365,9 +365,9 @@ def _close(stream: Any) -> None:
             resource.close()
 
 
-def _start(api: Any, name: str, identity: str) -> _Line:
+def _start(api: Any, name: str, identity: str) -> _StdinConnection:
     """Start a stopped container. Attached first, so that it never runs without somebody to hold it."""
-    line = _Line(api, identity)
+    line = _StdinConnection(api, identity)
     try:
         api.start(identity)
         if line.greet(_SECONDS_TO_END):

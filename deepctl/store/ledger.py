@@ -194,7 +194,7 @@ class Ledger:
         self.is_short = True
         self.lose(RecordDamage(None, raw.count(b"\n") + 1, "lines are missing at its end"))
 
-    def apply(self, line: sealed_lines.Line, path: str) -> None:
+    def apply(self, line: sealed_lines.SealedLine, path: str) -> None:
         """Process one line. Raises `NewerFormat`."""
         entry = line.value or {}
         self.ends_in_removal = "removed" in entry
@@ -532,7 +532,7 @@ class LedgerWriter:
         start = self._appender.end
         try:
             end = self._appender.append({"v": FORMAT, **entry})
-            self.ledger.apply(sealed_lines.Line(0, end, {"v": FORMAT, **entry}, None), self._path)
+            self.ledger.apply(sealed_lines.SealedLine(0, end, {"v": FORMAT, **entry}, None), self._path)
             log_file.write_ledger_size(self._directory, start, is_short=self._is_short)
         except BaseException as error:
             # An interrupted writer cannot know whether the line was written, but the disk can.

@@ -49,7 +49,7 @@ class Link(NamedTuple):
     """
 
     path: str
-    lines: list[sealed_lines.Line]
+    lines: list[sealed_lines.SealedLine]
     digests: list[str]
     is_whole: bool
 
@@ -68,7 +68,7 @@ class _Copy(NamedTuple):
 
     path: str
     raw: bytes
-    lines: list[sealed_lines.Line]
+    lines: list[sealed_lines.SealedLine]
     is_short: bool
     is_whole: bool
 

@@ -222,7 +222,7 @@ def chained(before: str, line: bytes) -> str:
     return hashlib.sha256(before.encode() + line).hexdigest()[:_DIGEST]
 
 
-def digests(raw: bytes, lines: list[sealed_lines.Line], before: str) -> list[str]:
+def digests(raw: bytes, lines: list[sealed_lines.SealedLine], before: str) -> list[str]:
     """The digest after each line of a file; after an incomplete line, that of the line before."""
     behind = []
     start = 0
@@ -237,7 +237,7 @@ def digests(raw: bytes, lines: list[sealed_lines.Line], before: str) -> list[str
     return behind
 
 
-def parse(raw: bytes) -> Iterator[sealed_lines.Line]:
+def parse(raw: bytes) -> Iterator[sealed_lines.SealedLine]:
     """The lines of a log, in valid Unicode. Only escapes can stand for lone surrogates, and few logs have any."""
     lines = sealed_lines.parse(raw)
     if b"\\ud" not in raw and b"\\uD" not in raw:
@@ -245,7 +245,7 @@ def parse(raw: bytes) -> Iterator[sealed_lines.Line]:
     return (line._replace(value=whole_value(line.value)) for line in lines)
 
 
-def upgraded(line: sealed_lines.Line, path: str) -> sealed_lines.Line:
+def upgraded(line: sealed_lines.SealedLine, path: str) -> sealed_lines.SealedLine:
     """A line in the present format; a line without a number is damaged. Raises `NewerFormat`."""
     if line.value is not None:
         try:
@@ -255,7 +255,7 @@ def upgraded(line: sealed_lines.Line, path: str) -> sealed_lines.Line:
     return line
 
 
-def header_parent(line: sealed_lines.Line, path: str) -> Point | None:
+def header_parent(line: sealed_lines.SealedLine, path: str) -> Point | None:
     """The position that the first line of a log continues; `UNREADABLE` if it is not a first line of this log."""
     log = os.path.basename(path).removesuffix(SUFFIX)
     match line.value:
@@ -268,12 +268,12 @@ def header_parent(line: sealed_lines.Line, path: str) -> Point | None:
             return UNREADABLE
 
 
-def has_header(lines: list[sealed_lines.Line], path: str) -> bool:
+def has_header(lines: list[sealed_lines.SealedLine], path: str) -> bool:
     """Whether the first line of a log is readable."""
     return bool(lines) and header_parent(lines[0], path) is not UNREADABLE
 
 
-def parent_in(lines: list[sealed_lines.Line], path: str) -> Point | None:
+def parent_in(lines: list[sealed_lines.SealedLine], path: str) -> Point | None:
     """The position that a log continues, by its lines; `None` also if its first line cannot be read."""
     parent = header_parent(lines[0], path) if lines else None
     return parent if parent is not UNREADABLE else None
@@ -435,7 +435,7 @@ class LogReader:
         self.lacks_instructions = False
         """Whether a request has the instructions of an earlier one, from before the first processed line."""
 
-    def take(self, line: sealed_lines.Line) -> None:
+    def take(self, line: sealed_lines.SealedLine) -> None:
         """Process the next line."""
         entry = line.value
         if entry is None:

@@ -25,7 +25,7 @@ START = b""
 """The digest of the empty conversation."""
 
 
-class Place(NamedTuple):
+class ChainEnd(NamedTuple):
     """The end of a conversation: the log, the offset in bytes after its last message, and the number of messages.
 
     `digest` is that of the position (`deepctl.store.log_chain`).
@@ -53,7 +53,7 @@ class Messages:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
-        self._known: dict[bytes, Place] = {}
+        self._known: dict[bytes, ChainEnd] = {}
         self._ends: dict[str, bytes] = {}
         self._instructions: dict[str, Any] = {}
         self._sizes: dict[str, int] = {}
@@ -89,7 +89,7 @@ class Messages:
                 if line.message["kind"] == "request":
                     instructions = line.message.get("instructions")
                 chain, count = digest(chain, line.message), count + 1
-                self._known.setdefault(chain, Place(log_id, end, count, line.digest))
+                self._known.setdefault(chain, ChainEnd(log_id, end, count, line.digest))
             chains[log_id, end] = chain
             self._digests[log_id, end] = self._tails[log_id] = line.digest
         if end == session_reader.end_of(self.directory, log_id)[1]:
@@ -110,21 +110,21 @@ class Messages:
         except OSError:
             return False
 
-    def find(self, chain: Sequence[bytes]) -> tuple[int, Place | None]:
+    def find(self, chain: Sequence[bytes]) -> tuple[int, ChainEnd | None]:
         """The stored part of a conversation, given by the digests up to each message, and its end."""
         for count in range(len(chain), 0, -1):
             if (place := self._known.get(chain[count - 1])) is not None:
                 return count, place
         return 0, None
 
-    def keep(self, chain: Sequence[bytes], new: Sequence[dict[str, Any]], turns: Sequence[int]) -> Place:
+    def keep(self, chain: Sequence[bytes], new: Sequence[dict[str, Any]], turns: Sequence[int]) -> ChainEnd:
         """Store a conversation; `new` are its messages beyond the result of `find`, each in one of `turns`.
 
         Synced when it returns.
         """
         common_length, place = self.find(chain)
         if not new:
-            return place or Place("", 0, 0)
+            return place or ChainEnd("", 0, 0)
         before = chain[common_length - 1] if common_length else START
         goes_on = place is not None and self._ends.get(place.log) == before
         log_id = place.log if place is not None and goes_on else os.urandom(8).hex()
@@ -142,7 +142,7 @@ class Messages:
         ends = self._add(log_id, lines) if goes_on else self._begin(log_id, place, lines)
         for number, (line, end) in enumerate(zip(lines, ends, strict=True), common_length):
             self._tails[log_id] = chained(self._tails[log_id], line)
-            self._known[chain[number]] = Place(log_id, end, number + 1, self._tails[log_id])
+            self._known[chain[number]] = ChainEnd(log_id, end, number + 1, self._tails[log_id])
         self._ends[log_id] = chain[-1]
         self._sizes[log_id] = ends[-1]
         return self._known[chain[-1]]
@@ -155,7 +155,7 @@ class Messages:
         finally:
             appender.close()
 
-    def _begin(self, log_id: str, place: Place | None, lines: list[bytes]) -> list[int]:
+    def _begin(self, log_id: str, place: ChainEnd | None, lines: list[bytes]) -> list[int]:
         """The same for a new log, which continues from `place`."""
         atomic.make_root(self.directory)
         first = sealed_lines.seal(log_file.header(log_id, place.point if place is not None else None))

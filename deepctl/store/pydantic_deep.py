@@ -204,7 +204,7 @@ def _is_kept(repository: Repository, checkpoint: ForeignCheckpoint) -> bool:
     return [entry.message for entry in conversation.messages] == checkpoint.messages
 
 
-def _kept(logs: Messages, checkpoint: ForeignCheckpoint) -> message_chains.Place:
+def _kept(logs: Messages, checkpoint: ForeignCheckpoint) -> message_chains.ChainEnd:
     chain = [message_chains.START]
     turns = [0]
     for message in checkpoint.messages:

@@ -272,7 +272,7 @@ class LogRepair:
         if new_content != raw:
             self._write(log, paths, new_content, "damaged lines are mended, or are holes now")
 
-    def _with_header(self, path: str, log: str, raw: bytes, lines: list[sealed_lines.Line]) -> bytes:
+    def _with_header(self, path: str, log: str, raw: bytes, lines: list[sealed_lines.SealedLine]) -> bytes:
         """A log whose first line is unreadable, with a first line from the ledger and the session."""
         origins = log_chain.origins_of(os.path.dirname(path))
         if log not in origins:
@@ -479,13 +479,13 @@ def _after_hole(length: int, line: bytes) -> bytes:
     return sealed_lines.indented(line, length) if line and length else line
 
 
-def _turns(lines: list[sealed_lines.Line]) -> list[int]:
+def _turns(lines: list[sealed_lines.SealedLine]) -> list[int]:
     """The turns of a log, in its order."""
     turns = (line.value.get("turn") for line in lines if line.value is not None)
     return list(dict.fromkeys(turn for turn in turns if isinstance(turn, int)))
 
 
-def _turn(before: list[sealed_lines.Line], after: list[sealed_lines.Line]) -> list[int]:
+def _turn(before: list[sealed_lines.SealedLine], after: list[sealed_lines.SealedLine]) -> list[int]:
     """The turn of a lost line, from the lines around it, if there are any."""
     next_value = next((line.value for line in after if line.value is not None and "turn" in line.value), None)
     if next_value is not None and log_file.prompt(_message(next_value)) is None:

@@ -210,7 +210,7 @@ def _lost(entry: object, subject: str) -> Lost:
             raise _damaged(subject, "its list of damaged lines is invalid")
 
 
-class Imported(NamedTuple):
+class SessionImport(NamedTuple):
     """A session that was taken over: how long it is, and how many of its messages had been lost before the export."""
 
     session: str
@@ -219,7 +219,7 @@ class Imported(NamedTuple):
     lost: int
 
 
-def take_over(paths: ProfilePaths, export: ExportDocument, name: str | None = None) -> Imported:
+def take_over(paths: ProfilePaths, export: ExportDocument, name: str | None = None) -> SessionImport:
     """Begin a session with what an export has; `name` is its name here, if not the one it had.
 
     The caller holds the profile's lock, and has had the messages checked. Raises `Refused` if the name is taken.
@@ -235,4 +235,4 @@ def take_over(paths: ProfilePaths, export: ExportDocument, name: str | None = No
         paths, new_name, session_log.lines(export.messages, export.compactions), export.created_at
     )
     turns = len({message.turn for message in export.messages})
-    return Imported(session.name, turns, len(export.messages), len(export.damaged))
+    return SessionImport(session.name, turns, len(export.messages), len(export.damaged))

@@ -372,7 +372,7 @@ def _prompt_of(raw: bytes) -> str:
     return next((text for line in log_file.parse(raw) if (text := _prompt_in(line)) is not None), "")
 
 
-def _prompt_in(line: sealed_lines.Line) -> str | None:
+def _prompt_in(line: sealed_lines.SealedLine) -> str | None:
     """The prompt in a line of a log, if it has one."""
     message = line.value.get("message") if line.value is not None else None
     return log_file.prompt(message) if isinstance(message, dict) else None

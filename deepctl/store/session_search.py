@@ -25,7 +25,7 @@ class Pattern(NamedTuple):
     spans: Callable[[str], list[tuple[int, int]]]
 
 
-class Match(NamedTuple):
+class SessionMatch(NamedTuple):
     """One line that was found: `line` is its number from 1 in the prompt, answer, call or result it is in.
 
     `message` is the place of its message in the session, from 0; `before` and `after` are lines around it, and `spans`
@@ -53,10 +53,10 @@ class Problem(NamedTuple):
     reason: str
 
 
-class Found(NamedTuple):
+class SessionSearchResult(NamedTuple):
     """What was found; `more` says that there is more than was asked for."""
 
-    matches: list[Match]
+    matches: list[SessionMatch]
     more: bool
     damaged: list[Problem]
 
@@ -103,7 +103,7 @@ def search(
     context: int = 0,
     limit: int | None = None,
     report: Callable[[int], None] = lambda count: None,
-) -> Found:
+) -> SessionSearchResult:
     """Search all sessions, the one written to last first, or one; each from its beginning to its end.
 
     `context` is how many lines around a match are given, `report` hears how many sessions are done. Raises
@@ -114,7 +114,7 @@ def search(
     all_matches = _matches(paths, names, pattern, role, context, problems, report)
     matches = list(all_matches if limit is None else islice(all_matches, limit))
     has_more = limit is not None and next(all_matches, None) is not None
-    return Found(matches, has_more, problems)
+    return SessionSearchResult(matches, has_more, problems)
 
 
 def _matches(
@@ -125,7 +125,7 @@ def _matches(
     context: int,
     problems: list[Problem],
     report: Callable[[int], None],
-) -> Iterator[Match]:
+) -> Iterator[SessionMatch]:
     for count, name in enumerate(names):
         report(count)
         try:
@@ -159,12 +159,12 @@ def _lines(
     piece: Piece,
     where: Callable[[str], list[tuple[int, int]]],
     context: int,
-) -> Iterator[Match]:
+) -> Iterator[SessionMatch]:
     lines = _whole(piece).split("\n")
     for position, line in enumerate(lines):
         ranges = where(line)
         if ranges:
-            yield Match(
+            yield SessionMatch(
                 session,
                 entry.turn,
                 entry.at,

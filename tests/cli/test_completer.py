@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deepctl.cli.repl.completer import MAX_CANDIDATES, Candidate, Match, matches, workspace_paths
+from deepctl.cli.repl.completer import MAX_CANDIDATES, Candidate, CompletionMatch, matches, workspace_paths
 from deepctl.cli.repl.state import SlashCommand
 from deepctl.cli.repl.status import NEW_SESSION, NO_SANDBOX, Toolbar, fitted
 
@@ -61,8 +61,8 @@ def texts(text: str, root: Path) -> list[str]:
 
 def test_a_slash_offers_commands_with_what_they_do(workspace: Path) -> None:
     assert list(matches("/re", FixedCandidates(workspace))) == [
-        Match(3, "/rewind ", "/rewind [REF]", "Go back."),
-        Match(3, "/resume ", "/resume [NAME]", "Continue another session."),
+        CompletionMatch(3, "/rewind ", "/rewind [REF]", "Go back."),
+        CompletionMatch(3, "/resume ", "/resume [NAME]", "Continue another session."),
     ]
     assert texts("/he", workspace) == ["/help"]
 

@@ -17,7 +17,7 @@ from deepctl.domain import profiles
 from deepctl.domain.transfer import archive, archive_reader, profile_import
 from deepctl.domain.transfer.archive import Entry, Header, Totals
 from deepctl.domain.transfer.profile_export import Export
-from deepctl.domain.transfer.profile_import import Imported, ImportLimits
+from deepctl.domain.transfer.profile_import import ImportLimits, ProfileImport
 from deepctl.errors import BadName, Damaged, DeepctlError, NewerFormat, Refused, StorageError, UsageError
 from deepctl.files import sealed_lines
 from deepctl.layout import Root
@@ -113,7 +113,7 @@ def forged(pieces: list[Piece], *, header: bytes | None = None, declared: Totals
 NORMAL = ImportLimits()
 
 
-def take(root: Root, data: bytes, name: str | None = None, limits: ImportLimits = NORMAL) -> Imported:
+def take(root: Root, data: bytes, name: str | None = None, limits: ImportLimits = NORMAL) -> ProfileImport:
     opened = profile_import.examine(root, io.BytesIO(data), "a.tgz", name=name, size=len(data), limits=limits)
     return profile_import.take_in(root, opened, lambda: profiles.lock(root, opened.name, command="test"))
 

@@ -22,7 +22,7 @@ from deepctl.domain.purge import purge as purging
 from deepctl.domain.purge import report
 from deepctl.domain.purge.notebooks import LostLines, PurgeSelector, TextMatcher
 from deepctl.domain.purge.purge import Purged
-from deepctl.domain.purge.report import Place
+from deepctl.domain.purge.report import PurgePlace
 from deepctl.errors import Damaged, Interrupted, NotFound, Refused, StorageError
 from deepctl.files import sealed_lines
 from deepctl.store import ledger, pack_store, prune, rewind, session_catalogue, verify
@@ -338,12 +338,12 @@ def test_a_copy_elsewhere_stays_and_is_named(scene: Scene) -> None:
     with_copy = sum("copy.md" in files for files in kept(scene).values())
     prompts = sum(SECRET in record.prompt for record in scene.records())
     assert set(found) == {
-        Place("session", "main", 4),  # the prompt, the call and its result, the answer
-        Place("file", "caf\udce9 4711.txt", 1),
-        Place("checkpoint_file", "copy.md", with_copy),
-        Place("ledger", "prompts", prompts),
-        Place("prompt_history", "prompt_history", 1),
-        Place("profile", f"{os.path.basename(draft.directory)}/MEMORY.md", 1),
+        PurgePlace("session", "main", 4),  # the prompt, the call and its result, the answer
+        PurgePlace("file", "caf\udce9 4711.txt", 1),
+        PurgePlace("checkpoint_file", "copy.md", with_copy),
+        PurgePlace("ledger", "prompts", prompts),
+        PurgePlace("prompt_history", "prompt_history", 1),
+        PurgePlace("profile", f"{os.path.basename(draft.directory)}/MEMORY.md", 1),
     }
     assert len(holding(scene)) == 1
 
@@ -362,7 +362,7 @@ def test_messages_are_looked_through_as_what_they_say(scene: Scene, text: str) -
     reader = ReadOnlyRepository(scene.paths)
     found = report.places(reader, done.contents)
     reader.close()
-    assert [one for one in found if one.place == "session"] == [Place("session", "main", 2)]
+    assert [one for one in found if one.place == "session"] == [PurgePlace("session", "main", 2)]
 
 
 def test_whoever_agreed_to_other_lines_is_asked_again(scene: Scene) -> None:

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from deepctl.domain import profiles
 from deepctl.domain.transfer import archive, profile_export, profile_import
 from deepctl.domain.transfer.archive import LeftOut, leads_out
-from deepctl.domain.transfer.profile_export import Export, Exported
-from deepctl.domain.transfer.profile_import import Imported, ImportLimits
+from deepctl.domain.transfer.profile_export import Export, ProfileArchive
+from deepctl.domain.transfer.profile_import import ImportLimits, ProfileImport
 from deepctl.errors import Locked, Refused
 from deepctl.layout import ProfilePaths, Root
 from deepctl.store import export_target, session_catalogue, verify
@@ -30,7 +30,7 @@ from tests.store import faults
 from tests.store.scene import Scene
 
 
-def export(scene: Scene) -> tuple[bytes, Exported]:
+def export(scene: Scene) -> tuple[bytes, ProfileArchive]:
     made = io.BytesIO()
     one = Export(scene.paths, "0.1.0")
     one.measure()
@@ -38,7 +38,9 @@ def export(scene: Scene) -> tuple[bytes, Exported]:
     return made.getvalue(), done
 
 
-def take(root: Root, data: bytes, name: str = "bob", report: Callable[[int], None] = lambda count: None) -> Imported:
+def take(
+    root: Root, data: bytes, name: str = "bob", report: Callable[[int], None] = lambda count: None
+) -> ProfileImport:
     opened = profile_import.examine(root, io.BytesIO(data), "a.tgz", name=name, size=len(data), limits=ImportLimits())
     return profile_import.take_in(root, opened, lambda: profiles.lock(root, name, command="test"), report)
 
@@ -301,7 +303,7 @@ def test_where_a_link_leads_is_told_by_what_it_says(path: str, target: str, out:
 
 def _while_written(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, before: str, action: Callable[[], object]
-) -> Exported:
+) -> ProfileArchive:
     """Export, with something happening right before the path `before` is written."""
     real = profile_export._Writing.add
     pending = [action]

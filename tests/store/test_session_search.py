@@ -10,7 +10,7 @@ import pytest
 from deepctl.errors import SessionNotFound, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.store import log_file, session_catalogue, session_log, session_search
-from deepctl.store.session_search import Found, Match
+from deepctl.store.session_search import SessionMatch, SessionSearchResult
 from tests.store.scene import Scene
 
 _IMAGE = "https://tea.example.org/x.png"
@@ -67,11 +67,11 @@ def paths(tmp_path: Path) -> ProfilePaths:
     return scene.paths
 
 
-def _search(paths: ProfilePaths, query: str, **options: Any) -> Found:
+def _search(paths: ProfilePaths, query: str, **options: Any) -> SessionSearchResult:
     return session_search.search(paths, session_search.words(query), **options)
 
 
-def _places(matches: list[Match]) -> list[tuple[str, int, str, int]]:
+def _places(matches: list[SessionMatch]) -> list[tuple[str, int, str, int]]:
     return [(match.session, match.message, match.part, match.line) for match in matches]
 
 
@@ -165,7 +165,7 @@ def test_damage_is_named_and_the_rest_is_searched(paths: ProfilePaths) -> None:
 def test_a_session_that_is_not_there_is_an_error_and_none_at_all_is_not(paths: ProfilePaths, tmp_path: Path) -> None:
     with pytest.raises(SessionNotFound):
         _search(paths, "tea", session="nothing")
-    assert _search(Scene(tmp_path / "empty").paths, "tea") == Found([], False, [])
+    assert _search(Scene(tmp_path / "empty").paths, "tea") == SessionSearchResult([], False, [])
 
 
 def test_messages_of_odd_shapes_do_no_harm(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def _description(record: Record) -> str:
     return f"{kind}{ago(record.created_at)}, after {record.prompt}" if record.prompt else f"{kind}the beginning"
 
 
-class Match(NamedTuple):
+class CompletionMatch(NamedTuple):
     """A candidate that fits: `text` replaces the last `length` characters before the cursor."""
 
     length: int
@@ -182,7 +182,7 @@ def context(text: str, commands: Sequence[SlashCommand]) -> Context | None:
     return Context(command.argument, last, len(last))
 
 
-def matches(text: str, source: CandidateSource) -> Iterator[Match]:
+def matches(text: str, source: CandidateSource) -> Iterator[CompletionMatch]:
     """The candidates for the text before the cursor, at most `MAX_CANDIDATES`. Raises the errors of the lookup."""
     word = context(text, source.commands)
     if word is None:
@@ -192,7 +192,7 @@ def matches(text: str, source: CandidateSource) -> Iterator[Match]:
             if command.name.startswith(word.prefix.lower()):
                 space = " " if command.usage else ""
                 display = f"{command.name} {command.usage}".rstrip()
-                yield Match(word.length, command.name + space, display, command.help)
+                yield CompletionMatch(word.length, command.name + space, display, command.help)
         return
     for candidate in islice(_candidates(word, source), MAX_CANDIDATES):
         if not candidate.text.isprintable():
@@ -202,9 +202,9 @@ def matches(text: str, source: CandidateSource) -> Iterator[Match]:
             description = description[: _MAX_DESCRIPTION - 1] + "…"
         if word.kind == "path":
             name = candidate.text[candidate.text.rstrip("/").rfind("/") + 1 :]
-            yield Match(word.length, _path_text(candidate.text, word), name, description)
+            yield CompletionMatch(word.length, _path_text(candidate.text, word), name, description)
         else:
-            yield Match(word.length, candidate.text, candidate.text, description)
+            yield CompletionMatch(word.length, candidate.text, candidate.text, description)
 
 
 def _candidates(word: Context, source: CandidateSource) -> Iterator[Candidate]:

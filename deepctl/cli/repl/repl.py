@@ -300,7 +300,7 @@ def run_shell_command(state: ReplState, text: str) -> None:
 
 def _run_and_show(state: ReplState, line: str) -> str:
     """Run a command and show its output. Returns the context for the agent, should the user share it."""
-    output = _Output()
+    output = _CommandOutput()
     try:
         with tty_modes.quiet():
             _warn(state, line)
@@ -367,7 +367,7 @@ def _shortened(text: str, most: int) -> str:
     return f"{text[:half]}\n… {counted(left_out, 'character')} left out …\n{text[-half:]}"
 
 
-class _Output:
+class _CommandOutput:
     """The output of a command, both streams as they come: shown at once, and remembered."""
 
     def __init__(self) -> None:

@@ -165,7 +165,7 @@ KeptFrom = Callable[[Command], int | None]
 """The index of the first word that a command only prints, searches or stores; `None` if there is none."""
 
 
-class _Place(NamedTuple):
+class _PartContext(NamedTuple):
     """The context of a part of a text: its pipeline, and the use of its output."""
 
     around: str = ""
@@ -226,7 +226,7 @@ class ShellText:
         yield from self._walk(root)
 
     def _walk(self, root: Node) -> Iterator[Step]:
-        pending = [(root, _Place())]
+        pending = [(root, _PartContext())]
         while pending:
             node, place = pending.pop()
             children = node.children
@@ -250,7 +250,7 @@ class ShellText:
                     elif not place.around:
                         for child in reversed(children):
                             before = self.part(node.start_byte, child.end_byte)
-                            pending.append((child, _Place(before, is_passed=True)))
+                            pending.append((child, _PartContext(before, is_passed=True)))
                         continue
                     place = place._replace(is_passed=True)
                 case "command":
@@ -273,11 +273,11 @@ class ShellText:
                     yield Command(((VALUE,), *words))
                 case "command_substitution" if children and children[0].type == "`":
                     self.substitutions |= {children[0].start_byte, node.end_byte - 1}
-                    place = _Place(place.around, is_passed=not place.is_kept)
+                    place = _PartContext(place.around, is_passed=not place.is_kept)
                     yield from self._backquoted(node)
                 case "command_substitution" | "process_substitution" if children:
                     self.substitutions.add(children[0].start_byte)
-                    place = _Place(place.around, is_passed=not place.is_kept)
+                    place = _PartContext(place.around, is_passed=not place.is_kept)
                 case "ansi_c_string":
                     self.bash_only[node.start_byte] = b"$'"
                     self.literal.append((node.start_byte, node.end_byte))

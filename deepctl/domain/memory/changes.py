@@ -202,7 +202,7 @@ def drafts_left(profile: ProfilePaths) -> list[str]:
     return paths
 
 
-class Line(NamedTuple):
+class NotebookLine(NamedTuple):
     """A removed line: the notebook's name, the number from 1, and the whole line, its end included."""
 
     file: str
@@ -216,7 +216,7 @@ class Forgotten(NamedTuple):
     `undoable` says whether `before` contains them; it does not if checkpoints leave the notebooks out.
     """
 
-    lines: list[Line]
+    lines: list[NotebookLine]
     before: Record
     after: Record | None
     session: str
@@ -228,7 +228,7 @@ class TextNotFound(NotFound):
     code = "memory_text_not_found"
 
 
-def foreseen(memory: Memory, request: ForgetRequest) -> list[Line]:
+def foreseen(memory: Memory, request: ForgetRequest) -> list[NotebookLine]:
     """The lines to be removed. Raises `TextNotFound` if there are none, `MemoryNotFound` if there is no such file."""
     lines = _lines(_read(memory, request), request)
     if lines:
@@ -253,9 +253,9 @@ def _read(memory: Memory, request: ForgetRequest) -> list[Notebook]:
     return notebooks
 
 
-def _lines(notebooks: list[Notebook], request: ForgetRequest) -> list[Line]:
+def _lines(notebooks: list[Notebook], request: ForgetRequest) -> list[NotebookLine]:
     return [
-        Line(notebook.name, number, line)
+        NotebookLine(notebook.name, number, line)
         for notebook in notebooks
         for number, line in lines_with(notebook.content, request.text, ignore_case=request.ignore_case)
     ]
@@ -266,7 +266,7 @@ def undoable(memory: Memory, exclude: list[str]) -> bool:
     return not hidden_by([], excluding(exclude))(os.fsencode(memory.path(layout.NOTEBOOK)))
 
 
-def forget(work: Repository, memory: Memory, request: ForgetRequest, expected_lines: list[Line]) -> Forgotten:
+def forget(work: Repository, memory: Memory, request: ForgetRequest, expected_lines: list[NotebookLine]) -> Forgotten:
     """Remove the lines from the notebooks. A checkpoint is made first, in session `main` if there is none.
 
     `expected_lines` are the lines that the user has confirmed. Raises `Refused` if other lines would be removed now. In

@@ -14,7 +14,7 @@ Span = tuple[int, int]
 """The position of a match in a line: start and end (exclusive), in characters."""
 
 
-class Match(NamedTuple):
+class NotebookMatch(NamedTuple):
     """A line of a notebook with its context, all without line ends and decoded (`surrogateescape`).
 
     `line` is its number from 1, `spans` are the matches in `text`, in order.
@@ -70,7 +70,7 @@ def pattern(query: str) -> Finder:
     return find
 
 
-def search(memory: Memory, find: Finder, context: int = 0) -> list[Match]:
+def search(memory: Memory, find: Finder, context: int = 0) -> list[NotebookMatch]:
     """All lines in all notebooks in which `find` finds a match, with up to `context` lines on both sides.
 
     Raises `Refused` if a notebook cannot be read, because a partial answer would look complete.
@@ -87,5 +87,5 @@ def search(memory: Memory, find: Finder, context: int = 0) -> list[Match]:
             if spans is not None:
                 before = lines[max(0, number - context) : number]
                 after = lines[number + 1 : number + 1 + context]
-                matches.append(Match(notebook.name, number + 1, text, before, after, spans))
+                matches.append(NotebookMatch(notebook.name, number + 1, text, before, after, spans))
     return matches

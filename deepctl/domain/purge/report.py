@@ -35,7 +35,7 @@ _CHUNK = 1 << 20
 _FIELDS = {"prompt": "prompts", "label": "labels"}
 
 
-class Place(NamedTuple):
+class PurgePlace(NamedTuple):
     """Somewhere the text stands, and how many times.
 
     | place | name | times |
@@ -55,7 +55,9 @@ class Place(NamedTuple):
     times: int
 
 
-def places(reader: ReadOnlyRepository, contents: Contents, report: Callable[[int], None] | None = None) -> list[Place]:
+def places(
+    reader: ReadOnlyRepository, contents: Contents, report: Callable[[int], None] | None = None
+) -> list[PurgePlace]:
     """Every place in the profile with the text. Never raises for unreadable data, which is listed.
 
     `contents` has the results of the purge.
@@ -77,20 +79,20 @@ def _is_searched_elsewhere(path: str) -> bool:
     return path in _SEARCHED_ELSEWHERE or (path.startswith("sessions/") and path.endswith(log_file.SUFFIX))
 
 
-def _sessions(paths: ProfilePaths, matcher: TextMatcher) -> Iterator[Place]:
+def _sessions(paths: ProfilePaths, matcher: TextMatcher) -> Iterator[PurgePlace]:
     for name in session_catalogue.all_names(paths):
         count = 0
         for log, path in _logs(os.path.join(paths.sessions, name)):
             number = _messages(path, matcher)
             count += number or 0
             if number is None:
-                yield Place(UNREAD, f"{name}/{log}", 1)
+                yield PurgePlace(UNREAD, f"{name}/{log}", 1)
         if count:
-            yield Place(SESSION, name, count)
+            yield PurgePlace(SESSION, name, count)
     for log, path in _logs(os.path.join(paths.checkpoints, MESSAGES)):
         number = _messages(path, matcher)
         if number is None or number:
-            yield Place(UNREAD if number is None else APPLICATION, log, number or 1)
+            yield PurgePlace(UNREAD if number is None else APPLICATION, log, number or 1)
 
 
 def _logs(directory: str) -> list[tuple[str, str]]:
@@ -126,11 +128,11 @@ def _messages(path: str, matcher: TextMatcher) -> int | None:
 
 def _below(
     root: str, contents: Contents, place: str, skip: Callable[[str], bool] = lambda path: False
-) -> Iterator[Place]:
+) -> Iterator[PurgePlace]:
     """The files below a directory whose content, name or link target contains the text."""
     for entry in walk(root, skip):
         if entry.status is None:
-            yield Place(UNREAD, entry.path or root, 1)
+            yield PurgePlace(UNREAD, entry.path or root, 1)
             continue
         try:
             holds = contents.matcher.is_in_text(entry.name)
@@ -143,10 +145,10 @@ def _below(
         except FileNotFoundError:
             continue
         except OSError:
-            yield Place(UNREAD, entry.path, 1)
+            yield PurgePlace(UNREAD, entry.path, 1)
             continue
         if holds:
-            yield Place(place, entry.path, 1)
+            yield PurgePlace(place, entry.path, 1)
 
 
 def _file_holds(entry: WalkEntry, matcher: TextMatcher) -> bool:
@@ -159,7 +161,7 @@ def _file_holds(entry: WalkEntry, matcher: TextMatcher) -> bool:
         os.close(descriptor)
 
 
-def _kept(reader: ReadOnlyRepository, contents: Contents) -> list[Place]:
+def _kept(reader: ReadOnlyRepository, contents: Contents) -> list[PurgePlace]:
     """The paths in checkpoints with the text, and the number of these checkpoints."""
     trees = Counter(record.tree for record in reader.ledger.records.values() if record.tree)
     cache: dict[bytes, list[tuple[str, bytes]]] = {}
@@ -189,16 +191,16 @@ def _kept(reader: ReadOnlyRepository, contents: Contents) -> list[Place]:
     for tree, number in trees.items():
         for location in below(bytes.fromhex(tree)):
             counts[location] += number
-    return [Place(place, os.fsdecode(path), number) for (place, path), number in sorted(counts.items())]
+    return [PurgePlace(place, os.fsdecode(path), number) for (place, path), number in sorted(counts.items())]
 
 
-def _ledger(path: str, matcher: TextMatcher) -> Iterator[Place]:
+def _ledger(path: str, matcher: TextMatcher) -> Iterator[PurgePlace]:
     try:
         raw = atomic.read_file(path)
     except FileNotFoundError:
         return
     except (OSError, Refused):
-        yield Place(UNREAD, path, 1)
+        yield PurgePlace(UNREAD, path, 1)
         return
     counts: Counter[str] = Counter()
     start = 0
@@ -210,7 +212,7 @@ def _ledger(path: str, matcher: TextMatcher) -> Iterator[Place]:
         start = line.end
     for name in ("prompts", "labels", "other"):
         if counts[name]:
-            yield Place(LEDGER_FIELD, name, counts[name])
+            yield PurgePlace(LEDGER_FIELD, name, counts[name])
 
 
 def _fields(entry: dict[str, Any], matcher: TextMatcher) -> set[str]:
@@ -224,14 +226,14 @@ def _fields(entry: dict[str, Any], matcher: TextMatcher) -> set[str]:
     return kinds
 
 
-def _lines(place: str, path: str, matcher: TextMatcher) -> Iterator[Place]:
+def _lines(place: str, path: str, matcher: TextMatcher) -> Iterator[PurgePlace]:
     try:
         raw = atomic.read_file(path)
     except FileNotFoundError:
         return
     except (OSError, Refused):
-        yield Place(UNREAD, os.path.basename(path), 1)
+        yield PurgePlace(UNREAD, os.path.basename(path), 1)
         return
     count = sum(matcher.is_in([line]) for line in raw.splitlines())
     if count:
-        yield Place(place, os.path.basename(path), count)
+        yield PurgePlace(place, os.path.basename(path), count)

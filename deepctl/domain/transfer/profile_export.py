@@ -36,7 +36,7 @@ Report = Callable[[int], None]
 """Is told how many bytes of content have been written."""
 
 
-class Exported(NamedTuple):
+class ProfileArchive(NamedTuple):
     """What is in an archive, and what of the profile is not."""
 
     totals: Totals
@@ -76,7 +76,7 @@ class Export:
         self._declared = totals
         return totals
 
-    def write(self, file: BinaryIO, report: Report = lambda count: None) -> Exported:
+    def write(self, file: BinaryIO, report: Report = lambda count: None) -> ProfileArchive:
         """Write the archive. Raises `Locked` (`changed_while_read`) where the profile changed too much, and `OSError`.
 
         What is in `file` then is no archive.
@@ -88,7 +88,7 @@ class Export:
                 writer.add(walk, item)
             self._check_unchanged()
             writer.manifest()
-        return Exported(writer.totals, sorted(walk.left_out))
+        return ProfileArchive(writer.totals, sorted(walk.left_out))
 
     def _header(self) -> Header:
         entries, files, size = self._declared
@@ -167,7 +167,7 @@ class _Writing:
         self._file.write(archive_reader.encode(entry))
         self._file.write(content + bytes(archive_reader.padding(len(content))))
 
-    def add(self, walk: Walk, item: Found) -> None:
+    def add(self, walk: Walk, item: ExportEntry) -> None:
         """Write one entry of a walk, unless it has vanished or cannot be read."""
         mode = stat.S_IMODE(item.status.st_mode)
         entry = Entry(item.path, item.kind, mode, item.size, item.status.st_mtime_ns)
@@ -254,7 +254,7 @@ _PASSED_OVER = ("cache",)
 _UNREADABLE = (errno.EACCES, errno.EPERM)
 
 
-class Found(NamedTuple):
+class ExportEntry(NamedTuple):
     """One entry for the archive; `parent` and `name` open it, until the next entry."""
 
     path: str
@@ -289,7 +289,7 @@ class Walk:
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
-    def everything(self) -> Iterator[Found]:
+    def everything(self) -> Iterator[ExportEntry]:
         """Everything for the archive, a directory right before its contents."""
         for name in _ordered(self._names(self._descriptor, "")):
             if not name.startswith(b".") and name.decode("utf-8", "replace") not in _PASSED_OVER:
@@ -299,7 +299,7 @@ class Walk:
         with os.scandir(descriptor) as entries:
             return [os.fsencode(entry.name) for entry in entries]
 
-    def _at(self, parent: int, name: bytes, path: str) -> Iterator[Found]:
+    def _at(self, parent: int, name: bytes, path: str) -> Iterator[ExportEntry]:
         is_own = not path.startswith("workspace/")
         try:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -323,11 +323,13 @@ class Walk:
             if archive.leads_out(path, target):
                 self.left_out.append(LeftOut(path, f"a link that leads, or may lead, out of the workspace: {target}"))
             else:
-                yield Found(path, kind, status, parent, name, target)
+                yield ExportEntry(path, kind, status, parent, name, target)
         else:
-            yield Found(path, kind, status, parent, name)
+            yield ExportEntry(path, kind, status, parent, name)
 
-    def _below(self, parent: int, name: bytes, path: str, status: os.stat_result, is_own: bool) -> Iterator[Found]:
+    def _below(
+        self, parent: int, name: bytes, path: str, status: os.stat_result, is_own: bool
+    ) -> Iterator[ExportEntry]:
         if path.count("/") > archive.MAX_DEPTH:
             self.left_out.append(LeftOut(path, f"more than {archive.MAX_DEPTH} nested directories"))
             return
@@ -338,7 +340,7 @@ class Walk:
             return
         try:
             names = self._names(descriptor, path)
-            yield Found(path, "directory", status, parent, name)
+            yield ExportEntry(path, "directory", status, parent, name)
             in_workspace = path == "workspace" or not is_own
             for inner in sorted(names) if in_workspace else _ordered(names):
                 if in_workspace or self._counts(path, inner):
@@ -366,7 +368,7 @@ class Walk:
         self.left_out.append(LeftOut(path, (error.strerror or "cannot be read").lower()))
 
     @contextmanager
-    def opened(self, item: Found) -> Iterator[int | None]:
+    def opened(self, item: ExportEntry) -> Iterator[int | None]:
         """A file of the walk, as a descriptor; `None` if it is in a workspace and has vanished or cannot be read."""
         is_own = not item.path.startswith("workspace/")
         try:

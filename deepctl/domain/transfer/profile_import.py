@@ -58,7 +58,7 @@ class ImportLimits(NamedTuple):
     bytes: int | None = None
 
 
-class Imported(NamedTuple):
+class ProfileImport(NamedTuple):
     """An imported profile. `origin` is its former name, `notes` are to be read before its use, `untrusted` are the
     imported settings that are not in force.
     """
@@ -134,7 +134,9 @@ def _free(root: Root) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def take_in(root: Root, source: Opened, lock: Callable[[], Lease], report: Report = lambda count: None) -> Imported:
+def take_in(
+    root: Root, source: Opened, lock: Callable[[], Lease], report: Report = lambda count: None
+) -> ProfileImport:
     """Import an archive. `lock` creates the lock of the new profile, which is held for the last step only.
 
     Raises the errors of `Incoming`, `Refused` if the name has been taken in the meantime, `Locked`, and `OSError`; then
@@ -159,7 +161,7 @@ def take_in(root: Root, source: Opened, lock: Callable[[], Lease], report: Repor
             if profiles.exists(root, source.name):
                 raise taken(source.name)
             staging.move(root.profile(source.name).directory)
-    return Imported(root.profile(source.name), incoming.header.profile, incoming.totals, notes, items)
+    return ProfileImport(root.profile(source.name), incoming.header.profile, incoming.totals, notes, items)
 
 
 def _write(incoming: Incoming, staging: Staging, report: Report) -> int:
