@@ -104,7 +104,7 @@ class _Picker:
     def _choices(self) -> StyleAndTextTuples:
         heading = f"Rewind session {self._session.name} to (Enter selects, Esc leaves):"
         if cells(heading) > _room():
-            heading = "To where? (Enter selects, Esc leaves)"
+            heading = "Where? (Enter selects, Esc leaves)"
         fragments: StyleAndTextTuples = [("bold", f"{fitted(heading, _room())}\n")]
         height = self._height()
         first = max(0, min(self._at - height // 2, len(self._records) - height))

@@ -30,7 +30,7 @@ def test_what_a_narrow_window_does_not_hold_is_cut_with_a_sign(workspace: Path) 
     terminal = Terminal("checkpoints", "rewind", "--user", "alice", columns=36)
     terminal.expect("1 turn would…")
     lines = terminal.screen.splitlines()
-    assert any(line.startswith("To where? (Enter selects, Esc leaves)") for line in lines)
+    assert any(line.startswith("Where? (Enter selects, Esc leaves)") for line in lines)
     assert all(line.endswith("…") for line in lines if "turn 2, after" in line or "would change" in line)
     terminal.type("q")
     assert terminal.wait() == 130

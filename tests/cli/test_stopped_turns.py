@@ -88,7 +88,7 @@ def test_a_session_whose_first_turn_was_stopped_is_gone_on_with(
     chat, server = talking(held_back(stack), Text(["Well."]), arguments=arguments)
     if begin != "--new":
         chat.type(f"{begin}\r")
-        chat.expect("begins")
+        chat.expect("Your next prompt starts")
         chat.prompt()
     ask(chat, "an unusual question", "The first line.")
     stop(chat)
