@@ -121,7 +121,7 @@ def test_a_profile_that_is_wiped_or_renamed_meanwhile_is_not_made_anew(
     process(*command).ok()
     terminal.type("a secret that is typed too late\r")
     assert terminal.wait() == 3
-    assert "Profile 'alice' is gone" in terminal.screen
+    assert "Profile 'alice' no longer exists" in terminal.screen
     assert "Traceback" not in terminal.screen
     assert not (home / "profiles" / "alice").exists()
     for path in home.rglob("*"):
