@@ -40,7 +40,7 @@ from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 from deepctl.agent.sandboxes import Sandbox, listener, refused, searcher
 from deepctl.files import atomic
 from deepctl.files.git_directories import ASIDE, Survey, additions, describe, set_aside, survey
-from deepctl.files.paths_beneath import Outside, Tree
+from deepctl.files.paths_beneath import DirectoryTree, Outside
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable
 
 STATE_PROVIDER = "state"
@@ -71,7 +71,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
     """
 
     def __init__(self, root_dir: str | os.PathLike[str], *, follow_links: bool = True) -> None:
-        self._tree = Tree(os.fspath(root_dir), follow=follow_links, mount=MOUNT)
+        self._tree = DirectoryTree(os.fspath(root_dir), follow=follow_links, mount=MOUNT)
 
     @property
     def ref(self) -> WorkspaceRef:
@@ -264,7 +264,7 @@ class _CommandBackend(_SearchBackend):
     def __init__(self, root_dir: str | os.PathLike[str], sandbox: Sandbox, by_user: bool) -> None:
         super().__init__(root_dir)
         self._by_user = by_user
-        self._own = Tree(self._tree.root, follow=False)
+        self._own = DirectoryTree(self._tree.root, follow=False)
         self._is_confined = sandbox.confined
         self._limits = sandbox.limits
         self.runner = sandbox.commands(self._tree.root)

@@ -31,22 +31,22 @@ from deepctl.agent.checkpoints import RewindRequested, TurnCheckpoints
 from deepctl.agent.compaction import Compacted, Shortened
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
 from deepctl.agent.interruption import KEPT, Abandoned, Emit, Interruption, storing
-from deepctl.agent.limits import COMPACT_AT, CompactionPolicy, Limits, cost, limits_of
+from deepctl.agent.limits import COMPACT_AT, CompactionPolicy, ConfiguredLimits, cost, limits_of
 from deepctl.agent.mcp import McpServers
 from deepctl.agent.mentions import Attaching, DirectoryFiles, Files, StateFiles
-from deepctl.agent.message_filters import History, history_of
+from deepctl.agent.message_filters import SentHistory, history_of
 from deepctl.agent.models import resolve
 from deepctl.agent.provider_errors import Asked
 from deepctl.agent.sandboxes import Sandbox
-from deepctl.agent.turn import Outcome, Retries, RetryingModel, TurnRecord, Usage, run_turn, to_json
+from deepctl.agent.turn import Outcome, Retries, RetryingModel, TokenUsage, TurnRecord, run_turn, to_json
 from deepctl.domain import attachments
-from deepctl.domain.mcp_servers import Server
+from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.permissions import Permissions
 from deepctl.errors import DeepctlError, StorageError
 from deepctl.quantities import counted
 from deepctl.store import session_catalogue, session_log, session_reader, todo
 from deepctl.store.log_file import Compaction, Message, MessageList
-from deepctl.store.records import Position, Session
+from deepctl.store.records import Position, SessionRecord
 from deepctl.store.repository import Repository
 from deepctl.store.session_reader import SessionReader
 
@@ -70,8 +70,8 @@ class Options(NamedTuple):
     compact_at: int | None = COMPACT_AT
     context_window: int | None = None
     retries: int = 3
-    limits: Limits = Limits()
-    mcp_servers: Sequence[Server] = ()
+    limits: ConfiguredLimits = ConfiguredLimits()
+    mcp_servers: Sequence[McpServer] = ()
 
 
 class TurnRunner:
@@ -134,7 +134,7 @@ class TurnRunner:
         self,
         deps: DeepAgentDeps,
         user_content: str | Sequence[UserContent],
-        history: History,
+        history: SentHistory,
         record: TurnRecord,
         emit: Emit,
         tool_done: Callable[[str], None] = lambda name: None,
@@ -177,16 +177,16 @@ class TurnRunner:
         """What comes next is the same turn, begun again, and counts against the same limits."""
         self._used = self._spent
 
-    def spent(self) -> tuple[Usage, float | None]:
+    def spent(self) -> tuple[TokenUsage, float | None]:
         """What was used since this was asked last, however the turn ended, and what it cost in USD, if that is known.
 
         What a turn began anew after a rewind of the agent's has used is counted with the whole turn.
         """
         run_usage, self._spent = self._spent, RunUsage()
-        usage = Usage(run_usage.input_tokens, run_usage.output_tokens, run_usage.requests)
+        usage = TokenUsage(run_usage.input_tokens, run_usage.output_tokens, run_usage.requests)
         return usage, cost(run_usage, self._model) if run_usage.input_tokens or run_usage.output_tokens else 0.0
 
-    def compact(self, history: History, focus: str | None, emit: Emit) -> tuple[Compacted, Shortened]:
+    def compact(self, history: SentHistory, focus: str | None, emit: Emit) -> tuple[Compacted, Shortened]:
         """Summarise a conversation between two turns. Raises as `run` does, or `NotFound` if that makes no sense."""
         model = RetryingModel(self._model, Retries(self.options.retries, emit, self._reason))
         result, short_history = self._guarded(compaction.by_hand(model, history, self._policy, focus))
@@ -262,10 +262,10 @@ class _Conversation(NamedTuple):
     reader: SessionReader
     kept: MessageList
     end: Position
-    history: History
+    history: SentHistory
 
     @property
-    def session(self) -> Session:
+    def session(self) -> SessionRecord:
         """The session as it was read."""
         return self.reader.session
 
@@ -385,7 +385,7 @@ def _notices(conversation: _Conversation) -> list[str]:
     return notices
 
 
-class _Messages:
+class _TurnMessages:
     """The record of a turn, in memory. Results of a turn that breaks off are lost with it, as its answer is."""
 
     def __init__(self, conversation: MessageList, turn: int) -> None:
@@ -438,7 +438,7 @@ class EphemeralChat:
         turn = self._conversation.last_turn + 1
         while True:
             self._conversation = self._conversation._replace(last_turn=turn)
-            record = _Messages(self._conversation, turn)
+            record = _TurnMessages(self._conversation, turn)
             try:
                 history = history_of(self._conversation, self._runner.model)
                 return self._runner.run(self._deps, user_content, history, record, emit)
@@ -451,7 +451,7 @@ class EphemeralChat:
         """Summarise the conversation for the model: see `Chat.compact`. It cannot be taken back."""
         history = history_of(self._conversation, self._runner.model)
         result, short_history = self._runner.compact(history, focus, emit)
-        record = _Messages(self._conversation, self._conversation.last_turn)
+        record = _TurnMessages(self._conversation, self._conversation.last_turn)
         record.compacted(to_json([short_history.summary])[0], history.total - short_history.begins)
         emit(result.event())
         return result

@@ -49,7 +49,7 @@ from deepctl.errors import DeepctlError, Refused
 from deepctl.quantities import counted
 from deepctl.store import lookup, rewind, session_log
 from deepctl.store.lookup import CheckpointNotFound
-from deepctl.store.records import Position, Record, Session, check_label
+from deepctl.store.records import Position, Record, SessionRecord, check_label
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest
 
@@ -424,7 +424,7 @@ class TurnCheckpoints:
         self._evicted = 0
         self.latest: Record | None = None
 
-    def attempt(self, session: Session, before: Position, writer: session_log.LogWriter) -> None:
+    def attempt(self, session: SessionRecord, before: Position, writer: session_log.LogWriter) -> None:
         """The turn begins, or begins again, where the conversation stands at `before`."""
         self._session = session
         self._before = before
@@ -432,7 +432,7 @@ class TurnCheckpoints:
         self._is_over = False
         self._at_work = False
 
-    def started(self, session: Session, before: Position) -> None:
+    def started(self, session: SessionRecord, before: Position) -> None:
         """Keep the state before the turn."""
         self._first = self._work.head(session)
         self._tell(self._work.before_turn(session, before))

@@ -33,7 +33,7 @@ from pydantic_ai_harness.compaction import (
 from pydantic_ai_harness.compaction._summary import is_summary_part, summary_request
 
 from deepctl.agent.limits import CompactionPolicy, context_tokens, window_of
-from deepctl.agent.message_filters import History, Places, is_prompt, uncounted
+from deepctl.agent.message_filters import Places, SentHistory, is_prompt, uncounted
 from deepctl.agent.models import SUMMARISE, UnicodeFilter
 from deepctl.errors import DeepctlError, NotFound
 
@@ -105,7 +105,7 @@ class Recorder(Protocol):
 
 
 @dataclass
-class Compaction:
+class Compactor:
     """Compacts the history of one run.
 
     `explain` tells of an exception whether it is the model's; any other ends the turn. `notify` gets what the user
@@ -166,7 +166,7 @@ class Compaction:
 
 
 async def by_hand(
-    model: Model, history: History, policy: CompactionPolicy, focus: str | None = None
+    model: Model, history: SentHistory, policy: CompactionPolicy, focus: str | None = None
 ) -> tuple[Compacted, Shortened]:
     """Summarise a conversation between two turns: all but the last turn, or all but the end of that if it is long.
 

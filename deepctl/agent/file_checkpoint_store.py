@@ -28,8 +28,8 @@ from deepctl.store import log_file, lookup, message_chains, prune, pydantic_deep
 from deepctl.store import rewind as rewinding
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.ledger import MESSAGES
-from deepctl.store.lookup import CheckpointNotFound, Problem
-from deepctl.store.message_chains import ChainEnd, Messages
+from deepctl.store.lookup import CheckpointNotFound, CheckpointProblem
+from deepctl.store.message_chains import ChainEnd, MessageChains
 from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record
 from deepctl.unicode import whole, whole_value
 
@@ -63,7 +63,7 @@ class FileCheckpointStore:
         self._cache = os.fspath(cache) if cache is not None else ":memory:"
         self._mutex = threading.Lock()
         self._store: Checkpoints | None = None
-        self._messages: Messages | None = None
+        self._messages: MessageChains | None = None
         self._recent: tuple[list[ModelMessage], list[bytes]] = ([], [])
         self._parsed: dict[str, tuple[list[int], list[ModelMessage]]] = {}
         atomic.make_root(self._directory)
@@ -113,7 +113,7 @@ class FileCheckpointStore:
         """All checkpoints, oldest first. Those that are damaged are left out; `damaged` names them."""
         return await self._run(lambda store: self._list(store)[0])
 
-    async def damaged(self) -> list[Problem]:
+    async def damaged(self) -> list[CheckpointProblem]:
         """What cannot be read, and why."""
         return await self._run(lambda store: self._list(store)[1])
 
@@ -267,15 +267,15 @@ class FileCheckpointStore:
         """Keep the conversation of a checkpoint."""
         directory = os.path.join(self._directory, MESSAGES)
         if self._messages is None:
-            self._messages, self._recent = Messages(directory), ([], [])
+            self._messages, self._recent = MessageChains(directory), ([], [])
         chain, new = self._chained(self._messages, checkpoint.messages)
         if not self._messages.is_current(chain):
-            self._messages, self._recent = Messages(directory), ([], [])
+            self._messages, self._recent = MessageChains(directory), ([], [])
             chain, new = self._chained(self._messages, checkpoint.messages)
         return self._messages.keep(chain, new, [checkpoint.turn] * len(new))
 
     def _chained(
-        self, messages: Messages, conversation: Sequence[ModelMessage]
+        self, messages: MessageChains, conversation: Sequence[ModelMessage]
     ) -> tuple[list[bytes], list[dict[str, Any]]]:
         """The digests of a conversation up to each message, and the JSON of the messages that are not kept yet.
 
@@ -313,21 +313,23 @@ class FileCheckpointStore:
             if header.id not in store.ledger.records
         ]
 
-    def _list(self, store: Checkpoints) -> tuple[list[Checkpoint], list[Problem]]:
+    def _list(self, store: Checkpoints) -> tuple[list[Checkpoint], list[CheckpointProblem]]:
         checkpoints: list[Checkpoint] = []
         ledger = store.ledger
-        problems = [Problem(damage.id, f"ledger line {damage.line}", damage.reason) for damage in ledger.damage]
+        problems = [
+            CheckpointProblem(damage.id, f"ledger line {damage.line}", damage.reason) for damage in ledger.damage
+        ]
         for record in ledger.records.values():
             try:
                 checkpoints.append(self._checkpoint(store, record))
             except Damaged as error:
-                problems.append(Problem(record.id, record.log + log_file.SUFFIX, error.message))
+                problems.append(CheckpointProblem(record.id, record.log + log_file.SUFFIX, error.message))
         for name, path in pydantic_deep.find(self._directory).items():
             if name not in ledger.records:
                 try:
                     checkpoints.append(message_codec.imported(path))
                 except Damaged as error:
-                    problems.append(Problem(name, path, error.message))
+                    problems.append(CheckpointProblem(name, path, error.message))
         return sorted(checkpoints, key=lambda checkpoint: checkpoint.created_at), problems
 
     def _get(self, store: Checkpoints, identity: str) -> Checkpoint | None:

@@ -57,7 +57,7 @@ class LimitPlace(NamedTuple):
         return f" --user {self.profile}" if self.profile is not None else ""
 
 
-class Limits(NamedTuple):
+class ConfiguredLimits(NamedTuple):
     """What a turn may use: requests to the model, tokens sent and received, USD. `None` is as much as it likes."""
 
     requests: int | None = 100
@@ -67,14 +67,14 @@ class Limits(NamedTuple):
     """Where each is set, by its setting."""
 
 
-def configured(resolve: Callable[[str], Value], profile: str | None) -> Limits:
+def configured(resolve: Callable[[str], Value], profile: str | None) -> ConfiguredLimits:
     """The limits that settings say; `resolve` gives a setting by its name.
 
     `profile` is whose settings they are, `None` for a chat that reads no files.
     """
     values = {name: resolve(name) for name in ("max_requests", "max_tokens", "max_cost")}
     requests, tokens, cost = (value.value for value in values.values())
-    return Limits(
+    return ConfiguredLimits(
         int(requests) if requests else None,
         int(tokens) if tokens else None,
         Decimal(cost) if cost else None,
@@ -85,7 +85,7 @@ def configured(resolve: Callable[[str], Value], profile: str | None) -> Limits:
     )
 
 
-class Context(NamedTuple):
+class ContextUsage(NamedTuple):
     """What of the model's context window a conversation takes, in tokens; `window` is `None` where nobody knows it."""
 
     tokens: int
@@ -131,7 +131,7 @@ class TurnLimits(UsageLimits):
     """
 
     request_limit: int | None = None
-    turn: Limits
+    turn: ConfiguredLimits
     free: bool = False
     """Whether the model costs nothing."""
 
@@ -154,7 +154,7 @@ class TurnLimits(UsageLimits):
 _MONEY = LimitPlace("max_cost")
 
 
-def limits_of(limits: Limits, model: Model, name: str) -> TurnLimits:
+def limits_of(limits: ConfiguredLimits, model: Model, name: str) -> TurnLimits:
     """The limits of turns with a model, called `name`.
 
     Raises `UsageError` if money is limited and nobody knows the price: the limit would hold nothing.

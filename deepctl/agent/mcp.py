@@ -20,7 +20,7 @@ from pydantic_core import SchemaValidator, core_schema
 
 from deepctl import distribution
 from deepctl.domain import mcp_servers
-from deepctl.domain.mcp_servers import Server
+from deepctl.domain.mcp_servers import McpServer
 
 if TYPE_CHECKING:
     from deepctl.agent.mcp_client import Connection
@@ -39,7 +39,7 @@ _ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(
 class McpServers:
     """The servers of one chat, those that are switched off left out."""
 
-    def __init__(self, servers: Sequence[Server], environment: Mapping[str, str]) -> None:
+    def __init__(self, servers: Sequence[McpServer], environment: Mapping[str, str]) -> None:
         self._servers = [server for server in servers if server.enabled]
         self._environment = environment
         self._connections: dict[str, Connection] = {}
@@ -80,8 +80,8 @@ class McpServers:
             return False
         return True
 
-    async def _one_ready(self, server: Server, emit: Emit) -> None:
-        from deepctl.agent.mcp_client import Connection, Unusable
+    async def _one_ready(self, server: McpServer, emit: Emit) -> None:
+        from deepctl.agent.mcp_client import Connection, UnusableServer
 
         unset = mcp_servers.missing(server, self._environment)
         if unset:
@@ -101,7 +101,7 @@ class McpServers:
                 connection = Connection(server, self._environment)
                 await connection.open()
                 self._connections[server.name] = connection
-        except Unusable as error:
+        except UnusableServer as error:
             failures = self._failed[server.name] = self._failed.get(server.name, 0) + 1
             addition = " It is not started again in this chat." if failures >= _TRIES else ""
             self._tell(emit, server.name, f"{_said(server)} is left out: {error}.{addition}")
@@ -137,7 +137,7 @@ class McpServers:
         self._connections.clear()
 
 
-def _said(server: Server) -> str:
+def _said(server: McpServer) -> str:
     return f"MCP server {server.name!r}"
 
 

@@ -1,7 +1,7 @@
 """One MCP server while it is connected: started, asked for its tools, called, ended.
 
 The client is the one that pydantic-ai's own MCP toolset is built on. What a server does wrong is told in words, as
-`Unusable` or as the result of the call; nothing that it says or does ends a turn.
+`UnusableServer` or as the result of the call; nothing that it says or does ends a turn.
 
 The tools that a server offers are made fit for the agent: names are changed to what providers take, descriptions cut,
 and a tool whose parameters a provider would refuse is left out, because a provider refuses the whole request for it.
@@ -31,7 +31,7 @@ from pydantic_ai.tools import ToolDefinition
 from deepctl import distribution
 from deepctl.agent.mcp_transports import Remote, Stdio
 from deepctl.domain import mcp_servers
-from deepctl.domain.mcp_servers import METADATA, SEPARATOR, Server
+from deepctl.domain.mcp_servers import METADATA, SEPARATOR, McpServer
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import OUTPUT_BYTES
 
@@ -42,14 +42,14 @@ _ANSWERS = range(-32603, -32599)
 """Codes of JSON-RPC for what the server itself says of a request: it is there, and means it."""
 
 
-class Unusable(Exception):
+class UnusableServer(Exception):
     """A server that cannot be used now; says why, in words that go on "…: " and have no full stop."""
 
 
 class Connection:
     """A server's connection, which lives in the event loop that it was opened in."""
 
-    def __init__(self, server: Server, environment: Mapping[str, str]) -> None:
+    def __init__(self, server: McpServer, environment: Mapping[str, str]) -> None:
         self.server = server
         self._environment = environment
         self._client: Client[Any] | None = None
@@ -71,7 +71,7 @@ class Connection:
         )
 
     async def open(self) -> None:
-        """Start the server, or reach it, and ask it for its tools. Raises `Unusable`."""
+        """Start the server, or reach it, and ask it for its tools. Raises `UnusableServer`."""
         server = self.server
         self._client = client = Client(
             self._transport(),
@@ -99,10 +99,10 @@ class Connection:
         else:
             return
         await self.close()
-        raise Unusable(reason)
+        raise UnusableServer(reason)
 
     async def refresh(self) -> None:
-        """Ask for the tools again, if the server has said that they are others now. Raises `Unusable`."""
+        """Ask for the tools again, if the server has said that they are others now. Raises `UnusableServer`."""
         if not self._stale:
             return
         try:
@@ -110,7 +110,7 @@ class Connection:
                 await self._ask()
         except Exception as error:  # as above
             self._doubtful = True
-            raise Unusable(await self._why(error)) from error
+            raise UnusableServer(await self._why(error)) from error
 
     async def _ask(self) -> None:
         assert self._client is not None
@@ -125,10 +125,10 @@ class Connection:
             return self._remote.transport(self.server.url, mcp_servers.headers(self.server, self._environment))
         program = mcp_servers.program(self.server, self._environment)
         if program is None:
-            raise Unusable(f"its command {self.server.command!r} was not found")
+            raise UnusableServer(f"its command {self.server.command!r} was not found")
         path = mcp_servers.where_agents_write(self.server, program, self._environment)
         if path is not None:
-            raise Unusable(f"{path} is where agents can write, so it may be theirs")
+            raise UnusableServer(f"{path} is where agents can write, so it may be theirs")
         directory = mcp_servers.directory(self.server, self._environment)
         variables = mcp_servers.variables(self.server, self._environment)
         self._stdio = Stdio([program, *self.server.args], variables, directory)
@@ -259,7 +259,7 @@ class _UnusableParameters(Exception):
     """Parameters that cannot be passed on to a provider."""
 
 
-def offered(server: Server, listing: Sequence[mcp_types.Tool]) -> Offered:
+def offered(server: McpServer, listing: Sequence[mcp_types.Tool]) -> Offered:
     """The tools that the agent gets of those a server has."""
     remarks = []
     names = {tool.name for tool in listing}

@@ -55,7 +55,7 @@ group is nobody else's.
 """
 
 
-class _Session(ClientSession):
+class _UncheckedSession(ClientSession):
     """A session in which structured content is not checked against the schema that the server gave for it.
 
     Only text is passed on. The check would hold up the event loop, with a pattern of the server's for as long as the
@@ -101,7 +101,7 @@ class Stdio(ClientTransport):
             pumps.start_soon(self._listen, stderr)
             pumps.start_soon(self._watch, incoming)
             try:
-                async with _Session(received, sending, **session_kwargs) as session:
+                async with _UncheckedSession(received, sending, **session_kwargs) as session:
                     yield session
             finally:
                 pumps.cancel_scope.cancel()
@@ -302,7 +302,7 @@ class _Http(StreamableHttpTransport):
     async def connect_session(
         self, *, transport_options: TransportOptions | None = None, **session_kwargs: Unpack[SessionKwargs]
     ) -> AsyncGenerator[ClientSession, None]:
-        options = replace(transport_options or TransportOptions(), session_class=_Session)
+        options = replace(transport_options or TransportOptions(), session_class=_UncheckedSession)
         async with super().connect_session(transport_options=options, **session_kwargs) as session:
             yield session
 

@@ -27,7 +27,7 @@ from pydantic_ai_backends import StateBackend
 
 from deepctl.domain import attachments
 from deepctl.domain.permissions import Permissions, about_file
-from deepctl.files.paths_beneath import Entry, Outside, Tree
+from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, Outside
 from deepctl.quantities import size
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import MOUNT
@@ -77,7 +77,7 @@ def takes(model: Model, kind: str) -> bool:
 class Entries(NamedTuple):
     """What is in a directory: the first by name, and how many there are more."""
 
-    shown: list[Entry]
+    shown: list[DirectoryEntry]
     more: int
 
 
@@ -108,7 +108,7 @@ class DirectoryFiles:
     """The files of a workspace in a directory."""
 
     def __init__(self, root: str) -> None:
-        self._tree = Tree(root, follow=False, mount=MOUNT)
+        self._tree = DirectoryTree(root, follow=False, mount=MOUNT)
 
     def find(self, path: str) -> MentionTarget | None:
         try:
@@ -162,7 +162,9 @@ class StateFiles:
     def _entries(self, path: str, most: int) -> Entries:
         entries = self._state.list_dir(path)
         first_entries = [
-            Entry(name, is_directory, None if is_directory else self._state.size(posixpath.join(path, name)), 0.0)
+            DirectoryEntry(
+                name, is_directory, None if is_directory else self._state.size(posixpath.join(path, name)), 0.0
+            )
             for name, is_directory in entries[:most]
         ]
         return Entries(first_entries, max(0, len(entries) - most))
@@ -204,7 +206,7 @@ class Attaching:
 
     def attached(self, prompt: str, files: Files) -> Attached:
         """What the files that a prompt names come to. A word that names none is just a word."""
-        collector = _Taking(self._model, self._environment)
+        collector = _PromptFiles(self._model, self._environment)
         paths: set[str] = set()
         for readings in attachments.mentions(prompt):
             target = next((candidate for path in readings if (candidate := files.find(path)) is not None), None)
@@ -235,7 +237,7 @@ class Attaching:
         return targets.parts
 
 
-class _Taking:
+class _PromptFiles:
     """The files of one prompt, as far as there is room for them."""
 
     def __init__(self, model: Model, environment: Mapping[str, str]) -> None:

@@ -283,7 +283,7 @@ class MediaFilterModel(WrapperModel):
             yield response
 
 
-class History(NamedTuple):
+class SentHistory(NamedTuple):
     """What a model is sent. `places` are those of messages that are one of the conversation as it is, by their `id`.
 
     `begins` is the place from which on nothing is left out, `total` how many messages the conversation has,
@@ -299,7 +299,7 @@ class History(NamedTuple):
     left_out: int = 0
 
 
-def history_of(conversation: log_file.MessageList, model: Model | None = None) -> History:
+def history_of(conversation: log_file.MessageList, model: Model | None = None) -> SentHistory:
     """The history that a conversation goes on with, as `model` may be sent it.
 
     Wherever a conversation came from, this is where its messages are checked.
@@ -325,7 +325,7 @@ def history_of(conversation: log_file.MessageList, model: Model | None = None) -
         for place, message in placed_messages
         if id(message) in identities and place >= context.begins and place != context.summary
     }
-    return History(messages, places, context.begins, len(conversation.messages), unreadable, left_out)
+    return SentHistory(messages, places, context.begins, len(conversation.messages), unreadable, left_out)
 
 
 def uncounted(message: ModelMessage) -> ModelMessage:
@@ -352,7 +352,7 @@ class Places:
     A message is held as long as its place is known, so no other can have its `id`.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: SentHistory) -> None:
         self._places = {
             id(message): (message, history.places[id(message)])
             for message in history.messages

@@ -199,26 +199,29 @@ _NO_MEMORY = "There is no memory file named 'MEMORY.md'"
 _ONE_LINE = re.compile(r"\AWrote 1 lines to ")
 
 
-class _Call(NamedTuple):
+class _PlannedCall(NamedTuple):
     tool: str
     args: dict[str, Any]
 
 
-_RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], _Call]]] = [
+_RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], _PlannedCall]]] = [
     (
         re.compile(r"remember\s+(.+)", re.I),
-        lambda m: _Call("write_memory", {"content": f"- {m[1]}", "file": "MEMORY.md"}),
+        lambda m: _PlannedCall("write_memory", {"content": f"- {m[1]}", "file": "MEMORY.md"}),
     ),
     (
         re.compile(r"write\s+(.+?):(?:\s(.*))?", re.I),
-        lambda m: _Call("write_file", {"path": _path(m[1]), "content": m[2] or ""}),
+        lambda m: _PlannedCall("write_file", {"path": _path(m[1]), "content": m[2] or ""}),
     ),
-    (re.compile(r"read\s+(.+)", re.I), lambda m: _Call("read_file", {"path": _path(m[1])})),
-    (re.compile(r"list(?:\s+(.+))?", re.I), lambda m: _Call("ls", {"path": _path(m[1] or ".")})),
-    (re.compile(r"run\s+(.+)", re.I), lambda m: _Call("execute", {"command": m[1]})),
-    (re.compile(r"plan\s+(.+?):\s*(.+)", re.I), lambda m: _Call("save_plan", {"title": m[1], "content": _steps(m[2])})),
-    (re.compile(r"recall", re.I), lambda m: _Call("read_memory", {"file": "MEMORY.md"})),
-    (re.compile(r"recall\s+(.+)", re.I), lambda m: _Call("search_memory", {"query": m[1]})),
+    (re.compile(r"read\s+(.+)", re.I), lambda m: _PlannedCall("read_file", {"path": _path(m[1])})),
+    (re.compile(r"list(?:\s+(.+))?", re.I), lambda m: _PlannedCall("ls", {"path": _path(m[1] or ".")})),
+    (re.compile(r"run\s+(.+)", re.I), lambda m: _PlannedCall("execute", {"command": m[1]})),
+    (
+        re.compile(r"plan\s+(.+?):\s*(.+)", re.I),
+        lambda m: _PlannedCall("save_plan", {"title": m[1], "content": _steps(m[2])}),
+    ),
+    (re.compile(r"recall", re.I), lambda m: _PlannedCall("read_memory", {"file": "MEMORY.md"})),
+    (re.compile(r"recall\s+(.+)", re.I), lambda m: _PlannedCall("search_memory", {"query": m[1]})),
 ]
 
 
@@ -322,8 +325,8 @@ def _summary(task: str) -> str:
     return f"{_counted(count, 'earlier message')}, of which the offline model keeps only the number.{focus}"
 
 
-def _understood(prompt: str) -> tuple[list[_Call], list[str]]:
-    calls: list[_Call] = []
+def _understood(prompt: str) -> tuple[list[_PlannedCall], list[str]]:
+    calls: list[_PlannedCall] = []
     unknown_lines: list[str] = []
     for line in prompt.partition(CONTEXT_OPENING)[0].splitlines():
         line = line.strip()
@@ -337,7 +340,7 @@ def _understood(prompt: str) -> tuple[list[_Call], list[str]]:
     return calls, unknown_lines
 
 
-def _unmet(calls: list[_Call], unknown_lines: list[str]) -> str:
+def _unmet(calls: list[_PlannedCall], unknown_lines: list[str]) -> str:
     sentences = [f"There is no tool {call.tool!r} here, so I cannot do that." for call in calls]
     if "execute" in {call.tool for call in calls}:
         sentences.append("Commands need a sandbox, or `--sandbox none`; with --ephemeral there are none.")

@@ -69,8 +69,8 @@ class StreamingBackend(LocalWorkspaceBackend):
         hear = listener()
         if hear is None:
             return await super()._wait_and_collect_output(process, stdout_buffer, stderr_buffer, absolute_deadline)
-        out = _Telling(lambda chunk: hear(chunk, b""))
-        err = _Telling(lambda chunk: hear(b"", chunk))
+        out = _ObservedBytes(lambda chunk: hear(chunk, b""))
+        err = _ObservedBytes(lambda chunk: hear(b"", chunk))
         try:
             return await super()._wait_and_collect_output(process, out, err, absolute_deadline)
         finally:
@@ -82,7 +82,7 @@ if "_wait_and_collect_output" not in vars(LocalWorkspaceBackend):
     raise ImportError("deepctl does not support how this version of pydantic-ai collects the output of commands")
 
 
-class _Telling(bytearray):
+class _ObservedBytes(bytearray):
     """Bytes that tell what is added to them."""
 
     def __init__(self, tell: Callable[[bytes], None]) -> None:
@@ -213,7 +213,7 @@ def _grouped(limits: Limits) -> Iterator[tuple[str, ...]]:
         yield ()
         return
     try:
-        group = cgroups.Group(memory=limits.memory, processes=limits.processes)
+        group = cgroups.ControlGroup(memory=limits.memory, processes=limits.processes)
     except OSError:
         yield ()  # `doctor` says so
         return
@@ -443,7 +443,7 @@ class Docker:
         )
 
 
-class Choice(NamedTuple):
+class SandboxChoice(NamedTuple):
     """Where a chat's commands run: nowhere if `sandbox` is `None`. `problem` says why not in bubblewrap."""
 
     sandbox: Sandbox | None
@@ -455,7 +455,7 @@ def refused(name: str, problem: Unavailable) -> Refused:
     return Refused(f"The {name} sandbox cannot be used: {problem.reason}.", problem.fix, code="sandbox_unavailable")
 
 
-def choose(name: str, sandboxes: Mapping[str, Sandbox], *, can_ask: bool) -> Choice:
+def choose(name: str, sandboxes: Mapping[str, Sandbox], *, can_ask: bool) -> SandboxChoice:
     """The sandbox called `name` of those offered, tried for real. Raises `Refused` if it is not there.
 
     `auto` is bubblewrap. Where that does not work, nobody decides to do without but a person: commands run on this
@@ -466,9 +466,9 @@ def choose(name: str, sandboxes: Mapping[str, Sandbox], *, can_ask: bool) -> Cho
             sandboxes[name].check()
         except Unavailable as problem:
             raise refused(name, problem) from None
-        return Choice(sandboxes[name])
+        return SandboxChoice(sandboxes[name])
     try:
         sandboxes["bubblewrap"].check()
     except Unavailable as problem:
-        return Choice(sandboxes["none"] if can_ask else None, problem)
-    return Choice(sandboxes["bubblewrap"])
+        return SandboxChoice(sandboxes["none"] if can_ask else None, problem)
+    return SandboxChoice(sandboxes["bubblewrap"])

@@ -47,11 +47,11 @@ from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_ai_harness.compaction import DEFAULT_CONTEXT_WINDOW
 from pydantic_ai_harness.memory import Memory
 
-from deepctl.agent.compaction import Compaction, Shortened
+from deepctl.agent.compaction import Compactor, Shortened
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, Event, storing
-from deepctl.agent.limits import CompactionPolicy, Context, bounded, context_tokens, cost, window_of
-from deepctl.agent.message_filters import History, MediaFilterModel, Places
+from deepctl.agent.limits import CompactionPolicy, ContextUsage, bounded, context_tokens, cost, window_of
+from deepctl.agent.message_filters import MediaFilterModel, Places, SentHistory
 from deepctl.agent.provider_errors import passes
 from deepctl.agent.tools import succeeded
 from deepctl.errors import DeepctlError
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from pydantic_ai.models import ModelRequestContext
 
 
-class Usage(NamedTuple):
+class TokenUsage(NamedTuple):
     """What a turn used. Tokens as the provider counts them."""
 
     input_tokens: int
@@ -73,9 +73,9 @@ class Outcome(NamedTuple):
     """A finished turn. `cost` is in USD, `None` where no price is known."""
 
     output: str
-    usage: Usage
+    usage: TokenUsage
     cost: float | None = None
-    context: Context = Context(0, None)
+    context: ContextUsage = ContextUsage(0, None)
 
     def document(self) -> dict[str, Any]:
         """What the event `result` says of a turn."""
@@ -109,7 +109,7 @@ async def run_turn(
     prompt: str | Sequence[UserContent],
     *,
     model: Model,
-    history: History,
+    history: SentHistory,
     record: TurnRecord,
     emit: Emit,
     tool_done: Callable[[str], None],
@@ -126,11 +126,11 @@ async def run_turn(
     exception whether it is the model's.
     Raises what pydantic-ai raises; what was complete by then is recorded. Raises `StorageError` if it cannot be.
     """
-    recorder = _Recorder(record, history, emit)
+    recorder = _TurnRecorder(record, history, emit)
     # Written down first and once, however often it is sent.
     media_filter = MediaFilterModel(RetryingModel(model, retries))
     recorded_model = _RecordedModel(media_filter, recorder)
-    compaction = Compaction(media_filter, recorder, explain, lambda text: emit({"type": "notice", "message": text}))
+    compaction = Compactor(media_filter, recorder, explain, lambda text: emit({"type": "notice", "message": text}))
     async with agent.iter(
         prompt,
         deps=deps,
@@ -158,9 +158,9 @@ async def run_turn(
         assert run.result is not None
         return Outcome(
             run.result.output,
-            Usage(run_usage.input_tokens, run_usage.output_tokens, run_usage.requests),
+            TokenUsage(run_usage.input_tokens, run_usage.output_tokens, run_usage.requests),
             cost(run_usage, model),
-            Context(context_tokens(run.all_messages()), window_of(model, policy.window)),
+            ContextUsage(context_tokens(run.all_messages()), window_of(model, policy.window)),
         )
 
 
@@ -177,7 +177,7 @@ def _check_end(response: ModelResponse, model: Model) -> None:
 class _CompactIfLong(AbstractCapability[Any]):
     """Has the history compacted whenever a request would pass the policy's share of the model's window."""
 
-    compaction: Compaction
+    compaction: Compactor
     policy: CompactionPolicy
 
     def get_ordering(self) -> CapabilityOrdering:
@@ -196,14 +196,14 @@ class _CompactIfLong(AbstractCapability[Any]):
         return await self.compaction.compact(ctx, request_context, tokens, window)
 
 
-class _Recorder:
+class _TurnRecorder:
     """Brings the record up to date with the messages of a run.
 
     Messages only come at the end of a run's list, but for a compaction, which replaces the list. What the list had by
     then is recorded as it was, and then the summary; so the record has both, or not yet the compaction.
     """
 
-    def __init__(self, record: TurnRecord, history: History, emit: Emit) -> None:
+    def __init__(self, record: TurnRecord, history: SentHistory, emit: Emit) -> None:
         self._record = record
         self._emit = emit
         self._known = len(history.messages)
@@ -249,7 +249,7 @@ class _Recorder:
 class _RecordedModel(WrapperModel):
     """A model whose requests are on disk before they are sent."""
 
-    def __init__(self, model: Model, recorder: _Recorder) -> None:
+    def __init__(self, model: Model, recorder: _TurnRecorder) -> None:
         super().__init__(model)
         self._recorder = recorder
 
@@ -271,7 +271,7 @@ class _RecordedModel(WrapperModel):
 async def _forward(
     events: AsyncIterable[AgentStreamEvent],
     emit: Emit,
-    recorder: _Recorder | None = None,
+    recorder: _TurnRecorder | None = None,
     tool_done: Callable[[str], None] | None = None,
 ) -> None:
     async for event in events:

@@ -21,7 +21,7 @@ from deepctl.store import lookup, session_catalogue
 if TYPE_CHECKING:
     from deepctl.agent.chat import Chat, EphemeralChat
     from deepctl.agent.compaction import Compacted
-    from deepctl.agent.turn import Outcome, Usage
+    from deepctl.agent.turn import Outcome, TokenUsage
     from deepctl.agent.user_commands import Ended
     from deepctl.sandbox.container import Sink
 
@@ -86,7 +86,9 @@ class Counts:
         return self._sessions.get(session, Used())
 
     @contextmanager
-    def turn(self, session: str | None, usage_and_cost: Callable[[], tuple[Usage, float | None]]) -> Iterator[None]:
+    def turn(
+        self, session: str | None, usage_and_cost: Callable[[], tuple[TokenUsage, float | None]]
+    ) -> Iterator[None]:
         """While entered, a turn runs; what it has used and cost by `usage_and_cost` is counted however it ends."""
         try:
             yield

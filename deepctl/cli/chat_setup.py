@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar, cast
 
 from deepctl.domain import env_variables, mcp_servers, profiles, provider_keys, settings
-from deepctl.domain.mcp_servers import Server
+from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.permissions import CommandPolicy, Permissions, without_sandbox
 from deepctl.domain.settings import Settings
 from deepctl.errors import UsageError
@@ -21,7 +21,7 @@ from deepctl.sandbox.container import container_name
 if TYPE_CHECKING:
     from deepctl.agent.approvals import Ask
     from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
-    from deepctl.agent.sandboxes import Choice, Sandbox
+    from deepctl.agent.sandboxes import Sandbox, SandboxChoice
 
 _T = TypeVar("_T")
 _Chat = TypeVar("_Chat")
@@ -161,7 +161,7 @@ class ChatSetup(NamedTuple):
             raise UsageError(f"{error.message} It comes from {place}.", error.hint, code=error.code) from None
 
     def _commands(
-        self, choice: Choice | None, approve: Approve, permissions: Permissions, image: str | None = None
+        self, choice: SandboxChoice | None, approve: Approve, permissions: Permissions, image: str | None = None
     ) -> Commands:
         sandbox = choice.sandbox if choice is not None else None
         network = sandbox is not None and (self.network or not sandbox.confined)
@@ -185,7 +185,7 @@ def known_profile(root: Root, name: str) -> ProfilePaths | None:
     return profiles.find(root, name) if profiles.exists(root, name) else None
 
 
-def _prepare(model: str, servers: Sequence[Server]) -> None:
+def _prepare(model: str, servers: Sequence[McpServer]) -> None:
     """Check and set the environment variables for requests. Raises `UsageError` for an invalid one."""
     is_remote = any(server.enabled and server.url is not None for server in servers)
     if model != provider_keys.OFFLINE or is_remote:

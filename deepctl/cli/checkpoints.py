@@ -27,7 +27,7 @@ from deepctl.output.text import is_terminal
 from deepctl.store import lookup, session_catalogue
 from deepctl.store.ledger import Ledger
 from deepctl.store.lookup import CheckpointInfo
-from deepctl.store.records import Record, Session, check_label
+from deepctl.store.records import Record, SessionRecord, check_label
 
 if TYPE_CHECKING:
     from deepctl.output.rewind import Rewound
@@ -108,14 +108,14 @@ def diff(
     as_json: options.Json = False,
 ) -> None:
     """Show which files and turns differ between two checkpoints, or between a checkpoint and now."""
-    from deepctl.output.rewind import Compared
+    from deepctl.output.rewind import CheckpointDiffView
     from deepctl.store import diff
 
     with options.reading(user, "Comparing") as repository:
         comparison = diff.compare(repository, before, after, session)
         describe = _describer(repository)
         second = describe(comparison.after) if comparison.after is not None else None
-        view = Compared(repository.paths.name, comparison, describe(comparison.before), second, stat)
+        view = CheckpointDiffView(repository.paths.name, comparison, describe(comparison.before), second, stat)
     show(view, as_json)
 
 
@@ -193,7 +193,7 @@ def rewind(
         ref = pick(user, session, only or "", force, exact)
     reference = ref if ref is not None else "~1"
 
-    def request(repository: Repository | ReadOnlyRepository) -> tuple[Session, RewindRequest]:
+    def request(repository: Repository | ReadOnlyRepository) -> tuple[SessionRecord, RewindRequest]:
         from deepctl.store import rewind
 
         return rewind.request_rewind(repository, session, reference, only=only or "", force=force, exact=exact)
@@ -203,7 +203,7 @@ def rewind(
 
 def _rewind(
     command: str,
-    request: Callable[[Repository | ReadOnlyRepository], tuple[Session, RewindRequest]],
+    request: Callable[[Repository | ReadOnlyRepository], tuple[SessionRecord, RewindRequest]],
     user: str | None,
     dry_run: bool,
     wait: float,
@@ -221,7 +221,7 @@ def _rewind(
     show(view, as_json)
 
 
-def previewed(repository: ReadOnlyRepository, session: Session, request: RewindRequest) -> Rewound:
+def previewed(repository: ReadOnlyRepository, session: SessionRecord, request: RewindRequest) -> Rewound:
     """The preview of a rewind."""
     from deepctl.output.rewind import Rewound
     from deepctl.store import rewind
@@ -242,7 +242,7 @@ def previewed(repository: ReadOnlyRepository, session: Session, request: RewindR
     )
 
 
-def rewound(repository: Repository, session: Session, request: RewindRequest) -> Rewound:
+def rewound(repository: Repository, session: SessionRecord, request: RewindRequest) -> Rewound:
     """Rewind, and return the result to show."""
     from deepctl.output.rewind import Rewound
     from deepctl.store import rewind
@@ -298,7 +298,7 @@ def undo(
 ) -> None:
     """Undo the last rewind of the session. A second undo redoes the rewind."""
 
-    def request(repository: Repository | ReadOnlyRepository) -> tuple[Session, RewindRequest]:
+    def request(repository: Repository | ReadOnlyRepository) -> tuple[SessionRecord, RewindRequest]:
         from deepctl.store import rewind
 
         return rewind.request_undo(repository, session, force=force)
@@ -480,13 +480,13 @@ def repair(
 
     All readable data stays. Losses are listed, and damaged originals are put aside.
     """
-    from deepctl.output.repair import Repaired
+    from deepctl.output.repair import RepairView
     from deepctl.store import repair as repairing
 
     profile = options.existing_profile(user)
     with profiles.lock(options.root(), profile.name, command="checkpoints repair", wait=wait):
         result = repairing.repair(profile, dry_run=dry_run)
-    show(Repaired(profile, dry_run, result), as_json)
+    show(RepairView(profile, dry_run, result), as_json)
     if result.problems:
         first = result.problems[0]
         raise Damaged(

@@ -19,7 +19,7 @@ from deepctl.output.profiles import Path
 from deepctl.output.render import show
 
 if TYPE_CHECKING:
-    from deepctl.domain.trust import Item
+    from deepctl.domain.trust import TrustItem
 
 app = typer.Typer(
     help="Your settings, or with --user those of one profile.",
@@ -62,7 +62,7 @@ def show_(user: options.User = None, as_json: options.Json = False) -> None:
     show(view, as_json)
 
 
-def _waiting(profile: ProfilePaths) -> tuple[list[Item], str | None]:
+def _waiting(profile: ProfilePaths) -> tuple[list[TrustItem], str | None]:
     """The settings of a profile that are not trusted yet, or the reason why they cannot be read."""
     if not os.path.lexists(profile.untrusted):
         return [], None

@@ -71,7 +71,7 @@ class _OnDemand(MutableMapping[str, Any]):
         return len(self._names)
 
 
-class _Group(TyperGroup):
+class _CommandGroup(TyperGroup):
     """A group whose help shows the whole first sentence of every command, wrapped at the width of the terminal."""
 
     def sentence_of(self, name: str) -> str:
@@ -88,7 +88,7 @@ class _Group(TyperGroup):
 def _imported(name: str) -> Any:
     """The command or group `name` of `--help`. The commands of a group are created on demand too."""
     group: typer.Typer = import_module(f"deepctl.cli.{name}").app
-    group.info.cls = _Group
+    group.info.cls = _CommandGroup
     infos = {
         info.name or get_command_name(info.callback.__name__): info
         for info in group.registered_commands
@@ -108,7 +108,7 @@ def _imported(name: str) -> Any:
     return command
 
 
-class _Root(_Group):
+class _RootGroup(_CommandGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**{**attributes, "commands": {}})
         self.commands = _OnDemand(COMMANDS, _imported)
@@ -122,7 +122,7 @@ class _Root(_Group):
 
 app = typer.Typer(
     name="deepctl",
-    cls=_Root,
+    cls=_RootGroup,
     help="Local agent sessions, with a private directory for each user.",
     epilog="State is stored in $DEEPCTL_HOME, or in the user data directory of the platform. `deepctl profiles path` "
     "prints the path.",

@@ -274,7 +274,7 @@ def history(
         except MemoryNotFound:
             if file is not None or memory.agent != layout.AGENT:
                 raise
-            versions = history.History(name, [], [])
+            versions = history.NotebookHistory(name, [], [])
     show(views.Versions(profile.name, memory.agent, versions), as_json)
 
 
@@ -301,7 +301,8 @@ def diff(
         describe = lookup.describer(reader.ledger, session_catalogue.by_id(profile))
     later = describe(comparison.after) if comparison.after is not None else None
     show(
-        views.Compared(profile.name, memory.agent, describe(comparison.before), later, comparison.differences), as_json
+        views.NotebookDiffView(profile.name, memory.agent, describe(comparison.before), later, comparison.differences),
+        as_json,
     )
 
 

@@ -14,7 +14,7 @@ from deepctl.output.render import Progress
 from deepctl.output.rewind import preview_line
 from deepctl.output.text import ago, cells, fitted, printable, visible
 from deepctl.store import lookup, rewind
-from deepctl.store.records import Record, Session
+from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import ReadOnlyRepository, Repository
 from deepctl.store.rewind import Conflicts, RewindRequest
 
@@ -42,7 +42,7 @@ class _Picker:
     """One choice. Arrow keys or j and k move, Enter selects, Escape, q and Ctrl-C leave."""
 
     def __init__(
-        self, reader: ReadOnlyRepository, session: Session, records: list[Record], options: tuple[str, bool, bool]
+        self, reader: ReadOnlyRepository, session: SessionRecord, records: list[Record], options: tuple[str, bool, bool]
     ) -> None:
         self._reader = reader
         self._session = session

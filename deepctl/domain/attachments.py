@@ -20,7 +20,7 @@ from typing import NamedTuple
 from deepctl import layout
 from deepctl.errors import UsageError
 from deepctl.files import atomic
-from deepctl.files.paths_beneath import Tree
+from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.layout import ProfilePaths
 from deepctl.quantities import size
 from deepctl.store.log_file import PIPED
@@ -309,7 +309,7 @@ class Workspace:
     """The top directory of a workspace, by its descriptor, and the files added to it."""
 
     def __init__(self, root: str) -> None:
-        self._tree = Tree(root, follow=False)
+        self._tree = DirectoryTree(root, follow=False)
         self._descriptor = os.open(root, atomic.OPEN_DIRECTORY)
         self._put: list[str] = []
 

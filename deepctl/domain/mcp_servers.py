@@ -82,7 +82,7 @@ PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPD
 _SECRET_HEADER = ("auth", "key", "token", "secret", "cookie")
 
 
-class Server(NamedTuple):
+class McpServer(NamedTuple):
     """One MCP server: a program (`command`) or an address (`url`), or neither if it is switched off.
 
     Times are in seconds. `enabled_tools` is `None` for all tools. `approvals` is by tool, `approval` for the others.
@@ -125,18 +125,18 @@ class Server(NamedTuple):
         return self.approvals.get(tool, self.approval) != "approve"
 
 
-def named(server: Server) -> list[str]:
+def named(server: McpServer) -> list[str]:
     """The variables whose values the server gets because its table names them."""
     bearer = [server.bearer_token_env_var] if server.bearer_token_env_var else []
     return list(dict.fromkeys([*server.env_vars, *bearer, *server.env_http_headers.values()]))
 
 
-def missing(server: Server, environment: Mapping[str, str]) -> list[str]:
+def missing(server: McpServer, environment: Mapping[str, str]) -> list[str]:
     """The named variables that are not set, or empty."""
     return [name for name in named(server) if not environment.get(name, "").strip()]
 
 
-def unfit(server: Server, environment: Mapping[str, str]) -> str | None:
+def unfit(server: McpServer, environment: Mapping[str, str]) -> str | None:
     """The first variable that cannot be a header, and why; `None` if all are valid."""
     bearer = [server.bearer_token_env_var] if server.bearer_token_env_var else []
     for name in (*bearer, *server.env_http_headers.values()):
@@ -145,7 +145,7 @@ def unfit(server: Server, environment: Mapping[str, str]) -> str | None:
     return None
 
 
-def secrets(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
+def secrets(server: McpServer, environment: Mapping[str, str]) -> dict[str, str]:
     """Certain secrets, whatever their name: the values of headers, by name."""
     values = {name: value for name, value in server.http_headers.items() if _is_secret(name)}
     variables_of_headers = [*server.env_http_headers.values(), server.bearer_token_env_var or ""]
@@ -156,13 +156,13 @@ def _is_secret(header: str) -> bool:
     return any(word in header.lower() for word in _SECRET_HEADER)
 
 
-def variables(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
+def variables(server: McpServer, environment: Mapping[str, str]) -> dict[str, str]:
     """All the variables that a local server gets."""
     inherited = {name: environment[name] for name in (*PASSED_ON, *server.env_vars) if name in environment}
     return {"PATH": COMMAND_PATH, **inherited, **server.env}
 
 
-def headers(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
+def headers(server: McpServer, environment: Mapping[str, str]) -> dict[str, str]:
     """The headers of every request to a remote server, besides those of HTTP and the protocol."""
     values = {
         **server.http_headers,
@@ -173,7 +173,7 @@ def headers(server: Server, environment: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
-def program(server: Server, environment: Mapping[str, str]) -> str | None:
+def program(server: McpServer, environment: Mapping[str, str]) -> str | None:
     """The file of a local server's command; `None` if there is no executable one."""
     given_environment = variables(server, environment)
     # A relative path would depend on the current directory, and could belong to another user.
@@ -181,7 +181,7 @@ def program(server: Server, environment: Mapping[str, str]) -> str | None:
     return shutil.which(_at_home(server.command or "", given_environment), path=path)
 
 
-def where_agents_write(server: Server, program: str, environment: Mapping[str, str]) -> str | None:
+def where_agents_write(server: McpServer, program: str, environment: Mapping[str, str]) -> str | None:
     """The files of a local server that an agent could replace, and so leave its sandbox."""
     if is_where_agents_write(program, environment):
         return "its command"
@@ -201,7 +201,7 @@ def is_where_agents_write(path: str, environment: Mapping[str, str]) -> bool:
     return os.path.realpath(path).startswith(f"{writable}{os.sep}")
 
 
-def directory(server: Server, environment: Mapping[str, str]) -> str:
+def directory(server: McpServer, environment: Mapping[str, str]) -> str:
     """The working directory of a local server: not the workspace, where the agent could plant files."""
     return _at_home(server.cwd or "~", variables(server, environment))
 
@@ -212,13 +212,13 @@ def _at_home(path: str, environment: Mapping[str, str]) -> str:
     return home if path == "~" else os.path.join(home, path[2:]) if path.startswith("~/") else path
 
 
-def is_open(server: Server) -> bool:
+def is_open(server: McpServer) -> bool:
     """Whether the connection to a remote server is unencrypted."""
     parts = urlsplit(server.url or "")
     return parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
 
 
-def notice(servers: Iterable[Server]) -> str | None:
+def notice(servers: Iterable[McpServer]) -> str | None:
     """The notice about enabled servers at the start of a chat; `None` if there are none."""
     enabled = [server for server in servers if server.enabled]
     local = [server.name for server in enabled if server.command is not None]
@@ -231,7 +231,7 @@ def notice(servers: Iterable[Server]) -> str | None:
     return f"MCP servers {'; '.join(parts)}." if parts else None
 
 
-def parse(tables: object, where: str, source: str = "config") -> dict[str, Server]:
+def parse(tables: object, where: str, source: str = "config") -> dict[str, McpServer]:
     """The servers of a settings file, by name. Raises `BadSetting`, naming the table and the key."""
     if not isinstance(tables, dict):
         raise BadSetting(
@@ -241,7 +241,7 @@ def parse(tables: object, where: str, source: str = "config") -> dict[str, Serve
     return {name: _server(name, table, where, source) for name, table in tables.items()}
 
 
-def _server(name: str, table: object, where: str, source: str) -> Server:
+def _server(name: str, table: object, where: str, source: str) -> McpServer:
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise BadSetting(
             f"{name!r} in {where} is not a valid name of an MCP server.",
@@ -256,7 +256,7 @@ def _server(name: str, table: object, where: str, source: str) -> Server:
         raise keys.bad("has neither command nor url", 'Add one of them, or switch the server off: "enabled = false".')
     if command is not None or url is not None:
         keys.refuse(*(_REMOTE if command is not None else _LOCAL), of="url" if command is not None else "command")
-    server = Server(
+    server = McpServer(
         name,
         source,
         command=_checked_command(keys, command),

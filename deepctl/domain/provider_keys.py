@@ -63,7 +63,7 @@ ELSEWHERE = ("bedrock", "google-cloud")
 OPENAI = ("openai", "openai-chat", "openai-responses")
 
 
-class Key(NamedTuple):
+class KeyVariables(NamedTuple):
     """The variables of a provider's key, and those that have a value."""
 
     wanted: tuple[str, ...]
@@ -76,9 +76,9 @@ def provider(model: str) -> str:
     return "openai" if prefix in OPENAI else prefix
 
 
-def look(provider: str, environment: Mapping[str, str]) -> Key | None:
+def look(provider: str, environment: Mapping[str, str]) -> KeyVariables | None:
     """The variables with the key of a provider; `None` for an unknown provider."""
     variables = VARIABLES.get(provider)
     if variables is None:
         return None
-    return Key(variables, tuple(name for name in variables if environment.get(name, "").strip()))
+    return KeyVariables(variables, tuple(name for name in variables if environment.get(name, "").strip()))

@@ -42,7 +42,7 @@ _MODELS = 1000
 _NAME = 200
 
 
-class Key(NamedTuple):
+class KeyVariable(NamedTuple):
     """The variable that a provider's key is in, or would be."""
 
     variable: str
@@ -55,7 +55,7 @@ class Provider(NamedTuple):
     name: str
     installed: bool
     extra: str | None
-    key: Key | None
+    key: KeyVariable | None
     usable: bool
 
 
@@ -67,7 +67,7 @@ class Address(NamedTuple):
     key: str | None = None
 
 
-class Server(NamedTuple):
+class ModelServer(NamedTuple):
     """The result of asking a server: its models, or the reason why there are none."""
 
     url: str
@@ -96,7 +96,7 @@ def _provider(name: str, environment: Mapping[str, str], base_url: str | None) -
     is_installed = _is_there(_MODULES.get(name, "openai"))
     look = provider_keys.look(name, environment)
     assert look is not None
-    key = Key((look.found or look.wanted)[0], bool(look.found))
+    key = KeyVariable((look.found or look.wanted)[0], bool(look.found))
     needless = (name == "openai" and base_url is not None) or name == "ollama" or name in provider_keys.ELSEWHERE
     return Provider(name, is_installed, _EXTRAS.get(name), key, is_installed and (key.set or needless))
 
@@ -128,9 +128,9 @@ def _host(url: str) -> str | None:
         return None
 
 
-def ask(addresses: Sequence[Address], seconds: float = _SECONDS) -> list[Server]:
+def ask(addresses: Sequence[Address], seconds: float = _SECONDS) -> list[ModelServer]:
     """The models of servers, all asked at once. Takes at most `seconds`, whatever the servers do."""
-    answers: dict[int, Server] = {}
+    answers: dict[int, ModelServer] = {}
 
     def one(number: int) -> None:
         answers[number] = _asked(addresses[number], seconds)
@@ -144,7 +144,7 @@ def ask(addresses: Sequence[Address], seconds: float = _SECONDS) -> list[Server]
         thread.join(max(0.0, end - time.monotonic()))
     late = f"no answer within {seconds:g} s"
     return [
-        answers.get(number) or Server(without_passwords(address.url), address.kind, False, late, ())
+        answers.get(number) or ModelServer(without_passwords(address.url), address.kind, False, late, ())
         for number, address in enumerate(addresses)
     ]
 
@@ -153,13 +153,13 @@ class _Unanswered(Exception):
     """The reason why a server gives no models."""
 
 
-def _asked(address: Address, seconds: float) -> Server:
+def _asked(address: Address, seconds: float) -> ModelServer:
     url = without_passwords(address.url)
     try:
         models = _names(address.kind, _fetched(address, seconds))
     except _Unanswered as problem:
-        return Server(url, address.kind, False, str(problem), ())
-    return Server(url, address.kind, True, None, models)
+        return ModelServer(url, address.kind, False, str(problem), ())
+    return ModelServer(url, address.kind, True, None, models)
 
 
 def _fetched(address: Address, seconds: float) -> bytes:
@@ -215,7 +215,7 @@ def _names(kind: str, body: bytes) -> tuple[str, ...]:
     return tuple(name for name in names if isinstance(name, str) and 0 < len(name) <= _NAME and name.isprintable())
 
 
-def chosen_as(server: Server, model: str) -> str:
+def chosen_as(server: ModelServer, model: str) -> str:
     """The model name that tells a chat to use a server's model."""
     return f"{'openai-chat' if server.kind == 'openai' else 'ollama'}:{model}"
 
@@ -223,7 +223,7 @@ def chosen_as(server: Server, model: str) -> str:
 def known_models(
     environment: Mapping[str, str],
     settings: Settings,
-    servers: Sequence[Server] = (),
+    servers: Sequence[ModelServer] = (),
     now: str | None = None,
 ) -> list[Offer]:
     """Names to choose from, without network access: `servers` are the results of an earlier `ask`, and `now` is the

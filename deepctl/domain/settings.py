@@ -20,7 +20,7 @@ from deepctl.sandbox.policy import Limits
 from deepctl.store.log_file import documents
 
 if TYPE_CHECKING:
-    from deepctl.domain.mcp_servers import Server
+    from deepctl.domain.mcp_servers import McpServer
 
 FORMAT = layout.SETTINGS_FORMAT.current
 """Version of settings files that this deepctl writes and the newest it reads."""
@@ -407,9 +407,9 @@ class Settings(NamedTuple):
                 rules |= parse(values["permissions"], file.path)
         return rules
 
-    def mcp_servers(self) -> list[Server]:
+    def mcp_servers(self) -> list[McpServer]:
         """The MCP servers by name, including those that are switched off. Raises `BadSetting`."""
-        servers: dict[str, Server] = {}
+        servers: dict[str, McpServer] = {}
         for file in reversed(self.files):
             values = file.checked()
             check_spelling(values, "mcp_servers", file.path)

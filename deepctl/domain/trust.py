@@ -42,7 +42,7 @@ _PASSWORD = re.compile(r"\A([^:/]+://[^/?#:@]*):[^/?#@]*@")
 _ORDINARY_PASSWORD = re.compile(r"(:/{2}[\w.%~-]*):[A-Za-z0-9_%-]*@(?=[A-Za-z0-9\[])", re.ASCII)
 
 
-class Item(NamedTuple):
+class TrustItem(NamedTuple):
     """One setting: its name, its value as in TOML, and its possible consequence. `place` is its path in the file.
 
     `problem` is the reason why no profile could be used with it.
@@ -58,22 +58,23 @@ class Item(NamedTuple):
 class Waiting(NamedTuple):
     """The contents of untrusted.toml; `untrusted` and `profile` are the bytes of the two files as they were read."""
 
-    items: list[Item]
+    items: list[TrustItem]
     untrusted: bytes | None
     profile: bytes | None
 
 
-class Unusable(Exception):
+class UnusableProfileFile(Exception):
     """A profile.toml that no export creates, and the reason."""
 
 
 def split(raw: bytes, path: str) -> tuple[bytes, bytes | None]:
     """The result for an archive's profile.toml: a profile.toml, and an untrusted.toml if not all of it is harmless.
 
-    An unreadable file is not in force either. `path` names it in errors. Raises `NewerFormat` and `Unusable`.
+    An unreadable file is not in force either. `path` names it in errors. Raises `NewerFormat` and
+    `UnusableProfileFile`.
     """
     if len(raw) > MAX_BYTES:
-        raise Unusable(f"its profile.toml has {len(raw):,} bytes")
+        raise UnusableProfileFile(f"its profile.toml has {len(raw):,} bytes")
     try:
         values = settings.parsed(raw, path)
     except NewerFormat:
@@ -81,7 +82,7 @@ def split(raw: bytes, path: str) -> tuple[bytes, bytes | None]:
     except Damaged:
         return _dumped({"version": settings.FORMAT}), raw
     if _depth(values) > MAX_DEPTH:
-        raise Unusable("its profile.toml is nested too deeply")
+        raise UnusableProfileFile("its profile.toml is nested too deeply")
     harmless = {key: values[key] for key in HARMLESS if key in values and _is_usable(key, values[key])}
     if harmless.keys() == values.keys():
         return raw, None
@@ -138,20 +139,20 @@ def _depth(value: object) -> int:
     return depth
 
 
-def items(values: Mapping[str, Any], path: str = "") -> list[Item]:
+def items(values: Mapping[str, Any], path: str = "") -> list[TrustItem]:
     """The settings in the tables of the file at `path`, without its version, each with its possible consequence."""
     return [_item(place, value, path) for place, value in _places(values) if place != ("version",)]
 
 
-def _item(place: tuple[str, ...], value: Any, path: str) -> Item:
+def _item(place: tuple[str, ...], value: Any, path: str) -> TrustItem:
     key = ".".join(place)
     problem = _problem(place, value, path or UNTRUSTED)
     if problem is None:
-        return Item(key, value, risk(place, value), place)
+        return TrustItem(key, value, risk(place, value), place)
     reason = problem.message.rstrip(".").replace(f" in {path or UNTRUSTED}", "")
     suggestion = re.match(r"Did you mean [^?]*\?", problem.hint or "")
     reason = f"{addresses.without_passwords(reason)}{f' ({suggestion[0]})' if suggestion else ''}"
-    return Item(key, value, f"it cannot be put into force: {reason}", place, problem)
+    return TrustItem(key, value, f"it cannot be put into force: {reason}", place, problem)
 
 
 def _problem(place: tuple[str, ...], value: Any, path: str) -> DeepctlError | None:
@@ -178,7 +179,7 @@ def _places(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
             yield (key,), value
 
 
-def risky(values: Mapping[str, Any]) -> list[Item]:
+def risky(values: Mapping[str, Any]) -> list[TrustItem]:
     """The settings in a file that an import would have kept out of force."""
     return [item for item in items(values) if item.key not in HARMLESS]
 
@@ -241,7 +242,7 @@ def _judged(text: str, key: str = "") -> str:
     return _PASSWORD.sub(rf"\1:{addresses.HIDDEN_PASSWORD}@", text)
 
 
-def text(item: Item) -> str:
+def text(item: TrustItem) -> str:
     """The value of a setting on a line: a text as it is, anything else in JSON."""
     plain_value = plain(item.value, item.place[-1])
     return plain_value if isinstance(plain_value, str) else json.dumps(plain_value, ensure_ascii=False)
@@ -309,7 +310,7 @@ def _put(document: Any, place: tuple[str, ...], value: Any) -> None:
     document[name] = value
 
 
-def _with_comments(before: bytes, new_items: list[Item], values: Mapping[str, Any]) -> bytes:
+def _with_comments(before: bytes, new_items: list[TrustItem], values: Mapping[str, Any]) -> bytes:
     """The file with these settings, and with a person's comments if they can be kept."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError

@@ -35,7 +35,7 @@ _SHOWN = 80
 """Characters of a setting that are named."""
 
 
-class _State(NamedTuple):
+class _PathState(NamedTuple):
     """The state of a path: the bytes of a file, or a text for another kind, and the permissions."""
 
     content: bytes
@@ -51,10 +51,10 @@ class Survey(NamedTuple):
 
     root: str
     mount: str
-    states: dict[str, _State]
+    states: dict[str, _PathState]
     settings: set[tuple[str, str | None]]
 
-    def hooks(self) -> set[tuple[str, _State]]:
+    def hooks(self) -> set[tuple[str, _PathState]]:
         """All states except settings files, by the last part of the path, so that a copy does not count as new."""
         return {(os.path.basename(path), state) for path, state in self.states.items() if not _is_config(path)}
 
@@ -66,9 +66,9 @@ class Addition(NamedTuple):
     """
 
     path: str
-    state: _State
-    was: _State | None
-    settings: Sequence[Setting]
+    state: _PathState
+    was: _PathState | None
+    settings: Sequence[GitSetting]
     replaced: Mapping[str, str]
 
 
@@ -101,7 +101,7 @@ def additions(before: Survey) -> list[Addition]:
     changes = []
     for path in sorted(set(_dangerous(before.root, before.mount))):
         old_state, now = before.states.get(path), _state(path)
-        settings: list[Setting] = []
+        settings: list[GitSetting] = []
         replacements: dict[str, str] = {}
         if _is_config(path) and stat.S_ISREG(now.mode) and len(now.content) <= _LARGEST:
             settings = [
@@ -233,25 +233,25 @@ def _leads_to(path: str, root: str, mount: str) -> str | None:
     return os.path.realpath(os.path.join(os.path.dirname(path), target))
 
 
-def _state(path: str) -> _State:
+def _state(path: str) -> _PathState:
     """The state of a path; for a large file its beginning, and attributes that change with it."""
     try:
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
-            return _State(os.fsencode(os.readlink(path)), status.st_mode)
+            return _PathState(os.fsencode(os.readlink(path)), status.st_mode)
         if not stat.S_ISREG(status.st_mode):
-            return _State(b"", status.st_mode)
+            return _PathState(b"", status.st_mode)
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             content = file.read(_LARGEST + 1)
     except OSError as error:
-        return _State(f"unreadable: {error.errno}".encode(), 0)
+        return _PathState(f"unreadable: {error.errno}".encode(), 0)
     if len(content) > _LARGEST:
         content += repr((status.st_size, status.st_ctime_ns)).encode()
-    return _State(content, status.st_mode)
+    return _PathState(content, status.st_mode)
 
 
-def _settings(path: str, content: bytes, root: str) -> Iterator[Setting]:
+def _settings(path: str, content: bytes, root: str) -> Iterator[GitSetting]:
     """The settings of a file that are not known to be harmless."""
     for setting in parse_settings(decoded(content)):
         if not is_harmless(setting, os.path.dirname(path), root):
@@ -259,7 +259,7 @@ def _settings(path: str, content: bytes, root: str) -> Iterator[Setting]:
 
 
 def _replaced(
-    path: str, old_content: bytes, now: bytes, new_settings: Sequence[Setting], before: Survey
+    path: str, old_content: bytes, now: bytes, new_settings: Sequence[GitSetting], before: Survey
 ) -> dict[str, str]:
     """The former settings that additions replaced, by name, if they are harmless now."""
     text = decoded(old_content)
@@ -294,7 +294,7 @@ def _keep(path: str, text: str) -> None:
             return
 
 
-def _move_aside(path: str, state: _State) -> None:
+def _move_aside(path: str, state: _PathState) -> None:
     """Rename it to a name that git ignores; if that file already exists with the same text, remove it."""
     for target in _names_aside(path):
         if not os.path.lexists(target):
@@ -322,7 +322,7 @@ _PART = re.compile(r"\\(?s:.)|[ \t\r]|\"|[^\\ \t\r\"]+")
 _ESCAPES = {"\\n": "\n", "\\t": "\t", "\\b": "\b", "\\\n": ""}
 
 
-class Setting(NamedTuple):
+class GitSetting(NamedTuple):
     """A setting: its name as `git config --list` prints it, its value, `None` without `=`, and its position.
 
     Text that git cannot read has no name; its text is the value. `header` is the section line above it, as written.
@@ -351,7 +351,7 @@ def decoded(content: bytes) -> str:
     return text if text.endswith("\n") else f"{text}\n"
 
 
-def parse_settings(text: str) -> Iterator[Setting]:
+def parse_settings(text: str) -> Iterator[GitSetting]:
     """The settings of a text, in order."""
     at, section, above = int(text.startswith("\ufeff")), "", ""
     while at < len(text):
@@ -368,15 +368,15 @@ def parse_settings(text: str) -> Iterator[Setting]:
             value = _VALUE.match(text, name.end()) if name and not name["none"] else None
             if name and (value or name["none"]):
                 end = (value or name).end()
-                yield Setting(section + name[1].lower(), _plain(value[1]) if value else None, at, end, above)
+                yield GitSetting(section + name[1].lower(), _plain(value[1]) if value else None, at, end, above)
             else:
                 # Continuing after the line would take quadratic time for some files.
                 end = len(text)
-                yield Setting("", text[at:], at, end, above)
+                yield GitSetting("", text[at:], at, end, above)
             at = end
 
 
-def _without(text: str, dropped_settings: Sequence[Setting], new_values: Mapping[str, str]) -> bytes:
+def _without(text: str, dropped_settings: Sequence[GitSetting], new_values: Mapping[str, str]) -> bytes:
     """A file without some of its settings, in order; replacements, by name, are inserted at the first of them."""
     pieces, at, replacements = [], 0, dict(new_values)
     for setting in dropped_settings:
@@ -539,7 +539,7 @@ _SCHEMES = {"file", "ftp", "ftps", "git", "git+ssh", "http", "https", "ssh", "ss
 """
 
 
-def is_harmless(setting: Setting, directory: str, root: str) -> bool:
+def is_harmless(setting: GitSetting, directory: str, root: str) -> bool:
     """Whether a setting of the git directory `directory` makes git run no program, and read nothing outside of `root`.
 
     Unknown settings are not harmless.

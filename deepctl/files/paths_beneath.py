@@ -45,7 +45,7 @@ class Outside(PermissionError):
         super().__init__(errno.EPERM, reason, path)
 
 
-class Entry(NamedTuple):
+class DirectoryEntry(NamedTuple):
     """One name in a directory. `size` is in bytes, `None` except for regular files; `modified` in seconds since the
     epoch.
 
@@ -66,7 +66,7 @@ class _PathEnd(NamedTuple):
     real: tuple[str, ...]
 
 
-class Tree:
+class DirectoryTree:
     """The directory `root` and everything below it. Paths are relative to it, or absolute and below it.
 
     `mount` is another absolute path of it, and the prefix of `real_path`.
@@ -233,14 +233,14 @@ class Tree:
             raise
         return True
 
-    def entry(self, path: str) -> Entry:
+    def entry(self, path: str) -> DirectoryEntry:
         """The entry at `path`. Raises `FileNotFoundError` if it does not exist."""
         with self._place(path) as place:
             if not place.name:
                 return _entry(os.path.basename(self.root), os.stat(place.parent))
             return _entry(place.name, os.stat(place.name, dir_fd=place.parent, follow_symlinks=False))
 
-    def entries(self, path: str = ".") -> list[Entry]:
+    def entries(self, path: str = ".") -> list[DirectoryEntry]:
         """The entries of a directory, sorted by name; a link that leads out or dangles has no size.
 
         Temporary files are left out.
@@ -263,11 +263,11 @@ class Tree:
                 os.close(descriptor)
         return sorted(entries)
 
-    def _described(self, path: str, name: str) -> Entry:
+    def _described(self, path: str, name: str) -> DirectoryEntry:
         try:
             return self.entry(f"{path}/{name}")._replace(name=name)
         except OSError:
-            return Entry(name, False, None, 0.0)
+            return DirectoryEntry(name, False, None, 0.0)
 
     @contextmanager
     def opened(self, path: str) -> Iterator[tuple[int, bool]]:
@@ -334,9 +334,9 @@ def _link(parent: int, name: str) -> str | None:
         return None
 
 
-def _entry(name: str, status: os.stat_result) -> Entry:
+def _entry(name: str, status: os.stat_result) -> DirectoryEntry:
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
-    return Entry(name, stat.S_ISDIR(status.st_mode), size, status.st_mtime)
+    return DirectoryEntry(name, stat.S_ISDIR(status.st_mode), size, status.st_mtime)
 
 
 MAX_DEPTH = 200

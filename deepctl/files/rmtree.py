@@ -35,7 +35,7 @@ def remove_tree(path: str, report: Report | None = None) -> int:
     above = os.path.dirname(path)
     parent = os.open(above or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return _Removal(above, report).run(parent, os.path.basename(path))
+        return _TreeRemoval(above, report).run(parent, os.path.basename(path))
     finally:
         os.close(parent)
 
@@ -48,7 +48,7 @@ def make_anew(path: str) -> None:
 
 def remove_entry(parent: int, name: str, report: Report | None = None) -> int:
     """The same for `name` in the directory that `parent` is a descriptor of."""
-    return _Removal("", report).run(parent, name)
+    return _TreeRemoval("", report).run(parent, name)
 
 
 def move_entry(parent: int, name: str, to: int, new_name: str) -> None:
@@ -76,7 +76,7 @@ def allow(parent: int, name: str) -> None:
         os.close(descriptor)
 
 
-class _Level:
+class _OpenDirectory:
     """A directory during the removal: its remaining subdirectories, and whether an entry has to stay."""
 
     __slots__ = ("descriptor", "directories", "name", "rounds", "stays")
@@ -89,12 +89,12 @@ class _Level:
         self.stays = False
 
 
-class _Removal:
+class _TreeRemoval:
     def __init__(self, place: str, report: Report | None) -> None:
         self._place = place
         self._report = report
         self._count = 0
-        self._way: list[_Level] = []
+        self._way: list[_OpenDirectory] = []
         self._problem: OSError | None = None
 
     def run(self, parent: int, name: str) -> int:
@@ -116,7 +116,7 @@ class _Removal:
     def _enter(self, parent: int, name: str, rounds: int = 0) -> None:
         """Remove everything in a directory except subdirectories, which are queued."""
         try:
-            level = _Level(_opened(parent, name), name, rounds)
+            level = _OpenDirectory(_opened(parent, name), name, rounds)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 self._unlink(parent, name)
@@ -149,7 +149,7 @@ class _Removal:
         if self._report is not None and not self._count & _OFTEN:
             self._report(self._count)
 
-    def _go_below(self, level: _Level, name: str) -> None:
+    def _go_below(self, level: _OpenDirectory, name: str) -> None:
         if len(self._way) < _DEEP:
             self._enter(level.descriptor, name)
             return
@@ -162,7 +162,7 @@ class _Removal:
         else:
             top.directories.append(up)
 
-    def _leave(self, level: _Level, parent: int) -> None:
+    def _leave(self, level: _OpenDirectory, parent: int) -> None:
         """Remove an empty directory."""
         self._way.pop()
         os.close(level.descriptor)

@@ -11,12 +11,12 @@ from deepctl.output.sessions import print_conversation
 from deepctl.output.text import Cell, ago, fitted, is_terminal, print_sentence, printable, table, tinted
 from deepctl.quantities import counted, size
 from deepctl.store.log_file import MessageList
-from deepctl.store.lookup import CheckpointInfo, Listing, Problem
+from deepctl.store.lookup import CheckpointInfo, CheckpointProblem, Listing
 from deepctl.store.records import Record
 
 if TYPE_CHECKING:
     # Only some commands need this module, and importing it takes longer than listing a thousand checkpoints.
-    from deepctl.store.prune import Removal
+    from deepctl.store.prune import CheckpointRemoval
     from deepctl.store.trees import TreeEntry
     from deepctl.store.verify import Verified
 
@@ -43,7 +43,7 @@ def document(info: CheckpointInfo) -> dict[str, Any]:
     }
 
 
-def _problem(problem: Problem) -> dict[str, Any]:
+def _problem(problem: CheckpointProblem) -> dict[str, Any]:
     return problem._asdict()
 
 
@@ -300,7 +300,7 @@ class Forked(NamedTuple):
 class Removed(NamedTuple):
     profile: str
     dry_run: bool
-    removal: Removal
+    removal: CheckpointRemoval
 
     def document(self) -> dict[str, Any]:
         return {
@@ -388,7 +388,7 @@ class CheckpointImportView(NamedTuple):
     profile: str
     session: str
     checkpoints: list[CheckpointInfo]
-    damaged: list[Problem]
+    damaged: list[CheckpointProblem]
 
     def document(self) -> dict[str, Any]:
         return {

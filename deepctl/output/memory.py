@@ -16,7 +16,7 @@ from deepctl.quantities import counted, size
 if TYPE_CHECKING:
     from deepctl.domain.memory.changes import Forgotten, MemoryChange, NotebookLine
     from deepctl.domain.memory.directory import ForgetRequest, Notebook
-    from deepctl.domain.memory.history import History, NotebookDifference, Version
+    from deepctl.domain.memory.history import NotebookDifference, NotebookHistory, Version
     from deepctl.domain.memory.search import NotebookMatch, Span
     from deepctl.domain.purge.purge import Purged
     from deepctl.domain.purge.report import PurgePlace
@@ -255,7 +255,7 @@ class Versions(NamedTuple):
 
     profile: str
     agent: str
-    history: History
+    history: NotebookHistory
 
     def document(self) -> dict[str, Any]:
         return {
@@ -315,7 +315,7 @@ def _row_at_terminal(version: Version) -> tuple[str, ...]:
     )
 
 
-class Compared(NamedTuple):
+class NotebookDiffView(NamedTuple):
     """The differences between notebooks; `after` is `None` for now. Piped, exact bytes for `patch -p1`."""
 
     profile: str

@@ -18,7 +18,7 @@ from deepctl.quantities import counted, size
 if TYPE_CHECKING:
     from deepctl.domain.transfer import profile_export, profile_import
     from deepctl.domain.transfer.archive import Totals
-    from deepctl.domain.trust import Item
+    from deepctl.domain.trust import TrustItem
     from deepctl.domain.wipe.wipe_plan import Copies, WipePart, WipePlan
 
 
@@ -227,7 +227,7 @@ class ProfileImportView(NamedTuple):
             )
 
 
-def documents(items: Iterable[Item]) -> list[dict[str, Any]]:
+def documents(items: Iterable[TrustItem]) -> list[dict[str, Any]]:
     """The settings as JSON; passwords of addresses are left out."""
     from deepctl.domain import trust
 
@@ -236,7 +236,7 @@ def documents(items: Iterable[Item]) -> list[dict[str, Any]]:
     ]
 
 
-def lines(items: Iterable[Item]) -> Iterator[str]:
+def lines(items: Iterable[TrustItem]) -> Iterator[str]:
     """Every setting in full, with its consequence. In values, invisible characters are shown as escapes."""
     from deepctl.domain import trust
 
@@ -263,10 +263,10 @@ class Trusted(NamedTuple):
     """
 
     profile: str
-    items: list[Item]
+    items: list[TrustItem]
     trusted: bool
     seen: bool = False
-    left: list[Item] = []
+    left: list[TrustItem] = []
 
     def document(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from deepctl.store import repair_report
 
 if TYPE_CHECKING:
     from deepctl.store.repair import Repair
-    from deepctl.store.repair_report import Lost
+    from deepctl.store.repair_report import Loss
 
 _SHORT = 8
 _SHOWN = 6
@@ -45,7 +45,7 @@ _LOST_WITH = {
 """The kind of damage of a loss."""
 
 
-class Repaired(NamedTuple):
+class RepairView(NamedTuple):
     """A repair, done or as a preview."""
 
     paths: ProfilePaths
@@ -95,7 +95,7 @@ class Repaired(NamedTuple):
 
     def _losses(self) -> dict[str, list[str]]:
         """The losses, in lines under the names of sessions; equal losses of several sessions are listed once."""
-        groups: dict[tuple[str, ...], list[Lost]] = {}
+        groups: dict[tuple[str, ...], list[Loss]] = {}
         for loss in self.done.lost:
             groups.setdefault(tuple(loss.sessions), []).append(loss)
         return {
@@ -120,9 +120,9 @@ class Repaired(NamedTuple):
             print(f"  {printable(os.path.basename(path))}")
 
 
-def _lines(losses: list[Lost]) -> Iterator[str]:
+def _lines(losses: list[Loss]) -> Iterator[str]:
     """One line for everything of a kind."""
-    kinds: dict[str, list[Lost]] = {}
+    kinds: dict[str, list[Loss]] = {}
     for loss in losses:
         kinds.setdefault(loss.what, []).append(loss)
     if repair_report.LEDGER in kinds:
@@ -132,7 +132,7 @@ def _lines(losses: list[Lost]) -> Iterator[str]:
             yield from say(kinds[kind])
 
 
-def _ledger_lines(losses: list[Lost]) -> Iterator[str]:
+def _ledger_lines(losses: list[Loss]) -> Iterator[str]:
     at_end = [loss for loss in losses if loss.id == "at its end"]
     packs = [loss for loss in losses if loss.id.endswith(".pack")]
     lines = [loss for loss in losses if loss.id.startswith("line ")]
@@ -150,44 +150,44 @@ def _ledger_lines(losses: list[Lost]) -> Iterator[str]:
         yield f"checkpoints that the list no longer contains; {counted(len(packs), 'pack')} of their files are kept"
 
 
-def _ledger(losses: list[Lost]) -> Iterator[str]:
+def _ledger(losses: list[Loss]) -> Iterator[str]:
     yield f"all checkpoints, labels and rewinds: {losses[0].reason}; the messages of sessions are not affected"
 
 
-def _messages(losses: list[Lost]) -> Iterator[str]:
+def _messages(losses: list[Loss]) -> Iterator[str]:
     yield f"{counted(len(losses), 'message')}{_turns(losses, ' of ')}; the other messages are kept"
 
 
-def _earlier(losses: list[Lost]) -> Iterator[str]:
+def _earlier(losses: list[Loss]) -> Iterator[str]:
     first = [f"turn {loss.turns[0]}" for loss in losses if loss.turns]
     yield f"messages from before {listed(first[:_SHOWN])}" if first else "messages from before the start of its log"
 
 
-def _all_messages(losses: list[Lost]) -> Iterator[str]:
+def _all_messages(losses: list[Loss]) -> Iterator[str]:
     turns = _turns(losses, "") or "a whole log"
     yield f"the messages of {turns}: a message log is missing; the session continues with the remaining messages"
 
 
-def _session(losses: list[Lost]) -> Iterator[str]:
+def _session(losses: list[Loss]) -> Iterator[str]:
     yield f"everything: {losses[0].reason.rstrip('.')}; the remaining data is in lost+found"
 
 
-def _conversations(losses: list[Lost]) -> Iterator[str]:
+def _conversations(losses: list[Loss]) -> Iterator[str]:
     yield (
         f"the conversation of {counted(len(losses), 'checkpoint')}{_turns(losses)}: {_ids(losses)}; "
         "`checkpoints rewind ID --only files` still works"
     )
 
 
-def _all_files(losses: list[Lost]) -> Iterator[str]:
+def _all_files(losses: list[Loss]) -> Iterator[str]:
     yield (
         f"all files of {counted(len(losses), 'checkpoint')}{_turns(losses)}: {_ids(losses)}; "
         "`checkpoints rewind ID --only conversation` still works"
     )
 
 
-def _files(losses: list[Lost]) -> Iterator[str]:
-    paths: dict[str, list[Lost]] = {}
+def _files(losses: list[Loss]) -> Iterator[str]:
+    paths: dict[str, list[Loss]] = {}
     for loss in losses:
         paths.setdefault(loss.path or "", []).append(loss)
     for path, group in list(paths.items())[:_SHOWN]:
@@ -197,7 +197,7 @@ def _files(losses: list[Lost]) -> Iterator[str]:
         yield f"{counted(len(paths) - _SHOWN, 'more file')} in checkpoints; --json lists all"
 
 
-_SENTENCES: dict[str, Callable[[list[Lost]], Iterator[str]]] = {
+_SENTENCES: dict[str, Callable[[list[Loss]], Iterator[str]]] = {
     repair_report.SESSION: _session,
     repair_report.ALL_MESSAGES: _all_messages,
     repair_report.EARLIER_MESSAGES: _earlier,
@@ -210,7 +210,7 @@ _SENTENCES: dict[str, Callable[[list[Lost]], Iterator[str]]] = {
 }
 
 
-def _turns(losses: list[Lost], before: str = " of ") -> str:
+def _turns(losses: list[Loss], before: str = " of ") -> str:
     """The turns of a loss, as words that follow it."""
     turns = sorted({turn for loss in losses for turn in loss.turns if turn > 0})
     if not turns:
@@ -220,7 +220,7 @@ def _turns(losses: list[Lost], before: str = " of ") -> str:
     return f"{before}turn{'' if len(turns) == 1 else 's'} {listed([str(turn) for turn in turns])}"
 
 
-def _ids(losses: list[Lost]) -> str:
+def _ids(losses: list[Loss]) -> str:
     ids = list(dict.fromkeys(printable(loss.id)[:_SHORT] for loss in losses))
     remainder = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
     return ", ".join(ids[:_SHOWN]) + remainder

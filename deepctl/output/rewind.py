@@ -14,7 +14,7 @@ from deepctl.quantities import counted
 from deepctl.store.lookup import CheckpointInfo
 
 if TYPE_CHECKING:
-    from deepctl.store.diff import Comparison, FileDifference
+    from deepctl.store.diff import CheckpointComparison, FileDifference
     from deepctl.store.rewind import RewindPlan
 
 
@@ -145,11 +145,11 @@ def _print_preview(preview: Sequence[FileDifference]) -> None:
         print(f"  {preview_line(file)}")
 
 
-class Compared(NamedTuple):
+class CheckpointDiffView(NamedTuple):
     """A comparison; `before` and `after` are the records of `comparison` with the details of lists."""
 
     profile: str
-    comparison: Comparison
+    comparison: CheckpointComparison
     before: CheckpointInfo
     after: CheckpointInfo | None
     stat: bool

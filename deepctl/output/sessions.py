@@ -12,7 +12,7 @@ from deepctl.output.text import Cell, ago, has_colour, is_terminal, printable, t
 from deepctl.quantities import counted, size
 from deepctl.store.log_file import MessageList
 from deepctl.store.session_catalogue import Summary
-from deepctl.store.todo import Item
+from deepctl.store.todo import TodoItem
 
 if TYPE_CHECKING:
     # Only some commands need this.
@@ -68,7 +68,7 @@ class SessionShown(NamedTuple):
     profile: str
     summary: Summary
     conversation: MessageList
-    todo: list[Item] | None
+    todo: list[TodoItem] | None
     """The steps of its to-do list; `None` if the list cannot be read."""
     full: bool = False
 

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from deepctl import distribution
 from deepctl.domain import mcp_servers
 from deepctl.domain.addresses import without_passwords
-from deepctl.domain.mcp_servers import Server
-from deepctl.domain.providers import Provider, chosen_as
-from deepctl.domain.providers import Server as ModelServer
+from deepctl.domain.mcp_servers import McpServer
+from deepctl.domain.providers import ModelServer, Provider, chosen_as
 from deepctl.domain.settings import Value
 from deepctl.layout import UNTRUSTED
 from deepctl.output import profiles
@@ -27,7 +26,7 @@ from deepctl.quantities import size
 if TYPE_CHECKING:
     from deepctl.domain.doctor import Check
     from deepctl.domain.sandbox_settings import Described
-    from deepctl.domain.trust import Item
+    from deepctl.domain.trust import TrustItem
 
 
 _SOURCE_MEANINGS = {"default": "faint"}
@@ -44,8 +43,8 @@ class SettingsView(NamedTuple):
     path: str
     values: list[Value]
     unknown: list[str]
-    servers: list[Server] = []
-    untrusted: list[Item] = []
+    servers: list[McpServer] = []
+    untrusted: list[TrustItem] = []
     problem: str | None = None
 
     def document(self) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def _value_document(value: Value) -> dict[str, Any]:
     return {**value._asdict(), "value": without_passwords(value.value)}
 
 
-def _server(server: Server) -> dict[str, Any]:
+def _server(server: McpServer) -> dict[str, Any]:
     """No arguments and no headers, because they may contain secrets. Of variables, only the names."""
     return {
         "name": server.name,

@@ -47,13 +47,13 @@ def _parents() -> dict[str, _Control]:
 def available() -> bool:
     """Whether this process can limit a command by control groups."""
     try:
-        Group(memory=1 << 30, processes=16).close()
+        ControlGroup(memory=1 << 30, processes=16).close()
     except OSError:
         return False
     return True
 
 
-class Group:
+class ControlGroup:
     """A control group, or one per controller, for one command. Raises `OSError` if it cannot be created."""
 
     def __init__(self, *, memory: int, processes: int) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from deepctl.errors import Damaged, NotFound
 from deepctl.files.atomic import is_of_machine
-from deepctl.files.paths_beneath import Tree
+from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.store import log_file, lookup, session_catalogue, trees
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.records import Record
@@ -31,7 +31,7 @@ class Turn(NamedTuple):
     prompt: str
 
 
-class Comparison(NamedTuple):
+class CheckpointComparison(NamedTuple):
     """The differences between two checkpoints, or between one and now, if `after` is `None`.
 
     `remark` is the reason if files are not compared.
@@ -69,7 +69,7 @@ def kept(objects: ObjectReader) -> Content:
 
 def present(root: str, objects: ObjectReader) -> Content:
     """Reads from the workspace itself, without following links."""
-    tree = Tree(root, follow=False)
+    tree = DirectoryTree(root, follow=False)
 
     def read(path: bytes, entry: TreeEntry) -> bytes:
         if entry.kind == LINK:
@@ -136,7 +136,9 @@ def _change(before: TreeEntry | None, after: TreeEntry | None) -> str:
     return "modified" if before.digest != after.digest and before.kind != DIRECTORY else "mode"
 
 
-def compare(repository: ReadOnlyRepository, before: str | None, after: str | None, session: str | None) -> Comparison:
+def compare(
+    repository: ReadOnlyRepository, before: str | None, after: str | None, session: str | None
+) -> CheckpointComparison:
     """Compare two checkpoints, or one and now; `before` defaults to the latest.
 
     References count in the session called `session`, or the latest. Raises `NotFound`, and `Damaged`.
@@ -155,7 +157,7 @@ def compare(repository: ReadOnlyRepository, before: str | None, after: str | Non
     )
     turns_removed, turns_added = _turns(repository, first, second, session)
     remark = None if old and new else _no_files_remark([first] if second is None else [first, second])
-    return Comparison(first, second, files, turns_removed, turns_added, remark)
+    return CheckpointComparison(first, second, files, turns_removed, turns_added, remark)
 
 
 def _no_files_remark(records: list[Record]) -> str:

@@ -28,7 +28,7 @@ from deepctl import layout
 from deepctl.errors import Refused
 from deepctl.files import atomic, sealed_lines
 from deepctl.store.log_file import Point
-from deepctl.store.records import Record, Rewind, State
+from deepctl.store.records import Record, Rewind, WorkspaceState
 
 T = TypeVar("T")
 
@@ -322,14 +322,14 @@ def write_fold(path: str, ledger: bytes, values: dict[str, Any]) -> None:
         atomic.replace_unsynced(path, sealed_lines.seal(header) + body)
 
 
-def packed_states(states: Iterable[State]) -> bytes:
+def packed_states(states: Iterable[WorkspaceState]) -> bytes:
     """States of a workspace as a fold has them."""
     return marshal.dumps([tuple(state) for state in states])
 
 
-def states_in(packed: bytes) -> list[State]:
+def states_in(packed: bytes) -> list[WorkspaceState]:
     """The states that `packed_states` was given."""
-    return [State._make(state) for state in marshal.loads(packed)]
+    return [WorkspaceState._make(state) for state in marshal.loads(packed)]
 
 
 @contextmanager

@@ -38,8 +38,8 @@ from deepctl.store.records import (
     Record,
     RecordDamage,
     Rewind,
-    Session,
-    State,
+    SessionRecord,
+    WorkspaceState,
     check_label,
     checked,
     state_author,
@@ -93,11 +93,11 @@ class Ledger:
         self.is_short = False
         self._gap = False
         self._before_rewind: tuple[int | None, bool] = (None, False)
-        self._states: list[State] = []
+        self._states: list[WorkspaceState] = []
         self._folded_states = b""
 
     @property
-    def states(self) -> list[State]:
+    def states(self) -> list[WorkspaceState]:
         """The workspace through time. Lists do not need it, so a fold's are made only when they are asked for."""
         if self._folded_states:
             self._states[:0] = index_db.states_in(self._folded_states)
@@ -108,7 +108,7 @@ class Ledger:
         """All that it says, for a fold (`index_db.Fold`)."""
         return {**vars(self), "_states": [], "_folded_states": index_db.packed_states(self.states)}
 
-    def head(self, session: Session) -> str | None:
+    def head(self, session: SessionRecord) -> str | None:
         """The checkpoint at which a session stands."""
         return self.heads.get(session.id, session.forked_from)
 
@@ -312,7 +312,7 @@ class Ledger:
         if record.tree:
             by = state_author(record.author, record.session) if not self._gap else None
             self._gap = False
-            self._states.append(State(record.id, record.tree, by, record.unkept, record.exclude, []))
+            self._states.append(WorkspaceState(record.id, record.tree, by, record.unkept, record.exclude, []))
 
     def _run(self, record: Record) -> None:
         """A run of an application continues, or has ended. A killed run is over once its changes are stored."""
@@ -338,7 +338,7 @@ class Ledger:
             exclude = before.exclude if before else []
             by = rewind.session if not self._gap else None
             self._gap = False
-            self.states.append(State(rewind.id, rewind.tree, by, unkept, exclude, []))
+            self.states.append(WorkspaceState(rewind.id, rewind.tree, by, unkept, exclude, []))
 
     def _abandon(self, rewind: Rewind) -> None:
         """As if the run had never started: the stored state before it is dropped too."""
@@ -360,7 +360,7 @@ class Ledger:
         for identity in identities:
             self.drop(identity)
         dropped_ids = set(identities)
-        states: list[State] = []
+        states: list[WorkspaceState] = []
         is_gap = False
         for number, state in enumerate(self.states, 1):
             # The last state always stays, because the present state is compared with it.
@@ -380,7 +380,7 @@ class Ledger:
             self.removed[identity] = record
 
 
-def _joined(state: State, accounts: dict[str, list[list[Any]]]) -> State:
+def _joined(state: WorkspaceState, accounts: dict[str, list[list[Any]]]) -> WorkspaceState:
     """A state after a gap; an empty account of the gap means that it could not be read."""
     if state.id not in accounts:
         return state

@@ -39,7 +39,7 @@ from deepctl.store.log_file import (
     siblings,
     upgraded,
 )
-from deepctl.store.records import SESSION_RECORD, Begins, Session, begins_in
+from deepctl.store.records import SESSION_RECORD, Begins, SessionRecord, begins_in
 
 
 class Link(NamedTuple):
@@ -102,7 +102,7 @@ def _copies(directory: str, log: str, end: int | None, files: dict[str, bytes]) 
             continue
 
 
-class _Level:
+class _ChainLevel:
     """One log of a chain during its construction: the position to which it is read, and the chosen copy."""
 
     def __init__(self, directory: str, point: Point, files: dict[str, bytes], *, is_open: bool) -> None:
@@ -146,14 +146,14 @@ def resolve(directory: str, point: Point, *, is_open: bool = False, files: dict[
     missing, and `NewerFormat` if a later deepctl wrote one.
     """
     files = files if files is not None else {}
-    levels: list[_Level] = []
+    levels: list[_ChainLevel] = []
     damage: list[LogDamage] = []
     losses: list[LogDamage] = []
     logs: set[str] = set()
     origins: dict[str, Point | None] | None = None
     while True:
         logs.add(point.log)
-        level = _Level(directory, point, files, is_open=is_open)
+        level = _ChainLevel(directory, point, files, is_open=is_open)
         is_open = False
         levels.append(level)
         copy = level.copy
@@ -200,7 +200,7 @@ class _LogSummary(NamedTuple):
     last: str
 
 
-def recovered(name: str, directory: str, reason: str, *, choose: bool = False) -> Session | None:
+def recovered(name: str, directory: str, reason: str, *, choose: bool = False) -> SessionRecord | None:
     """The session in `directory`, as far as ledger and logs describe it; `None` if its head log is unknown.
 
     With `choose`, the most recently written log is used in that case.
@@ -216,14 +216,14 @@ def recovered(name: str, directory: str, reason: str, *, choose: bool = False) -
     )
 
 
-def made_again(name: str, directory: str, identity: str) -> Session | None:
+def made_again(name: str, directory: str, identity: str) -> SessionRecord | None:
     """The session `identity`, of which only the logs in `directory` remain."""
     return _recovered(name, directory, _ledger(directory), identity, "missing", choose=True)
 
 
 def _recovered(
     name: str, directory: str, checkpoint_ledger: Ledger, identity: str | None, reason: str, *, choose: bool
-) -> Session | None:
+) -> SessionRecord | None:
     logs = {log: _log_summary(directory, log) for log in logs_in(directory)}
     head = _head(logs, checkpoint_ledger, identity, choose=choose)
     if head is None:
@@ -234,7 +234,7 @@ def _recovered(
     point = checkpoint_ledger.point(origin) if origin is not None else None
     begins = Begins(first, point) if point is not None else None
     # As in 0.1, the log of a session that the ledger does not know stands for the session.
-    return Session(
+    return SessionRecord(
         name, directory, identity or head, quantities.known_time(logs[first].at), head, origin, begins, reason
     )
 

@@ -20,7 +20,7 @@ from deepctl.store.ledger import MESSAGES, Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import Point
 from deepctl.store.pack_store import is_uncounted
-from deepctl.store.records import Position, Record, Session
+from deepctl.store.records import Position, Record, SessionRecord
 from deepctl.store.session_catalogue import read_ledger
 from deepctl.store.session_reader import SessionReader, SessionReaders
 
@@ -41,7 +41,7 @@ class CheckpointInfo(NamedTuple):
     parent: str | None
 
 
-class Problem(NamedTuple):
+class CheckpointProblem(NamedTuple):
     """A damaged item: the checkpoint if it is known, the file, and the reason."""
 
     id: str | None
@@ -57,7 +57,7 @@ def heads(paths: ProfilePaths) -> dict[str, str]:
         return {}
 
 
-def current_session(paths: ProfilePaths, name: str | None) -> Session:
+def current_session(paths: ProfilePaths, name: str | None) -> SessionRecord:
     """The session called `name`; without a name, the most recently written one. Raises `NoSession` if there is none."""
     chosen_name = name if name is not None else session_catalogue.latest(paths)
     if chosen_name is None:
@@ -176,7 +176,7 @@ def _missing(reference: str) -> CheckpointNotFound:
     )
 
 
-def with_digest(session: Session, position: Position) -> Position:
+def with_digest(session: SessionRecord, position: Position) -> Position:
     """A position with its digest, for which the log is read."""
     chain = log_chain.resolve(session.directory, Point(position.log, position.offset))
     return position._replace(tied=Point(position.log, position.offset, chain.digest)) if not chain.lost else position
@@ -257,10 +257,12 @@ def directory_of(paths: ProfilePaths, log: str) -> str | None:
     return None
 
 
-def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]:
+def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[CheckpointProblem]:
     """All damage that is visible without reading contents: lines, missing or cut packs and logs."""
     path = os.path.join(paths.checkpoints, ledger.LEDGER)
-    problems = [Problem(damage.id, f"{path} line {damage.line}", damage.reason) for damage in checkpoints.damage]
+    problems = [
+        CheckpointProblem(damage.id, f"{path} line {damage.line}", damage.reason) for damage in checkpoints.damage
+    ]
     sizes: dict[str, int] = {}
     messages_directory = os.path.join(paths.checkpoints, MESSAGES)
     for directory in session_catalogue.directories(paths) + (
@@ -279,23 +281,25 @@ def structural_damage(paths: ProfilePaths, checkpoints: Ledger) -> list[Problem]
     for record in checkpoints.records.values():
         if record.log and sizes.get(record.log, -1) < record.offset and not record.has_lost_conversation:
             reason = "cut short" if record.log in sizes else "missing"
-            problems.append(Problem(record.id, record.log + log_file.SUFFIX, f"its message log is {reason}"))
+            problems.append(CheckpointProblem(record.id, record.log + log_file.SUFFIX, f"its message log is {reason}"))
         elif record.pack in checkpoints.packs and (
             record.pack not in packs or packs[record.pack].st_size < record.added_bytes
         ):
             reason = "cut short" if record.pack in packs else "missing"
-            problems.append(Problem(record.id, os.path.join(paths.packs, record.pack), f"its pack is {reason}"))
+            problems.append(
+                CheckpointProblem(record.id, os.path.join(paths.packs, record.pack), f"its pack is {reason}")
+            )
     if (size_problem := log_file.read_ledger_size(paths.checkpoints).problem) is not None:
-        problems.append(Problem(None, os.path.join(paths.checkpoints, log_file.LEDGER_SIZE), size_problem))
+        problems.append(CheckpointProblem(None, os.path.join(paths.checkpoints, log_file.LEDGER_SIZE), size_problem))
     unknown = packs.keys() - checkpoints.packs - checkpoints.gone
     unnamed_packs = [name for name in unknown if name.endswith(".pack") and not is_uncounted(packs[name])]
     if len(unnamed_packs) > 1:
-        problems.append(Problem(None, path, f"lines are missing: no line names {len(unnamed_packs)} packs"))
+        problems.append(CheckpointProblem(None, path, f"lines are missing: no line names {len(unnamed_packs)} packs"))
     return problems
 
 
 def last_author(paths: ProfilePaths, checkpoints: Ledger, readers: SessionReaders) -> str | None:
-    """The author of the changes since the last snapshot (`State.by`); unknown after a killed turn.
+    """The author of the changes since the last snapshot (`WorkspaceState.by`); unknown after a killed turn.
 
     A running turn is not killed: its changes are its own.
     """
@@ -322,7 +326,7 @@ class Listing(NamedTuple):
     """Checkpoints, newest first, damage, and the heads of the sessions (`heads`)."""
 
     checkpoints: list[CheckpointInfo]
-    damaged: list[Problem]
+    damaged: list[CheckpointProblem]
     notes: list[str]
     heads: frozenset[str]
 
@@ -412,7 +416,7 @@ class Positions:
             return FoundPosition("", error.message)
 
 
-def damage(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[Problem]:
+def damage(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[CheckpointProblem]:
     """Everything damaged but for the contents: what `reading.structural` sees, and positions that are not there.
 
     All logs are read for it.
@@ -424,7 +428,7 @@ def damage(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[Problem]:
         if record.log and record.id not in record_ids and not record.has_lost_conversation:
             problem = positions.find(record).problem
             if problem is not None:
-                problems.append(Problem(record.id, record.log + log_file.SUFFIX, problem))
+                problems.append(CheckpointProblem(record.id, record.log + log_file.SUFFIX, problem))
     return problems
 
 

@@ -48,7 +48,7 @@ def digest(before: bytes, message: dict[str, Any]) -> bytes:
     return hashlib.blake2b(before + raw, digest_size=16).digest()
 
 
-class Messages:
+class MessageChains:
     """The conversations below `directory`. The caller holds its lock."""
 
     def __init__(self, directory: str) -> None:

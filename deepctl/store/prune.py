@@ -25,12 +25,12 @@ from deepctl.store.checkpoint_store import Checkpoints, ProfileStore
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ObjectReader
 from deepctl.store.pack_store import PackStore
-from deepctl.store.records import Record, Rewind, State
+from deepctl.store.records import Record, Rewind, WorkspaceState
 from deepctl.store.repack import Repacking, Tell
 from deepctl.store.trees import Report
 
 
-class Removal(NamedTuple):
+class CheckpointRemoval(NamedTuple):
     """Removed checkpoints, and the bytes on disk that this frees.
 
     `is_blocked` says that only the records are removed, because remaining data cannot be read. On a full disk,
@@ -94,16 +94,18 @@ def check_removable(ledger: Ledger, records: Iterable[Record]) -> None:
             raise Refused(f"Checkpoint {record.id} is the newest one, which always stays.", code="newest")
 
 
-def forecast(ledger: Ledger, packs: PackStore, records: Sequence[Record], report: Report | None = None) -> Removal:
+def forecast(
+    ledger: Ledger, packs: PackStore, records: Sequence[Record], report: Report | None = None
+) -> CheckpointRemoval:
     """The space that removing checkpoints would free. `report` receives the number of read objects."""
     if not records:
-        return Removal([], 0)
+        return CheckpointRemoval([], 0)
     identities = {record.id for record in records}
     repacking = _repacking(ledger, packs, _after(ledger, identities)[0], identities, repack.counter(report))
-    return Removal(list(records), repacking.freed, repacking.is_blocked)
+    return CheckpointRemoval(list(records), repacking.freed, repacking.is_blocked)
 
 
-def remove(repository: ProfileStore, records: Sequence[Record], report: Report | None = None) -> Removal:
+def remove(repository: ProfileStore, records: Sequence[Record], report: Report | None = None) -> CheckpointRemoval:
     """Remove checkpoints of a profile. The caller has called `check_removable`.
 
     Without checkpoints, free the space that a removal on a full disk could not free.
@@ -116,10 +118,10 @@ def remove(repository: ProfileStore, records: Sequence[Record], report: Report |
     return removal
 
 
-def remove_from(store: Checkpoints, records: Sequence[Record], report: Report | None = None) -> Removal:
+def remove_from(store: Checkpoints, records: Sequence[Record], report: Report | None = None) -> CheckpointRemoval:
     """Remove any checkpoints, with all data that only they needed."""
     if not records:
-        return Removal([], 0)
+        return CheckpointRemoval([], 0)
     tell = repack.counter(report)
     repacking, commit = _planned(store, records, tell)
     try:
@@ -128,7 +130,7 @@ def remove_from(store: Checkpoints, records: Sequence[Record], report: Report | 
         if not atomic.is_full(error):
             raise
         return _remove_on_full_disk(store, records, tell)
-    return Removal(list(records), repacking.freed, repacking.is_blocked)
+    return CheckpointRemoval(list(records), repacking.freed, repacking.is_blocked)
 
 
 def _planned(
@@ -146,7 +148,7 @@ def _planned(
     return repacking, commit
 
 
-def _remove_on_full_disk(store: Checkpoints, records: Sequence[Record], tell: Tell) -> Removal:
+def _remove_on_full_disk(store: Checkpoints, records: Sequence[Record], tell: Tell) -> CheckpointRemoval:
     """Remove checkpoints on a full disk: unneeded packs are deleted first, and make room for moved objects.
 
     The lines of the ledger take at most the space of the reserve, or the space that the half before has freed.
@@ -164,17 +166,17 @@ def _remove_on_full_disk(store: Checkpoints, records: Sequence[Record], tell: Te
             second = _remove_on_full_disk(store, records[half:], tell)
         except OSError:
             return first._replace(records_left=[*first.records_left, *records[half:]])
-        return Removal(
+        return CheckpointRemoval(
             [*first.records, *second.records],
             first.bytes + second.bytes - min(first.bytes_left, second.bytes),
             second.is_blocked,
             second.bytes_left,
             [*first.records_left, *second.records_left],
         )
-    return Removal(list(records), repacking.freed - bytes_left, repacking.is_blocked, bytes_left)
+    return CheckpointRemoval(list(records), repacking.freed - bytes_left, repacking.is_blocked, bytes_left)
 
 
-def _free_what_was_left(store: Checkpoints, report: Report | None) -> Removal:
+def _free_what_was_left(store: Checkpoints, report: Report | None) -> CheckpointRemoval:
     """Drop and write again the packs with many unneeded objects."""
     repacking = _repacking(store.ledger, store.packs, store.ledger.states, set(), repack.counter(report))
 
@@ -183,16 +185,18 @@ def _free_what_was_left(store: Checkpoints, report: Report | None) -> Removal:
             store.writer.remove([], {}, old_packs, pack)
 
     bytes_left = repack.run_on_full_disk(store, repacking, commit)
-    return Removal([], repacking.freed - bytes_left, repacking.is_blocked, bytes_left)
+    return CheckpointRemoval([], repacking.freed - bytes_left, repacking.is_blocked, bytes_left)
 
 
-def _after(ledger: Ledger, identities: set[str], objects: ObjectReader | None = None) -> tuple[list[State], Merged]:
+def _after(
+    ledger: Ledger, identities: set[str], objects: ObjectReader | None = None
+) -> tuple[list[WorkspaceState], Merged]:
     """The remaining states, and for each after a gap the authors of the changes in the gap, if there were several."""
     dropped_ids = identities | {rewind.id for rewind in ledger.rewinds.values() if rewind.safety in identities}
     dropped_ids |= {state.id for state in ledger.states} - ledger.records.keys() - ledger.rewinds.keys()
-    states: list[State] = []
+    states: list[WorkspaceState] = []
     accounts: Merged = {}
-    gap: list[State] = []
+    gap: list[WorkspaceState] = []
     for number, state in enumerate(ledger.states):
         is_last = number == len(ledger.states) - 1
         gap.append(state)
@@ -214,7 +218,7 @@ def _add_account(accounts: Merged, identity: str, account: list[tuple[str | None
     accounts[identity] = [] if earlier == [] else (earlier or []) + account
 
 
-def _authors(objects: ObjectReader, states: list[State]) -> list[tuple[str | None, list[str]]]:
+def _authors(objects: ObjectReader, states: list[WorkspaceState]) -> list[tuple[str | None, list[str]]]:
     """The authors of the changed paths from the first of these states to the last; nothing if that cannot be read."""
     by: dict[str | None, set[str]] = {}
     try:
@@ -232,7 +236,9 @@ def _authors(objects: ObjectReader, states: list[State]) -> list[tuple[str | Non
     return [(author, sorted(paths)) for author, paths in by.items()]
 
 
-def _repacking(ledger: Ledger, packs: PackStore, states: list[State], identities: set[str], tell: Tell) -> Repacking:
+def _repacking(
+    ledger: Ledger, packs: PackStore, states: list[WorkspaceState], identities: set[str], tell: Tell
+) -> Repacking:
     """The changes of packs when only these states, and checkpoints other than `identities`, are needed."""
     roots = {state.tree for state in states}
     if ledger.unfinished is not None and ledger.unfinished.tree:

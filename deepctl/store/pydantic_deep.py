@@ -26,8 +26,8 @@ from deepctl.store import (
     session_reader,
 )
 from deepctl.store.ledger import Ledger
-from deepctl.store.lookup import Problem
-from deepctl.store.message_chains import Messages
+from deepctl.store.lookup import CheckpointProblem
+from deepctl.store.message_chains import MessageChains
 from deepctl.store.records import OTHER, Position, Record, check_label
 from deepctl.store.repository import Repository
 from deepctl.unicode import whole_value
@@ -38,7 +38,7 @@ _SHOWN = 5
 _NO_FILES = "it was imported from pydantic-deep, which stores no files"
 
 
-class Header(NamedTuple):
+class CheckpointHeader(NamedTuple):
     """A checkpoint without its messages. `created_at` is RFC 3339."""
 
     id: str
@@ -50,7 +50,7 @@ class Header(NamedTuple):
 class ForeignCheckpoint(NamedTuple):
     """One checkpoint: `messages` are pydantic-ai's JSON."""
 
-    header: Header
+    header: CheckpointHeader
     messages: list[dict[str, Any]]
     metadata: dict[str, Any]
 
@@ -64,7 +64,7 @@ def find(directory: str) -> dict[str, str]:
     return {name.removesuffix(_SUFFIX): os.path.join(directory, name) for name in file_names if name.endswith(_SUFFIX)}
 
 
-def headers(directory: str) -> list[Header]:
+def headers(directory: str) -> list[CheckpointHeader]:
     """The readable checkpoints in a directory."""
     readable = []
     for path in find(directory).values():
@@ -102,7 +102,9 @@ def read(path: str) -> ForeignCheckpoint:
                     raise Damaged(f"{path} contains checkpoint {identity!r}.")
                 in_utc(at)
                 return ForeignCheckpoint(
-                    Header(identity, label, turn, at), messages, metadata if isinstance(metadata, dict) else {}
+                    CheckpointHeader(identity, label, turn, at),
+                    messages,
+                    metadata if isinstance(metadata, dict) else {},
                 )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Damaged(f"{path} is not a checkpoint of pydantic-deep: {error}.") from None
@@ -130,7 +132,7 @@ class Import(NamedTuple):
 
     session: str
     records: list[Record]
-    problems: list[Problem]
+    problems: list[CheckpointProblem]
 
 
 def take_over(repository: Repository, directory: str, name: str | None) -> Import:
@@ -139,7 +141,7 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
     Raises `NotFound` if there are none (or no new ones), and `Refused` if there is a session called `name`.
     """
     checkpoints: list[ForeignCheckpoint] = []
-    problems: list[Problem] = []
+    problems: list[CheckpointProblem] = []
     existing = repository.ledger.records
     for identity, path in find(directory).items():
         try:
@@ -147,16 +149,18 @@ def take_over(repository: Repository, directory: str, name: str | None) -> Impor
             if identity not in existing:
                 checkpoints.append(checkpoint)
             elif not _is_kept(repository, checkpoint):
-                problems.append(Problem(identity, path, f"{path}: this profile has another checkpoint {identity}."))
+                problems.append(
+                    CheckpointProblem(identity, path, f"{path}: this profile has another checkpoint {identity}.")
+                )
         except Damaged as error:
-            problems.append(Problem(identity, path, error.message))
+            problems.append(CheckpointProblem(identity, path, error.message))
     if not checkpoints:
         kind = "new checkpoints" if find(directory) else "checkpoints (<id>.json)"
         left_out = " ".join(f"Left out: {problem.reason}" for problem in problems[:_SHOWN]) or None
         raise NotFound(f"There are no {kind} in {directory}.", left_out, code="nothing_to_import")
     checkpoints.sort(key=lambda checkpoint: checkpoint.header.created_at)
     session = session_catalogue.start(repository.paths, name if name is not None else _free_name(repository))
-    logs = Messages(session.directory)
+    logs = MessageChains(session.directory)
     records = []
     for checkpoint in checkpoints:
         place = _kept(logs, checkpoint)
@@ -204,7 +208,7 @@ def _is_kept(repository: Repository, checkpoint: ForeignCheckpoint) -> bool:
     return [entry.message for entry in conversation.messages] == checkpoint.messages
 
 
-def _kept(logs: Messages, checkpoint: ForeignCheckpoint) -> message_chains.ChainEnd:
+def _kept(logs: MessageChains, checkpoint: ForeignCheckpoint) -> message_chains.ChainEnd:
     chain = [message_chains.START]
     turns = [0]
     for message in checkpoint.messages:

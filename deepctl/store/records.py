@@ -98,7 +98,7 @@ class Rewind(NamedTuple):
 _Checked = TypeVar("_Checked", Record, Rewind)
 
 
-class State(NamedTuple):
+class WorkspaceState(NamedTuple):
     """The workspace at one time, after a checkpoint or a rewind (`id`), and the author of its changes.
 
     `by` is a session, empty for another author, `None` if it is unknown. `merged` has the authors by path if
@@ -114,7 +114,7 @@ class State(NamedTuple):
 
 
 def state_author(author: str, session: str) -> str | None:
-    """`State.by` for the `author` of a record of `session`."""
+    """`WorkspaceState.by` for the `author` of a record of `session`."""
     return {AGENT: session, OTHER: ""}.get(author)
 
 
@@ -239,7 +239,7 @@ class Begins(NamedTuple):
     continues: Point
 
 
-class Session(NamedTuple):
+class SessionRecord(NamedTuple):
     """The record of a session. `log` is the id of the log at its head, `forked_from` the checkpoint at which it
     started.
 

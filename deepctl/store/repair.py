@@ -46,7 +46,7 @@ from deepctl.store.ledger import Ledger
 from deepctl.store.pack_store import PackStore, is_uncounted
 from deepctl.store.records import BOTH, CONVERSATION, FILES
 from deepctl.store.repair_logs import Amended, LogRepair, gap
-from deepctl.store.repair_report import Findings, Lost, Repaired
+from deepctl.store.repair_report import Findings, Loss, RepairedItem
 from deepctl.store.trees import DIRECTORY, ScratchWriter, TreeEntry, snapshot
 
 MARK = ".repair"
@@ -59,10 +59,10 @@ _OWN = ("sessions", "checkpoints")
 class Repair(NamedTuple):
     """The result of a repair, done or as a preview. `problems` are those that `verify` still finds."""
 
-    repaired: list[Repaired]
-    lost: list[Lost]
+    repaired: list[RepairedItem]
+    lost: list[Loss]
     moved: list[str]
-    problems: list[lookup.Problem]
+    problems: list[lookup.CheckpointProblem]
 
 
 def repair(paths: ProfilePaths, *, dry_run: bool = False) -> Repair:
@@ -100,7 +100,7 @@ def _removed_at_last(directory: str) -> Iterator[None]:
             rmtree.remove_tree(directory)
 
 
-def _in(paths: ProfilePaths, copy: ProfilePaths, problem: lookup.Problem) -> lookup.Problem:
+def _in(paths: ProfilePaths, copy: ProfilePaths, problem: lookup.CheckpointProblem) -> lookup.CheckpointProblem:
     old, new = copy.directory, paths.directory
     return problem._replace(file=problem.file.replace(old, new), reason=problem.reason.replace(old, new))
 
@@ -237,7 +237,7 @@ def _ledger(paths: ProfilePaths, findings: Findings) -> None:
 _LOST = "its content is lost"
 
 
-class _Tree(NamedTuple):
+class _RepairedTree(NamedTuple):
     """A tree without lost data: its hash, `None` if nothing of it is left, and the lost paths."""
 
     digest: bytes | None
@@ -257,7 +257,7 @@ class PackRepair:
         self._ledger: Ledger = ledger.read(paths.checkpoints)
         self._added: list[str] = []
         self._salvage: dict[bytes, tuple[str, Location]] = {}
-        self._trees: dict[bytes, _Tree] = {}
+        self._trees: dict[bytes, _RepairedTree] = {}
 
     def repair(self) -> None:
         """Repair everything, and write the line."""
@@ -408,16 +408,16 @@ class PackRepair:
             if tree is not None and tree.digest != bytes.fromhex(state.tree) and state.id not in self._ledger.records:
                 self._amended[state.id] = self._fields(tree, state.unkept) if tree.digest else {"tree": ""}
 
-    def _fields(self, tree: _Tree, unkept: list[list[str]]) -> dict[str, Any]:
+    def _fields(self, tree: _RepairedTree, unkept: list[list[str]]) -> dict[str, Any]:
         assert tree.digest is not None
         return {"tree": tree.digest.hex(), "unkept": [*unkept, *([os.fsdecode(path), _LOST] for path in tree.lost)]}
 
-    def _without(self, objects: PackStore, batch: Any, tree: bytes, missing_digests: set[bytes]) -> _Tree:
+    def _without(self, objects: PackStore, batch: Any, tree: bytes, missing_digests: set[bytes]) -> _RepairedTree:
         """A tree without its unreadable parts."""
         if tree in self._trees:
             return self._trees[tree]
         if tree in missing_digests:
-            return self._trees.setdefault(tree, _Tree(None, []))
+            return self._trees.setdefault(tree, _RepairedTree(None, []))
         entries: list[TreeEntry] = []
         lost_paths: list[bytes] = []
         files = size = 0
@@ -437,7 +437,7 @@ class PackRepair:
                 entries.append(entry._replace(digest=below.digest))
                 lost_paths += [entry.name + b"/" + path for path in below.lost]
         digest = batch.add(trees.encode(entries)) if lost_paths else tree
-        return self._trees.setdefault(tree, _Tree(digest, lost_paths, files, size))
+        return self._trees.setdefault(tree, _RepairedTree(digest, lost_paths, files, size))
 
     def _strays(self, objects: PackStore, present: set[str]) -> list[str]:
         """Packs without a line: they count if they are needed; otherwise they are put aside."""

@@ -19,9 +19,9 @@ from deepctl.store.records import Record
 
 MISSING_SESSION = "missing session"
 STRAY_PACK = "stray pack"
-"""Kinds of repaired data (`Repaired.what`). A stray pack is a sign of lost lines, and not damaged itself."""
+"""Kinds of repaired data (`RepairedItem.what`). A stray pack is a sign of lost lines, and not damaged itself."""
 
-# Kinds of lost data (`Lost.what`).
+# Kinds of lost data (`Loss.what`).
 LEDGER = "ledger"
 LEDGER_LINE = "line of the ledger"
 MESSAGE = "message"
@@ -33,7 +33,7 @@ ALL_FILES = "files of a checkpoint"
 FILE = "file of a checkpoint"
 
 
-class Repaired(NamedTuple):
+class RepairedItem(NamedTuple):
     """A repaired item: its kind, its path, and its problem or its repair."""
 
     what: str
@@ -41,7 +41,7 @@ class Repaired(NamedTuple):
     reason: str
 
 
-class Lost(NamedTuple):
+class Loss(NamedTuple):
     """A permanent loss.
 
     `id` is that of the checkpoint or of the message log, or the name of the session, and `path` that of a file in the
@@ -63,8 +63,8 @@ class Findings:
     def __init__(self, paths: ProfilePaths, real: str) -> None:
         self._paths = paths
         self._real = real
-        self.repaired: list[Repaired] = []
-        self.lost: list[Lost] = []
+        self.repaired: list[RepairedItem] = []
+        self.lost: list[Loss] = []
         self.moved: list[str] = []
 
     def _path(self, path: str) -> str:
@@ -76,13 +76,13 @@ class Findings:
 
     def repair(self, kind: str, path: str, reason: str) -> None:
         """Something is whole again."""
-        self.repaired.append(Repaired(kind, self._path(path), self._reason(reason)))
+        self.repaired.append(RepairedItem(kind, self._path(path), self._reason(reason)))
 
     def lose(
         self, kind: str, identity: str, reason: str, sessions: Iterable[str] = (), turns: Iterable[int] = ()
     ) -> None:
         """Something is lost."""
-        self.lost.append(Lost(kind, identity, self._reason(reason), list(sessions), sorted(set(turns))))
+        self.lost.append(Loss(kind, identity, self._reason(reason), list(sessions), sorted(set(turns))))
 
     def lose_of_log(self, kind: str, log_id: str, reason: str, turns: Iterable[int] = ()) -> None:
         """Record a loss in a message log, which several sessions may share."""
@@ -93,7 +93,7 @@ class Findings:
     def lose_of_checkpoint(self, kind: str, record: Record, reason: str, path: str | None = None) -> None:
         """Record a loss of a checkpoint. A session that no longer exists is named by its id."""
         name = session_catalogue.by_id(self._paths).get(record.session, record.session)
-        self.lost.append(Lost(kind, record.id, self._reason(reason), [name], [record.turn], path))
+        self.lost.append(Loss(kind, record.id, self._reason(reason), [name], [record.turn], path))
 
     def keep(self, path: str) -> None:
         """Keep the damaged original of a file that is about to be written again."""

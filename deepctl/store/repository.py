@@ -35,7 +35,7 @@ from deepctl.store.checkpoint_store import Checkpoints, ProfileStore, WorkspaceO
 from deepctl.store.index_db import Cache
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.pack_store import PackStore
-from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record, Rewind, Session
+from deepctl.store.records import AGENT, OTHER, UNKNOWN, Position, Record, Rewind, SessionRecord
 from deepctl.store.session_reader import SessionReaders
 from deepctl.store.trees import Report, ScratchWriter, Snapshot, encode
 
@@ -225,20 +225,20 @@ class Repository(ProfileStore):
         """A snapshot of the present workspace that is not stored."""
         return self.store.snapshot(self.workspace, self.sink)
 
-    def session(self, name: str) -> Session | None:
+    def session(self, name: str) -> SessionRecord | None:
         """The session of that name, or `None` if it is damaged."""
         try:
             return session_catalogue.find(self.paths, name)
         except DeepctlError:
             return None
 
-    def head(self, session: Session) -> Record | None:
+    def head(self, session: SessionRecord) -> Record | None:
         """The checkpoint at which a session stands."""
         return next(self.ledger.line(self.ledger.head(session)), None)
 
     def save(
         self,
-        session: Session,
+        session: SessionRecord,
         kind: str,
         position: Position,
         *,
@@ -253,7 +253,7 @@ class Repository(ProfileStore):
 
     def _save(
         self,
-        session: Session,
+        session: SessionRecord,
         kind: str,
         position: Position,
         author: str,
@@ -280,7 +280,7 @@ class Repository(ProfileStore):
             checkpoint_store.add_to_index(self.paths, self.ledger, record, session.name)
         return record
 
-    def save_now(self, session: Session, label: str | None = None) -> Record:
+    def save_now(self, session: SessionRecord, label: str | None = None) -> Record:
         """A checkpoint by hand, between turns. Raises `BadName` or `Refused` for the label, before anything is made."""
         if label is not None:
             self.store.writer.check_free(label)
@@ -294,7 +294,7 @@ class Repository(ProfileStore):
         with atomic.after_commit():
             checkpoint_store.rewrite_index(self.paths, self.ledger)
 
-    def fork(self, record: Record, name: str) -> Session:
+    def fork(self, record: Record, name: str) -> SessionRecord:
         """Start a session with the conversation of a checkpoint. Raises `Damaged`, or `Refused` for the name."""
         if not record.log:
             raise Refused(f"Checkpoint {record.id} has no messages.", "`deepctl chat --new` starts an empty session.")
@@ -328,7 +328,7 @@ class Repository(ProfileStore):
                 checkpoint_store.rewrite_index(self.paths, self.ledger)
         return Renamed(current_name, new)
 
-    def settle_todo(self, owner: Session, session: Session, before: Position) -> Record | None:
+    def settle_todo(self, owner: SessionRecord, session: SessionRecord, before: Position) -> Record | None:
         """Give the one to-do list of a profile of 0.1 to `owner`, the most recently written session.
 
         A turn of `session` starts at `before`, which has been stored. The move is stored as work of the owner's agent,
@@ -340,7 +340,7 @@ class Repository(ProfileStore):
             return self.save(session, "tool", before._replace(turn=before.turn + 1), author=AGENT)
         return self.save(owner, "manual", session_reader.position(owner, session_catalogue.read(owner)), author=AGENT)
 
-    def before_turn(self, session: Session, position: Position) -> Record | None:
+    def before_turn(self, session: SessionRecord, position: Position) -> Record | None:
         """Store the state at the start of a turn, unless a checkpoint has it already."""
         if self.policy == MANUAL_ONLY:
             return None
@@ -356,13 +356,13 @@ class Repository(ProfileStore):
             return self._save(session, "turn", position, author, unless_tree=head.tree)
         return self._save(session, "turn", position, author)
 
-    def before_tool(self, session: Session, position: Position) -> Record | None:
+    def before_tool(self, session: SessionRecord, position: Position) -> Record | None:
         """Store changes by another author while no tool was running, because the model may have worked for minutes."""
         if self.policy != EVERY_TOOL:
             return None
         return self._save(session, "tool", position, OTHER, unless_tree=self.store.tree)
 
-    def after_tool(self, session: Session, position: Position) -> Record | None:
+    def after_tool(self, session: SessionRecord, position: Position) -> Record | None:
         """Store the state after a tool call, if it changed anything."""
         if self.policy != EVERY_TOOL:
             return None
@@ -379,7 +379,7 @@ class Repository(ProfileStore):
             return UNKNOWN
         return AGENT if tool_at_work or self.policy != EVERY_TOOL else OTHER
 
-    def after_turn(self, session: Session, position: Position, *, tool_at_work: bool = False) -> Record | None:
+    def after_turn(self, session: SessionRecord, position: Position, *, tool_at_work: bool = False) -> Record | None:
         """Store the state at the end of a turn, also after an interruption in the middle of a tool."""
         if self.policy == MANUAL_ONLY:
             return None
@@ -417,7 +417,7 @@ class Renamed(NamedTuple):
 class SessionHead:
     """What a rewind moves beside the files: the session goes on in another log (`checkpoint_store.HeadMove`)."""
 
-    def __init__(self, repository: ProfileStore, session: Session) -> None:
+    def __init__(self, repository: ProfileStore, session: SessionRecord) -> None:
         self._records = repository.ledger.records
         self._session = session
 

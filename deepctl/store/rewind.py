@@ -37,9 +37,9 @@ from deepctl.store.checkpoint_store import NOTHING_REWOUND, Checkpoints, HeadMov
 from deepctl.store.diff import FileDifference
 from deepctl.store.ledger import Ledger
 from deepctl.store.object_store import ObjectReader, ObjectWriter
-from deepctl.store.records import BOTH, Position, Record, Rewind, Session, State, new_id, state_author
+from deepctl.store.records import BOTH, Position, Record, Rewind, SessionRecord, WorkspaceState, new_id, state_author
 from deepctl.store.repository import ReadOnlyRepository, Repository, SessionHead
-from deepctl.store.rewind_plan import Interval, Plan
+from deepctl.store.rewind_plan import Interval, RewindChanges
 from deepctl.store.session_reader import SessionReader
 from deepctl.store.trees import DIRECTORY, Snapshot, TreeChange, TreeEntry, excluding
 
@@ -178,7 +178,7 @@ def request_rewind(
     only: str = "",
     force: bool = False,
     exact: bool = False,
-) -> tuple[Session, RewindRequest]:
+) -> tuple[SessionRecord, RewindRequest]:
     """The session called `session`, or the latest, and its rewind to the checkpoint that `reference` means.
 
     Raises `UsageError` for a checkpoint of another session, and `Refused` where a rewind that was interrupted has just
@@ -200,14 +200,14 @@ def request_rewind(
 
 def request_undo(
     repository: Repository | ReadOnlyRepository, session: str | None, *, force: bool = False
-) -> tuple[Session, RewindRequest]:
+) -> tuple[SessionRecord, RewindRequest]:
     """The session called `session`, or the latest, and what takes its last rewind back. Raises `NotFound`."""
     current = lookup.current_session(repository.paths, session)
     _check_no_unfinished_rewind(repository.ledger)
     return current, undo_request(repository.ledger, current)._replace(force=force)
 
 
-def undo_request(ledger: Ledger, session: Session) -> RewindRequest:
+def undo_request(ledger: Ledger, session: SessionRecord) -> RewindRequest:
     """What taking back the last rewind of a session means. Raises `NotFound`."""
     last = ledger.last_rewind(session.id)
     if last is None:
@@ -226,7 +226,7 @@ def undo_request(ledger: Ledger, session: Session) -> RewindRequest:
     return RewindRequest(safety, last.only)
 
 
-def check_session(ledger: Ledger, session: Session, target: Record, names: dict[str, str]) -> None:
+def check_session(ledger: Ledger, session: SessionRecord, target: Record, names: dict[str, str]) -> None:
     """Raises `UsageError` if the target is not of this session, nor of one it was forked from."""
     ancestors = {record.id for record in ledger.line_of(session.forked_from)}
     if target.session != session.id and target.id not in ancestors:
@@ -242,7 +242,7 @@ def check_session(ledger: Ledger, session: Session, target: Record, names: dict[
 
 def preview(
     repository: Repository | ReadOnlyRepository,
-    session: Session,
+    session: SessionRecord,
     request: RewindRequest,
     *,
     position: Position | None = None,
@@ -289,7 +289,7 @@ def differences(repository: ReadOnlyRepository, plan: RewindPlan) -> list[FileDi
 
 def run(
     repository: Repository,
-    session: Session,
+    session: SessionRecord,
     request: RewindRequest,
     *,
     position: Position | None = None,
@@ -396,8 +396,8 @@ def _plan(
     """What a rewind does, to the files and, where it is `current`, to a session's conversation. It changes nothing.
 
     This is the one place that decides whether a rewind may be done. `last_author` is who changed the workspace last
-    (`State.by`); `content` as in `rewind_plan.own_work`. Raises `Damaged` if what it needs cannot be read, `Refused` if
-    the checkpoint does not have what is to be rewound.
+    (`WorkspaceState.by`); `content` as in `rewind_plan.own_work`. Raises `Damaged` if what it needs cannot be read,
+    `Refused` if the checkpoint does not have what is to be rewound.
     """
     files = _plan_files(
         ledger, objects, sink, present, position.session, request, workspace, author=last_author, content=content
@@ -441,7 +441,7 @@ class _FilesPlan(NamedTuple):
     """What happens to the files: see `RewindPlan`."""
 
     goal: str
-    plan: Plan
+    plan: RewindChanges
     kept: list[bytes]
     refusal: DeepctlError | None = None
 
@@ -466,7 +466,7 @@ def _plan_files(
             target, lookup.OTHER_CHECKPOINTS_HINT if is_both else "`--only conversation` restores its messages."
         )
     if request.only == "conversation" or (not request.only and not target.tree):
-        return _FilesPlan("", Plan([], []), [])
+        return _FilesPlan("", RewindChanges([], []), [])
     if not target.tree:
         raise Refused(
             f"Checkpoint {target.id} contains only the conversation, no files.",
@@ -481,7 +481,7 @@ def _plan_files(
     unread_paths = [entry.path for entry in present.unkept if entry.is_content]
     now = present.tree
 
-    def exactly() -> Plan:
+    def exactly() -> RewindChanges:
         is_hidden = rewind_plan.hidden_by(target.unkept, excluding(target.exclude))
         exact_plan = rewind_plan.exact(
             objects,
@@ -524,7 +524,7 @@ def _plan_files(
 
 
 def _refusal(
-    objects: ObjectReader, root: str, present: Snapshot, plan: Plan, request: RewindRequest
+    objects: ObjectReader, root: str, present: Snapshot, plan: RewindChanges, request: RewindRequest
 ) -> DeepctlError | None:
     """Why a rewind must not, or cannot, be done. `--force` and `--exact` override authors, never what is not kept."""
     effective = [change for change in plan.changes if not trees.same(change.before, change.after)]
@@ -560,5 +560,5 @@ def _intervals(ledger: Ledger, target: Record, now: bytes, author: str | None) -
         raise Damaged(
             f"Checkpoint {target.id} has lost its position in the history.", "`deepctl checkpoints verify` shows more."
         )
-    states = [*ledger.states[start:], State("", now.hex(), author, [], [], [])]
+    states = [*ledger.states[start:], WorkspaceState("", now.hex(), author, [], [], [])]
     return [rewind_plan.interval(before, after) for before, after in pairwise(states)]

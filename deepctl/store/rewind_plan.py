@@ -18,7 +18,7 @@ from deepctl import layout
 from deepctl.files import atomic
 from deepctl.store import trees
 from deepctl.store.object_store import ObjectReader, ObjectWriter
-from deepctl.store.records import State
+from deepctl.store.records import WorkspaceState
 from deepctl.store.trees import DIRECTORY, FILE, NO_CONTENT, TreeChange, TreeEntry, TreeReader, changes, excluding
 
 _MEMORY = layout.MEMORY_DIRECTORY.encode()
@@ -50,7 +50,7 @@ class Interval(NamedTuple):
         return {author for author, paths in self.merged if path in paths} or {None}
 
 
-def interval(before: State, after: State) -> Interval:
+def interval(before: WorkspaceState, after: WorkspaceState) -> Interval:
     """The time between two states of a workspace that follow one another."""
     return Interval(
         bytes.fromhex(before.tree),
@@ -62,7 +62,7 @@ def interval(before: State, after: State) -> Interval:
     )
 
 
-class Plan(NamedTuple):
+class RewindChanges(NamedTuple):
     """The changes that a rewind makes, and the paths at which it would lose somebody's edit.
 
     Of these, `unknown` are those where nobody can tell whose edit it was. `blocked` are paths of the session's that
@@ -90,7 +90,7 @@ def exact(
     is_selected: Callable[[bytes], bool] = lambda path: True,
     is_hidden: Callable[[bytes], bool] = lambda path: False,
     unread_paths: Sequence[bytes] = (),
-) -> Plan:
+) -> RewindChanges:
     """Make the whole workspace what it was, whoever changed it; but nothing that the snapshot did not look at.
 
     `unread_paths` are paths that could not be looked at now: changing those, or what is in them, would lose content.
@@ -107,7 +107,7 @@ def exact(
             # No tree has it. Whatever it is, the target has nothing there, or something in its place.
             planned_changes[path] = TreeChange(path, None, None)
             unsaved_paths.add(path)
-    return Plan(
+    return RewindChanges(
         [planned_changes[path] for path in sorted(planned_changes)],
         sorted(unsaved_paths),
         blocked_paths,
@@ -126,7 +126,7 @@ def own_work(
     is_selected: Callable[[bytes], bool] = lambda path: True,
     is_unseen: Callable[[bytes], bool] = lambda path: False,
     content: Callable[[bytes, TreeEntry], bytes] | None = None,
-) -> Plan:
+) -> RewindChanges:
     """Take back what `session` did in `intervals`, which lie in the order of time and end at the tree `now`.
 
     `is_selected` tells which paths are meant at all, `is_unseen` which could not be looked at now. The changes are what
@@ -176,7 +176,7 @@ class _Work:
 
     def plan(
         self, now: bytes, sink: ObjectWriter, is_unseen: Callable[[bytes], bool], is_selected: Callable[[bytes], bool]
-    ) -> Plan:
+    ) -> RewindChanges:
         present = TreeReader(self._objects, now)
         planned_changes: dict[bytes, TreeChange] = {}
         for path, entry in self._goal.items():
@@ -204,7 +204,7 @@ class _Work:
                 self._place(path, above, planned_changes, present, is_selected)
         unsaved_paths = [path for path in sorted(planned_changes) if is_unseen(path)]
         self._conflicts.update(unsaved_paths)
-        return Plan(
+        return RewindChanges(
             [planned_changes[path] for path in sorted(planned_changes)],
             sorted(self._conflicts),
             sorted(self._blocked),

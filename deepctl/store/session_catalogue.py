@@ -25,7 +25,7 @@ from deepctl.store import ledger, log_chain, log_file, session_reader
 from deepctl.store.ledger import Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import NO_LINKS, START, SUFFIX, Point, chained, is_id, log_path, share
-from deepctl.store.records import SESSION_FORMAT, SESSION_RECORD, Begins, Session, begins_in
+from deepctl.store.records import SESSION_FORMAT, SESSION_RECORD, Begins, SessionRecord, begins_in
 from deepctl.store.session_reader import Outline, SessionReader
 
 _LINK_STAGING = ".link."
@@ -95,7 +95,7 @@ def _written(directory: str) -> int:
     return newest
 
 
-def find(paths: ProfilePaths, name: str) -> Session:
+def find(paths: ProfilePaths, name: str) -> SessionRecord:
     """The session called `name`. Raises `SessionNotFound`, `Damaged` or `NewerFormat`."""
     entry_name = spelled(paths, name)
     if entry_name is None:
@@ -103,12 +103,12 @@ def find(paths: ProfilePaths, name: str) -> Session:
     return load(os.path.join(paths.sessions, entry_name))
 
 
-def start(paths: ProfilePaths, name: str) -> Session:
+def start(paths: ProfilePaths, name: str) -> SessionRecord:
     """Begin a new session. The caller holds the profile's lock. Raises `Refused` if the name is taken."""
     return _begin(paths, name, lambda staging: None)
 
 
-def fork(paths: ProfilePaths, name: str, source: Chain, origin: str, point: Point) -> Session:
+def fork(paths: ProfilePaths, name: str, source: Chain, origin: str, point: Point) -> SessionRecord:
     """Begin a new session that goes on from a position in a log, which `source` has the files of.
 
     The logs are shared by hard links, so nothing is copied and either can be deleted. `origin` is the checkpoint. The
@@ -123,7 +123,7 @@ def fork(paths: ProfilePaths, name: str, source: Chain, origin: str, point: Poin
     return _begin(paths, name, fill, origin)
 
 
-def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: str) -> Session:
+def bring(paths: ProfilePaths, name: str, lines: Iterable[bytes], created_at: str) -> SessionRecord:
     """Begin a session with a conversation from elsewhere: the lines of a log after its first one.
 
     It goes on in a log of its own, so that what came from elsewhere is not taken for a turn that was killed. The caller
@@ -150,7 +150,7 @@ def _begin(
     origin: str | None = None,
     *,
     created_at: str | None = None,
-) -> Session:
+) -> SessionRecord:
     if (existing_name := spelled(paths, name)) is not None:
         raise Refused(
             f"There is already a session {existing_name!r}.",
@@ -165,7 +165,7 @@ def _begin(
     log_file.write_lines(log_path(staging, first_log), sealed_lines.seal(log_file.header(first_log, continues)))
     directory = os.path.join(paths.sessions, name)
     begins = Begins(first_log, continues) if continues is not None else None
-    session = Session(name, directory, identity, created_at or quantities.now(), first_log, origin, begins)
+    session = SessionRecord(name, directory, identity, created_at or quantities.now(), first_log, origin, begins)
     write_record(session, staging)
     os.rename(staging, directory)
     with atomic.after_commit(f"Session {name!r} was created"):
@@ -173,7 +173,7 @@ def _begin(
     return session
 
 
-def branch(session: Session, log_id: str, parent: Point | None) -> Session:
+def branch(session: SessionRecord, log_id: str, parent: Point | None) -> SessionRecord:
     """Let a session go on in the log `log_id`, from the position `parent`. Doing it again changes nothing.
 
     The old log stays. The caller holds the profile's lock.
@@ -190,7 +190,7 @@ def branch(session: Session, log_id: str, parent: Point | None) -> Session:
     return new_session
 
 
-def unbranch(session: Session, log_id: str, unused_log: str) -> None:
+def unbranch(session: SessionRecord, log_id: str, unused_log: str) -> None:
     """Let a session go on in the log `log_id` after all; the log `unused_log`, if it is another, goes."""
     write_record(session._replace(log=log_id))
     if unused_log != log_id:
@@ -245,7 +245,7 @@ def by_id(paths: ProfilePaths) -> dict[str, str]:
     return names
 
 
-def read(session: Session) -> log_file.MessageList:
+def read(session: SessionRecord) -> log_file.MessageList:
     """The whole conversation of a session. Raises `Damaged` or `NewerFormat`."""
     conversation = session_reader.read_log(session.directory, session.log)
     return session_reader.with_record_damage(session, conversation)
@@ -271,7 +271,7 @@ def summary(paths: ProfilePaths, name: str, heads: Mapping[str, str] = {}) -> Su
     return summarize(session, outline, heads)
 
 
-def summarize(session: Session, outline: Outline, heads: Mapping[str, str]) -> Summary:
+def summarize(session: SessionRecord, outline: Outline, heads: Mapping[str, str]) -> Summary:
     """The summary of a conversation that has been read already."""
     return Summary(
         session.name,
@@ -348,7 +348,7 @@ def _joined(paths: list[str]) -> list[str]:
     return shared_paths
 
 
-def load(directory: str) -> Session:
+def load(directory: str) -> SessionRecord:
     """The session in `directory`. Raises `Damaged` or `NewerFormat`."""
     name = os.path.basename(directory)
     path = os.path.join(directory, SESSION_RECORD)
@@ -361,14 +361,14 @@ def load(directory: str) -> Session:
         case {"id": str(identity), "created_at": str(at), "log": str(head)} if is_id(head) and identity.isprintable():
             origin = record.get("forked_from")
             forked_from = origin if isinstance(origin, str) and origin.isprintable() else None
-            return Session(
+            return SessionRecord(
                 name, directory, identity, quantities.known_time(at), head, forked_from, begins_in(record.get("begins"))
             )
         case _:
             return _without_record(name, directory, "not the record of a session")
 
 
-def _without_record(name: str, directory: str, reason: str) -> Session:
+def _without_record(name: str, directory: str, reason: str) -> SessionRecord:
     session = log_chain.recovered(name, directory, reason)
     if session is None:
         raise Damaged(
@@ -378,7 +378,7 @@ def _without_record(name: str, directory: str, reason: str) -> Session:
     return session
 
 
-def write_record(session: Session, directory: str | None = None) -> None:
+def write_record(session: SessionRecord, directory: str | None = None) -> None:
     """Replace the record of a session, in its own directory or another. The caller holds the profile's lock."""
     record: dict[str, Any] = {
         "v": SESSION_FORMAT,

@@ -87,7 +87,7 @@ def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> 
         identity = None
     records = [record for record in ledger.records.values() if record.session == identity]
     record_ids = {record.id for record in records}
-    removal = prune.forecast(ledger, objects, records) if records else prune.Removal([], 0)
+    removal = prune.forecast(ledger, objects, records) if records else prune.CheckpointRemoval([], 0)
     return Deletion(
         existing_name,
         identity or f"copy{os.urandom(8).hex()}",
@@ -102,7 +102,7 @@ def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> 
     )
 
 
-def _others(paths: ProfilePaths, name: str) -> dict[str, records.Session]:
+def _others(paths: ProfilePaths, name: str) -> dict[str, records.SessionRecord]:
     """The profile's other sessions by their ids, as far as they can be read."""
     sessions = {}
     for other_name in session_catalogue.all_names(paths):
@@ -115,7 +115,7 @@ def _others(paths: ProfilePaths, name: str) -> dict[str, records.Session]:
     return sessions
 
 
-def _known_by_logs(ledger: Ledger, directory: str, other_sessions: dict[str, records.Session]) -> str | None:
+def _known_by_logs(ledger: Ledger, directory: str, other_sessions: dict[str, records.SessionRecord]) -> str | None:
     """The id of a session whose record is lost, as the checkpoints in its logs have it; `None` if there are none."""
     logs = _logs(directory)
     candidates = {record.session for record in ledger.records.values() if record.log in logs} - other_sessions.keys()

@@ -21,14 +21,14 @@ from deepctl.layout import ProfilePaths
 from deepctl.redaction import Redaction
 from deepctl.store import export_target, session_catalogue
 from deepctl.store.log_file import Compaction, Message, MessageList
-from deepctl.store.records import Session
+from deepctl.store.records import SessionRecord
 
 KIND = "deepctl session"
 VERSION = 1
 FORMAT = layout.Format("session export", 2, key="format")
 
 
-class Lost(NamedTuple):
+class LostLine(NamedTuple):
     """A line of the session's log that could not be read, and is not in the export."""
 
     line: int
@@ -41,7 +41,7 @@ class ExportDocument(NamedTuple):
     name: str
     created_at: str
     messages: list[Message]
-    damaged: list[Lost] = []
+    damaged: list[LostLine] = []
     compactions: list[Compaction] = []
 
 
@@ -54,16 +54,16 @@ def export(paths: ProfilePaths, name: str) -> ExportDocument:
     return ExportDocument(session.name, created_at, messages, _lost(conversation), conversation.compactions)
 
 
-def _created(session: Session, conversation: MessageList) -> str:
+def _created(session: SessionRecord, conversation: MessageList) -> str:
     """When it began; of a session whose record is damaged, when its first message came."""
     if session.created_at != quantities.UNKNOWN_TIME:
         return session.created_at
     return next((entry.at for entry in conversation.messages), quantities.UNKNOWN_TIME)
 
 
-def _lost(conversation: MessageList) -> list[Lost]:
+def _lost(conversation: MessageList) -> list[LostLine]:
     """What is damaged. A line that a kill cut short never was one."""
-    return [Lost(damage.line, damage.reason) for damage in conversation.damage if not damage.torn]
+    return [LostLine(damage.line, damage.reason) for damage in conversation.damage if not damage.torn]
 
 
 def _finite(value: Any) -> Any:

@@ -18,8 +18,8 @@ from deepctl.errors import BadName, Damaged, NewerFormat, NotFound, Refused, Usa
 from deepctl.layout import ProfilePaths
 from deepctl.store import session_catalogue, session_log
 from deepctl.store.log_file import Compaction, Message
-from deepctl.store.records import Session
-from deepctl.store.session_export import FORMAT, KIND, VERSION, ExportDocument, Lost, digest
+from deepctl.store.records import SessionRecord
+from deepctl.store.session_export import FORMAT, KIND, VERSION, ExportDocument, LostLine, digest
 
 MAX_BYTES = 256 << 20
 MAX_MESSAGES = 250_000
@@ -202,10 +202,10 @@ def _message(entry: object) -> Message | None:
             return None
 
 
-def _lost(entry: object, subject: str) -> Lost:
+def _lost(entry: object, subject: str) -> LostLine:
     match entry:
         case {"line": int(line), "reason": str(reason)}:
-            return Lost(line, reason)
+            return LostLine(line, reason)
         case _:
             raise _damaged(subject, "its list of damaged lines is invalid")
 
@@ -231,7 +231,7 @@ def take_over(paths: ProfilePaths, export: ExportDocument, name: str | None = No
             "--as NAME imports it under another name.",
             code="session_exists",
         )
-    session: Session = session_catalogue.bring(
+    session: SessionRecord = session_catalogue.bring(
         paths, new_name, session_log.lines(export.messages, export.compactions), export.created_at
     )
     turns = len({message.turn for message in export.messages})

@@ -33,7 +33,7 @@ from deepctl.store.log_file import (
     Point,
     log_path,
 )
-from deepctl.store.records import SESSION_RECORD, Position, Record, Session
+from deepctl.store.records import SESSION_RECORD, Position, Record, SessionRecord
 
 _VERSION = 1
 _SESSIONS = 200
@@ -98,7 +98,7 @@ class SessionReader:
     asked for.
     """
 
-    def __init__(self, paths: ProfilePaths, session: Session, *, is_for_list: bool = False) -> None:
+    def __init__(self, paths: ProfilePaths, session: SessionRecord, *, is_for_list: bool = False) -> None:
         self.paths = paths
         self.session = session
         self._is_for_list = is_for_list
@@ -112,7 +112,7 @@ class SessionReader:
         self._known = self._confirmed() if session.damage is None else None
         self._tail = self._read_tail(self._known) if self._known is not None else None
 
-    def is_current(self, session: Session) -> bool:
+    def is_current(self, session: SessionRecord) -> bool:
         """Whether `session` is the one that is read here, and nothing has been added to its log."""
         path = log_file.log_path(session.directory, session.log)
         try:
@@ -303,19 +303,19 @@ class SessionReaders:
         self._paths = paths
         self._latest: SessionReader | None = None
 
-    def of(self, session: Session) -> SessionReader:
+    def of(self, session: SessionRecord) -> SessionReader:
         """The conversation of a session as it is now. Raises `Damaged` or `NewerFormat`."""
         if self._latest is None or not self._latest.is_current(session):
             self._latest = SessionReader(self._paths, session)
         return self._latest
 
-    def ends(self, session: Session) -> tuple[int, int]:
+    def ends(self, session: SessionRecord) -> tuple[int, int]:
         """`end_of` a session, whose log is not opened again if it has been read. Raises `Damaged`."""
         if self._latest is not None and self._latest.is_current(session):
             return self._latest.ends()
         return end_of(session.directory, session.log)
 
-    def has_unfinished_turn(self, session: Session, ledger: Ledger) -> bool:
+    def has_unfinished_turn(self, session: SessionRecord, ledger: Ledger) -> bool:
         """Whether a session's last turn was killed, or has no checkpoints.
 
         It has messages that no checkpoint covers; or its latest checkpoint was made within a turn, so that a tool may
@@ -326,14 +326,14 @@ class SessionReaders:
         return session.log in ledger.open_turns or end > max(first, ledger.ends.get(session.log, 0))
 
 
-def with_record_damage(session: Session, conversation: MessageList) -> MessageList:
+def with_record_damage(session: SessionRecord, conversation: MessageList) -> MessageList:
     """The conversation of a session, with the damage of the session's record among its own."""
     if session.damage is None:
         return conversation
     return conversation._replace(damage=[LogDamage(SESSION_RECORD, 1, session.damage, False), *conversation.damage])
 
 
-def position(session: Session, conversation: MessageList) -> Position:
+def position(session: SessionRecord, conversation: MessageList) -> Position:
     """Where a session's conversation stands that has been read already."""
     return Position(
         session.id,

@@ -16,7 +16,7 @@ from deepctl.store.transcript import Piece, Role
 from deepctl.unicode import folded, spans
 
 
-class Pattern(NamedTuple):
+class SearchPattern(NamedTuple):
     """What is looked for: the folded words `all_of` must be in the same message; `spans` tells where in a line
     something of it is, and so the lines that are shown.
     """
@@ -46,7 +46,7 @@ class SessionMatch(NamedTuple):
     spans: list[tuple[int, int]]
 
 
-class Problem(NamedTuple):
+class SessionProblem(NamedTuple):
     """A session that could not be searched, or not all of it."""
 
     session: str
@@ -58,10 +58,10 @@ class SessionSearchResult(NamedTuple):
 
     matches: list[SessionMatch]
     more: bool
-    damaged: list[Problem]
+    damaged: list[SessionProblem]
 
 
-def words(query: str) -> Pattern:
+def words(query: str) -> SearchPattern:
     """All words of `query`, as `deepctl.unicode.folded` compares. Raises `UsageError` if there are none."""
     query_words = query.split()
     if not query_words:
@@ -74,10 +74,10 @@ def words(query: str) -> Pattern:
             (spans(line, folded_words) or [(0, len(line))]) if any(word in folded_line for word in folded_words) else []
         )
 
-    return Pattern(folded_words, where)
+    return SearchPattern(folded_words, where)
 
 
-def expression(query: str) -> Pattern:
+def expression(query: str) -> SearchPattern:
     """A regular expression, matched line by line. Raises `UsageError` if it is none."""
     if not query:
         raise UsageError(
@@ -91,12 +91,12 @@ def expression(query: str) -> Pattern:
             "The syntax is that of Python's `re`. Without --regex, words are searched literally.",
             code="bad_regex",
         ) from None
-    return Pattern([], lambda line: [match.span() for match in regex.finditer(line)])
+    return SearchPattern([], lambda line: [match.span() for match in regex.finditer(line)])
 
 
 def search(
     paths: ProfilePaths,
-    pattern: Pattern,
+    pattern: SearchPattern,
     *,
     session: str | None = None,
     role: Role | None = None,
@@ -109,7 +109,7 @@ def search(
     `context` is how many lines around a match are given, `report` hears how many sessions are done. Raises
     `SessionNotFound` if there is no session called `session`.
     """
-    problems: list[Problem] = []
+    problems: list[SessionProblem] = []
     names = session_catalogue.newest_first(paths) if session is None else [session_catalogue.find(paths, session).name]
     all_matches = _matches(paths, names, pattern, role, context, problems, report)
     matches = list(all_matches if limit is None else islice(all_matches, limit))
@@ -120,10 +120,10 @@ def search(
 def _matches(
     paths: ProfilePaths,
     names: list[str],
-    pattern: Pattern,
+    pattern: SearchPattern,
     role: Role | None,
     context: int,
-    problems: list[Problem],
+    problems: list[SessionProblem],
     report: Callable[[int], None],
 ) -> Iterator[SessionMatch]:
     for count, name in enumerate(names):
@@ -131,12 +131,14 @@ def _matches(
         try:
             conversation = session_catalogue.read(session_catalogue.find(paths, name))
         except (DeepctlError, OSError) as error:
-            problems.append(Problem(name, str(error)))
+            problems.append(SessionProblem(name, str(error)))
             continue
         losses = [damage for damage in conversation.damage if not damage.torn]
         if losses:
             where = ", ".join(f"{os.path.basename(damage.file)} line {damage.line}" for damage in losses[:5])
-            problems.append(Problem(name, f"Damaged lines were left out: {where}{', …' if len(losses) > 5 else ''}."))
+            problems.append(
+                SessionProblem(name, f"Damaged lines were left out: {where}{', …' if len(losses) > 5 else ''}.")
+            )
         for number, entry in enumerate(conversation.messages):
             pieces = [piece for piece in transcript.pieces(entry.message) if role in (None, piece.role)]
             texts = [folded(_whole(piece)) for piece in pieces] if pattern.all_of else []

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from deepctl import layout
 from deepctl.errors import Damaged
-from deepctl.files.paths_beneath import Tree
+from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.layout import ProfilePaths
 from deepctl.store import log_file, session_catalogue
-from deepctl.store.records import Session
+from deepctl.store.records import SessionRecord
 
 if TYPE_CHECKING:
     from deepctl.store.ledger import Ledger
@@ -26,7 +26,7 @@ FORMAT = 1
 MAX_BYTES = 1024 * 1024
 
 
-class Item(NamedTuple):
+class TodoItem(NamedTuple):
     """A step of a list; `status` is `pending`, `in_progress`, `completed`, `cancelled` or `blocked`."""
 
     content: str
@@ -46,7 +46,7 @@ def parsed(raw: bytes) -> list[dict[str, object]]:
             raise ValueError("it has no items")
 
 
-def read(paths: ProfilePaths, session: Session) -> list[Item] | None:
+def read(paths: ProfilePaths, session: SessionRecord) -> list[TodoItem] | None:
     """A session's list; empty if there is none, `None` if it cannot be read."""
     files = _files(paths)
     try:
@@ -56,7 +56,7 @@ def read(paths: ProfilePaths, session: Session) -> list[Item] | None:
         items = parsed(raw) if raw is not None else []
     except (OSError, ValueError, RecursionError):
         return None
-    return [Item(str(item.get("content", "")), str(item.get("status", "pending"))) for item in items]
+    return [TodoItem(str(item.get("content", "")), str(item.get("status", "pending"))) for item in items]
 
 
 def owner(paths: ProfilePaths, checkpoints: Ledger | None = None) -> str | None:
@@ -76,7 +76,7 @@ def owner(paths: ProfilePaths, checkpoints: Ledger | None = None) -> str | None:
     return None
 
 
-def old_lists_owner(paths: ProfilePaths, checkpoints: Ledger | None) -> Session | None:
+def old_lists_owner(paths: ProfilePaths, checkpoints: Ledger | None) -> SessionRecord | None:
     """The session whose the one list of a profile is to be; `None` if there is no such list, or no such session."""
     identity = owner(paths, checkpoints) if unsettled(paths) else None
     if identity is None or not log_file.is_id(identity):
@@ -84,7 +84,7 @@ def old_lists_owner(paths: ProfilePaths, checkpoints: Ledger | None) -> Session 
     return session_catalogue.find(paths, session_catalogue.by_id(paths)[identity])
 
 
-def give(paths: ProfilePaths, session: Session) -> bool:
+def give(paths: ProfilePaths, session: SessionRecord) -> bool:
     """Make the one list of a profile that of a session; whether it is now.
 
     Not if that has one of its own, or if what is in its place is no list: `doctor` names it.
@@ -116,7 +116,7 @@ def remove_old(paths: ProfilePaths, checkpoints: Ledger, identity: str) -> None:
             _files(paths).remove(layout.TODO_FILE)
 
 
-def copy(paths: ProfilePaths, objects: ObjectReader, record: Record, fork: Session) -> None:
+def copy(paths: ProfilePaths, objects: ObjectReader, record: Record, fork: SessionRecord) -> None:
     """Begin the list of a fork as that of its source was at a checkpoint. Raises `Damaged`, `OSError`."""
     for path in (layout.todo_file(record.session), layout.TODO_FILE) if record.tree else ():
         raw = _kept(objects, bytes.fromhex(record.tree), path)
@@ -159,7 +159,7 @@ def orphans(paths: ProfilePaths) -> list[str]:
     return [path for path in _listed(_files(paths)) if path not in session_files]
 
 
-def _listed(files: Tree) -> Sequence[str]:
+def _listed(files: DirectoryTree) -> Sequence[str]:
     try:
         names = [entry.name for entry in files.entries(layout.TODO_DIRECTORY)]
     except OSError:
@@ -167,14 +167,14 @@ def _listed(files: Tree) -> Sequence[str]:
     return sorted(f"{layout.TODO_DIRECTORY}/{name}" for name in names if name.endswith(".json"))
 
 
-def _content(files: Tree, path: str) -> bytes | None:
+def _content(files: DirectoryTree, path: str) -> bytes | None:
     try:
         return files.read(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _is_there(files: Tree, path: str) -> bool:
+def _is_there(files: DirectoryTree, path: str) -> bool:
     try:
         files.entry(path)
     except OSError:
@@ -182,5 +182,5 @@ def _is_there(files: Tree, path: str) -> bool:
     return True
 
 
-def _files(paths: ProfilePaths) -> Tree:
-    return Tree(paths.workspace, follow=False)
+def _files(paths: ProfilePaths) -> DirectoryTree:
+    return DirectoryTree(paths.workspace, follow=False)

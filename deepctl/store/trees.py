@@ -261,7 +261,7 @@ def snapshot(
     opened, or the machine fails. Temporary files of ours are passed over; with `tidy`, which takes the lock, those that
     killed writers left are removed.
     """
-    reader = _Taking(sink, cache, leave_out, report, tidy=tidy)
+    reader = _SnapshotWriter(sink, cache, leave_out, report, tidy=tidy)
     descriptor = os.open(root, _OPEN_DIRECTORY)
     try:
         tree = reader.directory(descriptor, b"")
@@ -275,7 +275,7 @@ _Status = tuple[bytes, int, int, int, int, int]
 """What tells whether a file has changed: name, mode, size, mtime and ctime in ns, inode."""
 
 
-class _Taking:
+class _SnapshotWriter:
     """A snapshot in the making.
 
     A directory whose files' status and whose subdirectories' trees are what they were has the tree it had: one digest

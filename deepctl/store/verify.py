@@ -12,7 +12,7 @@ from deepctl.layout import ProfilePaths
 from deepctl.store import log_file, lookup, pack_store, records, repair_logs, session_catalogue, trees
 from deepctl.store.index_db import Cache, Location
 from deepctl.store.ledger import LEDGER, MESSAGES, Ledger
-from deepctl.store.lookup import Problem
+from deepctl.store.lookup import CheckpointProblem
 from deepctl.store.pack_store import PackStore
 from deepctl.store.trees import DIRECTORY, Report
 
@@ -28,7 +28,7 @@ class Verified(NamedTuple):
     checkpoints: int
     objects: int
     bytes: int
-    problems: list[Problem]
+    problems: list[CheckpointProblem]
     notes: list[str]
 
 
@@ -40,7 +40,7 @@ def verify(paths: ProfilePaths, report: Report | None = None) -> Verified:
     ledger = session_catalogue.read_ledger(paths)
     problems = lookup.damage(paths, ledger)
     problems += [
-        Problem(None, paths.sessions, repair_logs.vanished_reason(paths, ledger, vanished))
+        CheckpointProblem(None, paths.sessions, repair_logs.vanished_reason(paths, ledger, vanished))
         for vanished in repair_logs.vanished_sessions(paths, ledger)
     ]
     with closing(Cache()) as cache:
@@ -57,7 +57,7 @@ def packed(paths: ProfilePaths) -> int:
 
 
 def _verified(
-    paths: ProfilePaths, ledger: Ledger, problems: list[Problem], objects: PackStore, report: Report | None
+    paths: ProfilePaths, ledger: Ledger, problems: list[CheckpointProblem], objects: PackStore, report: Report | None
 ) -> Verified:
     good: set[bytes] = set()
     size = 0
@@ -78,7 +78,12 @@ def _from(start: int, report: Report | None) -> Report:
 
 
 def _pack(
-    paths: ProfilePaths, objects: PackStore, name: str, good: set[bytes], problems: list[Problem], tell: Report
+    paths: ProfilePaths,
+    objects: PackStore,
+    name: str,
+    good: set[bytes],
+    problems: list[CheckpointProblem],
+    tell: Report,
 ) -> int:
     path = os.path.join(paths.packs, name)
     try:
@@ -86,7 +91,7 @@ def _pack(
     except NewerFormat:
         raise
     except (DeepctlError, OSError) as error:
-        problems.append(Problem(None, path, str(error)))
+        problems.append(CheckpointProblem(None, path, str(error)))
         return 0
     for entry in table:
         try:
@@ -99,12 +104,12 @@ def _pack(
         except NewerFormat:
             raise
         except (DeepctlError, OSError) as error:
-            problems.append(Problem(None, path, str(error)))
+            problems.append(CheckpointProblem(None, path, str(error)))
         else:
             good.add(entry.digest)
     size = os.path.getsize(path)
     if not is_tight(path, [(entry.offset, entry.stored) for entry in table], len(table)):
-        problems.append(Problem(None, path, "it contains unused bytes"))
+        problems.append(CheckpointProblem(None, path, "it contains unused bytes"))
     return size
 
 
@@ -137,7 +142,7 @@ def possible_objects(descriptor: int) -> list[Location]:
     return locations
 
 
-def _trees(paths: ProfilePaths, ledger: Ledger, objects: PackStore, good: set[bytes]) -> list[Problem]:
+def _trees(paths: ProfilePaths, ledger: Ledger, objects: PackStore, good: set[bytes]) -> list[CheckpointProblem]:
     """The checkpoints that cannot be restored in full, each named once."""
     problems = []
     verdicts: dict[bytes, str | None] = {}
@@ -166,11 +171,11 @@ def _trees(paths: ProfilePaths, ledger: Ledger, objects: PackStore, good: set[by
     for record in ledger.records.values():
         flaw = verdict(bytes.fromhex(record.tree)) if record.tree else None
         if flaw is not None:
-            problems.append(Problem(record.id, paths.packs, flaw))
+            problems.append(CheckpointProblem(record.id, paths.packs, flaw))
     return problems
 
 
-def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
+def _logs(paths: ProfilePaths, problems: list[CheckpointProblem]) -> int:
     size = 0
     inodes: set[tuple[int, int]] = set()
     reported_paths: set[str] = set()
@@ -182,16 +187,16 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
             session = session_catalogue.find(paths, name)
             if session.damage is not None:
                 reported_paths.add(record)
-                problems.append(Problem(None, record, session.damage))
+                problems.append(CheckpointProblem(None, record, session.damage))
             lost_log = session_catalogue.read(session).lost
             if lost_log is not None:
-                problems.append(Problem(None, os.path.join(directory, lost_log.file), lost_log.reason))
+                problems.append(CheckpointProblem(None, os.path.join(directory, lost_log.file), lost_log.reason))
         except NewerFormat:
             raise
         except (DeepctlError, OSError) as error:
             if session is None:
                 reported_paths.add(record)
-            problems.append(Problem(None, directory, str(error)))
+            problems.append(CheckpointProblem(None, directory, str(error)))
     messages_directory = os.path.join(paths.checkpoints, MESSAGES)
     places = [os.path.join(paths.sessions, name) for name in session_catalogue.all_names(paths)]
     for directory in [*places, messages_directory] if os.path.isdir(messages_directory) else places:
@@ -207,13 +212,13 @@ def _logs(paths: ProfilePaths, problems: list[Problem]) -> int:
             try:
                 raw = atomic.read_file(path)
             except (DeepctlError, OSError) as error:
-                problems.append(Problem(None, path, str(error)))
+                problems.append(CheckpointProblem(None, path, str(error)))
                 continue
             if entry.endswith(".json") and not raw.endswith(b"\n"):
-                problems.append(Problem(None, path, "cut short"))
+                problems.append(CheckpointProblem(None, path, "cut short"))
                 continue
             problems += [
-                Problem(None, f"{path} line {line.number}", line.problem or "unreadable")
+                CheckpointProblem(None, f"{path} line {line.number}", line.problem or "unreadable")
                 for line in sealed_lines.parse(raw)
                 if line.problem is not None and (line.problem != "cut short" or line.number == 1)
             ]

@@ -20,7 +20,7 @@ from pydantic_ai.workspaces import WorkspaceError
 from deepctl import DeepAgentDeps, FileCheckpointStore, LocalBackend, NoSandbox, create_deep_agent
 from deepctl.agent.backend import hide
 from deepctl.errors import Damaged
-from deepctl.files.paths_beneath import Tree
+from deepctl.files.paths_beneath import DirectoryTree
 
 _CODES = (
     errno.EACCES,
@@ -77,7 +77,7 @@ def test_no_tool_says_where_the_workspace_is_however_the_file_system_fails(
     def fails_on_the_way(*_: Any, **__: Any) -> Iterator[Any]:
         yield fails()
 
-    monkeypatch.setattr(Tree, "_place", fails_on_the_way)
+    monkeypatch.setattr(DirectoryTree, "_place", fails_on_the_way)
     monkeypatch.setattr(anyio, "open_process", fails)
     results = _results(backend)
     assert results.keys() >= _FILE_TOOLS

@@ -17,7 +17,7 @@ from pydantic_ai.messages import ModelMessagesTypeAdapter, repair_messages
 from deepctl.agent import message_filters, turn
 from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnResult, TurnRunner
 from deepctl.agent.compaction import Compacted
-from deepctl.agent.limits import COMPACT_AT, MOST, LimitReached, Limits, window_of
+from deepctl.agent.limits import COMPACT_AT, MOST, ConfiguredLimits, LimitReached, window_of
 from deepctl.agent.models import SUMMARISE, resolve
 from deepctl.agent.turn import to_json
 from deepctl.domain import profiles, settings
@@ -281,7 +281,7 @@ def test_when_no_summary_can_be_had_and_the_window_is_full_the_beginning_is_left
 
 def test_a_limit_of_the_turn_holds_for_summaries_too(paths: ProfilePaths, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = _filling(Text(["gist"], used=(900, 10)), Text(["third"], used=(900, 10)))
-    with _provided(paths, monkeypatch, *answers, limits=Limits(requests=1)) as (alice, _):
+    with _provided(paths, monkeypatch, *answers, limits=ConfiguredLimits(requests=1)) as (alice, _):
         alice.say("one")
         alice.say("two")
         with pytest.raises(DeepctlError) as raised:

@@ -493,7 +493,7 @@ def test_settings_that_name_programs_files_or_servers_are_not_harmless_and_most_
         section, _, rest = name.partition(".")
         subsection, dot, key = rest.rpartition(".")
         name = f"{section.lower()}.{subsection}{dot}{key.lower()}"
-        return git_directories.is_harmless(git_directories.Setting(name, "x", 0, 0, ""), "/nowhere", "/else")
+        return git_directories.is_harmless(git_directories.GitSetting(name, "x", 0, 0, ""), "/nowhere", "/else")
 
     assert [name for name in RUNNING.split() if is_harmless(name)] == []
     known = _git(Path("/"), "help", "--config").replace("<name>", "x").split()

@@ -25,7 +25,7 @@ from deepctl.agent import approvals, interruption, mcp
 from deepctl.agent.approvals import ApprovalAnswer, ApprovalRequest
 from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
 from deepctl.domain import mcp_servers, profiles
-from deepctl.domain.mcp_servers import Server
+from deepctl.domain.mcp_servers import McpServer
 from deepctl.errors import Interrupted
 from deepctl.store import session_catalogue
 from deepctl.store.repository import Repository
@@ -276,7 +276,7 @@ def _chosen(*schemas: dict[str, Any]) -> list[str]:
     mcp.load()
     from deepctl.agent.mcp_client import offered
 
-    return list(offered(Server("one", "config", "a-server"), tools).tools)
+    return list(offered(McpServer("one", "config", "a-server"), tools).tools)
 
 
 @pytest.mark.parametrize(

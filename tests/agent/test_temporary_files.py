@@ -13,7 +13,7 @@ import pytest
 from deepctl.agent.backend import LocalBackend
 from deepctl.cli.repl import completer
 from deepctl.files import atomic
-from deepctl.files.paths_beneath import Tree
+from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.trees import walk
 from tests.store.faults import count, in_child, kill
@@ -39,7 +39,7 @@ def _kept(scene: Scene) -> set[str]:
 def test_a_kill_at_any_call_of_a_write_leaves_nothing_that_lasts(home: Path) -> None:
     scene = Scene(home)
     scene.agent("d/a.txt", "one")
-    tree = Tree(scene.paths.workspace, follow=True)
+    tree = DirectoryTree(scene.paths.workspace, follow=True)
     points = count(lambda: tree.write("d/a.txt", b"counted"))
     seen = set()
     for at in range(1, points + 1):
@@ -112,7 +112,7 @@ def test_what_is_being_written_or_is_not_ours_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT])
 def test_ctrl_c_right_after_the_rename_is_no_other_error(tmp_path: Path, number: int) -> None:
-    tree = Tree(str(tmp_path), follow=True)
+    tree = DirectoryTree(str(tmp_path), follow=True)
     rename = os.rename
 
     def renamed(*arguments: object, **options: object) -> None:

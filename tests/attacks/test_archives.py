@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deepctl.domain.transfer import archive
-from deepctl.domain.transfer.archive import Header
+from deepctl.domain.transfer.archive import ArchiveHeader
 from deepctl.files import sealed_lines
 from deepctl.store.records import Record
 from tests.agent.test_message_filters import AT, Door, Trap, conversation, door, session_of, trap
@@ -118,7 +118,7 @@ def _evil(place: str) -> tuple[list[Piece], bytes | None]:
         *session,
         *START[4:],
     ]
-    return pieces, archive.header_line(Header("0.1.0", "alice", at["header"], 9, 1 << 20, 99))
+    return pieces, archive.header_line(ArchiveHeader("0.1.0", "alice", at["header"], 9, 1 << 20, 99))
 
 
 @pytest.mark.parametrize("place", ["header", "log", "session", "record", "settings"])

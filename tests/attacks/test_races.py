@@ -23,7 +23,7 @@ from deepctl.agent import factory
 from deepctl.agent.backend import files_of
 from deepctl.domain.memory.directory import Memory
 from deepctl.errors import DeepctlError
-from deepctl.files.paths_beneath import Tree
+from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.store import diff, restore, trees
 from deepctl.store.checkpoint_store import Checkpoints, WorkspaceOptions
 from deepctl.store.index_db import Cache
@@ -160,7 +160,7 @@ def _for_a_while(attempts: Iterable[Callable[[], Any]], least: int) -> str:
 
 @pytest.mark.parametrize("follow", [True, False])
 def test_files_are_read_and_written_inside_only(scene: Scene, workspace: Path, follow: bool) -> None:
-    tree = Tree(str(workspace), follow=follow)
+    tree = DirectoryTree(str(workspace), follow=follow)
 
     def listed(path: str) -> list[str]:
         with tree.opened(path) as (descriptor, is_directory):
@@ -184,7 +184,7 @@ def test_files_are_read_and_written_inside_only(scene: Scene, workspace: Path, f
 
 
 def test_removing_removes_inside_only(scene: Scene, workspace: Path) -> None:
-    tree = Tree(str(workspace), follow=True)
+    tree = DirectoryTree(str(workspace), follow=True)
     new = workspace / "new"
     rounds, end = 0, time.monotonic() + SECONDS
     with swapping(workspace, ("r", "to-r"), ("r/sub", "r/to-sub"), least=20):
@@ -274,16 +274,16 @@ def test_a_search_of_a_file_that_became_a_link_stays_inside(
 ) -> None:
     """The same race with the dice loaded."""
     backend = LocalBackend(workspace)
-    real = Tree.opened
+    real = DirectoryTree.opened
 
     @contextlib.contextmanager
-    def opened(tree: Tree, path: str) -> Iterator[tuple[int, bool]]:
+    def opened(tree: DirectoryTree, path: str) -> Iterator[tuple[int, bool]]:
         with real(tree, path) as found:
             (workspace / "f").unlink()
             (workspace / "f").symlink_to(Path(scene.bob.workspace) / "x")
             yield found
 
-    monkeypatch.setattr(Tree, "opened", opened)
+    monkeypatch.setattr(DirectoryTree, "opened", opened)
     assert scene.canary not in str(scene.run(backend, [_grep("f")]).results)
 
 

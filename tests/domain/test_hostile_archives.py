@@ -15,7 +15,7 @@ import pytest
 
 from deepctl.domain import profiles
 from deepctl.domain.transfer import archive, archive_reader, profile_import
-from deepctl.domain.transfer.archive import Entry, Header, Totals
+from deepctl.domain.transfer.archive import ArchiveEntry, ArchiveHeader, Totals
 from deepctl.domain.transfer.profile_export import Export
 from deepctl.domain.transfer.profile_import import ImportLimits, ProfileImport
 from deepctl.errors import BadName, Damaged, DeepctlError, NewerFormat, Refused, StorageError, UsageError
@@ -23,20 +23,20 @@ from deepctl.files import sealed_lines
 from deepctl.layout import Root
 from tests.store.scene import Scene
 
-Piece = tuple[Entry, bytes] | bytes
+Piece = tuple[ArchiveEntry, bytes] | bytes
 """An entry and its content, or bytes as they are."""
 
 
 def directory(path: str, mode: int = 0o755) -> Piece:
-    return Entry(path, "directory", mode, 0, 0), b""
+    return ArchiveEntry(path, "directory", mode, 0, 0), b""
 
 
 def file(path: str, content: bytes = b"x", mode: int = 0o644) -> Piece:
-    return Entry(path, "file", mode, len(content), 0), content
+    return ArchiveEntry(path, "file", mode, len(content), 0), content
 
 
 def link(path: str, target: str) -> Piece:
-    return Entry(path, "link", 0o777, len(archive.raw(target)), 0, target), b""
+    return ArchiveEntry(path, "link", 0o777, len(archive.raw(target)), 0, target), b""
 
 
 def special(path: str, kind: bytes, *, target: str = "", size: int = 0) -> bytes:
@@ -94,11 +94,13 @@ def forged(pieces: list[Piece], *, header: bytes | None = None, declared: Totals
     said_to_be = declared or totals
     if header is None:
         header = archive.header_line(
-            Header("0.1.0", "alice", "2026-01-01T00:00:00Z", said_to_be.files, said_to_be.bytes, said_to_be.entries)
+            ArchiveHeader(
+                "0.1.0", "alice", "2026-01-01T00:00:00Z", said_to_be.files, said_to_be.bytes, said_to_be.entries
+            )
         )
     lines += archive.manifest_end(totals)
-    first = archive_reader.encode(Entry(archive.HEADER, "file", 0o600, len(header), 0)) + header
-    last = archive_reader.encode(Entry(archive.MANIFEST, "file", 0o600, len(lines), 0)) + lines
+    first = archive_reader.encode(ArchiveEntry(archive.HEADER, "file", 0o600, len(header), 0)) + header
+    last = archive_reader.encode(ArchiveEntry(archive.MANIFEST, "file", 0o600, len(lines), 0)) + lines
     return gzip.compress(
         first
         + bytes(archive_reader.padding(len(header)))
@@ -373,7 +375,7 @@ def test_another_tar_file_is_no_archive(root: Root) -> None:
 
 def test_a_bad_name_in_an_archive_makes_no_profile(root: Root) -> None:
     for name in ("../bob", "", "con", ".wipe-x", "a/b"):
-        header = archive.header_line(Header("0.1.0", name, "2026-01-01T00:00:00Z", 1, 12, 5))
+        header = archive.header_line(ArchiveHeader("0.1.0", name, "2026-01-01T00:00:00Z", 1, 12, 5))
         with pytest.raises(Refused):
             take(root, forged(START, header=header))
     with pytest.raises(BadName):

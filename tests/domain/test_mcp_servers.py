@@ -10,7 +10,7 @@ import pytest
 
 from deepctl import layout
 from deepctl.domain import mcp_servers, profiles, settings
-from deepctl.domain.mcp_servers import Server
+from deepctl.domain.mcp_servers import McpServer
 from deepctl.errors import BadSetting
 from tests.support.command import InProcess
 
@@ -19,7 +19,7 @@ SCHEME, BOX, WITH_PASSWORD = "http://", "http://x", "https://me:pw@x"
 FAR, REMOTE = "http://far.example/mcp", "https://x.example/mcp"
 
 
-def _parse(**table: Any) -> Server:
+def _parse(**table: Any) -> McpServer:
     return mcp_servers.parse({"docs": table}, "config.toml")["docs"]
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepctl.files import atomic
-from deepctl.files.paths_beneath import Outside, Tree
+from deepctl.files.paths_beneath import DirectoryTree, Outside
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_nothing_outside_is_read_or_written(place: Path, tmp_path: Path, path: s
     (place / "absolute").symlink_to(tmp_path / "secret")
     (place / "loop").symlink_to("loop")
     (place / "chain").symlink_to("a/../link")
-    tree = Tree(str(place), follow=follow)
+    tree = DirectoryTree(str(place), follow=follow)
     for attempt in (
         lambda: tree.read(path),
         lambda: tree.write(path, b"overwritten"),
@@ -55,7 +55,7 @@ def test_links_that_stay_inside_are_followed_for_tools_and_refused_for_deepctl(p
     (place / "sub" / "file").write_text("text")
     (place / "to-file").symlink_to("sub/file")
     (place / "to-directory").symlink_to(place / "sub")
-    follows, refuses = Tree(str(place), follow=True), Tree(str(place), follow=False)
+    follows, refuses = DirectoryTree(str(place), follow=True), DirectoryTree(str(place), follow=False)
     assert follows.read("to-file") == follows.read("to-directory/file") == b"text"
     assert follows.real_path("to-directory/file") == str(place / "sub" / "file")
     follows.write("to-file", b"new")
@@ -70,7 +70,7 @@ def test_links_that_stay_inside_are_followed_for_tools_and_refused_for_deepctl(p
 
 def test_a_fifo_or_a_device_is_an_error_and_never_a_hang(place: Path) -> None:
     os.mkfifo(place / "fifo")
-    tree = Tree(str(place), follow=True)
+    tree = DirectoryTree(str(place), follow=True)
     with pytest.raises(OSError, match="not a regular file"):
         tree.read("fifo")
     with pytest.raises(OSError, match="not a regular file"):
@@ -79,7 +79,7 @@ def test_a_fifo_or_a_device_is_an_error_and_never_a_hang(place: Path) -> None:
 
 
 def test_a_write_keeps_the_mode_and_leaves_hard_links_together(place: Path) -> None:
-    tree = Tree(str(place), follow=True)
+    tree = DirectoryTree(str(place), follow=True)
     tree.write("deep/down/file", b"one")
     os.chmod(place / "deep/down/file", 0o640)
     tree.write("deep/down/file", b"two")
@@ -93,7 +93,7 @@ def test_a_write_keeps_the_mode_and_leaves_hard_links_together(place: Path) -> N
 def test_removing_a_link_leaves_what_it_leads_to(place: Path, tmp_path: Path) -> None:
     (place / "out").symlink_to(tmp_path / "user")
     (tmp_path / "user" / "kept").write_text("x")
-    tree = Tree(str(place), follow=True)
+    tree = DirectoryTree(str(place), follow=True)
     tree.remove("out")
     assert not (place / "out").is_symlink()
     assert (tmp_path / "user" / "kept").exists()
@@ -107,7 +107,7 @@ def test_a_listing_describes_links_by_what_they_lead_to_inside_only(place: Path,
     (place / "in").symlink_to("sub")
     (place / "out").symlink_to(tmp_path)
     (place / "broken").symlink_to("nowhere")
-    found = {entry.name: entry for entry in Tree(str(place), follow=True).entries()}
+    found = {entry.name: entry for entry in DirectoryTree(str(place), follow=True).entries()}
     assert found["in"].is_directory
     assert not found["out"].is_directory
     assert found["broken"].size is None
@@ -131,7 +131,7 @@ def test_a_link_swapped_in_between_check_and_use_leads_nowhere(place: Path, tmp_
 
     thread = threading.Thread(target=swap)
     thread.start()
-    tree = Tree(str(place), follow=True)
+    tree = DirectoryTree(str(place), follow=True)
     seen: set[object] = set()
     try:
         end = time.monotonic() + 1.5
@@ -162,7 +162,7 @@ def test_every_path_of_links_and_dots_stays_inside_or_is_refused(
     (root / "d" / "abs").symlink_to(root)
     (root / "d" / "e" / "out").symlink_to("../../..")
     path = "/".join(parts)
-    ours = Tree(str(root), follow=True).real_path(path)
+    ours = DirectoryTree(str(root), follow=True).real_path(path)
     kernels = os.path.realpath(root / path)
     if (kernels + "/").startswith(f"{root}/"):
         assert ours in (kernels, "/")  # stricter where a path leaves the root and comes back
@@ -175,7 +175,7 @@ def test_a_write_that_fails_names_the_file_and_not_a_temporary_one(tmp_path: Pat
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limit[1]))
     try:
         with pytest.raises(OSError, match="File too large") as in_tree:
-            Tree(str(tmp_path), follow=False).write("new.txt", b"x" * 4096)
+            DirectoryTree(str(tmp_path), follow=False).write("new.txt", b"x" * 4096)
         with pytest.raises(OSError, match="File too large") as outside:
             atomic.write_file(str(tmp_path / "state.json"), b"x" * 4096)
         with pytest.raises(OSError, match="too long") as long:

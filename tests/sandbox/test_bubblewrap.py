@@ -207,7 +207,7 @@ def test_control_groups_hold_all_processes_together(policy: bubblewrap.Policy) -
     if not cgroups.available():
         assert os.geteuid() != 0, "tests run as root make control groups"
         return
-    group = cgroups.Group(memory=128 << 20, processes=10)
+    group = cgroups.ControlGroup(memory=128 << 20, processes=10)
     script = "perl -e 'for(1..50){$p=fork; last if !defined $p; if(!$p){sleep 2;exit} $n++} print $n'"
     made = _run(policy, script, groups=tuple(group.directories))
     assert int(made.stdout) < 10
@@ -230,7 +230,7 @@ def test_a_group_left_by_a_killed_process_is_removed_by_the_next() -> None:
         left = process.stdout.read().split()
         assert left
         assert all(os.path.isdir(directory) for directory in left)
-    cgroups.Group(memory=1 << 30, processes=9).close()
+    cgroups.ControlGroup(memory=1 << 30, processes=9).close()
     assert not any(os.path.exists(directory) for directory in left)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from deepctl.domain import profiles
 from deepctl.layout import ProfilePaths, Root
 from deepctl.store import log_file, lookup, rewind, session_catalogue, session_log, session_reader
-from deepctl.store.records import Record, Session
+from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import Repository
 from deepctl.store.rewind import RewindRequest, RewindResult
 from deepctl.store.trees import ScratchWriter
@@ -25,7 +25,7 @@ class Scene:
         self.paths = profiles.find(root, "alice") if profiles.exists(root, "alice") else profiles.create(root, "alice")
         self.workspace = Path(self.paths.workspace)
 
-    def session(self, name: str = "main") -> Session:
+    def session(self, name: str = "main") -> SessionRecord:
         found = session_catalogue.spelled(self.paths, name)
         return session_catalogue.find(self.paths, found) if found else session_catalogue.start(self.paths, name)
 

@@ -17,7 +17,7 @@ from deepctl.domain.doctor import stored_state
 from deepctl.domain.memory import history
 from deepctl.errors import Damaged, DeepctlError
 from deepctl.files import sealed_lines
-from deepctl.output.repair import Repaired
+from deepctl.output.repair import RepairView
 from deepctl.store import diff, lookup, repair, repair_report, session_catalogue, session_delete, verify
 from deepctl.store.log_file import Message
 from deepctl.store.repository import ReadOnlyRepository, Repository
@@ -333,13 +333,13 @@ def test_a_repair_says_what_each_session_lost_where_the_originals_are_and_what_v
     garble(wreck.ledger, 3)
     wreck.packs()[-1].unlink()
     paths = wreck.scene.paths
-    Repaired(paths, True, repair.repair(paths, dry_run=True)).print()
+    RepairView(paths, True, repair.repair(paths, dry_run=True)).print()
     preview = capsys.readouterr().out.splitlines()
     assert preview[0].startswith("Profile alice is damaged (the list of checkpoints, message logs and packs")
     assert preview[0].endswith("A repair would fix it; the following would be lost:")
     assert preview[-1] == "Nothing has changed yet. verify after the repair: 0 problems."
     done = repair.repair(paths)
-    view = Repaired(paths, False, done)
+    view = RepairView(paths, False, done)
     view.print()
     said = capsys.readouterr().out
     lines = said.splitlines()
@@ -358,7 +358,7 @@ def test_a_repair_says_what_each_session_lost_where_the_originals_are_and_what_v
         assert os.path.exists(path), path
     message = next(one for one in document["lost"] if one["what"] == "message")
     assert (message["sessions"], message["turns"]) == (["other"], [1])
-    Repaired(paths, False, repair.repair(paths)).print()
+    RepairView(paths, False, repair.repair(paths)).print()
     said = capsys.readouterr().out
     assert said == "Profile alice is not damaged; there is nothing to repair.\nverify: 0 problems.\n"
 
@@ -376,7 +376,7 @@ def test_a_session_that_vanished_is_named_and_made_again_from_what_a_fork_shares
     assert (check.status, check.found) == ("problem", problem.reason)
     done = repair.repair(scene.paths)
     assert (done.lost, done.problems) == ([], [])
-    Repaired(scene.paths, False, done).print()
+    RepairView(scene.paths, False, done).print()
     assert capsys.readouterr().out.startswith("Profile alice was damaged (a session is missing) and is repaired; noth")
     assert scene.session().id == identity
     assert scene.prompts() == said
@@ -437,7 +437,7 @@ def test_a_repair_names_only_what_was_damaged_and_all_that_is_lost(
 ) -> None:
     wreck = _with_a_fork(tmp_path)
     damage(wreck)
-    Repaired(wreck.scene.paths, False, repair.repair(wreck.scene.paths)).print()
+    RepairView(wreck.scene.paths, False, repair.repair(wreck.scene.paths)).print()
     said = capsys.readouterr().out
     assert said.startswith(f"Profile alice was damaged ({cause}) and is repaired; this is lost:")
     assert loss in said
@@ -566,7 +566,7 @@ def test_whatever_is_damaged_at_random_a_repair_keeps_what_is_readable_and_a_cha
     gone = {one for one in before - readable(scene) if one[0] not in ("main", "fork", "other")}
     assert gone == set(), damages
     assert said - _messages_of_logs(wreck.profile) == set(), damages
-    Repaired(scene.paths, False, done).print()
+    RepairView(scene.paths, False, done).print()
     as_it_is = state(wreck.profile)
     again = repair.repair(scene.paths)
     assert (again.repaired, again.lost, again.moved) == ([], [], []), damages

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepctl.store import restore, rewind_plan, trees
-from deepctl.store.rewind_plan import Interval, Plan
+from deepctl.store.rewind_plan import Interval, RewindChanges
 from deepctl.store.trees import ScratchWriter
 from tests.store.test_trees import _STEPS, Work, _edit
 
@@ -45,7 +45,7 @@ class Story(Work):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
 
-    def plan(self) -> Plan:
+    def plan(self) -> RewindChanges:
         return rewind_plan.own_work(self.objects, self.intervals, self.now, "s1", ScratchWriter(self.objects))
 
     def rewind(self) -> list[bytes]:
@@ -108,7 +108,7 @@ def test_the_user_undoing_it_by_hand_is_no_conflict(story: Story) -> None:
     story.intervals.clear()
     story.agent("a.txt", "agent")
     story.user("a.txt", "before")
-    assert story.plan() == Plan([], [])
+    assert story.plan() == RewindChanges([], [])
 
 
 def test_damage_done_by_a_shell_command_is_taken_back_too(story: Story) -> None:

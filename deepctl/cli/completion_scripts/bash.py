@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepctl.cli.completion_scripts.tree import Command, Kind, Option, Values, commands, settings
+from deepctl.cli.completion_scripts.tree import CommandNode, Kind, Option, Values, commands, settings
 
 _USER = "--user=profile --profile=profile -u=profile"
 """What most commands have."""
@@ -24,7 +24,7 @@ def _limited() -> dict[str, Values]:
     return {key: values for key, (_, values) in settings().items() if values.kind is not Kind.NOTHING}
 
 
-def _row(command: Command) -> str:
+def _row(command: CommandNode) -> str:
     path = "".join(f" {word}" for word in command.path)
     fields = {
         "commands": " ".join(name for name, _ in command.children),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deepctl.cli.completion_scripts.tree import Command, Kind, Option, Values, commands, settings
+from deepctl.cli.completion_scripts.tree import CommandNode, Kind, Option, Values, commands, settings
 
 
 def parts() -> dict[str, str]:
@@ -25,7 +25,7 @@ def _settings() -> Iterator[str]:
             yield f"            set kind {_quoted(_kind(values))}"
 
 
-def _rows(command: Command) -> Iterator[str]:
+def _rows(command: CommandNode) -> Iterator[str]:
     yield f"        case {_quoted(' '.join(command.path))}"
     if command.children:
         yield f"            set commands {' '.join(_described(name, text) for name, text in command.children)}"

@@ -66,7 +66,7 @@ class Argument(NamedTuple):
     rest: bool
 
 
-class Command(NamedTuple):
+class CommandNode(NamedTuple):
     """A command or a group. A group has `children` (names and their help) instead of arguments."""
 
     path: tuple[str, ...]
@@ -146,7 +146,7 @@ def settings() -> dict[str, tuple[str, Values]]:
     }
 
 
-def commands() -> list[Command]:
+def commands() -> list[CommandNode]:
     """Every command and group, the root first, in the order of `--help`; hidden ones are left out."""
     return list(_below(get_command(app), ()))
 
@@ -169,10 +169,10 @@ def _raw(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...],
         yield from _raw(child, (*path, name))
 
 
-def _below(command: Any, path: tuple[str, ...]) -> Iterator[Command]:
+def _below(command: Any, path: tuple[str, ...]) -> Iterator[CommandNode]:
     for command_path, raw in _raw(command, path):
         children = getattr(raw, "commands", None) or {}
-        yield Command(
+        yield CommandNode(
             command_path,
             _sentence(raw.help),
             (

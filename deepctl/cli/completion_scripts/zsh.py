@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deepctl.cli.completion_scripts.tree import Argument, Command, Kind, Option, Values, commands, settings
+from deepctl.cli.completion_scripts.tree import Argument, CommandNode, Kind, Option, Values, commands, settings
 
 _ACTIONS = {
     # Not a blank, which shows what is wanted here: beside that, zsh does not insert the one option that fits.
@@ -35,7 +35,7 @@ def _value(values: Values) -> str:
     return f"compadd {' '.join(values.words)}" if values.kind is Kind.WORD else _ACTIONS[values.kind]
 
 
-def _rows(command: Command) -> Iterator[str]:
+def _rows(command: CommandNode) -> Iterator[str]:
     yield f"    '{' '.join(command.path)}')"
     yield "        specs=("
     for option in command.options:

@@ -25,7 +25,7 @@ from deepctl.cli.repl.state import ReplState, SlashCommand
 from deepctl.domain import providers, settings
 from deepctl.errors import DeepctlError
 from deepctl.files.atomic import is_temporary
-from deepctl.files.paths_beneath import Tree
+from deepctl.files.paths_beneath import DirectoryTree
 from deepctl.output.text import ago, printable
 from deepctl.quantities import counted
 from deepctl.store import session_catalogue
@@ -141,7 +141,7 @@ class CompletionMatch(NamedTuple):
     description: str
 
 
-class Context(NamedTuple):
+class CompletionContext(NamedTuple):
     """The word that is being typed: its kind, its prefix, and the quoting of a path."""
 
     kind: str
@@ -158,28 +158,28 @@ _QUOTED_WORD = re.compile(r'\s"(?P<quoted>[^"\n]*)$')
 _PLAIN = re.compile(r"[\w./+=:%~-]*\Z")
 
 
-def context(text: str, commands: Sequence[SlashCommand]) -> Context | None:
+def context(text: str, commands: Sequence[SlashCommand]) -> CompletionContext | None:
     """The word at the end of the text before the cursor; `None` if it cannot be completed."""
     line = text[text.rfind("\n") + 1 :]
     mention = _MENTION.search(line)
     if mention is not None:
         is_quoted = mention["quoted"] is not None
         prefix = mention["quoted"] if is_quoted else mention["plain"]
-        return Context("path", prefix, len(mention[0]), "@", is_quoted)
+        return CompletionContext("path", prefix, len(mention[0]), "@", is_quoted)
     if not text.startswith("/") or "\n" in text:
         return None
     name, *words = text.split(" ")
     if not words:
-        return Context("command", name, len(name))
+        return CompletionContext("command", name, len(name))
     command = next((command for command in commands if command.name == name), None)
     if command is None or not command.argument:
         return None
     if command.argument == "path" and (word := _QUOTED_WORD.search(text)) is not None:
-        return Context("path", word["quoted"], len(word["quoted"]) + 1, "", True)
+        return CompletionContext("path", word["quoted"], len(word["quoted"]) + 1, "", True)
     *before, last = words
     if last.startswith("-") or any(word and not word.startswith("-") for word in before):
         return None
-    return Context(command.argument, last, len(last))
+    return CompletionContext(command.argument, last, len(last))
 
 
 def matches(text: str, source: CandidateSource) -> Iterator[CompletionMatch]:
@@ -207,7 +207,7 @@ def matches(text: str, source: CandidateSource) -> Iterator[CompletionMatch]:
             yield CompletionMatch(word.length, candidate.text, candidate.text, description)
 
 
-def _candidates(word: Context, source: CandidateSource) -> Iterator[Candidate]:
+def _candidates(word: CompletionContext, source: CandidateSource) -> Iterator[Candidate]:
     match word.kind.partition(":"):
         case "path", _, _:
             yield from source.paths(word.prefix)
@@ -226,7 +226,7 @@ def _candidates(word: Context, source: CandidateSource) -> Iterator[Candidate]:
     yield from (candidate for candidate in candidates if folded(candidate.text).startswith(prefix))
 
 
-def _path_text(path: str, word: Context) -> str:
+def _path_text(path: str, word: CompletionContext) -> str:
     """A path as it is inserted, with quotes if it needs them. The quote stays open after a directory."""
     if not word.quoted and _PLAIN.match(path):
         return word.sign + path
@@ -255,7 +255,7 @@ def workspace_paths(root: str, prefix: str) -> Iterator[Candidate]:
 
 
 def _names(directory: str, root: str, prefix: str) -> list[str]:
-    tree = Tree(root, follow=False)
+    tree = DirectoryTree(root, follow=False)
     with tree.opened(directory) as (place, is_directory):
         if not is_directory:
             return []

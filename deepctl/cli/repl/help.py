@@ -66,7 +66,7 @@ def _print_row(name: str, meaning: str, name_width: int) -> None:
         print(" " * indent + line)
 
 
-class _Usage(NamedTuple):
+class _CommandHelp(NamedTuple):
     """The help of a command about the chat itself."""
 
     command: SlashCommand
@@ -130,7 +130,7 @@ def show_command(state: ReplState, command: SlashCommand) -> None:
     if command.shell_words:
         show(_ShellCommandUsage(command, command.shell_words, state.command_names), as_json=False)
     else:
-        show(_Usage(command), as_json=False)
+        show(_CommandHelp(command), as_json=False)
 
 
 def show_shell_command(state: ReplState, words: Sequence[str]) -> None:

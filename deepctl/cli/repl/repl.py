@@ -26,7 +26,7 @@ from deepctl.cli.repl.state import ReplState
 from deepctl.domain import attachments
 from deepctl.errors import DeepctlError, Interrupted, ModelFailed, ProfileGone, StorageError, Terminated
 from deepctl.files.atomic import storage_error
-from deepctl.files.paths_beneath import Outside, Tree
+from deepctl.files.paths_beneath import DirectoryTree, Outside
 from deepctl.output import render
 from deepctl.output.stream.live_region import LiveRegion
 from deepctl.output.text import has_colour, is_dumb, printable_lines, terminal_size
@@ -254,7 +254,7 @@ class Repl:
 
 def missing_mentions(prompt: str, workspace: str) -> str | None:
     """A notice about files that a prompt mentions with `@` and that do not exist; `None` if there are none."""
-    tree = Tree(workspace, follow=False, mount=MOUNT)
+    tree = DirectoryTree(workspace, follow=False, mount=MOUNT)
     words = [
         readings[-1] for readings in attachments.mentions(prompt) if not any(_exists(tree, path) for path in readings)
     ]
@@ -267,7 +267,7 @@ def missing_mentions(prompt: str, workspace: str) -> str | None:
     return f"Not in the workspace, so sent unchanged: {', '.join(mentions[:_MAX_MISSING])}{suffix}"
 
 
-def _exists(tree: Tree, path: str) -> bool:
+def _exists(tree: DirectoryTree, path: str) -> bool:
     try:
         tree.entry(path)
     except Outside as error:

@@ -16,7 +16,7 @@ from deepctl.cli.repl.state import ReplState
 from deepctl.errors import DeepctlError, NoSession, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.store import session_catalogue
-from deepctl.store.records import Session
+from deepctl.store.records import SessionRecord
 
 _RENAMING = (("sessions", "rename"), ("sessions", "delete"))
 
@@ -107,7 +107,7 @@ def _session_name(state: ReplState) -> str | None:
         return None
 
 
-def _follow(state: ReplState, paths: ProfilePaths, session: Session) -> None:
+def _follow(state: ReplState, paths: ProfilePaths, session: SessionRecord) -> None:
     """Keep the conversation in a session that a command may have renamed or deleted."""
     try:
         name = session_catalogue.by_id(paths).get(session.id)

@@ -12,7 +12,7 @@ from deepctl.cli.chat_session import ProfileChat
 from deepctl.errors import NotFound, ProfileGone, ProfileNotFound
 from deepctl.layout import ProfilePaths
 from deepctl.store import lookup
-from deepctl.store.records import Session
+from deepctl.store.records import SessionRecord
 
 if TYPE_CHECKING:
     from deepctl.cli.chat_session import ChatSession
@@ -69,7 +69,7 @@ class ReplState:
         except ProfileNotFound:
             raise ProfileGone(self.chat.name) from None
 
-    def current_session(self) -> Session:
+    def current_session(self) -> SessionRecord:
         """The session that the next turn would continue. Raises `NotFound` if there is none yet."""
         if self.new is not None:
             raise NotFound(
@@ -80,7 +80,7 @@ class ReplState:
         paths = self.profile()
         return lookup.current_session(paths, self.profile_chat().renamed(paths, self.session))
 
-    def current_session_if_any(self) -> Session | None:
+    def current_session_if_any(self) -> SessionRecord | None:
         """The same, or `None`."""
         try:
             return self.current_session()

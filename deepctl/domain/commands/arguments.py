@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from deepctl.domain.commands import prefixes
 from deepctl.domain.commands.syntax import (
     TOO_MANY,
-    Command,
+    ShellCommand,
     ShellText,
     Step,
     Text,
@@ -91,7 +91,7 @@ _IS_TEXT = re.compile(r"[\s;|&`(]")
 _OPTION_VALUE = re.compile(r"(?:--?[\w-]+|[A-Za-z_][\w.-]*\+?)=")
 
 
-def possible(command: Command, is_program: Callable[[Word], bool]) -> Iterator[Step]:
+def possible(command: ShellCommand, is_program: Callable[[Word], bool]) -> Iterator[Step]:
     """The commands and texts that a command may run with its arguments, if `is_program` accepts them."""
     name = base_name(literal(command.words[0]) or "")
     if name in prefixes.FOLLOWED and name != "git":
@@ -114,16 +114,16 @@ def possible(command: Command, is_program: Callable[[Word], bool]) -> Iterator[S
             yield Unclear(TOO_MANY)
             return
         if is_shell:
-            for step in prefixes.unfold(Command(words[at:])):
-                if not isinstance(step, Command):
+            for step in prefixes.unfold(ShellCommand(words[at:])):
+                if not isinstance(step, ShellCommand):
                     yield step._replace(is_sure=False) if isinstance(step, Text) else step
         if is_start and start is not None:
-            yield Command((start, *words[at + 1 :]), "", command.is_open)
+            yield ShellCommand((start, *words[at + 1 :]), "", command.is_open)
     if command.stdin is not None and any(base_name(literal(word) or "") in prefixes.SHELLS for word in words[1:]):
         yield Text(command.stdin, is_sure=False, is_code=False)
 
 
-def kept_from(command: Command) -> int | None:
+def kept_from(command: ShellCommand) -> int | None:
     """The index of the first word that a command only prints, searches or stores; `None` if there is none."""
     name = base_name(literal(command.words[0]) or "")
     if name in prefixes.BY_SUBSCRIPT and name != "printf":
@@ -131,7 +131,7 @@ def kept_from(command: Command) -> int | None:
     return _subcommand(name, command.words)[0]
 
 
-def code(command: Command) -> str:
+def code(command: ShellCommand) -> str:
     """The code and the input of a program that may start others by code of its own language, if there is any."""
     name = base_name(literal(command.words[0]) or "")
     if name in prefixes.SHELLS:
@@ -153,7 +153,7 @@ def started(text: str, is_program: Callable[[Word], bool]) -> Iterator[Step]:
         if starts > _MAX_STARTS:
             yield Unclear(TOO_MANY)
             return
-        yield Command(tuple((word,) for word in words[at : at + _MAX_CODE_WORDS]))
+        yield ShellCommand(tuple((word,) for word in words[at : at + _MAX_CODE_WORDS]))
 
 
 def _subcommand(name: str, words: tuple[Word, ...]) -> tuple[int | None, bool]:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from deepctl.domain.commands.syntax import (
     CODE_VARIABLE,
     TOO_MANY,
-    Command,
     Computed,
+    ShellCommand,
     Step,
     Text,
     Unclear,
@@ -120,7 +120,7 @@ GIT_VALUES = {
 """Options of git with a value in the next word, now or in earlier versions."""
 
 
-def unfold(command: Command) -> Iterator[Step]:
+def unfold(command: ShellCommand) -> Iterator[Step]:
     """The command, the commands that it runs, the texts that it gives to shells, and reasons why there may be more."""
     pending = [command]
     steps = 0
@@ -142,13 +142,13 @@ def unfold(command: Command) -> Iterator[Step]:
             yield Unclear(_COMPUTED)
             continue
         for step in _run_by(base_name(name), current):
-            if isinstance(step, Command):
+            if isinstance(step, ShellCommand):
                 pending.append(step)
             else:
                 yield step
 
 
-def _inner(command: Command, words: tuple[Word, ...], *, is_open: bool | None = None) -> Command:
+def _inner(command: ShellCommand, words: tuple[Word, ...], *, is_open: bool | None = None) -> ShellCommand:
     """A command that `command` runs."""
     return command._replace(words=words, raw="", is_open=command.is_open if is_open is None else is_open)
 
@@ -164,7 +164,7 @@ def _without_reserved(words: tuple[Word, ...]) -> tuple[Word, ...]:
 _LEADING_WORDS: set[Word] = {(word,) for word in _LEADING}
 
 
-def _run_by(name: str, command: Command) -> Iterator[Step]:
+def _run_by(name: str, command: ShellCommand) -> Iterator[Step]:
     """The command that the command `name` runs, one step further."""
     if name in _SPECIAL:
         yield from _SPECIAL[name](command)
@@ -181,7 +181,7 @@ def _run_by(name: str, command: Command) -> Iterator[Step]:
         yield Unclear("a text that contains commands is evaluated")
 
 
-def _prefixed(command: Command, prefix: _Prefix) -> Iterator[Command | Unclear]:
+def _prefixed(command: ShellCommand, prefix: _Prefix) -> Iterator[ShellCommand | Unclear]:
     readings = list(_starts(command.words, prefix))
     if len(readings) > _MAX_READINGS:
         yield Unclear(TOO_MANY)
@@ -253,7 +253,7 @@ def _lengths(option: str, prefix: _Prefix) -> tuple[int, ...]:
     return (1,)
 
 
-def _env(command: Command) -> Iterator[Step]:
+def _env(command: ShellCommand) -> Iterator[Step]:
     words = command.words
     for at, word in enumerate(words[1:], 1):
         text = literal(word) or ""
@@ -280,7 +280,7 @@ def _quoted(word: Word) -> str:
 _XARGS_PLACE = re.compile(r"-[^-Ii]*([Ii])(.*)", re.DOTALL)
 
 
-def _xargs(command: Command) -> Iterator[Step]:
+def _xargs(command: ShellCommand) -> Iterator[Step]:
     places = []
     for at, word in enumerate(command.words[1:], 1):
         text = literal(word) or ""
@@ -306,7 +306,7 @@ def _xargs(command: Command) -> Iterator[Step]:
         yield _inner(inner, tuple(new_words), is_open=not places)
 
 
-def _shell(command: Command) -> Iterator[Step]:
+def _shell(command: ShellCommand) -> Iterator[Step]:
     words = command.words
     is_text = reads = runs_nothing = False
     at = 1
@@ -359,11 +359,11 @@ def _as_text(words: tuple[Word, ...]) -> Iterator[Text | Unclear]:
         yield Unclear(_UNKNOWN)
 
 
-def _find(command: Command) -> Iterator[Command | Unclear]:
+def _find(command: ShellCommand) -> Iterator[ShellCommand | Unclear]:
     yield from _behind(command, ("-exec", "-execdir", "-ok", "-okdir"))
 
 
-def _behind(command: Command, options: tuple[str, ...]) -> Iterator[Command | Unclear]:
+def _behind(command: ShellCommand, options: tuple[str, ...]) -> Iterator[ShellCommand | Unclear]:
     words = command.words
     at = 1
     while at < len(words):
@@ -381,7 +381,7 @@ def _behind(command: Command, options: tuple[str, ...]) -> Iterator[Command | Un
         at += 1
 
 
-def _texts_of(command: Command) -> Iterator[Text | Unclear]:
+def _texts_of(command: ShellCommand) -> Iterator[Text | Unclear]:
     """The texts after `-c` and its long form, in every spelling."""
     words = command.words
     for at, word in enumerate(words[1:], 1):
@@ -395,11 +395,11 @@ def _texts_of(command: Command) -> Iterator[Text | Unclear]:
             yield from _as_text(((first[code_option.end() :], *word[1:]),))
 
 
-def _watch(command: Command) -> Iterator[Step]:
+def _watch(command: ShellCommand) -> Iterator[Step]:
     yield from _words_as_text(command.words, _Prefix("nq", "bdegtxcprwC", ("interval", "equexit")))
 
 
-def _parallel(command: Command) -> Iterator[Step]:
+def _parallel(command: ShellCommand) -> Iterator[Step]:
     """GNU parallel: the words after `:::` belong to the command, or are commands if there is none."""
     words = command.words
     end = next((at for at, word in enumerate(words) if beginning(word).startswith(":::")), len(words))
@@ -424,14 +424,14 @@ def _words_as_text(words: tuple[Word, ...], prefix: _Prefix) -> Iterator[Text | 
             yield from _as_text(words[start:])
 
 
-def _coproc(command: Command) -> Iterator[Command]:
+def _coproc(command: ShellCommand) -> Iterator[ShellCommand]:
     words = command.words
     yield _inner(command, (("!",), *words[1:]))
     if len(words) > 2 and literal(words[2]) in _RESERVED:
         yield _inner(command, words[2:])
 
 
-def _git(command: Command) -> Iterator[Step]:
+def _git(command: ShellCommand) -> Iterator[Step]:
     """Git's own aliases: `git -c alias.x='!rm v' x`."""
     for before, word in pairwise(command.words):
         first = beginning(word)
@@ -454,11 +454,11 @@ def _git(command: Command) -> Iterator[Step]:
         yield from _as_text(command.words[words.index("foreach") + 1 :])
 
 
-def _eval(command: Command) -> Iterator[Step]:
+def _eval(command: ShellCommand) -> Iterator[Step]:
     yield from _as_text(_without_dashes(command.words[1:]))
 
 
-def _trap(command: Command) -> Iterator[Step]:
+def _trap(command: ShellCommand) -> Iterator[Step]:
     yield from _as_text(_without_dashes(command.words[1:])[:1])
 
 
@@ -466,56 +466,56 @@ def _without_dashes(words: tuple[Word, ...]) -> tuple[Word, ...]:
     return words[1:] if words and literal(words[0]) == "--" else words
 
 
-def _elsewhere(command: Command) -> Iterator[Step]:
+def _elsewhere(command: ShellCommand) -> Iterator[Step]:
     if not any(literal(word) in ("--version", "--help", "-V", "-h") for word in command.words[1:]):
         yield Unclear(_ELSEWHERE)
 
 
-def _alias(command: Command) -> Iterator[Step]:
+def _alias(command: ShellCommand) -> Iterator[Step]:
     if any((text := literal(word)) is None or "=" in text for word in command.words[1:]):
         yield Unclear(_ALIAS)
 
 
-def _another_meaning(command: Command) -> Iterator[Step]:
+def _another_meaning(command: ShellCommand) -> Iterator[Step]:
     if len(command.words) > 1:
         yield Unclear("a command is redefined, or stored for later")
 
 
-def _hash(command: Command) -> Iterator[Step]:
+def _hash(command: ShellCommand) -> Iterator[Step]:
     if any("p" in beginning(word) for word in command.words[1:] if beginning(word).startswith("-")):
         yield from _another_meaning(command)
 
 
-def _later(command: Command) -> Iterator[Step]:
+def _later(command: ShellCommand) -> Iterator[Step]:
     if not any(literal(word) in ("-l", "-r", "-d") for word in command.words[1:]):
         yield from _elsewhere(command)
 
 
-def _command(command: Command) -> Iterator[Step]:
+def _command(command: ShellCommand) -> Iterator[Step]:
     option = literal(command.words[1]) if len(command.words) > 1 else None
     # `command -v rm` prints the path of rm.
     if option is None or not option.startswith("-") or "v" not in option.lower():
         yield from _prefixed(command, _PREFIXES["command"])
 
 
-def _find_files(command: Command) -> Iterator[Step]:
+def _find_files(command: ShellCommand) -> Iterator[Step]:
     yield from _behind(command, ("-x", "-X", "--exec", "--exec-batch"))
 
 
-def _text_or_prompt(command: Command) -> Iterator[Step]:
+def _text_or_prompt(command: ShellCommand) -> Iterator[Step]:
     texts = list(_texts_of(command))
     yield from texts or _elsewhere(command)
 
 
-def _text_or_words(command: Command) -> Iterator[Step]:
+def _text_or_words(command: ShellCommand) -> Iterator[Step]:
     yield from list(_texts_of(command)) or _prefixed(command, _PREFIXES[base_name(literal(command.words[0]) or "")])
 
 
-def _group(command: Command) -> Iterator[Step]:
+def _group(command: ShellCommand) -> Iterator[Step]:
     yield from list(_texts_of(command)) or list(_as_text(command.words[2:])) or _elsewhere(command)
 
 
-_SPECIAL: dict[str, Callable[[Command], Iterator[Step]]] = {
+_SPECIAL: dict[str, Callable[[ShellCommand], Iterator[Step]]] = {
     **dict.fromkeys(SHELLS, _shell),
     **dict.fromkeys((".", "source", "batch", "newgrp"), _elsewhere),
     **dict.fromkeys(("at", "crontab"), _later),

@@ -32,8 +32,8 @@ from deepctl.domain.commands.syntax import (
     TOO_LONG,
     TOO_MANY,
     VALUE,
-    Command,
     Computed,
+    ShellCommand,
     ShellText,
     Step,
     Text,
@@ -59,8 +59,8 @@ _MAX_PIPES = 1000
 class Analysis(NamedTuple):
     """The commands that a text runs, those that it may run, and reasons why there may be more."""
 
-    commands: list[Command]
-    possible: list[Command]
+    commands: list[ShellCommand]
+    possible: list[ShellCommand]
     unclear: list[str]
 
 
@@ -71,8 +71,8 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
     """
     if text.count("|") > _MAX_PIPES:
         return Analysis([], [], [TOO_MANY])
-    commands: list[Command] = []
-    possible: list[Command] = []
+    commands: list[ShellCommand] = []
+    possible: list[ShellCommand] = []
     unclear: dict[str, None] = {}
     texts = [(Text(text), 0)]
     known_texts: set[Text] = set()
@@ -105,31 +105,33 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
                     if is_certain and (code := arguments.code(command)) and code not in known_codes:
                         known_codes.add(code)
                         for start in arguments.started(code, is_program):
-                            if isinstance(start, Command):
+                            if isinstance(start, ShellCommand):
                                 possible.append(start)
                             else:
                                 unclear[TOO_MANY] = None
     return Analysis(commands, possible, list(unclear))
 
 
-def _steps(item: Step, is_program: Callable[[Word], bool]) -> Iterator[tuple[Command, bool] | Text | Unclear]:
+def _steps(item: Step, is_program: Callable[[Word], bool]) -> Iterator[tuple[ShellCommand, bool] | Text | Unclear]:
     """The commands that one part of a text runs (`True`) or may run, and further texts to parse."""
-    if not isinstance(item, Command):
+    if not isinstance(item, ShellCommand):
         yield item
     elif item.words[:1] == ((VALUE,),):
         yield from _possible(item, is_program)
     else:
         for step in prefixes.unfold(item):
-            if isinstance(step, Command):
+            if isinstance(step, ShellCommand):
                 yield step, True
                 yield from _possible(step, is_program)
             else:
                 yield step
 
 
-def _possible(command: Command, is_program: Callable[[Word], bool]) -> Iterator[tuple[Command, bool] | Text | Unclear]:
+def _possible(
+    command: ShellCommand, is_program: Callable[[Word], bool]
+) -> Iterator[tuple[ShellCommand, bool] | Text | Unclear]:
     for step in arguments.possible(command, is_program):
-        yield (step, False) if isinstance(step, Command) else step
+        yield (step, False) if isinstance(step, ShellCommand) else step
 
 
 SEVERAL = re.compile(r"[;&|<>()`$\n\r]")
@@ -178,7 +180,7 @@ def _matches_text(rule: Rule, text: str) -> bool:
     return _pattern(rule.pattern).matches_text(text)
 
 
-def _restrictions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
+def _restrictions(rules: Sequence[Rule], command: ShellCommand) -> Iterator[Verdict]:
     """The verdict of the first matching rule for one command, unless it allows it; uncertain matches come before it."""
     command_line = " ".join(command.raw.split()) if command.raw else _plain(command)
     is_plain = bool(command_line) and SEVERAL.search(command_line) is None
@@ -195,7 +197,7 @@ def _restrictions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
             yield Verdict("ask", "a rule may apply to it, and part of it is computed", rule.action == "deny")
 
 
-def _suspicions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
+def _suspicions(rules: Sequence[Rule], command: ShellCommand) -> Iterator[Verdict]:
     """The verdict of the first rule for a command that may run."""
     command_line = _plain(command)
     for rule in rules:
@@ -208,7 +210,7 @@ def _suspicions(rules: Sequence[Rule], command: Command) -> Iterator[Verdict]:
             return
 
 
-def _plain(command: Command) -> str:
+def _plain(command: ShellCommand) -> str:
     """A possible spelling of a command that another command runs."""
     words = [literal(word) for word in command.words]
     return " ".join(word for word in words if word is not None) if None not in words else ""
@@ -221,11 +223,11 @@ _GIT_FLAGS = {"-p", "-P", "--paginate", "--bare"}
 
 
 @lru_cache(maxsize=512)
-def _pattern(pattern: str) -> _Pattern:
-    return _Pattern(pattern)
+def _pattern(pattern: str) -> _RulePattern:
+    return _RulePattern(pattern)
 
 
-class _Pattern:
+class _RulePattern:
     """A pattern of a rule that denies or asks. A position is the number of matched tokens."""
 
     def __init__(self, pattern: str) -> None:
@@ -248,7 +250,7 @@ class _Pattern:
         states = self._read(self._start, text[:_MAX_COMPARED])
         return self._accepts(states) or bool(len(text) > _MAX_COMPARED and states & self._sure)
 
-    def matches(self, command: Command, *, surely: bool) -> bool:
+    def matches(self, command: ShellCommand, *, surely: bool) -> bool:
         """Whether it matches the words of a command. Without `surely`: whether it could match, with any computed
         values.
         """
@@ -267,7 +269,7 @@ class _Pattern:
             for position in self._named(word)
         )
 
-    def may_match(self, command: Command) -> bool:
+    def may_match(self, command: ShellCommand) -> bool:
         """Whether it could match words that may be a command."""
         word = command.words[0]
         # If the whole name is computed, the words after it must match the pattern.
@@ -296,7 +298,7 @@ class _Pattern:
             if token == " " and any(rest is not _STAR for rest in self._tokens[position + 1 :])
         )
 
-    def _matches(self, states: frozenset[int], name: str, command: Command, *, surely: bool) -> bool:
+    def _matches(self, states: frozenset[int], name: str, command: ShellCommand, *, surely: bool) -> bool:
         skip_states = frozenset[int]()
         is_value = False
         size = 0

@@ -41,7 +41,7 @@ Word = tuple[str | Computed, ...]
 """The parts of a word; adjacent texts are joined."""
 
 
-class Command(NamedTuple):
+class ShellCommand(NamedTuple):
     """A command that a text runs.
 
     `raw` is its spelling, empty for a command that another command runs. `is_open`: more words follow that the text
@@ -73,7 +73,7 @@ class Unclear(NamedTuple):
     reason: str
 
 
-Step = Command | Text | Unclear
+Step = ShellCommand | Text | Unclear
 """What a text or a command runs: a command, a text to be read in its turn, or the reason why there may be more."""
 
 
@@ -161,7 +161,7 @@ def _parser() -> Parser:
     return tree_sitter.Parser(tree_sitter.Language(tree_sitter_bash.language()))
 
 
-KeptFrom = Callable[[Command], int | None]
+KeptFrom = Callable[[ShellCommand], int | None]
 """The index of the first word that a command only prints, searches or stores; `None` if there is none."""
 
 
@@ -256,7 +256,7 @@ class ShellText:
                 case "command":
                     redirects = self._redirects.get(node.id, [])
                     for item in self._command(node, children, redirects):
-                        yield item._replace(around=place.around or item.raw) if isinstance(item, Command) else item
+                        yield item._replace(around=place.around or item.raw) if isinstance(item, ShellCommand) else item
                     is_kept = self._keeps(children, redirects, is_passed=place.is_passed)
                     place = place._replace(is_kept=is_kept)
                 case "declaration_command" | "unset_command":
@@ -267,10 +267,10 @@ class ShellText:
                     # In shells other than bash these are two operators, and a command may follow.
                     extra = node.children_by_field_name("destination")[1:]
                     if extra:
-                        yield Command(tuple(self._word(word) for word in extra))
+                        yield ShellCommand(tuple(self._word(word) for word in extra))
                 case "for_statement":
                     words = [self._word(child) for child in node.children_by_field_name("value")]
-                    yield Command(((VALUE,), *words))
+                    yield ShellCommand(((VALUE,), *words))
                 case "command_substitution" if children and children[0].type == "`":
                     self.substitutions |= {children[0].start_byte, node.end_byte - 1}
                     place = _PartContext(place.around, is_passed=not place.is_kept)
@@ -312,7 +312,7 @@ class ShellText:
             at = child.end_byte
         return bool(_BLANK.fullmatch(self.data, at, end))
 
-    def _command(self, node: Node, children: list[Node], redirects: list[Node]) -> Iterator[Command | Unclear]:
+    def _command(self, node: Node, children: list[Node], redirects: list[Node]) -> Iterator[ShellCommand | Unclear]:
         words: list[Node] = []
         redirects = list(redirects)
         for child in children:
@@ -332,13 +332,13 @@ class ShellText:
             yield Unclear(_UNPARSED)
         if not words:
             return
-        yield Command(tuple(self._word(word) for word in words), self._raw(node), stdin=stdin)
+        yield ShellCommand(tuple(self._word(word) for word in words), self._raw(node), stdin=stdin)
         starts = {redirect.start_byte for redirect in redirects}
         command_words = [
             word for word in words if not (word.end_byte in starts and _VARIABLE.fullmatch(self._text(word)))
         ]
         if len(command_words) < len(words):  # `{name}>file` is a redirection, in bash
-            yield Command(tuple(self._word(word) for word in command_words), stdin=stdin)
+            yield ShellCommand(tuple(self._word(word) for word in command_words), stdin=stdin)
 
     def _keeps(self, children: list[Node], redirects: list[Node], *, is_passed: bool) -> bool:
         """Whether a command only stores or prints its arguments; its quoted texts are recorded."""
@@ -350,7 +350,7 @@ class ShellText:
             if part.type == "raw_string"
         ]
         self.arguments += [span for _, span in spans]
-        if not words or (start := self._kept_from(Command(tuple(self._word(word) for word in words)))) is None:
+        if not words or (start := self._kept_from(ShellCommand(tuple(self._word(word) for word in words)))) is None:
             return False
         if is_passed or any(
             child.type in ("pipeline", "list") for redirect in redirects for child in redirect.children
@@ -385,11 +385,11 @@ class ShellText:
                 words.append(child)
         return words, body
 
-    def _declaration(self, node: Node, children: list[Node]) -> Iterator[Command | Unclear]:
+    def _declaration(self, node: Node, children: list[Node]) -> Iterator[ShellCommand | Unclear]:
         words = [self._word(child) if child.is_named else (self._text(child),) for child in children]
-        yield Command(tuple(words), self._raw(node))
+        yield ShellCommand(tuple(words), self._raw(node))
 
-    def _assignment(self, node: Node) -> Iterator[Command | Unclear]:
+    def _assignment(self, node: Node) -> Iterator[ShellCommand | Unclear]:
         source = self.part(node.start_byte, min(node.end_byte, node.start_byte + _MAX_RAW))
         if sets_code(source):
             yield Unclear(CODE_VARIABLE)
@@ -398,7 +398,7 @@ class ShellText:
             return
         words = value.named_children if value.type == "array" else [value]
         # A value that is only the beginning of a command may be completed where the variable is used.
-        yield Command(((VALUE,), *(self._word(word) for word in words)), is_open=self._has_expansion)
+        yield ShellCommand(((VALUE,), *(self._word(word) for word in words)), is_open=self._has_expansion)
         # Arithmetic runs commands in a value: a='x[$(…)]'; echo $((a)).
         if value.type in ("raw_string", "ansi_c_string") and _COMPUTED_TEXT.search(source.partition("=")[2]):
             yield Unclear("a variable holds a text with commands")

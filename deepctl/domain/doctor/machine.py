@@ -16,7 +16,7 @@ from deepctl import distribution, layout
 from deepctl.domain import mcp_servers, profiles, settings
 from deepctl.domain.doctor.check import Check, Status, some, told
 from deepctl.domain.doctor.stored_state import KNOWN
-from deepctl.domain.mcp_servers import Server
+from deepctl.domain.mcp_servers import McpServer
 from deepctl.domain.permissions import CommandPolicy, Permissions
 from deepctl.domain.settings import Settings, SettingsFile
 from deepctl.errors import DeepctlError
@@ -246,7 +246,7 @@ def untrusted(paths: ProfilePaths) -> Iterator[Check]:
         yield Check("trust", "ok", f"in force here, and not imported: {listing}")
 
 
-class Choice(NamedTuple):
+class CommandSettings(NamedTuple):
     """The settings for commands."""
 
     named: str
@@ -254,9 +254,9 @@ class Choice(NamedTuple):
     limits: Limits
 
 
-def choice(settings: Settings) -> Choice:
+def choice(settings: Settings) -> CommandSettings:
     """The settings for commands. Raises `DeepctlError`."""
-    return Choice(settings.get("sandbox") or "auto", settings.get("docker.image") or "", settings.limits())
+    return CommandSettings(settings.get("sandbox") or "auto", settings.get("docker.image") or "", settings.limits())
 
 
 class Sandboxes:
@@ -377,7 +377,7 @@ def servers(environment: Mapping[str, str], in_force: Settings) -> Iterator[Chec
         yield Check("mcp", "ok", summary)
 
 
-def _server(server: Server, environment: Mapping[str, str]) -> Iterator[Check]:
+def _server(server: McpServer, environment: Mapping[str, str]) -> Iterator[Check]:
     unset = mcp_servers.missing(server, environment)
     if unset:
         names = " and ".join(f"${name}" for name in unset)

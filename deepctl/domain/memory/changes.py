@@ -30,7 +30,7 @@ from deepctl.files.rmtree import remove_tree
 from deepctl.layout import ProfilePaths
 from deepctl.store import rewind_plan, session_catalogue
 from deepctl.store.diff import line_counts
-from deepctl.store.records import Record, Session
+from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import MANUAL_ONLY, Repository
 from deepctl.store.rewind_plan import hidden_by, take_back_lines
 from deepctl.store.trees import entry_at, excluding
@@ -87,7 +87,7 @@ def replace(work: Repository, memory: Memory, file: str, base: bytes | None, new
     return _write(work, session, memory, file, now, merged, is_merged=True)
 
 
-def begin(work: Repository) -> Session | None:
+def begin(work: Repository) -> SessionRecord | None:
     """Prepare a change: save the changes of a killed turn. Returns the session for the checkpoint of the change.
 
     `None` if there is no readable session, or if checkpoints are only made by hand.
@@ -100,7 +100,7 @@ def begin(work: Repository) -> Session | None:
     return session
 
 
-def at_hand(work: Repository) -> Session | None:
+def at_hand(work: Repository) -> SessionRecord | None:
     """The most recently written session, or another one if it is damaged; `None` if none is readable."""
     latest = session_catalogue.latest(work.paths)
     for name in [latest, *session_catalogue.all_names(work.paths)] if latest is not None else []:
@@ -115,7 +115,7 @@ def at_hand(work: Repository) -> Session | None:
 
 def _write(
     work: Repository,
-    session: Session | None,
+    session: SessionRecord | None,
     memory: Memory,
     file: str,
     before: bytes | None,
@@ -133,7 +133,7 @@ def _write(
     return MemoryChange(notebook, line_counts(before or b"", after), checkpoint, is_merged, notes)
 
 
-def keep(work: Repository, session: Session | None) -> tuple[Record | None, list[str]]:
+def keep(work: Repository, session: SessionRecord | None) -> tuple[Record | None, list[str]]:
     """Make the checkpoint of a change. A failure does not undo the change; it becomes a note."""
     if session is None:
         return None, []

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from deepctl import layout, quantities, unicode
 from deepctl.errors import BadName, MemoryNotFound, Refused, UsageError
 from deepctl.files import atomic, ownership
-from deepctl.files.paths_beneath import Outside, Tree
+from deepctl.files.paths_beneath import DirectoryTree, Outside
 
 MAX_BYTES = 64 << 20
 """Bytes of the largest notebook; larger files are not read."""
@@ -51,7 +51,7 @@ class Memory:
         self.agent = layout.check_name(agent, "agent")
         self.profile = profile
         self.directory = posixpath.join(layout.MEMORY_DIRECTORY, self.agent)
-        self._tree = Tree(profile.workspace, follow=False)
+        self._tree = DirectoryTree(profile.workspace, follow=False)
         ownership.regain(profile.workspace, layout.OWN_DIRECTORIES)
 
     def path(self, name: str) -> str:

@@ -16,9 +16,9 @@ from deepctl.errors import Damaged, MemoryNotFound, NotFound, Refused
 from deepctl.store import lookup, session_catalogue
 from deepctl.store.diff import line_counts, unified
 from deepctl.store.ledger import Ledger
-from deepctl.store.lookup import Problem
+from deepctl.store.lookup import CheckpointProblem
 from deepctl.store.object_store import ObjectReader
-from deepctl.store.records import Record, State
+from deepctl.store.records import Record, WorkspaceState
 from deepctl.store.repository import ReadOnlyRepository
 from deepctl.store.rewind_plan import hidden_by
 from deepctl.store.trees import DIRECTORY, FILE, NO_CONTENT, TreeEntry, decode, excluding
@@ -43,12 +43,12 @@ class Version(NamedTuple):
     removed: int | None
 
 
-class History(NamedTuple):
+class NotebookHistory(NamedTuple):
     """The versions of one notebook, newest first, and the checkpoints without information about it."""
 
     file: str
     versions: list[Version]
-    damaged: list[Problem]
+    damaged: list[CheckpointProblem]
 
 
 class Past:
@@ -79,7 +79,7 @@ class Past:
         entry = self.entry(tree, path)
         return decode(self._objects.read(entry.digest)) if entry is not None and entry.kind == DIRECTORY else []
 
-    def unseen(self, state: State | Record, path: str) -> bool:
+    def unseen(self, state: WorkspaceState | Record, path: str) -> bool:
         """Whether the checkpoint left `path` out, so that it only seems to be missing."""
         exclude = tuple(state.exclude)
         if exclude not in self._rules:
@@ -142,14 +142,14 @@ def check_seen(past: Past, record: Record, path: str) -> None:
         )
 
 
-def history(reader: ReadOnlyRepository, memory: Memory, file: str) -> History:
+def history(reader: ReadOnlyRepository, memory: Memory, file: str) -> NotebookHistory:
     """Every version of a notebook, from the checkpoints and the present state.
 
     Raises `MemoryNotFound` if it never existed, `Refused` if an entry of another kind is in its place now.
     """
     name = file_name(file)
     past = Past(reader.objects)
-    collector = _Telling(reader, past, memory.path(name))
+    collector = _HistoryBuilder(reader, past, memory.path(name))
     for state in reader.ledger.states:
         if not past.unseen(state, memory.path(name)):
             collector.take(state)
@@ -157,10 +157,10 @@ def history(reader: ReadOnlyRepository, memory: Memory, file: str) -> History:
     collector.take_present(present)
     if not collector.versions and not collector.damaged:
         memory.read(name)  # raises the error for a missing notebook
-    return History(name, collector.versions[::-1], collector.damaged)
+    return NotebookHistory(name, collector.versions[::-1], collector.damaged)
 
 
-class _Telling:
+class _HistoryBuilder:
     """The history of one notebook, state by state."""
 
     def __init__(self, reader: ReadOnlyRepository, past: Past, path: str) -> None:
@@ -172,9 +172,9 @@ class _Telling:
         self._digest: bytes | None = None
         self._content = b""
         self.versions: list[Version] = []
-        self.damaged: list[Problem] = []
+        self.damaged: list[CheckpointProblem] = []
 
-    def take(self, state: State) -> None:
+    def take(self, state: WorkspaceState) -> None:
         """Add the state of a checkpoint or a rewind."""
         try:
             entry = self._past.entry(bytes.fromhex(state.tree), self._path)
@@ -218,7 +218,7 @@ class _Telling:
         # Unreadable states are skipped: the next version is compared with the last readable one.
         self._content = content if content is not None else self._content
 
-    def _told(self, state: State, digest: bytes | None) -> tuple[str | None, str, str | None, str | None]:
+    def _told(self, state: WorkspaceState, digest: bytes | None) -> tuple[str | None, str, str | None, str | None]:
         """The checkpoint that contains it, its kind and session, and its time."""
         record = self._ledger.records.get(state.id)
         if record is not None:
@@ -240,8 +240,8 @@ class _Telling:
     def _session(self, identity: str) -> str:
         return self._names.get(identity, identity)
 
-    def _damage(self, state: State, error: Damaged) -> None:
-        self.damaged.append(Problem(state.id, self._path, error.message))
+    def _damage(self, state: WorkspaceState, error: Damaged) -> None:
+        self.damaged.append(CheckpointProblem(state.id, self._path, error.message))
 
 
 class NotebookDifference(NamedTuple):
@@ -259,7 +259,7 @@ class NotebookDifference(NamedTuple):
     remark: str | None
 
 
-class Comparison(NamedTuple):
+class NotebookComparison(NamedTuple):
     """The notebooks that differ between two checkpoints, or between one and now (`after` is `None`)."""
 
     before: Record
@@ -267,7 +267,7 @@ class Comparison(NamedTuple):
     differences: list[NotebookDifference]
 
 
-def compare(reader: ReadOnlyRepository, memory: Memory, before: str | None, after: str | None) -> Comparison:
+def compare(reader: ReadOnlyRepository, memory: Memory, before: str | None, after: str | None) -> NotebookComparison:
     """Compare the notebooks of two checkpoints; `before` defaults to the latest, `after` to the present state.
 
     Raises `NotFound` without checkpoints, `Damaged`, or `Refused` if one does not contain the notebooks.
@@ -282,7 +282,7 @@ def compare(reader: ReadOnlyRepository, memory: Memory, before: str | None, afte
         old_side, now = old.get(name), new.get(name)
         if (old_side and old_side.digest) != (now and now.digest):
             differences.append(_difference(name, memory.path(name), old_side, now))
-    return Comparison(first, second, differences)
+    return NotebookComparison(first, second, differences)
 
 
 def _latest(ledger: Ledger) -> Record:

@@ -18,7 +18,7 @@ from deepctl import layout, unicode
 from deepctl.domain.memory.directory import Memory, folded_text, lines_with, without
 from deepctl.errors import Damaged, Refused
 from deepctl.files import sealed_lines
-from deepctl.files.paths_beneath import Entry, Outside, Tree
+from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, Outside
 from deepctl.layout import ProfilePaths
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, decode, encode
@@ -77,7 +77,7 @@ class WorkspaceNotebooks:
     """The notebooks in the workspace: every regular file in an agent's directory, and in its subdirectories."""
 
     def __init__(self, paths: ProfilePaths, selector: PurgeSelector) -> None:
-        self._tree = Tree(paths.workspace, follow=False)
+        self._tree = DirectoryTree(paths.workspace, follow=False)
         self._memory = Memory(paths, selector.agent)
         self._selector = selector
 
@@ -136,14 +136,14 @@ class WorkspaceNotebooks:
             elif entry.size is not None and self._selector.means(os.fsencode(name)):
                 yield name
 
-    def _entries(self, directory: str) -> list[Entry]:
+    def _entries(self, directory: str) -> list[DirectoryEntry]:
         try:
             return self._tree.entries(directory)
         except (FileNotFoundError, NotADirectoryError):
             return []
 
 
-def _is_file_beside(entry: Entry) -> bool:
+def _is_file_beside(entry: DirectoryEntry) -> bool:
     return entry.size is not None and is_beside(os.fsencode(entry.name))
 
 

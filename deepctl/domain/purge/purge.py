@@ -66,7 +66,7 @@ class Purged(NamedTuple):
         return not self.live and not self.notebooks and not self.leftovers
 
 
-class _Plan(NamedTuple):
+class _PurgePlan(NamedTuple):
     """The plan of a purge; `trees` maps the trees of the ledger to their new form."""
 
     trees: Mapping[str, RewrittenTree]
@@ -118,7 +118,7 @@ def _plan(
     sink: ObjectWriter,
     selector: PurgeSelector,
     report: Report | None,
-) -> _Plan:
+) -> _PurgePlan:
     live = WorkspaceNotebooks(paths, selector)
     lines = live.look()
     contents = Contents(objects, selector.matcher, report)
@@ -130,11 +130,15 @@ def _plan(
     packs, leftovers, unread = PackSelection(ledger, objects, trees, contents, keep_strays=has_lost).plan(rewriter)
     checkpoints = sum(bool(record.tree) and trees[record.tree].is_purged for record in ledger.records.values())
     summary = Purged(lines, rewriter.lines, checkpoints, rewriter.notebooks, leftovers, unread, contents)
-    return _Plan(trees, packs, summary)
+    return _PurgePlan(trees, packs, summary)
 
 
 def _commit(
-    repository: Repository, batch: ObjectBatch, live: WorkspaceNotebooks, plan: _Plan, expected_lines: list[LostLines]
+    repository: Repository,
+    batch: ObjectBatch,
+    live: WorkspaceNotebooks,
+    plan: _PurgePlan,
+    expected_lines: list[LostLines],
 ) -> None:
     """Change the workspace, then the ledger. After a failure, checkpoints are in the old or in the new state."""
     store = repository.store

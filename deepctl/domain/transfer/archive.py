@@ -38,7 +38,7 @@ Kind = Literal["file", "directory", "link"]
 _PACK = re.compile(r"[0-9a-f]{16}\.pack", re.ASCII)
 
 
-class Header(NamedTuple):
+class ArchiveHeader(NamedTuple):
     """The first member. `created_at` is RFC 3339 in UTC, `bytes` is the size of all content, `deepctl` a version."""
 
     deepctl: str
@@ -49,7 +49,7 @@ class Header(NamedTuple):
     entries: int
 
 
-class Entry(NamedTuple):
+class ArchiveEntry(NamedTuple):
     """One file, directory or link of an archive. `path` is relative to the profile, undecodable bytes as surrogates.
 
     `mode` is the permission bits, `size` is in bytes (of a link: of its target), `modified` in nanoseconds since the
@@ -102,12 +102,12 @@ def allowance(totals: Totals) -> Totals:
     )
 
 
-def header_line(header: Header) -> bytes:
+def header_line(header: ArchiveHeader) -> bytes:
     """The content of the first member."""
     return sealed_lines.seal({"format": FORMAT, **header._asdict()})
 
 
-def parse_header(line: bytes, where: str) -> Header:
+def parse_header(line: bytes, where: str) -> ArchiveHeader:
     """The first member of the archive `where`. Raises `NewerFormat`, and `ValueError` if it is damaged."""
     try:
         # Before the checksum is checked, because a later format may have another one.
@@ -127,12 +127,12 @@ def parse_header(line: bytes, where: str) -> Header:
             "bytes": int(size),
             "entries": int(entries),
         } if min(files, size, entries) >= 0:
-            return Header(version, profile, at, files, size, entries)
+            return ArchiveHeader(version, profile, at, files, size, entries)
         case _:
             raise ValueError("not a header")
 
 
-def manifest_line(entry: Entry, digest: str | None) -> bytes:
+def manifest_line(entry: ArchiveEntry, digest: str | None) -> bytes:
     """The line of one entry; `digest` is the SHA-256 of its content in hex, `None` for a directory."""
     return sealed_lines.seal(
         {

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from deepctl.domain.transfer import archive
-from deepctl.domain.transfer.archive import Entry, Header, Kind, Totals, raw, text
+from deepctl.domain.transfer.archive import ArchiveEntry, ArchiveHeader, Kind, Totals, raw, text
 from deepctl.errors import Damaged, DeepctlError, NewerFormat, Refused, UsageError
 
 _CHUNK = 1 << 20
@@ -102,7 +102,7 @@ class Incoming:
             return False
         return True
 
-    def _header(self) -> Header:
+    def _header(self) -> ArchiveHeader:
         block = self._exactly(BLOCK)
         pending = [block]
         try:
@@ -132,7 +132,7 @@ class Incoming:
         self._left = self._most.bytes + self._most.entries * _OVERHEAD + _ANYWAY
         return header
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[ArchiveEntry]:
         """Every entry; the content of a file must be read by `content` before the next entry.
 
         When this returns, the last entry has been checked against the manifest, and the archive to its end.
@@ -146,7 +146,7 @@ class Incoming:
             yield entry
         self._manifest(entry)
 
-    def _next(self) -> Entry:
+    def _next(self) -> ArchiveEntry:
         try:
             entry = read(self._exactly)
         except Torn as error:
@@ -157,7 +157,7 @@ class Incoming:
             raise self.hostile("it ends without a manifest")
         return entry
 
-    def _check(self, entry: Entry) -> None:
+    def _check(self, entry: ArchiveEntry) -> None:
         quoted_path = ascii(entry.path[:200])
         if "\0" in entry.path + entry.target or any(part in ("", ".", "..") for part in entry.path.split("/")):
             raise self.hostile(f"there is an entry called {quoted_path}")
@@ -171,7 +171,7 @@ class Incoming:
         if any(have > most for have, most in zip(self.totals, self._most, strict=True)):
             raise self.hostile("it contains more than its header says")
 
-    def _note(self, entry: Entry, digest: str | None) -> None:
+    def _note(self, entry: ArchiveEntry, digest: str | None) -> None:
         line = archive.manifest_line(entry, digest)
         self._lines.update(line)
         self._lines_size += len(line)
@@ -188,7 +188,7 @@ class Incoming:
         self._exactly(padding(entry.size))
         self._note(entry, hasher.hexdigest())
 
-    def _manifest(self, entry: Entry) -> None:
+    def _manifest(self, entry: ArchiveEntry) -> None:
         end = archive.manifest_end(self.totals)
         self._lines.update(end)
         if entry.kind != "file" or entry.size != self._lines_size + len(end):
@@ -256,7 +256,7 @@ def padding(size: int) -> int:
     return -size % BLOCK
 
 
-def encode(entry: Entry) -> bytes:
+def encode(entry: ArchiveEntry) -> bytes:
     """The header, or headers, of one member."""
     member = tarfile.TarInfo(entry.path)
     member.type = _TYPES[entry.kind]
@@ -268,7 +268,7 @@ def encode(entry: Entry) -> bytes:
     return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
-def read(exactly: ReadExactly) -> Entry | None:
+def read(exactly: ReadExactly) -> ArchiveEntry | None:
     """The next member's header, or `None` at the end of the tar. `exactly` reads this number of bytes, or raises.
 
     Raises `Torn` and `Foreign`.
@@ -320,7 +320,7 @@ def _records(data: bytes) -> dict[str, str]:
     return records
 
 
-def _entry(member: tarfile.TarInfo, records: dict[str, str]) -> Entry:
+def _entry(member: tarfile.TarInfo, records: dict[str, str]) -> ArchiveEntry:
     kind = _KINDS.get(member.type)
     if kind is None:
         raise Foreign(_OTHERS.get(member.type, f"a member of type {member.type!r}"))
@@ -348,4 +348,4 @@ def _entry(member: tarfile.TarInfo, records: dict[str, str]) -> Entry:
         size = len(raw(target))
     elif target:
         raise Foreign("the target of a link on an entry that is not a link")
-    return Entry(path, kind, member.mode, size, modified_at, target)
+    return ArchiveEntry(path, kind, member.mode, size, modified_at, target)

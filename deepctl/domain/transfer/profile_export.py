@@ -21,7 +21,7 @@ from typing import BinaryIO, NamedTuple, Self
 
 from deepctl import quantities
 from deepctl.domain.transfer import archive, archive_reader
-from deepctl.domain.transfer.archive import Entry, Header, Kind, LeftOut, Totals
+from deepctl.domain.transfer.archive import ArchiveEntry, ArchiveHeader, Kind, LeftOut, Totals
 from deepctl.errors import Locked
 from deepctl.files import atomic, ownership, sealed_lines
 from deepctl.layout import LOST_AND_FOUND, OWN_DIRECTORIES, UNTRUSTED, ProfilePaths
@@ -62,8 +62,8 @@ class Export:
         self._ledger = _read_ledger(paths)
         self._declared = Totals(0, 0, 0)
 
-    def _walk(self) -> Walk:
-        return Walk(self._paths.directory, self._ledger.packs)
+    def _walk(self) -> ExportWalk:
+        return ExportWalk(self._paths.directory, self._ledger.packs)
 
     def measure(self) -> Totals:
         """Look at everything, so that the archive can say in its beginning how much there is."""
@@ -90,9 +90,9 @@ class Export:
             writer.manifest()
         return ProfileArchive(writer.totals, sorted(walk.left_out))
 
-    def _header(self) -> Header:
+    def _header(self) -> ArchiveHeader:
         entries, files, size = self._declared
-        return Header(self._version, self._paths.name, quantities.now_in_seconds(), files, size, entries)
+        return ArchiveHeader(self._version, self._paths.name, quantities.now_in_seconds(), files, size, entries)
 
     def _check_unchanged(self) -> None:
         """Raises `Locked` unless the ledger has only grown, by checkpoints and names for them."""
@@ -157,20 +157,20 @@ class _Writing:
         self._lines_size = 0
         self.totals = Totals(0, 0, 0)
 
-    def header(self, header: Header) -> None:
+    def header(self, header: ArchiveHeader) -> None:
         """Write the first member."""
         line = archive.header_line(header)
         at = datetime.fromisoformat(header.created_at)
-        self._member(Entry(archive.HEADER, "file", 0o600, len(line), int(at.timestamp()) * 10**9), line)
+        self._member(ArchiveEntry(archive.HEADER, "file", 0o600, len(line), int(at.timestamp()) * 10**9), line)
 
-    def _member(self, entry: Entry, content: bytes) -> None:
+    def _member(self, entry: ArchiveEntry, content: bytes) -> None:
         self._file.write(archive_reader.encode(entry))
         self._file.write(content + bytes(archive_reader.padding(len(content))))
 
-    def add(self, walk: Walk, item: ExportEntry) -> None:
+    def add(self, walk: ExportWalk, item: ExportEntry) -> None:
         """Write one entry of a walk, unless it has vanished or cannot be read."""
         mode = stat.S_IMODE(item.status.st_mode)
-        entry = Entry(item.path, item.kind, mode, item.size, item.status.st_mtime_ns)
+        entry = ArchiveEntry(item.path, item.kind, mode, item.size, item.status.st_mtime_ns)
         if item.kind == "directory":
             self._file.write(archive_reader.encode(entry._replace(size=0)))
             self._count(entry._replace(size=0), None)
@@ -189,7 +189,7 @@ class _Writing:
                 if descriptor is not None:
                     self._file_content(entry, descriptor)
 
-    def _file_content(self, entry: Entry, descriptor: int) -> None:
+    def _file_content(self, entry: ArchiveEntry, descriptor: int) -> None:
         status = os.fstat(descriptor)
         size = status.st_size
         if not entry.path.startswith("workspace/") and entry.path.endswith(".jsonl"):
@@ -211,12 +211,12 @@ class _Writing:
         self._file.write(bytes(archive_reader.padding(entry.size)))
         self._count(entry, hasher.hexdigest())
 
-    def _small(self, entry: Entry, content: bytes) -> None:
+    def _small(self, entry: ArchiveEntry, content: bytes) -> None:
         entry = entry._replace(size=len(content))
         self._member(entry, content)
         self._count(entry, hashlib.sha256(content).hexdigest())
 
-    def _count(self, entry: Entry, digest: str | None) -> None:
+    def _count(self, entry: ArchiveEntry, digest: str | None) -> None:
         self._line(archive.manifest_line(entry, digest))
         self.totals = self.totals.with_(entry.kind, entry.size)
         if any(have > most for have, most in zip(self.totals, self._most, strict=True)):
@@ -232,7 +232,7 @@ class _Writing:
         """Write the last member, and the end."""
         self._line(archive.manifest_end(self.totals))
         self._lines += self._packer.flush()
-        self._file.write(archive_reader.encode(Entry(archive.MANIFEST, "file", 0o600, self._lines_size, 0)))
+        self._file.write(archive_reader.encode(ArchiveEntry(archive.MANIFEST, "file", 0o600, self._lines_size, 0)))
         unpacker = zlib.decompressobj()
         pending = bytes(self._lines)
         while pending:
@@ -270,7 +270,7 @@ class ExportEntry(NamedTuple):
         return self.status.st_size if self.kind == "file" else len(archive.raw(self.target))
 
 
-class Walk:
+class ExportWalk:
     """One walk over the profile in `directory`; a context manager. `packs` are those that count, `None` for all.
 
     Raises `Locked` if deepctl's own data vanishes during the walk, and `OSError` if it cannot be read.

@@ -19,9 +19,9 @@ from typing import BinaryIO, NamedTuple, Self
 
 from deepctl import layout
 from deepctl.domain import addresses, profiles, settings, trust
-from deepctl.domain.transfer.archive import Entry, Totals, raw
+from deepctl.domain.transfer.archive import ArchiveEntry, Totals, raw
 from deepctl.domain.transfer.archive_reader import Incoming
-from deepctl.domain.trust import Item
+from deepctl.domain.trust import TrustItem
 from deepctl.domain.wipe import trash
 from deepctl.errors import Damaged, Refused, StorageError
 from deepctl.files import atomic, rmtree, sealed_lines
@@ -67,7 +67,7 @@ class ProfileImport(NamedTuple):
     origin: str
     totals: Totals
     notes: list[str]
-    untrusted: list[Item]
+    untrusted: list[TrustItem]
 
 
 class Opened(NamedTuple):
@@ -204,7 +204,7 @@ def _reported(incoming: Incoming, before: int, report: Report) -> Iterator[bytes
         report(before)
 
 
-def _check_session(incoming: Incoming, entry: Entry, folded_names: set[str]) -> None:
+def _check_session(incoming: Incoming, entry: ArchiveEntry, folded_names: set[str]) -> None:
     """Raises `Refused` for a second session of a name; `A` and `a` are the same name."""
     match entry.path.split("/"):
         case ["sessions", name] if layout.folded_name(name) in folded_names:
@@ -251,7 +251,7 @@ def _is_harmless(line: dict[str, object]) -> bool:
     return True
 
 
-def _set_apart(incoming: Incoming, paths: ProfilePaths) -> list[Item]:
+def _set_apart(incoming: Incoming, paths: ProfilePaths) -> list[TrustItem]:
     """Keep settings that are not harmless out of profile.toml; returns them. Raises `NewerFormat` and `Refused`."""
     try:
         raw = settings.read_document(paths.settings)
@@ -259,7 +259,7 @@ def _set_apart(incoming: Incoming, paths: ProfilePaths) -> list[Item]:
         return []
     try:
         harmless, untrusted = trust.split(raw, f"profile.toml in {incoming.name}")
-    except trust.Unusable as error:
+    except trust.UnusableProfileFile as error:
         raise incoming.hostile(str(error)) from None
     if untrusted is None:
         return []
@@ -275,7 +275,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _notes(items: list[Item], paths: ProfilePaths) -> list[str]:
+def _notes(items: list[TrustItem], paths: ProfilePaths) -> list[str]:
     """The consequences of the imported settings for the safety of the user."""
     notes = [f"It contains {item.key} = {_cut(trust.text(item))}: {item.reason}." for item in items]
     if not notes and os.path.exists(paths.untrusted):
@@ -324,7 +324,7 @@ class Staging:
         self._root = root
         self._descriptor = -1
         self.path = ""
-        self._open: list[tuple[int, Entry]] = []
+        self._open: list[tuple[int, ArchiveEntry]] = []
 
     def __enter__(self) -> Self:
         # Between its creation and its locking, a cleanup by another process may take it for a leftover.
@@ -349,7 +349,7 @@ class Staging:
         finally:
             os.close(self._descriptor)
 
-    def directory(self, entry: Entry) -> None:
+    def directory(self, entry: ArchiveEntry) -> None:
         """Create a directory; it gets its mode and its time when its contents are complete."""
         parent, name = self._parent(entry)
         os.mkdir(name, 0o700, dir_fd=parent)
@@ -357,12 +357,12 @@ class Staging:
         os.fchmod(descriptor, 0o700)
         self._open.append((descriptor, entry))
 
-    def link(self, entry: Entry) -> None:
+    def link(self, entry: ArchiveEntry) -> None:
         """Make a symbolic link."""
         parent, name = self._parent(entry)
         os.symlink(raw(entry.target), name, dir_fd=parent)
 
-    def file(self, entry: Entry, pieces: Iterable[bytes]) -> None:
+    def file(self, entry: ArchiveEntry, pieces: Iterable[bytes]) -> None:
         """Make a file."""
         parent, name = self._parent(entry)
         with _closing(os.open(name, atomic.CREATE_NEW, 0o600, dir_fd=parent)) as descriptor:
@@ -370,7 +370,7 @@ class Staging:
                 atomic.write_all(descriptor, piece)
             _dress(descriptor, entry)
 
-    def _parent(self, entry: Entry) -> tuple[int, bytes]:
+    def _parent(self, entry: ArchiveEntry) -> tuple[int, bytes]:
         above, _, name = entry.path.rpartition("/")
         while self._open and not _is_in(above, self._open[-1][1].path):
             self._leave()
@@ -400,7 +400,7 @@ def _is_in(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory + "/")
 
 
-def _dress(descriptor: int, entry: Entry) -> None:
+def _dress(descriptor: int, entry: ArchiveEntry) -> None:
     """Set the mode and the time of a file or directory; a mode is limited to bits that an import may set."""
     os.fchmod(descriptor, wanted_mode(entry))
     # A time that this file system cannot store must not prevent the import of the file.
@@ -408,7 +408,7 @@ def _dress(descriptor: int, entry: Entry) -> None:
         os.utime(descriptor, ns=(entry.modified, entry.modified))
 
 
-def wanted_mode(entry: Entry) -> int:
+def wanted_mode(entry: ArchiveEntry) -> int:
     """The mode of an imported entry: deepctl's own are private, those of the workspace keep theirs without setuid,
     setgid and sticky.
     """
@@ -417,7 +417,7 @@ def wanted_mode(entry: Entry) -> int:
     return atomic.DIRECTORY_MODE if entry.kind == "directory" else atomic.FILE_MODE
 
 
-def is_stripped(entry: Entry) -> bool:
+def is_stripped(entry: ArchiveEntry) -> bool:
     """Whether an entry loses a setuid, setgid or sticky bit."""
     return entry.path.startswith("workspace/") and bool(entry.mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX))
 

@@ -387,12 +387,12 @@ def weigh(directory: str, places: set[str]) -> dict[str, Weight]:
     Places may lie in one another; everything is counted once, at the innermost, and the empty path is the directory
     itself. Raises `LinkInTheWay`, and `OSError` for the directory itself.
     """
-    walk = _Walk(places)
+    walk = _WeightWalk(places)
     walk.go(os.open(directory, atomic.OPEN_DIRECTORY), "", "" if "" in places else None, 0)
     return {place: Weight(*tally) for place, tally in walk.tallies.items()}
 
 
-class _Walk:
+class _WeightWalk:
     def __init__(self, places: set[str]) -> None:
         self.tallies: dict[str, list[int]] = {}
         self._places = places

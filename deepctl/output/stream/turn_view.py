@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepctl.output.stream.lines import TAB, TerminalCaps, cut, folded, wrapped
 from deepctl.output.stream.markdown import Markdown
-from deepctl.output.stream.tool_lines import Call
+from deepctl.output.stream.tool_lines import ToolCall
 from deepctl.output.text import printable
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ class TurnView:
     """The lines of a turn. `calls` are its tool calls so far; `usage` is its usage in words after its end."""
 
     def __init__(self, caps: TerminalCaps, now: float) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[ToolCall] = []
         self.usage = ""
         self._caps = caps
         self._began = now
-        self._pending: dict[str, Call] = {}
+        self._pending: dict[str, ToolCall] = {}
         self._stream: Markdown | PlainText | None = None
         self._streaming = ""
         self._retry: tuple[Mapping[str, Any], float] | None = None
@@ -97,7 +97,7 @@ class TurnView:
                     self._streaming = kind
                 self._stream.feed(event["delta"])
             case "tool_call":
-                call = Call(event["name"], event["args"], at)
+                call = ToolCall(event["name"], event["args"], at)
                 self.calls.append(call)
                 self._pending[event["id"]] = call
             case "tool_result":
@@ -115,7 +115,7 @@ class TurnView:
     def _result(self, event: Mapping[str, Any], at: float, width: int) -> None:
         call = self._pending.pop(event["id"], None)
         if call is None:
-            call = Call(event["name"], {}, at)
+            call = ToolCall(event["name"], {}, at)
             self.calls.append(call)
         call.ended(event["ok"], event["content"], at)
         self._add("tool", [call.line(self._caps, width, "")])
