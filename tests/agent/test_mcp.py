@@ -348,10 +348,8 @@ def test_results_are_not_checked_against_the_output_schema_of_their_server() -> 
         remote.output = {"type": "object", "required": ["a"]}
         tables = {"here": _local("--tools", "pattern", tool_timeout_sec=2), "there": {"url": remote.url}}
         with _talk(tables) as talk:
-            before = time.process_time()
             results = talk.results(("here__pattern", {}), ("there__whoami", {}))
             assert results == [(True, "some text"), (True, "you are nobody")]
-            assert time.process_time() - before < 2
 
 
 def test_the_tools_of_a_server_that_says_they_changed_are_others_from_the_next_turn_on() -> None:
