@@ -157,23 +157,23 @@ class Redaction:
         self._home = home if len(home) > 1 else None
         self._looks = tuple(self._all_looks())
 
-    def _all_looks(self) -> Iterator[_Look]:
+    def _all_looks(self) -> Iterator[_SecretForm]:
         """The patterns, in this order."""
         if self._known is not None:
             names = self._names
-            yield _Look(
+            yield _SecretForm(
                 lambda text: any(form in text for form in names), self._known, lambda match: f"[{names[match[0]]}]"
             )
-        yield _Look(lambda text: "-----BEGIN" in text, _PRIVATE_KEY, lambda match: REDACTED)
-        yield _Look(lambda text: "://" in text, _PASSWORD, lambda match: f"{match[1]}:{REDACTED}@")
-        yield _Look(_may_say, _AFTER, lambda match: f"{match[1] or match[2]}{REDACTED}")
-        yield _Look(lambda text: any(start in text for start in _BEGINNINGS), _TOKEN, lambda match: REDACTED)
+        yield _SecretForm(lambda text: "-----BEGIN" in text, _PRIVATE_KEY, lambda match: REDACTED)
+        yield _SecretForm(lambda text: "://" in text, _PASSWORD, lambda match: f"{match[1]}:{REDACTED}@")
+        yield _SecretForm(_may_say, _AFTER, lambda match: f"{match[1] or match[2]}{REDACTED}")
+        yield _SecretForm(lambda text: any(start in text for start in _BEGINNINGS), _TOKEN, lambda match: REDACTED)
         if self._home is not None:
             home = self._home
             home_pattern = re.compile(rf"(?={re.escape(home[0])})(?:(?<![\w.~-])|{_ESCAPED}){re.escape(home)}(?![\w-])")
-            yield _Look(lambda text: home in text, home_pattern, _tilde)
-        yield _Look(lambda text: "/home/" in text or "/Users/" in text, _HOME, _tilde)
-        yield _Look(lambda text: "Users" in text, _HOME_ELSEWHERE, _tilde)
+            yield _SecretForm(lambda text: home in text, home_pattern, _tilde)
+        yield _SecretForm(lambda text: "/home/" in text or "/Users/" in text, _HOME, _tilde)
+        yield _SecretForm(lambda text: "Users" in text, _HOME_ELSEWHERE, _tilde)
 
     def text(self, text: str) -> str:
         """`text` without them."""
@@ -189,7 +189,7 @@ class Redaction:
                 text = self._counted(look, text, re.Pattern.subn)
         return text
 
-    def _counted(self, look: _Look, text: str, replace: _Replaced) -> str:
+    def _counted(self, look: _SecretForm, text: str, replace: _Replaced) -> str:
         text, count = replace(look.pattern, look.by, text)
         if look.by is _tilde:
             self.homes += count
@@ -234,7 +234,7 @@ _By = Callable[[re.Match[str]], str]
 _Replaced = Callable[[re.Pattern[str], _By, str], tuple[str, int]]
 
 
-class _Look(NamedTuple):
+class _SecretForm(NamedTuple):
     may_be_in: Callable[[str], bool]
     pattern: re.Pattern[str]
     by: _By

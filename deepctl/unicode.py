@@ -1,9 +1,9 @@
 r"""Unicode rules for text: validity, visibility, and equality for a reader.
 
 Text from a model, a server or a file may contain lone surrogates: halves of a character that JSON can write as `\ud83d`
-and that UTF-8 cannot encode. They are replaced where text enters (`whole`, `whole_value`, `Pieces`), because every
-encoder would raise an error later. File names that are not UTF-8 are not text: in deepctl's own documents their bytes
-stay surrogate escapes.
+and that UTF-8 cannot encode. They are replaced where text enters (`whole`, `whole_value`, `PieceDecoder`), because
+every encoder would raise an error later. File names that are not UTF-8 are not text: in deepctl's own documents their
+bytes stay surrogate escapes.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _whole_items(value: dict[Any, Any]) -> dict[Any, Any]:
     return items if is_changed else value
 
 
-class Pieces:
+class PieceDecoder:
     """A text that arrives in pieces, each of which may end in the first half of a character."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ import pytest
 from deepctl.domain import profiles
 from deepctl.errors import StorageError
 from deepctl.store.records import Record
-from deepctl.store.rewind import Conflicts
+from deepctl.store.rewind import RewindConflicts
 from tests.store.faults import Counter, failing
 from tests.store.scene import Scene
 from tests.store.test_trees import real
@@ -82,7 +82,7 @@ def test_a_rewind_never_destroys_the_users_or_another_sessions_edits(scene: Scen
     scene.agent("shared.txt", "other", session="other")
     scene.write("more.txt", "the user's")
     before = scene.files()
-    with pytest.raises(Conflicts) as refused:
+    with pytest.raises(RewindConflicts) as refused:
         scene.rewind("~2")
     assert sorted(refused.value.paths) == [b"more.txt", b"shared.txt"]
     assert scene.files() == before

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepctl.unicode import Pieces, folded, spans, whole, whole_json, whole_json_bytes, whole_value
+from deepctl.unicode import PieceDecoder, folded, spans, whole, whole_json, whole_json_bytes, whole_value
 
 _ANY = st.text(st.characters(categories=None))
 _HALVES = st.text(st.sampled_from("a\\u\ud83d\ude00é\U0001f600"))
@@ -44,7 +44,7 @@ def test_every_text_can_be_encoded_and_valid_text_stays_as_it_is(text: str) -> N
 @given(_HALVES, st.lists(st.integers(0, 30)))
 def test_a_text_in_pieces_is_the_same_as_in_one(text: str, cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(text)]
-    pieces = Pieces()
+    pieces = PieceDecoder()
     found = [pieces.feed(text[start:end]) for start, end in itertools.pairwise(places)]
     assert "".join([*found, pieces.finish()]) == whole(text)
 

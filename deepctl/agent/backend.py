@@ -39,8 +39,8 @@ from pydantic_ai_backends.workspaces import StateWorkspaceBackend
 
 from deepctl.agent.sandboxes import Sandbox, listener, refused, searcher
 from deepctl.files import atomic
-from deepctl.files.git_directories import ASIDE, Survey, additions, describe, set_aside, survey
-from deepctl.files.paths_beneath import DirectoryTree, Outside
+from deepctl.files.git_directories import ASIDE, GitSurvey, additions, describe, set_aside, survey
+from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable
 
 STATE_PROVIDER = "state"
@@ -91,7 +91,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         root = self._tree.root
         try:
             yield
-        except Outside as error:
+        except OutsideTree as error:
             raise WorkspacePathError(f"{error.filename!r} is refused: {error.strerror}") from None
         except (OSError, WorkspaceError) as error:
             if isinstance(error, FileNotFoundError) and not os.path.isdir(root):
@@ -298,7 +298,7 @@ class _CommandBackend(_SearchBackend):
                     hear(b"", notice.encode())
         return replace(result, stderr=f"{result.stderr}{notice}") if notice else result
 
-    def _disarm(self, before: Survey) -> str:
+    def _disarm(self, before: GitSurvey) -> str:
         """Set aside what a command left for git, if it is not the person's own. Returns the line that says so."""
         additions_for_git = additions(before)
         if not additions_for_git:

@@ -28,15 +28,15 @@ from deepctl.agent.approvals import Approve, Ask
 from deepctl.agent.backend import LocalBackend
 from deepctl.agent.checkpoint_stores import InMemoryCheckpointStore
 from deepctl.agent.checkpoints import RewindRequested, TurnCheckpoints
-from deepctl.agent.compaction import Compacted, Shortened
+from deepctl.agent.compaction import CompactionResult, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps, create_deep_agent
-from deepctl.agent.interruption import KEPT, Abandoned, Emit, Interruption, storing
+from deepctl.agent.interruption import KEPT, AbandonedRun, Emit, Interruption, storing
 from deepctl.agent.limits import COMPACT_AT, CompactionPolicy, ConfiguredLimits, cost, limits_of
 from deepctl.agent.mcp import McpServers
-from deepctl.agent.mentions import Attaching, DirectoryFiles, Files, StateFiles
+from deepctl.agent.mentions import AttachmentReader, DirectoryFiles, Files, StateFiles
 from deepctl.agent.message_filters import SentHistory, history_of
 from deepctl.agent.models import resolve
-from deepctl.agent.provider_errors import Asked
+from deepctl.agent.provider_errors import ModelEndpoint
 from deepctl.agent.sandboxes import Sandbox
 from deepctl.agent.turn import Outcome, Retries, RetryingModel, TokenUsage, TurnRecord, run_turn, to_json
 from deepctl.domain import attachments
@@ -171,7 +171,7 @@ class TurnRunner:
         """The files that a prompt mentions, as parts of its message. Notices about them are emitted."""
         if "@" not in prompt:
             return []
-        return Attaching(self._model, self.options.permissions, self._environment).brought(prompt, files(), emit)
+        return AttachmentReader(self._model, self.options.permissions, self._environment).brought(prompt, files(), emit)
 
     def again(self) -> None:
         """What comes next is the same turn, begun again, and counts against the same limits."""
@@ -186,7 +186,7 @@ class TurnRunner:
         usage = TokenUsage(run_usage.input_tokens, run_usage.output_tokens, run_usage.requests)
         return usage, cost(run_usage, self._model) if run_usage.input_tokens or run_usage.output_tokens else 0.0
 
-    def compact(self, history: SentHistory, focus: str | None, emit: Emit) -> tuple[Compacted, Shortened]:
+    def compact(self, history: SentHistory, focus: str | None, emit: Emit) -> tuple[CompactionResult, ShortenedHistory]:
         """Summarise a conversation between two turns. Raises as `run` does, or `NotFound` if that makes no sense."""
         model = RetryingModel(self._model, Retries(self.options.retries, emit, self._reason))
         result, short_history = self._guarded(compaction.by_hand(model, history, self._policy, focus))
@@ -197,7 +197,7 @@ class TurnRunner:
         return CompactionPolicy(self.options.compact_at, self.options.context_window)
 
     @property
-    def _asked(self) -> Asked:
+    def _asked(self) -> ModelEndpoint:
         """Where requests go. It is needed once one has failed."""
         return provider_errors.asked(
             self.options.model,
@@ -215,7 +215,7 @@ class TurnRunner:
         """Run something with the model, and with the MCP servers if there is an `emit` that hears of them."""
         try:
             return self.stops.run(self._runner, self._ready(work, emit))
-        except (Abandoned, KeyboardInterrupt):
+        except (AbandonedRun, KeyboardInterrupt):
             self._restart()
             raise self.stops.reason() from None
         except DeepctlError:
@@ -312,7 +312,7 @@ class Chat:
         reader.remember()
         return _Conversation(reader, conversation, end, history_of(conversation, self._runner.model))
 
-    def compact(self, work: Repository, session: str, focus: str | None, emit: Emit) -> Compacted:
+    def compact(self, work: Repository, session: str, focus: str | None, emit: Emit) -> CompactionResult:
         """Summarise a session's conversation for the model; `focus` says what it is about above all.
 
         Nothing is taken out of the session, and its state before is a checkpoint to rewind to. The caller holds the
@@ -447,7 +447,7 @@ class EphemeralChat:
                 self._conversation = _of(to_json(request.messages), turn - 1)
                 user_content = [*request.prompt(prompt), *file_parts]
 
-    def compact(self, focus: str | None, emit: Emit) -> Compacted:
+    def compact(self, focus: str | None, emit: Emit) -> CompactionResult:
         """Summarise the conversation for the model: see `Chat.compact`. It cannot be taken back."""
         history = history_of(self._conversation, self._runner.model)
         result, short_history = self._runner.compact(history, focus, emit)

@@ -52,7 +52,7 @@ _AGAIN = 0.05
 _LEFT_OUT = "[The beginning of this conversation was left out here, because no summary could be written.]"
 
 
-class Compacted(NamedTuple):
+class CompactionResult(NamedTuple):
     """What a compaction did to what the model sees. Tokens are estimates, `summary` is the model's text.
 
     `checkpoint` is the state before, to rewind to, where one was kept, `cost` in USD, `None` where no price is known.
@@ -79,7 +79,7 @@ class Compacted(NamedTuple):
         }
 
 
-class Shortened(NamedTuple):
+class ShortenedHistory(NamedTuple):
     """A shorter history: the summary, the messages it begins with, and those of the old one that follow it."""
 
     summary: ModelRequest
@@ -99,7 +99,9 @@ class Recorder(Protocol):
 
     places: Places
 
-    def compacting(self, before: Sequence[ModelMessage], short_history: Shortened, event: dict[str, Any]) -> None:
+    def compacting(
+        self, before: Sequence[ModelMessage], short_history: ShortenedHistory, event: dict[str, Any]
+    ) -> None:
         """What the model is sent is now `short_history`, of which only the last message has not been recorded yet."""
         ...
 
@@ -131,7 +133,9 @@ class Compactor:
             return request_context
         after = _tokens_after(tokens, messages, short_history)
         self.least = after + window * _AGAIN
-        result = Compacted(len(messages), len(short_history.messages), tokens, after, short_history.text, RunUsage())
+        result = CompactionResult(
+            len(messages), len(short_history.messages), tokens, after, short_history.text, RunUsage()
+        )
         # The recorder knows the history as it was: it has to hear of this before the run has the other one.
         self.recorder.compacting(messages, short_history, result.event())
         ctx.messages[:] = short_history.messages
@@ -142,7 +146,7 @@ class Compactor:
 
     async def _shorten(
         self, ctx: RunContext[Any], messages: list[ModelMessage], tokens: int, window: int
-    ) -> Shortened | None:
+    ) -> ShortenedHistory | None:
         places = self.recorder.places
         if not self._gave_up:
             try:
@@ -167,7 +171,7 @@ class Compactor:
 
 async def by_hand(
     model: Model, history: SentHistory, policy: CompactionPolicy, focus: str | None = None
-) -> tuple[Compacted, Shortened]:
+) -> tuple[CompactionResult, ShortenedHistory]:
     """Summarise a conversation between two turns: all but the last turn, or all but the end of that if it is long.
 
     `focus` is what the summary is about above all. Raises `NotFound` if there is nothing to summarise, and what the
@@ -195,7 +199,9 @@ async def by_hand(
         if short_history is not None:
             before = context_tokens(messages)
             after = _tokens_after(before, messages, short_history)
-            report = Compacted(len(messages), len(short_history.messages), before, after, short_history.text, usage)
+            report = CompactionResult(
+                len(messages), len(short_history.messages), before, after, short_history.text, usage
+            )
             return report, short_history
     raise NotFound(
         "There is nothing to compact: the model already sees only a summary and the last answer.",
@@ -203,7 +209,7 @@ async def by_hand(
     )
 
 
-def _tokens_after(tokens: int, messages: list[ModelMessage], short_history: Shortened) -> int:
+def _tokens_after(tokens: int, messages: list[ModelMessage], short_history: ShortenedHistory) -> int:
     """What a history takes that took `tokens` before: the provider's own counts, where it has told, of what is gone."""
     removed_tokens = sum(estimate_message_tokens(messages)[: len(messages) - len(short_history.kept)])
     added_tokens = sum(
@@ -251,11 +257,11 @@ class _WholeAnswer(AbstractCapability[None]):
 
 async def _shortened(
     strategy: CompactionStrategy[Any], messages: list[ModelMessage], places: Places, ctx: RunContext[Any]
-) -> Shortened | None:
+) -> ShortenedHistory | None:
     return _of(await strategy.compact(list(messages), ctx), messages, places)
 
 
-def _of(result: Sequence[ModelMessage], messages: Sequence[ModelMessage], places: Places) -> Shortened | None:
+def _of(result: Sequence[ModelMessage], messages: Sequence[ModelMessage], places: Places) -> ShortenedHistory | None:
     """What a strategy made of `messages`; `None` if the model would not see less than it does.
 
     Only what the record of a session can say again is taken over: a summary, the turn's prompt, and the end.
@@ -270,7 +276,7 @@ def _of(result: Sequence[ModelMessage], messages: Sequence[ModelMessage], places
         return None
     tail = [uncounted(message) for message in messages[boundary:]]
     summary = _summary(result[: len(result) - len(tail)]) or _left_out(messages[:boundary])
-    return Shortened(summary, [summary, *places.prompt_before(begins), *tail], begins, tail)
+    return ShortenedHistory(summary, [summary, *places.prompt_before(begins), *tail], begins, tail)
 
 
 def _summary(messages: Sequence[ModelMessage]) -> ModelRequest | None:

@@ -46,7 +46,7 @@ def storing() -> Iterator[None]:
         raise storage_error(error, KEPT) from error
 
 
-class Abandoned(Exception):
+class AbandonedRun(Exception):
     """What was stopped does not end. Its event loop cannot be used again."""
 
 
@@ -124,7 +124,7 @@ class Interruption:
     def run(self, runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
         """Run something in an event loop.
 
-        Raises what stops it, or `Abandoned` if another signal comes before it ends.
+        Raises what stops it, or `AbandonedRun` if another signal comes before it ends.
         """
         self._is_heard, self._is_abandoned = True, False
         try:
@@ -137,7 +137,7 @@ class Interruption:
         except RuntimeError as error:
             if not self._is_abandoned:
                 raise
-            raise Abandoned from error
+            raise AbandonedRun from error
         finally:
             self._task = None
 

@@ -248,7 +248,7 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_-]")
 _DEFINITIONS = re.compile(r"#/(\$defs|definitions)/([^/~%]+)")
 
 
-class Offered(NamedTuple):
+class ToolOffer(NamedTuple):
     """The tools of a server by the names the model calls them by, and what there is to say about the others."""
 
     tools: dict[str, ToolDefinition]
@@ -259,7 +259,7 @@ class _UnusableParameters(Exception):
     """Parameters that cannot be passed on to a provider."""
 
 
-def offered(server: McpServer, listing: Sequence[mcp_types.Tool]) -> Offered:
+def offered(server: McpServer, listing: Sequence[mcp_types.Tool]) -> ToolOffer:
     """The tools that the agent gets of those a server has."""
     remarks = []
     names = {tool.name for tool in listing}
@@ -292,7 +292,7 @@ def offered(server: McpServer, listing: Sequence[mcp_types.Tool]) -> Offered:
     if unusable:
         problem = "in a way that providers do not accept, or too long"
         remarks.append(f"describes the parameters of {_some(unusable)} {problem}; left out")
-    return Offered(tools, remarks)
+    return ToolOffer(tools, remarks)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -328,7 +328,7 @@ def _parameters(schema: Mapping[str, Any], most: int) -> tuple[dict[str, Any], i
         raw = json.dumps(schema, allow_nan=False)
         if len(raw) > _LARGEST_SCHEMA or schema.get("type") != "object":
             raise _UnusableParameters
-        schema_copy = _Inlined(schema, most)
+        schema_copy = _SchemaInliner(schema, most)
         parameters = schema_copy.whole()
     except (ValueError, TypeError, RecursionError):
         raise _UnusableParameters from None
@@ -355,7 +355,7 @@ def _check_schema(parameters: Mapping[str, Any]) -> None:
         raise _UnusableParameters from None
 
 
-class _Inlined:
+class _SchemaInliner:
     """A schema in which references lead to its definitions only: others in it are replaced by what they name."""
 
     def __init__(self, schema: Mapping[str, Any], most: int) -> None:

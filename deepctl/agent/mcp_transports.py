@@ -353,16 +353,16 @@ class Remote:
         # Events have a limit of their own each, and go on as long as the chat.
         if not response.headers.get("Content-Type", "").lower().startswith("text/event-stream"):
             assert isinstance(response.stream, httpx2.AsyncByteStream)
-            response.stream = _Bounded(response.stream, self._too_long)
+            response.stream = _BoundedBody(response.stream, self._too_long)
         assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _Valid(response.stream)
+        response.stream = _ValidJsonBody(response.stream)
 
     def _too_long(self) -> Exception:
         self.broken = f"it sent a message of more than {MOST_BYTES >> 20} MiB"
         return httpx2.StreamError(self.broken)
 
 
-class _Bounded(httpx2.AsyncByteStream):
+class _BoundedBody(httpx2.AsyncByteStream):
     """A body, as long as a message may be. The client would keep all of a longer one in memory."""
 
     def __init__(self, body: httpx2.AsyncByteStream, too_long: Callable[[], Exception]) -> None:
@@ -381,7 +381,7 @@ class _Bounded(httpx2.AsyncByteStream):
         await self._body.aclose()
 
 
-class _Valid(httpx2.AsyncByteStream):
+class _ValidJsonBody(httpx2.AsyncByteStream):
     """A body of JSON without lone surrogates, which the client would refuse a whole message for.
 
     It comes line by line: a line is at most a message, and events are delivered at an empty line only.

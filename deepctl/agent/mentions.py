@@ -27,7 +27,7 @@ from pydantic_ai_backends import StateBackend
 
 from deepctl.domain import attachments
 from deepctl.domain.permissions import Permissions, about_file
-from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, Outside
+from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, OutsideTree
 from deepctl.quantities import size
 from deepctl.redaction import redact
 from deepctl.sandbox.policy import MOUNT
@@ -74,7 +74,7 @@ def takes(model: Model, kind: str) -> bool:
     return model.system in _READ_PDF or urlsplit(model.base_url or "").hostname == _OPENAI
 
 
-class Entries(NamedTuple):
+class DirectoryListing(NamedTuple):
     """What is in a directory: the first by name, and how many there are more."""
 
     shown: list[DirectoryEntry]
@@ -92,7 +92,7 @@ class MentionTarget(NamedTuple):
     size: int
     read: Callable[[int], bytes]
     """The first bytes, at most so many."""
-    entries: Callable[[int], Entries]
+    entries: Callable[[int], DirectoryListing]
     problem: str | None = None
 
 
@@ -113,7 +113,7 @@ class DirectoryFiles:
     def find(self, path: str) -> MentionTarget | None:
         try:
             entry = self._tree.entry(path)
-        except Outside as error:
+        except OutsideTree as error:
             # A link that is there is told about; what is not in the workspace is just a word.
             return _refused(path, error.strerror) if "link" in (error.strerror or "") else None
         except (OSError, ValueError):
@@ -135,9 +135,9 @@ class DirectoryFiles:
                 most -= len(piece)
         return b"".join(pieces)
 
-    def _list(self, path: str, most: int) -> Entries:
+    def _list(self, path: str, most: int) -> DirectoryListing:
         entries = self._tree.entries(path)
-        return Entries(entries[:most], max(0, len(entries) - most))
+        return DirectoryListing(entries[:most], max(0, len(entries) - most))
 
 
 class StateFiles:
@@ -159,7 +159,7 @@ class StateFiles:
             lambda most: self._entries(full_path, most),
         )
 
-    def _entries(self, path: str, most: int) -> Entries:
+    def _entries(self, path: str, most: int) -> DirectoryListing:
         entries = self._state.list_dir(path)
         first_entries = [
             DirectoryEntry(
@@ -167,7 +167,7 @@ class StateFiles:
             )
             for name, is_directory in entries[:most]
         ]
-        return Entries(first_entries, max(0, len(entries) - most))
+        return DirectoryListing(first_entries, max(0, len(entries) - most))
 
 
 def _refused(path: str, problem: str | None) -> MentionTarget:
@@ -189,14 +189,14 @@ _BREAKING = ("Cc", "Zl", "Zp")
 """Unicode's categories of control characters and of what ends a line."""
 
 
-class Attached(NamedTuple):
+class Attachments(NamedTuple):
     """What goes with a prompt: parts of its message, and what the user should know about files that do not."""
 
     parts: list[UserContent]
     notices: list[str]
 
 
-class Attaching:
+class AttachmentReader:
     """Attaches files for one model, by one profile's rules. `environment` has the keys that text is rid of."""
 
     def __init__(self, model: Model, permissions: Permissions, environment: Mapping[str, str]) -> None:
@@ -204,7 +204,7 @@ class Attaching:
         self._environment = environment
         self._permissions = permissions
 
-    def attached(self, prompt: str, files: Files) -> Attached:
+    def attached(self, prompt: str, files: Files) -> Attachments:
         """What the files that a prompt names come to. A word that names none is just a word."""
         collector = _PromptFiles(self._model, self._environment)
         paths: set[str] = set()
@@ -227,7 +227,7 @@ class Attaching:
                 collector.name_only(target, "the rules of this profile need an approval, which the agent can request")
             else:
                 collector.take(target)
-        return Attached(collector.parts, collector.notices)
+        return Attachments(collector.parts, collector.notices)
 
     def brought(self, prompt: str, files: Files, emit: Callable[[dict[str, Any]], None]) -> list[UserContent]:
         """The same, with the notices as events."""

@@ -55,7 +55,7 @@ from deepctl.domain import env_variables
 from deepctl.domain.attachments import only_mentions
 from deepctl.domain.env_variables import ollama_address
 from deepctl.errors import ModelFailed, UsageError
-from deepctl.unicode import Pieces, whole_value
+from deepctl.unicode import PieceDecoder, whole_value
 
 _FIRST = ("openai", "anthropic", "google")
 """Providers that are meant first, where several have a model of that name."""
@@ -64,14 +64,14 @@ _OPENAI = ("openai", "openai-chat", "openai-responses")
 _EXTRA = re.compile(r"pydantic-ai-slim\[([a-z-]+)\]")
 
 
-class Resolved(NamedTuple):
+class ResolvedModel(NamedTuple):
     """A model, and what its server has answered last; `None` for a model without a server, such as the offline one."""
 
     model: Model
     last: LastResponse | None
 
 
-def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) -> Resolved:
+def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) -> ResolvedModel:
     """The model called `name`: `offline`, or any model string of pydantic-ai.
 
     `base_url` is the address of an OpenAI-compatible server; without it, the provider's own environment variable
@@ -79,7 +79,7 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
     the provider's key is missing.
     """
     if name == OFFLINE:
-        return Resolved(offline_model(), None)
+        return ResolvedModel(offline_model(), None)
     providers: list[Provider[Any]] = []
 
     def provider_of(provider: str) -> Provider[Any]:
@@ -138,7 +138,7 @@ def resolve(name: str, *, base_url: str | None, environment: Mapping[str, str]) 
             code="bad_address",
         ) from None
     last = watch(providers[-1]) if providers else None
-    return Resolved(_strict_about_ends(model, providers), last)
+    return ResolvedModel(_strict_about_ends(model, providers), last)
 
 
 def _unknown(name: str, error: Exception, environment: Mapping[str, str]) -> UsageError:
@@ -460,7 +460,7 @@ _DELTAS: dict[str, Callable[[str], ModelResponsePartDelta]] = {
 
 async def _valid_events(events: AsyncIterator[ModelResponseStreamEvent]) -> AsyncIterator[ModelResponseStreamEvent]:
     """The events of an answer; the first half of a character is held back until the second comes or the text ends."""
-    texts: dict[int, tuple[str, Pieces]] = {}
+    texts: dict[int, tuple[str, PieceDecoder]] = {}
     try:
         async for event in events:
             if isinstance(event, PartEndEvent):
@@ -478,14 +478,14 @@ async def _valid_events(events: AsyncIterator[ModelResponseStreamEvent]) -> Asyn
             yield end_event
 
 
-def _rest(texts: dict[int, tuple[str, Pieces]], index: int) -> Iterator[PartDeltaEvent]:
+def _rest(texts: dict[int, tuple[str, PieceDecoder]], index: int) -> Iterator[PartDeltaEvent]:
     field, pieces = texts.pop(index, ("", None))
     if pieces is not None and (text := pieces.finish()):
         yield PartDeltaEvent(index=index, delta=_DELTAS[field](text))
 
 
-def _joined(event: ModelResponseStreamEvent, texts: dict[int, tuple[str, Pieces]]) -> ModelResponseStreamEvent:
-    """`event` with the text it adds to a part as `Pieces` has it."""
+def _joined(event: ModelResponseStreamEvent, texts: dict[int, tuple[str, PieceDecoder]]) -> ModelResponseStreamEvent:
+    """`event` with the text it adds to a part as `PieceDecoder` has it."""
     match event:
         case PartStartEvent(index=index, part=TextPart(content=text) as part):
             return replace(event, part=replace(part, content=_begun(texts, index, "content").feed(text)))
@@ -505,10 +505,10 @@ def _joined(event: ModelResponseStreamEvent, texts: dict[int, tuple[str, Pieces]
             return event
 
 
-def _begun(texts: dict[int, tuple[str, Pieces]], index: int, field: str) -> Pieces:
+def _begun(texts: dict[int, tuple[str, PieceDecoder]], index: int, field: str) -> PieceDecoder:
     texts.pop(index, None)
     return _of(texts, index, field)
 
 
-def _of(texts: dict[int, tuple[str, Pieces]], index: int, field: str) -> Pieces:
-    return texts.setdefault(index, (field, Pieces()))[1]
+def _of(texts: dict[int, tuple[str, PieceDecoder]], index: int, field: str) -> PieceDecoder:
+    return texts.setdefault(index, (field, PieceDecoder()))[1]

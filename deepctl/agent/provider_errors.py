@@ -58,7 +58,7 @@ _ALERT = r"\x15\x03"
 _PLAIN_TO_TLS = re.compile(r"plain HTTP request was sent to HTTPS port|HTTP request to an HTTPS server", re.IGNORECASE)
 
 
-class Asked(NamedTuple):
+class ModelEndpoint(NamedTuple):
     """Whom a request went to: the model by its full name, the address, and what the address comes from.
 
     `origin` is `base_url` or a variable with its dollar sign; `None` for the provider's own address.
@@ -86,12 +86,12 @@ class Asked(NamedTuple):
 
 def asked(
     name: str, base_url: str | None, address: str, environment: Mapping[str, str], last: LastResponse | None
-) -> Asked:
+) -> ModelEndpoint:
     """Whom the model called `name` is asked through. `base_url` is the setting."""
     provider = provider_keys.provider(name)
     variables = (*env_variables.ADDRESSES.get(provider, ()), *(("OLLAMA_HOST",) if provider == "ollama" else ()))
     origin = next((f"${variable}" for variable in variables if env_variables.value(environment, variable)), None)
-    return Asked(
+    return ModelEndpoint(
         name, address, "base_url" if provider == "openai" and base_url else origin, environment, last or LastResponse()
     )
 
@@ -132,7 +132,7 @@ def _setup_hint(text: str, model: str) -> str:
     return "`deepctl models` lists the models of your own servers; --model or /model selects another model."
 
 
-def failure(error: BaseException, to: Asked) -> DeepctlError | None:
+def failure(error: BaseException, to: ModelEndpoint) -> DeepctlError | None:
     """A failed run in one line, with exit 7 and whether a retry can help; `None` if it is no model's failure."""
     if isinstance(error, LimitReached):
         return _at_limit(error, to.model)
@@ -215,13 +215,13 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
-def _refused(error: BaseException, to: Asked, hint: str | None) -> ModelFailed:
+def _refused(error: BaseException, to: ModelEndpoint, hint: str | None) -> ModelFailed:
     return ModelFailed(
         f"The provider of {to.model} refused the request ({reason(error, to)}).", hint, code="model_request_refused"
     )
 
 
-def _address_hint(to: Asked) -> str | None:
+def _address_hint(to: ModelEndpoint) -> str | None:
     """What may be wrong with an address at which there is no such thing as was asked for."""
     if to.origin is None:
         return None
@@ -250,7 +250,7 @@ def _sentence(text: str) -> str:
     return f"The setting {text}" if text == "base_url" else text[:1].upper() + text[1:]
 
 
-def _key_hint(to: Asked) -> str:
+def _key_hint(to: ModelEndpoint) -> str:
     names = provider_keys.VARIABLES.get(provider_keys.provider(to.model), ())
     present = [f"${name}" for name in names if env_variables.value(to.environment, name)]
     if present:
@@ -258,7 +258,7 @@ def _key_hint(to: Asked) -> str:
     return f"Set {' or '.join(f'${name}' for name in names)}." if names else "Check the API key."
 
 
-def _redirected(error: BaseException, to: Asked, status: int) -> ModelFailed:
+def _redirected(error: BaseException, to: ModelEndpoint, status: int) -> ModelFailed:
     responses = [getattr(response, "response", None) for response in _causes(error)]
     location = next((response.headers.get("location", "") for response in responses if response is not None), "")
     where = addresses.without_passwords(shown_text(location, to.environment))
@@ -270,7 +270,7 @@ def _redirected(error: BaseException, to: Asked, status: int) -> ModelFailed:
     )
 
 
-def _proxy_refused(to: Asked) -> ModelFailed:
+def _proxy_refused(to: ModelEndpoint) -> ModelFailed:
     proxy = env_variables.proxy_of(to.address, to.environment)
     name = f"in ${proxy.variable} ({proxy.place})" if proxy else f"on the way to {to.place}"
     return ModelFailed(
@@ -280,7 +280,7 @@ def _proxy_refused(to: Asked) -> ModelFailed:
     )
 
 
-def _no_connection(error: exceptions.ModelConnectionError, to: Asked) -> ModelFailed:
+def _no_connection(error: exceptions.ModelConnectionError, to: ModelEndpoint) -> ModelFailed:
     """What stood in the way: a proxy, the other end's certificate, the wrong protocol, or the network."""
     chain = list(_causes(error))
     tls = next((cause for cause in chain if isinstance(cause, ssl.SSLError)), None)
@@ -341,7 +341,7 @@ def _is_proxys(chain: list[BaseException]) -> bool:
     return bool(names & {"ProxyError", "ConnectError", "ConnectTimeout", "SOCKSError"})
 
 
-def _unusable(error: BaseException, to: Asked) -> ModelFailed:
+def _unusable(error: BaseException, to: ModelEndpoint) -> ModelFailed:
     """An answer that has come, and is none."""
     text = _words(error)
     is_end = isinstance(error, exceptions.UnexpectedModelBehavior) or "without a reason to stop" in text
@@ -387,7 +387,7 @@ def _unusable(error: BaseException, to: Asked) -> ModelFailed:
     )
 
 
-def reason(error: BaseException, to: Asked) -> str:
+def reason(error: BaseException, to: ModelEndpoint) -> str:
     """What a failure of a request says, on one line and without secrets.
 
     Of a connection that failed: where to, and why, which the clients say in their causes only.

@@ -46,7 +46,7 @@ class LastResponse:
         self._begin = self._end = b""
         self._read = _reader(response.headers.get("content-encoding", "identity").strip().lower())
         if self._read is not None and isinstance(response.stream, httpx2.AsyncByteStream):
-            response.stream = _Kept(response.stream, self._more)
+            response.stream = _RecordedBody(response.stream, self._more)
 
     def _more(self, piece: bytes) -> None:
         if self._read is None:
@@ -121,7 +121,7 @@ def _reader(encoding: str) -> Callable[[bytes], bytes] | None:
     return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress if encoding in _COMPRESSED else None
 
 
-class _Kept(httpx2.AsyncByteStream):
+class _RecordedBody(httpx2.AsyncByteStream):
     def __init__(self, stream: httpx2.AsyncByteStream, keep: Callable[[bytes], None]) -> None:
         self._stream = stream
         self._keep = keep

@@ -95,14 +95,14 @@ class _ObservedBytes(bytearray):
         self._tell(bytes(self[before:]))
 
 
-class _Started(NamedTuple):
+class _CommandStart(NamedTuple):
     """What the command that is being started is bound to."""
 
     alive: int
     groups: tuple[str, ...]
 
 
-_STARTED: ContextVar[_Started] = ContextVar("deepctl_started")
+_STARTED: ContextVar[_CommandStart] = ContextVar("deepctl_started")
 """From one method of the harness' workspace to another."""
 
 
@@ -192,7 +192,7 @@ class BubblewrapExecutor(BubblewrapWorkspace):
         timeout: float | None = None,
     ) -> CommandResult:
         with bubblewrap.pipe() as read_end, _grouped(self._policy.limits) as groups:
-            token = _STARTED.set(_Started(read_end, groups))
+            token = _STARTED.set(_CommandStart(read_end, groups))
             try:
                 return await super().run(command, shell=shell, env=env, timeout=timeout)
             finally:
@@ -243,7 +243,7 @@ class ContainerExecutor:
 
     def __init__(self, spec: container.Spec) -> None:
         self._spec = spec
-        self._held: container.Held | None = None
+        self._held: container.RunningContainer | None = None
 
     async def run(
         self,

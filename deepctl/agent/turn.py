@@ -47,7 +47,7 @@ from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_ai_harness.compaction import DEFAULT_CONTEXT_WINDOW
 from pydantic_ai_harness.memory import Memory
 
-from deepctl.agent.compaction import Compactor, Shortened
+from deepctl.agent.compaction import Compactor, ShortenedHistory
 from deepctl.agent.factory import DeepAgentDeps
 from deepctl.agent.interruption import Emit, Event, storing
 from deepctl.agent.limits import CompactionPolicy, ContextUsage, bounded, context_tokens, cost, window_of
@@ -207,7 +207,7 @@ class _TurnRecorder:
         self._record = record
         self._emit = emit
         self._known = len(history.messages)
-        self._compaction: tuple[Shortened, Event] | None = None
+        self._compaction: tuple[ShortenedHistory, Event] | None = None
         self.places = Places(history)
         self.run: AgentRun[DeepAgentDeps, str] | None = None
 
@@ -232,7 +232,7 @@ class _TurnRecorder:
             self._known += 1
             self.places.add(message)
 
-    def compacting(self, before: Sequence[ModelMessage], short_history: Shortened, event: Event) -> None:
+    def compacting(self, before: Sequence[ModelMessage], short_history: ShortenedHistory, event: Event) -> None:
         """The run's list becomes another one. The last message is still to be sent, and may be added to until then."""
         self._messages(before[:-1])
         self._known = len(short_history.messages) - 1

@@ -19,7 +19,7 @@ from pydantic_ai.workspaces import (
 )
 
 from deepctl.agent.backend import LocalBackend
-from deepctl.agent.interruption import Abandoned, Interruption, close
+from deepctl.agent.interruption import AbandonedRun, Interruption, close
 from deepctl.agent.sandboxes import Sandbox, heard_by
 from deepctl.errors import Interrupted, StorageError, UsageError
 from deepctl.quantities import size
@@ -30,7 +30,7 @@ _LONGEST = 100_000
 """Bytes; Linux takes 128 KiB as one argument of a program."""
 
 
-class Ended(NamedTuple):
+class CommandEnd(NamedTuple):
     """How a command ended: with an exit code, or without one for a `reason`, a clause. `seconds` is what it took."""
 
     code: int | None
@@ -38,7 +38,7 @@ class Ended(NamedTuple):
     seconds: float
 
 
-def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink) -> Ended:
+def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink) -> CommandEnd:
     """Run a line of shell in a workspace, `sink` taking what it prints as it comes. The caller holds the lock.
 
     Ctrl-C, SIGTERM and SIGHUP end it with all it has started, as far as the sandbox holds that together. Raises
@@ -51,11 +51,11 @@ def run(workspace: str, sandbox: Sandbox, line: str, sink: Sink) -> Ended:
     try:
         with stops.watched(), closing(LocalBackend(workspace, sandbox=sandbox, by_user=True)) as backend:
             code, reason = stops.run(runner, _run(backend, sandbox, line, sink))
-    except (Interrupted, Abandoned, KeyboardInterrupt):
+    except (Interrupted, AbandonedRun, KeyboardInterrupt):
         raise Interrupted("The command was stopped.") from None
     finally:
         close(runner)
-    return Ended(code, reason, time.monotonic() - began)
+    return CommandEnd(code, reason, time.monotonic() - began)
 
 
 def _check(line: str) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepctl.cli import options
-from deepctl.cli.chat_setup import Background, ChatSetup, Commands, Engine
+from deepctl.cli.chat_setup import BackgroundValue, ChatSetup, CommandSetup, Engine
 from deepctl.cli.options import UNNAMED
 from deepctl.domain import attachments, profiles, settings
 from deepctl.errors import DeepctlError, ProfileGone, Refused
@@ -20,9 +20,9 @@ from deepctl.store import lookup, session_catalogue
 
 if TYPE_CHECKING:
     from deepctl.agent.chat import Chat, EphemeralChat
-    from deepctl.agent.compaction import Compacted
+    from deepctl.agent.compaction import CompactionResult
     from deepctl.agent.turn import Outcome, TokenUsage
-    from deepctl.agent.user_commands import Ended
+    from deepctl.agent.user_commands import CommandEnd
     from deepctl.sandbox.container import Sink
 
 _OFFLINE = (
@@ -38,7 +38,7 @@ class ChatStatus(NamedTuple):
     session: str | None
     model: str
     approve: str
-    commands: Commands | None
+    commands: CommandSetup | None
 
 
 class TurnCallbacks(NamedTuple):
@@ -53,7 +53,7 @@ class TurnCallbacks(NamedTuple):
 STAGES = TurnCallbacks()
 
 
-class Used(NamedTuple):
+class UsageTotals(NamedTuple):
     """The usage of turns so far. `cost` is in USD, `None` after a turn with an unknown price.
 
     `context` is the share of the model's window that the conversation takes, from 0 to 1, `None` if it is unknown.
@@ -64,7 +64,7 @@ class Used(NamedTuple):
     cost: float | None = 0.0
     context: float | None = None
 
-    def plus(self, input_tokens: int, output_tokens: int, cost: float | None) -> Used:
+    def plus(self, input_tokens: int, output_tokens: int, cost: float | None) -> UsageTotals:
         """The sum with one more turn; an unknown cost makes the sum unknown."""
         return self._replace(
             input_tokens=self.input_tokens + input_tokens,
@@ -73,17 +73,17 @@ class Used(NamedTuple):
         )
 
 
-class Counts:
+class UsageCounter:
     """Counts the usage of turns by session name; the name is `None` without sessions."""
 
     def __init__(self) -> None:
-        self.total = Used()
+        self.total = UsageTotals()
         """The usage of the whole chat, without a `context`."""
-        self._sessions: dict[str | None, Used] = {}
+        self._sessions: dict[str | None, UsageTotals] = {}
 
-    def of(self, session: str | None) -> Used:
+    def of(self, session: str | None) -> UsageTotals:
         """The usage of the turns in one session."""
-        return self._sessions.get(session, Used())
+        return self._sessions.get(session, UsageTotals())
 
     @contextmanager
     def turn(
@@ -96,7 +96,7 @@ class Counts:
             usage, cost = usage_and_cost()
             self._add(session, usage.input_tokens, usage.output_tokens, cost)
 
-    def compacted(self, session: str | None, result: Compacted) -> None:
+    def compacted(self, session: str | None, result: CompactionResult) -> None:
         """Count the usage of a summary, and its effect on the context."""
         before = self.of(session).context
         self._add(session, result.usage.input_tokens, result.usage.output_tokens, result.cost)
@@ -118,8 +118,8 @@ class ChatSession(ABC):
     def __init__(self, setup: ChatSetup, display: Display) -> None:
         self.setup = setup
         self.display = display
-        self.counts = Counts()
-        self._engine: Background[Engine[Any]] = Background(self._make_engine)
+        self.counts = UsageCounter()
+        self._engine: BackgroundValue[Engine[Any]] = BackgroundValue(self._make_engine)
         self._names: tuple[str, str] | None = None
         self._introduced = False
         self._messages: set[str] = set()
@@ -142,7 +142,7 @@ class ChatSession(ABC):
         """Run one turn and show it."""
 
     @abstractmethod
-    def command(self, line: str, sink: Sink) -> Ended:
+    def command(self, line: str, sink: Sink) -> CommandEnd:
         """Run a command of the user where the agent's commands run; `sink` receives the output as it arrives.
 
         Raises `Refused` if there is no shell, `Interrupted`, and the errors of the lock and the workspace.
@@ -176,7 +176,7 @@ class ChatSession(ABC):
         engine = self._engine.made
         return ChatStatus(self.setup.name, session, *self._names, engine.commands if engine is not None else None)
 
-    def commands(self) -> Commands:
+    def commands(self) -> CommandSetup:
         """Where the agent's commands run; waits until that is known."""
         return self._engine.get().commands
 
@@ -203,7 +203,7 @@ class ChatSession(ABC):
                     # A second caller continues after the notice was printed.
                     tell(message)
 
-    def _replace_engine(self, engine: Background[Engine[Any]]) -> None:
+    def _replace_engine(self, engine: BackgroundValue[Engine[Any]]) -> None:
         self._engine, self._introduced, self._names = engine, False, None
 
     def _notice(self, message: str) -> None:
@@ -238,7 +238,7 @@ class ChatSession(ABC):
 class ProfileChat(ChatSession):
     """The chat of one profile: takes the lock for every turn, and shows every turn."""
 
-    _engine: Background[Engine[Chat]]
+    _engine: BackgroundValue[Engine[Chat]]
 
     def __init__(self, setup: ChatSetup, root: Root, wait: float, display: Display) -> None:
         super().__init__(setup, display)
@@ -258,7 +258,7 @@ class ProfileChat(ChatSession):
 
     def change(self, **fields: str) -> None:
         before, self.setup = self.setup, self.setup.changed(self.root, **fields)
-        engine = Background(self._make_engine)
+        engine = BackgroundValue(self._make_engine)
         try:
             engine.get()
         except BaseException:
@@ -302,7 +302,7 @@ class ProfileChat(ChatSession):
             self.display.notice(message)
         self._finished(result.outcome, result.session, result.checkpoint, warning)
 
-    def command(self, line: str, sink: Sink) -> Ended:
+    def command(self, line: str, sink: Sink) -> CommandEnd:
         engine = self._engine.get()
         sandbox = engine.running.options.sandbox
         if sandbox is None:
@@ -389,7 +389,7 @@ def _where(profile: ProfilePaths, session: str | None, new: str | None) -> str:
 class EphemeralChatSession(ChatSession):
     """A chat without a profile. It is in memory, and is lost when it ends."""
 
-    _engine: Background[Engine[EphemeralChat]]
+    _engine: BackgroundValue[Engine[EphemeralChat]]
 
     @property
     def name(self) -> str:
@@ -410,10 +410,10 @@ class EphemeralChatSession(ChatSession):
             old = self._engine.get()
         except DeepctlError:
             # No model could answer so far, so the conversation is empty.
-            self._replace_engine(Background.of(engine))
+            self._replace_engine(BackgroundValue.of(engine))
             return
         chat = old.chat.answered_by(engine.running)
-        self._replace_engine(Background.of(engine._replace(chat=chat)))
+        self._replace_engine(BackgroundValue.of(engine._replace(chat=chat)))
         old.running.close()
 
     def turn(
@@ -433,7 +433,7 @@ class EphemeralChatSession(ChatSession):
             outcome = engine.chat.turn(text, self.display.event)
         self._finished(outcome, None, None, None)
 
-    def command(self, line: str, sink: Sink) -> Ended:
+    def command(self, line: str, sink: Sink) -> CommandEnd:
         raise Refused("This chat has no directory for commands.", "Start the chat without --ephemeral.")
 
     def begin(self, session: str | None, new: str | None) -> str:

@@ -29,7 +29,7 @@ Approve = Literal["ask", "auto", "never"]
 _PLACES = {"environment": "$DEEPCTL_MODEL", "profile": "profile.toml", "config": "config.toml"}
 
 
-class Commands(NamedTuple):
+class CommandSetup(NamedTuple):
     """Where the agent's commands run, and the notice about it at the start."""
 
     sandbox: str | None
@@ -47,7 +47,7 @@ class Engine(NamedTuple, Generic[_Chat]):
 
     running: TurnRunner
     chat: _Chat
-    commands: Commands
+    commands: CommandSetup
 
 
 class ChatSetup(NamedTuple):
@@ -162,7 +162,7 @@ class ChatSetup(NamedTuple):
 
     def _commands(
         self, choice: SandboxChoice | None, approve: Approve, permissions: Permissions, image: str | None = None
-    ) -> Commands:
+    ) -> CommandSetup:
         sandbox = choice.sandbox if choice is not None else None
         network = sandbox is not None and (self.network or not sandbox.confined)
         policy = CommandPolicy(
@@ -176,8 +176,10 @@ class ChatSetup(NamedTuple):
         )
         if choice is None:
             # An ephemeral chat has no commands, and says so when a command is requested.
-            return Commands(None, network, policy.questions, None, "There is no shell here, so commands do not run.")
-        return Commands(policy.sandbox, network, policy.questions, policy.notice(), policy.sentence())
+            return CommandSetup(
+                None, network, policy.questions, None, "There is no shell here, so commands do not run."
+            )
+        return CommandSetup(policy.sandbox, network, policy.questions, policy.notice(), policy.sentence())
 
 
 def known_profile(root: Root, name: str) -> ProfilePaths | None:
@@ -206,7 +208,7 @@ def _load() -> None:
     gc.enable()
 
 
-class Background(Generic[_T]):
+class BackgroundValue(Generic[_T]):
     """A value that is computed once: in a thread if that was started, else on first use."""
 
     def __init__(self, make: Callable[[], _T]) -> None:
@@ -232,7 +234,7 @@ class Background(Generic[_T]):
         threading.Thread(target=run, daemon=True).start()
 
     @classmethod
-    def of(cls, value: _T) -> Background[_T]:
+    def of(cls, value: _T) -> BackgroundValue[_T]:
         """A value that is computed already."""
         background = cls(lambda: value)
         background.get()

@@ -30,7 +30,7 @@ from deepctl.store.lookup import CheckpointInfo
 from deepctl.store.records import Record, SessionRecord, check_label
 
 if TYPE_CHECKING:
-    from deepctl.output.rewind import Rewound
+    from deepctl.output.rewind import RewindView
     from deepctl.store.repository import ReadOnlyRepository, Repository
     from deepctl.store.rewind import RewindRequest
 
@@ -71,7 +71,7 @@ def list_(
     """List checkpoints, newest first."""
     profile = options.existing_profile(user)
     show(
-        views.CheckpointList(profile.name, lookup.listing(profile, session, limit, tools=all_, graph=graph), graph),
+        views.CheckpointListView(profile.name, lookup.listing(profile, session, limit, tools=all_, graph=graph), graph),
         as_json,
     )
 
@@ -86,7 +86,7 @@ def show_(ref: Ref, user: options.User = None, session: SessionName = None, as_j
     show(view, as_json)
 
 
-def checkpoint_view(repository: ReadOnlyRepository, reference: str, session: str | None) -> views.CheckpointShown:
+def checkpoint_view(repository: ReadOnlyRepository, reference: str, session: str | None) -> views.CheckpointView:
     """A checkpoint with its files and its conversation."""
     from deepctl.store import trees
 
@@ -95,7 +95,7 @@ def checkpoint_view(repository: ReadOnlyRepository, reference: str, session: str
     entries = trees.walk(repository.objects, bytes.fromhex(record.tree)) if record.tree else ()
     files = [(os.fsdecode(path), entry) for path, entry in entries]
     conversation = lookup.conversation_at(paths, record)
-    return views.CheckpointShown(paths.name, lookup.describe(paths, ledger, record), files, conversation)
+    return views.CheckpointView(paths.name, lookup.describe(paths, ledger, record), files, conversation)
 
 
 @app.command(epilog="Example: deepctl checkpoints diff '~2' --user alice --stat")
@@ -137,7 +137,7 @@ def save(
         if session is None and session_catalogue.latest(work.paths) is None:
             session_catalogue.start(work.paths, session_catalogue.FIRST)
         record = work.save_now(lookup.current_session(work.paths, session), label)
-        view = views.CheckpointSaved(work.paths.name, lookup.describe(work.paths, work.ledger, record))
+        view = views.CheckpointSaveView(work.paths.name, lookup.describe(work.paths, work.ledger, record))
     show(view, as_json)
 
 
@@ -156,7 +156,7 @@ def label_(
     with options.working(user, "checkpoints label", wait, as_json) as work:
         record = lookup.find_checkpoint(work.paths, work.ledger, ref, session)
         work.label(record, label or None)
-        view = views.Labelled(work.paths.name, lookup.describe(work.paths, work.ledger, record))
+        view = views.CheckpointLabelView(work.paths.name, lookup.describe(work.paths, work.ledger, record))
     show(view, as_json)
 
 
@@ -221,14 +221,14 @@ def _rewind(
     show(view, as_json)
 
 
-def previewed(repository: ReadOnlyRepository, session: SessionRecord, request: RewindRequest) -> Rewound:
+def previewed(repository: ReadOnlyRepository, session: SessionRecord, request: RewindRequest) -> RewindView:
     """The preview of a rewind."""
-    from deepctl.output.rewind import Rewound
+    from deepctl.output.rewind import RewindView
     from deepctl.store import rewind
 
     plan = rewind.preview(repository, session, request)
     changes = [change for change in plan.changes if change.before != change.after]
-    return Rewound(
+    return RewindView(
         repository.paths.name,
         True,
         plan,
@@ -242,14 +242,14 @@ def previewed(repository: ReadOnlyRepository, session: SessionRecord, request: R
     )
 
 
-def rewound(repository: Repository, session: SessionRecord, request: RewindRequest) -> Rewound:
+def rewound(repository: Repository, session: SessionRecord, request: RewindRequest) -> RewindView:
     """Rewind, and return the result to show."""
-    from deepctl.output.rewind import Rewound
+    from deepctl.output.rewind import RewindView
     from deepctl.store import rewind
 
     result = rewind.run(repository, session, request)
     describe = _describer(repository)
-    return Rewound(
+    return RewindView(
         repository.paths.name,
         False,
         result.plan,
@@ -276,13 +276,13 @@ def _undo_command(paths: ProfilePaths, session: str) -> str:
     return command if session_catalogue.latest(paths) == session else f"{command} --session {session}"
 
 
-def _check(preview: Rewound) -> None:
+def _check(preview: RewindView) -> None:
     """Raises the error with which the listed rewind of a dry run would be refused, if there is one."""
-    from deepctl.store.rewind import Conflicts
+    from deepctl.store.rewind import RewindConflicts
 
     try:
         preview.plan.check()
-    except Conflicts as error:
+    except RewindConflicts as error:
         error.hint = error.force
         raise
 
@@ -320,7 +320,9 @@ def fork(
     with options.working(user, "checkpoints fork", wait, as_json) as work:
         record = lookup.find_checkpoint(work.paths, work.ledger, ref, session)
         new_session = work.fork(record, name)
-        view = views.Forked(work.paths.name, new_session.name, lookup.describe(work.paths, work.ledger, record))
+        view = views.CheckpointForkView(
+            work.paths.name, new_session.name, lookup.describe(work.paths, work.ledger, record)
+        )
     show(view, as_json)
 
 
@@ -415,12 +417,14 @@ def _remove(
         with Repository.read_only(profile) as reader, Progress("Looking", "objects read") as progress:
             records = select(profile, reader.ledger)
             removal = prune.forecast(reader.ledger, reader.packs, records, progress)
-        show(views.Removed(profile.name, True, removal), as_json)
+        show(views.CheckpointRemovalView(profile.name, True, removal), as_json)
         return
     with options.working(user, command, wait, as_json, frees=True) as repository:
         records = select(repository.paths, repository.ledger)
         with Progress("Removing", "objects read") as progress:
-            view = views.Removed(repository.paths.name, False, prune.remove(repository, records, progress))
+            view = views.CheckpointRemovalView(
+                repository.paths.name, False, prune.remove(repository, records, progress)
+            )
     show(view, as_json)
 
 
@@ -463,7 +467,7 @@ def verify(user: options.User = None, as_json: options.Json = False) -> None:
     profile = options.existing_profile(user)
     with Progress("Checking", BYTES, verify.packed(profile)) as progress:
         result = verify.verify(profile, progress)
-    show(views.Checked(profile.name, result), as_json)
+    show(views.VerificationView(profile.name, result), as_json)
     if result.problems:
         count = len(result.problems)
         raise Damaged(

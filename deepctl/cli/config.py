@@ -15,7 +15,7 @@ from deepctl.errors import BadSetting, DeepctlError, NotFound
 from deepctl.layout import ProfilePaths
 from deepctl.locks import Lease, Lock
 from deepctl.output import settings as views
-from deepctl.output.profiles import Path
+from deepctl.output.profiles import ProfilePathView
 from deepctl.output.render import show
 
 if TYPE_CHECKING:
@@ -114,11 +114,11 @@ def _change(key: str, value: str | None, user: str | None, command: str, wait: f
         )
     with _lock(profile, command, wait):
         settings.change(_file(profile), key, value)
-    show(views.SettingChanged(profile.name if profile else None, _file(profile), key, value), as_json)
+    show(views.SettingChangeView(profile.name if profile else None, _file(profile), key, value), as_json)
 
 
 @app.command(epilog='Example: $EDITOR "$(deepctl config path)"')
 def path(user: options.User = None, as_json: options.Json = False) -> None:
     """Print the path of the settings file, even if the file does not exist."""
     profile = _profile(user)
-    show(Path(profile.name if profile else None, _file(profile)), as_json)
+    show(ProfilePathView(profile.name if profile else None, _file(profile)), as_json)

@@ -13,7 +13,7 @@ from deepctl.cli.options import HELP_OPTIONS
 from deepctl.domain import doctor as domain
 from deepctl.errors import Damaged
 from deepctl.output.render import show
-from deepctl.output.settings import Diagnosis
+from deepctl.output.settings import DiagnosisView
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, context_settings=HELP_OPTIONS)
 
@@ -33,7 +33,7 @@ def doctor(user: Only = None, as_json: options.Json = False) -> None:
     """
     checks = list(domain.examine(os.environ, user, distribution.__version__))
     has_several = len({check.profile for check in checks} - {None}) > 1
-    diagnosis = Diagnosis(checks, in_full=not has_several)
+    diagnosis = DiagnosisView(checks, in_full=not has_several)
     show(diagnosis, as_json)
     if diagnosis.has_problems:
         raise typer.Exit(Damaged.exit_code)

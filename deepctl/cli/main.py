@@ -43,7 +43,7 @@ _UNLIMITED = 1000
 _SHELL_LEFT_OUT = ("--install-completion", "--show-completion")
 
 
-class _OnDemand(MutableMapping[str, Any]):
+class _LazyCommands(MutableMapping[str, Any]):
     """Commands that are created on demand, because creating all of them would double the start time."""
 
     def __init__(self, names: Iterable[str], make: Callable[[str], Any]) -> None:
@@ -99,7 +99,7 @@ def _imported(name: str) -> Any:
     else:
         group.registered_commands = []
         command = get_group(group)
-        command.commands = _OnDemand(
+        command.commands = _LazyCommands(
             infos,
             lambda key: get_command_from_info(infos[key], pretty_exceptions_short=True, rich_markup_mode=None),
         )
@@ -111,7 +111,7 @@ def _imported(name: str) -> Any:
 class _RootGroup(_CommandGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**{**attributes, "commands": {}})
-        self.commands = _OnDemand(COMMANDS, _imported)
+        self.commands = _LazyCommands(COMMANDS, _imported)
 
     def sentence_of(self, name: str) -> str:
         return COMMANDS[name]

@@ -30,7 +30,7 @@ from deepctl.quantities import counted
 if TYPE_CHECKING:
     from deepctl.domain.memory.changes import Draft
     from deepctl.domain.memory.directory import ForgetRequest
-    from deepctl.domain.purge.purge import Purged
+    from deepctl.domain.purge.purge import PurgeResult
     from deepctl.domain.settings import Settings
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ Agent = Annotated[str, typer.Option("--agent", metavar="NAME", help="Whose memor
 File = Annotated[str | None, typer.Argument(metavar="[FILE]", help="Memory file. Default: MEMORY.md.")]
 
 
-class _OfText(TyperCommand):
+class _TextCommand(TyperCommand):
     """A command whose argument is text, such as `- a line of a list`: a leading dash does not make it an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -89,7 +89,7 @@ def show_(
         if file is not None or memory.agent != layout.AGENT:
             raise
         notebooks = []
-    show(views.NotebookShown(profile.name, memory.agent, notebooks, checkpoint), as_json)
+    show(views.NotebookView(profile.name, memory.agent, notebooks, checkpoint), as_json)
 
 
 @app.command("list", epilog="Example: deepctl memory list --user alice --json")
@@ -97,10 +97,10 @@ def list_(user: options.User = None, agent: Agent = layout.AGENT, as_json: optio
     """List the notebooks."""
     profile = options.existing_profile(user)
     memory = Memory(profile, agent)
-    show(views.NotebookList(profile.name, memory.agent, memory.notebooks()), as_json)
+    show(views.NotebookListView(profile.name, memory.agent, memory.notebooks()), as_json)
 
 
-@app.command("add", cls=_OfText, epilog="Example: deepctl memory add 'Alice prefers window seats.' --user alice")
+@app.command("add", cls=_TextCommand, epilog="Example: deepctl memory add 'Alice prefers window seats.' --user alice")
 def add(
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The note. Default, and with -: stdin.")] = None,
     file: Annotated[
@@ -121,7 +121,9 @@ def add(
     from deepctl.domain.memory import changes
 
     with options.working(profile.name, "memory add", wait, as_json) as work:
-        view = views.Added(profile.name, memory.agent, changes.add(work, Memory(work.paths, agent), name, note))
+        view = views.NotebookAdditionView(
+            profile.name, memory.agent, changes.add(work, Memory(work.paths, agent), name, note)
+        )
     show(view, as_json)
 
 
@@ -173,7 +175,7 @@ def edit(
     show(_edited(memory, name, notebook, command, wait, as_json), as_json)
 
 
-@app.command("search", cls=_OfText, epilog="Example: deepctl memory search 'window seat' --user alice")
+@app.command("search", cls=_TextCommand, epilog="Example: deepctl memory search 'window seat' --user alice")
 def search(
     query: Annotated[
         str,
@@ -201,7 +203,7 @@ def search(
     show(views.NotebookMatchesView(profile.name, memory.agent, query, search.search(memory, find, context)), as_json)
 
 
-@app.command("forget", cls=_OfText, epilog="Example: deepctl memory forget 'window seats' --user alice --dry-run")
+@app.command("forget", cls=_TextCommand, epilog="Example: deepctl memory forget 'window seats' --user alice --dry-run")
 def forget(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="Lines that contain TEXT are removed.")],
     file: Annotated[str | None, typer.Option("--file", metavar="FILE", help="Only in this memory file.")] = None,
@@ -236,7 +238,7 @@ def forget(
         show(purge_view, as_json)
         return
     lines = changes.foreseen(memory, request)
-    view = views.LinesForgotten(profile.name, memory.agent, request, lines, None, None)
+    view = views.ForgottenLinesView(profile.name, memory.agent, request, lines, None, None)
     if dry_run:
         show(view, as_json)
         return
@@ -275,7 +277,7 @@ def history(
             if file is not None or memory.agent != layout.AGENT:
                 raise
             versions = history.NotebookHistory(name, [], [])
-    show(views.Versions(profile.name, memory.agent, versions), as_json)
+    show(views.NotebookHistoryView(profile.name, memory.agent, versions), as_json)
 
 
 @app.command("diff", epilog="Example: deepctl memory diff '~2' --user alice")
@@ -312,7 +314,7 @@ _AT_ONCE = 1.0
 
 def _edited(
     memory: Memory, name: str, notebook: Notebook | None, command: list[str], wait: float, as_json: bool
-) -> views.Edited:
+) -> views.NotebookEditView:
     """Let the user edit `notebook`, or a new one if it is `None`. The lock is not held meanwhile."""
     from deepctl.cli import editor
     from deepctl.domain.memory import changes
@@ -341,7 +343,7 @@ def _edited(
     if not is_changed:
         hasty = time.monotonic() - began < _AT_ONCE
         notes = [_HASTY.format(command[0])] if hasty else []
-        return views.Edited(profile.name, memory.agent, name, notebook, None, notes)
+        return views.NotebookEditView(profile.name, memory.agent, name, notebook, None, notes)
     if numbers := odd_lines(text, base or b""):
         raise UsageError(
             f"Line {numbers[0]} of your text is not UTF-8, so nothing was changed. Your text is saved in {draft.path}.",
@@ -356,7 +358,7 @@ _HASTY = "{} ended at once. If the editor opens its own window, it needs an opti
 
 def _taken_over(
     memory: Memory, name: str, base: bytes | None, text: bytes, draft: Draft, wait: float, as_json: bool
-) -> views.Edited:
+) -> views.NotebookEditView:
     from deepctl.domain.memory import changes
 
     try:
@@ -369,7 +371,7 @@ def _taken_over(
         problem.message += f" Your text is saved in {draft.path}."
         raise problem from error
     changes.discard_draft(draft)
-    return views.Edited(memory.profile.name, memory.agent, name, change.notebook, change, change.notes)
+    return views.NotebookEditView(memory.profile.name, memory.agent, name, change.notebook, change, change.notes)
 
 
 def _purged(
@@ -381,7 +383,7 @@ def _purged(
     yes: bool,
     wait: float,
     as_json: bool,
-) -> views.LinesPurged:
+) -> views.PurgedLinesView:
     """Purge what `request` says, and look where the text still stands.
 
     Raises `TextNotFound` if neither a notebook nor a checkpoint contains it, and `Refused` unless the user agrees.
@@ -393,7 +395,7 @@ def _purged(
 
     profile, agent = memory.profile, memory.agent
     selector = PurgeSelector(TextMatcher(request.text, request.ignore_case), agent, request.file)
-    preview: Purged | None = None
+    preview: PurgeResult | None = None
     aside = repair_report.count_put_aside(profile) if os.path.isdir(profile.lost_and_found) else 0
     if aside and not as_json:
         notice(
@@ -406,8 +408,8 @@ def _purged(
             if dry_run:
                 all_places = report.places(reader, preview.contents, progress)
                 places = [place for place in all_places if not selector.covers(place.name)]
-                return views.LinesPurged(profile.name, agent, request, preview, places, dry_run=True)
-        view = views.LinesPurged(profile.name, agent, request, preview, [], dry_run=True)
+                return views.PurgedLinesView(profile.name, agent, request, preview, places, dry_run=True)
+        view = views.PurgedLinesView(profile.name, agent, request, preview, [], dry_run=True)
         if not as_json:
             view.tell()
         confirm(views.question(preview), yes=False, as_json=as_json, confirmation=profile.name)
@@ -417,7 +419,9 @@ def _purged(
     # This search only reads, so other processes do not have to wait for it.
     with Repository.read_only(profile) as reader, _looking() as progress:
         places = report.places(reader, result.contents, progress)
-    return views.LinesPurged(profile.name, agent, request, result, places, dry_run=False, is_shown=preview is not None)
+    return views.PurgedLinesView(
+        profile.name, agent, request, result, places, dry_run=False, is_shown=preview is not None
+    )
 
 
 _READ = "files and objects read"
@@ -427,7 +431,7 @@ def _looking() -> Progress:
     return Progress("Looking", _READ)
 
 
-def _found(result: Purged, request: ForgetRequest) -> Purged:
+def _found(result: PurgeResult, request: ForgetRequest) -> PurgeResult:
     if not result.is_nothing:
         return result
     from deepctl.domain.memory.changes import TextNotFound

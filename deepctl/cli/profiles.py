@@ -24,7 +24,7 @@ from deepctl.output.render import BYTES, Progress, discard_stdout, say, show
 from deepctl.output.text import is_terminal, wrapped
 
 if TYPE_CHECKING:
-    from deepctl.output.profiles import Trusted
+    from deepctl.output.profiles import TrustView
 
 
 app = typer.Typer(
@@ -46,13 +46,13 @@ def list_(as_json: options.Json = False) -> None:
     """List all profiles."""
     root = options.root()
     descriptions = [profiles.describe(root.profile(name)) for name in profiles.all_names(root)]
-    show(views.ProfileList(descriptions), as_json)
+    show(views.ProfileListView(descriptions), as_json)
 
 
 @app.command("show", epilog="Example: deepctl profiles show alice")
 def show_(name: Name = None, user: options.User = None, as_json: options.Json = False) -> None:
     """Show the path of a profile and the sizes of its parts."""
-    show(views.ProfileShown(profiles.describe(options.named_profile(name, user))), as_json)
+    show(views.ProfileView(profiles.describe(options.named_profile(name, user))), as_json)
 
 
 @app.command(epilog="Example: deepctl profiles create alice")
@@ -65,14 +65,14 @@ def create(
     root = options.root()
     with profiles.lock(root, name, command="profiles create", wait=wait):
         paths = profiles.create(root, name)
-    show(views.ProfileCreated(paths.name, paths.directory), as_json)
+    show(views.ProfileCreationView(paths.name, paths.directory), as_json)
 
 
 @app.command(epilog='Example: cd "$(deepctl profiles path alice)"')
 def path(name: Name = None, user: options.User = None, as_json: options.Json = False) -> None:
     """Print the directory of a profile."""
     paths = options.named_profile(name, user)
-    show(views.Path(paths.name, paths.directory), as_json)
+    show(views.ProfilePathView(paths.name, paths.directory), as_json)
 
 
 @app.command(epilog="Example: deepctl profiles rename alice alicia")
@@ -99,7 +99,10 @@ def rename(
         profiles.check_free(root, new, by=paths)
         container = sandbox_settings.remove_container_if_any(os.environ, paths)
         new_paths = profiles.rename(root, paths, new)
-    show(views.ProfileRenamed(paths.name, new_paths.name, new_paths.directory, container, _naming(paths.name)), as_json)
+    show(
+        views.ProfileRenamingView(paths.name, new_paths.name, new_paths.directory, container, _naming(paths.name)),
+        as_json,
+    )
 
 
 def _naming(name: str) -> list[str]:
@@ -233,17 +236,17 @@ def trust(
     view.check()
 
 
-def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: bool) -> Trusted:
+def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: bool) -> TrustView:
     """Put the imported settings of a profile into force, if the user has seen them and agrees."""
     from deepctl.domain import trust as domain
-    from deepctl.output.profiles import Trusted, lines
+    from deepctl.output.profiles import TrustView, lines
 
     untrusted = domain.waiting(paths)
     usable = [item for item in untrusted.items if item.problem is None]
     unusable = [item for item in untrusted.items if item.problem is not None]
     if not usable:
-        Trusted(paths.name, [], False, left=unusable).check()
-        return Trusted(paths.name, [], False)
+        TrustView(paths.name, [], False, left=unusable).check()
+        return TrustView(paths.name, [], False)
     is_shown = not yes and not as_json
     if is_shown:
         if unusable:
@@ -260,7 +263,7 @@ def _put_into_force(paths: ProfilePaths, *, yes: bool, wait: float, as_json: boo
     )
     with profiles.lock(options.root(), paths.name, command="profiles trust", wait=wait):
         domain.merge(options.named_profile(paths.name, None), untrusted)
-    return Trusted(paths.name, usable, True, is_shown, unusable)
+    return TrustView(paths.name, usable, True, is_shown, unusable)
 
 
 def _say(text_lines: Iterator[str]) -> None:

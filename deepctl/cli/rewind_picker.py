@@ -16,7 +16,7 @@ from deepctl.output.text import ago, cells, fitted, printable, visible
 from deepctl.store import lookup, rewind
 from deepctl.store.records import Record, SessionRecord
 from deepctl.store.repository import ReadOnlyRepository, Repository
-from deepctl.store.rewind import Conflicts, RewindRequest
+from deepctl.store.rewind import RewindConflicts, RewindRequest
 
 if TYPE_CHECKING:
     from prompt_toolkit.formatted_text import StyleAndTextTuples
@@ -157,7 +157,7 @@ class _Picker:
         files = f"{len(changes)} file{'' if len(changes) == 1 else 's'} would change"
         turns = f"{plan.turns_removed} turn{'' if plan.turns_removed == 1 else 's'} would leave the conversation"
         lines = [f"{files}, {turns}."]
-        if plan.refusal is not None and not isinstance(plan.refusal, Conflicts):
+        if plan.refusal is not None and not isinstance(plan.refusal, RewindConflicts):
             lines.append(f"REFUSED: {printable(plan.refusal.message)}")
         elif plan.conflicts:
             paths = ", ".join(visible(os.fsdecode(path)) for path in plan.conflicts[:3])

@@ -34,4 +34,4 @@ def remove(user: options.User = None, wait: options.Wait = 0.0, as_json: options
     profile = options.existing_profile(user)
     with profiles.lock(options.root(), profile.name, command="sandbox remove", wait=wait):
         name, is_removed = sandbox_settings.remove_container(profile)
-    show(views.ContainerRemoved(profile.name, name, is_removed), as_json)
+    show(views.ContainerRemovalView(profile.name, name, is_removed), as_json)

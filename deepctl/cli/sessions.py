@@ -38,7 +38,7 @@ Latest = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Session. D
 def list_(user: options.User = None, as_json: options.Json = False) -> None:
     """List the sessions of a profile, latest first."""
     profile = options.existing_profile(user)
-    show(views.SessionList(profile.name, session_catalogue.summaries(profile, lookup.heads(profile))), as_json)
+    show(views.SessionListView(profile.name, session_catalogue.summaries(profile, lookup.heads(profile))), as_json)
 
 
 @app.command("show", epilog="Example: deepctl sessions show main --user alice | less")
@@ -56,7 +56,7 @@ def show_(
     session = lookup.current_session(profile, name)
     conversation = session_catalogue.read(session)
     summary = session_catalogue.summarize(session, outline(conversation), lookup.heads(profile))
-    show(views.SessionShown(profile.name, summary, conversation, todo.read(profile, session), full), as_json)
+    show(views.SessionView(profile.name, summary, conversation, todo.read(profile, session), full), as_json)
 
 
 @app.command(epilog="Example: deepctl sessions rename main trip-to-lisbon --user alice")
@@ -71,7 +71,7 @@ def rename(
     for name in (old, new):
         layout.check_name(name, "session")
     with options.working(user, "sessions rename", wait, as_json) as work:
-        view = views.SessionRenamed(work.paths.name, work.rename(old, new))
+        view = views.SessionRenamingView(work.paths.name, work.rename(old, new))
     show(view, as_json)
 
 
@@ -96,7 +96,7 @@ def delete(
     if dry_run or not yes:
         with Repository.read_only(profile) as reader:
             plan = session_delete.plan(profile, reader.ledger, reader.packs, name)
-        view = views.SessionDeleted(profile.name, True, plan)
+        view = views.SessionDeletionView(profile.name, True, plan)
         if dry_run:
             show(view, as_json)
             return
@@ -108,7 +108,7 @@ def delete(
         if plan is not None:
             session_delete.check_same(plan, deletion)
         deletion = session_delete.delete(work, deletion)
-    show(views.SessionDeleted(profile.name, False, deletion), as_json)
+    show(views.SessionDeletionView(profile.name, False, deletion), as_json)
 
 
 @app.command(epilog="Example: deepctl sessions search 'window seat' --user alice -C 2")
@@ -143,7 +143,7 @@ def search(
     any case. The matching lines are shown.
     """
     from deepctl.output.render import Progress
-    from deepctl.output.sessions import SessionMatches
+    from deepctl.output.sessions import SessionMatchesView
     from deepctl.store import session_search
 
     pattern = session_search.expression(query) if regex else session_search.words(query)
@@ -152,7 +152,7 @@ def search(
         matches = session_search.search(
             profile, pattern, session=session, role=role, context=context, limit=limit, report=progress
         )
-    show(SessionMatches(profile.name, query, matches), as_json)
+    show(SessionMatchesView(profile.name, query, matches), as_json)
 
 
 @app.command(epilog="Example: deepctl sessions export main --user alice --output main.json")
@@ -192,7 +192,7 @@ def export(
         from deepctl.output.sessions_transcript import markdown
 
         content = markdown(document)
-    view: views.SessionExported | views.SessionStdoutExportView = views.SessionStdoutExportView(
+    view: views.SessionExportView | views.SessionStdoutExportView = views.SessionStdoutExportView(
         profile.name, document.name, format_, content
     )
     if output is not None and output != "-":
@@ -200,7 +200,7 @@ def export(
         counts = {"secrets": redaction.secrets, "homes": redaction.homes} if redaction is not None else None
         path = session_export.write(output, raw, replace=force)
         lost_count = len(document.damaged)
-        view = views.SessionExported(
+        view = views.SessionExportView(
             profile.name, document.name, format_, path, len(raw), len(document.messages), lost_count, counts
         )
     # JSON on stdout is the export itself, with or without --json.
@@ -244,7 +244,7 @@ def import_(
                 notice(f"Created profile {profile.name}.")
         with options.opened(profile, in_force.of_profile(profile), (lambda note: None) if as_json else notice) as work:
             result = session_import.take_over(work.paths, export, as_)
-    show(views.SessionImported(profile.name, result), as_json)
+    show(views.SessionImportView(profile.name, result), as_json)
 
 
 def _checked(file: str) -> ExportDocument:

@@ -56,7 +56,7 @@ def wipe(
         raise UsageError("--all means every profile, but --user means one profile.", "Give only one of the two.")
     targets = _targets(user, wait, all_=all_, finish=not dry_run)
     if not targets and not all_:
-        show(views.Finished(options.user(user)), as_json)
+        show(views.FinishedWipeView(options.user(user)), as_json)
         return
     if dry_run:
         results = [_foreseen(target, parts, dry_run=True) for target in targets]
@@ -69,7 +69,7 @@ def wipe(
                 "Interrupted during a wipe.",
                 "If the wipe has begun, the next command that changes something in any profile finishes it.",
             ) from None
-    show(views.AllWiped(results, dry_run) if all_ else results[0], as_json)
+    show(views.WipeOfAllView(results, dry_run) if all_ else results[0], as_json)
 
 
 def _targets(user: str | None, wait: float, *, all_: bool, finish: bool) -> list[ProfilePaths]:
@@ -114,9 +114,9 @@ def _locked(targets: Sequence[ProfilePaths], wait: float) -> Iterator[None]:
         yield
 
 
-def _foreseen(target: ProfilePaths, parts: tuple[str, ...], *, dry_run: bool) -> views.Wiped:
+def _foreseen(target: ProfilePaths, parts: tuple[str, ...], *, dry_run: bool) -> views.WipeView:
     plan = wipe_plan.plan(options.root(), target, parts)
-    return views.Wiped(
+    return views.WipeView(
         plan,
         dry_run,
         copies=wipe_plan.copies(target, plan),
@@ -139,7 +139,7 @@ def _is_default(target: ProfilePaths) -> bool:
 
 def _agreed(
     targets: Sequence[ProfilePaths], parts: tuple[str, ...], wait: float, as_json: bool, *, all_: bool
-) -> list[views.Wiped]:
+) -> list[views.WipeView]:
     """The plan that the user has seen and confirmed. The lock is held for reading only, not during the question."""
     with _locked(targets, wait):
         previews = _prepared(targets, parts, as_json)
@@ -154,7 +154,7 @@ def _agreed(
     return previews
 
 
-def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: bool) -> list[views.Wiped]:
+def _prepared(targets: Sequence[ProfilePaths], parts: tuple[str, ...], as_json: bool) -> list[views.WipeView]:
     """The plan, after an interrupted rewind has been finished, because finishing it later would restore deleted
     data.
     """
@@ -177,13 +177,13 @@ def _take_back(targets: Sequence[ProfilePaths]) -> None:
 def _wiped(
     targets: Sequence[ProfilePaths],
     parts: tuple[str, ...],
-    previews: list[views.Wiped] | None,
+    previews: list[views.WipeView] | None,
     wait: float,
     as_json: bool,
-) -> list[views.Wiped]:
+) -> list[views.WipeView]:
     """Move all data out of sight, release the locks, and delete the data."""
     root = options.root()
-    trash_entries: list[wipe_plan.PutAway] = []
+    trash_entries: list[wipe_plan.HiddenData] = []
     problem: DeepctlError | OSError | None = None
     with _locked(targets, wait):
         results = _prepared(targets, parts, as_json)

@@ -182,7 +182,7 @@ class Source(NamedTuple):
     executable: bool
 
 
-class Staged(NamedTuple):
+class StagedFile(NamedTuple):
     """A complete copy outside the workspace, ready to be linked into it."""
 
     name: str
@@ -270,7 +270,7 @@ def chunks(source: Source) -> Iterator[bytes]:
 
 
 @contextmanager
-def staged(profile: ProfilePaths, path: str) -> Iterator[Staged]:
+def staged(profile: ProfilePaths, path: str) -> Iterator[StagedFile]:
     """A temporary copy in the profile. In the workspace, a copy that a kill leaves would look like a file of the
     user.
     """
@@ -281,7 +281,7 @@ def staged(profile: ProfilePaths, path: str) -> Iterator[Staged]:
                 _write(copy, source, None)
             except OSError as error:
                 raise atomic.storage_error(error, NOTHING) from error
-            whole = Staged(source.name, copy, source.executable)
+            whole = StagedFile(source.name, copy, source.executable)
         yield whole
     finally:
         with suppress(OSError):
@@ -313,7 +313,7 @@ class Workspace:
         self._descriptor = os.open(root, atomic.OPEN_DIRECTORY)
         self._put: list[str] = []
 
-    def take(self, copy: Staged, name: str, new: bool) -> bool:
+    def take(self, copy: StagedFile, name: str, new: bool) -> bool:
         """Give a copy this name if the name is free and `new` is true, or find the same content there."""
         if new:
             try:
@@ -325,7 +325,7 @@ class Workspace:
                 return True
         return self._is_same(copy, name)
 
-    def _link(self, copy: Staged, name: str) -> None:
+    def _link(self, copy: StagedFile, name: str) -> None:
         try:
             os.link(copy.path, name, dst_dir_fd=self._descriptor, follow_symlinks=False)
         except OSError as error:
@@ -337,7 +337,7 @@ class Workspace:
             finally:
                 os.close(descriptor)
 
-    def _is_same(self, copy: Staged, name: str) -> bool:
+    def _is_same(self, copy: StagedFile, name: str) -> bool:
         try:
             with self._tree.opened(name) as (descriptor, is_directory), open(copy.path, "rb") as staged_file:
                 if is_directory or os.fstat(descriptor).st_size != os.fstat(staged_file.fileno()).st_size:

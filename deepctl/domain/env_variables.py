@@ -71,7 +71,7 @@ OLLAMA = "http://127.0.0.1:11434"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-class Amiss(NamedTuple):
+class VariableProblem(NamedTuple):
     """A variable with an invalid value: the problem, the remedy, and the code of the error."""
 
     variable: str
@@ -108,7 +108,7 @@ def value(environment: Mapping[str, str], variable: str) -> str | None:
     return environment.get(variable, "").strip() or None
 
 
-def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[Amiss]:
+def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[VariableProblem]:
     """The problems of the variables of a provider, and of the variables of every request."""
     name = provider or ""
     yield from _empty_key(environment, name)
@@ -120,7 +120,7 @@ def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[A
         problem = "is in quotation marks" if is_quoted else header_problem(text)
         if problem is not None:
             hint = "Copy it again, without quotation marks or other extra characters."
-            yield Amiss(variable, problem, hint, "bad_key")
+            yield VariableProblem(variable, problem, hint, "bad_key")
     for variable in _headers(_LINES_OF_HEADERS, name):
         for line in environment.get(variable, "").split("\n"):
             problem = header_problem(line)
@@ -128,25 +128,27 @@ def problems(environment: Mapping[str, str], provider: str | None) -> Iterator[A
             if problem is None and ":" in line and not _TOKEN.fullmatch(name_of_header):
                 problem = "has a line without a valid header name"
             if problem is not None:
-                yield Amiss(variable, problem, "Each line must be a header: NAME: VALUE.", "bad_key")
+                yield VariableProblem(variable, problem, "Each line must be a header: NAME: VALUE.", "bad_key")
     for variable in (*ADDRESSES.get(name, ()), *(("OLLAMA_HOST",) if name == "ollama" else ())):
         address = ollama_address(environment) if variable == "OLLAMA_HOST" else value(environment, variable)
         if address is not None and (problem := address_problem(address)) is not None:
-            yield Amiss(variable, problem, "It must be an address such as http://127.0.0.1:8000/v1.", "bad_address")
+            yield VariableProblem(
+                variable, problem, "It must be an address such as http://127.0.0.1:8000/v1.", "bad_address"
+            )
     if "GOOGLE_APPLICATION_CREDENTIALS" in provider_keys.VARIABLES.get(name, ()):
         yield from _file(environment, "GOOGLE_APPLICATION_CREDENTIALS", "Set it to the path of the key file.")
     yield from _proxy_problems(environment)
     yield from _certificate_problems(environment, _OTHER_CERTIFICATES.get(name, ()))
 
 
-def _empty_key(environment: Mapping[str, str], provider: str) -> Iterator[Amiss]:
+def _empty_key(environment: Mapping[str, str], provider: str) -> Iterator[VariableProblem]:
     """The key of a provider, if it is set but empty and no other variable has one."""
     key = provider_keys.look(provider, environment)
     if key is None or key.found:
         return
     for variable in key.wanted:
         if variable in environment and variable not in ADDRESSES.get(provider, ()):
-            yield Amiss(variable, "is set but empty", "Set it to a value, or unset it.", "bad_key")
+            yield VariableProblem(variable, "is set but empty", "Set it to a value, or unset it.", "bad_key")
             return
 
 
@@ -185,7 +187,7 @@ def _proxies() -> Iterator[str]:
         yield variable
 
 
-def _proxy_problems(environment: Mapping[str, str]) -> Iterator[Amiss]:
+def _proxy_problems(environment: Mapping[str, str]) -> Iterator[VariableProblem]:
     for variable in _proxies():
         address = value(environment, variable)
         if address is None:
@@ -194,39 +196,43 @@ def _proxy_problems(environment: Mapping[str, str]) -> Iterator[Amiss]:
         whole = address if "://" in address else f"http://{address}"
         if (problem := address_problem(whole, _PROXY_SCHEMES)) is not None:
             hint = "It must be an address such as http://127.0.0.1:3128. Unset it to use no proxy."
-            yield Amiss(variable, problem, hint, "bad_address")
+            yield VariableProblem(variable, problem, hint, "bad_address")
 
 
-def _certificate_problems(environment: Mapping[str, str], additional: tuple[str, ...]) -> Iterator[Amiss]:
+def _certificate_problems(environment: Mapping[str, str], additional: tuple[str, ...]) -> Iterator[VariableProblem]:
     file = "Set it to the path of a file with certificates in PEM format, or unset it."
     if path := environment.get("SSL_CERT_FILE"):
         yield from _file(environment, "SSL_CERT_FILE", file)
         if os.access(path, os.R_OK) and os.path.isfile(path) and not _has_certificates(path):
-            yield Amiss("SSL_CERT_FILE", f"names a file without certificates in it ({path})", file, "bad_path")
+            yield VariableProblem(
+                "SSL_CERT_FILE", f"names a file without certificates in it ({path})", file, "bad_path"
+            )
     elif (path := environment.get("SSL_CERT_DIR")) and not os.path.isdir(path):
         hint = "Set it to the path of a directory with certificates, or unset it."
-        yield Amiss("SSL_CERT_DIR", f"names a path that is not a directory ({path})", hint, "bad_path")
+        yield VariableProblem("SSL_CERT_DIR", f"names a path that is not a directory ({path})", hint, "bad_path")
     for variable in additional:
         path = environment.get(variable)
         if path and not os.path.exists(path):
-            yield Amiss(variable, f"names a file that does not exist ({path})", file, "bad_path")
+            yield VariableProblem(variable, f"names a file that does not exist ({path})", file, "bad_path")
     if (path := environment.get("SSLKEYLOGFILE")) and not _can_be_written(path):
-        yield Amiss("SSLKEYLOGFILE", f"names a file that cannot be written ({path})", "Unset it.", "bad_path")
+        yield VariableProblem("SSLKEYLOGFILE", f"names a file that cannot be written ({path})", "Unset it.", "bad_path")
 
 
-def _file(environment: Mapping[str, str], variable: str, hint: str) -> Iterator[Amiss]:
+def _file(environment: Mapping[str, str], variable: str, hint: str) -> Iterator[VariableProblem]:
     path = environment.get(variable)
     if not path:
         return
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        yield Amiss(variable, f"names a file that does not exist ({path})", hint, "bad_path")
+        yield VariableProblem(variable, f"names a file that does not exist ({path})", hint, "bad_path")
         return
     if not stat.S_ISREG(status.st_mode):
-        yield Amiss(variable, f"names a path that is not a regular file ({path})", hint, "bad_path")
+        yield VariableProblem(variable, f"names a path that is not a regular file ({path})", hint, "bad_path")
     elif not os.access(path, os.R_OK):
-        yield Amiss(variable, f"names a file that cannot be read: permission denied ({path})", hint, "bad_path")
+        yield VariableProblem(
+            variable, f"names a file that cannot be read: permission denied ({path})", hint, "bad_path"
+        )
 
 
 def _has_certificates(path: str) -> bool:

@@ -22,7 +22,7 @@ ROOT_PARTS = ("profiles", "locks")
 """The directories of a root, by name."""
 
 
-class Parts(NamedTuple):
+class PartCounts(NamedTuple):
     """One count for each part of a profile, of files or of bytes in them.
 
     `memory`, `plans` and `evicted` are in the workspace, and included in its count; `total` is the count of all parts.
@@ -49,8 +49,8 @@ class Profile(NamedTuple):
     model: str | None
     sessions: int
     checkpoints: int
-    bytes: Parts
-    files: Parts
+    bytes: PartCounts
+    files: PartCounts
     problem: str | None = None
 
 
@@ -239,7 +239,7 @@ def describe(paths: ProfilePaths) -> Profile:
         values = settings.read(paths.settings)
         problem = None
     except (Refused, OSError) as error:
-        return Profile(paths.name, paths.directory, None, None, None, 0, 0, Parts(), Parts(), str(error))
+        return Profile(paths.name, paths.directory, None, None, None, 0, 0, PartCounts(), PartCounts(), str(error))
     except DeepctlError as error:
         problem = error.message
     checkpoints = 0
@@ -279,7 +279,7 @@ _WITHIN = {
 """The paths of the parts of a workspace with counts of their own."""
 
 
-def _measured(directory: str) -> tuple[Parts, Parts]:
+def _measured(directory: str) -> tuple[PartCounts, PartCounts]:
     """Bytes and files of the parts of a profile."""
     size, files = Counter[str](), Counter[str]()
     for path, status in _files(directory):
@@ -291,8 +291,8 @@ def _measured(directory: str) -> tuple[Parts, Parts]:
             size[part] += status.st_size
             files[part] += 1
     return (
-        Parts._make(size[part] for part in Parts._fields),
-        Parts._make(files[part] for part in Parts._fields),
+        PartCounts._make(size[part] for part in PartCounts._fields),
+        PartCounts._make(files[part] for part in PartCounts._fields),
     )
 
 

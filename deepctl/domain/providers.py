@@ -149,7 +149,7 @@ def ask(addresses: Sequence[Address], seconds: float = _SECONDS) -> list[ModelSe
     ]
 
 
-class _Unanswered(Exception):
+class _NoAnswer(Exception):
     """The reason why a server gives no models."""
 
 
@@ -157,7 +157,7 @@ def _asked(address: Address, seconds: float) -> ModelServer:
     url = without_passwords(address.url)
     try:
         models = _names(address.kind, _fetched(address, seconds))
-    except _Unanswered as problem:
+    except _NoAnswer as problem:
         return ModelServer(url, address.kind, False, str(problem), ())
     return ModelServer(url, address.kind, True, None, models)
 
@@ -167,9 +167,9 @@ def _fetched(address: Address, seconds: float) -> bytes:
 
     place = "/models" if address.kind == "openai" else "/api/tags"
     if (problem := address_problem(address.url)) is not None:
-        raise _Unanswered(f"this address {problem}")
+        raise _NoAnswer(f"this address {problem}")
     if address.key is not None and (problem := header_problem(address.key)) is not None:
-        raise _Unanswered(f"$OPENAI_API_KEY cannot be used: it {problem}")
+        raise _NoAnswer(f"$OPENAI_API_KEY cannot be used: it {problem}")
     url: SplitResult = urlsplit(address.url.rstrip("/") + place)
     host, port = url.hostname or "", url.port
     make = HTTPSConnection if url.scheme == "https" else HTTPConnection
@@ -181,23 +181,23 @@ def _fetched(address: Address, seconds: float) -> bytes:
         connection.request("GET", url.path + (f"?{url.query}" if url.query else ""), headers=headers)
         return _body(connection.getresponse())
     except TimeoutError:
-        raise _Unanswered(f"no answer within {seconds:g} s") from None
+        raise _NoAnswer(f"no answer within {seconds:g} s") from None
     except OSError as error:
-        raise _Unanswered(error.strerror or type(error).__name__) from None
+        raise _NoAnswer(error.strerror or type(error).__name__) from None
     except (HTTPException, UnicodeError, ValueError):
-        raise _Unanswered("the server does not speak HTTP") from None
+        raise _NoAnswer("the server does not speak HTTP") from None
     finally:
         connection.close()
 
 
 def _body(response: HTTPResponse) -> bytes:
     if 300 <= response.status < 400:
-        raise _Unanswered(f"it redirects elsewhere (HTTP {response.status}); redirects are not followed")
+        raise _NoAnswer(f"it redirects elsewhere (HTTP {response.status}); redirects are not followed")
     if response.status != 200:
-        raise _Unanswered(f"HTTP {response.status}")
+        raise _NoAnswer(f"HTTP {response.status}")
     body = response.read(_BYTES + 1)
     if len(body) > _BYTES:
-        raise _Unanswered("its list of models is too large")
+        raise _NoAnswer("its list of models is too large")
     return body
 
 
@@ -207,10 +207,10 @@ def _names(kind: str, body: bytes) -> tuple[str, ...]:
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        raise _Unanswered("its answer is not JSON") from None
+        raise _NoAnswer("its answer is not JSON") from None
     entries = answer.get(list_key) if isinstance(answer, dict) else None
     if not isinstance(entries, list):
-        raise _Unanswered("its answer is not a list of models")
+        raise _NoAnswer("its answer is not a list of models")
     names = [entry.get(name_key) for entry in entries[:_MODELS] if isinstance(entry, dict)]
     return tuple(name for name in names if isinstance(name, str) and 0 < len(name) <= _NAME and name.isprintable())
 

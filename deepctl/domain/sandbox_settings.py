@@ -17,7 +17,7 @@ _SOCKET = "/var/run/docker.sock"
 """The address of the Docker daemon unless `$DOCKER_HOST` names another one."""
 
 
-class Described(NamedTuple):
+class SandboxDescription(NamedTuple):
     """The policy for commands that the settings of a profile give."""
 
     profile: str
@@ -29,9 +29,9 @@ class Described(NamedTuple):
     permissions: Permissions
 
 
-def describe(settings: Settings, profile: ProfilePaths) -> Described:
+def describe(settings: Settings, profile: ProfilePaths) -> SandboxDescription:
     """The settings in force for a profile's commands. Raises `BadSetting`."""
-    return Described(
+    return SandboxDescription(
         profile.name,
         settings.get("sandbox") or "",
         settings.get("approve") or "",

@@ -55,7 +55,7 @@ class TrustItem(NamedTuple):
     problem: DeepctlError | None = None
 
 
-class Waiting(NamedTuple):
+class WaitingSettings(NamedTuple):
     """The contents of untrusted.toml; `untrusted` and `profile` are the bytes of the two files as they were read."""
 
     items: list[TrustItem]
@@ -248,13 +248,13 @@ def text(item: TrustItem) -> str:
     return plain_value if isinstance(plain_value, str) else json.dumps(plain_value, ensure_ascii=False)
 
 
-def waiting(paths: ProfilePaths) -> Waiting:
+def waiting(paths: ProfilePaths) -> WaitingSettings:
     """The settings of a profile that need trust. Raises `Damaged` if its untrusted.toml cannot be read."""
     untrusted = _read(paths.untrusted)
     values = settings.parsed(untrusted, paths.untrusted) if untrusted is not None else {}
     before = _read(paths.settings)
     if not values or before is None:
-        return Waiting(items(values, paths.untrusted), untrusted, before)
+        return WaitingSettings(items(values, paths.untrusted), untrusted, before)
     now = {item.place: item.value for item in items(settings.parsed(before, paths.settings))}
     waiting_items = [
         item._replace(reason=f"{item.reason}; it replaces the present setting of this profile")
@@ -262,7 +262,7 @@ def waiting(paths: ProfilePaths) -> Waiting:
         else item
         for item in items(values, paths.untrusted)
     ]
-    return Waiting(waiting_items, untrusted, before)
+    return WaitingSettings(waiting_items, untrusted, before)
 
 
 def _read(path: str) -> bytes | None:
@@ -272,7 +272,7 @@ def _read(path: str) -> bytes | None:
         return None
 
 
-def merge(paths: ProfilePaths, preview: Waiting) -> None:
+def merge(paths: ProfilePaths, preview: WaitingSettings) -> None:
     """Put the shown settings into force, except unusable ones. The caller holds the profile's lock.
 
     Raises `Refused` if either file has changed since, and `BadSetting` or `Damaged` if the profile could not be used

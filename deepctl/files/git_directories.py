@@ -42,7 +42,7 @@ class _PathState(NamedTuple):
     mode: int
 
 
-class Survey(NamedTuple):
+class GitSurvey(NamedTuple):
     """The settings and hooks in a workspace that make git run programs.
 
     `mount` is the workspace's path in a sandbox, `states` is by path. `settings` are those that are not known to be
@@ -81,7 +81,7 @@ def looks_like_git(names: set[str]) -> bool:
     return "head" in names and ("commondir" in names or {"objects", "refs"} <= names)
 
 
-def survey(root: str, mount: str) -> Survey:
+def survey(root: str, mount: str) -> GitSurvey:
     """All settings and hooks in the workspace at `root` that make git run programs."""
     states = {path: _state(path) for path in _dangerous(root, mount)}
     settings = {
@@ -90,10 +90,10 @@ def survey(root: str, mount: str) -> Survey:
         if _is_config(path)
         for setting in _settings(path, state.content, root)
     }
-    return Survey(root, mount, states, settings)
+    return GitSurvey(root, mount, states, settings)
 
 
-def additions(before: Survey) -> list[Addition]:
+def additions(before: GitSurvey) -> list[Addition]:
     """The additions since then, in the order of the paths. A state that existed before is no addition, even at another
     path.
     """
@@ -119,7 +119,7 @@ def additions(before: Survey) -> list[Addition]:
     return changes
 
 
-def describe(before: Survey, changes: Sequence[Addition]) -> list[str]:
+def describe(before: GitSurvey, changes: Sequence[Addition]) -> list[str]:
     """Each addition in ASCII words: its path in the workspace, and the setting."""
     words = []
     for addition in changes:
@@ -259,7 +259,7 @@ def _settings(path: str, content: bytes, root: str) -> Iterator[GitSetting]:
 
 
 def _replaced(
-    path: str, old_content: bytes, now: bytes, new_settings: Sequence[GitSetting], before: Survey
+    path: str, old_content: bytes, now: bytes, new_settings: Sequence[GitSetting], before: GitSurvey
 ) -> dict[str, str]:
     """The former settings that additions replaced, by name, if they are harmless now."""
     text = decoded(old_content)

@@ -38,7 +38,7 @@ _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Outside(PermissionError):
+class OutsideTree(PermissionError):
     """A path leads out of the tree, or through a link where links are refused."""
 
     def __init__(self, path: str, reason: str) -> None:
@@ -72,7 +72,7 @@ class DirectoryTree:
     `mount` is another absolute path of it, and the prefix of `real_path`.
 
     The directory is opened again for every operation, so that a deleted tree is noticed. Operations raise the usual
-    `OSError`s, and `Outside` for a path that leads out.
+    `OSError`s, and `OutsideTree` for a path that leads out.
     """
 
     def __init__(self, root: str, *, follow: bool, mount: str | None = None) -> None:
@@ -91,7 +91,7 @@ class DirectoryTree:
                     path = normal[len(root) :]
                     break
             else:
-                raise Outside(path, "outside the workspace")
+                raise OutsideTree(path, "outside the workspace")
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if len(parts) > _MAX_PARTS:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path[:100] + "…")
@@ -109,7 +109,7 @@ class DirectoryTree:
                 part = pending.pop()
                 if part == "..":
                     if len(descriptors) == 1:
-                        raise Outside(path, "outside the workspace")
+                        raise OutsideTree(path, "outside the workspace")
                     os.close(descriptors.pop())
                     names.pop()
                     continue
@@ -119,7 +119,7 @@ class DirectoryTree:
                     if target is not None:
                         links += 1
                         if not self._follow:
-                            raise Outside(path, "a symbolic link is in the way")
+                            raise OutsideTree(path, "a symbolic link is in the way")
                         if links > _MAX_LINKS:
                             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
                         if target.startswith("/"):
@@ -157,7 +157,7 @@ class DirectoryTree:
         except OSError as error:
             if error.errno == errno.ELOOP:
                 # It was not a link before: another process is swapping names.
-                raise Outside(path, "a symbolic link is in the way") from None
+                raise OutsideTree(path, "a symbolic link is in the way") from None
             raise
 
     @contextmanager
@@ -168,7 +168,7 @@ class DirectoryTree:
             descriptor = os.open(place.name, flags | _FILE, 0o666, dir_fd=place.parent)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise Outside(path, "a symbolic link is in the way") from None
+                raise OutsideTree(path, "a symbolic link is in the way") from None
             if error.errno == errno.ENXIO:
                 raise OSError(errno.EINVAL, "not a regular file", path) from None
             raise
@@ -284,7 +284,7 @@ class DirectoryTree:
                 return
             except OSError as error:
                 if error.errno == errno.ELOOP:
-                    raise Outside(path, "a symbolic link is in the way") from None
+                    raise OutsideTree(path, "a symbolic link is in the way") from None
                 raise
             try:
                 yield descriptor, True
@@ -317,7 +317,7 @@ class DirectoryTree:
         try:
             with self._place(path) as place:
                 return os.path.join(self.mount, *place.real)
-        except Outside:
+        except OutsideTree:
             return "/"
         except (FileNotFoundError, NotADirectoryError):
             if ".." in path.split("/"):

@@ -81,9 +81,9 @@ class Hasher:
             length += len(piece)
         return hashing.digest(), length
 
-    def begin(self) -> Hashing:
+    def begin(self) -> ContentHash:
         """The hash of a content that comes in pieces."""
-        return Hashing(self)
+        return ContentHash(self)
 
     def after_zeros(self, count: int) -> hashlib._Hash:
         """A hash that has processed `ZEROS` this many times."""
@@ -103,7 +103,7 @@ _MOST_ZEROS = 4096
 """Mebibytes of zeros at a file's start up to which the hash is cached."""
 
 
-class Hashing:
+class ContentHash:
     """The hash of one content: see `Hasher`."""
 
     def __init__(self, hasher: Hasher) -> None:

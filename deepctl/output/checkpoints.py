@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     # Only some commands need this module, and importing it takes longer than listing a thousand checkpoints.
     from deepctl.store.prune import CheckpointRemoval
     from deepctl.store.trees import TreeEntry
-    from deepctl.store.verify import Verified
+    from deepctl.store.verify import VerificationResult
 
 _SHORT = 8
 _PROMPT = 48
@@ -52,7 +52,7 @@ def short(text: str, length: int = _PROMPT) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-class CheckpointList(NamedTuple):
+class CheckpointListView(NamedTuple):
     """Newest first. With `graph`, the parents of a checkpoint are those in the list."""
 
     profile: str
@@ -179,7 +179,7 @@ def _row(info: CheckpointInfo) -> tuple[str, ...]:
     )
 
 
-class CheckpointShown(NamedTuple):
+class CheckpointView(NamedTuple):
     profile: str
     checkpoint: CheckpointInfo
     files: list[tuple[str, TreeEntry]]
@@ -233,7 +233,7 @@ def _unkept(record: Record) -> list[list[str]]:
     return [["", "its files are lost"]] if record.has_lost_files else record.unkept
 
 
-class CheckpointSaved(NamedTuple):
+class CheckpointSaveView(NamedTuple):
     profile: str
     checkpoint: CheckpointInfo
 
@@ -261,7 +261,7 @@ def print_unkept(unkept: Sequence[Sequence[str]]) -> None:
         notice(f"Not stored: {len(unkept) - 5} more; `deepctl checkpoints show` lists them.")
 
 
-class Labelled(NamedTuple):
+class CheckpointLabelView(NamedTuple):
     profile: str
     checkpoint: CheckpointInfo
 
@@ -278,7 +278,7 @@ class Labelled(NamedTuple):
         )
 
 
-class Forked(NamedTuple):
+class CheckpointForkView(NamedTuple):
     profile: str
     session: str
     checkpoint: CheckpointInfo
@@ -297,7 +297,7 @@ class Forked(NamedTuple):
             notice(f"{workspace_note} `deepctl chat --user {self.profile} --session {self.session}` continues it.")
 
 
-class Removed(NamedTuple):
+class CheckpointRemovalView(NamedTuple):
     profile: str
     dry_run: bool
     removal: CheckpointRemoval
@@ -358,9 +358,9 @@ class Removed(NamedTuple):
         )
 
 
-class Checked(NamedTuple):
+class VerificationView(NamedTuple):
     profile: str
-    verified: Verified
+    verified: VerificationResult
 
     def document(self) -> dict[str, Any]:
         result = self.verified

@@ -14,11 +14,11 @@ from deepctl.output.text import Cell, ago, has_colour, is_terminal, printable, p
 from deepctl.quantities import counted, size
 
 if TYPE_CHECKING:
-    from deepctl.domain.memory.changes import Forgotten, MemoryChange, NotebookLine
+    from deepctl.domain.memory.changes import ForgottenLines, MemoryChange, NotebookLine
     from deepctl.domain.memory.directory import ForgetRequest, Notebook
     from deepctl.domain.memory.history import NotebookDifference, NotebookHistory, Version
     from deepctl.domain.memory.search import NotebookMatch, Span
-    from deepctl.domain.purge.purge import Purged
+    from deepctl.domain.purge.purge import PurgeResult
     from deepctl.domain.purge.report import PurgePlace
     from deepctl.store.lookup import CheckpointInfo
 
@@ -41,7 +41,7 @@ def document(notebook: Notebook, *, content: bool = False) -> dict[str, Any]:
     return fields
 
 
-class NotebookShown(NamedTuple):
+class NotebookView(NamedTuple):
     """One notebook, or `None` if it is empty: the exact bytes when piped, rendered at a terminal.
 
     `checkpoint` is the checkpoint of the shown version.
@@ -101,7 +101,7 @@ def _apart(text: str) -> str:
     return "\n".join(lines)
 
 
-class NotebookList(NamedTuple):
+class NotebookListView(NamedTuple):
     profile: str
     agent: str
     notebooks: list[Notebook]
@@ -129,7 +129,7 @@ class NotebookList(NamedTuple):
         )
 
 
-class Added(NamedTuple):
+class NotebookAdditionView(NamedTuple):
     profile: str
     agent: str
     change: MemoryChange
@@ -149,7 +149,7 @@ class Added(NamedTuple):
             notice(note)
 
 
-class Edited(NamedTuple):
+class NotebookEditView(NamedTuple):
     """An edit. `change` is `None` if the person changed nothing; `notebook` is then `None` if there is still none."""
 
     profile: str
@@ -197,14 +197,14 @@ def line_shown(name: str, number: int, text: str) -> str:
     return f"{printable(name)}:{number}: {printable_lines(text)}"
 
 
-class LinesForgotten(NamedTuple):
+class ForgottenLinesView(NamedTuple):
     """The removed lines, or those that would be removed (`forgotten` is `None`). `is_shown`: the user has seen them."""
 
     profile: str
     agent: str
     request: ForgetRequest
     lines: list[NotebookLine]
-    forgotten: Forgotten | None
+    forgotten: ForgottenLines | None
     undo: str | None
     is_shown: bool = False
 
@@ -250,7 +250,7 @@ class LinesForgotten(NamedTuple):
 _SHORT = 8
 
 
-class Versions(NamedTuple):
+class NotebookHistoryView(NamedTuple):
     """The versions of a notebook, the newest first."""
 
     profile: str
@@ -418,12 +418,12 @@ def _marked(text: str, spans: list[Span]) -> str:
 _SHOWN = 20
 
 
-def question(result: Purged) -> str:
+def question(result: PurgeResult) -> str:
     """The question before a purge."""
     return f"Purge {_summary(result)} permanently?"
 
 
-def _summary(result: Purged) -> str:
+def _summary(result: PurgeResult) -> str:
     lines = sum(len(notebook.lines) for notebook in result.live)
     parts = [f"{counted(lines, 'line')} in {counted(len(result.live), 'notebook')}"] if lines else []
     if result.notebooks:
@@ -455,13 +455,13 @@ def _shown(place: PurgePlace) -> str:
     return f"{words.format(printable(place.name))}{times}"
 
 
-class LinesPurged(NamedTuple):
+class PurgedLinesView(NamedTuple):
     """The result of a purge, or its preview (`dry_run`). `is_shown`: the user has seen the lines."""
 
     profile: str
     agent: str
     request: ForgetRequest
-    purged: Purged
+    purged: PurgeResult
     places: list[PurgePlace]
     dry_run: bool
     is_shown: bool = False
@@ -481,7 +481,7 @@ class LinesPurged(NamedTuple):
             "still_in": [{"place": place.place, "name": place.name, "count": place.times} for place in self.places],
         }
 
-    def _lines(self) -> LinesForgotten:
+    def _lines(self) -> ForgottenLinesView:
         from deepctl.domain.memory.changes import NotebookLine
 
         lines = [
@@ -489,7 +489,7 @@ class LinesPurged(NamedTuple):
             for notebook in self.purged.live
             for number, text in notebook.lines
         ]
-        return LinesForgotten(self.profile, self.agent, self.request, lines, None, None)
+        return ForgottenLinesView(self.profile, self.agent, self.request, lines, None, None)
 
     def _notes(self) -> list[str]:
         return [

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deepctl.domain.transfer import profile_export, profile_import
     from deepctl.domain.transfer.archive import Totals
     from deepctl.domain.trust import TrustItem
-    from deepctl.domain.wipe.wipe_plan import Copies, WipePart, WipePlan
+    from deepctl.domain.wipe.wipe_plan import CopyCounts, WipePart, WipePlan
 
 
 def _document(profile: Profile) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def _document(profile: Profile) -> dict[str, Any]:
     return document
 
 
-class ProfileList(NamedTuple):
+class ProfileListView(NamedTuple):
     profiles: list[Profile]
 
     def document(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class ProfileList(NamedTuple):
         )
 
 
-class ProfileShown(NamedTuple):
+class ProfileView(NamedTuple):
     profile: Profile
 
     def document(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class ProfileShown(NamedTuple):
             print(f"{label + ':':<14}{printable(value)}")
 
 
-class ProfileCreated(NamedTuple):
+class ProfileCreationView(NamedTuple):
     name: str
     path: str
 
@@ -110,7 +110,7 @@ class ProfileCreated(NamedTuple):
         print(f"Created profile {self.name}: {printable(where)}")
 
 
-class ProfileRenamed(NamedTuple):
+class ProfileRenamingView(NamedTuple):
     """A renamed profile. `container` was removed, and `naming` still has the old name."""
 
     before: str
@@ -142,7 +142,7 @@ class ProfileRenamed(NamedTuple):
             notice(note)
 
 
-class Path(NamedTuple):
+class ProfilePathView(NamedTuple):
     """Only a path, exactly, for `$(…)`."""
 
     profile: str | None
@@ -255,7 +255,7 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(inner, f"{place}.{key}" if place else key)
 
 
-class Trusted(NamedTuple):
+class TrustView(NamedTuple):
     """The settings of a profile that need trust, and whether they were put into force just now. `seen`: they were shown
     before.
 
@@ -297,7 +297,7 @@ class Trusted(NamedTuple):
             print(line)
 
 
-class Wiped(NamedTuple):
+class WipeView(NamedTuple):
     """The wipe of one profile, done or as a preview.
 
     `copies` are the remaining copies elsewhere, `None` if there can be none. `leaves_rewound`: rewound turns stay in
@@ -307,7 +307,7 @@ class Wiped(NamedTuple):
 
     plan: WipePlan
     dry_run: bool
-    copies: Copies | None = None
+    copies: CopyCounts | None = None
     container: str | None = None
     history_stays: bool = False
     is_default: bool = False
@@ -390,10 +390,10 @@ class Wiped(NamedTuple):
         return notes
 
 
-class AllWiped(NamedTuple):
+class WipeOfAllView(NamedTuple):
     """The wipe of every profile."""
 
-    profiles: Sequence[Wiped]
+    profiles: Sequence[WipeView]
     dry_run: bool
 
     def document(self) -> dict[str, Any]:
@@ -411,7 +411,7 @@ class AllWiped(NamedTuple):
             view.print()
 
 
-class Finished(NamedTuple):
+class FinishedWipeView(NamedTuple):
     """An interrupted wipe that is now finished."""
 
     profile: str

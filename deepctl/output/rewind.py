@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _OVERRODE = " (the checkpoint before this one contains the earlier state)"
 
 
-class Rewound(NamedTuple):
+class RewindView(NamedTuple):
     """A rewind, done or as a preview. `preview` has the files before and after, `undo` is a command."""
 
     profile: str

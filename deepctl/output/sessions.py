@@ -11,19 +11,19 @@ from deepctl.output.sessions_transcript import print_conversation as print_conve
 from deepctl.output.text import Cell, ago, has_colour, is_terminal, printable, table, terminal_width
 from deepctl.quantities import counted, size
 from deepctl.store.log_file import MessageList
-from deepctl.store.session_catalogue import Summary
+from deepctl.store.session_catalogue import SessionSummary
 from deepctl.store.todo import TodoItem
 
 if TYPE_CHECKING:
     # Only some commands need this.
     from deepctl.redaction import Redaction
-    from deepctl.store.repository import Renamed
-    from deepctl.store.session_delete import Deletion
+    from deepctl.store.repository import SessionNames
+    from deepctl.store.session_delete import SessionDeletion
     from deepctl.store.session_import import SessionImport
     from deepctl.store.session_search import SessionMatch, SessionSearchResult
 
 
-def _document(session: Summary) -> dict[str, Any]:
+def _document(session: SessionSummary) -> dict[str, Any]:
     document = session._asdict()
     for key in ("problem", "damage"):
         if not document[key]:
@@ -31,9 +31,9 @@ def _document(session: Summary) -> dict[str, Any]:
     return document
 
 
-class SessionList(NamedTuple):
+class SessionListView(NamedTuple):
     profile: str
-    sessions: list[Summary]
+    sessions: list[SessionSummary]
 
     def document(self) -> dict[str, Any]:
         return {"profile": self.profile, "sessions": [_document(session) for session in self.sessions]}
@@ -62,11 +62,11 @@ _MARKS = {"completed": "x", "in_progress": ">", "cancelled": "-", "blocked": "!"
 """The mark in the box of a step that is not pending."""
 
 
-class SessionShown(NamedTuple):
+class SessionView(NamedTuple):
     """A whole conversation: as JSON every message in pydantic-ai's format, as text a transcript."""
 
     profile: str
-    summary: Summary
+    summary: SessionSummary
     conversation: MessageList
     todo: list[TodoItem] | None
     """The steps of its to-do list; `None` if the list cannot be read."""
@@ -96,9 +96,9 @@ class SessionShown(NamedTuple):
                 notice(f"{counted(fold_count, 'long call or result')} shortened; --full shows everything.")
 
 
-class SessionRenamed(NamedTuple):
+class SessionRenamingView(NamedTuple):
     profile: str
-    renamed: Renamed
+    renamed: SessionNames
 
     def document(self) -> dict[str, Any]:
         return {"profile": self.profile, "session": self.renamed.now, "before": self.renamed.before}
@@ -110,12 +110,12 @@ class SessionRenamed(NamedTuple):
             print(f"Renamed session {self.renamed.before} to {self.renamed.now}.")
 
 
-class SessionDeleted(NamedTuple):
+class SessionDeletionView(NamedTuple):
     """The deletion of a session, done or as a preview."""
 
     profile: str
     dry_run: bool
-    deletion: Deletion
+    deletion: SessionDeletion
 
     def document(self) -> dict[str, Any]:
         deletion = self.deletion
@@ -174,7 +174,7 @@ class SessionDeleted(NamedTuple):
             notice(line)
 
 
-class SessionExported(NamedTuple):
+class SessionExportView(NamedTuple):
     """An export to a file. `secrets` and `homes` are the numbers of removed texts, if redaction was requested."""
 
     profile: str
@@ -217,7 +217,7 @@ def redaction_note(redaction: Redaction | None) -> str | None:
     return f"Removed {counted(redaction.secrets, 'secret')} and {homes}. Check the file before you give it away."
 
 
-class SessionImported(NamedTuple):
+class SessionImportView(NamedTuple):
     profile: str
     imported: SessionImport
 
@@ -241,7 +241,7 @@ _INDENT = 2
 _NUMBER = 5
 
 
-class SessionMatches(NamedTuple):
+class SessionMatchesView(NamedTuple):
     """The matches of a query."""
 
     profile: str

@@ -16,7 +16,7 @@ from deepctl.output.text import has_colour, printable, printable_lines
 from deepctl.quantities import counted
 from deepctl.store import log_file, transcript
 from deepctl.store.log_file import Message, MessageList
-from deepctl.store.transcript import Piece
+from deepctl.store.transcript import TranscriptPiece
 
 if TYPE_CHECKING:
     # What only an export has.
@@ -87,7 +87,7 @@ class _Printer:
                     mark = f"  {'←' if piece.ok else '✗'} {printable(piece.tool)}: "
                     self.line(colour, _indented(mark, self._fold(piece)).rstrip())
 
-    def _fold(self, piece: Piece) -> str:
+    def _fold(self, piece: TranscriptPiece) -> str:
         text = piece.text.rstrip("\n")
         lines = text.split("\n")
         if self._full or (len(lines) <= _FOLD_LINES + 1 and len(text) <= _FOLD_LENGTH):
@@ -142,7 +142,7 @@ def _markdown_message(entry: Message) -> list[str]:
     ]
 
 
-def _block(piece: Piece) -> str:
+def _block(piece: TranscriptPiece) -> str:
     text = printable_lines(piece.text).replace("\r", "").strip("\n")
     match piece.kind:
         case "prompt":

@@ -25,7 +25,7 @@ from deepctl.quantities import size
 
 if TYPE_CHECKING:
     from deepctl.domain.doctor import Check
-    from deepctl.domain.sandbox_settings import Described
+    from deepctl.domain.sandbox_settings import SandboxDescription
     from deepctl.domain.trust import TrustItem
 
 
@@ -117,7 +117,7 @@ class SettingView(NamedTuple):
         print(printable(text) if is_terminal(sys.stdout) else text)
 
 
-class SettingChanged(NamedTuple):
+class SettingChangeView(NamedTuple):
     """A setting that was set, or removed (`None`)."""
 
     profile: str | None
@@ -219,7 +219,7 @@ def _standing(provider: Provider) -> Cell:
 class SandboxView(NamedTuple):
     """Where commands run, and their limits."""
 
-    described: Described
+    described: SandboxDescription
 
     def document(self) -> dict[str, Any]:
         sandbox = self.described
@@ -256,7 +256,7 @@ class SandboxView(NamedTuple):
             print(f"{name:<{behind}}  {printable(value)}")
 
 
-class ContainerRemoved(NamedTuple):
+class ContainerRemovalView(NamedTuple):
     """A container that was removed, if there was one."""
 
     profile: str
@@ -278,7 +278,7 @@ _COLOURS = {"ok": "32", "warning": "33", "problem": "31"}
 _DIM, _BOLD = "2", "1"
 
 
-class Diagnosis(NamedTuple):
+class DiagnosisView(NamedTuple):
     """All checks. Without `in_full`, profiles without problems are shown in one line."""
 
     checks: Sequence[Check]

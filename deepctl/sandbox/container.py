@@ -1,8 +1,8 @@
 """A profile's Docker container: created, held for the life of this process, removed.
 
 The container's main process only reads its stdin, and this process holds the other end. When the end is closed, by
-`Held.close` or because the process died for any reason, the main process ends, and with it the kernel ends every
-process in the container's pid namespace. The container itself stays, stopped.
+`RunningContainer.close` or because the process died for any reason, the main process ends, and with it the kernel ends
+every process in the container's pid namespace. The container itself stays, stopped.
 
 The caller holds the profile's lock. So a running container belongs to a process that has ended, and is stopped. Needs
 the extra `docker`, which is imported only when a function here is called.
@@ -62,7 +62,7 @@ def container_name(profile_directory: str) -> str:
     return f"deepctl-{hashlib.sha256(os.fsencode(real)).hexdigest()[:16]}"
 
 
-def open_container(spec: Spec) -> Held:
+def open_container(spec: Spec) -> RunningContainer:
     """The container of `spec`, running and empty, until the result is closed or this process ends.
 
     An existing container is started again if it has the same properties; otherwise it is removed and created again.
@@ -70,7 +70,7 @@ def open_container(spec: Spec) -> Held:
     with translated():
         api = connect()
         try:
-            return Held(spec.name, _prepare(api, spec), api)
+            return RunningContainer(spec.name, _prepare(api, spec), api)
         except BaseException:
             api.close()
             raise
@@ -224,7 +224,7 @@ _HEAD = struct.Struct(">BxxxL")
 _PIECE = 1 << 16
 
 
-class Held:
+class RunningContainer:
     """A running container that lives no longer than this object, or this process. Safe to use from any thread."""
 
     def __init__(self, name: str, identity: str, api: Any) -> None:

@@ -30,7 +30,7 @@ from deepctl.store.ledger import LEDGER, Ledger, LedgerWriter, read
 from deepctl.store.object_store import ObjectBatch, ObjectReader, ObjectStore, ObjectWriter
 from deepctl.store.pack_store import PackStore, is_uncounted
 from deepctl.store.records import Position, Record, Rewind, new_id
-from deepctl.store.restore import Restored, WorkingTree
+from deepctl.store.restore import RestoreResult, WorkingTree
 from deepctl.store.trees import DIRECTORY, Report, ScratchWriter, Snapshot, TreeChange
 
 PACKS = "packs"
@@ -268,10 +268,10 @@ class Checkpoints:
         """The tree of the last snapshot; empty if there was none."""
         return self.ledger.states[-1].tree if self.ledger.states else ""
 
-    def apply_rewind(self, root: str, intent: Rewind, changes: list[TreeChange], head: HeadMove) -> Restored:
+    def apply_rewind(self, root: str, intent: Rewind, changes: list[TreeChange], head: HeadMove) -> RestoreResult:
         """Execute the intent. If the workspace cannot be changed, undo it and raise `StorageError`."""
         working_tree = restore.working_tree(root, self.objects)
-        result = Restored([], [], [])
+        result = RestoreResult([], [], [])
         try:
             if changes:
                 result = working_tree.apply(changes, intent.id)

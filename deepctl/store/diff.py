@@ -235,7 +235,7 @@ def split_lines(content: bytes) -> list[bytes]:
     return [line + b"\n" for line in lines] + ([last] if last else [])
 
 
-class Unified(NamedTuple):
+class UnifiedDiff(NamedTuple):
     """The numbers of added and removed lines, and the diff."""
 
     added: int
@@ -243,7 +243,7 @@ class Unified(NamedTuple):
     diff: bytes
 
 
-def unified(path: str, before: bytes | None, after: bytes | None) -> Unified | None:
+def unified(path: str, before: bytes | None, after: bytes | None) -> UnifiedDiff | None:
     """The diff of two contents of `path` (`None` for no file); `None` if there are too many lines to compare."""
     old, new = split_lines(before or b""), split_lines(after or b"")
     if len(old) + len(new) > MANY_LINES:
@@ -258,7 +258,7 @@ def unified(path: str, before: bytes | None, after: bytes | None) -> Unified | N
             additions += line.startswith(b"+")
             deletions += line.startswith(b"-")
         pieces.append(line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n")
-    return Unified(additions, deletions, b"".join(pieces))
+    return UnifiedDiff(additions, deletions, b"".join(pieces))
 
 
 def _quoted_path(path: str) -> bytes:

@@ -39,7 +39,7 @@ from deepctl.store.log_file import (
     siblings,
     upgraded,
 )
-from deepctl.store.records import SESSION_RECORD, Begins, SessionRecord, begins_in
+from deepctl.store.records import SESSION_RECORD, SessionBeginning, SessionRecord, begins_in
 
 
 class Link(NamedTuple):
@@ -232,7 +232,7 @@ def _recovered(
     first = next((log for log in checkpoint_ledger.logs if log in own_logs), head)
     origin = checkpoint_ledger.forked.get(identity) if identity is not None else None
     point = checkpoint_ledger.point(origin) if origin is not None else None
-    begins = Begins(first, point) if point is not None else None
+    begins = SessionBeginning(first, point) if point is not None else None
     # As in 0.1, the log of a session that the ledger does not know stands for the session.
     return SessionRecord(
         name, directory, identity or head, quantities.known_time(logs[first].at), head, origin, begins, reason

@@ -232,7 +232,7 @@ def check_label(label: str) -> str:
     return label
 
 
-class Begins(NamedTuple):
+class SessionBeginning(NamedTuple):
     """The position that the first log of a session continues; its first line has it too, and may be damaged."""
 
     log: str
@@ -253,14 +253,14 @@ class SessionRecord(NamedTuple):
     created_at: str
     log: str
     forked_from: str | None = None
-    begins: Begins | None = None
+    begins: SessionBeginning | None = None
     damage: str | None = None
 
 
-def begins_in(value: object) -> Begins | None:
+def begins_in(value: object) -> SessionBeginning | None:
     """The position in the record of a session at which it started."""
     match value:
         case {"log": str(first), "continues": {"log": str(parent), "offset": int(offset), "digest": str(digest)}}:
-            return Begins(first, Point(parent, offset, digest))
+            return SessionBeginning(first, Point(parent, offset, digest))
         case _:
             return None

@@ -34,7 +34,7 @@ from deepctl.store.records import CONVERSATION, Record
 from deepctl.store.repair_report import Findings
 
 
-class Vanished(NamedTuple):
+class VanishedSession(NamedTuple):
     """A missing session: its id, its logs in other sessions, and the names of those sessions."""
 
     id: str
@@ -42,7 +42,7 @@ class Vanished(NamedTuple):
     having: list[str]
 
 
-def vanished_sessions(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[Vanished]:
+def vanished_sessions(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[VanishedSession]:
     """The missing sessions of a profile that can be created again, in the order of their start."""
     holders: dict[str, list[str]] = {}
     for name in session_catalogue.all_names(paths):
@@ -58,7 +58,7 @@ def vanished_sessions(paths: ProfilePaths, checkpoint_ledger: Ledger) -> list[Va
         if identity in vanished_logs and log_id in holders:
             vanished_logs[identity].append(log_id)
     return [
-        Vanished(identity, logs, sorted({name for log_id in logs for name in holders[log_id]}))
+        VanishedSession(identity, logs, sorted({name for log_id in logs for name in holders[log_id]}))
         for identity, logs in vanished_logs.items()
         if logs
     ]
@@ -81,7 +81,7 @@ def _session_ids(paths: ProfilePaths, checkpoint_ledger: Ledger) -> set[str]:
     return session_ids
 
 
-def vanished_reason(paths: ProfilePaths, checkpoint_ledger: Ledger, session: Vanished) -> str:
+def vanished_reason(paths: ProfilePaths, checkpoint_ledger: Ledger, session: VanishedSession) -> str:
     """The problem, as a sentence without its full stop."""
     name = vanished_name(paths, checkpoint_ledger, session)
     subject = f"session {name}" if name is not None else f"a session (id {session.id})"
@@ -92,7 +92,7 @@ def vanished_reason(paths: ProfilePaths, checkpoint_ledger: Ledger, session: Van
     )
 
 
-def vanished_name(paths: ProfilePaths, checkpoint_ledger: Ledger, session: Vanished) -> str | None:
+def vanished_name(paths: ProfilePaths, checkpoint_ledger: Ledger, session: VanishedSession) -> str | None:
     """The former name of the session, if the index for shells has it; only its directory had the name for certain."""
     session_names = checkpoint_store.indexed_session_names(paths)
     for record in checkpoint_ledger.records.values():
@@ -101,7 +101,7 @@ def vanished_name(paths: ProfilePaths, checkpoint_ledger: Ledger, session: Vanis
     return None
 
 
-def name_again(paths: ProfilePaths, old_name: str | None, checkpoint_ledger: Ledger, session: Vanished) -> str:
+def name_again(paths: ProfilePaths, old_name: str | None, checkpoint_ledger: Ledger, session: VanishedSession) -> str:
     """A free name for the session: the old one, that of a profile's first session, or one made of its id."""
     first = next(iter(checkpoint_ledger.logs.values()), None)
     for name in (old_name, session_catalogue.FIRST if session.id == first else None):
@@ -218,7 +218,7 @@ class LogRepair:
         rmtree.remove_tree(directory)
         self._found.lose(repair_report.SESSION, name, reason, [name])
 
-    def _make_again(self, vanished: Vanished) -> None:
+    def _make_again(self, vanished: VanishedSession) -> None:
         """A missing session, from the ledger and the logs that other sessions share with it."""
         old_name = vanished_name(self._real, self._ledger, vanished)
         name = name_again(self._paths, old_name, self._ledger, vanished)

@@ -303,7 +303,7 @@ class Repository(ProfileStore):
             todo.copy(self.paths, self.store.objects, record, session)
         return session
 
-    def rename(self, old: str, new: str) -> Renamed:
+    def rename(self, old: str, new: str) -> SessionNames:
         """Rename a session, also to another spelling of its own name. A damaged session can be renamed too.
 
         Nothing else of a profile refers to the directory by name, so one rename is enough. Raises `BadName`,
@@ -326,7 +326,7 @@ class Repository(ProfileStore):
             with atomic.after_commit():
                 atomic.sync_directory(self.paths.sessions)
                 checkpoint_store.rewrite_index(self.paths, self.ledger)
-        return Renamed(current_name, new)
+        return SessionNames(current_name, new)
 
     def settle_todo(self, owner: SessionRecord, session: SessionRecord, before: Position) -> Record | None:
         """Give the one to-do list of a profile of 0.1 to `owner`, the most recently written session.
@@ -407,7 +407,7 @@ class Repository(ProfileStore):
         return author
 
 
-class Renamed(NamedTuple):
+class SessionNames(NamedTuple):
     """The names of a session before and after."""
 
     before: str

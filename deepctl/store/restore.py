@@ -31,7 +31,7 @@ IN_USE = "another entry is in its place"
 """Why a directory stays that was to go."""
 
 
-class Restored(NamedTuple):
+class RestoreResult(NamedTuple):
     """What was done: paths that were written or changed, deleted, and left where they were, with the reason."""
 
     written: list[bytes]
@@ -46,7 +46,7 @@ class WorkingTree(Protocol):
         """Raises `OSError` if a directory in which something is to be changed may not be written, nor be made so."""
         ...
 
-    def apply(self, changes: Iterable[TreeChange], mark: str = "restore") -> Restored:
+    def apply(self, changes: Iterable[TreeChange], mark: str = "restore") -> RestoreResult:
         """Make every path of `changes` what its `after` is, or nothing. `before` does not matter.
 
         A directory that is to go but still holds something that is in no change is kept and reported. Whoever calls has
@@ -84,7 +84,7 @@ class _LocalWorkingTree:
             except (FileNotFoundError, NotADirectoryError):
                 continue  # it will be made
 
-    def apply(self, changes: Iterable[TreeChange], mark: str = "restore") -> Restored:
+    def apply(self, changes: Iterable[TreeChange], mark: str = "restore") -> RestoreResult:
         entries = {change.path: change.after for change in changes}
         restore = _Restore(self._root, self._objects, mark)
         # What has to go goes first, from the bottom up: a file may be where a directory is to be, or the reverse.
@@ -99,7 +99,7 @@ class _LocalWorkingTree:
             if entry is not None and entry.kind == DIRECTORY:
                 restore.set_mode(path, entry.mode)
         restore.finish()
-        return Restored(restore.written, restore.deleted, restore.kept)
+        return RestoreResult(restore.written, restore.deleted, restore.kept)
 
     def sweep(self, paths: Iterable[bytes], mark: str) -> None:
         start = os.fsencode(atomic.temporary_prefix(mark))

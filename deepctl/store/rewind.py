@@ -49,7 +49,7 @@ _SHOWN = 5
 Content = Callable[[bytes, TreeEntry], bytes]
 
 
-class Conflicts(Refused):
+class RewindConflicts(Refused):
     """A rewind would lose somebody's edit; nothing has been touched."""
 
     code = "conflicts"
@@ -70,7 +70,7 @@ class Conflicts(Refused):
         return {**super().document(), "paths": [os.fsdecode(path) for path in self.paths]}
 
 
-class NotKept(Refused):
+class FilesNotKept(Refused):
     """A rewind would change what the checkpoint before it cannot keep; nothing has been touched."""
 
     code = "not_kept"
@@ -530,9 +530,9 @@ def _refusal(
     effective = [change for change in plan.changes if not trees.same(change.before, change.after)]
     try:
         if plan.unsaved:
-            raise NotKept(plan.unsaved, _reason(present, plan.unsaved[0]))
+            raise FilesNotKept(plan.unsaved, _reason(present, plan.unsaved[0]))
         if plan.conflicts and not request.force:
-            raise Conflicts(plan.conflicts, plan.unknown)
+            raise RewindConflicts(plan.conflicts, plan.unknown)
         restore.check_saved(objects, effective)
         restore.working_tree(root, objects).check_writable(effective)
     except DeepctlError as error:

@@ -133,7 +133,7 @@ def own_work(
     to do in spite of conflicts; whoever does not want to lose anything does nothing where there are any. Merged
     notebooks are put into `sink`; `content` reads what is there now, where `objects` does not have it.
     """
-    work = _Work(objects, content or (lambda path, entry: objects.read(entry.digest)))
+    work = _SessionWork(objects, content or (lambda path, entry: objects.read(entry.digest)))
     for interval in intervals:
         for change in changes(objects, interval.before, interval.after):
             if is_selected(change.path):
@@ -141,7 +141,7 @@ def own_work(
     return work.plan(now, sink, is_unseen, is_selected)
 
 
-class _Work:
+class _SessionWork:
     """What a session did, path by path."""
 
     def __init__(self, objects: ObjectReader, content: Callable[[bytes, TreeEntry], bytes]) -> None:

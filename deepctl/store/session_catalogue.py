@@ -25,7 +25,7 @@ from deepctl.store import ledger, log_chain, log_file, session_reader
 from deepctl.store.ledger import Ledger
 from deepctl.store.log_chain import Chain
 from deepctl.store.log_file import NO_LINKS, START, SUFFIX, Point, chained, is_id, log_path, share
-from deepctl.store.records import SESSION_FORMAT, SESSION_RECORD, Begins, SessionRecord, begins_in
+from deepctl.store.records import SESSION_FORMAT, SESSION_RECORD, SessionBeginning, SessionRecord, begins_in
 from deepctl.store.session_reader import Outline, SessionReader
 
 _LINK_STAGING = ".link."
@@ -35,7 +35,7 @@ FIRST = "main"
 _TITLE_LENGTH = 80
 
 
-class Summary(NamedTuple):
+class SessionSummary(NamedTuple):
     """One session as lists show it. `head` is the id of its latest checkpoint; `problem` why it cannot be read."""
 
     name: str
@@ -164,7 +164,7 @@ def _begin(
     continues = fill(staging)
     log_file.write_lines(log_path(staging, first_log), sealed_lines.seal(log_file.header(first_log, continues)))
     directory = os.path.join(paths.sessions, name)
-    begins = Begins(first_log, continues) if continues is not None else None
+    begins = SessionBeginning(first_log, continues) if continues is not None else None
     session = SessionRecord(name, directory, identity, created_at or quantities.now(), first_log, origin, begins)
     write_record(session, staging)
     os.rename(staging, directory)
@@ -251,7 +251,7 @@ def read(session: SessionRecord) -> log_file.MessageList:
     return session_reader.with_record_damage(session, conversation)
 
 
-def summaries(paths: ProfilePaths, heads: Mapping[str, str]) -> list[Summary]:
+def summaries(paths: ProfilePaths, heads: Mapping[str, str]) -> list[SessionSummary]:
     """All sessions of a profile, the one written to last first. Damage takes only its own session down.
 
     `heads` has the checkpoint at which each stands, by its id.
@@ -259,7 +259,7 @@ def summaries(paths: ProfilePaths, heads: Mapping[str, str]) -> list[Summary]:
     return [summary(paths, name, heads) for name in newest_first(paths)]
 
 
-def summary(paths: ProfilePaths, name: str, heads: Mapping[str, str] = {}) -> Summary:
+def summary(paths: ProfilePaths, name: str, heads: Mapping[str, str] = {}) -> SessionSummary:
     """One session as lists show it; never raises for damage inside it."""
     try:
         session = find(paths, name)
@@ -267,13 +267,13 @@ def summary(paths: ProfilePaths, name: str, heads: Mapping[str, str] = {}) -> Su
     except SessionNotFound:
         raise
     except (DeepctlError, OSError) as error:
-        return Summary(name, None, None, 0, 0, None, "", problem=str(error))
+        return SessionSummary(name, None, None, 0, 0, None, "", problem=str(error))
     return summarize(session, outline, heads)
 
 
-def summarize(session: SessionRecord, outline: Outline, heads: Mapping[str, str]) -> Summary:
+def summarize(session: SessionRecord, outline: Outline, heads: Mapping[str, str]) -> SessionSummary:
     """The summary of a conversation that has been read already."""
-    return Summary(
+    return SessionSummary(
         session.name,
         session.created_at,
         max(outline.updated_at or "", session.created_at),

@@ -35,7 +35,7 @@ from deepctl.store.records import Record
 from deepctl.store.session_catalogue import pending_deletions, put_away
 
 
-class Deletion(NamedTuple):
+class SessionDeletion(NamedTuple):
     """What goes with a session, and the bytes on disk that this frees.
 
     `labels` are those of its checkpoints, by their ids. `forks` are sessions that begin at one of them: they stay,
@@ -54,12 +54,12 @@ class Deletion(NamedTuple):
     is_blocked: bool = False
     problem: str | None = None
 
-    def is_as(self, other_deletion: Deletion) -> bool:
+    def is_as(self, other_deletion: SessionDeletion) -> bool:
         """Whether the same goes; how much that frees is no part of it."""
         return self._replace(bytes=0) == other_deletion._replace(bytes=0)
 
 
-def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> Deletion:
+def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> SessionDeletion:
     """What deleting the session called `name` would take away. A session that is damaged can be deleted, too.
 
     Raises `SessionNotFound`, `NewerFormat`, or `Damaged` if nobody can tell which checkpoints are its own.
@@ -88,7 +88,7 @@ def plan(paths: ProfilePaths, ledger: Ledger, objects: PackStore, name: str) -> 
     records = [record for record in ledger.records.values() if record.session == identity]
     record_ids = {record.id for record in records}
     removal = prune.forecast(ledger, objects, records) if records else prune.CheckpointRemoval([], 0)
-    return Deletion(
+    return SessionDeletion(
         existing_name,
         identity or f"copy{os.urandom(8).hex()}",
         turns,
@@ -142,7 +142,7 @@ def _files(directory: str) -> Iterator[os.stat_result]:
                 yield status
 
 
-def check_same(preview: Deletion, now: Deletion) -> None:
+def check_same(preview: SessionDeletion, now: SessionDeletion) -> None:
     """Raises `Refused` if what goes is not what somebody was asked about."""
     if not preview.is_as(now):
         raise Refused(
@@ -152,7 +152,7 @@ def check_same(preview: Deletion, now: Deletion) -> None:
         )
 
 
-def delete(work: ProfileStore, deletion: Deletion) -> Deletion:
+def delete(work: ProfileStore, deletion: SessionDeletion) -> SessionDeletion:
     """Delete a session. Killed in between, it is deleted entirely, or not at all, when the profile is opened next.
 
     Returns what went. Raises `StorageError` or `Interrupted`: the session is deleted then, too, but not all of it gone.

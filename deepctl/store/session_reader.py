@@ -48,7 +48,7 @@ class Span(NamedTuple):
     end: int
 
 
-class Extent(NamedTuple):
+class LogExtent(NamedTuple):
     """So many bytes of the file of a log, and their CRC-32."""
 
     log: str
@@ -56,13 +56,13 @@ class Extent(NamedTuple):
     crc: int
 
 
-class Known(NamedTuple):
+class KnownConversation(NamedTuple):
     """A conversation up to a position. `files` are those it is read from, the first of all first.
 
     `first` and `last` are the lines with its first and its last prompt.
     """
 
-    files: list[Extent]
+    files: list[LogExtent]
     digest: str
     messages: int
     turns: int
@@ -208,10 +208,10 @@ class SessionReader:
         behind = log_file.digests(content, lines, digest)
         return Tail(reader.messages, reader.last_turn, end, behind[-1] if behind else digest)
 
-    def _read_tail(self, summary: Known) -> Tail | None:
+    def _read_tail(self, summary: KnownConversation) -> Tail | None:
         return self._decoded(self._behind, summary.files[-1].end + len(self._behind), summary.digest)
 
-    def _confirmed(self) -> Known | None:
+    def _confirmed(self) -> KnownConversation | None:
         """What the cache says of the session, if it is about the bytes that its files begin with."""
         summary = _parsed(_entries(self._path).get(self.session.id))
         if summary is None or summary.files[-1].log != self.session.log:
@@ -233,7 +233,7 @@ class SessionReader:
             self._behind = parts[1]
         return summary
 
-    def _read(self, path: str, extent: Extent, first: Span | None) -> tuple[bytes, bytes] | None:
+    def _read(self, path: str, extent: LogExtent, first: Span | None) -> tuple[bytes, bytes] | None:
         """`log_file.read_behind`, and the whole log is kept."""
         raw = self.files[path] = log_file.read_lines(path)
         if len(raw) < extent.end or zlib.crc32(memoryview(raw)[: extent.end]) != extent.crc:
@@ -263,14 +263,14 @@ class SessionReader:
             atomic.make_root(os.path.dirname(self._path))
             atomic.replace_unsynced(self._path, raw)
 
-    def _summarized(self) -> Known | None:
+    def _summarized(self) -> KnownConversation | None:
         chain, whole = self._chain, self._whole
         if chain is None or whole is None or whole.damage or chain.lost is not None:
             return None
         last_line = chain.links[-1].lines[-1]
         if last_line.value is None or "result" in last_line.value:
             return None
-        files: list[Extent] = []
+        files: list[LogExtent] = []
         prompts: list[Span] = []
         for number, link in enumerate(chain.links):
             log = os.path.basename(link.path).removesuffix(log_file.SUFFIX)
@@ -278,13 +278,13 @@ class SessionReader:
             raw = self.files.get(link.path, b"")
             if link.path != log_file.log_path(self.session.directory, log) or not raw[:end].endswith(b"\n"):
                 return None
-            files.append(Extent(log, end, zlib.crc32(memoryview(raw)[:end])))
+            files.append(LogExtent(log, end, zlib.crc32(memoryview(raw)[:end])))
             start = 0
             for line in link.lines:
                 if _prompt_in(line) is not None:
                     prompts.append(Span(number, start, line.end))
                 start = line.end
-        return Known(
+        return KnownConversation(
             files,
             whole.digest,
             len(whole.messages),
@@ -388,7 +388,7 @@ def _entries(path: str) -> dict[str, dict[str, Any]]:
     return {session: value for value in values if isinstance(session := value.get("session"), str)}
 
 
-def _parsed(entry: dict[str, Any] | None) -> Known | None:
+def _parsed(entry: dict[str, Any] | None) -> KnownConversation | None:
     """A line of the cache as a value; `None` if it is no such line."""
     match entry:
         case {
@@ -409,15 +409,15 @@ def _parsed(entry: dict[str, Any] | None) -> Known | None:
             if None in extents or min(messages, turns, last_turn) < 0:
                 return None
             file_extents = [extent for extent in extents if extent is not None]
-            return Known(file_extents, digest, messages, turns, last_turn, updated_at, spans[0], spans[1])
+            return KnownConversation(file_extents, digest, messages, turns, last_turn, updated_at, spans[0], spans[1])
         case _:
             return None
 
 
-def _extent(value: object) -> Extent | None:
+def _extent(value: object) -> LogExtent | None:
     match value:
         case [str(log), int(end), int(crc)] if log_file.is_id(log) and end > 0:
-            return Extent(log, end, crc)
+            return LogExtent(log, end, crc)
         case _:
             return None
 

@@ -12,7 +12,7 @@ from deepctl.errors import DeepctlError, UsageError
 from deepctl.layout import ProfilePaths
 from deepctl.store import session_catalogue, transcript
 from deepctl.store.log_file import Message
-from deepctl.store.transcript import Piece, Role
+from deepctl.store.transcript import Role, TranscriptPiece
 from deepctl.unicode import folded, spans
 
 
@@ -147,7 +147,7 @@ def _matches(
                     yield from _lines(name, number, entry, piece, pattern.spans, context)
 
 
-def _whole(piece: Piece) -> str:
+def _whole(piece: TranscriptPiece) -> str:
     """What is searched: the name of the tool is part of a call, but not of its result."""
     if piece.kind != "call":
         return piece.text
@@ -158,7 +158,7 @@ def _lines(
     session: str,
     number: int,
     entry: Message,
-    piece: Piece,
+    piece: TranscriptPiece,
     where: Callable[[str], list[tuple[int, int]]],
     context: int,
 ) -> Iterator[SessionMatch]:

@@ -17,7 +17,7 @@ Role = Literal["user", "assistant", "tool"]
 Kind = Literal["prompt", "text", "thinking", "call", "result", "summary"]
 
 
-class Piece(NamedTuple):
+class TranscriptPiece(NamedTuple):
     """One prompt, piece of an answer, tool call, result, or summary that a compaction left.
 
     `tool` is the tool's name, `ok` whether it succeeded.
@@ -30,7 +30,7 @@ class Piece(NamedTuple):
     ok: bool = True
 
 
-def pieces(message: dict[str, Any]) -> Iterator[Piece]:
+def pieces(message: dict[str, Any]) -> Iterator[TranscriptPiece]:
     """The pieces of one message, in order; those without text are left out, but for calls and results."""
     for part in log_file.parts(message):
         piece = _piece(part)
@@ -57,25 +57,25 @@ def _is_summary(message: dict[str, Any]) -> bool:
     return message.get("kind") == "request" and kinds == {"compaction"}
 
 
-def _piece(part: dict[str, Any]) -> Piece | None:
+def _piece(part: dict[str, Any]) -> TranscriptPiece | None:
     match part.get("part_kind"):
         case "user-prompt":
-            return Piece("user", "prompt", _prompt(part.get("content")))
+            return TranscriptPiece("user", "prompt", _prompt(part.get("content")))
         case "text":
-            return Piece("assistant", "text", as_text(part.get("content")))
+            return TranscriptPiece("assistant", "text", as_text(part.get("content")))
         case "compaction":
-            return Piece("assistant", "summary", as_text(part.get("content")))
+            return TranscriptPiece("assistant", "summary", as_text(part.get("content")))
         case "thinking":
-            return Piece("assistant", "thinking", as_text(part.get("content")))
+            return TranscriptPiece("assistant", "thinking", as_text(part.get("content")))
         case "tool-call" | "builtin-tool-call" | "native-tool-call":
-            return Piece("assistant", "call", as_text(_parsed(part.get("args"))), _tool(part))
+            return TranscriptPiece("assistant", "call", as_text(_parsed(part.get("args"))), _tool(part))
         case "tool-return" | "builtin-tool-return" | "native-tool-return":
             ok = part.get("outcome", "success") == "success"
-            return Piece("tool", "result", as_text(part.get("content")), _tool(part), ok)
+            return TranscriptPiece("tool", "result", as_text(part.get("content")), _tool(part), ok)
         case "retry-prompt":
-            return Piece("tool", "result", as_text(part.get("content")), _tool(part), ok=False)
+            return TranscriptPiece("tool", "result", as_text(part.get("content")), _tool(part), ok=False)
         case "file":
-            return Piece("assistant", "text", _item(part.get("content")))
+            return TranscriptPiece("assistant", "text", _item(part.get("content")))
         case _:
             return None
 

@@ -208,7 +208,7 @@ _REPORT_EVERY = 64
 _MAX_DEPTH = 200
 
 
-class Unkept(NamedTuple):
+class UnkeptPath(NamedTuple):
     """Something that a snapshot could not keep: its path, relative to the workspace, and why."""
 
     path: bytes
@@ -226,7 +226,7 @@ class Snapshot(NamedTuple):
     tree: bytes
     files: int
     bytes: int
-    unkept: list[Unkept]
+    unkept: list[UnkeptPath]
 
 
 LeaveOut = Callable[[bytes, bool], bool]
@@ -299,7 +299,7 @@ class _SnapshotWriter:
         self._looked = 0
         self.files = 0
         self.bytes = 0
-        self.unkept: list[Unkept] = []
+        self.unkept: list[UnkeptPath] = []
 
     def directory(self, descriptor: int, path: bytes) -> bytes:
         """Keep one directory and everything below it; returns the hash of its tree."""
@@ -318,7 +318,7 @@ class _SnapshotWriter:
                 except FileNotFoundError:
                     continue
                 except PermissionError as error:
-                    self.unkept.append(Unkept(prefix + name, error.strerror or "cannot be read"))
+                    self.unkept.append(UnkeptPath(prefix + name, error.strerror or "cannot be read"))
                     continue
                 mode = info.st_mode
                 if name[:9] == b".deepctl-" and atomic.is_temporary(name) and not stat.S_ISDIR(mode):
@@ -335,7 +335,7 @@ class _SnapshotWriter:
                     status.append((name, mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino))
                     self.bytes += info.st_size
                 else:
-                    self.unkept.append(Unkept(prefix + name, _kind(mode)))
+                    self.unkept.append(UnkeptPath(prefix + name, _kind(mode)))
         for name in passed_over if self._tidy else ():
             atomic.remove_dead_temporary(descriptor, name)
         self.files += len(status)
@@ -349,14 +349,14 @@ class _SnapshotWriter:
 
     def _below(self, parent: int, name: bytes, prefix: bytes) -> bytes | None:
         if prefix.count(b"/") >= _MAX_DEPTH:
-            self.unkept.append(Unkept(prefix + name, f"more than {_MAX_DEPTH} nested directories"))
+            self.unkept.append(UnkeptPath(prefix + name, f"more than {_MAX_DEPTH} nested directories"))
             return None
         try:
             descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.unkept.append(Unkept(prefix + name, _unreadable(error)))
+            self.unkept.append(UnkeptPath(prefix + name, _unreadable(error)))
             return None
         try:
             return self.directory(descriptor, prefix + name)
@@ -415,14 +415,16 @@ class _SnapshotWriter:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.unkept.append(Unkept(prefix + name, _unreadable(error)))
+            self.unkept.append(UnkeptPath(prefix + name, _unreadable(error)))
             return None
         try:
             status = os.fstat(descriptor)
             kind = status.st_mode
             if not stat.S_ISREG(kind):
                 # It was a file a moment ago; a FIFO could be read for ever.
-                self.unkept.append(Unkept(prefix + name, "is being replaced" if stat.S_ISDIR(kind) else _kind(kind)))
+                self.unkept.append(
+                    UnkeptPath(prefix + name, "is being replaced" if stat.S_ISDIR(kind) else _kind(kind))
+                )
                 return None
             if status.st_nlink == 1:
                 return self._sink.add_file(descriptor, size)

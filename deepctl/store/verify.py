@@ -22,7 +22,7 @@ _SENSELESS = 4
 """After so many entries that make no sense, what looks like a table is none."""
 
 
-class Verified(NamedTuple):
+class VerificationResult(NamedTuple):
     """What was read, and what is wrong. `notes` are unfinished operations, which are no damage. `bytes` were read."""
 
     checkpoints: int
@@ -32,7 +32,7 @@ class Verified(NamedTuple):
     notes: list[str]
 
 
-def verify(paths: ProfilePaths, report: Report | None = None) -> Verified:
+def verify(paths: ProfilePaths, report: Report | None = None) -> VerificationResult:
     """Check everything. Never raises for damage; a later format is `NewerFormat`.
 
     `report` is told how many of `packed` bytes have been read.
@@ -58,7 +58,7 @@ def packed(paths: ProfilePaths) -> int:
 
 def _verified(
     paths: ProfilePaths, ledger: Ledger, problems: list[CheckpointProblem], objects: PackStore, report: Report | None
-) -> Verified:
+) -> VerificationResult:
     good: set[bytes] = set()
     size = 0
     for name in sorted(objects.names()):
@@ -70,7 +70,7 @@ def _verified(
         notes.append("A rewind was interrupted; the next command that changes something finishes it.")
     if ledger.torn:
         notes.append(f"The last line of {os.path.join(paths.checkpoints, LEDGER)} is incomplete; it does not count.")
-    return Verified(len(ledger.records), len(good), size, problems, notes)
+    return VerificationResult(len(ledger.records), len(good), size, problems, notes)
 
 
 def _from(start: int, report: Report | None) -> Report:

@@ -30,7 +30,7 @@ from deepctl import (
 from deepctl.agent.checkpoint_stores import CheckpointFrequency, CheckpointStore
 from deepctl.errors import Damaged, Locked, Refused
 from deepctl.locks import Lock
-from deepctl.store.rewind import Conflicts
+from deepctl.store.rewind import RewindConflicts
 from tests.support.command import InProcess
 
 _BEGAN = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -232,7 +232,7 @@ def test_files_are_kept_and_only_the_agents_work_is_taken_back(tmp_path: Path) -
         assert await store.count() == 4, "what was before has been kept"
         (place / "a.txt").write_text("the user's")
         await store.save(_checkpoint("fourth", 4), workspace=place, by_agent=False)
-        with pytest.raises(Conflicts):
+        with pytest.raises(RewindConflicts):
             await store.rewind("second", place)
         assert (place / "a.txt").read_text() == "the user's"
         await store.save(_checkpoint("words", 4))
@@ -440,7 +440,7 @@ def test_what_changed_since_the_last_save_is_somebody_elses_unless_said_otherwis
         (place / "f").write_text("agent")
         await store.save(_checkpoint("b", 2), workspace=place)
         (place / "f").write_text("the user's")
-        with pytest.raises(Conflicts):
+        with pytest.raises(RewindConflicts):
             await store.rewind("a", place)
         assert (place / "f").read_text() == "the user's"
         assert await store.rewind("a", place, by_agent=True) == ["f"]
@@ -617,7 +617,7 @@ def test_what_a_killed_run_changed_is_a_conflict_whatever_is_done_next(
         _run(FileCheckpointStore(tmp_path / "s").save(_checkpoint("saved", 1), workspace=tmp_path / "work"))
     store = FileCheckpointStore(tmp_path / "s")
     began = _run(store.get_by_label("turn-0"))
-    with pytest.raises(Conflicts) as caught:
+    with pytest.raises(RewindConflicts) as caught:
         _run(store.rewind(began.id, tmp_path / "work"))
     assert {b"last.txt", b"mine.txt"} <= set(caught.value.paths)
     assert {"last.txt", "mine.txt"} <= {path.name for path in (tmp_path / "work").iterdir()}
@@ -677,7 +677,7 @@ def test_without_checkpoints_of_their_own_runs_never_take_an_edit_for_theirs(tmp
         (tmp_path / "work" / "mine.txt").write_text("the user's")
         with contextlib.suppress(RewindRequested):
             await agent.run("go", deps=deps)
-        with pytest.raises(Conflicts):
+        with pytest.raises(RewindConflicts):
             await store.rewind("before", tmp_path / "work")
 
     _run(story())
@@ -697,7 +697,7 @@ def test_what_a_store_forgets_is_not_taken_for_the_agents(tmp_path: Path) -> Non
             notebook.write_text(text)
         for number in (2, 1, 3):
             await store.remove(f"c{number}")
-        with pytest.raises(Conflicts):
+        with pytest.raises(RewindConflicts):
             await store.rewind("c0", tmp_path / "work")
         assert notebook.read_text() == text
 

@@ -16,7 +16,7 @@ from pydantic_ai.messages import ModelMessagesTypeAdapter, repair_messages
 
 from deepctl.agent import message_filters, turn
 from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnResult, TurnRunner
-from deepctl.agent.compaction import Compacted
+from deepctl.agent.compaction import CompactionResult
 from deepctl.agent.limits import COMPACT_AT, MOST, ConfiguredLimits, LimitReached, window_of
 from deepctl.agent.models import SUMMARISE, resolve
 from deepctl.agent.turn import to_json
@@ -54,7 +54,7 @@ class Alice:
                 session_catalogue.start(self.paths, session)
             return chat.turn(work, session, prompt, self.events.append)
 
-    def compact(self, focus: str | None = None) -> Compacted:
+    def compact(self, focus: str | None = None) -> CompactionResult:
         with Repository.open(self.paths) as work, self.chat() as chat:
             return chat.compact(work, "main", focus, self.events.append)
 

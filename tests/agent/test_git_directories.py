@@ -19,7 +19,7 @@ from deepctl.agent import user_commands
 from deepctl.agent.approvals import ApprovalAnswer
 from deepctl.errors import Refused
 from deepctl.files import git_directories
-from deepctl.files.git_directories import Survey, additions, describe, set_aside, survey
+from deepctl.files.git_directories import GitSurvey, additions, describe, set_aside, survey
 from deepctl.sandbox.policy import MOUNT
 from tests.agent.test_agent import Call, _run
 from tests.agent.test_approvals import NO, YES, Person, _rules
@@ -189,7 +189,7 @@ ODD = [
 ]
 
 
-def _disarm(before: Survey) -> list[str]:
+def _disarm(before: GitSurvey) -> list[str]:
     """What is set aside, as it is named."""
     added = additions(before)
     set_aside(added)

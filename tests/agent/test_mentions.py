@@ -25,7 +25,7 @@ from pydantic_ai_backends import StateBackend
 
 from deepctl.agent import mentions, message_filters
 from deepctl.agent.chat import Chat, EphemeralChat, Options, TurnRunner
-from deepctl.agent.mentions import Attached, Attaching, DirectoryFiles, StateFiles
+from deepctl.agent.mentions import AttachmentReader, Attachments, DirectoryFiles, StateFiles
 from deepctl.agent.models import offline_model
 from deepctl.agent.turn import to_json
 from deepctl.domain import permissions
@@ -56,12 +56,12 @@ def place(tmp_path: Path) -> Path:
     return found
 
 
-def _attached(place: Path, prompt: str, model: FunctionModel | None = None, rules: Any = None) -> Attached:
+def _attached(place: Path, prompt: str, model: FunctionModel | None = None, rules: Any = None) -> Attachments:
     found = permissions.parse(rules, "test") if rules else {}
-    return Attaching(model or _model(), found, {"MY_API_KEY": KEY}).attached(prompt, DirectoryFiles(str(place)))
+    return AttachmentReader(model or _model(), found, {"MY_API_KEY": KEY}).attached(prompt, DirectoryFiles(str(place)))
 
 
-def _texts(found: Attached) -> list[str]:
+def _texts(found: Attachments) -> list[str]:
     return [part.content for part in found.parts if isinstance(part, TextContent)]
 
 
@@ -270,7 +270,7 @@ def test_files_in_memory_are_attached_the_same_way() -> None:
     state = StateBackend()
     state.write_bytes("src/a.txt", b"in memory")
     state.write_bytes("b.png", PNG)
-    attaching = Attaching(_model(), {}, {})
+    attaching = AttachmentReader(_model(), {}, {})
     found = attaching.attached("@src/a.txt @b.png @src @none @../../src/a.txt", StateFiles(state))
     assert [text.splitlines()[1] for text in _texts(found)] == ["in memory", "It is next.", "a.txt (9 B)"]
     assert found.notices == []

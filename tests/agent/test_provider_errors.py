@@ -25,7 +25,7 @@ from pydantic_ai.exceptions import (
 )
 
 from deepctl.agent.models import resolve
-from deepctl.agent.provider_errors import Asked, asked, failure, passes
+from deepctl.agent.provider_errors import ModelEndpoint, asked, failure, passes
 from deepctl.agent.response_recorder import LastResponse, is_page
 from deepctl.agent.turn import Retries, RetryingModel
 from deepctl.domain import addresses, env_variables
@@ -210,7 +210,7 @@ def test_answers_and_pages_have_no_text_of_an_error(form: str) -> None:
 def test_the_text_of_the_server_is_shown_whatever_a_client_makes_of_it(
     monkeypatch: pytest.MonkeyPatch, form: str, streamed: bool, model: str
 ) -> None:
-    async def ask(address: str) -> tuple[Exception, Asked]:
+    async def ask(address: str) -> tuple[Exception, ModelEndpoint]:
         resolved = resolve(model, base_url=None, environment=os.environ)
         agent = Agent(RetryingModel(resolved.model, Retries()))
         async with resolved.model:

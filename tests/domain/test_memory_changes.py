@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deepctl.domain.memory import changes, history
-from deepctl.domain.memory.changes import Collision, Forgotten, MemoryChange
+from deepctl.domain.memory.changes import Collision, ForgottenLines, MemoryChange
 from deepctl.domain.memory.directory import Memory, MemoryChanged, forget_request
 from deepctl.errors import Refused
 from deepctl.store import session_log
@@ -45,7 +45,7 @@ def _replace(scene: Scene, base: bytes | None, edited: bytes) -> MemoryChange:
         return changes.replace(work, Memory(scene.paths), "MEMORY.md", base, edited)
 
 
-def _forget(scene: Scene, text: str, file: str | None = None) -> Forgotten:
+def _forget(scene: Scene, text: str, file: str | None = None) -> ForgottenLines:
     memory = Memory(scene.paths)
     wish = forget_request(text, file, ignore_case=False)
     lines = changes.foreseen(memory, wish)

@@ -21,7 +21,7 @@ from deepctl.domain.memory.directory import without
 from deepctl.domain.purge import purge as purging
 from deepctl.domain.purge import report
 from deepctl.domain.purge.notebooks import LostLines, PurgeSelector, TextMatcher
-from deepctl.domain.purge.purge import Purged
+from deepctl.domain.purge.purge import PurgeResult
 from deepctl.domain.purge.report import PurgePlace
 from deepctl.errors import Damaged, Interrupted, NotFound, Refused, StorageError
 from deepctl.files import sealed_lines
@@ -44,7 +44,7 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path / "alice")
 
 
-def purge(scene: Scene, text: str | bytes = SECRET, agent: str = "main", **wish: Any) -> Purged:
+def purge(scene: Scene, text: str | bytes = SECRET, agent: str = "main", **wish: Any) -> PurgeResult:
     selector = _selector(text, agent, **wish)
     with scene.work() as work:
         return purging.purge(work, selector)
@@ -56,7 +56,7 @@ def _selector(
     return PurgeSelector(TextMatcher(os.fsencode(text), ignore_case), agent, file)
 
 
-def foretold(scene: Scene, text: str = SECRET) -> Purged:
+def foretold(scene: Scene, text: str = SECRET) -> PurgeResult:
     reader = ReadOnlyRepository(scene.paths)
     try:
         return purging.preview(reader, _selector(text))
@@ -664,7 +664,7 @@ def _tell(scene: Scene, text: str, what: str, lines: list[str], number: int) -> 
         case "undo" if sessions:
             try:
                 scene.undo(session, force=True)
-            except (rewind.Conflicts, NotFound):
+            except (rewind.RewindConflicts, NotFound):
                 pass
         case "fork" if records and len(names) == 1:
             with scene.work() as work:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from deepctl.domain import profiles
 from deepctl.domain.transfer import archive, profile_export, profile_import
-from deepctl.domain.transfer.archive import LeftOut, leads_out
+from deepctl.domain.transfer.archive import OmittedPath, leads_out
 from deepctl.domain.transfer.profile_export import Export, ProfileArchive
 from deepctl.domain.transfer.profile_import import ImportLimits, ProfileImport
 from deepctl.errors import Locked, Refused
@@ -171,15 +171,15 @@ def test_what_cannot_be_in_an_archive_is_listed_and_nothing_else_is_missing(here
     data, done = export(here)
     why = "a link that leads, or may lead, out of the workspace: "
     assert done.left_out == [
-        LeftOut("sessions/main/stray", "not part of a profile"),
-        LeftOut("stray", "not part of a profile"),
-        LeftOut("workspace/absolute", f"{why}/etc/passwd"),
-        LeftOut("workspace" + "/d" * (archive.MAX_DEPTH + 1), "more than 200 nested directories"),
-        LeftOut("workspace/down/maybe", f"{why}x/../../.."),
-        LeftOut("workspace/down/out", f"{why}../../sessions"),
-        LeftOut("workspace/fifo", "a FIFO"),
-        LeftOut("workspace/out", f"{why}../profile.toml"),
-        LeftOut("workspace/socket", "a socket"),
+        OmittedPath("sessions/main/stray", "not part of a profile"),
+        OmittedPath("stray", "not part of a profile"),
+        OmittedPath("workspace/absolute", f"{why}/etc/passwd"),
+        OmittedPath("workspace" + "/d" * (archive.MAX_DEPTH + 1), "more than 200 nested directories"),
+        OmittedPath("workspace/down/maybe", f"{why}x/../../.."),
+        OmittedPath("workspace/down/out", f"{why}../../sessions"),
+        OmittedPath("workspace/fifo", "a FIFO"),
+        OmittedPath("workspace/out", f"{why}../profile.toml"),
+        OmittedPath("workspace/socket", "a socket"),
     ]
     expected = tree(here.paths.directory)
     for one in done.left_out:
@@ -305,7 +305,7 @@ def _while_written(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, before: str, action: Callable[[], object]
 ) -> ProfileArchive:
     """Export, with something happening right before the path `before` is written."""
-    real = profile_export._Writing.add
+    real = profile_export._ArchiveWriter.add
     pending = [action]
 
     def add(writing: Any, walk: Any, found: Any) -> None:
@@ -314,7 +314,7 @@ def _while_written(
         real(writing, walk, found)
 
     with monkeypatch.context() as patched:
-        patched.setattr(profile_export._Writing, "add", add)
+        patched.setattr(profile_export._ArchiveWriter, "add", add)
         _, done = export(scene)
     assert not pending, "it did happen"
     return done
@@ -327,7 +327,7 @@ def test_a_chat_that_goes_on_meanwhile_is_no_trouble(
     here.agent("a.txt", "one")
     made = io.BytesIO()
     done: list[bool] = []
-    real = profile_export._Writing.add
+    real = profile_export._ArchiveWriter.add
 
     def add(writing: Any, walk: Any, found: Any) -> None:
         if found.path.startswith(moment) and not done:
@@ -336,7 +336,7 @@ def test_a_chat_that_goes_on_meanwhile_is_no_trouble(
                 here.agent(f"later-{number}.txt", "x")
         real(writing, walk, found)
 
-    monkeypatch.setattr(profile_export._Writing, "add", add)
+    monkeypatch.setattr(profile_export._ArchiveWriter, "add", add)
     one = Export(here.paths, "0.1.0")
     one.measure()
     one.write(made)
@@ -399,7 +399,7 @@ def test_files_of_the_workspace_may_come_and_go_meanwhile(
         os.mkfifo(here.workspace / "y.txt")
 
     done = _while_written(here, monkeypatch, "workspace/a.txt", meanwhile)
-    assert done.left_out == [LeftOut("workspace/y.txt", "a FIFO")]
+    assert done.left_out == [OmittedPath("workspace/y.txt", "a FIFO")]
 
 
 def test_an_interrupted_rewind_is_finished_in_the_copy(here: Scene, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepctl.files import atomic
-from deepctl.files.paths_beneath import DirectoryTree, Outside
+from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_nothing_outside_is_read_or_written(place: Path, tmp_path: Path, path: s
         lambda: tree.make_directory(path + "/x"),
         lambda: tree.entries(path),
     ):
-        with pytest.raises((Outside, FileNotFoundError, NotADirectoryError, OSError), match=r"\[Errno"):
+        with pytest.raises((OutsideTree, FileNotFoundError, NotADirectoryError, OSError), match=r"\[Errno"):
             attempt()
     assert (tmp_path / "secret").read_text() == "secret"
     assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name not in ("cwd", "user")) == ["secret", "work"]
@@ -62,9 +62,9 @@ def test_links_that_stay_inside_are_followed_for_tools_and_refused_for_deepctl(p
     assert (place / "sub" / "file").read_bytes() == b"new"
     assert (place / "to-file").is_symlink()
     for path in ("to-file", "to-directory/file"):
-        with pytest.raises(Outside):
+        with pytest.raises(OutsideTree):
             refuses.read(path)
-        with pytest.raises(Outside):
+        with pytest.raises(OutsideTree):
             refuses.write(path, b"x")
 
 

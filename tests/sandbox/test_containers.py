@@ -43,10 +43,10 @@ time.sleep(600)
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spec]:
     """A container to open. Whatever a test opens is closed after it: one that fails makes no other fail."""
     docker.require()
-    opened: list[container.Held] = []
+    opened: list[container.RunningContainer] = []
     open_container = container.open_container
 
-    def kept(spec: Spec) -> container.Held:
+    def kept(spec: Spec) -> container.RunningContainer:
         opened.append(open_container(spec))
         return opened[-1]
 

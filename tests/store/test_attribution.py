@@ -12,7 +12,7 @@ from deepctl.store import lookup, prune, session_catalogue, session_delete, sess
 from deepctl.store.lookup import CheckpointNotFound
 from deepctl.store.records import UNKNOWN
 from deepctl.store.repository import EVERY_TURN, MANUAL_ONLY, Repository
-from deepctl.store.rewind import Conflicts
+from deepctl.store.rewind import RewindConflicts
 from tests.store.scene import Scene
 from tests.support.command import InProcess
 from tests.support.ordinary import as_ordinary
@@ -27,7 +27,7 @@ def scene(tmp_path: Path) -> Scene:
 
 def _conflicts(scene: Scene, reference: str, **wish: Any) -> list[str]:
     before = scene.files()
-    with pytest.raises(Conflicts) as caught:
+    with pytest.raises(RewindConflicts) as caught:
         scene.rewind(reference, **wish)
     assert scene.files() == before, "nothing is touched"
     return [path.decode() for path in caught.value.paths]

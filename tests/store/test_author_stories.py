@@ -21,7 +21,7 @@ from deepctl.errors import NotFound
 from deepctl.layout import Root
 from deepctl.store import prune, session_catalogue, session_delete, trees, verify
 from deepctl.store.repository import EVERY_TOOL, EVERY_TURN, MANUAL_ONLY
-from deepctl.store.rewind import Conflicts, RewindResult
+from deepctl.store.rewind import RewindConflicts, RewindResult
 from tests.domain.test_transfer import export, take
 from tests.store.scene import Scene
 
@@ -193,7 +193,7 @@ class AuthorStories(RuleBasedStateMachine):
         before = self.scene.files()
         try:
             done = operation()
-        except (Conflicts, NotFound):
+        except (RewindConflicts, NotFound):
             assert self.scene.files() == before
             return
         lost = self._lost()

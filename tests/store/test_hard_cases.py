@@ -11,7 +11,7 @@ import pytest
 from deepctl.errors import Damaged, Interrupted, Refused
 from deepctl.store import ledger, lookup, prune, rewind, session_catalogue, verify
 from deepctl.store.repository import ReadOnlyRepository
-from deepctl.store.rewind import Conflicts
+from deepctl.store.rewind import RewindConflicts
 from tests.store.faults import Counter, in_child, kill
 from tests.store.scene import Scene
 
@@ -131,7 +131,7 @@ def test_next_to_a_damaged_line_nobody_can_tell_whose_an_edit_is(scene: Scene) -
     number = next(number for number in range(after, len(lines)) if b'"author":"other"' in lines[number])
     lines[number] = lines[number].replace(b'"author":"other"', b'"author":"othar"')
     path.write_bytes(b"".join(lines))
-    with pytest.raises(Conflicts):
+    with pytest.raises(RewindConflicts):
         scene.rewind(target.id)
     assert scene.files()["f"] == "the user's"
 
@@ -218,7 +218,7 @@ def test_where_somebody_put_a_link_force_puts_the_directory_back(scene: Scene, t
     (scene.workspace / "d" / "x").unlink()
     (scene.workspace / "d").rmdir()
     (scene.workspace / "d").symlink_to(outside)
-    with pytest.raises(Conflicts):
+    with pytest.raises(RewindConflicts):
         scene.rewind("~1")
     scene.rewind("~1", force=True)
     assert scene.files()["d/x"] == "before"

@@ -23,7 +23,7 @@ def work(tmp_path: Path) -> Iterator[Work]:
     opened.cache.close()
 
 
-def _back(work: Work, now: bytes, target: bytes) -> restore.Restored:
+def _back(work: Work, now: bytes, target: bytes) -> restore.RestoreResult:
     return restore.working_tree(str(work.root), work.objects).apply(list(trees.changes(work.objects, now, target)))
 
 

@@ -20,7 +20,7 @@ from deepctl.output.rewind import preview_line
 from deepctl.store import lookup, trees
 from deepctl.store import rewind as rewinding
 from deepctl.store.repository import Repository
-from deepctl.store.rewind import NotKept, RewindRequest
+from deepctl.store.rewind import FilesNotKept, RewindRequest
 from tests.domain.test_transfer import export
 from tests.store.faults import count, failing, in_child
 from tests.store.scene import Scene
@@ -77,7 +77,7 @@ def test_what_cannot_be_read_is_never_overridden(scene: Scene, closed: str, wish
         scene.write("d/a.txt", "the user's")
         _CLOSED[closed](scene.workspace)
         error = _refused(scene, **wish)
-        assert isinstance(error, NotKept)
+        assert isinstance(error, FilesNotKept)
         assert (error.exit_code, error.paths[0][:1]) == (6, b"d")
         os.chmod(scene.workspace / "d", 0o700)
         os.chmod(scene.workspace / "d" / "a.txt", 0o600)
@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_not_replaced_by_what_was_there(scene: Scene, wis
         scene.agent("a", "two")
         scene.write("a", "the user's")
         os.chmod(scene.workspace / "a", 0)
-        assert isinstance(_refused(scene, **wish), NotKept)
+        assert isinstance(_refused(scene, **wish), FilesNotKept)
         os.chmod(scene.workspace / "a", 0o600)
         assert scene.files() == {"a": "the user's"}
         scene.rewind("~1", **wish)
@@ -132,7 +132,7 @@ def test_a_preview_says_of_what_cannot_be_read_that_it_cannot(scene: Scene) -> N
                     plan = rewinding.preview(reader, scene.session(), RewindRequest(target, **wish))
                     (line,) = map(preview_line, rewinding.differences(reader, plan))
                     assert line.split() == [change, "made", "cannot", "be", "read"], (reference, wish)
-                    assert isinstance(plan.refusal, NotKept)
+                    assert isinstance(plan.refusal, FilesNotKept)
                     assert not plan.is_nothing
                     assert plan.kept == []
 
@@ -147,7 +147,7 @@ def test_an_unreadable_file_in_the_place_of_a_directory_is_never_overridden(scen
         scene.write("d", "the user's")
         os.chmod(scene.workspace / "d", 0)
         for wish in ({"force": True}, {"exact": True}):
-            assert isinstance(_refused(scene, **wish), NotKept)
+            assert isinstance(_refused(scene, **wish), FilesNotKept)
         os.chmod(scene.workspace / "d", 0o600)
         assert scene.files() == {"d": "the user's"}
 
@@ -161,7 +161,7 @@ def test_an_undo_never_overrides_what_cannot_be_read(scene: Scene) -> None:
         scene.rewind("~1")
         scene.write("a", "the user's")
         os.chmod(scene.workspace / "a", 0)
-        with pytest.raises(NotKept):
+        with pytest.raises(FilesNotKept):
             scene.undo(force=True)
         os.chmod(scene.workspace / "a", 0o600)
         assert scene.files()["a"] == "the user's"
@@ -190,7 +190,7 @@ def test_what_is_too_deep_to_be_kept_is_never_overridden(scene: Scene, monkeypat
     scene.agent("d/e/f/a.txt", "agent")
     scene.write("d/e/f/a.txt", "the user's")
     monkeypatch.setattr(trees, "_MAX_DEPTH", 1)
-    assert isinstance(_refused(scene, force=True), NotKept)
+    assert isinstance(_refused(scene, force=True), FilesNotKept)
     assert scene.files()["d/e/f/a.txt"] == "the user's"
 
 

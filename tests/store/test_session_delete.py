@@ -14,7 +14,7 @@ from deepctl.errors import Damaged, Refused, SessionNotFound
 from deepctl.files import rmtree
 from deepctl.store import lookup, rewind, session_catalogue, session_delete, verify
 from deepctl.store.session_catalogue import pending_deletions, put_away
-from deepctl.store.session_delete import Deletion
+from deepctl.store.session_delete import SessionDeletion
 from tests.store.faults import FAULTS, in_child, points, sample
 from tests.store.scene import Scene, leftovers
 
@@ -23,13 +23,13 @@ _SAMPLE = 18
 CANARY = "canary-in-a-prompt"
 
 
-def _delete(scene: Scene, name: str = "gone") -> Deletion:
+def _delete(scene: Scene, name: str = "gone") -> SessionDeletion:
     with scene.work() as work:
         deletion = session_delete.plan(work.paths, work.ledger, work.store.packs, name)
         return session_delete.delete(work, deletion)
 
 
-def _plan(scene: Scene, name: str = "gone") -> Deletion:
+def _plan(scene: Scene, name: str = "gone") -> SessionDeletion:
     with scene.work() as work:
         return session_delete.plan(work.paths, work.ledger, work.store.packs, name)
 
@@ -160,7 +160,7 @@ def test_what_the_deleted_session_changed_counts_as_somebody_elses(tmp_path: Pat
     scene.agent("b.txt", "the other's\n", "gone")
     scene.agent("c.txt", "main's\n")
     _delete(scene)
-    with pytest.raises(rewind.Conflicts) as error:
+    with pytest.raises(rewind.RewindConflicts) as error:
         scene.rewind("~2")
     assert error.value.paths == [b"a.txt"]
     scene.rewind("~1")

@@ -185,7 +185,7 @@ def test_whoever_edits_what_exact_and_undo_are_exact(
     assert real(scene.workspace) == now
     try:
         done = scene.rewind(target.id)
-    except rewind.Conflicts:
+    except rewind.RewindConflicts:
         assert real(scene.workspace) == now, "nothing is touched where there is a conflict"
     else:
         if done.safety is not None:
@@ -205,7 +205,7 @@ def test_a_forced_rewind_keeps_the_edit_it_overrides(scene: Scene) -> None:
     scene.write("a.txt", "mine")
     with scene.work() as work:
         target = lookup.find_checkpoint(scene.paths, work.ledger, "~1", "main")
-        with pytest.raises(rewind.Conflicts):
+        with pytest.raises(rewind.RewindConflicts):
             rewind.run(work, scene.session(), RewindRequest(target))
         rewind.run(work, scene.session(), RewindRequest(target, force=True))
     assert scene.files() == {"a.txt": "agent"}

@@ -26,7 +26,7 @@ from deepctl.cli.repl.state import ReplState
 from deepctl.domain import attachments
 from deepctl.errors import DeepctlError, Interrupted, ModelFailed, ProfileGone, StorageError, Terminated
 from deepctl.files.atomic import storage_error
-from deepctl.files.paths_beneath import DirectoryTree, Outside
+from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
 from deepctl.output import render
 from deepctl.output.stream.live_region import LiveRegion
 from deepctl.output.text import has_colour, is_dumb, printable_lines, terminal_size
@@ -36,7 +36,7 @@ from deepctl.sandbox.policy import MOUNT
 from deepctl.store import log_file, session_catalogue
 
 if TYPE_CHECKING:
-    from deepctl.agent.user_commands import Ended
+    from deepctl.agent.user_commands import CommandEnd
     from deepctl.cli.chat_session import ChatSession
 
 _WELCOME = "/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves."
@@ -270,7 +270,7 @@ def missing_mentions(prompt: str, workspace: str) -> str | None:
 def _exists(tree: DirectoryTree, path: str) -> bool:
     try:
         tree.entry(path)
-    except Outside as error:
+    except OutsideTree as error:
         # A link out of the workspace is reported where files are attached.
         return "link" in (error.strerror or "")
     except (OSError, ValueError):
@@ -336,7 +336,7 @@ def _warn(state: ReplState, line: str) -> None:
         notice(f"{word} gets no terminal and no input here; only its output is shown. Ctrl-C ends it.")
 
 
-def _outcome(result: Ended) -> str:
+def _outcome(result: CommandEnd) -> str:
     outcome = result.reason or f"exit code {result.code}"
     return outcome if result.seconds < _LONG_SECONDS else f"{outcome}, after {_duration(result.seconds)}"
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from deepctl.cli.chat_session import ProfileChat, Used
+from deepctl.cli.chat_session import ProfileChat, UsageTotals
 from deepctl.cli.options import UNNAMED
 from deepctl.cli.repl import settings_commands
 from deepctl.cli.repl.state import ReplState
@@ -53,7 +53,7 @@ def toolbar(state: ReplState, latest_session: Callable[[], str | None], note: st
     usage = state.chat.counts.of(state.session)
     if state.new is not None:
         session = NEW_SESSION if state.new == UNNAMED else f"{state.new} (new)"
-        usage = Used()
+        usage = UsageTotals()
     tokens = (usage.input_tokens, usage.output_tokens)
     return Toolbar(
         facts.profile,

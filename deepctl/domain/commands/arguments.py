@@ -18,7 +18,7 @@ from deepctl.domain.commands.syntax import (
     ShellText,
     Step,
     Text,
-    Unclear,
+    UnclearCommand,
     Word,
     as_text,
     base_name,
@@ -111,7 +111,7 @@ def possible(command: ShellCommand, is_program: Callable[[Word], bool]) -> Itera
         is_start = start is not None and is_program(start) and not (is_own and start == word)
         starts += is_shell or is_start
         if starts > _MAX_STARTS:
-            yield Unclear(TOO_MANY)
+            yield UnclearCommand(TOO_MANY)
             return
         if is_shell:
             for step in prefixes.unfold(ShellCommand(words[at:])):
@@ -151,7 +151,7 @@ def started(text: str, is_program: Callable[[Word], bool]) -> Iterator[Step]:
             continue
         starts += 1
         if starts > _MAX_STARTS:
-            yield Unclear(TOO_MANY)
+            yield UnclearCommand(TOO_MANY)
             return
         yield ShellCommand(tuple((word,) for word in words[at : at + _MAX_CODE_WORDS]))
 

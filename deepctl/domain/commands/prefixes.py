@@ -14,11 +14,11 @@ from typing import NamedTuple
 from deepctl.domain.commands.syntax import (
     CODE_VARIABLE,
     TOO_MANY,
-    Computed,
+    ComputedPart,
     ShellCommand,
     Step,
     Text,
-    Unclear,
+    UnclearCommand,
     Word,
     as_text,
     base_name,
@@ -128,7 +128,7 @@ def unfold(command: ShellCommand) -> Iterator[Step]:
         current = pending.pop()
         steps += 1
         if steps > _MAX_STEPS:
-            yield Unclear(TOO_MANY)
+            yield UnclearCommand(TOO_MANY)
             return
         words = _without_reserved(current.words)
         if not words:
@@ -136,10 +136,10 @@ def unfold(command: ShellCommand) -> Iterator[Step]:
         current = current._replace(words=words)
         yield current
         if any(sets_code(as_text(word)) for word in words[1:]):
-            yield Unclear(CODE_VARIABLE)
+            yield UnclearCommand(CODE_VARIABLE)
         name = literal(words[0])
         if name is None:
-            yield Unclear(_COMPUTED)
+            yield UnclearCommand(_COMPUTED)
             continue
         for step in _run_by(base_name(name), current):
             if isinstance(step, ShellCommand):
@@ -174,25 +174,25 @@ def _run_by(name: str, command: ShellCommand) -> Iterator[Step]:
             readings += 1
             yield step
         if readings == 0 and name in _INTERACTIVE:
-            yield Unclear(_ELSEWHERE)
+            yield UnclearCommand(_ELSEWHERE)
     elif name in BY_SUBSCRIPT and any(
         isinstance(part, str) and _SUBSCRIPT.search(part) for word in command.words[1:] for part in word
     ):
-        yield Unclear("a text that contains commands is evaluated")
+        yield UnclearCommand("a text that contains commands is evaluated")
 
 
-def _prefixed(command: ShellCommand, prefix: _Prefix) -> Iterator[ShellCommand | Unclear]:
+def _prefixed(command: ShellCommand, prefix: _Prefix) -> Iterator[ShellCommand | UnclearCommand]:
     readings = list(_starts(command.words, prefix))
     if len(readings) > _MAX_READINGS:
-        yield Unclear(TOO_MANY)
+        yield UnclearCommand(TOO_MANY)
         return
     for start in readings:
         if start is None:
-            yield Unclear(_UNKNOWN)
+            yield UnclearCommand(_UNKNOWN)
         elif start < len(command.words):
             yield _inner(command, command.words[start:])
         elif command.is_open:
-            yield Unclear(_UNKNOWN)
+            yield UnclearCommand(_UNKNOWN)
 
 
 def _starts(words: tuple[Word, ...], prefix: _Prefix) -> Iterator[int | None]:
@@ -207,7 +207,7 @@ def _starts(words: tuple[Word, ...], prefix: _Prefix) -> Iterator[int | None]:
         text = literal(words[at]) if at < len(words) else ""
         if at >= len(words):
             yield len(words)
-        elif text is None and Computed.MANY in words[at] and _may_be_option(words[at]):
+        elif text is None and ComputedPart.MANY in words[at] and _may_be_option(words[at]):
             yield None
         elif text is not None and text.startswith("-") and text not in ("-", "--"):
             pending += [at + step for step in _lengths(text, prefix)]
@@ -265,7 +265,7 @@ def _env(command: ShellCommand) -> Iterator[Step]:
             rest = words[at + 1 :] if value else words[at + 2 :]
             first = value or (as_text(words[at + 1]) if at + 1 < len(words) else "")
             yield Text(" ".join(["env", first, *map(_quoted, rest)]))
-            yield Unclear(_UNKNOWN)
+            yield UnclearCommand(_UNKNOWN)
             return
     yield from _prefixed(command, _PREFIXES["env"])
 
@@ -292,15 +292,15 @@ def _xargs(command: ShellCommand) -> Iterator[Step]:
             if option[1] == "I" and not option[2] and at + 1 < len(command.words):
                 places.append(literal(command.words[at + 1]) or "")
     for inner in _prefixed(command._replace(is_open=True), _PREFIXES["xargs"]):
-        if isinstance(inner, Unclear):
+        if isinstance(inner, UnclearCommand):
             # Without a command, `xargs` prints.
             if list(_starts(command.words, _PREFIXES["xargs"])) != [len(command.words)]:
                 yield inner
             continue
         if any(place and place in as_text(inner.words[0]) for place in places):
-            yield Unclear(_COMPUTED)
+            yield UnclearCommand(_COMPUTED)
         new_words = [
-            (Computed.ONE,) if any(place and place in as_text(word) for place in places) else word
+            (ComputedPart.ONE,) if any(place and place in as_text(word) for place in places) else word
             for word in inner.words
         ]
         yield _inner(inner, tuple(new_words), is_open=not places)
@@ -324,14 +324,14 @@ def _shell(command: ShellCommand) -> Iterator[Step]:
         if text.startswith("--"):
             at += 2 if text in ("--rcfile", "--init-file") else 1
             if text in ("--rcfile", "--init-file"):
-                yield Unclear(_ELSEWHERE)
+                yield UnclearCommand(_ELSEWHERE)
             continue
         if text[0] == "-":
             is_text = is_text or "c" in text
             reads = reads or "s" in text
             runs_nothing = runs_nothing or "n" in text
             if "i" in text:
-                yield Unclear(_ELSEWHERE)  # its start-up file
+                yield UnclearCommand(_ELSEWHERE)  # its start-up file
         else:
             runs_nothing = False
         at += 1 + sum(letter in "oO" for letter in text[1:])
@@ -340,30 +340,30 @@ def _shell(command: ShellCommand) -> Iterator[Step]:
     if is_text:
         if at >= len(words):
             if command.is_open:
-                yield Unclear(_UNKNOWN)
+                yield UnclearCommand(_UNKNOWN)
             return
         yield from _as_text(words[at : at + 1])
     elif at < len(words) and not reads:
-        yield Unclear(_ELSEWHERE)
+        yield UnclearCommand(_ELSEWHERE)
     elif command.stdin is not None and not command.is_open:
         yield Text(command.stdin)
     else:
-        yield Unclear(_ELSEWHERE)
+        yield UnclearCommand(_ELSEWHERE)
 
 
-def _as_text(words: tuple[Word, ...]) -> Iterator[Text | Unclear]:
+def _as_text(words: tuple[Word, ...]) -> Iterator[Text | UnclearCommand]:
     if not words:
         return
     yield Text(" ".join(map(as_text, words)))
     if any(literal(word) is None for word in words):
-        yield Unclear(_UNKNOWN)
+        yield UnclearCommand(_UNKNOWN)
 
 
-def _find(command: ShellCommand) -> Iterator[ShellCommand | Unclear]:
+def _find(command: ShellCommand) -> Iterator[ShellCommand | UnclearCommand]:
     yield from _behind(command, ("-exec", "-execdir", "-ok", "-okdir"))
 
 
-def _behind(command: ShellCommand, options: tuple[str, ...]) -> Iterator[ShellCommand | Unclear]:
+def _behind(command: ShellCommand, options: tuple[str, ...]) -> Iterator[ShellCommand | UnclearCommand]:
     words = command.words
     at = 1
     while at < len(words):
@@ -373,15 +373,15 @@ def _behind(command: ShellCommand, options: tuple[str, ...]) -> Iterator[ShellCo
                 end += 1
             inner = words[at + 1 : end]
             if inner and "{}" in (literal(inner[0]) or ""):
-                yield Unclear(_COMPUTED)
+                yield UnclearCommand(_COMPUTED)
             elif inner:
-                arguments = tuple((Computed.ONE,) if "{}" in (literal(word) or "") else word for word in inner)
+                arguments = tuple((ComputedPart.ONE,) if "{}" in (literal(word) or "") else word for word in inner)
                 yield _inner(command, arguments, is_open=False)
             at = end
         at += 1
 
 
-def _texts_of(command: ShellCommand) -> Iterator[Text | Unclear]:
+def _texts_of(command: ShellCommand) -> Iterator[Text | UnclearCommand]:
     """The texts after `-c` and its long form, in every spelling."""
     words = command.words
     for at, word in enumerate(words[1:], 1):
@@ -406,8 +406,8 @@ def _parallel(command: ShellCommand) -> Iterator[Step]:
     for step in _words_as_text(words[:end], _LOOSE):
         yield step
         if isinstance(step, Text) and "{" in step.text.partition(" ")[0]:
-            yield Unclear(_COMPUTED)
-    template = tuple((Computed.ONE,) if "{" in as_text(word) else word for word in words[:end])
+            yield UnclearCommand(_COMPUTED)
+    template = tuple((ComputedPart.ONE,) if "{" in as_text(word) else word for word in words[:end])
     yield from _prefixed(command._replace(words=template, is_open=True), _LOOSE)
     for word in words[end + 1 :]:
         yield from _as_text((word,))
@@ -415,11 +415,11 @@ def _parallel(command: ShellCommand) -> Iterator[Step]:
         yield from _elsewhere(command)
 
 
-def _words_as_text(words: tuple[Word, ...], prefix: _Prefix) -> Iterator[Text | Unclear]:
+def _words_as_text(words: tuple[Word, ...], prefix: _Prefix) -> Iterator[Text | UnclearCommand]:
     """For commands that join their words and pass them to a shell."""
     for start in _starts(words, prefix):
         if start is None:
-            yield Unclear(_UNKNOWN)
+            yield UnclearCommand(_UNKNOWN)
         else:
             yield from _as_text(words[start:])
 
@@ -437,10 +437,10 @@ def _git(command: ShellCommand) -> Iterator[Step]:
         first = beginning(word)
         option = first.casefold()
         if literal(before) == "-c" and literal(word) is None and "=" not in first:
-            yield Unclear(_ALIAS)
+            yield UnclearCommand(_ALIAS)
             return
         if option.startswith(("alias.", "-calias.", "--config-env", "include.path", "includeif.")):
-            yield Unclear(_ALIAS)
+            yield UnclearCommand(_ALIAS)
             return
     words = [literal(word) for word in command.words]
     if "bisect" in words and "run" in words:
@@ -468,17 +468,17 @@ def _without_dashes(words: tuple[Word, ...]) -> tuple[Word, ...]:
 
 def _elsewhere(command: ShellCommand) -> Iterator[Step]:
     if not any(literal(word) in ("--version", "--help", "-V", "-h") for word in command.words[1:]):
-        yield Unclear(_ELSEWHERE)
+        yield UnclearCommand(_ELSEWHERE)
 
 
 def _alias(command: ShellCommand) -> Iterator[Step]:
     if any((text := literal(word)) is None or "=" in text for word in command.words[1:]):
-        yield Unclear(_ALIAS)
+        yield UnclearCommand(_ALIAS)
 
 
 def _another_meaning(command: ShellCommand) -> Iterator[Step]:
     if len(command.words) > 1:
-        yield Unclear("a command is redefined, or stored for later")
+        yield UnclearCommand("a command is redefined, or stored for later")
 
 
 def _hash(command: ShellCommand) -> Iterator[Step]:

@@ -32,12 +32,12 @@ from deepctl.domain.commands.syntax import (
     TOO_LONG,
     TOO_MANY,
     VALUE,
-    Computed,
+    ComputedPart,
     ShellCommand,
     ShellText,
     Step,
     Text,
-    Unclear,
+    UnclearCommand,
     Word,
     base_name,
     beginning,
@@ -96,7 +96,7 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
                     if inner not in known_texts:
                         known_texts.add(inner)
                         texts.append((inner, depth + 1))
-                elif isinstance(step, Unclear):
+                elif isinstance(step, UnclearCommand):
                     if is_code or step.reason == TOO_MANY:
                         unclear[step.reason] = None
                 else:
@@ -112,7 +112,9 @@ def analyse(text: str, is_program: Callable[[Word], bool] = lambda _: False) -> 
     return Analysis(commands, possible, list(unclear))
 
 
-def _steps(item: Step, is_program: Callable[[Word], bool]) -> Iterator[tuple[ShellCommand, bool] | Text | Unclear]:
+def _steps(
+    item: Step, is_program: Callable[[Word], bool]
+) -> Iterator[tuple[ShellCommand, bool] | Text | UnclearCommand]:
     """The commands that one part of a text runs (`True`) or may run, and further texts to parse."""
     if not isinstance(item, ShellCommand):
         yield item
@@ -129,7 +131,7 @@ def _steps(item: Step, is_program: Callable[[Word], bool]) -> Iterator[tuple[She
 
 def _possible(
     command: ShellCommand, is_program: Callable[[Word], bool]
-) -> Iterator[tuple[ShellCommand, bool] | Text | Unclear]:
+) -> Iterator[tuple[ShellCommand, bool] | Text | UnclearCommand]:
     for step in arguments.possible(command, is_program):
         yield (step, False) if isinstance(step, ShellCommand) else step
 
@@ -281,7 +283,7 @@ class _RulePattern:
         name = literal(word)
         if name is not None:
             return frozenset().union(*(self._read(self._start, spelling) for spelling in _spellings(name)))
-        last: list[str | Computed] = []
+        last: list[str | ComputedPart] = []
         for part in word:
             if isinstance(part, str) and "/" in part:
                 last = [base_name(part)]
@@ -290,7 +292,7 @@ class _RulePattern:
         if any(isinstance(part, str) and re.search(r"\w", part) for part in last):
             end = self._tokens.index(" ") if " " in self._tokens else self._end
             return self._read_parts(self._start, last, surely=False, end=end)
-        if Computed.FILES in last:
+        if ComputedPart.FILES in last:
             return frozenset()
         return frozenset(
             position
@@ -338,7 +340,7 @@ class _RulePattern:
         return self._read_parts(self._read(positions, " "), word, surely=surely)
 
     def _read_parts(
-        self, positions: frozenset[int], parts: Iterable[str | Computed], *, surely: bool, end: int | None = None
+        self, positions: frozenset[int], parts: Iterable[str | ComputedPart], *, surely: bool, end: int | None = None
     ) -> frozenset[int]:
         for part in parts:
             if not positions:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
 
-class Computed(Enum):
+class ComputedPart(Enum):
     """A part of a word that a shell computes."""
 
     ONE = "one"
@@ -37,7 +37,7 @@ VALUE = "="
 """The name that stands for commands which evaluate variables: not a command itself, but its argument may be one."""
 
 
-Word = tuple[str | Computed, ...]
+Word = tuple[str | ComputedPart, ...]
 """The parts of a word; adjacent texts are joined."""
 
 
@@ -67,13 +67,13 @@ class Text(NamedTuple):
     is_code: bool = True
 
 
-class Unclear(NamedTuple):
+class UnclearCommand(NamedTuple):
     """Why it cannot be told what runs."""
 
     reason: str
 
 
-Step = ShellCommand | Text | Unclear
+Step = ShellCommand | Text | UnclearCommand
 """What a text or a command runs: a command, a text to be read in its turn, or the reason why there may be more."""
 
 
@@ -93,9 +93,9 @@ def as_text(word: Word) -> str:
     return "".join(part if isinstance(part, str) else "${_}" for part in word)
 
 
-def joined(parts: Iterable[str | Computed]) -> Word:
+def joined(parts: Iterable[str | ComputedPart]) -> Word:
     """The parts as one word."""
-    whole: list[str | Computed] = []
+    whole: list[str | ComputedPart] = []
     for part in parts:
         if isinstance(part, str) and whole and isinstance(whole[-1], str):
             whole[-1] += part
@@ -215,14 +215,14 @@ class ShellText:
     def steps(self) -> Iterator[Step]:
         """The commands of the text, nested texts to parse, and reasons why there may be more."""
         if self._is_too_long:
-            yield Unclear(TOO_LONG)
+            yield UnclearCommand(TOO_LONG)
             return
         if _ODD.search(self._written) or _SPLIT_WORD.search(self._written):
-            yield Unclear("it contains characters that a shell reads differently than a person")
+            yield UnclearCommand("it contains characters that a shell reads differently than a person")
         root = _parser().parse(self.data).root_node
         self.is_understood = not root.has_error
         if not self.is_understood:
-            yield Unclear(_UNPARSED)
+            yield UnclearCommand(_UNPARSED)
         yield from self._walk(root)
 
     def _walk(self, root: Node) -> Iterator[Step]:
@@ -231,7 +231,7 @@ class ShellText:
             node, place = pending.pop()
             children = node.children
             if not self._has_no_gaps(node, children, is_root=node is root):
-                yield Unclear(_UNPARSED)
+                yield UnclearCommand(_UNPARSED)
             match node.type:
                 case "redirected_statement":
                     body = node.child_by_field_name("body")
@@ -246,7 +246,7 @@ class ShellText:
                     place = place._replace(around=place.around or self._text(node))
                 case "pipeline":
                     if len(children) > _MAX_PIPELINE:
-                        yield Unclear(TOO_MANY)
+                        yield UnclearCommand(TOO_MANY)
                     elif not place.around:
                         for child in reversed(children):
                             before = self.part(node.start_byte, child.end_byte)
@@ -294,7 +294,7 @@ class ShellText:
                 case "heredoc_redirect":
                     yield from self._heredoc(node, children)
                 case "expansion" if self._has_prompt:
-                    yield Unclear("a value is expanded as a prompt")
+                    yield UnclearCommand("a value is expanded as a prompt")
                 case _:
                     pass
             pending.extend((child, place) for child in reversed(children))
@@ -312,7 +312,9 @@ class ShellText:
             at = child.end_byte
         return bool(_BLANK.fullmatch(self.data, at, end))
 
-    def _command(self, node: Node, children: list[Node], redirects: list[Node]) -> Iterator[ShellCommand | Unclear]:
+    def _command(
+        self, node: Node, children: list[Node], redirects: list[Node]
+    ) -> Iterator[ShellCommand | UnclearCommand]:
         words: list[Node] = []
         redirects = list(redirects)
         for child in children:
@@ -329,7 +331,7 @@ class ShellText:
             stdin = input_text if input_text is not None else stdin
         words.sort(key=lambda word: word.start_byte)
         if any(word.end_byte == next_word.start_byte for word, next_word in pairwise(words)):
-            yield Unclear(_UNPARSED)
+            yield UnclearCommand(_UNPARSED)
         if not words:
             return
         yield ShellCommand(tuple(self._word(word) for word in words), self._raw(node), stdin=stdin)
@@ -385,14 +387,14 @@ class ShellText:
                 words.append(child)
         return words, body
 
-    def _declaration(self, node: Node, children: list[Node]) -> Iterator[ShellCommand | Unclear]:
+    def _declaration(self, node: Node, children: list[Node]) -> Iterator[ShellCommand | UnclearCommand]:
         words = [self._word(child) if child.is_named else (self._text(child),) for child in children]
         yield ShellCommand(tuple(words), self._raw(node))
 
-    def _assignment(self, node: Node) -> Iterator[ShellCommand | Unclear]:
+    def _assignment(self, node: Node) -> Iterator[ShellCommand | UnclearCommand]:
         source = self.part(node.start_byte, min(node.end_byte, node.start_byte + _MAX_RAW))
         if sets_code(source):
-            yield Unclear(CODE_VARIABLE)
+            yield UnclearCommand(CODE_VARIABLE)
         value = node.child_by_field_name("value")
         if value is None:
             return
@@ -401,25 +403,25 @@ class ShellText:
         yield ShellCommand(((VALUE,), *(self._word(word) for word in words)), is_open=self._has_expansion)
         # Arithmetic runs commands in a value: a='x[$(…)]'; echo $((a)).
         if value.type in ("raw_string", "ansi_c_string") and _COMPUTED_TEXT.search(source.partition("=")[2]):
-            yield Unclear("a variable holds a text with commands")
+            yield UnclearCommand("a variable holds a text with commands")
 
-    def _backquoted(self, node: Node) -> Iterator[Text | Unclear]:
+    def _backquoted(self, node: Node) -> Iterator[Text | UnclearCommand]:
         """Text between backquotes is read twice: backslashes before some characters are removed first."""
         inner = self.part(node.start_byte + 1, node.end_byte - 1)
         if _BACKQUOTE.search(inner) is not None:
-            yield Unclear(_UNPARSED)
+            yield UnclearCommand(_UNPARSED)
         elif "\\" in inner:
             in_quotes = node.parent is not None and node.parent.type == "string"
             yield Text(_in_quotes(inner) if in_quotes else between_backquotes(inner))
 
-    def _heredoc(self, node: Node, children: list[Node]) -> Iterator[Unclear]:
+    def _heredoc(self, node: Node, children: list[Node]) -> Iterator[UnclearCommand]:
         """A here-document must have the limits that bash sees, because the text after it runs."""
         start = next((child for child in children if child.type == "heredoc_start"), None)
         end = next((child for child in children if child.type == "heredoc_end"), None)
         word = _HEREDOC_END.fullmatch(self._text(start)) if start is not None else None
         line = node.start_point[0]
         if start is None or end is None or word is None or line in self._heredoc_lines:
-            yield Unclear(_UNPARSED)
+            yield UnclearCommand(_UNPARSED)
             return
         self._heredoc_lines.add(line)
         begins = self.data.find(b"\n", start.end_byte) + 1
@@ -429,7 +431,7 @@ class ShellText:
             if child is end:
                 continue
             if not _BLANK.fullmatch(self.data, at, child.start_byte) or child.end_byte >= begins:
-                yield Unclear(_UNPARSED)
+                yield UnclearCommand(_UNPARSED)
             at = child.end_byte
         name = next(group for group in word.groups() if group is not None)
         *lines, last = self.part(begins, end.end_byte).split("\n")
@@ -441,9 +443,9 @@ class ShellText:
             or name in lines
             or self.data[end.end_byte : end.end_byte + 1] not in (b"", b"\n")
         ):
-            yield Unclear(_UNPARSED)
+            yield UnclearCommand(_UNPARSED)
         elif word[1] is not None and _BACKQUOTE.search("\n".join(lines)) is not None:
-            yield Unclear(_UNPARSED)  # the grammar overlooks them there
+            yield UnclearCommand(_UNPARSED)  # the grammar overlooks them there
 
     def _word(self, node: Node) -> Word:
         """A word without its quotes. Unknown parts count as computed."""
@@ -454,8 +456,8 @@ class ShellText:
         if node.type == "concatenation":
             plain = "".join(self._text(child) for child in node.children if child.type in ("word", "brace_expression"))
             if "{" in plain and ("," in plain or ".." in plain):
-                return (Computed.MANY,)
-            parts: list[str | Computed] = []
+                return (ComputedPart.MANY,)
+            parts: list[str | ComputedPart] = []
             for child in node.children:
                 parts += self._part(child)
                 if child.type == "word" and _BRACKET.search(self._text(child)):
@@ -476,9 +478,9 @@ class ShellText:
             case "translated_string":
                 return tuple(part for child in node.named_children for part in self._part(child))
             case "command_substitution" | "simple_expansion" | "expansion" | "process_substitution":
-                return (Computed.MANY,)
+                return (ComputedPart.MANY,)
             case "arithmetic_expansion":
-                return (Computed.ONE,)
+                return (ComputedPart.ONE,)
             case "variable_assignment":
                 name = node.child_by_field_name("name")
                 value = node.child_by_field_name("value")
@@ -488,20 +490,20 @@ class ShellText:
             case _ if not node.is_named and node.child_count == 0:
                 return _unquoted(self._text(node))
             case _:
-                return (Computed.MANY,)
+                return (ComputedPart.MANY,)
 
     def _string(self, node: Node) -> Word:
-        parts: list[str | Computed] = []
+        parts: list[str | ComputedPart] = []
         at = node.start_byte + 1
         for child in node.named_children:
             if child.type == "string_content":
                 continue
             raw = self.data[child.start_byte : child.start_byte + 64]
             start = child.start_byte + len(raw) - len(raw.lstrip())  # the grammar includes the blanks before it
-            parts += [_in_quotes(self.part(at, start)), Computed.ONE]
+            parts += [_in_quotes(self.part(at, start)), ComputedPart.ONE]
             at = child.end_byte
             if child.type in ("simple_expansion", "expansion") and b"@" in self.data[start : start + 4]:
-                parts[-1] = Computed.MANY
+                parts[-1] = ComputedPart.MANY
         parts.append(_in_quotes(self.part(at, node.end_byte - 1)))
         return tuple(parts)
 
@@ -518,7 +520,7 @@ _ESCAPED = re.compile(r"\\(\n|.)|([*?\[])", re.DOTALL)
 
 
 def _unquoted(text: str) -> Word:
-    parts: list[str | Computed] = []
+    parts: list[str | ComputedPart] = []
     at = 0
     for match in _ESCAPED.finditer(text):
         parts.append(text[at : match.start()])
@@ -527,9 +529,9 @@ def _unquoted(text: str) -> Word:
             parts.append("" if match[1] == "\n" else match[1])
         elif match[2] == "[":
             # The possible characters and the text after them are not read.
-            return joined([*parts, Computed.FILES])
+            return joined([*parts, ComputedPart.FILES])
         else:
-            parts.append(Computed.FILES)
+            parts.append(ComputedPart.FILES)
     parts.append(text[at:])
     return joined(parts)
 

@@ -210,7 +210,7 @@ class NotebookLine(NamedTuple):
     text: bytes
 
 
-class Forgotten(NamedTuple):
+class ForgottenLines(NamedTuple):
     """The removed lines. `before` is the checkpoint with the lines, `after` the one without, `session` their session.
 
     `undoable` says whether `before` contains them; it does not if checkpoints leave the notebooks out.
@@ -266,7 +266,9 @@ def undoable(memory: Memory, exclude: list[str]) -> bool:
     return not hidden_by([], excluding(exclude))(os.fsencode(memory.path(layout.NOTEBOOK)))
 
 
-def forget(work: Repository, memory: Memory, request: ForgetRequest, expected_lines: list[NotebookLine]) -> Forgotten:
+def forget(
+    work: Repository, memory: Memory, request: ForgetRequest, expected_lines: list[NotebookLine]
+) -> ForgottenLines:
     """Remove the lines from the notebooks. A checkpoint is made first, in session `main` if there is none.
 
     `expected_lines` are the lines that the user has confirmed. Raises `Refused` if other lines would be removed now. In
@@ -305,10 +307,10 @@ def forget(work: Repository, memory: Memory, request: ForgetRequest, expected_li
     last, notes = keep(work, session)
     if late is not None:
         raise late
-    return Forgotten(expected_lines, before, last, session.name, is_undoable, notes)
+    return ForgottenLines(expected_lines, before, last, session.name, is_undoable, notes)
 
 
-def undo_command(profile: str, result: Forgotten) -> str | None:
+def undo_command(profile: str, result: ForgottenLines) -> str | None:
     """The command that restores the memory; `None` if there is none."""
     if not result.undoable:
         return None

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from deepctl import layout, quantities, unicode
 from deepctl.errors import BadName, MemoryNotFound, Refused, UsageError
 from deepctl.files import atomic, ownership
-from deepctl.files.paths_beneath import DirectoryTree, Outside
+from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
 
 MAX_BYTES = 64 << 20
 """Bytes of the largest notebook; larger files are not read."""
@@ -168,7 +168,7 @@ class Memory:
         try:
             yield
         except OSError as error:
-            if isinstance(error, Outside) or error.errno in _NOT_A_NOTEBOOK:
+            if isinstance(error, OutsideTree) or error.errno in _NOT_A_NOTEBOOK:
                 in_the_way = "a file is in the place of a directory" if error.errno == errno.ENOTDIR else None
                 raise self._refused(path, action, in_the_way or error.strerror or str(error)) from None
             error.filename, error.filename2 = path, None

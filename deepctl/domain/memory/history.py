@@ -51,7 +51,7 @@ class NotebookHistory(NamedTuple):
     damaged: list[CheckpointProblem]
 
 
-class Past:
+class CheckpointTrees:
     """Reads the trees of checkpoints; a directory that two of them share is read once."""
 
     def __init__(self, objects: ObjectReader) -> None:
@@ -97,7 +97,7 @@ def at(reader: ReadOnlyRepository, memory: Memory, file: str, record: Record) ->
     """
     name = file_name(file)
     path = memory.path(name)
-    past = Past(reader.objects)
+    past = CheckpointTrees(reader.objects)
     check_seen(past, record, path)
     entry = past.entry(bytes.fromhex(record.tree), path)
     problem = next(
@@ -131,7 +131,7 @@ def kept(reader: ReadOnlyRepository, reference: str) -> Record:
     return record
 
 
-def check_seen(past: Past, record: Record, path: str) -> None:
+def check_seen(past: CheckpointTrees, record: Record, path: str) -> None:
     """Raises `Refused` if a checkpoint left `path` out."""
     if past.unseen(record, path):
         raise Refused(
@@ -148,7 +148,7 @@ def history(reader: ReadOnlyRepository, memory: Memory, file: str) -> NotebookHi
     Raises `MemoryNotFound` if it never existed, `Refused` if an entry of another kind is in its place now.
     """
     name = file_name(file)
-    past = Past(reader.objects)
+    past = CheckpointTrees(reader.objects)
     collector = _HistoryBuilder(reader, past, memory.path(name))
     for state in reader.ledger.states:
         if not past.unseen(state, memory.path(name)):
@@ -163,7 +163,7 @@ def history(reader: ReadOnlyRepository, memory: Memory, file: str) -> NotebookHi
 class _HistoryBuilder:
     """The history of one notebook, state by state."""
 
-    def __init__(self, reader: ReadOnlyRepository, past: Past, path: str) -> None:
+    def __init__(self, reader: ReadOnlyRepository, past: CheckpointTrees, path: str) -> None:
         self._objects = reader.objects
         self._ledger = reader.ledger
         self._names = session_catalogue.by_id(reader.paths)
@@ -274,7 +274,7 @@ def compare(reader: ReadOnlyRepository, memory: Memory, before: str | None, afte
     """
     first = kept(reader, before) if before is not None else _latest(reader.ledger)
     second = kept(reader, after) if after is not None else None
-    past = Past(reader.objects)
+    past = CheckpointTrees(reader.objects)
     old = _then(reader, past, memory, first)
     new = _then(reader, past, memory, second) if second is not None else _present(memory)
     differences = []
@@ -296,19 +296,21 @@ def _latest(ledger: Ledger) -> Record:
     return latest
 
 
-class _Side(NamedTuple):
+class _ComparedNotebook(NamedTuple):
     """A notebook on one side of a comparison; its content is read on demand."""
 
     digest: bytes
     content: Callable[[], bytes]
 
 
-def _then(reader: ReadOnlyRepository, past: Past, memory: Memory, record: Record) -> dict[str, _Side]:
+def _then(
+    reader: ReadOnlyRepository, past: CheckpointTrees, memory: Memory, record: Record
+) -> dict[str, _ComparedNotebook]:
     check_seen(past, record, memory.path(layout.NOTEBOOK))
     objects = reader.objects
 
-    def side(entry: TreeEntry) -> _Side:
-        return _Side(entry.digest, lambda: objects.read(entry.digest))
+    def side(entry: TreeEntry) -> _ComparedNotebook:
+        return _ComparedNotebook(entry.digest, lambda: objects.read(entry.digest))
 
     return {
         os.fsdecode(entry.name): side(entry)
@@ -317,7 +319,7 @@ def _then(reader: ReadOnlyRepository, past: Past, memory: Memory, record: Record
     }
 
 
-def _present(memory: Memory) -> dict[str, _Side]:
+def _present(memory: Memory) -> dict[str, _ComparedNotebook]:
     notebooks = {}
     for entry in memory.notebooks():
         notebook = memory.find(entry.name)
@@ -326,11 +328,13 @@ def _present(memory: Memory) -> dict[str, _Side]:
     return notebooks
 
 
-def _of(content: bytes) -> _Side:
-    return _Side(hashlib.sha256(content).digest(), lambda: content)
+def _of(content: bytes) -> _ComparedNotebook:
+    return _ComparedNotebook(hashlib.sha256(content).digest(), lambda: content)
 
 
-def _difference(name: str, path: str, old_side: _Side | None, now: _Side | None) -> NotebookDifference:
+def _difference(
+    name: str, path: str, old_side: _ComparedNotebook | None, now: _ComparedNotebook | None
+) -> NotebookDifference:
     change = "added" if old_side is None else "deleted" if now is None else "modified"
     try:
         before, after = (side.content() if side is not None else b"" for side in (old_side, now))

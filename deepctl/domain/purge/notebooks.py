@@ -18,7 +18,7 @@ from deepctl import layout, unicode
 from deepctl.domain.memory.directory import Memory, folded_text, lines_with, without
 from deepctl.errors import Damaged, Refused
 from deepctl.files import sealed_lines
-from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, Outside
+from deepctl.files.paths_beneath import DirectoryEntry, DirectoryTree, OutsideTree
 from deepctl.layout import ProfilePaths
 from deepctl.store.object_store import ObjectReader, ObjectWriter
 from deepctl.store.trees import DIRECTORY, FILE, TreeEntry, decode, encode
@@ -86,12 +86,12 @@ class WorkspaceNotebooks:
         try:
             lines = [LostLines(file, self._lines(self._read(file))) for file in self._files()]
         except OSError as error:
-            if not isinstance(error, Outside) and error.errno not in (errno.EFBIG, errno.ENAMETOOLONG):
+            if not isinstance(error, OutsideTree) and error.errno not in (errno.EFBIG, errno.ENAMETOOLONG):
                 raise
             raise Refused(
                 f"Memory cannot be read: {error.filename}: {error.strerror}.",
                 "deepctl follows no links in a workspace. Find out what created it."
-                if isinstance(error, Outside)
+                if isinstance(error, OutsideTree)
                 else "Remove it by hand; `deepctl wipe --only memory` removes the whole memory.",
                 code="memory_refused",
             ) from None
@@ -336,7 +336,7 @@ class TextMatcher(NamedTuple):
 
     def is_in(self, pieces: Iterable[bytes]) -> bool:
         """Whether a content in pieces contains it. All of it is read, so that it is also checked."""
-        exact, any_case = _Exact(self.text), _AnyCase(self.text) if self.ignore_case else None
+        exact, any_case = _ExactMatcher(self.text), _CaselessMatcher(self.text) if self.ignore_case else None
         for piece in pieces:
             exact.take(piece)
             if any_case is not None:
@@ -366,7 +366,7 @@ class TextMatcher(NamedTuple):
         return any(self._replace(text=form).is_in([raw]) for form in forms)
 
 
-class _Exact:
+class _ExactMatcher:
     def __init__(self, text: bytes) -> None:
         self._text = text
         self._tail = b""
@@ -383,7 +383,7 @@ _UNFOLDED = 8
 """An upper bound for the characters that are folded to one."""
 
 
-class _AnyCase:
+class _CaselessMatcher:
     def __init__(self, text: bytes) -> None:
         self._text = folded_text(text)
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")

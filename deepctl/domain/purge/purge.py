@@ -43,7 +43,7 @@ from deepctl.store.trees import DIRECTORY, decode, walk
 Report = Callable[[int], None]
 
 
-class Purged(NamedTuple):
+class PurgeResult(NamedTuple):
     """The data that a purge removes, or removed.
 
     `live` are lines in the workspace, `kept` the distinct ones in checkpoints, each with the name of its notebook. The
@@ -71,10 +71,10 @@ class _PurgePlan(NamedTuple):
 
     trees: Mapping[str, RewrittenTree]
     packs: Repacking
-    purged: Purged
+    purged: PurgeResult
 
 
-def preview(reader: ReadOnlyRepository, selector: PurgeSelector, report: Report | None = None) -> Purged:
+def preview(reader: ReadOnlyRepository, selector: PurgeSelector, report: Report | None = None) -> PurgeResult:
     """The preview of a purge, without changes. Raises `Damaged` and `Refused` like `purge`."""
     return _plan(reader.paths, reader.ledger, reader.packs, reader.sink, selector, report).purged
 
@@ -83,9 +83,9 @@ def purge(
     repository: Repository,
     selector: PurgeSelector,
     *,
-    confirmed_purge: Purged | None = None,
+    confirmed_purge: PurgeResult | None = None,
     report: Report | None = None,
-) -> Purged:
+) -> PurgeResult:
     """Remove lines from the notebooks, in the workspace and in every checkpoint; does nothing if there are none.
 
     `confirmed_purge` is the preview that the user has confirmed. Raises `Refused` if other lines would be removed now,
@@ -129,7 +129,7 @@ def _plan(
     has_lost = bool(ledger.damage or strays)
     packs, leftovers, unread = PackSelection(ledger, objects, trees, contents, keep_strays=has_lost).plan(rewriter)
     checkpoints = sum(bool(record.tree) and trees[record.tree].is_purged for record in ledger.records.values())
-    summary = Purged(lines, rewriter.lines, checkpoints, rewriter.notebooks, leftovers, unread, contents)
+    summary = PurgeResult(lines, rewriter.lines, checkpoints, rewriter.notebooks, leftovers, unread, contents)
     return _PurgePlan(trees, packs, summary)
 
 

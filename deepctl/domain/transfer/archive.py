@@ -76,7 +76,7 @@ class Totals(NamedTuple):
         return Totals(self.entries + 1, self.files + (kind != "directory"), self.bytes + size)
 
 
-class LeftOut(NamedTuple):
+class OmittedPath(NamedTuple):
     """A path that is not in the archive, relative to the profile, and the reason."""
 
     path: str

@@ -25,7 +25,7 @@ _ANYWAY = 1 << 20
 """Bytes of an archive without entries."""
 
 
-class Incoming:
+class ArchiveReader:
     """The archive in `file`, called `name` in errors; `header` and then `entries` are read from it once.
 
     Raises `UsageError` (`bad_archive`) for a file of another kind, `Damaged` for a damaged or truncated archive,
@@ -107,11 +107,11 @@ class Incoming:
         pending = [block]
         try:
             entry = read(lambda count: pending.pop() if pending else self._exactly(count))
-        except Torn:
+        except TornHeader:
             if archive.HEADER.encode() in block or not self._is_intact():
                 raise self.damaged("its beginning is not what was written") from None
             raise self.bad("it is no tar file") from None
-        except Foreign:
+        except ForeignMember:
             entry = None
         if entry is None or entry.path != archive.HEADER or entry.kind != "file":
             if not self._is_intact():
@@ -149,9 +149,9 @@ class Incoming:
     def _next(self) -> ArchiveEntry:
         try:
             entry = read(self._exactly)
-        except Torn as error:
+        except TornHeader as error:
             raise self.damaged(f"a header in it ({error})") from None
-        except Foreign as error:
+        except ForeignMember as error:
             raise self.hostile(f"there is {error} in it") from None
         if entry is None:
             raise self.hostile("it ends without a manifest")
@@ -209,7 +209,7 @@ class Incoming:
         try:
             if read(self._exactly) is not None:
                 raise self.hostile("there is data after its end")
-        except (Torn, Foreign):
+        except (TornHeader, ForeignMember):
             raise self.hostile("there is data after its end") from None
         self._left = _ANYWAY
         while piece := self._piece(_CHUNK):
@@ -243,11 +243,11 @@ _TIME = re.compile(r"(-?)([0-9]{1,11})(?:\.([0-9]{1,9}))?", re.ASCII)
 ReadExactly = Callable[[int], bytes]
 
 
-class Torn(Exception):
+class TornHeader(Exception):
     """A header that no writer produces."""
 
 
-class Foreign(Exception):
+class ForeignMember(Exception):
     """A member of a kind, or with a header, that archives do not have; the text follows "there is"."""
 
 
@@ -271,22 +271,22 @@ def encode(entry: ArchiveEntry) -> bytes:
 def read(exactly: ReadExactly) -> ArchiveEntry | None:
     """The next member's header, or `None` at the end of the tar. `exactly` reads this number of bytes, or raises.
 
-    Raises `Torn` and `Foreign`.
+    Raises `TornHeader` and `ForeignMember`.
     """
     block = exactly(BLOCK)
     if block == END[:BLOCK]:
         if exactly(BLOCK) != block:
-            raise Torn("its end is invalid")
+            raise TornHeader("its end is invalid")
         return None
     member = _parsed(block)
     records: dict[str, str] = {}
     if member.type == tarfile.XHDTYPE:
         if not 0 < member.size <= _MAX_EXTENDED:
-            raise Foreign(f"a header of {member.size} bytes")
+            raise ForeignMember(f"a header of {member.size} bytes")
         records = _records(exactly(member.size + padding(member.size))[: member.size])
         member = _parsed(exactly(BLOCK))
         if member.type == tarfile.XHDTYPE:
-            raise Foreign("a header of a header")
+            raise ForeignMember("a header of a header")
     return _entry(member, records)
 
 
@@ -294,9 +294,9 @@ def _parsed(block: bytes) -> tarfile.TarInfo:
     try:
         member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
-        raise Torn(str(error)) from None
+        raise TornHeader(str(error)) from None
     if block[257:265] != _MAGIC:
-        raise Foreign("a member in another tar format")
+        raise ForeignMember("a member in another tar format")
     return member
 
 
@@ -311,10 +311,10 @@ def _records(data: bytes) -> dict[str, str]:
         prefix, _, rest = record.partition(b" ")
         key, equals, value = rest.partition(b"=")
         if digits is None or end > len(data) or prefix != digits[0] or not equals or not value.endswith(b"\n"):
-            raise Torn("an extended header is damaged")
+            raise TornHeader("an extended header is damaged")
         name = text(key)
         if name not in _KEYS or name in records or b"\0" in value:
-            raise Foreign(f"a header that says {name[:40]!r}")
+            raise ForeignMember(f"a header that says {name[:40]!r}")
         records[name] = text(value[:-1])
         position = end
     return records
@@ -323,23 +323,23 @@ def _records(data: bytes) -> dict[str, str]:
 def _entry(member: tarfile.TarInfo, records: dict[str, str]) -> ArchiveEntry:
     kind = _KINDS.get(member.type)
     if kind is None:
-        raise Foreign(_OTHERS.get(member.type, f"a member of type {member.type!r}"))
+        raise ForeignMember(_OTHERS.get(member.type, f"a member of type {member.type!r}"))
     size = member.size
     if "size" in records:
         if not _SIZE.fullmatch(records["size"]):
-            raise Foreign("an invalid size")
+            raise ForeignMember("an invalid size")
         size = int(records["size"])
     if size < 0 or (size and kind != "file"):
-        raise Foreign("an impossible size")
+        raise ForeignMember("an impossible size")
     modified_at = int(member.mtime) * 10**9
     if "mtime" in records:
         time = _TIME.fullmatch(records["mtime"])
         if time is None:
-            raise Foreign("an invalid time")
+            raise ForeignMember("an invalid time")
         modified_at = int(time[2]) * 10**9 + int((time[3] or "").ljust(9, "0"))
         modified_at = -modified_at if time[1] else modified_at
     if abs(modified_at) >= 10**20:
-        raise Foreign("an impossible time")
+        raise ForeignMember("an impossible time")
     path = records.get("path", member.name)
     target = records.get("linkpath", member.linkname)
     if kind == "directory":
@@ -347,5 +347,5 @@ def _entry(member: tarfile.TarInfo, records: dict[str, str]) -> ArchiveEntry:
     if kind == "link":
         size = len(raw(target))
     elif target:
-        raise Foreign("the target of a link on an entry that is not a link")
+        raise ForeignMember("the target of a link on an entry that is not a link")
     return ArchiveEntry(path, kind, member.mode, size, modified_at, target)

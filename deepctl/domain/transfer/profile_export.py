@@ -21,7 +21,7 @@ from typing import BinaryIO, NamedTuple, Self
 
 from deepctl import quantities
 from deepctl.domain.transfer import archive, archive_reader
-from deepctl.domain.transfer.archive import ArchiveEntry, ArchiveHeader, Kind, LeftOut, Totals
+from deepctl.domain.transfer.archive import ArchiveEntry, ArchiveHeader, Kind, OmittedPath, Totals
 from deepctl.errors import Locked
 from deepctl.files import atomic, ownership, sealed_lines
 from deepctl.layout import LOST_AND_FOUND, OWN_DIRECTORIES, UNTRUSTED, ProfilePaths
@@ -40,7 +40,7 @@ class ProfileArchive(NamedTuple):
     """What is in an archive, and what of the profile is not."""
 
     totals: Totals
-    left_out: list[LeftOut]
+    left_out: list[OmittedPath]
 
 
 class ExportLedger(NamedTuple):
@@ -82,7 +82,7 @@ class Export:
         What is in `file` then is no archive.
         """
         with gzip.GzipFile("", "wb", _LEVEL, file, 0) as archive_file, self._walk() as walk:
-            writer = _Writing(archive_file, self._ledger, archive.allowance(self._declared), report)
+            writer = _ArchiveWriter(archive_file, self._ledger, archive.allowance(self._declared), report)
             writer.header(self._header())
             for item in walk.everything():
                 writer.add(walk, item)
@@ -142,7 +142,7 @@ def _read_ledger(paths: ProfilePaths) -> ExportLedger:
     )
 
 
-class _Writing:
+class _ArchiveWriter:
     """An archive that is being written."""
 
     def __init__(self, file: gzip.GzipFile, before: ExportLedger, most: Totals, report: Report) -> None:
@@ -280,7 +280,7 @@ class ExportWalk:
         self._directory = directory
         self._packs = packs
         self._descriptor = -1
-        self.left_out: list[LeftOut] = []
+        self.left_out: list[OmittedPath] = []
 
     def __enter__(self) -> Self:
         self._descriptor = os.open(self._directory, atomic.OPEN_DIRECTORY)
@@ -308,10 +308,10 @@ class ExportWalk:
             return
         kind = _kind(status.st_mode)
         if kind is None:
-            self.left_out.append(LeftOut(path, _reason(status.st_mode)))
+            self.left_out.append(OmittedPath(path, _reason(status.st_mode)))
         elif not archive.is_of_a_profile(path, kind):
             reason = "imported settings that are not trusted" if path == UNTRUSTED else "not part of a profile"
-            self.left_out.append(LeftOut(path, reason))
+            self.left_out.append(OmittedPath(path, reason))
         elif kind == "directory":
             yield from self._below(parent, name, path, status, is_own)
         elif kind == "link":
@@ -321,7 +321,9 @@ class ExportWalk:
                 self._missing(path, is_own, error)
                 return
             if archive.leads_out(path, target):
-                self.left_out.append(LeftOut(path, f"a link that leads, or may lead, out of the workspace: {target}"))
+                self.left_out.append(
+                    OmittedPath(path, f"a link that leads, or may lead, out of the workspace: {target}")
+                )
             else:
                 yield ExportEntry(path, kind, status, parent, name, target)
         else:
@@ -331,7 +333,7 @@ class ExportWalk:
         self, parent: int, name: bytes, path: str, status: os.stat_result, is_own: bool
     ) -> Iterator[ExportEntry]:
         if path.count("/") > archive.MAX_DEPTH:
-            self.left_out.append(LeftOut(path, f"more than {archive.MAX_DEPTH} nested directories"))
+            self.left_out.append(OmittedPath(path, f"more than {archive.MAX_DEPTH} nested directories"))
             return
         try:
             descriptor = os.open(name, atomic.OPEN_DIRECTORY, dir_fd=parent)
@@ -365,7 +367,7 @@ class ExportWalk:
             raise error
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
             return
-        self.left_out.append(LeftOut(path, (error.strerror or "cannot be read").lower()))
+        self.left_out.append(OmittedPath(path, (error.strerror or "cannot be read").lower()))
 
     @contextmanager
     def opened(self, item: ExportEntry) -> Iterator[int | None]:

@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple, Self
 from deepctl import layout
 from deepctl.domain import addresses, profiles, settings, trust
 from deepctl.domain.transfer.archive import ArchiveEntry, Totals, raw
-from deepctl.domain.transfer.archive_reader import Incoming
+from deepctl.domain.transfer.archive_reader import ArchiveReader
 from deepctl.domain.trust import TrustItem
 from deepctl.domain.wipe import trash
 from deepctl.errors import Damaged, Refused, StorageError
@@ -70,10 +70,10 @@ class ProfileImport(NamedTuple):
     untrusted: list[TrustItem]
 
 
-class Opened(NamedTuple):
+class OpenArchive(NamedTuple):
     """An archive that may be imported according to its header, and the name of the new profile."""
 
-    incoming: Incoming
+    incoming: ArchiveReader
     name: str
 
     @property
@@ -84,13 +84,13 @@ class Opened(NamedTuple):
 
 def examine(
     root: Root, file: BinaryIO, label: str, *, name: str | None, size: int | None, limits: ImportLimits
-) -> Opened:
+) -> OpenArchive:
     """Read the header of an archive, and refuse an invalid one before anything is written.
 
     `label` is its name in errors, `size` its size in bytes if it is known. Raises `UsageError`, `Damaged`,
     `NewerFormat`, `BadName`, `Refused` (a name that is taken, more than `limits`) or `StorageError` (a disk too small).
     """
-    incoming = Incoming(file, label)
+    incoming = ArchiveReader(file, label)
     header = incoming.header
     if name is None and not layout.is_good_name(header.profile):
         raise incoming.hostile(f"it is of a profile called {header.profile[:100]!a}")
@@ -113,7 +113,7 @@ def examine(
             "Nothing was imported. Free some space and try again.",
             code="storage_enospc",
         )
-    return Opened(incoming, name)
+    return OpenArchive(incoming, name)
 
 
 def taken(name: str) -> Refused:
@@ -135,12 +135,12 @@ def _free(root: Root) -> int:
 
 
 def take_in(
-    root: Root, source: Opened, lock: Callable[[], Lease], report: Report = lambda count: None
+    root: Root, source: OpenArchive, lock: Callable[[], Lease], report: Report = lambda count: None
 ) -> ProfileImport:
     """Import an archive. `lock` creates the lock of the new profile, which is held for the last step only.
 
-    Raises the errors of `Incoming`, `Refused` if the name has been taken in the meantime, `Locked`, and `OSError`; then
-    there is no profile and no part of one.
+    Raises the errors of `ArchiveReader`, `Refused` if the name has been taken in the meantime, `Locked`, and `OSError`;
+    then there is no profile and no part of one.
     """
     incoming = source.incoming
     profiles.make_root(root)
@@ -164,7 +164,7 @@ def take_in(
     return ProfileImport(root.profile(source.name), incoming.header.profile, incoming.totals, notes, items)
 
 
-def _write(incoming: Incoming, staging: Staging, report: Report) -> int:
+def _write(incoming: ArchiveReader, staging: Staging, report: Report) -> int:
     """Write everything; returns the number of modes that lost a bit."""
     sessions: set[str] = set()
     strips = 0
@@ -179,7 +179,7 @@ def _write(incoming: Incoming, staging: Staging, report: Report) -> int:
                 staging.link(entry)
             else:
                 staging.file(entry, _reported(incoming, before, report))
-        except Misplaced:
+        except MisplacedEntry:
             raise incoming.hostile(f"{entry.path[:200]!a} does not follow its directory") from None
         except OSError as error:
             if error.errno == errno.EEXIST:
@@ -197,14 +197,14 @@ def _write(incoming: Incoming, staging: Staging, report: Report) -> int:
     return strips
 
 
-def _reported(incoming: Incoming, before: int, report: Report) -> Iterator[bytes]:
+def _reported(incoming: ArchiveReader, before: int, report: Report) -> Iterator[bytes]:
     for piece in incoming.content():
         before += len(piece)
         yield piece
         report(before)
 
 
-def _check_session(incoming: Incoming, entry: ArchiveEntry, folded_names: set[str]) -> None:
+def _check_session(incoming: ArchiveReader, entry: ArchiveEntry, folded_names: set[str]) -> None:
     """Raises `Refused` for a second session of a name; `A` and `a` are the same name."""
     match entry.path.split("/"):
         case ["sessions", name] if layout.folded_name(name) in folded_names:
@@ -219,7 +219,7 @@ def _complete(paths: ProfilePaths) -> None:
         atomic.make_directory(directory)
 
 
-def _check_ledger(incoming: Incoming, paths: ProfilePaths) -> None:
+def _check_ledger(incoming: ArchiveReader, paths: ProfilePaths) -> None:
     """Raises `NewerFormat`, and `Refused` if the ledger has an invalid id, because logs and packs become paths."""
     try:
         raw = atomic.read_file(os.path.join(paths.checkpoints, ledger.LEDGER))
@@ -251,7 +251,7 @@ def _is_harmless(line: dict[str, object]) -> bool:
     return True
 
 
-def _set_apart(incoming: Incoming, paths: ProfilePaths) -> list[TrustItem]:
+def _set_apart(incoming: ArchiveReader, paths: ProfilePaths) -> list[TrustItem]:
     """Keep settings that are not harmless out of profile.toml; returns them. Raises `NewerFormat` and `Refused`."""
     try:
         raw = settings.read_document(paths.settings)
@@ -288,7 +288,7 @@ def _notes(items: list[TrustItem], paths: ProfilePaths) -> list[str]:
     return notes
 
 
-class Misplaced(Exception):
+class MisplacedEntry(Exception):
     """An entry that does not follow its directory."""
 
 
@@ -316,8 +316,8 @@ def _held(path: str) -> int | None:
 class Staging:
     """A private directory for one profile; a context manager that removes it unless it has been moved to its place.
 
-    Entries come as in an archive: a directory right before its contents. Raises `Misplaced` otherwise, and `OSError`;
-    `EEXIST` means a name that occurs twice.
+    Entries come as in an archive: a directory right before its contents. Raises `MisplacedEntry` otherwise, and
+    `OSError`; `EEXIST` means a name that occurs twice.
     """
 
     def __init__(self, root: Root) -> None:
@@ -375,7 +375,7 @@ class Staging:
         while self._open and not _is_in(above, self._open[-1][1].path):
             self._leave()
         if above != (self._open[-1][1].path if self._open else ""):
-            raise Misplaced
+            raise MisplacedEntry
         return self._open[-1][0] if self._open else self._descriptor, raw(name)
 
     def _leave(self) -> None:

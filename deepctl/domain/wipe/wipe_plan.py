@@ -184,14 +184,14 @@ def _ledger(paths: ProfilePaths) -> Ledger:
         return ledger.Ledger()
 
 
-class PutAway(NamedTuple):
+class HiddenData(NamedTuple):
     """Wiped data that is out of sight and must be deleted, and the name of the removed container, if there was one."""
 
     trash: list[Trash]
     container: str | None
 
 
-def put_away(root: Root, paths: ProfilePaths, wipe_plan: WipePlan, environment: Mapping[str, str]) -> PutAway:
+def put_away(root: Root, paths: ProfilePaths, wipe_plan: WipePlan, environment: Mapping[str, str]) -> HiddenData:
     """Move the planned data out of sight, permanently. The caller holds the lock, and deletes the data after releasing
     it.
 
@@ -204,15 +204,15 @@ def put_away(root: Root, paths: ProfilePaths, wipe_plan: WipePlan, environment: 
 
         container = remove_container_if_any(environment, paths)
     if wipe_plan.only:
-        return PutAway([trash.put_away_parts(root, paths, wipe_plan.moves)], container)
+        return HiddenData([trash.put_away_parts(root, paths, wipe_plan.moves)], container)
     leftovers = []
     for path in wipe_plan.staging:
         with suppress(FileNotFoundError):  # another import cleans up too
             leftovers.append(trash.put_away(root, paths._replace(directory=path)))
-    return PutAway([*leftovers, trash.put_away(root, paths)], container)
+    return HiddenData([*leftovers, trash.put_away(root, paths)], container)
 
 
-def delete(trash_entries: Iterable[PutAway], report: Report | None = None) -> None:
+def delete(trash_entries: Iterable[HiddenData], report: Report | None = None) -> None:
     """Delete wiped data; no lock is needed. A failure for one does not stop the others.
 
     `report` receives the number of deleted names. Raises the first `StorageError`, and `Interrupted`.
@@ -232,7 +232,7 @@ def _onwards(report: Report, before: int) -> Report:
     return lambda count: report(before + count)
 
 
-def copies(paths: ProfilePaths, wipe_plan: WipePlan) -> Copies | None:
+def copies(paths: ProfilePaths, wipe_plan: WipePlan) -> CopyCounts | None:
     """The copies of the deleted data elsewhere in the profile; `None` if there can be none."""
     places = [
         place.partition("/")[2] for part in wipe_plan.only for place in PARTS[part] if place.startswith("workspace")
@@ -304,7 +304,7 @@ def _refuse_mounts(paths: ProfilePaths, places: list[str]) -> None:
             )
 
 
-class Copies(NamedTuple):
+class CopyCounts(NamedTuple):
     """The number of checkpoints with data at these paths, and of their sessions; `logs` counts all sessions.
 
     Messages may quote any file, so every session may contain a quotation.
@@ -315,7 +315,7 @@ class Copies(NamedTuple):
     logs: int
 
 
-def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
+def count(paths: ProfilePaths, places: Iterable[str]) -> CopyCounts:
     """Search for copies of `places`, which are paths in the workspace; the empty path is the whole workspace. Changes
     nothing.
     """
@@ -323,7 +323,7 @@ def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
     logs = len(session_catalogue.all_names(paths))
     records = [record for record in ledger.read(paths.checkpoints).records.values() if record.tree]
     if not records:
-        return Copies(0, 0, logs)
+        return CopyCounts(0, 0, logs)
     # Not above: a wipe without checkpoints needs no database.
     from deepctl.store.repository import ReadOnlyRepository
 
@@ -334,7 +334,7 @@ def count(paths: ProfilePaths, places: Iterable[str]) -> Copies:
     finally:
         reader.close()
     holding_records = [record for record in records if record.tree in tree_ids]
-    return Copies(len(holding_records), len({record.session for record in holding_records}), logs)
+    return CopyCounts(len(holding_records), len({record.session for record in holding_records}), logs)
 
 
 def _holds(reader: ReadOnlyRepository, tree: bytes, places: Iterable[bytes]) -> bool:
