@@ -242,7 +242,7 @@ def test_a_server_that_dies_is_a_failed_tool_and_is_there_again_at_the_next_turn
             "MCP server 'one' failed: it ended with exit code 7: the last words. "
             "It is started again in the next turn; continue without it.",
         )
-        assert (gone[0], gone[1][:39]) == (False, "MCP server 'one' is no longer running.")
+        assert (gone[0], gone[1][:38]) == (False, "MCP server 'one' is no longer running.")
         ((ok, after),) = talk.results(("one__pid", {}))
         assert ok
         assert after != before
