@@ -26,8 +26,9 @@ def error(complaint: Any, root: Any, arguments: Sequence[str]) -> UsageError:
     """
     context = getattr(complaint, "ctx", None)
     command = context.command_path if context is not None else _typed(root, arguments)
-    see = f"`{command} --help` shows how it is used."
     message, hint = _said(complaint, command)
+    is_unknown_command = message.startswith(f"`{command}` has no command ")
+    see = f"`{command} --help` {'lists the commands' if is_unknown_command else 'shows how it is used'}."
     for phrase, replacement in _OURS.items():
         message = message.replace(phrase, replacement)
     if len(message) > _MAX_LENGTH:
@@ -42,7 +43,7 @@ def _said(complaint: Any, command: str) -> tuple[str, str]:
     if message.startswith("No such option"):
         near = near_to(option or "", getattr(complaint, "possibilities", None) or ())
         if option == "--json" and command == "deepctl":
-            return "--json stands before the command", "It comes after it: `deepctl profiles list --json`."
+            return "--json stands before the command", "Write --json after the command: `deepctl profiles list --json`."
         return f"`{command}` has no option {option}", f"Did you mean {' or '.join(near)}?" if near else ""
     if message.startswith("No such command"):
         name = message.removeprefix("No such command ").partition(". Did you mean ")[0]

@@ -228,7 +228,9 @@ def check_label(label: str) -> str:
     """`label` if it is valid: a name that does not look like an id. Raises `BadName`."""
     layout.check_name(label, "label")
     if _LIKE_AN_ID.fullmatch(label):
-        raise BadName(f"{label!r} looks like the id of a checkpoint.", "Use a letter after f, or a dash, in the label.")
+        raise BadName(
+            f"{label!r} looks like the id of a checkpoint.", "Use a letter from g to z, or a dash, in the label."
+        )
     return label
 
 

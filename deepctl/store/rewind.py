@@ -53,14 +53,15 @@ class RewindConflicts(Refused):
     """A rewind would lose somebody's edit; nothing has been touched."""
 
     code = "conflicts"
-    force = "--force also undoes these changes. The checkpoint before the rewind contains them."
+    force = "--force also undoes these changes. The safety checkpoint keeps them."
 
     def __init__(self, paths: Sequence[bytes], unknown: Sequence[bytes] = ()) -> None:
-        reason = "Changed by another author after the agent"
+        names = _shown(paths)
+        reason = f"Another author changed {names} after the agent"
         if len(unknown) == len(paths):
-            reason = "The author of these changes is unknown (a turn was killed, or made no checkpoints)"
+            reason = f"The author of the changes in {names} is unknown (a turn was killed, or made no checkpoints)"
         super().__init__(
-            f"{reason}, so nothing was changed: {_shown(paths)}.",
+            f"{reason}. Nothing was rewound.",
             f"{'--dry-run lists all of them; ' if len(paths) > _SHOWN else ''}{self.force}",
         )
         self.paths = list(paths)

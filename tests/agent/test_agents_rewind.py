@@ -76,7 +76,7 @@ def test_what_the_agent_cannot_do_with_checkpoints_it_is_told(deepctl: InProcess
     told = [event["content"] for event in done.events if event["type"] == "tool_result"]
     assert "cannot be" in told[0] or "label" in told[0]
     assert "no checkpoint 'nope'" in told[1]
-    assert "Changed by another author after the agent" in told[2]
+    assert "Another author changed a.txt after the agent. Nothing was rewound." in told[2]
     assert "another session" in told[3]
     assert not any(event["ok"] for event in done.events if event["type"] == "tool_result")
     assert (home / "profiles/default/workspace/a.txt").read_text() == "the user's"
