@@ -1,4 +1,4 @@
-"""Who may do what: a profile's rules, and a person's answers, before a tool call is carried out."""
+"""Permissions of the agent: a profile's rules, and a person's answers, before a tool call is executed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MAX_COMPARED = 1 << 20
 
 
 class ApprovalRequest(NamedTuple):
-    """What a person is asked: the operation, the path or command, and for a change to a file its diff.
+    """An approval request: the operation, the path or command, and for a change to a file its diff.
 
     For a tool of an MCP server (`mcp`), the target is its name and the preview are its arguments, as JSON.
     """
@@ -48,9 +48,7 @@ class ApprovalRequest(NamedTuple):
 
 
 class ApprovalAnswer(NamedTuple):
-    """What they said. `always` means from now on as well, for the same path, command or MCP tool; `word` is for the
-    agent.
-    """
+    """The answer. `always` also holds from now on, for the same path, command or MCP tool; `word` is for the agent."""
 
     allow: bool
     always: bool = False
@@ -73,10 +71,10 @@ def _check_patterns(permissions: Permissions) -> None:
 class Approvals(AbstractCapability[Any]):
     """Decides about every file operation and command inside its call, so that nothing after it runs before it.
 
-    The profile's rules come first. Where they are silent, file tools may do what they like inside the workspace, and
-    so may commands in a sandbox; other commands are asked about, and so are tools of MCP servers, unless their table
-    says otherwise. A question is answered by `approve`: `auto` is yes, `never` no, `ask` what `ask` says and, where
-    nobody can be asked, no. Where a rule that denies may be about a command, `auto` is no. A no is told to the model
+    The profile's rules come first. Without a matching rule, file tools may do anything inside the workspace, and so may
+    commands in a sandbox; other commands need approval, and so do tools of MCP servers, unless their table says
+    otherwise. `approve` answers an approval request: `auto` means yes, `never` no, `ask` the answer of `ask`, which is
+    no without a terminal. If a rule that denies may apply to a command, `auto` means no. A no is reported to the model
     and ends nothing.
     """
 
@@ -89,7 +87,7 @@ class Approvals(AbstractCapability[Any]):
         _check_patterns(self.permissions)
 
     async def prepare_tools(self, ctx: RunContext[Any], tool_defs: list[ToolDefinition]) -> list[ToolDefinition]:
-        """Leave out tools that could do nothing: all of their operation is denied."""
+        """Leave out tools that could do nothing, because their whole operation is denied."""
         denied_operations = {operation for operation, rules in self.permissions.items() if rules == Rules("deny")}
         return [definition for definition in tool_defs if _TOOLS.get(definition.name) not in denied_operations]
 
@@ -109,10 +107,10 @@ class Approvals(AbstractCapability[Any]):
             target = str(args.get("path", ""))
             normal_path, real = await spellings(ctx.workspace, target)
             if real == "/":
-                return args  # it leads out, which the tool refuses by itself
+                return args  # it leads out, and the tool itself refuses that
             verdict = about_file(self.permissions, operation, {normal_path, real})
             if operation == "edit":
-                # What an edit says about a file tells what is in it.
+                # The result of an edit shows the content of the file.
                 read_verdict = about_file(self.permissions, "read", {normal_path, real})
                 verdict = max(verdict, read_verdict, key=lambda verdict: verdict.strictness)
             if (
@@ -121,7 +119,7 @@ class Approvals(AbstractCapability[Any]):
                 and await self._is_gits(ctx.workspace, operation, normal_path, real)
             ):
                 verdict = Verdict("ask", "git runs programs that the contents of its directories name")
-            # As the user knows it, however the model spells it.
+            # In the form that the user knows, for any spelling by the model.
             target = normal_path if normal_path == real else f"{normal_path} (which is {real})"
         if verdict.action == "deny":
             reason = f" ({verdict.reason})" if verdict.reason else ""
@@ -129,7 +127,7 @@ class Approvals(AbstractCapability[Any]):
                 f"The rules of this profile do not allow this{reason}. It was not done; continue without it."
             )
         if verdict.may_be_denied and self.approve == "auto":
-            # `auto` answers questions; what a rule may deny is not one that it may answer.
+            # `auto` answers approval requests, except those about a command that a rule may deny.
             raise ToolFailed(
                 f"The rules of this profile may not allow this ({verdict.reason}). It was not done; continue "
                 "without it."
@@ -139,7 +137,7 @@ class Approvals(AbstractCapability[Any]):
         return args
 
     async def _is_gits(self, workspace: Workspace, operation: str, normal_path: str, real: str) -> bool:
-        """Whether a file is one of git's, and no rule that names `.git` allows to change it."""
+        """Whether a file belongs to git, and no rule that names `.git` allows changing it."""
         rules = self.permissions.get(operation, Rules()).rules
         for path in dict.fromkeys((normal_path, real)):
             rule = first(rules, path)
@@ -152,7 +150,7 @@ class Approvals(AbstractCapability[Any]):
         usual = rules.default or ("allow" if is_confined else "ask")
         if not rules.rules:
             return Verdict(usual)
-        # What reads commands is imported for the first one that there are rules about.
+        # The command parser is imported for the first command with rules.
         from deepctl.domain.commands.rules import judge
 
         return judge(rules.rules, command, otherwise=usual)
@@ -179,7 +177,7 @@ class Approvals(AbstractCapability[Any]):
 
 
 def _is_asked_about(definition: ToolDefinition) -> bool:
-    """Whether a tool is an MCP server's whose table does not say that it may be used without a question."""
+    """Whether a tool is from an MCP server whose table does not allow it without approval."""
     server_tool = (definition.metadata or {}).get(METADATA)
     return server_tool is not None and bool(server_tool["asks"])
 
@@ -190,7 +188,7 @@ def _confined(workspace: Workspace) -> bool:
 
 
 async def _lies_in_git(workspace: Workspace, path: str) -> bool:
-    """Whether a file lies in a directory that git takes for its own, or that it makes one of."""
+    """Whether a file is in a directory that git takes for its own, or would make one of it."""
     parts = path.split("/")
     if any(_folded(part) in (".git", "git~1") for part in parts):
         return True
@@ -198,7 +196,7 @@ async def _lies_in_git(workspace: Workspace, path: str) -> bool:
         return False
     for depth, part in enumerate(parts):
         above = "/".join(parts[:depth])
-        # All of them have a HEAD, so most other directories are looked at once.
+        # All of them have a HEAD, so most other directories are checked once.
         if part.lower() != "head" and not await workspace.exists(posixpath.join(above, "HEAD")):
             continue
         names = {name.lower() for name in GIT_NAMES if await workspace.exists(posixpath.join(above, name))}
@@ -208,13 +206,13 @@ async def _lies_in_git(workspace: Workspace, path: str) -> bool:
 
 
 def _folded(name: str) -> str:
-    """A name as file systems compare it that tell no case, or pass over what cannot be seen."""
+    """A name as file systems compare it that ignore case or invisible characters."""
     visible = "".join(character for character in name if unicodedata.category(character) != "Cf")
     return visible.casefold().rstrip(". ")
 
 
 async def spellings(workspace: Workspace, path: str) -> tuple[str, str]:
-    """A path as it is written, and where it really leads, both relative to the workspace where they can be."""
+    """A path as written, and its real target, both relative to the workspace if possible."""
     base = await workspace.working_dir()
     normal_path = posixpath.normpath(await workspace.resolve(path))
     try:

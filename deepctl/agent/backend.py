@@ -1,8 +1,8 @@
-"""`LocalBackend`: a directory as the place an agent works in.
+"""`LocalBackend`: a directory in which an agent works.
 
-`LocalBackend` left pydantic-ai-backend in 0.2.30. This one keeps its promise (`root_dir`, file tools confined to it)
-on today's parts: pydantic-ai's `LocalWorkspaceBackend` for commands, `deepctl.files.paths_beneath` for files, and
-`ConfinedWorkspace` around both, so that the console tools report an escape as a refusal.
+`LocalBackend` was removed from pydantic-ai-backend in 0.2.30. This one keeps its promise (`root_dir`, file tools
+confined to it) with present parts: pydantic-ai's `LocalWorkspaceBackend` for commands, `deepctl.files.paths_beneath`
+for files, and `ConfinedWorkspace` around both, so that the console tools report an escape as a refusal.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from deepctl.files.paths_beneath import DirectoryTree, OutsideTree
 from deepctl.sandbox.policy import HOME_DIRECTORY, MOUNT, Unavailable
 
 STATE_PROVIDER = "state"
-"""What pydantic-ai-backend calls workspaces that are a `StateBackend`."""
+"""pydantic-ai-backend's name for workspaces that are a `StateBackend`."""
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ _MOST_NAMED = 20
 class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
     """The files below a directory, as a workspace without commands.
 
-    With `follow_links=False` any link is refused: the view deepctl's own stores have of a workspace.
+    With `follow_links=False` any link is refused: deepctl's own stores see a workspace like this.
     """
 
     def __init__(self, root_dir: str | os.PathLike[str], *, follow_links: bool = True) -> None:
@@ -75,7 +75,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
 
     @property
     def ref(self) -> WorkspaceRef:
-        # It goes into the message history, so it must not be a path: a root that is moved stays the same place.
+        # It is in the message history, so it must not be a path: a moved root stays the same workspace.
         return WorkspaceRef(provider="deepctl", id="workspace")
 
     async def working_dir(self) -> str:
@@ -87,7 +87,9 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
 
     @contextlib.contextmanager
     def _hiding(self) -> Iterator[None]:
-        """Errors come out without the place of the workspace on this machine: console tools tell them to the model."""
+        """Errors do not contain the path of the workspace on this machine, because console tools pass them to the
+        model.
+        """
         root = self._tree.root
         try:
             yield
@@ -105,7 +107,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         await self._call(partial(self._tree.write, path, data))
 
     async def stat(self, path: str) -> FileEntry:
-        # Not in a thread, as contents are: a look at a name takes microseconds, and a thread many times that.
+        # Not in a thread, unlike reading contents: looking at a name takes microseconds, and a thread many times that.
         with self._hiding():
             entry = self._tree.entry(path)
         return FileEntry(name=os.path.basename(path), path=path, is_dir=entry.is_directory, size=entry.size)
@@ -115,7 +117,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
         return [
             FileEntry(name=name, path=os.path.join(path, name), is_dir=entry.is_directory, size=entry.size)
             for entry in entries
-            # A name that is not UTF-8 cannot be said to a model; escaped, the others are still listed.
+            # A name that is not UTF-8 cannot be given to a model; it is escaped, so that the others can be listed.
             for name in (entry.name.encode("utf-8", "backslashreplace").decode(),)
         ]
 
@@ -138,7 +140,7 @@ class DirectoryBackend(WorkspaceBackend, SupportsFilesystem, SupportsRealpath):
 
 
 class FileLine(NamedTuple):
-    """A line that a search found; numbers begin with 1."""
+    """A matching line; numbers start with 1."""
 
     path: str
     number: int
@@ -146,7 +148,7 @@ class FileLine(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """The words of a `find` or `grep` before and behind the place that is searched, that place, and a glob of names."""
+    """The words of a `find` or `grep` before and after the searched path, that path, and a glob of names."""
 
     before: list[str]
     behind: list[str]
@@ -154,16 +156,16 @@ class _Search(NamedTuple):
     names: str
 
     def matches(self, path: str) -> bool:
-        """Whether a single file is one that is looked for, as `find -path` and `grep --include` take it."""
+        """Whether a single file matches, as `find -path` and `grep --include` define it."""
         return fnmatch.fnmatchcase(path if "/" in self.names else posixpath.basename(path), self.names)
 
 
 class _SearchBackend(DirectoryBackend, SupportsCommands):
-    """The files, and searches of them by `find` and `grep`. Commands cannot be run.
+    """The files, and searches of them by `find` and `grep`, without commands.
 
-    Matched in this process, a pattern could hold up the event loop and not be stopped. The searches are started in the
-    directory itself, which nobody can swap for another meanwhile; what begins with a dash stays a path: `glob` with the
-    path `-delete` must not become an option of `find`.
+    A pattern that is matched in this process could block the event loop and could not be stopped. The searches start in
+    the directory itself, which no other process can replace meanwhile. A path with a leading dash stays a path: `glob`
+    with the path `-delete` must not become an option of `find`.
     """
 
     def __init__(self, root_dir: str | os.PathLike[str]) -> None:
@@ -181,7 +183,7 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         return CommandResult(exit_code=126, stdout="", stderr="Commands cannot be run in this workspace.\n")
 
     async def paths(self, pattern: str, where: str) -> list[str]:
-        """The files below `where` whose path ends as `pattern` says, which `find` takes; none where it cannot look."""
+        """The files below `where` whose path matches `pattern` as in `find`; none if it is not accessible."""
         name_pattern = f"*/{pattern.removeprefix('**/')}"
         behind = ["-path", name_pattern, "-type", "f", "!", "-name", atomic.TEMPORARY_PATTERN, "-print0"]
         search = _Search(["find", "-P"], behind, where, name_pattern)
@@ -193,8 +195,8 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
     async def lines(self, pattern: str, where: str, names: str | None, *, with_hidden: bool) -> list[FileLine]:
         """The lines below `where` that match an extended regular expression, in files whose name matches `names`.
 
-        `with_hidden`: in hidden directories, too. Files that are not text are passed over, and FIFOs, which would be
-        waited for. Raises `WorkspaceError` if it cannot look.
+        `with_hidden` includes hidden directories. Files that are not text are skipped, and FIFOs, which would block.
+        Raises `WorkspaceError` if `where` is not accessible.
         """
         # The second is for BSD's grep, which compares the path and not the name.
         options = [] if with_hidden else ["--exclude-dir=.[!./]*", "--exclude-dir=*/.[!.]*"]
@@ -218,17 +220,17 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
         return [line._replace(path=f"{where}{line.path[len(name) :]}") for line in _lines(result.stdout)]
 
     async def _run_search(self, search: _Search) -> tuple[CommandResult, str]:
-        """What a search prints, and by what name it was told where to look."""
+        """The output of a search, and the name of the searched path."""
         with contextlib.ExitStack() as stack:
             try:
-                # As every other tool takes it: `..` before links.
+                # As in every other tool: `..` before links.
                 where = posixpath.normpath(search.where)
                 descriptor, is_directory = await self._call(lambda: stack.enter_context(self._tree.opened(where)))
             except OSError as error:
                 return CommandResult(exit_code=2, stdout="", stderr=f"{error.strerror or error}\n"), ""
             before = search.before
             if not is_directory:
-                # Its name is in the pattern, and what is searched has none: matched here.
+                # Its name is in the pattern, but the search has none, so it is matched here.
                 if not search.matches(where):
                     return CommandResult(exit_code=1, stdout="", stderr=""), ""
                 if before[0] == "find":
@@ -236,7 +238,7 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
                 before = [word for word in before if not word.startswith("--include=")]
             place = f"/proc/{os.getpid()}/fd/{descriptor}"
             if not os.path.exists(place):
-                place = self._tree.real_path(where)  # macOS has no way to name a descriptor
+                place = self._tree.real_path(where)  # macOS has no name for a descriptor
             # Never by its name: `grep -r` follows a link that it is told to search.
             directory, name = (place, ".") if is_directory else (self._tree.root, place)
             words = [str(_SEARCH_MEMORY // 1024), directory, *before, name, *search.behind]
@@ -245,7 +247,7 @@ class _SearchBackend(DirectoryBackend, SupportsCommands):
 
 
 def _lines(output: str) -> list[FileLine]:
-    """What `grep -nHZ` printed: a name, NUL, a number, a colon, a line. A name may have colons and newlines in it."""
+    """The output of `grep -nHZ`: a name, NUL, a number, a colon, a line. A name may contain colons and newlines."""
     lines: list[FileLine] = []
     at = 0
     while (end := output.find("\0", at)) >= 0:
@@ -259,7 +261,7 @@ def _lines(output: str) -> list[FileLine]:
 
 
 class _CommandBackend(_SearchBackend):
-    """The files with commands, in a sandbox or none. They get a fixed environment, none of deepctl's own."""
+    """The files with commands, in a sandbox or unsandboxed. Commands get a fixed environment, without deepctl's own."""
 
     def __init__(self, root_dir: str | os.PathLike[str], sandbox: Sandbox, by_user: bool) -> None:
         super().__init__(root_dir)
@@ -291,7 +293,7 @@ class _CommandBackend(_SearchBackend):
         try:
             result = await self._watched(command, shell, env, timeout)
         finally:
-            # Also if it is stopped: what it left there runs when a person uses git.
+            # Also after an interruption, because git run by a person would run the leftovers.
             with anyio.CancelScope(shield=True):
                 notice = await self._call(partial(self._disarm, before))
                 if notice and (hear := listener()) is not None:
@@ -299,7 +301,7 @@ class _CommandBackend(_SearchBackend):
         return replace(result, stderr=f"{result.stderr}{notice}") if notice else result
 
     def _disarm(self, before: GitSurvey) -> str:
-        """Set aside what a command left for git, if it is not the person's own. Returns the line that says so."""
+        """Set aside what a command left for git, unless the person typed the command. Returns the notice about it."""
         additions_for_git = additions(before)
         if not additions_for_git:
             return ""
@@ -312,7 +314,7 @@ class _CommandBackend(_SearchBackend):
     async def _watched(
         self, command: WorkspaceCommand, shell: bool, env: Mapping[str, str] | None, timeout: float | None
     ) -> CommandResult:
-        """Run it, and end it when it takes too much of the disk."""
+        """Run it, and end it when it uses too much disk space."""
         seconds = min(timeout or self._limits.seconds, self._limits.seconds)
         before = self._used()
         result: CommandResult | None = None
@@ -336,7 +338,7 @@ class _CommandBackend(_SearchBackend):
         return result
 
     def _used(self) -> int:
-        """Bytes in use where the workspace lies, whoever uses them; a file costs something even if it is empty."""
+        """Bytes in use on the disk of the workspace, by any process; even an empty file counts."""
         status = os.statvfs(self._tree.root)
         return (status.f_blocks - status.f_bfree) * status.f_frsize + (status.f_files - status.f_ffree) * _INODE
 
@@ -374,29 +376,29 @@ class LocalBackend(ConfinedWorkspace):
         """The same directory for deepctl's own stores: files only, no links."""
 
     async def grep(self, pattern: str, where: str, names: str | None, *, with_hidden: bool) -> list[FileLine]:
-        """Lines that match an extended regular expression. Raises `WorkspaceError`; a place outside is one."""
+        """Lines that match an extended regular expression. Raises `WorkspaceError`, also for a path outside."""
         await self.check(where)
         return await self._searcher.lines(pattern, where, names, with_hidden=with_hidden)
 
     async def glob(self, pattern: str, where: str) -> list[str]:
-        """The files below `where` that match `pattern` at any depth, sorted. Raises `WorkspaceError`, as `grep`."""
+        """The files below `where` that match `pattern` at any depth, sorted. Raises `WorkspaceError`, like `grep`."""
         where = "." if where.strip() in ("", "/") else where
         await self.check(where)
         return await self._searcher.paths(pattern, where)
 
     def close(self) -> None:
-        """End what commands left running, where the sandbox can: in a container. It can be used again."""
+        """End the background processes of commands, if the sandbox can: in a container. It can be used again."""
         if self._runner is not None:
             self._runner.close()
 
     async def check(self, path: str) -> None:
-        """Refuse a path that leads out, without telling the model where on this machine the workspace is."""
+        """Refuse a path that leads out, without telling the model the workspace's path on this machine."""
         if not await self.contains(path):
             raise WorkspacePathError(f"{path!r} is outside the workspace")
 
 
 def workspace_of(backend: object) -> Workspace:
-    """What tools see of a backend. Takes a `LocalBackend`, a `StateBackend` or any workspace backend."""
+    """The tools' view of a backend. Accepts a `LocalBackend`, a `StateBackend` or any workspace backend."""
     if isinstance(backend, Workspace):
         return backend
     if isinstance(backend, StateBackend):
@@ -408,12 +410,12 @@ def workspace_of(backend: object) -> Workspace:
 
 
 def files_of(workspace: Workspace) -> Workspace:
-    """The same place as deepctl's own stores see it: files only, and no links where there can be any."""
+    """The view of deepctl's own stores: files only, and no links."""
     return Workspace(workspace.files) if isinstance(workspace, LocalBackend) else workspace
 
 
 def told(failure: str | Exception, workspace: object) -> str:
-    """What the model is told of a failure in `workspace`. Elsewhere than here, paths are those that it works with."""
+    """The text about a failure in `workspace` for the model. On other backends, its paths are not changed."""
     if not isinstance(workspace, LocalBackend):
         return str(failure)
     if isinstance(failure, str):
@@ -430,9 +432,9 @@ def hide(text: str, root: str) -> str:
 
 
 def hidden(error: Exception, root: str) -> Exception:
-    """The same error as a model may be told of it. A name outside the directory of the workspace is left out.
+    """The same error in a form for the model. A name outside the directory of the workspace is left out.
 
-    The name may come as a `Path`, which `OSError` shows as Python would write it.
+    The name may be a `Path`, which `OSError` shows in Python's notation.
     """
     if not isinstance(error, OSError) or error.errno is None:
         error.args = tuple(hide(argument, root) if isinstance(argument, str) else argument for argument in error.args)

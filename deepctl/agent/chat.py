@@ -1,8 +1,8 @@
 """Chats: an agent that answers, and conversations with it.
 
-A `TurnRunner` has a model and an agent ready for any number of turns, with the event loop that they run in, and says
-what their failures are called. A `Chat` is of a profile: its turns become lines of the session's log. An
-`EphemeralChat` is in memory, and nothing of it is kept.
+A `TurnRunner` has a model and an agent ready for any number of turns, with their event loop, and translates their
+failures into errors. A `Chat` belongs to a profile: its turns become lines of the session's log. An `EphemeralChat` is
+in memory, and is not stored.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ _T = TypeVar("_T")
 
 
 class Options(NamedTuple):
-    """What a chat was started with, settings resolved. `timeout` is in seconds.
+    """The resolved settings of a chat. `timeout` is in seconds.
 
     `compact_at` is the share of the context window, in percent, at which conversations are compacted, `None` for never;
-    `context_window` is that window in tokens, if the model is not to be asked.
+    `context_window` is that window in tokens, if the model's own value must not be used.
     """
 
     model: str
@@ -112,7 +112,7 @@ class TurnRunner:
         """Stops a turn. Code that does more for a turn than `run` enters `watched` around all of it."""
 
     def close(self) -> None:
-        """Close what the turns left open: MCP servers, connections to the provider and the event loop."""
+        """Close the resources of the turns: MCP servers, connections to the provider and the event loop."""
         if self._servers is not None and self._servers.are_connected:
             self._runner.run(self._servers.close())
         if self._entered:
@@ -120,13 +120,13 @@ class TurnRunner:
         self._runner.close()
 
     def _restart(self) -> None:
-        """Go on with another event loop: in the old one something does not end."""
+        """Continue with another event loop, because a task in the old one does not end."""
         old, self._runner = self._runner, asyncio.Runner()
         was_entered, self._entered = self._entered, False
         if self._servers is not None:
             self._servers.kill()
-        # A signal that comes now has nothing left to stop, and the turn is over in any case. Every client has
-        # exceptions of its own.
+        # A signal at this point has nothing left to stop, and the turn is over in any case. Every client has its own
+        # exceptions.
         with suppress(Exception):
             interruption.close(old, self._model.__aexit__(None, None, None) if was_entered else None)
 
@@ -139,9 +139,9 @@ class TurnRunner:
         emit: Emit,
         tool_done: Callable[[str], None] = lambda name: None,
     ) -> Outcome:
-        """Run a turn; whatever can go wrong with providers and workspaces becomes an error of ours.
+        """Run a turn; every failure of providers and workspaces becomes a `DeepctlError`.
 
-        Raises `RewindRequested` if the agent wants it to begin again from before.
+        Raises `RewindRequested` if the agent wants to start the turn again from an earlier checkpoint.
         """
         run_usage, self._used = self._used, RunUsage()
         self._spent = run_usage
@@ -174,20 +174,22 @@ class TurnRunner:
         return AttachmentReader(self._model, self.options.permissions, self._environment).brought(prompt, files(), emit)
 
     def again(self) -> None:
-        """What comes next is the same turn, begun again, and counts against the same limits."""
+        """The following work is the same turn, started again, and counts against the same limits."""
         self._used = self._spent
 
     def spent(self) -> tuple[TokenUsage, float | None]:
         """What was used since this was asked last, however the turn ended, and what it cost in USD, if that is known.
 
-        What a turn began anew after a rewind of the agent's has used is counted with the whole turn.
+        The usage of an attempt that the agent rewound counts with the whole turn.
         """
         run_usage, self._spent = self._spent, RunUsage()
         usage = TokenUsage(run_usage.input_tokens, run_usage.output_tokens, run_usage.requests)
         return usage, cost(run_usage, self._model) if run_usage.input_tokens or run_usage.output_tokens else 0.0
 
     def compact(self, history: SentHistory, focus: str | None, emit: Emit) -> tuple[CompactionResult, ShortenedHistory]:
-        """Summarise a conversation between two turns. Raises as `run` does, or `NotFound` if that makes no sense."""
+        """Summarise a conversation between two turns. Raises like `run`, or `NotFound` if there is nothing to
+        summarise.
+        """
         model = RetryingModel(self._model, Retries(self.options.retries, emit, self._reason))
         result, short_history = self._guarded(compaction.by_hand(model, history, self._policy, focus))
         return result._replace(cost=cost(result.usage, self._model)), short_history
@@ -198,7 +200,7 @@ class TurnRunner:
 
     @property
     def _asked(self) -> ModelEndpoint:
-        """Where requests go. It is needed once one has failed."""
+        """The target of requests. It is needed only after a failure."""
         return provider_errors.asked(
             self.options.model,
             self.options.base_url,
@@ -208,11 +210,11 @@ class TurnRunner:
         )
 
     def _explain(self, error: Exception) -> DeepctlError | None:
-        """What a failure of the model is called; `None` for whatever else went wrong."""
+        """The error for a failure of the model; `None` for any other failure."""
         return provider_errors.failure(error, self._asked)
 
     def _guarded(self, work: Coroutine[Any, Any, _T], emit: Emit | None = None) -> _T:
-        """Run something with the model, and with the MCP servers if there is an `emit` that hears of them."""
+        """Run a task with the model, and with the MCP servers if there is an `emit` for their notices."""
         try:
             return self.stops.run(self._runner, self._ready(work, emit))
         except (AbandonedRun, KeyboardInterrupt):
@@ -224,7 +226,7 @@ class TurnRunner:
             raise StorageError(f"The workspace cannot be used: {error}.", self._kept, code="workspace") from error
         except RewindRequested:
             raise
-        except Exception as error:  # every client has exceptions of its own; what is not theirs goes on
+        except Exception as error:  # every client has its own exceptions; other ones are raised again
             if self.stops.is_stopped:
                 raise self.stops.reason() from error
             failure = self._explain(error)
@@ -233,7 +235,7 @@ class TurnRunner:
             raise failure from error
         finally:
             if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
-                work.close()  # it was stopped before it began
+                work.close()  # it was stopped before it started
 
     async def _ready(self, work: Coroutine[Any, Any, _T], emit: Emit | None) -> _T:
         if not self._entered:
@@ -248,7 +250,7 @@ class TurnRunner:
 
 
 class TurnResult(NamedTuple):
-    """A finished turn, the id of its last checkpoint, and what the user should know about the session's log."""
+    """A finished turn, the id of its last checkpoint, and notes for the user about the session's log."""
 
     outcome: Outcome
     session: str
@@ -257,7 +259,7 @@ class TurnResult(NamedTuple):
 
 
 class _Conversation(NamedTuple):
-    """A session as it is when something is added to it: what is kept of it, where it ends, what a model is sent."""
+    """A session at the start of a turn: its stored messages, its end, and the messages for the model."""
 
     reader: SessionReader
     kept: MessageList
@@ -277,13 +279,13 @@ class Chat:
         self._runner = runner
 
     def turn(self, work: Repository, session: str, prompt: str, emit: Emit) -> TurnResult:
-        """Run one turn of a session, record it and keep its checkpoints. The caller holds the profile's lock.
+        """Run one turn of a session, record it and make its checkpoints. The caller holds the profile's lock.
 
-        Raises `ModelFailed`, `StorageError`, `TimedOut`, `Interrupted` or `Terminated`; whatever was complete by then
-        is in the log, and the state in which the turn ended is kept.
+        Raises `ModelFailed`, `StorageError`, `TimedOut`, `Interrupted` or `Terminated`; complete messages are then in
+        the log, and the state at the end of the turn is stored.
         """
         with self._runner.stops.watched():
-            # Before anything of this turn is kept, which would make its session the one that was written to last.
+            # Before anything of this turn is stored, which would make its session the most recently written one.
             has_old_list = os.path.lexists(os.path.join(work.paths.workspace, layout.TODO_FILE))
             owner = todo.old_lists_owner(work.paths, work.ledger) if has_old_list else None
             checkpoints = TurnCheckpoints(work, prompt, emit)
@@ -315,9 +317,9 @@ class Chat:
     def compact(self, work: Repository, session: str, focus: str | None, emit: Emit) -> CompactionResult:
         """Summarise a session's conversation for the model; `focus` says what it is about above all.
 
-        Nothing is taken out of the session, and its state before is a checkpoint to rewind to. The caller holds the
-        profile's lock. Raises `NotFound` if there is nothing to summarise, and what `turn` raises; nothing has changed
-        then.
+        Nothing is removed from the session, and a checkpoint of the state before it can be restored. The caller holds
+        the profile's lock. Raises `NotFound` if there is nothing to summarise, and the errors of `turn`; nothing has
+        changed then.
         """
         reader, conversation, before, history = self._read(work, session)
         record = reader.session
@@ -337,7 +339,9 @@ class Chat:
     def _attempt(
         self, checkpoints: TurnCheckpoints, conversation: _Conversation, user_content: str | list[UserContent]
     ) -> Outcome:
-        """Run a turn until it ends; raises `RewindRequested` if the agent wants it to begin again from before."""
+        """Run a turn to its end; raises `RewindRequested` if the agent wants to start it again from an earlier
+        checkpoint.
+        """
         reader, _, before, history = conversation
         session = reader.session
         writer = session_log.LogWriter.after(reader, before.turn + 1)
@@ -386,14 +390,14 @@ def _notices(conversation: _Conversation) -> list[str]:
 
 
 class _TurnMessages:
-    """The record of a turn, in memory. Results of a turn that breaks off are lost with it, as its answer is."""
+    """The record of a turn, in memory. After an interruption, its incomplete results and answer are lost."""
 
     def __init__(self, conversation: MessageList, turn: int) -> None:
         self._turn = turn
         self.conversation = conversation
 
     def result(self, part: dict[str, Any]) -> None:
-        """It comes again, in the message that has all of the same answer."""
+        """It comes again, in the message with all results of the same answer."""
 
     def message(self, message: dict[str, Any]) -> None:
         self.conversation.messages.append(Message(self._turn, "", message))
@@ -404,7 +408,7 @@ class _TurnMessages:
 
 
 class EphemeralChat:
-    """A conversation in memory: the guide's pattern A. Nothing of it is read from or written to a disk."""
+    """A conversation in memory: the guide's pattern A. It is never read from or written to a disk."""
 
     def __init__(self, runner: TurnRunner) -> None:
         self._runner = runner
@@ -413,7 +417,7 @@ class EphemeralChat:
         self._conversation = _of([], 0)
 
     def attach(self, files: Sequence[str], tell: Callable[[str], None] = lambda message: None) -> list[str]:
-        """Take files of the user's into memory; returns their paths there. See `deepctl.domain.attachments.attach`."""
+        """Copy files of the user into memory; returns their paths there. See `deepctl.domain.attachments.attach`."""
         contents = [attachments.content(path) for path in files]
         names = [attachments.settle(name, partial(self._take, content), tell) for name, content in contents]
         return list(dict.fromkeys(names))
@@ -426,13 +430,13 @@ class EphemeralChat:
         return new
 
     def answered_by(self, runner: TurnRunner) -> EphemeralChat:
-        """The same conversation, gone on with by another agent."""
+        """The same conversation, continued by another agent."""
         chat = EphemeralChat(runner)
         chat._state, chat._deps, chat._conversation = self._state, self._deps, self._conversation
         return chat
 
     def turn(self, prompt: str, emit: Emit) -> Outcome:
-        """Run one turn. Raises what `TurnRunner.run` raises; what was complete by then is remembered."""
+        """Run one turn. Raises the errors of `TurnRunner.run`; complete messages are kept."""
         file_parts = self._runner.attachments(prompt, partial(StateFiles, self._state), emit)
         user_content: str | list[UserContent] = [prompt, *file_parts] if file_parts else prompt
         turn = self._conversation.last_turn + 1
@@ -448,7 +452,7 @@ class EphemeralChat:
                 user_content = [*request.prompt(prompt), *file_parts]
 
     def compact(self, focus: str | None, emit: Emit) -> CompactionResult:
-        """Summarise the conversation for the model: see `Chat.compact`. It cannot be taken back."""
+        """Summarise the conversation for the model: see `Chat.compact`. It cannot be undone."""
         history = history_of(self._conversation, self._runner.model)
         result, short_history = self._runner.compact(history, focus, emit)
         record = _TurnMessages(self._conversation, self._conversation.last_turn)

@@ -1,7 +1,7 @@
 """Checkpoints for applications: `FileCheckpointStore`, `InMemoryCheckpointStore` and the capability that fills them.
 
-The methods are those of pydantic-deep's classes of these names, and a directory that its `FileCheckpointStore` wrote
-(one `<id>.json` a checkpoint) can be read. The engine below is that of the command line, `deepctl.store.repository`.
+The methods are those of pydantic-deep's classes of the same names, and a directory of its `FileCheckpointStore` (one
+`<id>.json` per checkpoint) can be read. The engine is that of the command line, `deepctl.store.repository`.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def new_checkpoint(
 
 @runtime_checkable
 class CheckpointStore(Protocol):
-    """Where checkpoints are kept. One a user: who has a store has everything in it."""
+    """A store of checkpoints. One per user, because a store gives access to everything in it."""
 
     async def save(self, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint; one of the same id is replaced."""
+        """Save a checkpoint; one of the same id is replaced."""
         ...
 
     async def get(self, checkpoint_id: str) -> Checkpoint | None:
@@ -81,15 +81,15 @@ class CheckpointStore(Protocol):
         ...
 
     async def remove(self, checkpoint_id: str) -> bool:
-        """Remove a checkpoint; whether there was one."""
+        """Remove a checkpoint; returns whether it existed."""
         ...
 
     async def remove_oldest(self) -> bool:
-        """Remove the oldest; whether there was one."""
+        """Remove the oldest; returns whether there was one."""
         ...
 
     async def count(self) -> int:
-        """How many there are."""
+        """The number of checkpoints."""
         ...
 
     async def clear(self) -> None:
@@ -108,7 +108,7 @@ class InMemoryCheckpointStore:
         self._checkpoints: dict[str, Checkpoint] = {}
 
     async def save(self, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint; one of the same id is replaced."""
+        """Save a checkpoint; one of the same id is replaced."""
         metadata = {**checkpoint.metadata, "workspace": "this store keeps no files"}
         self._checkpoints[checkpoint.id] = replace(checkpoint, messages=list(checkpoint.messages), metadata=metadata)
 
@@ -127,16 +127,16 @@ class InMemoryCheckpointStore:
         return [_copied(checkpoint) for checkpoint in checkpoints]
 
     async def remove(self, checkpoint_id: str) -> bool:
-        """Remove a checkpoint; whether there was one."""
+        """Remove a checkpoint; returns whether it existed."""
         return self._checkpoints.pop(checkpoint_id, None) is not None
 
     async def remove_oldest(self) -> bool:
-        """Remove the oldest; whether there was one."""
+        """Remove the oldest; returns whether there was one."""
         checkpoints = await self.list_all()
         return bool(checkpoints) and await self.remove(checkpoints[0].id)
 
     async def count(self) -> int:
-        """How many there are."""
+        """The number of checkpoints."""
         return len(self._checkpoints)
 
     async def clear(self) -> None:

@@ -1,8 +1,8 @@
-"""The checkpoints of an agent's runs: who makes them, and the tools by which the agent reaches them.
+"""The checkpoints of an agent's runs: who makes them, and the tools by which the agent uses them.
 
-`Checkpointing` is a capability of every agent. It tells the checkpoints of a run what happens in the run.
-`StoreCheckpoints` are those of an application, in any `CheckpointStore`; `TurnCheckpoints` are those of a profile's
-session, which `deepctl chat` makes. Both are `AgentCheckpoints`, which the tools of `checkpoints_toolset` use.
+`Checkpointing` is a capability of every agent. It reports the events of a run to its checkpoints. `StoreCheckpoints`
+are those of an application, in any `CheckpointStore`; `TurnCheckpoints` are those of a profile's session, which
+`deepctl chat` makes. Both are `AgentCheckpoints`, which the tools of `checkpoints_toolset` use.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ READ_ONLY_TOOLS = frozenset(
         "search_memory",
     }
 )
-"""Tools after which the workspace is as it was before."""
+"""Tools that do not change the workspace."""
 _SHOWN = 50
 _UNKEPT_SHOWN = 3
 
@@ -102,10 +102,10 @@ class RewindRequested(Exception):
 
 @runtime_checkable
 class AgentCheckpoints(Protocol):
-    """The checkpoints of a run as its agent reaches them. Methods raise `DeepctlError` for what cannot be done."""
+    """The checkpoints of a run for its agent. Methods raise `DeepctlError` for an impossible operation."""
 
     async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
-        """A tool is about to run: what has changed by now is not its work."""
+        """A tool is about to run: earlier changes are not its work."""
         ...
 
     async def save_labelled(self, ctx: RunContext[Any], label: str) -> str:
@@ -130,7 +130,7 @@ def _checkpoints(ctx: RunContext[Any]) -> AgentCheckpoints:
 
 @contextmanager
 def _failing(ctx: RunContext[Any]) -> Iterator[None]:
-    """What cannot be done is the tool's failure."""
+    """An impossible operation is a failure of the tool."""
     try:
         yield
     except DeepctlError as error:
@@ -186,7 +186,7 @@ def directory_of(backend: object) -> str | None:
 
 
 def _turns(conversation: list[ModelMessage]) -> int:
-    """How many prompts there were; what capabilities add in the user's role comes with metadata."""
+    """The number of prompts; text that capabilities add in the user's role carries metadata."""
     return sum(
         any(
             isinstance(part, UserPromptPart)
@@ -199,10 +199,10 @@ def _turns(conversation: list[ModelMessage]) -> int:
 
 
 class StoreCheckpoints:
-    """The checkpoints of a store as an agent reaches them, and makes them in the course of its runs.
+    """The checkpoints of a store for an agent, made during its runs.
 
-    `directory` is where the backend's files are on this machine, `None` if they are not; they are kept by a
-    `FileCheckpointStore` only.
+    `directory` contains the backend's files on this machine, `None` without one; only a `FileCheckpointStore` stores
+    files.
     """
 
     def __init__(self, store: CheckpointStore, directory: str | None) -> None:
@@ -212,19 +212,19 @@ class StoreCheckpoints:
         self._results: dict[str | None, list[ToolReturnPart]] = {}
         self._at_work: set[str | None] = set()
         self.frequency: CheckpointFrequency = "manual_only"
-        """When checkpoints are made by themselves."""
+        """The policy for automatic checkpoints."""
 
     @property
     def _between_tools(self) -> bool | None:
-        """Whether what changes while no tool is at work is the agent's; `None` where that cannot be told.
+        """Whether changes between tool calls are the agent's; `None` if that is unknown.
 
-        Around every tool call the files are kept, so it is not. Where they are kept for turns only, all of a turn is
-        the agent's; otherwise the last look may have been long before it.
+        If the files are stored around every tool call, they are not. If they are stored only for turns, all changes of
+        a turn are the agent's; otherwise the last snapshot may be older than the turn.
         """
         return {"every_tool": False, "every_turn": True}.get(self.frequency)
 
     async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
-        """Keep what somebody else changed since the last tool call."""
+        """Store changes by another author since the last tool call."""
         if name in READ_ONLY_TOOLS or self.frequency != "every_tool":
             return
         if self._directory is not None and isinstance(self.store, FileCheckpointStore):
@@ -234,12 +234,14 @@ class StoreCheckpoints:
         self._at_work.add(ctx.run_id)
 
     def tool_done(self, ctx: RunContext[Any], part: ToolReturnPart) -> None:
-        """A tool has returned; pydantic-ai adds that to the messages only when all of the same answer have."""
+        """A tool has returned; pydantic-ai adds its result to the messages only when all results of the same answer are
+        complete.
+        """
         self._at_work.discard(ctx.run_id)
         self._results.setdefault(ctx.run_id, []).append(part)
 
     def answered(self, ctx: RunContext[Any]) -> None:
-        """A prompt has got its answer: should it be said again, the agent may rewind again."""
+        """A prompt has its answer: if the prompt is sent again, the agent may rewind again."""
         prompt = _asked(ctx)
         self._rewound = {rewind for rewind in self._rewound if rewind[0] != prompt}
 
@@ -249,23 +251,23 @@ class StoreCheckpoints:
         self._at_work.discard(ctx.run_id)
 
     async def run_starts(self, ctx: RunContext[Any], conversation: list[ModelMessage]) -> None:
-        """Keep the state before a run, which is the user's."""
+        """Store the state before a run, which is the user's."""
         metadata = {"kind": "turn", "run": ctx.run_id}
         await self.save(f"turn-{_turns(conversation)}", conversation, metadata, by_agent=False)
 
     async def run_ends(self, ctx: RunContext[Any], conversation: list[ModelMessage]) -> None:
-        """Keep the state after a run, in the middle of a tool if it broke off there."""
+        """Store the state after a run, also after an interruption in the middle of a tool."""
         by_agent = True if ctx.run_id in self._at_work else self._between_tools
         metadata = {"kind": "turn", "run": ctx.run_id, "ended": True}
         await self.save(f"turn-{_turns(conversation)}", conversation, metadata, by_agent=by_agent)
 
     async def run_broke_off(self, ctx: RunContext[Any]) -> None:
-        """The same for a run that failed or was cancelled; what went wrong there is told, not that this fails too."""
+        """The same for a run that failed or was cancelled; the error of the run is reported, not one of this."""
         with anyio.CancelScope(shield=True), suppress(DeepctlError, OSError):
             await self.run_ends(ctx, self.conversation(ctx))
 
     def conversation(self, ctx: RunContext[Any]) -> list[ModelMessage]:
-        """The messages of a run with the results there are so far."""
+        """The messages of a run with the results so far."""
         so_far = list(ctx.messages)
         last = so_far[-1] if so_far else None
         call_ids = {part.tool_call_id for part in last.parts if isinstance(part, ToolCallPart)} if last else set()
@@ -302,7 +304,7 @@ class StoreCheckpoints:
         ]
 
     async def rewind(self, ctx: RunContext[Any], reference: str, reason: str) -> NoReturn:
-        """Put the files back and raise `RewindRequested`; refused the second time for the same prompt."""
+        """Restore the files and raise `RewindRequested`; refused the second time for the same prompt."""
         target = await self.store.get(reference) or await self.store.get_by_label(reference)
         if target is None:
             raise CheckpointNotFound(f"There is no checkpoint {reference!r}.", "`list_checkpoints` lists them.")
@@ -328,10 +330,10 @@ def _asked(ctx: RunContext[Any]) -> str:
 
 @dataclass
 class Checkpointing(AbstractCapability[Any]):
-    """Makes checkpoints in the store of a run's deps: when it starts, after tool calls, and when it ends.
+    """Makes checkpoints in the store of a run's deps: at its start, after tool calls, and at its end.
 
-    `frequency` is `every_tool`, `every_turn` (not after tool calls) or `manual_only`. Where the deps have no store, or
-    one that looks after itself, nothing is made.
+    `frequency` is `every_tool`, `every_turn` (not after tool calls) or `manual_only`. Without a store in the deps, or
+    with one that makes its own checkpoints, nothing is made.
     """
 
     frequency: CheckpointFrequency = "every_tool"
@@ -344,12 +346,12 @@ class Checkpointing(AbstractCapability[Any]):
         return checkpoints if self.frequency != "manual_only" else None
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Keep the end of a run that breaks off, and forget what was remembered for it."""
+        """Store the end of an interrupted run, and drop its state."""
         try:
             return await handler()
         except BaseException as error:
             store = self._store(ctx)
-            # A rewind keeps the end itself; and what is only thrown away can wait for nothing.
+            # A rewind stores the end itself; and a run that is only discarded must not wait.
             if store is not None and not isinstance(error, RewindRequested | GeneratorExit):
                 await store.run_broke_off(ctx)
             raise
@@ -359,14 +361,14 @@ class Checkpointing(AbstractCapability[Any]):
                 store.run_done(ctx)
 
     async def before_run(self, ctx: RunContext[Any]) -> None:
-        """Keep the state before the turn, which is the user's."""
+        """Store the state before the turn, which is the user's."""
         store = self._store(ctx)
         if store is not None:
             before = [message for message in ctx.messages if message.run_id != ctx.run_id]
             await store.run_starts(ctx, before)
 
     def get_ordering(self) -> CapabilityOrdering:
-        """Closest to the tool: whoever is asked first may think for long."""
+        """Closest to the tool, because an approval request may take long."""
         return CapabilityOrdering(position="innermost")
 
     async def wrap_tool_execute(
@@ -378,7 +380,7 @@ class Checkpointing(AbstractCapability[Any]):
         args: dict[str, Any],
         handler: WrapToolExecuteHandler,
     ) -> Any:
-        """Tell the checkpoints of the run, whosever they are, that a tool starts."""
+        """Report the start of a tool to the checkpoints of the run."""
         checkpoints = getattr(ctx.deps, "checkpoints", None)
         if checkpoints is not None:
             await checkpoints.tool_starts(ctx, call.tool_name)
@@ -387,7 +389,7 @@ class Checkpointing(AbstractCapability[Any]):
     async def after_tool_execute(
         self, ctx: RunContext[Any], *, call: ToolCallPart, tool_def: ToolDefinition, args: dict[str, Any], result: Any
     ) -> Any:
-        """Keep the state after a tool call that could have changed something, its result included."""
+        """Store the state after a tool call that could have changed something, with its result."""
         store = self._store(ctx)
         if store is not None:
             store.tool_done(ctx, ToolReturnPart(call.tool_name, result, call.tool_call_id))
@@ -399,7 +401,7 @@ class Checkpointing(AbstractCapability[Any]):
         return result
 
     async def after_run(self, ctx: RunContext[Any], *, result: AgentRunResult[Any]) -> AgentRunResult[Any]:
-        """Keep the state after the turn."""
+        """Store the state after the turn."""
         store = self._store(ctx)
         if store is not None:
             store.answered(ctx)
@@ -410,7 +412,7 @@ class Checkpointing(AbstractCapability[Any]):
 class TurnCheckpoints:
     """The checkpoints of one turn of a profile's session.
 
-    `attempt` begins the turn, and begins it again after the agent has rewound it.
+    `attempt` starts the turn, and starts it again after the agent has rewound it.
     """
 
     def __init__(self, work: Repository, prompt: str, emit: Emit) -> None:
@@ -425,7 +427,7 @@ class TurnCheckpoints:
         self.latest: Record | None = None
 
     def attempt(self, session: SessionRecord, before: Position, writer: session_log.LogWriter) -> None:
-        """The turn begins, or begins again, where the conversation stands at `before`."""
+        """The turn starts, or starts again, with the conversation at `before`."""
         self._session = session
         self._before = before
         self._writer = writer
@@ -433,12 +435,12 @@ class TurnCheckpoints:
         self._at_work = False
 
     def started(self, session: SessionRecord, before: Position) -> None:
-        """Keep the state before the turn."""
+        """Store the state before the turn."""
         self._first = self._work.head(session)
         self._tell(self._work.before_turn(session, before))
 
     async def tool_starts(self, ctx: RunContext[Any], name: str) -> None:
-        """Keep the state before a tool call that can change something, if somebody else has changed it."""
+        """Store the state before a tool call that can change something, if another author has changed it."""
         self._evicted = self._last_eviction()
         if name not in READ_ONLY_TOOLS:
             with storing(), self._stoppable():
@@ -446,21 +448,23 @@ class TurnCheckpoints:
             self._at_work = True
 
     def tool_done(self, name: str) -> None:
-        """Keep the state after a tool call that could have changed something."""
+        """Store the state after a tool call that could have changed something."""
         self._at_work = False
         if name not in READ_ONLY_TOOLS or self._evicted != self._last_eviction():
             with storing(), self._stoppable():
                 self._tell(self._work.after_tool(self._session, self._position()))
 
     def _last_eviction(self) -> int:
-        """When a result was last put into a file, in nanoseconds: reading can be what changes the workspace, too."""
+        """The time of the last result that was written to a file, in nanoseconds, because reading can change the
+        workspace too.
+        """
         try:
             return os.lstat(os.path.join(self.workspace, layout.EVICTED_DIRECTORY)).st_mtime_ns
         except OSError:
             return 0
 
     def ended(self) -> None:
-        """Keep the state after the turn, unless it came to nothing or has been rewound."""
+        """Store the state after the turn, unless the turn was empty or has been rewound."""
         if self._writer.count and not self._is_over:
             with self._stoppable():
                 self._end()
@@ -470,9 +474,9 @@ class TurnCheckpoints:
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """What is stopped in here leaves the turn as it stands; what is half done counts for nothing.
+        """An interruption in here leaves the turn as it is; incomplete work counts for nothing.
 
-        In a workspace full of giants, to do it again would take as long.
+        In a workspace full of huge files, repeating it would take as long.
         """
         try:
             yield
@@ -481,17 +485,19 @@ class TurnCheckpoints:
             raise
 
     def unkept(self) -> list[str]:
-        """What the last checkpoint could not keep and the turn's first did not name, for the user."""
+        """Files that the last checkpoint could not store, without those that the first one of the turn named, for the
+        user.
+        """
         at_start = self._first.unkept if self._first is not None else []
         new = [entry for entry in (self.latest.unkept if self.latest is not None else []) if entry not in at_start]
         return [f"Not stored in checkpoints: {path} ({reason})." for path, reason in new[:_UNKEPT_SHOWN]]
 
     def broke_off(self) -> None:
-        """The same for a turn that failed. What went wrong there is told; not that its end could not be kept."""
+        """The same for a turn that failed. The error of the turn is reported, not one of this."""
         try:
             self.ended()
         except (DeepctlError, OSError):
-            pass  # the next command finds the turn without its end, and knows what that means
+            pass  # the next command finds the turn without its end, and handles it as killed
 
     def _position(self) -> Position:
         before, writer = self._before, self._writer
@@ -531,7 +537,7 @@ class TurnCheckpoints:
         ]
 
     async def rewind(self, ctx: RunContext[Any], reference: str, reason: str) -> NoReturn:
-        """End the turn, to go back; refused if that would lose an edit, or for the second time."""
+        """End the turn for a rewind; refused if that would lose an edit, or for the second time."""
         work = self._work
         target = lookup.find_checkpoint(work.paths, work.ledger, reference, self._session.name)
         rewind.check_session(work.ledger, self._session, target, {})
@@ -548,7 +554,7 @@ class TurnCheckpoints:
         raise RewindRequested(target.id, work.ledger.labels.get(target.id, ""), [], reason)
 
     def go_back(self, request: RewindRequested) -> None:
-        """Do what the agent asked for."""
+        """Do the rewind that the agent asked for."""
         self._is_over = True
         target = self._work.ledger.records[request.checkpoint_id]
         author = self._work.in_turn(tool_at_work=True)

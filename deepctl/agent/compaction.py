@@ -1,9 +1,9 @@
-"""Long conversations: before they outgrow the model's context window, what the model sees is made shorter.
+"""Compaction: before a long conversation exceeds the model's context window, the messages for the model are shortened.
 
-The strategies are the harness'. What was said first becomes a summary that the model itself writes; the latest messages
-stay as they are, and so does the prompt of the turn. Where the summary cannot be written, the turn goes on with
-everything, and only when that is about to be too much for the window, the first messages are left out. Nothing is taken
-out of the conversation that is kept: see `deepctl.store.session_log`.
+The strategies are the harness'. The oldest messages become a summary that the model itself writes; the latest messages
+stay, and so does the prompt of the turn. If the summary cannot be written, the turn continues with all messages, and
+the oldest ones are left out only when the window would overflow. Nothing is removed from the stored conversation: see
+`deepctl.store.session_log`.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from pydantic_ai.models import ModelRequestContext
 
 _TAIL_SHARE, _TAIL_TOKENS = 8, 20_000
-"""What stays as it is: an eighth of the window, and not more than this many tokens."""
+"""The unchanged part: an eighth of the window, and at most this many tokens."""
 
 _FULL = 0.95
 """The share of the window beyond which a conversation that cannot be summarised is cut."""
 
 _AGAIN = 0.05
-"""By what share of the window a conversation that could not be made shorter has to grow before that is tried again."""
+"""The share of the window by which a conversation has to grow before a failed compaction is repeated."""
 
 _LEFT_OUT = "[The beginning of this conversation was left out here, because no summary could be written.]"
 
@@ -55,7 +55,7 @@ _LEFT_OUT = "[The beginning of this conversation was left out here, because no s
 class CompactionResult(NamedTuple):
     """What a compaction did to what the model sees. Tokens are estimates, `summary` is the model's text.
 
-    `checkpoint` is the state before, to rewind to, where one was kept, `cost` in USD, `None` where no price is known.
+    `checkpoint` is the state before, if one was stored, `cost` in USD, `None` if no price is known.
     """
 
     messages_before: int
@@ -68,7 +68,7 @@ class CompactionResult(NamedTuple):
     cost: float | None = None
 
     def event(self) -> dict[str, Any]:
-        """As events tell it."""
+        """In the form of events."""
         return {
             "type": "compaction",
             "messages_before": self.messages_before,
@@ -80,7 +80,7 @@ class CompactionResult(NamedTuple):
 
 
 class ShortenedHistory(NamedTuple):
-    """A shorter history: the summary, the messages it begins with, and those of the old one that follow it."""
+    """A shorter history: the summary, the messages at its start, and the messages of the old history that follow it."""
 
     summary: ModelRequest
     messages: list[ModelMessage]
@@ -102,7 +102,7 @@ class Recorder(Protocol):
     def compacting(
         self, before: Sequence[ModelMessage], short_history: ShortenedHistory, event: dict[str, Any]
     ) -> None:
-        """What the model is sent is now `short_history`, of which only the last message has not been recorded yet."""
+        """The model now receives `short_history`, of which only the last message has not been recorded yet."""
         ...
 
 
@@ -110,8 +110,7 @@ class Recorder(Protocol):
 class Compactor:
     """Compacts the history of one run.
 
-    `explain` tells of an exception whether it is the model's; any other ends the turn. `notify` gets what the user
-    should know.
+    `explain` translates an exception of the model; any other ends the turn. `notify` receives notices for the user.
     """
 
     model: Model
@@ -119,13 +118,13 @@ class Compactor:
     explain: Callable[[Exception], DeepctlError | None]
     notify: Callable[[str], None]
     least: float = field(default=0, init=False)
-    """Tokens that the conversation has to take before another compaction is tried."""
+    """Tokens that the conversation must reach before another compaction is tried."""
     _gave_up: bool = field(default=False, init=False)
 
     async def compact(
         self, ctx: RunContext[Any], request_context: ModelRequestContext, tokens: int, window: int
     ) -> ModelRequestContext:
-        """Make the history of `tokens` shorter, in the request and in the run."""
+        """Shorten the history of `tokens`, in the request and in the run."""
         messages = list(ctx.messages)
         self.least = tokens + window * _AGAIN
         short_history = await self._shorten(ctx, messages, tokens, window)
@@ -136,7 +135,7 @@ class Compactor:
         result = CompactionResult(
             len(messages), len(short_history.messages), tokens, after, short_history.text, RunUsage()
         )
-        # The recorder knows the history as it was: it has to hear of this before the run has the other one.
+        # The recorder knows the old history, so it must be informed before the run uses the new one.
         self.recorder.compacting(messages, short_history, result.event())
         ctx.messages[:] = short_history.messages
         if ctx.usage_limits is not None:
@@ -150,14 +149,14 @@ class Compactor:
         places = self.recorder.places
         if not self._gave_up:
             try:
-                # It cannot be told from the strategy's result, and a summary is not to be paid for in vain.
+                # The strategy's result does not show it, and a useless summary must not be paid for.
                 if (await _shortened(_sliding(_tail(window)), messages, places, ctx)) is None:
                     return None
                 self.notify(f"The conversation takes {tokens / window:.0%} of the model's context: summarising it.")
                 return await _shortened(_summarizing(self.model, keep_tokens=_tail(window)), messages, places, ctx)
             except UsageLimitExceeded:
                 raise
-            except Exception as error:  # as in `TurnRunner.run`: every client has exceptions of its own
+            except Exception as error:  # as in `TurnRunner.run`: every client has its own exceptions
                 failure = self.explain(error)
                 if failure is None:
                     raise
@@ -174,8 +173,8 @@ async def by_hand(
 ) -> tuple[CompactionResult, ShortenedHistory]:
     """Summarise a conversation between two turns: all but the last turn, or all but the end of that if it is long.
 
-    `focus` is what the summary is about above all. Raises `NotFound` if there is nothing to summarise, and what the
-    model's failure raises.
+    `focus` is the most important subject of the summary. Raises `NotFound` if there is nothing to summarise, and the
+    errors of the model.
     """
     messages, places, usage = history.messages, Places(history), RunUsage()
     tail = _tail(window_of(model, policy.window) or DEFAULT_CONTEXT_WINDOW)
@@ -210,7 +209,9 @@ async def by_hand(
 
 
 def _tokens_after(tokens: int, messages: list[ModelMessage], short_history: ShortenedHistory) -> int:
-    """What a history takes that took `tokens` before: the provider's own counts, where it has told, of what is gone."""
+    """The tokens of a shortened history that had `tokens` before: the removed messages count as the provider
+    reported.
+    """
     removed_tokens = sum(estimate_message_tokens(messages)[: len(messages) - len(short_history.kept)])
     added_tokens = sum(
         estimate_message_tokens(short_history.messages[: len(short_history.messages) - len(short_history.kept)])
@@ -225,12 +226,12 @@ def _tail(window: int) -> int:
 def _summarizing(model: Model, *, keep_messages: int = 1, keep_tokens: int | None = None) -> SummarizingCompaction[Any]:
     return SummarizingCompaction(
         model=model,
-        max_messages=1,  # never looked at: when, is decided here
+        max_messages=1,  # never used: this module decides when
         keep_messages=keep_messages,
         keep_tokens=keep_tokens,
         instructions=SUMMARISE,
         preserve_first_user_message=False,
-        # The model is asked as it always is, as a stream.
+        # The model is called as always, as a stream.
         event_stream_handler=drain_summary_events,
         summarization_capabilities=[_WholeAnswer(), UnicodeFilter()],
     )
@@ -242,7 +243,7 @@ def _sliding(keep_tokens: int) -> SlidingWindowCompaction[Any]:
 
 @dataclass
 class _WholeAnswer(AbstractCapability[None]):
-    """Half a summary is none."""
+    """A partial summary is useless."""
 
     async def after_model_request(
         self, ctx: RunContext[None], *, request_context: ModelRequestContext, response: ModelResponse
@@ -264,7 +265,7 @@ async def _shortened(
 def _of(result: Sequence[ModelMessage], messages: Sequence[ModelMessage], places: Places) -> ShortenedHistory | None:
     """What a strategy made of `messages`; `None` if the model would not see less than it does.
 
-    Only what the record of a session can say again is taken over: a summary, the turn's prompt, and the end.
+    Only parts that the record of a session can express are used: a summary, the turn's prompt, and the end.
     """
     boundary = len(messages)
     for old, new in zip(reversed(messages), reversed(result), strict=False):
@@ -285,7 +286,7 @@ def _summary(messages: Sequence[ModelMessage]) -> ModelRequest | None:
 
 
 def _left_out(messages: Sequence[ModelMessage]) -> ModelRequest:
-    """What stands for messages of which there is no summary: the last there was, and a word on what is missing."""
+    """The replacement for messages without a summary: the last summary, and a note about the missing part."""
     before = _summary(messages)
     part = before.parts[0] if before is not None else None
     text = f"{part.content}\n\n{_LEFT_OUT}" if isinstance(part, CompactionPart) else _LEFT_OUT

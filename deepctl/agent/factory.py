@@ -1,8 +1,8 @@
-"""The agent, put together once: for `deepctl chat` and for applications that use deepctl as a library.
+"""Building an agent: for `deepctl chat`, and for applications that use deepctl as a library.
 
-What surrounds every run of such an agent is here. So are the stores of its capabilities: they keep their state in the
-workspace, so that it is rewound with everything else, and reach it through a view that follows no links. What surrounds
-its tools is in `deepctl.agent.tools`.
+This module has the parts around every run of such an agent, and the stores of its capabilities. The stores keep their
+state in the workspace, so that it is rewound with everything else, and use a view that follows no links. The parts
+around its tools are in `deepctl.agent.tools`.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ _WITHOUT_SHELL = f"{_FILE_TOOLS}; there is no shell."
 
 @dataclass(kw_only=True)
 class DeepAgentDeps:
-    """What one run works with: the state of one user. Two users need two of these.
+    """The dependencies of a run: the state of one user. Two users need two of these.
 
-    `backend` is a `LocalBackend` (kept in a directory), a `StateBackend` (kept in this object) or any workspace
-    backend of pydantic-ai; memory, plans, files and evicted results all lie in it. `checkpoint_store` keeps the
-    conversation and, of a backend with a directory here, the files. `session` is the name of one conversation among
-    several in the same backend: the to-do list is its own then, in `.deep/todo/<session>.json`, and otherwise that of
-    the backend, in `.deep/todo.json`.
+    `backend` is a `LocalBackend` (in a directory), a `StateBackend` (in this object) or any workspace backend of
+    pydantic-ai; memory, plans, files and evicted results are in it. `checkpoint_store` stores the conversation and, for
+    a backend with a directory here, the files. `session` is the name of one conversation among several in the same
+    backend: it then has its own to-do list in `.deep/todo/<session>.json`; otherwise the list is that of the backend,
+    in `.deep/todo.json`.
     """
 
     backend: WorkspaceBackend | StateBackend
@@ -95,12 +95,12 @@ class DeepAgentDeps:
 
     @property
     def checkpoints(self) -> AgentCheckpoints | None:
-        """The checkpoints as the agent's tools reach them."""
+        """The checkpoints for the agent's tools."""
         return self._checkpoints
 
     @property
     def workspace(self) -> Workspace:
-        """The backend as tools see it."""
+        """The tools' view of the backend."""
         return self._workspace
 
 
@@ -110,13 +110,13 @@ Instruction = str | Callable[[RunContext[DeepAgentDeps]], str | None]
 
 @dataclass
 class _RunBoundary(AbstractCapability[DeepAgentDeps]):
-    """What surrounds every run: the deps' backend, a model of valid text, and tools that fail without ending the run.
+    """The parts around every run: the deps' backend, a model of valid text, and tools that fail without ending the run.
 
     It is one capability, because pydantic-ai copies the run's context for every capability at every hook.
     """
 
     environment: Mapping[str, str]
-    """Where the keys are that results of tools are rid of."""
+    """The environment with the keys to remove from results of tools."""
     fixed_tools: Sequence[AbstractToolset[Any]]
     """The toolsets of capabilities whose tools are the same in every step of a run."""
 
@@ -124,10 +124,10 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return CapabilityOrdering(position="outermost")
 
     def get_workspace(self, ctx: RunContext[DeepAgentDeps], *, ref: WorkspaceRef | None) -> WorkspaceBackend:
-        """The backend of the run's deps, whatever place the message history was made in."""
+        """The backend of the run's deps, whatever workspace the message history names."""
         deps: object = ctx.deps
         if not isinstance(deps, DeepAgentDeps):
-            # `Agent.run` has `deps=None` by default, whatever type they are of.
+            # `Agent.run` has `deps=None` by default, for any type of deps.
             raise TypeError(
                 f"a run of this agent takes deps=DeepAgentDeps(backend=…), not deps={deps!r}; all state of a run "
                 "is in that backend, and StateBackend() is one in memory"
@@ -135,9 +135,9 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         return deps.workspace
 
     def get_wrapper_model(self, model: Model) -> Model:
-        """A model that neither gets nor gives invalid text.
+        """A model that neither receives nor returns invalid text.
 
-        A `FunctionModel` with nothing but a `stream_function` can be used by `Agent.run`, too.
+        `Agent.run` can also use a `FunctionModel` that has only a `stream_function`.
         """
         is_streaming_only = isinstance(model, FunctionModel) and model.function is None
         return UnicodeFilterModel(CollectingModel(model) if is_streaming_only else model)
@@ -154,7 +154,7 @@ class _RunBoundary(AbstractCapability[DeepAgentDeps]):
         args: dict[str, Any],
         handler: WrapToolExecuteHandler,
     ) -> Any:
-        """What fails around a tool, in a capability's hook, is the tool's failure and ends no run."""
+        """A failure around a tool, in a capability's hook, is a failure of the tool and ends no run."""
         try:
             return await handler(args)
         except FAILURES as error:
@@ -233,7 +233,7 @@ def _listed(instructions: Instruction | Sequence[Instruction] | None) -> list[In
     if instructions is None:
         return []
     entries = [instructions] if isinstance(instructions, str) or callable(instructions) else list(instructions)
-    # pydantic-ai takes a digest of them before any model sees them.
+    # pydantic-ai makes a digest of them before the model sees them.
     return [whole(entry) if isinstance(entry, str) else entry for entry in entries]
 
 
@@ -259,13 +259,13 @@ def memory_store(ctx: RunContext[Any]) -> FileStore:
 
 
 class _MemoryStore(FileStore):
-    """Searches as `memory search` does: text is compared as `deepctl.unicode.folded`, the harness' by `lower()`."""
+    """Searches like `memory search`: text is compared as by `deepctl.unicode.folded`; the harness uses `lower()`."""
 
     async def search(
         self, prefix: str, query: str, *, limit: int, max_files: int, max_chars: int, max_file_chars: int
     ) -> MemorySearchResult:
         words = [folded(word) for word in query.split()]
-        # Those in a directory below it belong to others.
+        # Notebooks in a subdirectory belong to others.
         paths = await self._list_paths(prefix, limit=max_files + 1, nested=False)
         is_truncated = len(paths) > max_files
         hits: list[tuple[float, str, str]] = []
@@ -295,7 +295,7 @@ class _MemoryStore(FileStore):
 
 
 def _around(content: str, words: list[str], room: int) -> str:
-    """Up to `room` characters of a notebook, with the first that was searched for."""
+    """Up to `room` characters of a notebook, with the first match."""
     first = next((start for start, _ in spans(content, words)), 0)
     start = max(0, min(first - room // 3, len(content) - room))
     snippet = content[start : start + room]
@@ -315,15 +315,15 @@ class _Notebooks(WrapperWorkspace):
         try:
             before = await self.read_bytes(path)
         except OSError:
-            before = b""  # there is none yet, or writing says what is in its place
+            before = b""  # it does not exist yet, or writing reports what is in its place
         await self.write_bytes(path, as_bytes(content, before))
 
 
 class TodoStore(InMemoryPlanStore):
-    """The to-do list of a session, or of a workspace without any: read before and written after every change.
+    """The to-do list of a session, or of a workspace without sessions: read before and written after every change.
 
-    A file that is not such a list reads as an empty one, so that it does not keep the agent from answering, and is
-    never overwritten: a change to it is a failure the model is told of.
+    An invalid file reads as an empty list, so that the agent can still answer, and is never overwritten: a change to it
+    is a failure that the model sees.
     """
 
     def __init__(self, workspace: Workspace, session: str | None = None) -> None:
@@ -384,7 +384,7 @@ class TodoStore(InMemoryPlanStore):
 
 @dataclass
 class EvictedResults(WorkspaceStore):
-    """Tool results too large for the context, as `large_tool_results/<call_id>`."""
+    """Tool results that are too large for the context, as `large_tool_results/<call_id>`."""
 
     async def write(self, workspace: Workspace, key: str, data: bytes) -> str:
         files = files_of(workspace)
@@ -394,7 +394,7 @@ class EvictedResults(WorkspaceStore):
         path = posixpath.join(layout.EVICTED_DIRECTORY, name)
         number = 2
         while await files.exists(path):
-            # Some providers count their call ids anew in every answer.
+            # Some providers restart their call ids in every answer.
             path = posixpath.join(layout.EVICTED_DIRECTORY, f"{name}-{number}")
             number += 1
         await files.write_bytes(path, data)
@@ -411,8 +411,8 @@ class EvictedResults(WorkspaceStore):
 class ContextFiles(RepoContext[Any]):
     """`AGENTS.md` and `DEEP.md` of the workspace as instructions.
 
-    What is not a regular file, or is larger than 256 KiB, is left out: a planted link, FIFO or giant must not
-    keep the agent from starting.
+    A file that is not regular, or is larger than 256 KiB, is left out, because a planted link, FIFO or huge file must
+    not prevent the start of the agent.
     """
 
     @property
@@ -423,7 +423,7 @@ class ContextFiles(RepoContext[Any]):
         return False
 
     def get_instructions(self) -> Callable[[RunContext[Any]], Awaitable[str | None]]:  # type: ignore[override]
-        """The same as a coroutine: pydantic-ai calls a plain function in a thread, in every step."""
+        """The same as a coroutine, because pydantic-ai calls a plain function in a thread, in every step."""
 
         async def instructions(ctx: RunContext[Any]) -> str | None:
             return self._render_instructions()
@@ -444,8 +444,8 @@ class ContextFiles(RepoContext[Any]):
         try:
             await super().before_run(replace(ctx, workspace=files))
         except (OSError, WorkspaceError):
-            pass  # somebody is swapping it: none this time
-        # The harness sees to it that a file does not end its block; nor can it begin another.
+            pass  # another process is swapping it: none this time
+        # The harness ensures that a file does not end its block; it must not start another one either.
         self._context_files = [
             replace(file, content=_BLOCK.sub("&lt;", file.content)) for file in self._context_files or []
         ]

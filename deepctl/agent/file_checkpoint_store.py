@@ -110,19 +110,19 @@ class FileCheckpointStore:
         return await self._run(find)
 
     async def list_all(self) -> list[Checkpoint]:
-        """All checkpoints, oldest first. Those that are damaged are left out; `damaged` names them."""
+        """All checkpoints, oldest first. Damaged ones are left out; `damaged` lists them."""
         return await self._run(lambda store: self._list(store)[0])
 
     async def damaged(self) -> list[CheckpointProblem]:
-        """What cannot be read, and why."""
+        """The unreadable items, and the reasons."""
         return await self._run(lambda store: self._list(store)[1])
 
     async def remove(self, checkpoint_id: str) -> bool:
-        """Remove a checkpoint, labelled or the newest too; whether there was one."""
+        """Remove a checkpoint, also a labelled one or the newest; returns whether it existed."""
         return await self._run(lambda store: self._remove(store, [checkpoint_id]))
 
     async def remove_oldest(self) -> bool:
-        """Remove the oldest checkpoint; whether there was one."""
+        """Remove the oldest checkpoint; returns whether there was one."""
 
         def remove(store: Checkpoints) -> bool:
             oldest_first = sorted(self._all(store))
@@ -131,7 +131,7 @@ class FileCheckpointStore:
         return await self._run(remove)
 
     async def count(self) -> int:
-        """How many checkpoints there are, damaged ones included."""
+        """The number of checkpoints, damaged ones included."""
         return await self._run(
             lambda store: len(store.ledger.records.keys() | pydantic_deep.find(self._directory).keys())
         )
@@ -173,7 +173,7 @@ class FileCheckpointStore:
         return await self._run(rewind)
 
     async def _run(self, action: Callable[[Checkpoints], T]) -> T:
-        """Do something with the store in a worker thread. Locks are waited for outside of one."""
+        """Run a function with the store in a worker thread. Locks are awaited outside of it."""
         async with _queue(self._place):
             deadline = time.monotonic() + _WAIT_SECONDS
             while True:
@@ -185,7 +185,7 @@ class FileCheckpointStore:
                 await asyncio.sleep(_POLL_SECONDS)
 
     def _at_once(self, action: Callable[[Checkpoints], T]) -> T:
-        """Raises `Locked` if somebody else is at work."""
+        """Raises `Locked` if another process is working on it."""
         if not self._mutex.acquire(blocking=False):
             raise Locked(f"Another thread is working on {self._directory}.")
         try:
@@ -205,7 +205,7 @@ class FileCheckpointStore:
 
     @contextmanager
     def _opened(self) -> Iterator[Checkpoints]:
-        """The store; opened anew if another process has written to it. After an error it is opened anew, too."""
+        """The store; opened again if another process has written to it. It is also opened again after an error."""
         if self._store is not None and not self._store.is_current():
             self._close()
         if self._store is None:
@@ -264,7 +264,7 @@ class FileCheckpointStore:
             os.unlink(old)
 
     def _keep(self, checkpoint: Checkpoint) -> ChainEnd:
-        """Keep the conversation of a checkpoint."""
+        """Store the conversation of a checkpoint."""
         directory = os.path.join(self._directory, MESSAGES)
         if self._messages is None:
             self._messages, self._recent = MessageChains(directory), ([], [])
@@ -277,10 +277,9 @@ class FileCheckpointStore:
     def _chained(
         self, messages: MessageChains, conversation: Sequence[ModelMessage]
     ) -> tuple[list[bytes], list[dict[str, Any]]]:
-        """The digests of a conversation up to each message, and the JSON of the messages that are not kept yet.
+        """The digests of a conversation up to each message, and the JSON of the messages that are not stored yet.
 
-        Messages that were saved last time are known by their identity, all but the last two: those may still have been
-        changed in place.
+        Messages of the last save are recognised by identity, except the last two, which may have been changed in place.
         """
         before, digests = self._recent
         common_length = min(max(len(before) - 2, 0), len(conversation))
@@ -301,7 +300,7 @@ class FileCheckpointStore:
         ) else []
 
     def _all(self, store: Checkpoints) -> list[tuple[datetime, str, str]]:
-        """When each checkpoint was made, its id and its label."""
+        """The time of each checkpoint, its id and its label."""
         labels = store.ledger.labels
         stored_checkpoints = [
             (message_codec.time_of(record.created_at), record.id, labels.get(record.id, ""))
@@ -367,7 +366,7 @@ class FileCheckpointStore:
         raise Damaged(f"The message log {record.log} of checkpoint {record.id} is missing.")
 
     def _conversation_in(self, directory: str, log: str, offset: int) -> list[ModelMessage]:
-        """The messages of a log up to an offset; what has been read of it is kept."""
+        """The messages of a log up to an offset; read messages are cached."""
         ends, messages = self._parsed.get(log, ([], []))
         if not ends or offset > ends[-1]:
             ends, messages = self._parsed[log] = message_codec.parsed(directory, log)
@@ -390,7 +389,7 @@ class FileCheckpointStore:
         return bool(records or paths)
 
     def _recover(self, store: Checkpoints) -> None:
-        """Finish a rewind that was killed. Raises `Refused` if it is one of a profile's sessions."""
+        """Finish a killed rewind. Raises `Refused` if it belongs to a profile's session."""
         intent = store.ledger.unfinished
         if intent is None:
             return
@@ -420,16 +419,16 @@ _QUEUES: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, a
 
 
 def _queue(place: str) -> asyncio.Lock:
-    """Where those who want the same store wait for their turn, in the order in which they came.
+    """A queue for one store, in the order of arrival.
 
-    A user with many requests would otherwise have all worker threads wait for one lock, and everybody else for these.
+    Otherwise many requests of one user would make all worker threads wait for one lock, and all other users for these.
     """
     queues = _QUEUES.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
     return queues.setdefault(place, asyncio.Lock())
 
 
 class _NoHead:
-    """An application's conversation is its own: nothing moves but the files."""
+    """An application's conversation is its own, so only the files change."""
 
     def advance(self, intent: object) -> None:
         pass

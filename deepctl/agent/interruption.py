@@ -1,8 +1,8 @@
-"""What stops a turn, or a command of the user's: Ctrl-C, SIGTERM, SIGHUP, and the time it may take.
+"""Stopping a turn or a command of the user: by Ctrl-C, SIGTERM, SIGHUP, or a time limit.
 
-A signal is noted, and cancels the task that is at work; long work that no task can interrupt looks for it between two
-files (`deepctl.cancellation`). No handler raises in the middle of other code: that would break the event loop, and
-with it what outlives a turn, such as MCP servers and connections.
+A signal is recorded, and cancels the running task; long work that no task can interrupt checks for it between two files
+(`deepctl.cancellation`). No handler raises in the middle of other code, because that would break the event loop, and
+with it the MCP servers and connections that outlive a turn.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ T = TypeVar("T")
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
-"""Is told of everything that happens in a turn."""
+"""Receives all events of a turn."""
 
 KEPT = "The conversation so far is stored."
 """The hint of an error that ends a turn."""
 STOPPED = (Interrupted, Terminated, TimedOut)
 _SAME_PRESS = 1.0
-"""Seconds in which Ctrl-C that is pressed again is meant for what it has stopped already, which may be ending still."""
+"""Seconds in which another Ctrl-C still belongs to the work that it has stopped already."""
 _CLOSING_SECONDS = 2.0
 _GRACE = 2.0
-"""Seconds that a turn may take to be put away after its time is over."""
+"""Seconds for the cleanup of a turn after its time limit."""
 _OTHERS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -47,13 +47,13 @@ def storing() -> Iterator[None]:
 
 
 class AbandonedRun(Exception):
-    """What was stopped does not end. Its event loop cannot be used again."""
+    """The stopped task does not end. Its event loop cannot be used again."""
 
 
 class Interruption:
     """Stops what runs while `watched`. `seconds` is the time it may take, `note` the hint of the error.
 
-    An application that has signal handlers of its own keeps them.
+    An application's own signal handlers stay in place.
     """
 
     def __init__(self, seconds: float | None = None, note: str | None = None) -> None:
@@ -65,12 +65,12 @@ class Interruption:
         self._deadline: float | None = None
         self._task: asyncio.Task[Any] | None = None
         self._is_heard = True
-        """Whether the event loop has come round since the last signal."""
+        """Whether the event loop has run since the last signal."""
         self._is_abandoned = False
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Meanwhile signals and time stop what runs; entered again within, it is the same watch."""
+        """Inside this context signals and the time limit stop the work; entered again inside, it is the same watch."""
         if self._is_watching:
             yield
             return
@@ -91,9 +91,10 @@ class Interruption:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """Within `watched`, for what puts away what was stopped: only another signal stops that, or that it takes long.
+        """Within `watched`, for the cleanup of stopped work: only another signal, or a long duration, stops the
+        cleanup.
 
-        Without this it would be stopped by what has stopped the rest.
+        Without this, the reason that stopped the work would stop its cleanup too.
         """
         signal_number, deadline, self._caught = self._caught, self._deadline, None
         self._deadline = time.monotonic() + _GRACE if deadline is not None else None
@@ -105,16 +106,16 @@ class Interruption:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether anything stops the work."""
+        """Whether there is a reason to stop the work."""
         return self._caught is not None or (self._deadline is not None and time.monotonic() >= self._deadline)
 
     def look(self) -> None:
-        """Raise what stops the work, if anything does: `Interrupted`, `Terminated` or `TimedOut`."""
+        """Raise the reason to stop the work, if there is one: `Interrupted`, `Terminated` or `TimedOut`."""
         if self.is_stopped:
             raise self.reason()
 
     def reason(self) -> DeepctlError:
-        """What has stopped the work."""
+        """The reason that stopped the work."""
         if self._caught is None and self.is_stopped:
             return TimedOut(f"The turn took longer than {self._seconds:g} s and was stopped.", self._kept)
         if self._caught in (None, signal.SIGINT):
@@ -122,7 +123,7 @@ class Interruption:
         return Terminated(self._caught, self._kept)
 
     def run(self, runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
-        """Run something in an event loop.
+        """Run a task in an event loop.
 
         Raises what stops it, or `AbandonedRun` if another signal comes before it ends.
         """
@@ -162,7 +163,7 @@ class Interruption:
         self._caught_at = now
         self._stopped_by(number)
         if is_repeat and (self._task is None or not self._is_heard):
-            # Whatever holds everything up has not looked for a second.
+            # Code that blocks everything has not checked for a second.
             raise KeyboardInterrupt
         if self._task is None:
             return
@@ -170,7 +171,7 @@ class Interruption:
         self._task.get_loop().call_soon_threadsafe(self._cancel, self._task, is_repeat)
 
     def _stopped_by(self, number: int | None) -> None:
-        """Note a signal; Ctrl-C counts for less than another."""
+        """Record a signal; Ctrl-C has the lowest priority."""
         if self._caught is None or number not in (None, signal.SIGINT):
             self._caught = number
 
@@ -184,7 +185,7 @@ class Interruption:
 
 
 def _handlers() -> dict[int, Any]:
-    """The handlers that may be replaced, by signal."""
+    """The replaceable handlers, by signal."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, *_OTHERS)}
@@ -193,7 +194,9 @@ def _handlers() -> dict[int, Any]:
 
 
 def close(runner: asyncio.Runner, last: Coroutine[Any, Any, object] | None = None) -> None:
-    """End what runs in an event loop, do `last` and close it. What takes longer than `_CLOSING_SECONDS` is left."""
+    """End the tasks of an event loop, run `last` and close it. Tasks that take longer than `_CLOSING_SECONDS` are
+    abandoned.
+    """
     loop = runner.get_loop()
     try:
         loop.run_until_complete(_ended(last))
@@ -212,5 +215,5 @@ async def _ended(last: Coroutine[Any, Any, object] | None) -> None:
         await asyncio.wait(tasks, timeout=_CLOSING_SECONDS)
     if last is not None:
         await asyncio.wait_for(last, _CLOSING_SECONDS)
-    # The transports of what has ended close themselves in the next round.
+    # The transports of ended tasks close themselves in the next iteration.
     await asyncio.sleep(0)

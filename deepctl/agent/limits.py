@@ -1,7 +1,7 @@
-"""What one turn may use and what it has cost (requests, tokens and money), and what a conversation takes of a window.
+"""Limits and cost of one turn (requests, tokens and money), and the share of a window that a conversation takes.
 
-A limit that has been reached keeps the next request from being sent. So the answer that passes it is whole, its tools
-have run, and a turn passes a limit by one answer at most.
+A limit that has been reached prevents the next request. So the answer that exceeds it is complete, its tools have run,
+and a turn exceeds a limit by one answer at most.
 """
 
 from __future__ import annotations
@@ -22,34 +22,37 @@ from deepctl.domain.settings import Value
 from deepctl.errors import UsageError
 
 _FREE = ("ollama",)
-"""Providers that take no money for tokens."""
+"""Providers without a price for tokens."""
 _PLACES = 6
 
 _CORRECTED = {"anthropic:claude-sonnet-4-5": 200_000}
-"""Windows that the registry of prices has wrong (it has the one of a beta); the harness' README measured it."""
+"""Windows that are wrong in the registry of prices (it has that of a beta version); the harness' README measured
+them.
+"""
 
 COMPACT_AT = 80
-"""At how many percent of the context window a conversation is compacted, if nobody says otherwise."""
+"""The default percentage of the context window at which a conversation is compacted."""
 
 MOST = 10**9
-"""More tokens, and USD, than any request takes. A provider can report any number, and what is reckoned with it, now and
-whenever the conversation goes on, is to come out."""
+"""More tokens, and USD, than any request takes. A provider can report any number, and later calculations with it must
+not fail.
+"""
 
 
 class LimitPlace(NamedTuple):
-    """Where a limit is set: in the file of a `profile` if one is named, else in the one for all."""
+    """The place of a limit: the file of a `profile` if one is named, else the one for all."""
 
     setting: str
     profile: str | None = None
     is_fixed: bool = False
-    """Whether it is nowhere, because no files are read."""
+    """Whether there is no place, because no files are read."""
 
     def to_set(self, value: int | Decimal) -> str:
-        """The command that has another value count the next time."""
+        """The command that sets another value."""
         return f"deepctl config set {self.setting} {value}{self._whose}"
 
     def to_unset(self) -> str:
-        """The command that has none count."""
+        """The command that removes the limit."""
         return f"deepctl config unset {self.setting}{self._whose}"
 
     @property
@@ -58,19 +61,19 @@ class LimitPlace(NamedTuple):
 
 
 class ConfiguredLimits(NamedTuple):
-    """What a turn may use: requests to the model, tokens sent and received, USD. `None` is as much as it likes."""
+    """The limits of a turn: requests to the model, tokens sent and received, USD. `None` means unlimited."""
 
     requests: int | None = 100
     tokens: int | None = None
     cost: Decimal | None = None
     places: Mapping[str, LimitPlace] = {}
-    """Where each is set, by its setting."""
+    """The place of each, by its setting."""
 
 
 def configured(resolve: Callable[[str], Value], profile: str | None) -> ConfiguredLimits:
     """The limits that settings say; `resolve` gives a setting by its name.
 
-    `profile` is whose settings they are, `None` for a chat that reads no files.
+    `profile` owns the settings, `None` for a chat that reads no files.
     """
     values = {name: resolve(name) for name in ("max_requests", "max_tokens", "max_cost")}
     requests, tokens, cost = (value.value for value in values.values())
@@ -86,7 +89,7 @@ def configured(resolve: Callable[[str], Value], profile: str | None) -> Configur
 
 
 class ContextUsage(NamedTuple):
-    """What of the model's context window a conversation takes, in tokens; `window` is `None` where nobody knows it."""
+    """The use of the model's context window by a conversation, in tokens; `window` is `None` if it is unknown."""
 
     tokens: int
     window: int | None
@@ -95,7 +98,7 @@ class ContextUsage(NamedTuple):
 class CompactionPolicy(NamedTuple):
     """When conversations are compacted: at `share` percent of the window, or never (`None`).
 
-    `window` is the model's context window in tokens, if it is not to be asked.
+    `window` is the model's context window in tokens, if the model's own value must not be used.
     """
 
     share: int | None = COMPACT_AT
@@ -103,18 +106,18 @@ class CompactionPolicy(NamedTuple):
 
 
 class LimitReached(UsageLimitExceeded):
-    """The next request is not sent. `limit` is the value of the limit, `used` what has been used of it."""
+    """The next request is not sent. `limit` is the value of the limit, `used` the usage."""
 
     def __init__(self, place: LimitPlace, limit: int | Decimal, amount: int | Decimal | None) -> None:
         super().__init__(f"{place.setting} is {limit}")
         self.place = place
         self.limit = limit
         self.used = amount
-        """`None` where the provider does not say."""
+        """`None` if the provider does not report it."""
 
     @property
     def enough(self) -> int | Decimal:
-        """Twice the limit or what has been used, whichever is more, in two digits: what could be allowed instead."""
+        """Twice the limit or the usage, whichever is more, rounded to two digits: a possible new limit."""
         least = 2 * Decimal(max(self.limit, self.used or 0))
         step = Decimal(1).scaleb(least.adjusted() - 1)
         limit = (least / step).to_integral_value(ROUND_CEILING) * step
@@ -125,9 +128,9 @@ class LimitReached(UsageLimitExceeded):
 
 @dataclass(repr=False, kw_only=True)
 class TurnLimits(UsageLimits):
-    """The limits of a turn, asked about by pydantic-ai before each request.
+    """The limits of a turn, which pydantic-ai checks before each request.
 
-    Its own are left open: they are looked at while an answer comes in, too, and would cut short what is paid for.
+    pydantic-ai's own limits are not used: they are also checked during an answer, and would cut off paid text.
     """
 
     request_limit: int | None = None
@@ -157,7 +160,7 @@ _MONEY = LimitPlace("max_cost")
 def limits_of(limits: ConfiguredLimits, model: Model, name: str) -> TurnLimits:
     """The limits of turns with a model, called `name`.
 
-    Raises `UsageError` if money is limited and nobody knows the price: the limit would hold nothing.
+    Raises `UsageError` if money is limited and the price is unknown, because the limit would have no effect.
     """
     free = is_free(model)
     if limits.cost is not None and not free and not _has_price(model):
@@ -170,12 +173,12 @@ def limits_of(limits: ConfiguredLimits, model: Model, name: str) -> TurnLimits:
 
 
 def is_free(model: Model) -> bool:
-    """Whether tokens of a model cost no money: the offline model's, and those of Ollama."""
+    """Whether tokens of a model are free: those of the offline model, and of Ollama."""
     return isinstance(model, FunctionModel) or model.system in _FREE
 
 
 def _has_price(model: Model) -> bool:
-    """Whether genai-prices, by which pydantic-ai counts, has a price for a model."""
+    """Whether genai-prices, which pydantic-ai uses, has a price for a model."""
     response = ModelResponse(
         parts=[],
         usage=RequestUsage(input_tokens=1, output_tokens=1),
@@ -191,19 +194,19 @@ def _has_price(model: Model) -> bool:
 
 
 def cost(usage: RunUsage, model: Model) -> float | None:
-    """What a turn has cost in USD, as far as prices are known; `None` where they are not."""
+    """The cost of a turn in USD, as far as prices are known; `None` if they are not."""
     if is_free(model):
         return 0.0
     if usage.cost is None or usage.unmeasured_requests:
         return None
     try:
         return float(round(usage.cost, _PLACES))
-    except InvalidOperation:  # it has more digits than decimals are reckoned with
+    except InvalidOperation:  # it has more digits than the decimal context
         return None
 
 
 def bounded(usage: RequestUsage) -> RequestUsage:
-    """The same with every count from 0 to `MOST`; a cost beyond that is not known."""
+    """The same with every count limited to 0…`MOST`; a cost beyond that is unknown."""
     counts = {name: _bounded(value) for name, value in vars(usage).items()}
     counts["details"] = {name: _bounded(value) for name, value in usage.details.items()}
     return RequestUsage(**counts)
@@ -216,13 +219,13 @@ def _bounded(value: Any) -> Any:
 
 
 def window_of(model: Model, setting: int | None = None) -> int | None:
-    """A model's context window in tokens: `setting`, or what is known of it; `None` if nothing is."""
+    """A model's context window in tokens: `setting`, or the known value; `None` if it is unknown."""
     return setting or _CORRECTED.get(model.model_id) or resolve_context_window(model)
 
 
 def context_tokens(messages: Sequence[ModelMessage], parameters: ModelRequestParameters | None = None) -> int:
-    """What a conversation takes, and with `parameters` the tools that are sent with it; not more than `MOST`.
+    """The tokens of a conversation, and with `parameters` of the tools that are sent with it; at most `MOST`.
 
-    Some answers tell it apart from their usage, in the metadata, which is not bounded.
+    Some answers report it separately from their usage, in the metadata, which is not bounded.
     """
     return max(0, min(estimate_context_tokens(messages, model_request_parameters=parameters), MOST))

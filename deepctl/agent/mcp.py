@@ -1,7 +1,7 @@
-"""The MCP servers of a chat: started before its first turn, kept from turn to turn, ended with it.
+"""The MCP servers of a chat: started before its first turn, kept running between turns, ended with it.
 
-A server that cannot be used is a notice, and its tools are not there; the chat goes on. One that has died is tried
-again before the next turn. Nothing of the protocol's client is imported until there is a server to start.
+An unusable server causes a notice, and its tools are missing; the chat continues. A server that has died is started
+again before the next turn. The protocol's client is imported only if there is a server to start.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ if TYPE_CHECKING:
 Emit = Callable[[dict[str, Any]], None]
 
 _PATIENCE = 1.5
-"""Seconds after which it is said that a server is being waited for: one that is installed as it starts takes long."""
+"""Seconds of waiting for a server after which a notice is shown, because a server that is installed on start takes
+long.
+"""
 _TRIES = 2
-"""How many times in a row a server may fail to start until it is left alone for the rest of the chat."""
+"""Maximum number of consecutive failed starts of a server in a chat."""
 
 _ANY_ARGUMENTS = SchemaValidator(core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema()))
-"""The server checks them; only it knows all of its rules."""
+"""The server checks them, because only it knows all of its rules."""
 
 
 class McpServers:
-    """The servers of one chat, those that are switched off left out."""
+    """The enabled servers of one chat."""
 
     def __init__(self, servers: Sequence[McpServer], environment: Mapping[str, str]) -> None:
         self._servers = [server for server in servers if server.enabled]
@@ -47,11 +49,11 @@ class McpServers:
         self._said: dict[str, str] = {}
 
     def capability(self) -> AbstractCapability[Any]:
-        """What gives an agent their tools, as they are when a run begins."""
+        """The toolset that gives an agent their tools, as of the start of a run."""
         return Toolset(_Tools(self._connections))
 
     async def ready(self, emit: Emit) -> None:
-        """Start those that are not running, all at once, and tell `emit` of those that cannot be used."""
+        """Start those that are not running, all at once, and report the unusable ones to `emit`."""
         candidates = [server for server in self._servers if self._failed.get(server.name, 0) < _TRIES]
         if candidates and not self._load(emit):
             return
@@ -67,7 +69,7 @@ class McpServers:
         finally:
             for task in tasks:
                 task.cancel()
-            # Each ends what it has started, and the loop does not run between two turns.
+            # Each ends its own processes, and the loop does not run between two turns.
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _load(self, emit: Emit) -> bool:
@@ -114,7 +116,7 @@ class McpServers:
             self._said.pop(server.name, None)
 
     def _tell(self, emit: Emit, name: str, message: str) -> None:
-        """Once, until there is something else to say."""
+        """Once, until the notice changes."""
         if self._said.get(name) != message:
             self._said[name] = message
             emit({"type": "notice", "message": message})
@@ -131,7 +133,7 @@ class McpServers:
         return bool(self._connections)
 
     def kill(self) -> None:
-        """End them at once: their event loop is of no use any more. The next turn opens them anew."""
+        """End them at once, because their event loop can no longer be used. The next turn opens them again."""
         for connection in self._connections.values():
             connection.kill()
         self._connections.clear()
@@ -147,16 +149,18 @@ def _unset(names: Sequence[str]) -> str:
 
 
 def load() -> None:
-    """Import the protocol's client, which takes as long as the agent stack. Raises `ImportError` without the extra."""
+    """Import the protocol's client, which takes as long as the agent libraries. Raises `ImportError` without the
+    extra.
+    """
     with _undisturbed():
         import deepctl.agent.mcp_client  # noqa: F401
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keeps what is meant for the client's own programs from it: its variables, and a `.env` of this directory.
+    """Keeps the settings of the client's own programs away from it: its variables, and a `.env` of this directory.
 
-    By itself it also writes its log to the terminal.
+    By default it also writes its log to the terminal.
     """
     names = [name for name in os.environ if name.upper().startswith("FASTMCP_")]
     old_values = {name: os.environ.pop(name) for name in names}

@@ -1,11 +1,11 @@
-"""One MCP server while it is connected: started, asked for its tools, called, ended.
+"""One connected MCP server: started, asked for its tools, called, ended.
 
 The client is the one that pydantic-ai's own MCP toolset is built on. What a server does wrong is told in words, as
 `UnusableServer` or as the result of the call; nothing that it says or does ends a turn.
 
-The tools that a server offers are made fit for the agent: names are changed to what providers take, descriptions cut,
+The tools of a server are adapted for the agent: names are changed to the form that providers accept, descriptions cut,
 and a tool whose parameters a provider would refuse is left out, because a provider refuses the whole request for it.
-What they return becomes text.
+Results become text.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _LONGEST_REASON = 300
 _LONGEST_FAILURE = 20_000
 _SHORTEST_SECRET = 4
 _ANSWERS = range(-32603, -32599)
-"""Codes of JSON-RPC for what the server itself says of a request: it is there, and means it."""
+"""Codes of JSON-RPC for a server's own error about a request: the server is running, and the error is intended."""
 
 
 class UnusableServer(Exception):
-    """A server that cannot be used now; says why, in words that go on "…: " and have no full stop."""
+    """An unusable server; the text continues "…: " and has no full stop."""
 
 
 class Connection:
-    """A server's connection, which lives in the event loop that it was opened in."""
+    """A server's connection, which lives in the event loop in which it was opened."""
 
     def __init__(self, server: McpServer, environment: Mapping[str, str]) -> None:
         self.server = server
@@ -62,7 +62,7 @@ class Connection:
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is any reason to think that a call would not arrive."""
+        """Whether a call may not arrive."""
         return (
             self._client is not None
             and self._client.is_connected()
@@ -76,7 +76,7 @@ class Connection:
         self._client = client = Client(
             self._transport(),
             name="deepctl",
-            # Of every request: of those at the start, too, which may take longer than a call of a tool.
+            # For every request, also those at the start, which may take longer than a tool call.
             timeout=max(server.tool_timeout, server.startup_timeout),
             init_timeout=server.startup_timeout,
             log_handler=_ignore,
@@ -92,7 +92,7 @@ class Connection:
         except asyncio.CancelledError:
             await self.close()
             raise
-        except Exception as error:  # what a server or its client fails with is anybody's guess
+        except Exception as error:  # a server or its client may raise any exception
             reason = await self._why(error)
             if _timed_out(error) and (self._stdio is None or not await self._stdio.failure()):
                 reason = f"it was not ready within {server.startup_timeout:g} s{self._said()}"
@@ -115,7 +115,7 @@ class Connection:
     async def _ask(self) -> None:
         assert self._client is not None
         self._stale = False
-        # Elsewhere, because to check what a server may send at most takes seconds.
+        # In a thread, because checking the largest allowed answer takes seconds.
         listing = await self._client.list_tools()
         self.tools, remarks = await asyncio.to_thread(offered, self.server, listing)
         self.remarks = [self._shown(remark) for remark in remarks]
@@ -135,7 +135,7 @@ class Connection:
         return self._stdio
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> str:
-        """What a tool returns. Raises `ToolFailed`, for the model, whatever else happens."""
+        """The result of a tool. Raises `ToolFailed`, for the model, for every other outcome."""
         name, client = self.server.name, self._client
         if client is None or not self.is_alive:
             raise ToolFailed(f"MCP server {name!r} is no longer running. {_AGAIN}")
@@ -163,7 +163,7 @@ class Connection:
         """End the connection, and a local server with it."""
         client, self._client = self._client, None
         if client is not None:
-            with contextlib.suppress(Exception):  # as above; it is gone then, too
+            with contextlib.suppress(Exception):  # as above; it has ended then too
                 await client.close()  # type: ignore[no-untyped-call]
 
     def kill(self) -> None:
@@ -176,7 +176,7 @@ class Connection:
             self._stale = True
 
     def hidden(self, text: str) -> str:
-        """`text` without the secrets that the server was given."""
+        """`text` without the server's secrets."""
         for name, value in mcp_servers.secrets(self.server, self._environment).items():
             if len(value) >= _SHORTEST_SECRET:
                 text = text.replace(value, f"[{name}]")
@@ -189,7 +189,7 @@ class Connection:
             return self._shown(failure)
         if self._remote.failure:
             return self._remote.failure
-        # The client wraps what happened, and so do groups of tasks.
+        # The client wraps the cause, and so do task groups.
         while isinstance(error, BaseExceptionGroup) or (type(error) is RuntimeError and error.__cause__):
             error = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error
         if isinstance(error, OSError) and error.strerror:
@@ -226,22 +226,22 @@ def _timed_out(error: BaseException) -> bool:
 
 
 async def _ignore(message: object) -> None:
-    """What a server logs is for whoever runs it."""
+    """A server's log is for its operator."""
 
 
 async def _ignore_progress(progress: float, total: float | None, message: str | None) -> None:
-    """A tool is done when it is done."""
+    """A tool result is final when it is returned."""
 
 
 MOST_TOOLS = 100
-"""Of one server. Providers take 128 altogether, or little more."""
+"""Tools of one server. Providers accept about 128 in total."""
 
 _LONGEST_NAME = 64
 _LONGEST_DESCRIPTION = 4096
 _LARGEST_SCHEMA = 64 << 10
 _MOST_VALUES = 4_000
 _MOST_VALUES_ALTOGETHER = 20_000
-"""Of a tool's parameters, and of those of all tools of a server: to check one takes up to half a millisecond."""
+"""Values of a tool's parameters, and of those of all tools of a server: checking one takes up to half a millisecond."""
 
 _DEEPEST_SCHEMA = 40
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]")
@@ -249,18 +249,18 @@ _DEFINITIONS = re.compile(r"#/(\$defs|definitions)/([^/~%]+)")
 
 
 class ToolOffer(NamedTuple):
-    """The tools of a server by the names the model calls them by, and what there is to say about the others."""
+    """The tools of a server by their names for the model, and notices about the others."""
 
     tools: dict[str, ToolDefinition]
     remarks: list[str]
 
 
 class _UnusableParameters(Exception):
-    """Parameters that cannot be passed on to a provider."""
+    """Parameters that cannot be passed to a provider."""
 
 
 def offered(server: McpServer, listing: Sequence[mcp_types.Tool]) -> ToolOffer:
-    """The tools that the agent gets of those a server has."""
+    """The tools for the agent among those of a server."""
     remarks = []
     names = {tool.name for tool in listing}
     unknown = [name for name in (*(server.enabled_tools or ()), *server.disabled_tools) if name not in names]
@@ -301,7 +301,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _tool_name(server: str, tool: str, names: Mapping[str, Any]) -> str:
-    """`SERVER__TOOL` in the characters and the length that providers take; no two are the same."""
+    """`SERVER__TOOL` with the characters and the length that providers accept; all names are different."""
     name = f"{server}{SEPARATOR}{_UNFIT.sub('_', tool)}"
     if len(name) <= _LONGEST_NAME and name not in names:
         return name
@@ -320,7 +320,7 @@ def _tool_description(text: str) -> str:
 
 
 def _parameters(schema: Mapping[str, Any], most: int) -> tuple[dict[str, Any], int]:
-    """The schema of a tool's arguments, as providers take it, and its values, `most` at most.
+    """The schema of a tool's arguments for providers, and the number of its values, at most `most`.
 
     Raises `_UnusableParameters`.
     """
@@ -348,7 +348,7 @@ def _is_too_large(schema: Mapping[str, Any]) -> bool:
 
 
 def _check_schema(parameters: Mapping[str, Any]) -> None:
-    """Raises `_UnusableParameters` for what is no schema."""
+    """Raises `_UnusableParameters` if it is not a schema."""
     try:
         Draft202012Validator.check_schema(parameters)
     except (SchemaError, ValueError, TypeError, RecursionError, OverflowError):  # the last for a pattern such as a{9e9}
@@ -356,14 +356,14 @@ def _check_schema(parameters: Mapping[str, Any]) -> None:
 
 
 class _SchemaInliner:
-    """A schema in which references lead to its definitions only: others in it are replaced by what they name."""
+    """A schema in which references lead only to its definitions; other references are replaced by their target."""
 
     def __init__(self, schema: Mapping[str, Any], most: int) -> None:
         self._schema = schema
         self._most = most
-        """How many values may be written: references to references grow without end."""
+        """Maximum number of written values, because references to references can grow without end."""
         self.values = 0
-        """How many have been. Each character of a pattern is one more: to compile it takes as long."""
+        """Number of written values. Each character of a pattern counts as one, because compiling it takes as long."""
 
     def whole(self) -> dict[str, Any]:
         schema: dict[str, Any] = self._copy(self._schema, 0)
@@ -391,7 +391,9 @@ class _SchemaInliner:
         return {key: self._copy(item, depth + 1) for key, item in value.items()}
 
     def _named(self, reference: str) -> Any:
-        """What a pointer into the schema names. Raises `_UnusableParameters`, for what is in another document too."""
+        """The target of a pointer into the schema. Raises `_UnusableParameters`, also for a target in another
+        document.
+        """
         if not reference.startswith("#/"):
             raise _UnusableParameters
         target: Any = self._schema
@@ -422,12 +424,12 @@ def _table(schema: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _are_names(value: Any) -> bool:
-    """Whether a list is of texts. Of others, the check would compare each with each to see that no two are the same."""
+    """Whether a list contains only texts. For others, the check for duplicates would compare all pairs."""
     return not isinstance(value, list) or all(isinstance(item, str) for item in value)
 
 
 def text_of(result: mcp_types.CallToolResult) -> str:
-    """What a tool returned, as text; of what is none, what it was. At most as long as what a command may print."""
+    """A tool's result as text; other content is described. At most as long as the output of a command."""
     parts = [_part_text(part) for part in result.content]
     if not parts and result.structured_content is not None:
         parts = [json.dumps(result.structured_content, ensure_ascii=False)]

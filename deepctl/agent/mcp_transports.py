@@ -1,8 +1,8 @@
-"""How an MCP server is reached: a local one as a process (`Stdio`), a remote one at an address (`Remote`).
+"""Transports of MCP servers: a local one as a process (`Stdio`), a remote one at an address (`Remote`).
 
-A local server speaks the protocol on its stdin and stdout, a message a line. It has a session of its own, so neither
-the terminal nor its Ctrl-C reach it. What it says on stderr is kept, as far as it tells why the server failed, and
-shown nowhere else. It ends with this process, however that ends, and so does whatever it started that has not left its
+A local server speaks the protocol on its stdin and stdout, one message per line. It has its own process session, so
+neither the terminal nor its Ctrl-C reach it. Its stderr is kept only as far as it explains a failure, and is not shown
+otherwise. It ends with this process, however that ends, and so do all its child processes that have not left its
 process group.
 
 Source: https://modelcontextprotocol.io/specification/2025-11-25/basic/transports and …/lifecycle#shutdown.
@@ -33,7 +33,7 @@ from typing_extensions import Unpack
 from deepctl.unicode import whole_json_bytes
 
 MOST_BYTES = 16 << 20
-"""The longest message that is taken from a server."""
+"""The longest accepted message of a server."""
 
 _KEPT_BYTES = 4096
 _MOST_NONSENSE = 1000
@@ -47,19 +47,19 @@ shift
 { read -r _ <&3; sleep 1; kill -TERM 0; sleep 1; kill -KILL 0; } </dev/null >/dev/null 2>&1 &)
 exec "$@" 3<&-
 """
-"""A guard in the server's process group that is no child of the server, then the server in the place of this shell.
+"""A guard in the server's process group, which is not a child of the server, then the server replaces this shell.
 
-The guard reads from a pipe whose other end nobody but we hold. Once we are dead, by whatever signal, it gives the
-server the second it needs to see that its stdin has ended, then ends the group. While it is there, the number of the
-group is nobody else's.
+The guard reads from a pipe whose other end only this process holds. After this process has died, by any signal, the
+guard gives the server a second to notice the end of its stdin, then ends the group. While the guard exists, the number
+of the group cannot be reused.
 """
 
 
 class _UncheckedSession(ClientSession):
     """A session in which structured content is not checked against the schema that the server gave for it.
 
-    Only text is passed on. The check would hold up the event loop, with a pattern of the server's for as long as the
-    server likes.
+    Only text is passed on. The check would block the event loop, with a pattern of the server for as long as the server
+    likes.
     """
 
     async def validate_tool_result(self, name: str, result: CallToolResult) -> None:
@@ -67,7 +67,7 @@ class _UncheckedSession(ClientSession):
 
 
 class Stdio(ClientTransport):
-    """How a local server is started and spoken to. For one connection."""
+    """Starting a local server and speaking to it. For one connection."""
 
     # The later form of the protocol has no handshake and is served over HTTP; asking for it would cost a local server
     # that does not answer what it does not know its whole time to start.
@@ -84,7 +84,7 @@ class Stdio(ClientTransport):
         self._silent = False
         self._closing = False
         self._ended: int | None = None
-        """How it had ended, when we were about to end it."""
+        """Its exit status, when we were about to end it."""
 
     @contextlib.asynccontextmanager
     async def connect_session(
@@ -112,13 +112,13 @@ class Stdio(ClientTransport):
         return is_open and self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
-        """End it, and what is in its process group, at once."""
+        """End it, and the processes in its process group, at once."""
         if self._process is not None and not self._closing:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def failure(self) -> str:
-        """Why it is of no use any more; empty if it may be. It may say anything, secrets too."""
+        """Why it is no longer usable; empty if it may be. The text may contain anything, also secrets."""
         if self._silent and self._process is not None:
             # The end of its stdout comes before its own.
             await _gone(self._process, _SECONDS_TO_DIE)
@@ -132,7 +132,7 @@ class Stdio(ClientTransport):
 
     @property
     def said(self) -> str:
-        """What it has said that no protocol asks for, and that may tell why it does not answer."""
+        """Its output outside the protocol, which may explain why it does not answer."""
         if self._nonsense:
             return f"its output is not MCP: {self._nonsense[0]!r}"
         return f"it says{self._last_words or ' nothing'}"
@@ -184,7 +184,7 @@ class Stdio(ClientTransport):
                 with anyio.CancelScope(shield=True):
                     await _ended(process)
         finally:
-            # Whatever has broken off the waiting: nothing of it is left.
+            # For any reason of the interruption: no process of it remains.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             os.close(write_end)
@@ -213,7 +213,7 @@ class Stdio(ClientTransport):
                 try:
                     message = jsonrpc_message_adapter.validate_json(whole_json_bytes(line), by_name=False)
                 except ValidationError:
-                    # Some greet, or log to stdout. What is no message is not passed on.
+                    # Some greet, or log to stdout. Output that is not a message is not passed on.
                     self._nonsense.append(line[:80].decode("utf-8", "replace").strip())
                     if len(self._nonsense) > _MOST_NONSENSE:
                         self._broken = f"its output is not MCP: {self._nonsense[0]!r}"
@@ -231,13 +231,13 @@ class Stdio(ClientTransport):
                 try:
                     await stdin.drain()
                 except OSError:
-                    return  # it has ended, which its stdout tells
+                    return  # it has ended, as its stdout shows
 
     async def _watch(self, incoming: MemoryObjectSendStream[Any]) -> None:
-        """Tell the session of the server's end, should something that it started keep its stdout open."""
+        """Report the server's end to the session, because a child of it may keep its stdout open."""
         while self.is_running:
             await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-        await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)  # for what it has said already
+        await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)  # for its earlier output
         incoming.close()
 
     async def _listen(self, stderr: asyncio.StreamReader) -> None:
@@ -255,7 +255,7 @@ async def _streams() -> AsyncIterator[
         MemoryObjectReceiveStream[SessionMessage],
     ]
 ]:
-    """What the session reads from, and what it writes to, with both ends each."""
+    """The streams from which the session reads, and to which it writes, with both ends each."""
     incoming, received = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     sending, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
     with incoming, received, sending, outgoing:
@@ -263,7 +263,7 @@ async def _streams() -> AsyncIterator[
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a server whose stdin has been closed; one that stays is asked to go."""
+    """Wait for a server whose stdin has been closed; if it stays, terminate it."""
     for ask in (None, signal.SIGTERM):
         if ask is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -273,7 +273,7 @@ async def _ended(process: subprocess.Popen[bytes]) -> None:
 
 
 async def _gone(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Whether a process has ended by itself, after so many seconds at most."""
+    """Whether a process ends by itself within this number of seconds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while process.poll() is None and loop.time() < deadline:
@@ -315,9 +315,9 @@ class Remote:
 
     def __init__(self) -> None:
         self.status = 200
-        """What it has answered last; the client only tells that it was an error."""
+        """The status of its last answer; the client only reports an error."""
         self.broken = ""
-        """What it has sent that is not taken."""
+        """The rejected content of its last answer."""
 
     def transport(self, url: str, headers: Mapping[str, str]) -> StreamableHttpTransport:
         """The transport of the client, to the server at `url`."""
@@ -325,7 +325,7 @@ class Remote:
 
     @property
     def failure(self) -> str:
-        """Why its last answer is of no use; empty if it may be."""
+        """Why its last answer is unusable; empty if it may be usable."""
         return f"it answered with HTTP status {self.status}" if self.status >= 300 else self.broken
 
     def _client(
@@ -335,7 +335,7 @@ class Remote:
         auth: httpx2.Auth | None = None,
         **_: object,
     ) -> httpx2.AsyncClient:
-        """A client that follows no redirect by itself: it would take the headers along, to whatever place it is."""
+        """A client that follows no redirect by itself, because it would send the headers to any target."""
         hooks = {"response": [self._answered]}
         request_headers = httpx2.Headers(headers)
         request_headers["Accept-Encoding"] = "identity"
@@ -344,13 +344,13 @@ class Remote:
         )
 
     async def _answered(self, response: httpx2.Response) -> None:
-        """Before a body is read. It is not unpacked, for a little could become much, and taken up to a size."""
+        """Before a body is read. It is not decompressed, because little data could become much, and limited in size."""
         if response.request.method == "POST":
             self.status = response.status_code
         if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
             self.broken = "it sent compressed data without being asked"
             raise httpx2.StreamError(self.broken)
-        # Events have a limit of their own each, and go on as long as the chat.
+        # Each event has its own limit, and events continue as long as the chat.
         if not response.headers.get("Content-Type", "").lower().startswith("text/event-stream"):
             assert isinstance(response.stream, httpx2.AsyncByteStream)
             response.stream = _BoundedBody(response.stream, self._too_long)
@@ -363,7 +363,7 @@ class Remote:
 
 
 class _BoundedBody(httpx2.AsyncByteStream):
-    """A body, as long as a message may be. The client would keep all of a longer one in memory."""
+    """A body, limited to the length of a message. The client would keep all of a longer one in memory."""
 
     def __init__(self, body: httpx2.AsyncByteStream, too_long: Callable[[], Exception]) -> None:
         self._body = body
@@ -384,7 +384,7 @@ class _BoundedBody(httpx2.AsyncByteStream):
 class _ValidJsonBody(httpx2.AsyncByteStream):
     """A body of JSON without lone surrogates, which the client would refuse a whole message for.
 
-    It comes line by line: a line is at most a message, and events are delivered at an empty line only.
+    It comes line by line: a line is at most a message, and events are delivered only at an empty line.
     """
 
     def __init__(self, body: httpx2.AsyncByteStream) -> None:

@@ -1,12 +1,12 @@
-"""Files that a prompt brings along: which of them a model can be sent, and as what parts of the message.
+"""Attachments of a prompt: which files a model can receive, and as what parts of the message.
 
-Text and listings go to every model, pictures and PDFs to models that can take them.
+Every model receives text and listings; models that can take them receive pictures and PDFs.
 
-Files are looked for in a workspace's directory or in memory, never outside of it or through a link. What is sent is
-bounded, rid of keys, and only what the profile's rules let the agent read without a question. The rest is named to the
-model, which can read it with its tools, where the rules are asked again.
+Files are looked up only inside a workspace's directory or in memory, never through a link. Content is bounded, without
+keys, and limited to files that the profile's rules let the agent read without approval. Other files are named to the
+model, which can read them with its tools, where the rules apply again.
 
-The parts carry metadata, or are no text: whoever looks for what the user typed passes them over.
+The parts carry metadata, or are not text, so that they are not taken for text of the user.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from deepctl.sandbox.policy import MOUNT
 from deepctl.store import log_file
 
 METADATA = "attached"
-"""What `deepctl` in the metadata of a part says that goes with a file, or stands for one."""
+"""The value of `deepctl` in the metadata of a part that belongs to a file, or replaces one."""
 HEAD = 16
-"""Bytes that tell what a file is."""
+"""Bytes that identify the kind of a file."""
 PDF = "application/pdf"
 _READ_PDF = ("anthropic", "bedrock", "google", "google-cloud")
 _OPENAI = "api.openai.com"
 
 
 def media_type(head: bytes) -> str | None:
-    """What the first bytes of a file say it is, of what models look at; names say nothing.
+    """The kind of a file by its first bytes, for the kinds that models can view; names are not used.
 
     Source: the formats' own signatures (PNG, JPEG, GIF87a and GIF89a, the RIFF header of WebP, PDF).
     """
@@ -59,9 +59,9 @@ def media_type(head: bytes) -> str | None:
 
 
 def takes(model: Model, kind: str) -> bool:
-    """Whether a model can be sent files of a media type, as far as is known: pictures unless it is known not to see.
+    """Whether a model accepts files of a media type, as far as is known: pictures unless it is known not to.
 
-    PDFs are for the large providers: a server that merely speaks OpenAI's language rarely reads them.
+    PDFs are for the large providers: a server that only speaks OpenAI's protocol rarely reads them.
     """
     profile = model.profile
     if kind.startswith("image/"):
@@ -75,7 +75,7 @@ def takes(model: Model, kind: str) -> bool:
 
 
 class DirectoryListing(NamedTuple):
-    """What is in a directory: the first by name, and how many there are more."""
+    """The contents of a directory: the first names, and the number of the others."""
 
     shown: list[DirectoryEntry]
     more: int
@@ -84,14 +84,14 @@ class DirectoryListing(NamedTuple):
 class MentionTarget(NamedTuple):
     """What a prompt names: its path from the workspace's top, and ways to read it. `size` is in bytes.
 
-    `problem` says why it is nothing that is sent. The functions raise `OSError`: it may be gone by now.
+    `problem` is the reason why it is not sent. The functions raise `OSError`, because it may have vanished.
     """
 
     path: str
     is_directory: bool
     size: int
     read: Callable[[int], bytes]
-    """The first bytes, at most so many."""
+    """At most this many first bytes."""
     entries: Callable[[int], DirectoryListing]
     problem: str | None = None
 
@@ -100,7 +100,7 @@ class Files(Protocol):
     """The files that there are."""
 
     def find(self, path: str) -> MentionTarget | None:
-        """What is at `path`; `None` if nothing is, or it leads out."""
+        """The entry at `path`; `None` if it does not exist, or leads out."""
         ...
 
 
@@ -114,7 +114,7 @@ class DirectoryFiles:
         try:
             entry = self._tree.entry(path)
         except OutsideTree as error:
-            # A link that is there is told about; what is not in the workspace is just a word.
+            # An existing link causes a notice; a word that is not in the workspace is only a word.
             return _refused(path, error.strerror) if "link" in (error.strerror or "") else None
         except (OSError, ValueError):
             return None
@@ -178,26 +178,26 @@ def _refused(path: str, problem: str | None) -> MentionTarget:
 
 
 MAX_TEXT = 100 << 10
-"""Bytes of text and listings that a prompt brings along in all."""
+"""Bytes of text and listings that a prompt can include in total."""
 MAX_PICTURE = 5 << 20
 MAX_PICTURES = 20 << 20
-"""Bytes of one picture or PDF, and of all of a prompt's."""
+"""Bytes of one picture or PDF, and of all in a prompt."""
 MAX_FILES = 50
 MAX_LISTED = 200
 
 _BREAKING = ("Cc", "Zl", "Zp")
-"""Unicode's categories of control characters and of what ends a line."""
+"""Unicode's categories of control characters and of line ends."""
 
 
 class Attachments(NamedTuple):
-    """What goes with a prompt: parts of its message, and what the user should know about files that do not."""
+    """The result for a prompt: parts of its message, and notices for the user about files that are not sent."""
 
     parts: list[UserContent]
     notices: list[str]
 
 
 class AttachmentReader:
-    """Attaches files for one model, by one profile's rules. `environment` has the keys that text is rid of."""
+    """Attaches files for one model, by one profile's rules. `environment` has the keys to remove from text."""
 
     def __init__(self, model: Model, permissions: Permissions, environment: Mapping[str, str]) -> None:
         self._model = model
@@ -205,7 +205,7 @@ class AttachmentReader:
         self._permissions = permissions
 
     def attached(self, prompt: str, files: Files) -> Attachments:
-        """What the files that a prompt names come to. A word that names none is just a word."""
+        """The attachments for the files that a prompt names. A word that names no file is only a word."""
         collector = _PromptFiles(self._model, self._environment)
         paths: set[str] = set()
         for readings in attachments.mentions(prompt):
@@ -238,7 +238,7 @@ class AttachmentReader:
 
 
 class _PromptFiles:
-    """The files of one prompt, as far as there is room for them."""
+    """The files of one prompt, within its size limits."""
 
     def __init__(self, model: Model, environment: Mapping[str, str]) -> None:
         self._model = model
@@ -249,7 +249,7 @@ class _PromptFiles:
         self.notices: list[str] = []
 
     def take(self, target: MentionTarget) -> None:
-        """Send a file or directory, or name it."""
+        """Send a file or directory, or only its name."""
         try:
             if target.is_directory:
                 self._listing(target)
@@ -302,7 +302,7 @@ class _PromptFiles:
             self.parts.append(BinaryContent(data, media_type=kind))
 
     def name_only(self, target: MentionTarget, reason: str) -> None:
-        """Tell the model the path and the size, and the user that this is all."""
+        """Give the model only the path and the size, and tell the user."""
         amount = "directory" if target.is_directory else size(target.size)
         self.notices.append(f"Only the path of {target.path} ({amount}) is sent: {reason}.")
         self._add(target, f"Its content is left out: {reason}. Use your tools if you need it.", kind="path")
@@ -317,7 +317,7 @@ class _PromptFiles:
 
 
 def _as_text(data: bytes) -> str | None:
-    """Bytes as text; a character that was cut off at the end is left out."""
+    """Bytes as text; an incomplete character at the end is left out."""
     if b"\0" in data:
         return None
     try:
@@ -328,7 +328,7 @@ def _as_text(data: bytes) -> str | None:
 
 
 def _said(name: str) -> str:
-    """A name as it can be said to a model: what is not UTF-8, or ends a line, escaped."""
+    """A name in a form for a model: bytes that are not UTF-8, and line ends, are escaped."""
     plain = name.encode("utf-8", "backslashreplace").decode()
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in _BREAKING else character

@@ -1,4 +1,4 @@
-"""Conversations that are kept, as pydantic-ai's messages again."""
+"""Stored conversations as pydantic-ai's messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deepctl.store import log_file, pydantic_deep, session_log, session_reader
 from deepctl.unicode import whole
 
 _REASON = 100
-"""Characters of why a message cannot be understood: pydantic lists all there might have been."""
+"""Characters of the reason for an invalid message, because pydantic lists all alternatives."""
 
 
 def time_of(text: str) -> datetime:
@@ -27,12 +27,12 @@ def time_of(text: str) -> datetime:
 
 
 def last_prompt(conversation: Sequence[ModelMessage]) -> str:
-    """What the user said last; empty if nothing."""
+    """The last text of the user; empty if there is none."""
     for message in reversed(conversation):
         for part in message.parts if isinstance(message, ModelRequest) else ():
             if isinstance(part, UserPromptPart):
                 texts = [part.content] if isinstance(part.content, str) else part.content
-                # What capabilities add in the user's role is no plain text.
+                # Content that capabilities add in the user's role is not plain text.
                 plain_texts = [text for text in texts if isinstance(text, str)]
                 if plain_texts:
                     return whole("\n".join(plain_texts))
@@ -40,7 +40,7 @@ def last_prompt(conversation: Sequence[ModelMessage]) -> str:
 
 
 def parsed(directory: str, log_id: str) -> tuple[list[int], list[ModelMessage]]:
-    """Every message of a log, and of those it continues, with the offset behind it in this one (0 in those)."""
+    """Every message of a log, and of those that it continues, with the offset after it in this one (0 in those)."""
     entries = list(session_log.plain_lines(directory, log_id))
     parent_messages: list[ModelMessage] = []
     if entries and session_log.parent_of(directory, log_id) is not None:
@@ -64,7 +64,7 @@ def validated(conversation: log_file.MessageList, subject: str) -> list[ModelMes
 
 
 def imported(path: str) -> Checkpoint:
-    """A checkpoint that pydantic-deep wrote. Raises `Damaged`."""
+    """A checkpoint of pydantic-deep. Raises `Damaged`."""
     document = pydantic_deep.read(path)
     try:
         conversation = ModelMessagesTypeAdapter.validate_python(document.messages)
@@ -83,10 +83,10 @@ def imported(path: str) -> Checkpoint:
 
 
 def check(messages: Sequence[dict[str, Any]], subject: str) -> None:
-    """Whether a conversation from elsewhere can be gone on with; `subject` names it. Raises `Damaged` or `Refused`.
+    """Check that a foreign conversation can be continued; `subject` names it. Raises `Damaged` or `Refused`.
 
-    Whoever asks for files from this machine's own network means harm. Every other file by address is looked at when the
-    conversation goes on (`deepctl.agent.message_filters`).
+    A request for files from this machine's own network is an attack. Every other file with an address is checked when
+    the conversation continues (`deepctl.agent.message_filters`).
     """
     try:
         model_messages = ModelMessagesTypeAdapter.validate_python(messages)

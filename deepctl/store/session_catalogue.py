@@ -154,7 +154,7 @@ def _begin(
     if (existing_name := spelled(paths, name)) is not None:
         raise Refused(
             f"There is already a session {existing_name!r}.",
-            f"`--session {existing_name}` continues it; choose another name for a new session.",
+            f"more than {archive.MAX_DEPTH} nested directories",
             code="session_exists",
         )
     atomic.make_directory(paths.sessions)

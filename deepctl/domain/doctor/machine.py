@@ -282,7 +282,7 @@ class Sandboxes:
         return self._bubblewrap[0]
 
     def docker(self, image: str) -> str | Unavailable:
-        """The version of Docker that has `image`, or the problem."""
+        """The messages of a run with the results so far."""
         if image not in self._docker:
             try:
                 self._docker[image] = container.check(image)
