@@ -96,7 +96,7 @@ class Findings:
         self.lost.append(Loss(kind, record.id, self._reason(reason), [name], [record.turn], path))
 
     def keep(self, path: str) -> None:
-        """For commands that join their words and pass them to a shell."""
+        """Keep the damaged original of a file that is about to be written again."""
         copy = keep_aside(self._paths, path)
         if copy is not None:
             self.moved.append(self._path(copy))

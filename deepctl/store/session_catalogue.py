@@ -154,7 +154,7 @@ def _begin(
     if (existing_name := spelled(paths, name)) is not None:
         raise Refused(
             f"There is already a session {existing_name!r}.",
-            f"more than {archive.MAX_DEPTH} nested directories",
+            f"`--session {existing_name}` continues it; choose another name for a new session.",
             code="session_exists",
         )
     atomic.make_directory(paths.sessions)

@@ -156,7 +156,7 @@ def _session(person: Shell) -> None:
     person.say("I fly to Lisbon on Friday: plan the days in trip.md")
     person.say("clean up this directory")
     person.enter("/rewind")
-    person.until("Enter takes")
+    person.until("Enter selects")
     person.type("\r")
     person.until("> clean up")
 
@@ -172,7 +172,7 @@ def _rewind(person: Shell) -> None:
     _trip(person)
     person.clear()
     person.enter("deepctl checkpoints rewind --user alice")
-    person.until("Enter takes")
+    person.until("Enter selects")
     person.type("\x1b[B")
     person.until("2 turns")
 

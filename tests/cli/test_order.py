@@ -51,7 +51,7 @@ def test_what_is_said_about_a_result_comes_after_it(alice: None, deepctl: InProc
     deepctl("profiles", "export", archive, "--user", "alice").ok()
     deepctl("sessions", "export", "first", "--user", "alice", "--output", session).ok()
     for arguments, first in (
-        (("checkpoints", "fork", "~1", "other"), "Session other begins"),
+        (("checkpoints", "fork", "~1", "other"), "Session other starts"),
         (("sessions", "import", session, "--as", "third"), "Imported session"),
         (("memory", "add", "x"), "Added to"),
         (("memory", "forget", "x", "--yes"), "MEMORY.md:1"),

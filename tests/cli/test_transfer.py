@@ -265,7 +265,7 @@ def test_an_export_that_is_ended_in_the_middle_leaves_no_archive(
 def test_a_person_sees_how_far_it_is_and_no_archive_on_the_screen(alice: Path, tmp_path: Path) -> None:
     refused = Terminal("profiles", "export", "-", "-u", "alice")
     assert refused.wait() == 2
-    assert "stdin is a terminal" in refused.screen
+    assert "stdout is a terminal" in refused.screen
     with open(alice / "workspace" / "giant", "wb") as giant:
         giant.truncate(60 << 30)
     watched = Terminal("profiles", "export", str(tmp_path / "a.tgz"), "-u", "alice")

@@ -282,7 +282,7 @@ class Sandboxes:
         return self._bubblewrap[0]
 
     def docker(self, image: str) -> str | Unavailable:
-        """The messages of a run with the results so far."""
+        """The version of Docker that has `image`, or the problem."""
         if image not in self._docker:
             try:
                 self._docker[image] = container.check(image)
