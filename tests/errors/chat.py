@@ -41,12 +41,12 @@ def _(s: Situation) -> Result:
         return s.process("chat", stdin=terminal)
 
 
-@case("chat", "`--new` has taken the prompt as its NAME")
+@case("chat", "the prompt follows `--new` and becomes its NAME")
 def _(s: Situation) -> list[str]:
     return ["chat", "--new", "hello"]
 
 
-@case("chat", "the word after `--new` is no good name")
+@case("chat", "the word after `--new` is not a valid name")
 def _(s: Situation) -> list[str]:
     return ["chat", "--new", "hello there"]
 
@@ -72,7 +72,7 @@ def _(s: Situation) -> list[str]:
     return ["chat", "hello", "--session", "main", "--new"]
 
 
-@case("chat", "the name of the session is no good name")
+@case("chat", "the name of the session is invalid")
 def _(s: Situation) -> list[str]:
     return ["chat", "hello", "--session", "a/b"]
 
@@ -92,7 +92,7 @@ def _(s: Situation) -> list[str]:
     return ["chat", "hello", "--session", "con"]
 
 
-@case("chat", "there is a session of the name after `--new`")
+@case("chat", "a session with the name after `--new` already exists")
 def _(s: Situation) -> list[str]:
     s.story()
     return ["chat", "hello", "--user", "alice", "--new=Main"]
@@ -108,13 +108,13 @@ def _(s: Situation) -> list[str]:
     return ["chat", "hello", "--ephemeral", "--network"]
 
 
-@case("chat", "`--timeout` is too short", prints=True)
+@case("chat", "the turn reaches its `--timeout`", prints=True)
 def _(s: Situation) -> Result:
     s.alice()
     return _waiting(s, "--timeout", "0.2")
 
 
-@case("chat", "`--timeout` of an ephemeral chat is too short", prints=True)
+@case("chat", "the turn of an ephemeral chat reaches its `--timeout`", prints=True)
 def _(s: Situation) -> Result:
     return _waiting(s, "--timeout", "0.2", "--ephemeral")
 
@@ -130,19 +130,19 @@ def _(s: Situation) -> Result:
     return _waiting(s, "--ephemeral", number=signal.SIGINT)
 
 
-@case("chat", "SIGTERM in a turn; only `--json` says this", prints=True, silent=True)
+@case("chat", "SIGTERM in a turn; only `--json` reports this error", prints=True, silent=True)
 def _(s: Situation) -> Result:
     s.alice()
     return _waiting(s, number=signal.SIGTERM)
 
 
-@case("chat", "SIGHUP in a turn; only `--json` says this", prints=True, silent=True)
+@case("chat", "SIGHUP in a turn; only `--json` reports this error", prints=True, silent=True)
 def _(s: Situation) -> Result:
     s.alice()
     return _waiting(s, number=signal.SIGHUP)
 
 
-@case("chat", "SIGTERM in an ephemeral turn; only `--json` says this", prints=True, silent=True)
+@case("chat", "SIGTERM in an ephemeral turn; only `--json` reports this error", prints=True, silent=True)
 def _(s: Situation) -> Result:
     return _waiting(s, "--ephemeral", number=signal.SIGTERM)
 
@@ -164,7 +164,7 @@ def _waiting(s: Situation, *options: str, number: signal.Signals | None = None) 
         over.set()
 
 
-@case("chat", "the profile is renamed or wiped during a conversation", only="text")
+@case("chat", "the profile is renamed or wiped during the chat", only="text")
 def _(s: Situation) -> Result:
     s.alice()
     terminal = s.terminal("chat", *ALICE)

@@ -19,25 +19,25 @@ def on(*words: str) -> list[str]:
     return ["checkpoints", *words, *ALICE]
 
 
-@case("checkpoints list", "there is no such session")
+@case("checkpoints list", "the session does not exist")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("list", "--session", "other")
 
 
-@case("checkpoints show", "there is no such checkpoint")
+@case("checkpoints show", "the checkpoint does not exist")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("show", "nothing")
 
 
-@case("checkpoints show", "the shell has made a path of `~N`")
+@case("checkpoints show", "the shell turned `~N` into a path")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("show", "/home/alice")
 
 
-@case("checkpoints show", "several ids begin with REF")
+@case("checkpoints show", "REF is the beginning of several ids")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     with scene.work() as work:
@@ -48,13 +48,13 @@ def _(s: Situation) -> list[str]:
     return on("show", "abcdef")
 
 
-@case("checkpoints show", "the session has fewer turns")
+@case("checkpoints show", "the session has fewer than N turns")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("show", "~9")
 
 
-@case("checkpoints show", "no checkpoint was kept so many turns back")
+@case("checkpoints show", "the turn N turns back has no checkpoint")
 def _(s: Situation) -> list[str]:
     scene = s.alice()
     with scene.turn("one", policy="manual_only"):
@@ -66,7 +66,7 @@ def _(s: Situation) -> list[str]:
     return on("show", "~2")
 
 
-@case("checkpoints show", "the checkpoint that many turns back has been removed")
+@case("checkpoints show", "the checkpoint N turns back was removed")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     end = scene.last()
@@ -77,25 +77,25 @@ def _(s: Situation) -> list[str]:
     return on("show", "~1")
 
 
-@case("checkpoints show", "there is no session in which to count back")
+@case("checkpoints show", "REF is `~N`, and the profile has no sessions")
 def _(s: Situation) -> list[str]:
     s.alice()
     return on("show", "~1")
 
 
-@case("checkpoints diff", "there is no checkpoint yet")
+@case("checkpoints diff", "the session has no checkpoints")
 def _(s: Situation) -> list[str]:
     s.alice()
     return on("diff")
 
 
-@case("checkpoints save", "the label looks like an id")
+@case("checkpoints save", "the label looks like the id of a checkpoint")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("save", "abcd")
 
 
-@case("checkpoints save", "the label is no good name")
+@case("checkpoints save", "the label is not a valid name")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("save", "a/b")
@@ -107,7 +107,7 @@ def _(s: Situation) -> list[str]:
     return on("save", "")
 
 
-@case("checkpoints save", "there is a checkpoint of that label")
+@case("checkpoints save", "another checkpoint has this label")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     with scene.work() as work:
@@ -115,7 +115,7 @@ def _(s: Situation) -> list[str]:
     return on("save", "Good")
 
 
-@case("checkpoints save", "the workspace may not be entered")
+@case("checkpoints save", "there is no permission to enter the workspace")
 def _(s: Situation) -> Result:
     s.story()
     s.workspace.chmod(0)
@@ -127,7 +127,7 @@ def _(s: Situation) -> Result:
         s.workspace.chmod(0o700)
 
 
-@case("checkpoints label", "there is a checkpoint of that label")
+@case("checkpoints label", "another checkpoint has this label")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     with scene.work() as work:
@@ -135,14 +135,14 @@ def _(s: Situation) -> list[str]:
     return on("label", "~1", "good")
 
 
-@case("checkpoints rewind", "somebody changed a file after the agent did")
+@case("checkpoints rewind", "another author changed a file after the agent")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     scene.write("a.txt", "mine\n")
     return on("rewind", "~1")
 
 
-@case("checkpoints rewind", "nobody can tell who changed a file")
+@case("checkpoints rewind", "the author of a change is unknown")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     with scene.turn("killed", policy="manual_only"):
@@ -150,14 +150,14 @@ def _(s: Situation) -> list[str]:
     return on("rewind", "~1")
 
 
-@case("checkpoints rewind", "the checkpoint is another session's")
+@case("checkpoints rewind", "the checkpoint belongs to another session")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     scene.agent("b.txt", "x\n", session="other")
     return on("rewind", scene.last().id, "--session", "main")
 
 
-@case("checkpoints rewind", "the checkpoint's session is gone")
+@case("checkpoints rewind", "the checkpoint belongs to a session that no longer exists")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     gone = scene.last().id
@@ -184,7 +184,7 @@ def _(s: Situation) -> list[str]:
     return on("rewind", "one", "--only", "files")
 
 
-@case("checkpoints rewind", "there are no checkpoints to choose from", only="text")
+@case("checkpoints rewind", "the list of checkpoints to choose from is empty", only="text")
 def _(s: Situation) -> Result:
     scene = s.alice()
     scene.session()
@@ -193,7 +193,7 @@ def _(s: Situation) -> Result:
     return s.left(terminal, terminal.wait())
 
 
-@case("checkpoints rewind", "nothing is chosen", only="text")
+@case("checkpoints rewind", "no checkpoint is chosen", only="text")
 def _(s: Situation) -> Result:
     s.story()
     terminal = s.terminal(*on("rewind"))
@@ -219,13 +219,16 @@ def _(s: Situation) -> list[str]:
     return on("rewind", "~1", "--dry-run")
 
 
-@case("checkpoints rewind", "an earlier rewind was interrupted, and has just been finished")
+@case("checkpoints rewind", "an earlier rewind was interrupted, and this command has finished it")
 def _(s: Situation) -> list[str]:
     _interrupted_rewind(s)
     return on("rewind", "~1")
 
 
-@case("checkpoints rewind", "what it would change cannot be read, so that the checkpoint before it lacks it")
+@case(
+    "checkpoints rewind",
+    "a file that the rewind would change cannot be read, so the safety checkpoint cannot contain it",
+)
 def _(s: Situation) -> Result:
     s.story()
     changed = s.workspace / "a.txt"
@@ -234,7 +237,7 @@ def _(s: Situation) -> Result:
     return s.confined(*on("rewind", "~1", "--force"), unprivileged=True)
 
 
-@case("checkpoints rewind", "a directory of the workspace may not be written")
+@case("checkpoints rewind", "a directory of the workspace is read-only")
 def _(s: Situation) -> Result:
     scene = s.alice()
     scene.agent("d/a.txt", "one\n")
@@ -242,31 +245,31 @@ def _(s: Situation) -> Result:
     return s.confined(*on("rewind", "~1"), around=("--ro-bind", str(s.workspace / "d"), str(s.workspace / "d")))
 
 
-@case("checkpoints prune", "nothing says which go")
+@case("checkpoints prune", "neither `--keep` nor `--older-than` is given")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("prune")
 
 
-@case("checkpoints prune", "AGE is no age")
+@case("checkpoints prune", "AGE is invalid")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("prune", "--older-than", "long")
 
 
-@case("checkpoints prune", "AGE is older than time")
+@case("checkpoints prune", "AGE is too long")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("prune", "--older-than", "99999y")
 
 
-@case("checkpoints undo", "there is no rewind to undo")
+@case("checkpoints undo", "the session has no rewind to undo")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("undo")
 
 
-@case("checkpoints undo", "what was before the rewind has been removed")
+@case("checkpoints undo", "the safety checkpoint of the rewind was removed")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     done = scene.rewind("~1")
@@ -276,13 +279,13 @@ def _(s: Situation) -> list[str]:
     return on("undo")
 
 
-@case("checkpoints fork", "the name is no good name")
+@case("checkpoints fork", "the name is invalid")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("fork", "~1", "a/b")
 
 
-@case("checkpoints fork", "there is a session of that name")
+@case("checkpoints fork", "a session with this name already exists")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("fork", "~1", "main")
@@ -297,19 +300,19 @@ def _(s: Situation) -> list[str]:
     return on("remove", "good")
 
 
-@case("checkpoints remove", "the checkpoint is the newest")
+@case("checkpoints remove", "the checkpoint is the newest one")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     return on("remove", scene.records()[-1].id)
 
 
-@case("checkpoints import", "there is nothing to take over")
+@case("checkpoints import", "the directory contains no checkpoints")
 def _(s: Situation) -> list[str]:
     s.alice()
     return on("import", str(s.place / "foreign"))
 
 
-@case("checkpoints import", "everything has been taken over already")
+@case("checkpoints import", "all checkpoints of the directory are already imported")
 def _(s: Situation) -> list[str]:
     s.alice()
     place = taken_over(s)
@@ -317,7 +320,7 @@ def _(s: Situation) -> list[str]:
     return on("import", place)
 
 
-@case("checkpoints import", "the profile has other checkpoints with the same ids")
+@case("checkpoints import", "the profile has other checkpoints with these ids")
 def _(s: Situation) -> list[str]:
     s.alice()
     place = s.place / "foreign"
@@ -327,7 +330,7 @@ def _(s: Situation) -> list[str]:
     return on("import", str(place))
 
 
-@case("checkpoints import", "there is a session of that name")
+@case("checkpoints import", "a session with this name already exists")
 def _(s: Situation) -> list[str]:
     s.story()
     return on("import", taken_over(s), "--session", "main")

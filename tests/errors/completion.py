@@ -7,12 +7,12 @@ from tests.errors.situation import Situation, case
 ANY = "any command"
 
 
-@case(ANY, "`--show-completion` of a shell that has none", only="text")
+@case(ANY, "`--show-completion` names a shell without completion", only="text")
 def _(s: Situation) -> list[str]:
     return ["--show-completion", "tcsh"]
 
 
-@case(ANY, "`--show-completion`, and `$SHELL` has none", only="text")
+@case(ANY, "`--show-completion`, and the shell in `$SHELL` has no completion", only="text")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("SHELL", "/bin/tcsh")
     return ["--show-completion"]
@@ -24,7 +24,7 @@ def _(s: Situation) -> list[str]:
     return ["--show-completion"]
 
 
-@case(ANY, "`--install-completion`, and somebody else's file is in its place", only="text")
+@case(ANY, "`--install-completion`, and the script's path contains a file that is not deepctl's", only="text")
 def _(s: Situation) -> list[str]:
     directory = s.place / "completion"
     (directory / "completions").mkdir(parents=True)

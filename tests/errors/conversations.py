@@ -23,32 +23,32 @@ def sessions(*words: str) -> list[str]:
     return ["sessions", *words, *ALICE]
 
 
-@case("sessions rename", "there is no such session")
+@case("sessions rename", "the session does not exist")
 def _(s: Situation) -> list[str]:
     s.story()
     return sessions("rename", "other", "new")
 
 
-@case("sessions rename", "there is a session of that name")
+@case("sessions rename", "a session with this name already exists")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     scene.session("other")
     return sessions("rename", "main", "Other")
 
 
-@case("sessions rename", "the new name is no good name")
+@case("sessions rename", "the new name is invalid")
 def _(s: Situation) -> list[str]:
     s.story()
     return sessions("rename", "main", "a/b")
 
 
-@case("sessions delete", "there is no such session")
+@case("sessions delete", "the session does not exist")
 def _(s: Situation) -> list[str]:
     s.story()
     return sessions("delete", "other", "--yes")
 
 
-@case("sessions delete", "nobody can be asked")
+@case("sessions delete", "there is no terminal for the confirmation")
 def _(s: Situation) -> list[str]:
     s.story()
     return sessions("delete", "main")
@@ -59,7 +59,7 @@ def _(s: Situation) -> Result:
     return _answered(s, "n")
 
 
-@case("sessions delete", "the session changes before the answer", only="text")
+@case("sessions delete", "the session changes before the confirmation", only="text")
 def _(s: Situation) -> Result:
     return _answered(s, "y", changed=True)
 
@@ -75,7 +75,7 @@ def _answered(s: Situation, answer: str, *, changed: bool = False) -> Result:
     return s.left(terminal, terminal.wait())
 
 
-@case("sessions delete", "nobody can tell which checkpoints are the session's")
+@case("sessions delete", "the checkpoints of the session cannot be determined")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     for before, name in (("main", "other"), ("other", "third")):
@@ -101,7 +101,7 @@ def _(s: Situation) -> list[str]:
     return sessions("search", "", "--regex")
 
 
-@case("sessions search", "QUERY is no regular expression")
+@case("sessions search", "QUERY is not a valid regular expression")
 def _(s: Situation) -> list[str]:
     s.story()
     return sessions("search", "(", "--regex")
@@ -112,7 +112,7 @@ def _export(s: Situation, path: Path | str, *more: str) -> list[str]:
     return sessions("export", "main", "--output", str(path), *more)
 
 
-@case("sessions export", "there is a file already")
+@case("sessions export", "FILE already exists")
 def _(s: Situation) -> list[str]:
     (s.place / "there").write_text("")
     return _export(s, s.place / "there")
@@ -123,25 +123,25 @@ def _(s: Situation) -> list[str]:
     return _export(s, s.place)
 
 
-@case("sessions export", "FILE's directory is not there")
+@case("sessions export", "the directory of FILE does not exist")
 def _(s: Situation) -> list[str]:
     return _export(s, s.place / "nowhere" / "file")
 
 
-@case("sessions export", "FILE's directory is something else")
+@case("sessions export", "the directory of FILE is not a directory")
 def _(s: Situation) -> list[str]:
     (s.place / "there").write_text("")
     return _export(s, s.place / "there" / "file")
 
 
-@case("sessions export", "FILE is no regular file")
+@case("sessions export", "FILE is not a regular file")
 def _(s: Situation) -> list[str]:
     (s.place / "there").write_text("")
     (s.place / "link").symlink_to("there")
     return _export(s, s.place / "link", "--force")
 
 
-@case("sessions export", "FILE would be among deepctl's own")
+@case("sessions export", "FILE would be inside deepctl's own state")
 def _(s: Situation) -> list[str]:
     return _export(s, s.home / "profiles" / "alice" / "workspace" / "main.json")
 
@@ -161,7 +161,7 @@ def _prompt(content: Any) -> dict[str, Any]:
     return {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": content}]}
 
 
-@case("sessions import", "there is no such file")
+@case("sessions import", "FILE does not exist")
 def _(s: Situation) -> list[str]:
     s.alice()
     return sessions("import", str(s.place / "nothing"))
@@ -177,28 +177,28 @@ def _(s: Situation) -> list[str]:
     return _import(s, _document(_prompt("hello")).replace("hello", "HELLO"))
 
 
-@case("sessions import", "a message in FILE makes no sense")
+@case("sessions import", "a message in FILE is invalid")
 def _(s: Situation) -> list[str]:
     return _import(s, _document(_prompt({"no": "text"})))
 
 
-@case("sessions import", "FILE is of a later deepctl")
+@case("sessions import", "FILE has the format of a later deepctl")
 def _(s: Situation) -> list[str]:
     return _import(s, _document(_prompt("hello")).replace('"format": 2', '"format": 99'))
 
 
-@case("sessions import", "a message in FILE wants files from this machine's network")
+@case("sessions import", "a message in FILE refers to files on the network of this machine")
 def _(s: Situation) -> list[str]:
     image = {"kind": "image-url", "url": _IMAGE, "force_download": "allow-local"}
     return _import(s, _document(_prompt([image])))
 
 
-@case("sessions import", "there is a session of that name")
+@case("sessions import", "a session with this name already exists")
 def _(s: Situation) -> list[str]:
     return _import(s, _document(_prompt("hello"), name="main"))
 
 
-@case("sessions import", "FILE is `-`, and stdin a terminal", only="text")
+@case("sessions import", "FILE is `-`, and stdin is a terminal", only="text")
 def _(s: Situation) -> Result:
     terminal = s.terminal("sessions", "import", "-", "--user", "alice")
     terminal.expect("Error:")

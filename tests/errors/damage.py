@@ -46,28 +46,28 @@ def spoil(pack: Path) -> None:
     _flip(pack, *{entry.offset for entry in pack_store.read_table(str(pack)) if entry.stored})
 
 
-@case("checkpoints list", "the ledger is of a later deepctl")
+@case("checkpoints list", "the ledger has the format of a later deepctl")
 def _(s: Situation) -> list[str]:
     s.story()
     s.seal(s.profile / "checkpoints" / "ledger.jsonl", {"v": 99}, append=True)
     return on("list")
 
 
-@case("checkpoints show", "the pack with its contents is gone")
+@case("checkpoints show", "the pack with the contents of the checkpoint is missing")
 def _(s: Situation) -> list[str]:
     pack, identity = _pack(s)
     pack.unlink()
     return on("show", identity)
 
 
-@case("checkpoints show", "its contents are damaged")
+@case("checkpoints show", "the contents of the checkpoint are damaged")
 def _(s: Situation) -> list[str]:
     pack, identity = _pack(s)
     spoil(pack)
     return on("show", identity)
 
 
-@case("checkpoints show", "the messages are gone")
+@case("checkpoints show", "the message log of the checkpoint is missing")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     identity = scene.last().id
@@ -75,14 +75,14 @@ def _(s: Situation) -> list[str]:
     return on("show", identity)
 
 
-@case("checkpoints show", "the messages are cut short")
+@case("checkpoints show", "the message log of the checkpoint is cut short")
 def _(s: Situation) -> list[str]:
     log = _log(s)
     log.write_bytes(log.read_bytes()[:-40])
     return on("show", Scene(s.home).last().id)
 
 
-@case("checkpoints show", "nothing tells which messages came before")
+@case("checkpoints show", "the reference from the message log to the previous log is damaged")
 def _(s: Situation) -> list[str]:
     first = _log(s)
     scene = Scene(s.home)
@@ -95,7 +95,7 @@ def _(s: Situation) -> list[str]:
     return on("show", scene.last().id)
 
 
-@case("checkpoints show", "the message log was replaced by another")
+@case("checkpoints show", "the message log was replaced by another log")
 def _(s: Situation) -> list[str]:
     log = _log(s)
     assert s.run("checkpoints", "save", "--user", "alice").code == 0
@@ -117,22 +117,22 @@ def _repaired(s: Situation, lost: str) -> str:
     return identity
 
 
-@case("checkpoints fork", "a repair found its messages lost")
+@case("checkpoints fork", "a repair recorded that the messages of the checkpoint are lost")
 def _(s: Situation) -> list[str]:
     return on("fork", _repaired(s, "conversation"), "other")
 
 
-@case("checkpoints rewind", "a repair found its files lost")
+@case("checkpoints rewind", "a repair recorded that the files of the checkpoint are lost")
 def _(s: Situation) -> list[str]:
     return on("rewind", _repaired(s, "files"))
 
 
-@case("memory show", "a repair found the checkpoint's files lost")
+@case("memory show", "a repair recorded that the files of the checkpoint are lost")
 def _(s: Situation) -> list[str]:
     return ["memory", "show", "--at", _repaired(s, "files"), "--user", "alice"]
 
 
-@case("checkpoints rewind", "what is needed for it is gone, and the checkpoint's own files are, too")
+@case("checkpoints rewind", "contents that the rewind needs are missing, and so are files of the checkpoint")
 def _(s: Situation) -> list[str]:
     s.story()
     for pack in (s.profile / "checkpoints" / "packs").iterdir():
@@ -140,7 +140,7 @@ def _(s: Situation) -> list[str]:
     return on("rewind", "~1")
 
 
-@case("checkpoints verify", "something is damaged", prints=True)
+@case("checkpoints verify", "stored data is damaged", prints=True)
 def _(s: Situation) -> list[str]:
     scene = s.story()
     for record in scene.records()[-2:]:
@@ -149,7 +149,7 @@ def _(s: Situation) -> list[str]:
     return on("verify")
 
 
-@case("checkpoints rewind", "what is needed for it is damaged")
+@case("checkpoints rewind", "contents that the rewind needs are damaged")
 def _(s: Situation) -> list[str]:
     scene = s.story()
     scene.agent("a.txt", "three\n")
@@ -158,7 +158,7 @@ def _(s: Situation) -> list[str]:
     return on("rewind", "~2")
 
 
-@case("checkpoints rewind", "what it would change is kept in no checkpoint that can be read")
+@case("checkpoints rewind", "a file that the rewind would change is in no readable checkpoint")
 def _(s: Situation) -> list[str]:
     s.story()
     for pack in (s.profile / "checkpoints" / "packs").iterdir():
@@ -167,7 +167,7 @@ def _(s: Situation) -> list[str]:
     return on("rewind", "~1", "--force")
 
 
-@case("checkpoints rewind", "Ctrl-C while files are changed")
+@case("checkpoints rewind", "Ctrl-C while the rewind changes files")
 def _(s: Situation) -> Result:
     s.story()
     interrupt = Counter(1, lambda: signal.raise_signal(signal.SIGINT), only=("rename",), beneath=str(s.workspace))
@@ -195,20 +195,20 @@ def _(s: Situation) -> list[str]:
     return list(MAIN)
 
 
-@case("sessions show", "the session is of a later deepctl")
+@case("sessions show", "the record of the session has the format of a later deepctl")
 def _(s: Situation) -> list[str]:
     log = _log(s)
     s.seal(log.parent / "session.json", {"v": 99})
     return list(MAIN)
 
 
-@case("sessions show", "the message log is of a later deepctl")
+@case("sessions show", "the message log has the format of a later deepctl")
 def _(s: Situation) -> list[str]:
     s.seal(_log(s), {"v": 99}, append=True)
     return list(MAIN)
 
 
-@case("sessions show", "the message log is gone")
+@case("sessions show", "the message log is missing")
 def _(s: Situation) -> list[str]:
     _log(s).unlink()
     return list(MAIN)

@@ -30,13 +30,13 @@ def notes(s: Situation, text: str = "- tea\n- coffee\n") -> Scene:
     return scene
 
 
-@case("memory add", "the text is empty")
+@case("memory add", "TEXT is empty")
 def _(s: Situation) -> list[str]:
     s.alice()
     return memory("add", " ")
 
 
-@case("memory add", "there is no text", only="text")
+@case("memory add", "TEXT is missing, and stdin is empty", only="text")
 def _(s: Situation) -> Result:
     s.alice()
     terminal = s.terminal(*memory("add"))
@@ -44,31 +44,31 @@ def _(s: Situation) -> Result:
     return s.left(terminal, terminal.wait())
 
 
-@case("memory add", "what is piped in is too much")
+@case("memory add", "the text on stdin is too large")
 def _(s: Situation) -> Result:
     s.alice()
     return s.run(*memory("add"), stdin=b"x" * (MAX_BYTES + 1))
 
 
-@case("memory add", "the text is not UTF-8")
+@case("memory add", "TEXT is not UTF-8")
 def _(s: Situation) -> list[str]:
     s.alice()
     return memory("add", "caf\udce9")
 
 
-@case("memory add", "what is piped in is not UTF-8")
+@case("memory add", "the text on stdin is not UTF-8")
 def _(s: Situation) -> Result:
     s.alice()
     return s.run(*memory("add"), stdin=b"caf\xe9")
 
 
-@case("memory add", "the name is none for a new memory file")
+@case("memory add", "the name of the new notebook is invalid")
 def _(s: Situation) -> list[str]:
     s.alice()
     return memory("add", "tea", "--file", "to do")
 
 
-@case("memory edit", "there is no terminal and no editor is named")
+@case("memory edit", "there is no terminal, and neither `$VISUAL` nor `$EDITOR` is set")
 def _(s: Situation) -> list[str]:
     s.alice()
     s.patch.delenv("VISUAL", raising=False)
@@ -76,7 +76,7 @@ def _(s: Situation) -> list[str]:
     return EDIT
 
 
-@case("memory edit", "there is no editor", only="text")
+@case("memory edit", "neither `$VISUAL` nor `$EDITOR` is set, and no usual editor is installed", only="text")
 def _(s: Situation) -> Result:
     s.alice()
     for variable in ("VISUAL", "EDITOR"):
@@ -99,7 +99,7 @@ def _script(s: Situation, script: str) -> list[str]:
     return _editor(s, str(program))
 
 
-@case("memory edit", "`$VISUAL` or `$EDITOR` cannot be understood")
+@case("memory edit", "`$VISUAL` or `$EDITOR` cannot be split into words")
 def _(s: Situation) -> list[str]:
     notes(s)
     return _editor(s, "vi '")
@@ -117,7 +117,7 @@ def _(s: Situation) -> list[str]:
     return _editor(s, "false")
 
 
-@case("memory edit", "the editor fails after it has saved")
+@case("memory edit", "the editor saves the text and then fails")
 def _(s: Situation) -> list[str]:
     notes(s)
     return _script(s, 'echo "- milk" >> "$1"; exit 3')
@@ -129,26 +129,26 @@ def _(s: Situation) -> list[str]:
     return _editor(s, "rm")
 
 
-@case("memory edit", "the editor leaves what is not UTF-8")
+@case("memory edit", "the text from the editor is not UTF-8")
 def _(s: Situation) -> list[str]:
     notes(s)
     return _script(s, 'printf "caf\\351\\n" >> "$1"')
 
 
-@case("memory edit", "somebody else changes the same lines meanwhile")
+@case("memory edit", "another author changes the same lines while the editor is open")
 def _(s: Situation) -> list[str]:
     notes(s)
     return _script(s, f'echo "- mine" > "$1"; echo "- theirs" > "{s.workspace / NOTEBOOK}"')
 
 
-@case("memory edit", "another process is at work when the editor is done")
+@case("memory edit", "another process is working on the profile when the editor ends")
 def _(s: Situation) -> list[str]:
     notes(s)
     s.lock()
     return _script(s, 'echo "- milk" >> "$1"')
 
 
-@case("memory edit", "Ctrl-C while it waits for another process")
+@case("memory edit", "Ctrl-C while the command waits for another process")
 def _(s: Situation) -> Result:
     notes(s)
     s.lock()
@@ -170,7 +170,7 @@ def _(s: Situation) -> list[str]:
     return memory("search", "", "--regex")
 
 
-@case("memory search", "QUERY is no regular expression")
+@case("memory search", "QUERY is not a valid regular expression")
 def _(s: Situation) -> list[str]:
     s.alice()
     return memory("search", "(", "--regex")
@@ -188,37 +188,37 @@ def _(s: Situation) -> list[str]:
     return memory("forget", "a\nb")
 
 
-@case("memory forget", "TEXT is on no line")
+@case("memory forget", "no line contains TEXT")
 def _(s: Situation) -> list[str]:
     notes(s)
     return memory("forget", "milk", "--yes")
 
 
-@case("memory forget", "TEXT is on no line of the file")
+@case("memory forget", "no line of the notebook contains TEXT")
 def _(s: Situation) -> list[str]:
     notes(s)
     return memory("forget", "milk", "--yes", "--file", "MEMORY.md")
 
 
-@case("memory forget", "TEXT is there in another case only")
+@case("memory forget", "TEXT exists only in another case")
 def _(s: Situation) -> list[str]:
     notes(s)
     return memory("forget", "TEA", "--yes")
 
 
-@case("memory forget", "`--purge` finds TEXT nowhere")
+@case("memory forget", "with `--purge`, neither a notebook nor a checkpoint contains TEXT")
 def _(s: Situation) -> list[str]:
     notes(s)
     return memory("forget", "milk", "--yes", "--purge")
 
 
-@case("memory forget", "`--purge --ignore-case` finds TEXT nowhere")
+@case("memory forget", "with `--purge --ignore-case`, neither a notebook nor a checkpoint contains TEXT")
 def _(s: Situation) -> list[str]:
     notes(s)
     return memory("forget", "milk", "--yes", "--purge", "--ignore-case")
 
 
-@case("memory forget", "nobody can be asked")
+@case("memory forget", "there is no terminal for the confirmation")
 def _(s: Situation) -> list[str]:
     notes(s)
     return memory("forget", "tea")
@@ -244,12 +244,12 @@ def _(s: Situation) -> Result:
     return s.left(terminal, terminal.wait())
 
 
-@case("memory forget", "the notebooks change before the answer", only="text")
+@case("memory forget", "the notebooks change before the confirmation", only="text")
 def _(s: Situation) -> Result:
     return _changed(s, "[y/N]", "y", *memory("forget", "tea"))
 
 
-@case("memory forget", "with `--purge`, the notebooks change before the answer", only="text")
+@case("memory forget", "with `--purge`, the notebooks change before the confirmation", only="text")
 def _(s: Situation) -> Result:
     return _changed(s, "type alice to continue", "alice", *memory("forget", "tea", "--purge"))
 
@@ -264,7 +264,7 @@ def _changed(s: Situation, question: str, answer: str, *argv: str) -> Result:
     return s.left(terminal, terminal.wait())
 
 
-@case("memory forget", "with `--purge`, memory is a symbolic link")
+@case("memory forget", "with `--purge`, the directory of the notebooks is a symbolic link")
 def _(s: Situation) -> list[str]:
     notes(s)
     place = s.workspace / ".deep/memory/main"
@@ -282,21 +282,21 @@ def _(s: Situation) -> list[str]:
     return memory("forget", "tea", "--yes", "--purge")
 
 
-@case("memory forget", "with `--purge`, what checkpoints keep is damaged")
+@case("memory forget", "with `--purge`, contents of a checkpoint are damaged")
 def _(s: Situation) -> list[str]:
     scene = notes(s)
     spoil(s.profile / "checkpoints" / "packs" / next(record.pack for record in scene.records() if record.pack))
     return memory("forget", "coffee", "--yes", "--purge")
 
 
-@case("memory show", "the checkpoint has no such file")
+@case("memory show", "the checkpoint does not contain the notebook")
 def _(s: Situation) -> list[str]:
     s.story()
     notes(s)
     return memory("show", "other", "--at", "~0")
 
 
-@case("memory show", "the checkpoint has something else in the file's place")
+@case("memory show", "the notebook in the checkpoint is not a regular file")
 def _(s: Situation) -> list[str]:
     scene = notes(s)
     with scene.turn("a link"):
@@ -312,7 +312,7 @@ def _(s: Situation) -> list[str]:
     return memory("show", "--at", "one")
 
 
-@case("memory show", "the checkpoint leaves memory out")
+@case("memory show", "the checkpoint does not contain memory, because a setting excludes it")
 def _(s: Situation) -> list[str]:
     scene = s.alice()
     scene.write(NOTEBOOK, "- tea\n")
@@ -321,7 +321,7 @@ def _(s: Situation) -> list[str]:
     return memory("show", "--at", "without")
 
 
-@case("memory show", "there is no such checkpoint")
+@case("memory show", "the checkpoint does not exist")
 def _(s: Situation) -> list[str]:
     notes(s)
     return memory("show", "--at", "nothing")

@@ -47,52 +47,66 @@ def _variable(cause: str, command: list[str], **variables: str) -> None:
         return command
 
 
-_variable("a key has typographic quotation marks", OPENAI, OPENAI_API_KEY="“sk-canary-0123456789abcdef”")
-_variable("a key has been shortened with …", OPENAI, OPENAI_API_KEY="sk-can…cdef")
-_variable("a key has a letter with an accent", OPENAI, OPENAI_API_KEY="clé")
+_variable("a key contains typographic quotation marks", OPENAI, OPENAI_API_KEY="“sk-canary-0123456789abcdef”")
+_variable("a key was shortened with `…`", OPENAI, OPENAI_API_KEY="sk-can…cdef")
+_variable("a key contains a letter with an accent", OPENAI, OPENAI_API_KEY="clé")
 _variable("a key contains a line break", OPENAI, OPENAI_API_KEY="sk-canary\n0123456789abcdef")
 _variable("a key is in quotation marks", OPENAI, OPENAI_API_KEY='"sk-canary-0123456789abcdef"')
-_variable("a key has bytes that are not UTF-8", OPENAI, OPENAI_API_KEY="sk-\udce9")
-_variable("a key has an invisible character", OPENAI, OPENAI_API_KEY="\ufeffsk-canary-0123456789abcdef")
-_variable("the key of Anthropic has another character", ANTHROPIC, ANTHROPIC_API_KEY="sk-ant-“x”")
-_variable("the token of Anthropic has another character", ANTHROPIC, ANTHROPIC_AUTH_TOKEN="token–1")
-_variable("the key of another provider has another character", [*HELLO, "--model", "groq:m"], GROQ_API_KEY="gsk_é")
-_variable("the organisation of OpenAI has another character", OPENAI, OPENAI_ORG_ID="Société")
-_variable("a header of Anthropic's has another character", ANTHROPIC, ANTHROPIC_CUSTOM_HEADERS="X-Team: Größe")
-_variable("a header of Anthropic's has no such name", ANTHROPIC, ANTHROPIC_CUSTOM_HEADERS="X Team: a")
-_variable("a header of OpenAI's has another character", OPENAI, OPENAI_CUSTOM_HEADERS="X-Team: Größe")
-_variable("a header has another character, of a provider with OpenAI's client", OLLAMA, OPENAI_ORG_ID="Société")
+_variable("a key contains bytes that are not UTF-8", OPENAI, OPENAI_API_KEY="sk-\udce9")
+_variable("a key contains an invisible character", OPENAI, OPENAI_API_KEY="\ufeffsk-canary-0123456789abcdef")
+_variable("the key of Anthropic contains a character that is not allowed", ANTHROPIC, ANTHROPIC_API_KEY="sk-ant-“x”")
+_variable("the token of Anthropic contains a character that is not allowed", ANTHROPIC, ANTHROPIC_AUTH_TOKEN="token–1")
+_variable(
+    "the key of another provider contains a character that is not allowed",
+    [*HELLO, "--model", "groq:m"],
+    GROQ_API_KEY="gsk_é",
+)
+_variable("the organisation id of OpenAI contains a character that is not allowed", OPENAI, OPENAI_ORG_ID="Société")
+_variable(
+    "a header for Anthropic contains a character that is not allowed",
+    ANTHROPIC,
+    ANTHROPIC_CUSTOM_HEADERS="X-Team: Größe",
+)
+_variable("a header for Anthropic has an invalid name", ANTHROPIC, ANTHROPIC_CUSTOM_HEADERS="X Team: a")
+_variable("a header for OpenAI contains a character that is not allowed", OPENAI, OPENAI_CUSTOM_HEADERS="X-Team: Größe")
+_variable(
+    "the organisation id for a provider with OpenAI's client contains a character that is not allowed",
+    OLLAMA,
+    OPENAI_ORG_ID="Société",
+)
 _variable("an address has no scheme", OPENAI, OPENAI_BASE_URL="127.0.0.1:8000/v1")
-_variable("an address is that of a file", OPENAI, OPENAI_BASE_URL="file:///etc/passwd")
-_variable("an address has no such port", OPENAI, OPENAI_BASE_URL="http://127.0.0.1:99999/v1")
-_variable("an address has a blank in it", OPENAI, OPENAI_BASE_URL="http://x y/v1")
-_variable("an address has an IPv6 address without brackets", OPENAI, OPENAI_BASE_URL="http://::1:8000/v1")
+_variable("an address has the scheme `file:`", OPENAI, OPENAI_BASE_URL="file:///etc/passwd")
+_variable("the port of an address is invalid", OPENAI, OPENAI_BASE_URL="http://127.0.0.1:99999/v1")
+_variable("an address contains a blank", OPENAI, OPENAI_BASE_URL="http://x y/v1")
+_variable("an address contains an IPv6 address without brackets", OPENAI, OPENAI_BASE_URL="http://::1:8000/v1")
 _variable("an address has no host", OPENAI, OPENAI_BASE_URL="http:///v1")
 _variable("an address has an invalid host", OPENAI, OPENAI_BASE_URL="http://a..b/v1")
-_variable("an address has a character that no address has", OPENAI, OPENAI_BASE_URL="http://example.com/“v1”")
-_variable("an address has a password with an @", OPENAI, OPENAI_BASE_URL="http://me:p@ss@example.com/v1")
-_variable("the address of Anthropic is none", ANTHROPIC, ANTHROPIC_BASE_URL="example.com")
-_variable("the address of Ollama is none", OLLAMA, OLLAMA_BASE_URL="localhost:11434")
-_variable("the host of Ollama is none", OLLAMA, OLLAMA_HOST="127.0.0.1:99999")
-_variable("the port of a proxy is none", OPENAI, HTTP_PROXY="http://127.0.0.1:99999")
-_variable("the scheme of a proxy is none", OPENAI, ALL_PROXY="socks4://127.0.0.1:1080")
-_variable("the address of a proxy has a blank in it", OPENAI, https_proxy="http://the proxy:3128")
-_variable("the file of certificates is not there", OPENAI, SSL_CERT_FILE="PLACE/nothing.pem")
-_variable("the file of certificates is a directory", OPENAI, SSL_CERT_FILE="PLACE")
-_variable("the file of certificates has none", OPENAI, SSL_CERT_FILE=__file__)
-_variable("the directory of certificates is not there", OPENAI, SSL_CERT_DIR="PLACE/nothing")
+_variable("an address contains a character that is not allowed", OPENAI, OPENAI_BASE_URL="http://example.com/“v1”")
+_variable("an address has a password that contains `@`", OPENAI, OPENAI_BASE_URL="http://me:p@ss@example.com/v1")
+_variable("the address of Anthropic is invalid", ANTHROPIC, ANTHROPIC_BASE_URL="example.com")
+_variable("the address of Ollama is invalid", OLLAMA, OLLAMA_BASE_URL="localhost:11434")
+_variable("the host of Ollama is invalid", OLLAMA, OLLAMA_HOST="127.0.0.1:99999")
+_variable("the port of a proxy is invalid", OPENAI, HTTP_PROXY="http://127.0.0.1:99999")
+_variable("the scheme of a proxy is invalid", OPENAI, ALL_PROXY="socks4://127.0.0.1:1080")
+_variable("the address of a proxy contains a blank", OPENAI, https_proxy="http://the proxy:3128")
+_variable("the file with certificates does not exist", OPENAI, SSL_CERT_FILE="PLACE/nothing.pem")
+_variable("the file with certificates is a directory", OPENAI, SSL_CERT_FILE="PLACE")
+_variable("the file with certificates contains no certificates", OPENAI, SSL_CERT_FILE=__file__)
+_variable("the directory with certificates does not exist", OPENAI, SSL_CERT_DIR="PLACE/nothing")
 _variable("the log of TLS keys cannot be written", OPENAI, SSLKEYLOGFILE="PLACE/nothing/keys")
 _variable(
-    "the file of a key is not there",
+    "the key file does not exist",
     [*HELLO, "--model", "google-cloud:m"],
     GOOGLE_APPLICATION_CREDENTIALS="PLACE/nothing.json",
 )
 _variable(
-    "the certificates of another client are not there", [*HELLO, "--model", "bedrock:m"], AWS_CA_BUNDLE="PLACE/nothing"
+    "the file with certificates of another client does not exist",
+    [*HELLO, "--model", "bedrock:m"],
+    AWS_CA_BUNDLE="PLACE/nothing",
 )
 
 
-@case("chat", "a SOCKS proxy is named, and the package for it is not installed")
+@case("chat", "the proxy is a SOCKS proxy, and its package is not installed")
 def _(s: Situation) -> list[str]:
     _clean(s)
     s.patch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
@@ -124,13 +138,13 @@ def _(s: Situation) -> Result:
     return _without_home(s, HOME="~")
 
 
-@case("any command", "`$DEEPCTL_HOME` is below the home of a user that there is not")
+@case("any command", "`$DEEPCTL_HOME` begins with `~NAME`, and the user does not exist")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("DEEPCTL_HOME", "~nobody-of-this-name/deepctl")
     return ["profiles", "list"]
 
 
-@case("any command", "`$DEEPCTL_CONFIG` is below the home of a user that there is not")
+@case("any command", "`$DEEPCTL_CONFIG` begins with `~NAME`, and the user does not exist")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("DEEPCTL_CONFIG", "~nobody-of-this-name/config.toml")
     return ["config", "show"]
@@ -142,12 +156,12 @@ def _base_url(cause: str, value: str) -> None:
         return ["config", "set", "base_url", value]
 
 
-_base_url("`base_url` has a blank in it", "http://x y/")
-_base_url("`base_url` has no such port", "http://127.0.0.1:99999/v1")
+_base_url("`base_url` contains a blank", "http://x y/")
+_base_url("the port of `base_url` is invalid", "http://127.0.0.1:99999/v1")
 _base_url("`base_url` has no host", "https:///v1")
 
 
-@case("chat", "`base_url` of `profile.toml` is no address")
+@case("chat", "`base_url` in `profile.toml` is not an address")
 def _(s: Situation) -> list[str]:
     _clean(s)
     s.alice()
@@ -155,14 +169,14 @@ def _(s: Situation) -> list[str]:
     return OPENAI
 
 
-@case("chat", "`base_url` of `config.toml` is no address")
+@case("chat", "`base_url` in `config.toml` is not an address")
 def _(s: Situation) -> list[str]:
     _clean(s)
     s.configure('base_url = "localhost:8000"\n')
     return OPENAI
 
 
-@case("config show", "the address of an MCP server has no such port")
+@case("config show", "the port in the address of an MCP server is invalid")
 def _(s: Situation) -> list[str]:
     s.configure('[mcp_servers.one]\nurl = "http://127.0.0.1:0/mcp"\n')
     return ["config", "show"]
@@ -182,9 +196,9 @@ def _unreachable(cause: str, address: str, **variables: str) -> None:
         return OPENAI
 
 
-_unreachable("no proxy answers at `$HTTP_PROXY`", "http://example.com/v1", HTTP_PROXY="http://127.0.0.1:9")
-_unreachable("no proxy answers at `$HTTPS_PROXY`", "https://example.com/v1", HTTPS_PROXY="127.0.0.1:9")
-_unreachable("no SOCKS proxy answers", "https://example.com/v1", ALL_PROXY="socks5://127.0.0.1:9")
+_unreachable("the proxy in `$HTTP_PROXY` does not answer", "http://example.com/v1", HTTP_PROXY="http://127.0.0.1:9")
+_unreachable("the proxy in `$HTTPS_PROXY` does not answer", "https://example.com/v1", HTTPS_PROXY="127.0.0.1:9")
+_unreachable("the SOCKS proxy does not answer", "https://example.com/v1", ALL_PROXY="socks5://127.0.0.1:9")
 
 
 def _answers(cause: str, *answers: Answer, model: str = "openai-chat:m", path: str = "/v1") -> None:
@@ -203,36 +217,40 @@ def _error(status: int, **error: object) -> Raw:
     return Raw(json.dumps({"error": error}).encode(), status, JSON)
 
 
-_answers("the address of the server lacks /v1", Raw(PAGE, 404, {"Content-Type": "text/html"}), path="")
-_answers("the address of the server lacks /v1, and it takes no POST there", Raw(b"", 405), path="")
-_answers("the address of the server has a path too many", Raw(b"", 404), path="/v1/chat/completions")
-_answers("there is nothing at the address of the server", Raw(b"404 page not found", 404), path="/api/v2")
+_answers("the address of the server lacks `/v1`", Raw(PAGE, 404, {"Content-Type": "text/html"}), path="")
+_answers("the address of the server lacks `/v1`, and the server allows no POST there", Raw(b"", 405), path="")
+_answers("the address of the server contains the path `/chat/completions`", Raw(b"", 404), path="/v1/chat/completions")
+_answers("the path in the address of the server is wrong", Raw(b"404 page not found", 404), path="/api/v2")
 _answers("the server has no Responses API", Raw(b'{"detail":"Not Found"}', 404, JSON), model="openai:m")
 _answers("the server answers with a web page", Raw(PAGE, 200, {"Content-Type": "text/html"}), path="")
-_answers("the server answers with nothing", Raw(b"", 200, STREAM))
-_answers("the server knows no streams", Raw(b'{"choices": []}', 200, JSON))
-_answers("the server answers with an error as if it were none", Raw(b'{"error":"out of credits"}', 200, JSON))
-_answers("the server breaks off its answer with an error", Raw(b'data: {"error":"out of memory"}\n\n', 200, STREAM))
-_answers("the server points elsewhere", Raw(b"", 301, {"Location": "https://example.com/v1"}))
+_answers("the answer of the server is empty", Raw(b"", 200, STREAM))
+_answers("the server does not support streams", Raw(b'{"choices": []}', 200, JSON))
+_answers("the server sends an error with the HTTP status of a success", Raw(b'{"error":"out of credits"}', 200, JSON))
+_answers("the server ends its answer with an error", Raw(b'data: {"error":"out of memory"}\n\n', 200, STREAM))
+_answers("the server redirects to another address", Raw(b"", 301, {"Location": "https://example.com/v1"}))
 _answers("the request is too large for the server", _error(413, message="too large"))
-_answers("the proxy wants a name and a password", Raw(b"", 407))
-_answers("the server speaks TLS only", Raw(b"Client sent an HTTP request to an HTTPS server.\n", 400))
+_answers("the proxy needs a name and a password", Raw(b"", 407))
+_answers("the server accepts only TLS", Raw(b"Client sent an HTTP request to an HTTPS server.\n", 400))
 _answers("the last answer is empty", ToolCalls([("ls", {"path": "."})]), Text([""]))
-_answers("the server has no such model", _error(404, message="The model `m` does not exist.", code="model_not_found"))
-_answers("Ollama has no such model", _error(404, message='model "m" not found, try pulling it first'))
-_answers("no model is loaded", _error(404, message="No models loaded. Please load a model in the developer page."))
-_answers("the model has no tools", _error(400, message="registry.ollama.ai/library/m:latest does not support tools"))
 _answers(
-    "vLLM has been started without tools",
+    "the server does not have the model", _error(404, message="The model `m` does not exist.", code="model_not_found")
+)
+_answers("Ollama does not have the model", _error(404, message='model "m" not found, try pulling it first'))
+_answers("no model is loaded", _error(404, message="No models loaded. Please load a model in the developer page."))
+_answers(
+    "the model cannot call tools", _error(400, message="registry.ollama.ai/library/m:latest does not support tools")
+)
+_answers(
+    "vLLM was started without tools",
     _error(400, message='"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'),
 )
 _answers(
-    "llama.cpp has been started without tools",
+    "llama.cpp was started without tools",
     _error(500, code=500, message="tools param requires --jinja flag", type="server_error"),
 )
 
 
-@case("chat", "the server does not speak TLS", prints=True)
+@case("chat", "the server does not support TLS", prints=True)
 def _(s: Situation) -> list[str]:
     _clean(s)
     s.configure("retries = 0\n")
@@ -291,5 +309,5 @@ def _another(place: Path) -> str:
     return str(_certificate(place, "other")[0])
 
 
-_untrusted("the certificate of the server is of nobody's", lambda place: None)
-_untrusted("the certificate of the server is not of those in `$SSL_CERT_FILE`", _another)
+_untrusted("the certificate of the server is self-signed", lambda place: None)
+_untrusted("the certificate of the server is not in `$SSL_CERT_FILE`", _another)

@@ -18,42 +18,42 @@ def _outside(s: Situation, name: str, content: bytes = b"content\n") -> str:
     return str(place / name)
 
 
-@case("chat", "`--file` names no file")
+@case("chat", "the file of `--file` does not exist")
 def _(s: Situation) -> list[str]:
     return ["chat", "hello", "--file", str(s.place / "none"), *ALICE]
 
 
-@case("chat", "`--file` names a directory")
+@case("chat", "the file of `--file` is a directory")
 def _(s: Situation) -> list[str]:
     return ["chat", "hello", "--file", str(s.place), *ALICE]
 
 
-@case("chat", "`--file` names a pipe or a device")
+@case("chat", "the file of `--file` is a pipe or a device")
 def _(s: Situation) -> list[str]:
     path = s.place / "fifo"
     os.mkfifo(path)
     return ["chat", "hello", "--file", str(path), *ALICE]
 
 
-@case("chat", "`--file` names a file that is too large")
+@case("chat", "the file of `--file` is too large")
 def _(s: Situation) -> list[str]:
     path = _outside(s, "huge")
     os.truncate(path, MAX_BYTES + 1)
     return ["chat", "hello", "--file", path, *ALICE]
 
 
-@case("chat", "`--file` names a file of a name that cannot be said")
+@case("chat", "the name of the file of `--file` cannot be written in a prompt")
 def _(s: Situation) -> list[str]:
     return ["chat", "hello", "--file", _outside(s, "a\nb"), *ALICE]
 
 
-@case("chat", "the file cannot be read", prints=True)
+@case("chat", "the file of `--file` cannot be read", prints=True)
 def _(s: Situation) -> list[str]:
     s.alice()
     return ["chat", "hello", "--file", "/proc/self/mem", *ALICE]
 
 
-@case("chat", "the disk has no room for the file", prints=True)
+@case("chat", "the disk has no space for the file of `--file`", prints=True)
 def _(s: Situation) -> Result:
     path = _outside(s, "large", b"x" * (8 << 20))
     full = s.place / "full"

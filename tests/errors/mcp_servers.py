@@ -17,81 +17,81 @@ def _config(s: Situation, text: str) -> list[str]:
     return ["config", "show"]
 
 
-@case("config show", "a key is nearly `mcp_servers`")
+@case("config show", "`mcp_servers` is misspelled")
 def _(s: Situation) -> list[str]:
     return _config(s, f'[mcpServers.a]\nurl = "{_BOX}"')
 
 
-@case("config show", "`mcp_servers` is no table")
+@case("config show", "`mcp_servers` is not a table")
 def _(s: Situation) -> list[str]:
     return _config(s, "mcp_servers = 5")
 
 
-@case("config show", "the name of an MCP server cannot be one")
+@case("config show", "the name of an MCP server is invalid")
 def _(s: Situation) -> list[str]:
     return _config(s, f'[mcp_servers."a b"]\nurl = "{_BOX}"')
 
 
-@case("config show", "an MCP server is no table")
+@case("config show", "an MCP server is not a table")
 def _(s: Situation) -> list[str]:
     return _config(s, "[mcp_servers]\na = 5")
 
 
-@case("config show", "an MCP server has a key there is not")
+@case("config show", "an MCP server has an unknown key")
 def _(s: Situation) -> list[str]:
     return _config(s, "[mcp_servers.a]\nxyz = 5")
 
 
-@case("config show", "a key of an MCP server is nearly right")
+@case("config show", "a key of an MCP server is misspelled")
 def _(s: Situation) -> list[str]:
     return _config(s, '[mcp_servers.a]\ncomand = "x"')
 
 
-@case("config show", "an MCP server is a program and an address")
+@case("config show", "an MCP server has both a program and an address")
 def _(s: Situation) -> list[str]:
     return _config(s, f'[mcp_servers.a]\ncommand = "x"\nurl = "{_BOX}"')
 
 
-@case("config show", "an MCP server is neither a program nor an address")
+@case("config show", "an MCP server has neither a program nor an address")
 def _(s: Situation) -> list[str]:
     return _config(s, "[mcp_servers.a]")
 
 
-@case("config show", "a key does not go with the kind of MCP server")
+@case("config show", "a key is not allowed for this kind of MCP server")
 def _(s: Situation) -> list[str]:
     return _config(s, '[mcp_servers.a]\ncommand = "x"\nhttp_headers = {}')
 
 
-@case("config show", "a value of an MCP server is no text")
+@case("config show", "a value of an MCP server is not text")
 def _(s: Situation) -> list[str]:
     return _config(s, "[mcp_servers.a]\ncommand = 5")
 
 
-@case("config show", "a variable is to be replaced in a value of an MCP server")
+@case("config show", "a value in `env` of an MCP server refers to a variable")
 def _(s: Situation) -> list[str]:
     return _config(s, '[mcp_servers.a]\ncommand = "x"\nenv = { TOKEN = "$TOKEN" }')
 
 
-@case("config show", "the name of a variable is none")
+@case("config show", "the name of a variable is invalid")
 def _(s: Situation) -> list[str]:
     return _config(s, '[mcp_servers.a]\ncommand = "x"\nenv_vars = ["sk-0"]')
 
 
-@case("config show", "the address of an MCP server is none")
+@case("config show", "the address of an MCP server is invalid")
 def _(s: Situation) -> list[str]:
     return _config(s, '[mcp_servers.a]\nurl = "x"')
 
 
-@case("config show", "the address of an MCP server has a password in it")
+@case("config show", "the address of an MCP server contains a password")
 def _(s: Situation) -> list[str]:
     return _config(s, f'[mcp_servers.a]\nurl = "{_WITH_PASSWORD}"')
 
 
-@case("config show", "a time of an MCP server is none")
+@case("config show", "a time of an MCP server is invalid")
 def _(s: Situation) -> list[str]:
     return _config(s, f'[mcp_servers.a]\nurl = "{_BOX}"\ntool_timeout_sec = 0')
 
 
-@case("config show", "the approval mode of an MCP server is none")
+@case("config show", "the approval mode of an MCP server is invalid")
 def _(s: Situation) -> list[str]:
     return _config(s, f'[mcp_servers.a]\nurl = "{_BOX}"\ndefault_tools_approval_mode = "auto"')

@@ -10,31 +10,31 @@ ALICE = ("--user", "alice")
 SHOW = ["memory", "show", *ALICE]
 
 
-@case("memory show", "there is no such file")
+@case("memory show", "the notebook does not exist")
 def _(s: Situation) -> list[str]:
     s.alice()
     return ["memory", "show", "other", *ALICE]
 
 
-@case("memory show", "the name is no good name of a file")
+@case("memory show", "the name of the notebook is invalid")
 def _(s: Situation) -> list[str]:
     s.alice()
     return ["memory", "show", "../secrets", *ALICE]
 
 
-@case("memory show", "there is no such agent")
+@case("memory show", "the agent has no memory in this profile")
 def _(s: Situation) -> list[str]:
     s.alice()
     return [*SHOW, "--agent", "other"]
 
 
-@case("memory show", "the agent's name is no good name")
+@case("memory show", "the name of the agent is invalid")
 def _(s: Situation) -> list[str]:
     s.alice()
     return [*SHOW, "--agent", "../main"]
 
 
-@case("memory show", "the file is a symbolic link")
+@case("memory show", "the notebook is a symbolic link")
 def _(s: Situation) -> list[str]:
     scene = s.alice()
     scene.write(".deep/memory/main/other.md", "x")
@@ -42,7 +42,7 @@ def _(s: Situation) -> list[str]:
     return SHOW
 
 
-@case("memory show", "the file is a FIFO")
+@case("memory show", "the notebook is a FIFO")
 def _(s: Situation) -> list[str]:
     scene = s.alice()
     scene.write(".deep/memory/main/other.md", "x")
@@ -50,7 +50,7 @@ def _(s: Situation) -> list[str]:
     return SHOW
 
 
-@case("memory list", "memory is a symbolic link")
+@case("memory list", "the directory of the notebooks is a symbolic link")
 def _(s: Situation) -> list[str]:
     scene = s.alice()
     scene.write(".deep/x", "x")

@@ -8,33 +8,33 @@ from tests.support.loopback import Broken, Raw, Status, ToolCalls, stopped
 HELLO = ["chat", "hello", "--user", "alice"]
 
 
-@case("chat", "no such model")
+@case("chat", "the model does not exist")
 def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", "nonsense"]
 
 
-@case("chat", "a model's name without its provider")
+@case("chat", "the name of the model lacks its provider")
 def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", "gpt-4o"]
 
 
-@case("chat", "`$DEEPCTL_MODEL` is no model")
+@case("chat", "`$DEEPCTL_MODEL` is not the name of a model")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("DEEPCTL_MODEL", "nonsense")
     return HELLO
 
 
-@case("chat", "no such provider of models")
+@case("chat", "the provider of the model does not exist")
 def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", "nobody:large"]
 
 
-@case("chat", "the model's name is empty")
+@case("chat", "the name of the model is empty")
 def _(s: Situation) -> list[str]:
     return [*HELLO, "--model", ""]
 
 
-@case("chat", "the address of the model's server is no URL")
+@case("chat", "the address of the model's server is invalid")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("OPENAI_API_KEY", "sk-nothing")
     s.patch.setenv("OPENAI_BASE_URL", "http://someone:hunter2@[::1")
@@ -78,7 +78,7 @@ def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(Status(429, "slow down"), repeat_last=True)]
 
 
-@case("chat", "the provider fails", prints=True)
+@case("chat", "the provider reports an error of its own", prints=True)
 def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(Status(500, "oops"), repeat_last=True)]
 
@@ -88,13 +88,13 @@ def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(Status(400, "nonsense"), repeat_last=True)]
 
 
-@case("chat", "the conversation is too long for the model", prints=True)
+@case("chat", "the conversation is longer than the context window of the model", prints=True)
 def _(s: Situation) -> list[str]:
     said = "This model's maximum context length is 8 tokens."
     return [*HELLO, *s.provider(Status(400, said), repeat_last=True)]
 
 
-@case("chat", "nobody answers at the provider's address", prints=True)
+@case("chat", "nothing listens at the address of the provider", prints=True)
 def _(s: Situation) -> list[str]:
     options = s.provider(Status(500))
     s.patch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
@@ -107,7 +107,7 @@ def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(Broken("cut"), repeat_last=True)]
 
 
-@case("chat", "the answer stops without an end", prints=True)
+@case("chat", "the answer ends before it is complete", prints=True)
 def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(Broken("clean"), repeat_last=True)]
 
@@ -122,17 +122,17 @@ def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(stopped("content_filter"), repeat_last=True)]
 
 
-@case("chat", "the answer is cut off before it has any text", prints=True)
+@case("chat", "the answer reaches its maximum length before its text begins", prints=True)
 def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(stopped("length"), repeat_last=True)]
 
 
-@case("chat", "the answer cannot be read", prints=True)
+@case("chat", "the answer cannot be decompressed", prints=True)
 def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(Raw(b"garbage", headers={"Content-Encoding": "gzip"}), repeat_last=True)]
 
 
-@case("chat", "the provider asks to wait for long", prints=True)
+@case("chat", "the provider asks for a long wait", prints=True)
 def _(s: Situation) -> list[str]:
     return [*HELLO, *s.provider(Status(429, "slow down", {"Retry-After": "90"}), repeat_last=True)]
 
@@ -146,26 +146,26 @@ def _limited(s: Situation, setting: str, calls: ToolCalls, model: str = "openai-
 _LIST = [("ls", {"path": "."})]
 
 
-@case("chat", "the model goes on calling tools", prints=True)
+@case("chat", "the turn reaches the limit for requests", prints=True)
 def _(s: Situation) -> list[str]:
     return _limited(s, "max_requests = 2", ToolCalls(_LIST))
 
 
-@case("chat", "the turn has used its tokens", prints=True)
+@case("chat", "the turn reaches the limit for tokens", prints=True)
 def _(s: Situation) -> list[str]:
     return _limited(s, "max_tokens = 20", ToolCalls(_LIST))
 
 
-@case("chat", "the turn has cost what it may", prints=True)
+@case("chat", "the turn reaches the limit for its cost", prints=True)
 def _(s: Situation) -> list[str]:
     return _limited(s, "max_cost = 0.000001", ToolCalls(_LIST), "openai-chat:gpt-4o")
 
 
-@case("chat", "the provider does not say what a turn takes, which is limited", prints=True)
+@case("chat", "tokens are limited, and the provider does not report their number", prints=True)
 def _(s: Situation) -> list[str]:
     return _limited(s, "max_tokens = 1000", ToolCalls(_LIST, used=None))
 
 
-@case("chat", "money is limited, and nobody knows the model's price")
+@case("chat", "the cost is limited, and the price of the model is unknown")
 def _(s: Situation) -> list[str]:
     return _limited(s, "max_cost = 0.50", ToolCalls(_LIST))

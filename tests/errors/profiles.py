@@ -5,28 +5,28 @@ from __future__ import annotations
 from tests.errors.situation import Situation, case
 
 
-@case("profiles create", "there is a profile of that name")
+@case("profiles create", "a profile with this name already exists")
 def _(s: Situation) -> list[str]:
     s.alice()
     return ["profiles", "create", "Alice"]
 
 
-@case("profiles create", "the name is no good name")
+@case("profiles create", "the name is invalid")
 def _(s: Situation) -> list[str]:
     return ["profiles", "create", "a b"]
 
 
-@case("profiles show", "NAME and `--user` are not the same")
+@case("profiles show", "NAME and `--user` are different profiles")
 def _(s: Situation) -> list[str]:
     s.alice()
     return ["profiles", "show", "alice", "--user", "bob"]
 
 
-@case("profiles show", "there is no such profile")
+@case("profiles show", "the profile does not exist")
 def _(s: Situation) -> list[str]:
     return ["profiles", "show", "nobody"]
 
 
-@case("doctor", "there is no such profile")
+@case("doctor", "the profile does not exist")
 def _(s: Situation) -> list[str]:
     return ["doctor", "--user", "nobody"]

@@ -83,13 +83,13 @@ def _(s: Situation) -> Result:
     return s.confined(*IN_BUBBLEWRAP, around=around)
 
 
-@case("chat", "`$DEEPCTL_BWRAP` is no program")
+@case("chat", "`$DEEPCTL_BWRAP` is not a program")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("DEEPCTL_BWRAP", "/nonexistent/bwrap")
     return IN_BUBBLEWRAP
 
 
-@case("chat", "`$DEEPCTL_BWRAP` lies where agents write")
+@case("chat", "`$DEEPCTL_BWRAP` is in a directory that agents can write")
 def _(s: Situation) -> list[str]:
     s.alice()
     (s.workspace / "bwrap").write_text("#!/bin/sh\n")
@@ -103,7 +103,7 @@ def _(s: Situation) -> list[str]:
     return _bwrap(s, "echo 'bwrap: Unknown option --size' >&2; exit 1")
 
 
-@case("chat", "the kernel does not let bubblewrap work")
+@case("chat", "the kernel does not allow bubblewrap to create namespaces")
 def _(s: Situation) -> list[str]:
     return _bwrap(s, "echo 'bwrap: setting up uid map: Permission denied' >&2; exit 1")
 
@@ -119,13 +119,13 @@ def _(s: Situation) -> list[str]:
     return IN_DOCKER
 
 
-@case("chat", "no Docker daemon answers")
+@case("chat", "the Docker daemon does not answer")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("DOCKER_HOST", f"unix://{s.place}/docker.sock")
     return IN_DOCKER
 
 
-@case("sandbox remove", "the Docker daemon may not be used")
+@case("sandbox remove", "there is no permission to use the Docker daemon")
 def _(s: Situation) -> Result:
     s.alice()
     _docker(s)
@@ -139,13 +139,13 @@ def _(s: Situation) -> list[str]:
     return IN_DOCKER
 
 
-@case("chat", "`$DOCKER_HOST` is no address")
+@case("chat", "`$DOCKER_HOST` is not an address")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("DOCKER_HOST", "http://::1:80/")
     return IN_DOCKER
 
 
-@case("chat", "Docker's own settings are not settings")
+@case("chat", "the settings file of Docker is invalid")
 def _(s: Situation) -> list[str]:
     _docker(s)
     (s.place / "config.json").write_text("[]")
@@ -159,7 +159,7 @@ def _(s: Situation) -> list[str]:
     return IN_DOCKER
 
 
-@case("chat", "the Docker daemon refuses")
+@case("chat", "the Docker daemon refuses a request")
 def _(s: Situation) -> list[str]:
     _docker(s, info=(500, {"message": "something is wrong"}))
     return IN_DOCKER
@@ -171,7 +171,7 @@ def _(s: Situation) -> list[str]:
     return IN_DOCKER
 
 
-@case("sandbox remove", "no Docker daemon answers")
+@case("sandbox remove", "the Docker daemon does not answer")
 def _(s: Situation) -> list[str]:
     s.alice()
     s.patch.setenv("DOCKER_HOST", f"unix://{s.place}/docker.sock")

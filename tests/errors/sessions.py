@@ -7,19 +7,19 @@ from tests.errors.situation import Situation, case
 ALICE = ("--user", "alice")
 
 
-@case("sessions show", "there is no such session")
+@case("sessions show", "the session does not exist")
 def _(s: Situation) -> list[str]:
     s.story()
     return ["sessions", "show", "other", *ALICE]
 
 
-@case("sessions show", "there is no session yet")
+@case("sessions show", "the profile has no sessions")
 def _(s: Situation) -> list[str]:
     s.alice()
     return ["sessions", "show", *ALICE]
 
 
-@case("sessions show", "the name is no good name")
+@case("sessions show", "the name is invalid")
 def _(s: Situation) -> list[str]:
     s.alice()
     return ["sessions", "show", "a/b", *ALICE]

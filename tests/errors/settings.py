@@ -9,12 +9,12 @@ from tests.errors.situation import Situation, case
 ANY = "any command"
 
 
-@case("config get", "there is no such setting")
+@case("config get", "the setting does not exist")
 def _(s: Situation) -> list[str]:
     return ["config", "get", "weather"]
 
 
-@case("config get", "the setting is nearly right")
+@case("config get", "the name of the setting is misspelled")
 def _(s: Situation) -> list[str]:
     return ["config", "get", "modle"]
 
@@ -24,7 +24,7 @@ def _(s: Situation) -> list[str]:
     return ["config", "get", "base_url"]
 
 
-@case("config set", "there is no such setting")
+@case("config set", "the setting does not exist")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "weather", "fine"]
 
@@ -39,27 +39,27 @@ def _(s: Situation) -> list[str]:
     return ["config", "set", "instructions", "caf\udce9"]
 
 
-@case("config set", "the value is none of those there are")
+@case("config set", "the value is not one of the allowed values")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "sandbox", "cardboard"]
 
 
-@case("config set", "the value is no whole number")
+@case("config set", "the value is not a whole number")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "limits.seconds", "soon"]
 
 
-@case("config set", "the value is no sum")
+@case("config set", "the value is not a sum in USD")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "max_cost", "little"]
 
 
-@case("config set", "the value is no percentage")
+@case("config set", "the value is not a percentage")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "compact_at", "100"]
 
 
-@case("config set", "the value is no size")
+@case("config set", "the value is not a size")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "limits.memory", "2GB"]
 
@@ -69,33 +69,33 @@ def _(s: Situation) -> list[str]:
     return ["config", "set", "limits.memory", "1K"]
 
 
-@case("config set", "`base_url` is no address")
+@case("config set", "`base_url` is not an address")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "base_url", "localhost:8080"]
 
 
-@case("config set", "`model` is no model's name")
+@case("config set", "`model` is not the name of a model")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "model", "gpt-5"]
 
 
-@case("config set", "`snapshot.exclude` is no pattern")
+@case("config set", "a pattern of `snapshot.exclude` is invalid")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "snapshot.exclude", "!"]
 
 
-@case("config set", "`default_user` is no good name")
+@case("config set", "`default_user` is not a valid name")
 def _(s: Situation) -> list[str]:
     return ["config", "set", "default_user", "a/b"]
 
 
-@case("config set", "the setting is not a profile's")
+@case("config set", "the setting cannot be set for one profile")
 def _(s: Situation) -> list[str]:
     s.alice()
     return ["config", "set", "default_user", "alice", "--user", "alice"]
 
 
-@case("config set", "another process changes `config.toml`")
+@case("config set", "another process is changing `config.toml`")
 def _(s: Situation) -> list[str]:
     from deepctl.cli import config
 
@@ -108,7 +108,7 @@ def _(s: Situation) -> list[str]:
     return ["config", "unset", "model"]
 
 
-@case("config unset", "there is no such setting")
+@case("config unset", "the setting does not exist")
 def _(s: Situation) -> list[str]:
     return ["config", "unset", "weather"]
 
@@ -119,19 +119,19 @@ def _(s: Situation) -> list[str]:
     return ["config", "get", "model"]
 
 
-@case(ANY, "a settings file is of a later deepctl")
+@case(ANY, "a settings file has the format of a later deepctl")
 def _(s: Situation) -> list[str]:
     s.configure("version = 99\n")
     return ["config", "get", "model"]
 
 
-@case(ANY, "the version of a settings file is none")
+@case(ANY, "the version of a settings file is invalid")
 def _(s: Situation) -> list[str]:
     s.configure('version = "one"\n')
     return ["config", "get", "model"]
 
 
-@case(ANY, "a settings file may not be read")
+@case(ANY, "there is no permission to read a settings file")
 def _(s: Situation):  # type: ignore[no-untyped-def]
     s.configure("")
     os.chmod(s.config, 0)
@@ -144,13 +144,13 @@ def _(s: Situation) -> list[str]:
     return ["config", "get", "model"]
 
 
-@case(ANY, "a value in a settings file is none of those there are")
+@case(ANY, "a value in a settings file is not one of the allowed values")
 def _(s: Situation) -> list[str]:
     s.configure('sandbox = "cardboard"\n')
     return ["config", "get", "sandbox"]
 
 
-@case(ANY, "a table in a settings file is no table")
+@case(ANY, "a value in a settings file must be a table and is not")
 def _(s: Situation) -> list[str]:
     s.configure("limits = 5\n")
     return ["config", "get", "limits.seconds"]
@@ -162,13 +162,13 @@ def _(s: Situation) -> list[str]:
     return ["config", "get", "limits.seconds"]
 
 
-@case(ANY, "a number in a settings file is none")
+@case(ANY, "a value in a settings file must be a number and is not")
 def _(s: Situation) -> list[str]:
     s.configure('[limits]\nseconds = "soon"\n')
     return ["config", "get", "limits.seconds"]
 
 
-@case(ANY, "a pattern in a settings file is none")
+@case(ANY, "a pattern in a settings file is invalid")
 def _(s: Situation) -> list[str]:
     s.configure('[snapshot]\nexclude = ["!"]\n')
     return ["config", "get", "snapshot.exclude"]
@@ -189,32 +189,32 @@ def _(s: Situation) -> list[str]:
     return _rules(s, "[permission]\n")
 
 
-@case(RULES, "`permissions` is no table")
+@case(RULES, "`permissions` is not a table")
 def _(s: Situation) -> list[str]:
     return _rules(s, "permissions = 5\n")
 
 
-@case(RULES, "there is no such operation")
+@case(RULES, "the operation does not exist")
 def _(s: Situation) -> list[str]:
     return _rules(s, '[permissions]\nfly = "ask"\n')
 
 
-@case(RULES, "there is no such action")
+@case(RULES, "the action does not exist")
 def _(s: Situation) -> list[str]:
     return _rules(s, '[permissions]\nread = "perhaps"\n')
 
 
-@case(RULES, "what is said of an operation is neither an action nor a table")
+@case(RULES, "the value of an operation is neither an action nor a table")
 def _(s: Situation) -> list[str]:
     return _rules(s, "[permissions]\nread = 5\n")
 
 
-@case(RULES, "the rules are no list")
+@case(RULES, "the rules are not a list")
 def _(s: Situation) -> list[str]:
     return _rules(s, '[permissions.read]\nrules = "all"\n')
 
 
-@case(RULES, "a rule is no table")
+@case(RULES, "a rule is not a table")
 def _(s: Situation) -> list[str]:
     return _rules(s, '[permissions.read]\nrules = ["all"]\n')
 
@@ -224,21 +224,21 @@ def _(s: Situation) -> list[str]:
     return _rules(s, '[permissions.read]\nrules = [{ action = "deny" }]\n')
 
 
-@case(RULES, "the description of a rule is no text")
+@case(RULES, "the description of a rule is not text")
 def _(s: Situation) -> list[str]:
     return _rules(s, '[permissions.read]\nrules = [{ pattern = "**", action = "deny", description = 5 }]\n')
 
 
-@case(RULES, "a rule has a word that means nothing")
+@case(RULES, "a rule has an unknown key")
 def _(s: Situation) -> list[str]:
     return _rules(s, '[permissions.read]\nrules = [{ pattern = "**", acton = "deny" }]\n')
 
 
-@case(RULES, "the pattern of a rule would match nothing")
+@case(RULES, "the pattern of a rule cannot match anything")
 def _(s: Situation) -> list[str]:
     return _rules(s, '[permissions.read]\nrules = [{ pattern = "../secrets", action = "deny" }]\n')
 
 
-@case(RULES, "a class of characters in a pattern is none")
+@case(RULES, "a character class in a pattern is invalid")
 def _(s: Situation) -> list[str]:
     return _rules(s, '[permissions.read]\nrules = [{ pattern = "[z-a]", action = "deny" }]\n')

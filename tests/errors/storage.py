@@ -26,7 +26,7 @@ def _(s: Situation) -> Result:
     return s.confined(*SAVE, around=("--ro-bind", str(s.home), str(s.home)))
 
 
-@case(ANY, "a directory may not be entered")
+@case(ANY, "there is no permission to enter a directory")
 def _(s: Situation) -> Result:
     s.alice()
     s.home.chmod(0)
@@ -36,38 +36,38 @@ def _(s: Situation) -> Result:
         s.home.chmod(0o700)
 
 
-@case(ANY, "the root is not a directory, or something above it is none")
+@case(ANY, "the root, or a path above it, is not a directory")
 def _(s: Situation) -> list[str]:
     s.home.write_text("")
     return ["profiles", "create", "alice"]
 
 
-@case(ANY, "a file is in the place of a directory in the root")
+@case(ANY, "a directory in the root was replaced by a file")
 def _(s: Situation) -> list[str]:
     s.home.mkdir()
     (s.home / "locks").write_text("")
     return ["profiles", "create", "alice"]
 
 
-@case(ANY, "something above `$DEEPCTL_CONFIG` is not a directory")
+@case(ANY, "a path above `$DEEPCTL_CONFIG` is not a directory")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("DEEPCTL_CONFIG", "/dev/null/config.toml")
     return ["config", "get", "model"]
 
 
-@case(ANY, "symbolic links lead in a circle")
+@case(ANY, "symbolic links form a loop")
 def _(s: Situation) -> list[str]:
     s.home.symlink_to(s.home)
     return ["profiles", "list"]
 
 
-@case(ANY, "the root cannot be made where it is to be")
+@case(ANY, "the root cannot be created at its path")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("DEEPCTL_HOME", "/proc/x")
     return ["profiles", "create", "alice"]
 
 
-@case(ANY, "a symbolic link leads nowhere")
+@case(ANY, "a symbolic link has no target")
 def _(s: Situation) -> list[str]:
     s.home.symlink_to(s.place / "nowhere")
     return ["profiles", "create", "alice"]
@@ -87,14 +87,14 @@ def _(s: Situation) -> list[str]:
     return ["config", "get", "model"]
 
 
-@case(ANY, "a file may not be as large as it would have to be")
+@case(ANY, "a file would exceed the limit for the size of files")
 def _(s: Situation) -> Result:
     s.alice()
     s.workspace.joinpath("large").write_bytes(os.urandom(200_000))
     return s.process(*SAVE, prefix=("sh", "-c", 'ulimit -f 100; exec "$@"', "sh"))
 
 
-@case(ANY, "too few files may be open")
+@case(ANY, "the process has reached the limit for open files")
 def _(s: Situation) -> Result:
     s.alice()
     return s.process(*SAVE, prefix=("sh", "-c", 'ulimit -n 5; exec "$@"', "sh"))

@@ -12,19 +12,19 @@ from tests.support.command import Result
 ALICE = ("--user", "alice")
 
 
-@case("profiles rename", "there is no such profile")
+@case("profiles rename", "the profile does not exist")
 def _(s: Situation) -> list[str]:
     return ["profiles", "rename", "nobody", "somebody"]
 
 
-@case("profiles rename", "there is a profile of that name")
+@case("profiles rename", "a profile with this name already exists")
 def _(s: Situation) -> list[str]:
     s.alice()
     assert s.run("profiles", "create", "bob").code == 0
     return ["profiles", "rename", "alice", "Bob"]
 
 
-@case("profiles rename", "the new name is no good name")
+@case("profiles rename", "the new name is invalid")
 def _(s: Situation) -> list[str]:
     s.alice()
     return ["profiles", "rename", "alice", "a/b"]
@@ -44,7 +44,7 @@ def _export(s: Situation, file: Path | str, *more: str) -> list[str]:
     return ["profiles", "export", str(file), *ALICE, *more]
 
 
-@case("profiles export", "there is a file already")
+@case("profiles export", "FILE already exists")
 def _(s: Situation) -> list[str]:
     (s.place / "there").write_text("")
     return _export(s, s.place / "there")
@@ -55,41 +55,41 @@ def _(s: Situation) -> list[str]:
     return _export(s, s.place)
 
 
-@case("profiles export", "FILE's directory is not there")
+@case("profiles export", "the directory of FILE does not exist")
 def _(s: Situation) -> list[str]:
     return _export(s, s.place / "nowhere" / "alice.tgz")
 
 
-@case("profiles export", "FILE's directory is something else")
+@case("profiles export", "the directory of FILE is not a directory")
 def _(s: Situation) -> list[str]:
     (s.place / "there").write_text("")
     return _export(s, s.place / "there" / "alice.tgz")
 
 
-@case("profiles export", "FILE is no regular file")
+@case("profiles export", "FILE is not a regular file")
 def _(s: Situation) -> list[str]:
     os.mkfifo(s.place / "fifo")
     return _export(s, s.place / "fifo", "--force")
 
 
-@case("profiles export", "FILE would be among deepctl's own")
+@case("profiles export", "FILE would be inside deepctl's own state")
 def _(s: Situation) -> list[str]:
     return _export(s, s.home / "profiles" / "alice" / "alice.tgz")
 
 
-@case("profiles export", "FILE is `-`, and so is the document of `--json`", only="json")
+@case("profiles export", "FILE is `-`, and `--json` also needs stdout", only="json")
 def _(s: Situation) -> list[str]:
     return _export(s, "-")
 
 
-@case("profiles export", "FILE is `-`, and stdout a terminal", only="text")
+@case("profiles export", "FILE is `-`, and stdout is a terminal", only="text")
 def _(s: Situation) -> Result:
     terminal = s.terminal(*_export(s, "-"))
     terminal.expect("Error:")
     return s.left(terminal, terminal.wait())
 
 
-@case("profiles export", "FILE is `-`, and whoever read stdout leaves", only="text")
+@case("profiles export", "FILE is `-`, and the reader of stdout ends early", only="text")
 def _(s: Situation) -> Result:
     argv = _export(s, "-")
     s.workspace.joinpath("large").write_bytes(os.urandom(300_000))
@@ -108,7 +108,7 @@ def archive(s: Situation) -> Path:
     return path
 
 
-@case("profiles import", "there is no such file")
+@case("profiles import", "FILE does not exist")
 def _(s: Situation) -> list[str]:
     return ["profiles", "import", str(s.place / "nothing")]
 
@@ -118,7 +118,7 @@ def _(s: Situation) -> list[str]:
     return ["profiles", "import", str(s.place)]
 
 
-@case("profiles import", "FILE is `-`, and stdin a terminal", only="text")
+@case("profiles import", "FILE is `-`, and stdin is a terminal", only="text")
 def _(s: Situation) -> Result:
     terminal = s.terminal("profiles", "import", "-")
     terminal.expect("Error:")
@@ -138,34 +138,34 @@ def _(s: Situation) -> list[str]:
     return ["profiles", "import", str(path), "--as", "bob"]
 
 
-@case("profiles import", "FILE is not what an export makes")
+@case("profiles import", "FILE contains entries that an export never writes")
 def _(s: Situation) -> list[str]:
     path = archive(s)
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + b"more" * 1000))
     return ["profiles", "import", str(path), "--as", "bob"]
 
 
-@case("profiles import", "there is a profile of that name")
+@case("profiles import", "a profile with this name already exists")
 def _(s: Situation) -> list[str]:
     return ["profiles", "import", str(archive(s))]
 
 
-@case("profiles import", "the name is no good name")
+@case("profiles import", "the name is invalid")
 def _(s: Situation) -> list[str]:
     return ["profiles", "import", str(archive(s)), "--as", "a/b"]
 
 
-@case("profiles import", "FILE holds more than is allowed")
+@case("profiles import", "FILE exceeds the limits for its entries or bytes")
 def _(s: Situation) -> list[str]:
     return ["profiles", "import", str(archive(s)), "--as", "bob", "--max-files", "3"]
 
 
-@case("profiles import", "`--max-size` is no size")
+@case("profiles import", "`--max-size` is not a size")
 def _(s: Situation) -> list[str]:
     return ["profiles", "import", str(s.place / "file"), "--max-size", "much"]
 
 
-@case("profiles import", "the disk is too small")
+@case("profiles import", "the disk has too little free space")
 def _(s: Situation) -> Result:
     path = archive(s)
     small = s.place / "small"
@@ -181,17 +181,17 @@ def untrusted(s: Situation, text: str = 'sandbox = "none"') -> None:
     (s.profile / "untrusted.toml").write_text(text)
 
 
-@case("profiles import", "`--trust` is given, and nobody can be asked")
+@case("profiles import", "`--trust` is given, and there is no terminal for the confirmation")
 def _(s: Situation) -> list[str]:
     return ["profiles", "import", str(archive(s)), "--as", "bob", "--trust"]
 
 
-@case("profiles trust", "there is no such profile")
+@case("profiles trust", "the profile does not exist")
 def _(s: Situation) -> list[str]:
     return ["profiles", "trust", "nobody"]
 
 
-@case("profiles trust", "nobody can be asked")
+@case("profiles trust", "there is no terminal for the confirmation")
 def _(s: Situation) -> list[str]:
     untrusted(s)
     return ["profiles", "trust", "alice"]
@@ -206,7 +206,7 @@ def _(s: Situation) -> Result:
     return s.left(terminal, terminal.wait())
 
 
-@case("profiles trust", "a settings file changes before the answer", only="text")
+@case("profiles trust", "a settings file changes before the confirmation", only="text")
 def _(s: Situation) -> Result:
     untrusted(s)
     terminal = s.terminal("profiles", "trust", "alice")
@@ -216,19 +216,19 @@ def _(s: Situation) -> Result:
     return s.left(terminal, terminal.wait())
 
 
-@case("profiles trust", "the profile could not be used with a setting")
+@case("profiles trust", "an imported setting has an invalid value")
 def _(s: Situation) -> list[str]:
     untrusted(s, 'sandbox = "sideways"')
     return ["profiles", "trust", "alice", "--yes"]
 
 
-@case("profiles trust", "the time of creation that waits is none")
+@case("profiles trust", "the imported time of creation is invalid")
 def _(s: Situation) -> list[str]:
     untrusted(s, 'created_at = "yesterday"')
     return ["profiles", "trust", "alice", "--yes"]
 
 
-@case("profiles trust", "the profile.toml of the archive was not TOML")
+@case("profiles trust", "the `profile.toml` of the archive is not TOML")
 def _(s: Situation) -> list[str]:
     untrusted(s, "not = = toml")
     return ["profiles", "trust", "alice", "--yes"]

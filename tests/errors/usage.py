@@ -12,22 +12,22 @@ from tests.support.command import Result
 ANY = "any command"
 
 
-@case(ANY, "there is no such command")
+@case(ANY, "the command does not exist")
 def _(s: Situation) -> list[str]:
     return ["nonsense"]
 
 
-@case(ANY, "the command is nearly right")
+@case(ANY, "the command is misspelled")
 def _(s: Situation) -> list[str]:
     return ["checkpoint", "list"]
 
 
-@case(ANY, "there is no such option")
+@case(ANY, "the option does not exist")
 def _(s: Situation) -> list[str]:
     return ["profiles", "list", "--nonsense"]
 
 
-@case(ANY, "the option is nearly right")
+@case(ANY, "the option is misspelled")
 def _(s: Situation) -> list[str]:
     return ["sessions", "list", "--usr", "alice"]
 
@@ -37,32 +37,32 @@ def _(s: Situation) -> list[str]:
     return ["config", "get"]
 
 
-@case(ANY, "an option is given without its value")
+@case(ANY, "an option lacks its value")
 def _(s: Situation) -> list[str]:
     return ["sessions", "list", *(["--json"] if s.as_json else []), "--user"]
 
 
-@case(ANY, "an option is given a value and takes none")
+@case(ANY, "an option has a value but takes no value")
 def _(s: Situation) -> list[str]:
     return ["profiles", "list", "--help=1"]
 
 
-@case(ANY, "there is an argument too many")
+@case(ANY, "there are too many arguments")
 def _(s: Situation) -> list[str]:
     return ["checkpoints", "save", "two", "words", "--user", "alice"]
 
 
-@case(ANY, "a value is none of those there are")
+@case(ANY, "a value is not one of the allowed values")
 def _(s: Situation) -> list[str]:
     return ["checkpoints", "rewind", "--only", "everything"]
 
 
-@case(ANY, "a value is no number")
+@case(ANY, "a value is not a number")
 def _(s: Situation) -> list[str]:
     return ["checkpoints", "save", "--wait", "long"]
 
 
-@case(ANY, "a number is not whole")
+@case(ANY, "a number is not a whole number")
 def _(s: Situation) -> list[str]:
     return ["checkpoints", "prune", "--keep", "1.5"]
 
@@ -72,12 +72,12 @@ def _(s: Situation) -> list[str]:
     return ["checkpoints", "prune", "--keep", "0"]
 
 
-@case(ANY, "a number of seconds is infinite, or none")
+@case(ANY, "a number of seconds is infinite or not a number (`nan`)")
 def _(s: Situation) -> list[str]:
     return ["checkpoints", "save", "--wait", "nan"]
 
 
-@case(ANY, "`--json` stands before the command", only="json")
+@case(ANY, "`--json` is before the command", only="json")
 def _(s: Situation) -> list[str]:
     return ["--json", "profiles", "list"]
 
@@ -104,7 +104,7 @@ def _(s: Situation) -> list[str]:
     return ["sessions", "list", "--user", "a" * 65]
 
 
-@case(ANY, "the name of the profile has other characters")
+@case(ANY, "the name of the profile contains characters that are not allowed")
 def _(s: Situation) -> list[str]:
     return ["sessions", "list", "--user", "../alice"]
 
@@ -114,7 +114,7 @@ def _(s: Situation) -> list[str]:
     return ["sessions", "list", "--user", "nul.txt"]
 
 
-@case(ANY, "`$DEEPCTL_USER` is no good name")
+@case(ANY, "`$DEEPCTL_USER` is not a valid name")
 def _(s: Situation) -> list[str]:
     s.patch.setenv("DEEPCTL_USER", "../alice")
     return ["sessions", "list"]
@@ -126,18 +126,18 @@ def _(s: Situation) -> list[str]:
     return ["sessions", "list"]
 
 
-@case(ANY, "`default_user` of `config.toml` is no good name")
+@case(ANY, "`default_user` in `config.toml` is not a valid name")
 def _(s: Situation) -> list[str]:
     s.configure('default_user = "../alice"\n')
     return ["sessions", "list"]
 
 
-@case(ANY, "there is no such profile")
+@case(ANY, "the profile does not exist")
 def _(s: Situation) -> list[str]:
     return ["sessions", "list", "--user", "nobody"]
 
 
-@case(ANY, "there is no profile of the default name")
+@case(ANY, "the default profile does not exist")
 def _(s: Situation) -> list[str]:
     return ["sessions", "list"]
 
@@ -164,7 +164,7 @@ def _(s: Situation) -> list[str]:
     return ["sessions", "list", "--user", "alice"]
 
 
-@case(ANY, "the root, or a directory in or above it, is another user's")
+@case(ANY, "the root, or a directory in or above it, belongs to another user")
 def _(s: Situation) -> Result:
     s.alice()
     if os.geteuid() == 0:
@@ -189,7 +189,7 @@ def _(s: Situation) -> list[str]:
     return ["profiles", "create", "alice"]
 
 
-@case(ANY, "the profile is another user's")
+@case(ANY, "the profile belongs to another user")
 def _(s: Situation) -> Result:
     s.alice()
     if os.geteuid() == 0:
@@ -215,14 +215,14 @@ def _(s: Situation) -> list[str]:
     return ["sessions", "list", "--user", "alice"]
 
 
-@case(ANY, "another process is at work on the profile")
+@case(ANY, "another process is working on the profile")
 def _(s: Situation) -> list[str]:
     s.story()
     s.lock()
     return ["checkpoints", "save", "--user", "alice", "--wait", "0.1"]
 
 
-@case(ANY, "a file of the profile is not a regular one")
+@case(ANY, "a file of the profile is not a regular file")
 def _(s: Situation) -> list[str]:
     s.alice()
     s.settings.unlink()

@@ -13,7 +13,7 @@ WIPE = ["wipe", "--user", "alice"]
 DONE = [*WIPE, "--yes"]
 
 
-@case("wipe", "nobody can be asked")
+@case("wipe", "there is no terminal for the confirmation")
 def _(s: Situation) -> list[str]:
     s.story()
     return WIPE
@@ -24,7 +24,7 @@ def _(s: Situation) -> Result:
     return _answered(s, "no")
 
 
-@case("wipe", "something changes before the answer", only="text")
+@case("wipe", "the profile changes before the confirmation", only="text")
 def _(s: Situation) -> Result:
     return _answered(s, "alice", changed=True)
 
@@ -40,7 +40,7 @@ def _answered(s: Situation, answer: str, *, changed: bool = False) -> Result:
     return s.left(terminal, terminal.wait())
 
 
-@case("wipe", "there is no such profile")
+@case("wipe", "the profile does not exist")
 def _(s: Situation) -> list[str]:
     return DONE
 
@@ -50,27 +50,27 @@ def _(s: Situation) -> list[str]:
     return [*DONE, "--all"]
 
 
-@case("wipe", "there is no such part")
+@case("wipe", "the part does not exist")
 def _(s: Situation) -> list[str]:
     s.alice()
     return [*DONE, "--only", "memory,dreams"]
 
 
-@case("wipe", "a symbolic link is in the way to a part")
+@case("wipe", "the path of a part contains a symbolic link")
 def _(s: Situation) -> list[str]:
     s.alice()
     (s.workspace / ".deep").symlink_to(s.place)
     return [*DONE, "--only", "memory"]
 
 
-@case("wipe", "something is mounted in the profile")
+@case("wipe", "a file system is mounted in the profile")
 def _(s: Situation) -> Result:
     s.alice()
     (s.workspace / "d").mkdir()
     return s.confined(*DONE, around=("--tmpfs", str(s.workspace / "d")))
 
 
-@case("wipe", "something in the profile cannot be deleted")
+@case("wipe", "a file of the profile cannot be deleted")
 def _(s: Situation) -> Result:
     if os.geteuid() != 0:
         pytest.skip("only root can give a directory to somebody else")
@@ -90,7 +90,7 @@ def _(s: Situation) -> list[str]:
     return DONE
 
 
-@case("wipe", "a later deepctl has begun to wipe the profile")
+@case("wipe", "a later deepctl has started to wipe the profile")
 def _(s: Situation) -> list[str]:
     s.alice()
     left = s.home / "profiles" / ".wipe-parts-00000000-alice"
